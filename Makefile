@@ -1,0 +1,105 @@
+# Moebius. `make help` lists the targets.
+
+VARIANT  ?= rel
+BUILD    := build/$(VARIANT)
+CC       ?= gcc
+PREFIX   ?= /usr/local
+PKG      := sqlite3 libcjson openblas
+Q        := $(if $(V),,@)
+
+# CUDA, NCCL and MPI are looked for; what is not there is left out, and the last line of `make` says so.
+NVCC     ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
+MPICC    ?= $(shell command -v mpicc)
+
+CFLAGS_rel  := -O3 -g
+CFLAGS_asan := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+CFLAGS_tsan := -O1 -g -fsanitize=thread
+CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -DFUZZING
+CPPFLAGS += -I. -I$(BUILD)/gen -D_POSIX_C_SOURCE=200809L -DMOEBIUS_VERSION='"$(shell cat VERSION)"'
+CFLAGS   += -std=c17 -Wall -Wextra -Wpedantic -Werror $(CFLAGS_$(VARIANT))
+CFLAGS   += $(shell pkg-config --cflags $(PKG) 2>/dev/null)
+LDLIBS   += $(shell pkg-config --libs $(PKG) 2>/dev/null) -lm -lpthread
+
+MODULES  := base traces policies sim exec exec/cpu analysis cli
+SOURCES  := $(filter-out cli/main.c,$(wildcard $(MODULES:%=%/*.c)))
+OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
+TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+FUZZERS  := $(patsubst tests/%.c,build/fuzz/tests/%,$(wildcard tests/fuzz_*.c))
+PROGRAM  := $(BUILD)/moebius
+
+.PHONY: all deps quickstart test test-gpu bench sanitize fuzz install clean help tests-built fuzzers-built
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(PROGRAM) ## build the program (build/rel/moebius)
+	@ln -sf rel/moebius build/moebius
+	@echo "built $(PROGRAM); left out: CUDA, NCCL and MPI (this version runs on the CPU)"
+
+# A missing package stops the build with the command that mends it.
+$(BUILD)/.packages:
+	@pkg-config --exists $(PKG) cmocka || { echo "moebius: build: packages are missing: run 'make deps'" >&2; exit 1; }
+	@mkdir -p $(@D) && touch $@
+
+deps: ## install the Debian packages that building and testing need
+	tools/deps.sh
+
+$(BUILD)/gen/schema_sql.h: traces/schema.sql
+	@mkdir -p $(@D)
+	$(Q)sed -e 's/--.*//' -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/' $< > $@
+
+$(BUILD)/%.o: %.c $(BUILD)/.packages $(BUILD)/gen/schema_sql.h
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC   $<")
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/libmoebius.a: $(OBJECTS)
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+$(PROGRAM): $(BUILD)/cli/main.o $(BUILD)/libmoebius.a
+	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/tests/support.o $(BUILD)/libmoebius.a
+	$(Q)$(CC) $(CFLAGS) $^ -lcmocka $(LDLIBS) -o $@
+
+build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o build/fuzz/libmoebius.a
+	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+
+tests-built: $(PROGRAM) $(TESTS)
+
+fuzzers-built: $(FUZZERS)
+
+quickstart: ## record, replay, plan and validate with the model in models/
+	@pkg-config --exists $(PKG) || $(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)tools/quickstart.sh build/moebius build/quickstart
+
+test: ## run every test that needs no GPU
+	@pkg-config --exists $(PKG) cmocka || $(MAKE) --no-print-directory deps
+	$(Q)$(MAKE) --no-print-directory all tests-built
+	$(Q)tests/run.sh $(BUILD)
+
+test-gpu: ## run the CUDA tests (this version has none)
+	@echo "moebius: test-gpu: this version has no CUDA backend, so there is nothing to run" >&2; exit 1
+
+bench: all ## measure replay, recording and the forward pass
+	$(Q)$(PROGRAM) bench
+
+sanitize: ## run the tests under AddressSanitizer + UBSan, then ThreadSanitizer
+	$(Q)$(MAKE) --no-print-directory VARIANT=asan tests-built && tests/run.sh build/asan
+	$(Q)$(MAKE) --no-print-directory VARIANT=tsan tests-built && tests/run.sh build/tsan
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS (60) each; needs clang
+	$(Q)$(MAKE) --no-print-directory VARIANT=fuzz CC=clang fuzzers-built
+	$(Q)tests/fuzz.sh build/fuzz/tests $(or $(FUZZ_SECONDS),60)
+
+install: all ## install the program and the plan's JSON Schema under PREFIX
+	install -D $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/moebius
+	install -D -m 644 policies/plan.schema.json $(DESTDIR)$(PREFIX)/share/moebius/plan.schema.json
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

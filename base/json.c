@@ -1,0 +1,387 @@
+#include "base/json.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+
+/* Length of the valid UTF-8 sequence at TEXT, 0 when there is none. RFC 3629: no surrogates, no
+ * overlong forms. */
+static size_t utf8_length(const unsigned char *text, size_t bytes)
+{
+    unsigned char lead = text[0];
+    if (lead < 0x80)
+        return 1;
+    size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+    if (lead < 0xC2 || lead > 0xF4 || length > bytes)
+        return 0;
+    for (size_t i = 1; i < length; i++)
+        if ((text[i] & 0xC0) != 0x80)
+            return 0;
+    if ((lead == 0xE0 && text[1] < 0xA0) || (lead == 0xED && text[1] > 0x9F) ||
+        (lead == 0xF0 && text[1] < 0x90) || (lead == 0xF4 && text[1] > 0x8F))
+        return 0;
+    return length;
+}
+
+/* Checks what cJSON does not: bytes, nesting, and that numbers have the grammar of RFC 8259. */
+typedef struct {
+    const char *file;
+    size_t line;
+    int depth;
+    bool in_string;
+} Scan;
+
+static Status scan_fail(const Scan *scan, const char *why)
+{
+    return fail(ERR_INPUT, "%s: line %zu: %s", scan->file, scan->line, why);
+}
+
+static Status scan_string_byte(Scan *scan, const char *text, size_t bytes, size_t *at)
+{
+    unsigned char c = (unsigned char)text[*at];
+    if (c == '\\') {
+        if (*at + 1 < bytes && strncmp(text + *at, "\\u0000", 6) == 0)
+            return scan_fail(scan, "a string holds a zero character");
+        *at += 2;
+        return OK;
+    }
+    if (c < 0x20)
+        return scan_fail(scan, "a string holds a raw control character");
+    size_t length = utf8_length((const unsigned char *)text + *at, bytes - *at);
+    if (length == 0)
+        return scan_fail(scan, "invalid UTF-8");
+    scan->in_string = c != '"';
+    *at += length;
+    return OK;
+}
+
+static Status scan_number(Scan *scan, const char *text, size_t bytes, size_t *at)
+{
+    size_t i = *at;
+    if (text[i] == '-')
+        i++;
+    size_t first = i;
+    while (i < bytes && text[i] >= '0' && text[i] <= '9')
+        i++;
+    if (i == first || (text[first] == '0' && i - first > 1))
+        return scan_fail(scan, "a number is not JSON");
+    if (i < bytes && text[i] == '.' && !(i + 1 < bytes && text[i + 1] >= '0' && text[i + 1] <= '9'))
+        return scan_fail(scan, "a number is not JSON");
+    char *end;
+    if (!isfinite(strtod(text + *at, &end)))
+        return scan_fail(scan, "a number is too large");
+    *at = (size_t)(end - text);
+    return OK;
+}
+
+static Status scan_text(const char *text, size_t bytes, const char *file)
+{
+    Scan scan = {.file = file, .line = 1};
+    for (size_t at = 0; at < bytes;) {
+        char c = text[at];
+        if (scan.in_string) {
+            TRY(scan_string_byte(&scan, text, bytes, &at));
+        } else if (c == '-' || (c >= '0' && c <= '9')) {
+            TRY(scan_number(&scan, text, bytes, &at));
+        } else {
+            scan.line += c == '\n';
+            scan.in_string = c == '"';
+            scan.depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+            if (scan.depth > JSON_MAX_DEPTH)
+                return scan_fail(&scan, "nested too deeply");
+            if ((unsigned char)c >= 0x80 || c == '\0')
+                return scan_fail(&scan, "not JSON");
+            at++;
+        }
+    }
+    return OK;
+}
+
+static int compare_names(const void *left, const void *right)
+{
+    return strcmp(*(const char *const *)left, *(const char *const *)right);
+}
+
+static Status check_unique_keys(const cJSON *object, const char *file)
+{
+    size_t count = 0;
+    for (const cJSON *child = object->child; child != NULL; child = child->next)
+        count++;
+    if (count < 2)
+        return OK;
+    const char **names;
+    TRY(mem_new(&names, count, sizeof *names, file));
+    size_t next = 0;
+    for (const cJSON *child = object->child; child != NULL; child = child->next)
+        names[next++] = child->string;
+    qsort(names, count, sizeof *names, compare_names);
+    Status status = OK;
+    for (size_t i = 1; i < count && status == OK; i++)
+        if (strcmp(names[i - 1], names[i]) == 0)
+            status = fail(ERR_INPUT, "%s: %s: the key stands twice in one object", file, names[i]);
+    mem_free(names);
+    return status;
+}
+
+static Status check_tree(const cJSON *node, const char *file)
+{
+    if (cJSON_IsObject(node))
+        TRY(check_unique_keys(node, file));
+    for (const cJSON *child = node->child; child != NULL; child = child->next)
+        if (child->child != NULL)
+            TRY(check_tree(child, file));
+    return OK;
+}
+
+static size_t line_of(const char *text, const char *end)
+{
+    size_t line = 1;
+    for (const char *c = text; c < end; c++)
+        line += *c == '\n';
+    return line;
+}
+
+Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root)
+{
+    *root = NULL;
+    TRY(scan_text(text, bytes, file));
+    const char *end = text;
+    cJSON *parsed = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
+    if (parsed == NULL) {
+        if (mem_fail_reached())
+            return fail_memory(file, bytes);
+        return fail(ERR_INPUT, "%s: line %zu: not JSON", file,
+                    line_of(text, end < text + bytes ? end : text + bytes));
+    }
+    Status status = check_tree(parsed, file);
+    if (status != OK)
+        cJSON_Delete(parsed);
+    else
+        *root = parsed;
+    return status;
+}
+
+Status json_load(const char *path, size_t limit, cJSON **root)
+{
+    char *text;
+    size_t bytes;
+    *root = NULL;
+    TRY(file_read_all(path, limit, &text, &bytes));
+    Status status = json_parse(text, bytes, path, root);
+    mem_free(text);
+    return status;
+}
+
+Status json_save(const cJSON *node, const char *path)
+{
+    char *text = cJSON_Print(node);
+    if (text == NULL)
+        return fail_memory(path, 0);
+    OutputFile output;
+    Status status = output_open(path, &output);
+    if (status == OK) {
+        fprintf(output.stream, "%s\n", text);
+        status = output_commit(&output);
+    }
+    mem_free(text);
+    return status;
+}
+
+JsonAt json_root(const cJSON *node, const char *file)
+{
+    return (JsonAt){.node = node, .file = file};
+}
+
+bool json_find(const JsonAt *parent, const char *key, JsonAt *member)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(parent->node, key);
+    if (node == NULL)
+        return false;
+    JsonAt found = {.node = node, .file = parent->file};
+    const char *dot = parent->path[0] != '\0' ? "." : "";
+    if (snprintf(found.path, sizeof found.path, "%s%s%s", parent->path, dot, key) >=
+        (int)sizeof found.path)
+        memcpy(found.path + sizeof found.path - 4, "...", 4);
+    *member = found;
+    return true;
+}
+
+Status json_need(const JsonAt *parent, const char *key, JsonAt *member)
+{
+    if (!cJSON_IsObject(parent->node))
+        return json_fail(parent, "must be an object");
+    if (!json_find(parent, key, member))
+        return json_fail(parent, "the key \"%s\" is missing", key);
+    return OK;
+}
+
+JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index)
+{
+    JsonAt at = {.node = item, .file = array->file};
+    if (snprintf(at.path, sizeof at.path, "%s[%zu]", array->path, index) >= (int)sizeof at.path)
+        memcpy(at.path + sizeof at.path - 4, "...", 4);
+    return at;
+}
+
+Status json_fail(const JsonAt *at, const char *format, ...)
+{
+    char why[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(why, sizeof why, format, arguments);
+    va_end(arguments);
+    if (at->path[0] == '\0')
+        return fail(ERR_INPUT, "%s: %s", at->file, why);
+    return fail(ERR_INPUT, "%s: %s: %s", at->file, at->path, why);
+}
+
+Status json_only_keys(const JsonAt *at, const char *const *keys)
+{
+    if (!cJSON_IsObject(at->node))
+        return json_fail(at, "must be an object");
+    for (const cJSON *child = at->node->child; child != NULL; child = child->next) {
+        size_t i = 0;
+        while (keys[i] != NULL && strcmp(keys[i], child->string) != 0)
+            i++;
+        if (keys[i] != NULL)
+            continue;
+        char allowed[256] = "";
+        size_t used = 0;
+        for (i = 0; keys[i] != NULL && used < sizeof allowed; i++)
+            used += (size_t)snprintf(allowed + used, sizeof allowed - used, "%s%s", i ? ", " : "",
+                                     keys[i]);
+        JsonAt bad;
+        json_find(at, child->string, &bad);
+        return json_fail(&bad, "unknown key, allowed are %s", allowed);
+    }
+    return OK;
+}
+
+Status json_u64(const JsonAt *at, uint64_t least, uint64_t most, uint64_t *value)
+{
+    const double limit = 9007199254740992.0; /* 2^53: above it doubles skip whole numbers */
+    if (!cJSON_IsNumber(at->node))
+        return json_fail(at, "must be a whole number");
+    double number = at->node->valuedouble;
+    if (number != floor(number))
+        return json_fail(at, "%.17g, must be a whole number", number);
+    if (number < 0 || number >= limit || (uint64_t)number < least || (uint64_t)number > most)
+        return json_fail(at, "%.17g, allowed is %llu to %llu", number, (unsigned long long)least,
+                         (unsigned long long)most);
+    *value = (uint64_t)number;
+    return OK;
+}
+
+Status json_u32(const JsonAt *at, uint32_t least, uint32_t most, uint32_t *value)
+{
+    uint64_t wide;
+    TRY(json_u64(at, least, most, &wide));
+    *value = (uint32_t)wide;
+    return OK;
+}
+
+Status json_f64(const JsonAt *at, double least, double most, double *value)
+{
+    if (!cJSON_IsNumber(at->node))
+        return json_fail(at, "must be a number");
+    double number = at->node->valuedouble;
+    if (!(number >= least && number <= most))
+        return json_fail(at, "%.17g, allowed is %.17g to %.17g", number, least, most);
+    *value = number;
+    return OK;
+}
+
+Status json_bool(const JsonAt *at, bool *value)
+{
+    if (!cJSON_IsBool(at->node))
+        return json_fail(at, "must be true or false");
+    *value = cJSON_IsTrue(at->node);
+    return OK;
+}
+
+Status json_text(const JsonAt *at, const char **value)
+{
+    if (!cJSON_IsString(at->node))
+        return json_fail(at, "must be a string");
+    *value = at->node->valuestring;
+    return OK;
+}
+
+Status json_choice(const JsonAt *at, const char *const *names, int *index)
+{
+    const char *text = NULL;
+    TRY(json_text(at, &text));
+    char allowed[384] = "";
+    size_t used = 0;
+    for (int i = 0; names[i] != NULL; i++) {
+        if (strcmp(names[i], text) == 0) {
+            *index = i;
+            return OK;
+        }
+        if (used < sizeof allowed)
+            used += (size_t)snprintf(allowed + used, sizeof allowed - used, "%s%s", i ? ", " : "",
+                                     names[i]);
+    }
+    return json_fail(at, "\"%.64s\", allowed are %s", text, allowed);
+}
+
+bool json_is_null(const JsonAt *at)
+{
+    return cJSON_IsNull(at->node);
+}
+
+static Status made(const void *item)
+{
+    return item != NULL ? OK : fail_memory("JSON", sizeof(cJSON));
+}
+
+Status json_add_u64(cJSON *object, const char *key, uint64_t value)
+{
+    return made(cJSON_AddNumberToObject(object, key, (double)value));
+}
+
+Status json_add_f64(cJSON *object, const char *key, double value)
+{
+    return made(cJSON_AddNumberToObject(object, key, value));
+}
+
+Status json_add_text(cJSON *object, const char *key, const char *value)
+{
+    return made(cJSON_AddStringToObject(object, key, value));
+}
+
+Status json_add_bool(cJSON *object, const char *key, bool value)
+{
+    return made(cJSON_AddBoolToObject(object, key, value));
+}
+
+Status json_add_null(cJSON *object, const char *key)
+{
+    return made(cJSON_AddNullToObject(object, key));
+}
+
+Status json_add_object(cJSON *object, const char *key, cJSON **child)
+{
+    *child = cJSON_AddObjectToObject(object, key);
+    return made(*child);
+}
+
+Status json_add_array(cJSON *object, const char *key, cJSON **child)
+{
+    *child = cJSON_AddArrayToObject(object, key);
+    return made(*child);
+}
+
+Status json_push(cJSON *array, cJSON *item)
+{
+    TRY(made(item));
+    if (cJSON_AddItemToArray(array, item))
+        return OK;
+    cJSON_Delete(item);
+    return made(NULL);
+}

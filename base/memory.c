@@ -1,0 +1,186 @@
+#include "base/memory.h"
+
+#include <assert.h>
+#include <cjson/cJSON.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGNMENT = 64 };
+
+/* Sits in front of every block, so that a block's size and start are known when it is resized or
+ * freed. */
+typedef struct {
+    size_t bytes;
+    unsigned char pad[ALIGNMENT - sizeof(size_t)];
+} BlockHeader;
+
+static _Atomic int64_t live_blocks;
+static _Atomic int64_t fail_countdown; /* 0: off; reaching 0 from 1 fails that allocation */
+static _Atomic bool fail_was_reached;
+
+static bool must_fail(void)
+{
+    if (atomic_load_explicit(&fail_countdown, memory_order_relaxed) <= 0)
+        return false;
+    if (atomic_fetch_sub(&fail_countdown, 1) != 1)
+        return false;
+    atomic_store(&fail_was_reached, true);
+    return true;
+}
+
+static void *block_new(size_t bytes, bool zero)
+{
+    if (bytes > SIZE_MAX - 2 * ALIGNMENT || must_fail())
+        return NULL;
+    size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + sizeof(BlockHeader);
+    BlockHeader *header = aligned_alloc(ALIGNMENT, rounded);
+    if (header == NULL)
+        return NULL;
+    header->bytes = bytes;
+    if (zero)
+        memset(header + 1, 0, rounded - sizeof(BlockHeader));
+    atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
+    return header + 1;
+}
+
+void *mem_alloc(size_t count, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return NULL;
+    return block_new(bytes, true);
+}
+
+void mem_free(void *block)
+{
+    if (block == NULL)
+        return;
+    atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+    free((BlockHeader *)block - 1);
+}
+
+void *mem_resize(void *block, size_t count, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return NULL;
+    void *moved = block_new(bytes, false);
+    if (moved == NULL || block == NULL)
+        return moved;
+    size_t old_bytes = ((BlockHeader *)block - 1)->bytes;
+    memcpy(moved, block, old_bytes < bytes ? old_bytes : bytes);
+    mem_free(block);
+    return moved;
+}
+
+Status mem_new(void *out_pointer, size_t count, size_t size, const char *what)
+{
+    void *block = mem_alloc(count, size);
+    if (block == NULL)
+        return fail_memory(what, count > SIZE_MAX / (size ? size : 1) ? SIZE_MAX : count * size);
+    memcpy(out_pointer, &block, sizeof block);
+    return OK;
+}
+
+void mem_fail_at(uint64_t k)
+{
+    atomic_store(&fail_was_reached, false);
+    atomic_store(&fail_countdown, (int64_t)k);
+}
+
+bool mem_fail_reached(void)
+{
+    return atomic_load(&fail_was_reached);
+}
+
+int64_t mem_live_blocks(void)
+{
+    return atomic_load(&live_blocks);
+}
+
+static void *plain_alloc(size_t bytes)
+{
+    return block_new(bytes, false);
+}
+
+static void *sqlite_alloc(int bytes)
+{
+    return plain_alloc((size_t)bytes);
+}
+
+static void *sqlite_resize(void *block, int bytes)
+{
+    return mem_resize(block, (size_t)bytes, 1);
+}
+
+static int sqlite_size(void *block)
+{
+    return block == NULL ? 0 : (int)((BlockHeader *)block - 1)->bytes;
+}
+
+static int sqlite_round_up(int bytes)
+{
+    return (bytes + 7) & ~7;
+}
+
+static int sqlite_start(void *unused)
+{
+    (void)unused;
+    return SQLITE_OK;
+}
+
+static void sqlite_stop(void *unused)
+{
+    (void)unused;
+}
+
+void memory_install(void)
+{
+    static const sqlite3_mem_methods methods = {
+        .xMalloc = sqlite_alloc,
+        .xFree = mem_free,
+        .xRealloc = sqlite_resize,
+        .xSize = sqlite_size,
+        .xRoundup = sqlite_round_up,
+        .xInit = sqlite_start,
+        .xShutdown = sqlite_stop,
+    };
+    cJSON_Hooks hooks = {.malloc_fn = plain_alloc, .free_fn = mem_free};
+    cJSON_InitHooks(&hooks);
+    sqlite3_config(SQLITE_CONFIG_MALLOC, &methods);
+    sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+}
+
+void arena_reserve(Arena *arena, size_t count, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes) || bytes > SIZE_MAX - ALIGNMENT ||
+        __builtin_add_overflow(arena->capacity, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT,
+                               &arena->capacity))
+        arena->overflow = true;
+}
+
+Status arena_commit(Arena *arena, const char *what)
+{
+    assert(arena->base == NULL);
+    if (arena->overflow)
+        return fail_memory(what, SIZE_MAX);
+    return mem_new(&arena->base, arena->capacity, 1, what);
+}
+
+void *arena_take(Arena *arena, size_t count, size_t size)
+{
+    size_t bytes = (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    assert(bytes <= arena->capacity - arena->used);
+    void *piece = arena->base + arena->used;
+    arena->used += bytes;
+    return piece;
+}
+
+void arena_free(Arena *arena)
+{
+    mem_free(arena->base);
+    *arena = (Arena){0};
+}

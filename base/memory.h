@@ -1,0 +1,51 @@
+/* Heap allocation that counts, and that tests can make fail; arenas over it.
+ *
+ * Everything in the program allocates here; memory_install() routes SQLite and cJSON through it as
+ * well, so that a test can fail the k-th allocation of a whole command. Blocks are zeroed.
+ * Thread-safe. */
+#ifndef BASE_MEMORY_H
+#define BASE_MEMORY_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* Zeroed blocks, aligned to 64 bytes; NULL when out of memory or when count * size overflows. */
+void *mem_alloc(size_t count, size_t size);
+/* Resizes BLOCK (or allocates when NULL) to COUNT * SIZE bytes; new bytes are not zeroed. On NULL
+ * BLOCK is untouched. */
+void *mem_resize(void *block, size_t count, size_t size);
+void mem_free(void *block);
+
+/* Like mem_alloc, but writes the error record: WHAT names the object. */
+Status mem_new(void *out_pointer, size_t count, size_t size, const char *what);
+
+/* Makes the K-th allocation from now on (1 = the next) return NULL, once; 0 switches this off. */
+void mem_fail_at(uint64_t k);
+/* True when the allocation armed by mem_fail_at has been reached. */
+bool mem_fail_reached(void);
+/* Blocks allocated and not yet freed, by everyone who allocates here. */
+int64_t mem_live_blocks(void);
+
+/* Routes cJSON and SQLite through this allocator. Call once, before either is used. */
+void memory_install(void);
+
+/* One block cut into aligned pieces, freed at once. Sizes are summed first with arena_reserve(),
+ * then taken. */
+typedef struct {
+    unsigned char *base;
+    size_t capacity;
+    size_t used;
+    bool overflow; /* a reserved size did not fit size_t */
+} Arena;
+
+/* Adds COUNT * SIZE bytes (rounded up to 64) to the capacity that arena_commit() will allocate. */
+void arena_reserve(Arena *arena, size_t count, size_t size);
+Status arena_commit(Arena *arena, const char *what);
+/* Takes a zeroed piece; the reservation must have covered it. */
+void *arena_take(Arena *arena, size_t count, size_t size);
+void arena_free(Arena *arena);
+
+#endif

@@ -1,0 +1,25 @@
+/* One line on stderr with share, rate and time left, for work that lasts over a second on a
+ * terminal. */
+#ifndef BASE_PROGRESS_H
+#define BASE_PROGRESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+    const char *what; /* "recording" */
+    const char *unit; /* "tokens" */
+    uint64_t total;   /* 0: unknown */
+    uint64_t start_ns;
+    uint64_t shown_ns;
+    bool visible; /* stderr is a terminal */
+    bool printed;
+} Progress;
+
+void progress_start(Progress *progress, const char *what, const char *unit, uint64_t total);
+/* Redraws at most ten times a second. Cheap enough to call per step. */
+void progress_update(Progress *progress, uint64_t done);
+/* Wipes the line. */
+void progress_end(Progress *progress);
+
+#endif

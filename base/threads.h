@@ -1,0 +1,26 @@
+/* A fixed set of worker threads that share the items of one loop at a time. */
+#ifndef BASE_THREADS_H
+#define BASE_THREADS_H
+
+#include <stddef.h>
+
+#include "base/status.h"
+
+typedef struct ThreadPool ThreadPool;
+
+/* ITEM runs from 0; WORKER tells which thread runs it, 0 to thread_pool_size() - 1. */
+typedef void (*ThreadTask)(void *argument, size_t item, size_t worker);
+
+/* The processors this process may use. */
+size_t thread_count_default(void);
+
+/* THREADS counts the caller, who works too; 1 makes no thread. 0 means thread_count_default(). */
+Status thread_pool_new(size_t threads, ThreadPool **pool);
+void thread_pool_free(ThreadPool *pool);
+size_t thread_pool_size(const ThreadPool *pool);
+
+/* Runs TASK for items 0 to COUNT - 1, each once, in any order on any thread; returns when all are
+ * done. Allocates nothing. Only one caller at a time. */
+void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argument);
+
+#endif

@@ -1,0 +1,82 @@
+/* The executor: one model, one plan, one backend; runs steps and tells what was routed and what was
+ * loaded.
+ *
+ * The forward pass is written once over exec/backend.h. All experts lie in the host store (the
+ * mapped checkpoint); slots lie in the device arena; every residency decision is
+ * policies/buffer.h's. Nothing is allocated in a step. */
+#ifndef EXEC_EXECUTOR_H
+#define EXEC_EXECUTOR_H
+
+#include "exec/checkpoint.h"
+#include "policies/plan.h"
+#include "traces/trace.h"
+
+typedef struct Executor Executor;
+
+typedef enum {
+    LOGITS_NONE,
+    LOGITS_LAST /* of each request in the step */,
+    LOGITS_ALL
+} LogitsWanted;
+
+typedef struct {
+    const Plan *plan;
+    const char *device;    /* "cpu" */
+    size_t threads;        /* 0: all */
+    uint32_t max_requests; /* KV cache slots */
+    uint32_t max_length;   /* tokens of one request, prompt and output; at most the model's
+                              max_positions */
+    uint32_t max_tokens;   /* of one step */
+    LogitsWanted logits;   /* the most that a step will ask for */
+} ExecutorOptions;
+
+/* CHECKPOINT must outlive the executor. Sizes everything up front; ERR_MEMORY names the sizes when
+ * it does not fit; ERR_UNSUPPORTED for a device or plan that cannot be run. */
+Status executor_open(const Checkpoint *checkpoint, const ExecutorOptions *options,
+                     Executor **executor);
+void executor_close(Executor *executor);
+
+/* The MoE layers as the trace describes them; [*count]. Valid while the executor lives. */
+const TraceLayer *executor_layers(const Executor *executor, uint32_t *count);
+/* "cpu: AMD EPYC ..., 2 threads, OpenBLAS 0.3.21 ..." */
+const char *executor_device(const Executor *executor);
+/* Device memory of the expert slots, bytes, in the compute type. */
+uint64_t executor_slot_bytes(const Executor *executor);
+
+/* One step. Tokens of one request are consecutive and in position order, and position counts on
+ * from what the request has in its KV slot. */
+typedef struct {
+    uint32_t tokens;
+    const uint32_t *token;    /* [tokens] */
+    const uint32_t *kv_slot;  /* [tokens] below max_requests */
+    const uint32_t *position; /* [tokens] below max_length */
+    LogitsWanted logits;
+    /* Forced routing, or NULL to ask the router: per MoE layer [tokens][top_k], one after the
+     * other. */
+    const uint16_t *forced_experts;
+    const float *forced_weights; /* NULL: the router's own probabilities of the forced experts */
+    /* Future for policies that need it: per MoE layer, one after the other, of its active experts
+     * ascending. */
+    const uint32_t *next_use;
+} StepInput;
+
+/* Arrays belong to the executor and are valid until the next step. */
+typedef struct {
+    uint64_t start_ns; /* clock_wall_ns */
+    uint64_t duration_ns;
+    const uint16_t *experts; /* per MoE layer [tokens][top_k], EXPERT_DROPPED where dropped */
+    const float *weights;    /* same shape; 0 where dropped */
+    const ResidencyRecord *residency;
+    size_t n_residency;
+    const float *logits; /* [n_logits][vocabulary] in token order, or NULL */
+    uint32_t n_logits;
+    const float *router_scores; /* per MoE layer [tokens][experts] probabilities over all experts */
+} StepOutput;
+
+/* Fails with ERR_INPUT for a token or position out of range (checked first), ERR_INPUT when NaN
+ * appears. */
+Status executor_step(Executor *executor, const StepInput *input, StepOutput *output);
+/* Frees a KV slot for another request. */
+void executor_release(Executor *executor, uint32_t kv_slot);
+
+#endif

@@ -1,0 +1,69 @@
+/* Runs requests, or the steps of a trace, through an executor, and records them. */
+#ifndef EXEC_RUN_H
+#define EXEC_RUN_H
+
+#include "exec/executor.h"
+#include "exec/tokens.h"
+#include "traces/recorder.h"
+
+typedef struct {
+    uint32_t batch;    /* requests at a time, 1 or more */
+    uint32_t generate; /* greedy tokens per request */
+    bool ignore_eos;
+    uint32_t max_tokens;      /* of one step: the plan's batching.max_tokens */
+    const volatile int *stop; /* set by a signal handler; NULL: none. A stop ends after the current
+                                 step, with OK. */
+} RunOptions;
+
+typedef struct {
+    uint64_t steps;
+    uint64_t tokens; /* that went through the model */
+    uint64_t generated;
+    uint64_t prefill_tokens;
+    uint64_t prefill_ns; /* time in steps, without recording */
+    uint64_t decode_tokens;
+    uint64_t decode_ns;
+    bool stopped; /* by options.stop */
+} RunTotals;
+
+/* Called after each step with what went in and came out; a failure ends the run. STEP is complete
+ * as recorded. */
+typedef Status (*RunObserver)(void *argument, const TraceStep *step, const StepInput *input,
+                              const StepOutput *output);
+
+/* Runs SET in groups of options.batch requests: the prompts in prefill steps of at most max_tokens
+ * (a longer prompt is cut over steps; requests of different lengths share a step), then one decode
+ * step per output token for the requests that are not done. Records each step (and the requests)
+ * when RECORDER is not NULL. Every request must fit the executor's max_length with its output. When
+ * OUTPUT is not NULL, OUTPUT[i] ([generate], caller's) receives the tokens of request i and
+ * N_OUTPUT[i] their number. */
+Status run_requests(Executor *executor, const ModelConfig *config, const TokenSet *set,
+                    const RunOptions *options, Recorder *recorder, RunObserver observer,
+                    void *argument, uint32_t **output, uint32_t *n_output, RunTotals *totals);
+
+/* How the steps of a trace are run again. */
+typedef struct {
+    const char *trace; /* gives step composition: request, position, token */
+    bool forced;       /* routing from the trace; otherwise the router decides */
+    const volatile int *stop;
+} RunTraceOptions;
+
+/* What executor_open() must be sized for to run TRACE. Fails when the trace does not fit the model:
+ * its MoE layers, experts, top_k, token ids or lengths (with routing by the router its token column
+ * is needed). */
+typedef struct {
+    uint32_t max_requests;
+    uint32_t max_length;
+    uint32_t max_tokens;
+    uint64_t steps;
+    uint64_t tokens;
+} RunTraceShape;
+
+Status run_trace_shape(const RunTraceOptions *options, const ModelConfig *config,
+                       RunTraceShape *shape);
+/* Runs the steps of the trace as they were composed. With forced routing the future is known, so
+ * that policies that need it can run; without it they are refused. */
+Status run_trace(Executor *executor, const ModelConfig *config, const RunTraceOptions *options,
+                 Recorder *recorder, RunObserver observer, void *argument, RunTotals *totals);
+
+#endif

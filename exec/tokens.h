@@ -1,0 +1,38 @@
+/* Token input: which requests to run.
+ *
+ * .npy (1-D: one stream, 2-D: one request per row; integer dtypes), .safetensors (one stream per
+ * key, the key is the label; a 2-D tensor is one request per row), .jsonl ({"label": ..., "tokens":
+ * [...]} per line, label optional). */
+#ifndef EXEC_TOKENS_H
+#define EXEC_TOKENS_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct {
+    char *label; /* "" when the file has none */
+    uint32_t *tokens;
+    uint32_t n_tokens;
+} TokenRequest;
+
+typedef struct {
+    TokenRequest *requests; /* [n_requests] */
+    uint32_t n_requests;
+    bool is_batch; /* the one tensor read was 2-D: rows of equal length */
+} TokenSet;
+
+/* Loads PATH; KEY (or NULL) takes one stream of a safetensors file or the requests of that label of
+ * a JSONL file. Token ids are checked against VOCABULARY. Fails with ERR_INPUT: unknown ending,
+ * empty, ids out of range. */
+Status tokens_load(const char *path, const char *key, uint32_t vocabulary, TokenSet *set);
+/* Cuts every request longer than LENGTH into requests of LENGTH (a remainder shorter than LENGTH is
+ * left out and counted in *LEFT_OUT, in tokens). Keeps labels. At most LIMIT requests per original
+ * stream, 0: all. */
+Status tokens_cut(TokenSet *set, uint32_t length, uint32_t limit, uint64_t *left_out);
+void tokens_free(TokenSet *set);
+
+#endif

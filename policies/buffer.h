@@ -1,0 +1,80 @@
+/* The expert buffer's decisions: which experts are resident in which slots, and what to load and
+ * evict.
+ *
+ * This is the one implementation of residency, replay order and eviction; simulator and executor
+ * both run it. It sees event after event (one MoE layer of one step: the set A of experts with a
+ * token) and answers with the actions in the order in which they happen; it never sees a clock or a
+ * device. Contracts: order serial and batch as in the plan (README.md, "Replay orders"). An event
+ * allocates nothing. Not thread-safe. */
+#ifndef POLICIES_BUFFER_H
+#define POLICIES_BUFFER_H
+
+#include "policies/plan.h"
+#include "traces/trace.h"
+
+/* One decision. HIT, LOAD and BYPASS are the event's lookups, each exactly once, in the order of
+ * their computation; an EVICT stands before the LOAD that takes its slot. */
+typedef struct {
+    uint8_t kind; /* ResidencyKind */
+    uint16_t
+        layer_index; /* of the expert; an evicted one may be of another layer under device scope */
+    uint16_t expert;
+    uint32_t slot; /* within the scope; BYPASS uses the staging slot, number slots */
+} BufferAction;
+
+typedef struct {
+    uint64_t hits;
+    uint64_t misses;
+    uint64_t loads;    /* misses that were loaded, bypasses included */
+    uint64_t bypasses; /* loads that were not kept */
+    uint64_t evictions;
+    uint64_t evicted_newest; /* evictions of the resident loaded last before this load: near 1 = a
+                                frozen cache */
+    uint64_t bytes_loaded;
+} BufferCounts;
+
+typedef struct ExpertBuffer ExpertBuffer;
+
+/* LAYERS[n_layers] are the trace's or model's MoE layers, in order. Fails with ERR_INPUT when the
+ * plan's buffer does not fit them. With the buffer off, everything is resident from the start:
+ * every lookup hits. */
+Status buffer_new(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                  ExpertBuffer **buffer);
+void buffer_free(ExpertBuffer *buffer);
+/* Forgets everything: cold again. */
+void buffer_reset(ExpertBuffer *buffer);
+
+/* Slots of the scope that LAYER_INDEX belongs to (without the staging slot). */
+uint32_t buffer_slots(const ExpertBuffer *buffer, uint32_t layer_index);
+/* True when the policy may pass an expert through the staging slot. */
+bool buffer_uses_staging(const ExpertBuffer *buffer);
+/* True when the policy needs next_use. */
+bool buffer_needs_future(const ExpertBuffer *buffer);
+/* Bytes of device memory that slots and staging slots take, by expert_bytes. */
+uint64_t buffer_memory_bytes(const ExpertBuffer *buffer);
+/* Most actions one event of N_ACTIVE experts can give. */
+static inline size_t buffer_max_actions(size_t n_active)
+{
+    return 2 * n_active;
+}
+
+/* Decides one event. EXPERTS[n]: ascending ids with at least one token. NEXT_USE[n]: as
+ * packed_next_use(), or NULL when the policy does not need the future. ACTIONS (room for
+ * buffer_max_actions(n), or NULL) receives *N_ACTIONS actions; HIT (room for n, or NULL) receives 1
+ * for each expert that hit, 0 for each that missed. Returns the number of hits. */
+uint32_t buffer_event(ExpertBuffer *buffer, uint32_t layer_index, const uint16_t *experts,
+                      uint32_t n, const uint32_t *next_use, uint8_t *hit, BufferAction *actions,
+                      uint32_t *n_actions);
+
+/* Counts since the start, of one layer's lookups (evictions count at the layer whose load caused
+ * them). */
+BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index);
+/* The sum over layers. */
+BufferCounts buffer_counts_total(const ExpertBuffer *buffer);
+
+/* Names of all eviction policies, NULL-terminated, in table order. */
+const char *const *eviction_names(void);
+/* True when the policy NAME needs the future; false for unknown names. */
+bool eviction_needs_future(const char *name);
+
+#endif

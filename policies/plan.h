@@ -1,0 +1,65 @@
+/* The plan: every policy choice of one run, as one JSON file that simulator and executor both read.
+ *
+ * policies/plan.schema.json says the same for editors. Unknown keys, wrong types and values out of
+ * range are refused with the key's path. */
+#ifndef POLICIES_PLAN_H
+#define POLICIES_PLAN_H
+
+#include <stdbool.h>
+
+#include "base/json.h"
+#include "traces/trace.h"
+
+typedef enum { GATING_DYNAMIC, GATING_STATIC } GatingMode;
+typedef enum { DISPATCH_PADDED, DISPATCH_MASK } Dispatch;
+typedef enum { SCOPE_LAYER, SCOPE_DEVICE } BufferScopeKind;
+typedef enum { ORDER_SERIAL, ORDER_BATCH } ReplayOrder;
+
+typedef struct {
+    char name[128];
+    uint64_t seed; /* fixes every random choice */
+    struct {
+        GatingMode mode;
+        double capacity_factor; /* static: capacity = ceil(factor * tokens of the step) */
+        Dispatch dispatch;
+    } gating;
+    struct {
+        bool on; /* false: every expert is resident from the start */
+        BufferScopeKind scope;
+        uint32_t slots; /* per scope; 0 when the budget is in bytes */
+        uint64_t bytes; /* per scope; 0 when the budget is in slots */
+        ReplayOrder order;
+        char evict[32]; /* a name in policies/eviction.h's table */
+    } buffer;
+    struct {
+        uint32_t max_tokens; /* of one step */
+    } batching;
+    struct {
+        double h2d_gb_per_s; /* throttle of host-to-device loads; 0: none */
+    } link;
+} Plan;
+
+/* All experts resident, dynamic gating, 4096 tokens a step. */
+Plan plan_default(void);
+Status plan_load(const char *path, Plan *plan);
+/* FILE names the origin in errors. */
+Status plan_from_json(const cJSON *json, const char *file, Plan *plan);
+/* The canonical form, every key present: plan_from_json(plan_to_json(p)) == p. Freed with
+ * cJSON_Delete. */
+Status plan_to_json(const Plan *plan, cJSON **json);
+/* One line of JSON; freed with mem_free. */
+Status plan_to_text(const Plan *plan, char **text);
+/* Sets one value of a plan's JSON: ASSIGNMENT is "buffer.slots=8". Objects on the way are made. The
+ * value is parsed as JSON, and taken as a string where it is none. Check the result with
+ * plan_from_json. */
+Status plan_json_set(cJSON *json, const char *assignment);
+/* Puts a copy of VALUE at PATH ("buffer.slots"). */
+Status plan_json_put(cJSON *json, const char *path, const cJSON *value);
+
+/* Slots per scope under PLAN for LAYERS: resolves a byte budget, caps nothing. Fails when the
+ * budget has no room for one expert, or is in bytes with device scope over layers whose experts
+ * differ in size. With the buffer off, the slots that hold everything. Per layer for scope layer
+ * (*slots is [n_layers]), one for device (*slots[0]). */
+Status plan_slots(const Plan *plan, const TraceLayer *layers, uint32_t n_layers, uint32_t *slots);
+
+#endif

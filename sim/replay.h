@@ -1,0 +1,45 @@
+/* Replays a packed trace under a plan: the offline half of the loop. */
+#ifndef SIM_REPLAY_H
+#define SIM_REPLAY_H
+
+#include "policies/buffer.h"
+#include "traces/packed.h"
+
+typedef struct {
+    BufferCounts counts;
+    uint64_t assignments;     /* (token, slot) pairs, dropped ones left out */
+    uint64_t assignment_hits; /* those whose expert hit */
+} ReplayLayer;
+
+typedef struct {
+    ReplayLayer total;
+    ReplayLayer *layers; /* [n_layers] */
+    uint32_t n_layers;
+    uint64_t memory_bytes; /* expert slots and staging slots, by expert_bytes */
+    uint64_t replay_ns;    /* wall time of the replay loop */
+} ReplayResult;
+
+/* The futures of one trace, shared by the replays of a sweep; built on first need. Zero-initialise.
+ * Not thread-safe: call replay_prepare() for every plan before sharing between threads. */
+typedef struct {
+    uint32_t *serial; /* packed_next_use(trace, true) */
+    uint32_t *batch;
+} ReplayFuture;
+
+Status replay_prepare(const PackedTrace *trace, const Plan *plan, ReplayFuture *future);
+void replay_future_free(ReplayFuture *future);
+
+/* Called with the actions of each event, in order. A failure stops the replay and is returned. */
+typedef Status (*ReplayObserver)(void *argument, const PackedEvent *event,
+                                 const BufferAction *actions, uint32_t n_actions);
+
+/* Replays TRACE under PLAN. FUTURE must have been prepared for PLAN. OBSERVER may be NULL, which is
+ * the fast path. RESULT is freed with replay_result_free(). */
+Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                  ReplayObserver observer, void *argument, ReplayResult *result);
+void replay_result_free(ReplayResult *result);
+
+/* The stable JSON of `simulate --json`. Freed with cJSON_Delete. */
+Status replay_result_json(const ReplayResult *result, const TraceLayer *layers, cJSON **json);
+
+#endif

@@ -1,0 +1,58 @@
+#define _XOPEN_SOURCE 700
+#include "tests/support.h"
+
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static char folder[64];
+static pid_t owner;
+
+static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *walk)
+{
+    (void)info;
+    (void)type;
+    (void)walk;
+    return remove(path);
+}
+
+static void remove_folder(void)
+{
+    if (getpid() == owner)
+        nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+const char *scratch_path(const char *name)
+{
+    static char paths[16][256];
+    static unsigned next;
+    if (folder[0] == '\0') {
+        strcpy(folder, "/tmp/moebius-test-XXXXXX");
+        assert_non_null(mkdtemp(folder));
+        owner = getpid();
+        atexit(remove_folder);
+    }
+    char *path = paths[next++ % 16];
+    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
+    return path;
+}
+
+uint64_t random_next(uint64_t *state)
+{
+    uint64_t z = (*state += 0x9E3779B97F4A7C15u);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+uint32_t random_below(uint64_t *state, uint32_t below)
+{
+    return (uint32_t)(random_next(state) % below);
+}
+
+float random_float(uint64_t *state)
+{
+    return (float)((double)(random_next(state) >> 11) / 4503599627370496.0 - 1.0);
+}

@@ -1,0 +1,81 @@
+/* The packed in-memory form of a trace for replay: what a cache policy can see, and nothing else.
+ *
+ * Per event the ascending ids of its active experts (u16 each), and, only for steps of more than
+ * one token, how many assignments each has (LEB128). A million one-token steps of 26 layers x top-6
+ * take about 365 MB. Read-only after packed_trace_load(), so threads may share it. */
+#ifndef TRACES_PACKED_H
+#define TRACES_PACKED_H
+
+#include "traces/reader.h"
+
+typedef struct {
+    uint32_t n_layers;  /* MoE layers of the trace */
+    TraceLayer *layers; /* [n_layers] */
+    uint64_t n_steps;
+    uint64_t n_events;
+    uint64_t n_lookups;     /* sum of n_active over events */
+    uint64_t n_assignments; /* (token, slot) pairs that were not dropped */
+    uint64_t n_tokens;
+    uint32_t max_active;   /* most active experts of one event */
+    uint32_t *step_id;     /* [n_steps] step numbers of the trace */
+    uint32_t *step_events; /* [n_steps] events of each step */
+    uint32_t
+        *step_first_layer; /* [n_steps] layer index of its first event; the next events follow on */
+    uint8_t *step_single;  /* [n_steps] 1: one token, so every count is 1 and none is stored */
+    uint16_t *n_active;    /* [n_events] */
+    uint16_t *experts;     /* [n_lookups] ascending within an event */
+    uint8_t *counts;       /* LEB128, one per lookup of steps that are not single */
+    size_t counts_bytes;
+} PackedTrace;
+
+/* Loads PATH. On failure nothing is held. */
+Status packed_trace_load(const char *path, PackedTrace *trace);
+/* An empty trace of LAYERS, to be filled with packed_trace_add_step (tests, benchmarks, forced
+ * routing). */
+Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace);
+/* Appends one step. */
+Status packed_trace_add_step(PackedTrace *trace, const TraceStep *step);
+void packed_trace_free(PackedTrace *trace);
+/* Heap bytes held. */
+size_t packed_trace_bytes(const PackedTrace *trace);
+
+/* Walks the events. */
+typedef struct {
+    const PackedTrace *trace;
+    uint64_t step;   /* index of the step of the event last given */
+    uint64_t event;  /* index of the next event */
+    uint64_t lookup; /* index of its first lookup */
+    size_t count_at; /* offset in counts */
+    uint32_t left;   /* events left in the step */
+    uint64_t next_step;
+} PackedCursor;
+
+typedef struct {
+    uint32_t step; /* the trace's step number */
+    uint32_t layer_index;
+    uint32_t n_active;
+    const uint16_t *experts; /* [n_active] */
+    const uint8_t *counts;   /* LEB128[n_active], or NULL: all 1 */
+    uint64_t first_lookup;
+} PackedEvent;
+
+PackedCursor packed_cursor(const PackedTrace *trace);
+/* False after the last event. */
+bool packed_next(PackedCursor *cursor, PackedEvent *event);
+
+/* Reads one LEB128 number and moves *AT behind it. */
+static inline uint32_t packed_count_read(const uint8_t **at)
+{
+    uint32_t value = **at & 0x7F;
+    for (unsigned shift = 7; *(*at)++ & 0x80; shift += 7)
+        value |= (uint32_t)(**at & 0x7F) << shift;
+    return value;
+}
+
+/* For each lookup the time of the next lookup of the same (layer, expert), UINT32_MAX when there is
+ * none: what Belady needs. Time is the lookup's index under order serial (the rest of the same
+ * event counts as future), and the event's index under order batch. *NEXT is [n_lookups], freed
+ * with mem_free. Fails with ERR_INPUT above 2^32 - 2 lookups. */
+Status packed_next_use(const PackedTrace *trace, bool serial, uint32_t **next);
+
+#endif

@@ -1,0 +1,51 @@
+/* Records steps into a trace: a bounded ring of step buffers and one writer thread behind it.
+ *
+ * The producer (one thread) hands over a step by copying it into a ring slot; the writer thread
+ * converts, checksums and inserts it. When the ring is full the producer waits: nothing is ever
+ * dropped. One transaction holds up to transaction_steps steps or transaction_ns of time, so a
+ * killed process loses at most the open one. The file is written under its own name, in WAL mode:
+ * whatever is committed is a readable trace at every moment. */
+#ifndef TRACES_RECORDER_H
+#define TRACES_RECORDER_H
+
+#include "traces/trace.h"
+
+typedef struct Recorder Recorder;
+
+typedef struct {
+    uint32_t ring_slots;        /* steps in flight; 0: 8 */
+    uint32_t transaction_steps; /* 0: 256 */
+    uint64_t transaction_ns;    /* 0: 250 ms */
+    bool full_sync; /* PRAGMA synchronous = FULL instead of NORMAL: survives power loss, costs time
+                     */
+} RecorderOptions;
+
+/* Creates PATH. LAYERS[n_layers]: the MoE layers, encoder first, ascending layer number. Fails with
+ * ERR_OUTPUT when PATH exists already or cannot be created. OPTIONS may be NULL. */
+Status recorder_open(const char *path, const TraceRun *run, const TraceLayer *layers,
+                     uint32_t n_layers, const RecorderOptions *options, Recorder **recorder);
+
+/* Adds or replaces a request row (replacing is how output_tokens gets its final value). Copies the
+ * label. */
+Status recorder_request(Recorder *recorder, const TraceRequest *request);
+
+/* Copies STEP (and RESIDENCY[n_residency] for rank 0, and TIMING[n_timing]) into the ring.
+ * Allocates only while a slot has not yet seen a step this large. A failure of the writer thread
+ * (disk full) is returned here, once it has happened, with its record, and by every later call.
+ * Steps must come in ascending order. */
+Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyRecord *residency,
+                     size_t n_residency, const TimingRecord *timing, size_t n_timing);
+
+/* Drains the ring, commits, closes the file and leaves one file without -wal and -shm. Frees
+ * RECORDER in any case. After a failure the committed steps stay; when no step was ever committed
+ * the file is removed. */
+Status recorder_close(Recorder *recorder);
+
+/* Gives up after a failure elsewhere: as recorder_close(), but the steps since the last commit are
+ * rolled back. Keeps the caller's error record. Accepts NULL. */
+void recorder_abandon(Recorder *recorder);
+
+/* Steps committed to the file so far (monotone; for messages and progress). */
+uint64_t recorder_committed_steps(const Recorder *recorder);
+
+#endif

@@ -279,7 +279,7 @@ Status json_u64(const JsonAt *at, uint64_t least, uint64_t most, uint64_t *value
 
 Status json_u32(const JsonAt *at, uint32_t least, uint32_t most, uint32_t *value)
 {
-    uint64_t wide;
+    uint64_t wide = 0;
     TRY(json_u64(at, least, most, &wide));
     *value = (uint32_t)wide;
     return OK;

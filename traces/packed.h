@@ -21,11 +21,13 @@ typedef struct {
     uint32_t *step_events; /* [n_steps] events of each step */
     uint32_t
         *step_first_layer; /* [n_steps] layer index of its first event; the next events follow on */
-    uint8_t *step_single;  /* [n_steps] 1: one token, so every count is 1 and none is stored */
+    uint8_t *step_single;  /* [n_steps] 1: one token with distinct experts, so every count is 1 and
+                              none is stored */
     uint16_t *n_active;    /* [n_events] */
     uint16_t *experts;     /* [n_lookups] ascending within an event */
     uint8_t *counts;       /* LEB128, one per lookup of steps that are not single */
     size_t counts_bytes;
+    struct PackedBuilder *builder; /* capacities and scratch of packed_trace_add_step() */
 } PackedTrace;
 
 /* Loads PATH. On failure nothing is held. */
@@ -33,7 +35,8 @@ Status packed_trace_load(const char *path, PackedTrace *trace);
 /* An empty trace of LAYERS, to be filled with packed_trace_add_step (tests, benchmarks, forced
  * routing). */
 Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace);
-/* Appends one step. */
+/* Appends one step. Fails with ERR_INPUT when the trace has no layer of the step's stack, when it
+ * has no token, or when an expert id is out of range; the trace is then unchanged. */
 Status packed_trace_add_step(PackedTrace *trace, const TraceStep *step);
 void packed_trace_free(PackedTrace *trace);
 /* Heap bytes held. */

@@ -33,6 +33,13 @@ const TraceRun *trace_reader_run(const TraceReader *reader);
 const TraceLayer *trace_reader_layers(const TraceReader *reader, uint32_t *count);
 uint64_t trace_reader_steps(const TraceReader *reader);
 uint64_t trace_reader_requests(const TraceReader *reader);
+/* False when the recorder was killed or gave up before the end. Traces by others count as complete.
+ */
+bool trace_reader_complete(const TraceReader *reader);
+
+/* The most events, and the most (event, expert) pairs, that the steps can have: to size memory
+ * once. Looks at no routing; never more than the file is large. */
+Status trace_reader_bounds(TraceReader *reader, uint64_t *events, uint64_t *lookups);
 
 /* Next request in id order (label is valid until the next call), then STATUS_END. Independent of
  * steps and events. */

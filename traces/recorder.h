@@ -32,13 +32,14 @@ Status recorder_request(Recorder *recorder, const TraceRequest *request);
 /* Copies STEP (and RESIDENCY[n_residency] for rank 0, and TIMING[n_timing]) into the ring.
  * Allocates only while a slot has not yet seen a step this large. A failure of the writer thread
  * (disk full) is returned here, once it has happened, with its record, and by every later call.
- * Steps must come in ascending order. */
+ * Fails with ERR_INPUT, and the recording can go on, when the step does not come after the last
+ * one, has no token, an expert id out of range, or a stack that does not go with its phase. */
 Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyRecord *residency,
                      size_t n_residency, const TimingRecord *timing, size_t n_timing);
 
-/* Drains the ring, commits, closes the file and leaves one file without -wal and -shm. Frees
- * RECORDER in any case. After a failure the committed steps stay; when no step was ever committed
- * the file is removed. */
+/* Drains the ring, commits, closes the file and leaves one file without -wal and -shm (while
+ * somebody is reading it, both stay, and belong to it). Frees RECORDER in any case. After a failure
+ * the committed steps stay; when no step was ever committed the file is removed. */
 Status recorder_close(Recorder *recorder);
 
 /* Gives up after a failure elsewhere: as recorder_close(), but the steps since the last commit are

@@ -1,0 +1,170 @@
+#include <string.h>
+
+#include "base/memory.h"
+#include "traces/reader_state.h"
+
+enum { PROGRESS_STEPS = 64 };
+
+typedef struct {
+    void (*call)(void *argument, uint64_t done, uint64_t total);
+    void *argument;
+} CheckProgress;
+
+/* SQLite's own check: the first line of what it reports. */
+static Status check_integrity(const Store *store)
+{
+    sqlite3_stmt *statement;
+    TRY(store_prepare(store, "PRAGMA integrity_check(1)", &statement));
+    Status status = store_step(store, statement);
+    if (status == OK) {
+        const char *line = (const char *)sqlite3_column_text(statement, 0);
+        if (line == NULL)
+            status = fail(ERR_MEMORY, "%s: out of memory in SQLite", store->path);
+        else if (strcmp(line, "ok") != 0)
+            status = fail(ERR_CORRUPT, "%s: integrity_check: %.*s", store->path,
+                          (int)strcspn(line, "\n"), line);
+    } else if (status == STATUS_END) {
+        status = fail(ERR_CORRUPT, "%s: integrity_check: no answer", store->path);
+    }
+    sqlite3_finalize(statement);
+    return status;
+}
+
+static Status check_count(const TraceReader *reader, const char *table, uint64_t found,
+                          uint64_t expected)
+{
+    if (!reader->head.digest.present || found == expected)
+        return OK;
+    return fail(ERR_CORRUPT, "%s: %s: %llu rows, the digest says %llu", reader->store.path, table,
+                (unsigned long long)found, (unsigned long long)expected);
+}
+
+static Status check_steps(TraceReader *reader, const CheckProgress *progress, TraceCheck *found)
+{
+    TraceStep step;
+    for (;;) {
+        Status status = trace_reader_next_step(reader, &step);
+        if (status == STATUS_END)
+            return OK;
+        TRY(status);
+        found->tokens += step.tokens;
+        if (++found->steps % PROGRESS_STEPS == 0 && progress->call != NULL)
+            progress->call(progress->argument, found->steps, reader->steps);
+    }
+}
+
+static Status check_requests(TraceReader *reader, TraceCheck *found)
+{
+    const Digest *digest = &reader->head.digest;
+    uint32_t sum = 0;
+    Row row = {.store = &reader->store, .statement = reader->request_rows, .subject = "request"};
+    for (;;) {
+        TraceRequest request;
+        Status status = trace_reader_next_request(reader, &request);
+        if (status == STATUS_END)
+            break;
+        TRY(status);
+        uint32_t crc = 0;
+        row.number = request.request;
+        TRY(row_crc(&row, 5, &crc));
+        sum += crc;
+        found->requests++;
+    }
+    TRY(check_count(reader, "request", found->requests, digest->request_rows));
+    if (digest->present && sum != digest->requests)
+        return fail(ERR_CORRUPT, "%s: request: the rows do not match their digest",
+                    reader->store.path);
+    return OK;
+}
+
+/* One of the tables residency and timing. */
+typedef struct {
+    const char *name;
+    const char *rows;
+    const char *orphan; /* selects a step that has records but is not there */
+} RecordTable;
+
+static const RecordTable RESIDENCY = {
+    .name = "residency",
+    .rows = "SELECT step, rank, events, crc FROM residency ORDER BY step, rank",
+    .orphan = "SELECT step FROM residency WHERE step NOT IN (SELECT step FROM step) LIMIT 1",
+};
+static const RecordTable TIMING = {
+    .name = "timing",
+    .rows = "SELECT step, rank, ops, crc FROM timing ORDER BY step, rank",
+    .orphan = "SELECT step FROM timing WHERE step NOT IN (SELECT step FROM step) LIMIT 1",
+};
+
+static Status check_record_rows(TraceReader *reader, const RecordTable *table, Row *row,
+                                uint64_t *rows)
+{
+    for (;;) {
+        Status status = store_step(row->store, row->statement);
+        if (status == STATUS_END)
+            return OK;
+        TRY(status);
+        const ResidencyRecord *events;
+        const TimingRecord *ops;
+        size_t count;
+        TRY(table == &RESIDENCY ? reader_take_residency(reader, row, &events, &count)
+                                : reader_take_timing(reader, row, &ops, &count));
+        ++*rows;
+    }
+}
+
+static Status check_orphans(const Store *store, const RecordTable *table)
+{
+    sqlite3_stmt *statement;
+    TRY(store_prepare(store, table->orphan, &statement));
+    Status status = store_step(store, statement);
+    if (status == OK)
+        status = fail(ERR_CORRUPT, "%s: step %lld: %s: there is no such step", store->path,
+                      (long long)sqlite3_column_int64(statement, 0), table->name);
+    sqlite3_finalize(statement);
+    return status == STATUS_END ? OK : status;
+}
+
+static Status check_records(TraceReader *reader, const RecordTable *table, uint64_t expected,
+                            uint64_t *rows)
+{
+    Row row = {.store = &reader->store, .subject = "step", .table = table->name};
+    TRY(store_prepare(row.store, table->rows, &row.statement));
+    Status status = check_record_rows(reader, table, &row, rows);
+    sqlite3_finalize(row.statement);
+    TRY(status);
+    TRY(check_orphans(row.store, table));
+    return check_count(reader, table->name, *rows, expected);
+}
+
+static Status check_all(TraceReader *reader, const CheckProgress *progress, TraceCheck *found)
+{
+    TRY(check_steps(reader, progress, found));
+    TRY(check_requests(reader, found));
+    TRY(check_records(reader, &RESIDENCY, reader->head.digest.residency_rows,
+                      &found->residency_rows));
+    TRY(check_records(reader, &TIMING, reader->head.digest.timing_rows, &found->timing_rows));
+    if (progress->call != NULL)
+        progress->call(progress->argument, found->steps, reader->steps);
+    return OK;
+}
+
+Status trace_check(const char *path, TraceCheck *found,
+                   void (*progress)(void *argument, uint64_t done, uint64_t total), void *argument)
+{
+    Store store;
+    TraceReader *reader;
+    TraceCheck result = {0};
+    CheckProgress report = {.call = progress, .argument = argument};
+    TRY(store_open(path, &store));
+    Status status = head_check_schema(&store);
+    if (status == OK)
+        status = check_integrity(&store);
+    store_close(&store);
+    TRY(status);
+    TRY(trace_reader_open(path, &reader));
+    status = check_all(reader, &report, &result);
+    trace_reader_close(reader);
+    if (status == OK)
+        *found = result;
+    return status;
+}

@@ -1,0 +1,82 @@
+#include "traces/layers.h"
+
+static Status check_layer(const char *file, const TraceLayer *layer, const TraceLayer *before,
+                          Status status)
+{
+    if (before != NULL && layer->layer <= before->layer)
+        return fail(status, "%s: layer %u: stands after layer %u, numbers must ascend", file,
+                    layer->layer, before->layer);
+    if (before != NULL && layer->stack == STACK_ENCODER && before->stack == STACK_DECODER)
+        return fail(status, "%s: layer %u: encoder layers must come before decoder layers", file,
+                    layer->layer);
+    if (layer->experts < 1 || layer->experts > TRACE_MAX_EXPERTS)
+        return fail(status, "%s: layer %u: experts: %u, allowed is 1 to %d", file, layer->layer,
+                    layer->experts, TRACE_MAX_EXPERTS);
+    uint32_t most = layer->experts < TRACE_MAX_TOP_K ? layer->experts : TRACE_MAX_TOP_K;
+    if (layer->top_k < 1 || layer->top_k > most)
+        return fail(status, "%s: layer %u: top_k: %u, allowed is 1 to %u", file, layer->layer,
+                    layer->top_k, most);
+    return OK;
+}
+
+Status layers_check(const char *file, const TraceLayer *layers, uint32_t n_layers, Status status)
+{
+    if (n_layers < 1 || n_layers > TRACE_MAX_LAYERS)
+        return fail(status, "%s: %u MoE layers, allowed is 1 to %d", file, n_layers,
+                    TRACE_MAX_LAYERS);
+    for (uint32_t i = 0; i < n_layers; i++)
+        TRY(check_layer(file, &layers[i], i > 0 ? &layers[i - 1] : NULL, status));
+    return OK;
+}
+
+StackSpan layers_span(const TraceLayer *layers, uint32_t n_layers, Stack stack)
+{
+    StackSpan span = {0};
+    for (uint32_t i = 0; i < n_layers; i++) {
+        if (layers[i].stack != stack)
+            continue;
+        if (span.count++ == 0)
+            span.first = i;
+        span.top_k += layers[i].top_k;
+    }
+    return span;
+}
+
+uint32_t layers_max_experts(const TraceLayer *layers, uint32_t n_layers)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n_layers; i++)
+        most = layers[i].experts > most ? layers[i].experts : most;
+    return most;
+}
+
+size_t layers_id_bytes(const TraceLayer *layers, uint32_t n_layers)
+{
+    return layers_max_experts(layers, n_layers) <= UINT8_MAX ? 1 : 2;
+}
+
+/* The largest id + 1; EXPERT_DROPPED counts as 0. One branch-free pass, so that it vectorises. */
+static uint32_t largest_plus_one(const uint16_t *experts, size_t count)
+{
+    uint16_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint16_t next = (uint16_t)(experts[i] + 1u);
+        most = next > most ? next : most;
+    }
+    return most;
+}
+
+Status layers_check_experts(const char *file, const TraceLayer *layers, StackSpan span,
+                            uint32_t step, uint32_t tokens, const uint16_t *experts, Status status)
+{
+    for (uint32_t i = 0; i < span.count; i++) {
+        const TraceLayer *layer = &layers[span.first + i];
+        size_t ids = (size_t)tokens * layer->top_k;
+        uint32_t next = largest_plus_one(experts, ids);
+        if (next > layer->experts)
+            return fail(status, "%s: step %u: layer %u: expert %u, the model has %u", file, step,
+                        layer->layer, next - 1, layer->experts);
+        experts += ids;
+    }
+    return OK;
+}

@@ -1,0 +1,38 @@
+/* What follows from the MoE layers of a trace: their limits, where each stack lies, how wide an id
+ * is. */
+#ifndef TRACES_LAYERS_H
+#define TRACES_LAYERS_H
+
+#include "traces/trace.h"
+
+/* The layers of one stack: COUNT from index FIRST on. */
+typedef struct {
+    uint32_t first;
+    uint32_t count;
+    uint64_t top_k; /* sum over them: ids per token */
+} StackSpan;
+
+/* Fails with STATUS unless LAYERS are 1 to TRACE_MAX_LAYERS, ascending in number, encoder first,
+ * with experts and top_k within the limits. FILE begins the message. */
+Status layers_check(const char *file, const TraceLayer *layers, uint32_t n_layers, Status status);
+
+StackSpan layers_span(const TraceLayer *layers, uint32_t n_layers, Stack stack);
+
+/* 1 when every layer has at most 255 experts, so that 0xFF can mean dropped; else 2. */
+size_t layers_id_bytes(const TraceLayer *layers, uint32_t n_layers);
+
+/* The most experts of a layer. */
+uint32_t layers_max_experts(const TraceLayer *layers, uint32_t n_layers);
+
+/* An encode step covers the encoder's layers, every other the decoder's. */
+static inline Stack phase_stack(Phase phase)
+{
+    return phase == PHASE_ENCODE ? STACK_ENCODER : STACK_DECODER;
+}
+
+/* Fails with STATUS when one of EXPERTS ([tokens][top_k] of each layer of SPAN, one after the
+ * other) is neither below its layer's number of experts nor EXPERT_DROPPED. */
+Status layers_check_experts(const char *file, const TraceLayer *layers, StackSpan span,
+                            uint32_t step, uint32_t tokens, const uint16_t *experts, Status status);
+
+#endif

@@ -1,0 +1,355 @@
+#include "traces/packed.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "traces/active.h"
+#include "traces/layers.h"
+
+enum { COUNT_BYTES = 5 }; /* the longest LEB128 of 32 bits */
+
+typedef struct PackedBuilder {
+    StackSpan spans[2]; /* by Stack */
+    uint64_t steps;     /* room in the arrays, in elements */
+    uint64_t events;
+    uint64_t lookups;
+    uint64_t counts;
+    ActiveSet active;
+} PackedBuilder;
+
+static Status resize(void *array_pointer, uint64_t count, size_t size)
+{
+    void *array;
+    memcpy(&array, array_pointer, sizeof array);
+    void *moved = mem_resize(array, count, size);
+    if (moved == NULL)
+        return fail_memory("packed trace",
+                           count > SIZE_MAX / size ? SIZE_MAX : (size_t)count * size);
+    memcpy(array_pointer, &moved, sizeof moved);
+    return OK;
+}
+
+static Status resize_steps(PackedTrace *trace, uint64_t steps)
+{
+    TRY(resize(&trace->step_id, steps, sizeof *trace->step_id));
+    TRY(resize(&trace->step_events, steps, sizeof *trace->step_events));
+    TRY(resize(&trace->step_first_layer, steps, sizeof *trace->step_first_layer));
+    TRY(resize(&trace->step_single, steps, sizeof *trace->step_single));
+    trace->builder->steps = steps;
+    return OK;
+}
+
+static Status resize_events(PackedTrace *trace, uint64_t events)
+{
+    TRY(resize(&trace->n_active, events, sizeof *trace->n_active));
+    trace->builder->events = events;
+    return OK;
+}
+
+static Status resize_lookups(PackedTrace *trace, uint64_t lookups)
+{
+    TRY(resize(&trace->experts, lookups, sizeof *trace->experts));
+    trace->builder->lookups = lookups;
+    return OK;
+}
+
+static Status resize_counts(PackedTrace *trace, uint64_t counts)
+{
+    TRY(resize(&trace->counts, counts, sizeof *trace->counts));
+    trace->builder->counts = counts;
+    return OK;
+}
+
+/* Room for NEEDED, half as much again as before at least. */
+static uint64_t grown(uint64_t capacity, uint64_t needed)
+{
+    uint64_t larger = capacity + capacity / 2 + 64;
+    return larger > needed ? larger : needed;
+}
+
+static Status make_room(PackedTrace *trace, uint64_t events, uint64_t lookups)
+{
+    PackedBuilder *builder = trace->builder;
+    if (trace->n_steps + 1 > builder->steps)
+        TRY(resize_steps(trace, grown(builder->steps, trace->n_steps + 1)));
+    if (trace->n_events + events > builder->events)
+        TRY(resize_events(trace, grown(builder->events, trace->n_events + events)));
+    if (trace->n_lookups + lookups > builder->lookups)
+        TRY(resize_lookups(trace, grown(builder->lookups, trace->n_lookups + lookups)));
+    uint64_t counts = trace->counts_bytes + COUNT_BYTES * lookups;
+    if (counts > builder->counts)
+        TRY(resize_counts(trace, grown(builder->counts, counts)));
+    return OK;
+}
+
+static size_t put_count(uint8_t *to, uint32_t value)
+{
+    size_t n = 0;
+    for (; value >= 0x80; value >>= 7)
+        to[n++] = (uint8_t)(value | 0x80);
+    to[n++] = (uint8_t)value;
+    return n;
+}
+
+/* Appends one event; true when every count is 1. There is room. */
+static bool append_event(PackedTrace *trace, const TraceLayer *layer, const uint16_t *experts,
+                         size_t ids)
+{
+    ActiveSet *active = &trace->builder->active;
+    uint32_t n = active_set_count(active, experts, ids, layer->experts);
+    uint64_t assignments = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        assignments += active->tokens[i];
+        trace->counts_bytes += put_count(trace->counts + trace->counts_bytes, active->tokens[i]);
+    }
+    if (n > 0)
+        memcpy(trace->experts + trace->n_lookups, active->active, n * sizeof *trace->experts);
+    trace->n_active[trace->n_events++] = (uint16_t)n;
+    trace->n_lookups += n;
+    trace->n_assignments += assignments;
+    trace->max_active = n > trace->max_active ? n : trace->max_active;
+    return assignments == n;
+}
+
+/* STEP has been checked. */
+static Status append_step(PackedTrace *trace, const TraceStep *step)
+{
+    StackSpan span = trace->builder->spans[step->stack];
+    uint64_t lookups = 0;
+    for (uint32_t i = span.first; i < span.first + span.count; i++) {
+        uint64_t ids = (uint64_t)step->tokens * trace->layers[i].top_k;
+        lookups += ids < trace->layers[i].experts ? ids : trace->layers[i].experts;
+    }
+    TRY(make_room(trace, span.count, lookups));
+    size_t counts_before = trace->counts_bytes;
+    const uint16_t *experts = step->experts;
+    bool single = step->tokens == 1;
+    for (uint32_t i = span.first; i < span.first + span.count; i++) {
+        size_t ids = (size_t)step->tokens * trace->layers[i].top_k;
+        single = append_event(trace, &trace->layers[i], experts, ids) && single;
+        experts += ids;
+    }
+    if (single)
+        trace->counts_bytes = counts_before;
+    trace->step_id[trace->n_steps] = step->step;
+    trace->step_events[trace->n_steps] = span.count;
+    trace->step_first_layer[trace->n_steps] = span.first;
+    trace->step_single[trace->n_steps++] = single;
+    trace->n_tokens += step->tokens;
+    return OK;
+}
+
+Status packed_trace_add_step(PackedTrace *trace, const TraceStep *step)
+{
+    StackSpan span = trace->builder->spans[step->stack];
+    if (span.count == 0)
+        return fail(ERR_INPUT, "packed trace: step %u: no MoE layer in the %s", step->step,
+                    stack_name(step->stack));
+    if (step->tokens < 1 || step->tokens > TRACE_MAX_TOKENS)
+        return fail(ERR_INPUT, "packed trace: step %u: %u tokens, allowed is 1 to %d", step->step,
+                    step->tokens, TRACE_MAX_TOKENS);
+    TRY(layers_check_experts("packed trace", trace->layers, span, step->step, step->tokens,
+                             step->experts, ERR_INPUT));
+    return append_step(trace, step);
+}
+
+Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace)
+{
+    *trace = (PackedTrace){0};
+    TRY(layers_check("packed trace", layers, n_layers, ERR_INPUT));
+    Status status = mem_new(&trace->layers, n_layers, sizeof *layers, "packed trace");
+    if (status == OK) {
+        memcpy(trace->layers, layers, n_layers * sizeof *layers);
+        trace->n_layers = n_layers;
+        status = mem_new(&trace->builder, 1, sizeof *trace->builder, "packed trace");
+    }
+    if (status == OK) {
+        PackedBuilder *builder = trace->builder;
+        builder->spans[STACK_DECODER] = layers_span(layers, n_layers, STACK_DECODER);
+        builder->spans[STACK_ENCODER] = layers_span(layers, n_layers, STACK_ENCODER);
+        status = active_set_new(&builder->active, layers_max_experts(layers, n_layers));
+    }
+    if (status != OK)
+        packed_trace_free(trace);
+    return status;
+}
+
+/* Room for the whole trace at once: growing would hold old and new at the same time. */
+static Status reserve(PackedTrace *trace, TraceReader *reader)
+{
+    uint64_t events;
+    uint64_t lookups;
+    TRY(trace_reader_bounds(reader, &events, &lookups));
+    TRY(resize_steps(trace, trace_reader_steps(reader) + 1));
+    TRY(resize_events(trace, events + 1));
+    return resize_lookups(trace, lookups + 1);
+}
+
+static bool loose(uint64_t capacity, uint64_t used)
+{
+    return capacity > used + used / 16 + 64;
+}
+
+/* Gives back what a bound was too high. */
+static Status trim(PackedTrace *trace)
+{
+    PackedBuilder *builder = trace->builder;
+    if (loose(builder->lookups, trace->n_lookups))
+        TRY(resize_lookups(trace, trace->n_lookups + 1));
+    if (loose(builder->counts, trace->counts_bytes))
+        TRY(resize_counts(trace, trace->counts_bytes + 1));
+    return OK;
+}
+
+static Status load_steps(PackedTrace *trace, TraceReader *reader)
+{
+    TRY(reserve(trace, reader));
+    for (;;) {
+        TraceStep step;
+        Status status = trace_reader_next_step(reader, &step);
+        if (status == STATUS_END)
+            return trim(trace);
+        TRY(status);
+        TRY(append_step(trace, &step));
+    }
+}
+
+Status packed_trace_load(const char *path, PackedTrace *trace)
+{
+    TraceReader *reader;
+    *trace = (PackedTrace){0};
+    TRY(trace_reader_open(path, &reader));
+    uint32_t n_layers;
+    const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
+    Status status = packed_trace_new(layers, n_layers, trace);
+    if (status == OK)
+        status = load_steps(trace, reader);
+    trace_reader_close(reader);
+    if (status != OK)
+        packed_trace_free(trace);
+    return status;
+}
+
+void packed_trace_free(PackedTrace *trace)
+{
+    if (trace->builder != NULL)
+        active_set_free(&trace->builder->active);
+    mem_free(trace->builder);
+    mem_free(trace->layers);
+    mem_free(trace->step_id);
+    mem_free(trace->step_events);
+    mem_free(trace->step_first_layer);
+    mem_free(trace->step_single);
+    mem_free(trace->n_active);
+    mem_free(trace->experts);
+    mem_free(trace->counts);
+    *trace = (PackedTrace){0};
+}
+
+size_t packed_trace_bytes(const PackedTrace *trace)
+{
+    const PackedBuilder *builder = trace->builder;
+    if (builder == NULL)
+        return 0;
+    size_t per_step = sizeof *trace->step_id + sizeof *trace->step_events +
+                      sizeof *trace->step_first_layer + sizeof *trace->step_single;
+    return sizeof *builder + builder->active.bytes + trace->n_layers * sizeof *trace->layers +
+           builder->steps * per_step + builder->events * sizeof *trace->n_active +
+           builder->lookups * sizeof *trace->experts + builder->counts;
+}
+
+PackedCursor packed_cursor(const PackedTrace *trace)
+{
+    return (PackedCursor){.trace = trace};
+}
+
+static void skip_counts(PackedCursor *cursor, const PackedEvent *event)
+{
+    const uint8_t *at = event->counts;
+    for (uint32_t i = 0; i < event->n_active; i++)
+        packed_count_read(&at);
+    cursor->count_at = (size_t)(at - cursor->trace->counts);
+}
+
+bool packed_next(PackedCursor *cursor, PackedEvent *event)
+{
+    const PackedTrace *trace = cursor->trace;
+    while (cursor->left == 0) {
+        if (cursor->next_step == trace->n_steps)
+            return false;
+        cursor->step = cursor->next_step++;
+        cursor->left = trace->step_events[cursor->step];
+    }
+    uint32_t done = trace->step_events[cursor->step] - cursor->left;
+    *event = (PackedEvent){
+        .step = trace->step_id[cursor->step],
+        .layer_index = trace->step_first_layer[cursor->step] + done,
+        .n_active = trace->n_active[cursor->event],
+        .experts = trace->experts + cursor->lookup,
+        .counts = trace->step_single[cursor->step] ? NULL : trace->counts + cursor->count_at,
+        .first_lookup = cursor->lookup,
+    };
+    if (event->counts != NULL)
+        skip_counts(cursor, event);
+    cursor->event++;
+    cursor->lookup += event->n_active;
+    cursor->left--;
+    return true;
+}
+
+/* Offsets of the layers' experts in one array; *TOTAL of them. */
+static Status expert_offsets(const PackedTrace *trace, uint32_t **offsets, uint32_t *total)
+{
+    uint32_t sum = 0; /* at most 1024 * 65535 */
+    TRY(mem_new(offsets, trace->n_layers, sizeof **offsets, "next uses"));
+    for (uint32_t i = 0; i < trace->n_layers; i++) {
+        (*offsets)[i] = sum;
+        sum += trace->layers[i].experts;
+    }
+    *total = sum;
+    return OK;
+}
+
+/* Right to left: what was seen last is what comes next. */
+static void fill_next_use(const PackedTrace *trace, bool serial, const uint32_t *offsets,
+                          uint32_t *upcoming, uint32_t *next)
+{
+    uint64_t lookup = trace->n_lookups;
+    uint64_t event = trace->n_events;
+    for (uint64_t step = trace->n_steps; step-- > 0;) {
+        for (uint32_t done = trace->step_events[step]; done-- > 0;) {
+            uint32_t *of_layer = upcoming + offsets[trace->step_first_layer[step] + done];
+            event--;
+            for (uint32_t i = trace->n_active[event]; i-- > 0;) {
+                uint32_t *use = &of_layer[trace->experts[--lookup]];
+                next[lookup] = *use;
+                *use = (uint32_t)(serial ? lookup : event);
+            }
+        }
+    }
+}
+
+Status packed_next_use(const PackedTrace *trace, bool serial, uint32_t **next)
+{
+    uint32_t *offsets = NULL;
+    uint32_t *upcoming = NULL;
+    uint32_t total = 0;
+    *next = NULL;
+    if (trace->n_lookups > UINT32_MAX - 1 || trace->n_events > UINT32_MAX - 1)
+        return fail(ERR_INPUT,
+                    "packed trace: %" PRIu64 " lookups, at most %u can be looked into the future",
+                    trace->n_lookups, UINT32_MAX - 1);
+    Status status = expert_offsets(trace, &offsets, &total);
+    if (status == OK)
+        status = mem_new(&upcoming, total, sizeof *upcoming, "next uses");
+    if (status == OK)
+        status = mem_new(next, trace->n_lookups, sizeof **next, "next uses");
+    if (status == OK) {
+        memset(upcoming, 0xFF, total * sizeof *upcoming);
+        fill_next_use(trace, serial, offsets, upcoming, *next);
+    }
+    mem_free(upcoming);
+    mem_free(offsets);
+    return status;
+}

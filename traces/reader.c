@@ -1,0 +1,457 @@
+#include "traces/reader.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "traces/f16.h"
+#include "traces/reader_state.h"
+
+static const char STEP_SQL[] = "SELECT step, phase, start_ns, duration_ns, tokens, request, "
+                               "position, token, rank, crc FROM step ORDER BY step";
+static const char ROUTING_SQL[] =
+    "SELECT step, experts, weights, scores, crc FROM routing ORDER BY step";
+static const char REQUEST_SQL[] = "SELECT request, label, arrival_ns, prompt_tokens, "
+                                  "output_tokens FROM request ORDER BY request";
+static const char RESIDENCY_SQL[] =
+    "SELECT step, rank, events, crc FROM residency WHERE step = ? AND rank = ?";
+static const char TIMING_SQL[] =
+    "SELECT step, rank, ops, crc FROM timing WHERE step = ? AND rank = ?";
+
+enum { MAX_RANK = UINT8_MAX };
+
+static Status count_rows(const Store *store, const char *sql, uint64_t *count)
+{
+    int64_t number;
+    TRY(store_number(store, sql, &number));
+    *count = (uint64_t)number;
+    return OK;
+}
+
+static Status open_tables(TraceReader *reader)
+{
+    const Store *store = &reader->store;
+    TRY(head_check_schema(store));
+    TRY(head_read(store, &reader->head));
+    const TraceHead *head = &reader->head;
+    reader->spans[STACK_DECODER] = layers_span(head->layers, head->n_layers, STACK_DECODER);
+    reader->spans[STACK_ENCODER] = layers_span(head->layers, head->n_layers, STACK_ENCODER);
+    reader->id_bytes = layers_id_bytes(head->layers, head->n_layers);
+    TRY(active_set_new(&reader->active, layers_max_experts(head->layers, head->n_layers)));
+    TRY(count_rows(store, "SELECT count(*) FROM step", &reader->steps));
+    TRY(count_rows(store, "SELECT count(*) FROM request", &reader->requests));
+    TRY(store_prepare(store, STEP_SQL, &reader->step_rows));
+    TRY(store_prepare(store, ROUTING_SQL, &reader->routing_rows));
+    TRY(store_prepare(store, REQUEST_SQL, &reader->request_rows));
+    TRY(store_prepare(store, RESIDENCY_SQL, &reader->residency_row));
+    return store_prepare(store, TIMING_SQL, &reader->timing_row);
+}
+
+Status trace_reader_open(const char *path, TraceReader **out)
+{
+    TraceReader *reader;
+    TRY(mem_new(&reader, 1, sizeof *reader, "trace reader"));
+    Status status = store_open(path, &reader->store);
+    if (status == OK)
+        status = open_tables(reader);
+    if (status != OK) {
+        trace_reader_close(reader);
+        return status;
+    }
+    *out = reader;
+    return OK;
+}
+
+void trace_reader_close(TraceReader *reader)
+{
+    if (reader == NULL)
+        return;
+    sqlite3_finalize(reader->step_rows);
+    sqlite3_finalize(reader->routing_rows);
+    sqlite3_finalize(reader->request_rows);
+    sqlite3_finalize(reader->residency_row);
+    sqlite3_finalize(reader->timing_row);
+    store_close(&reader->store);
+    head_free(&reader->head);
+    step_buffer_free(&reader->arrays);
+    active_set_free(&reader->active);
+    mem_free(reader->records);
+    mem_free(reader);
+}
+
+const TraceRun *trace_reader_run(const TraceReader *reader)
+{
+    return &reader->head.run;
+}
+
+const TraceLayer *trace_reader_layers(const TraceReader *reader, uint32_t *count)
+{
+    *count = reader->head.n_layers;
+    return reader->head.layers;
+}
+
+uint64_t trace_reader_steps(const TraceReader *reader)
+{
+    return reader->steps;
+}
+
+uint64_t trace_reader_requests(const TraceReader *reader)
+{
+    return reader->requests;
+}
+
+bool trace_reader_complete(const TraceReader *reader)
+{
+    return !reader->head.digest.present || reader->head.digest.complete;
+}
+
+Status trace_reader_next_request(TraceReader *reader, TraceRequest *request)
+{
+    if (reader->requests_ended)
+        return STATUS_END;
+    sqlite3_stmt *statement = reader->request_rows;
+    Status status = store_step(&reader->store, statement);
+    reader->requests_ended = status == STATUS_END;
+    if (status != OK)
+        return status;
+    Row row = {.store = &reader->store, .statement = statement, .subject = "request"};
+    row.number = sqlite3_column_int64(statement, 0);
+    TraceRequest found;
+    TRY(row_u32(&row, 0, 0, UINT32_MAX, &found.request));
+    TRY(row_text(&row, 1, true, &found.label));
+    TRY(row_u64(&row, 2, 0, INT64_MAX, &found.arrival_ns));
+    TRY(row_u32(&row, 3, 0, UINT32_MAX, &found.prompt_tokens));
+    TRY(row_u32(&row, 4, 0, UINT32_MAX, &found.output_tokens));
+    *request = found;
+    return OK;
+}
+
+static Status parse_phase(const Row *row, Phase *phase)
+{
+    const char *text;
+    TRY(row_text(row, 1, false, &text));
+    for (int i = PHASE_PREFILL; i <= PHASE_MIXED; i++)
+        if (strcmp(text, phase_name((Phase)i)) == 0) {
+            *phase = (Phase)i;
+            return OK;
+        }
+    return row_fail(row, 1, "\"%.32s\", allowed are prefill, decode, encode, mixed", text);
+}
+
+/* The arrays of the row step_rows stands on; step.tokens is known and the buffer is large enough.
+ */
+static Status take_token_columns(TraceReader *reader, const Row *row)
+{
+    TraceStep *step = &reader->step;
+    const void *request;
+    const void *position;
+    const void *token;
+    const void *rank;
+    size_t words = sizeof(uint32_t) * (size_t)step->tokens;
+    TRY(row_blob(row, 5, false, words, &request));
+    TRY(row_blob(row, 6, false, words, &position));
+    TRY(row_blob(row, 7, true, words, &token));
+    TRY(row_blob(row, 8, true, step->tokens, &rank));
+    TRY(row_check_crc(row, 9));
+    step->request = memcpy(reader->arrays.request, request, words);
+    step->position = memcpy(reader->arrays.position, position, words);
+    step->token = token != NULL ? memcpy(reader->arrays.token, token, words) : NULL;
+    step->rank = rank != NULL ? memcpy(reader->arrays.rank, rank, step->tokens) : NULL;
+    return OK;
+}
+
+/* The plain columns of the row step_rows stands on. */
+static Status take_step_row(TraceReader *reader, const Row *row)
+{
+    TraceStep step = {0};
+    TRY(row_u32(row, 0, 0, UINT32_MAX, &step.step));
+    TRY(parse_phase(row, &step.phase));
+    TRY(row_u64(row, 2, 0, INT64_MAX, &step.start_ns));
+    TRY(row_u64(row, 3, 0, INT64_MAX, &step.duration_ns));
+    TRY(row_u32(row, 4, 1, TRACE_MAX_TOKENS, &step.tokens));
+    step.stack = phase_stack(step.phase);
+    if (reader->spans[step.stack].count == 0)
+        return row_fail(row, 1, "%s, but the trace has no %s layer", phase_name(step.phase),
+                        stack_name(step.stack));
+    reader->step = step;
+    return OK;
+}
+
+static void widen(const uint8_t *ids, size_t count, uint16_t *experts)
+{
+    for (size_t i = 0; i < count; i++)
+        experts[i] = ids[i] == UINT8_MAX ? EXPERT_DROPPED : ids[i];
+}
+
+/* The row routing_rows stands on. The blobs' lengths are known to fit before room is made. */
+static Status take_routing_row(TraceReader *reader, const Row *row, const Row *step_row)
+{
+    TraceStep *step = &reader->step;
+    StackSpan span = reader->spans[step->stack];
+    uint64_t ids = span.top_k * step->tokens; /* below 2^20 * 2^24 */
+    const void *experts;
+    const void *weights;
+    const void *scores;
+    size_t score_bytes;
+    TRY(row_blob(row, 1, false, ids * reader->id_bytes, &experts));
+    TRY(row_blob(row, 2, true, 2 * ids, &weights));
+    TRY(row_blob_of(row, 3, true, 2, &scores, &score_bytes));
+    TRY(row_check_crc(row, 4));
+    TRY(step_buffer_fit(&reader->arrays, step->tokens, ids, score_bytes / 2));
+    TRY(take_token_columns(reader, step_row));
+    if (reader->id_bytes == 1)
+        widen(experts, ids, reader->arrays.experts);
+    else
+        memcpy(reader->arrays.experts, experts, 2 * ids);
+    step->experts = reader->arrays.experts;
+    if (weights != NULL) {
+        f16_decode(weights, ids, reader->arrays.weights);
+        step->weights = reader->arrays.weights;
+    }
+    if (scores != NULL) {
+        step->scores = memcpy(reader->arrays.scores, scores, score_bytes);
+        step->score_count = score_bytes / 2;
+    }
+    return layers_check_experts(reader->store.path, reader->head.layers, span, step->step,
+                                step->tokens, step->experts, ERR_CORRUPT);
+}
+
+/* Both tables have ended, or one has more than the other. */
+static Status end_of_steps(TraceReader *reader)
+{
+    const Digest *digest = &reader->head.digest;
+    Status status = store_step(&reader->store, reader->routing_rows);
+    if (status == OK)
+        return fail(ERR_CORRUPT, "%s: step %lld: routing: there is no such step",
+                    reader->store.path, (long long)sqlite3_column_int64(reader->routing_rows, 0));
+    if (status != STATUS_END)
+        return status;
+    if (digest->present && digest->steps != reader->steps_read)
+        return fail(ERR_CORRUPT, "%s: %llu steps, the digest says %llu", reader->store.path,
+                    (unsigned long long)reader->steps_read, (unsigned long long)digest->steps);
+    reader->steps_ended = true;
+    return STATUS_END;
+}
+
+static Status load_step(TraceReader *reader)
+{
+    reader->next_event = UINT32_MAX; /* until the whole step is there */
+    if (reader->steps_ended)
+        return STATUS_END;
+    Status status = store_step(&reader->store, reader->step_rows);
+    if (status == STATUS_END)
+        return end_of_steps(reader);
+    TRY(status);
+    Row step_row = {.store = &reader->store, .statement = reader->step_rows, .subject = "step"};
+    step_row.number = sqlite3_column_int64(reader->step_rows, 0);
+    uint32_t before = reader->step.step;
+    TRY(take_step_row(reader, &step_row));
+    if (reader->steps_read > 0 && reader->step.step <= before)
+        return row_fail(&step_row, -1, "comes after step %u", before);
+    status = store_step(&reader->store, reader->routing_rows);
+    if (status == STATUS_END)
+        return row_fail(&step_row, -1, "routing: missing");
+    TRY(status);
+    Row row = {.store = &reader->store,
+               .statement = reader->routing_rows,
+               .subject = "step",
+               .table = "routing",
+               .number = step_row.number};
+    int64_t number = sqlite3_column_int64(reader->routing_rows, 0);
+    if (number != step_row.number)
+        return row_fail(&row, -1, "missing; the next row is of step %lld", (long long)number);
+    TRY(take_routing_row(reader, &row, &step_row));
+    reader->steps_read++;
+    reader->next_event = 0;
+    reader->next_id = 0;
+    return OK;
+}
+
+Status trace_reader_next_step(TraceReader *reader, TraceStep *step)
+{
+    Status status = load_step(reader);
+    if (status == OK) {
+        *step = reader->step;
+        reader->next_event = UINT32_MAX; /* its events are not given again */
+    }
+    return status;
+}
+
+static void add_bounds(const TraceReader *reader, Stack stack, uint64_t tokens, uint64_t *events,
+                       uint64_t *lookups)
+{
+    StackSpan span = reader->spans[stack];
+    *events += span.count;
+    for (uint32_t i = span.first; i < span.first + span.count; i++) {
+        uint64_t ids = tokens * reader->head.layers[i].top_k;
+        *lookups += ids < reader->head.layers[i].experts ? ids : reader->head.layers[i].experts;
+    }
+}
+
+static Status sum_bounds(const TraceReader *reader, sqlite3_stmt *statement, uint64_t *events,
+                         uint64_t *lookups)
+{
+    for (;;) {
+        Status status = store_step(&reader->store, statement);
+        if (status != OK)
+            return status == STATUS_END ? OK : status;
+        int64_t tokens = sqlite3_column_int64(statement, 1);
+        if (tokens > 0 && tokens <= TRACE_MAX_TOKENS)
+            add_bounds(reader, sqlite3_column_int(statement, 0) ? STACK_ENCODER : STACK_DECODER,
+                       (uint64_t)tokens, events, lookups);
+    }
+}
+
+Status trace_reader_bounds(TraceReader *reader, uint64_t *events, uint64_t *lookups)
+{
+    int64_t pages;
+    int64_t page_bytes;
+    sqlite3_stmt *statement;
+    TRY(store_number(&reader->store, "PRAGMA page_count", &pages));
+    TRY(store_number(&reader->store, "PRAGMA page_size", &page_bytes));
+    TRY(store_prepare(&reader->store, "SELECT phase = 'encode', tokens FROM step", &statement));
+    *events = 0;
+    *lookups = 0;
+    Status status = sum_bounds(reader, statement, events, lookups);
+    sqlite3_finalize(statement);
+    uint64_t file_bytes = (uint64_t)pages * (uint64_t)page_bytes;
+    *lookups = *lookups < file_bytes ? *lookups : file_bytes; /* an id takes a byte or more */
+    return status;
+}
+
+Status trace_reader_next_event(TraceReader *reader, TraceEvent *event)
+{
+    const TraceStep *step = &reader->step;
+    if (reader->steps_read == 0 || reader->next_event >= reader->spans[step->stack].count)
+        TRY(load_step(reader));
+    uint32_t index = reader->spans[step->stack].first + reader->next_event;
+    const TraceLayer *layer = &reader->head.layers[index];
+    size_t ids = (size_t)step->tokens * layer->top_k;
+    const uint16_t *experts = step->experts + reader->next_id;
+    *event = (TraceEvent){
+        .step = step->step,
+        .phase = step->phase,
+        .layer_index = index,
+        .tokens = step->tokens,
+        .routing = experts,
+        .weights = step->weights != NULL ? step->weights + reader->next_id : NULL,
+        .n_active = active_set_count(&reader->active, experts, ids, layer->experts),
+        .active = reader->active.active,
+        .active_tokens = reader->active.tokens,
+    };
+    reader->next_event++;
+    reader->next_id += ids;
+    return OK;
+}
+
+Status trace_reader_rewind(TraceReader *reader)
+{
+    sqlite3_reset(reader->step_rows);
+    sqlite3_reset(reader->routing_rows);
+    sqlite3_reset(reader->request_rows);
+    reader->steps_read = 0;
+    reader->steps_ended = false;
+    reader->requests_ended = false;
+    return OK;
+}
+
+static const TraceLayer *find_layer(const TraceHead *head, uint32_t layer)
+{
+    uint32_t low = 0;
+    uint32_t high = head->n_layers;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (head->layers[middle].layer < layer)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < head->n_layers && head->layers[low].layer == layer ? &head->layers[low] : NULL;
+}
+
+/* Checks the columns that both record tables share and copies the blob, which may lie unaligned. */
+static Status take_records(TraceReader *reader, Row *row, size_t unit, size_t *count)
+{
+    uint32_t unused;
+    const void *data;
+    size_t bytes;
+    row->number = sqlite3_column_int64(row->statement, 0);
+    TRY(row_u32(row, 0, 0, UINT32_MAX, &unused));
+    TRY(row_u32(row, 1, 0, MAX_RANK, &unused));
+    TRY(row_blob_of(row, 2, false, unit, &data, &bytes));
+    TRY(row_check_crc(row, 3));
+    TRY(block_fit(&reader->records, &reader->records_bytes, bytes, "records"));
+    if (bytes > 0)
+        memcpy(reader->records, data, bytes);
+    *count = bytes / unit;
+    return OK;
+}
+
+Status reader_take_residency(TraceReader *reader, Row *row, const ResidencyRecord **records,
+                             size_t *count)
+{
+    TRY(take_records(reader, row, sizeof **records, count));
+    *records = reader->records;
+    for (size_t i = 0; i < *count; i++) {
+        const ResidencyRecord *record = &(*records)[i];
+        const TraceLayer *layer = find_layer(&reader->head, record->layer);
+        if (record->kind >= RESIDENCY_KINDS)
+            return row_fail(row, 2, "record %zu: kind %u, allowed is 0 to %d", i, record->kind,
+                            RESIDENCY_KINDS - 1);
+        if (layer == NULL)
+            return row_fail(row, 2, "record %zu: layer %u is no MoE layer", i, record->layer);
+        if (record->expert >= layer->experts)
+            return row_fail(row, 2, "record %zu: layer %u: expert %u, the model has %u", i,
+                            record->layer, record->expert, layer->experts);
+    }
+    return OK;
+}
+
+Status reader_take_timing(TraceReader *reader, Row *row, const TimingRecord **records,
+                          size_t *count)
+{
+    TRY(take_records(reader, row, sizeof **records, count));
+    *records = reader->records;
+    return OK;
+}
+
+/* Puts STATEMENT on the row of (STEP, RANK). */
+static Status find_records(const TraceReader *reader, sqlite3_stmt *statement, uint32_t step,
+                           uint32_t rank)
+{
+    sqlite3_reset(statement);
+    SQL_TRY(&reader->store, sqlite3_bind_int64(statement, 1, step));
+    SQL_TRY(&reader->store, sqlite3_bind_int64(statement, 2, rank));
+    return store_step(&reader->store, statement);
+}
+
+Status trace_reader_residency(TraceReader *reader, uint32_t step, uint32_t rank,
+                              const ResidencyRecord **records, size_t *count)
+{
+    Row row = {.store = &reader->store,
+               .statement = reader->residency_row,
+               .subject = "step",
+               .table = "residency"};
+    *records = NULL;
+    *count = 0;
+    Status status = find_records(reader, row.statement, step, rank);
+    if (status == OK)
+        status = reader_take_residency(reader, &row, records, count);
+    sqlite3_reset(row.statement);
+    return status == STATUS_END ? OK : status;
+}
+
+Status trace_reader_timing(TraceReader *reader, uint32_t step, uint32_t rank,
+                           const TimingRecord **records, size_t *count)
+{
+    Row row = {.store = &reader->store,
+               .statement = reader->timing_row,
+               .subject = "step",
+               .table = "timing"};
+    *records = NULL;
+    *count = 0;
+    Status status = find_records(reader, row.statement, step, rank);
+    if (status == OK)
+        status = reader_take_timing(reader, &row, records, count);
+    sqlite3_reset(row.statement);
+    return status == STATUS_END ? OK : status;
+}

@@ -1,0 +1,42 @@
+/* The inside of a TraceReader, for traces/reader.c and traces/check.c. */
+#ifndef TRACES_READER_STATE_H
+#define TRACES_READER_STATE_H
+
+#include "traces/active.h"
+#include "traces/head.h"
+#include "traces/layers.h"
+#include "traces/reader.h"
+#include "traces/step_buffer.h"
+
+struct TraceReader {
+    Store store;
+    TraceHead head;
+    StackSpan spans[2]; /* by Stack */
+    size_t id_bytes;
+    uint64_t steps;
+    uint64_t requests;
+    sqlite3_stmt *step_rows;     /* all, ascending */
+    sqlite3_stmt *routing_rows;  /* all, ascending; moves along with step_rows */
+    sqlite3_stmt *request_rows;  /* all, ascending */
+    sqlite3_stmt *residency_row; /* of one (step, rank) */
+    sqlite3_stmt *timing_row;
+    uint64_t steps_read;
+    bool steps_ended;
+    bool requests_ended;
+    StepBuffer arrays; /* of the step read last */
+    TraceStep step;
+    uint32_t next_event; /* of that step: layers of its stack already given */
+    size_t next_id;      /* where the next event's ids begin in step.experts */
+    ActiveSet active;
+    void *records; /* residency or timing */
+    size_t records_bytes;
+};
+
+/* Check the row (step, rank, events or ops, crc) that ROW stands on and copy its records into the
+ * reader. */
+Status reader_take_residency(TraceReader *reader, Row *row, const ResidencyRecord **records,
+                             size_t *count);
+Status reader_take_timing(TraceReader *reader, Row *row, const TimingRecord **records,
+                          size_t *count);
+
+#endif

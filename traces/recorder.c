@@ -1,0 +1,411 @@
+#include "traces/recorder.h"
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "traces/layers.h"
+#include "traces/step_buffer.h"
+#include "traces/writer.h"
+
+enum {
+    DEFAULT_SLOTS = 8,
+    DEFAULT_TRANSACTION_STEPS = 256,
+    DEFAULT_TRANSACTION_NS = 250000000,
+    MESSAGE_BYTES = 1024,
+};
+
+/* One item on its way to the writer thread: a step, or a request. */
+typedef struct {
+    bool is_request;
+    StepBuffer arrays;
+    StepRows rows; /* points into the buffers of this slot */
+    void *residency;
+    size_t residency_bytes;
+    void *timing;
+    size_t timing_bytes;
+    TraceRequest request;
+    void *label;
+    size_t label_bytes;
+} Slot;
+
+struct Recorder {
+    char *path;
+    Writer *writer; /* the writer thread's until it has ended */
+    TraceLayer *layers;
+    uint32_t n_layers;
+    StackSpan spans[2]; /* by Stack */
+    bool any_step;
+    uint32_t last_step;
+    uint32_t transaction_steps;
+    uint64_t transaction_ns;
+
+    pthread_t thread;
+    pthread_mutex_t mutex; /* guards what follows */
+    pthread_cond_t filled; /* the ring is no longer empty, or ending was asked for */
+    pthread_cond_t freed;  /* at least half of the ring is free, or the writer has failed */
+    Slot *slots;           /* [n_slots] */
+    uint32_t n_slots;
+    uint32_t head;  /* the slot written out next */
+    uint32_t count; /* slots filled */
+    bool ending;
+    bool abandoned; /* do not write what is left */
+    Status status;  /* of the writer thread */
+    char message[MESSAGE_BYTES];
+
+    _Atomic uint64_t committed;
+};
+
+static Status write_slot(Recorder *recorder, const Slot *slot)
+{
+    if (slot->is_request)
+        return writer_put_request(recorder->writer, &slot->request);
+    return writer_put_step(recorder->writer, &slot->rows);
+}
+
+static Status commit(Recorder *recorder)
+{
+    TRY(writer_commit(recorder->writer));
+    atomic_store(&recorder->committed, writer_committed_steps(recorder->writer));
+    return OK;
+}
+
+/* Waits, with the mutex held, for a slot to write. False: there is none, because the transaction's
+ * time is over or the recording ends. */
+static bool wait_for_slot(Recorder *recorder, uint64_t deadline_ns)
+{
+    struct timespec deadline = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
+                                .tv_nsec = (long)(deadline_ns % 1000000000u)};
+    while (recorder->count == 0 && !recorder->ending) {
+        if (!writer_in_transaction(recorder->writer))
+            pthread_cond_wait(&recorder->filled, &recorder->mutex);
+        else if (pthread_cond_timedwait(&recorder->filled, &recorder->mutex, &deadline) != 0)
+            break;
+    }
+    return recorder->count > 0 && !recorder->abandoned;
+}
+
+static void release_slot(Recorder *recorder)
+{
+    recorder->head = (recorder->head + 1) % recorder->n_slots;
+    recorder->count--;
+    if (recorder->count <= recorder->n_slots / 2)
+        pthread_cond_signal(&recorder->freed);
+}
+
+/* Writes and commits until the recording ends. The mutex is held on entry and exit. */
+static Status write_all(Recorder *recorder)
+{
+    uint64_t deadline_ns = 0;
+    for (;;) {
+        bool have = wait_for_slot(recorder, deadline_ns);
+        if (recorder->ending && !have)
+            return OK;
+        Slot *slot = &recorder->slots[recorder->head];
+        pthread_mutex_unlock(&recorder->mutex);
+        if (!writer_in_transaction(recorder->writer))
+            deadline_ns = clock_ns() + recorder->transaction_ns;
+        Status status = have ? write_slot(recorder, slot) : OK;
+        if (status == OK && (writer_open_steps(recorder->writer) >= recorder->transaction_steps ||
+                             clock_ns() >= deadline_ns))
+            status = commit(recorder);
+        pthread_mutex_lock(&recorder->mutex);
+        if (status != OK)
+            return status;
+        if (have)
+            release_slot(recorder);
+    }
+}
+
+static void *writer_thread(void *argument)
+{
+    Recorder *recorder = argument;
+    pthread_mutex_lock(&recorder->mutex);
+    Status status = write_all(recorder);
+    if (status != OK) {
+        recorder->status = status;
+        snprintf(recorder->message, sizeof recorder->message, "%s", error_message());
+        pthread_cond_signal(&recorder->freed);
+    }
+    pthread_mutex_unlock(&recorder->mutex);
+    return NULL;
+}
+
+/* The writer thread takes no signals: they are the program's, and a file-size signal becomes an
+ * error of write(). */
+static Status start_thread(Recorder *recorder)
+{
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&recorder->thread, NULL, writer_thread, recorder);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (code != 0)
+        return fail(ERR_MEMORY, "%s: cannot start the writer thread: %s", recorder->path,
+                    strerror(code));
+    return OK;
+}
+
+static void init_sync(Recorder *recorder)
+{
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_mutex_init(&recorder->mutex, NULL);
+    pthread_cond_init(&recorder->filled, &monotonic);
+    pthread_cond_init(&recorder->freed, NULL);
+    pthread_condattr_destroy(&monotonic);
+}
+
+static void free_recorder(Recorder *recorder)
+{
+    for (uint32_t i = 0; recorder->slots != NULL && i < recorder->n_slots; i++) {
+        step_buffer_free(&recorder->slots[i].arrays);
+        mem_free(recorder->slots[i].residency);
+        mem_free(recorder->slots[i].timing);
+        mem_free(recorder->slots[i].label);
+    }
+    pthread_cond_destroy(&recorder->freed);
+    pthread_cond_destroy(&recorder->filled);
+    pthread_mutex_destroy(&recorder->mutex);
+    mem_free(recorder->slots);
+    mem_free(recorder->layers);
+    mem_free(recorder->path);
+    mem_free(recorder);
+}
+
+static Status check_options(const char *path, const RecorderOptions *options)
+{
+    if (options->ring_slots > 1u << 20)
+        return fail(ERR_INPUT, "%s: ring_slots: %" PRIu32 ", allowed is 0 to %u", path,
+                    options->ring_slots, 1u << 20);
+    if (options->transaction_ns > (uint64_t)INT64_MAX / 2)
+        return fail(ERR_INPUT, "%s: transaction_ns: %" PRIu64 " is too long", path,
+                    options->transaction_ns);
+    return OK;
+}
+
+static Status check_head(const char *path, const TraceLayer *layers, uint32_t n_layers)
+{
+    TRY(layers_check(path, layers, n_layers, ERR_INPUT));
+    for (uint32_t i = 0; i < n_layers; i++) {
+        const TraceLayer *layer = &layers[i];
+        if (memchr(layer->name, '\0', sizeof layer->name) == NULL ||
+            memchr(layer->gate, '\0', sizeof layer->gate) == NULL)
+            return fail(ERR_INPUT, "%s: layer %u: a text has no end", path, layer->layer);
+        if (layer->expert_bytes > INT64_MAX)
+            return fail(ERR_INPUT, "%s: layer %u: expert_bytes: %" PRIu64 " is too large", path,
+                        layer->layer, layer->expert_bytes);
+    }
+    return OK;
+}
+
+static Status copy_head(Recorder *recorder, const char *path, const TraceLayer *layers,
+                        uint32_t n_layers)
+{
+    size_t length = strlen(path) + 1;
+    TRY(mem_new(&recorder->path, length, 1, "recorder"));
+    memcpy(recorder->path, path, length);
+    TRY(mem_new(&recorder->layers, n_layers, sizeof *layers, "recorder"));
+    memcpy(recorder->layers, layers, n_layers * sizeof *layers);
+    recorder->n_layers = n_layers;
+    recorder->spans[STACK_DECODER] = layers_span(layers, n_layers, STACK_DECODER);
+    recorder->spans[STACK_ENCODER] = layers_span(layers, n_layers, STACK_ENCODER);
+    return mem_new(&recorder->slots, recorder->n_slots, sizeof *recorder->slots, "recorder ring");
+}
+
+Status recorder_open(const char *path, const TraceRun *run, const TraceLayer *layers,
+                     uint32_t n_layers, const RecorderOptions *options, Recorder **out)
+{
+    const RecorderOptions defaults = {0};
+    if (options == NULL)
+        options = &defaults;
+    TRY(check_options(path, options));
+    TRY(check_head(path, layers, n_layers));
+    Recorder *recorder;
+    TRY(mem_new(&recorder, 1, sizeof *recorder, "recorder"));
+    recorder->n_slots = options->ring_slots ? options->ring_slots : DEFAULT_SLOTS;
+    recorder->transaction_steps =
+        options->transaction_steps ? options->transaction_steps : DEFAULT_TRANSACTION_STEPS;
+    recorder->transaction_ns =
+        options->transaction_ns ? options->transaction_ns : DEFAULT_TRANSACTION_NS;
+    init_sync(recorder);
+    Status status = copy_head(recorder, path, layers, n_layers);
+    if (status == OK)
+        status = writer_open(path, run, layers, n_layers, options->full_sync, &recorder->writer);
+    if (status == OK) {
+        status = start_thread(recorder);
+        if (status != OK)
+            writer_abandon(recorder->writer);
+    }
+    if (status != OK) {
+        free_recorder(recorder);
+        return status;
+    }
+    *out = recorder;
+    return OK;
+}
+
+/* Waits for a free slot, the next one to fill. */
+static Status take_slot(Recorder *recorder, Slot **slot)
+{
+    pthread_mutex_lock(&recorder->mutex);
+    while (recorder->count == recorder->n_slots && recorder->status == OK)
+        pthread_cond_wait(&recorder->freed, &recorder->mutex);
+    Status status = recorder->status;
+    if (status != OK)
+        fail(status, "%s", recorder->message);
+    *slot = &recorder->slots[(recorder->head + recorder->count) % recorder->n_slots];
+    pthread_mutex_unlock(&recorder->mutex);
+    return status;
+}
+
+static void hand_over(Recorder *recorder)
+{
+    pthread_mutex_lock(&recorder->mutex);
+    if (recorder->count++ == 0)
+        pthread_cond_signal(&recorder->filled);
+    pthread_mutex_unlock(&recorder->mutex);
+}
+
+Status recorder_request(Recorder *recorder, const TraceRequest *request)
+{
+    Slot *slot;
+    if (request->arrival_ns > INT64_MAX)
+        return fail(ERR_INPUT, "%s: request %u: arrival_ns: %" PRIu64 " is too large",
+                    recorder->path, request->request, request->arrival_ns);
+    TRY(take_slot(recorder, &slot));
+    slot->is_request = true;
+    slot->request = *request;
+    if (request->label != NULL) {
+        size_t bytes = strlen(request->label) + 1;
+        TRY(block_fit(&slot->label, &slot->label_bytes, bytes, "request label"));
+        memcpy(slot->label, request->label, bytes);
+        slot->request.label = slot->label;
+    }
+    hand_over(recorder);
+    return OK;
+}
+
+static Status check_step(const Recorder *recorder, const TraceStep *step, size_t n_residency,
+                         size_t n_timing)
+{
+    const uint64_t blob_limit = 1000000000; /* SQLite's */
+    const char *path = recorder->path;
+    if (recorder->any_step && step->step <= recorder->last_step)
+        return fail(ERR_INPUT, "%s: step %u: comes after step %u, numbers must ascend", path,
+                    step->step, recorder->last_step);
+    if (step->tokens < 1 || step->tokens > TRACE_MAX_TOKENS)
+        return fail(ERR_INPUT, "%s: step %u: %u tokens, allowed is 1 to %d", path, step->step,
+                    step->tokens, TRACE_MAX_TOKENS);
+    if (step->stack != phase_stack(step->phase))
+        return fail(ERR_INPUT, "%s: step %u: phase %s cannot cover the %s", path, step->step,
+                    phase_name(step->phase), stack_name(step->stack));
+    StackSpan span = recorder->spans[step->stack];
+    if (span.count == 0)
+        return fail(ERR_INPUT, "%s: step %u: the model has no MoE layer in the %s", path,
+                    step->step, stack_name(step->stack));
+    if (step->start_ns > INT64_MAX || step->duration_ns > INT64_MAX)
+        return fail(ERR_INPUT, "%s: step %u: a time is too large", path, step->step);
+    uint64_t ids = span.top_k * step->tokens;
+    if (2 * ids > blob_limit || step->score_count > blob_limit / 2 ||
+        n_residency > blob_limit / sizeof(ResidencyRecord) ||
+        n_timing > blob_limit / sizeof(TimingRecord))
+        return fail(ERR_INPUT, "%s: step %u: larger than %" PRIu64 " bytes in one column", path,
+                    step->step, blob_limit);
+    return layers_check_experts(path, recorder->layers, span, step->step, step->tokens,
+                                step->experts, ERR_INPUT);
+}
+
+/* Copies the arrays of STEP into SLOT; what is NULL stays NULL. */
+static Status copy_step(Slot *slot, const TraceStep *step, size_t ids)
+{
+    StepBuffer *to = &slot->arrays;
+    TRY(step_buffer_fit(to, step->tokens, ids, step->scores != NULL ? step->score_count : 0));
+    TraceStep *copy = &slot->rows.step;
+    size_t words = sizeof(uint32_t) * (size_t)step->tokens;
+    *copy = *step;
+    copy->request = memcpy(to->request, step->request, words);
+    copy->position = memcpy(to->position, step->position, words);
+    copy->experts = memcpy(to->experts, step->experts, 2 * ids);
+    if (step->token != NULL)
+        copy->token = memcpy(to->token, step->token, words);
+    if (step->rank != NULL)
+        copy->rank = memcpy(to->rank, step->rank, step->tokens);
+    if (step->weights != NULL)
+        copy->weights = memcpy(to->weights, step->weights, 4 * ids);
+    if (step->scores != NULL)
+        copy->scores = memcpy(to->scores, step->scores, 2 * step->score_count);
+    return OK;
+}
+
+Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyRecord *residency,
+                     size_t n_residency, const TimingRecord *timing, size_t n_timing)
+{
+    Slot *slot;
+    TRY(check_step(recorder, step, n_residency, n_timing));
+    TRY(take_slot(recorder, &slot));
+    TRY(copy_step(slot, step, (size_t)step->tokens * recorder->spans[step->stack].top_k));
+    size_t residency_bytes = n_residency * sizeof *residency;
+    size_t timing_bytes = n_timing * sizeof *timing;
+    TRY(block_fit(&slot->residency, &slot->residency_bytes, residency_bytes, "residency events"));
+    TRY(block_fit(&slot->timing, &slot->timing_bytes, timing_bytes, "timings"));
+    if (n_residency > 0)
+        memcpy(slot->residency, residency, residency_bytes);
+    if (n_timing > 0)
+        memcpy(slot->timing, timing, timing_bytes);
+    slot->rows.residency = slot->residency;
+    slot->rows.n_residency = n_residency;
+    slot->rows.timing = slot->timing;
+    slot->rows.n_timing = n_timing;
+    slot->is_request = false;
+    hand_over(recorder);
+    recorder->any_step = true;
+    recorder->last_step = step->step;
+    return OK;
+}
+
+static void end_thread(Recorder *recorder, bool abandon)
+{
+    pthread_mutex_lock(&recorder->mutex);
+    recorder->ending = true;
+    recorder->abandoned = abandon;
+    pthread_cond_signal(&recorder->filled);
+    pthread_mutex_unlock(&recorder->mutex);
+    pthread_join(recorder->thread, NULL);
+}
+
+Status recorder_close(Recorder *recorder)
+{
+    end_thread(recorder, false);
+    Status status = recorder->status;
+    if (status == OK) {
+        status = writer_finish(recorder->writer);
+    } else {
+        fail(status, "%s", recorder->message);
+        writer_abandon(recorder->writer);
+    }
+    free_recorder(recorder);
+    return status;
+}
+
+void recorder_abandon(Recorder *recorder)
+{
+    if (recorder == NULL)
+        return;
+    end_thread(recorder, true);
+    writer_abandon(recorder->writer);
+    free_recorder(recorder);
+}
+
+uint64_t recorder_committed_steps(const Recorder *recorder)
+{
+    return atomic_load(&recorder->committed);
+}

@@ -32,7 +32,8 @@ typedef struct {
     uint32_t max_positions;
     float norm_eps;
     float rope_theta;
-    bool tied_head; /* the output matrix is the embedding */
+    bool tied_head;      /* the output matrix is the embedding */
+    bool attention_bias; /* q, k, v and o have biases */
     uint32_t n_eos;
     uint32_t eos[MAX_EOS];
     uint32_t n_moe_layers;
@@ -83,7 +84,8 @@ Status checkpoint_open(const char *directory, Checkpoint **checkpoint);
 void checkpoint_close(Checkpoint *checkpoint);
 const ModelConfig *checkpoint_config(const Checkpoint *checkpoint);
 const ModelTensors *checkpoint_tensors(const Checkpoint *checkpoint);
-/* Bytes of one expert of layer L as stored (gate + up + down). */
+/* Bytes of one expert of the MoE layer LAYER as stored (gate + up + down); the same for all of
+ * them. */
 uint64_t checkpoint_expert_bytes(const Checkpoint *checkpoint, uint32_t layer);
 
 #endif

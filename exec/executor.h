@@ -42,6 +42,11 @@ const TraceLayer *executor_layers(const Executor *executor, uint32_t *count);
 const char *executor_device(const Executor *executor);
 /* Device memory of the expert slots, bytes, in the compute type. */
 uint64_t executor_slot_bytes(const Executor *executor);
+/* What it was opened with; the plan is the executor's own copy. */
+const Plan *executor_plan(const Executor *executor);
+const ExecutorOptions *executor_options(const Executor *executor);
+/* True when steps must bring next_use: the plan's eviction needs the future. */
+bool executor_needs_future(const Executor *executor);
 
 /* One step. Tokens of one request are consecutive and in position order, and position counts on
  * from what the request has in its KV slot. */

@@ -11,16 +11,17 @@ typedef struct {
     uint32_t generate; /* greedy tokens per request */
     bool ignore_eos;
     uint32_t max_tokens;      /* of one step: the plan's batching.max_tokens */
+    LogitsWanted logits;      /* that OBSERVER needs of every step; generating asks for its own */
     const volatile int *stop; /* set by a signal handler; NULL: none. A stop ends after the current
                                  step, with OK. */
 } RunOptions;
 
 typedef struct {
     uint64_t steps;
-    uint64_t tokens; /* that went through the model */
+    uint64_t tokens; /* that went through the model; a request's last output token does not */
     uint64_t generated;
     uint64_t prefill_tokens;
-    uint64_t prefill_ns; /* time in steps, without recording */
+    uint64_t prefill_ns; /* time in steps, without recording; mixed steps count here */
     uint64_t decode_tokens;
     uint64_t decode_ns;
     bool stopped; /* by options.stop */
@@ -34,7 +35,8 @@ typedef Status (*RunObserver)(void *argument, const TraceStep *step, const StepI
 /* Runs SET in groups of options.batch requests: the prompts in prefill steps of at most max_tokens
  * (a longer prompt is cut over steps; requests of different lengths share a step), then one decode
  * step per output token for the requests that are not done. Records each step (and the requests)
- * when RECORDER is not NULL. Every request must fit the executor's max_length with its output. When
+ * when RECORDER is not NULL (residency only when the plan's buffer is on: without one every
+ * lookup hits). Every request must fit the executor's max_length with its output. When
  * OUTPUT is not NULL, OUTPUT[i] ([generate], caller's) receives the tokens of request i and
  * N_OUTPUT[i] their number. */
 Status run_requests(Executor *executor, const ModelConfig *config, const TokenSet *set,

@@ -49,6 +49,9 @@ typedef struct SafeTensors SafeTensors;
 
 /* Opens PATH. Fails with ERR_INPUT naming the file, the tensor and the reason. */
 Status safetensors_open(const char *path, SafeTensors **file);
+/* The same for a file that lies in memory, which must outlive *FILE. NAME stands for it in errors.
+ */
+Status safetensors_view(const char *name, const void *data, size_t bytes, SafeTensors **file);
 void safetensors_close(SafeTensors *file);
 size_t safetensors_count(const SafeTensors *file);
 /* The I-th tensor in name order. */

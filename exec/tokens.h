@@ -30,8 +30,8 @@ typedef struct {
  * empty, ids out of range. */
 Status tokens_load(const char *path, const char *key, uint32_t vocabulary, TokenSet *set);
 /* Cuts every request longer than LENGTH into requests of LENGTH (a remainder shorter than LENGTH is
- * left out and counted in *LEFT_OUT, in tokens). Keeps labels. At most LIMIT requests per original
- * stream, 0: all. */
+ * left out). Keeps labels. At most LIMIT requests per original stream, 0: all. *LEFT_OUT counts the
+ * tokens that are in no request any more, for either reason. On failure SET is as it was. */
 Status tokens_cut(TokenSet *set, uint32_t length, uint32_t limit, uint64_t *left_out);
 void tokens_free(TokenSet *set);
 

@@ -1,0 +1,54 @@
+#include "exec/gating.h"
+
+#include <math.h>
+#include <string.h>
+
+uint32_t gating_capacity(const Plan *plan, uint32_t tokens)
+{
+    if (plan->gating.mode == GATING_DYNAMIC)
+        return 0;
+    double capacity = ceil(plan->gating.capacity_factor * tokens);
+    if (capacity < 1)
+        return 1;
+    /* No expert can get more rows than there are tokens. */
+    return capacity < tokens ? (uint32_t)capacity : tokens;
+}
+
+void gating_limit(uint32_t capacity, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
+                  uint32_t *counts, uint16_t *experts, float *weights)
+{
+    memset(counts, 0, n_experts * sizeof *counts);
+    for (uint32_t slot = 0; slot < top_k; slot++)
+        for (size_t token = 0; token < tokens; token++) {
+            size_t row = token * top_k + slot;
+            if (experts[row] == EXPERT_DROPPED || counts[experts[row]]++ < capacity)
+                continue;
+            experts[row] = EXPERT_DROPPED;
+            if (weights != NULL)
+                weights[row] = 0;
+        }
+}
+
+void gating_group(const uint16_t *experts, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
+                  ExpertRows *rows)
+{
+    uint32_t assignments = tokens * top_k;
+    uint32_t *first = rows->first;
+    memset(first, 0, (n_experts + 1) * sizeof *first);
+    for (uint32_t i = 0; i < assignments; i++)
+        if (experts[i] != EXPERT_DROPPED)
+            first[experts[i] + 1]++;
+    rows->n_active = 0;
+    for (uint32_t e = 0; e < n_experts; e++) {
+        if (first[e + 1] > 0)
+            rows->active[rows->n_active++] = (uint16_t)e;
+        first[e + 1] += first[e];
+    }
+    rows->n_rows = first[n_experts];
+    for (uint32_t i = 0; i < assignments; i++)
+        if (experts[i] != EXPERT_DROPPED)
+            rows->rows[first[experts[i]]++] = i;
+    /* Placing moved each start to the next expert's: move them back. */
+    memmove(first + 1, first, n_experts * sizeof *first);
+    first[0] = 0;
+}

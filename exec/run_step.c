@@ -1,0 +1,39 @@
+#include "exec/run_step.h"
+
+static void count_step(RunTotals *totals, const TraceStep *step)
+{
+    totals->steps++;
+    totals->tokens += step->tokens;
+    if (step->phase == PHASE_DECODE) {
+        totals->decode_tokens += step->tokens;
+        totals->decode_ns += step->duration_ns;
+    } else {
+        totals->prefill_tokens += step->tokens;
+        totals->prefill_ns += step->duration_ns;
+    }
+}
+
+Status run_step(const RunContext *run, TraceStep *step, const StepInput *input, StepOutput *output)
+{
+    TRY(fail_in(executor_step(run->executor, input, output), "step %u", step->step));
+    step->stack = STACK_DECODER;
+    step->start_ns = output->start_ns;
+    step->duration_ns = output->duration_ns;
+    step->experts = output->experts;
+    step->weights = output->weights;
+    count_step(run->totals, step);
+    bool buffered = executor_plan(run->executor)->buffer.on;
+    if (run->recorder != NULL)
+        TRY(recorder_step(run->recorder, step, output->residency,
+                          buffered ? output->n_residency : 0, NULL, 0));
+    if (run->observer != NULL)
+        TRY(run->observer(run->argument, step, input, output));
+    return OK;
+}
+
+bool run_must_stop(const RunContext *run)
+{
+    if (run->stop != NULL && *run->stop)
+        run->totals->stopped = true;
+    return run->totals->stopped;
+}

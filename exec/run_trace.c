@@ -1,0 +1,172 @@
+/* Running the steps of a trace again, as they were composed. */
+#include "exec/run.h"
+
+#include "exec/layout.h"
+#include "exec/run_step.h"
+#include "exec/trace_scan.h"
+
+typedef struct {
+    RunContext context;
+    const RunTraceOptions *options;
+    TraceReader *reader;
+    TraceScan scan;
+    Future *future; /* or NULL when the plan needs none */
+    Arena arena;    /* of the arrays */
+    uint32_t *token;
+    uint32_t *kv_slot;
+    uint32_t *free_slots; /* [n_free] */
+    uint32_t n_free;
+} TraceRunner;
+
+Status run_trace_shape(const RunTraceOptions *options, const ModelConfig *config,
+                       RunTraceShape *shape)
+{
+    TraceScan scan;
+    TRY(trace_scan(options, config, NULL, &scan, NULL));
+    *shape = scan.shape;
+    trace_scan_free(&scan);
+    return OK;
+}
+
+static Status check_room(const TraceRunner *runner)
+{
+    const ExecutorOptions *room = executor_options(runner->context.executor);
+    const RunTraceShape *shape = &runner->scan.shape;
+    if (shape->max_requests > room->max_requests || shape->max_length > room->max_length ||
+        shape->max_tokens > room->max_tokens)
+        return fail(ERR_INPUT,
+                    "%s: it wants %u requests at a time, %u positions and %u tokens a "
+                    "step, the executor was opened for %u, %u and %u",
+                    runner->options->trace, shape->max_requests, shape->max_length,
+                    shape->max_tokens, room->max_requests, room->max_length, room->max_tokens);
+    return OK;
+}
+
+static void lay_out_runner(TraceRunner *runner)
+{
+    const RunTraceShape *shape = &runner->scan.shape;
+    runner->token = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->token);
+    runner->kv_slot = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->kv_slot);
+    runner->free_slots = lay_out(&runner->arena, shape->max_requests, sizeof *runner->free_slots);
+}
+
+static Status record_requests(const TraceRunner *runner)
+{
+    TraceRequest request;
+    Status status;
+    if (runner->context.recorder == NULL)
+        return OK;
+    while ((status = trace_reader_next_request(runner->reader, &request)) == OK)
+        TRY(recorder_request(runner->context.recorder, &request));
+    return status == STATUS_END ? OK : status;
+}
+
+/* Gives each token its id and its request's KV slot. */
+static Status place_tokens(TraceRunner *runner, const TraceStep *step)
+{
+    for (uint32_t i = 0; i < step->tokens; i++) {
+        RequestEntry *entry;
+        TRY(request_table_get(&runner->scan.requests, step->request[i], &entry));
+        if (!entry->running) {
+            entry->running = true;
+            entry->kv_slot = runner->free_slots[--runner->n_free];
+        }
+        runner->kv_slot[i] = entry->kv_slot;
+        /* An unknown token stands for nothing: its routing is forced. */
+        bool known = step->token != NULL && step->token[i] != TOKEN_UNKNOWN;
+        runner->token[i] = known ? step->token[i] : 0;
+    }
+    return OK;
+}
+
+/* Frees the KV slots of requests whose last step this was; INDEX counts the trace's steps. */
+static Status release_ended(TraceRunner *runner, const TraceStep *step, uint64_t index)
+{
+    for (uint32_t i = 0; i < step->tokens; i++) {
+        RequestEntry *entry;
+        TRY(request_table_get(&runner->scan.requests, step->request[i], &entry));
+        if (!entry->running || entry->last_step != index)
+            continue;
+        entry->running = false;
+        executor_release(runner->context.executor, entry->kv_slot);
+        runner->free_slots[runner->n_free++] = entry->kv_slot;
+    }
+    return OK;
+}
+
+static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
+{
+    uint64_t index = runner->context.totals->steps;
+    bool forced = runner->options->forced;
+    TRY(place_tokens(runner, traced));
+    StepInput input = {.tokens = traced->tokens,
+                       .token = runner->token,
+                       .kv_slot = runner->kv_slot,
+                       .position = traced->position,
+                       .logits = LOGITS_NONE,
+                       .forced_experts = forced ? traced->experts : NULL,
+                       .forced_weights = forced ? traced->weights : NULL};
+    TraceStep step = {.step = traced->step,
+                      .phase = traced->phase,
+                      .tokens = traced->tokens,
+                      .request = traced->request,
+                      .position = traced->position,
+                      .token = traced->token};
+    StepOutput output;
+    if (runner->future != NULL)
+        input.next_use = future_next_step(runner->future);
+    TRY(run_step(&runner->context, &step, &input, &output));
+    return release_ended(runner, traced, index);
+}
+
+static Status run_steps(TraceRunner *runner)
+{
+    TraceStep step;
+    Status status = OK;
+    const RunTraceShape *shape = &runner->scan.shape;
+    TRY(check_room(runner));
+    lay_out_runner(runner);
+    TRY(arena_commit(&runner->arena, "run: arrays of a step"));
+    lay_out_runner(runner);
+    while (runner->n_free < shape->max_requests) {
+        runner->free_slots[runner->n_free] = shape->max_requests - 1 - runner->n_free;
+        runner->n_free++;
+    }
+    TRY(trace_reader_open(runner->options->trace, &runner->reader));
+    TRY(record_requests(runner));
+    while (!run_must_stop(&runner->context) &&
+           (status = trace_reader_next_step(runner->reader, &step)) == OK)
+        TRY(run_traced_step(runner, &step));
+    return status == STATUS_END ? OK : status;
+}
+
+Status run_trace(Executor *executor, const ModelConfig *config, const RunTraceOptions *options,
+                 Recorder *recorder, RunObserver observer, void *argument, RunTotals *totals)
+{
+    *totals = (RunTotals){0};
+    TraceRunner runner = {.context = {.executor = executor,
+                                      .recorder = recorder,
+                                      .observer = observer,
+                                      .argument = argument,
+                                      .stop = options->stop,
+                                      .totals = totals},
+                          .options = options};
+    const Plan *plan = executor_plan(executor);
+    bool needs_future = executor_needs_future(executor);
+    Future future;
+    if (needs_future && !options->forced)
+        return fail(ERR_UNSUPPORTED,
+                    "buffer.evict: %s needs the future: run it with forced "
+                    "routing (--routing trace:FILE)",
+                    plan->buffer.evict);
+    TRY(trace_scan(options, config, plan, &runner.scan, needs_future ? &future : NULL));
+    runner.future = needs_future ? &future : NULL;
+    Status status = run_steps(&runner);
+    trace_reader_close(runner.reader);
+    arena_free(&runner.arena);
+    trace_scan_free(&runner.scan);
+    future_free(runner.future);
+    for (uint32_t i = 0; i < executor_options(executor)->max_requests; i++)
+        executor_release(executor, i);
+    return status;
+}

@@ -1,0 +1,97 @@
+#include "exec/token_loader.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/memory.h"
+
+static const size_t FILE_BYTES = (size_t)4 << 30;
+
+enum { PLACE_BYTES = 512 };
+
+static bool is_blank(const char *line, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        if (line[i] != ' ' && line[i] != '\t' && line[i] != '\r')
+            return false;
+    return true;
+}
+
+/* NUMBERS is the array "tokens" of the line at PLACE. */
+static Status add_numbers(TokenLoader *loader, const char *place, const char *label,
+                          const cJSON *numbers)
+{
+    uint64_t count = 0;
+    uint64_t position = 0;
+    uint32_t *tokens = NULL;
+    for (const cJSON *node = numbers->child; node != NULL; node = node->next)
+        count++;
+    TRY(token_loader_add(loader, place, label, count, &tokens));
+    for (const cJSON *node = numbers->child; node != NULL; node = node->next, position++) {
+        double value = node->valuedouble;
+        if (!cJSON_IsNumber(node) || value != floor(value))
+            return fail(ERR_INPUT, "%s: position %llu: a token must be a whole number", place,
+                        (unsigned long long)position);
+        if (!(value >= 0 && value < loader->vocabulary)) {
+            char text[32];
+            snprintf(text, sizeof text, "%.17g", value);
+            return token_loader_bad_token(loader, place, position, text);
+        }
+        tokens[position] = (uint32_t)value;
+    }
+    return OK;
+}
+
+/* {"label": "...", "tokens": [...]}, label optional. */
+static Status add_object(TokenLoader *loader, const char *place, const cJSON *object)
+{
+    static const char *const KEYS[] = {"label", "tokens", NULL};
+    JsonAt root = json_root(object, place);
+    JsonAt at;
+    const char *label = "";
+    TRY(json_only_keys(&root, KEYS));
+    if (json_find(&root, "label", &at))
+        TRY(json_text(&at, &label));
+    TRY(json_need(&root, "tokens", &at));
+    if (!cJSON_IsArray(at.node))
+        return json_fail(&at, "must be an array");
+    if (label[0] != '\0')
+        token_loader_note_key(loader, label);
+    if (loader->key != NULL && strcmp(loader->key, label) != 0)
+        return OK;
+    return add_numbers(loader, place, label, at.node);
+}
+
+/* LINE [BYTES] is followed by a zero. */
+static Status add_line(TokenLoader *loader, size_t number, const char *line, size_t bytes)
+{
+    char place[PLACE_BYTES];
+    cJSON *object = NULL;
+    snprintf(place, sizeof place, "%s: line %zu", loader->path, number);
+    TRY(json_parse(line, bytes, place, &object));
+    Status status = add_object(loader, place, object);
+    cJSON_Delete(object);
+    return status;
+}
+
+Status token_loader_read_jsonl(TokenLoader *loader)
+{
+    char *text = NULL;
+    size_t bytes = 0;
+    TRY(file_read_all(loader->path, FILE_BYTES, &text, &bytes));
+    Status status = OK;
+    size_t number = 1;
+    for (size_t from = 0; from < bytes && status == OK; number++) {
+        char *end = memchr(text + from, '\n', bytes - from);
+        size_t to = end != NULL ? (size_t)(end - text) : bytes;
+        text[to] = '\0';
+        if (!is_blank(text + from, to - from))
+            status = add_line(loader, number, text + from, to - from);
+        from = to + 1;
+    }
+    mem_free(text);
+    return status;
+}

@@ -1,0 +1,35 @@
+/* A first pass over a trace that is to be run again: whether it fits the model, which requests live
+ * from which step to which, and what the expert buffer's future is. */
+#ifndef EXEC_TRACE_SCAN_H
+#define EXEC_TRACE_SCAN_H
+
+#include "exec/request_table.h"
+#include "exec/run.h"
+#include "traces/packed.h"
+#include "traces/reader.h"
+
+/* The next uses that a policy with a future sees, step by step. */
+typedef struct {
+    PackedTrace trace;
+    uint32_t *next_use; /* [trace.n_lookups] */
+    uint64_t step;      /* index of the next step */
+    uint64_t event;     /* of its first event */
+    uint64_t lookup;    /* of its first lookup */
+} Future;
+
+typedef struct {
+    RequestTable requests;
+    RunTraceShape shape;
+} TraceScan;
+
+/* Reads OPTIONS->trace to its end. With FUTURE (forced routing), fills it for PLAN, whose capacity
+ * limits apply to the trace's routing as they will in the steps. On failure nothing is held. */
+Status trace_scan(const RunTraceOptions *options, const ModelConfig *config, const Plan *plan,
+                  TraceScan *scan, Future *future);
+void trace_scan_free(TraceScan *scan);
+
+/* Next uses of the next step's lookups, layer after layer. */
+const uint32_t *future_next_step(Future *future);
+void future_free(Future *future);
+
+#endif

@@ -1,0 +1,569 @@
+#include "base/status.h"
+
+#include "tests/checkpoint_maker.h"
+
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/files.h"
+
+/* A fresh folder for each checkpoint. */
+static const char *make(const CheckpointSpec *spec)
+{
+    static int next;
+    char name[32];
+    snprintf(name, sizeof name, "model%d", next++);
+    const char *directory = scratch_path(name);
+    make_checkpoint(directory, spec);
+    return directory;
+}
+
+static void assert_open_fails(const char *directory, Status wanted, const char *why)
+{
+    Checkpoint *checkpoint = NULL;
+    int64_t before = mem_live_blocks();
+    error_clear();
+    Status status = checkpoint_open(directory, &checkpoint);
+    if (status == OK)
+        fail_msg("accepted, though %s", why);
+    if (strstr(error_message(), why) == NULL || strstr(error_message(), directory) == NULL)
+        fail_msg("\"%s\" does not say \"%s\" and the directory", error_message(), why);
+    assert_int_equal(status, wanted);
+    assert_int_equal(mem_live_blocks(), before);
+}
+
+/* Changes FROM to TO in the config.json of the default checkpoint. */
+static void assert_config_refused(const char *from, const char *to, Status wanted, const char *why)
+{
+    CheckpointSpec spec = {.config_from = from, .config_to = to};
+    const char *directory = make(&spec);
+    char place[512];
+    assert_open_fails(directory, wanted, why);
+    snprintf(place, sizeof place, "%s/config.json: ", directory);
+    if (strncmp(error_message(), place, strlen(place)) != 0)
+        fail_msg("\"%s\" does not begin with the file", error_message());
+}
+
+static void assert_config_accepted(const char *from, const char *to)
+{
+    CheckpointSpec spec = {.config_from = from, .config_to = to};
+    Checkpoint *checkpoint = NULL;
+    assert_ok(checkpoint_open(make(&spec), &checkpoint));
+    checkpoint_close(checkpoint);
+}
+
+static void assert_tensor(const Tensor *tensor, const char *name, uint64_t rows, uint64_t columns)
+{
+    assert_non_null(tensor->data);
+    assert_string_equal(tensor->name, name);
+    assert_int_equal(tensor->rank, columns != 0 ? 2 : 1);
+    assert_int_equal(tensor->shape[0], rows);
+    assert_int_equal(tensor->shape[1], columns);
+}
+
+static void a_config_is_read_key_by_key(void **state)
+{
+    (void)state;
+    CheckpointSpec spec = {.vocabulary = 77,
+                           .d_model = 24,
+                           .n_layers = 5,
+                           .n_heads = 6,
+                           .n_kv_heads = 3,
+                           .head_dim = 10,
+                           .d_ff = 20,
+                           .expert_d_ff = 12,
+                           .experts = 7,
+                           .top_k = 3,
+                           .sparse_step = 2,
+                           .dense_layers = 1u << 3,
+                           .max_positions = 99,
+                           .eos = 5,
+                           .norm_top_k = true,
+                           .untied = true,
+                           .bias = true};
+    Checkpoint *checkpoint = NULL;
+    assert_ok(checkpoint_open(make(&spec), &checkpoint));
+    const ModelConfig *config = checkpoint_config(checkpoint);
+    assert_string_equal(config->architecture, "qwen3_moe");
+    assert_int_equal(config->vocabulary, 77);
+    assert_int_equal(config->d_model, 24);
+    assert_int_equal(config->n_heads, 6);
+    assert_int_equal(config->n_kv_heads, 3);
+    assert_int_equal(config->head_dim, 10);
+    assert_int_equal(config->max_positions, 99);
+    assert_true(config->norm_eps == 1e-6f && config->rope_theta == 10000.0f);
+    assert_true(!config->tied_head && config->attention_bias);
+    assert_int_equal(config->n_eos, 1);
+    assert_int_equal(config->eos[0], 5);
+    assert_int_equal(config->n_moe_layers, 1);
+    assert_int_equal(config->max_experts, 7);
+    assert_int_equal(config->max_top_k, 3);
+    assert_non_null(strstr(config->json, "\"Qwen3MoeForCausalLM\""));
+    for (uint32_t i = 0; i < 5; i++) { /* of the layers 1 and 3 that the step picks, 3 is dense */
+        assert_int_equal(config->layers[i].moe, i == 1);
+        assert_int_equal(config->layers[i].d_ff, i == 1 ? 12 : 20);
+        assert_int_equal(config->layers[i].experts, i == 1 ? 7 : 0);
+        assert_int_equal(config->layers[i].norm_top_k, i == 1);
+    }
+    checkpoint_close(checkpoint);
+}
+
+static void every_tensor_is_found_with_its_shape(void **state)
+{
+    (void)state;
+    for (uint32_t shards = 0; shards < 6; shards++) {
+        CheckpointSpec spec = {.n_layers = 4,
+                               .sparse_step = 2,
+                               .untied = shards % 2,
+                               .bias = shards % 3 != 0,
+                               .shards = shards,
+                               .dtype = (Dtype[]){DTYPE_BF16, DTYPE_F16, DTYPE_F32}[shards % 3]};
+        Checkpoint *checkpoint = NULL;
+        assert_ok(checkpoint_open(make(&spec), &checkpoint));
+        const ModelTensors *tensors = checkpoint_tensors(checkpoint);
+        assert_tensor(&tensors->embedding, "model.embed_tokens.weight", 96, 32);
+        assert_tensor(&tensors->final_norm, "model.norm.weight", 32, 0);
+        assert_tensor(&tensors->head, spec.untied ? "lm_head.weight" : "model.embed_tokens.weight",
+                      96, 32);
+        const LayerTensors *dense = &tensors->layers[2];
+        const LayerTensors *moe = &tensors->layers[3];
+        assert_tensor(&dense->q, "model.layers.2.self_attn.q_proj.weight", 32, 32);
+        assert_tensor(&dense->k, "model.layers.2.self_attn.k_proj.weight", 16, 32);
+        assert_tensor(&dense->v, "model.layers.2.self_attn.v_proj.weight", 16, 32);
+        assert_tensor(&dense->o, "model.layers.2.self_attn.o_proj.weight", 32, 32);
+        assert_tensor(&dense->q_norm, "model.layers.2.self_attn.q_norm.weight", 8, 0);
+        assert_tensor(&dense->k_norm, "model.layers.2.self_attn.k_norm.weight", 8, 0);
+        assert_tensor(&dense->input_norm, "model.layers.2.input_layernorm.weight", 32, 0);
+        assert_tensor(&dense->ffn_norm, "model.layers.2.post_attention_layernorm.weight", 32, 0);
+        assert_tensor(&dense->dense.gate, "model.layers.2.mlp.gate_proj.weight", 48, 32);
+        assert_tensor(&dense->dense.up, "model.layers.2.mlp.up_proj.weight", 48, 32);
+        assert_tensor(&dense->dense.down, "model.layers.2.mlp.down_proj.weight", 32, 48);
+        assert_null(dense->router.data);
+        assert_null(dense->experts);
+        assert_tensor(&moe->router, "model.layers.3.mlp.gate.weight", 8, 32);
+        assert_null(moe->dense.gate.data);
+        assert_tensor(&moe->experts[7].down, "model.layers.3.mlp.experts.7.down_proj.weight", 32,
+                      16);
+        assert_tensor(&moe->experts[6].gate, "model.layers.3.mlp.experts.6.gate_proj.weight", 16,
+                      32);
+        assert_tensor(&moe->experts[0].up, "model.layers.3.mlp.experts.0.up_proj.weight", 16, 32);
+        if (spec.bias) {
+            assert_tensor(&moe->q_bias, "model.layers.3.self_attn.q_proj.bias", 32, 0);
+            assert_tensor(&moe->k_bias, "model.layers.3.self_attn.k_proj.bias", 16, 0);
+            assert_tensor(&moe->v_bias, "model.layers.3.self_attn.v_proj.bias", 16, 0);
+            assert_tensor(&moe->o_bias, "model.layers.3.self_attn.o_proj.bias", 32, 0);
+        } else {
+            assert_null(moe->q_bias.data);
+            assert_null(moe->o_bias.data);
+        }
+        assert_int_equal(checkpoint_expert_bytes(checkpoint, 3),
+                         3 * 16 * 32 * dtype_bytes(spec.dtype));
+        checkpoint_close(checkpoint);
+    }
+}
+
+static void values_do_not_depend_on_how_the_file_is_cut(void **state)
+{
+    (void)state;
+    Checkpoint *whole = NULL;
+    Checkpoint *cut = NULL;
+    assert_ok(checkpoint_open(make(&(CheckpointSpec){.seed = 3}), &whole));
+    assert_ok(checkpoint_open(make(&(CheckpointSpec){.seed = 3, .shards = 7}), &cut));
+    for (uint32_t layer = 0; layer < 3; layer++)
+        for (uint32_t expert = 0; expert < 8; expert++) {
+            const Tensor *a = &checkpoint_tensors(whole)->layers[layer].experts[expert].down;
+            const Tensor *b = &checkpoint_tensors(cut)->layers[layer].experts[expert].down;
+            assert_int_equal(a->bytes, b->bytes);
+            assert_memory_equal(a->data, b->data, a->bytes);
+        }
+    checkpoint_close(whole);
+    checkpoint_close(cut);
+}
+
+static void impossible_sizes_are_refused(void **state)
+{
+    (void)state;
+    assert_config_refused("\"num_experts\": 8", "\"num_experts\": 0", ERR_INPUT, "num_experts: 0");
+    assert_config_refused("\"num_experts\": 8", "\"num_experts\": 65536", ERR_INPUT,
+                          "num_experts: 65536");
+    assert_config_refused("\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 0", ERR_INPUT,
+                          "num_experts_per_tok: 0");
+    assert_config_refused("\"num_experts_per_tok\": 2", "\"num_experts_per_tok\": 9", ERR_INPUT,
+                          "num_experts_per_tok: 9, allowed is 1 to 8");
+    assert_config_refused("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", ERR_INPUT,
+                          "no multiple of num_key_value_heads, 3");
+    assert_config_refused("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 0", ERR_INPUT,
+                          "num_key_value_heads: 0");
+    assert_config_refused("\"head_dim\": 8", "\"head_dim\": 7", ERR_INPUT, "head_dim: 7");
+    assert_config_refused("\"head_dim\": 8", "\"head_dim\": 16777216", ERR_INPUT,
+                          "4 heads of 16777216");
+    assert_config_refused("\"vocab_size\": 96", "\"vocab_size\": 0", ERR_INPUT, "vocab_size: 0");
+    assert_config_refused("\"vocab_size\": 96", "\"vocab_size\": 16777217", ERR_INPUT,
+                          "vocab_size: 16777217");
+    assert_config_refused("\"hidden_size\": 32", "\"hidden_size\": 1e300", ERR_INPUT,
+                          "hidden_size");
+    assert_config_refused("\"hidden_size\": 32", "\"hidden_size\": 32.5", ERR_INPUT,
+                          "hidden_size: 32.5");
+    assert_config_refused("\"hidden_size\": 32", "\"hidden_size\": -32", ERR_INPUT, "hidden_size");
+    assert_config_refused("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 0", ERR_INPUT,
+                          "num_hidden_layers: 0");
+    assert_config_refused("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 1025", ERR_INPUT,
+                          "num_hidden_layers: 1025, allowed is 1 to 1024");
+    assert_config_refused("\"moe_intermediate_size\": 16", "\"moe_intermediate_size\": 0",
+                          ERR_INPUT, "moe_intermediate_size: 0");
+    assert_config_refused("\"rms_norm_eps\": 1e-06", "\"rms_norm_eps\": -1", ERR_INPUT,
+                          "rms_norm_eps: -1");
+    assert_config_refused("\"rope_theta\": 10000.0", "\"rope_theta\": 0", ERR_INPUT,
+                          "rope_theta: 0");
+    assert_config_refused("\"mlp_only_layers\": []", "\"mlp_only_layers\": [3]", ERR_INPUT,
+                          "mlp_only_layers[0]: 3, allowed is 0 to 2");
+    assert_config_refused("\"mlp_only_layers\": []", "\"mlp_only_layers\": 3", ERR_INPUT,
+                          "mlp_only_layers: must be an array");
+    assert_config_refused("\"eos_token_id\": 0", "\"eos_token_id\": [0,1,2,3,4,5,6,7,8]", ERR_INPUT,
+                          "more than 8 end tokens");
+}
+
+static void a_missing_key_is_named(void **state)
+{
+    (void)state;
+    static const char *const NEEDED[] = {
+        "vocab_size",          "hidden_size",  "num_hidden_layers", "num_attention_heads",
+        "num_experts_per_tok", "rms_norm_eps", "rope_theta",        "moe_intermediate_size",
+        "num_experts",         "model_type",   "hidden_act",        "max_position_embeddings",
+    };
+    for (size_t i = 0; i < sizeof NEEDED / sizeof *NEEDED; i++) {
+        char from[64];
+        char to[64];
+        char why[64];
+        snprintf(from, sizeof from, "\"%s\":", NEEDED[i]);
+        snprintf(to, sizeof to, "\"no_%s\":", NEEDED[i]);
+        snprintf(why, sizeof why, "\"%s\" is missing", NEEDED[i]);
+        assert_config_refused(from, to, ERR_INPUT, why);
+    }
+    CheckpointSpec dense = {
+        .sparse_step = 2, .config_from = "\"intermediate_size\"", .config_to = "\"other\""};
+    assert_open_fails(make(&dense), ERR_INPUT, "\"intermediate_size\" is missing, and layer 0");
+}
+
+static void what_the_executor_does_not_have_is_unsupported(void **state)
+{
+    (void)state;
+    assert_config_refused("\"qwen3_moe\"", "\"llama\"", ERR_UNSUPPORTED,
+                          "model_type: \"llama\" is not supported, supported are qwen3_moe");
+    assert_config_refused("\"silu\"", "\"gelu\"", ERR_UNSUPPORTED, "hidden_act: only \"silu\"");
+    assert_config_refused("\"use_sliding_window\": false", "\"use_sliding_window\": true",
+                          ERR_UNSUPPORTED, "use_sliding_window: ");
+    assert_config_refused("\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\"}",
+                          ERR_UNSUPPORTED, "rope_scaling.rope_type: ");
+    assert_config_refused("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}",
+                          ERR_UNSUPPORTED, "rope_scaling.type: ");
+    assert_config_refused("\"rope_scaling\": null",
+                          "\"rope_parameters\": {\"rope_theta\": 1e4, \"rope_type\": \"yarn\"}",
+                          ERR_UNSUPPORTED, "rope_parameters.rope_type: ");
+    assert_config_refused("\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
+                          ERR_UNSUPPORTED, "partial_rotary_factor: only 1");
+    assert_config_refused("\"rope_scaling\": null", "\"quantization_config\": {}", ERR_UNSUPPORTED,
+                          "quantization_config: ");
+    assert_config_refused("\"rope_scaling\": null",
+                          "\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+                          ERR_UNSUPPORTED, "layer_types[1]: ");
+    CheckpointSpec dense = {.dense_layers = 7};
+    assert_open_fails(make(&dense), ERR_UNSUPPORTED, "none of its layers has experts");
+}
+
+static void optional_keys_have_defaults_and_other_spellings(void **state)
+{
+    (void)state;
+    assert_config_accepted("\"head_dim\": 8,", "");
+    assert_config_accepted("\"head_dim\": 8", "\"head_dim\": null");
+    assert_config_accepted("\"decoder_sparse_step\": 1,", "");
+    assert_config_accepted("\"mlp_only_layers\": [],", "");
+    assert_config_accepted("\"mlp_only_layers\": []", "\"mlp_only_layers\": null");
+    assert_config_accepted("\"norm_topk_prob\": false,", "");
+    assert_config_accepted("\"rope_scaling\": null,", "");
+    assert_config_accepted("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"default\"}");
+    assert_config_accepted("\"eos_token_id\": 0", "\"eos_token_id\": null");
+    assert_config_accepted("\"eos_token_id\": 0", "\"eos_token_id\": [1, 2]");
+    assert_config_accepted("\"vocab_size\"", "\"unknown\": {\"x\": [1]}, \"vocab_size\"");
+    CheckpointSpec spec = {.config_from = "\"rope_theta\": 10000.0",
+                           .config_to = "\"rope_parameters\": {\"rope_theta\": 500000.0, "
+                                        "\"rope_type\": \"default\"}"};
+    Checkpoint *checkpoint = NULL;
+    assert_ok(checkpoint_open(make(&spec), &checkpoint));
+    assert_true(checkpoint_config(checkpoint)->rope_theta == 500000.0f);
+    checkpoint_close(checkpoint);
+}
+
+/* An edit that harms one tensor. */
+typedef struct {
+    const char *name;
+    enum { LEAVE_OUT, OTHER_ROWS, OTHER_RANK, OTHER_DTYPE, ADD_NAN, ADD_INFINITY } harm;
+    bool done;
+} Harm;
+
+static bool harm_tensor(void *argument, Tensor *tensor, float *values, size_t count)
+{
+    Harm *harm = argument;
+    if (strcmp(tensor->name, harm->name) != 0)
+        return true;
+    harm->done = true;
+    if (values != NULL) {
+        if (harm->harm == ADD_NAN || harm->harm == ADD_INFINITY)
+            values[count - 1] = harm->harm == ADD_NAN ? NAN : -INFINITY;
+        return true;
+    }
+    if (harm->harm == OTHER_ROWS)
+        tensor->shape[0] *= 2;
+    if (harm->harm == OTHER_RANK)
+        tensor->rank = 3 - tensor->rank;
+    if (harm->harm == OTHER_RANK && tensor->rank == 2)
+        tensor->shape[1] = 1;
+    if (harm->harm == OTHER_DTYPE)
+        tensor->dtype = DTYPE_I32;
+    return harm->harm != LEAVE_OUT;
+}
+
+static void assert_harm_named(const CheckpointSpec *base, const char *name, int kind,
+                              const char *why)
+{
+    Harm harm = {.name = name, .harm = kind};
+    char wanted[256];
+    CheckpointSpec spec = *base;
+    spec.edit = harm_tensor;
+    spec.edit_argument = &harm;
+    snprintf(wanted, sizeof wanted, "tensor %s: %s", name, why);
+    assert_open_fails(make(&spec), ERR_INPUT, wanted);
+    assert_true(harm.done);
+}
+
+static void a_tensor_that_is_missing_or_wrong_is_named(void **state)
+{
+    (void)state;
+    static const char *const NAMES[] = {
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        "model.layers.1.input_layernorm.weight",
+        "model.layers.1.self_attn.q_proj.weight",
+        "model.layers.1.self_attn.k_proj.bias",
+        "model.layers.1.self_attn.k_norm.weight",
+        "model.layers.1.post_attention_layernorm.weight",
+        "model.layers.1.mlp.gate.weight",
+        "model.layers.1.mlp.experts.7.down_proj.weight",
+        "model.layers.2.self_attn.o_proj.bias",
+    };
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+        CheckpointSpec spec = {.dense_layers = 1, .untied = true, .bias = true, .shards = i % 3};
+        assert_harm_named(&spec, NAMES[i], LEAVE_OUT, "missing");
+        assert_harm_named(&spec, NAMES[i], OTHER_ROWS, "shape [");
+        assert_harm_named(&spec, NAMES[i], OTHER_RANK, "shape [");
+        assert_harm_named(&spec, NAMES[i], OTHER_DTYPE, "dtype I32, wanted F32, F16 or BF16");
+        assert_harm_named(&spec, NAMES[i], ADD_NAN, "element ");
+        assert_harm_named(&spec, NAMES[i], ADD_INFINITY, "element ");
+    }
+    CheckpointSpec plain = {0};
+    assert_harm_named(&plain, "model.layers.1.mlp.experts.3.gate_proj.weight", OTHER_ROWS,
+                      "shape [32, 32], wanted [16, 32]");
+    assert_harm_named(&plain, "model.norm.weight", ADD_NAN, "element 31 is NaN");
+    assert_harm_named(&plain, "model.norm.weight", ADD_INFINITY, "element 31 is infinite");
+}
+
+static bool widen_one_expert(void *argument, Tensor *tensor, float *values, size_t count)
+{
+    (void)argument;
+    (void)values;
+    (void)count;
+    if (strcmp(tensor->name, "model.layers.1.mlp.experts.3.up_proj.weight") == 0)
+        tensor->dtype = DTYPE_F32;
+    return true;
+}
+
+static void experts_of_one_layer_must_share_their_dtype(void **state)
+{
+    (void)state;
+    CheckpointSpec spec = {.edit = widen_one_expert};
+    assert_open_fails(make(&spec), ERR_INPUT,
+                      "tensor model.layers.1.mlp.experts.3.up_proj.weight: dtype F32, but");
+}
+
+static void tensors_that_are_not_used_are_not_looked_at(void **state)
+{
+    (void)state;
+    /* a tied checkpoint may carry a head, and it may be anything */
+    Harm harm = {.name = "lm_head.weight", .harm = ADD_NAN};
+    CheckpointSpec spec = {.untied = true,
+                           .edit = harm_tensor,
+                           .edit_argument = &harm,
+                           .config_from = "\"tie_word_embeddings\": false",
+                           .config_to = "\"tie_word_embeddings\": true"};
+    Checkpoint *checkpoint = NULL;
+    assert_ok(checkpoint_open(make(&spec), &checkpoint));
+    assert_true(harm.done);
+    assert_string_equal(checkpoint_tensors(checkpoint)->head.name, "model.embed_tokens.weight");
+    checkpoint_close(checkpoint);
+}
+
+static void write_text(const char *directory, const char *name, const char *text)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    assert_ok(file_write_all(path, text, strlen(text)));
+}
+
+static void remove_file(const char *directory, const char *name)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    assert_int_equal(unlink(path), 0);
+}
+
+static void a_shard_that_is_missing_or_cut_is_named(void **state)
+{
+    (void)state;
+    CheckpointSpec spec = {.shards = 3};
+    char path[512];
+    const char *directory = make(&spec);
+    remove_file(directory, "model-00002-of-00003.safetensors");
+    assert_open_fails(directory, ERR_INPUT, "model-00002-of-00003.safetensors: cannot open");
+    directory = make(&spec);
+    snprintf(path, sizeof path, "%s/model-00003-of-00003.safetensors", directory);
+    FileMap map;
+    assert_ok(file_map_open(path, &map));
+    off_t bytes = (off_t)map.bytes;
+    file_map_close(&map);
+    assert_int_equal(truncate(path, bytes - 1), 0);
+    assert_open_fails(directory, ERR_INPUT, "model-00003-of-00003.safetensors: ");
+    assert_non_null(strstr(error_message(), "truncated"));
+    remove_file(directory, "config.json");
+    assert_open_fails(directory, ERR_INPUT, "config.json: cannot open");
+    assert_open_fails(scratch_path("no-model"), ERR_INPUT, "config.json: cannot open");
+}
+
+static void an_index_that_cannot_be_followed_is_refused(void **state)
+{
+    (void)state;
+    static const char INDEX[] = "model.safetensors.index.json";
+    static const char *const OUTSIDE[] = {
+        "../model.safetensors",
+        "/etc/model.safetensors",
+        "a/b.safetensors",
+        "..",
+        "",
+        ".safetensors",
+        "model.bin",
+        ".hidden.safetensors",
+    };
+    const char *directory = make(&(CheckpointSpec){.shards = 1});
+    for (size_t i = 0; i < sizeof OUTSIDE / sizeof *OUTSIDE; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "{\"weight_map\": {\"model.norm.weight\": \"%s\"}}",
+                 OUTSIDE[i]);
+        write_text(directory, INDEX, text);
+        assert_open_fails(directory, ERR_INPUT, "is not the name of a .safetensors file");
+        assert_non_null(strstr(error_message(), "tensor model.norm.weight"));
+    }
+    write_text(directory, INDEX,
+               "{\"weight_map\": {\"x.y\": \"model-00001-of-00001.safetensors\"}}");
+    assert_open_fails(directory, ERR_INPUT, "tensor x.y: missing, though");
+    write_text(directory, INDEX,
+               "{\"weight_map\": {\"model.norm.weight\": \"model-00001-of-00001.safetensors\"}}");
+    assert_open_fails(directory, ERR_INPUT, "tensor model.embed_tokens.weight: missing");
+    write_text(directory, INDEX, "{\"weight_map\": {\"a\": 1}}");
+    assert_open_fails(directory, ERR_INPUT, "tensor a: must be a string");
+    write_text(directory, INDEX, "{\"weight_map\": {}}");
+    assert_open_fails(directory, ERR_INPUT, "weight_map: must be an object");
+    write_text(directory, INDEX, "{\"weight_map\": []}");
+    assert_open_fails(directory, ERR_INPUT, "weight_map: must be an object");
+    write_text(directory, INDEX, "{}");
+    assert_open_fails(directory, ERR_INPUT, "\"weight_map\" is missing");
+    write_text(directory, INDEX, "[");
+    assert_open_fails(directory, ERR_INPUT, "not JSON");
+    /* without an index, the one file there is */
+    remove_file(directory, INDEX);
+    Checkpoint *checkpoint = NULL;
+    assert_ok(checkpoint_open(directory, &checkpoint));
+    checkpoint_close(checkpoint);
+    write_text(directory, "second.safetensors", "");
+    assert_open_fails(directory, ERR_INPUT, "holds 2 .safetensors files");
+    remove_file(directory, "second.safetensors");
+    remove_file(directory, "model-00001-of-00001.safetensors");
+    assert_open_fails(directory, ERR_INPUT, "holds no .safetensors file");
+}
+
+static void a_config_that_claims_a_huge_model_takes_no_memory(void **state)
+{
+    (void)state;
+    Harm harm = {.name = "none"};
+    CheckpointSpec spec = {.edit = harm_tensor,
+                           .edit_argument = &harm,
+                           .config_from = "\"num_experts\": 8",
+                           .config_to = "\"num_experts\": 65535"};
+    assert_open_fails(make(&spec), ERR_INPUT,
+                      "tensor model.layers.0.mlp.gate.weight: shape [8, 32], wanted [65535, 32]");
+}
+
+static void every_failing_allocation_is_an_error_without_a_leak(void **state)
+{
+    (void)state;
+    CheckpointSpec spec = {.n_layers = 2, .experts = 2, .dense_layers = 1, .shards = 2};
+    const char *directory = make(&spec);
+    uint64_t k = 1;
+    for (;; k++) {
+        Checkpoint *checkpoint = NULL;
+        int64_t before = mem_live_blocks();
+        mem_fail_at(k);
+        Status status = checkpoint_open(directory, &checkpoint);
+        bool reached = mem_fail_reached();
+        mem_fail_at(0);
+        if (!reached) {
+            assert_int_equal(status, OK);
+            checkpoint_close(checkpoint);
+            break;
+        }
+        assert_int_equal(status, ERR_MEMORY);
+        assert_int_equal(mem_live_blocks(), before);
+    }
+    assert_true(k > 50);
+}
+
+static void the_shipped_model_opens(void **state)
+{
+    (void)state;
+    Checkpoint *checkpoint = NULL;
+    if (!file_exists("models/tiny-32x4/config.json"))
+        skip();
+    uint64_t start = clock_ns();
+    assert_ok(checkpoint_open("models/tiny-32x4", &checkpoint));
+    print_message("models/tiny-32x4 opens in %.1f ms\n", (double)(clock_ns() - start) * 1e-6);
+    const ModelConfig *config = checkpoint_config(checkpoint);
+    assert_int_equal(config->n_moe_layers, 6);
+    assert_int_equal(config->max_experts, 32);
+    assert_int_equal(config->max_top_k, 4);
+    assert_true(config->layers[5].norm_top_k);
+    assert_int_equal(checkpoint_expert_bytes(checkpoint, 0), 3 * 32 * 128 * 2);
+    checkpoint_close(checkpoint);
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_config_is_read_key_by_key),
+        cmocka_unit_test(every_tensor_is_found_with_its_shape),
+        cmocka_unit_test(values_do_not_depend_on_how_the_file_is_cut),
+        cmocka_unit_test(impossible_sizes_are_refused),
+        cmocka_unit_test(a_missing_key_is_named),
+        cmocka_unit_test(what_the_executor_does_not_have_is_unsupported),
+        cmocka_unit_test(optional_keys_have_defaults_and_other_spellings),
+        cmocka_unit_test(a_tensor_that_is_missing_or_wrong_is_named),
+        cmocka_unit_test(experts_of_one_layer_must_share_their_dtype),
+        cmocka_unit_test(tensors_that_are_not_used_are_not_looked_at),
+        cmocka_unit_test(a_shard_that_is_missing_or_cut_is_named),
+        cmocka_unit_test(an_index_that_cannot_be_followed_is_refused),
+        cmocka_unit_test(a_config_that_claims_a_huge_model_takes_no_memory),
+        cmocka_unit_test(every_failing_allocation_is_an_error_without_a_leak),
+        cmocka_unit_test(the_shipped_model_opens),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

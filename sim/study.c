@@ -1,0 +1,340 @@
+#include "sim/study.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+static const char *const STUDY_KEYS[] = {"moebius_study", "name", "base", "grid", "plans", NULL};
+static const char BOUND_POLICY[] = "belady";
+
+typedef struct {
+    const char *file;
+    JsonAt base; /* node NULL: none */
+    JsonAt grid; /* node NULL: none */
+    JsonAt plans;
+    size_t n_grid; /* combinations */
+    size_t n_plans;
+} Source;
+
+static void append_text(char *text, size_t bytes, const char *more)
+{
+    size_t used = strlen(text);
+    snprintf(text + used, bytes - used, "%s", more);
+}
+
+void study_plan_name(const Plan *plan, char *name, size_t bytes)
+{
+    if (!plan->buffer.on) {
+        snprintf(name, bytes, "all resident");
+        return;
+    }
+    char budget[48];
+    if (plan->buffer.bytes > 0)
+        snprintf(budget, sizeof budget, "%.10g MiB", (double)plan->buffer.bytes / 1048576.0);
+    else
+        snprintf(budget, sizeof budget, "%u", plan->buffer.slots);
+    snprintf(name, bytes, "%s %s/%s %s", plan->buffer.evict, budget,
+             plan->buffer.scope == SCOPE_LAYER ? "layer" : "device",
+             plan->buffer.order == ORDER_SERIAL ? "serial" : "batch");
+}
+
+/* True for grid keys whose values study_plan_name() shows. */
+static bool is_shown(const char *key)
+{
+    static const char *const SHOWN[] = {"buffer.evict", "buffer.slots", "buffer.bytes",
+                                        "buffer.scope", "buffer.order", "name"};
+    for (size_t i = 0; i < sizeof SHOWN / sizeof SHOWN[0]; i++)
+        if (strcmp(SHOWN[i], key) == 0)
+            return true;
+    return false;
+}
+
+/* Appends "key=value" (the value as JSON). */
+static Status append_choice(char *text, size_t bytes, const char *before, const cJSON *key,
+                            const cJSON *value)
+{
+    char *shown = cJSON_PrintUnformatted(value);
+    if (shown == NULL)
+        return fail_memory("study", 0);
+    append_text(text, bytes, before);
+    append_text(text, bytes, key->string);
+    append_text(text, bytes, "=");
+    append_text(text, bytes, shown);
+    mem_free(shown);
+    return OK;
+}
+
+/* The value of the grid's KEY in combination INDEX; *INDEX becomes what is left for the keys before
+ * it. */
+static const cJSON *take_choice(const cJSON *key, size_t *index)
+{
+    size_t count = (size_t)cJSON_GetArraySize(key);
+    const cJSON *value = cJSON_GetArrayItem(key, (int)(*index % count));
+    *index /= count;
+    return value;
+}
+
+/* The last key is the fastest, so the list is walked from its end: cJSON's first child's prev is
+ * the last child. */
+static Status put_combination(const Source *source, size_t index, cJSON *json)
+{
+    const cJSON *first = source->grid.node->child;
+    const cJSON *key = first->prev;
+    for (;; key = key->prev) {
+        const cJSON *value = take_choice(key, &index);
+        TRY(fail_in(plan_json_put(json, key->string, value), "%s: grid.%s", source->file,
+                    key->string));
+        if (key == first)
+            return OK;
+    }
+}
+
+/* "study.json: combination 3 (buffer.evict="lru", buffer.slots=4)", and in NAME the values that a
+ * plan's name does not show. */
+static Status describe_combination(const Source *source, size_t index, char *place, size_t bytes,
+                                   char *name, size_t name_bytes)
+{
+    snprintf(place, bytes, "%s: combination %zu (", source->file, index + 1);
+    name[0] = '\0';
+    size_t stride = source->n_grid;
+    bool is_first = true;
+    for (const cJSON *key = source->grid.node->child; key != NULL; key = key->next) {
+        size_t count = (size_t)cJSON_GetArraySize(key);
+        stride /= count;
+        const cJSON *value = cJSON_GetArrayItem(key, (int)(index / stride % count));
+        TRY(append_choice(place, bytes, is_first ? "" : ", ", key, value));
+        if (count > 1 && !is_shown(key->string))
+            TRY(append_choice(name, name_bytes, " ", key, value));
+        is_first = false;
+    }
+    append_text(place, bytes, ")");
+    return OK;
+}
+
+static Status start_plan(const cJSON *from, cJSON **json)
+{
+    *json = from != NULL ? cJSON_Duplicate(from, true) : cJSON_CreateObject();
+    if (*json == NULL)
+        return fail_memory("study", 0);
+    if (cJSON_GetObjectItemCaseSensitive(*json, "moebius_plan") != NULL)
+        return OK;
+    return json_add_u64(*json, "moebius_plan", 1);
+}
+
+/* Names a plan of the grid; a name of the base goes in front. */
+static void name_combination(Plan *plan, bool is_named_by_grid, const char *more)
+{
+    char own[sizeof plan->name];
+    char generated[sizeof plan->name];
+    if (is_named_by_grid)
+        return;
+    memcpy(own, plan->name, sizeof own);
+    study_plan_name(plan, generated, sizeof generated);
+    snprintf(plan->name, sizeof plan->name, "%.40s%s%.60s", own, own[0] != '\0' ? ": " : "",
+             generated);
+    append_text(plan->name, sizeof plan->name, more);
+}
+
+static Status plan_of_combination(const Source *source, size_t index, Plan *plan)
+{
+    char place[400];
+    char more[sizeof plan->name];
+    cJSON *json = NULL;
+    Status status = describe_combination(source, index, place, sizeof place, more, sizeof more);
+    if (status == OK)
+        status = start_plan(source->base.node, &json);
+    if (status == OK)
+        status = put_combination(source, index, json);
+    if (status == OK)
+        status = plan_from_json(json, place, plan);
+    cJSON_Delete(json);
+    if (status == OK)
+        name_combination(plan, cJSON_GetObjectItemCaseSensitive(source->grid.node, "name") != NULL,
+                         more);
+    return status;
+}
+
+static Status listed_plan(const Source *source, const cJSON *item, size_t index, Plan *plan)
+{
+    JsonAt at = json_item(&source->plans, item, index);
+    char place[400];
+    cJSON *json = NULL;
+    if (!cJSON_IsObject(item))
+        return json_fail(&at, "must be a plan");
+    snprintf(place, sizeof place, "%s: %s", source->file, at.path);
+    Status status = start_plan(item, &json);
+    if (status == OK)
+        status = plan_from_json(json, place, plan);
+    cJSON_Delete(json);
+    if (status == OK && plan->name[0] == '\0')
+        study_plan_name(plan, plan->name, sizeof plan->name);
+    return status;
+}
+
+static Status count_combinations(Source *source)
+{
+    if (source->grid.node == NULL)
+        return OK;
+    if (!cJSON_IsObject(source->grid.node))
+        return json_fail(&source->grid, "must be an object of lists");
+    if (source->grid.node->child == NULL)
+        return json_fail(&source->grid, "is empty");
+    source->n_grid = 1;
+    for (const cJSON *key = source->grid.node->child; key != NULL; key = key->next) {
+        JsonAt at;
+        json_find(&source->grid, key->string, &at);
+        if (!cJSON_IsArray(key))
+            return json_fail(&at, "must be a list of values");
+        if (key->child == NULL)
+            return json_fail(&at, "is empty");
+        size_t count = (size_t)cJSON_GetArraySize(key);
+        if (count > STUDY_MAX_PLANS / source->n_grid)
+            return json_fail(&source->grid, "more than %d combinations", STUDY_MAX_PLANS);
+        source->n_grid *= count;
+    }
+    return OK;
+}
+
+static Status count_plans(Source *source)
+{
+    if (source->plans.node != NULL) {
+        if (!cJSON_IsArray(source->plans.node))
+            return json_fail(&source->plans, "must be a list of plans");
+        source->n_plans = (size_t)cJSON_GetArraySize(source->plans.node);
+    }
+    if (source->n_plans > STUDY_MAX_PLANS - source->n_grid)
+        return json_fail(&source->plans, "more than %d plans with the grid", STUDY_MAX_PLANS);
+    if (source->n_plans + source->n_grid == 0)
+        return fail(ERR_INPUT, "%s: neither grid nor plans", source->file);
+    return OK;
+}
+
+static Status read_source(const cJSON *json, const char *file, Source *source, Study *study)
+{
+    *source = (Source){.file = file};
+    JsonAt root = json_root(json, file);
+    JsonAt at;
+    uint32_t version;
+    const char *name = "";
+    TRY(json_only_keys(&root, STUDY_KEYS));
+    TRY(json_need(&root, "moebius_study", &at));
+    TRY(json_u32(&at, 1, 1, &version));
+    if (json_find(&root, "name", &at))
+        TRY(json_text(&at, &name));
+    if (strlen(name) >= sizeof study->name)
+        return json_fail(&at, "longer than %zu bytes", sizeof study->name - 1);
+    snprintf(study->name, sizeof study->name, "%s", name);
+    json_find(&root, "grid", &source->grid);
+    json_find(&root, "plans", &source->plans);
+    if (json_find(&root, "base", &source->base)) {
+        if (!cJSON_IsObject(source->base.node))
+            return json_fail(&source->base, "must be a plan");
+        if (source->grid.node == NULL)
+            return json_fail(&source->base, "is used with grid only, and there is none");
+    }
+    TRY(count_combinations(source));
+    return count_plans(source);
+}
+
+/* Orders plans by what a bound depends on. */
+static int compare_budgets(const void *left, const void *right)
+{
+    const Plan *a = left;
+    const Plan *b = right;
+    if (a->buffer.scope != b->buffer.scope)
+        return a->buffer.scope < b->buffer.scope ? -1 : 1;
+    if (a->buffer.order != b->buffer.order)
+        return a->buffer.order < b->buffer.order ? -1 : 1;
+    if (a->buffer.slots != b->buffer.slots)
+        return a->buffer.slots < b->buffer.slots ? -1 : 1;
+    return (a->buffer.bytes > b->buffer.bytes) - (a->buffer.bytes < b->buffer.bytes);
+}
+
+/* Like compare_budgets(), but plans that are the bound themselves come first. */
+static int compare_bounds_first(const void *left, const void *right)
+{
+    const Plan *a = left;
+    const Plan *b = right;
+    int order = compare_budgets(a, b);
+    if (order != 0)
+        return order;
+    return (strcmp(a->buffer.evict, BOUND_POLICY) != 0) -
+           (strcmp(b->buffer.evict, BOUND_POLICY) != 0);
+}
+
+static Plan bound_plan(const Plan *plan)
+{
+    Plan bound = plan_default();
+    bound.buffer = plan->buffer;
+    snprintf(bound.buffer.evict, sizeof bound.buffer.evict, "%s", BOUND_POLICY);
+    study_plan_name(&bound, bound.name, sizeof bound.name);
+    return bound;
+}
+
+/* Appends to STUDY, which has room for as many again, the bound of every budget that lacks one. */
+static Status add_bounds(Study *study)
+{
+    size_t given = study->n_plans;
+    size_t n_sorted = 0;
+    Plan *sorted;
+    TRY(mem_new(&sorted, given, sizeof *sorted, "study"));
+    for (size_t i = 0; i < given; i++)
+        if (study->plans[i].buffer.on)
+            sorted[n_sorted++] = study->plans[i];
+    qsort(sorted, n_sorted, sizeof *sorted, compare_bounds_first);
+    for (size_t i = 0; i < n_sorted; i++) {
+        bool is_first = i == 0 || compare_budgets(&sorted[i - 1], &sorted[i]) != 0;
+        if (is_first && strcmp(sorted[i].buffer.evict, BOUND_POLICY) != 0)
+            study->plans[study->n_plans++] = bound_plan(&sorted[i]);
+    }
+    study->n_bounds = study->n_plans - given;
+    mem_free(sorted);
+    return OK;
+}
+
+static Status read_plans(const Source *source, Study *study)
+{
+    for (size_t i = 0; i < source->n_grid; i++)
+        TRY(plan_of_combination(source, i, &study->plans[study->n_plans++]));
+    size_t index = 0;
+    if (source->n_plans > 0)
+        for (const cJSON *item = source->plans.node->child; item != NULL; item = item->next)
+            TRY(listed_plan(source, item, index++, &study->plans[study->n_plans++]));
+    return add_bounds(study);
+}
+
+Status study_from_json(const cJSON *json, const char *file, Study *study)
+{
+    Source source;
+    *study = (Study){0};
+    TRY(read_source(json, file, &source, study));
+    study->text = cJSON_PrintUnformatted(json);
+    Status status = study->text != NULL ? OK : fail_memory("study", 0);
+    if (status == OK)
+        status =
+            mem_new(&study->plans, 2 * (source.n_grid + source.n_plans), sizeof(Plan), "study");
+    if (status == OK)
+        status = read_plans(&source, study);
+    if (status != OK)
+        study_free(study);
+    return status;
+}
+
+Status study_load(const char *path, Study *study)
+{
+    cJSON *json;
+    *study = (Study){0};
+    TRY(json_load(path, STUDY_MAX_BYTES, &json));
+    Status status = study_from_json(json, path, study);
+    cJSON_Delete(json);
+    return status;
+}
+
+void study_free(Study *study)
+{
+    mem_free(study->text);
+    mem_free(study->plans);
+    *study = (Study){0};
+}

@@ -1,0 +1,456 @@
+#include "sim/study_db.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/crc32c.h"
+#include "base/files.h"
+#include "base/memory.h"
+
+#define COMMIT_NS 250000000u
+
+static const char SCHEMA[] =
+    "PRAGMA application_id = 1299141444;" /* STUDY_APPLICATION_ID */
+    "PRAGMA user_version = 1;"
+    "CREATE TABLE study(id INTEGER PRIMARY KEY, created TEXT NOT NULL, tool TEXT NOT NULL,"
+    " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL);"
+    "CREATE TABLE result(plan_id INTEGER PRIMARY KEY, name TEXT NOT NULL,"
+    " plan TEXT NOT NULL UNIQUE, evict TEXT NOT NULL, slots INTEGER NOT NULL,"
+    " budget_bytes INTEGER, scope TEXT NOT NULL, replay_order TEXT NOT NULL,"
+    " bound INTEGER NOT NULL, lookups INTEGER, hits INTEGER, misses INTEGER, miss_ratio REAL,"
+    " assignments INTEGER, assignment_hits INTEGER, loads INTEGER, bytes_loaded INTEGER,"
+    " evictions INTEGER, evicted_newest INTEGER, memory_bytes INTEGER, replay_ns INTEGER,"
+    " done INTEGER NOT NULL DEFAULT 0);"
+    "CREATE TABLE layer_result(plan_id INTEGER NOT NULL, layer INTEGER NOT NULL,"
+    " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL,"
+    " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;";
+
+_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 1, "as in SCHEMA");
+
+struct StudyDb {
+    sqlite3 *sqlite;
+    char *path;
+    bool created;    /* by study_db_open() */
+    bool has_result; /* a result was committed since */
+    bool in_transaction;
+    bool dirty; /* the open transaction holds a result */
+    uint64_t begun_ns;
+    sqlite3_stmt *insert_plan;
+    sqlite3_stmt *find_plan;
+    sqlite3_stmt *update;
+    sqlite3_stmt *insert_layer;
+};
+
+/* Code to Status: a full disk and the like are ERR_IO, a foreign or damaged file is the user's. */
+static Status db_fail(const StudyDb *db, int code)
+{
+    int kind = code & 0xFF;
+    if (kind == SQLITE_NOMEM)
+        return fail_memory(db->path, 0);
+    if (kind == SQLITE_NOTADB)
+        return fail(ERR_INPUT, "%s: not a Moebius study", db->path);
+    if (kind == SQLITE_CORRUPT)
+        return fail(ERR_CORRUPT, "%s: %s", db->path, sqlite3_errmsg(db->sqlite));
+    if (kind == SQLITE_CANTOPEN || kind == SQLITE_READONLY || kind == SQLITE_PERM)
+        return fail(ERR_OUTPUT, "%s: cannot write: %s", db->path, sqlite3_errmsg(db->sqlite));
+    if (kind == SQLITE_BUSY || kind == SQLITE_LOCKED)
+        return fail(ERR_IO, "%s: another program is writing it", db->path);
+    return fail(ERR_IO, "%s: %s", db->path, sqlite3_errmsg(db->sqlite));
+}
+
+#define DB_TRY(db, call)                                                                           \
+    do {                                                                                           \
+        int db_code = (call);                                                                      \
+        if (db_code != SQLITE_OK)                                                                  \
+            return db_fail(db, db_code);                                                           \
+    } while (0)
+
+static Status execute(StudyDb *db, const char *sql)
+{
+    DB_TRY(db, sqlite3_exec(db->sqlite, sql, NULL, NULL, NULL));
+    return OK;
+}
+
+static Status prepare(StudyDb *db, const char *sql, sqlite3_stmt **statement)
+{
+    DB_TRY(db, sqlite3_prepare_v2(db->sqlite, sql, -1, statement, NULL));
+    return OK;
+}
+
+/* Runs a bound statement that gives no rows, and makes it ready for the next time. */
+static Status run(StudyDb *db, sqlite3_stmt *statement)
+{
+    int code = sqlite3_step(statement);
+    if (code != SQLITE_DONE) {
+        Status status = db_fail(db, code);
+        sqlite3_reset(statement);
+        return status;
+    }
+    DB_TRY(db, sqlite3_reset(statement));
+    return OK;
+}
+
+static uint32_t crc_u64(uint32_t crc, uint64_t value)
+{
+    return crc32c(crc, &value, sizeof value);
+}
+
+TraceDigest study_trace_digest(const PackedTrace *trace)
+{
+    uint32_t crc = 0;
+    for (uint32_t i = 0; i < trace->n_layers; i++) {
+        const TraceLayer *layer = &trace->layers[i];
+        crc = crc_u64(crc, layer->layer);
+        crc = crc_u64(crc, layer->experts);
+        crc = crc_u64(crc, layer->expert_bytes);
+    }
+    crc = crc32c(crc, trace->step_id, trace->n_steps * sizeof *trace->step_id);
+    crc = crc32c(crc, trace->step_events, trace->n_steps * sizeof *trace->step_events);
+    crc = crc32c(crc, trace->step_first_layer, trace->n_steps * sizeof *trace->step_first_layer);
+    crc = crc32c(crc, trace->n_active, trace->n_events * sizeof *trace->n_active);
+    crc = crc32c(crc, trace->experts, trace->n_lookups * sizeof *trace->experts);
+    crc = crc32c(crc, trace->counts, trace->counts_bytes);
+    TraceDigest digest;
+    snprintf(digest.text, sizeof digest.text, "steps=%llu lookups=%llu crc32c=%08x",
+             (unsigned long long)trace->n_steps, (unsigned long long)trace->n_lookups, crc);
+    return digest;
+}
+
+static int pragma_number(sqlite3 *sqlite, const char *sql, int64_t *value)
+{
+    sqlite3_stmt *statement;
+    int code = sqlite3_prepare_v2(sqlite, sql, -1, &statement, NULL);
+    if (code != SQLITE_OK)
+        return code;
+    code = sqlite3_step(statement);
+    *value = code == SQLITE_ROW ? sqlite3_column_int64(statement, 0) : 0;
+    sqlite3_finalize(statement);
+    return code == SQLITE_ROW ? SQLITE_OK : code;
+}
+
+Status study_db_check(sqlite3 *sqlite, const char *path)
+{
+    int64_t id = 0;
+    int64_t version = 0;
+    int code = pragma_number(sqlite, "PRAGMA application_id", &id);
+    if (code == SQLITE_OK)
+        code = pragma_number(sqlite, "PRAGMA user_version", &version);
+    if (code == SQLITE_NOMEM)
+        return fail_memory(path, 0);
+    if (code != SQLITE_OK && (code & 0xFF) != SQLITE_NOTADB)
+        return fail(ERR_INPUT, "%s: cannot read: %s", path, sqlite3_errmsg(sqlite));
+    if (code != SQLITE_OK || id != STUDY_APPLICATION_ID)
+        return fail(ERR_INPUT, "%s: not a Moebius study", path);
+    if (version > STUDY_SCHEMA)
+        return fail(ERR_SCHEMA, "%s: study schema %lld, this program knows %d", path,
+                    (long long)version, STUDY_SCHEMA);
+    if (version < 1)
+        return fail(ERR_CORRUPT, "%s: study schema %lld", path, (long long)version);
+    return OK;
+}
+
+static Status check_digest(StudyDb *db, const TraceDigest *digest)
+{
+    sqlite3_stmt *statement;
+    TRY(prepare(db, "SELECT trace, trace_digest FROM study WHERE trace_digest <> ?1 LIMIT 1",
+                &statement));
+    sqlite3_bind_text(statement, 1, digest->text, -1, SQLITE_STATIC);
+    int code = sqlite3_step(statement);
+    Status status = OK;
+    if (code == SQLITE_ROW)
+        status = fail(ERR_INPUT, "%s: holds results of another trace: %s (%s), this one has %s",
+                      db->path, (const char *)sqlite3_column_text(statement, 0),
+                      (const char *)sqlite3_column_text(statement, 1), digest->text);
+    else if (code != SQLITE_DONE)
+        status = db_fail(db, code);
+    sqlite3_finalize(statement);
+    return status;
+}
+
+static Status prepare_all(StudyDb *db)
+{
+    TRY(prepare(db,
+                "INSERT INTO result(name, plan, evict, slots, budget_bytes, scope, replay_order,"
+                " bound) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(plan) DO NOTHING",
+                &db->insert_plan));
+    TRY(prepare(db, "SELECT plan_id, done FROM result WHERE plan = ?1", &db->find_plan));
+    TRY(prepare(db,
+                "UPDATE result SET lookups = ?2, hits = ?3, misses = ?4, miss_ratio = ?5,"
+                " assignments = ?6, assignment_hits = ?7, loads = ?8, bytes_loaded = ?9,"
+                " evictions = ?10, evicted_newest = ?11, memory_bytes = ?12, replay_ns = ?13,"
+                " done = 1 WHERE plan_id = ?1",
+                &db->update));
+    return prepare(db,
+                   "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
+                   " VALUES(?1, ?2, ?3, ?4, ?5)",
+                   &db->insert_layer);
+}
+
+static Status begin(StudyDb *db)
+{
+    if (db->in_transaction)
+        return OK;
+    TRY(execute(db, "BEGIN IMMEDIATE"));
+    db->in_transaction = true;
+    db->begun_ns = clock_ns();
+    return OK;
+}
+
+static Status commit(StudyDb *db)
+{
+    TRY(execute(db, "COMMIT"));
+    db->in_transaction = false;
+    db->has_result = db->has_result || db->dirty;
+    db->dirty = false;
+    return OK;
+}
+
+/* Finds out whether the file is new. One without pages counts as new: it was just made, or a killed
+ * sweep had not committed anything. */
+static Status look_at_file(StudyDb *db)
+{
+    int64_t pages = 0;
+    int code = pragma_number(db->sqlite, "PRAGMA page_count", &pages);
+    if (code != SQLITE_OK)
+        return db_fail(db, code);
+    db->created = db->created || pages == 0;
+    return OK;
+}
+
+/* The schema of a new file stays in the transaction that study_db_add() commits. */
+static Status open_sqlite(StudyDb *db, const TraceDigest *digest)
+{
+    const int flags =
+        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+    int code = sqlite3_open_v2(db->path, &db->sqlite, flags, NULL);
+    if ((code & 0xFF) == SQLITE_CANTOPEN)
+        return fail(ERR_OUTPUT, "%s: cannot open for writing: %s", db->path,
+                    sqlite3_errmsg(db->sqlite));
+    DB_TRY(db, code);
+    DB_TRY(db, sqlite3_busy_timeout(db->sqlite, 5000));
+    TRY(execute(db, "PRAGMA trusted_schema = OFF"));
+    TRY(look_at_file(db));
+    if (db->created) {
+        TRY(begin(db));
+        TRY(execute(db, SCHEMA));
+    } else {
+        TRY(study_db_check(db->sqlite, db->path));
+        TRY(check_digest(db, digest));
+    }
+    return prepare_all(db);
+}
+
+Status study_db_open(const char *path, const TraceDigest *digest, StudyDb **out)
+{
+    StudyDb *db;
+    if (path[0] == ':')
+        return fail(ERR_OUTPUT, "%s: not a file name", path); /* SQLite's ":memory:" */
+    TRY(mem_new(&db, 1, sizeof *db, "study"));
+    size_t bytes = strlen(path) + 1;
+    Status status = mem_new(&db->path, bytes, 1, "study");
+    if (status == OK) {
+        memcpy(db->path, path, bytes);
+        db->created = !file_exists(path);
+        status = open_sqlite(db, digest);
+    }
+    if (status != OK)
+        study_db_close(db);
+    else
+        *out = db;
+    return status;
+}
+
+void study_db_close(StudyDb *db)
+{
+    if (db == NULL)
+        return;
+    sqlite3_finalize(db->insert_plan);
+    sqlite3_finalize(db->find_plan);
+    sqlite3_finalize(db->update);
+    sqlite3_finalize(db->insert_layer);
+    sqlite3_close(db->sqlite); /* rolls back */
+    if (db->created && !db->has_result)
+        unlink(db->path);
+    mem_free(db->path);
+    mem_free(db);
+}
+
+static Status add_study(StudyDb *db, const Study *study, const char *trace_path,
+                        const TraceDigest *digest)
+{
+    sqlite3_stmt *statement;
+    char created[21];
+    clock_wall_text(created);
+    TRY(prepare(db,
+                "INSERT INTO study(created, tool, name, study, trace, trace_digest)"
+                " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS"
+                " (SELECT 1 FROM study WHERE study = ?4)",
+                &statement));
+    sqlite3_bind_text(statement, 1, created, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 2, "moebius " MOEBIUS_VERSION, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 3, study->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 4, study->text, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 5, trace_path, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 6, digest->text, -1, SQLITE_STATIC);
+    Status status = run(db, statement);
+    sqlite3_finalize(statement);
+    return status;
+}
+
+static Status most_slots(const Plan *plan, const PackedTrace *trace, uint32_t *slots,
+                         uint32_t *most)
+{
+    TRY(fail_in(plan_slots(plan, trace->layers, trace->n_layers, slots), "plan \"%s\"",
+                plan->name));
+    uint32_t scopes = plan->buffer.scope == SCOPE_LAYER ? trace->n_layers : 1;
+    *most = 0;
+    for (uint32_t i = 0; i < scopes; i++)
+        *most = slots[i] > *most ? slots[i] : *most;
+    return OK;
+}
+
+static Status insert_plan(StudyDb *db, const Plan *plan, const char *text, uint32_t slots)
+{
+    bool on = plan->buffer.on;
+    sqlite3_stmt *statement = db->insert_plan;
+    sqlite3_bind_text(statement, 1, plan->name, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 2, text, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 3, on ? plan->buffer.evict : "none", -1, SQLITE_STATIC);
+    sqlite3_bind_int64(statement, 4, slots);
+    if (plan->buffer.bytes > 0)
+        sqlite3_bind_int64(statement, 5, (int64_t)plan->buffer.bytes);
+    else
+        sqlite3_bind_null(statement, 5);
+    sqlite3_bind_text(statement, 6, plan->buffer.scope == SCOPE_LAYER ? "layer" : "device", -1,
+                      SQLITE_STATIC);
+    sqlite3_bind_text(statement, 7, plan->buffer.order == ORDER_SERIAL ? "serial" : "batch", -1,
+                      SQLITE_STATIC);
+    sqlite3_bind_int(statement, 8, on && eviction_needs_future(plan->buffer.evict));
+    return run(db, statement);
+}
+
+static Status find_plan(StudyDb *db, const char *text, StudyEntry *entry)
+{
+    sqlite3_bind_text(db->find_plan, 1, text, -1, SQLITE_STATIC);
+    int code = sqlite3_step(db->find_plan);
+    Status status = OK;
+    if (code == SQLITE_ROW) {
+        entry->plan_id = sqlite3_column_int64(db->find_plan, 0);
+        entry->done = sqlite3_column_int(db->find_plan, 1) != 0;
+    } else {
+        status = db_fail(db, code);
+    }
+    sqlite3_reset(db->find_plan);
+    return status;
+}
+
+/* SLOTS[n_layers] is scratch. */
+static Status add_plan(StudyDb *db, const PackedTrace *trace, const Plan *plan, uint32_t *slots,
+                       StudyEntry *entry)
+{
+    uint32_t most;
+    char *text;
+    TRY(most_slots(plan, trace, slots, &most));
+    TRY(plan_to_text(plan, &text));
+    Status status = insert_plan(db, plan, text, most);
+    if (status == OK)
+        status = find_plan(db, text, entry);
+    mem_free(text);
+    return status;
+}
+
+static int compare_entries(const void *left, const void *right)
+{
+    const StudyEntry *a = left;
+    const StudyEntry *b = right;
+    if (a->plan_id != b->plan_id)
+        return a->plan_id < b->plan_id ? -1 : 1;
+    return (a->plan > b->plan) - (a->plan < b->plan);
+}
+
+static size_t sort_and_unite(StudyEntry *entries, size_t count)
+{
+    size_t kept = 0;
+    qsort(entries, count, sizeof *entries, compare_entries);
+    for (size_t i = 0; i < count; i++)
+        if (kept == 0 || entries[kept - 1].plan_id != entries[i].plan_id)
+            entries[kept++] = entries[i];
+    return kept;
+}
+
+Status study_db_add(StudyDb *db, const Study *study, const PackedTrace *trace,
+                    const char *trace_path, StudyEntry *entries, size_t *n_entries)
+{
+    TraceDigest digest = study_trace_digest(trace);
+    uint32_t *slots;
+    TRY(mem_new(&slots, trace->n_layers, sizeof *slots, "study"));
+    Status status = begin(db);
+    if (status == OK)
+        status = add_study(db, study, trace_path, &digest);
+    for (size_t i = 0; i < study->n_plans && status == OK; i++) {
+        entries[i].plan = i;
+        status = add_plan(db, trace, &study->plans[i], slots, &entries[i]);
+    }
+    if (status == OK)
+        status = commit(db);
+    mem_free(slots);
+    if (status == OK)
+        *n_entries = sort_and_unite(entries, study->n_plans);
+    return status;
+}
+
+static Status write_layer(StudyDb *db, int64_t plan_id, uint32_t layer, const ReplayLayer *counts)
+{
+    sqlite3_stmt *statement = db->insert_layer;
+    sqlite3_bind_int64(statement, 1, plan_id);
+    sqlite3_bind_int64(statement, 2, layer);
+    sqlite3_bind_int64(statement, 3, (int64_t)(counts->counts.hits + counts->counts.misses));
+    sqlite3_bind_int64(statement, 4, (int64_t)counts->counts.hits);
+    sqlite3_bind_int64(statement, 5, (int64_t)counts->counts.misses);
+    return run(db, statement);
+}
+
+static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *result)
+{
+    const BufferCounts *counts = &result->total.counts;
+    uint64_t lookups = counts->hits + counts->misses;
+    const uint64_t values[] = {lookups,
+                               counts->hits,
+                               counts->misses,
+                               0,
+                               result->total.assignments,
+                               result->total.assignment_hits,
+                               counts->loads,
+                               counts->bytes_loaded,
+                               counts->evictions,
+                               counts->evicted_newest,
+                               result->memory_bytes,
+                               result->replay_ns};
+    sqlite3_stmt *statement = db->update;
+    sqlite3_bind_int64(statement, 1, plan_id);
+    for (int i = 0; i < (int)(sizeof values / sizeof values[0]); i++)
+        sqlite3_bind_int64(statement, i + 2, (int64_t)values[i]);
+    sqlite3_bind_double(statement, 5, lookups > 0 ? (double)counts->misses / (double)lookups : 0.0);
+    return run(db, statement);
+}
+
+Status study_db_result(StudyDb *db, int64_t plan_id, const ReplayResult *result,
+                       const TraceLayer *layers)
+{
+    TRY(begin(db));
+    TRY(write_total(db, plan_id, result));
+    for (uint32_t i = 0; i < result->n_layers; i++)
+        TRY(write_layer(db, plan_id, layers[i].layer, &result->layers[i]));
+    db->dirty = true;
+    return OK;
+}
+
+Status study_db_commit(StudyDb *db, bool now)
+{
+    if (!db->in_transaction || (!now && clock_ns() - db->begun_ns < COMMIT_NS))
+        return OK;
+    return commit(db);
+}

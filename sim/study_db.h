@@ -1,0 +1,62 @@
+/* study.db: the plans of a sweep and their results, as rows of SQLite.
+ *
+ *     study(id, created, tool, name, study, trace, trace_digest)
+ *     result(plan_id, name, plan, evict, slots, budget_bytes, scope, replay_order, bound, lookups,
+ *            hits, misses, miss_ratio, assignments, assignment_hits, loads, bytes_loaded,
+ *            evictions, evicted_newest, memory_bytes, replay_ns, done)
+ *     layer_result(plan_id, layer, lookups, hits, misses)
+ *
+ * Every plan has its row from the start, with done = 0 and NULL numbers until it was replayed, so
+ * that a sweep can be stopped at any moment and continued. plan is the canonical text of the plan
+ * and its identity. slots are those of one scope (the most of any, under a byte budget); bound is 1
+ * for policies that know the future, which no executor can run online. */
+#ifndef SIM_STUDY_DB_H
+#define SIM_STUDY_DB_H
+
+#include <sqlite3.h>
+
+#include "sim/replay.h"
+#include "sim/study.h"
+
+enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 1 };
+
+typedef struct StudyDb StudyDb;
+
+/* What tells one trace from another: steps, lookups, layers, and a CRC-32C over all of it. */
+typedef struct {
+    char text[96];
+} TraceDigest;
+
+TraceDigest study_trace_digest(const PackedTrace *trace);
+
+/* Opens PATH for writing, or creates it. Fails with ERR_INPUT when it is another kind of file or
+ * holds results of another trace, with ERR_SCHEMA when it is newer than this program, with
+ * ERR_OUTPUT when it cannot be created. */
+Status study_db_open(const char *path, const TraceDigest *digest, StudyDb **db);
+/* Rolls back what was not committed. A file that study_db_open() created and that never got a
+ * result is removed. Accepts NULL; keeps the error record. */
+void study_db_close(StudyDb *db);
+
+/* One plan of a study in the database. */
+typedef struct {
+    int64_t plan_id; /* key of its row */
+    size_t plan;     /* index into study->plans */
+    bool done;       /* has its result */
+} StudyEntry;
+
+/* Enters STUDY and those of its plans that have no row yet, in one transaction. TRACE gives the
+ * layers, TRACE_PATH is kept for people. ENTRIES (room for study->n_plans) receives the *N_ENTRIES
+ * different plans of STUDY, ascending by key; plans of equal text count once. */
+Status study_db_add(StudyDb *db, const Study *study, const PackedTrace *trace,
+                    const char *trace_path, StudyEntry *entries, size_t *n_entries);
+
+/* Writes the result of one plan into the open transaction, or begins one. */
+Status study_db_result(StudyDb *db, int64_t plan_id, const ReplayResult *result,
+                       const TraceLayer *layers);
+/* Commits the open transaction when it is 250 ms old, or at once with NOW. */
+Status study_db_commit(StudyDb *db, bool now);
+
+/* Fails unless the open database at PATH is a study of a schema that this program knows. */
+Status study_db_check(sqlite3 *sqlite, const char *path);
+
+#endif

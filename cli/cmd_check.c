@@ -1,0 +1,84 @@
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/progress.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/print.h"
+#include "traces/reader.h"
+
+typedef struct {
+    const char *path;
+    bool json;
+} Arguments;
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        {.name = "TRACE",
+         .help = "the trace to check",
+         .kind = OPTION_POSITIONAL,
+         .required = true,
+         .value = &arguments->path},
+        {.name = "json",
+         .help = "print one JSON document",
+         .kind = OPTION_FLAG,
+         .value = &arguments->json},
+    };
+    const OptionTable table = {
+        .command = "check",
+        .summary = "Reads a whole trace: SQLite's own check, every checksum, length and id. Names "
+                   "the first bad\nplace; exit status 2 then.",
+        .example = "moebius check trace.db",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    return options_parse(&table, argc, argv);
+}
+
+static void show_progress(void *argument, uint64_t done, uint64_t total)
+{
+    Progress *progress = argument;
+    progress->total = total;
+    progress_update(progress, done);
+}
+
+static Status fill_json(cJSON *json, const char *path, const TraceCheck *found)
+{
+    TRY(json_add_text(json, "trace", path));
+    TRY(json_add_bool(json, "ok", true));
+    TRY(json_add_u64(json, "steps", found->steps));
+    TRY(json_add_u64(json, "tokens", found->tokens));
+    TRY(json_add_u64(json, "requests", found->requests));
+    TRY(json_add_u64(json, "residency_rows", found->residency_rows));
+    return json_add_u64(json, "timing_rows", found->timing_rows);
+}
+
+static Status print_found_json(const char *path, const TraceCheck *found)
+{
+    cJSON *json = cJSON_CreateObject();
+    if (json == NULL)
+        return fail_memory("JSON output", 0);
+    Status status = fill_json(json, path, found);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}
+
+Status command_check(int argc, char **argv)
+{
+    Arguments arguments = {0};
+    TraceCheck found;
+    Progress progress;
+    TRY(parse(argc, argv, &arguments));
+    progress_start(&progress, "check", "steps", 0);
+    Status status = trace_check(arguments.path, &found, show_progress, &progress);
+    progress_end(&progress);
+    TRY(status);
+    if (arguments.json)
+        return print_found_json(arguments.path, &found);
+    printf("ok: %" PRIu64 " steps, %" PRIu64 " tokens, %" PRIu64 " requests, %" PRIu64
+           " residency rows, %" PRIu64 " timing rows\n",
+           found.steps, found.tokens, found.requests, found.residency_rows, found.timing_rows);
+    return OK;
+}

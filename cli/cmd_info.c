@@ -1,0 +1,295 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "base/progress.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/print.h"
+#include "cli/table.h"
+#include "traces/reader.h"
+
+enum { N_PHASES = PHASE_MIXED + 1 };
+
+typedef struct {
+    const char *path;
+    bool json;
+} Arguments;
+
+/* What the steps of a trace add up to. */
+typedef struct {
+    uint64_t steps[N_PHASES];
+    uint64_t phase_tokens[N_PHASES];
+    uint64_t total_steps;
+    uint64_t tokens;
+    uint64_t requests;
+    uint64_t residency_events;
+    uint64_t timing_ops;
+    uint64_t file_bytes;
+    bool has_token_ids;
+    bool has_weights;
+    bool has_scores;
+    bool complete;
+} Summary;
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        {.name = "TRACE",
+         .help = "the trace",
+         .kind = OPTION_POSITIONAL,
+         .required = true,
+         .value = &arguments->path},
+        {.name = "json",
+         .help = "print one JSON document",
+         .kind = OPTION_FLAG,
+         .value = &arguments->json},
+    };
+    const OptionTable table = {
+        .command = "info",
+        .summary = "Says what a trace holds: where it came from, its MoE layers, steps, tokens and "
+                   "requests.",
+        .example = "moebius info trace.db",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    return options_parse(&table, argc, argv);
+}
+
+static Status count_rank_rows(TraceReader *reader, uint32_t step, Summary *summary)
+{
+    const ResidencyRecord *residency;
+    const TimingRecord *timing;
+    size_t count = 0;
+    TRY(trace_reader_residency(reader, step, 0, &residency, &count));
+    summary->residency_events += count;
+    count = 0;
+    TRY(trace_reader_timing(reader, step, 0, &timing, &count));
+    summary->timing_ops += count;
+    return OK;
+}
+
+static void count_step(const TraceStep *step, Summary *summary)
+{
+    summary->total_steps++;
+    summary->tokens += step->tokens;
+    summary->steps[step->phase]++;
+    summary->phase_tokens[step->phase] += step->tokens;
+    summary->has_token_ids = summary->has_token_ids || step->token != NULL;
+    summary->has_weights = summary->has_weights || step->weights != NULL;
+    summary->has_scores = summary->has_scores || step->scores != NULL;
+}
+
+static Status count_steps(TraceReader *reader, Summary *summary)
+{
+    Progress progress;
+    TraceStep step;
+    Status status = OK;
+    progress_start(&progress, "info", "steps", trace_reader_steps(reader));
+    while (status == OK) {
+        status = trace_reader_next_step(reader, &step);
+        if (status != OK)
+            break;
+        count_step(&step, summary);
+        status = count_rank_rows(reader, step.step, summary);
+        progress_update(&progress, summary->total_steps);
+    }
+    progress_end(&progress);
+    return status == STATUS_END ? OK : status;
+}
+
+static Status summarize(TraceReader *reader, const char *path, Summary *summary)
+{
+    struct stat info;
+    *summary = (Summary){.requests = trace_reader_requests(reader),
+                         .complete = trace_reader_complete(reader)};
+    if (stat(path, &info) == 0)
+        summary->file_bytes = (uint64_t)info.st_size;
+    return count_steps(reader, summary);
+}
+
+static double bytes_per_token(const Summary *summary)
+{
+    return summary->tokens > 0 ? (double)summary->file_bytes / (double)summary->tokens : 0.0;
+}
+
+static Status add_optional_text(cJSON *json, const char *key, const char *text)
+{
+    return text != NULL ? json_add_text(json, key, text) : json_add_null(json, key);
+}
+
+static Status add_layers(cJSON *json, const TraceReader *reader)
+{
+    cJSON *list;
+    uint32_t count;
+    const TraceLayer *layers = trace_reader_layers(reader, &count);
+    TRY(json_add_array(json, "layers", &list));
+    for (uint32_t i = 0; i < count; i++) {
+        cJSON *item = cJSON_CreateObject();
+        TRY(json_push(list, item));
+        TRY(json_add_u64(item, "layer", layers[i].layer));
+        TRY(json_add_text(item, "name", layers[i].name));
+        TRY(json_add_text(item, "stack", stack_name(layers[i].stack)));
+        TRY(json_add_u64(item, "experts", layers[i].experts));
+        TRY(json_add_u64(item, "top_k", layers[i].top_k));
+        TRY(json_add_u64(item, "shared_experts", layers[i].shared_experts));
+        TRY(json_add_u64(item, "d_model", layers[i].d_model));
+        TRY(json_add_u64(item, "d_ff", layers[i].d_ff));
+        TRY(json_add_u64(item, "expert_bytes", layers[i].expert_bytes));
+    }
+    return OK;
+}
+
+static Status add_phases(cJSON *json, const Summary *summary)
+{
+    cJSON *phases;
+    TRY(json_add_object(json, "phases", &phases));
+    for (int i = 0; i < N_PHASES; i++) {
+        cJSON *phase;
+        TRY(json_add_object(phases, phase_name((Phase)i), &phase));
+        TRY(json_add_u64(phase, "steps", summary->steps[i]));
+        TRY(json_add_u64(phase, "tokens", summary->phase_tokens[i]));
+    }
+    return OK;
+}
+
+static Status fill_json(cJSON *json, const char *path, const TraceReader *reader,
+                        const Summary *summary)
+{
+    const TraceRun *run = trace_reader_run(reader);
+    TRY(json_add_text(json, "trace", path));
+    TRY(add_optional_text(json, "created", run->created));
+    TRY(add_optional_text(json, "tool", run->tool));
+    TRY(add_optional_text(json, "source", run->source));
+    TRY(add_optional_text(json, "model", run->model));
+    TRY(add_optional_text(json, "device", run->device));
+    TRY(json_add_bool(json, "complete", summary->complete));
+    TRY(json_add_u64(json, "steps", summary->total_steps));
+    TRY(json_add_u64(json, "tokens", summary->tokens));
+    TRY(json_add_u64(json, "requests", summary->requests));
+    TRY(add_phases(json, summary));
+    TRY(json_add_bool(json, "has_token_ids", summary->has_token_ids));
+    TRY(json_add_bool(json, "has_weights", summary->has_weights));
+    TRY(json_add_bool(json, "has_scores", summary->has_scores));
+    TRY(json_add_u64(json, "residency_events", summary->residency_events));
+    TRY(json_add_u64(json, "timing_ops", summary->timing_ops));
+    TRY(json_add_u64(json, "file_bytes", summary->file_bytes));
+    TRY(json_add_f64(json, "bytes_per_token", bytes_per_token(summary)));
+    return add_layers(json, reader);
+}
+
+static Status print_summary_json(const char *path, const TraceReader *reader,
+                                 const Summary *summary)
+{
+    cJSON *json = cJSON_CreateObject();
+    if (json == NULL)
+        return fail_memory("JSON output", 0);
+    Status status = fill_json(json, path, reader, summary);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}
+
+static Status print_layers(const TraceReader *reader)
+{
+    static const char *const TITLES[] = {"layer",  "name",    "stack", "experts",    "top_k",
+                                         "shared", "d_model", "d_ff",  "expert size"};
+    uint32_t count;
+    char text[NUMBER_BYTES];
+    const TraceLayer *layers = trace_reader_layers(reader, &count);
+    Table *table;
+    TRY(table_new(TITLES, "rllrrrrrr", &table));
+    for (uint32_t i = 0; i < count; i++) {
+        table_cell(table, "%" PRIu32, layers[i].layer);
+        table_cell(table, "%s", layers[i].name);
+        table_cell(table, "%s", stack_name(layers[i].stack));
+        table_cell(table, "%" PRIu32, layers[i].experts);
+        table_cell(table, "%" PRIu32, layers[i].top_k);
+        table_cell(table, "%" PRIu32, layers[i].shared_experts);
+        table_cell(table, "%" PRIu32, layers[i].d_model);
+        table_cell(table, "%" PRIu32, layers[i].d_ff);
+        table_cell(table, "%s", bytes_text(layers[i].expert_bytes, text));
+    }
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+static Status print_phases(const Summary *summary)
+{
+    static const char *const TITLES[] = {"phase", "steps", "tokens"};
+    char text[NUMBER_BYTES];
+    Table *table;
+    TRY(table_new(TITLES, "lrr", &table));
+    for (int i = 0; i < N_PHASES; i++) {
+        if (summary->steps[i] == 0)
+            continue;
+        table_cell(table, "%s", phase_name((Phase)i));
+        table_cell(table, "%s", number_text(summary->steps[i], text));
+        table_cell(table, "%s", number_text(summary->phase_tokens[i], text));
+    }
+    table_cell(table, "total");
+    table_cell(table, "%s", number_text(summary->total_steps, text));
+    table_cell(table, "%s", number_text(summary->tokens, text));
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+static Status print_origin(const char *path, const TraceReader *reader, const Summary *summary)
+{
+    static const char *const TITLES[] = {"trace", ""};
+    const TraceRun *run = trace_reader_run(reader);
+    const char *const rows[][2] = {{"file", path},
+                                   {"created", run->created},
+                                   {"tool", run->tool},
+                                   {"source", run->source},
+                                   {"model", run->model},
+                                   {"device", run->device},
+                                   {"complete", summary->complete ? "yes"
+                                                                  : "no: recording did not "
+                                                                    "end properly"}};
+    Table *table;
+    TRY(table_new(TITLES, "ll", &table));
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        table_cell(table, "%s", rows[i][0]);
+        table_cell(table, "%s", rows[i][1] != NULL ? rows[i][1] : "-");
+    }
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+static Status print_people(const char *path, const TraceReader *reader, const Summary *summary)
+{
+    char text[NUMBER_BYTES];
+    TRY(print_origin(path, reader, summary));
+    puts("");
+    TRY(print_layers(reader));
+    puts("");
+    TRY(print_phases(summary));
+    printf("\n%s requests", number_text(summary->requests, text));
+    printf("; token ids %s, weights %s, scores %s, ", summary->has_token_ids ? "yes" : "no",
+           summary->has_weights ? "yes" : "no", summary->has_scores ? "yes" : "no");
+    printf("%s residency events, ", number_text(summary->residency_events, text));
+    printf("%s timed operations\n", number_text(summary->timing_ops, text));
+    printf("%s, %.1f bytes per token\n", bytes_text(summary->file_bytes, text),
+           bytes_per_token(summary));
+    return OK;
+}
+
+Status command_info(int argc, char **argv)
+{
+    Arguments arguments = {0};
+    TraceReader *reader;
+    Summary summary;
+    TRY(parse(argc, argv, &arguments));
+    TRY(trace_reader_open(arguments.path, &reader));
+    Status status = summarize(reader, arguments.path, &summary);
+    if (status == OK && arguments.json)
+        status = print_summary_json(arguments.path, reader, &summary);
+    else if (status == OK)
+        status = print_people(arguments.path, reader, &summary);
+    trace_reader_close(reader);
+    return status;
+}

@@ -1,0 +1,171 @@
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/plan_input.h"
+#include "cli/print.h"
+#include "cli/table.h"
+#include "sim/replay.h"
+
+typedef struct {
+    const char *trace;
+    const char *plan;
+    OptionList sets;
+    bool json;
+} Arguments;
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        {.name = "trace",
+         .argument = "FILE",
+         .help = "the trace to replay",
+         .kind = OPTION_TEXT,
+         .required = true,
+         .value = &arguments->trace},
+        {.name = "plan",
+         .argument = "FILE",
+         .help = "the plan (default: all experts resident)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->plan},
+        {.name = "set",
+         .argument = "PATH=VALUE",
+         .help = "change one value of the plan",
+         .kind = OPTION_LIST,
+         .value = &arguments->sets},
+        {.name = "json",
+         .help = "print one JSON document",
+         .kind = OPTION_FLAG,
+         .value = &arguments->json},
+    };
+    const OptionTable table = {
+        .command = "simulate",
+        .summary = "Replays the routing of a trace through the expert buffer of a plan, and counts "
+                   "hits,\nmisses and bytes loaded. Routing is taken as recorded.",
+        .example = "moebius simulate --trace trace.db --plan plan.json --set buffer.slots=8",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    return options_parse(&table, argc, argv);
+}
+
+static void add_row(Table *table, const char *name, const ReplayLayer *layer)
+{
+    char text[NUMBER_BYTES];
+    const BufferCounts *counts = &layer->counts;
+    uint64_t lookups = counts->hits + counts->misses;
+    table_cell(table, "%s", name);
+    table_cell(table, "%s", number_text(lookups, text));
+    table_cell(table, "%s", number_text(counts->hits, text));
+    table_cell(table, "%s", number_text(counts->misses, text));
+    table_cell(table, "%s", ratio_text(counts->misses, lookups, text));
+    table_cell(table, "%s", number_text(layer->assignments, text));
+    table_cell(table, "%s", ratio_text(layer->assignment_hits, layer->assignments, text));
+    table_cell(table, "%s", number_text(counts->loads, text));
+    table_cell(table, "%.2f", (double)counts->bytes_loaded / 1048576.0);
+    table_cell(table, "%s", number_text(counts->evictions, text));
+    table_cell(table, "%s", ratio_text(counts->evicted_newest, counts->evictions, text));
+}
+
+static Status print_layers(const PackedTrace *trace, const ReplayResult *result)
+{
+    static const char *const TITLES[] = {
+        "layer",           "lookups", "hits", "misses",    "miss ratio",    "assignments",
+        "assignment hits", "loads",   "MiB",  "evictions", "newest evicted"};
+    Table *table;
+    char name[16];
+    TRY(table_new(TITLES, "rrrrrrrrrrr", &table));
+    for (uint32_t i = 0; i < result->n_layers; i++) {
+        snprintf(name, sizeof name, "%" PRIu32, trace->layers[i].layer);
+        add_row(table, name, &result->layers[i]);
+    }
+    add_row(table, "total", &result->total);
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+static Status print_people(const PackedTrace *trace, const Plan *plan, const ReplayResult *result)
+{
+    char lookups[NUMBER_BYTES];
+    char assignments[NUMBER_BYTES];
+    char memory[NUMBER_BYTES];
+    char duration[NUMBER_BYTES];
+    const BufferCounts *counts = &result->total.counts;
+    if (plan->buffer.on)
+        printf("%s, replay order %s, scope %s; routing as recorded\n\n", plan->buffer.evict,
+               plan->buffer.order == ORDER_SERIAL ? "serial" : "batch",
+               plan->buffer.scope == SCOPE_LAYER ? "layer" : "device");
+    else
+        printf("all experts resident; routing as recorded\n\n");
+    TRY(print_layers(trace, result));
+    printf("\nmiss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
+           "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
+           "loaded last.\nExperts take %s of device memory. Replayed in %s.\n",
+           number_text(counts->hits + counts->misses, lookups),
+           number_text(result->total.assignments, assignments),
+           bytes_text(result->memory_bytes, memory), duration_text(result->replay_ns, duration));
+    return OK;
+}
+
+static Status fill_json(cJSON *json, const char *path, const Plan *plan, const ReplayResult *result)
+{
+    cJSON *canonical;
+    TRY(json_add_text(json, "trace", path));
+    TRY(json_add_text(json, "routing", "as recorded"));
+    if (cJSON_GetObjectItemCaseSensitive(json, "memory_bytes") == NULL)
+        TRY(json_add_u64(json, "memory_bytes", result->memory_bytes));
+    TRY(plan_to_json(plan, &canonical));
+    if (cJSON_AddItemToObject(json, "plan", canonical))
+        return OK;
+    cJSON_Delete(canonical);
+    return fail_memory("JSON output", 0);
+}
+
+static Status print_result_json(const char *path, const PackedTrace *trace, const Plan *plan,
+                                const ReplayResult *result)
+{
+    cJSON *json;
+    TRY(replay_result_json(result, trace->layers, &json));
+    Status status = fill_json(json, path, plan, result);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}
+
+static Status simulate(const Arguments *arguments, const PackedTrace *trace, const Plan *plan)
+{
+    ReplayFuture future = {0};
+    ReplayResult result;
+    Status status = replay_prepare(trace, plan, &future);
+    if (status == OK)
+        status = replay_run(trace, plan, &future, NULL, NULL, &result);
+    replay_future_free(&future);
+    if (status != OK)
+        return status;
+    if (arguments->json)
+        status = print_result_json(arguments->trace, trace, plan, &result);
+    else
+        status = print_people(trace, plan, &result);
+    replay_result_free(&result);
+    return status;
+}
+
+Status command_simulate(int argc, char **argv)
+{
+    Arguments arguments = {0};
+    Plan plan;
+    PackedTrace trace;
+    Status status = parse(argc, argv, &arguments);
+    if (status == OK)
+        status = plan_input(arguments.plan, &arguments.sets, &plan);
+    option_list_free(&arguments.sets);
+    if (status == OK)
+        status = packed_trace_load(arguments.trace, &trace);
+    if (status != OK)
+        return status;
+    status = simulate(&arguments, &trace, &plan);
+    packed_trace_free(&trace);
+    return status;
+}

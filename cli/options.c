@@ -1,0 +1,259 @@
+#include "cli/options.h"
+
+#include <assert.h>
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+typedef struct {
+    const OptionTable *table;
+    int argc;
+    char **argv;
+    int at;        /* of the argument being read */
+    uint64_t seen; /* bit per option of the table */
+} Parse;
+
+void option_list_free(OptionList *list)
+{
+    mem_free(list->items);
+    *list = (OptionList){0};
+}
+
+Status options_fail(const OptionTable *table, const char *format, ...)
+{
+    char why[512];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(why, sizeof why, format, arguments);
+    va_end(arguments);
+    return fail(ERR_USAGE, "%s (see 'moebius %s --help')", why, table->command);
+}
+
+static void print_usage_item(const Option *option)
+{
+    const char *open = option->required ? "" : "[";
+    const char *close = option->required ? "" : "]";
+    const char *more = option->kind == OPTION_LIST ? "..." : "";
+    if (option->kind == OPTION_POSITIONAL)
+        printf(" %s%s%s", open, option->name, close);
+    else if (option->kind == OPTION_FLAG)
+        printf(" %s--%s%s", open, option->name, close);
+    else
+        printf(" %s--%s %s%s%s", open, option->name, option->argument, close, more);
+}
+
+static void print_help_line(const Option *option)
+{
+    char left[64];
+    if (option->kind == OPTION_POSITIONAL)
+        snprintf(left, sizeof left, "%s", option->name);
+    else
+        snprintf(left, sizeof left, "--%s %s", option->name,
+                 option->argument != NULL ? option->argument : "");
+    printf("  %-26s %s\n", left, option->help);
+}
+
+static void print_help(const OptionTable *table)
+{
+    printf("usage: moebius %s", table->command);
+    for (size_t i = 0; i < table->n_options; i++)
+        print_usage_item(&table->options[i]);
+    printf("\n\n%s\n\n", table->summary);
+    for (size_t i = 0; i < table->n_options; i++)
+        print_help_line(&table->options[i]);
+    printf("  %-26s %s\n\nexample:\n  %s\n", "--help", "this text", table->example);
+}
+
+static Status parse_whole(const Parse *parse, const Option *option, const char *text,
+                          uint64_t *value)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long long number = isdigit((unsigned char)text[0]) ? strtoull(text, &end, 10) : 0;
+    if (end == NULL || *end != '\0')
+        return options_fail(parse->table, "--%s: '%s' is no whole number", option->name, text);
+    if (errno == ERANGE || number < option->least || number > option->most)
+        return options_fail(parse->table, "--%s: %s, allowed is %llu to %llu", option->name, text,
+                            (unsigned long long)option->least, (unsigned long long)option->most);
+    *value = number;
+    return OK;
+}
+
+static Status parse_real(const Parse *parse, const Option *option, const char *text, double *value)
+{
+    char *end = NULL;
+    bool plain = isdigit((unsigned char)text[0]) || strchr("+-.", text[0]) != NULL;
+    double number = plain ? strtod(text, &end) : 0;
+    if (end == NULL || end == text || *end != '\0' || !isfinite(number))
+        return options_fail(parse->table, "--%s: '%s' is no number", option->name, text);
+    if (number < option->low || number > option->high)
+        return options_fail(parse->table, "--%s: %s, allowed is %g to %g", option->name, text,
+                            option->low, option->high);
+    *value = number;
+    return OK;
+}
+
+static Status parse_choice(const Parse *parse, const Option *option, const char *text, int *value)
+{
+    char allowed[256] = "";
+    size_t used = 0;
+    for (int i = 0; option->choices[i] != NULL; i++) {
+        if (strcmp(option->choices[i], text) == 0) {
+            *value = i;
+            return OK;
+        }
+        if (used < sizeof allowed)
+            used += (size_t)snprintf(allowed + used, sizeof allowed - used, "%s%s", i ? ", " : "",
+                                     option->choices[i]);
+    }
+    return options_fail(parse->table, "--%s: '%s', allowed are %s", option->name, text, allowed);
+}
+
+static Status append(OptionList *list, const char *text)
+{
+    const char **items = mem_resize(list->items, list->count + 1, sizeof *items);
+    if (items == NULL)
+        return fail_memory("options", (list->count + 1) * sizeof *items);
+    list->items = items;
+    list->items[list->count++] = text;
+    return OK;
+}
+
+static Status store(const Parse *parse, const Option *option, const char *text)
+{
+    uint64_t number;
+    if (text[0] == '\0')
+        return options_fail(parse->table, "--%s: the value is empty", option->name);
+    switch (option->kind) {
+    case OPTION_U32:
+        TRY(parse_whole(parse, option, text, &number));
+        *(uint32_t *)option->value = (uint32_t)number;
+        return OK;
+    case OPTION_U64:
+        return parse_whole(parse, option, text, option->value);
+    case OPTION_F64:
+        return parse_real(parse, option, text, option->value);
+    case OPTION_CHOICE:
+        return parse_choice(parse, option, text, option->value);
+    case OPTION_LIST:
+        return append(option->value, text);
+    case OPTION_TEXT:
+    case OPTION_POSITIONAL:
+    case OPTION_FLAG:
+        break;
+    }
+    *(const char **)option->value = text;
+    return OK;
+}
+
+/* The option whose name is the LENGTH bytes at NAME; n_options when there is none. */
+static size_t find_option(const OptionTable *table, const char *name, size_t length)
+{
+    size_t i = 0;
+    for (; i < table->n_options; i++) {
+        const Option *option = &table->options[i];
+        if (option->kind != OPTION_POSITIONAL && strlen(option->name) == length &&
+            memcmp(option->name, name, length) == 0)
+            break;
+    }
+    return i;
+}
+
+static Status mark_seen(Parse *parse, size_t i)
+{
+    const Option *option = &parse->table->options[i];
+    if ((parse->seen >> i & 1) != 0 && option->kind != OPTION_LIST)
+        return options_fail(parse->table, "--%s: given twice", option->name);
+    parse->seen |= (uint64_t)1 << i;
+    return OK;
+}
+
+static Status parse_option(Parse *parse)
+{
+    const char *name = parse->argv[parse->at] + 2;
+    size_t length = strcspn(name, "=");
+    size_t i = find_option(parse->table, name, length);
+    if (i == parse->table->n_options)
+        return options_fail(parse->table, "--%.*s: unknown option", (int)length, name);
+    const Option *option = &parse->table->options[i];
+    const char *text = name[length] == '=' ? name + length + 1 : NULL;
+    TRY(mark_seen(parse, i));
+    if (option->kind == OPTION_FLAG) {
+        if (text != NULL)
+            return options_fail(parse->table, "--%s: takes no value", option->name);
+        *(bool *)option->value = true;
+        return OK;
+    }
+    if (text == NULL) {
+        if (parse->at + 1 >= parse->argc)
+            return options_fail(parse->table, "--%s: needs %s", option->name, option->argument);
+        text = parse->argv[++parse->at];
+        if (strncmp(text, "--", 2) == 0 && strlen(text) > 2)
+            return options_fail(parse->table, "--%s: needs %s, not %s (or write --%s=%s)",
+                                option->name, option->argument, text, option->name, text);
+    }
+    return store(parse, option, text);
+}
+
+static Status parse_positional(Parse *parse)
+{
+    for (size_t i = 0; i < parse->table->n_options; i++) {
+        const Option *option = &parse->table->options[i];
+        if (option->kind != OPTION_POSITIONAL || (parse->seen >> i & 1) != 0)
+            continue;
+        if (parse->argv[parse->at][0] == '\0')
+            return options_fail(parse->table, "%s: the value is empty", option->name);
+        parse->seen |= (uint64_t)1 << i;
+        return store(parse, option, parse->argv[parse->at]);
+    }
+    return options_fail(parse->table, "'%s': unexpected argument", parse->argv[parse->at]);
+}
+
+static Status check_required(const Parse *parse)
+{
+    for (size_t i = 0; i < parse->table->n_options; i++) {
+        const Option *option = &parse->table->options[i];
+        if (!option->required || (parse->seen >> i & 1) != 0)
+            continue;
+        const char *dashes = option->kind == OPTION_POSITIONAL ? "" : "--";
+        return options_fail(parse->table, "%s%s is missing", dashes, option->name);
+    }
+    return OK;
+}
+
+static bool wants_help(int argc, char **argv)
+{
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
+            return true;
+    return false;
+}
+
+Status options_parse(const OptionTable *table, int argc, char **argv)
+{
+    assert(table->n_options <= OPTIONS_MAX);
+    Parse parse = {.table = table, .argc = argc, .argv = argv, .at = 1};
+    if (wants_help(argc, argv)) {
+        print_help(table);
+        return STATUS_END;
+    }
+    bool options_end = false;
+    for (; parse.at < argc; parse.at++) {
+        const char *text = argv[parse.at];
+        if (!options_end && strcmp(text, "--") == 0)
+            options_end = true;
+        else if (!options_end && strncmp(text, "--", 2) == 0)
+            TRY(parse_option(&parse));
+        else if (!options_end && text[0] == '-' && text[1] != '\0')
+            return options_fail(table, "%s: unknown option", text);
+        else
+            TRY(parse_positional(&parse));
+    }
+    return check_required(&parse);
+}

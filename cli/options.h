@@ -1,0 +1,68 @@
+/* Command lines: GNU long options by table.
+ *
+ * A command lists its options and where their values go; options_parse() fills them in or fails
+ * with one line that ends in a hint at --help. Values point into argv, so argv must outlive them.
+ * Nothing is kept between calls. */
+#ifndef CLI_OPTIONS_H
+#define CLI_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef enum {
+    OPTION_FLAG,      /* bool *: takes no argument */
+    OPTION_TEXT,      /* const char ** */
+    OPTION_LIST,      /* OptionList *: may be repeated */
+    OPTION_U32,       /* uint32_t *, least to most */
+    OPTION_U64,       /* uint64_t *, least to most */
+    OPTION_F64,       /* double *, low to high */
+    OPTION_CHOICE,    /* int *: index into choices */
+    OPTION_POSITIONAL /* const char **: an argument without --name; NAME is shown in the usage */
+} OptionKind;
+
+typedef struct {
+    const char *name;     /* without the dashes: "trace" */
+    const char *argument; /* how help names the value: "FILE"; NULL for flags */
+    const char *help;
+    OptionKind kind;
+    bool required;
+    void *value;
+    uint64_t least; /* OPTION_U32, OPTION_U64 */
+    uint64_t most;
+    double low; /* OPTION_F64 */
+    double high;
+    const char *const *choices; /* OPTION_CHOICE, NULL-terminated */
+} Option;
+
+/* The values of a repeated option, in order. Zero-initialise; free with option_list_free(). */
+typedef struct {
+    const char **items; /* [count] */
+    size_t count;
+} OptionList;
+
+void option_list_free(OptionList *list);
+
+enum { OPTIONS_MAX = 64 };
+
+typedef struct {
+    const char *command; /* "simulate" */
+    const char *summary; /* what it does; a sentence or more */
+    const char *example; /* one command line, or several lines */
+    const Option *options;
+    size_t n_options; /* at most OPTIONS_MAX */
+} OptionTable;
+
+/* Parses ARGV[1] to ARGV[argc - 1] (ARGV[0] is the command's name). Values of options that are not
+ * given are left as they are. `--` ends the options. Returns STATUS_END after printing the usage
+ * for --help, so that TRY() leaves the command with exit status 0; ERR_USAGE for an option that is
+ * unknown, missing, given twice or malformed; ERR_MEMORY. */
+Status options_parse(const OptionTable *table, int argc, char **argv);
+
+/* Fails with ERR_USAGE and the hint at --help. For what the table cannot express. */
+Status options_fail(const OptionTable *table, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+#endif

@@ -1,0 +1,12 @@
+/* The plan of a command line: --plan FILE and --set PATH=VALUE. */
+#ifndef CLI_PLAN_INPUT_H
+#define CLI_PLAN_INPUT_H
+
+#include "cli/options.h"
+#include "policies/plan.h"
+
+/* Reads PATH (NULL: the default plan), applies the assignments of SETS in order (NULL: none), and
+ * checks the whole. Errors name the file, or "--set" where there is none. */
+Status plan_input(const char *path, const OptionList *sets, Plan *plan);
+
+#endif

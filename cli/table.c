@@ -1,0 +1,177 @@
+#include "cli/table.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+enum { CELL_BYTES = 160 };
+
+struct Table {
+    const char *const *titles;
+    const char *align;
+    size_t columns;
+    char **cells; /* [n_cells], row by row */
+    size_t n_cells;
+    size_t room;
+    Status status;
+};
+
+Status table_new(const char *const *titles, const char *align, Table **table)
+{
+    TRY(mem_new(table, 1, sizeof **table, "table"));
+    (*table)->titles = titles;
+    (*table)->align = align;
+    (*table)->columns = strlen(align);
+    return OK;
+}
+
+void table_free(Table *table)
+{
+    if (table == NULL)
+        return;
+    for (size_t i = 0; i < table->n_cells; i++)
+        mem_free(table->cells[i]);
+    mem_free(table->cells);
+    mem_free(table);
+}
+
+static Status grow(Table *table)
+{
+    if (table->n_cells < table->room)
+        return OK;
+    size_t room = table->room == 0 ? 64 : 2 * table->room;
+    char **cells = mem_resize(table->cells, room, sizeof *cells);
+    if (cells == NULL)
+        return fail_memory("table", room * sizeof *cells);
+    table->cells = cells;
+    table->room = room;
+    return OK;
+}
+
+void table_cell(Table *table, const char *format, ...)
+{
+    char text[CELL_BYTES];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    for (char *c = text; *c != '\0'; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7F)
+            *c = '?';
+    if (table->status == OK)
+        table->status = grow(table);
+    char *cell = NULL;
+    if (table->status == OK)
+        table->status = mem_new(&cell, strlen(text) + 1, 1, "table");
+    if (table->status != OK)
+        return;
+    memcpy(cell, text, strlen(text) + 1);
+    table->cells[table->n_cells++] = cell;
+}
+
+/* Code points, which is near enough to columns on the screen. */
+static size_t text_width(const char *text)
+{
+    size_t width = 0;
+    for (; *text != '\0'; text++)
+        width += ((unsigned char)*text & 0xC0) != 0x80;
+    return width;
+}
+
+static size_t column_width(const Table *table, size_t column)
+{
+    size_t widest = text_width(table->titles[column]);
+    for (size_t i = column; i < table->n_cells; i += table->columns) {
+        size_t width = text_width(table->cells[i]);
+        widest = width > widest ? width : widest;
+    }
+    return widest;
+}
+
+static void print_padded(FILE *stream, const char *text, size_t width, char align, bool last)
+{
+    int padding = (int)(width - text_width(text));
+    if (align == 'r')
+        fprintf(stream, "%*s%s", padding, "", text);
+    else
+        fprintf(stream, "%s%*s", text, last ? 0 : padding, "");
+    fputs(last ? "\n" : "  ", stream);
+}
+
+Status table_print(const Table *table, FILE *stream)
+{
+    if (table->status != OK)
+        return table->status;
+    assert(table->n_cells % table->columns == 0);
+    size_t *widths;
+    TRY(mem_new(&widths, table->columns, sizeof *widths, "table"));
+    size_t total = 2 * (table->columns - 1);
+    for (size_t i = 0; i < table->columns; i++) {
+        widths[i] = column_width(table, i);
+        total += widths[i];
+    }
+    for (size_t i = 0; i < table->columns; i++)
+        print_padded(stream, table->titles[i], widths[i], table->align[i], i + 1 == table->columns);
+    for (size_t i = 0; i < total; i++)
+        putc('-', stream);
+    putc('\n', stream);
+    for (size_t i = 0; i < table->n_cells; i++) {
+        size_t column = i % table->columns;
+        print_padded(stream, table->cells[i], widths[column], table->align[column],
+                     column + 1 == table->columns);
+    }
+    mem_free(widths);
+    return OK;
+}
+
+const char *number_text(uint64_t value, char text[NUMBER_BYTES])
+{
+    char digits[32];
+    int count = snprintf(digits, sizeof digits, "%llu", (unsigned long long)value);
+    char *at = text;
+    for (int i = 0; i < count; i++) {
+        if (i > 0 && (count - i) % 3 == 0)
+            *at++ = ',';
+        *at++ = digits[i];
+    }
+    *at = '\0';
+    return text;
+}
+
+const char *bytes_text(uint64_t bytes, char text[NUMBER_BYTES])
+{
+    static const char *const UNITS[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double value = (double)bytes;
+    size_t unit = 0;
+    for (; value >= 1024 && unit < 6; unit++)
+        value /= 1024;
+    int places = unit == 0 || value >= 1000 ? 0 : value >= 100 ? 1 : 2;
+    snprintf(text, NUMBER_BYTES, "%.*f %s", places, value, UNITS[unit]);
+    return text;
+}
+
+const char *ratio_text(uint64_t part, uint64_t whole, char text[NUMBER_BYTES])
+{
+    if (whole == 0)
+        snprintf(text, NUMBER_BYTES, "-");
+    else
+        snprintf(text, NUMBER_BYTES, "%.4f", (double)part / (double)whole);
+    return text;
+}
+
+const char *duration_text(uint64_t duration_ns, char text[NUMBER_BYTES])
+{
+    double value = (double)duration_ns;
+    if (value < 1e3)
+        snprintf(text, NUMBER_BYTES, "%.0f ns", value);
+    else if (value < 1e6)
+        snprintf(text, NUMBER_BYTES, "%.3g us", value / 1e3);
+    else if (value < 1e9)
+        snprintf(text, NUMBER_BYTES, "%.3g ms", value / 1e6);
+    else
+        snprintf(text, NUMBER_BYTES, "%.1f s", value / 1e9);
+    return text;
+}

@@ -1,0 +1,39 @@
+/* Any bytes as JSON: refused, or what is printed of it parses again to the same text. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/json.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
+
+static char *print_again(const char *text)
+{
+    cJSON *root = NULL;
+    if (json_parse(text, strlen(text), "fuzz", &root) != OK)
+        abort();
+    char *again = cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    return again;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
+{
+    cJSON *root = NULL;
+    char *text = malloc(bytes + 1);
+    if (text == NULL)
+        return 0;
+    if (bytes > 0)
+        memcpy(text, data, bytes);
+    text[bytes] = '\0';
+    if (json_parse(text, bytes, "fuzz", &root) == OK) {
+        char *first = cJSON_PrintUnformatted(root);
+        char *second = print_again(first);
+        if (strcmp(first, second) != 0)
+            abort();
+        cJSON_free(first);
+        cJSON_free(second);
+    }
+    cJSON_Delete(root);
+    free(text);
+    return 0;
+}

@@ -3,14 +3,14 @@
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
 
+#include "base/status.h" /* before cmocka, which has a macro called fail */
+
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include <cmocka.h>
-
-#include "base/status.h"
 
 /* Fails the test with the error record unless CALL returns OK. */
 #define assert_ok(call)                                                                            \

@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -41,15 +42,31 @@ static Status scan_fail(const Scan *scan, const char *why)
     return fail(ERR_INPUT, "%s: line %zu: %s", scan->file, scan->line, why);
 }
 
+/* At a backslash. cJSON takes \u with a wrong digit for a zero character, which would end the
+ * string. */
+static Status scan_escape(Scan *scan, const char *text, size_t bytes, size_t *at)
+{
+    bool zero = true;
+    size_t length = 2;
+    if (*at + 1 < bytes && text[*at + 1] == 'u') {
+        for (; length < 6; length++) {
+            char digit = *at + length < bytes ? text[*at + length] : ' ';
+            if (!isxdigit((unsigned char)digit))
+                return scan_fail(scan, "\\u without four hexadecimal digits");
+            zero = zero && digit == '0';
+        }
+        if (zero)
+            return scan_fail(scan, "a string holds a zero character");
+    }
+    *at += length;
+    return OK;
+}
+
 static Status scan_string_byte(Scan *scan, const char *text, size_t bytes, size_t *at)
 {
     unsigned char c = (unsigned char)text[*at];
-    if (c == '\\') {
-        if (*at + 1 < bytes && strncmp(text + *at, "\\u0000", 6) == 0)
-            return scan_fail(scan, "a string holds a zero character");
-        *at += 2;
-        return OK;
-    }
+    if (c == '\\')
+        return scan_escape(scan, text, bytes, at);
     if (c < 0x20)
         return scan_fail(scan, "a string holds a raw control character");
     size_t length = utf8_length((const unsigned char *)text + *at, bytes - *at);
@@ -151,9 +168,10 @@ Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root
     *root = NULL;
     TRY(scan_text(text, bytes, file));
     const char *end = text;
+    uint64_t failures = mem_failures();
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
     if (parsed == NULL) {
-        if (mem_fail_reached())
+        if (mem_failures() != failures)
             return fail_memory(file, bytes);
         return fail(ERR_INPUT, "%s: line %zu: not JSON", file,
                     line_of(text, end < text + bytes ? end : text + bytes));
@@ -179,10 +197,9 @@ Status json_load(const char *path, size_t limit, cJSON **root)
 
 Status json_save(const cJSON *node, const char *path)
 {
-    char *text = cJSON_Print(node);
-    if (text == NULL)
-        return fail_memory(path, 0);
+    char *text;
     OutputFile output;
+    TRY(fail_in(json_print(node, true, &text), "%s", path));
     Status status = output_open(path, &output);
     if (status == OK) {
         fprintf(output.stream, "%s\n", text);

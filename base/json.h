@@ -20,6 +20,9 @@ enum { JSON_MAX_DEPTH = 64, JSON_PLAN_BYTES = 1 << 20 };
 Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root);
 /* Reads at most LIMIT bytes of PATH and parses them. */
 Status json_load(const char *path, size_t limit, cJSON **root);
+/* NODE as text (mem_free), indented or without any space. A number reads back as the same double;
+ * cJSON's own printing keeps 15 digits. */
+Status json_print(const cJSON *node, bool indented, char **text);
 /* Writes NODE, indented, as PATH, atomically. */
 Status json_save(const cJSON *node, const char *path);
 
@@ -39,7 +42,7 @@ JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index);
 
 /* Fails unless AT is an object whose keys are all among KEYS (NULL-terminated). */
 Status json_only_keys(const JsonAt *at, const char *const *keys);
-/* Whole numbers only, up to 2^53. */
+/* Whole numbers only, below 2^53: from there on a number may stand for its neighbour. */
 Status json_u64(const JsonAt *at, uint64_t least, uint64_t most, uint64_t *value);
 Status json_u32(const JsonAt *at, uint32_t least, uint32_t most, uint32_t *value);
 Status json_f64(const JsonAt *at, double least, double most, double *value);

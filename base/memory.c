@@ -19,6 +19,7 @@ typedef struct {
 static _Atomic int64_t live_blocks;
 static _Atomic int64_t fail_countdown; /* 0: off; reaching 0 from 1 fails that allocation */
 static _Atomic bool fail_was_reached;
+static _Thread_local uint64_t failures;
 
 static bool must_fail(void)
 {
@@ -30,14 +31,21 @@ static bool must_fail(void)
     return true;
 }
 
+/* One more allocation that could not be made. */
+static void *no_block(void)
+{
+    failures++;
+    return NULL;
+}
+
 static void *block_new(size_t bytes, bool zero)
 {
     if (bytes > SIZE_MAX - 2 * ALIGNMENT || must_fail())
-        return NULL;
+        return no_block();
     size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + sizeof(BlockHeader);
     BlockHeader *header = aligned_alloc(ALIGNMENT, rounded);
     if (header == NULL)
-        return NULL;
+        return no_block();
     header->bytes = bytes;
     if (zero)
         memset(header + 1, 0, rounded - sizeof(BlockHeader));
@@ -49,7 +57,7 @@ void *mem_alloc(size_t count, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes))
-        return NULL;
+        return no_block();
     return block_new(bytes, true);
 }
 
@@ -65,7 +73,7 @@ void *mem_resize(void *block, size_t count, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes))
-        return NULL;
+        return no_block();
     void *moved = block_new(bytes, false);
     if (moved == NULL || block == NULL)
         return moved;
@@ -93,6 +101,11 @@ void mem_fail_at(uint64_t k)
 bool mem_fail_reached(void)
 {
     return atomic_load(&fail_was_reached);
+}
+
+uint64_t mem_failures(void)
+{
+    return failures;
 }
 
 int64_t mem_live_blocks(void)

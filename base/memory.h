@@ -26,6 +26,9 @@ Status mem_new(void *out_pointer, size_t count, size_t size, const char *what);
 void mem_fail_at(uint64_t k);
 /* True when the allocation armed by mem_fail_at has been reached. */
 bool mem_fail_reached(void);
+/* Allocations of this thread that returned NULL: tells a library's "out of memory" from its other
+ * failures. */
+uint64_t mem_failures(void);
 /* Blocks allocated and not yet freed, by everyone who allocates here. */
 int64_t mem_live_blocks(void);
 

@@ -2,13 +2,13 @@
 
 #include <stdio.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 
 Status print_json(const cJSON *json)
 {
-    char *text = cJSON_Print(json);
-    if (text == NULL)
-        return fail_memory("JSON output", 0);
+    char *text;
+    TRY(json_print(json, true, &text));
     puts(text);
     mem_free(text);
     return OK;

@@ -108,10 +108,8 @@ static Status write_header(SafeTensorsWriter *writer, const char *path)
         qsort(order, writer->count, sizeof *order, compare_layout);
         status = lay_out(path, order, writer->count, root);
     }
-    if (status == OK) {
-        text = cJSON_PrintUnformatted(root);
-        status = text != NULL ? OK : fail_memory(path, 0);
-    }
+    if (status == OK)
+        status = fail_in(json_print(root, false, &text), "%s", path);
     if (status == OK)
         put_header(writer, text);
     mem_free(order);

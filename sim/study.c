@@ -55,9 +55,8 @@ static bool is_shown(const char *key)
 static Status append_choice(char *text, size_t bytes, const char *before, const cJSON *key,
                             const cJSON *value)
 {
-    char *shown = cJSON_PrintUnformatted(value);
-    if (shown == NULL)
-        return fail_memory("study", 0);
+    char *shown;
+    TRY(json_print(value, false, &shown));
     append_text(text, bytes, before);
     append_text(text, bytes, key->string);
     append_text(text, bytes, "=");
@@ -310,8 +309,7 @@ Status study_from_json(const cJSON *json, const char *file, Study *study)
     Source source;
     *study = (Study){0};
     TRY(read_source(json, file, &source, study));
-    study->text = cJSON_PrintUnformatted(json);
-    Status status = study->text != NULL ? OK : fail_memory("study", 0);
+    Status status = json_print(json, false, &study->text);
     if (status == OK)
         status =
             mem_new(&study->plans, 2 * (source.n_grid + source.n_plans), sizeof(Plan), "study");

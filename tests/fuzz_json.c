@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/memory.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
@@ -11,7 +12,9 @@ static char *print_again(const char *text)
     cJSON *root = NULL;
     if (json_parse(text, strlen(text), "fuzz", &root) != OK)
         abort();
-    char *again = cJSON_PrintUnformatted(root);
+    char *again;
+    if (json_print(root, false, &again) != OK)
+        abort();
     cJSON_Delete(root);
     return again;
 }
@@ -26,12 +29,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         memcpy(text, data, bytes);
     text[bytes] = '\0';
     if (json_parse(text, bytes, "fuzz", &root) == OK) {
-        char *first = cJSON_PrintUnformatted(root);
+        char *first;
+        if (json_print(root, false, &first) != OK)
+            abort();
         char *second = print_again(first);
         if (strcmp(first, second) != 0)
             abort();
-        cJSON_free(first);
-        cJSON_free(second);
+        mem_free(first);
+        mem_free(second);
     }
     cJSON_Delete(root);
     free(text);

@@ -23,9 +23,8 @@ static Status caller_object(const char *caller, char **text)
         status = fail(ERR_INPUT, "run.notes: must be a JSON object");
     cJSON_DeleteItemFromObjectCaseSensitive(root, "complete");
     cJSON_DeleteItemFromObjectCaseSensitive(root, "digest");
-    *text = status == OK ? cJSON_PrintUnformatted(root) : NULL;
-    if (status == OK && *text == NULL)
-        status = fail_memory("run.notes", strlen(caller));
+    if (status == OK)
+        status = json_print(root, false, text);
     cJSON_Delete(root);
     return status;
 }

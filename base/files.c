@@ -11,7 +11,7 @@
 
 static Status open_regular(const char *path, int *descriptor, size_t *bytes)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */
     if (fd < 0)
         return fail(ERR_INPUT, "%s: cannot open: %s", path, strerror(errno));
     struct stat info;
@@ -88,9 +88,22 @@ void file_map_close(FileMap *map)
     *map = (FileMap){0};
 }
 
+/* Only a regular file may be replaced: renaming over a device or a socket would remove it. */
+static Status check_replaceable(const char *path)
+{
+    struct stat info;
+    if (path[0] == '\0')
+        return fail(ERR_OUTPUT, ": cannot create: the name is empty");
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        return fail(ERR_OUTPUT, "%s: cannot create: %s", path,
+                    S_ISDIR(info.st_mode) ? "it is a directory" : "it is no regular file");
+    return OK;
+}
+
 Status output_open(const char *path, OutputFile *output)
 {
     *output = (OutputFile){0};
+    TRY(check_replaceable(path));
     size_t room = strlen(path) + 32;
     TRY(mem_new(&output->path, room, 1, "output path"));
     Status status = mem_new(&output->temporary, room, 1, "output path");

@@ -32,7 +32,8 @@ typedef struct {
     char *temporary;
 } OutputFile;
 
-/* Fails with ERR_OUTPUT when the file cannot be created. On failure nothing is held. */
+/* Fails with ERR_OUTPUT when the file cannot be created, or when PATH is there and is no regular
+ * file. On failure nothing is held. */
 Status output_open(const char *path, OutputFile *output);
 /* Flushes, syncs and renames. On failure the temporary file is removed; either way OUTPUT holds
  * nothing after. */

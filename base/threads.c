@@ -28,8 +28,11 @@ struct ThreadPool {
     } helper[];
 };
 
-/* Rounds of looking before sleeping: a layer's loops follow each other within microseconds. */
-enum { SPINS = 2000 };
+enum {
+    SPINS =
+        2000, /* rounds of looking before sleeping: loops follow each other within microseconds */
+    MAX_THREADS = 4096,
+};
 
 size_t thread_count_default(void)
 {
@@ -84,6 +87,8 @@ Status thread_pool_new(size_t threads, ThreadPool **out)
     if (threads == 0)
         threads = thread_count_default();
     ThreadPool *pool;
+    if (threads > MAX_THREADS)
+        return fail(ERR_INPUT, "threads: %zu, allowed is 1 to %d", threads, MAX_THREADS);
     TRY(mem_new(&pool, 1, sizeof *pool + (threads - 1) * sizeof pool->helper[0], "thread pool"));
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->work_ready, NULL);

@@ -14,7 +14,8 @@ typedef void (*ThreadTask)(void *argument, size_t item, size_t worker);
 /* The processors this process may use. */
 size_t thread_count_default(void);
 
-/* THREADS counts the caller, who works too; 1 makes no thread. 0 means thread_count_default(). */
+/* THREADS counts the caller, who works too; 1 makes no thread. 0 means thread_count_default().
+ * Fails with ERR_INPUT above 4096, with ERR_MEMORY when the system gives no more threads. */
 Status thread_pool_new(size_t threads, ThreadPool **pool);
 void thread_pool_free(ThreadPool *pool);
 size_t thread_pool_size(const ThreadPool *pool);

@@ -2,12 +2,13 @@
 #include "tests/support.h"
 
 #include <ftw.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static char folder[64];
+static char folder[160];
 static pid_t owner;
 
 static int remove_entry(const char *path, const struct stat *info, int type, struct FTW *walk)
@@ -29,7 +30,9 @@ const char *scratch_path(const char *name)
     static char paths[16][256];
     static unsigned next;
     if (folder[0] == '\0') {
-        strcpy(folder, "/tmp/moebius-test-XXXXXX");
+        const char *base = getenv("TMPDIR");
+        bool usable = base != NULL && base[0] == '/' && strlen(base) < sizeof folder - 32;
+        snprintf(folder, sizeof folder, "%s/moebius-test-XXXXXX", usable ? base : "/tmp");
         assert_non_null(mkdtemp(folder));
         owner = getpid();
         atexit(remove_folder);

@@ -314,7 +314,8 @@ Status trace_reader_bounds(TraceReader *reader, uint64_t *events, uint64_t *look
     Status status = sum_bounds(reader, statement, events, lookups);
     sqlite3_finalize(statement);
     uint64_t file_bytes = (uint64_t)pages * (uint64_t)page_bytes;
-    *lookups = *lookups < file_bytes ? *lookups : file_bytes; /* an id takes a byte or more */
+    *lookups = *lookups < file_bytes ? *lookups : file_bytes; /* an id takes a byte or more, */
+    *events = *events < file_bytes ? *events : file_bytes;    /* an event an id or more */
     return status;
 }
 

@@ -1,0 +1,176 @@
+#define _XOPEN_SOURCE 700
+#include "tests/support.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/crc32c.c" /* both ways of it, whatever this processor has */
+#include "base/memory.h"
+#include "base/progress.h"
+
+/* Bit by bit, as the polynomial says. */
+static uint32_t plain_crc(const unsigned char *data, size_t bytes)
+{
+    uint32_t state = UINT32_MAX;
+    for (size_t i = 0; i < bytes; i++) {
+        state ^= data[i];
+        for (int bit = 0; bit < 8; bit++)
+            state = state >> 1 ^ (state & 1 ? 0x82F63B78u : 0);
+    }
+    return ~state;
+}
+
+static void crc32c_gives_the_published_values(void **unused)
+{
+    (void)unused;
+    unsigned char bytes[32] = {0};
+    assert_int_equal(crc32c(0, "123456789", 9), 0xE3069283u);
+    assert_int_equal(crc32c(0, "", 0), 0);
+    /* RFC 3720, B.4 */
+    assert_int_equal(crc32c(0, bytes, 32), 0x8A9136AAu);
+    memset(bytes, 0xFF, 32);
+    assert_int_equal(crc32c(0, bytes, 32), 0x62A8AB43u);
+    for (int i = 0; i < 32; i++)
+        bytes[i] = (unsigned char)i;
+    assert_int_equal(crc32c(0, bytes, 32), 0x46DD794Eu);
+    for (int i = 0; i < 32; i++)
+        bytes[i] = (unsigned char)(31 - i);
+    assert_int_equal(crc32c(0, bytes, 32), 0x113FDB5Cu);
+}
+
+static void crc32c_is_the_same_both_ways_at_any_length_alignment_and_cut(void **unused)
+{
+    (void)unused;
+    unsigned char data[300];
+    uint64_t state = 6;
+    for (size_t i = 0; i < sizeof data; i++)
+        data[i] = (unsigned char)random_next(&state);
+    for (int round = 0; round < 3000; round++) {
+        size_t from = random_below(&state, 16);
+        size_t bytes = random_below(&state, sizeof data - 15);
+        size_t cut = random_below(&state, (uint32_t)bytes + 1);
+        uint32_t wanted = plain_crc(data + from, bytes);
+        assert_int_equal(crc32c(0, data + from, bytes), wanted);
+        assert_int_equal(crc32c(crc32c(0, data + from, cut), data + from + cut, bytes - cut),
+                         wanted);
+        assert_int_equal(~crc_portable(UINT32_MAX, data + from, bytes), wanted);
+    }
+}
+
+static void places_are_put_in_front_and_long_messages_cut(void **unused)
+{
+    (void)unused;
+    error_clear();
+    assert_string_equal(error_message(), "");
+    Status status = (fail)(ERR_INPUT, "layer %d: wrong", 3);
+    assert_int_equal(fail_in(status, "%s: step %d", "trace.db", 7), ERR_INPUT);
+    assert_string_equal(error_message(), "trace.db: step 7: layer 3: wrong");
+    assert_int_equal(fail_in(OK, "no"), OK);
+    assert_int_equal(fail_in(STATUS_END, "no"), STATUS_END);
+    assert_string_equal(error_message(), "trace.db: step 7: layer 3: wrong");
+    (fail)(ERR_IO, "again: %s", error_message()); /* the record as its own argument */
+    assert_string_equal(error_message(), "again: trace.db: step 7: layer 3: wrong");
+    char large[3000];
+    memset(large, 'x', sizeof large - 1);
+    large[sizeof large - 1] = '\0';
+    (fail)(ERR_IO, "%s", large);
+    assert_int_equal(strlen(error_message()), 1023);
+    fail_in(ERR_IO, "place");
+    assert_memory_equal(error_message(), "place: xxx", 10);
+    assert_true(strlen(error_message()) <= 1023);
+    fail_in(ERR_IO, "%s", large);
+    assert_true(strlen(error_message()) <= 1023);
+    error_clear();
+}
+
+static void exit_status_is_2_for_bad_input_and_1_for_failed_work(void **unused)
+{
+    (void)unused;
+    static const Status bad_input[] = {ERR_USAGE,   ERR_INPUT,  ERR_NOT_A_TRACE, ERR_SCHEMA,
+                                       ERR_CORRUPT, ERR_OUTPUT, ERR_UNSUPPORTED};
+    static const Status failed[] = {ERR_IO, ERR_MEMORY, ERR_MISMATCH, ERR_INTERRUPTED};
+    assert_int_equal(status_exit_code(OK), 0);
+    for (size_t i = 0; i < sizeof bad_input / sizeof *bad_input; i++)
+        assert_int_equal(status_exit_code(bad_input[i]), 2);
+    for (size_t i = 0; i < sizeof failed / sizeof *failed; i++)
+        assert_int_equal(status_exit_code(failed[i]), 1);
+}
+
+static void the_clock_goes_forward_and_the_wall_text_is_iso_8601(void **unused)
+{
+    (void)unused;
+    char text[21];
+    uint64_t before = clock_ns();
+    assert_true(clock_ns() >= before);
+    assert_true(clock_wall_ns() > 1700000000u * (uint64_t)1000000000u);
+    clock_wall_text(text);
+    assert_int_equal(strlen(text), 20);
+    for (size_t i = 0; i < 20; i++)
+        assert_true(strchr("2000-00-00T00:00:00Z", text[i]) != NULL ||
+                    (text[i] >= '0' && text[i] <= '9'));
+    assert_int_equal(text[10], 'T');
+    assert_int_equal(text[19], 'Z');
+}
+
+/* What PROGRESS puts on stderr while DONE of it are done. */
+static size_t draw(Progress *progress, uint64_t done, char *text, size_t room)
+{
+    FILE *stream = tmpfile();
+    assert_non_null(stream);
+    fflush(stderr);
+    int saved = dup(STDERR_FILENO);
+    dup2(fileno(stream), STDERR_FILENO);
+    progress_update(progress, done);
+    progress_end(progress);
+    fflush(stderr);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    rewind(stream);
+    size_t bytes = fread(text, 1, room - 1, stream);
+    text[bytes] = '\0';
+    fclose(stream);
+    return bytes;
+}
+
+static void progress_shows_share_rate_and_time_left_of_long_work_on_a_terminal(void **unused)
+{
+    (void)unused;
+    char text[512];
+    Progress progress;
+    progress_start(&progress, "recording", "tokens", 200);
+    progress.visible = true;
+    assert_int_equal(draw(&progress, 1, text, sizeof text), 0); /* not long yet */
+    progress.start_ns -= 10000000000u;                          /* ten seconds ago */
+    progress.shown_ns -= 10000000000u;
+    assert_true(draw(&progress, 50, text, sizeof text) > 0);
+    assert_non_null(strstr(text, "recording: 50 of 200 tokens (25 %), 5/s, 30 s left"));
+    assert_int_equal(strcmp(text + strlen(text) - 4, "\r\033[K"), 0);
+    progress.shown_ns -= 10000000000u;
+    draw(&progress, 300, text, sizeof text); /* more than was expected */
+    assert_non_null(strstr(text, "0 s left"));
+    progress.shown_ns -= 10000000000u;
+    progress.total = 0;
+    draw(&progress, 50, text, sizeof text);
+    assert_non_null(strstr(text, "recording: 50 tokens, 5/s"));
+    progress.shown_ns -= 10000000000u;
+    progress.visible = false;
+    progress.printed = false;
+    assert_int_equal(draw(&progress, 60, text, sizeof text), 0);
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(crc32c_gives_the_published_values),
+        cmocka_unit_test(crc32c_is_the_same_both_ways_at_any_length_alignment_and_cut),
+        cmocka_unit_test(places_are_put_in_front_and_long_messages_cut),
+        cmocka_unit_test(exit_status_is_2_for_bad_input_and_1_for_failed_work),
+        cmocka_unit_test(the_clock_goes_forward_and_the_wall_text_is_iso_8601),
+        cmocka_unit_test(progress_shows_share_rate_and_time_left_of_long_work_on_a_terminal),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,91 @@
+#include "tests/support.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/memory.h"
+#include "base/threads.h"
+
+enum { ITEMS = 500 };
+
+typedef struct {
+    size_t workers;
+    size_t items;
+    uint32_t times[ITEMS]; /* plain: each item belongs to one worker */
+    _Atomic uint64_t sum;
+    _Atomic bool wrong;
+} Work;
+
+static void do_item(void *argument, size_t item, size_t worker)
+{
+    Work *work = argument;
+    if (item >= work->items || worker >= work->workers) {
+        atomic_store(&work->wrong, true);
+        return;
+    }
+    work->times[item]++;
+    atomic_fetch_add(&work->sum, item);
+}
+
+static void every_item_runs_once_in_every_loop(void **unused)
+{
+    (void)unused;
+    static const size_t counts[] = {0, 1, 2, 3, 7, 64, ITEMS};
+    for (size_t threads = 1; threads <= 5; threads++) {
+        ThreadPool *pool;
+        assert_ok(thread_pool_new(threads, &pool));
+        assert_int_equal(thread_pool_size(pool), threads);
+        for (int round = 0; round < 60; round++) {
+            static Work work;
+            work = (Work){.workers = threads,
+                          .items = counts[(size_t)round % (sizeof counts / sizeof *counts)]};
+            if (round % 20 == 19) /* long enough for the helpers to sleep */
+                nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+            thread_pool_run(pool, work.items, do_item, &work);
+            assert_false(atomic_load(&work.wrong));
+            for (size_t i = 0; i < ITEMS; i++)
+                assert_int_equal(work.times[i], i < work.items);
+            uint64_t n = work.items;
+            assert_true(atomic_load(&work.sum) == (n > 0 ? n * (n - 1) / 2 : 0));
+        }
+        thread_pool_free(pool);
+    }
+    thread_pool_free(NULL);
+}
+
+static void no_threads_asked_for_means_one_per_processor(void **unused)
+{
+    (void)unused;
+    ThreadPool *pool;
+    assert_true(thread_count_default() >= 1);
+    assert_ok(thread_pool_new(0, &pool));
+    assert_int_equal(thread_pool_size(pool), thread_count_default());
+    thread_pool_free(pool);
+}
+
+static void a_pool_that_cannot_be_is_refused(void **unused)
+{
+    (void)unused;
+    ThreadPool *pool = NULL;
+    assert_int_equal(thread_pool_new(SIZE_MAX, &pool), ERR_INPUT);
+    assert_int_equal(thread_pool_new(4097, &pool), ERR_INPUT);
+    assert_string_equal(error_message(), "threads: 4097, allowed is 1 to 4096");
+    int64_t before = mem_live_blocks();
+    mem_fail_at(1);
+    assert_int_equal(thread_pool_new(3, &pool), ERR_MEMORY);
+    mem_fail_at(0);
+    assert_int_equal(mem_live_blocks(), before);
+    assert_null(pool);
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_item_runs_once_in_every_loop),
+        cmocka_unit_test(no_threads_asked_for_means_one_per_processor),
+        cmocka_unit_test(a_pool_that_cannot_be_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -4,8 +4,9 @@
  * This is the one implementation of residency, replay order and eviction; simulator and executor
  * both run it. It sees event after event (one MoE layer of one step: the set A of experts with a
  * token) and answers with the actions in the order in which they happen; it never sees a clock or a
- * device. Contracts: order serial and batch as in the plan (README.md, "Replay orders"). An event
- * allocates nothing. Not thread-safe. */
+ * device. Contracts: order serial and batch as in the plan (README.md, "Replay orders"; the choices
+ * they leave open are made in policies/event_loop.h). An event allocates nothing. Not thread-safe.
+ */
 #ifndef POLICIES_BUFFER_H
 #define POLICIES_BUFFER_H
 
@@ -44,7 +45,8 @@ void buffer_free(ExpertBuffer *buffer);
 /* Forgets everything: cold again. */
 void buffer_reset(ExpertBuffer *buffer);
 
-/* Slots of the scope that LAYER_INDEX belongs to (without the staging slot). */
+/* Slots of the scope that LAYER_INDEX belongs to (without the staging slot): the plan's, but never
+ * more than the scope has experts. */
 uint32_t buffer_slots(const ExpertBuffer *buffer, uint32_t layer_index);
 /* True when the policy may pass an expert through the staging slot. */
 bool buffer_uses_staging(const ExpertBuffer *buffer);
@@ -71,6 +73,8 @@ uint32_t buffer_event(ExpertBuffer *buffer, uint32_t layer_index, const uint16_t
 BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index);
 /* The sum over layers. */
 BufferCounts buffer_counts_total(const ExpertBuffer *buffer);
+/* Adds MORE to SUM. */
+void buffer_counts_add(BufferCounts *sum, const BufferCounts *more);
 
 /* Names of all eviction policies, NULL-terminated, in table order. */
 const char *const *eviction_names(void);

@@ -1,0 +1,110 @@
+/* The replay orders serial and batch as loops over the rules of a policy. Inside policies/ only.
+ *
+ * A policy hands in a constant EvictionRules; everything is inlined into its own two functions, so
+ * that a hit costs what the policy's hit rule costs. Choices that the orders leave open, made here
+ * for every policy alike:
+ *
+ *   - free slots are given out from 0;
+ *   - batch: hits are touched in ascending id, then misses admitted in ascending id; a victim comes
+ *     from the residents outside A while there are any, whatever the scope, then from all;
+ *   - serial: a victim comes from all residents, members of A that have run or will run included.
+ */
+#ifndef POLICIES_EVENT_LOOP_H
+#define POLICIES_EVENT_LOOP_H
+
+#include "policies/eviction.h"
+
+typedef struct {
+    void (*hit)(Scope *scope, uint32_t object); /* a lookup found it; NULL: the policy ignores it */
+    void (*admit)(Scope *scope, uint32_t object); /* a lookup missed, and it was loaded */
+    uint32_t (*victim)(Scope *scope);             /* leaves the order; of all residents */
+    uint32_t (*victim_outside)(Scope *scope);     /* of those outside A, of which one exists */
+    void (*end)(Scope *scope);                    /* of an event with victims; may be NULL */
+    bool inactive_first_in_serial;                /* serial prefers victims outside A too */
+    bool is_oldest_outside; /* victim() is outside A by itself while anyone is: no marks needed */
+} EvictionRules;
+
+ALWAYS_INLINE uint32_t choose_victim(const EvictionRules *rules, Scope *scope,
+                                     const ScopeEvent *event, bool inactive_first)
+{
+    if (!inactive_first || rules->is_oldest_outside)
+        return rules->victim(scope);
+    if (!scope->marked)
+        scope_mark(scope, event);
+    if (scope->outside == 0)
+        return rules->victim(scope);
+    scope->outside--;
+    return rules->victim_outside(scope);
+}
+
+/* Loads OBJECT into a free slot or a victim's. */
+ALWAYS_INLINE void admit(const EvictionRules *rules, Scope *scope, ScopeEvent *event,
+                         uint32_t object, bool inactive_first)
+{
+    if (scope->n_used < scope->n_slots)
+        scope_fill(scope, object);
+    else
+        scope_replace(scope, event, choose_victim(rules, scope, event, inactive_first), object);
+    rules->admit(scope, object);
+    event->loads++;
+    if (event->actions != NULL)
+        scope_report(event, RESIDENCY_LOAD, object, scope->nodes[object].slot);
+}
+
+ALWAYS_INLINE uint32_t serial_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
+{
+    scope_begin_event(scope);
+    for (uint32_t i = 0; i < event->n; i++) {
+        uint32_t object = event->first_object + event->experts[i];
+        bool hit = scope_holds(scope, object);
+        if (event->hit != NULL)
+            event->hit[i] = hit;
+        if (!hit) {
+            admit(rules, scope, event, object, rules->inactive_first_in_serial);
+            continue;
+        }
+        if (rules->hit != NULL)
+            rules->hit(scope, object);
+        if (event->actions != NULL)
+            scope_report(event, RESIDENCY_HIT, object, scope->nodes[object].slot);
+    }
+    if (rules->end != NULL)
+        rules->end(scope);
+    return event->n - event->loads;
+}
+
+ALWAYS_INLINE uint32_t batch_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
+{
+    uint32_t n_misses = 0;
+    scope_begin_event(scope);
+    for (uint32_t i = 0; i < event->n; i++) {
+        uint32_t object = event->first_object + event->experts[i];
+        bool hit = scope_holds(scope, object);
+        if (event->hit != NULL)
+            event->hit[i] = hit;
+        scope->misses[n_misses] = (uint16_t)i;
+        n_misses += !hit;
+        if (rules->hit != NULL && hit)
+            rules->hit(scope, object);
+    }
+    if (event->actions != NULL)
+        scope_report_hits(scope, event);
+    for (uint32_t i = 0; i < n_misses; i++)
+        admit(rules, scope, event, event->first_object + event->experts[scope->misses[i]], true);
+    if (rules->end != NULL && n_misses > 0)
+        rules->end(scope);
+    return event->n - n_misses;
+}
+
+/* Defines the two event functions of a policy from its constant RULES. */
+#define DEFINE_EVENTS(prefix, RULES)                                                               \
+    static uint32_t prefix##_serial(Scope *scope, ScopeEvent *event)                               \
+    {                                                                                              \
+        return serial_event(&RULES, scope, event);                                                 \
+    }                                                                                              \
+    static uint32_t prefix##_batch(Scope *scope, ScopeEvent *event)                                \
+    {                                                                                              \
+        return batch_event(&RULES, scope, event);                                                  \
+    }
+
+#endif

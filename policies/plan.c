@@ -1,0 +1,163 @@
+#include "policies/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "policies/plan_keys.h"
+
+Plan plan_default(void)
+{
+    Plan plan = {
+        .gating = {.mode = GATING_DYNAMIC, .capacity_factor = 1, .dispatch = DISPATCH_PADDED},
+        .buffer = {.scope = SCOPE_LAYER, .order = ORDER_BATCH},
+        .batching = {.max_tokens = 4096}};
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
+    return plan;
+}
+
+static Status read_text(const JsonAt *at, size_t room, char *field)
+{
+    const char *text = NULL;
+    TRY(json_text(at, &text));
+    if (strlen(text) >= room)
+        return json_fail(at, "longer than %zu bytes", room - 1);
+    snprintf(field, room, "%s", text);
+    return OK;
+}
+
+static Status read_choice(const JsonAt *at, const PlanKey *key, unsigned char *field)
+{
+    int index = 0;
+    const char *const *names = plan_key_names(key);
+    TRY(json_choice(at, names, &index));
+    if (field == NULL)
+        return OK;
+    if (key->kind == KEY_CHOICE)
+        memcpy(field, &index, sizeof index);
+    else
+        snprintf((char *)field, key->room, "%s", names[index]);
+    return OK;
+}
+
+static Status read_number(const JsonAt *at, const PlanKey *key, unsigned char *field)
+{
+    uint64_t whole = 0;
+    double real = 0;
+    if (key->kind == KEY_F64)
+        TRY(json_f64(at, key->low, key->high, &real));
+    else
+        TRY(json_u64(at, key->least, key->most, &whole));
+    if (field == NULL)
+        return OK;
+    uint32_t narrow = (uint32_t)whole;
+    if (key->kind == KEY_F64)
+        memcpy(field, &real, sizeof real);
+    else if (key->kind == KEY_U64)
+        memcpy(field, &whole, sizeof whole);
+    else
+        memcpy(field, &narrow, sizeof narrow);
+    return OK;
+}
+
+/* FIELD is where the value goes in the plan, or NULL where it is only checked. */
+static Status read_value(const JsonAt *at, const PlanKey *key, unsigned char *field)
+{
+    if (key->nullable && json_is_null(at)) {
+        memset(field, 0, key->room);
+        return OK;
+    }
+    switch (key->kind) {
+    case KEY_TEXT:
+        return read_text(at, key->room, (char *)field);
+    case KEY_CHOICE:
+    case KEY_NAME:
+        return read_choice(at, key, field);
+    case KEY_NULL:
+        return json_is_null(at) ? OK : json_fail(at, "allowed is null only");
+    case KEY_EMPTY:
+        return json_only_keys(at, (const char *const[]){NULL});
+    case KEY_U32:
+    case KEY_U64:
+    case KEY_F64:
+        break;
+    }
+    return read_number(at, key, field);
+}
+
+static Status only_known_keys(const JsonAt *at, const PlanSection *section)
+{
+    const char *names[PLAN_MAX_KEYS + PLAN_SECTIONS] = {NULL};
+    size_t n = 0;
+    for (size_t i = 0; i < section->n_keys; i++)
+        names[n++] = section->keys[i].name;
+    for (size_t i = 1; section == &PLAN_TABLE[0] && i < PLAN_SECTIONS; i++)
+        names[n++] = PLAN_TABLE[i].name;
+    return json_only_keys(at, names);
+}
+
+static Status read_section(const JsonAt *at, const PlanSection *section, Plan *plan)
+{
+    TRY(only_known_keys(at, section));
+    for (size_t i = 0; i < section->n_keys; i++) {
+        const PlanKey *key = &section->keys[i];
+        JsonAt value;
+        unsigned char *field =
+            key->offset == PLAN_NO_FIELD ? NULL : (unsigned char *)plan + key->offset;
+        if (json_find(at, key->name, &value))
+            TRY(read_value(&value, key, field));
+    }
+    return OK;
+}
+
+/* A value that another one makes meaningless is refused, not ignored. */
+static Status check_gating(const JsonAt *at, const Plan *plan)
+{
+    JsonAt value;
+    const PlanSection *section = &PLAN_TABLE[1];
+    for (size_t i = 0; i < section->n_keys && plan->gating.mode != GATING_STATIC; i++)
+        if (section->keys[i].is_static && json_find(at, section->keys[i].name, &value))
+            return json_fail(&value, "needs gating.mode \"static\"");
+    return OK;
+}
+
+static Status check_buffer(const JsonAt *at, const Plan *plan)
+{
+    JsonAt value;
+    if (plan->buffer.slots == 0 && plan->buffer.bytes == 0)
+        return json_fail(at, "needs \"slots\" or \"bytes\"");
+    if (plan->buffer.slots > 0 && json_find(at, "bytes", &value) && !json_is_null(&value))
+        return json_fail(&value, "allowed is one of \"slots\" and \"bytes\", not both");
+    return OK;
+}
+
+Status plan_from_json(const cJSON *json, const char *file, Plan *plan)
+{
+    JsonAt root = json_root(json, file);
+    JsonAt at;
+    Plan read = plan_default();
+    TRY(read_section(&root, &PLAN_TABLE[0], &read));
+    TRY(json_need(&root, "moebius_plan", &at));
+    for (size_t i = 1; i < PLAN_SECTIONS; i++) {
+        if (!json_find(&root, PLAN_TABLE[i].name, &at))
+            continue;
+        if (PLAN_TABLE[i].nullable && json_is_null(&at))
+            continue;
+        TRY(read_section(&at, &PLAN_TABLE[i], &read));
+        read.buffer.on = read.buffer.on || PLAN_TABLE[i].nullable;
+    }
+    if (json_find(&root, "gating", &at))
+        TRY(check_gating(&at, &read));
+    if (read.buffer.on && json_find(&root, "buffer", &at))
+        TRY(check_buffer(&at, &read));
+    *plan = read;
+    return OK;
+}
+
+Status plan_load(const char *path, Plan *plan)
+{
+    cJSON *json;
+    TRY(json_load(path, JSON_PLAN_BYTES, &json));
+    Status status = plan_from_json(json, path, plan);
+    cJSON_Delete(json);
+    return status;
+}

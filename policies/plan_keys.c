@@ -1,0 +1,106 @@
+#include "policies/plan_keys.h"
+
+#include "policies/buffer.h"
+
+static const char *const GATING_MODES[] = {"dynamic", "static", NULL};
+static const char *const DISPATCHES[] = {"padded", "mask", NULL};
+static const char *const SCOPES[] = {"layer", "device", NULL};
+static const char *const ORDERS[] = {"serial", "batch", NULL};
+static const char *const PREDICTORS[] = {"none", NULL};
+static const char *const PLACEMENTS[] = {"contiguous", NULL};
+static const char *const BATCHING_MODES[] = {"as-recorded", NULL};
+
+#define AT(field) .offset = offsetof(Plan, field), .room = sizeof(((Plan *)NULL)->field)
+#define FIXED .offset = PLAN_NO_FIELD
+#define U53_MAX 9007199254740991 /* whole numbers above it are not exact in JSON */
+
+static const PlanKey ROOT_KEYS[] = {
+    {.name = "moebius_plan", .kind = KEY_U32, FIXED, .least = 1, .most = 1},
+    {.name = "name", .kind = KEY_TEXT, AT(name)},
+    {.name = "seed", .kind = KEY_U64, AT(seed), .most = U53_MAX},
+};
+
+static const PlanKey GATING_KEYS[] = {
+    {.name = "mode", .kind = KEY_CHOICE, AT(gating.mode), .names = GATING_MODES},
+    {.name = "capacity_factor",
+     .kind = KEY_F64,
+     AT(gating.capacity_factor),
+     .low = 1e-6,
+     .high = 1000,
+     .is_static = true},
+    {.name = "dispatch",
+     .kind = KEY_CHOICE,
+     AT(gating.dispatch),
+     .names = DISPATCHES,
+     .is_static = true},
+};
+
+static const PlanKey BUFFER_KEYS[] = {
+    {.name = "scope", .kind = KEY_CHOICE, AT(buffer.scope), .names = SCOPES},
+    {.name = "slots",
+     .kind = KEY_U32,
+     AT(buffer.slots),
+     .least = 1,
+     .most = UINT32_MAX,
+     .nullable = true},
+    {.name = "bytes",
+     .kind = KEY_U64,
+     AT(buffer.bytes),
+     .least = 1,
+     .most = U53_MAX,
+     .nullable = true},
+    {.name = "order", .kind = KEY_CHOICE, AT(buffer.order), .names = ORDERS},
+    {.name = "evict", .kind = KEY_NAME, AT(buffer.evict), .list = eviction_names},
+    {.name = "params", .kind = KEY_EMPTY, FIXED},
+};
+
+static const PlanKey PREFETCH_KEYS[] = {
+    {.name = "predictor", .kind = KEY_CHOICE, FIXED, .names = PREDICTORS},
+    {.name = "distance", .kind = KEY_U32, FIXED, .least = 1, .most = 1},
+    {.name = "max_inflight", .kind = KEY_U32, FIXED, .least = 2, .most = 2},
+};
+
+static const PlanKey PLACEMENT_KEYS[] = {
+    {.name = "ranks", .kind = KEY_U32, FIXED, .least = 1, .most = 1},
+    {.name = "method", .kind = KEY_CHOICE, FIXED, .names = PLACEMENTS},
+    {.name = "map", .kind = KEY_NULL, FIXED},
+    {.name = "replicas", .kind = KEY_NULL, FIXED},
+};
+
+static const PlanKey BATCHING_KEYS[] = {
+    {.name = "max_tokens",
+     .kind = KEY_U32,
+     AT(batching.max_tokens),
+     .least = 1,
+     .most = TRACE_MAX_TOKENS},
+    {.name = "mode", .kind = KEY_CHOICE, FIXED, .names = BATCHING_MODES},
+};
+
+static const PlanKey LINK_KEYS[] = {
+    {.name = "h2d_gb_per_s",
+     .kind = KEY_F64,
+     AT(link.h2d_gb_per_s),
+     .low = 1e-3,
+     .high = 1e6,
+     .nullable = true},
+};
+
+#define SECTION(name, keys)                                                                        \
+    {                                                                                              \
+        name, keys, sizeof(keys) / sizeof((keys)[0]), false                                        \
+    }
+
+const PlanSection PLAN_TABLE[PLAN_SECTIONS] = {
+    SECTION("", ROOT_KEYS),
+    SECTION("gating", GATING_KEYS),
+    {"buffer", BUFFER_KEYS, sizeof BUFFER_KEYS / sizeof BUFFER_KEYS[0], true},
+    SECTION("prefetch", PREFETCH_KEYS),
+    SECTION("placement", PLACEMENT_KEYS),
+    SECTION("batching", BATCHING_KEYS),
+    SECTION("link", LINK_KEYS),
+};
+
+const char *const *plan_key_names(const PlanKey *key)
+{
+    return key->list != NULL ? key->list() : key->names;
+}

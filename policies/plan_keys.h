@@ -1,0 +1,51 @@
+/* The keys of a plan as one table: what the parser accepts, the writer writes and plan.schema.json
+ * says. Inside policies/ and its tests only. */
+#ifndef POLICIES_PLAN_KEYS_H
+#define POLICIES_PLAN_KEYS_H
+
+#include "policies/plan.h"
+
+typedef enum {
+    KEY_TEXT,   /* char[room] */
+    KEY_CHOICE, /* an enum: the index into names */
+    KEY_NAME,   /* char[room]: one of names */
+    KEY_U32,
+    KEY_U64,
+    KEY_F64,
+    KEY_NULL, /* only null: not implemented beyond its default */
+    KEY_EMPTY /* only {}: likewise */
+} PlanKeyKind;
+
+/* Where a key has one allowed value only, it needs no room in Plan. */
+#define PLAN_NO_FIELD SIZE_MAX
+
+typedef struct {
+    const char *name;
+    PlanKeyKind kind;
+    size_t offset;                    /* in Plan, or PLAN_NO_FIELD */
+    size_t room;                      /* KEY_TEXT, KEY_NAME */
+    const char *const *names;         /* KEY_CHOICE, KEY_NAME: NULL-terminated */
+    const char *const *(*list)(void); /* KEY_NAME: gives names where they are not constant */
+    uint64_t least;                   /* KEY_U32, KEY_U64 */
+    uint64_t most;
+    double low; /* KEY_F64 */
+    double high;
+    bool nullable;  /* null, or left out, stands for 0: none */
+    bool is_static; /* of gating: belongs to mode static alone */
+} PlanKey;
+
+/* One object of the plan; the root's own keys stand in the section "". */
+typedef struct {
+    const char *name;
+    const PlanKey *keys;
+    size_t n_keys;
+    bool nullable; /* null stands for the section switched off */
+} PlanSection;
+
+enum { PLAN_SECTIONS = 7, PLAN_MAX_KEYS = 16 };
+extern const PlanSection PLAN_TABLE[PLAN_SECTIONS];
+
+/* The names that KEY allows, NULL-terminated. */
+const char *const *plan_key_names(const PlanKey *key);
+
+#endif

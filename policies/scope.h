@@ -1,0 +1,185 @@
+/* The residency of one scope of the expert buffer (a layer, or the whole device) and the orders
+ * that eviction policies keep over it. Inside policies/ only.
+ *
+ * Every expert that can be in the scope is an object: its id under scope layer, and under scope
+ * device its id plus the experts of all layers before, so that objects ascend by layer, then id.
+ * State is one array of nodes, linked by index; a lookup touches one node and its neighbours in the
+ * order. */
+#ifndef POLICIES_SCOPE_H
+#define POLICIES_SCOPE_H
+
+#include <assert.h>
+
+#include "policies/buffer.h"
+#include "policies/heap.h"
+
+#define NOBODY UINT32_MAX
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
+typedef struct {
+    uint32_t slot;  /* NOBODY: not resident */
+    uint32_t mark;  /* number of the last event that marked it as a member of A */
+    uint32_t newer; /* neighbours in a list; a sentinel node closes the ring */
+    uint32_t older;
+} ScopeNode;
+
+typedef struct {
+    uint32_t n_objects;
+    uint32_t n_slots;
+    ScopeNode *nodes;      /* [n_objects + 1]; the last is the list's sentinel */
+    uint32_t *slot_object; /* [n_slots] who is there */
+    uint32_t n_used;       /* slots taken; they are given out from 0 and never given back */
+    uint32_t newest;       /* the object loaded last, or NOBODY */
+    uint32_t event;        /* number of the event, from 1 */
+    bool marked;           /* A carries this event's mark */
+    uint32_t outside;      /* residents outside A; valid once marked */
+    uint16_t *misses;      /* [n_objects of the widest layer] positions in A that missed */
+
+    /* For the policy. */
+    uint32_t cursor; /* where the search for a victim outside A goes on, or NOBODY */
+    uint64_t random; /* state of its random numbers */
+    Heap heap;       /* residents, where the policy asks for it */
+    uint32_t *count; /* [n_objects] lookups of each */
+    uint32_t *last;  /* [n_objects] time of its last lookup */
+    uint32_t time;   /* lookups so far */
+    uint32_t *aside; /* [n_slots] taken out of the heap for the rest of the event */
+    uint32_t n_aside;
+} Scope;
+
+/* One event on its way through its scope. */
+typedef struct {
+    const uint16_t *experts; /* [n] ascending */
+    uint32_t n;
+    uint32_t first_object;    /* of expert 0 of the event's layer */
+    const uint32_t *next_use; /* [n], or NULL */
+    uint8_t *hit;             /* [n], or NULL */
+    uint32_t layer_index;
+    const uint32_t *layer_objects; /* first object of each layer, ascending; NULL: scope layer */
+    uint32_t n_layers;
+    BufferAction *actions; /* or NULL */
+    uint32_t n_actions;
+    uint32_t loads;
+    uint32_t bypasses;
+    uint32_t evictions;
+    uint32_t evicted_newest;
+} ScopeEvent;
+
+ALWAYS_INLINE bool scope_holds(const Scope *scope, uint32_t object)
+{
+    return scope->nodes[object].slot != NOBODY;
+}
+
+/* True for members of A, once marked. */
+ALWAYS_INLINE bool scope_is_active(const Scope *scope, uint32_t object)
+{
+    return scope->nodes[object].mark == scope->event;
+}
+
+/* Starts an event: nothing is marked. */
+void scope_begin_event(Scope *scope);
+/* Marks A and counts the residents outside it; once per event, when the first victim is wanted. */
+void scope_mark(Scope *scope, const ScopeEvent *event);
+
+/* Appends to the event's actions, when they are wanted. */
+void scope_report(ScopeEvent *event, ResidencyKind kind, uint32_t object, uint32_t slot);
+void scope_report_hits(const Scope *scope, ScopeEvent *event);
+
+/* Takes VICTIM, which its policy has let go, out of its slot and gives the slot to OBJECT. */
+ALWAYS_INLINE void scope_replace(Scope *scope, ScopeEvent *event, uint32_t victim, uint32_t object)
+{
+    uint32_t slot = scope->nodes[victim].slot;
+    assert(slot != NOBODY);
+    event->evictions++;
+    event->evicted_newest += victim == scope->newest;
+    scope->nodes[victim].slot = NOBODY;
+    if (event->actions != NULL)
+        scope_report(event, RESIDENCY_EVICT, victim, slot);
+    scope->nodes[object].slot = slot;
+    scope->slot_object[slot] = object;
+    scope->newest = object;
+}
+
+ALWAYS_INLINE void scope_fill(Scope *scope, uint32_t object)
+{
+    uint32_t slot = scope->n_used++;
+    scope->nodes[object].slot = slot;
+    scope->slot_object[slot] = object;
+    scope->newest = object;
+}
+
+/* A resident of the list in a ring with the sentinel: from there, older leads to the newest. */
+
+ALWAYS_INLINE uint32_t list_newest(const Scope *scope)
+{
+    return scope->nodes[scope->n_objects].older;
+}
+
+ALWAYS_INLINE uint32_t list_oldest(const Scope *scope)
+{
+    return scope->nodes[scope->n_objects].newer;
+}
+
+ALWAYS_INLINE void list_remove(Scope *scope, uint32_t object)
+{
+    ScopeNode *nodes = scope->nodes;
+    uint32_t newer = nodes[object].newer;
+    uint32_t older = nodes[object].older;
+    nodes[newer].older = older;
+    nodes[older].newer = newer;
+}
+
+ALWAYS_INLINE void list_add_newest(Scope *scope, uint32_t object)
+{
+    ScopeNode *nodes = scope->nodes;
+    uint32_t sentinel = scope->n_objects;
+    uint32_t second = nodes[sentinel].older;
+    nodes[object].newer = sentinel;
+    nodes[object].older = second;
+    nodes[second].newer = object;
+    nodes[sentinel].older = object;
+}
+
+ALWAYS_INLINE void list_renew(Scope *scope, uint32_t object)
+{
+    list_remove(scope, object);
+    list_add_newest(scope, object);
+}
+
+/* Takes out the newest (or oldest) of the list that is outside A; there must be one. Members of A
+ * stay members for the whole event, so the search goes on where it ended. */
+
+ALWAYS_INLINE uint32_t list_take_newest_outside(Scope *scope)
+{
+    uint32_t object = scope->cursor != NOBODY ? scope->cursor : list_newest(scope);
+    while (scope_is_active(scope, object))
+        object = scope->nodes[object].older;
+    scope->cursor = scope->nodes[object].older;
+    list_remove(scope, object);
+    return object;
+}
+
+ALWAYS_INLINE uint32_t list_take_oldest_outside(Scope *scope)
+{
+    uint32_t object = scope->cursor != NOBODY ? scope->cursor : list_oldest(scope);
+    while (scope_is_active(scope, object))
+        object = scope->nodes[object].newer;
+    scope->cursor = scope->nodes[object].newer;
+    list_remove(scope, object);
+    return object;
+}
+
+ALWAYS_INLINE uint32_t list_take_newest(Scope *scope)
+{
+    uint32_t object = list_newest(scope);
+    list_remove(scope, object);
+    return object;
+}
+
+ALWAYS_INLINE uint32_t list_take_oldest(Scope *scope)
+{
+    uint32_t object = list_oldest(scope);
+    list_remove(scope, object);
+    return object;
+}
+
+#endif

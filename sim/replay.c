@@ -1,0 +1,137 @@
+#include "sim/replay.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+/* One replay on its way. */
+typedef struct {
+    ExpertBuffer *buffer;
+    const uint32_t *next_use; /* [n_lookups] or NULL */
+    uint8_t *hit;             /* [max_active] */
+    BufferAction *actions;    /* room for an event, or NULL without an observer */
+    ReplayObserver observer;
+    void *argument;
+    ReplayResult *result;
+} Replay;
+
+static uint32_t *const *future_of(const Plan *plan, const ReplayFuture *future)
+{
+    return plan->buffer.order == ORDER_SERIAL ? &future->serial : &future->batch;
+}
+
+static bool wants_future(const Plan *plan)
+{
+    return plan->buffer.on && eviction_needs_future(plan->buffer.evict);
+}
+
+Status replay_prepare(const PackedTrace *trace, const Plan *plan, ReplayFuture *future)
+{
+    bool serial = plan->buffer.order == ORDER_SERIAL;
+    if (!wants_future(plan) || *future_of(plan, future) != NULL)
+        return OK;
+    return packed_next_use(trace, serial, serial ? &future->serial : &future->batch);
+}
+
+void replay_future_free(ReplayFuture *future)
+{
+    mem_free(future->serial);
+    mem_free(future->batch);
+    *future = (ReplayFuture){0};
+}
+
+/* Tokens of the event's lookups, and those of the lookups that hit. */
+static void count_assignments(const PackedEvent *event, const uint8_t *hit, ReplayLayer *layer)
+{
+    const uint8_t *at = event->counts;
+    for (uint32_t i = 0; i < event->n_active; i++) {
+        uint64_t tokens = packed_count_read(&at);
+        layer->assignments += tokens;
+        layer->assignment_hits += hit[i] ? tokens : 0;
+    }
+}
+
+static uint32_t decide(const Replay *replay, const PackedEvent *event, uint32_t *n_actions)
+{
+    const uint32_t *next_use =
+        replay->next_use != NULL ? replay->next_use + event->first_lookup : NULL;
+    ReplayLayer *layer = &replay->result->layers[event->layer_index];
+    uint8_t *hit = event->counts != NULL ? replay->hit : NULL;
+    uint32_t hits = buffer_event(replay->buffer, event->layer_index, event->experts,
+                                 event->n_active, next_use, hit, replay->actions, n_actions);
+    if (hit != NULL) {
+        count_assignments(event, hit, layer);
+    } else {
+        layer->assignments += event->n_active;
+        layer->assignment_hits += hits;
+    }
+    return hits;
+}
+
+static Status replay_events(const Replay *replay, const PackedTrace *trace)
+{
+    PackedCursor cursor = packed_cursor(trace);
+    PackedEvent event;
+    while (packed_next(&cursor, &event)) {
+        uint32_t n_actions = 0;
+        decide(replay, &event, &n_actions);
+        if (replay->observer != NULL)
+            TRY(replay->observer(replay->argument, &event, replay->actions, n_actions));
+    }
+    return OK;
+}
+
+static void add_up(const ExpertBuffer *buffer, ReplayResult *result)
+{
+    for (uint32_t i = 0; i < result->n_layers; i++) {
+        ReplayLayer *layer = &result->layers[i];
+        layer->counts = buffer_counts(buffer, i);
+        result->total.assignments += layer->assignments;
+        result->total.assignment_hits += layer->assignment_hits;
+        buffer_counts_add(&result->total.counts, &layer->counts);
+    }
+    result->memory_bytes = buffer_memory_bytes(buffer);
+}
+
+static Status make_room(const PackedTrace *trace, Replay *replay)
+{
+    size_t actions = buffer_max_actions(trace->max_active);
+    TRY(mem_new(&replay->result->layers, trace->n_layers, sizeof *replay->result->layers,
+                "replay"));
+    replay->result->n_layers = trace->n_layers;
+    TRY(mem_new(&replay->hit, (size_t)trace->max_active + 1, sizeof *replay->hit, "replay"));
+    if (replay->observer == NULL)
+        return OK;
+    return mem_new(&replay->actions, actions + 1, sizeof *replay->actions, "replay");
+}
+
+Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                  ReplayObserver observer, void *argument, ReplayResult *result)
+{
+    Replay replay = {.observer = observer, .argument = argument, .result = result};
+    *result = (ReplayResult){0};
+    if (wants_future(plan))
+        replay.next_use = *future_of(plan, future);
+    Status status = buffer_new(plan, trace->layers, trace->n_layers, &replay.buffer);
+    if (status == OK)
+        status = make_room(trace, &replay);
+    uint64_t start_ns = clock_ns();
+    if (status == OK)
+        status = replay_events(&replay, trace);
+    result->replay_ns = clock_ns() - start_ns;
+    if (status == OK)
+        add_up(replay.buffer, result);
+    else
+        replay_result_free(result);
+    mem_free(replay.actions);
+    mem_free(replay.hit);
+    buffer_free(replay.buffer);
+    return status;
+}
+
+void replay_result_free(ReplayResult *result)
+{
+    mem_free(result->layers);
+    *result = (ReplayResult){0};
+}

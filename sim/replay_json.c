@@ -1,0 +1,58 @@
+#include "sim/replay.h"
+
+static Status add_ratio(cJSON *json, const char *key, uint64_t part, uint64_t whole)
+{
+    return whole > 0 ? json_add_f64(json, key, (double)part / (double)whole)
+                     : json_add_null(json, key);
+}
+
+/* The numbers that a layer and the whole have alike. */
+static Status add_counts(cJSON *json, const ReplayLayer *layer)
+{
+    const BufferCounts *counts = &layer->counts;
+    uint64_t lookups = counts->hits + counts->misses;
+    TRY(json_add_u64(json, "lookups", lookups));
+    TRY(json_add_u64(json, "hits", counts->hits));
+    TRY(json_add_u64(json, "misses", counts->misses));
+    TRY(add_ratio(json, "miss_ratio", counts->misses, lookups));
+    TRY(json_add_u64(json, "assignments", layer->assignments));
+    TRY(json_add_u64(json, "assignment_hits", layer->assignment_hits));
+    TRY(json_add_u64(json, "loads", counts->loads));
+    TRY(json_add_u64(json, "bypasses", counts->bypasses));
+    TRY(json_add_u64(json, "bytes_loaded", counts->bytes_loaded));
+    TRY(json_add_u64(json, "evictions", counts->evictions));
+    TRY(json_add_u64(json, "evicted_newest", counts->evicted_newest));
+    return add_ratio(json, "evicted_newest_share", counts->evicted_newest, counts->evictions);
+}
+
+static Status add_layers(cJSON *json, const ReplayResult *result, const TraceLayer *layers)
+{
+    cJSON *list;
+    TRY(json_add_array(json, "per_layer", &list));
+    for (uint32_t i = 0; i < result->n_layers; i++) {
+        cJSON *item = cJSON_CreateObject();
+        TRY(json_push(list, item));
+        TRY(json_add_u64(item, "layer", layers[i].layer));
+        TRY(add_counts(item, &result->layers[i]));
+    }
+    return OK;
+}
+
+static Status fill(cJSON *json, const ReplayResult *result, const TraceLayer *layers)
+{
+    TRY(add_counts(json, &result->total));
+    TRY(json_add_u64(json, "memory_bytes", result->memory_bytes));
+    TRY(json_add_u64(json, "replay_ns", result->replay_ns));
+    return add_layers(json, result, layers);
+}
+
+Status replay_result_json(const ReplayResult *result, const TraceLayer *layers, cJSON **json)
+{
+    *json = cJSON_CreateObject();
+    Status status = *json != NULL ? fill(*json, result, layers) : fail_memory("replay", 0);
+    if (status != OK) {
+        cJSON_Delete(*json);
+        *json = NULL;
+    }
+    return status;
+}

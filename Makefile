@@ -24,6 +24,7 @@ MODULES  := base traces policies sim exec exec/cpu analysis cli
 SOURCES  := $(filter-out cli/main.c,$(wildcard $(MODULES:%=%/*.c)))
 OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+SUPPORT  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/test_% tests/fuzz_%,$(wildcard tests/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/fuzz/tests/%,$(wildcard tests/fuzz_*.c))
 PROGRAM  := $(BUILD)/moebius
 
@@ -58,7 +59,7 @@ $(BUILD)/libmoebius.a: $(OBJECTS)
 $(PROGRAM): $(BUILD)/cli/main.o $(BUILD)/libmoebius.a
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 
-$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/tests/support.o $(BUILD)/libmoebius.a
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(BUILD)/libmoebius.a
 	$(Q)$(CC) $(CFLAGS) $^ -lcmocka $(LDLIBS) -o $@
 
 build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o build/fuzz/libmoebius.a

@@ -2,7 +2,6 @@
 #include "tests/support.h"
 
 #include <ftw.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,12 +33,22 @@ const char *scratch_path(const char *name)
         bool usable = base != NULL && base[0] == '/' && strlen(base) < sizeof folder - 32;
         snprintf(folder, sizeof folder, "%s/moebius-test-XXXXXX", usable ? base : "/tmp");
         assert_non_null(mkdtemp(folder));
+        char *resolved = realpath(folder, NULL); /* as SQLite names its files */
+        if (resolved != NULL && strlen(resolved) < sizeof folder)
+            strcpy(folder, resolved);
+        free(resolved);
         owner = getpid();
         atexit(remove_folder);
     }
     char *path = paths[next++ % 16];
     snprintf(path, sizeof paths[0], "%s/%s", folder, name);
     return path;
+}
+
+bool exhaustive(void)
+{
+    const char *value = getenv("MOEBIUS_EXHAUSTIVE");
+    return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
 }
 
 uint64_t random_next(uint64_t *state)

@@ -7,6 +7,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,10 @@
 /* A path inside this process's scratch folder (made on first use, removed at exit); valid for the
  * next 16 calls. */
 const char *scratch_path(const char *name);
+
+/* True when MOEBIUS_EXHAUSTIVE is set: take every case, however long it lasts, instead of a sample.
+ */
+bool exhaustive(void);
 
 /* splitmix64 */
 uint64_t random_next(uint64_t *state);

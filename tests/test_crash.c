@@ -145,8 +145,9 @@ static void a_recorder_killed_while_opening_leaves_a_trace_or_none(void **unused
     }
 }
 
-/* A step of 8 KiB of ids, so that little disk is soon full. */
-static Status record_large(const char *path, uint32_t steps, uint64_t *committed)
+/* A step of 8 KiB of ids, so that little disk is soon full and the log soon folded. TOLD, unless
+ * below 0, is a pipe that is told of each commit. */
+static Status record_large(const char *path, uint32_t steps, int told, uint64_t *committed)
 {
     enum { TOKENS = 1024, TOP_K = 8 };
     static uint16_t experts[TOKENS * TOP_K];
@@ -160,10 +161,65 @@ static Status record_large(const char *path, uint32_t steps, uint64_t *committed
         TraceStep step = {
             .step = i, .tokens = TOKENS, .request = words, .position = words, .experts = experts};
         status = recorder_step(recorder, &step, NULL, 0, NULL, 0);
+        uint64_t before = *committed;
         *committed = recorder_committed_steps(recorder);
+        if (told >= 0 && *committed > before &&
+            write(told, committed, sizeof *committed) != sizeof *committed)
+            _exit(1);
     }
     Status closed = recorder_close(recorder);
     return status != OK ? status : closed;
+}
+
+/* Kills CHILD after US microseconds from its first report; its last report. */
+static uint64_t kill_recorder(const char *path, uint32_t steps, long us)
+{
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        uint64_t committed = 0;
+        close(ends[0]);
+        _exit(record_large(path, steps, ends[1], &committed) != OK);
+    }
+    close(ends[1]);
+    uint64_t reported = last_report(ends[0], child, us);
+    close(ends[0]);
+    int ended;
+    assert_int_equal(waitpid(child, &ended, 0), child);
+    assert_true(WIFSIGNALED(ended) || WEXITSTATUS(ended) == 0);
+    return reported;
+}
+
+static void assert_large_steps(const char *path, uint64_t least)
+{
+    TraceCheck found;
+    assert_ok(trace_check(path, &found, NULL, NULL)); /* takes back what a journal holds, too */
+    assert_integrity(path);
+    assert_true(found.steps >= least);
+    remove_trace(path);
+}
+
+/* Some 16 MiB of log, a thousand steps, are folded into the file at a time. */
+static void a_recorder_killed_while_folding_its_log_leaves_every_committed_step(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("folding.db");
+    uint64_t state = 17;
+    for (int round = 0; round < 6; round++)
+        assert_large_steps(path,
+                           kill_recorder(path, UINT32_MAX, 50000 + random_below(&state, 400000)));
+}
+
+/* Few steps: most of the child's time is closing. It may have ended before it is killed. */
+static void a_recorder_killed_while_closing_leaves_every_committed_step(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("closing.db");
+    uint64_t state = 18;
+    for (int round = 0; round < 30; round++)
+        assert_large_steps(path, kill_recorder(path, 12, random_below(&state, 6000)));
 }
 
 /* The recording into a full disk failed with REASON; every step it called committed is there. */
@@ -198,7 +254,7 @@ static void a_full_disk_keeps_what_was_committed(void **unused)
     }
     const char *path = scratch_path("full/trace.db");
     uint64_t committed = 0;
-    Status status = record_large(path, 4000, &committed);
+    Status status = record_large(path, 4000, -1, &committed);
     assert_committed_part_intact(path, status, "full", committed);
     remove_trace(path);
 
@@ -210,7 +266,7 @@ static void a_full_disk_keeps_what_was_committed(void **unused)
     close(fd);
     mem_free(filler);
     committed = 0;
-    status = record_large(path, 4000, &committed);
+    status = record_large(path, 4000, -1, &committed);
     assert_int_equal(status, ERR_IO);
     assert_int_equal(committed, 0);
     assert_false(file_exists(path));
@@ -266,7 +322,7 @@ static void a_limited_file_size_keeps_what_was_committed(void **unused)
     signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
     uint64_t committed = 0;
-    Status status = record_large(path, 4000, &committed);
+    Status status = record_large(path, 4000, -1, &committed);
     char message[1024];
     snprintf(message, sizeof message, "%s", error_message());
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
@@ -290,6 +346,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_killed_recorder_leaves_every_committed_step),
         cmocka_unit_test(a_recorder_killed_while_opening_leaves_a_trace_or_none),
+        cmocka_unit_test(a_recorder_killed_while_folding_its_log_leaves_every_committed_step),
+        cmocka_unit_test(a_recorder_killed_while_closing_leaves_every_committed_step),
         cmocka_unit_test(a_full_disk_keeps_what_was_committed),
         cmocka_unit_test(on_a_read_only_medium_no_committed_step_is_left_out),
         cmocka_unit_test(a_limited_file_size_keeps_what_was_committed),

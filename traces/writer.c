@@ -389,9 +389,13 @@ Status writer_open(const char *path, const TraceRun *run, const TraceLayer *laye
     return status;
 }
 
-/* Moves the log into the file. Somebody reading is no failure: the log then stays beside it. */
+/* Moves the log into the file. Somebody reading is no failure: the log then stays beside it.
+ *
+ * From here on SQLite keeps a rollback journal, and with synchronous = NORMAL a power cut in the
+ * middle of writing one can damage the file; FULL costs three syncs once. */
 static Status fold_log(const Store *store)
 {
+    TRY(store_execute(store, "PRAGMA synchronous = FULL"));
     int code = sqlite3_wal_checkpoint_v2(store->db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
     if (code == SQLITE_OK)
         code = sqlite3_exec(store->db, "PRAGMA journal_mode = DELETE", NULL, NULL, NULL);
@@ -427,8 +431,9 @@ void writer_abandon(Writer *writer)
     if (writer->committed_steps == 0) {
         store_close_and_remove(&writer->store);
     } else {
-        if (sqlite3_wal_checkpoint_v2(writer->store.db, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL,
-                                      NULL) == SQLITE_OK)
+        if (sqlite3_exec(writer->store.db,
+                         "PRAGMA synchronous = FULL; PRAGMA wal_checkpoint(TRUNCATE)", NULL, NULL,
+                         NULL) == SQLITE_OK)
             sqlite3_exec(writer->store.db, "PRAGMA journal_mode = DELETE", NULL, NULL, NULL);
         store_close(&writer->store);
     }

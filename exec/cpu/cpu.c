@@ -65,14 +65,33 @@ static void cpu_close(Device *device)
     mem_free(device);
 }
 
+/* A serial build of OpenBLAS without locks hands the same buffer to every thread that calls it, and
+ * the products are then wrong. Such a library gets one thread. */
+static Status usable_threads(size_t wanted, size_t *threads)
+{
+    *threads = wanted;
+    if (openblas_get_parallel() != OPENBLAS_SEQUENTIAL ||
+        strstr(openblas_get_config(), "USE_LOCKING") != NULL)
+        return OK;
+    if (wanted > 1)
+        return fail(ERR_UNSUPPORTED,
+                    "cpu: %zu threads: this OpenBLAS is a serial build, which only one may call "
+                    "(Debian: libopenblas0-pthread)",
+                    wanted);
+    *threads = 1;
+    return OK;
+}
+
 static Status cpu_open(const DeviceOptions *options, Device **out)
 {
     Device *device;
+    size_t threads;
+    TRY(usable_threads(options->threads, &threads));
     TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
     device->d_model = options->config->d_model;
     device->max_length = options->max_length;
     openblas_set_num_threads(1);
-    Status status = thread_pool_new(options->threads, &device->pool);
+    Status status = thread_pool_new(threads, &device->pool);
     if (status == OK)
         status = take_scratch(device, options);
     if (status != OK) {

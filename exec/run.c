@@ -80,6 +80,7 @@ static void lay_out_run(Run *run)
     run->position = lay_out(&run->arena, tokens, sizeof *run->position);
     run->token = lay_out(&run->arena, tokens, sizeof *run->token);
     run->kv_slot = lay_out(&run->arena, tokens, sizeof *run->kv_slot);
+    score_rows_lay_out(&run->context.scores, run->options->max_tokens, &run->arena);
 }
 
 static bool is_output_row(const Running *running)
@@ -281,6 +282,8 @@ Status run_requests(Executor *executor, const ModelConfig *config, const TokenSe
                .options = options,
                .output = output,
                .n_output = n_output};
+    run.context.scores.keep = options->scores;
+    run.context.scores.layers = executor_layers(executor, &run.context.scores.n_layers);
     Status status = run_groups(&run);
     arena_free(&run.arena);
     for (uint32_t i = 0; status != OK && i < executor_options(executor)->max_requests; i++)

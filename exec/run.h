@@ -3,6 +3,7 @@
 #define EXEC_RUN_H
 
 #include "exec/executor.h"
+#include "exec/score_rows.h"
 #include "exec/tokens.h"
 #include "traces/recorder.h"
 
@@ -12,6 +13,7 @@ typedef struct {
     bool ignore_eos;
     uint32_t max_tokens;      /* of one step: the plan's batching.max_tokens */
     LogitsWanted logits;      /* that OBSERVER needs of every step; generating asks for its own */
+    uint32_t scores;          /* router scores to record: SCORES_NONE, SCORES_ALL or M */
     const volatile int *stop; /* set by a signal handler; NULL: none. A stop ends after the current
                                  step, with OK. */
 } RunOptions;
@@ -45,8 +47,12 @@ Status run_requests(Executor *executor, const ModelConfig *config, const TokenSe
 
 /* How the steps of a trace are run again. */
 typedef struct {
-    const char *trace; /* gives step composition: request, position, token */
-    bool forced;       /* routing from the trace; otherwise the router decides */
+    const char *trace;      /* gives step composition: request, position, token */
+    bool forced;            /* routing from the trace; otherwise the router decides */
+    const TokenSet *tokens; /* token ids of the requests by their number, for those the trace does
+                               not have; where it has them they must be equal. NULL: none */
+    bool residency;         /* record residency also when the plan's buffer is off */
+    uint32_t scores;        /* as in RunOptions */
     const volatile int *stop;
 } RunTraceOptions;
 

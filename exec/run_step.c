@@ -21,11 +21,13 @@ Status run_step(const RunContext *run, TraceStep *step, const StepInput *input, 
     step->duration_ns = output->duration_ns;
     step->experts = output->experts;
     step->weights = output->weights;
+    step->score_count = score_rows_pack(&run->scores, output->router_scores, step->tokens);
+    step->scores = step->score_count > 0 ? run->scores.halves : NULL;
     count_step(run->totals, step);
-    bool buffered = executor_plan(run->executor)->buffer.on;
+    bool logged = run->residency || executor_plan(run->executor)->buffer.on;
     if (run->recorder != NULL)
-        TRY(recorder_step(run->recorder, step, output->residency,
-                          buffered ? output->n_residency : 0, NULL, 0));
+        TRY(recorder_step(run->recorder, step, output->residency, logged ? output->n_residency : 0,
+                          NULL, 0));
     if (run->observer != NULL)
         TRY(run->observer(run->argument, step, input, output));
     return OK;

@@ -9,6 +9,8 @@ typedef struct {
     Recorder *recorder;   /* or NULL */
     RunObserver observer; /* or NULL */
     void *argument;
+    bool residency;           /* record it also when the plan's buffer is off */
+    ScoreRows scores;         /* to record */
     const volatile int *stop; /* or NULL */
     RunTotals *totals;
 } RunContext;

@@ -10,9 +10,10 @@ typedef struct {
     const RunTraceOptions *options;
     TraceReader *reader;
     TraceScan scan;
-    Future *future; /* or NULL when the plan needs none */
-    Arena arena;    /* of the arrays */
-    uint32_t *token;
+    Future *future;  /* or NULL when the plan needs none */
+    Arena arena;     /* of the arrays */
+    uint32_t *token; /* as far as it is known */
+    uint32_t *fed;   /* 0 where it is not: its routing is forced */
     uint32_t *kv_slot;
     uint32_t *free_slots; /* [n_free] */
     uint32_t n_free;
@@ -46,8 +47,10 @@ static void lay_out_runner(TraceRunner *runner)
 {
     const RunTraceShape *shape = &runner->scan.shape;
     runner->token = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->token);
+    runner->fed = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->fed);
     runner->kv_slot = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->kv_slot);
     runner->free_slots = lay_out(&runner->arena, shape->max_requests, sizeof *runner->free_slots);
+    score_rows_lay_out(&runner->context.scores, shape->max_tokens, &runner->arena);
 }
 
 static Status record_requests(const TraceRunner *runner)
@@ -72,9 +75,8 @@ static Status place_tokens(TraceRunner *runner, const TraceStep *step)
             entry->kv_slot = runner->free_slots[--runner->n_free];
         }
         runner->kv_slot[i] = entry->kv_slot;
-        /* An unknown token stands for nothing: its routing is forced. */
-        bool known = step->token != NULL && step->token[i] != TOKEN_UNKNOWN;
-        runner->token[i] = known ? step->token[i] : 0;
+        runner->token[i] = trace_token(runner->options, step, i);
+        runner->fed[i] = runner->token[i] != TOKEN_UNKNOWN ? runner->token[i] : 0;
     }
     return OK;
 }
@@ -98,9 +100,10 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
 {
     uint64_t index = runner->context.totals->steps;
     bool forced = runner->options->forced;
+    bool has_tokens = traced->token != NULL || runner->options->tokens != NULL;
     TRY(place_tokens(runner, traced));
     StepInput input = {.tokens = traced->tokens,
-                       .token = runner->token,
+                       .token = runner->fed,
                        .kv_slot = runner->kv_slot,
                        .position = traced->position,
                        .logits = LOGITS_NONE,
@@ -111,7 +114,7 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
                       .tokens = traced->tokens,
                       .request = traced->request,
                       .position = traced->position,
-                      .token = traced->token};
+                      .token = has_tokens ? runner->token : NULL};
     StepOutput output;
     if (runner->future != NULL)
         input.next_use = future_next_step(runner->future);
@@ -148,12 +151,15 @@ Status run_trace(Executor *executor, const ModelConfig *config, const RunTraceOp
                                       .recorder = recorder,
                                       .observer = observer,
                                       .argument = argument,
+                                      .residency = options->residency,
                                       .stop = options->stop,
                                       .totals = totals},
                           .options = options};
     const Plan *plan = executor_plan(executor);
     bool needs_future = executor_needs_future(executor);
     Future future;
+    runner.context.scores.keep = options->scores;
+    runner.context.scores.layers = executor_layers(executor, &runner.context.scores.n_layers);
     if (needs_future && !options->forced)
         return fail(ERR_UNSUPPORTED,
                     "buffer.evict: %s needs the future: run it with forced "

@@ -43,17 +43,39 @@ static Status check_layers(const Scanner *scanner)
     return OK;
 }
 
+/* What TOKENS (or NULL) says of the token at POSITION of REQUEST. */
+static uint32_t given_token(const TokenSet *tokens, uint32_t request, uint32_t position)
+{
+    if (tokens == NULL || request >= tokens->n_requests ||
+        position >= tokens->requests[request].n_tokens)
+        return TOKEN_UNKNOWN;
+    return tokens->requests[request].tokens[position];
+}
+
+uint32_t trace_token(const RunTraceOptions *options, const TraceStep *step, uint32_t i)
+{
+    if (step->token != NULL && step->token[i] != TOKEN_UNKNOWN)
+        return step->token[i];
+    return given_token(options->tokens, step->request[i], step->position[i]);
+}
+
 static Status check_token_id(const Scanner *scanner, const TraceStep *step, uint32_t i)
 {
-    if (step->token == NULL || step->token[i] == TOKEN_UNKNOWN)
+    uint32_t token = trace_token(scanner->options, step, i);
+    uint32_t given = given_token(scanner->options->tokens, step->request[i], step->position[i]);
+    if (given != TOKEN_UNKNOWN && given != token)
+        return fail(ERR_INPUT,
+                    "token %u: id %u, but the given tokens have %u at position %u of request %u", i,
+                    token, given, step->position[i], step->request[i]);
+    if (token == TOKEN_UNKNOWN)
         return scanner->options->forced
                    ? OK
                    : fail(ERR_INPUT,
                           "token %u: its id is not in the trace, so only forced routing "
                           "(--routing trace:FILE) can run it",
                           i);
-    if (step->token[i] >= scanner->config->vocabulary)
-        return fail(ERR_INPUT, "token %u: id %u, the model's vocabulary has %u", i, step->token[i],
+    if (token >= scanner->config->vocabulary)
+        return fail(ERR_INPUT, "token %u: id %u, the model's vocabulary has %u", i, token,
                     scanner->config->vocabulary);
     return OK;
 }

@@ -24,6 +24,10 @@ typedef struct {
 
 /* Reads OPTIONS->trace to its end. With FUTURE (forced routing), fills it for PLAN, whose capacity
  * limits apply to the trace's routing as they will in the steps. On failure nothing is held. */
+/* The id of token I of STEP: the trace's, else the one that OPTIONS->tokens has for its place, else
+ * TOKEN_UNKNOWN. */
+uint32_t trace_token(const RunTraceOptions *options, const TraceStep *step, uint32_t i);
+
 Status trace_scan(const RunTraceOptions *options, const ModelConfig *config, const Plan *plan,
                   TraceScan *scan, Future *future);
 void trace_scan_free(TraceScan *scan);

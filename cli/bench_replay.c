@@ -5,8 +5,6 @@
 
 #include "base/memory.h"
 #include "cli/bench.h"
-#include "cli/print.h"
-#include "cli/table.h"
 #include "sim/replay.h"
 
 enum { TOP_K = 8, MAX_LAYERS = 64, MAX_EXPERTS = 256, ROUNDS = 3, LOOKUPS = 20000000 };
@@ -139,74 +137,47 @@ static Status make_trace(const BenchShape *shape, PackedTrace *trace)
     return status;
 }
 
-/* Where results go: the table or the JSON list. */
-typedef struct {
-    Table *table;
-    cJSON *list;
-} Sink;
-
-typedef struct {
-    const BenchShape *shape;
-    const Plan *plan;
-    uint64_t lookups;
-    uint64_t misses;
-    uint64_t best_ns;
-} Figure;
-
-static const char *order_name(const Plan *plan)
+/* What the three policies are promised to reach. */
+static double wanted_rate(const char *evict)
 {
-    return plan->buffer.order == ORDER_SERIAL ? "serial" : "batch";
+    static const char *const FAST[] = {"lru", "fifo", "lifo-inactive-first"};
+    for (size_t i = 0; i < sizeof FAST / sizeof FAST[0]; i++)
+        if (strcmp(FAST[i], evict) == 0)
+            return 50e6;
+    return 0;
 }
 
-static const char *scope_name(const Plan *plan)
+static Status add_figure(const BenchShape *shape, const Plan *plan, const BufferCounts *counts,
+                         uint64_t best_ns, BenchReport *report)
 {
-    return plan->buffer.scope == SCOPE_LAYER ? "layer" : "device";
+    uint64_t lookups = counts->hits + counts->misses;
+    BenchFigure figure = {.bench = "replay",
+                          .value = (double)lookups * 1e9 / (double)best_ns,
+                          .unit = "lookups/s",
+                          .wanted = wanted_rate(plan->buffer.evict)};
+    snprintf(figure.name, sizeof figure.name, "%s, %s, %s, %" PRIu32 "/%s, miss ratio %.4f",
+             shape->name, plan->buffer.evict,
+             plan->buffer.order == ORDER_SERIAL ? "serial" : "batch", plan->buffer.slots,
+             plan->buffer.scope == SCOPE_LAYER ? "layer" : "device",
+             (double)counts->misses / (double)lookups);
+    return bench_report_add(report, &figure);
 }
 
-static Status add_json(cJSON *list, const Figure *figure)
-{
-    cJSON *item = cJSON_CreateObject();
-    TRY(json_push(list, item));
-    TRY(json_add_text(item, "trace", figure->shape->name));
-    TRY(json_add_text(item, "evict", figure->plan->buffer.evict));
-    TRY(json_add_text(item, "order", order_name(figure->plan)));
-    TRY(json_add_text(item, "scope", scope_name(figure->plan)));
-    TRY(json_add_u64(item, "slots", figure->plan->buffer.slots));
-    TRY(json_add_u64(item, "lookups", figure->lookups));
-    TRY(json_add_u64(item, "misses", figure->misses));
-    TRY(json_add_u64(item, "replay_ns", figure->best_ns));
-    return json_add_f64(item, "lookups_per_s",
-                        (double)figure->lookups * 1e9 / (double)figure->best_ns);
-}
-
-static void add_row(Table *table, const Figure *figure)
-{
-    char text[NUMBER_BYTES];
-    table_cell(table, "%s", figure->shape->name);
-    table_cell(table, "%s", figure->plan->buffer.evict);
-    table_cell(table, "%s", order_name(figure->plan));
-    table_cell(table, "%" PRIu32 "/%s", figure->plan->buffer.slots, scope_name(figure->plan));
-    table_cell(table, "%s", ratio_text(figure->misses, figure->lookups, text));
-    table_cell(table, "%.1f", (double)figure->lookups * 1e3 / (double)figure->best_ns);
-}
-
+/* The best of ROUNDS. */
 static Status measure(const PackedTrace *trace, const BenchShape *shape, const Plan *plan,
-                      ReplayFuture *future, const Sink *sink)
+                      ReplayFuture *future, BenchReport *report)
 {
-    Figure figure = {.shape = shape, .plan = plan, .lookups = trace->n_lookups};
+    BufferCounts counts = {0};
+    uint64_t best_ns = UINT64_MAX;
     TRY(replay_prepare(trace, plan, future));
     for (int round = 0; round < ROUNDS; round++) {
         ReplayResult result;
         TRY(replay_run(trace, plan, future, NULL, NULL, &result));
-        figure.misses = result.total.counts.misses;
-        if (round == 0 || result.replay_ns < figure.best_ns)
-            figure.best_ns = result.replay_ns;
+        counts = result.total.counts;
+        best_ns = result.replay_ns < best_ns ? result.replay_ns : best_ns;
         replay_result_free(&result);
     }
-    if (sink->list != NULL)
-        return add_json(sink->list, &figure);
-    add_row(sink->table, &figure);
-    return OK;
+    return add_figure(shape, plan, &counts, best_ns, report);
 }
 
 /* A quarter of the experts has a slot. */
@@ -223,7 +194,8 @@ static Plan bench_plan(const BenchShape *shape, const char *evict, ReplayOrder o
     return plan;
 }
 
-static Status measure_policies(const PackedTrace *trace, const BenchShape *shape, const Sink *sink)
+static Status measure_policies(const PackedTrace *trace, const BenchShape *shape,
+                               BenchReport *report)
 {
     static const struct {
         ReplayOrder order;
@@ -235,53 +207,21 @@ static Status measure_policies(const PackedTrace *trace, const BenchShape *shape
     for (const char *const *name = eviction_names(); *name != NULL; name++)
         for (size_t i = 0; i < sizeof kinds / sizeof kinds[0] && status == OK; i++) {
             Plan plan = bench_plan(shape, *name, kinds[i].order, kinds[i].scope);
-            status = measure(trace, shape, &plan, &future, sink);
+            status = measure(trace, shape, &plan, &future, report);
         }
     replay_future_free(&future);
     return status;
 }
 
-static Status measure_shapes(const Sink *sink)
+Status bench_replay(const BenchOptions *options, BenchReport *report)
 {
+    (void)options; /* it runs no model */
     for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
         PackedTrace trace;
         TRY(make_trace(&SHAPES[i], &trace));
-        Status status = measure_policies(&trace, &SHAPES[i], sink);
+        Status status = measure_policies(&trace, &SHAPES[i], report);
         packed_trace_free(&trace);
         TRY(status);
     }
     return OK;
-}
-
-static Status bench_json(void)
-{
-    Sink sink = {0};
-    cJSON *json = cJSON_CreateObject();
-    Status status = json != NULL ? OK : fail_memory("JSON output", 0);
-    if (status == OK)
-        status = json_add_array(json, "replay", &sink.list);
-    if (status == OK)
-        status = measure_shapes(&sink);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
-}
-
-static Status bench_table(void)
-{
-    static const char *const TITLES[] = {"trace",      "policy",      "order", "slots",
-                                         "miss ratio", "M lookups/s", NULL};
-    Sink sink = {0};
-    TRY(table_new(TITLES, "lllrrr", &sink.table));
-    Status status = measure_shapes(&sink);
-    if (status == OK)
-        status = table_print(sink.table, stdout);
-    table_free(sink.table);
-    return status;
-}
-
-Status bench_replay(bool json)
-{
-    return json ? bench_json() : bench_table();
 }

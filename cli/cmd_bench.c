@@ -1,0 +1,183 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "cli/bench.h"
+#include "cli/command.h"
+#include "cli/online.h"
+#include "cli/print.h"
+#include "cli/table.h"
+
+typedef struct {
+    const char *name;
+    Status (*run)(const BenchOptions *options, BenchReport *report);
+} Bench;
+
+static const Bench BENCHES[] = {
+    {"replay", bench_replay},
+    {"record", bench_record},
+    {"forward", bench_forward},
+};
+
+enum { N_BENCHES = sizeof BENCHES / sizeof BENCHES[0] };
+
+typedef struct {
+    const char *which; /* NULL: all */
+    BenchOptions options;
+    bool json;
+} Arguments;
+
+Status bench_report_add(BenchReport *report, const BenchFigure *figure)
+{
+    BenchFigure *figures = mem_resize(report->figures, report->count + 1, sizeof *figures);
+    if (figures == NULL)
+        return fail_memory("benchmark", (report->count + 1) * sizeof *figures);
+    report->figures = figures;
+    report->figures[report->count++] = *figure;
+    return OK;
+}
+
+static bool is_wanted(const Arguments *arguments, const Bench *bench)
+{
+    return arguments->which == NULL || strcmp(arguments->which, bench->name) == 0;
+}
+
+static Status check(const OptionTable *table, const Arguments *arguments)
+{
+    for (size_t i = 0; i < N_BENCHES; i++)
+        if (is_wanted(arguments, &BENCHES[i]))
+            return OK;
+    return options_fail(table, "'%s' is no benchmark", arguments->which);
+}
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        {.name = "BENCH",
+         .help = "replay, record or forward (default: all)",
+         .kind = OPTION_POSITIONAL,
+         .value = &arguments->which},
+        {.name = "model",
+         .argument = "DIR",
+         .help = "checkpoint (default models/tiny-32x4)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->options.model},
+        {.name = "device",
+         .argument = "NAME",
+         .help = "backend (default cpu)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->options.device},
+        {.name = "threads",
+         .argument = "N",
+         .help = "of the CPU backend (default: all processors)",
+         .kind = OPTION_U32,
+         .value = &arguments->options.threads,
+         .least = 1,
+         .most = MAX_THREADS},
+        {.name = "json",
+         .help = "print one JSON document",
+         .kind = OPTION_FLAG,
+         .value = &arguments->json},
+    };
+    const OptionTable table = {
+        .command = "bench",
+        .summary = "Measures the program on this machine: best of several runs, or the median of "
+                   "pairs.",
+        .example = "moebius bench forward --model models/tiny-32x4",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    TRY(options_parse(&table, argc, argv));
+    return check(&table, arguments);
+}
+
+static bool is_met(const BenchFigure *figure)
+{
+    return figure->at_most ? figure->value <= figure->wanted : figure->value >= figure->wanted;
+}
+
+static Status add_figure(cJSON *list, const BenchFigure *figure)
+{
+    cJSON *item = cJSON_CreateObject();
+    TRY(json_push(list, item));
+    TRY(json_add_text(item, "bench", figure->bench));
+    TRY(json_add_text(item, "name", figure->name));
+    TRY(json_add_f64(item, "value", figure->value));
+    TRY(json_add_text(item, "unit", figure->unit));
+    if (figure->wanted == 0)
+        return json_add_null(item, "wanted");
+    TRY(json_add_f64(item, "wanted", figure->wanted));
+    TRY(json_add_text(item, "bound", figure->at_most ? "at most" : "at least"));
+    return json_add_bool(item, "met", is_met(figure));
+}
+
+static Status fill_json(cJSON *json, const Arguments *arguments, const BenchReport *report)
+{
+    cJSON *list;
+    TRY(json_add_text(json, "model", arguments->options.model));
+    TRY(json_add_text(json, "device", arguments->options.device));
+    TRY(json_add_array(json, "figures", &list));
+    for (size_t i = 0; i < report->count; i++)
+        TRY(add_figure(list, &report->figures[i]));
+    return OK;
+}
+
+static Status print_report_json(const Arguments *arguments, const BenchReport *report)
+{
+    cJSON *json = cJSON_CreateObject();
+    if (json == NULL)
+        return fail_memory("JSON output", 0);
+    Status status = fill_json(json, arguments, report);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}
+
+/* Whole numbers for rates, digits for small figures. */
+static void value_cell(Table *table, double value)
+{
+    char text[NUMBER_BYTES];
+    if (value >= 1000)
+        table_cell(table, "%s", number_text((uint64_t)(value + 0.5), text));
+    else
+        table_cell(table, "%.3g", value);
+}
+
+static Status print_report(const BenchReport *report)
+{
+    static const char *const TITLES[] = {"bench", "figure", "value", "unit", "wanted", ""};
+    Table *table;
+    TRY(table_new(TITLES, "llrlrl", &table));
+    for (size_t i = 0; i < report->count; i++) {
+        const BenchFigure *figure = &report->figures[i];
+        table_cell(table, "%s", figure->bench);
+        table_cell(table, "%s", figure->name);
+        value_cell(table, figure->value);
+        table_cell(table, "%s", figure->unit);
+        if (figure->wanted == 0) {
+            table_cell(table, " ");
+            table_cell(table, " ");
+            continue;
+        }
+        table_cell(table, "%s %.12g", figure->at_most ? "<=" : ">=", figure->wanted);
+        table_cell(table, "%s", is_met(figure) ? "met" : "missed");
+    }
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+Status command_bench(int argc, char **argv)
+{
+    Arguments arguments = {.options = {.model = "models/tiny-32x4", .device = "cpu"}};
+    BenchReport report = {0};
+    TRY(parse(argc, argv, &arguments));
+    Status status = OK;
+    for (size_t i = 0; i < N_BENCHES && status == OK; i++)
+        if (is_wanted(&arguments, &BENCHES[i]))
+            status = BENCHES[i].run(&arguments.options, &report);
+    if (status == OK)
+        status = arguments.json ? print_report_json(&arguments, &report) : print_report(&report);
+    mem_free(report.figures);
+    return status;
+}

@@ -1,0 +1,305 @@
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/online.h"
+#include "cli/plan_input.h"
+#include "cli/print.h"
+#include "cli/table.h"
+
+/* Logits that are held at a time, where the steps may be cut as we like. */
+static const uint64_t LOGIT_BYTES = (uint64_t)256 << 20;
+
+enum { NAME_BYTES = 48 };
+
+typedef struct {
+    const char *model;
+    TokenInput tokens;
+    const char *out;
+    const char *device;
+    const char *plan;
+    OptionList sets;
+    uint32_t threads;
+    uint32_t batch;
+    bool json;
+} Arguments;
+
+/* Tensor 0 is logits; then expert_ids and weights of each MoE layer. */
+typedef struct {
+    const Arguments *arguments;
+    Plan plan;
+    Checkpoint *checkpoint;
+    TokenSet set;
+    Executor *executor;
+    const TraceLayer *layers;
+    uint32_t n_layers;
+    SafeTensorsWriter *writer;
+    int32_t *ids; /* [max_tokens * max_top_k] of one layer and step */
+    RunWatch watch;
+    RunTotals totals;
+} Pass;
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        {.name = "model",
+         .argument = "DIR",
+         .help = "checkpoint: config.json and safetensors",
+         .kind = OPTION_TEXT,
+         .required = true,
+         .value = &arguments->model},
+        {.name = "tokens",
+         .argument = "FILE",
+         .help = "one stream, or a 2-D batch: .npy, .safetensors or .jsonl",
+         .kind = OPTION_TEXT,
+         .required = true,
+         .value = &arguments->tokens.file},
+        {.name = "key",
+         .argument = "K",
+         .help = "the stream of this name",
+         .kind = OPTION_TEXT,
+         .value = &arguments->tokens.key},
+        {.name = "out",
+         .argument = "FILE",
+         .help = "safetensors file to write",
+         .kind = OPTION_TEXT,
+         .required = true,
+         .value = &arguments->out},
+        {.name = "batch",
+         .argument = "N",
+         .help = "rows that run together (default 1)",
+         .kind = OPTION_U32,
+         .value = &arguments->batch,
+         .least = 1,
+         .most = MAX_BATCH},
+        {.name = "plan",
+         .argument = "FILE",
+         .help = "the plan (default: all experts resident)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->plan},
+        {.name = "set",
+         .argument = "PATH=VALUE",
+         .help = "change one value of the plan",
+         .kind = OPTION_LIST,
+         .value = &arguments->sets},
+        {.name = "device",
+         .argument = "NAME",
+         .help = "backend (default cpu)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->device},
+        {.name = "threads",
+         .argument = "N",
+         .help = "of the CPU backend (default: all processors)",
+         .kind = OPTION_U32,
+         .value = &arguments->threads,
+         .least = 1,
+         .most = MAX_THREADS},
+        {.name = "json",
+         .help = "print one JSON document",
+         .kind = OPTION_FLAG,
+         .value = &arguments->json},
+    };
+    const OptionTable table = {
+        .command = "forward",
+        .summary =
+            "Runs a model on tokens and writes what it computed, to be compared with any "
+            "framework:\nlogits f32 [length, vocabulary] and, per MoE layer N, layerN.expert_ids "
+            "i32 and layerN.weights\nf32 [tokens, k] in router order (-1: dropped by static "
+            "gating). A 2-D batch gives logits\n[rows, length, vocabulary], its tokens row by row.",
+        .example = "moebius forward --model models/tiny-32x4 --tokens "
+                   "models/tiny-32x4/reference.safetensors\n    --key wiki.input_ids --out "
+                   "out.safetensors",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    return options_parse(&table, argc, argv);
+}
+
+static Status load_tokens(Pass *pass)
+{
+    const TokenInput *input = &pass->arguments->tokens;
+    uint64_t left_out;
+    TRY(token_input_load(input, checkpoint_config(pass->checkpoint), 0, &pass->set, &left_out));
+    if (pass->set.n_requests == 1 || pass->set.is_batch)
+        return OK;
+    return fail(ERR_INPUT, "%s: %u streams, wanted one (--key K takes the one named K)",
+                input->file, pass->set.n_requests);
+}
+
+/* With dynamic gating the numbers do not depend on where the steps are cut. */
+static uint32_t step_tokens(const Pass *pass)
+{
+    uint32_t most = pass->plan.batching.max_tokens;
+    uint64_t row_bytes = (uint64_t)checkpoint_config(pass->checkpoint)->vocabulary * sizeof(float);
+    uint64_t fitting = LOGIT_BYTES / row_bytes > 0 ? LOGIT_BYTES / row_bytes : 1;
+    if (pass->plan.gating.mode == GATING_DYNAMIC && fitting < most)
+        return (uint32_t)fitting;
+    return most;
+}
+
+static Tensor logits_spec(const Pass *pass)
+{
+    Tensor tensor = {.name = "logits", .dtype = DTYPE_F32};
+    if (pass->set.is_batch)
+        tensor.shape[tensor.rank++] = pass->set.n_requests;
+    tensor.shape[tensor.rank++] = pass->set.requests[0].n_tokens;
+    tensor.shape[tensor.rank++] = checkpoint_config(pass->checkpoint)->vocabulary;
+    return tensor;
+}
+
+static void fill_specs(const Pass *pass, Tensor *specs, char (*names)[NAME_BYTES])
+{
+    uint64_t tokens = (uint64_t)pass->set.n_requests * pass->set.requests[0].n_tokens;
+    specs[0] = logits_spec(pass);
+    for (uint32_t i = 0; i < pass->n_layers; i++) {
+        const TraceLayer *layer = &pass->layers[i];
+        Tensor *pair = &specs[1 + 2 * i];
+        snprintf(names[2 * i], NAME_BYTES, "layer%" PRIu32 ".expert_ids", layer->layer);
+        snprintf(names[2 * i + 1], NAME_BYTES, "layer%" PRIu32 ".weights", layer->layer);
+        pair[0] = (Tensor){
+            .name = names[2 * i], .dtype = DTYPE_I32, .rank = 2, .shape = {tokens, layer->top_k}};
+        pair[1] = pair[0];
+        pair[1].name = names[2 * i + 1];
+        pair[1].dtype = DTYPE_F32;
+    }
+}
+
+static Status open_writer(Pass *pass)
+{
+    size_t n = 1 + 2 * (size_t)pass->n_layers;
+    Tensor *specs = NULL;
+    char(*names)[NAME_BYTES] = NULL;
+    Status status = mem_new(&specs, n, sizeof *specs, "output");
+    if (status == OK)
+        status = mem_new(&names, n, sizeof *names, "output");
+    if (status == OK) {
+        fill_specs(pass, specs, names);
+        status = safetensors_writer_open(pass->arguments->out, specs, n, &pass->writer);
+    }
+    mem_free(specs);
+    mem_free(names);
+    return status;
+}
+
+static Status write_layer(const Pass *pass, uint32_t i, const uint16_t *experts,
+                          const float *weights, size_t count)
+{
+    for (size_t at = 0; at < count; at++)
+        pass->ids[at] = experts[at] == EXPERT_DROPPED ? -1 : experts[at];
+    TRY(safetensors_writer_append(pass->writer, 1 + 2 * (size_t)i, pass->ids,
+                                  count * sizeof *pass->ids));
+    return safetensors_writer_append(pass->writer, 2 + 2 * (size_t)i, weights,
+                                     count * sizeof *weights);
+}
+
+/* Steps follow the order of the tokens, row after row: appending puts each where it belongs. */
+static Status write_step(void *argument, const TraceStep *step, const StepInput *input,
+                         const StepOutput *output)
+{
+    Pass *pass = argument;
+    size_t vocabulary = checkpoint_config(pass->checkpoint)->vocabulary;
+    size_t routed = 0;
+    TRY(safetensors_writer_append(pass->writer, 0, output->logits,
+                                  output->n_logits * vocabulary * sizeof(float)));
+    for (uint32_t i = 0; i < pass->n_layers; i++) {
+        size_t count = (size_t)step->tokens * pass->layers[i].top_k;
+        TRY(write_layer(pass, i, output->experts + routed, output->weights + routed, count));
+        routed += count;
+    }
+    return run_watch(&pass->watch, step, input, output);
+}
+
+static Status run(Pass *pass, RunOptions *options)
+{
+    progress_start(&pass->watch.progress, "forward", "tokens",
+                   (uint64_t)pass->set.n_requests * pass->set.requests[0].n_tokens);
+    options->stop = interrupt_watch();
+    Status status = run_requests(pass->executor, checkpoint_config(pass->checkpoint), &pass->set,
+                                 options, NULL, write_step, pass, NULL, NULL, &pass->totals);
+    interrupt_unwatch();
+    progress_end(&pass->watch.progress);
+    if (status == OK && pass->totals.stopped)
+        status = fail(ERR_INTERRUPTED, "%s: stopped, nothing was written", pass->arguments->out);
+    return status;
+}
+
+static Status forward(Pass *pass)
+{
+    const Arguments *arguments = pass->arguments;
+    ExecutorOptions executor = {.plan = &pass->plan,
+                                .device = arguments->device,
+                                .threads = arguments->threads,
+                                .logits = LOGITS_ALL};
+    RunOptions options = {.batch = arguments->batch, .logits = LOGITS_ALL};
+    TRY(checkpoint_open(arguments->model, &pass->checkpoint));
+    TRY(load_tokens(pass));
+    options.max_tokens = step_tokens(pass);
+    TRY(executor_for_requests(pass->checkpoint, &pass->set, &options, &executor, &pass->executor));
+    pass->layers = executor_layers(pass->executor, &pass->n_layers);
+    TRY(mem_new(&pass->ids, options.max_tokens,
+                checkpoint_config(pass->checkpoint)->max_top_k * sizeof *pass->ids,
+                "expert ids of a step"));
+    TRY(open_writer(pass));
+    TRY(run(pass, &options));
+    SafeTensorsWriter *writer = pass->writer;
+    pass->writer = NULL;
+    return safetensors_writer_commit(writer);
+}
+
+static Status fill_json(cJSON *json, const Pass *pass)
+{
+    const RunTotals *totals = &pass->totals;
+    TRY(json_add_text(json, "model", pass->arguments->model));
+    TRY(json_add_text(json, "out", pass->arguments->out));
+    TRY(json_add_text(json, "device", executor_device(pass->executor)));
+    TRY(json_add_u64(json, "rows", pass->set.n_requests));
+    TRY(json_add_u64(json, "length", pass->set.requests[0].n_tokens));
+    TRY(json_add_u64(json, "vocabulary", checkpoint_config(pass->checkpoint)->vocabulary));
+    TRY(json_add_u64(json, "moe_layers", pass->n_layers));
+    TRY(json_add_u64(json, "steps", totals->steps));
+    TRY(json_add_u64(json, "tokens", totals->tokens));
+    return json_add_u64(json, "duration_ns", totals->prefill_ns);
+}
+
+static Status print_pass_json(const Pass *pass)
+{
+    cJSON *json = cJSON_CreateObject();
+    if (json == NULL)
+        return fail_memory("JSON output", 0);
+    Status status = fill_json(json, pass);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}
+
+static void print_pass(const Pass *pass)
+{
+    char tokens[NUMBER_BYTES];
+    const RunTotals *totals = &pass->totals;
+    printf("%s: logits and the routing of %" PRIu32 " MoE layers for %s tokens, at %.0f/s on %s\n",
+           pass->arguments->out, pass->n_layers, number_text(totals->tokens, tokens),
+           per_second(totals->tokens, totals->prefill_ns), executor_device(pass->executor));
+}
+
+Status command_forward(int argc, char **argv)
+{
+    Arguments arguments = {.device = "cpu", .batch = 1};
+    Pass pass = {.arguments = &arguments};
+    Status status = parse(argc, argv, &arguments);
+    if (status == OK)
+        status = plan_input(arguments.plan, &arguments.sets, &pass.plan);
+    option_list_free(&arguments.sets);
+    if (status == OK)
+        status = forward(&pass);
+    if (status == OK && arguments.json)
+        status = print_pass_json(&pass);
+    else if (status == OK)
+        print_pass(&pass);
+    safetensors_writer_discard(pass.writer);
+    mem_free(pass.ids);
+    executor_close(pass.executor);
+    tokens_free(&pass.set);
+    checkpoint_close(pass.checkpoint);
+    return status;
+}

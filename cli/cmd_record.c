@@ -1,0 +1,438 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/command.h"
+#include "cli/interrupt.h"
+#include "cli/online.h"
+#include "cli/plan_input.h"
+#include "cli/print.h"
+#include "cli/table.h"
+
+typedef struct {
+    const char *model;
+    TokenInput tokens;
+    const char *out;
+    const char *device;
+    const char *plan;
+    OptionList sets;
+    uint32_t threads;
+    uint32_t batch; /* 0: not given */
+    uint32_t generate;
+    bool ignore_eos;
+    const char *routing;
+    const char *trace; /* of --routing trace:FILE, or NULL */
+    const char *scores_text;
+    uint32_t scores;
+    bool json;
+} Arguments;
+
+/* One recording. */
+typedef struct {
+    const Arguments *arguments;
+    Plan plan;
+    Checkpoint *checkpoint;
+    TokenSet set;
+    uint64_t left_out;
+    Executor *executor;
+    Recorder *recorder;
+    RunWatch watch;
+    RunTotals totals;
+} Recording;
+
+static Status read_scores(const OptionTable *table, Arguments *arguments)
+{
+    const char *text = arguments->scores_text;
+    char *end = NULL;
+    if (text == NULL)
+        return OK;
+    arguments->scores = SCORES_ALL;
+    if (strcmp(text, "all") == 0)
+        return OK;
+    unsigned long number = strspn(text, "0123456789") > 0 ? strtoul(text, &end, 10) : 0;
+    if (end == NULL || *end != '\0' || number < 1 || number > TRACE_MAX_EXPERTS)
+        return options_fail(table, "--scores: '%s', allowed are all and 1 to %d", text,
+                            TRACE_MAX_EXPERTS);
+    arguments->scores = (uint32_t)number;
+    return OK;
+}
+
+static Status check(const OptionTable *table, Arguments *arguments)
+{
+    const TokenInput *tokens = &arguments->tokens;
+    TRY(routing_input(table, arguments->routing, &arguments->trace));
+    TRY(read_scores(table, arguments));
+    if (tokens->file == NULL && arguments->trace == NULL)
+        return options_fail(table, "--tokens is missing");
+    if (tokens->file == NULL && (tokens->key != NULL || tokens->prompt_length > 0))
+        return options_fail(table, "--key and --prompt-length need --tokens");
+    if (tokens->requests > 0 && tokens->prompt_length == 0)
+        return options_fail(table, "--requests needs --prompt-length");
+    if (arguments->trace != NULL &&
+        (arguments->batch > 0 || arguments->generate > 0 || arguments->ignore_eos))
+        return options_fail(table, "--batch, --generate and --ignore-eos do not go with --routing "
+                                   "trace:FILE, which gives the steps");
+    if (arguments->ignore_eos && arguments->generate == 0)
+        return options_fail(table, "--ignore-eos needs --generate");
+    if (arguments->batch == 0)
+        arguments->batch = 1;
+    return OK;
+}
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        {.name = "model",
+         .argument = "DIR",
+         .help = "checkpoint: config.json and safetensors",
+         .kind = OPTION_TEXT,
+         .required = true,
+         .value = &arguments->model},
+        {.name = "tokens",
+         .argument = "FILE",
+         .help = "requests: .npy, .safetensors or .jsonl",
+         .kind = OPTION_TEXT,
+         .value = &arguments->tokens.file},
+        {.name = "out",
+         .argument = "FILE",
+         .help = "the trace; must not exist yet",
+         .kind = OPTION_TEXT,
+         .required = true,
+         .value = &arguments->out},
+        {.name = "key",
+         .argument = "K",
+         .help = "only the stream of this name",
+         .kind = OPTION_TEXT,
+         .value = &arguments->tokens.key},
+        {.name = "prompt-length",
+         .argument = "N",
+         .help = "cut streams into requests of N tokens",
+         .kind = OPTION_U32,
+         .value = &arguments->tokens.prompt_length,
+         .least = 1,
+         .most = TRACE_MAX_TOKENS},
+        {.name = "requests",
+         .argument = "N",
+         .help = "only the first N requests cut from each stream",
+         .kind = OPTION_U32,
+         .value = &arguments->tokens.requests,
+         .least = 1,
+         .most = UINT32_MAX},
+        {.name = "batch",
+         .argument = "N",
+         .help = "requests that run together (default 1)",
+         .kind = OPTION_U32,
+         .value = &arguments->batch,
+         .least = 1,
+         .most = MAX_BATCH},
+        {.name = "generate",
+         .argument = "N",
+         .help = "then N greedy tokens for each request",
+         .kind = OPTION_U32,
+         .value = &arguments->generate,
+         .least = 1,
+         .most = TRACE_MAX_TOKENS},
+        {.name = "ignore-eos",
+         .help = "go on past the end token",
+         .kind = OPTION_FLAG,
+         .value = &arguments->ignore_eos},
+        {.name = "plan",
+         .argument = "FILE",
+         .help = "the plan (default: all experts resident)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->plan},
+        {.name = "set",
+         .argument = "PATH=VALUE",
+         .help = "change one value of the plan",
+         .kind = OPTION_LIST,
+         .value = &arguments->sets},
+        {.name = "routing",
+         .argument = "gate|trace:FILE",
+         .help = "the router's, or a trace's steps with their routing",
+         .kind = OPTION_TEXT,
+         .value = &arguments->routing},
+        {.name = "scores",
+         .argument = "M|all",
+         .help = "record router scores too: the largest M, or all",
+         .kind = OPTION_TEXT,
+         .value = &arguments->scores_text},
+        {.name = "device",
+         .argument = "NAME",
+         .help = "backend (default cpu)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->device},
+        {.name = "threads",
+         .argument = "N",
+         .help = "of the CPU backend (default: all processors)",
+         .kind = OPTION_U32,
+         .value = &arguments->threads,
+         .least = 1,
+         .most = MAX_THREADS},
+        {.name = "json",
+         .help = "print one JSON document",
+         .kind = OPTION_FLAG,
+         .value = &arguments->json},
+    };
+    const OptionTable table = {
+        .command = "record",
+        .summary = "Runs a model on tokens and records which experts each token is routed to. With "
+                   "--routing\ntrace:FILE the steps of that trace run again with its routing; "
+                   "--tokens then gives token ids\nthat the trace lacks. Ctrl-C ends after the "
+                   "current step; what was recorded can be read.",
+        .example = "moebius record --model models/tiny-32x4 --tokens "
+                   "models/tiny-32x4/eval_tokens.safetensors\n    --prompt-length 256 --requests 4 "
+                   "--batch 4 --out trace.db",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    TRY(options_parse(&table, argc, argv));
+    return check(&table, arguments);
+}
+
+static Status describe_scores(cJSON *notes, uint32_t scores)
+{
+    cJSON *object;
+    if (scores == SCORES_NONE)
+        return OK;
+    TRY(json_add_object(notes, "scores", &object));
+    TRY(json_add_text(object, "dtype", "f16"));
+    if (scores == SCORES_ALL)
+        return json_add_text(object, "layout", "per MoE layer [tokens][experts], id order");
+    TRY(json_add_u64(object, "m", scores));
+    return json_add_text(object, "layout",
+                         "per MoE layer [tokens][min(m, experts)], descending scores");
+}
+
+static Status fill_notes(cJSON *notes, const Recording *recording)
+{
+    const Arguments *arguments = recording->arguments;
+    TRY(json_add_text(notes, "routing", arguments->trace != NULL ? "forced" : "gate"));
+    if (arguments->trace == NULL) {
+        TRY(json_add_u64(notes, "batch", arguments->batch));
+        TRY(json_add_u64(notes, "generate", arguments->generate));
+    }
+    return describe_scores(notes, arguments->scores);
+}
+
+static Status notes_text(const Recording *recording, char **text)
+{
+    cJSON *notes = cJSON_CreateObject();
+    if (notes == NULL)
+        return fail_memory("notes", 0);
+    Status status = fill_notes(notes, recording);
+    if (status == OK && (*text = cJSON_PrintUnformatted(notes)) == NULL)
+        status = fail_memory("notes", 0);
+    cJSON_Delete(notes);
+    return status;
+}
+
+static Status open_recorder(Recording *recording)
+{
+    const Arguments *arguments = recording->arguments;
+    char *plan = NULL;
+    char *notes = NULL;
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(recording->executor, &n_layers);
+    Status status = plan_to_text(&recording->plan, &plan);
+    if (status == OK)
+        status = notes_text(recording, &notes);
+    if (status == OK) {
+        const TraceRun run = {.tool = "moebius " MOEBIUS_VERSION,
+                              .source = arguments->trace != NULL ? arguments->trace
+                                                                 : arguments->tokens.file,
+                              .model = arguments->model,
+                              .model_config = checkpoint_config(recording->checkpoint)->json,
+                              .device = executor_device(recording->executor),
+                              .plan = plan,
+                              .notes = notes};
+        status = recorder_open(arguments->out, &run, layers, n_layers, NULL, &recording->recorder);
+    }
+    mem_free(plan);
+    mem_free(notes);
+    return status;
+}
+
+/* Ends the recording: well, or after a failure. */
+static Status close_recorder(Recording *recording, Status status)
+{
+    Recorder *recorder = recording->recorder;
+    recording->recorder = NULL;
+    if (status == OK)
+        return recorder_close(recorder);
+    recorder_abandon(recorder);
+    return status;
+}
+
+/* Tokens that go through the model when nothing ends early: the last output token does not. */
+static uint64_t expected_tokens(const Recording *recording)
+{
+    uint32_t fed_output =
+        recording->arguments->generate > 0 ? recording->arguments->generate - 1 : 0;
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < recording->set.n_requests; i++)
+        total += recording->set.requests[i].n_tokens + (uint64_t)fed_output;
+    return total;
+}
+
+static Status record_requests(Recording *recording, ExecutorOptions *options)
+{
+    const Arguments *arguments = recording->arguments;
+    const ModelConfig *config = checkpoint_config(recording->checkpoint);
+    RunOptions run = {.batch = arguments->batch,
+                      .generate = arguments->generate,
+                      .ignore_eos = arguments->ignore_eos,
+                      .max_tokens = recording->plan.batching.max_tokens,
+                      .scores = arguments->scores};
+    TRY(executor_for_requests(recording->checkpoint, &recording->set, &run, options,
+                              &recording->executor));
+    TRY(open_recorder(recording));
+    progress_start(&recording->watch.progress, "record", "tokens", expected_tokens(recording));
+    run.stop = interrupt_watch();
+    Status status =
+        run_requests(recording->executor, config, &recording->set, &run, recording->recorder,
+                     run_watch, &recording->watch, NULL, NULL, &recording->totals);
+    interrupt_unwatch();
+    progress_end(&recording->watch.progress);
+    return close_recorder(recording, status);
+}
+
+static Status record_trace(Recording *recording, ExecutorOptions *options)
+{
+    const Arguments *arguments = recording->arguments;
+    const ModelConfig *config = checkpoint_config(recording->checkpoint);
+    RunTraceOptions run = {.trace = arguments->trace,
+                           .forced = true,
+                           .tokens = arguments->tokens.file != NULL ? &recording->set : NULL,
+                           .scores = arguments->scores};
+    RunTraceShape shape;
+    TRY(executor_for_trace(recording->checkpoint, &run, options, &shape, &recording->executor));
+    TRY(open_recorder(recording));
+    progress_start(&recording->watch.progress, "record", "tokens", shape.tokens);
+    run.stop = interrupt_watch();
+    Status status = run_trace(recording->executor, config, &run, recording->recorder, run_watch,
+                              &recording->watch, &recording->totals);
+    interrupt_unwatch();
+    progress_end(&recording->watch.progress);
+    return close_recorder(recording, status);
+}
+
+static Status record(Recording *recording)
+{
+    const Arguments *arguments = recording->arguments;
+    ExecutorOptions options = {.plan = &recording->plan,
+                               .device = arguments->device,
+                               .threads = arguments->threads,
+                               .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
+    TRY(checkpoint_open(arguments->model, &recording->checkpoint));
+    if (arguments->tokens.file != NULL)
+        TRY(token_input_load(&arguments->tokens, checkpoint_config(recording->checkpoint),
+                             arguments->generate, &recording->set, &recording->left_out));
+    return arguments->trace != NULL ? record_trace(recording, &options)
+                                    : record_requests(recording, &options);
+}
+
+static Status fill_buffer_json(cJSON *json, const Recording *recording)
+{
+    const BufferCounts *counts = &recording->watch.counts;
+    uint64_t lookups = counts->hits + counts->misses;
+    TRY(json_add_u64(json, "lookups", lookups));
+    TRY(json_add_u64(json, "hits", counts->hits));
+    TRY(json_add_u64(json, "misses", counts->misses));
+    TRY(json_add_f64(json, "miss_ratio",
+                     lookups > 0 ? (double)counts->misses / (double)lookups : 0.0));
+    TRY(json_add_u64(json, "loads", counts->loads));
+    TRY(json_add_u64(json, "bytes_loaded", counts->bytes_loaded));
+    TRY(json_add_u64(json, "evictions", counts->evictions));
+    return json_add_u64(json, "slot_bytes", executor_slot_bytes(recording->executor));
+}
+
+static Status fill_json(cJSON *json, const Recording *recording)
+{
+    const RunTotals *totals = &recording->totals;
+    TRY(json_add_text(json, "trace", recording->arguments->out));
+    TRY(json_add_text(json, "model", recording->arguments->model));
+    TRY(json_add_text(json, "device", executor_device(recording->executor)));
+    TRY(json_add_bool(json, "complete", !totals->stopped));
+    TRY(json_add_u64(json, "steps", totals->steps));
+    TRY(json_add_u64(json, "tokens", totals->tokens));
+    TRY(json_add_u64(json, "generated", totals->generated));
+    TRY(json_add_u64(json, "tokens_left_out", recording->left_out));
+    TRY(json_add_u64(json, "prefill_tokens", totals->prefill_tokens));
+    TRY(json_add_u64(json, "prefill_ns", totals->prefill_ns));
+    TRY(json_add_u64(json, "decode_tokens", totals->decode_tokens));
+    TRY(json_add_u64(json, "decode_ns", totals->decode_ns));
+    return fill_buffer_json(json, recording);
+}
+
+static Status print_recording_json(const Recording *recording)
+{
+    cJSON *json = cJSON_CreateObject();
+    if (json == NULL)
+        return fail_memory("JSON output", 0);
+    Status status = fill_json(json, recording);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}
+
+static void print_phase(const char *name, uint64_t tokens, uint64_t duration_ns)
+{
+    char text[NUMBER_BYTES];
+    if (tokens > 0)
+        printf("%s: %s tokens at %.0f/s\n", name, number_text(tokens, text),
+               per_second(tokens, duration_ns));
+}
+
+static void print_recording(const Recording *recording)
+{
+    char tokens[NUMBER_BYTES];
+    char lookups[NUMBER_BYTES];
+    char loaded[NUMBER_BYTES];
+    const RunTotals *totals = &recording->totals;
+    const BufferCounts *counts = &recording->watch.counts;
+    printf("%s: %" PRIu64 " steps, %s tokens on %s\n", recording->arguments->out, totals->steps,
+           number_text(totals->tokens, tokens), executor_device(recording->executor));
+    print_phase("prefill", totals->prefill_tokens, totals->prefill_ns);
+    print_phase("decode", totals->decode_tokens, totals->decode_ns);
+    if (recording->left_out > 0)
+        printf("%s tokens of the streams are in no request\n",
+               number_text(recording->left_out, tokens));
+    if (recording->plan.buffer.on)
+        printf("expert buffer: miss ratio %.4f of %s lookups, %s loaded\n",
+               counts->hits + counts->misses > 0
+                   ? (double)counts->misses / (double)(counts->hits + counts->misses)
+                   : 0.0,
+               number_text(counts->hits + counts->misses, lookups),
+               bytes_text(counts->bytes_loaded, loaded));
+}
+
+static Status report(const Recording *recording)
+{
+    if (recording->arguments->json)
+        TRY(print_recording_json(recording));
+    else
+        print_recording(recording);
+    if (!recording->totals.stopped)
+        return OK;
+    return fail(ERR_INTERRUPTED, "%s: stopped after %" PRIu64 " steps, which can be read",
+                recording->arguments->out, recording->totals.steps);
+}
+
+Status command_record(int argc, char **argv)
+{
+    Arguments arguments = {.device = "cpu"};
+    Recording recording = {.arguments = &arguments};
+    Status status = parse(argc, argv, &arguments);
+    if (status == OK)
+        status = plan_input(arguments.plan, &arguments.sets, &recording.plan);
+    option_list_free(&arguments.sets);
+    if (status == OK)
+        status = record(&recording);
+    if (status == OK)
+        status = report(&recording);
+    executor_close(recording.executor);
+    tokens_free(&recording.set);
+    checkpoint_close(recording.checkpoint);
+    return status;
+}

@@ -1,0 +1,107 @@
+#include "cli/online.h"
+
+#include <string.h>
+
+static Status check_room(const TokenInput *input, const ModelConfig *config, uint32_t generate,
+                         const TokenSet *set)
+{
+    for (uint32_t i = 0; i < set->n_requests; i++) {
+        const TokenRequest *request = &set->requests[i];
+        if ((uint64_t)request->n_tokens + generate <= config->max_positions)
+            continue;
+        return fail(ERR_INPUT,
+                    "%s: request %u%s%s: %u tokens and %u to generate, the model allows %u "
+                    "(--prompt-length cuts long streams)",
+                    input->file, i, request->label[0] != '\0' ? ", " : "", request->label,
+                    request->n_tokens, generate, config->max_positions);
+    }
+    return OK;
+}
+
+Status token_input_load(const TokenInput *input, const ModelConfig *config, uint32_t generate,
+                        TokenSet *set, uint64_t *left_out)
+{
+    *left_out = 0;
+    TRY(tokens_load(input->file, input->key, config->vocabulary, set));
+    Status status = OK;
+    if (input->prompt_length > 0)
+        status = tokens_cut(set, input->prompt_length, input->requests, left_out);
+    if (status == OK)
+        status = check_room(input, config, generate, set);
+    if (status != OK)
+        tokens_free(set);
+    return status;
+}
+
+Status routing_input(const OptionTable *table, const char *text, const char **trace)
+{
+    static const char PREFIX[] = "trace:";
+    size_t length = sizeof PREFIX - 1;
+    *trace = NULL;
+    if (text == NULL || strcmp(text, "gate") == 0)
+        return OK;
+    if (strncmp(text, PREFIX, length) != 0 || text[length] == '\0')
+        return options_fail(table, "--routing: '%s', allowed are gate and trace:FILE", text);
+    *trace = text + length;
+    return OK;
+}
+
+Status executor_for_requests(const Checkpoint *checkpoint, const TokenSet *set, RunOptions *run,
+                             ExecutorOptions *options, Executor **executor)
+{
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < set->n_requests; i++)
+        if (set->requests[i].n_tokens > longest)
+            longest = set->requests[i].n_tokens;
+    options->max_requests = run->batch < set->n_requests ? run->batch : set->n_requests;
+    options->max_length = longest + run->generate;
+    uint64_t most = (uint64_t)longest * options->max_requests;
+    if (most < run->max_tokens)
+        run->max_tokens = (uint32_t)most;
+    options->max_tokens = run->max_tokens;
+    return executor_open(checkpoint, options, executor);
+}
+
+Status executor_for_trace(const Checkpoint *checkpoint, const RunTraceOptions *run,
+                          ExecutorOptions *options, RunTraceShape *shape, Executor **executor)
+{
+    TRY(run_trace_shape(run, checkpoint_config(checkpoint), shape));
+    uint32_t most = options->plan->batching.max_tokens;
+    if (shape->max_tokens > most)
+        return fail(ERR_INPUT,
+                    "%s: it has steps of %u tokens, the plan's batching.max_tokens is %u",
+                    run->trace, shape->max_tokens, most);
+    options->max_requests = shape->max_requests;
+    options->max_length = shape->max_length;
+    options->max_tokens = shape->max_tokens;
+    return executor_open(checkpoint, options, executor);
+}
+
+static void count_record(BufferCounts *counts, const ResidencyRecord *record)
+{
+    counts->hits += record->kind == RESIDENCY_HIT;
+    counts->bypasses += record->kind == RESIDENCY_BYPASS;
+    counts->evictions += record->kind == RESIDENCY_EVICT;
+    if (record->kind != RESIDENCY_LOAD && record->kind != RESIDENCY_BYPASS)
+        return;
+    counts->misses++;
+    counts->loads++;
+    counts->bytes_loaded += record->bytes;
+}
+
+Status run_watch(void *argument, const TraceStep *step, const StepInput *input,
+                 const StepOutput *output)
+{
+    RunWatch *watch = argument;
+    (void)input;
+    for (size_t i = 0; i < output->n_residency; i++)
+        count_record(&watch->counts, &output->residency[i]);
+    watch->tokens += step->tokens;
+    progress_update(&watch->progress, watch->tokens);
+    return OK;
+}
+
+double per_second(uint64_t count, uint64_t duration_ns)
+{
+    return duration_ns > 0 ? (double)count * 1e9 / (double)duration_ns : 0.0;
+}

@@ -1,0 +1,53 @@
+/* What the commands that run a model have in common: their tokens, the executor's sizes, where the
+ * routing comes from, and how the work is shown. */
+#ifndef CLI_ONLINE_H
+#define CLI_ONLINE_H
+
+#include "base/progress.h"
+#include "cli/options.h"
+#include "exec/run.h"
+#include "policies/buffer.h"
+
+enum { MAX_BATCH = 65536, MAX_THREADS = 1024 };
+
+/* Which tokens of which file. */
+typedef struct {
+    const char *file;
+    const char *key;        /* NULL: all */
+    uint32_t prompt_length; /* 0: as they are; else longer streams are cut into requests */
+    uint32_t requests;      /* of each stream, 0: all */
+} TokenInput;
+
+/* Loads and cuts. *LEFT_OUT tokens are in no request. Fails with ERR_INPUT, too, when a request
+ * and GENERATE tokens after it have no room in the model. */
+Status token_input_load(const TokenInput *input, const ModelConfig *config, uint32_t generate,
+                        TokenSet *set, uint64_t *left_out);
+
+/* TEXT is "gate" or NULL (*TRACE becomes NULL), or "trace:FILE" (*TRACE points to FILE). */
+Status routing_input(const OptionTable *table, const char *text, const char **trace);
+
+/* Opens an executor just large enough to run SET in batches of RUN->batch, which generate
+ * RUN->generate tokens. RUN->max_tokens is lowered to the largest step there can be. The texts and
+ * the plan of OPTIONS are used, its sizes are filled in. */
+Status executor_for_requests(const Checkpoint *checkpoint, const TokenSet *set, RunOptions *run,
+                             ExecutorOptions *options, Executor **executor);
+/* The same for the steps of a trace, which must not be larger than the plan's batching.max_tokens.
+ */
+Status executor_for_trace(const Checkpoint *checkpoint, const RunTraceOptions *run,
+                          ExecutorOptions *options, RunTraceShape *shape, Executor **executor);
+
+/* Follows a run. */
+typedef struct {
+    Progress progress;
+    uint64_t tokens;
+    BufferCounts counts; /* of the residency records; evicted_newest stays 0 */
+} RunWatch;
+
+/* An observer (RunObserver) that takes a RunWatch, whose progress must have been started. */
+Status run_watch(void *argument, const TraceStep *step, const StepInput *input,
+                 const StepOutput *output);
+
+/* Tokens per second, 0 when there was no time. */
+double per_second(uint64_t count, uint64_t duration_ns);
+
+#endif

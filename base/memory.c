@@ -17,6 +17,7 @@ typedef struct {
 } BlockHeader;
 
 static _Atomic int64_t live_blocks;
+static _Atomic uint64_t allocations;
 static _Atomic int64_t fail_countdown; /* 0: off; reaching 0 from 1 fails that allocation */
 static _Atomic bool fail_was_reached;
 static _Thread_local uint64_t failures;
@@ -40,6 +41,7 @@ static void *no_block(void)
 
 static void *block_new(size_t bytes, bool zero)
 {
+    atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
     if (bytes > SIZE_MAX - 2 * ALIGNMENT || must_fail())
         return no_block();
     size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + sizeof(BlockHeader);
@@ -106,6 +108,11 @@ bool mem_fail_reached(void)
 uint64_t mem_failures(void)
 {
     return failures;
+}
+
+uint64_t mem_allocations(void)
+{
+    return atomic_load(&allocations);
 }
 
 int64_t mem_live_blocks(void)

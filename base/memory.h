@@ -29,6 +29,9 @@ bool mem_fail_reached(void);
 /* Allocations of this thread that returned NULL: tells a library's "out of memory" from its other
  * failures. */
 uint64_t mem_failures(void);
+/* Allocations asked for so far, by everyone: the K-th from now on is number mem_allocations() + K.
+ */
+uint64_t mem_allocations(void);
 /* Blocks allocated and not yet freed, by everyone who allocates here. */
 int64_t mem_live_blocks(void);
 

@@ -75,8 +75,12 @@ static void exactly_the_kth_allocation_fails(void **unused)
             mem_free(block);
         }
     }
+    uint64_t asked = mem_allocations();
     mem_fail_at(3);
     assert_false(mem_fail_reached());
+    mem_free(mem_alloc(1, 1));
+    mem_free(mem_resize(NULL, 1, 1));
+    assert_true(mem_allocations() == asked + 2);
     mem_fail_at(0);
     for (int i = 0; i < 5; i++)
         mem_free(mem_alloc(1, 1));

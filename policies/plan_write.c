@@ -100,9 +100,9 @@ Status plan_to_text(const Plan *plan, char **text)
 {
     cJSON *json;
     TRY(plan_to_json(plan, &json));
-    *text = cJSON_PrintUnformatted(json);
+    Status status = json_print(json, false, text);
     cJSON_Delete(json);
-    return *text != NULL ? OK : fail_memory("plan", 0);
+    return status;
 }
 
 /* The object at KEY of OBJECT, made where it is absent or null: a plan's "buffer" may be null. */
@@ -129,15 +129,28 @@ static Status put_member(cJSON *object, const char *key, const cJSON *value)
     return fail_memory("plan", 0);
 }
 
+enum { KEY_BYTES = 64 };
+
+static Status check_path(const char *path)
+{
+    for (const char *at = path;; at++) {
+        size_t length = strcspn(at, ".");
+        if (length == 0 || length >= KEY_BYTES)
+            return fail(ERR_INPUT, "%s: not the path of a value, as in buffer.slots", path);
+        at += length;
+        if (*at == '\0')
+            return OK;
+    }
+}
+
 Status plan_json_put(cJSON *json, const char *path, const cJSON *value)
 {
-    char key[64];
+    char key[KEY_BYTES];
+    TRY(check_path(path));
     if (!cJSON_IsObject(json))
         return fail(ERR_INPUT, "%s: the plan is no object", path);
     for (const char *at = path;;) {
         size_t length = strcspn(at, ".");
-        if (length == 0 || length >= sizeof key)
-            return fail(ERR_INPUT, "%s: not the path of a value, as in buffer.slots", path);
         memcpy(key, at, length);
         key[length] = '\0';
         if (at[length] == '\0')

@@ -1,0 +1,328 @@
+/* A plain expert buffer to measure the real one against: arrays of everything, every decision a
+ * scan over all experts, the future looked up by walking the trace. Shares no code with policies/.
+ */
+#ifndef TESTS_REFERENCE_BUFFER_H
+#define TESTS_REFERENCE_BUFFER_H
+
+#include "base/status.h" /* before cmocka, which has a macro called fail */
+
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "policies/buffer.h"
+#include "tests/support.h"
+#include "traces/packed.h"
+
+enum { REF_LAYERS = 4, REF_EXPERTS = 16, REF_EVENTS = 400, REF_TOKENS = 3, REF_TOP_K = 4 };
+
+typedef struct {
+    uint32_t layer;
+    uint32_t n;
+    uint16_t experts[REF_EXPERTS]; /* ascending */
+    uint32_t tokens[REF_EXPERTS];  /* of each */
+    uint32_t n_touches;
+    uint16_t touches[REF_TOKENS * REF_TOP_K]; /* as routed: token by token, in router order */
+} RefEvent;
+
+typedef struct {
+    uint32_t n_layers;
+    TraceLayer layers[REF_LAYERS];
+    uint32_t n_events;
+    RefEvent events[REF_EVENTS];
+    PackedTrace packed;
+} RefTrace;
+
+typedef struct {
+    bool resident;
+    uint32_t slot;
+    uint64_t loaded_at; /* numbers of loads and lookups, from 1 */
+    uint64_t looked_at;
+    uint64_t count;
+} RefExpert;
+
+typedef struct {
+    const RefTrace *trace;
+    const Plan *plan;
+    RefExpert experts[REF_LAYERS][REF_EXPERTS];
+    uint64_t random[REF_LAYERS]; /* by scope */
+    uint64_t clock;
+    uint32_t event;    /* at this one ... */
+    uint32_t position; /* ... and this lookup of it */
+    BufferAction *actions;
+    size_t n_actions;
+    uint64_t evicted_newest;
+} RefBuffer;
+
+static inline void ref_add_event(RefTrace *trace, uint32_t layer, const uint16_t *ids, uint32_t n)
+{
+    RefEvent *event = &trace->events[trace->n_events++];
+    *event = (RefEvent){.layer = layer, .n_touches = n};
+    memcpy(event->touches, ids, n * sizeof *ids);
+    for (uint16_t e = 0; e < trace->layers[layer].experts; e++) {
+        uint32_t tokens = 0;
+        for (uint32_t i = 0; i < n; i++)
+            tokens += ids[i] == e;
+        if (tokens > 0) {
+            event->tokens[event->n] = tokens;
+            event->experts[event->n++] = e;
+        }
+    }
+}
+
+/* Steps of one or several tokens, low experts more likely; layers of different widths and sizes. */
+static inline void ref_trace_make(RefTrace *trace, uint64_t seed, uint32_t max_steps)
+{
+    uint32_t steps = 1 + random_below(&seed, max_steps);
+    uint32_t widest_step = 1 + random_below(&seed, REF_TOKENS);
+    *trace = (RefTrace){.n_layers = 1 + random_below(&seed, REF_LAYERS)};
+    for (uint32_t i = 0; i < trace->n_layers; i++) {
+        trace->layers[i].layer = 2 * i + 1;
+        trace->layers[i].experts = 2 + random_below(&seed, REF_EXPERTS - 1);
+        trace->layers[i].top_k = 1 + random_below(&seed, trace->layers[i].experts);
+        if (trace->layers[i].top_k > REF_TOP_K)
+            trace->layers[i].top_k = REF_TOP_K;
+        trace->layers[i].expert_bytes = 100 * (1 + random_below(&seed, 3));
+    }
+    assert_ok(packed_trace_new(trace->layers, trace->n_layers, &trace->packed));
+    for (uint32_t s = 0; s < steps && trace->n_events + trace->n_layers <= REF_EVENTS; s++) {
+        uint16_t ids[REF_LAYERS * REF_TOKENS * REF_TOP_K];
+        uint32_t position[REF_TOKENS] = {s, s, s};
+        uint32_t request[REF_TOKENS] = {0, 1, 2};
+        uint32_t tokens = 1 + random_below(&seed, widest_step);
+        uint32_t at = 0;
+        for (uint32_t i = 0; i < trace->n_layers; i++) {
+            uint32_t n = tokens * trace->layers[i].top_k;
+            for (uint32_t j = 0; j < n; j++)
+                ids[at + j] = (uint16_t)random_below(
+                    &seed, 1 + random_below(&seed, trace->layers[i].experts));
+            ref_add_event(trace, i, ids + at, n);
+            at += n;
+        }
+        TraceStep step = {.step = 3 * s,
+                          .phase = PHASE_DECODE,
+                          .tokens = tokens,
+                          .request = request,
+                          .position = position,
+                          .experts = ids};
+        assert_ok(packed_trace_add_step(&trace->packed, &step));
+    }
+}
+
+static inline void ref_trace_free(RefTrace *trace)
+{
+    packed_trace_free(&trace->packed);
+}
+
+static inline bool ref_is_device(const RefBuffer *buffer)
+{
+    return buffer->plan->buffer.scope == SCOPE_DEVICE;
+}
+
+static inline uint32_t ref_slots(const RefBuffer *buffer, uint32_t layer)
+{
+    uint32_t experts = buffer->trace->layers[layer].experts;
+    if (ref_is_device(buffer))
+        for (uint32_t i = experts = 0; i < buffer->trace->n_layers; i++)
+            experts += buffer->trace->layers[i].experts;
+    return buffer->plan->buffer.slots < experts ? buffer->plan->buffer.slots : experts;
+}
+
+static inline bool ref_is_active(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    const RefEvent *event = &buffer->trace->events[buffer->event];
+    for (uint32_t i = 0; i < event->n; i++)
+        if (event->layer == layer && event->experts[i] == expert)
+            return true;
+    return false;
+}
+
+/* Order serial: lookups from the next one on. Order batch: events from the next one on. Further
+ * away is larger; never is the largest. */
+static inline uint64_t ref_next_use(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    bool serial = buffer->plan->buffer.order == ORDER_SERIAL;
+    const RefTrace *trace = buffer->trace;
+    for (uint32_t e = buffer->event + (serial ? 0 : 1); e < trace->n_events; e++)
+        for (uint32_t i = 0; i < trace->events[e].n; i++) {
+            bool is_past = e == buffer->event && i <= buffer->position;
+            if (!is_past && trace->events[e].layer == layer &&
+                trace->events[e].experts[i] == expert)
+                return serial ? (uint64_t)e * REF_EXPERTS + i : e;
+        }
+    return UINT64_MAX;
+}
+
+/* Larger goes first. */
+static inline uint64_t ref_rank(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    const RefExpert *it = &buffer->experts[layer][expert];
+    const char *evict = buffer->plan->buffer.evict;
+    if (strcmp(evict, "fifo") == 0)
+        return UINT64_MAX - it->loaded_at;
+    if (strcmp(evict, "lifo") == 0 || strcmp(evict, "lifo-inactive-first") == 0)
+        return it->loaded_at;
+    if (strcmp(evict, "lru") == 0)
+        return UINT64_MAX - it->looked_at;
+    if (strcmp(evict, "mru") == 0)
+        return it->looked_at;
+    if (strcmp(evict, "lfu") == 0)
+        return UINT64_MAX - (it->count * 1000000 + it->looked_at);
+    if (strncmp(evict, "belady", 6) == 0)
+        return ref_next_use(buffer, layer, expert);
+    if (strcmp(evict, "random") != 0)
+        fail_msg("the reference does not know %s", evict);
+    return 0;
+}
+
+typedef struct {
+    bool found;
+    uint32_t layer;
+    uint32_t expert;
+} RefVictim;
+
+static inline bool ref_is_candidate(const RefBuffer *buffer, uint32_t layer, uint32_t expert,
+                                    bool outside)
+{
+    return buffer->experts[layer][expert].resident &&
+           !(outside && ref_is_active(buffer, layer, expert));
+}
+
+/* The first in order of layer and id among those of the highest rank. */
+static inline RefVictim ref_best(const RefBuffer *buffer, uint32_t layer, bool outside)
+{
+    RefVictim best = {0};
+    for (uint32_t l = 0; l < buffer->trace->n_layers; l++)
+        for (uint32_t e = 0; e < REF_EXPERTS; e++) {
+            if ((l != layer && !ref_is_device(buffer)) || !ref_is_candidate(buffer, l, e, outside))
+                continue;
+            if (!best.found || ref_rank(buffer, l, e) > ref_rank(buffer, best.layer, best.expert))
+                best = (RefVictim){true, l, e};
+        }
+    return best;
+}
+
+static inline RefVictim ref_in_slot(const RefBuffer *buffer, uint32_t layer, uint32_t slot)
+{
+    for (uint32_t l = 0; l < buffer->trace->n_layers; l++)
+        for (uint32_t e = 0; e < REF_EXPERTS; e++)
+            if ((l == layer || ref_is_device(buffer)) && buffer->experts[l][e].resident &&
+                buffer->experts[l][e].slot == slot)
+                return (RefVictim){true, l, e};
+    return (RefVictim){0};
+}
+
+/* A full scope: a slot is drawn until it will do. */
+static inline RefVictim ref_drawn(RefBuffer *buffer, uint32_t layer, bool outside)
+{
+    uint64_t *state = &buffer->random[ref_is_device(buffer) ? 0 : layer];
+    for (;;) {
+        uint64_t upper = random_next(state) >> 32;
+        uint32_t slot = (uint32_t)(upper * ref_slots(buffer, layer) >> 32);
+        RefVictim victim = ref_in_slot(buffer, layer, slot);
+        if (ref_is_candidate(buffer, victim.layer, victim.expert, outside))
+            return victim;
+    }
+}
+
+static inline RefVictim ref_victim(RefBuffer *buffer, uint32_t layer)
+{
+    const char *evict = buffer->plan->buffer.evict;
+    bool outside =
+        buffer->plan->buffer.order == ORDER_BATCH || strcmp(evict, "lifo-inactive-first") == 0;
+    outside = outside && ref_best(buffer, layer, true).found;
+    if (strcmp(evict, "random") == 0)
+        return ref_drawn(buffer, layer, outside);
+    return ref_best(buffer, layer, outside);
+}
+
+static inline void ref_act(RefBuffer *buffer, ResidencyKind kind, uint32_t layer, uint32_t expert,
+                           uint32_t slot)
+{
+    buffer->actions[buffer->n_actions++] = (BufferAction){.kind = (uint8_t)kind,
+                                                          .layer_index = (uint16_t)layer,
+                                                          .expert = (uint16_t)expert,
+                                                          .slot = slot};
+}
+
+static inline bool ref_is_newest(const RefBuffer *buffer, RefVictim victim)
+{
+    for (uint32_t l = 0; l < buffer->trace->n_layers; l++)
+        for (uint32_t e = 0; e < REF_EXPERTS; e++)
+            if ((l == victim.layer || ref_is_device(buffer)) && buffer->experts[l][e].resident &&
+                buffer->experts[l][e].loaded_at >
+                    buffer->experts[victim.layer][victim.expert].loaded_at)
+                return false;
+    return true;
+}
+
+static inline void ref_touch(RefBuffer *buffer, RefExpert *it)
+{
+    it->looked_at = ++buffer->clock;
+    it->count++;
+}
+
+static inline void ref_miss(RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    RefExpert *it = &buffer->experts[layer][expert];
+    uint32_t slots = ref_slots(buffer, layer);
+    uint32_t slot = 0;
+    while (slot < slots && ref_in_slot(buffer, layer, slot).found)
+        slot++;
+    if (slot == slots) {
+        RefVictim victim = ref_victim(buffer, layer);
+        if (strcmp(buffer->plan->buffer.evict, "belady") == 0 &&
+            ref_rank(buffer, victim.layer, victim.expert) <= ref_next_use(buffer, layer, expert)) {
+            ref_act(buffer, RESIDENCY_BYPASS, layer, expert, slots);
+            return;
+        }
+        buffer->evicted_newest += ref_is_newest(buffer, victim);
+        buffer->experts[victim.layer][victim.expert].resident = false;
+        slot = buffer->experts[victim.layer][victim.expert].slot;
+        ref_act(buffer, RESIDENCY_EVICT, victim.layer, victim.expert, slot);
+    }
+    ref_touch(buffer, it);
+    it->resident = true;
+    it->slot = slot;
+    it->loaded_at = buffer->clock;
+    ref_act(buffer, RESIDENCY_LOAD, layer, expert, slot);
+}
+
+static inline void ref_hit(RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    ref_touch(buffer, &buffer->experts[layer][expert]);
+    ref_act(buffer, RESIDENCY_HIT, layer, expert, buffer->experts[layer][expert].slot);
+}
+
+static inline void ref_event(RefBuffer *buffer, const RefEvent *event)
+{
+    bool serial = buffer->plan->buffer.order == ORDER_SERIAL;
+    bool resident[REF_EXPERTS];
+    for (uint32_t i = 0; i < event->n; i++)
+        resident[i] = buffer->experts[event->layer][event->experts[i]].resident;
+    for (uint32_t i = 0; i < event->n; i++) {
+        buffer->position = i;
+        if (serial ? buffer->experts[event->layer][event->experts[i]].resident : resident[i])
+            ref_hit(buffer, event->layer, event->experts[i]);
+        else if (serial)
+            ref_miss(buffer, event->layer, event->experts[i]);
+    }
+    for (uint32_t i = 0; i < event->n && !serial; i++) {
+        buffer->position = i;
+        if (!resident[i])
+            ref_miss(buffer, event->layer, event->experts[i]);
+    }
+}
+
+/* Runs all of TRACE; the caller frees buffer->actions with free(). */
+static inline void ref_run(RefBuffer *buffer, const RefTrace *trace, const Plan *plan)
+{
+    *buffer = (RefBuffer){.trace = trace, .plan = plan};
+    buffer->actions = calloc(2 * trace->packed.n_lookups + 1, sizeof *buffer->actions);
+    for (uint64_t i = 0; i < REF_LAYERS; i++)
+        buffer->random[i] = plan->seed + i * UINT64_C(0xD1B54A32D192ED03);
+    for (; buffer->event < trace->n_events; buffer->event++)
+        ref_event(buffer, &trace->events[buffer->event]);
+}
+
+#endif

@@ -9,7 +9,7 @@
 
 #include <stdbool.h>
 
-#include "exec/safetensors.h"
+#include "traces/safetensors.h"
 
 enum { MAX_EOS = 8 };
 

@@ -2,7 +2,7 @@
 #ifndef EXEC_SHARDS_H
 #define EXEC_SHARDS_H
 
-#include "exec/safetensors.h"
+#include "traces/safetensors.h"
 
 typedef struct {
     const Tensor *tensor;

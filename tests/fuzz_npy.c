@@ -1,7 +1,7 @@
 /* Any bytes as a .npy file: refused, or its data is what follows the header. */
 #include <stdlib.h>
 
-#include "exec/npy.h"
+#include "traces/npy.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 

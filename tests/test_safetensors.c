@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/memory.h"
-#include "exec/safetensors.h"
+#include "traces/safetensors.h"
 
 /* Writes SIZE (8 bytes), HEADER and DATA_BYTES zeros. */
 static const char *write_raw(const char *name, uint64_t size, const char *header,

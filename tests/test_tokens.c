@@ -7,8 +7,8 @@
 
 #include "base/files.h"
 #include "base/memory.h"
-#include "exec/npy.h"
-#include "exec/safetensors.h"
+#include "traces/npy.h"
+#include "traces/safetensors.h"
 #include "exec/tokens.h"
 
 enum { VOCABULARY = 2048 };

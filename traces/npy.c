@@ -1,4 +1,4 @@
-#include "exec/npy.h"
+#include "traces/npy.h"
 
 #include <stdbool.h>
 #include <string.h>

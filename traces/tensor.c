@@ -1,4 +1,4 @@
-#include "exec/safetensors.h"
+#include "traces/safetensors.h"
 
 #include <assert.h>
 #include <string.h>

@@ -1,9 +1,9 @@
 /* Reading .npy arrays (NumPy format 1.0, 2.0 and 3.0: magic, version, header length, a Python dict,
  * data). */
-#ifndef EXEC_NPY_H
-#define EXEC_NPY_H
+#ifndef TRACES_NPY_H
+#define TRACES_NPY_H
 
-#include "exec/safetensors.h"
+#include "traces/safetensors.h"
 
 /* Describes the array in DATA [BYTES] as TENSOR, whose name is "" and whose data points into DATA.
  * Little-endian booleans, integers and floats in C order, at most TENSOR_MAX_RANK dimensions. FILE

@@ -4,8 +4,8 @@
  * before use: its size, names, dtypes, shapes (with checked multiplication), and that the data
  * offsets cover the data exactly, without overlap or hole. Look-up is by binary search over sorted
  * names. */
-#ifndef EXEC_SAFETENSORS_H
-#define EXEC_SAFETENSORS_H
+#ifndef TRACES_SAFETENSORS_H
+#define TRACES_SAFETENSORS_H
 
 #include "base/status.h"
 

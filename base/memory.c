@@ -4,6 +4,7 @@
 #include <cjson/cJSON.h>
 #include <sqlite3.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,24 +121,53 @@ int64_t mem_live_blocks(void)
     return atomic_load(&live_blocks);
 }
 
-static void *plain_alloc(size_t bytes)
+/* Blocks for SQLite, which wants neither zeroes nor more than malloc's alignment, but many small
+ * blocks quickly. */
+typedef union {
+    size_t bytes;
+    max_align_t align;
+} PlainHeader;
+
+static void *plain_resize(void *block, size_t bytes)
+{
+    if (bytes > SIZE_MAX - sizeof(PlainHeader) || must_fail())
+        return NULL;
+    PlainHeader *header = block != NULL ? (PlainHeader *)block - 1 : NULL;
+    PlainHeader *moved = realloc(header, bytes + sizeof *moved);
+    if (moved == NULL)
+        return NULL;
+    moved->bytes = bytes;
+    if (block == NULL)
+        atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
+    return moved + 1;
+}
+
+static void plain_free(void *block)
+{
+    if (block == NULL)
+        return;
+    atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+    free((PlainHeader *)block - 1);
+}
+
+static void *json_alloc(size_t bytes)
 {
     return block_new(bytes, false);
 }
 
 static void *sqlite_alloc(int bytes)
 {
-    return plain_alloc((size_t)bytes);
+    return plain_resize(NULL, (size_t)bytes);
 }
 
 static void *sqlite_resize(void *block, int bytes)
 {
-    return mem_resize(block, (size_t)bytes, 1);
+    return plain_resize(block, (size_t)bytes);
 }
 
 static int sqlite_size(void *block)
 {
-    return block == NULL ? 0 : (int)((BlockHeader *)block - 1)->bytes;
+    return block == NULL ? 0 : (int)((PlainHeader *)block - 1)->bytes;
 }
 
 static int sqlite_round_up(int bytes)
@@ -160,14 +190,14 @@ void memory_install(void)
 {
     static const sqlite3_mem_methods methods = {
         .xMalloc = sqlite_alloc,
-        .xFree = mem_free,
+        .xFree = plain_free,
         .xRealloc = sqlite_resize,
         .xSize = sqlite_size,
         .xRoundup = sqlite_round_up,
         .xInit = sqlite_start,
         .xShutdown = sqlite_stop,
     };
-    cJSON_Hooks hooks = {.malloc_fn = plain_alloc, .free_fn = mem_free};
+    cJSON_Hooks hooks = {.malloc_fn = json_alloc, .free_fn = mem_free};
     cJSON_InitHooks(&hooks);
     sqlite3_config(SQLITE_CONFIG_MALLOC, &methods);
     sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);

@@ -16,8 +16,7 @@ typedef struct {
     uint32_t ring_slots;        /* steps in flight; 0: 8 */
     uint32_t transaction_steps; /* 0: 256 */
     uint64_t transaction_ns;    /* 0: 250 ms */
-    bool full_sync; /* PRAGMA synchronous = FULL instead of NORMAL: survives power loss, costs time
-                     */
+    Durability durability;
 } RecorderOptions;
 
 /* Creates PATH. LAYERS[n_layers]: the MoE layers, encoder first, ascending layer number. Fails with

@@ -284,11 +284,20 @@ static Status create_empty(const Store *store)
     return OK;
 }
 
-static Status configure_writing(const Store *store, bool full_sync)
+/* A scratch file is written in place and synced once, when it is closed. */
+static Status configure_scratch(const Store *store)
+{
+    char pragmas[160];
+    snprintf(pragmas, sizeof pragmas,
+             "PRAGMA trusted_schema = OFF; PRAGMA page_size = %d; PRAGMA journal_mode = OFF;"
+             "PRAGMA synchronous = OFF;",
+             PAGE_BYTES);
+    return store_execute(store, pragmas);
+}
+
+static Status configure_log(const Store *store, bool full_sync)
 {
     char pragmas[256];
-    sqlite3_extended_result_codes(store->db, 1);
-    sqlite3_busy_timeout(store->db, BUSY_MS);
     snprintf(pragmas, sizeof pragmas,
              "PRAGMA trusted_schema = OFF; PRAGMA page_size = %d; PRAGMA journal_mode = WAL;"
              "PRAGMA synchronous = %s; PRAGMA wal_autocheckpoint = %d;",
@@ -304,7 +313,15 @@ static Status configure_writing(const Store *store, bool full_sync)
     return status;
 }
 
-Status store_create(const char *path, bool full_sync, Store *store)
+static Status configure_writing(const Store *store, Durability durability)
+{
+    sqlite3_extended_result_codes(store->db, 1);
+    sqlite3_busy_timeout(store->db, BUSY_MS);
+    return durability == DURABLE_NOT ? configure_scratch(store)
+                                     : configure_log(store, durability == DURABLE_POWER);
+}
+
+Status store_create(const char *path, Durability durability, Store *store)
 {
     TRY(take_path(path, store));
     Status status = create_empty(store);
@@ -314,7 +331,7 @@ Status store_create(const char *path, bool full_sync, Store *store)
     }
     int code =
         sqlite3_open_v2(store->name, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
-    status = code == SQLITE_OK ? configure_writing(store, full_sync) : store_fail(store, code);
+    status = code == SQLITE_OK ? configure_writing(store, durability) : store_fail(store, code);
     if (status != OK)
         store_close_and_remove(store);
     return status;

@@ -24,9 +24,9 @@ typedef struct {
  * nothing. */
 Status store_open(const char *path, Store *store);
 
-/* Creates PATH (with O_EXCL; also refused when PATH-wal or PATH-journal is there) in WAL mode.
- * Fails with ERR_OUTPUT and leaves no file. */
-Status store_create(const char *path, bool full_sync, Store *store);
+/* Creates PATH (with O_EXCL; also refused when PATH-wal or PATH-journal is there), in WAL mode
+ * unless it is scratch. Fails with ERR_OUTPUT and leaves no file. */
+Status store_create(const char *path, Durability durability, Store *store);
 
 /* Closes, after all statements were finalised. Accepts a zeroed STORE. */
 void store_close(Store *store);

@@ -21,6 +21,7 @@ enum {
 #define EXPERT_DROPPED                                                                             \
     UINT16_MAX /* a (token, slot) that was routed but not computed: over capacity */
 #define TOKEN_UNKNOWN UINT32_MAX
+#define SLOT_UNKNOWN UINT32_MAX /* in a residency record from an engine that does not say */
 
 typedef enum { STACK_DECODER, STACK_ENCODER } Stack;
 typedef enum { PHASE_PREFILL, PHASE_DECODE, PHASE_ENCODE, PHASE_MIXED } Phase;
@@ -97,6 +98,13 @@ typedef struct {
 
 _Static_assert(sizeof(ResidencyRecord) == 40 && sizeof(TimingRecord) == 24,
                "records are written as they lie");
+
+/* What a trace that is being written survives. */
+typedef enum {
+    DURABLE_PROCESS, /* the program's end at any moment: all but the open transaction */
+    DURABLE_POWER,   /* loss of power too; costs time */
+    DURABLE_NOT /* nothing until it is closed: for a file that is thrown away after a failure */
+} Durability;
 
 /* One step as the recorder takes it and the reader gives it. All pointers belong to the giver. */
 typedef struct {

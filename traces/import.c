@@ -1,0 +1,46 @@
+#include "traces/import.h"
+
+#include "traces/import_formats.h"
+
+/* What a format has a use for. */
+typedef struct {
+    Status (*import)(const ImportOptions *options, ImportReport *report);
+    bool sequences;
+    bool experts; /* and expert_bytes, first_layer */
+    bool step;
+} Format;
+
+static const Format FORMATS[IMPORT_FORMATS] = {
+    [IMPORT_NPY] = {.import = import_npy, .sequences = true, .experts = true, .step = true},
+    [IMPORT_BIGMOE_CSV] = {.import = import_bigmoe_csv},
+};
+
+static Status refuse(const ImportOptions *options, const char *option)
+{
+    return fail(ERR_USAGE, "--%s has no meaning with --from %s", option,
+                IMPORT_FORMAT_NAMES[options->from]);
+}
+
+static Status check_options(const ImportOptions *options, const Format *format)
+{
+    if (options->sequences != NULL && !format->sequences)
+        return refuse(options, "sequences");
+    if (options->label != NULL && options->sequences == NULL)
+        return fail(ERR_USAGE, "--label names columns of the --sequences CSV, which is not given");
+    if (options->experts != 0 && !format->experts)
+        return refuse(options, "experts");
+    if (options->expert_bytes != 0 && !format->experts)
+        return refuse(options, "expert-bytes");
+    if (options->first_layer != 0 && !format->experts)
+        return refuse(options, "first-layer");
+    if (options->step_given && !format->step)
+        return refuse(options, "step");
+    return OK;
+}
+
+Status trace_import(const ImportOptions *options, ImportReport *report)
+{
+    const Format *format = &FORMATS[options->from];
+    TRY(check_options(options, format));
+    return format->import(options, report);
+}

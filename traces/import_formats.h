@@ -1,0 +1,10 @@
+/* One function per format; trace_import() chooses. Each fails as trace_import() does. */
+#ifndef TRACES_IMPORT_FORMATS_H
+#define TRACES_IMPORT_FORMATS_H
+
+#include "traces/import.h"
+
+Status import_npy(const ImportOptions *options, ImportReport *report);
+Status import_bigmoe_csv(const ImportOptions *options, ImportReport *report);
+
+#endif

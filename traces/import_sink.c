@@ -1,0 +1,213 @@
+#define _XOPEN_SOURCE 700
+#include "traces/import_sink.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "traces/layers.h"
+#include "traces/recorder.h"
+
+enum { RING_BYTES = 32 << 20, RING_MOST = 512, RING_LEAST = 4, TRANSACTION_STEPS = 4096 };
+
+struct ImportSink {
+    const ImportOptions *options;
+    Recorder *recorder;
+    StackSpan spans[2]; /* by Stack */
+    char *temporary;
+    ImportReport report;
+    uint64_t progress_at; /* tokens at which to report next */
+};
+
+const char *const IMPORT_FORMAT_NAMES[IMPORT_FORMATS + 1] = {
+    [IMPORT_NPY] = "npy",
+    [IMPORT_BIGMOE_CSV] = "bigmoe-csv",
+};
+
+static Status add_notes(cJSON *root, const ImportOptions *options, const cJSON *notes)
+{
+    cJSON *import;
+    TRY(json_add_object(root, "import", &import));
+    TRY(json_add_text(import, "format", IMPORT_FORMAT_NAMES[options->from]));
+    for (const cJSON *item = notes != NULL ? notes->child : NULL; item != NULL; item = item->next) {
+        cJSON *copy = cJSON_Duplicate(item, 1);
+        if (copy == NULL || !cJSON_AddItemToObject(import, item->string, copy)) {
+            cJSON_Delete(copy);
+            return fail_memory("run.notes", 0);
+        }
+    }
+    return OK;
+}
+
+static Status notes_text(const ImportOptions *options, const cJSON *notes, char **text)
+{
+    cJSON *root = cJSON_CreateObject();
+    Status status = root != NULL ? add_notes(root, options, notes) : fail_memory("run.notes", 0);
+    *text = status == OK ? cJSON_PrintUnformatted(root) : NULL;
+    if (status == OK && *text == NULL)
+        status = fail_memory("run.notes", 0);
+    cJSON_Delete(root);
+    return status;
+}
+
+static uint32_t ring_slots(size_t step_bytes)
+{
+    size_t slots = RING_BYTES / (step_bytes + 1);
+    if (slots < RING_LEAST)
+        return RING_LEAST;
+    return slots > RING_MOST ? RING_MOST : (uint32_t)slots;
+}
+
+static Status open_recorder(ImportSink *sink, const TraceLayer *layers, uint32_t n_layers,
+                            const char *model, const char *notes, size_t step_bytes)
+{
+    const ImportOptions *options = sink->options;
+    const TraceRun run = {
+        .tool = "moebius " MOEBIUS_VERSION " import",
+        .source = options->path,
+        .model = options->model != NULL ? options->model : model,
+        .notes = notes,
+    };
+    const RecorderOptions recorder = {.ring_slots = ring_slots(step_bytes),
+                                      .transaction_steps = TRANSACTION_STEPS,
+                                      .transaction_ns = 2000000000,
+                                      .durability = DURABLE_NOT};
+    TRY(layers_check(options->path, layers, n_layers, ERR_INPUT));
+    return recorder_open(sink->temporary, &run, layers, n_layers, &recorder, &sink->recorder);
+}
+
+static Status name_files(ImportSink *sink)
+{
+    const char *out = sink->options->out;
+    size_t room = strlen(out) + 32;
+    if (file_exists(out))
+        return fail(ERR_OUTPUT, "%s: exists already; remove it or choose another name", out);
+    TRY(mem_new(&sink->temporary, room, 1, "import"));
+    snprintf(sink->temporary, room, "%s.tmp-%ld", out, (long)getpid());
+    return OK;
+}
+
+static void free_sink(ImportSink *sink)
+{
+    mem_free(sink->temporary);
+    mem_free(sink);
+}
+
+Status import_sink_open(const ImportOptions *options, const TraceLayer *layers, uint32_t n_layers,
+                        const char *model, const cJSON *notes, size_t step_bytes, ImportSink **out)
+{
+    ImportSink *sink;
+    char *text = NULL;
+    TRY(mem_new(&sink, 1, sizeof *sink, "import"));
+    sink->options = options;
+    sink->report.layers = n_layers;
+    sink->spans[STACK_DECODER] = layers_span(layers, n_layers, STACK_DECODER);
+    sink->spans[STACK_ENCODER] = layers_span(layers, n_layers, STACK_ENCODER);
+    Status status = name_files(sink);
+    if (status == OK)
+        status = notes_text(options, notes, &text);
+    if (status == OK)
+        status = open_recorder(sink, layers, n_layers, model, text, step_bytes);
+    cJSON_free(text);
+    if (status != OK) {
+        free_sink(sink);
+        return status;
+    }
+    *out = sink;
+    return OK;
+}
+
+Status import_sink_request(ImportSink *sink, const TraceRequest *request)
+{
+    sink->report.requests++;
+    return recorder_request(sink->recorder, request);
+}
+
+static uint64_t count_dropped(const uint16_t *experts, size_t ids)
+{
+    uint64_t dropped = 0;
+    for (size_t i = 0; i < ids; i++)
+        dropped += experts[i] == EXPERT_DROPPED;
+    return dropped;
+}
+
+static void report_progress(ImportSink *sink)
+{
+    enum { EVERY = 4096 };
+    const ImportOptions *options = sink->options;
+    if (options->progress == NULL || sink->report.tokens < sink->progress_at)
+        return;
+    sink->progress_at = sink->report.tokens + EVERY;
+    options->progress(options->progress_argument, sink->report.tokens, 0);
+}
+
+Status import_sink_step(ImportSink *sink, TraceStep *step, const ResidencyRecord *residency,
+                        size_t n_residency)
+{
+    const ImportOptions *options = sink->options;
+    size_t ids = (size_t)step->tokens * sink->spans[step->stack].top_k;
+    if (options->stop != NULL && *options->stop != 0)
+        return fail(ERR_INTERRUPTED, "%s: interrupted", options->path);
+    if (sink->report.steps == UINT32_MAX)
+        return fail(ERR_INPUT, "%s: more than %u steps", options->path, UINT32_MAX);
+    if (ids > 500000000)
+        return fail(ERR_INPUT,
+                    "%s: step %llu: %zu expert ids in one step, at most 500000000 fit: choose "
+                    "smaller steps",
+                    options->path, (unsigned long long)sink->report.steps, ids);
+    step->step = (uint32_t)sink->report.steps;
+    TRY(recorder_step(sink->recorder, step, residency, n_residency, NULL, 0));
+    sink->report.steps++;
+    sink->report.tokens += step->tokens;
+    sink->report.ids += ids;
+    sink->report.dropped += count_dropped(step->experts, ids);
+    report_progress(sink);
+    return OK;
+}
+
+/* Never over a file that came into being meanwhile; file systems without hard links get a rename.
+ */
+static Status give_name(const ImportSink *sink)
+{
+    const char *out = sink->options->out;
+    if (link(sink->temporary, out) == 0) {
+        unlink(sink->temporary);
+        return OK;
+    }
+    if (errno == EEXIST)
+        return fail(ERR_OUTPUT, "%s: exists already; remove it or choose another name", out);
+    if (rename(sink->temporary, out) != 0)
+        return fail(ERR_OUTPUT, "%s: cannot rename %s: %s", out, sink->temporary, strerror(errno));
+    return OK;
+}
+
+Status import_sink_close(ImportSink *sink, ImportReport *report)
+{
+    Status status = OK;
+    if (sink->report.steps == 0) {
+        recorder_abandon(sink->recorder);
+        status = fail(ERR_INPUT, "%s: holds no token", sink->options->path);
+    } else {
+        status = recorder_close(sink->recorder);
+    }
+    if (status == OK)
+        status = give_name(sink);
+    if (status == OK)
+        *report = sink->report;
+    else
+        unlink(sink->temporary);
+    free_sink(sink);
+    return status;
+}
+
+void import_sink_abandon(ImportSink *sink)
+{
+    if (sink == NULL)
+        return;
+    recorder_abandon(sink->recorder);
+    unlink(sink->temporary);
+    free_sink(sink);
+}

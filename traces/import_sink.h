@@ -1,0 +1,26 @@
+/* Where importers put their steps: a recorder under a temporary name, renamed when complete. */
+#ifndef TRACES_IMPORT_SINK_H
+#define TRACES_IMPORT_SINK_H
+
+#include "base/json.h"
+#include "traces/import.h"
+
+typedef struct ImportSink ImportSink;
+
+/* Begins the trace that OPTIONS asks for. NOTES, an object of the importer's own facts, becomes
+ * run.notes.import, with the format and the file put in front; it may be NULL and stays the
+ * caller's. MODEL and MODEL_CONFIG may be NULL. STEP_BYTES is about what a step takes in memory. */
+Status import_sink_open(const ImportOptions *options, const TraceLayer *layers, uint32_t n_layers,
+                        const char *model, const cJSON *notes, size_t step_bytes,
+                        ImportSink **sink);
+Status import_sink_request(ImportSink *sink, const TraceRequest *request);
+/* Numbers the step itself. RESIDENCY[n_residency] may be empty. Fails with ERR_INTERRUPTED once
+ * OPTIONS->stop is set. */
+Status import_sink_step(ImportSink *sink, TraceStep *step, const ResidencyRecord *residency,
+                        size_t n_residency);
+/* Gives the trace its name and fills REPORT. Frees SINK in any case; on failure nothing is left. */
+Status import_sink_close(ImportSink *sink, ImportReport *report);
+/* Removes what was written. Keeps the error record. Accepts NULL. */
+void import_sink_abandon(ImportSink *sink);
+
+#endif

@@ -43,7 +43,7 @@ static Status record(const char *path, const RandomTrace *trace, bool full_sync,
     const RecorderOptions options = {.transaction_steps = 4,
                                      .transaction_ns = 3600000000000u,
                                      .ring_slots = 2,
-                                     .full_sync = full_sync};
+                                     .durability = full_sync ? DURABLE_POWER : DURABLE_PROCESS};
     const TraceRun run = {.tool = "test"};
     Recorder *recorder;
     Status status = OK;

@@ -156,9 +156,8 @@ static Status add_figure(const BenchShape *shape, const Plan *plan, const Buffer
                           .unit = "lookups/s",
                           .wanted = wanted_rate(plan->buffer.evict)};
     snprintf(figure.name, sizeof figure.name, "%s, %s, %s, %" PRIu32 "/%s, miss ratio %.4f",
-             shape->name, plan->buffer.evict,
-             plan->buffer.order == ORDER_SERIAL ? "serial" : "batch", plan->buffer.slots,
-             plan->buffer.scope == SCOPE_LAYER ? "layer" : "device",
+             shape->name, plan->buffer.evict, plan_order_name(plan->buffer.order),
+             plan->buffer.slots, plan_scope_name(plan->buffer.scope),
              (double)counts->misses / (double)lookups);
     return bench_report_add(report, &figure);
 }

@@ -1,9 +1,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "base/memory.h"
 #include "cli/command.h"
 #include "cli/options.h"
-#include "cli/print.h"
 #include "cli/table.h"
 #include "sim/study_pick.h"
 
@@ -91,8 +91,9 @@ static double miss_ratio(const Pick *pick)
     return pick->lookups > 0 ? (double)pick->misses / (double)pick->lookups : 0.0;
 }
 
-static Status fill_json(cJSON *json, const Arguments *arguments, const Pick *pick, cJSON **plan)
+static Status fill_json(cJSON *json, const Arguments *arguments, const Pick *pick)
 {
+    cJSON *plan;
     TRY(json_add_text(json, "study", arguments->from));
     TRY(json_add_text(json, "out", arguments->out));
     TRY(json_add_text(json, "best", BEST_NAMES[arguments->best]));
@@ -107,21 +108,22 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const Pick *pic
     TRY(json_add_u64(json, "loads", pick->loads));
     TRY(json_add_u64(json, "bytes_loaded", pick->bytes_loaded));
     TRY(json_add_u64(json, "memory_bytes", pick->memory_bytes));
-    if (!cJSON_AddItemToObject(json, "plan", *plan))
-        return fail_memory("JSON output", 0);
-    *plan = NULL;
-    return OK;
+    TRY(plan_to_json(&pick->plan, &plan));
+    if (cJSON_AddItemToObject(json, "plan", plan))
+        return OK;
+    cJSON_Delete(plan);
+    return fail_memory("JSON output", 0);
 }
 
-/* Takes *PLAN when it returns OK. */
-static Status print_pick_json(const Arguments *arguments, const Pick *pick, cJSON **plan)
+/* What --json prints; freed with mem_free. */
+static Status pick_text(const Arguments *arguments, const Pick *pick, char **text)
 {
     cJSON *json = cJSON_CreateObject();
     if (json == NULL)
         return fail_memory("JSON output", 0);
-    Status status = fill_json(json, arguments, pick, plan);
+    Status status = fill_json(json, arguments, pick);
     if (status == OK)
-        status = print_json(json);
+        status = json_print(json, true, text);
     cJSON_Delete(json);
     return status;
 }
@@ -140,19 +142,30 @@ static void print_pick(const Arguments *arguments, const Pick *pick)
         printf("%" PRIu64 " plans of the study have no result yet\n", pick->missing);
 }
 
+/* Everything that can fail but the file itself comes before it, so that a failure leaves none. */
+static Status write_pick(const Arguments *arguments, const Pick *pick)
+{
+    char *text = NULL;
+    cJSON *plan = NULL;
+    Status status = arguments->json ? pick_text(arguments, pick, &text) : OK;
+    if (status == OK)
+        status = plan_to_json(&pick->plan, &plan);
+    if (status == OK)
+        status = json_save(plan, arguments->out);
+    if (status == OK && arguments->json)
+        puts(text);
+    else if (status == OK)
+        print_pick(arguments, pick);
+    cJSON_Delete(plan);
+    mem_free(text);
+    return status;
+}
+
 Status command_plan(int argc, char **argv)
 {
     Arguments arguments = {.pick.misses_at_most = -1};
     Pick pick;
-    cJSON *plan;
     TRY(parse(argc, argv, &arguments));
     TRY(study_pick(arguments.from, &arguments.pick, &pick));
-    TRY(plan_to_json(&pick.plan, &plan));
-    Status status = json_save(plan, arguments.out);
-    if (status == OK && arguments.json)
-        status = print_pick_json(&arguments, &pick, &plan);
-    else if (status == OK)
-        print_pick(&arguments, &pick);
-    cJSON_Delete(plan);
-    return status;
+    return write_pick(&arguments, &pick);
 }

@@ -92,14 +92,13 @@ static Status print_people(const PackedTrace *trace, const Plan *plan, const Rep
     char memory[NUMBER_BYTES];
     char duration[NUMBER_BYTES];
     const BufferCounts *counts = &result->total.counts;
+    TRY(print_layers(trace, result)); /* first: what fails must have printed nothing */
     if (plan->buffer.on)
-        printf("%s, replay order %s, scope %s; routing as recorded\n\n", plan->buffer.evict,
-               plan->buffer.order == ORDER_SERIAL ? "serial" : "batch",
-               plan->buffer.scope == SCOPE_LAYER ? "layer" : "device");
+        printf("\n%s, replay order %s, scope %s; routing as recorded.\n", plan->buffer.evict,
+               plan_order_name(plan->buffer.order), plan_scope_name(plan->buffer.scope));
     else
-        printf("all experts resident; routing as recorded\n\n");
-    TRY(print_layers(trace, result));
-    printf("\nmiss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
+        printf("\nAll experts resident; routing as recorded.\n");
+    printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
            "loaded last.\nExperts take %s of device memory. Replayed in %s.\n",
            number_text(counts->hits + counts->misses, lookups),

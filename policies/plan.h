@@ -39,6 +39,10 @@ typedef struct {
     } link;
 } Plan;
 
+/* As in the JSON. */
+const char *plan_scope_name(BufferScopeKind scope);
+const char *plan_order_name(ReplayOrder order);
+
 /* All experts resident, dynamic gating, 4096 tokens a step. */
 Plan plan_default(void);
 Status plan_load(const char *path, Plan *plan);

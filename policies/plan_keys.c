@@ -104,3 +104,13 @@ const char *const *plan_key_names(const PlanKey *key)
 {
     return key->list != NULL ? key->list() : key->names;
 }
+
+const char *plan_scope_name(BufferScopeKind scope)
+{
+    return SCOPES[scope];
+}
+
+const char *plan_order_name(ReplayOrder order)
+{
+    return ORDERS[order];
+}

@@ -36,8 +36,7 @@ void study_plan_name(const Plan *plan, char *name, size_t bytes)
     else
         snprintf(budget, sizeof budget, "%u", plan->buffer.slots);
     snprintf(name, bytes, "%s %s/%s %s", plan->buffer.evict, budget,
-             plan->buffer.scope == SCOPE_LAYER ? "layer" : "device",
-             plan->buffer.order == ORDER_SERIAL ? "serial" : "batch");
+             plan_scope_name(plan->buffer.scope), plan_order_name(plan->buffer.order));
 }
 
 /* True for grid keys whose values study_plan_name() shows. */

@@ -324,10 +324,8 @@ static Status insert_plan(StudyDb *db, const Plan *plan, const char *text, uint3
         sqlite3_bind_int64(statement, 5, (int64_t)plan->buffer.bytes);
     else
         sqlite3_bind_null(statement, 5);
-    sqlite3_bind_text(statement, 6, plan->buffer.scope == SCOPE_LAYER ? "layer" : "device", -1,
-                      SQLITE_STATIC);
-    sqlite3_bind_text(statement, 7, plan->buffer.order == ORDER_SERIAL ? "serial" : "batch", -1,
-                      SQLITE_STATIC);
+    sqlite3_bind_text(statement, 6, plan_scope_name(plan->buffer.scope), -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 7, plan_order_name(plan->buffer.order), -1, SQLITE_STATIC);
     sqlite3_bind_int(statement, 8, on && eviction_needs_future(plan->buffer.evict));
     return run(db, statement);
 }

@@ -556,45 +556,6 @@ static void tables_align_and_numbers_read_well(void **unused)
     assert_string_equal(duration_text(2500000, number), "2.5 ms");
 }
 
-static void every_failed_allocation_of_simulate_and_plan_is_a_clean_failure(void **unused)
-{
-    (void)unused;
-    char db[256];
-    char best[256];
-    snprintf(db, sizeof db, "%s", scratch_path("memory.db"));
-    snprintf(best, sizeof best, "%s", scratch_path("memory.json"));
-    Run sweep = RUN("sweep", "--trace", trace_path, "--study", study_path, "--out", db);
-    assert_done(&sweep);
-    const char *const commands[][12] = {
-        {"simulate", "--trace", trace_path, "--set", "buffer.slots=3", "--set",
-         "buffer.evict=belady"},
-        {"simulate", "--trace", trace_path, "--json"},
-        {"plan", "--from", db, "--best", "misses", "--out", best, "--json"},
-        {"info", trace_path, "--json"},
-        {"check", trace_path},
-    };
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-        for (uint64_t k = 1;; k++) {
-            int64_t before = mem_live_blocks();
-            unlink(best);
-            mem_fail_at(k);
-            Run run = run_list(commands[i]);
-            bool reached = mem_fail_reached();
-            mem_fail_at(0);
-            bool clean = run.code == 0
-                             ? run.err[0] == '\0'
-                             : run.code == 1 && strstr(run.err, "out of memory") != NULL &&
-                                   run.out[0] == '\0' && !file_exists(best);
-            if (!clean || mem_live_blocks() != before)
-                fail_msg("%s, allocation %llu: exit %d, stderr \"%s\", stdout \"%s\", blocks %lld",
-                         commands[i][0], (unsigned long long)k, run.code, run.err, run.out,
-                         (long long)(mem_live_blocks() - before));
-            if (!reached)
-                break;
-        }
-    }
-}
-
 int main(void)
 {
     memory_install();
@@ -612,7 +573,6 @@ int main(void)
         cmocka_unit_test(check_says_ok_or_names_the_bad_step),
         cmocka_unit_test(a_result_that_cannot_be_written_is_a_failure),
         cmocka_unit_test(tables_align_and_numbers_read_well),
-        cmocka_unit_test(every_failed_allocation_of_simulate_and_plan_is_a_clean_failure),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);
 }

@@ -54,7 +54,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &import->path},
         {.name = "from",
          .argument = "FORMAT",
-         .help = "npy: expert ids [token, layer, k]; bigmoe-csv: BigMoeOnEdge route trace v1",
+         .help =
+             "npy: expert ids [token, layer, k]; bigmoe-csv: BigMoeOnEdge route trace v1; jsonl: "
+             "a line per (token, layer); counts: tokens per expert, .npy or CSV",
          .kind = OPTION_CHOICE,
          .required = true,
          .value = &arguments->from,

@@ -6,13 +6,20 @@
 typedef struct {
     Status (*import)(const ImportOptions *options, ImportReport *report);
     bool sequences;
-    bool experts; /* and expert_bytes, first_layer */
+    bool experts; /* and expert_bytes */
+    bool first_layer;
     bool step;
 } Format;
 
 static const Format FORMATS[IMPORT_FORMATS] = {
-    [IMPORT_NPY] = {.import = import_npy, .sequences = true, .experts = true, .step = true},
+    [IMPORT_NPY] = {.import = import_npy,
+                    .sequences = true,
+                    .experts = true,
+                    .first_layer = true,
+                    .step = true},
     [IMPORT_BIGMOE_CSV] = {.import = import_bigmoe_csv},
+    [IMPORT_JSONL] = {.import = import_jsonl, .sequences = true, .experts = true, .step = true},
+    [IMPORT_COUNTS] = {.import = import_counts, .experts = true, .first_layer = true},
 };
 
 static Status refuse(const ImportOptions *options, const char *option)
@@ -31,7 +38,7 @@ static Status check_options(const ImportOptions *options, const Format *format)
         return refuse(options, "experts");
     if (options->expert_bytes != 0 && !format->experts)
         return refuse(options, "expert-bytes");
-    if (options->first_layer != 0 && !format->experts)
+    if (options->first_layer != 0 && !format->first_layer)
         return refuse(options, "first-layer");
     if (options->step_given && !format->step)
         return refuse(options, "step");

@@ -11,6 +11,8 @@
 typedef enum {
     IMPORT_NPY,        /* [token, layer, k] expert ids, as vLLM's users save them */
     IMPORT_BIGMOE_CSV, /* BigMoeOnEdge route trace, CSV v1 */
+    IMPORT_JSONL,      /* one line per (token, layer): traces/import_jsonl.h */
+    IMPORT_COUNTS,     /* how many tokens each expert got: traces/import_counts.h */
     IMPORT_FORMATS
 } ImportFormat;
 

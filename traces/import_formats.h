@@ -6,5 +6,7 @@
 
 Status import_npy(const ImportOptions *options, ImportReport *report);
 Status import_bigmoe_csv(const ImportOptions *options, ImportReport *report);
+Status import_jsonl(const ImportOptions *options, ImportReport *report);
+Status import_counts(const ImportOptions *options, ImportReport *report);
 
 #endif

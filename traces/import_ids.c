@@ -63,21 +63,33 @@ static int64_t scan(const Tensor *ids, size_t count, bool *negative)
     }
 }
 
-static int64_t id_at(const Tensor *ids, size_t i)
+static bool is_integer(Dtype dtype)
 {
-    const unsigned char *at = (const unsigned char *)ids->data + i * dtype_bytes(ids->dtype);
+    return dtype == DTYPE_U8 || dtype == DTYPE_I8 || dtype == DTYPE_U16 || dtype == DTYPE_I16 ||
+           dtype == DTYPE_U32 || dtype == DTYPE_I32 || dtype == DTYPE_U64 || dtype == DTYPE_I64;
+}
+
+bool import_integer_at(const Tensor *array, size_t i, int64_t *value)
+{
+    size_t width = dtype_bytes(array->dtype);
     uint64_t raw = 0;
-    memcpy(&raw, at, dtype_bytes(ids->dtype));
-    switch (ids->dtype) {
+    if (!is_integer(array->dtype))
+        return false;
+    memcpy(&raw, (const unsigned char *)array->data + i * width, width);
+    switch (array->dtype) {
     case DTYPE_I8:
-        return (int8_t)raw;
+        *value = (int8_t)raw;
+        break;
     case DTYPE_I16:
-        return (int16_t)raw;
+        *value = (int16_t)raw;
+        break;
     case DTYPE_I32:
-        return (int32_t)raw;
-    default:
-        return (int64_t)raw; /* a u64 above 2^63 shows as negative, and is refused all the same */
+        *value = (int32_t)raw;
+        break;
+    default: /* a u64 above 2^63 shows as negative, and is refused all the same */
+        *value = (int64_t)raw;
     }
+    return true;
 }
 
 /* Names the first id that is below -1 or not below EXPERTS. */
@@ -86,7 +98,8 @@ static Status name_bad_id(const char *file, const Tensor *ids, uint32_t experts,
     size_t top_k = (size_t)ids->shape[2];
     size_t per_token = (size_t)ids->shape[1] * top_k;
     for (size_t i = 0; i < count; i++) {
-        int64_t id = id_at(ids, i);
+        int64_t id = 0;
+        import_integer_at(ids, i, &id);
         if (id >= -1 && id < (int64_t)experts)
             continue;
         return fail(ERR_INPUT,
@@ -100,10 +113,7 @@ static Status check_shape(const char *file, const Tensor *ids)
 {
     static const uint64_t MOST[3] = {UINT32_MAX, TRACE_MAX_LAYERS, TRACE_MAX_TOP_K};
     static const char *const NAMES[3] = {"tokens", "layers", "top_k"};
-    bool integer = ids->dtype == DTYPE_U8 || ids->dtype == DTYPE_I8 || ids->dtype == DTYPE_U16 ||
-                   ids->dtype == DTYPE_I16 || ids->dtype == DTYPE_U32 || ids->dtype == DTYPE_I32 ||
-                   ids->dtype == DTYPE_U64 || ids->dtype == DTYPE_I64;
-    if (!integer)
+    if (!is_integer(ids->dtype))
         return fail(ERR_INPUT, "%s: dtype: %s, expert ids are integers", file,
                     dtype_name(ids->dtype));
     if (ids->rank != 3)

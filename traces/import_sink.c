@@ -19,12 +19,15 @@ struct ImportSink {
     StackSpan spans[2]; /* by Stack */
     char *temporary;
     ImportReport report;
+    uint32_t next_step;
     uint64_t progress_at; /* tokens at which to report next */
 };
 
 const char *const IMPORT_FORMAT_NAMES[IMPORT_FORMATS + 1] = {
     [IMPORT_NPY] = "npy",
     [IMPORT_BIGMOE_CSV] = "bigmoe-csv",
+    [IMPORT_JSONL] = "jsonl",
+    [IMPORT_COUNTS] = "counts",
 };
 
 static Status add_notes(cJSON *root, const ImportOptions *options, const cJSON *notes)
@@ -120,6 +123,11 @@ Status import_sink_open(const ImportOptions *options, const TraceLayer *layers, 
     return OK;
 }
 
+void import_sink_number(ImportSink *sink, uint32_t step)
+{
+    sink->next_step = step;
+}
+
 Status import_sink_request(ImportSink *sink, const TraceRequest *request)
 {
     sink->report.requests++;
@@ -151,14 +159,14 @@ Status import_sink_step(ImportSink *sink, TraceStep *step, const ResidencyRecord
     size_t ids = (size_t)step->tokens * sink->spans[step->stack].top_k;
     if (options->stop != NULL && *options->stop != 0)
         return fail(ERR_INTERRUPTED, "%s: interrupted", options->path);
-    if (sink->report.steps == UINT32_MAX)
+    if (sink->next_step == UINT32_MAX)
         return fail(ERR_INPUT, "%s: more than %u steps", options->path, UINT32_MAX);
     if (ids > 500000000)
         return fail(ERR_INPUT,
                     "%s: step %llu: %zu expert ids in one step, at most 500000000 fit: choose "
                     "smaller steps",
-                    options->path, (unsigned long long)sink->report.steps, ids);
-    step->step = (uint32_t)sink->report.steps;
+                    options->path, (unsigned long long)sink->next_step, ids);
+    step->step = sink->next_step++;
     TRY(recorder_step(sink->recorder, step, residency, n_residency, NULL, 0));
     sink->report.steps++;
     sink->report.tokens += step->tokens;

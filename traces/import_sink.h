@@ -14,6 +14,8 @@ Status import_sink_open(const ImportOptions *options, const TraceLayer *layers, 
                         const char *model, const cJSON *notes, size_t step_bytes,
                         ImportSink **sink);
 Status import_sink_request(ImportSink *sink, const TraceRequest *request);
+/* The next step gets the number STEP, above those before; later ones count on from it. */
+void import_sink_number(ImportSink *sink, uint32_t step);
 /* Numbers the step itself. RESIDENCY[n_residency] may be empty. Fails with ERR_INTERRUPTED once
  * OPTIONS->stop is set. */
 Status import_sink_step(ImportSink *sink, TraceStep *step, const ResidencyRecord *residency,

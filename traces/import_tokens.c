@@ -144,13 +144,14 @@ static Status write_steps(const ImportOptions *options, Builder *builder)
     return OK;
 }
 
-static void fill_layers(const ImportOptions *options, const Tensor *ids, uint32_t experts,
+static void fill_layers(const ImportOptions *options, const ImportTokens *tokens, uint32_t experts,
                         TraceLayer *layers)
 {
-    for (uint32_t i = 0; i < ids->shape[1]; i++) {
-        layers[i] = (TraceLayer){.layer = options->first_layer + i,
+    for (uint32_t i = 0; i < tokens->ids.shape[1]; i++) {
+        layers[i] = (TraceLayer){.layer = tokens->layers != NULL ? tokens->layers[i]
+                                                                 : options->first_layer + i,
                                  .experts = experts,
-                                 .top_k = (uint32_t)ids->shape[2],
+                                 .top_k = (uint32_t)tokens->ids.shape[2],
                                  .expert_bytes = options->expert_bytes};
         snprintf(layers[i].name, sizeof layers[i].name, "layer %u", layers[i].layer);
     }
@@ -170,11 +171,10 @@ static Status add_notes(const ImportOptions *options, cJSON *notes)
 static Status open_sink(const ImportOptions *options, const char *model, const cJSON *notes,
                         uint32_t experts, uint64_t step_tokens, Builder *builder)
 {
-    const Tensor *ids = &builder->from->ids;
-    uint32_t n_layers = (uint32_t)ids->shape[1];
+    uint32_t n_layers = (uint32_t)builder->from->ids.shape[1];
     TraceLayer *layers;
     TRY(mem_new(&layers, n_layers, sizeof *layers, "import"));
-    fill_layers(options, ids, experts, layers);
+    fill_layers(options, builder->from, experts, layers);
     size_t ids_bytes = builder->layers * builder->top_k *
                        (sizeof *builder->ids + (builder->from->weights != NULL ? 4 : 0));
     Status status =
@@ -182,6 +182,15 @@ static Status open_sink(const ImportOptions *options, const char *model, const c
                          step_tokens * (ids_bytes + 2 * sizeof(uint32_t)), &builder->sink);
     mem_free(layers);
     return status;
+}
+
+Status import_tokens_sequences(const ImportOptions *options, ImportTokens *tokens, cJSON *notes)
+{
+    if (options->sequences == NULL)
+        return import_sequences_one(tokens->ids.shape[0], &tokens->sequences);
+    TRY(json_add_text(notes, "sequences", options->sequences));
+    return import_sequences_read(options->sequences, options->label, tokens->ids.shape[0],
+                                 &tokens->sequences);
 }
 
 Status import_tokens_write(const ImportOptions *options, const ImportTokens *tokens,

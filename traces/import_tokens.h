@@ -10,7 +10,8 @@
 typedef struct {
     /* [tokens][layers][top_k], DTYPE_U8 to DTYPE_I64; -1 in a signed type: routed nowhere */
     Tensor ids;
-    const float *weights; /* same shape, or NULL */
+    const float *weights;   /* same shape, or NULL */
+    const uint32_t *layers; /* the model's layer numbers, or NULL: they count from first_layer */
     ImportSequences sequences;
 } ImportTokens;
 
@@ -20,8 +21,15 @@ typedef struct {
  */
 Status import_ids_check(const char *file, const Tensor *ids, uint32_t experts, uint32_t *largest);
 
+/* Element I of an array of integers; false when it holds something else. */
+bool import_integer_at(const Tensor *array, size_t i, int64_t *value);
+
 /* Widens COUNT ids from element FIRST on. They must have been checked. */
 void import_ids_read(const Tensor *ids, size_t first, size_t count, uint16_t *experts);
+
+/* Fills TOKENS->sequences from the CSV of OPTIONS, or with the one sequence there is without it;
+ * TOKENS->ids must be there. Freed with import_sequences_free(), also after a failure. */
+Status import_tokens_sequences(const ImportOptions *options, ImportTokens *tokens, cJSON *notes);
 
 /* Checks the ids of TOKENS and writes the whole trace that OPTIONS asks for. NOTES, an object, gets
  * what is worth knowing of it. */

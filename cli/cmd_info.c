@@ -55,19 +55,6 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     return options_parse(&table, argc, argv);
 }
 
-static Status count_rank_rows(TraceReader *reader, uint32_t step, Summary *summary)
-{
-    const ResidencyRecord *residency;
-    const TimingRecord *timing;
-    size_t count = 0;
-    TRY(trace_reader_residency(reader, step, 0, &residency, &count));
-    summary->residency_events += count;
-    count = 0;
-    TRY(trace_reader_timing(reader, step, 0, &timing, &count));
-    summary->timing_ops += count;
-    return OK;
-}
-
 static void count_step(const TraceStep *step, Summary *summary)
 {
     summary->total_steps++;
@@ -90,7 +77,6 @@ static Status count_steps(TraceReader *reader, Summary *summary)
         if (status != OK)
             break;
         count_step(&step, summary);
-        status = count_rank_rows(reader, step.step, summary);
         progress_update(&progress, summary->total_steps);
     }
     progress_end(&progress);
@@ -104,7 +90,8 @@ static Status summarize(TraceReader *reader, const char *path, Summary *summary)
                          .complete = trace_reader_complete(reader)};
     if (stat(path, &info) == 0)
         summary->file_bytes = (uint64_t)info.st_size;
-    return count_steps(reader, summary);
+    TRY(count_steps(reader, summary));
+    return trace_reader_count_records(reader, &summary->residency_events, &summary->timing_ops);
 }
 
 static double bytes_per_token(const Summary *summary)

@@ -95,8 +95,13 @@ static const RecordTable TIMING = {
     .orphan = "SELECT step FROM timing WHERE step NOT IN (SELECT step FROM step) LIMIT 1",
 };
 
+typedef struct {
+    uint64_t rows;
+    uint64_t records;
+} RecordCount;
+
 static Status check_record_rows(TraceReader *reader, const RecordTable *table, Row *row,
-                                uint64_t *rows)
+                                RecordCount *found)
 {
     for (;;) {
         Status status = store_step(row->store, row->statement);
@@ -108,7 +113,8 @@ static Status check_record_rows(TraceReader *reader, const RecordTable *table, R
         size_t count;
         TRY(table == &RESIDENCY ? reader_take_residency(reader, row, &events, &count)
                                 : reader_take_timing(reader, row, &ops, &count));
-        ++*rows;
+        found->rows++;
+        found->records += count;
     }
 }
 
@@ -125,24 +131,41 @@ static Status check_orphans(const Store *store, const RecordTable *table)
 }
 
 static Status check_records(TraceReader *reader, const RecordTable *table, uint64_t expected,
-                            uint64_t *rows)
+                            RecordCount *found)
 {
+    *found = (RecordCount){0};
+
     Row row = {.store = &reader->store, .subject = "step", .table = table->name};
     TRY(store_prepare(row.store, table->rows, &row.statement));
-    Status status = check_record_rows(reader, table, &row, rows);
+    Status status = check_record_rows(reader, table, &row, found);
     sqlite3_finalize(row.statement);
     TRY(status);
     TRY(check_orphans(row.store, table));
-    return check_count(reader, table->name, *rows, expected);
+    return check_count(reader, table->name, found->rows, expected);
+}
+
+Status trace_reader_count_records(TraceReader *reader, uint64_t *residency, uint64_t *timing)
+{
+    const Digest *digest = &reader->head.digest;
+    RecordCount events;
+    RecordCount ops;
+    TRY(check_records(reader, &RESIDENCY, digest->residency_rows, &events));
+    TRY(check_records(reader, &TIMING, digest->timing_rows, &ops));
+    *residency = events.records;
+    *timing = ops.records;
+    return OK;
 }
 
 static Status check_all(TraceReader *reader, const CheckProgress *progress, TraceCheck *found)
 {
     TRY(check_steps(reader, progress, found));
     TRY(check_requests(reader, found));
-    TRY(check_records(reader, &RESIDENCY, reader->head.digest.residency_rows,
-                      &found->residency_rows));
-    TRY(check_records(reader, &TIMING, reader->head.digest.timing_rows, &found->timing_rows));
+    RecordCount events;
+    RecordCount ops;
+    TRY(check_records(reader, &RESIDENCY, reader->head.digest.residency_rows, &events));
+    TRY(check_records(reader, &TIMING, reader->head.digest.timing_rows, &ops));
+    found->residency_rows = events.rows;
+    found->timing_rows = ops.rows;
     if (progress->call != NULL)
         progress->call(progress->argument, found->steps, reader->steps);
     return OK;

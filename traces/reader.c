@@ -39,6 +39,10 @@ static Status open_tables(TraceReader *reader)
     TRY(active_set_new(&reader->active, layers_max_experts(head->layers, head->n_layers)));
     TRY(count_rows(store, "SELECT count(*) FROM step", &reader->steps));
     TRY(count_rows(store, "SELECT count(*) FROM request", &reader->requests));
+    if (head->digest.present && reader->requests != head->digest.request_rows)
+        return fail(ERR_CORRUPT, "%s: request: %llu rows, the digest says %llu", store->path,
+                    (unsigned long long)reader->requests,
+                    (unsigned long long)head->digest.request_rows);
     TRY(store_prepare(store, STEP_SQL, &reader->step_rows));
     TRY(store_prepare(store, ROUTING_SQL, &reader->routing_rows));
     TRY(store_prepare(store, REQUEST_SQL, &reader->request_rows));

@@ -59,6 +59,10 @@ Status trace_reader_residency(TraceReader *reader, uint32_t step, uint32_t rank,
 Status trace_reader_timing(TraceReader *reader, uint32_t step, uint32_t rank,
                            const TimingRecord **records, size_t *count);
 
+/* Reads and checks every row of residency and timing, of all ranks: *RESIDENCY and *TIMING records.
+ * In a damaged table a row may not be found by its key; here it is. */
+Status trace_reader_count_records(TraceReader *reader, uint64_t *residency, uint64_t *timing);
+
 /* What a full check found. */
 typedef struct {
     uint64_t steps;

@@ -4,12 +4,15 @@ VARIANT  ?= rel
 BUILD    := build/$(VARIANT)
 CC       ?= gcc
 PREFIX   ?= /usr/local
-PKG      := sqlite3 libcjson openblas
+PKG      := sqlite3 libcjson openblas libpcre2-8 libutf8proc
 Q        := $(if $(V),,@)
 
 # CUDA, NCCL and MPI are looked for; what is not there is left out, and the last line of `make` says so.
 NVCC     ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
 MPICC    ?= $(shell command -v mpicc)
+# SentencePiece models need libsentencepiece and a C++ compiler.
+CXX      := $(if $(findstring clang,$(CC)),clang++,g++)
+HAVE_SENTENCEPIECE := $(shell pkg-config --exists sentencepiece 2>/dev/null && command -v $(CXX))
 
 CFLAGS_rel  := -O3 -g
 CFLAGS_asan := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -18,11 +21,16 @@ CFLAGS_fuzz := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -DFUZZING
 CPPFLAGS += -I. -I$(BUILD)/gen -D_POSIX_C_SOURCE=200809L -DMOEBIUS_VERSION='"$(shell cat VERSION)"'
 CFLAGS   += -std=c17 -Wall -Wextra -Wpedantic -Werror $(CFLAGS_$(VARIANT))
 CFLAGS   += $(shell pkg-config --cflags $(PKG) 2>/dev/null)
+CXXFLAGS += -std=c++17 -Wall -Wextra -Werror $(CFLAGS_$(VARIANT))
 LDLIBS   += $(shell pkg-config --libs $(PKG) 2>/dev/null) -lm -lpthread
 
-MODULES  := base traces policies sim exec exec/cpu analysis cli
+MODULES  := base traces policies sim exec exec/cpu exec/text analysis cli
 SOURCES  := $(filter-out cli/main.c,$(wildcard $(MODULES:%=%/*.c)))
-OBJECTS  := $(SOURCES:%.c=$(BUILD)/%.o)
+ifneq ($(HAVE_SENTENCEPIECE),)
+SOURCES  := $(filter-out exec/text/sentencepiece_absent.c,$(SOURCES)) exec/text/sentencepiece.cc
+LDLIBS   += -lsentencepiece -lstdc++
+endif
+OBJECTS  := $(addprefix $(BUILD)/,$(addsuffix .o,$(basename $(SOURCES))))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 SUPPORT  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/test_% tests/fuzz_%,$(wildcard tests/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/fuzz/tests/%,$(wildcard tests/fuzz_*.c))
@@ -34,7 +42,7 @@ PROGRAM  := $(BUILD)/moebius
 
 all: $(PROGRAM) ## build the program (build/rel/moebius)
 	@ln -sf rel/moebius build/moebius
-	@echo "built $(PROGRAM); left out: CUDA, NCCL and MPI (this version runs on the CPU)"
+	@echo "built $(PROGRAM); left out: CUDA, NCCL and MPI$(if $(HAVE_SENTENCEPIECE),,, SentencePiece) (this version runs on the CPU)"
 
 # A missing package stops the build with the command that mends it.
 $(BUILD)/.packages:
@@ -52,6 +60,11 @@ $(BUILD)/%.o: %.c $(BUILD)/.packages $(BUILD)/gen/schema_sql.h
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC   $<")
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
+$(BUILD)/%.o: %.cc $(BUILD)/.packages
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CXX  $<")
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c $< -o $@
 
 $(BUILD)/libmoebius.a: $(OBJECTS)
 	$(Q)rm -f $@ && ar rcs $@ $^

@@ -2,7 +2,8 @@
 # Installs what building and testing need on Debian 12. Root, or sudo. OpenBLAS in its pthread build:
 # the serial one gives wrong numbers when several threads call it.
 set -eu
-packages="gcc make pkg-config libsqlite3-dev libcjson-dev libopenblas-pthread-dev libcmocka-dev"
+packages="gcc make pkg-config libsqlite3-dev libcjson-dev libopenblas-pthread-dev libcmocka-dev
+libpcre2-dev libutf8proc-dev libsentencepiece-dev g++"
 sudo=
 [ "$(id -u)" = 0 ] || sudo=sudo
 export DEBIAN_FRONTEND=noninteractive

@@ -15,6 +15,7 @@ typedef struct {
 Status command_record(int argc, char **argv);
 Status command_forward(int argc, char **argv);
 Status command_import(int argc, char **argv);
+Status command_tokenize(int argc, char **argv);
 Status command_info(int argc, char **argv);
 Status command_check(int argc, char **argv);
 Status command_simulate(int argc, char **argv);

@@ -117,8 +117,7 @@ static Status make_words(Bpe *bpe)
         Status status;
         size_t from = pool.bytes;
         if (bpe->vocabulary.pieces[id].bytes == 0 ||
-            !byte_alphabet_append_bytes(&bpe->alphabet, bpe->vocabulary.pieces[id], &pool,
-                                        &status))
+            !byte_alphabet_append_bytes(&bpe->alphabet, bpe->vocabulary.pieces[id], &pool, &status))
             continue;
         Span word = bytes_span(&pool, from);
         string_table_put(&bpe->words, word, id);
@@ -216,9 +215,8 @@ static void cut_bytes(Bpe *bpe, Span word, bool *pending)
         if (id != NO_PIECE)
             add_known(bpe, id, pending);
         else
-            add_missing(
-                bpe,
-                (Span){text, utf8_write(bpe->alphabet.code_point[word.data[i]], text)}, pending);
+            add_missing(bpe, (Span){text, utf8_write(bpe->alphabet.code_point[word.data[i]], text)},
+                        pending);
     }
 }
 

@@ -42,7 +42,7 @@ Status byte_alphabet_append_characters(const ByteAlphabet *alphabet, Span text,
 {
     TRY(bytes_reserve(characters, 2 * text.bytes));
     for (size_t i = 0; i < text.bytes; i++)
-        characters->bytes += utf8_write(alphabet->code_point[text.data[i]],
-                                        characters->data + characters->bytes);
+        characters->bytes +=
+            utf8_write(alphabet->code_point[text.data[i]], characters->data + characters->bytes);
     return OK;
 }

@@ -52,8 +52,8 @@ static Status read_scheme(const JsonAt *at, MetaspaceOptions *options)
 
 Status component_metaspace(const JsonAt *at, MetaspaceOptions *options)
 {
-    static const char *const KEYS[] = {"type",  "replacement", "add_prefix_space", "prepend_scheme",
-                                       "split", "str_rep",     NULL};
+    static const char *const KEYS[] = {
+        "type", "replacement", "add_prefix_space", "prepend_scheme", "split", "str_rep", NULL};
     Span spelled;
     options->split = true;
     TRY(json_only_keys(at, KEYS));

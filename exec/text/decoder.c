@@ -108,8 +108,7 @@ static Status load_metaspace(const JsonAt *at, DecodeStep *step)
     TRY(component_metaspace(at, &options));
     step->drop_first = options.scheme != PREFIX_NEVER;
     TRY(bytes_append(&step->content, " ", 1));
-    return bytes_append(&step->finder.literal, options.replacement.data,
-                        options.replacement.bytes);
+    return bytes_append(&step->finder.literal, options.replacement.data, options.replacement.bytes);
 }
 
 /* The flags are those of the pre-tokenizer of the same name and change nothing here. */
@@ -284,9 +283,8 @@ static Span strip(const DecodeStep *step, Span text)
         text.data += mark.bytes;
         text.bytes -= mark.bytes;
     }
-    for (uint32_t i = 0;
-         i < step->stop && text.bytes >= mark.bytes &&
-         memcmp(text.data + text.bytes - mark.bytes, mark.data, mark.bytes) == 0;
+    for (uint32_t i = 0; i < step->stop && text.bytes >= mark.bytes &&
+                         memcmp(text.data + text.bytes - mark.bytes, mark.data, mark.bytes) == 0;
          i++)
         text.bytes -= mark.bytes;
     return text;

@@ -23,7 +23,8 @@ Span text_list_at(const TextList *list, size_t index);
 
 typedef struct Decoder Decoder;
 
-/* AT may be null: then pieces are joined by spaces. Fails with ERR_INPUT for what is not supported. */
+/* AT may be null: then pieces are joined by spaces. Fails with ERR_INPUT for what is not supported.
+ */
 Status decoder_load(const JsonAt *at, Decoder **decoder);
 void decoder_free(Decoder *decoder);
 /* Appends the text of PIECES, which it changes. A byte-level decoder gives the very bytes, which

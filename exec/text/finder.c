@@ -115,8 +115,8 @@ Status segments_next(Segments *segments, Segment *segment)
         segments->at = segments->held_start;
         return OK;
     }
-    *segment = (Segment){
-        .start = segments->held_start, .end = segments->held_end, .is_match = true};
+    *segment =
+        (Segment){.start = segments->held_start, .end = segments->held_end, .is_match = true};
     segments->at = segments->held_end;
     segments->held = false;
     return OK;

@@ -5,9 +5,9 @@
 #include "exec/text/pattern.h"
 
 typedef struct {
-    Pattern *pattern;                /* or */
-    bool (*is_member)(uint32_t);     /* each character by itself; or */
-    ByteBuffer literal;              /* not empty */
+    Pattern *pattern;            /* or */
+    bool (*is_member)(uint32_t); /* each character by itself; or */
+    ByteBuffer literal;          /* not empty */
 } Finder;
 
 /* AT is the object {"String": ...} or {"Regex": ...}. */

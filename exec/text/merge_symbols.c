@@ -135,8 +135,7 @@ static Status merge_long(const MergeTable *table, Symbol *symbols, size_t *count
     return OK;
 }
 
-Status merge_symbols(const MergeTable *table, Symbol *symbols, size_t *count,
-                     MergeScratch *scratch)
+Status merge_symbols(const MergeTable *table, Symbol *symbols, size_t *count, MergeScratch *scratch)
 {
     size_t n = *count;
     if (n < 2)

@@ -113,8 +113,8 @@ static Status load_sequence(const JsonAt *at, Normalizer *normalizer)
 
 static Status load_into(const JsonAt *at, Normalizer *normalizer)
 {
-    static const char *const TYPES[] = {"NFC",       "NFD",          "NFKC",    "NFKD",
-                                        "Lowercase", "StripAccents", "Prepend", "Replace",
+    static const char *const TYPES[] = {"NFC",       "NFD",          "NFKC",     "NFKD",
+                                        "Lowercase", "StripAccents", "Prepend",  "Replace",
                                         "Strip",     "Precompiled",  "Sequence", NULL};
     int type = 0;
     TRY(component_type(at, TYPES, &type));

@@ -44,9 +44,8 @@ static Status compile(const JsonAt *at, Span regex, Pattern *pattern)
     pcre2_compile_context *context = pcre2_compile_context_create(pattern->memory);
     if (context == NULL)
         return fail_memory(at->file, 0);
-    pattern->code =
-        pcre2_compile(regex.data, regex.bytes, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &problem,
-                      &place, context);
+    pattern->code = pcre2_compile(regex.data, regex.bytes, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE,
+                                  &problem, &place, context);
     pcre2_compile_context_free(context);
     if (pattern->code != NULL)
         return OK;
@@ -109,8 +108,8 @@ Status pattern_find(Pattern *pattern, Span text, size_t from, bool *found, size_
                     size_t *end)
 {
     int count = pattern->stack != NULL
-                    ? pcre2_jit_match(pattern->code, text.data, text.bytes, from, 0,
-                                      pattern->match, pattern->context)
+                    ? pcre2_jit_match(pattern->code, text.data, text.bytes, from, 0, pattern->match,
+                                      pattern->context)
                     : pcre2_match(pattern->code, text.data, text.bytes, from, PCRE2_NO_UTF_CHECK,
                                   pattern->match, pattern->context);
     *found = count >= 0;

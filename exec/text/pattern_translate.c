@@ -124,7 +124,8 @@ static Status check_options(const Translation *work)
  * a +, which would be possessive here and is a second repeat there. */
 static Status check_interval(const Translation *work, const char *open)
 {
-    bool interval = open != NULL && strspn(open + 1, "0123456789,") == (size_t)(work->next - open) - 2;
+    bool interval =
+        open != NULL && strspn(open + 1, "0123456789,") == (size_t)(work->next - open) - 2;
     if (interval && *work->next == '+')
         return json_fail(work->at, "a + after an interval {n,m} is not supported");
     return OK;

@@ -7,15 +7,16 @@
 #include "exec/text/utf8.h"
 
 /* Radford et al. 2019 (GPT-2), encoder.py */
-static const char GPT2_PATTERN[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
-                                   "|\\s+(?!\\S)|\\s+";
+static const char GPT2_PATTERN[] =
+    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+"
+    "|\\s+(?!\\S)|\\s+";
 
 /* Words and runs of other signs, in the sense of unicode_is_word(). */
 #define RUST_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200C}\\x{200D}"
 static const char WHITESPACE_PATTERN[] = "[" RUST_WORD "]+|[^" RUST_WORD "\\s]+";
 
-static const char *const BEHAVIORS[] = {
-    "Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous", NULL};
+static const char *const BEHAVIORS[] = {"Removed",        "Isolated",   "MergedWithPrevious",
+                                        "MergedWithNext", "Contiguous", NULL};
 
 typedef Status (*LoadStage)(const JsonAt *at, PreTokenizer *pretokenizer, Stage *stage);
 
@@ -145,9 +146,9 @@ static Status load_sequence(const JsonAt *at, PreTokenizer *pretokenizer)
 /* Adds the stages of AT to PRETOKENIZER. */
 static Status load_into(const JsonAt *at, PreTokenizer *pretokenizer)
 {
-    static const char *const TYPES[] = {"ByteLevel",  "Split",           "Digits",    "Punctuation",
-                                        "Whitespace", "WhitespaceSplit", "Metaspace", "Sequence",
-                                        NULL};
+    static const char *const TYPES[] = {"ByteLevel",   "Split",      "Digits",
+                                        "Punctuation", "Whitespace", "WhitespaceSplit",
+                                        "Metaspace",   "Sequence",   NULL};
     static const LoadStage LOADERS[] = {load_byte_level,  load_split,      load_digits,
                                         load_punctuation, load_whitespace, load_whitespace_split,
                                         load_metaspace};

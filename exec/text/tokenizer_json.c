@@ -63,8 +63,7 @@ static Status load_added(const JsonAt *root, JsonTokenizer *tokenizer)
     cJSON empty = {.type = cJSON_Array};
     if (json_is_null(&added))
         added.node = &empty;
-    TRY(added_tokens_load(&added, tokenizer->vocabulary, tokenizer->normalizer,
-                          &tokenizer->added));
+    TRY(added_tokens_load(&added, tokenizer->vocabulary, tokenizer->normalizer, &tokenizer->added));
     tokenizer->n_ids = tokenizer->vocabulary->n_ids;
     if (tokenizer->added.n_ids > tokenizer->n_ids)
         tokenizer->n_ids = tokenizer->added.n_ids;
@@ -73,10 +72,9 @@ static Status load_added(const JsonAt *root, JsonTokenizer *tokenizer)
 
 static Status load(const JsonAt *root, JsonTokenizer *tokenizer)
 {
-    static const char *const KEYS[] = {"version",       "truncation",     "padding",
-                                       "added_tokens",  "normalizer",     "pre_tokenizer",
-                                       "post_processor", "decoder",       "model",
-                                       NULL};
+    static const char *const KEYS[] = {
+        "version",       "truncation",     "padding", "added_tokens", "normalizer",
+        "pre_tokenizer", "post_processor", "decoder", "model",        NULL};
     static const char *const VERSIONS[] = {"1.0", NULL};
     int version = 0;
     TRY(json_only_keys(root, KEYS));

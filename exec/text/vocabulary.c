@@ -19,8 +19,7 @@ static Status highest_id(const JsonAt *at, uint32_t *n_ids)
     for (const cJSON *node = at->node->child; node != NULL; node = node->next) {
         JsonAt piece = {.node = node, .file = at->file};
         uint32_t id = 0;
-        if (!cJSON_IsNumber(node) || node->valuedouble < 0 ||
-            node->valuedouble >= VOCABULARY_MAX ||
+        if (!cJSON_IsNumber(node) || node->valuedouble < 0 || node->valuedouble >= VOCABULARY_MAX ||
             node->valuedouble != (double)(uint32_t)node->valuedouble) {
             json_find(at, node->string, &piece);
             TRY(json_u32(&piece, 0, VOCABULARY_MAX - 1, &id));

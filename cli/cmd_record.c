@@ -220,8 +220,8 @@ static Status notes_text(const Recording *recording, char **text)
     if (notes == NULL)
         return fail_memory("notes", 0);
     Status status = fill_notes(notes, recording);
-    if (status == OK && (*text = cJSON_PrintUnformatted(notes)) == NULL)
-        status = fail_memory("notes", 0);
+    if (status == OK)
+        status = json_print(notes, false, text);
     cJSON_Delete(notes);
     return status;
 }

@@ -427,14 +427,16 @@ static Status print_validation(const Validation *validation)
 {
     char *text;
     char tokens[NUMBER_BYTES];
-    printf("%s: %" PRIu64 " steps, %s tokens, routing %s, on %s\n\n", validation->arguments->trace,
-           validation->totals.steps, number_text(validation->totals.tokens, tokens),
-           validation->forced ? "forced" : "by the router", executor_device(validation->executor));
-    TRY(print_counts(validation));
     TRY(compare_text(&validation->report, &text));
-    printf("\n%s", text);
+    Status status = print_counts(validation);
+    if (status == OK)
+        printf("\n%s: %" PRIu64 " steps, %s tokens, routing %s, on %s\n\n%s",
+               validation->arguments->trace, validation->totals.steps,
+               number_text(validation->totals.tokens, tokens),
+               validation->forced ? "forced" : "by the router",
+               executor_device(validation->executor), text);
     mem_free(text);
-    return OK;
+    return status;
 }
 
 static void remove_recording(const Validation *validation)

@@ -1,0 +1,250 @@
+/* `moebius validate`: on a recorded trace simulator and executor say the same of every expert, for
+ * every policy, order, scope and size; and what it refuses. */
+#include "tests/cli_run.h"
+
+#include <inttypes.h>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "policies/buffer.h"
+#include "tests/checkpoint_maker.h"
+#include "traces/reader.h"
+#include "traces/recorder.h"
+
+static char model[256];
+static char trace[256];
+static char forced[300]; /* "trace:FILE" of the trace */
+static CliRun run;
+
+#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
+
+static void assert_done(void)
+{
+    if (run.code != 0 || run.err[0] != '\0')
+        fail_msg("exit %d: %s", run.code, run.err);
+}
+
+static void assert_refused(const char *wanted)
+{
+    if (run.code != 2 || !cli_said_one_line(&run) || strstr(run.err, wanted) == NULL ||
+        run.out[0] != '\0')
+        fail_msg("wanted exit 2 and \"%s\", got exit %d, \"%s\"", wanted, run.code, run.err);
+}
+
+static int make_files(void **state)
+{
+    (void)state;
+    const CheckpointSpec spec = {.seed = 21, .max_positions = 64};
+    char tokens[256];
+    snprintf(model, sizeof model, "%s", scratch_path("model"));
+    snprintf(trace, sizeof trace, "%s", scratch_path("trace.db"));
+    snprintf(tokens, sizeof tokens, "%s", scratch_path("tokens.jsonl"));
+    snprintf(forced, sizeof forced, "trace:%s", trace);
+    make_checkpoint(model, &spec);
+    FILE *file = fopen(tokens, "w");
+    assert_non_null(file);
+    uint64_t random = 4;
+    for (uint32_t r = 0; r < 14; r++) {
+        fprintf(file, "{\"tokens\": [%u", random_below(&random, 96));
+        for (uint32_t i = random_below(&random, 20); i > 0; i--)
+            fprintf(file, ", %u", random_below(&random, 96));
+        fprintf(file, "]}\n");
+    }
+    assert_int_equal(fclose(file), 0);
+    RUN("record", "--model", model, "--tokens", tokens, "--out", trace, "--batch", "3",
+        "--generate", "20", "--ignore-eos", "--set", "batching.max_tokens=16");
+    assert_done();
+    return 0;
+}
+
+static double number_at(const cJSON *json, const char *object, const char *key)
+{
+    const cJSON *parent = cJSON_GetObjectItemCaseSensitive(json, object);
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(parent, key);
+    if (!cJSON_IsNumber(item))
+        fail_msg("no number %s.%s in %s", object, key, run.out);
+    return item->valuedouble;
+}
+
+static cJSON *parse_output(void)
+{
+    cJSON *json = NULL;
+    assert_done();
+    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
+    return json;
+}
+
+static void validate_one(const char *evict, const char *order, const char *scope, uint32_t slots,
+                         bool from_trace)
+{
+    char sets[4][64];
+    snprintf(sets[0], sizeof sets[0], "buffer.evict=%s", evict);
+    snprintf(sets[1], sizeof sets[1], "buffer.order=%s", order);
+    snprintf(sets[2], sizeof sets[2], "buffer.scope=%s", scope);
+    snprintf(sets[3], sizeof sets[3], "buffer.slots=%" PRIu32, slots);
+    RUN("validate", "--trace", trace, "--set", sets[0], "--set", sets[1], "--set", sets[2], "--set",
+        sets[3], "--routing", from_trace ? forced : "gate", "--threads", "1", "--json");
+    cJSON *json = parse_output();
+    double lookups = number_at(json, "measured", "lookups");
+    assert_true(lookups > 500);
+    assert_true(number_at(json, "events", "compared") ==
+                lookups + number_at(json, "measured", "evictions"));
+    /* The routing did not change either, so the prediction from the trace held. */
+    assert_true(number_at(json, "predicted", "misses") == number_at(json, "measured", "misses"));
+    assert_true(number_at(json, "predicted", "bytes_loaded") ==
+                number_at(json, "measured", "bytes_loaded"));
+    assert_true(number_at(json, "predicted", "evictions") ==
+                number_at(json, "measured", "evictions"));
+    cJSON_Delete(json);
+}
+
+static void every_policy_order_scope_and_size_agrees_event_by_event(void **state)
+{
+    (void)state;
+    static const char *const ORDERS[] = {"serial", "batch"};
+    static const char *const SCOPES[] = {"layer", "device"};
+    static const uint32_t SLOTS[] = {1, 2, 3, 5, 8, 13};
+    uint32_t policies = 0;
+    for (const char *const *evict = eviction_names(); *evict != NULL; evict++, policies++)
+        for (int kind = 0; kind < 4; kind++)
+            for (size_t i = 0; i < sizeof SLOTS / sizeof SLOTS[0]; i++) {
+                bool future = eviction_needs_future(*evict);
+                const char *order = ORDERS[kind / 2];
+                const char *scope = SCOPES[kind % 2];
+                validate_one(*evict, order, scope, SLOTS[i], true);
+                if (!future && i == 2)
+                    validate_one(*evict, order, scope, SLOTS[i], false);
+            }
+    assert_true(policies >= 9);
+}
+
+static void without_a_buffer_everything_hits(void **state)
+{
+    (void)state;
+    RUN("validate", "--trace", trace, "--json");
+    cJSON *json = parse_output();
+    assert_true(number_at(json, "measured", "misses") == 0);
+    assert_true(number_at(json, "events", "compared") == number_at(json, "measured", "lookups"));
+    cJSON_Delete(json);
+}
+
+static void static_gating_agrees_too(void **state)
+{
+    (void)state;
+    static const char *const DISPATCH[] = {"gating.dispatch=mask", "gating.dispatch=padded"};
+    for (size_t i = 0; i < 2; i++) {
+        RUN("validate", "--trace", trace, "--set", "gating.mode=static", "--set",
+            "gating.capacity_factor=0.3", "--set", DISPATCH[i], "--set", "buffer.slots=3", "--set",
+            "buffer.evict=belady", "--routing", forced, "--json");
+        cJSON *json = parse_output();
+        /* Dropped assignments leave experts without a token. */
+        assert_true(number_at(json, "measured", "lookups") <
+                    number_at(json, "predicted", "lookups") + 1);
+        cJSON_Delete(json);
+    }
+}
+
+static void a_policy_that_needs_the_future_is_refused_without_forced_routing(void **state)
+{
+    (void)state;
+    RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--set", "buffer.evict=belady");
+    assert_refused("belady needs the future");
+}
+
+/* Copies the trace without token ids. */
+static void copy_without_tokens(const char *to)
+{
+    TraceReader *reader;
+    Recorder *recorder;
+    TraceStep step;
+    uint32_t n_layers;
+    assert_ok(trace_reader_open(trace, &reader));
+    const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
+    unlink(to);
+    assert_ok(recorder_open(to, &(TraceRun){.tool = "test", .source = "test", .model = "elsewhere"},
+                            layers, n_layers, NULL, &recorder));
+    while (trace_reader_next_step(reader, &step) == OK) {
+        step.token = NULL;
+        assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
+    }
+    assert_ok(recorder_close(recorder));
+    trace_reader_close(reader);
+}
+
+static void a_trace_without_tokens_runs_with_its_own_routing(void **state)
+{
+    (void)state;
+    char bare[256];
+    snprintf(bare, sizeof bare, "%s", scratch_path("bare.db"));
+    copy_without_tokens(bare);
+    RUN("validate", "--trace", bare, "--set", "buffer.slots=3", "--model", model, "--json");
+    cJSON *json = parse_output();
+    assert_string_equal(cJSON_GetObjectItemCaseSensitive(json, "routing")->valuestring, "forced");
+    cJSON_Delete(json);
+    RUN("validate", "--trace", bare, "--routing", "gate", "--model", model);
+    assert_refused("its id is not in the trace");
+    RUN("validate", "--trace", bare);
+    assert_refused("its model \"elsewhere\" is not here");
+}
+
+static void the_run_is_kept_only_when_asked_for(void **state)
+{
+    (void)state;
+    char out[256];
+    snprintf(out, sizeof out, "%s", scratch_path("kept.db"));
+    RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--out", out);
+    assert_done();
+    assert_non_null(strstr(run.out, "simulator and executor agree on all"));
+    RUN("check", out);
+    assert_done();
+    RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--out", out);
+    assert_refused("kept.db");
+    /* A scratch folder for the run that cannot be written: nothing is left anywhere. */
+    setenv("TMPDIR", "/nonexistent/folder", 1);
+    RUN("validate", "--trace", trace);
+    unsetenv("TMPDIR");
+    assert_refused("/nonexistent/folder");
+}
+
+static void bad_requests_are_refused(void **state)
+{
+    (void)state;
+    char other[300];
+    char wrong[256];
+    snprintf(other, sizeof other, "trace:%s", scratch_path("kept.db"));
+    snprintf(wrong, sizeof wrong, "%s", scratch_path("wrong-model"));
+    make_checkpoint(wrong, &(CheckpointSpec){.experts = 9});
+    RUN("validate", "--trace", trace, "--routing", other);
+    assert_refused("can only run with its own routing");
+    RUN("validate", "--trace", trace, "--routing", "guess");
+    assert_refused("allowed are gate and trace:FILE");
+    RUN("validate", "--trace", trace, "--model", wrong);
+    assert_refused("the model has 9 top-2");
+    RUN("validate", "--trace", trace, "--set", "buffer.slots=0");
+    assert_refused("buffer.slots");
+    RUN("validate", "--trace", trace, "--set", "batching.max_tokens=15");
+    assert_refused("batching.max_tokens is 15");
+    RUN("validate", "--trace", trace, "--device", "abacus");
+    assert_refused("abacus");
+    RUN("validate", "--trace", model);
+    assert_refused("model");
+    RUN("validate");
+    assert_refused("--trace is missing");
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_policy_order_scope_and_size_agrees_event_by_event),
+        cmocka_unit_test(without_a_buffer_everything_hits),
+        cmocka_unit_test(static_gating_agrees_too),
+        cmocka_unit_test(a_policy_that_needs_the_future_is_refused_without_forced_routing),
+        cmocka_unit_test(a_trace_without_tokens_runs_with_its_own_routing),
+        cmocka_unit_test(the_run_is_kept_only_when_asked_for),
+        cmocka_unit_test(bad_requests_are_refused),
+    };
+    return cmocka_run_group_tests(tests, make_files, NULL);
+}

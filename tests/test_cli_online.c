@@ -1,0 +1,527 @@
+/* record and forward at the command line: what they write, and what they refuse. */
+#include "tests/cli_run.h"
+
+#include <errno.h>
+#include <math.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "traces/safetensors.h"
+#include "tests/checkpoint_maker.h"
+#include "traces/reader.h"
+
+enum { VOCABULARY = 96, ROWS = 3, LENGTH = 11 };
+
+static char model[256];
+static char one[256];   /* tokens: one stream of LENGTH */
+static char batch[256]; /* ROWS x LENGTH, the first row is the stream */
+static char out[256];
+static CliRun run;
+
+#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
+
+static void assert_done(void)
+{
+    if (run.code != 0 || run.err[0] != '\0')
+        fail_msg("exit %d: %s", run.code, run.err);
+}
+
+static void assert_refused(const char *wanted)
+{
+    if (run.code != 2 || !cli_said_one_line(&run) || strstr(run.err, wanted) == NULL ||
+        run.out[0] != '\0')
+        fail_msg("wanted exit 2 and \"%s\", got exit %d, \"%s\"", wanted, run.code, run.err);
+    if (file_exists(out))
+        fail_msg("%s was left", out);
+}
+
+static void write_text(const char *path, const char *text)
+{
+    assert_ok(file_write_all(path, text, strlen(text)));
+}
+
+/* A safetensors file with one I32 tensor "ids" of so many rows (0: a vector). */
+static void write_ids(const char *path, uint32_t rows)
+{
+    int32_t ids[ROWS * LENGTH];
+    uint64_t random = 6;
+    uint32_t count = (rows > 0 ? rows : 1) * LENGTH;
+    SafeTensorsWriter *writer;
+    Tensor spec = {.name = "ids", .dtype = DTYPE_I32, .rank = 1, .shape = {LENGTH}};
+    if (rows > 0)
+        spec = (Tensor){.name = "ids", .dtype = DTYPE_I32, .rank = 2, .shape = {rows, LENGTH}};
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = (int32_t)random_below(&random, VOCABULARY);
+    assert_ok(safetensors_writer_open(path, &spec, 1, &writer));
+    assert_ok(safetensors_writer_append(writer, 0, ids, count * sizeof ids[0]));
+    assert_ok(safetensors_writer_commit(writer));
+}
+
+static int make_files(void **state)
+{
+    (void)state;
+    const CheckpointSpec spec = {.seed = 31, .max_positions = 40, .dense_layers = 2};
+    snprintf(model, sizeof model, "%s", scratch_path("model"));
+    snprintf(one, sizeof one, "%s", scratch_path("one.safetensors"));
+    snprintf(batch, sizeof batch, "%s", scratch_path("batch.safetensors"));
+    snprintf(out, sizeof out, "%s", scratch_path("out"));
+    make_checkpoint(model, &spec);
+    write_ids(one, 0);
+    write_ids(batch, ROWS);
+    return 0;
+}
+
+static int remove_out(void **state)
+{
+    (void)state;
+    unlink(out);
+    return 0;
+}
+
+static const Tensor *tensor(const SafeTensors *file, const char *name, Dtype dtype, uint32_t rank,
+                            uint64_t a, uint64_t b, uint64_t c)
+{
+    const Tensor *found = safetensors_find(file, name);
+    const uint64_t shape[] = {a, b, c};
+    if (found == NULL || found->dtype != dtype || found->rank != rank ||
+        memcmp(found->shape, shape, rank * sizeof shape[0]) != 0)
+        fail_msg("%s: missing, or of another dtype or shape", name);
+    return found;
+}
+
+static void forward_writes_logits_and_routing_by_layer_number(void **state)
+{
+    (void)state;
+    SafeTensors *file;
+    RUN("forward", "--model", model, "--tokens", one, "--key", "ids", "--out", out);
+    assert_done();
+    assert_ok(safetensors_open(out, &file));
+    /* Layer 1 is dense. */
+    assert_int_equal(safetensors_count(file), 5);
+    tensor(file, "logits", DTYPE_F32, 2, LENGTH, VOCABULARY, 0);
+    tensor(file, "layer0.weights", DTYPE_F32, 2, LENGTH, 2, 0);
+    tensor(file, "layer2.weights", DTYPE_F32, 2, LENGTH, 2, 0);
+    tensor(file, "layer2.expert_ids", DTYPE_I32, 2, LENGTH, 2, 0);
+    const Tensor *ids = tensor(file, "layer0.expert_ids", DTYPE_I32, 2, LENGTH, 2, 0);
+    for (size_t i = 0; i < LENGTH * 2; i++) {
+        int32_t id;
+        memcpy(&id, (const char *)ids->data + 4 * i, sizeof id);
+        assert_in_range(id, 0, 7);
+    }
+    safetensors_close(file);
+}
+
+static void assert_same_file(const char *path, const char *other, double tolerance)
+{
+    SafeTensors *a;
+    SafeTensors *b;
+    assert_ok(safetensors_open(path, &a));
+    assert_ok(safetensors_open(other, &b));
+    assert_int_equal(safetensors_count(a), safetensors_count(b));
+    for (size_t i = 0; i < safetensors_count(a); i++) {
+        const Tensor *left = safetensors_at(a, i);
+        const Tensor *right = safetensors_find(b, left->name);
+        assert_true(right != NULL && left->bytes == right->bytes && left->rank == right->rank);
+        if (left->dtype != DTYPE_F32) {
+            assert_memory_equal(left->data, right->data, left->bytes);
+            continue;
+        }
+        for (size_t j = 0; j < left->bytes / 4; j++) {
+            float x;
+            float y;
+            tensor_to_f32(left, j, 1, &x);
+            tensor_to_f32(right, j, 1, &y);
+            assert_float_equal(x, y, tolerance);
+        }
+    }
+    safetensors_close(a);
+    safetensors_close(b);
+}
+
+static void forward_of_a_batch_has_rows_and_is_the_same_however_it_runs(void **state)
+{
+    (void)state;
+    static const char *const VARIANTS[][6] = {
+        {"--batch", "3"},
+        {"--batch", "16", "--set", "batching.max_tokens=4"},
+        {"--set", "buffer.slots=1", "--set", "buffer.evict=lru"},
+        {"--batch", "2", "--set", "buffer.slots=5", "--set", "buffer.scope=device"},
+        {"--threads", "1", "--set", "gating.mode=static", "--set", "gating.capacity_factor=1"},
+    };
+    char other[256];
+    SafeTensors *file;
+    snprintf(other, sizeof other, "%s", scratch_path("other"));
+    RUN("forward", "--model", model, "--tokens", batch, "--out", out);
+    assert_done();
+    assert_ok(safetensors_open(out, &file));
+    tensor(file, "logits", DTYPE_F32, 3, ROWS, LENGTH, VOCABULARY);
+    tensor(file, "layer2.expert_ids", DTYPE_I32, 2, ROWS * LENGTH, 2, 0);
+    safetensors_close(file);
+    for (size_t i = 0; i < sizeof VARIANTS / sizeof VARIANTS[0]; i++) {
+        const char *arguments[16] = {"forward", "--model", model, "--tokens",
+                                     batch,     "--out",   other};
+        for (size_t j = 0; j < 6; j++)
+            arguments[7 + j] = VARIANTS[i][j];
+        cli_run(arguments, &run);
+        assert_done();
+        assert_same_file(out, other, 1e-4);
+    }
+}
+
+static void forward_marks_what_static_gating_drops(void **state)
+{
+    (void)state;
+    SafeTensors *file;
+    uint32_t dropped = 0;
+    RUN("forward", "--model", model, "--tokens", one, "--out", out, "--set", "gating.mode=static",
+        "--set", "gating.capacity_factor=0.01");
+    assert_done();
+    assert_ok(safetensors_open(out, &file));
+    const Tensor *ids = tensor(file, "layer0.expert_ids", DTYPE_I32, 2, LENGTH, 2, 0);
+    const Tensor *weights = tensor(file, "layer0.weights", DTYPE_F32, 2, LENGTH, 2, 0);
+    for (size_t i = 0; i < LENGTH * 2; i++) {
+        int32_t id;
+        float weight;
+        memcpy(&id, (const char *)ids->data + 4 * i, sizeof id);
+        tensor_to_f32(weights, i, 1, &weight);
+        dropped += id == -1;
+        assert_true((id == -1) == (weight == 0.0f));
+    }
+    safetensors_close(file);
+    assert_in_range(dropped, 2 * LENGTH - 8, 2 * LENGTH - 1);
+}
+
+static void forward_refuses_what_it_cannot_run(void **state)
+{
+    (void)state;
+    char tokens[256];
+    snprintf(tokens, sizeof tokens, "%s", scratch_path("tokens.jsonl"));
+    write_text(tokens, "{\"tokens\": [1]}\n{\"tokens\": [2]}\n");
+    RUN("forward", "--model", model, "--tokens", tokens, "--out", out);
+    assert_refused("2 streams, wanted one");
+    RUN("forward", "--model", model, "--tokens", one, "--key", "no", "--out", out);
+    assert_refused("key \"no\": not in the file, which has ids");
+    RUN("forward", "--model", model, "--tokens", one, "--out", "/nonexistent/out");
+    assert_refused("/nonexistent/out: cannot create");
+    RUN("forward", "--model", model, "--tokens", one, "--out", out, "--set", "buffer.slots=2",
+        "--set", "buffer.evict=belady");
+    assert_refused("belady needs the future");
+    RUN("forward", "--model", model, "--tokens", one);
+    assert_refused("--out is missing");
+}
+
+static cJSON *parse_output(void)
+{
+    cJSON *json = NULL;
+    assert_done();
+    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+    return json;
+}
+
+static double number_at(const cJSON *json, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    if (!cJSON_IsNumber(item))
+        fail_msg("no number %s", key);
+    return item->valuedouble;
+}
+
+static void record_says_what_it_did_and_where_it_came_from(void **state)
+{
+    (void)state;
+    RUN("record", "--model", model, "--tokens", batch, "--key", "ids", "--out", out, "--batch", "2",
+        "--generate", "5", "--ignore-eos", "--scores", "3", "--set", "buffer.slots=4", "--set",
+        "buffer.evict=lru", "--json");
+    cJSON *json = parse_output();
+    assert_true(number_at(json, "tokens") == ROWS * (LENGTH + 4));
+    assert_true(number_at(json, "generated") == ROWS * 5);
+    assert_true(number_at(json, "prefill_tokens") == ROWS * LENGTH);
+    assert_true(number_at(json, "lookups") == number_at(json, "hits") + number_at(json, "misses"));
+    assert_true(number_at(json, "misses") > 0);
+    cJSON_Delete(json);
+    TraceReader *reader;
+    assert_ok(trace_reader_open(out, &reader));
+    const TraceRun *origin = trace_reader_run(reader);
+    assert_string_equal(origin->model, model);
+    assert_string_equal(origin->source, batch);
+    assert_non_null(strstr(origin->model_config, "qwen3_moe"));
+    assert_non_null(strstr(origin->plan, "\"lru\""));
+    assert_non_null(strstr(origin->device, "OpenBLAS"));
+    assert_non_null(strstr(origin->notes, "\"m\":3"));
+    assert_non_null(strstr(origin->notes, "descending"));
+    trace_reader_close(reader);
+    RUN("check", out);
+    assert_done();
+}
+
+static void record_cuts_streams_into_requests(void **state)
+{
+    (void)state;
+    RUN("record", "--model", model, "--tokens", batch, "--out", out, "--prompt-length", "4",
+        "--requests", "1", "--json");
+    cJSON *json = parse_output();
+    assert_true(number_at(json, "tokens") == ROWS * 4);
+    assert_true(number_at(json, "tokens_left_out") == ROWS * (LENGTH - 4));
+    cJSON_Delete(json);
+}
+
+static void a_recorded_trace_runs_again_with_its_routing(void **state)
+{
+    (void)state;
+    char first[256];
+    char forced[300];
+    snprintf(first, sizeof first, "%s", scratch_path("first.db"));
+    snprintf(forced, sizeof forced, "trace:%s", first);
+    RUN("record", "--model", model, "--tokens", batch, "--out", first, "--batch", "3");
+    assert_done();
+    RUN("record", "--model", model, "--routing", forced, "--out", out, "--set", "buffer.slots=2",
+        "--set", "buffer.evict=belady");
+    assert_done();
+    unlink(out);
+    RUN("record", "--model", model, "--tokens", batch, "--routing", forced, "--out", out);
+    assert_done();
+    unlink(out);
+    RUN("record", "--model", model, "--tokens", one, "--routing", forced, "--out", out);
+    assert_done();
+    unlink(out);
+    /* The same key with other tokens: the trace and the file must not disagree. */
+    char other[256];
+    snprintf(other, sizeof other, "%s", scratch_path("other.jsonl"));
+    write_text(other, "{\"tokens\": [95, 95, 95, 95]}\n");
+    RUN("record", "--model", model, "--tokens", other, "--routing", forced, "--out", out);
+    assert_refused("position 0 of request 0");
+    RUN("record", "--model", model, "--routing", forced, "--generate", "3", "--out", out);
+    assert_refused("which gives the steps");
+}
+
+static void record_refuses_bad_command_lines(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *arguments[8];
+        const char *wanted;
+    } cases[] = {
+        {{"--scores", "0"}, "--scores: '0'"},
+        {{"--scores", "many"}, "--scores: 'many'"},
+        {{"--batch", "0"}, "--batch: 0"},
+        {{"--ignore-eos"}, "--ignore-eos needs --generate"},
+        {{"--requests", "3"}, "--requests needs --prompt-length"},
+        {{"--routing", "trace:"}, "--routing: 'trace:'"},
+        {{"--routing", "trace:/nonexistent.db"}, "/nonexistent.db"},
+        {{"--device", "cuda9"}, "cuda9"},
+        {{"--set", "buffer.slots=0"}, "buffer.slots"},
+        {{"--set", "buffer.slots=2", "--set", "buffer.evict=belady"}, "belady needs the future"},
+        {{"--set", "nonsense=1"}, "nonsense"},
+        {{"--plan", "/nonexistent.json"}, "/nonexistent.json"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *arguments[20] = {"record", "--model", model, "--tokens", batch, "--out", out};
+        for (size_t j = 0; j < 8; j++)
+            arguments[7 + j] = cases[i].arguments[j];
+        cli_run(arguments, &run);
+        assert_refused(cases[i].wanted);
+    }
+    RUN("record", "--model", model, "--out", out);
+    assert_refused("--tokens is missing");
+    RUN("record", "--model", model, "--tokens", batch, "--out", "/nonexistent/trace.db");
+    assert_refused("/nonexistent/trace.db");
+    write_text(out, "mine");
+    RUN("record", "--model", model, "--tokens", batch, "--out", out);
+    assert_int_equal(run.code, 2);
+    assert_true(file_exists(out)); /* what was there stays */
+}
+
+static void record_refuses_bad_tokens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *wanted;
+    } cases[] = {
+        {"", "holds no tokens"},
+        {"\n\n", "holds no tokens"},
+        {"{\"tokens\": []}\n", "line 1"},
+        {"{\"tokens\": [1]}\n{\"tokens\": [1, 96]}\n", "line 2"},
+        {"{\"tokens\": [-1]}\n", "line 1"},
+        {"{\"tokens\": [1.5]}\n", "line 1"},
+        {"{\"tokens\": [1]", "line 1"},
+    };
+    char tokens[256];
+    snprintf(tokens, sizeof tokens, "%s", scratch_path("bad.jsonl"));
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        write_text(tokens, cases[i].text);
+        RUN("record", "--model", model, "--tokens", tokens, "--out", out);
+        assert_refused(cases[i].wanted);
+    }
+    /* 40 positions are what the model has. */
+    char text[512] = "{\"label\": \"long\", \"tokens\": [1";
+    for (int i = 1; i < 41; i++)
+        strcat(text, ", 1");
+    strcat(text, "]}\n");
+    write_text(tokens, text);
+    RUN("record", "--model", model, "--tokens", tokens, "--out", out);
+    assert_refused("request 0, long: 41 tokens and 0 to generate, the model allows 40");
+    RUN("record", "--model", model, "--tokens", batch, "--generate", "30", "--out", out);
+    assert_refused("11 tokens and 30 to generate, the model allows 40");
+    RUN("record", "--model", model, "--tokens", batch, "--generate", "29", "--out", out);
+    assert_done();
+}
+
+static bool poison(void *argument, Tensor *edited, float *values, size_t count)
+{
+    if (values != NULL && strcmp(edited->name, argument) == 0)
+        values[count / 2] = NAN;
+    return true;
+}
+
+static bool leave_out(void *argument, Tensor *edited, float *values, size_t count)
+{
+    (void)values;
+    (void)count;
+    return strcmp(edited->name, argument) != 0;
+}
+
+static bool reshape(void *argument, Tensor *edited, float *values, size_t count)
+{
+    (void)count;
+    if (values == NULL && strcmp(edited->name, argument) == 0)
+        edited->shape[0]++;
+    return true;
+}
+
+static void both_refuse_bad_models(void **state)
+{
+    (void)state;
+    char expert[] = "model.layers.1.mlp.experts.3.up_proj.weight";
+    char norm[] = "model.norm.weight";
+    const struct {
+        CheckpointSpec spec;
+        const char *wanted;
+    } cases[] = {
+        {{.edit = poison, .edit_argument = expert}, expert},
+        {{.edit = leave_out, .edit_argument = norm}, "model.norm.weight: missing"},
+        {{.edit = reshape, .edit_argument = norm}, "shape [33], wanted [32]"},
+        {{.config_from = "\"num_experts\": 8", .config_to = "\"num_experts\": 0"}, "num_experts"},
+        {{.config_from = "\"num_experts_per_tok\": 2", .config_to = "\"num_experts_per_tok\": 9"},
+         "num_experts_per_tok"},
+        {{.config_from = "qwen3_moe", .config_to = "abacus"}, "abacus"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char bad[256];
+        char name[32];
+        snprintf(name, sizeof name, "bad-%zu", i);
+        snprintf(bad, sizeof bad, "%s", scratch_path(name));
+        make_checkpoint(bad, &cases[i].spec);
+        RUN("record", "--model", bad, "--tokens", batch, "--out", out);
+        assert_refused(cases[i].wanted);
+        RUN("forward", "--model", bad, "--tokens", batch, "--out", out);
+        assert_refused(cases[i].wanted);
+    }
+    RUN("forward", "--model", "/nonexistent", "--tokens", batch, "--out", out);
+    assert_refused("/nonexistent");
+}
+
+static bool overflow(void *argument, Tensor *edited, float *values, size_t count)
+{
+    (void)argument;
+    for (size_t i = 0; values != NULL && i < count; i++)
+        if (strstr(edited->name, "down_proj") != NULL || strstr(edited->name, "up_proj") != NULL)
+            values[i] *= 3e37f;
+    return true;
+}
+
+static void numbers_that_overflow_are_named_with_layer_and_token(void **state)
+{
+    (void)state;
+    char bad[256];
+    snprintf(bad, sizeof bad, "%s", scratch_path("overflow"));
+    make_checkpoint(bad, &(CheckpointSpec){.dtype = DTYPE_F32, .edit = overflow});
+    RUN("record", "--model", bad, "--tokens", batch, "--out", out);
+    assert_refused("step 0: layer 1: token 0 of the step, position 0: the router's probabilities");
+}
+
+/* Starts `moebius record` over a long input in a child, with stderr and stdout going nowhere. */
+static pid_t start_recording(const char *tokens)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child > 0)
+        return child;
+    int nowhere = open("/dev/null", O_WRONLY);
+    dup2(nowhere, STDOUT_FILENO);
+    dup2(nowhere, STDERR_FILENO);
+    char *argv[] = {
+        "moebius", "record", "--model",    model, "--tokens",     (char *)(uintptr_t)tokens,
+        "--out",   out,      "--generate", "25",  "--ignore-eos", "--threads",
+        "1",       NULL};
+    _exit(moebius_main((int)(sizeof argv / sizeof argv[0]) - 1, argv));
+}
+
+static void an_interrupt_ends_after_the_step_with_a_readable_trace(void **state)
+{
+    (void)state;
+    char tokens[256];
+    snprintf(tokens, sizeof tokens, "%s", scratch_path("many.jsonl"));
+    FILE *file = fopen(tokens, "w");
+    assert_non_null(file);
+    for (int i = 0; i < 20000; i++)
+        fprintf(file, "{\"tokens\": [%d, %d]}\n", i % VOCABULARY, i % 7);
+    assert_int_equal(fclose(file), 0);
+    pid_t child = start_recording(tokens);
+    const struct timespec rest = {.tv_nsec = 20000000};
+    for (int i = 0; i < 500 && !file_exists(out); i++)
+        nanosleep(&rest, NULL);
+    for (int i = 0; i < 20; i++)
+        nanosleep(&rest, NULL);
+    int status;
+    assert_int_equal(kill(child, SIGINT), 0);
+    assert_true(waitpid(child, &status, 0) == child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+    TraceReader *reader;
+    assert_ok(trace_reader_open(out, &reader));
+    assert_true(trace_reader_complete(reader));
+    assert_in_range(trace_reader_steps(reader), 1, 20000 * 25 - 1);
+    trace_reader_close(reader);
+    RUN("check", out);
+    assert_done();
+    unlink(out);
+}
+
+static void bench_refuses_what_it_does_not_know(void **state)
+{
+    (void)state;
+    RUN("bench", "everything");
+    assert_refused("'everything' is no benchmark");
+    RUN("bench", "forward", "--model", "/nonexistent");
+    assert_refused("/nonexistent");
+    RUN("bench", "forward", "--model", model);
+    assert_refused("the benchmark wants 256 positions, the model allows 40");
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        /* first: it forks, and the others start threads */
+        cmocka_unit_test_setup(an_interrupt_ends_after_the_step_with_a_readable_trace, remove_out),
+        cmocka_unit_test_setup(forward_writes_logits_and_routing_by_layer_number, remove_out),
+        cmocka_unit_test_setup(forward_of_a_batch_has_rows_and_is_the_same_however_it_runs,
+                               remove_out),
+        cmocka_unit_test_setup(forward_marks_what_static_gating_drops, remove_out),
+        cmocka_unit_test_setup(forward_refuses_what_it_cannot_run, remove_out),
+        cmocka_unit_test_setup(record_says_what_it_did_and_where_it_came_from, remove_out),
+        cmocka_unit_test_setup(record_cuts_streams_into_requests, remove_out),
+        cmocka_unit_test_setup(a_recorded_trace_runs_again_with_its_routing, remove_out),
+        cmocka_unit_test_setup(record_refuses_bad_command_lines, remove_out),
+        cmocka_unit_test_setup(record_refuses_bad_tokens, remove_out),
+        cmocka_unit_test_setup(both_refuse_bad_models, remove_out),
+        cmocka_unit_test_setup(numbers_that_overflow_are_named_with_layer_and_token, remove_out),
+        cmocka_unit_test_setup(bench_refuses_what_it_does_not_know, remove_out),
+    };
+    return cmocka_run_group_tests(tests, make_files, NULL);
+}

@@ -25,7 +25,7 @@ CXXFLAGS += -std=c++17 -Wall -Wextra -Werror $(CFLAGS_$(VARIANT))
 LDLIBS   += $(shell pkg-config --libs $(PKG) 2>/dev/null) -lm -lpthread
 
 MODULES  := base traces policies sim exec exec/cpu exec/text analysis cli
-SOURCES  := $(filter-out cli/main.c,$(wildcard $(MODULES:%=%/*.c)))
+SOURCES  := $(filter-out cli/main.c traces/extension%,$(wildcard $(MODULES:%=%/*.c)))
 ifneq ($(HAVE_SENTENCEPIECE),)
 SOURCES  := $(filter-out exec/text/sentencepiece_absent.c,$(SOURCES)) exec/text/sentencepiece.cc
 LDLIBS   += -lsentencepiece -lstdc++
@@ -36,12 +36,17 @@ SUPPORT  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/test_% te
 FUZZERS  := $(patsubst tests/%.c,build/fuzz/tests/%,$(wildcard tests/fuzz_*.c))
 PROGRAM  := $(BUILD)/moebius
 
+# The SQLite extension takes SQLite from its host, so it has its own objects and links nothing.
+EXTENSION := $(BUILD)/moebius_sqlite.so
+EXTENSION_SOURCES := $(wildcard traces/extension*.c) base/crc32c.c traces/f16.c traces/rowcrc.c traces/trace.c
+
 .PHONY: all deps quickstart test test-gpu bench sanitize fuzz install clean help tests-built fuzzers-built
 .DELETE_ON_ERROR:
 .SECONDARY:
 
-all: $(PROGRAM) ## build the program (build/rel/moebius)
+all: $(PROGRAM) $(EXTENSION) ## build the program (build/rel/moebius) and the SQLite extension
 	@ln -sf rel/moebius build/moebius
+	@ln -sf rel/moebius_sqlite.so build/moebius_sqlite.so
 	@echo "built $(PROGRAM); left out: CUDA, NCCL and MPI$(if $(HAVE_SENTENCEPIECE),,, SentencePiece) (this version runs on the CPU)"
 
 # A missing package stops the build with the command that mends it.
@@ -72,13 +77,21 @@ $(BUILD)/libmoebius.a: $(OBJECTS)
 $(PROGRAM): $(BUILD)/cli/main.o $(BUILD)/libmoebius.a
 	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
 
+$(BUILD)/pic/%.o: %.c $(BUILD)/.packages
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  CC   $< (extension)")
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c $< -o $@
+
+$(EXTENSION): $(EXTENSION_SOURCES:%.c=$(BUILD)/pic/%.o)
+	$(Q)$(CC) $(CFLAGS) -shared $^ -lm -o $@
+
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(BUILD)/libmoebius.a
 	$(Q)$(CC) $(CFLAGS) $^ -lcmocka $(LDLIBS) -o $@
 
 build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o build/fuzz/libmoebius.a
 	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 
-tests-built: $(PROGRAM) $(TESTS)
+tests-built: $(PROGRAM) $(EXTENSION) $(TESTS)
 
 fuzzers-built: $(FUZZERS)
 
@@ -106,8 +119,9 @@ fuzz: ## run every fuzz target for FUZZ_SECONDS (60) each; needs clang
 	$(Q)$(MAKE) --no-print-directory VARIANT=fuzz CC=clang fuzzers-built
 	$(Q)tests/fuzz.sh build/fuzz/tests $(or $(FUZZ_SECONDS),60)
 
-install: all ## install the program and the plan's JSON Schema under PREFIX
+install: all ## install the program, the SQLite extension and the plan's JSON Schema under PREFIX
 	install -D $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/moebius
+	install -D $(EXTENSION) $(DESTDIR)$(PREFIX)/lib/moebius/moebius_sqlite.so
 	install -D -m 644 policies/plan.schema.json $(DESTDIR)$(PREFIX)/share/moebius/plan.schema.json
 
 clean: ## remove build/

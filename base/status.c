@@ -8,6 +8,18 @@ enum { MESSAGE_BYTES = 1024 };
 
 static _Thread_local char message[MESSAGE_BYTES];
 
+/* Puts TEXT into the record: one line, and nothing that a terminal obeys, whatever a file's name or
+ * SQLite's words about a damaged schema hold. */
+static void record(const char *text)
+{
+    size_t i = 0;
+    for (; text[i] != '\0' && i < MESSAGE_BYTES - 1; i++) {
+        unsigned char c = (unsigned char)text[i];
+        message[i] = c < 0x20 || c == 0x7F ? '?' : text[i];
+    }
+    message[i] = '\0';
+}
+
 Status fail(Status status, const char *format, ...)
 {
     char text[MESSAGE_BYTES]; /* arguments may point into the record itself */
@@ -15,7 +27,7 @@ Status fail(Status status, const char *format, ...)
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    memcpy(message, text, sizeof text);
+    record(text);
     return status;
 }
 
@@ -35,7 +47,7 @@ Status fail_in(Status status, const char *format, ...)
     memcpy(text + used, ": ", 2);
     memcpy(text + used + 2, message, length);
     text[(size_t)used + 2 + length] = '\0';
-    memcpy(message, text, sizeof text);
+    record(text);
     return status;
 }
 

@@ -32,8 +32,8 @@ typedef enum {
             return try_status;                                                                     \
     } while (0)
 
-/* Writes the thread's error record ("WHERE: WHY") and returns STATUS. Long texts are cut at 1 KiB.
- */
+/* Writes the thread's error record ("WHERE: WHY") and returns STATUS. Long texts are cut at 1 KiB;
+ * control characters become question marks, so that the record is one line. */
 Status fail(Status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Puts "PLACE: " in front of the record, unless STATUS is OK or STATUS_END. Returns STATUS. */

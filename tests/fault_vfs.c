@@ -99,7 +99,8 @@ static void apply(unsigned char **bytes, size_t *size, const void *data, size_t 
 {
     if (offset + length > *size)
         resize(bytes, size, offset + length);
-    memcpy(*bytes + offset, data, length);
+    if (length > 0)
+        memcpy(*bytes + offset, data, length);
 }
 
 static void forget_changes(Disk *disk)

@@ -21,7 +21,11 @@ static char *print_again(const char *text)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
+    static bool installed;
     cJSON *root = NULL;
+    if (!installed)
+        memory_install();
+    installed = true;
     char *text = malloc(bytes + 1);
     if (text == NULL)
         return 0;

@@ -73,6 +73,11 @@ static void places_are_put_in_front_and_long_messages_cut(void **unused)
     assert_string_equal(error_message(), "trace.db: step 7: layer 3: wrong");
     (fail)(ERR_IO, "again: %s", error_message()); /* the record as its own argument */
     assert_string_equal(error_message(), "again: trace.db: step 7: layer 3: wrong");
+    (fail)(ERR_INPUT, "a\nb\x1b[31m\x7f \xC3\xA9");
+    assert_string_equal(error_message(), "a?b?[31m? \xC3\xA9");
+    (fail)(ERR_INPUT, "why");
+    fail_in(ERR_INPUT, "a\tb");
+    assert_string_equal(error_message(), "a?b: why");
     char large[3000];
     memset(large, 'x', sizeof large - 1);
     large[sizeof large - 1] = '\0';

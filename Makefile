@@ -96,7 +96,7 @@ tests-built: $(PROGRAM) $(EXTENSION) $(TESTS)
 fuzzers-built: $(FUZZERS)
 
 quickstart: ## record, replay, plan and validate with the model in models/
-	@pkg-config --exists $(PKG) || $(MAKE) --no-print-directory deps
+	@pkg-config --exists $(PKG) cmocka || $(MAKE) --no-print-directory deps
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)tools/quickstart.sh build/moebius build/quickstart
 

@@ -108,7 +108,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             "i32 and layerN.weights\nf32 [tokens, k] in router order (-1: dropped by static "
             "gating). A 2-D batch gives logits\n[rows, length, vocabulary], its tokens row by row.",
         .example = "moebius forward --model models/tiny-32x4 --tokens "
-                   "models/tiny-32x4/reference.safetensors\n    --key wiki.input_ids --out "
+                   "models/tiny-32x4/reference.safetensors\n    --key wikitext.input_ids --out "
                    "out.safetensors",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

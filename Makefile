@@ -24,7 +24,7 @@ CFLAGS   += $(shell pkg-config --cflags $(PKG) 2>/dev/null)
 CXXFLAGS += -std=c++17 -Wall -Wextra -Werror $(CFLAGS_$(VARIANT))
 LDLIBS   += $(shell pkg-config --libs $(PKG) 2>/dev/null) -lm -lpthread
 
-MODULES  := base traces policies sim exec exec/cpu exec/text analysis cli
+MODULES  := base traces policies sim exec exec/arch exec/cpu exec/text analysis cli
 SOURCES  := $(filter-out cli/main.c traces/extension%,$(wildcard $(MODULES:%=%/*.c)))
 ifneq ($(HAVE_SENTENCEPIECE),)
 SOURCES  := $(filter-out exec/text/sentencepiece_absent.c,$(SOURCES)) exec/text/sentencepiece.cc

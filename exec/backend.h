@@ -2,14 +2,24 @@
  *
  * The forward pass (exec/forward.c) is written once over this table. Pointers called "device" point
  * into device memory: only the backend may look behind them, but they may be offset by the host.
- * All device memory is one block, taken once by allocate(); nothing else is allocated after open().
- * Activations are f32, weights of a matrix have the backend's own element type, and work on one
- * device happens in the order of the calls. Every function returns OK or has written the error
- * record. One thread at a time. */
+ * All device memory is one block, taken once by allocate(); nothing else is allocated after the
+ * executor is open. Activations are f32 in memory (a backend may round them to its compute type
+ * inside an operation), matrices have the compute type's elements, vectors (norms, biases, tables)
+ * are f32.
+ *
+ * Operations are queued: they happen on the device in the order of the calls, and the host waits
+ * for them only in wait(), download() and upload(). Host memory that fetch(), send() and load()
+ * touch must be allocate_host()'s or the checkpoint's, and stay as it is until wait(). Only with
+ * the plan's buffer on does the host wait inside a step (for the counts of an event); else a step
+ * is one uninterrupted queue, with counts and offsets on the device, so that it can be captured and
+ * replayed.
+ *
+ * Every function returns OK or has written the error record. One thread at a time. */
 #ifndef EXEC_BACKEND_H
 #define EXEC_BACKEND_H
 
 #include "exec/checkpoint.h"
+#include "exec/ffn_layout.h"
 
 /* One opened device. */
 typedef struct Device Device;
@@ -17,10 +27,13 @@ typedef struct Device Device;
 /* The most that a step will ask of a device. */
 typedef struct {
     const ModelConfig *config;
+    ComputeType compute;
     size_t threads;        /* 0: all */
     uint32_t max_requests; /* KV cache slots */
-    uint32_t max_length;   /* positions of one request */
+    uint32_t max_length;   /* positions of one slot, and tokens of one source */
     uint32_t max_tokens;   /* of one step */
+    uint32_t max_loads;    /* tickets of one step */
+    uint32_t max_stamps;   /* of one step */
     bool mask;             /* expert rows may be gathered by one-hot products */
 } DeviceOptions;
 
@@ -32,99 +45,253 @@ typedef struct {
     uint32_t columns;
 } Matrix;
 
-/* Consecutive tokens of one request in a step. */
+/* out = in * weight / sqrt(mean(in^2) + eps) per row, or with the mean taken off and BIAS added. */
+typedef struct {
+    NormKind kind;
+    float eps;
+    const float *weight; /* device */
+    const float *bias;   /* device, or NULL */
+} Norm;
+
+/* Consecutive tokens of one request in a step, and what they attend to. */
 typedef struct {
     uint32_t kv_slot;
     uint32_t first_token; /* row in the step's arrays */
     uint32_t tokens;
     uint32_t position; /* of the first one */
+    uint32_t keys;     /* in the cache, these tokens' included */
 } Span;
 
-/* The attention of one layer: shapes and where its part of the KV cache lies. */
+/* The spans of a step, on both sides. Their tokens are consecutive from 0 and ascend. */
+typedef struct {
+    const Span *host;   /* [n] */
+    const Span *device; /* the same */
+    uint32_t n;
+    uint32_t tokens;    /* of all spans */
+    uint32_t most_keys; /* of a span */
+} Spans;
+
+/* A layer's part of a cache. Position P of slot S has its keys at keys + (S * positions + P) *
+ * key_stride, its values likewise. Latent attention keeps [latent, rotated key] as the one key
+ * head, whose first kv_rank floats are its value too: values == keys. */
+typedef struct {
+    float *keys;
+    float *values;
+    size_t key_stride; /* floats from position to position */
+    size_t value_stride;
+    uint32_t positions;
+} CacheLayer;
+
+/* How queries, keys and values become what attend() wants. */
 typedef struct {
     uint32_t n_heads;
     uint32_t n_kv_heads;
-    uint32_t head_dim;
+    uint32_t key_dim;
+    uint32_t value_dim;
+    const float *q_norm; /* device: RMS norm weights [key_dim], of a row when row_norm; or NULL */
+    const float *k_norm;
+    bool row_norm;
     float norm_eps;
-    const float *q_norm; /* device [head_dim] */
-    const float *k_norm; /* device [head_dim] */
-    const float *cosine; /* device [max_length][head_dim / 2] */
+    float clip; /* after the norm; 0: none */
+    RotaryKind rotary;
+    uint32_t rotary_dims;
+    const float *cosine; /* device [max_length][rotary_dims / 2] */
     const float *sine;
-    float *keys;   /* device [max_requests][max_length][n_kv_heads * head_dim] */
-    float *values; /* device, same shape */
-} AttentionLayer;
+    CacheLayer cache;
+} AppendLayer;
 
-/* A token's expert rows and how they are gathered. Row token * top_k + slot belongs to (token,
- * slot). */
+/* Latent attention's: the query is [nope, rotary] per head, what it becomes [kv_rank, rotary]. */
 typedef struct {
-    uint32_t tokens;
-    uint32_t top_k;
-    uint32_t d_ff;
-    uint32_t capacity;    /* rows computed per expert, padded with zeros; 0: just those it has */
-    bool mask;            /* gather and scatter by products with one-hot matrices */
-    const uint32_t *rows; /* device [tokens * top_k]: rows grouped by expert */
-} ExpertBatch;
+    uint32_t n_heads;
+    uint32_t nope_dim;
+    uint32_t kv_rank;
+    Norm latent_norm;
+    RotaryKind rotary;
+    uint32_t rotary_dims;
+    const float *cosine;
+    const float *sine;
+    CacheLayer cache;
+} LatentLayer;
 
-/* One expert's share: its weights lie at WEIGHTS (gate, up, down), its rows are
- * batch->rows[first_row ...]. */
+typedef struct {
+    uint32_t n_heads;
+    uint32_t n_kv_heads; /* n_heads is a multiple; consecutive heads share one */
+    uint32_t key_dim;
+    uint32_t value_dim;
+    float scale;
+    bool causal;        /* the token at position P sees keys 0 to P; else all keys of its span */
+    uint32_t window;    /* ... and of these only the last so many; 0: all */
+    const float *sinks; /* device [n_heads]: a logit in the softmax that gives nothing; or NULL */
+    /* device [n_heads][2 * cache.positions - 1], added to the scaled product of the query at P and
+     * the key at K: element K - P + cache.positions - 1; or NULL */
+    const float *relative_bias;
+    CacheLayer cache;
+    size_t query_stride; /* floats from token to token; heads lie together */
+} AttendLayer;
+
+/* One matrix per head, [heads][rows][columns], and where a token's heads lie. */
 typedef struct {
     const void *weights;
-    uint32_t first_row;
-    uint32_t n_rows;
+    uint32_t heads;
+    uint32_t rows;
+    uint32_t columns;
+    size_t in_token; /* floats from token to token, and from head to head */
+    size_t in_head;
+    size_t out_token;
+    size_t out_head;
+} HeadMatrices;
+
+/* Device arrays of one MoE layer's routing. */
+typedef struct {
+    float *scores;     /* [tokens][experts] probabilities */
+    uint16_t *experts; /* [tokens][top_k] */
+    float *weights;    /* same shape */
+} Routing;
+
+typedef struct {
+    const RouterConfig *config;
+    Matrix matrix;           /* [experts][d_model]; its bias is the logits' */
+    const float *correction; /* device [experts] or NULL */
+    uint32_t top_k;
+} Router;
+
+/* Rows by expert, on the device: expert e has rows[first[e]] to rows[first[e + 1] - 1]. Row
+ * token * top_k + slot belongs to (token, slot); rows of an expert are in token order. */
+typedef struct {
+    uint32_t *first; /* [experts + 1] */
+    uint32_t *rows;  /* [tokens * top_k] */
+} RowGroups;
+
+/* What run_experts computes for any of the layer's experts. */
+typedef struct {
+    const FfnShape *shape;
+    uint32_t tokens;
+    uint32_t top_k;
+    uint32_t n_experts;
+    uint32_t capacity; /* rows computed per expert, padded with zeros; 0: just those it has */
+    bool mask;         /* gather and scatter by products with one-hot matrices */
+    RowGroups groups;
+    const unsigned char *slots; /* device: an expert's weights lie at slots + slot * slot_stride */
+    size_t slot_stride;
+} ExpertBatch;
+
+/* The weights of EXPERT lie in SLOT. */
+typedef struct {
+    uint32_t expert;
+    uint32_t slot;
 } ExpertJob;
+
+/* A copy from host to a slot. */
+typedef struct {
+    const FfnShape *shape;
+    const void *kept; /* by keep_expert() */
+    void *slot;       /* device */
+    /* SLOT is read by operations that are queued already: the copy comes after them. Else it may
+     * begin at once, beside them. */
+    bool after_queue;
+    uint64_t at_least_ns; /* how long it occupies the link at the least; 0: as it comes */
+    uint32_t ticket;      /* below max_loads, once per step */
+} Load;
 
 typedef struct {
     const char *name;
-    size_t weight_bytes; /* of one element of a Matrix */
 
     Status (*open)(const DeviceOptions *options, Device **device);
     void (*close)(Device *device);
     /* "cpu: AMD EPYC 9000, 2 threads, OpenBLAS 0.3.21" */
     const char *(*describe)(const Device *device);
+    /* Of one element of a matrix. */
+    size_t (*weight_bytes)(const Device *device);
 
     /* All device memory that the caller will use, zeroed, aligned to 64 bytes; called once. */
     Status (*allocate)(Device *device, size_t bytes, void **memory);
+    /* Zeroed host memory that copies may run beside the host's work from; freed by close(). */
+    Status (*allocate_host)(Device *device, size_t bytes, void **memory);
+    /* Copies that are done on return. */
     Status (*upload)(Device *device, void *to, const void *from, size_t bytes);
     Status (*download)(Device *device, void *to, const void *from, size_t bytes);
-    /* Converts TENSOR to matrix elements, or to floats (norms and biases). */
-    Status (*store)(Device *device, const Tensor *tensor, void *to);
-    Status (*store_floats)(Device *device, const Tensor *tensor, float *to);
-    /* The load: host -> slot, gate, up and down one after the other. */
-    Status (*load_expert)(Device *device, const ExpertTensors *expert, void *slot);
+    /* Queued copies: host to device, device to host, and within the device (no overlap). */
+    Status (*send)(Device *device, void *to, const void *from, size_t bytes);
+    Status (*fetch)(Device *device, void *to, const void *from, size_t bytes);
+    Status (*move)(Device *device, void *to, const void *from, size_t bytes);
+    /* Returns when everything queued has happened. */
+    Status (*wait)(Device *device);
 
-    /* out[tokens][d_model] = rows of TABLE. */
+    /* Converts PART to matrix elements [rows][columns], or to floats. Done on return. */
+    Status (*store)(Device *device, const Part *part, void *to);
+    Status (*store_floats)(Device *device, const Part *part, float *to);
+    Status (*store_ffn)(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to);
+    /* Makes the host's copy of an expert that loads read: in the slot's own form and in memory that
+     * is fast to copy from, or just TENSORS. Kept until close(). */
+    Status (*keep_expert)(Device *device, const FfnShape *shape, const FfnTensors *tensors,
+                          const void **kept);
+
+    /* Begins a load; loads follow each other in the order of the calls. */
+    Status (*load)(Device *device, const Load *load);
+    /* What is queued from now on comes after the load. */
+    Status (*await_load)(Device *device, uint32_t ticket);
+    /* After wait(): when the load of this step ran, in clock_ns(). */
+    Status (*load_time)(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
+
+    /* Marks this place of the queue as stamp INDEX; after wait(), NS[n] are the times of stamps 0
+     * to N - 1 in clock_ns(). */
+    Status (*stamp)(Device *device, uint32_t index);
+    Status (*stamp_times)(Device *device, uint32_t n, uint64_t *ns);
+
+    /* out[i] = scale * row ids[i] of TABLE, plus row places[i] of POSITIONS (device
+     * [..][columns]; NULL: nothing). */
     Status (*embed)(Device *device, const Matrix *table, const uint32_t *ids, uint32_t tokens,
-                    float *out);
-    /* out[i] = in[i] * weight / sqrt(mean(in[i]^2) + eps), per row of COLUMNS. */
-    Status (*rms_norm)(Device *device, const float *in, const float *weight, uint32_t rows,
-                       uint32_t columns, float eps, float *out);
+                    float scale, const float *positions, const uint32_t *places, float *out);
+    /* out[i] = norm of row pick[i] (PICK NULL: of row i) of IN, rows of COLUMNS. */
+    Status (*norm)(Device *device, const Norm *norm, const float *in, const uint32_t *pick,
+                   uint32_t rows, uint32_t columns, float *out);
     /* out[rows][weight->rows] = in[rows][weight->columns] * weight^T + bias, added to OUT when ADD.
      */
     Status (*linear)(Device *device, const float *in, const Matrix *weight, uint32_t rows, bool add,
                      float *out);
-    /* Per head of QKV [tokens][(n_heads + 2 * n_kv_heads) * head_dim]: RMS norm and rotary
-     * embedding (halves rotated) of the queries, in place, and of the keys, into the cache; values
-     * into the cache. */
-    Status (*append)(Device *device, const AttentionLayer *layer, const Span *spans,
-                     uint32_t n_spans, float *qkv);
-    /* out[tokens][n_heads * head_dim]: causal attention of the queries in QKV over the cache, query
-     * heads in groups of n_heads / n_kv_heads per KV head, scaled by 1 / sqrt(head_dim). */
-    Status (*attend)(Device *device, const AttentionLayer *layer, const Span *spans,
-                     uint32_t n_spans, const float *qkv, float *out);
-    /* scores[tokens][router->rows] = softmax(in * router^T) in f32; EXPERTS and WEIGHTS
-     * [tokens][top_k] its largest in descending order (ties: lower id), the weights divided by
-     * their sum when NORMALISE. A NaN in a row makes its weights NaN. */
-    Status (*route)(Device *device, const float *in, const Matrix *router, uint32_t tokens,
-                    uint32_t top_k, bool normalise, float *scores, uint16_t *experts,
-                    float *weights);
-    /* out[row] = down * (silu(gate * x) . (up * x)) for the rows of each job, x being
-     * in[row / top_k]. A row's numbers do not depend on which jobs share the call. */
+    /* out[token][head] = in[token][head] * weights[head]^T */
+    Status (*linear_heads)(Device *device, const HeadMatrices *matrices, const float *in,
+                           uint32_t tokens, float *out);
+    /* HIDDEN [rows][gated ? 2 d_ff : d_ff], the first matrix' output -> OUT [rows][d_ff], the
+     * second's input, times sigmoid(gates[row]) unless GATES is NULL. */
+    Status (*activate)(Device *device, const FfnShape *shape, const float *hidden,
+                       const float *gates, uint32_t rows, float *out);
+
+    /* QKV [tokens][n_heads key_dim + n_kv_heads (key_dim + value_dim)]: norm, clip and rotary
+     * embedding of the queries in place, and of the keys into the cache at the spans' positions;
+     * values into the cache. n_heads may be 0: a cross attention's cache is filled so. */
+    Status (*append)(Device *device, const AppendLayer *layer, const Spans *spans, float *qkv);
+    /* KV [tokens][kv_rank + rotary_dims] -> the cache, normed and rotated; the rotary part of each
+     * head of QUERIES [tokens][n_heads][nope_dim + rotary_dims], rotated, -> the end of each head
+     * of ABSORBED [tokens][n_heads][kv_rank + rotary_dims]. */
+    Status (*append_latent)(Device *device, const LatentLayer *layer, const Spans *spans,
+                            const float *kv, const float *queries, float *absorbed);
+    /* out[tokens][n_heads * value_dim] = softmax(scale * queries * keys^T + bias) * values */
+    Status (*attend)(Device *device, const AttendLayer *layer, const Spans *spans,
+                     const float *queries, float *out);
+
+    /* Scores, choice and weights of the router for IN [tokens][d_model], all in f32. Choices in
+     * descending order (ties: lower id). Where FORCED (device [tokens][top_k], EXPERT_DROPPED
+     * allowed) is not NULL the choice is its, and the weights are FORCED_WEIGHTS or, when that is
+     * NULL, what the router gives to these. A NaN in a row makes its weights NaN. */
+    Status (*route)(Device *device, const Router *router, const float *in, uint32_t tokens,
+                    const uint16_t *forced, const float *forced_weights, const Routing *routing);
+    /* Drops what is over CAPACITY as gating_limit() does (exec/gating.h). With NORMALISE each
+     * token's kept weights are divided by their sum. */
+    Status (*limit)(Device *device, uint32_t capacity, uint32_t tokens, uint32_t top_k,
+                    uint32_t n_experts, bool normalise, const Routing *routing);
+    /* Sorts the rows of EXPERTS by expert; dropped ones are left out. */
+    Status (*group)(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
+                    uint32_t n_experts, const RowGroups *groups);
+    /* out[row] = the expert's FFN of in[row / top_k], for the rows of each job's expert; JOBS NULL:
+     * of every expert, in the slot of its own number. A row's numbers do not depend on which jobs
+     * share the call. JOBS may be reused on return. */
     Status (*run_experts)(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                           uint32_t n_jobs, const float *in, float *out);
-    /* out[token] += sum over slots, in order, of weights[token][slot] * in[token * top_k + slot];
-     * a slot of weight 0 is not read. */
-    Status (*combine)(Device *device, const float *in, const float *weights, uint32_t tokens,
-                      uint32_t top_k, float *out);
+    /* out[token] += scale * sum over slots, in order, of weights[token][slot] *
+     * in[token * top_k + slot]; a slot that was dropped is not read. */
+    Status (*combine)(Device *device, const float *in, const Routing *routing, uint32_t tokens,
+                      uint32_t top_k, uint32_t columns, float scale, float *out);
 } Backend;
 
 extern const Backend BACKEND_CPU;

@@ -1,26 +1,9 @@
 #include "exec/executor.h"
 
 #include <stdio.h>
-#include <string.h>
 
-#include "base/clock.h"
-#include "exec/forward.h"
+#include "exec/executor_state.h"
 #include "exec/layout.h"
-
-struct Executor {
-    Plan plan;
-    const ModelConfig *config;
-    Forward forward;
-    ExecutorOptions options;
-    Arena tables; /* trace_layers, layer weights, slots: known before the device is open */
-    Arena device; /* pieces of the device's memory; not ours to free */
-    Arena host;
-    TraceLayer *trace_layers; /* [n_moe_layers] */
-    Span *spans;              /* [min(max_tokens, max_requests)] */
-    uint32_t *kv_length;      /* [max_requests] positions that each slot holds */
-    uint32_t *kv_seen; /* [max_requests] number of the step that last used the slot, plus 1 */
-    uint32_t step_number;
-};
 
 static Status check_options(const ModelConfig *config, const ExecutorOptions *options)
 {
@@ -36,20 +19,40 @@ static Status check_options(const ModelConfig *config, const ExecutorOptions *op
     return OK;
 }
 
+static const char *const ROUTER_NAMES[] = {
+    [ROUTER_SOFTMAX] = "softmax",
+    [ROUTER_SIGMOID] = "sigmoid",
+    [ROUTER_TOP_K_SOFTMAX] = "top_k_softmax",
+    [ROUTER_SPARSEMIXER] = "sparsemixer",
+};
+
+static void describe_gate(const RouterConfig *router, char *text, size_t bytes)
+{
+    int used = snprintf(text, bytes, "{\"score\":\"%s\",\"norm_topk\":%s",
+                        ROUTER_NAMES[router->kind], router->normalise ? "true" : "false");
+    if (router->scale != 1)
+        used +=
+            snprintf(text + used, bytes - (size_t)used, ",\"scale\":%.9g", (double)router->scale);
+    if (router->groups > 1)
+        used += snprintf(text + used, bytes - (size_t)used, ",\"groups\":%u,\"top_groups\":%u",
+                         router->groups, router->top_groups);
+    snprintf(text + used, bytes - (size_t)used, "}");
+}
+
 static void describe_layer(const Checkpoint *checkpoint, uint32_t layer, TraceLayer *out)
 {
     const ModelConfig *config = checkpoint_config(checkpoint);
     const LayerConfig *shape = &config->layers[layer];
     *out = (TraceLayer){.layer = layer,
-                        .stack = STACK_DECODER,
+                        .stack = shape->stack,
                         .experts = shape->experts,
                         .top_k = shape->top_k,
+                        .shared_experts = shape->shared_experts,
                         .d_model = config->d_model,
-                        .d_ff = shape->d_ff,
+                        .d_ff = shape->ffn.d_ff,
                         .expert_bytes = checkpoint_expert_bytes(checkpoint, layer)};
-    snprintf(out->name, sizeof out->name, "model.layers.%u.mlp", layer);
-    snprintf(out->gate, sizeof out->gate, "{\"score\":\"softmax\",\"norm_topk\":%s}",
-             shape->norm_top_k ? "true" : "false");
+    checkpoint_moe_name(checkpoint, layer, out->name);
+    describe_gate(&shape->router, out->gate, sizeof out->gate);
 }
 
 static void lay_out_tables(Executor *executor)
@@ -87,8 +90,10 @@ static void lay_out_host(Executor *executor)
 {
     const ExecutorOptions *options = &executor->options;
     Arena *arena = &executor->host;
-    executor->spans = lay_out(arena, options->max_tokens, sizeof *executor->spans);
     executor->kv_length = lay_out(arena, options->max_requests, sizeof *executor->kv_length);
+    executor->kv_padding = lay_out(arena, options->max_requests, sizeof *executor->kv_padding);
+    executor->source_length =
+        lay_out(arena, options->max_requests, sizeof *executor->source_length);
     executor->kv_seen = lay_out(arena, options->max_requests, sizeof *executor->kv_seen);
     forward_lay_out_host(&executor->forward, arena);
     expert_slots_lay_out_host(&executor->forward.slots, options->max_tokens, arena);
@@ -116,8 +121,8 @@ static DeviceSizes lay_out_device(Executor *executor)
     Arena *arena = &executor->device;
     size_t mark = 0;
     DeviceSizes sizes;
-    weights_lay_out(&forward->weights, executor->config, forward->backend->weight_bytes,
-                    forward->max_length, arena);
+    weights_lay_out(&forward->weights, executor->config,
+                    forward->backend->weight_bytes(forward->device), forward->max_length, arena);
     sizes.weights = grown(arena, &mark);
     expert_slots_lay_out_device(&forward->slots, arena);
     sizes.slots = grown(arena, &mark);
@@ -148,15 +153,31 @@ static Status take_device_memory(Executor *executor)
     return OK;
 }
 
+static Status take_pinned_memory(Executor *executor)
+{
+    Forward *forward = &executor->forward;
+    void *memory;
+    forward_lay_out_pinned(forward, &executor->pinned);
+    if (executor->pinned.overflow)
+        return fail(ERR_MEMORY, "executor: the host memory wanted does not fit in an address");
+    TRY(forward->backend->allocate_host(forward->device, executor->pinned.capacity, &memory));
+    executor->pinned.base = memory;
+    forward_lay_out_pinned(forward, &executor->pinned);
+    return OK;
+}
+
 static Status open_device(Executor *executor)
 {
     const ExecutorOptions *options = &executor->options;
     Forward *forward = &executor->forward;
     const DeviceOptions device = {.config = executor->config,
+                                  .compute = options->compute,
                                   .threads = options->threads,
                                   .max_requests = options->max_requests,
                                   .max_length = options->max_length,
                                   .max_tokens = options->max_tokens,
+                                  .max_loads = forward->slots.max_loads,
+                                  .max_stamps = forward_max_stamps(executor->config) + 1,
                                   .mask = executor->plan.gating.mode == GATING_STATIC &&
                                           executor->plan.gating.dispatch == DISPATCH_MASK};
     TRY(forward->backend->open(&device, &forward->device));
@@ -175,6 +196,7 @@ static void prepare_forward(Executor *executor, const Checkpoint *checkpoint)
     forward->max_tokens = options->max_tokens;
     forward->max_logits = logit_rows(options);
     forward->slots.backend = forward->backend;
+    forward->slots.config = executor->config;
     forward->slots.tensors = checkpoint_tensors(checkpoint);
     forward->slots.trace_layers = executor->trace_layers;
     forward->slots.n_layers = executor->config->n_moe_layers;
@@ -188,12 +210,13 @@ static Status open_all(Executor *executor, const Checkpoint *checkpoint)
     TRY(backend_find(executor->options.device, &forward->backend));
     TRY(make_tables(executor, checkpoint));
     prepare_forward(executor, checkpoint);
-    TRY(expert_slots_open(&forward->slots));
+    TRY(expert_slots_open(&forward->slots, executor->options.max_tokens));
     lay_out_host(executor);
     TRY(arena_commit(&executor->host, "executor: host arrays of a step"));
     lay_out_host(executor);
     TRY(open_device(executor));
     TRY(take_device_memory(executor));
+    TRY(take_pinned_memory(executor));
     TRY(weights_store(&forward->weights, checkpoint, forward->backend, forward->device,
                       forward->max_length));
     return expert_slots_fill(&forward->slots);
@@ -258,114 +281,4 @@ const ExecutorOptions *executor_options(const Executor *executor)
 bool executor_needs_future(const Executor *executor)
 {
     return buffer_needs_future(executor->forward.slots.decisions);
-}
-
-static Status check_token(const Executor *executor, const StepInput *input, uint32_t i)
-{
-    const ExecutorOptions *options = &executor->options;
-    if (input->token[i] >= executor->config->vocabulary)
-        return fail(ERR_INPUT, "step: token %u: id %u, the vocabulary has %u", i, input->token[i],
-                    executor->config->vocabulary);
-    if (input->kv_slot[i] >= options->max_requests)
-        return fail(ERR_INPUT, "step: token %u: KV slot %u, there are %u", i, input->kv_slot[i],
-                    options->max_requests);
-    if (input->position[i] >= options->max_length)
-        return fail(ERR_INPUT, "step: token %u: position %u, a request has room for %u", i,
-                    input->position[i], options->max_length);
-    return OK;
-}
-
-/* Token I begins a request's part of the step: it must go on where the KV slot ends. */
-static Status start_span(Executor *executor, const StepInput *input, uint32_t i, uint32_t n_spans)
-{
-    uint32_t slot = input->kv_slot[i];
-    if (executor->kv_seen[slot] == executor->step_number)
-        return fail(ERR_INPUT, "step: token %u: KV slot %u appears twice", i, slot);
-    if (input->position[i] != executor->kv_length[slot])
-        return fail(ERR_INPUT, "step: token %u: position %u, KV slot %u goes on at %u", i,
-                    input->position[i], slot, executor->kv_length[slot]);
-    executor->kv_seen[slot] = executor->step_number;
-    executor->spans[n_spans] =
-        (Span){.kv_slot = slot, .first_token = i, .tokens = 1, .position = input->position[i]};
-    return OK;
-}
-
-/* Cuts the step into one span per request, checking every token. */
-static Status make_spans(Executor *executor, const StepInput *input, uint32_t *n_spans)
-{
-    if (input->tokens == 0 || input->tokens > executor->options.max_tokens)
-        return fail(ERR_INPUT, "step: %u tokens, allowed are 1 to %u", input->tokens,
-                    executor->options.max_tokens);
-    uint32_t n = 0;
-    executor->step_number++;
-    for (uint32_t i = 0; i < input->tokens; i++) {
-        TRY(check_token(executor, input, i));
-        if (i == 0 || input->kv_slot[i] != input->kv_slot[i - 1]) {
-            TRY(start_span(executor, input, i, n++));
-            continue;
-        }
-        if (input->position[i] != input->position[i - 1] + 1)
-            return fail(ERR_INPUT, "step: token %u: position %u after %u", i, input->position[i],
-                        input->position[i - 1]);
-        executor->spans[n - 1].tokens++;
-    }
-    *n_spans = n;
-    return OK;
-}
-
-/* The experts of one token are in range and differ. */
-static Status check_forced_token(const TraceLayer *layer, uint32_t token, const uint16_t *experts)
-{
-    for (uint32_t slot = 0; slot < layer->top_k; slot++) {
-        if (experts[slot] == EXPERT_DROPPED)
-            continue;
-        if (experts[slot] >= layer->experts)
-            return fail(ERR_INPUT,
-                        "step: forced routing: layer %u: token %u: expert %u, the layer "
-                        "has %u",
-                        layer->layer, token, experts[slot], layer->experts);
-        for (uint32_t other = 0; other < slot; other++)
-            if (experts[other] == experts[slot])
-                return fail(ERR_INPUT, "step: forced routing: layer %u: token %u: expert %u twice",
-                            layer->layer, token, experts[slot]);
-    }
-    return OK;
-}
-
-static Status check_forced(const Executor *executor, const StepInput *input)
-{
-    const uint16_t *experts = input->forced_experts;
-    for (uint32_t i = 0; experts != NULL && i < executor->config->n_moe_layers; i++) {
-        const TraceLayer *layer = &executor->trace_layers[i];
-        for (uint32_t token = 0; token < input->tokens; token++, experts += layer->top_k)
-            TRY(check_forced_token(layer, token, experts));
-    }
-    if (input->next_use == NULL && executor_needs_future(executor))
-        return fail(ERR_UNSUPPORTED,
-                    "buffer.evict: %s needs the future: run it with forced "
-                    "routing (--routing trace:FILE)",
-                    executor->plan.buffer.evict);
-    return OK;
-}
-
-Status executor_step(Executor *executor, const StepInput *input, StepOutput *output)
-{
-    uint32_t n_spans = 0;
-    TRY(make_spans(executor, input, &n_spans));
-    TRY(check_forced(executor, input));
-    if (input->logits > executor->options.logits)
-        return fail(ERR_INPUT, "step: logits are wanted that the executor was not opened for");
-    uint64_t wall_ns = clock_wall_ns();
-    uint64_t start_ns = clock_ns();
-    TRY(forward_step(&executor->forward, input, executor->spans, n_spans, output));
-    output->start_ns = wall_ns;
-    output->duration_ns = clock_ns() - start_ns;
-    for (uint32_t i = 0; i < n_spans; i++)
-        executor->kv_length[executor->spans[i].kv_slot] += executor->spans[i].tokens;
-    return OK;
-}
-
-void executor_release(Executor *executor, uint32_t kv_slot)
-{
-    executor->kv_length[kv_slot] = 0;
 }

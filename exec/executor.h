@@ -28,6 +28,7 @@ typedef struct {
                               max_positions */
     uint32_t max_tokens;   /* of one step */
     LogitsWanted logits;   /* the most that a step will ask for */
+    ComputeType compute;   /* of matrix products; ERR_UNSUPPORTED when the device has it not */
 } ExecutorOptions;
 
 /* CHECKPOINT must outlive the executor. Sizes everything up front; ERR_MEMORY names the sizes when
@@ -49,15 +50,20 @@ const ExecutorOptions *executor_options(const Executor *executor);
 bool executor_needs_future(const Executor *executor);
 
 /* One step. Tokens of one request are consecutive and in position order, and position counts on
- * from what the request has in its KV slot. */
+ * from what the request has in its KV slot. A step runs one stack: an encoder's step takes whole
+ * sources, from position 0, in slots that the decoder's steps then look at. */
 typedef struct {
+    Stack stack; /* 0: the decoder */
     uint32_t tokens;
-    const uint32_t *token;    /* [tokens] */
-    const uint32_t *kv_slot;  /* [tokens] below max_requests */
-    const uint32_t *position; /* [tokens] below max_length */
-    LogitsWanted logits;
-    /* Forced routing, or NULL to ask the router: per MoE layer [tokens][top_k], one after the
-     * other. */
+    const uint32_t *token;       /* [tokens] */
+    const uint32_t *kv_slot;     /* [tokens] below max_requests */
+    const uint32_t *position;    /* [tokens] below max_length */
+    const uint32_t *source_slot; /* [tokens] the source that each token's request looks at; NULL:
+                                    the one in the slot of the same number */
+    LogitsWanted logits;         /* an encoder has none */
+    bool timing;                 /* OUTPUT->timing is wanted; costs a little */
+    /* Forced routing, or NULL to ask the router: per MoE layer of the stack [tokens][top_k], one
+     * after the other. */
     const uint16_t *forced_experts;
     const float *forced_weights; /* NULL: the router's own probabilities of the forced experts */
     /* Future for policies that need it: per MoE layer, one after the other, of its active experts
@@ -69,19 +75,24 @@ typedef struct {
 typedef struct {
     uint64_t start_ns; /* clock_wall_ns */
     uint64_t duration_ns;
-    const uint16_t *experts; /* per MoE layer [tokens][top_k], EXPERT_DROPPED where dropped */
+    const uint16_t *experts; /* per MoE layer of the stack [tokens][top_k], EXPERT_DROPPED where
+                                dropped */
     const float *weights;    /* same shape; 0 where dropped */
     const ResidencyRecord *residency;
     size_t n_residency;
     const float *logits; /* [n_logits][vocabulary] in token order, or NULL */
     uint32_t n_logits;
     const float *router_scores; /* per MoE layer [tokens][experts] probabilities over all experts */
+    const TimingRecord *timing; /* ops of exec/ops.h; times in clock_wall_ns() */
+    size_t n_timing;
 } StepOutput;
 
 /* Fails with ERR_INPUT for a token or position out of range (checked first), ERR_INPUT when NaN
  * appears. */
 Status executor_step(Executor *executor, const StepInput *input, StepOutput *output);
-/* Frees a KV slot for another request. */
+/* Frees a KV slot, and the source of that number, for another request. */
 void executor_release(Executor *executor, uint32_t kv_slot);
+/* Makes the request in slot TO a copy of that in FROM (beams that part). */
+Status executor_copy_slot(Executor *executor, uint32_t from, uint32_t to);
 
 #endif

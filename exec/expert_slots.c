@@ -1,15 +1,24 @@
 #include "exec/expert_slots.h"
 
-#include <time.h>
-
 #include "base/clock.h"
+#include "exec/gating.h"
 #include "exec/layout.h"
 
-/* Below this a sleep may come back too late. */
-enum { SPIN_NS = 150000 };
-
-Status expert_slots_open(ExpertSlots *slots)
+/* Experts of layer LAYER_INDEX that MAX_TOKENS tokens can reach. */
+static size_t most_active(const ExpertSlots *slots, uint32_t layer_index, uint32_t max_tokens)
 {
+    const TraceLayer *layer = &slots->trace_layers[layer_index];
+    size_t active = times(max_tokens, layer->top_k);
+    return active < layer->experts ? active : layer->experts;
+}
+
+Status expert_slots_open(ExpertSlots *slots, uint32_t max_tokens)
+{
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
+        slots->max_loads += (uint32_t)most_active(slots, i, max_tokens);
+        slots->layers[i].layer = slots->trace_layers[i].layer;
+        slots->layers[i].shape = &slots->config->layers[slots->layers[i].layer].ffn;
+    }
     return buffer_new(slots->plan, slots->trace_layers, slots->n_layers, &slots->decisions);
 }
 
@@ -21,8 +30,8 @@ void expert_slots_close(ExpertSlots *slots)
 
 static size_t slot_stride(const ExpertSlots *slots, uint32_t layer_index)
 {
-    const TraceLayer *layer = &slots->trace_layers[layer_index];
-    return times(times(3 * (size_t)layer->d_model, layer->d_ff), slots->backend->weight_bytes);
+    return ffn_layout(slots->layers[layer_index].shape, slots->backend->weight_bytes(slots->device))
+        .bytes;
 }
 
 static size_t widest_stride(const ExpertSlots *slots)
@@ -37,21 +46,29 @@ static size_t widest_stride(const ExpertSlots *slots)
 
 void expert_slots_lay_out_device(ExpertSlots *slots, Arena *arena)
 {
-    bool shared = slots->plan->buffer.scope == SCOPE_DEVICE;
+    bool on = slots->plan->buffer.on;
+    bool shared = on && slots->plan->buffer.scope == SCOPE_DEVICE;
     size_t staging = buffer_uses_staging(slots->decisions) ? 1 : 0;
     slots->slot_bytes = 0;
     for (uint32_t i = 0; i < slots->n_layers; i++) {
         LayerSlots *layer = &slots->layers[i];
-        layer->layer = slots->trace_layers[i].layer;
         layer->slot_stride = shared ? widest_stride(slots) : slot_stride(slots, i);
         if (shared && i > 0) {
             layer->slots = slots->layers[0].slots;
             continue;
         }
-        size_t count = buffer_slots(slots->decisions, i) + staging;
+        size_t count =
+            on ? buffer_slots(slots->decisions, i) + staging : slots->trace_layers[i].experts;
         layer->slots = lay_out(arena, count, layer->slot_stride);
         slots->slot_bytes += times(count, layer->slot_stride);
     }
+}
+
+static void lay_out_jobs(JobList *list, size_t n, bool loaded, Arena *arena)
+{
+    list->jobs = lay_out(arena, n, sizeof *list->jobs);
+    if (loaded)
+        list->tickets = lay_out(arena, n, sizeof *list->tickets);
 }
 
 void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *arena)
@@ -59,16 +76,17 @@ void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *a
     size_t widest = 0;
     size_t records = 0;
     for (uint32_t i = 0; i < slots->n_layers; i++) {
-        const TraceLayer *layer = &slots->trace_layers[i];
-        size_t active = times(max_tokens, layer->top_k);
-        active = active < layer->experts ? active : layer->experts;
-        widest = layer->experts > widest ? layer->experts : widest;
-        records += buffer_max_actions(active);
+        uint32_t experts = slots->trace_layers[i].experts;
+        widest = experts > widest ? experts : widest;
+        records += buffer_max_actions(most_active(slots, i, max_tokens));
+        slots->layers[i].kept = lay_out(arena, experts, sizeof *slots->layers[i].kept);
     }
     slots->actions = lay_out(arena, buffer_max_actions(widest), sizeof *slots->actions);
-    slots->jobs = lay_out(arena, widest, sizeof *slots->jobs);
-    slots->job_slots = lay_out(arena, widest, sizeof *slots->job_slots);
+    slots->active = lay_out(arena, widest, sizeof *slots->active);
+    lay_out_jobs(&slots->hits, widest, false, arena);
+    lay_out_jobs(&slots->loaded, widest, true, arena);
     slots->residency = lay_out(arena, records, sizeof *slots->residency);
+    slots->load_records = lay_out(arena, slots->max_loads, sizeof *slots->load_records);
 }
 
 static void *slot_address(const ExpertSlots *slots, uint32_t layer_index, uint32_t slot)
@@ -77,92 +95,34 @@ static void *slot_address(const ExpertSlots *slots, uint32_t layer_index, uint32
     return layer->slots + slot * layer->slot_stride;
 }
 
-static Status load(ExpertSlots *slots, uint32_t layer_index, uint32_t expert, uint32_t slot)
+static Status fill_layer(const ExpertSlots *slots, uint32_t layer_index)
 {
-    const LayerTensors *layer = &slots->tensors->layers[slots->layers[layer_index].layer];
-    return slots->backend->load_expert(slots->device, &layer->experts[expert],
-                                       slot_address(slots, layer_index, slot));
-}
-
-/* Asks the decisions where each expert lies, as an event of all of them would find it. */
-static Status fill_layer(ExpertSlots *slots, uint32_t layer_index, uint16_t *all)
-{
-    uint32_t n = slots->trace_layers[layer_index].experts;
-    uint32_t n_actions;
-    for (uint32_t e = 0; e < n; e++)
-        all[e] = (uint16_t)e;
-    buffer_event(slots->decisions, layer_index, all, n, NULL, NULL, slots->actions, &n_actions);
-    for (uint32_t i = 0; i < n_actions; i++)
-        TRY(load(slots, layer_index, slots->actions[i].expert, slots->actions[i].slot));
+    const LayerSlots *layer = &slots->layers[layer_index];
+    const FfnTensors *experts = slots->tensors->layers[layer->layer].experts;
+    for (uint32_t e = 0; e < slots->trace_layers[layer_index].experts; e++)
+        if (slots->plan->buffer.on)
+            TRY(slots->backend->keep_expert(slots->device, layer->shape, &experts[e],
+                                            &layer->kept[e]));
+        else
+            TRY(slots->backend->store_ffn(slots->device, layer->shape, &experts[e],
+                                          slot_address(slots, layer_index, e)));
     return OK;
 }
 
 Status expert_slots_fill(ExpertSlots *slots)
 {
-    if (slots->plan->buffer.on)
-        return OK;
-    uint16_t *all;
-    TRY(mem_new(&all, TRACE_MAX_EXPERTS, sizeof *all, "executor: list of experts"));
-    Status status = OK;
-    for (uint32_t i = 0; i < slots->n_layers && status == OK; i++)
-        status = fill_layer(slots, i, all);
-    buffer_reset(slots->decisions);
-    mem_free(all);
-    return status;
-}
-
-static void wait_until(uint64_t end_ns)
-{
-    uint64_t now;
-    while ((now = clock_ns()) < end_ns) {
-        if (end_ns - now <= SPIN_NS)
-            continue;
-        uint64_t sleep_ns = end_ns - now - SPIN_NS;
-        struct timespec rest = {.tv_sec = (time_t)(sleep_ns / 1000000000u),
-                                .tv_nsec = (long)(sleep_ns % 1000000000u)};
-        nanosleep(&rest, NULL);
-    }
-}
-
-/* A load that takes at least as long as the plan's link would. */
-static Status timed_load(ExpertSlots *slots, uint32_t layer_index, uint32_t slot,
-                         ResidencyRecord *record)
-{
-    double gb_per_s = slots->plan->link.h2d_gb_per_s;
-    uint64_t start_ns = clock_ns();
-    TRY(load(slots, layer_index, record->expert, slot));
-    record->bytes = slots->trace_layers[layer_index].expert_bytes;
-    if (gb_per_s > 0)
-        wait_until(start_ns + (uint64_t)((double)record->bytes / gb_per_s));
-    record->duration_ns = clock_ns() - start_ns;
+    for (uint32_t i = 0; i < slots->n_layers; i++)
+        TRY(fill_layer(slots, i));
     return OK;
 }
 
 void expert_slots_start_step(ExpertSlots *slots)
 {
     slots->n_residency = 0;
+    slots->n_loads = 0;
 }
 
-static Status compute(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_jobs)
-{
-    uint32_t n = *n_jobs;
-    *n_jobs = 0;
-    if (n == 0)
-        return OK;
-    return slots->backend->run_experts(slots->device, event->batch, slots->jobs, n, event->in,
-                                       event->out);
-}
-
-static bool is_awaited(const ExpertSlots *slots, uint32_t n_jobs, uint32_t slot)
-{
-    for (uint32_t i = 0; i < n_jobs; i++)
-        if (slots->job_slots[i] == slot)
-            return true;
-    return false;
-}
-
-static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
-                        uint32_t *n_jobs)
+static ResidencyRecord *add_record(ExpertSlots *slots, const BufferAction *action)
 {
     ResidencyRecord *record = &slots->residency[slots->n_residency++];
     *record = (ResidencyRecord){.layer = slots->layers[action->layer_index].layer,
@@ -170,30 +130,104 @@ static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const Buff
                                 .kind = action->kind,
                                 .slot = action->slot,
                                 .start_ns = clock_wall_ns()};
-    if (action->kind == RESIDENCY_EVICT)
+    return record;
+}
+
+static Status run_jobs(const ExpertSlots *slots, const ExpertEvent *event, JobList *list)
+{
+    uint32_t n = list->n;
+    list->n = 0;
+    if (n == 0)
         return OK;
-    if (action->kind != RESIDENCY_HIT) {
-        if (is_awaited(slots, *n_jobs, action->slot))
-            TRY(compute(slots, event, n_jobs));
-        record->start_ns = clock_wall_ns();
-        TRY(timed_load(slots, event->layer_index, action->slot, record));
+    for (uint32_t i = 0; list->tickets != NULL && i < n; i++)
+        TRY(slots->backend->await_load(slots->device, list->tickets[i]));
+    return slots->backend->run_experts(slots->device, event->batch, list->jobs, n, event->in,
+                                       event->out);
+}
+
+/* Queues all that is pending: what is in place first, so that it runs beside the loads. */
+static Status run_pending(ExpertSlots *slots, const ExpertEvent *event)
+{
+    TRY(run_jobs(slots, event, &slots->hits));
+    return run_jobs(slots, event, &slots->loaded);
+}
+
+static bool is_in(const JobList *list, uint32_t slot)
+{
+    for (uint32_t i = 0; i < list->n; i++)
+        if (list->jobs[i].slot == slot)
+            return true;
+    return false;
+}
+
+/* Begins the load of ACTION; *QUEUED tells whether operations of this event are queued. A slot that
+ * a pending expert lies in is computed with first. Slots that earlier events read are free: the
+ * host has waited for this event's counts. */
+static Status begin_load(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
+                         bool *queued, ResidencyRecord *record)
+{
+    const LayerSlots *layer = &slots->layers[event->layer_index];
+    double gb_per_s = slots->plan->link.h2d_gb_per_s;
+    if (is_in(&slots->hits, action->slot) || is_in(&slots->loaded, action->slot)) {
+        TRY(run_pending(slots, event));
+        *queued = true;
     }
-    const uint32_t *first = &event->rows->first[action->expert];
-    slots->job_slots[*n_jobs] = action->slot;
-    slots->jobs[(*n_jobs)++] =
-        (ExpertJob){.weights = slot_address(slots, event->layer_index, action->slot),
-                    .first_row = first[0],
-                    .n_rows = first[1] - first[0]};
+    record->bytes = slots->trace_layers[event->layer_index].expert_bytes;
+    slots->load_records[slots->n_loads] = (uint32_t)(record - slots->residency);
+    const Load load = {.shape = layer->shape,
+                       .kept = layer->kept[action->expert],
+                       .slot = slot_address(slots, event->layer_index, action->slot),
+                       .after_queue = *queued,
+                       .at_least_ns =
+                           gb_per_s > 0 ? (uint64_t)((double)record->bytes / gb_per_s) : 0,
+                       .ticket = slots->n_loads++};
+    TRY(slots->backend->load(slots->device, &load));
+    slots->loaded.tickets[slots->loaded.n] = load.ticket;
+    slots->loaded.jobs[slots->loaded.n++] = (ExpertJob){action->expert, action->slot};
     return OK;
 }
 
-Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event)
+static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
+                        bool *queued)
+{
+    ResidencyRecord *record = add_record(slots, action);
+    if (action->kind == RESIDENCY_EVICT)
+        return OK;
+    if (action->kind != RESIDENCY_HIT)
+        return begin_load(slots, event, action, queued, record);
+    slots->hits.jobs[slots->hits.n++] = (ExpertJob){action->expert, action->slot};
+    return OK;
+}
+
+Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_active)
 {
     uint32_t n_actions;
-    uint32_t n_jobs = 0;
-    buffer_event(slots->decisions, event->layer_index, event->rows->active, event->rows->n_active,
-                 event->next_use, NULL, slots->actions, &n_actions);
+    bool queued = false;
+    *n_active = gating_active(event->first, event->batch->n_experts, slots->active);
+    buffer_event(slots->decisions, event->layer_index, slots->active, *n_active, event->next_use,
+                 NULL, slots->actions, &n_actions);
     for (uint32_t i = 0; i < n_actions; i++)
-        TRY(carry_out(slots, event, &slots->actions[i], &n_jobs));
-    return compute(slots, event, &n_jobs);
+        TRY(carry_out(slots, event, &slots->actions[i], &queued));
+    return run_pending(slots, event);
+}
+
+void expert_slots_note(ExpertSlots *slots, uint32_t layer_index, const uint16_t *active,
+                       uint32_t n_active)
+{
+    uint32_t n_actions;
+    buffer_event(slots->decisions, layer_index, active, n_active, NULL, NULL, slots->actions,
+                 &n_actions);
+    for (uint32_t i = 0; i < n_actions; i++)
+        add_record(slots, &slots->actions[i]);
+}
+
+Status expert_slots_end_step(ExpertSlots *slots, uint64_t wall_offset_ns)
+{
+    for (uint32_t ticket = 0; ticket < slots->n_loads; ticket++) {
+        ResidencyRecord *record = &slots->residency[slots->load_records[ticket]];
+        uint64_t start_ns;
+        TRY(slots->backend->load_time(slots->device, ticket, &start_ns, &record->duration_ns));
+        record->start_ns = start_ns + wall_offset_ns;
+    }
+    return OK;
 }

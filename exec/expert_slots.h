@@ -1,64 +1,85 @@
 /* The run-time half of the expert buffer: the slots in device memory, and the loads into them.
  *
  * Which expert is where, and what goes where next, is decided by policies/buffer.h alone; this
- * carries it out and writes down what happened. The host store is the mapped checkpoint. With the
- * plan's buffer off every expert has a slot and is loaded at the start. */
+ * carries it out and writes down what happened. With the plan's buffer off every expert has a slot
+ * of its own number in its layer and is loaded at the start; the events of a step are then written
+ * down after it. */
 #ifndef EXEC_EXPERT_SLOTS_H
 #define EXEC_EXPERT_SLOTS_H
 
 #include "base/memory.h"
 #include "exec/backend.h"
-#include "exec/gating.h"
 #include "policies/buffer.h"
 
 /* One MoE layer's way to its slots. */
 typedef struct {
-    uint32_t layer;       /* the model's layer number */
+    uint32_t layer; /* the model's layer number */
+    const FfnShape *shape;
+    const void **kept;    /* [experts] what loads read */
     size_t slot_stride;   /* device bytes from slot to slot */
     unsigned char *slots; /* device: the layer's own, or those shared by all */
 } LayerSlots;
 
+/* Experts that an event still has to compute; those of loads wait for these. */
+typedef struct {
+    ExpertJob *jobs;
+    uint32_t *tickets; /* of loads; NULL: in place already */
+    uint32_t n;
+} JobList;
+
 typedef struct {
     const Backend *backend;
     Device *device;
+    const ModelConfig *config;
     const ModelTensors *tensors;
     const TraceLayer *trace_layers;
     uint32_t n_layers; /* MoE layers */
     const Plan *plan;
     ExpertBuffer *decisions;
-    LayerSlots *layers;         /* [n_layers] */
-    BufferAction *actions;      /* of one event */
-    ExpertJob *jobs;            /* of one event, those not yet computed */
-    uint32_t *job_slots;        /* the slot that each job reads */
+    LayerSlots *layers;    /* [n_layers] */
+    BufferAction *actions; /* of one event */
+    uint16_t *active;      /* of one event */
+    JobList hits;
+    JobList loaded;
     ResidencyRecord *residency; /* of one step */
+    uint32_t *load_records;     /* [loads of the step] the record of each ticket */
     size_t n_residency;
+    uint32_t n_loads;
+    uint32_t max_loads;
     uint64_t slot_bytes; /* device memory of all slots */
 } ExpertSlots;
 
 /* What an event computes. */
 typedef struct {
-    uint32_t layer_index; /* of the MoE layers */
-    const ExpertRows *rows;
-    const uint32_t *next_use; /* of rows->active; NULL unless the policy needs the future */
+    uint32_t layer_index;     /* of the MoE layers */
+    const uint32_t *first;    /* host [experts + 1]: RowGroups.first */
+    const uint32_t *next_use; /* of the active ones; NULL unless the policy needs the future */
     const ExpertBatch *batch;
     const float *in; /* device [tokens][d_model] */
     float *out;      /* device [tokens * top_k][d_model] */
 } ExpertEvent;
 
-/* Makes the decisions' state; the other fields above DECISIONS must be set. */
-Status expert_slots_open(ExpertSlots *slots);
-void expert_slots_close(ExpertSlots *slots);
-/* Lay the slots out in device memory, and the arrays in host memory (exec/layout.h). MAX_TOKENS
+/* Makes the decisions' state; the fields above DECISIONS but for DEVICE must be set. MAX_TOKENS
  * bounds a step. */
+Status expert_slots_open(ExpertSlots *slots, uint32_t max_tokens);
+void expert_slots_close(ExpertSlots *slots);
+/* Lay the slots out in device memory, and the arrays in host memory (exec/layout.h). */
 void expert_slots_lay_out_device(ExpertSlots *slots, Arena *arena);
 void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *arena);
-/* Loads everything when the buffer is off. */
+/* Keeps what loads will read; loads everything when the buffer is off. */
 Status expert_slots_fill(ExpertSlots *slots);
 
 /* Forgets the records of the step before. */
 void expert_slots_start_step(ExpertSlots *slots);
-/* Decides one event, loads what it needs, computes it, and appends its records. Experts that wait
- * for no load are computed together; an expert is computed before its slot is overwritten. */
-Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event);
+/* The buffer is on: decides one event, begins the loads it needs, computes what is in place beside
+ * them and what they bring after them, and appends its records. An expert is computed before its
+ * slot is overwritten. *N_ACTIVE experts took part. */
+Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_active);
+/* The buffer is off: the records of an event that was computed. */
+void expert_slots_note(ExpertSlots *slots, uint32_t layer_index, const uint16_t *active,
+                       uint32_t n_active);
+/* After the backend's wait(): the times of the step's loads. WALL_OFFSET_NS is what clock_wall_ns()
+ * is ahead of clock_ns(). */
+Status expert_slots_end_step(ExpertSlots *slots, uint64_t wall_offset_ns);
 
 #endif

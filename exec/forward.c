@@ -1,262 +1,124 @@
-#include "exec/forward.h"
-
 #include <math.h>
 #include <string.h>
 
-#include "exec/layout.h"
+#include "base/clock.h"
+#include "exec/forward_parts.h"
+#include "exec/gating.h"
 
-enum { LOGIT_ROWS = 256 };
-
-/* What the blocks of one step share. */
-typedef struct {
-    Forward *forward;
-    const StepInput *input;
-    const Span *spans;
-    uint32_t n_spans;
-    uint32_t moe_layer;       /* MoE layers done */
-    size_t routed;            /* entries of host.experts used by them */
-    size_t scored;            /* entries of host.scores */
-    const uint32_t *next_use; /* of the next event */
-} Step;
-
-static uint32_t qkv_columns(const ModelConfig *config)
-{
-    return (config->n_heads + 2 * config->n_kv_heads) * config->head_dim;
-}
-
-static size_t cache_floats(const Forward *forward)
-{
-    const ModelConfig *config = forward->config;
-    size_t positions = times(forward->max_requests, forward->max_length);
-    return times(positions, (size_t)config->n_kv_heads * config->head_dim);
-}
-
-void forward_lay_out_cache(Forward *forward, Arena *arena)
-{
-    size_t floats = times(forward->config->n_layers, cache_floats(forward));
-    forward->at.keys = lay_out(arena, floats, sizeof(float));
-    forward->at.values = lay_out(arena, floats, sizeof(float));
-}
-
-void forward_lay_out_activations(Forward *forward, Arena *arena)
-{
-    const ModelConfig *config = forward->config;
-    Activations *at = &forward->at;
-    size_t tokens = forward->max_tokens;
-    size_t top_k = config->max_top_k > 0 ? config->max_top_k : 1;
-    size_t rows = times(tokens, top_k);
-    at->ids = lay_out(arena, tokens, sizeof *at->ids);
-    at->hidden = lay_out(arena, times(tokens, config->d_model), sizeof(float));
-    at->normed = lay_out(arena, times(tokens, config->d_model), sizeof(float));
-    at->qkv = lay_out(arena, times(tokens, qkv_columns(config)), sizeof(float));
-    at->mixed =
-        lay_out(arena, times(tokens, (size_t)config->n_heads * config->head_dim), sizeof(float));
-    at->scores = lay_out(arena, times(tokens, config->max_experts), sizeof(float));
-    at->experts = lay_out(arena, rows, sizeof *at->experts);
-    at->route_weights = lay_out(arena, rows, sizeof(float));
-    at->rows = lay_out(arena, rows, sizeof *at->rows);
-    at->expert_out = lay_out(arena, times(rows, config->d_model), sizeof(float));
-    if (forward->max_logits > 0)
-        at->logits = lay_out(arena, times(LOGIT_ROWS, config->vocabulary), sizeof(float));
-}
-
-void forward_lay_out_host(Forward *forward, Arena *arena)
-{
-    const ModelConfig *config = forward->config;
-    ForwardHost *host = &forward->host;
-    size_t tokens = forward->max_tokens;
-    size_t top_k = 0;
-    size_t experts = 0;
-    for (uint32_t i = 0; i < config->n_layers; i++) {
-        top_k += config->layers[i].moe ? config->layers[i].top_k : 0;
-        experts += config->layers[i].moe ? config->layers[i].experts : 0;
-    }
-    size_t widest_k = config->max_top_k > 0 ? config->max_top_k : 1;
-    host->experts = lay_out(arena, times(tokens, top_k), sizeof *host->experts);
-    host->weights = lay_out(arena, times(tokens, top_k), sizeof(float));
-    host->scores = lay_out(arena, times(tokens, experts), sizeof(float));
-    host->logits = lay_out(arena, times(forward->max_logits, config->vocabulary), sizeof(float));
-    host->ones = lay_out(arena, tokens, sizeof(float));
-    host->counts = lay_out(arena, config->max_experts, sizeof *host->counts);
-    host->rows.active = lay_out(arena, config->max_experts, sizeof *host->rows.active);
-    host->rows.first = lay_out(arena, (size_t)config->max_experts + 1, sizeof *host->rows.first);
-    host->rows.rows = lay_out(arena, times(tokens, widest_k), sizeof *host->rows.rows);
-}
-
-/* hidden += o * attention(qkv * norm(hidden)) */
-static Status attention_block(const Step *step, uint32_t layer)
+Status forward_stamp(const Step *step, uint32_t layer, Op op)
 {
     Forward *f = step->forward;
+    if (!step->input->timing)
+        return OK;
+    f->stamps.layer[f->stamps.n] = layer;
+    f->stamps.op[f->stamps.n++] = op;
+    return f->backend->stamp(f->device, f->stamps.n);
+}
+
+/* The step's inputs on their way to the device. */
+static Status send_input(const Step *step)
+{
+    const Forward *f = step->forward;
     const Backend *backend = f->backend;
-    const ModelConfig *config = f->config;
-    const LayerWeights *weights = &f->weights.layers[layer];
-    const AttentionLayer attention = {.n_heads = config->n_heads,
-                                      .n_kv_heads = config->n_kv_heads,
-                                      .head_dim = config->head_dim,
-                                      .norm_eps = config->norm_eps,
-                                      .q_norm = weights->q_norm,
-                                      .k_norm = weights->k_norm,
-                                      .cosine = f->weights.cosine,
-                                      .sine = f->weights.sine,
-                                      .keys = f->at.keys + layer * cache_floats(f),
-                                      .values = f->at.values + layer * cache_floats(f)};
-    uint32_t tokens = step->input->tokens;
-    TRY(backend->rms_norm(f->device, f->at.hidden, weights->input_norm, tokens, config->d_model,
-                          config->norm_eps, f->at.normed));
-    TRY(backend->linear(f->device, f->at.normed, &weights->qkv, tokens, false, f->at.qkv));
-    TRY(backend->append(f->device, &attention, step->spans, step->n_spans, f->at.qkv));
-    TRY(backend->attend(f->device, &attention, step->spans, step->n_spans, f->at.qkv, f->at.mixed));
-    return backend->linear(f->device, f->at.mixed, &weights->o, tokens, true, f->at.hidden);
+    const ForwardHost *host = &f->host;
+    size_t tokens = step->input->tokens;
+    size_t n_spans = step->spans.n;
+    TRY(backend->send(f->device, f->at.ids, host->ids, tokens * sizeof *host->ids));
+    TRY(backend->send(f->device, f->at.spans, host->spans, n_spans * sizeof *host->spans));
+    if (f->config->sinusoidal)
+        TRY(backend->send(f->device, f->at.places, host->places, tokens * sizeof *host->places));
+    if (step->source_spans.n > 0)
+        TRY(backend->send(f->device, f->at.source_spans, host->source_spans,
+                          n_spans * sizeof *host->source_spans));
+    return OK;
 }
 
-/* Weights of forced experts: the trace's, or the router's probabilities of them. */
-static void force_weights(const LayerConfig *layer, const float *given, const float *scores,
-                          const uint16_t *experts, float *weights)
+/* Forced routing of all MoE layers of the stack. */
+static Status send_forced(const Step *step)
 {
-    float sum = 0;
-    for (uint32_t slot = 0; slot < layer->top_k; slot++) {
-        bool dropped = experts[slot] == EXPERT_DROPPED;
-        weights[slot] = dropped ? 0 : given != NULL ? given[slot] : scores[experts[slot]];
-        sum += weights[slot];
-    }
-    for (uint32_t slot = 0; given == NULL && layer->norm_top_k && slot < layer->top_k; slot++)
-        weights[slot] = sum > 0 ? weights[slot] / sum : 0;
-}
-
-static void force_routing(const Step *step, const LayerConfig *layer, const float *scores,
-                          uint16_t *experts, float *weights)
-{
+    const Forward *f = step->forward;
     const StepInput *input = step->input;
-    const float *given = input->forced_weights;
-    memcpy(experts, input->forced_experts + step->routed,
-           (size_t)input->tokens * layer->top_k * sizeof *experts);
-    for (size_t i = 0; i < input->tokens; i++)
-        force_weights(layer, given != NULL ? given + step->routed + i * layer->top_k : NULL,
-                      scores + i * layer->experts, experts + i * layer->top_k,
-                      weights + i * layer->top_k);
+    size_t routed = 0;
+    uint32_t first;
+    uint32_t end;
+    if (input->forced_experts == NULL)
+        return OK;
+    model_stack(f->config, input->stack, &first, &end);
+    for (uint32_t i = first; i < end; i++)
+        routed += f->config->layers[i].moe ? (size_t)input->tokens * f->config->layers[i].top_k : 0;
+    memcpy(f->host.forced_experts, input->forced_experts, routed * sizeof *f->host.forced_experts);
+    TRY(f->backend->send(f->device, f->at.forced_experts, f->host.forced_experts,
+                         routed * sizeof *f->host.forced_experts));
+    if (input->forced_weights == NULL)
+        return OK;
+    memcpy(f->host.forced_weights, input->forced_weights, routed * sizeof(float));
+    return f->backend->send(f->device, f->at.forced_weights, f->host.forced_weights,
+                            routed * sizeof(float));
 }
 
-static Status check_routing(const Step *step, uint32_t layer, const float *weights)
+static Status embed(const Step *step)
 {
-    uint32_t top_k = step->forward->config->layers[layer].top_k;
-    for (uint32_t i = 0; i < step->input->tokens; i++)
-        if (isnan(weights[(size_t)i * top_k]))
-            return fail(ERR_INPUT,
-                        "layer %u: token %u of the step, position %u: the router's "
-                        "probabilities are not numbers (NaN)",
-                        layer, i, step->input->position[i]);
-    return OK;
+    const Forward *f = step->forward;
+    TRY(f->backend->embed(f->device, &f->weights.embedding, f->at.ids, step->input->tokens,
+                          f->config->embedding_scale, f->weights.positions, f->at.places,
+                          f->at.hidden));
+    return forward_stamp(step, 0, OP_EMBED);
 }
 
-/* Asks the router, puts forced routing in its place, drops what is over capacity, and groups the
- * rows by expert. EXPERTS, WEIGHTS and SCORES are the layer's part of the host's arrays. */
-static Status route(const Step *step, uint32_t layer, uint32_t capacity, uint16_t *experts,
-                    float *weights, float *scores)
+static Status run_layers(Step *step)
 {
-    Forward *f = step->forward;
-    const Backend *backend = f->backend;
-    const LayerConfig *shape = &f->config->layers[layer];
-    uint32_t tokens = step->input->tokens;
-    size_t routed = (size_t)tokens * shape->top_k;
-    TRY(backend->route(f->device, f->at.normed, &f->weights.layers[layer].router, tokens,
-                       shape->top_k, shape->norm_top_k, f->at.scores, f->at.experts,
-                       f->at.route_weights));
-    TRY(backend->download(f->device, experts, f->at.experts, routed * sizeof *experts));
-    TRY(backend->download(f->device, weights, f->at.route_weights, routed * sizeof *weights));
-    TRY(backend->download(f->device, scores, f->at.scores,
-                          (size_t)tokens * shape->experts * sizeof *scores));
-    TRY(check_routing(step, layer, weights));
-    if (step->input->forced_experts != NULL)
-        force_routing(step, shape, scores, experts, weights);
-    if (capacity > 0)
-        gating_limit(capacity, tokens, shape->top_k, shape->experts, f->host.counts, experts,
-                     weights);
-    gating_group(experts, tokens, shape->top_k, shape->experts, &f->host.rows);
-    TRY(backend->upload(f->device, f->at.rows, f->host.rows.rows,
-                        f->host.rows.n_rows * sizeof *f->at.rows));
-    return backend->upload(f->device, f->at.route_weights, weights, routed * sizeof *weights);
-}
-
-/* hidden += sum of the experts' outputs, weighted */
-static Status moe_block(Step *step, uint32_t layer)
-{
-    Forward *f = step->forward;
-    const LayerConfig *shape = &f->config->layers[layer];
-    uint32_t tokens = step->input->tokens;
-    uint32_t capacity = gating_capacity(f->plan, tokens);
-    const ExpertBatch batch = {.tokens = tokens,
-                               .top_k = shape->top_k,
-                               .d_ff = shape->d_ff,
-                               .capacity = capacity,
-                               .mask = capacity > 0 && f->plan->gating.dispatch == DISPATCH_MASK,
-                               .rows = f->at.rows};
-    const ExpertEvent event = {.layer_index = step->moe_layer,
-                               .rows = &f->host.rows,
-                               .next_use = step->next_use,
-                               .batch = &batch,
-                               .in = f->at.normed,
-                               .out = f->at.expert_out};
-    TRY(route(step, layer, capacity, f->host.experts + step->routed, f->host.weights + step->routed,
-              f->host.scores + step->scored));
-    if (f->host.rows.n_active > 0)
-        TRY(expert_slots_run(&f->slots, &event));
-    TRY(f->backend->combine(f->device, f->at.expert_out, f->at.route_weights, tokens, shape->top_k,
-                            f->at.hidden));
-    if (step->next_use != NULL)
-        step->next_use += f->host.rows.n_active;
-    step->routed += (size_t)tokens * shape->top_k;
-    step->scored += (size_t)tokens * shape->experts;
-    step->moe_layer++;
-    return OK;
-}
-
-/* A dense layer is one expert that every token goes to. */
-static Status dense_block(const Step *step, uint32_t layer)
-{
-    Forward *f = step->forward;
-    uint32_t tokens = step->input->tokens;
-    const ExpertBatch batch = {
-        .tokens = tokens, .top_k = 1, .d_ff = f->config->layers[layer].d_ff, .rows = f->at.rows};
-    const ExpertJob job = {.weights = f->weights.layers[layer].dense, .n_rows = tokens};
-    for (uint32_t i = 0; i < tokens; i++) {
-        f->host.rows.rows[i] = i;
-        f->host.ones[i] = 1;
+    uint32_t first;
+    uint32_t end;
+    model_stack(step->forward->config, step->input->stack, &first, &end);
+    for (uint32_t layer = first; layer < end; layer++) {
+        TRY(forward_attention(step, layer));
+        if (step->forward->config->layers[layer].cross)
+            TRY(forward_cross_attention(step, layer));
+        TRY(forward_ffn(step, layer));
     }
-    TRY(f->backend->upload(f->device, f->at.rows, f->host.rows.rows, tokens * sizeof *f->at.rows));
-    TRY(f->backend->upload(f->device, f->at.route_weights, f->host.ones, tokens * sizeof(float)));
-    TRY(f->backend->run_experts(f->device, &batch, &job, 1, f->at.normed, f->at.expert_out));
-    return f->backend->combine(f->device, f->at.expert_out, f->at.route_weights, tokens, 1,
-                               f->at.hidden);
+    return OK;
 }
 
-static Status layer_block(Step *step, uint32_t layer)
+/* The last norm of the encoder, and what the decoder needs of its output. */
+static Status end_encoder(const Step *step)
 {
-    Forward *f = step->forward;
-    TRY(attention_block(step, layer));
-    TRY(f->backend->rms_norm(f->device, f->at.hidden, f->weights.layers[layer].ffn_norm,
-                             step->input->tokens, f->config->d_model, f->config->norm_eps,
-                             f->at.normed));
-    return f->config->layers[layer].moe ? moe_block(step, layer) : dense_block(step, layer);
+    const Forward *f = step->forward;
+    TRY(f->backend->norm(f->device, &f->weights.encoder_norm, f->at.hidden, NULL,
+                         step->input->tokens, f->config->d_model, f->at.normed));
+    return forward_fill_cross_caches(step);
 }
 
 /* Norms the rows whose logits are wanted into at.normed; *N_ROWS of them. */
 static Status final_norm(const Step *step, uint32_t *n_rows)
 {
-    Forward *f = step->forward;
-    uint32_t d = f->config->d_model;
-    float eps = f->config->norm_eps;
-    const float *norm = f->weights.final_norm;
-    if (step->input->logits == LOGITS_ALL) {
-        *n_rows = step->input->tokens;
-        return f->backend->rms_norm(f->device, f->at.hidden, norm, *n_rows, d, eps, f->at.normed);
+    const Forward *f = step->forward;
+    const uint32_t *picked = NULL;
+    *n_rows = step->input->tokens;
+    if (step->input->logits == LOGITS_LAST) {
+        *n_rows = step->spans.n;
+        picked = f->at.picked;
+        for (uint32_t i = 0; i < *n_rows; i++)
+            f->host.picked[i] = f->host.spans[i].first_token + f->host.spans[i].tokens - 1;
+        TRY(f->backend->send(f->device, f->at.picked, f->host.picked,
+                             *n_rows * sizeof *f->host.picked));
     }
-    *n_rows = step->n_spans;
-    for (size_t i = 0; i < step->n_spans; i++) {
-        size_t last = (size_t)step->spans[i].first_token + step->spans[i].tokens - 1;
-        TRY(f->backend->rms_norm(f->device, f->at.hidden + last * d, norm, 1, d, eps,
-                                 f->at.normed + i * d));
+    return f->backend->norm(f->device, &f->weights.final_norm, f->at.hidden, picked, *n_rows,
+                            f->config->d_model, f->at.normed);
+}
+
+static Status compute_logits(const Step *step, uint32_t *n_rows)
+{
+    const Forward *f = step->forward;
+    size_t vocabulary = f->config->vocabulary;
+    TRY(final_norm(step, n_rows));
+    for (uint32_t row = 0; row < *n_rows; row += LOGIT_ROWS) {
+        uint32_t n = *n_rows - row < LOGIT_ROWS ? *n_rows - row : LOGIT_ROWS;
+        TRY(f->backend->linear(f->device, f->at.normed + (size_t)row * f->config->d_model,
+                               &f->weights.head, n, false, f->at.logits));
+        TRY(f->backend->fetch(f->device, f->host.logits + row * vocabulary, f->at.logits,
+                              n * vocabulary * sizeof(float)));
     }
-    return OK;
+    return forward_stamp(step, f->config->n_layers - 1, OP_HEAD);
 }
 
 static Status check_logits(const Step *step, const float *logits, uint32_t n_rows)
@@ -268,7 +130,7 @@ static Status check_logits(const Step *step, const float *logits, uint32_t n_row
             nan |= logits[row * vocabulary + i] != logits[row * vocabulary + i];
         if (!nan)
             continue;
-        const Span *span = &step->spans[step->input->logits == LOGITS_ALL ? 0 : row];
+        const Span *span = &step->spans.host[step->input->logits == LOGITS_ALL ? 0 : row];
         uint32_t token =
             step->input->logits == LOGITS_ALL ? row : span->first_token + span->tokens - 1;
         return fail(ERR_INPUT,
@@ -279,44 +141,142 @@ static Status check_logits(const Step *step, const float *logits, uint32_t n_row
     return OK;
 }
 
-static Status compute_logits(const Step *step, StepOutput *output)
+static Status check_layer_routing(const Step *step, uint32_t layer, const float *weights)
 {
-    Forward *f = step->forward;
-    size_t vocabulary = f->config->vocabulary;
-    uint32_t n_rows;
-    TRY(final_norm(step, &n_rows));
-    for (uint32_t row = 0; row < n_rows; row += LOGIT_ROWS) {
-        uint32_t n = n_rows - row < LOGIT_ROWS ? n_rows - row : LOGIT_ROWS;
-        TRY(f->backend->linear(f->device, f->at.normed + (size_t)row * f->config->d_model,
-                               &f->weights.head, n, false, f->at.logits));
-        TRY(f->backend->download(f->device, f->host.logits + row * vocabulary, f->at.logits,
-                                 n * vocabulary * sizeof(float)));
-    }
-    output->logits = f->host.logits;
-    output->n_logits = n_rows;
-    return check_logits(step, f->host.logits, n_rows);
+    uint32_t top_k = step->forward->config->layers[layer].top_k;
+    for (uint32_t i = 0; i < step->input->tokens; i++)
+        if (isnan(weights[(size_t)i * top_k]))
+            return fail(ERR_INPUT,
+                        "layer %u: token %u of the step, position %u: the router's "
+                        "probabilities are not numbers (NaN)",
+                        layer, i, step->input->position[i]);
+    return OK;
 }
 
-Status forward_step(Forward *f, const StepInput *input, const Span *spans, uint32_t n_spans,
-                    StepOutput *output)
+/* With the buffer off nobody asked which experts took part; say it now. */
+static void note_event(const Step *step, uint32_t moe_layer, const LayerConfig *config,
+                       const uint16_t *experts)
+{
+    Forward *f = step->forward;
+    size_t routed = (size_t)step->input->tokens * config->top_k;
+    memset(f->counts, 0, ((size_t)config->experts + 1) * sizeof *f->counts);
+    for (size_t i = 0; i < routed; i++)
+        if (experts[i] != EXPERT_DROPPED)
+            f->counts[experts[i] + 1]++;
+    for (uint32_t e = 0; e < config->experts; e++)
+        f->counts[e + 1] += f->counts[e];
+    expert_slots_note(&f->slots, moe_layer, f->active,
+                      gating_active(f->counts, config->experts, f->active));
+}
+
+/* Layer by layer, what the host learns of the routing when the step is over. */
+static Status check_routing(const Step *step)
+{
+    const Forward *f = step->forward;
+    size_t routed = 0;
+    uint32_t moe_layer = 0;
+    uint32_t first;
+    uint32_t end;
+    model_stack(f->config, step->input->stack, &first, &end);
+    for (uint32_t i = 0; i < end; i++) {
+        const LayerConfig *config = &f->config->layers[i];
+        if (!config->moe)
+            continue;
+        if (i >= first) {
+            TRY(check_layer_routing(step, i, f->host.weights + routed));
+            if (!f->plan->buffer.on)
+                note_event(step, moe_layer, config, f->host.experts + routed);
+            routed += (size_t)step->input->tokens * config->top_k;
+        }
+        moe_layer++;
+    }
+    return OK;
+}
+
+static Status read_stamps(Forward *f, uint64_t wall_offset_ns, StepOutput *output)
+{
+    Stamps *stamps = &f->stamps;
+    TRY(f->backend->stamp_times(f->device, stamps->n + 1, stamps->ns));
+    for (uint32_t i = 0; i < stamps->n; i++)
+        stamps->records[i] = (TimingRecord){.layer = stamps->layer[i],
+                                            .op = stamps->op[i],
+                                            .start_ns = stamps->ns[i] + wall_offset_ns,
+                                            .duration_ns = stamps->ns[i + 1] - stamps->ns[i]};
+    output->timing = stamps->records;
+    output->n_timing = stamps->n;
+    return OK;
+}
+
+/* MoE layers of the stacks before STACK's. */
+static uint32_t moe_layers_before(const ModelConfig *config, Stack stack)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; stack == STACK_DECODER && i < config->n_encoder_layers; i++)
+        n += config->layers[i].moe;
+    return n;
+}
+
+static Spans make_spans(const Span *host, const Span *device, uint32_t n, uint32_t tokens)
+{
+    Spans spans = {.host = host, .device = device, .n = n, .tokens = tokens};
+    for (uint32_t i = 0; i < n; i++)
+        spans.most_keys = host[i].keys > spans.most_keys ? host[i].keys : spans.most_keys;
+    return spans;
+}
+
+/* A long request turns by the long table, and the whole step with it. */
+static const RotaryTable *choose_rotary(const Forward *f, const Spans *spans)
+{
+    return &f->weights.rotary[spans->most_keys > f->config->rope.original_positions];
+}
+
+static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
 {
     Step step = {.forward = f,
                  .input = input,
-                 .spans = spans,
-                 .n_spans = n_spans,
+                 .spans = make_spans(f->host.spans, f->at.spans, n_spans, input->tokens),
+                 .moe_layer = moe_layers_before(f->config, input->stack),
                  .next_use = input->next_use};
+    if (input->stack == STACK_DECODER && model_is_encoder_decoder(f->config))
+        step.source_spans =
+            make_spans(f->host.source_spans, f->at.source_spans, n_spans, input->tokens);
+    step.rotary = choose_rotary(f, &step.spans);
+    memcpy(f->host.ids, input->token, input->tokens * sizeof *f->host.ids);
+    f->stamps.n = 0;
     expert_slots_start_step(&f->slots);
-    TRY(f->backend->upload(f->device, f->at.ids, input->token, input->tokens * sizeof *f->at.ids));
-    TRY(f->backend->embed(f->device, &f->weights.embedding, f->at.ids, input->tokens,
-                          f->at.hidden));
-    for (uint32_t layer = 0; layer < f->config->n_layers; layer++)
-        TRY(layer_block(&step, layer));
+    return step;
+}
+
+static Status run(Step *step, uint32_t *n_logits)
+{
+    Forward *f = step->forward;
+    TRY(send_input(step));
+    TRY(send_forced(step));
+    if (step->input->timing)
+        TRY(f->backend->stamp(f->device, 0));
+    TRY(embed(step));
+    TRY(run_layers(step));
+    if (step->input->stack == STACK_ENCODER)
+        return end_encoder(step);
+    return step->input->logits != LOGITS_NONE ? compute_logits(step, n_logits) : OK;
+}
+
+Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOutput *output)
+{
+    Step step = start_step(f, input, n_spans);
+    uint64_t wall_offset_ns = clock_wall_ns() - clock_ns();
+    uint32_t n_logits = 0;
+    TRY(run(&step, &n_logits));
+    TRY(f->backend->wait(f->device));
+    TRY(check_routing(&step));
+    TRY(check_logits(&step, f->host.logits, n_logits));
+    TRY(expert_slots_end_step(&f->slots, wall_offset_ns));
     *output = (StepOutput){.experts = f->host.experts,
                            .weights = f->host.weights,
                            .residency = f->slots.residency,
                            .n_residency = f->slots.n_residency,
+                           .logits = n_logits > 0 ? f->host.logits : NULL,
+                           .n_logits = n_logits,
                            .router_scores = f->host.scores};
-    if (input->logits != LOGITS_NONE)
-        TRY(compute_logits(&step, output));
-    return OK;
+    return input->timing ? read_stamps(f, wall_offset_ns, output) : OK;
 }

@@ -4,35 +4,69 @@
 
 #include "exec/executor.h"
 #include "exec/expert_slots.h"
+#include "exec/ops.h"
 #include "exec/weights.h"
 
-/* Device memory. T is the most tokens of a step, K the largest top_k. */
+/* Device memory. T is the most tokens of a step, K the largest top_k; widths are the largest over
+ * layers. */
 typedef struct {
     uint32_t *ids;        /* [T] */
+    uint32_t *places;     /* [T] rows of the position table */
+    uint32_t *picked;     /* [T] rows whose logits are wanted */
+    Span *spans;          /* [T] */
+    Span *source_spans;   /* [T] what the same tokens see of their sources */
     float *hidden;        /* [T][d_model] the residual stream */
     float *normed;        /* [T][d_model] */
-    float *qkv;           /* [T][(n_heads + 2 * n_kv_heads) * head_dim] */
-    float *mixed;         /* [T][n_heads * head_dim] */
+    float *projected;     /* [T][qkv, or the latents] */
+    float *low_rank;      /* [T][q_rank] twice: before and after its norm */
+    float *queries;       /* [T][n_heads * key_dim] of latent and of cross attention */
+    float *absorbed;      /* [T][n_heads * (kv_rank + rotary_dims)] */
+    float *mixed_latents; /* [T][n_heads * kv_rank] */
+    float *mixed;         /* [T][n_heads * value_dim] */
+    float *ffn_hidden;    /* [T][2 * d_ff] of dense and shared FFNs */
+    float *ffn_inside;    /* [T][d_ff] */
+    float *gates;         /* [T] */
     float *scores;        /* [T][experts] */
-    uint16_t *experts;    /* [T][K] */
-    float *route_weights; /* [T][K] */
-    uint32_t *rows;       /* [T * K] */
-    float *expert_out;    /* [T * K][d_model] */
-    float *logits;        /* [LOGIT_ROWS][vocabulary] */
-    float *keys;          /* [n_layers][max_requests][max_length][n_kv_heads * head_dim] */
-    float *values;        /* same shape */
+    uint16_t *experts;    /* per MoE layer [tokens][top_k] */
+    float *route_weights; /* same shape */
+    uint16_t *forced_experts;
+    float *forced_weights;
+    RowGroups groups;
+    float *expert_out; /* [T * K][d_model] */
+    float *logits;     /* [LOGIT_ROWS][vocabulary] */
+    float *keys;       /* decoder layers' caches, one after the other: [max_requests][max_length] */
+    float *values;     /* the same; latent attention has none */
+    float *cross_keys; /* decoder layers' */
+    float *cross_values;
+    float *encoder_keys; /* of the layer that runs */
+    float *encoder_values;
 } Activations;
 
-/* Host memory. */
+/* Host memory that the device copies from and to. */
 typedef struct {
+    uint32_t *ids;
+    uint32_t *places;
+    uint32_t *picked;
+    Span *spans;
+    Span *source_spans;
     uint16_t *experts; /* per MoE layer [tokens][top_k] */
     float *weights;    /* same shape */
-    float *scores;     /* per MoE layer [tokens][experts] */
-    float *logits;     /* [rows wanted][vocabulary] */
-    float *ones;       /* [T] */
-    uint32_t *counts;  /* [max_experts] */
-    ExpertRows rows;
+    uint16_t *forced_experts;
+    float *forced_weights;
+    float *scores;   /* per MoE layer [tokens][experts] */
+    float *logits;   /* [rows wanted][vocabulary] */
+    uint32_t *first; /* [experts + 1] */
 } ForwardHost;
+
+/* Stamps of a step: operation I ran between stamps I and I + 1. */
+typedef struct {
+    uint32_t *layer;       /* [max] */
+    uint32_t *op;          /* [max] */
+    uint64_t *ns;          /* [max + 1] */
+    TimingRecord *records; /* [max] */
+    uint32_t max;
+    uint32_t n;
+} Stamps;
 
 typedef struct {
     const Backend *backend;
@@ -47,17 +81,28 @@ typedef struct {
     ExpertSlots slots;
     Activations at;
     ForwardHost host;
+    Stamps stamps;
+    uint32_t *counts; /* [max_experts + 1] for events that are noted after the step */
+    uint16_t *active; /* [max_experts] */
 } Forward;
 
 /* Lay out what is above in device and in host memory (exec/layout.h); weights and slots are laid
- * out by their own functions. */
+ * out by their own functions. PINNED is for what the device copies, HOST for the rest. */
 void forward_lay_out_cache(Forward *forward, Arena *arena);
 void forward_lay_out_activations(Forward *forward, Arena *arena);
+void forward_lay_out_pinned(Forward *forward, Arena *arena);
 void forward_lay_out_host(Forward *forward, Arena *arena);
+/* Stamps that a step can make. */
+uint32_t forward_max_stamps(const ModelConfig *config);
 
-/* Runs a step that has been checked. SPANS[n] cover its tokens in order. Fills all of OUTPUT but
- * its times. Fails with ERR_INPUT when a router or the logits give NaN. */
-Status forward_step(Forward *forward, const StepInput *input, const Span *spans, uint32_t n_spans,
-                    StepOutput *output);
+/* The cache of decoder layer LAYER (by the model's number): its own, or of the encoder's output; or
+ * the one that the encoder's layers share. */
+CacheLayer forward_cache(const Forward *forward, uint32_t layer);
+CacheLayer forward_cross_cache(const Forward *forward, uint32_t layer);
+CacheLayer forward_encoder_cache(const Forward *forward, uint32_t layer);
+
+/* Runs a step that has been checked, whose host.spans[n_spans], source_spans and places are set.
+ * Fills all of OUTPUT but its times. Fails with ERR_INPUT when a router or the logits give NaN. */
+Status forward_step(Forward *forward, const StepInput *input, uint32_t n_spans, StepOutput *output);
 
 #endif

@@ -3,15 +3,19 @@
 #include <math.h>
 #include <string.h>
 
+uint32_t gating_share(double fraction, uint32_t tokens)
+{
+    double share = ceil(fraction * tokens);
+    if (share < 1)
+        return 1;
+    return share < tokens ? (uint32_t)share : tokens;
+}
+
+/* No expert can get more rows than there are tokens. */
 uint32_t gating_capacity(const Plan *plan, uint32_t tokens)
 {
-    if (plan->gating.mode == GATING_DYNAMIC)
-        return 0;
-    double capacity = ceil(plan->gating.capacity_factor * tokens);
-    if (capacity < 1)
-        return 1;
-    /* No expert can get more rows than there are tokens. */
-    return capacity < tokens ? (uint32_t)capacity : tokens;
+    return plan->gating.mode == GATING_DYNAMIC ? 0
+                                               : gating_share(plan->gating.capacity_factor, tokens);
 }
 
 void gating_limit(uint32_t capacity, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
@@ -30,25 +34,28 @@ void gating_limit(uint32_t capacity, uint32_t tokens, uint32_t top_k, uint32_t n
 }
 
 void gating_group(const uint16_t *experts, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
-                  ExpertRows *rows)
+                  uint32_t *first, uint32_t *rows)
 {
     uint32_t assignments = tokens * top_k;
-    uint32_t *first = rows->first;
-    memset(first, 0, (n_experts + 1) * sizeof *first);
+    memset(first, 0, ((size_t)n_experts + 1) * sizeof *first);
     for (uint32_t i = 0; i < assignments; i++)
         if (experts[i] != EXPERT_DROPPED)
             first[experts[i] + 1]++;
-    rows->n_active = 0;
-    for (uint32_t e = 0; e < n_experts; e++) {
-        if (first[e + 1] > 0)
-            rows->active[rows->n_active++] = (uint16_t)e;
+    for (uint32_t e = 0; e < n_experts; e++)
         first[e + 1] += first[e];
-    }
-    rows->n_rows = first[n_experts];
     for (uint32_t i = 0; i < assignments; i++)
         if (experts[i] != EXPERT_DROPPED)
-            rows->rows[first[experts[i]]++] = i;
+            rows[first[experts[i]]++] = i;
     /* Placing moved each start to the next expert's: move them back. */
     memmove(first + 1, first, n_experts * sizeof *first);
     first[0] = 0;
+}
+
+uint32_t gating_active(const uint32_t *first, uint32_t n_experts, uint16_t *active)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < n_experts; e++)
+        if (first[e + 1] > first[e])
+            active[n++] = (uint16_t)e;
+    return n;
 }

@@ -1,21 +1,14 @@
 /* From routing to work: capacity (static gating) and the rows of each expert (both gatings). Plain
- * host code over plain arrays. */
+ * host code over plain arrays, and what a backend's limit() and group() must equal. */
 #ifndef EXEC_GATING_H
 #define EXEC_GATING_H
 
 #include "policies/plan.h"
 
-/* The rows of one layer's routing, by expert. Row token * top_k + slot belongs to (token, slot). */
-typedef struct {
-    uint16_t *active; /* [n_active] experts with a row, ascending; room for all */
-    uint32_t n_active;
-    uint32_t *first; /* [experts + 1] expert e has rows[first[e]] to rows[first[e + 1] - 1] */
-    uint32_t *rows;  /* [n_rows] token order within an expert; room for tokens * top_k */
-    uint32_t n_rows;
-} ExpertRows;
-
 /* Rows per expert under PLAN's static gating for a step of TOKENS; 0: no limit (dynamic). */
 uint32_t gating_capacity(const Plan *plan, uint32_t tokens);
+/* ceil(FRACTION * TOKENS), at least 1 and at most TOKENS. */
+uint32_t gating_share(double fraction, uint32_t tokens);
 
 /* Drops what is over CAPACITY: experts become EXPERT_DROPPED and weights (unless NULL) 0; the other
  * weights stay as they are. Places are given to all tokens' first choices in token order, then to
@@ -25,8 +18,12 @@ void gating_limit(uint32_t capacity, uint32_t tokens, uint32_t top_k, uint32_t n
                   uint32_t *counts, uint16_t *experts, float *weights);
 
 /* Sorts the rows of EXPERTS [tokens][top_k] by expert, keeping token order; dropped ones are left
- * out. */
+ * out. Row token * top_k + slot belongs to (token, slot). Expert e has ROWS [tokens * top_k] from
+ * first[e] to first[e + 1] - 1; FIRST is [n_experts + 1]. */
 void gating_group(const uint16_t *experts, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
-                  ExpertRows *rows);
+                  uint32_t *first, uint32_t *rows);
+
+/* The experts that have a row, ascending, into ACTIVE [n_experts]; returns how many. */
+uint32_t gating_active(const uint32_t *first, uint32_t n_experts, uint16_t *active);
 
 #endif

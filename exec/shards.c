@@ -110,7 +110,8 @@ static Status open_claimed(Shards *shards, const char *directory, const Claim *c
         if (tensor == NULL)
             return fail(ERR_INPUT, "%s: tensor %s: missing, though %s says it is here",
                         shards->paths[last], claims[i].tensor, shards->source);
-        shards->tensors[shards->n_tensors++] = (ShardTensor){tensor, shards->paths[last]};
+        shards->tensors[shards->n_tensors++] =
+            (ShardTensor){.tensor = tensor, .file = shards->paths[last]};
     }
     qsort(shards->tensors, count, sizeof *shards->tensors, compare_tensors);
     return OK;
@@ -139,7 +140,8 @@ static Status open_single(Shards *shards, const char *directory, const char *nam
     TRY(mem_new(&shards->tensors, count, sizeof *shards->tensors, shards->source));
     for (; shards->n_tensors < count; shards->n_tensors++)
         shards->tensors[shards->n_tensors] =
-            (ShardTensor){safetensors_at(shards->files[0], shards->n_tensors), shards->paths[0]};
+            (ShardTensor){.tensor = safetensors_at(shards->files[0], shards->n_tensors),
+                          .file = shards->paths[0]};
     return OK;
 }
 
@@ -200,7 +202,7 @@ void shards_close(Shards *shards)
     *shards = (Shards){0};
 }
 
-const ShardTensor *shards_find(const Shards *shards, const char *name)
+ShardTensor *shards_find(const Shards *shards, const char *name)
 {
     Tensor named = {.name = name};
     ShardTensor key = {.tensor = &named};

@@ -2,11 +2,14 @@
 #ifndef EXEC_SHARDS_H
 #define EXEC_SHARDS_H
 
+#include <stdbool.h>
+
 #include "traces/safetensors.h"
 
 typedef struct {
     const Tensor *tensor;
     const char *file; /* the path of the file it lies in */
+    bool used;        /* by whoever looks for tensors that nobody wants */
 } ShardTensor;
 
 typedef struct {
@@ -25,6 +28,6 @@ typedef struct {
 Status shards_open(const char *directory, Shards *shards);
 void shards_close(Shards *shards);
 /* NULL when there is none of that name. */
-const ShardTensor *shards_find(const Shards *shards, const char *name);
+ShardTensor *shards_find(const Shards *shards, const char *name);
 
 #endif

@@ -1,126 +1,175 @@
 #include "exec/weights.h"
 
-#include <math.h>
-
 #include "exec/layout.h"
+#include "exec/tables.h"
 
-static Matrix lay_out_matrix(Arena *arena, size_t weight_bytes, uint32_t rows, uint32_t columns,
-                             bool bias)
+/* Where pieces are taken from, and what of. */
+typedef struct {
+    Arena *arena;
+    size_t weight_bytes;
+    const ModelConfig *config;
+} Room;
+
+static Matrix lay_out_matrix(const Room *room, uint64_t rows, uint32_t columns, bool bias)
 {
-    Matrix matrix = {.rows = rows, .columns = columns};
-    matrix.data = lay_out(arena, times(rows, columns), weight_bytes);
+    Matrix matrix = {.rows = (uint32_t)rows, .columns = columns};
+    matrix.data = lay_out(room->arena, times(rows, columns), room->weight_bytes);
     if (bias)
-        matrix.bias = lay_out(arena, rows, sizeof(float));
+        matrix.bias = lay_out(room->arena, rows, sizeof(float));
     return matrix;
 }
 
-static void lay_out_layer(LayerWeights *layer, const ModelConfig *config, const LayerConfig *shape,
-                          size_t weight_bytes, Arena *arena)
+static Norm lay_out_norm(const Room *room, NormKind kind, float eps, uint32_t columns, bool bias)
 {
-    uint32_t d = config->d_model;
-    uint32_t heads = config->n_heads * config->head_dim;
-    uint32_t kv_heads = config->n_kv_heads * config->head_dim;
-    bool bias = config->attention_bias;
-    layer->input_norm = lay_out(arena, d, sizeof(float));
-    layer->qkv = lay_out_matrix(arena, weight_bytes, heads + 2 * kv_heads, d, bias);
-    layer->o = lay_out_matrix(arena, weight_bytes, d, heads, bias);
-    layer->q_norm = lay_out(arena, config->head_dim, sizeof(float));
-    layer->k_norm = lay_out(arena, config->head_dim, sizeof(float));
-    layer->ffn_norm = lay_out(arena, d, sizeof(float));
-    if (shape->moe)
-        layer->router = lay_out_matrix(arena, weight_bytes, shape->experts, d, false);
+    Norm norm = {.kind = kind, .eps = eps};
+    norm.weight = lay_out(room->arena, columns, sizeof(float));
+    if (bias)
+        norm.bias = lay_out(room->arena, columns, sizeof(float));
+    return norm;
+}
+
+/* A norm of the residual stream. */
+static Norm lay_out_model_norm(const Room *room)
+{
+    const ModelConfig *config = room->config;
+    return lay_out_norm(room, config->norm, config->norm_eps, config->d_model, config->norm_bias);
+}
+
+static void lay_out_latent(const Room *room, const AttentionConfig *attention, LayerWeights *layer)
+{
+    LatentWeights *latent = &layer->latent;
+    uint32_t d = room->config->d_model;
+    size_t nope = attention->key_dim - attention->rotary_dims;
+    size_t rank = attention->kv_rank;
+    if (attention->q_rank > 0) {
+        latent->q_a = lay_out_matrix(room, attention->q_rank, d, attention->qkv_bias);
+        latent->q_a_norm =
+            lay_out_norm(room, NORM_RMS, attention->norm_eps, attention->q_rank, false);
+    }
+    layer->qkv = lay_out_matrix(room, (uint64_t)attention->n_heads * attention->key_dim,
+                                attention->q_rank > 0 ? attention->q_rank : d, false);
+    latent->kv_a = lay_out_matrix(room, rank + attention->rotary_dims, d, attention->qkv_bias);
+    latent->kv_norm = lay_out_norm(room, NORM_RMS, attention->norm_eps, attention->kv_rank, false);
+    latent->absorb =
+        lay_out(room->arena, times(attention->n_heads, rank * nope), room->weight_bytes);
+    latent->expand = lay_out(room->arena, times(attention->n_heads, rank * attention->value_dim),
+                             room->weight_bytes);
+}
+
+static void lay_out_attention(const Room *room, const AttentionConfig *attention,
+                              LayerWeights *layer)
+{
+    uint32_t d = room->config->d_model;
+    uint64_t queries = (uint64_t)attention->n_heads * attention->key_dim;
+    uint64_t keys = (uint64_t)attention->n_kv_heads * attention->key_dim;
+    uint64_t values = (uint64_t)attention->n_kv_heads * attention->value_dim;
+    if (attention->kv_rank > 0)
+        lay_out_latent(room, attention, layer);
     else
-        layer->dense = lay_out(arena, times(3 * (size_t)d, shape->d_ff), weight_bytes);
+        layer->qkv = lay_out_matrix(room, queries + keys + values, d, attention->qkv_bias);
+    layer->o =
+        lay_out_matrix(room, d, attention->n_heads * attention->value_dim, attention->o_bias);
+    if (attention->head_norm || attention->row_norm) {
+        layer->q_norm =
+            lay_out(room->arena, attention->row_norm ? queries : attention->key_dim, sizeof(float));
+        layer->k_norm =
+            lay_out(room->arena, attention->row_norm ? keys : attention->key_dim, sizeof(float));
+    }
+    if (attention->sinks)
+        layer->sinks = lay_out(room->arena, attention->n_heads, sizeof(float));
+}
+
+static void lay_out_cross(const Room *room, const AttentionConfig *attention, CrossWeights *cross)
+{
+    uint32_t d = room->config->d_model;
+    uint64_t kv = (uint64_t)attention->n_kv_heads * (attention->key_dim + attention->value_dim);
+    cross->norm = lay_out_model_norm(room);
+    cross->q = lay_out_matrix(room, (uint64_t)attention->n_heads * attention->key_dim, d,
+                              attention->qkv_bias);
+    cross->kv = lay_out_matrix(room, kv, d, attention->qkv_bias);
+    cross->o =
+        lay_out_matrix(room, d, attention->n_heads * attention->value_dim, attention->o_bias);
+}
+
+/* One block in ffn_layout()'s form, and the matrices in it. */
+static FfnWeights lay_out_ffn(const Room *room, const FfnShape *shape)
+{
+    FfnLayout layout = ffn_layout(shape, room->weight_bytes);
+    unsigned char *block = lay_out(room->arena, layout.bytes, 1);
+    FfnWeights ffn = {
+        .first = {.rows = ffn_first_rows(shape), .columns = shape->d_model},
+        .second = {.rows = shape->d_model, .columns = shape->d_ff},
+    };
+    if (block == NULL)
+        return ffn;
+    ffn.first.data = block + layout.first;
+    ffn.second.data = block + layout.second;
+    if (shape->bias) {
+        ffn.first.bias = (float *)(void *)(block + layout.first_bias);
+        ffn.second.bias = (float *)(void *)(block + layout.second_bias);
+    }
+    return ffn;
+}
+
+static void lay_out_layer(const Room *room, const LayerConfig *config, LayerWeights *layer)
+{
+    uint32_t d = room->config->d_model;
+    layer->input_norm = lay_out_model_norm(room);
+    lay_out_attention(room, &config->attention, layer);
+    if (config->cross)
+        lay_out_cross(room, &config->attention, &layer->cross);
+    layer->ffn_norm = lay_out_model_norm(room);
+    if (!config->moe) {
+        layer->dense = lay_out_ffn(room, &config->ffn);
+        return;
+    }
+    layer->router = (Router){.config = &config->router, .top_k = config->top_k};
+    layer->router.matrix = lay_out_matrix(room, config->experts, d, config->router.bias);
+    if (config->router.correction)
+        layer->router.correction = lay_out(room->arena, config->experts, sizeof(float));
+    if (config->shared.d_ff > 0)
+        layer->shared = lay_out_ffn(room, &config->shared);
+    if (config->shared_gate)
+        layer->shared_gate = lay_out_matrix(room, 1, d, false);
+}
+
+static void lay_out_tables(const Room *room, uint32_t max_length, ModelWeights *weights)
+{
+    const ModelConfig *config = room->config;
+    for (size_t i = 0; i < 2; i++) {
+        size_t angles = times(max_length, tables_rotary_dims(config) / 2);
+        if (i == 1 && !tables_has_long_rotary(config)) {
+            weights->rotary[1] = weights->rotary[0];
+            break;
+        }
+        weights->rotary[i].cosine = lay_out(room->arena, angles, sizeof(float));
+        weights->rotary[i].sine = lay_out(room->arena, angles, sizeof(float));
+    }
+    if (config->sinusoidal)
+        weights->positions =
+            lay_out(room->arena, times((size_t)max_length + 1, config->d_model), sizeof(float));
+    for (size_t stack = 0; stack < 2; stack++) {
+        size_t floats = tables_relative_floats(config, (Stack)stack, max_length);
+        if (floats > 0)
+            weights->relative_bias[stack] = lay_out(room->arena, floats, sizeof(float));
+    }
 }
 
 void weights_lay_out(ModelWeights *weights, const ModelConfig *config, size_t weight_bytes,
                      uint32_t max_length, Arena *arena)
 {
-    size_t angles = times(max_length, config->head_dim / 2);
-    weights->embedding =
-        lay_out_matrix(arena, weight_bytes, config->vocabulary, config->d_model, false);
+    Room room = {arena, weight_bytes, config};
+    weights->embedding = lay_out_matrix(&room, config->vocabulary, config->d_model, false);
     weights->head = weights->embedding;
     if (!config->tied_head)
         weights->head =
-            lay_out_matrix(arena, weight_bytes, config->vocabulary, config->d_model, false);
-    weights->final_norm = lay_out(arena, config->d_model, sizeof(float));
-    weights->cosine = lay_out(arena, angles, sizeof(float));
-    weights->sine = lay_out(arena, angles, sizeof(float));
+            lay_out_matrix(&room, config->vocabulary, config->d_model, config->head_bias);
+    else if (config->head_bias)
+        weights->head.bias = lay_out(arena, config->vocabulary, sizeof(float));
+    weights->final_norm = lay_out_model_norm(&room);
+    if (model_is_encoder_decoder(config))
+        weights->encoder_norm = lay_out_model_norm(&room);
+    lay_out_tables(&room, max_length, weights);
     for (uint32_t i = 0; i < config->n_layers; i++)
-        lay_out_layer(&weights->layers[i], config, &config->layers[i], weight_bytes, arena);
-}
-
-/* q, k and v lie one after the other, so that one product makes all three. */
-static Status store_qkv(const Matrix *qkv, const LayerTensors *tensors, const Backend *backend,
-                        Device *device)
-{
-    const Tensor *const parts[] = {&tensors->q, &tensors->k, &tensors->v};
-    const Tensor *const biases[] = {&tensors->q_bias, &tensors->k_bias, &tensors->v_bias};
-    size_t row = 0;
-    for (size_t i = 0; i < 3; i++) {
-        size_t offset = row * qkv->columns * backend->weight_bytes;
-        TRY(backend->store(device, parts[i], (unsigned char *)qkv->data + offset));
-        if (qkv->bias != NULL)
-            TRY(backend->store_floats(device, biases[i], qkv->bias + row));
-        row += parts[i]->shape[0];
-    }
-    return OK;
-}
-
-static Status store_layer(const LayerWeights *layer, const LayerTensors *tensors,
-                          const Backend *backend, Device *device)
-{
-    TRY(backend->store_floats(device, &tensors->input_norm, layer->input_norm));
-    TRY(store_qkv(&layer->qkv, tensors, backend, device));
-    TRY(backend->store(device, &tensors->o, layer->o.data));
-    if (layer->o.bias != NULL)
-        TRY(backend->store_floats(device, &tensors->o_bias, layer->o.bias));
-    TRY(backend->store_floats(device, &tensors->q_norm, layer->q_norm));
-    TRY(backend->store_floats(device, &tensors->k_norm, layer->k_norm));
-    TRY(backend->store_floats(device, &tensors->ffn_norm, layer->ffn_norm));
-    if (layer->dense != NULL)
-        return backend->load_expert(device, &tensors->dense, layer->dense);
-    return backend->store(device, &tensors->router, layer->router.data);
-}
-
-/* Angle position * theta^(-2i / head_dim), rounded to single precision at each operation as
- * frameworks do, so that long positions agree with them. */
-static Status store_angles(const ModelWeights *weights, const ModelConfig *config,
-                           const Backend *backend, Device *device, uint32_t max_length)
-{
-    uint32_t half = config->head_dim / 2;
-    float *row;
-    TRY(mem_new(&row, 3 * (size_t)half, sizeof *row, "executor: rotary table"));
-    float *cosine = row + half;
-    float *sine = cosine + half;
-    for (uint32_t i = 0; i < half; i++)
-        row[i] = 1.0f / powf(config->rope_theta, (float)(2 * i) / (float)config->head_dim);
-    Status status = OK;
-    for (uint32_t position = 0; position < max_length && status == OK; position++) {
-        size_t at = (size_t)position * half;
-        for (uint32_t i = 0; i < half; i++) {
-            float angle = (float)position * row[i];
-            cosine[i] = (float)cos(angle);
-            sine[i] = (float)sin(angle);
-        }
-        status = backend->upload(device, weights->cosine + at, cosine, half * sizeof *cosine);
-        if (status == OK)
-            status = backend->upload(device, weights->sine + at, sine, half * sizeof *sine);
-    }
-    mem_free(row);
-    return status;
-}
-
-Status weights_store(const ModelWeights *weights, const Checkpoint *checkpoint,
-                     const Backend *backend, Device *device, uint32_t max_length)
-{
-    const ModelConfig *config = checkpoint_config(checkpoint);
-    const ModelTensors *tensors = checkpoint_tensors(checkpoint);
-    TRY(backend->store(device, &tensors->embedding, weights->embedding.data));
-    if (!config->tied_head)
-        TRY(backend->store(device, &tensors->head, weights->head.data));
-    TRY(backend->store_floats(device, &tensors->final_norm, weights->final_norm));
-    for (uint32_t i = 0; i < config->n_layers; i++)
-        TRY(store_layer(&weights->layers[i], &tensors->layers[i], backend, device));
-    return store_angles(weights, config, backend, device, max_length);
+        lay_out_layer(&room, &config->layers[i], &weights->layers[i]);
 }

@@ -77,11 +77,11 @@ static inline void reference_norm(const double *in, size_t rows, size_t n, const
 static inline void reference_rotate(const ModelConfig *config, const ReferenceStep *step,
                                     uint32_t heads, const Tensor *norm, double *x)
 {
-    uint32_t dim = config->head_dim;
+    uint32_t dim = config->layers[0].attention.key_dim;
     reference_norm(x, (size_t)step->n * heads, dim, norm, config->norm_eps, x);
     for (size_t row = 0; row < (size_t)step->n * heads; row++)
         for (uint32_t i = 0; i < dim / 2; i++) {
-            double angle = step->position[row / heads] * pow(config->rope_theta, -2.0 * i / dim);
+            double angle = step->position[row / heads] * pow(config->rope.theta, -2.0 * i / dim);
             double a = x[row * dim + i];
             double b = x[row * dim + dim / 2 + i];
             x[row * dim + i] = a * cos(angle) - b * sin(angle);
@@ -94,8 +94,9 @@ static inline void reference_attend(const ModelConfig *config, const ReferenceSt
                                     uint32_t token, uint32_t head, const double *q, const double *k,
                                     const double *v, double *out)
 {
-    uint32_t dim = config->head_dim;
-    uint32_t kv_head = head / (config->n_heads / config->n_kv_heads);
+    const AttentionConfig *attention = &config->layers[0].attention;
+    uint32_t dim = attention->key_dim;
+    uint32_t kv_head = head / (attention->n_heads / attention->n_kv_heads);
     double *p = reference_new(step->n);
     double sum = 0;
     for (uint32_t i = 0; i < step->n; i++) {
@@ -103,40 +104,42 @@ static inline void reference_attend(const ModelConfig *config, const ReferenceSt
             continue;
         double dot = 0;
         for (uint32_t x = 0; x < dim; x++)
-            dot += q[((size_t)token * config->n_heads + head) * dim + x] *
-                   k[((size_t)i * config->n_kv_heads + kv_head) * dim + x];
+            dot += q[((size_t)token * attention->n_heads + head) * dim + x] *
+                   k[((size_t)i * attention->n_kv_heads + kv_head) * dim + x];
         p[i] = exp(dot / sqrt(dim));
         sum += p[i];
     }
     for (uint32_t i = 0; i < step->n; i++)
         for (uint32_t x = 0; x < dim; x++)
-            out[((size_t)token * config->n_heads + head) * dim + x] +=
-                p[i] / sum * v[((size_t)i * config->n_kv_heads + kv_head) * dim + x];
+            out[((size_t)token * attention->n_heads + head) * dim + x] +=
+                p[i] / sum * v[((size_t)i * attention->n_kv_heads + kv_head) * dim + x];
     free(p);
 }
 
 static inline void reference_attention(const ModelConfig *config, const LayerTensors *layer,
                                        const ReferenceStep *step, double *hidden)
 {
+    const AttentionConfig *attention = &config->layers[0].attention;
+    const AttentionTensors *tensors = &layer->attention;
     size_t n = step->n;
     size_t d = config->d_model;
-    size_t heads = (size_t)config->n_heads * config->head_dim;
-    size_t kv = (size_t)config->n_kv_heads * config->head_dim;
+    size_t heads = (size_t)attention->n_heads * attention->key_dim;
+    size_t kv = (size_t)attention->n_kv_heads * attention->key_dim;
     double *x = reference_new(n * d);
     double *q = reference_new(n * heads);
     double *k = reference_new(n * kv);
     double *v = reference_new(n * kv);
     double *mixed = reference_new(n * heads);
-    reference_norm(hidden, n, d, &layer->input_norm, config->norm_eps, x);
-    reference_linear(x, n, d, &layer->q, &layer->q_bias, q);
-    reference_linear(x, n, d, &layer->k, &layer->k_bias, k);
-    reference_linear(x, n, d, &layer->v, &layer->v_bias, v);
-    reference_rotate(config, step, config->n_heads, &layer->q_norm, q);
-    reference_rotate(config, step, config->n_kv_heads, &layer->k_norm, k);
+    reference_norm(hidden, n, d, &layer->input_norm.weight, config->norm_eps, x);
+    reference_linear(x, n, d, &tensors->q, &tensors->q_bias, q);
+    reference_linear(x, n, d, &tensors->k, &tensors->k_bias, k);
+    reference_linear(x, n, d, &tensors->v, &tensors->v_bias, v);
+    reference_rotate(config, step, attention->n_heads, &tensors->q_norm, q);
+    reference_rotate(config, step, attention->n_kv_heads, &tensors->k_norm, k);
     for (uint32_t i = 0; i < n; i++)
-        for (uint32_t h = 0; h < config->n_heads; h++)
+        for (uint32_t h = 0; h < attention->n_heads; h++)
             reference_attend(config, step, i, h, q, k, v, mixed);
-    reference_linear(mixed, n, heads, &layer->o, &layer->o_bias, x);
+    reference_linear(mixed, n, heads, &tensors->o, &tensors->o_bias, x);
     for (size_t i = 0; i < n * d; i++)
         hidden[i] += x[i];
     free(x);
@@ -147,18 +150,18 @@ static inline void reference_attention(const ModelConfig *config, const LayerTen
 }
 
 /* sum[d] += weight * down(silu(gate x) . up x) */
-static inline void reference_expert(const ExpertTensors *expert, const double *x, size_t d,
+static inline void reference_expert(const FfnTensors *expert, const double *x, size_t d,
                                     double weight, double *sum)
 {
-    size_t ff = expert->gate.shape[0];
+    size_t ff = expert->up.rows;
     double *gate = reference_new(ff);
     double *up = reference_new(ff);
     double *down = reference_new(d);
-    reference_linear(x, 1, d, &expert->gate, NULL, gate);
-    reference_linear(x, 1, d, &expert->up, NULL, up);
+    reference_linear(x, 1, d, &expert->gate.tensor, NULL, gate);
+    reference_linear(x, 1, d, &expert->up.tensor, NULL, up);
     for (size_t i = 0; i < ff; i++)
         gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
-    reference_linear(gate, 1, ff, &expert->down, NULL, down);
+    reference_linear(gate, 1, ff, &expert->down.tensor, NULL, down);
     for (size_t i = 0; i < d; i++)
         sum[i] += weight * down[i];
     free(gate);
@@ -189,7 +192,7 @@ static inline void reference_route(const LayerConfig *layer, double *scores, uin
         weights[slot] = scores[best];
         kept += weights[slot];
     }
-    for (uint32_t slot = 0; layer->norm_top_k && slot < layer->top_k; slot++)
+    for (uint32_t slot = 0; layer->router.normalise && slot < layer->top_k; slot++)
         weights[slot] /= kept;
 }
 
@@ -259,7 +262,7 @@ static inline ReferenceOutput reference_forward(const Checkpoint *checkpoint,
         const LayerConfig *shape = &config->layers[l];
         const LayerTensors *layer = &tensors->layers[l];
         reference_attention(config, layer, step, hidden);
-        reference_norm(hidden, n, d, &layer->ffn_norm, config->norm_eps, x);
+        reference_norm(hidden, n, d, &layer->ffn_norm.weight, config->norm_eps, x);
         if (!shape->moe) {
             for (size_t i = 0; i < n; i++)
                 reference_expert(&layer->dense, x + i * d, d, 1, hidden + i * d);
@@ -270,7 +273,7 @@ static inline ReferenceOutput reference_forward(const Checkpoint *checkpoint,
         at += n * shape->top_k;
         scored += n * shape->experts;
     }
-    reference_norm(hidden, n, d, &tensors->final_norm, config->norm_eps, x);
+    reference_norm(hidden, n, d, &tensors->final_norm.weight, config->norm_eps, x);
     reference_linear(x, n, d, &tensors->head, NULL, out.logits);
     free(hidden);
     free(x);

@@ -87,12 +87,13 @@ static void a_config_is_read_key_by_key(void **state)
     assert_string_equal(config->architecture, "qwen3_moe");
     assert_int_equal(config->vocabulary, 77);
     assert_int_equal(config->d_model, 24);
-    assert_int_equal(config->n_heads, 6);
-    assert_int_equal(config->n_kv_heads, 3);
-    assert_int_equal(config->head_dim, 10);
+    assert_int_equal(config->layers[4].attention.n_heads, 6);
+    assert_int_equal(config->layers[4].attention.n_kv_heads, 3);
+    assert_int_equal(config->layers[4].attention.key_dim, 10);
     assert_int_equal(config->max_positions, 99);
-    assert_true(config->norm_eps == 1e-6f && config->rope_theta == 10000.0f);
-    assert_true(!config->tied_head && config->attention_bias);
+    assert_true(config->norm_eps == 1e-6f && config->rope.theta == 10000.0f);
+    assert_true(!config->tied_head && config->layers[0].attention.qkv_bias);
+    assert_true(config->layers[0].attention.o_bias && config->layers[0].attention.head_norm);
     assert_int_equal(config->n_eos, 1);
     assert_int_equal(config->eos[0], 5);
     assert_int_equal(config->n_moe_layers, 1);
@@ -101,9 +102,9 @@ static void a_config_is_read_key_by_key(void **state)
     assert_non_null(strstr(config->json, "\"Qwen3MoeForCausalLM\""));
     for (uint32_t i = 0; i < 5; i++) { /* of the layers 1 and 3 that the step picks, 3 is dense */
         assert_int_equal(config->layers[i].moe, i == 1);
-        assert_int_equal(config->layers[i].d_ff, i == 1 ? 12 : 20);
+        assert_int_equal(config->layers[i].ffn.d_ff, i == 1 ? 12 : 20);
         assert_int_equal(config->layers[i].experts, i == 1 ? 7 : 0);
-        assert_int_equal(config->layers[i].norm_top_k, i == 1);
+        assert_int_equal(config->layers[i].router.normalise, i == 1);
     }
     checkpoint_close(checkpoint);
 }
@@ -122,39 +123,41 @@ static void every_tensor_is_found_with_its_shape(void **state)
         assert_ok(checkpoint_open(make(&spec), &checkpoint));
         const ModelTensors *tensors = checkpoint_tensors(checkpoint);
         assert_tensor(&tensors->embedding, "model.embed_tokens.weight", 96, 32);
-        assert_tensor(&tensors->final_norm, "model.norm.weight", 32, 0);
+        assert_tensor(&tensors->final_norm.weight, "model.norm.weight", 32, 0);
         assert_tensor(&tensors->head, spec.untied ? "lm_head.weight" : "model.embed_tokens.weight",
                       96, 32);
         const LayerTensors *dense = &tensors->layers[2];
         const LayerTensors *moe = &tensors->layers[3];
-        assert_tensor(&dense->q, "model.layers.2.self_attn.q_proj.weight", 32, 32);
-        assert_tensor(&dense->k, "model.layers.2.self_attn.k_proj.weight", 16, 32);
-        assert_tensor(&dense->v, "model.layers.2.self_attn.v_proj.weight", 16, 32);
-        assert_tensor(&dense->o, "model.layers.2.self_attn.o_proj.weight", 32, 32);
-        assert_tensor(&dense->q_norm, "model.layers.2.self_attn.q_norm.weight", 8, 0);
-        assert_tensor(&dense->k_norm, "model.layers.2.self_attn.k_norm.weight", 8, 0);
-        assert_tensor(&dense->input_norm, "model.layers.2.input_layernorm.weight", 32, 0);
-        assert_tensor(&dense->ffn_norm, "model.layers.2.post_attention_layernorm.weight", 32, 0);
-        assert_tensor(&dense->dense.gate, "model.layers.2.mlp.gate_proj.weight", 48, 32);
-        assert_tensor(&dense->dense.up, "model.layers.2.mlp.up_proj.weight", 48, 32);
-        assert_tensor(&dense->dense.down, "model.layers.2.mlp.down_proj.weight", 32, 48);
+        assert_tensor(&dense->attention.q, "model.layers.2.self_attn.q_proj.weight", 32, 32);
+        assert_tensor(&dense->attention.k, "model.layers.2.self_attn.k_proj.weight", 16, 32);
+        assert_tensor(&dense->attention.v, "model.layers.2.self_attn.v_proj.weight", 16, 32);
+        assert_tensor(&dense->attention.o, "model.layers.2.self_attn.o_proj.weight", 32, 32);
+        assert_tensor(&dense->attention.q_norm, "model.layers.2.self_attn.q_norm.weight", 8, 0);
+        assert_tensor(&dense->attention.k_norm, "model.layers.2.self_attn.k_norm.weight", 8, 0);
+        assert_tensor(&dense->input_norm.weight, "model.layers.2.input_layernorm.weight", 32, 0);
+        assert_tensor(&dense->ffn_norm.weight, "model.layers.2.post_attention_layernorm.weight", 32,
+                      0);
+        assert_tensor(&dense->dense.gate.tensor, "model.layers.2.mlp.gate_proj.weight", 48, 32);
+        assert_tensor(&dense->dense.up.tensor, "model.layers.2.mlp.up_proj.weight", 48, 32);
+        assert_tensor(&dense->dense.down.tensor, "model.layers.2.mlp.down_proj.weight", 32, 48);
         assert_null(dense->router.data);
         assert_null(dense->experts);
         assert_tensor(&moe->router, "model.layers.3.mlp.gate.weight", 8, 32);
-        assert_null(moe->dense.gate.data);
-        assert_tensor(&moe->experts[7].down, "model.layers.3.mlp.experts.7.down_proj.weight", 32,
-                      16);
-        assert_tensor(&moe->experts[6].gate, "model.layers.3.mlp.experts.6.gate_proj.weight", 16,
+        assert_null(moe->dense.gate.tensor.data);
+        assert_tensor(&moe->experts[7].down.tensor, "model.layers.3.mlp.experts.7.down_proj.weight",
+                      32, 16);
+        assert_tensor(&moe->experts[6].gate.tensor, "model.layers.3.mlp.experts.6.gate_proj.weight",
+                      16, 32);
+        assert_tensor(&moe->experts[0].up.tensor, "model.layers.3.mlp.experts.0.up_proj.weight", 16,
                       32);
-        assert_tensor(&moe->experts[0].up, "model.layers.3.mlp.experts.0.up_proj.weight", 16, 32);
         if (spec.bias) {
-            assert_tensor(&moe->q_bias, "model.layers.3.self_attn.q_proj.bias", 32, 0);
-            assert_tensor(&moe->k_bias, "model.layers.3.self_attn.k_proj.bias", 16, 0);
-            assert_tensor(&moe->v_bias, "model.layers.3.self_attn.v_proj.bias", 16, 0);
-            assert_tensor(&moe->o_bias, "model.layers.3.self_attn.o_proj.bias", 32, 0);
+            assert_tensor(&moe->attention.q_bias, "model.layers.3.self_attn.q_proj.bias", 32, 0);
+            assert_tensor(&moe->attention.k_bias, "model.layers.3.self_attn.k_proj.bias", 16, 0);
+            assert_tensor(&moe->attention.v_bias, "model.layers.3.self_attn.v_proj.bias", 16, 0);
+            assert_tensor(&moe->attention.o_bias, "model.layers.3.self_attn.o_proj.bias", 32, 0);
         } else {
-            assert_null(moe->q_bias.data);
-            assert_null(moe->o_bias.data);
+            assert_null(moe->attention.q_bias.data);
+            assert_null(moe->attention.o_bias.data);
         }
         assert_int_equal(checkpoint_expert_bytes(checkpoint, 3),
                          3 * 16 * 32 * dtype_bytes(spec.dtype));
@@ -171,8 +174,8 @@ static void values_do_not_depend_on_how_the_file_is_cut(void **state)
     assert_ok(checkpoint_open(make(&(CheckpointSpec){.seed = 3, .shards = 7}), &cut));
     for (uint32_t layer = 0; layer < 3; layer++)
         for (uint32_t expert = 0; expert < 8; expert++) {
-            const Tensor *a = &checkpoint_tensors(whole)->layers[layer].experts[expert].down;
-            const Tensor *b = &checkpoint_tensors(cut)->layers[layer].experts[expert].down;
+            const Tensor *a = &checkpoint_tensors(whole)->layers[layer].experts[expert].down.tensor;
+            const Tensor *b = &checkpoint_tensors(cut)->layers[layer].experts[expert].down.tensor;
             assert_int_equal(a->bytes, b->bytes);
             assert_memory_equal(a->data, b->data, a->bytes);
         }
@@ -227,9 +230,9 @@ static void a_missing_key_is_named(void **state)
 {
     (void)state;
     static const char *const NEEDED[] = {
-        "vocab_size",          "hidden_size",  "num_hidden_layers", "num_attention_heads",
-        "num_experts_per_tok", "rms_norm_eps", "rope_theta",        "moe_intermediate_size",
-        "num_experts",         "model_type",   "hidden_act",        "max_position_embeddings",
+        "vocab_size",          "hidden_size",  "num_hidden_layers",       "num_attention_heads",
+        "num_experts_per_tok", "rms_norm_eps", "moe_intermediate_size",   "num_experts",
+        "model_type",          "hidden_act",   "max_position_embeddings",
     };
     for (size_t i = 0; i < sizeof NEEDED / sizeof *NEEDED; i++) {
         char from[64];
@@ -249,26 +252,45 @@ static void what_the_executor_does_not_have_is_unsupported(void **state)
 {
     (void)state;
     assert_config_refused("\"qwen3_moe\"", "\"llama\"", ERR_UNSUPPORTED,
-                          "model_type: \"llama\" is not supported, supported are qwen3_moe");
-    assert_config_refused("\"silu\"", "\"gelu\"", ERR_UNSUPPORTED, "hidden_act: only \"silu\"");
-    assert_config_refused("\"use_sliding_window\": false", "\"use_sliding_window\": true",
-                          ERR_UNSUPPORTED, "use_sliding_window: ");
-    assert_config_refused("\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\"}",
-                          ERR_UNSUPPORTED, "rope_scaling.rope_type: ");
-    assert_config_refused("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}",
-                          ERR_UNSUPPORTED, "rope_scaling.type: ");
+                          "model_type: \"llama\" is not supported, supported are mixtral, olmoe");
+    assert_config_refused("\"silu\"", "\"mish\"", ERR_UNSUPPORTED,
+                          "hidden_act: \"mish\" is not supported, supported are silu");
+    assert_config_refused("\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"xpos\"}",
+                          ERR_UNSUPPORTED, "rope_scaling.rope_type: \"xpos\" is not supported");
+    assert_config_refused("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"ntk\"}",
+                          ERR_UNSUPPORTED, "rope_scaling.type: \"ntk\" is not supported");
     assert_config_refused("\"rope_scaling\": null",
-                          "\"rope_parameters\": {\"rope_theta\": 1e4, \"rope_type\": \"yarn\"}",
+                          "\"rope_parameters\": {\"rope_theta\": 1e4, \"rope_type\": \"mrope\"}",
                           ERR_UNSUPPORTED, "rope_parameters.rope_type: ");
-    assert_config_refused("\"rope_scaling\": null", "\"partial_rotary_factor\": 0.5",
-                          ERR_UNSUPPORTED, "partial_rotary_factor: only 1");
-    assert_config_refused("\"rope_scaling\": null", "\"quantization_config\": {}", ERR_UNSUPPORTED,
-                          "quantization_config: ");
     assert_config_refused("\"rope_scaling\": null",
-                          "\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+                          "\"quantization_config\": {\"quant_method\": \"mxfp4\"}", ERR_UNSUPPORTED,
+                          "quant_method: quantised weights are not supported, "
+                          "these are \"mxfp4\"");
+    assert_config_refused("\"rope_scaling\": null",
+                          "\"layer_types\": [\"full_attention\", \"linear_attention\"]",
                           ERR_UNSUPPORTED, "layer_types[1]: ");
     CheckpointSpec dense = {.dense_layers = 7};
     assert_open_fails(make(&dense), ERR_UNSUPPORTED, "none of its layers has experts");
+}
+
+static void what_a_scaling_needs_is_named(void **state)
+{
+    (void)state;
+    assert_config_refused("\"rope_scaling\": null", "\"rope_scaling\": {\"type\": \"linear\"}",
+                          ERR_INPUT, "\"factor\" is missing");
+    assert_config_refused("\"rope_scaling\": null",
+                          "\"rope_scaling\": {\"type\": \"llama3\", \"factor\": 8}", ERR_INPUT,
+                          "\"low_freq_factor\" is missing");
+    assert_config_refused("\"rope_scaling\": null",
+                          "\"rope_scaling\": {\"type\": \"longrope\", \"short_factor\": [1, 1]}",
+                          ERR_INPUT, "short_factor: must be an array of 4 numbers");
+    assert_config_refused("\"rope_scaling\": null", "\"partial_rotary_factor\": 0.4", ERR_INPUT,
+                          "rotary embeddings of 3 of 8 dimensions");
+    assert_config_refused("\"use_sliding_window\": false", "\"use_sliding_window\": true",
+                          ERR_INPUT, "\"sliding_window\" is missing");
+    assert_config_refused("\"rope_scaling\": null",
+                          "\"layer_types\": [\"full_attention\", \"sliding_attention\"]", ERR_INPUT,
+                          "layer_types[1]: \"sliding_attention\", but \"sliding_window\"");
 }
 
 static void optional_keys_have_defaults_and_other_spellings(void **state)
@@ -290,7 +312,7 @@ static void optional_keys_have_defaults_and_other_spellings(void **state)
                                         "\"rope_type\": \"default\"}"};
     Checkpoint *checkpoint = NULL;
     assert_ok(checkpoint_open(make(&spec), &checkpoint));
-    assert_true(checkpoint_config(checkpoint)->rope_theta == 500000.0f);
+    assert_true(checkpoint_config(checkpoint)->rope.theta == 500000.0f);
     checkpoint_close(checkpoint);
 }
 
@@ -540,7 +562,7 @@ static void the_shipped_model_opens(void **state)
     assert_int_equal(config->n_moe_layers, 6);
     assert_int_equal(config->max_experts, 32);
     assert_int_equal(config->max_top_k, 4);
-    assert_true(config->layers[5].norm_top_k);
+    assert_true(config->layers[5].router.normalise);
     assert_int_equal(checkpoint_expert_bytes(checkpoint, 0), 3 * 32 * 128 * 2);
     checkpoint_close(checkpoint);
 }
@@ -555,6 +577,7 @@ int main(void)
         cmocka_unit_test(impossible_sizes_are_refused),
         cmocka_unit_test(a_missing_key_is_named),
         cmocka_unit_test(what_the_executor_does_not_have_is_unsupported),
+        cmocka_unit_test(what_a_scaling_needs_is_named),
         cmocka_unit_test(optional_keys_have_defaults_and_other_spellings),
         cmocka_unit_test(a_tensor_that_is_missing_or_wrong_is_named),
         cmocka_unit_test(experts_of_one_layer_must_share_their_dtype),

@@ -1,156 +1,121 @@
-/* Causal attention over the KV cache, split over (query block, head). */
+/* Attention over a cache, split over (query block, head). */
 #include "exec/cpu/cpu.h"
 #include "exec/cpu/exponential.h"
 
-#include <math.h>
-
 typedef struct {
     const Device *device;
-    const AttentionLayer *layer;
-    const Span *spans;
-    uint32_t n_spans;
-    float *qkv;
+    const AttendLayer *layer;
+    const Spans *spans;
+    const float *queries;
     float *out;
-} AttentionTask;
+} AttendTask;
 
 size_t cpu_attention_scratch(const DeviceOptions *options)
 {
     return (size_t)QUERY_ROWS * options->max_length;
 }
 
-static size_t qkv_stride(const AttentionLayer *layer)
+/* Keys [first, end) of the cache. */
+typedef struct {
+    uint32_t first;
+    uint32_t end;
+} KeyRange;
+
+/* What the query at POSITION sees of KEYS. */
+static KeyRange seen_keys(const AttendLayer *layer, uint32_t keys, uint32_t position)
 {
-    return (size_t)(layer->n_heads + 2 * layer->n_kv_heads) * layer->head_dim;
+    KeyRange seen = {0, layer->causal ? position + 1 : keys};
+    if (layer->window > 0 && position + 1 > layer->window)
+        seen.first = position + 1 - layer->window;
+    return seen;
 }
 
-/* The cache row of POSITION in KV_SLOT, in keys or values. */
-static size_t cache_offset(const AttentionTask *task, uint32_t kv_slot, uint32_t position)
+static void add_bias(const AttendLayer *layer, uint32_t head, uint32_t position, KeyRange keys,
+                     float *scores)
 {
-    size_t width = (size_t)task->layer->n_kv_heads * task->layer->head_dim;
-    return ((size_t)kv_slot * task->device->max_length + position) * width;
+    size_t middle = layer->cache.positions - 1;
+    const float *bias = layer->relative_bias + head * (2 * middle + 1) + middle;
+    for (uint32_t key = keys.first; key < keys.end; key++)
+        scores[key - keys.first] += bias[(ptrdiff_t)key - (ptrdiff_t)position];
 }
 
-/* out = norm and rotation of IN [head_dim]; they may be the same. */
-static void rotate_head(const AttentionLayer *layer, const float *in, const float *norm,
-                        uint32_t position, float *out)
+/* Softmax with one more logit, SINK, whose share is left out. */
+static void softmax_with_sink(float *values, uint32_t n, float sink)
 {
-    uint32_t half = layer->head_dim / 2;
-    const float *cosine = layer->cosine + (size_t)position * half;
-    const float *sine = layer->sine + (size_t)position * half;
-    float scale = cpu_rms_scale(in, layer->head_dim, layer->norm_eps);
-    for (uint32_t i = 0; i < half; i++) {
-        float a = in[i] * scale * norm[i];
-        float b = in[half + i] * scale * norm[half + i];
-        out[i] = a * cosine[i] - b * sine[i];
-        out[half + i] = b * cosine[i] + a * sine[i];
+    float most = sink;
+    for (uint32_t i = 0; i < n; i++)
+        most = values[i] > most ? values[i] : most;
+    float sum = exponential(sink - most);
+    for (uint32_t i = 0; i < n; i++) {
+        values[i] = exponential(values[i] - most);
+        sum += values[i];
     }
+    for (uint32_t i = 0; i < n; i++)
+        values[i] /= sum;
 }
 
-static void append_token(const AttentionTask *task, const Span *span, uint32_t i)
+/* Scores of the block's keys ALL -> probabilities of those that the query sees, 0 for the rest. */
+static void finish_row(const AttendLayer *layer, uint32_t head, uint32_t position, uint32_t keys,
+                       KeyRange all, float *row)
 {
-    const AttentionLayer *layer = task->layer;
-    size_t dim = layer->head_dim;
-    float *queries = task->qkv + (span->first_token + i) * qkv_stride(layer);
-    const float *keys = queries + layer->n_heads * dim;
-    const float *values = keys + layer->n_kv_heads * dim;
-    uint32_t position = span->position + i;
-    size_t at = cache_offset(task, span->kv_slot, position);
-    for (uint32_t h = 0; h < layer->n_heads; h++)
-        rotate_head(layer, queries + h * dim, layer->q_norm, position, queries + h * dim);
-    for (uint32_t h = 0; h < layer->n_kv_heads; h++)
-        rotate_head(layer, keys + h * dim, layer->k_norm, position, layer->keys + at + h * dim);
-    memcpy(layer->values + at, values, layer->n_kv_heads * dim * sizeof(float));
+    KeyRange seen = seen_keys(layer, keys, position);
+    float *first = row + (seen.first - all.first);
+    uint32_t n = seen.end - seen.first;
+    if (layer->relative_bias != NULL)
+        add_bias(layer, head, position, seen, first);
+    if (layer->sinks != NULL)
+        softmax_with_sink(first, n, layer->sinks[head]);
+    else
+        softmax(first, n);
+    memset(row, 0, (seen.first - all.first) * sizeof *row);
+    memset(first + n, 0, (all.end - seen.end) * sizeof *row);
 }
 
-/* The span of query block BLOCK. */
-static const Span *find_span(const AttentionTask *task, uint32_t block)
-{
-    const uint32_t *first = task->device->span_block;
-    uint32_t low = 0;
-    uint32_t high = task->n_spans;
-    while (high - low > 1) {
-        uint32_t middle = low + (high - low) / 2;
-        if (first[middle] <= block)
-            low = middle;
-        else
-            high = middle;
-    }
-    return &task->spans[low];
-}
-
-/* Numbers the query blocks of all spans; returns how many there are. */
-static uint32_t number_blocks(Device *device, const Span *spans, uint32_t n_spans)
-{
-    uint32_t blocks = 0;
-    for (uint32_t i = 0; i < n_spans; i++) {
-        device->span_block[i] = blocks;
-        blocks += divide_up(spans[i].tokens, QUERY_ROWS);
-    }
-    return blocks;
-}
-
-static void append_block(void *argument, size_t item, size_t worker)
-{
-    (void)worker;
-    const AttentionTask *task = argument;
-    const Span *span = find_span(task, (uint32_t)item);
-    uint32_t block = (uint32_t)item - task->device->span_block[span - task->spans];
-    uint32_t first = block * QUERY_ROWS;
-    uint32_t end = least(first + QUERY_ROWS, span->tokens);
-    for (uint32_t i = first; i < end; i++)
-        append_token(task, span, i);
-}
-
-Status cpu_append(Device *device, const AttentionLayer *layer, const Span *spans, uint32_t n_spans,
-                  float *qkv)
-{
-    AttentionTask task = {device, layer, spans, n_spans, qkv, NULL};
-    thread_pool_run(device->pool, number_blocks(device, spans, n_spans), append_block, &task);
-    return OK;
-}
-
-/* Queries [first, first + rows) of SPAN, one head: softmax(q k^T / sqrt(d)) v. The block's rows see
- * different numbers of keys; what a row must not see gets probability 0. */
-static void attend_rows(const AttentionTask *task, const Span *span, uint32_t first, uint32_t rows,
+/* Queries [first, first + rows) of SPAN, one head. The block's products cover all keys that one of
+ * its queries sees. */
+static void attend_rows(const AttendTask *task, const Span *span, uint32_t first, uint32_t rows,
                         uint32_t head, float *scores)
 {
-    const AttentionLayer *layer = task->layer;
-    size_t dim = layer->head_dim;
-    size_t cache_stride = layer->n_kv_heads * dim;
+    const AttendLayer *layer = task->layer;
+    const CacheLayer *cache = &layer->cache;
     uint32_t kv_head = head / (layer->n_heads / layer->n_kv_heads);
-    size_t cache = cache_offset(task, span->kv_slot, 0) + kv_head * dim;
-    uint32_t keys = span->position + first + rows;
+    uint32_t position = span->position + first;
+    KeyRange all = {seen_keys(layer, span->keys, position).first,
+                    seen_keys(layer, span->keys, position + rows - 1).end};
+    uint32_t n = all.end - all.first;
     size_t token = span->first_token + first;
-    cpu_multiply_transposed(rows, keys, (uint32_t)dim, 1.0f / sqrtf((float)dim),
-                            task->qkv + token * qkv_stride(layer) + head * dim, qkv_stride(layer),
-                            layer->keys + cache, cache_stride, 0, scores, keys);
-    for (uint32_t i = 0; i < rows; i++) {
-        float *row = scores + (size_t)i * keys;
-        uint32_t seen = span->position + first + i + 1;
-        softmax(row, seen);
-        memset(row + seen, 0, (keys - seen) * sizeof *row);
-    }
-    cpu_multiply(rows, (uint32_t)dim, keys, scores, keys, layer->values + cache, cache_stride, 0,
-                 task->out + (token * layer->n_heads + head) * dim, layer->n_heads * dim);
+    size_t row = (size_t)span->kv_slot * cache->positions + all.first;
+    cpu_multiply_transposed(
+        rows, n, layer->key_dim, layer->scale,
+        task->queries + token * layer->query_stride + (size_t)head * layer->key_dim,
+        layer->query_stride,
+        cache->keys + row * cache->key_stride + (size_t)kv_head * layer->key_dim, cache->key_stride,
+        0, scores, n);
+    for (uint32_t i = 0; i < rows; i++)
+        finish_row(layer, head, position + i, span->keys, all, scores + (size_t)i * n);
+    cpu_multiply(rows, layer->value_dim, n, scores, n,
+                 cache->values + row * cache->value_stride + (size_t)kv_head * layer->value_dim,
+                 cache->value_stride, 0,
+                 task->out + (token * layer->n_heads + head) * layer->value_dim,
+                 (size_t)layer->n_heads * layer->value_dim);
 }
 
 static void attend_block(void *argument, size_t item, size_t worker)
 {
-    const AttentionTask *task = argument;
+    const AttendTask *task = argument;
     uint32_t head = (uint32_t)(item % task->layer->n_heads);
-    uint32_t number = (uint32_t)(item / task->layer->n_heads);
-    const Span *span = find_span(task, number);
-    uint32_t first = (number - task->device->span_block[span - task->spans]) * QUERY_ROWS;
+    uint32_t first;
+    const Span *span =
+        cpu_find_span(task->device, task->spans, (uint32_t)(item / task->layer->n_heads), &first);
     attend_rows(task, span, first, least(QUERY_ROWS, span->tokens - first), head,
                 cpu_scratch(task->device, worker));
 }
 
-Status cpu_attend(Device *device, const AttentionLayer *layer, const Span *spans, uint32_t n_spans,
-                  const float *qkv, float *out)
+Status cpu_attend(Device *device, const AttendLayer *layer, const Spans *spans,
+                  const float *queries, float *out)
 {
-    /* The queries are only read here; append() shares the task's type and writes them. */
-    AttentionTask task = {device, layer, spans, n_spans, (float *)qkv, out};
-    size_t blocks = number_blocks(device, spans, n_spans);
+    AttendTask task = {device, layer, spans, queries, out};
+    size_t blocks = cpu_number_blocks(device, spans);
     thread_pool_run(device->pool, blocks * layer->n_heads, attend_block, &task);
     return OK;
 }

@@ -5,6 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "exec/layout.h"
+
 /* Fills NAME with the processor's name, or "unknown processor". */
 static void processor_name(char *name, size_t bytes)
 {
@@ -32,26 +35,29 @@ static void describe(Device *device)
              processor, threads, threads == 1 ? "" : "s", openblas_get_config());
 }
 
-static void lay_out(Device *device, const DeviceOptions *options, Arena *arena)
+static void lay_out_arena(Device *device, const DeviceOptions *options)
 {
+    Arena *arena = &device->arena;
     size_t threads = thread_pool_size(device->pool);
-    device->scratch = arena_take(arena, threads * device->scratch_floats, sizeof(float));
-    device->span_block = arena_take(arena, options->max_tokens + 1, sizeof(uint32_t));
-    device->tiles = arena_take(arena, device->max_tiles, sizeof(ExpertTile));
+    device->scratch = lay_out(arena, times(threads, device->scratch_floats), sizeof(float));
+    device->span_block =
+        lay_out(arena, (size_t)options->max_tokens + 1, sizeof *device->span_block);
+    device->counts =
+        lay_out(arena, (size_t)options->config->max_experts + 1, sizeof *device->counts);
+    device->tiles = lay_out(arena, device->max_tiles, sizeof *device->tiles);
+    device->loads = lay_out(arena, options->max_loads, sizeof *device->loads);
+    device->stamps = lay_out(arena, options->max_stamps, sizeof *device->stamps);
 }
 
-static Status take_scratch(Device *device, const DeviceOptions *options)
+static Status take_arena(Device *device, const DeviceOptions *options)
 {
-    size_t threads = thread_pool_size(device->pool);
     size_t attention = cpu_attention_scratch(options);
     size_t experts = cpu_experts_scratch(options);
     device->scratch_floats = attention > experts ? attention : experts;
     device->max_tiles = cpu_experts_tiles(options);
-    arena_reserve(&device->arena, device->scratch_floats, threads * sizeof(float));
-    arena_reserve(&device->arena, (size_t)options->max_tokens + 1, sizeof(uint32_t));
-    arena_reserve(&device->arena, device->max_tiles, sizeof(ExpertTile));
+    lay_out_arena(device, options);
     TRY(arena_commit(&device->arena, "executor: scratch of the threads"));
-    lay_out(device, options, &device->arena);
+    lay_out_arena(device, options);
     return OK;
 }
 
@@ -61,6 +67,7 @@ static void cpu_close(Device *device)
         return;
     thread_pool_free(device->pool);
     arena_free(&device->memory);
+    arena_free(&device->host_memory);
     arena_free(&device->arena);
     mem_free(device);
 }
@@ -84,16 +91,17 @@ static Status usable_threads(size_t wanted, size_t *threads)
 
 static Status cpu_open(const DeviceOptions *options, Device **out)
 {
+    if (options->compute == COMPUTE_BF16)
+        return fail(ERR_UNSUPPORTED, "device cpu: computes in f32 only, bf16 was asked for");
     Device *device;
     size_t threads;
     TRY(usable_threads(options->threads, &threads));
     TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
     device->d_model = options->config->d_model;
-    device->max_length = options->max_length;
     openblas_set_num_threads(1);
     Status status = thread_pool_new(threads, &device->pool);
     if (status == OK)
-        status = take_scratch(device, options);
+        status = take_arena(device, options);
     if (status != OK) {
         cpu_close(device);
         return status;
@@ -108,12 +116,28 @@ static const char *cpu_describe(const Device *device)
     return device->description;
 }
 
+static size_t cpu_weight_bytes(const Device *device)
+{
+    (void)device;
+    return sizeof(float);
+}
+
+static Status take_block(Arena *arena, size_t bytes, const char *what, void **memory)
+{
+    arena_reserve(arena, bytes, 1);
+    TRY(arena_commit(arena, what));
+    *memory = arena_take(arena, bytes, 1);
+    return OK;
+}
+
 static Status cpu_allocate(Device *device, size_t bytes, void **memory)
 {
-    arena_reserve(&device->memory, bytes, 1);
-    TRY(arena_commit(&device->memory, "executor: device memory"));
-    *memory = arena_take(&device->memory, bytes, 1);
-    return OK;
+    return take_block(&device->memory, bytes, "executor: device memory", memory);
+}
+
+static Status cpu_allocate_host(Device *device, size_t bytes, void **memory)
+{
+    return take_block(&device->host_memory, bytes, "executor: host arrays of a step", memory);
 }
 
 static Status cpu_copy(Device *device, void *to, const void *from, size_t bytes)
@@ -124,58 +148,59 @@ static Status cpu_copy(Device *device, void *to, const void *from, size_t bytes)
     return OK;
 }
 
-static Status cpu_store_floats(Device *device, const Tensor *tensor, float *to)
+/* Every operation is done on return. */
+static Status cpu_wait(Device *device)
 {
     (void)device;
-    tensor_to_f32(tensor, 0, tensor->bytes / dtype_bytes(tensor->dtype), to);
     return OK;
 }
 
-static Status cpu_store(Device *device, const Tensor *tensor, void *to)
+static Status cpu_stamp(Device *device, uint32_t index)
 {
-    return cpu_store_floats(device, tensor, to);
-}
-
-static Status cpu_load_expert(Device *device, const ExpertTensors *expert, void *slot)
-{
-    const Tensor *const parts[] = {&expert->gate, &expert->up, &expert->down};
-    float *to = slot;
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
-        TRY(cpu_store_floats(device, parts[i], to));
-        to += parts[i]->shape[0] * parts[i]->shape[1];
-    }
+    device->stamps[index] = clock_ns();
     return OK;
 }
 
-static Status cpu_embed(Device *device, const Matrix *table, const uint32_t *ids, uint32_t tokens,
-                        float *out)
+static Status cpu_stamp_times(Device *device, uint32_t n, uint64_t *ns)
 {
-    (void)device;
-    size_t columns = table->columns;
-    const float *rows = table->data;
-    for (uint32_t i = 0; i < tokens; i++)
-        memcpy(out + i * columns, rows + ids[i] * columns, columns * sizeof *out);
+    memcpy(ns, device->stamps, n * sizeof *ns);
     return OK;
 }
 
 const Backend BACKEND_CPU = {
     .name = "cpu",
-    .weight_bytes = sizeof(float),
     .open = cpu_open,
     .close = cpu_close,
     .describe = cpu_describe,
+    .weight_bytes = cpu_weight_bytes,
     .allocate = cpu_allocate,
+    .allocate_host = cpu_allocate_host,
     .upload = cpu_copy,
     .download = cpu_copy,
+    .send = cpu_copy,
+    .fetch = cpu_copy,
+    .move = cpu_copy,
+    .wait = cpu_wait,
     .store = cpu_store,
     .store_floats = cpu_store_floats,
-    .load_expert = cpu_load_expert,
+    .store_ffn = cpu_store_ffn,
+    .keep_expert = cpu_keep_expert,
+    .load = cpu_load,
+    .await_load = cpu_await_load,
+    .load_time = cpu_load_time,
+    .stamp = cpu_stamp,
+    .stamp_times = cpu_stamp_times,
     .embed = cpu_embed,
-    .rms_norm = cpu_rms_norm,
+    .norm = cpu_norm,
     .linear = cpu_linear,
+    .linear_heads = cpu_linear_heads,
+    .activate = cpu_activate,
     .append = cpu_append,
+    .append_latent = cpu_append_latent,
     .attend = cpu_attend,
     .route = cpu_route,
+    .limit = cpu_limit,
+    .group = cpu_group,
     .run_experts = cpu_run_experts,
     .combine = cpu_combine,
 };

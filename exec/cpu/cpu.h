@@ -11,24 +11,34 @@ enum {
     QUERY_ROWS = 64  /* queries of one head that attend together */
 };
 
-/* Rows [first, first + rows) of the expert job JOB. */
+/* Rows [first, first + rows) of those of EXPERT, whose weights lie in SLOT. */
 typedef struct {
-    uint32_t job;
+    uint32_t expert;
+    uint32_t slot;
     uint32_t first;
     uint32_t rows;
 } ExpertTile;
 
+typedef struct {
+    uint64_t start_ns;
+    uint64_t end_ns; /* when the throttled link is through with it */
+} LoadTime;
+
 struct Device {
     ThreadPool *pool;
-    Arena memory;   /* what allocate() handed out */
-    Arena arena;    /* of the pointers below */
-    float *scratch; /* [threads][scratch_floats] */
+    Arena memory;      /* what allocate() handed out */
+    Arena host_memory; /* what allocate_host() handed out */
+    Arena arena;       /* of the pointers below */
+    float *scratch;    /* [threads][scratch_floats] */
     size_t scratch_floats;
     uint32_t *span_block; /* [max_tokens + 1] first query block of each span */
+    uint32_t *counts;     /* [max_experts + 1] */
     ExpertTile *tiles;
     size_t max_tiles;
+    LoadTime *loads;       /* [max_loads] */
+    uint64_t link_free_ns; /* when the throttled link has done what it was given */
+    uint64_t *stamps;      /* [max_stamps] */
     uint32_t d_model;
-    uint32_t max_length;
     char description[256];
 };
 
@@ -60,26 +70,58 @@ void cpu_multiply_transposed(uint32_t m, uint32_t n, uint32_t k, float scale, co
 /* c[m][n] = a[m][k] * b[k][n] + beta * c */
 void cpu_multiply(uint32_t m, uint32_t n, uint32_t k, const float *a, size_t a_stride,
                   const float *b, size_t b_stride, float beta, float *c, size_t c_stride);
-
 /* c[m][n] = a[k][m]^T * b[k][n] */
 void cpu_multiply_mask(uint32_t m, uint32_t n, uint32_t k, const float *a, size_t a_stride,
                        const float *b, size_t b_stride, float *c, size_t c_stride);
-
-Status cpu_rms_norm(Device *device, const float *in, const float *weight, uint32_t rows,
-                    uint32_t columns, float eps, float *out);
+/* Sets each of ROWS rows of OUT to BIAS [columns], or adds it. */
+void cpu_put_bias(const float *bias, uint32_t rows, uint32_t columns, bool add, float *out,
+                  size_t stride);
 /* 1 / sqrt(mean of squares + eps) of N floats. */
 float cpu_rms_scale(const float *in, uint32_t n, float eps);
+/* The norm of one row; OUT may be IN. */
+void cpu_norm_row(const Norm *norm, const float *in, uint32_t columns, float *out);
+/* HIDDEN [gated ? 2 d_ff : d_ff] -> the FFN's inside in OUT [d_ff]; OUT may be HIDDEN. */
+void cpu_activate_row(const FfnShape *shape, const float *hidden, float *out);
+
+/* Query blocks of all spans, numbered into device->span_block; returns how many there are. */
+uint32_t cpu_number_blocks(Device *device, const Spans *spans);
+/* The span of query block BLOCK; the block's first token in it into *FIRST. */
+const Span *cpu_find_span(const Device *device, const Spans *spans, uint32_t block,
+                          uint32_t *first);
+
+Status cpu_store(Device *device, const Part *part, void *to);
+Status cpu_store_floats(Device *device, const Part *part, float *to);
+Status cpu_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to);
+Status cpu_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
+                       const void **kept);
+Status cpu_load(Device *device, const Load *load);
+Status cpu_await_load(Device *device, uint32_t ticket);
+Status cpu_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
+
+Status cpu_embed(Device *device, const Matrix *table, const uint32_t *ids, uint32_t tokens,
+                 float scale, const float *positions, const uint32_t *places, float *out);
+Status cpu_norm(Device *device, const Norm *norm, const float *in, const uint32_t *pick,
+                uint32_t rows, uint32_t columns, float *out);
 Status cpu_linear(Device *device, const float *in, const Matrix *weight, uint32_t rows, bool add,
                   float *out);
-Status cpu_append(Device *device, const AttentionLayer *layer, const Span *spans, uint32_t n_spans,
-                  float *qkv);
-Status cpu_attend(Device *device, const AttentionLayer *layer, const Span *spans, uint32_t n_spans,
-                  const float *qkv, float *out);
-Status cpu_route(Device *device, const float *in, const Matrix *router, uint32_t tokens,
-                 uint32_t top_k, bool normalise, float *scores, uint16_t *experts, float *weights);
+Status cpu_linear_heads(Device *device, const HeadMatrices *matrices, const float *in,
+                        uint32_t tokens, float *out);
+Status cpu_activate(Device *device, const FfnShape *shape, const float *hidden, const float *gates,
+                    uint32_t rows, float *out);
+Status cpu_append(Device *device, const AppendLayer *layer, const Spans *spans, float *qkv);
+Status cpu_append_latent(Device *device, const LatentLayer *layer, const Spans *spans,
+                         const float *kv, const float *queries, float *absorbed);
+Status cpu_attend(Device *device, const AttendLayer *layer, const Spans *spans,
+                  const float *queries, float *out);
+Status cpu_route(Device *device, const Router *router, const float *in, uint32_t tokens,
+                 const uint16_t *forced, const float *forced_weights, const Routing *routing);
+Status cpu_limit(Device *device, uint32_t capacity, uint32_t tokens, uint32_t top_k,
+                 uint32_t n_experts, bool normalise, const Routing *routing);
+Status cpu_group(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
+                 uint32_t n_experts, const RowGroups *groups);
 Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                        uint32_t n_jobs, const float *in, float *out);
-Status cpu_combine(Device *device, const float *in, const float *weights, uint32_t tokens,
-                   uint32_t top_k, float *out);
+Status cpu_combine(Device *device, const float *in, const Routing *routing, uint32_t tokens,
+                   uint32_t top_k, uint32_t columns, float scale, float *out);
 
 #endif

@@ -1,15 +1,16 @@
 /* The experts' feed-forward networks, split over (expert, tile of rows).
  *
- * A tile gathers its rows, runs gate and up as one product, silu and down, and scatters: by index,
- * or by products with one-hot matrices (the dispatch mask of the paper). Rows between an expert's
- * own and the capacity are zero and are computed like the others. */
+ * A tile gathers its rows, runs the first matrix (gate and up as one product), the activation and
+ * the second matrix, and scatters: by index, or by products with one-hot matrices (the dispatch
+ * mask of the paper). Rows between an expert's own and the capacity are zero and are computed like
+ * the others. */
 #include "exec/cpu/cpu.h"
-#include "exec/cpu/exponential.h"
+
+#include <string.h>
 
 typedef struct {
     const Device *device;
     const ExpertBatch *batch;
-    const ExpertJob *jobs;
     const float *in;
     float *out;
 } ExpertTask;
@@ -23,17 +24,19 @@ typedef struct {
     float *spread; /* [TILE_ROWS][d_model] */
 } Scratch;
 
-static uint32_t widest_ff(const ModelConfig *config)
+static size_t widest_first(const ModelConfig *config)
 {
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < config->n_layers; i++)
-        most = config->layers[i].d_ff > most ? config->layers[i].d_ff : most;
+    size_t most = 0;
+    for (uint32_t i = 0; i < config->n_layers; i++) {
+        size_t rows = config->layers[i].moe ? ffn_first_rows(&config->layers[i].ffn) : 0;
+        most = rows > most ? rows : most;
+    }
     return most;
 }
 
 size_t cpu_experts_scratch(const DeviceOptions *options)
 {
-    size_t columns = 3 * (size_t)options->config->d_model + 2 * (size_t)widest_ff(options->config);
+    size_t columns = 3 * (size_t)options->config->d_model + widest_first(options->config);
     return TILE_ROWS * (columns + (options->mask ? options->max_tokens : 0));
 }
 
@@ -50,7 +53,7 @@ static Scratch take_scratch(const ExpertTask *task, size_t worker)
     scratch.y = scratch.x + model;
     scratch.spread = scratch.y + model;
     scratch.hidden = scratch.spread + model;
-    scratch.mask = scratch.hidden + (size_t)TILE_ROWS * 2 * task->batch->d_ff;
+    scratch.mask = scratch.hidden + (size_t)TILE_ROWS * ffn_first_rows(task->batch->shape);
     return scratch;
 }
 
@@ -101,93 +104,73 @@ static void scatter_by_mask(const ExpertTask *task, const uint32_t *rows, uint32
     }
 }
 
-/* hidden[i][0 .. d_ff) = silu(gate) * up, both in hidden[i]. */
-static void gated_silu(float *hidden, uint32_t rows, uint32_t d_ff)
+/* scratch->y = the FFN at WEIGHTS of scratch->x */
+static void run_ffn(const ExpertTask *task, const unsigned char *weights, uint32_t rows,
+                    const Scratch *scratch)
 {
-    for (size_t row = 0; row < rows; row++) {
-        float *restrict gate = hidden + row * 2 * d_ff;
-        const float *restrict up = gate + d_ff;
-        for (uint32_t i = 0; i < d_ff; i++)
-            gate[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+    const FfnShape *shape = task->batch->shape;
+    FfnLayout layout = ffn_layout(shape, sizeof(float));
+    size_t d = shape->d_model;
+    uint32_t first_rows = ffn_first_rows(shape);
+    if (shape->bias) {
+        cpu_put_bias((const float *)(const void *)(weights + layout.first_bias), rows, first_rows,
+                     false, scratch->hidden, first_rows);
+        cpu_put_bias((const float *)(const void *)(weights + layout.second_bias), rows, (uint32_t)d,
+                     false, scratch->y, d);
     }
+    cpu_multiply_transposed(rows, first_rows, (uint32_t)d, 1, scratch->x, d,
+                            (const float *)(const void *)(weights + layout.first), d, shape->bias,
+                            scratch->hidden, first_rows);
+    for (size_t row = 0; row < rows; row++)
+        cpu_activate_row(shape, scratch->hidden + row * first_rows,
+                         scratch->hidden + row * first_rows);
+    cpu_multiply_transposed(rows, (uint32_t)d, shape->d_ff, 1, scratch->hidden, first_rows,
+                            (const float *)(const void *)(weights + layout.second), shape->d_ff,
+                            shape->bias, scratch->y, d);
 }
 
 static void run_tile(void *argument, size_t item, size_t worker)
 {
     const ExpertTask *task = argument;
+    const ExpertBatch *batch = task->batch;
     const ExpertTile *tile = &task->device->tiles[item];
-    const ExpertJob *job = &task->jobs[tile->job];
-    const uint32_t *rows = task->batch->rows + job->first_row + tile->first;
-    uint32_t n = tile->first < job->n_rows ? least(tile->rows, job->n_rows - tile->first) : 0;
+    uint32_t first = batch->groups.first[tile->expert] + tile->first;
+    uint32_t end = batch->groups.first[tile->expert + 1];
+    const uint32_t *rows = batch->groups.rows + first;
+    uint32_t n = first < end ? least(tile->rows, end - first) : 0;
     Scratch scratch = take_scratch(task, worker);
-    size_t d = task->device->d_model;
-    size_t ff = task->batch->d_ff;
-    const float *gate_up = job->weights;
-    if (task->batch->mask)
+    if (batch->mask)
         gather_by_mask(task, rows, n, tile->rows, &scratch);
     else
         gather(task, rows, n, tile->rows, scratch.x);
-    cpu_multiply_transposed(tile->rows, (uint32_t)(2 * ff), (uint32_t)d, 1, scratch.x, d, gate_up,
-                            d, 0, scratch.hidden, 2 * ff);
-    gated_silu(scratch.hidden, tile->rows, (uint32_t)ff);
-    cpu_multiply_transposed(tile->rows, (uint32_t)d, (uint32_t)ff, 1, scratch.hidden, 2 * ff,
-                            gate_up + 2 * ff * d, ff, 0, scratch.y, d);
-    if (task->batch->mask)
+    run_ffn(task, batch->slots + tile->slot * batch->slot_stride, tile->rows, &scratch);
+    if (batch->mask)
         scatter_by_mask(task, rows, n, tile->rows, &scratch);
     else
         scatter(task, rows, n, scratch.y);
+}
+
+/* Cuts the rows of EXPERT into tiles from number N on; returns the number after the last. */
+static size_t cut_tiles(Device *device, const ExpertBatch *batch, uint32_t expert, uint32_t slot,
+                        size_t n)
+{
+    uint32_t rows = batch->groups.first[expert + 1] - batch->groups.first[expert];
+    if (rows > 0 && batch->capacity > 0)
+        rows = batch->capacity;
+    for (uint32_t first = 0; first < rows; first += TILE_ROWS)
+        device->tiles[n++] = (ExpertTile){expert, slot, first, least(TILE_ROWS, rows - first)};
+    return n;
 }
 
 Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                        uint32_t n_jobs, const float *in, float *out)
 {
     size_t n = 0;
-    for (uint32_t i = 0; i < n_jobs; i++) {
-        uint32_t rows = batch->capacity > 0 ? batch->capacity : jobs[i].n_rows;
-        for (uint32_t first = 0; first < rows; first += TILE_ROWS)
-            device->tiles[n++] = (ExpertTile){i, first, least(TILE_ROWS, rows - first)};
-    }
-    ExpertTask task = {device, batch, jobs, in, out};
+    for (uint32_t i = 0; jobs != NULL && i < n_jobs; i++)
+        n = cut_tiles(device, batch, jobs[i].expert, jobs[i].slot, n);
+    for (uint32_t e = 0; jobs == NULL && e < batch->n_experts; e++)
+        n = cut_tiles(device, batch, e, e, n);
+    ExpertTask task = {device, batch, in, out};
     thread_pool_run(device->pool, n, run_tile, &task);
-    return OK;
-}
-
-typedef struct {
-    const Device *device;
-    const float *in;
-    const float *weights;
-    uint32_t tokens;
-    uint32_t top_k;
-    float *out;
-} CombineTask;
-
-static void combine_token(const CombineTask *task, size_t token, float *restrict sum)
-{
-    uint32_t d = task->device->d_model;
-    float *restrict out = task->out + token * d;
-    memset(sum, 0, d * sizeof *sum);
-    for (size_t row = token * task->top_k; row < (token + 1) * task->top_k; row++) {
-        float weight = task->weights[row];
-        const float *restrict in = task->in + row * d;
-        for (uint32_t i = 0; weight != 0 && i < d; i++)
-            sum[i] += weight * in[i];
-    }
-    for (uint32_t i = 0; i < d; i++)
-        out[i] += sum[i];
-}
-
-static void combine_rows(void *argument, size_t item, size_t worker)
-{
-    const CombineTask *task = argument;
-    size_t first = item * TILE_ROWS;
-    for (size_t token = first; token < first + TILE_ROWS && token < task->tokens; token++)
-        combine_token(task, token, cpu_scratch(task->device, worker));
-}
-
-Status cpu_combine(Device *device, const float *in, const float *weights, uint32_t tokens,
-                   uint32_t top_k, float *out)
-{
-    CombineTask task = {device, in, weights, tokens, top_k, out};
-    thread_pool_run(device->pool, divide_up(tokens, TILE_ROWS), combine_rows, &task);
     return OK;
 }

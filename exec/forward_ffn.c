@@ -1,0 +1,154 @@
+/* The feed-forward blocks: dense, of experts, shared. */
+#include "exec/forward_parts.h"
+#include "exec/gating.h"
+
+/* hidden += second(inside(first normed)), the inside weighted by sigmoid(GATES) unless NULL. */
+static Status dense_ffn(const Step *step, const FfnShape *shape, const FfnWeights *weights,
+                        const float *gates)
+{
+    const Forward *f = step->forward;
+    uint32_t tokens = step->input->tokens;
+    TRY(f->backend->linear(f->device, f->at.normed, &weights->first, tokens, false,
+                           f->at.ffn_hidden));
+    TRY(f->backend->activate(f->device, shape, f->at.ffn_hidden, gates, tokens, f->at.ffn_inside));
+    return f->backend->linear(f->device, f->at.ffn_inside, &weights->second, tokens, true,
+                              f->at.hidden);
+}
+
+static Status shared_experts(const Step *step, uint32_t layer)
+{
+    const Forward *f = step->forward;
+    const LayerConfig *config = &f->config->layers[layer];
+    const LayerWeights *weights = &f->weights.layers[layer];
+    const float *gates = NULL;
+    if (config->shared_gate) {
+        TRY(f->backend->linear(f->device, f->at.normed, &weights->shared_gate, step->input->tokens,
+                               false, f->at.gates));
+        gates = f->at.gates;
+    }
+    TRY(dense_ffn(step, &config->shared, &weights->shared, gates));
+    return forward_stamp(step, layer, OP_SHARED_EXPERTS);
+}
+
+/* Rows that an expert takes at the most; 0: no limit. The plan's static gating goes before what the
+ * model itself says. */
+static uint32_t capacity_of(const Step *step, const RouterConfig *router)
+{
+    uint32_t tokens = step->input->tokens;
+    uint32_t capacity = gating_capacity(step->forward->plan, tokens);
+    return capacity == 0 && router->capacity > 0 ? gating_share(router->capacity, tokens)
+                                                 : capacity;
+}
+
+/* The layer's part of the step's routing on the device. */
+static Routing routing_of(const Step *step)
+{
+    const Activations *at = &step->forward->at;
+    return (Routing){.scores = at->scores,
+                     .experts = at->experts + step->routed,
+                     .weights = at->route_weights + step->routed};
+}
+
+static Status fetch_routing(const Step *step, const LayerConfig *config, const Routing *routing)
+{
+    const Forward *f = step->forward;
+    const ForwardHost *host = &f->host;
+    size_t tokens = step->input->tokens;
+    size_t routed = tokens * config->top_k;
+    TRY(f->backend->fetch(f->device, host->experts + step->routed, routing->experts,
+                          routed * sizeof *host->experts));
+    TRY(f->backend->fetch(f->device, host->weights + step->routed, routing->weights,
+                          routed * sizeof *host->weights));
+    return f->backend->fetch(f->device, host->scores + step->scored, routing->scores,
+                             tokens * config->experts * sizeof *host->scores);
+}
+
+/* Asks the router, or puts forced routing in its place; drops what is over CAPACITY; groups the
+ * rows by expert. */
+static Status route(const Step *step, uint32_t layer, uint32_t capacity, const Routing *routing)
+{
+    const Forward *f = step->forward;
+    const StepInput *input = step->input;
+    const LayerConfig *config = &f->config->layers[layer];
+    const uint16_t *forced =
+        input->forced_experts != NULL ? f->at.forced_experts + step->routed : NULL;
+    const float *weights =
+        input->forced_weights != NULL ? f->at.forced_weights + step->routed : NULL;
+    TRY(f->backend->route(f->device, &f->weights.layers[layer].router, f->at.normed, input->tokens,
+                          forced, weights, routing));
+    if (capacity > 0)
+        TRY(f->backend->limit(f->device, capacity, input->tokens, config->top_k, config->experts,
+                              config->router.normalise_kept, routing));
+    TRY(f->backend->group(f->device, routing->experts, input->tokens, config->top_k,
+                          config->experts, &f->at.groups));
+    TRY(fetch_routing(step, config, routing));
+    return forward_stamp(step, layer, OP_ROUTE);
+}
+
+/* The host must know the event's experts to decide what to load. */
+static Status buffered_experts(Step *step, const ExpertBatch *batch)
+{
+    Forward *f = step->forward;
+    const ExpertEvent event = {.layer_index = step->moe_layer,
+                               .first = f->host.first,
+                               .next_use = step->next_use,
+                               .batch = batch,
+                               .in = f->at.normed,
+                               .out = f->at.expert_out};
+    uint32_t n_active;
+    TRY(f->backend->fetch(f->device, f->host.first, batch->groups.first,
+                          ((size_t)batch->n_experts + 1) * sizeof *f->host.first));
+    TRY(f->backend->wait(f->device));
+    TRY(expert_slots_run(&f->slots, &event, &n_active));
+    if (step->next_use != NULL)
+        step->next_use += n_active;
+    return OK;
+}
+
+/* hidden += sum of the experts' outputs, weighted */
+static Status moe_ffn(Step *step, uint32_t layer)
+{
+    Forward *f = step->forward;
+    const LayerConfig *config = &f->config->layers[layer];
+    const LayerSlots *slots = &f->slots.layers[step->moe_layer];
+    uint32_t tokens = step->input->tokens;
+    uint32_t capacity = capacity_of(step, &config->router);
+    bool padded = gating_capacity(f->plan, tokens) > 0;
+    const Routing routing = routing_of(step);
+    const ExpertBatch batch = {.shape = &config->ffn,
+                               .tokens = tokens,
+                               .top_k = config->top_k,
+                               .n_experts = config->experts,
+                               .capacity = padded ? capacity : 0,
+                               .mask = padded && f->plan->gating.dispatch == DISPATCH_MASK,
+                               .groups = f->at.groups,
+                               .slots = slots->slots,
+                               .slot_stride = slots->slot_stride};
+    TRY(route(step, layer, capacity, &routing));
+    if (f->plan->buffer.on)
+        TRY(buffered_experts(step, &batch));
+    else
+        TRY(f->backend->run_experts(f->device, &batch, NULL, 0, f->at.normed, f->at.expert_out));
+    TRY(forward_stamp(step, layer, OP_EXPERTS));
+    TRY(f->backend->combine(f->device, f->at.expert_out, &routing, tokens, config->top_k,
+                            f->config->d_model, config->router.output_scale, f->at.hidden));
+    TRY(forward_stamp(step, layer, OP_COMBINE));
+    if (config->shared.d_ff > 0)
+        TRY(shared_experts(step, layer));
+    step->routed += (size_t)tokens * config->top_k;
+    step->scored += (size_t)tokens * config->experts;
+    step->moe_layer++;
+    return OK;
+}
+
+Status forward_ffn(Step *step, uint32_t layer)
+{
+    const Forward *f = step->forward;
+    TRY(f->backend->norm(f->device, &f->weights.layers[layer].ffn_norm, f->at.hidden, NULL,
+                         step->input->tokens, f->config->d_model, f->at.normed));
+    TRY(forward_stamp(step, layer, OP_FFN_NORM));
+    if (f->config->layers[layer].moe)
+        return moe_ffn(step, layer);
+    TRY(dense_ffn(step, &f->config->layers[layer].ffn, &f->weights.layers[layer].dense, NULL));
+    return forward_stamp(step, layer, OP_DENSE_FFN);
+}

@@ -1,0 +1,39 @@
+/* What the files of the forward pass share; nobody else's. */
+#ifndef EXEC_FORWARD_PARTS_H
+#define EXEC_FORWARD_PARTS_H
+
+#include "exec/forward.h"
+
+/* Rows of logits that the device computes at a time. */
+enum { LOGIT_ROWS = 256 };
+
+/* What the blocks of one step share. */
+typedef struct {
+    Forward *forward;
+    const StepInput *input;
+    Spans spans;        /* of the step's tokens in their own caches */
+    Spans source_spans; /* ... in the encoder's output */
+    const RotaryTable *rotary;
+    uint32_t moe_layer;       /* MoE layers done, of both stacks */
+    size_t routed;            /* entries of host.experts used by them */
+    size_t scored;            /* entries of host.scores */
+    const uint32_t *next_use; /* of the next event */
+} Step;
+
+/* Floats of a cache row. */
+size_t forward_key_width(const AttentionConfig *attention);
+size_t forward_value_width(const AttentionConfig *attention);
+
+/* When the step's times are wanted: what was queued since the last call was OP of LAYER. */
+Status forward_stamp(const Step *step, uint32_t layer, Op op);
+
+/* hidden += attention(norm(hidden)) */
+Status forward_attention(const Step *step, uint32_t layer);
+/* hidden += attention over the source (norm(hidden)) */
+Status forward_cross_attention(const Step *step, uint32_t layer);
+/* at.normed, the encoder's output -> every decoder layer's cross cache. */
+Status forward_fill_cross_caches(const Step *step);
+/* hidden += FFN(norm(hidden)), dense or of experts */
+Status forward_ffn(Step *step, uint32_t layer);
+
+#endif

@@ -1,0 +1,26 @@
+/* The operations of a forward pass by name, as the trace's timing table numbers them. */
+#ifndef EXEC_OPS_H
+#define EXEC_OPS_H
+
+typedef enum {
+    OP_EMBED,
+    OP_ATTENTION_NORM,
+    OP_ATTENTION_PROJECT, /* queries, keys and values, into the cache */
+    OP_ATTENTION,
+    OP_ATTENTION_OUTPUT,
+    OP_CROSS_ATTENTION, /* all of it */
+    OP_FFN_NORM,
+    OP_DENSE_FFN,
+    OP_ROUTE,   /* scores, choice, capacity, grouping by expert */
+    OP_EXPERTS, /* with the loads that they wait for */
+    OP_COMBINE,
+    OP_SHARED_EXPERTS,
+    OP_CROSS_CACHE, /* the encoder's output into the decoder's caches */
+    OP_HEAD,
+    OPS
+} Op;
+
+/* "experts" */
+const char *op_name(Op op);
+
+#endif

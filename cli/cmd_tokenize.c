@@ -106,6 +106,7 @@ static Status encode(Tokenizing *work)
     const Arguments *arguments = work->arguments;
     TextOptions options = {.lines = arguments->lines,
                            .add_special = !arguments->no_special,
+                           .allow_empty = true,
                            .vocabulary = tokenizer_n_ids(work->tokenizer)};
     return text_requests_load(arguments->text, &options, work->tokenizer, &work->set, &work->bytes);
 }

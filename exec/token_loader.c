@@ -10,7 +10,7 @@ Status token_loader_add(TokenLoader *loader, const char *place, const char *labe
                         uint32_t **tokens)
 {
     TokenSet *set = &loader->set;
-    if (count == 0)
+    if (count == 0 && !loader->allow_empty)
         return fail(ERR_INPUT, "%s: holds no tokens", place);
     if (count > UINT32_MAX || set->n_requests == UINT32_MAX)
         return fail(ERR_INPUT, "%s: too many tokens or requests", place);

@@ -8,6 +8,7 @@ typedef struct {
     const char *path;
     const char *key; /* the one wanted, or NULL */
     uint32_t vocabulary;
+    bool allow_empty; /* requests without tokens, which no model can run */
     TokenSet set;
     uint32_t room;   /* for requests */
     char known[256]; /* keys met, for the message that KEY is not among them */
@@ -15,7 +16,7 @@ typedef struct {
 } TokenLoader;
 
 /* Adds a request of COUNT zero tokens, for the caller to fill. PLACE ("FILE: key NAME") begins the
- * message when COUNT is 0 or too large. */
+ * message when COUNT is 0 (and that is not allowed) or too large. */
 Status token_loader_add(TokenLoader *loader, const char *place, const char *label, uint64_t count,
                         uint32_t **tokens);
 /* Fails for a token outside the vocabulary; VALUE is its text. */

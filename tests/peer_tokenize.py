@@ -3,6 +3,7 @@
 
 Only `dump` needs the tokenizers package. TOKENIZERS is a folder of NAME.json or NAME/tokenizer.json.
 
+  peer_tokenize.py make OUT_FOLDER                      write small tokenizers, one for each option
   peer_tokenize.py corpus OUT.jsonl                     write the corpus
   peer_tokenize.py dump TOKENIZERS CORPUS OUT.jsonl     what tokenizers makes of it
   peer_tokenize.py ours MOEBIUS TOKENIZERS CORPUS OUT.jsonl   what moebius makes of it
@@ -11,9 +12,13 @@ Only `dump` needs the tokenizers package. TOKENIZERS is a folder of NAME.json or
 A line of a dump: {"tokenizer", "index", "special": with special tokens, "ids", "text": decoded}.
 """
 
+import base64
+import collections
 import json
 import os
 import random
+import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -75,6 +80,7 @@ NUMBERS = [
 
 # Texts that look like special tokens, whole and broken.
 SPECIALS = (
+    "FOX foxFOX FOX. quick  quicker  Straße x<mask> y <mask>  <extra_id_0>  z<pad><pad><pad>世界世界 ｑｕｉｃｋ "
     "<|endoftext|> <|pad|> <|im_start|>user\nhi<|im_end|>\n<s> </s> <unk> <pad> <|begin_of_text|> <bos> <eos>"
     " <|begin|> <mask> <extra_id_0> <｜begin▁of▁sentence｜> <think> </think> <|endoftext|><|endoftext|>"
 )
@@ -111,6 +117,202 @@ def assigned(rng):
         c = chr(rng.choice([rng.randrange(0x80, 0x3000), rng.randrange(0x80, 0x20000)]))
         if unicodedata.ucd_3_2_0.category(c) not in ("Cn", "Cs", "Co"):
             return c
+
+
+def byte_alphabet():
+    kept = [b for b in range(256) if 0x21 <= b <= 0x7E or (b >= 0xA1 and b != 0xAD)]
+    others = [b for b in range(256) if b not in kept]
+    return {b: chr(b) for b in kept} | {b: chr(256 + i) for i, b in enumerate(others)}
+
+
+def train_bpe(words, alphabet, merges_wanted):
+    """Plain byte-pair encoding of a list of words: the vocabulary in order, and the merges."""
+    words = [list(word) for word in words]
+    vocabulary = sorted(alphabet)
+    merges = []
+    while len(merges) < merges_wanted:
+        pairs = collections.Counter(pair for word in words for pair in zip(word, word[1:]))
+        pair = max(pairs, key=lambda p: (pairs[p], p))
+        merges.append(pair)
+        if "".join(pair) not in vocabulary:
+            vocabulary.append("".join(pair))
+        for word in words:
+            i = 0
+            while i + 1 < len(word):
+                if (word[i], word[i + 1]) == pair:
+                    word[i : i + 2] = ["".join(pair)]
+                i += 1
+    return vocabulary, merges
+
+
+def charsmap(rules):
+    """A SentencePiece character map: a double-array trie (Darts-clone's units) and its pool."""
+    pool = bytearray()
+    root = {}
+    for text, replacement in rules.items():
+        node = root
+        for byte in text.encode():
+            node = node.setdefault(byte, {})
+        node[0] = len(pool)
+        pool += replacement.encode() + b"\0"
+    units = {0: 0}
+    waiting = [(0, root)]
+    least = 1
+    while waiting:
+        position, node = waiting.pop()
+        base = least
+        while any((base ^ label) in units for label in node):
+            base += 1
+        if len(node) > 3:
+            least = max(least, base - 64)
+        units[position] |= (position ^ base) << 10 | (0 in node) << 8
+        for label, child in node.items():
+            units[base ^ label] = label if label else 1 << 31 | child
+            if label:
+                waiting.append((base ^ label, child))
+    size = (max(units) | 0xFF) + 1
+    trie = b"".join(struct.pack("<I", units.get(i, 0)) for i in range(size))
+    return base64.b64encode(struct.pack("<I", len(trie)) + trie + bytes(pool)).decode()
+
+
+def compatibility_rules():
+    rules = {"\u200b": "", "\ufeff": " ", "\t": " ", "\n": " ", "e\u0301": "é"}
+    for code in list(range(0x80, 0xD800)) + list(range(0xF900, 0x10000)) + list(range(0x1D400, 0x1D800)):
+        text = chr(code)
+        made = unicodedata.normalize("NFKC", text)
+        if made != text and unicodedata.ucd_3_2_0.category(text) != "Cn":
+            rules[text] = made
+    return rules
+
+
+def added(first_id, known):
+    def token(content, index, **flags):
+        row = {"id": known.get(content, index), "content": content, "single_word": False, "lstrip": False}
+        return row | {"rstrip": False, "normalized": False, "special": True} | flags
+
+    return [
+        token("<unk>", first_id),
+        token("<s>", first_id + 1),
+        token("</s>", first_id + 2),
+        token("<mask>", first_id + 3, lstrip=True),
+        token("<extra_id_0>", first_id + 4, rstrip=True, special=False),
+        token("FOX", first_id + 5, single_word=True, special=False),
+        token("quick", first_id + 6, single_word=True, normalized=True, special=False),
+        token("Straße", first_id + 7, normalized=True, special=False, lstrip=True, rstrip=True),
+        token("<pad>", first_id + 8, normalized=True),
+        token("<pad><pad>", first_id + 9, normalized=True),
+        token("世界", first_id + 10, normalized=True, special=False),
+    ]
+
+
+def template(before, behind):
+    def piece(name, type_id=0):
+        return {"SpecialToken": {"id": name, "type_id": type_id}}
+
+    single = [piece(n) for n in before] + [{"Sequence": {"id": "A", "type_id": 0}}] + [piece(n) for n in behind]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": single + [{"Sequence": {"id": "B", "type_id": 1}}] + [piece(n, 1) for n in behind],
+        "special_tokens": {n: {"id": n, "ids": [i], "tokens": [n]} for n, i in (("<s>", 1), ("</s>", 2))},
+    }
+
+
+def variants():
+    """Name -> (model, normalizer, pre_tokenizer, post_processor, decoder)."""
+    text = " ".join(list(SCRIPTS.values()) + CODE + NUMBERS)
+    seq = lambda key, *parts: {"type": "Sequence", key: list(parts)}
+    plain = lambda name, **options: {"type": name} | options
+    split = lambda behavior, invert=False, **pattern: plain("Split", pattern=pattern, behavior=behavior, invert=invert)
+    meta = lambda scheme, **options: plain("Metaspace", replacement="▁", prepend_scheme=scheme, **options)
+    byte_level = lambda prefix, regex=True: plain("ByteLevel", add_prefix_space=prefix, trim_offsets=True, use_regex=regex)
+    specials = ["<unk>", "<s>", "</s>"]
+    fallback = [f"<0x{b:02X}>" for b in range(256)]
+    marked = ["▁" + word for word in text.split()]
+    common = [c for c, n in collections.Counter(text).items() if n > 2 and c not in SPACES] + ["▁"]
+    pieces, merges = train_bpe([[c for c in w if c in common] for w in marked], common, 300)
+
+    def bpe(names, merges, **options):
+        vocab = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        base = {"dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None}
+        base |= {"fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
+        return {"type": "BPE"} | base | options | {"vocab": vocab, "merges": [list(m) for m in merges]}
+
+    def unigram(names, **options):
+        counts = collections.Counter("".join(marked)[i : i + n] for n in (1, 2, 3, 4) for i in range(len("".join(marked))))
+        rng = random.Random(7)
+        vocab = [[n, 0.0] for n in specials] + [[n, -20.0] for n in names if n.startswith("<0x")]
+        vocab += [[n, -12.0 + 0.5 * counts[n] ** 0.5 - rng.random()] for n in names if not n.startswith("<0x")]
+        return {"type": "Unigram", "unk_id": 0, "vocab": vocab} | options
+
+    alphabet = byte_alphabet()
+    to_bytes = lambda t: "".join(alphabet[b] for b in t.encode())
+    gpt2_words = [to_bytes(w) for w in re.findall(r" ?\w+| ?[^\w\s]+|\s+", text)]
+    byte_pieces, byte_merges = train_bpe(gpt2_words, alphabet.values(), 400)
+    metaspace_bpe = bpe(specials + fallback + pieces, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    unknown_bpe = bpe(specials + pieces, merges, unk_token="<unk>")
+    partial = bpe(specials + fallback[:200] + pieces, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    byte_bpe = bpe(specials + byte_pieces, byte_merges)
+    some_bytes = bpe(specials + [p for p in byte_pieces if p not in byte_pieces[30:60]][:200], [], unk_token="<unk>")
+    pieces_of = unigram(pieces)
+    legacy = seq("decoders", plain("Replace", pattern={"String": "▁"}, content=" "), plain("ByteFallback"), plain("Fuse"),
+                 plain("Strip", content=" ", start=1, stop=0))
+    bos, eos = template(["<s>"], []), template([], ["</s>"])
+    return {
+        "bpe-legacy": (metaspace_bpe, seq("normalizers", plain("Prepend", prepend="▁"),
+                       plain("Replace", pattern={"String": " "}, content="▁")), None, bos, legacy),
+        "bpe-metaspace-first": (metaspace_bpe, None, meta("first", split=False), bos, meta("first", split=False)),
+        "bpe-metaspace-always": (metaspace_bpe, None, meta("always", split=True), template(["<s>"], ["</s>"]), meta("always")),
+        "bpe-metaspace-never": (metaspace_bpe, None, meta("never"), None, meta("never")),
+        "bpe-unknown": (unknown_bpe, plain("NFC"), plain("Metaspace", replacement="▁", add_prefix_space=True), None, None),
+        "bpe-unknown-fused": (unknown_bpe | {"fuse_unk": True}, plain("NFKC"), meta("first"), eos, meta("first")),
+        "bpe-part-of-bytes": (partial, plain("NFD"), meta("always"), bos, legacy),
+        "bpe-ignore-merges": (metaspace_bpe | {"ignore_merges": True}, None, meta("always"), None, legacy),
+        "byte-level": (byte_bpe, None, byte_level(False), plain("ByteLevel", trim_offsets=True, add_prefix_space=False), byte_level(True)),
+        "byte-level-prefix": (byte_bpe, plain("NFKD"), byte_level(True), plain("RobertaProcessing", sep=["</s>", 2], cls=["<s>", 1],
+                              trim_offsets=True, add_prefix_space=False), byte_level(True)),
+        "byte-level-whole": (byte_bpe, plain("Lowercase"), byte_level(True, False),
+                             seq("processors", byte_level(False), template(["<s>"], ["</s>"]), byte_level(True)), byte_level(False)),
+        "byte-level-some-bytes": (some_bytes, None, byte_level(False), plain("BertProcessing", sep=["</s>", 2], cls=["<s>", 1]), byte_level(False)),
+        "digits-each": (byte_bpe, None, seq("pretokenizers", plain("Digits", individual_digits=True), byte_level(False)), None, byte_level(False)),
+        "digits-runs": (byte_bpe, None, seq("pretokenizers", plain("Digits", individual_digits=False), byte_level(True)), None, byte_level(False)),
+        "punctuation": (byte_bpe, None, seq("pretokenizers", plain("Punctuation"), byte_level(False, False)), None, byte_level(False)),
+        "punctuation-contiguous": (byte_bpe, None, seq("pretokenizers", plain("Punctuation", behavior="Contiguous"), byte_level(False, False)),
+                                   None, byte_level(False)),
+        "whitespace": (byte_bpe, None, seq("pretokenizers", plain("Whitespace"), byte_level(False, False)), None, byte_level(False)),
+        "whitespace-split": (byte_bpe, plain("StripAccents"), seq("pretokenizers", plain("WhitespaceSplit"), byte_level(False, False)), None, byte_level(False)),
+        "split-removed": (byte_bpe, plain("Strip", strip_left=True, strip_right=True),
+                          seq("pretokenizers", split("Removed", Regex="[aeiou\\s]+"), byte_level(False, False)), None, byte_level(False)),
+        "split-kept": (byte_bpe, plain("Strip", strip_left=True, strip_right=False),
+                       seq("pretokenizers", split("Removed", invert=True, Regex="\\w+"), byte_level(False, False)), None, byte_level(False)),
+        "split-previous": (byte_bpe, seq("normalizers", plain("NFD"), plain("StripAccents")),
+                           seq("pretokenizers", split("MergedWithPrevious", Regex="\\d|\\h{2}"), byte_level(False, False)), None, byte_level(False)),
+        "split-next": (byte_bpe, plain("Replace", pattern={"Regex": "(.)\\1"}, content="≈"),
+                       seq("pretokenizers", split("MergedWithNext", Regex="\\s|\\b(?=[A-Z])"), byte_level(False, False)), None, byte_level(False)),
+        "split-contiguous": (byte_bpe, plain("Replace", pattern={"String": "a"}, content=""),
+                             seq("pretokenizers", split("Contiguous", String="e"), byte_level(False, False)), None, byte_level(False)),
+        "split-empty": (byte_bpe, plain("Replace", pattern={"Regex": "x+"}, content="-"),
+                        seq("pretokenizers", split("Isolated", Regex="b*|^\\W|\\S$"), byte_level(False, False)), None, byte_level(False)),
+        "split-kinds": (byte_bpe, None, seq("pretokenizers", split("Isolated", Regex="\\u4e16|[^\\s\\w]+|\\H\\D|[\\h\\d]\\B"),
+                        seq("pretokenizers", split("MergedWithNext", String=" "), byte_level(False, False))), None, byte_level(False)),
+        "unigram": (pieces_of, None, meta("always"), eos, meta("always")),
+        "unigram-t5": (pieces_of, plain("Precompiled", precompiled_charsmap=charsmap(compatibility_rules())),
+                       seq("pretokenizers", plain("WhitespaceSplit"), meta("always")), eos, meta("always")),
+        "unigram-bytes": (unigram(fallback + pieces, byte_fallback=True), seq("normalizers", plain("NFKC"),
+                          plain("Replace", pattern={"Regex": " {2,}"}, content=" "), plain("Lowercase")), meta("first", split=False), bos,
+                          seq("decoders", plain("ByteFallback"), meta("first"), plain("Strip", content="x", start=2, stop=0))),
+    }
+
+
+def make(folder):
+    os.makedirs(folder, exist_ok=True)
+    for name, (model, normalizer, pre_tokenizer, post_processor, decoder) in variants().items():
+        vocab = model["vocab"]
+        known = vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
+        parts = {"normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "post_processor": post_processor, "decoder": decoder}
+        whole = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added(len(vocab) - 3, known)}
+        with open(os.path.join(folder, name + ".json"), "w", encoding="utf-8") as out:
+            json.dump(whole | parts | {"model": model}, out, ensure_ascii=False)
 
 
 def tokenizers_of(folder):
@@ -197,6 +399,8 @@ def main():
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
     if command == "corpus" and len(arguments) == 1:
         write_lines(arguments[0], [{"text": text} for text in corpus()])
+    elif command == "make" and len(arguments) == 1:
+        make(*arguments)
     elif command == "dump" and len(arguments) == 3:
         dump(*arguments)
     elif command == "ours" and len(arguments) == 4:

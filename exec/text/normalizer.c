@@ -79,6 +79,8 @@ static Status load_options(const JsonAt *at, Step *step)
         TRY(json_only_keys(at, REPLACE_KEYS));
         TRY(json_need(at, "pattern", &value));
         TRY(finder_load(&value, &step->finder));
+        if (step->finder.pattern != NULL && pattern_matches_nothing(step->finder.pattern))
+            return json_fail(&value, "matches no text at all, which cannot be replaced");
         return append_text(at, "content", &step->content);
     case STEP_STRIP:
         TRY(json_only_keys(at, STRIP_KEYS));

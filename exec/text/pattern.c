@@ -104,6 +104,13 @@ Status pattern_new(const JsonAt *at, const char *regex, Pattern **pattern)
     return status;
 }
 
+bool pattern_matches_nothing(const Pattern *pattern)
+{
+    uint32_t nothing = 0;
+    pcre2_pattern_info(pattern->code, PCRE2_INFO_MATCHEMPTY, &nothing);
+    return nothing != 0;
+}
+
 Status pattern_find(Pattern *pattern, Span text, size_t from, bool *found, size_t *start,
                     size_t *end)
 {

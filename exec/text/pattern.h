@@ -17,6 +17,8 @@ typedef struct Pattern Pattern;
 /* AT is the place for messages. Fails with ERR_INPUT. */
 Status pattern_new(const JsonAt *at, const char *regex, Pattern **pattern);
 void pattern_free(Pattern *pattern);
+/* True when it can match no text at all. */
+bool pattern_matches_nothing(const Pattern *pattern);
 /* Finds the first match at or after FROM in TEXT (valid UTF-8): *START, *END, or *FOUND false.
  * Fails with ERR_INPUT when the match exceeds PCRE2's limits. Not thread-safe. */
 Status pattern_find(Pattern *pattern, Span text, size_t from, bool *found, size_t *start,

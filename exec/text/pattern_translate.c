@@ -5,7 +5,9 @@
 
 /* White_Space. PCRE2's own \s takes U+180E as well. */
 #define SPACE "\\t-\\r\\x{85}\\p{Z}"
-#define WORD "\\p{L}\\p{M}\\p{Nd}\\p{Pc}"
+#define CLASS_WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* Outside classes Oniguruma counts the superscripts and fractions of Latin-1 too. */
+#define WORD CLASS_WORD "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 #define HEX "0-9A-Fa-f"
 
 typedef struct {
@@ -63,7 +65,7 @@ static Status translate_escape(Translation *work)
         return put_class(work, "\\p{Nd}", c == 'D');
     case 'w':
     case 'W':
-        return put_class(work, WORD, c == 'W');
+        return put_class(work, work->in_class ? CLASS_WORD : WORD, c == 'W');
     case 'h':
     case 'H':
         return put_class(work, HEX, c == 'H');

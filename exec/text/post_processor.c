@@ -4,7 +4,7 @@
 
 #include "exec/text/component.h"
 
-/* Ids that one processor puts around the text; those of a sequence nest, the last outermost. */
+/* Ids that one processor puts around the text. */
 typedef struct {
     IdBuffer before;
     IdBuffer behind;
@@ -180,14 +180,18 @@ static Status load_sequence(const JsonAt *at, uint32_t n_ids, PostProcessor *pro
     return OK;
 }
 
-/* Puts AROUND's ids outside those that PROCESSOR has. */
-static Status wrap(PostProcessor *processor, Around *around)
+/* To Hugging Face's library what one template made is several texts for the next one. */
+static Status take(const JsonAt *at, Around *around, PostProcessor *processor)
 {
-    TRY(ids_append(&around->before, processor->before.ids, processor->before.count));
-    IdBuffer inner = processor->before;
-    processor->before = around->before;
-    around->before = inner;
-    return ids_append(&processor->behind, around->behind.ids, around->behind.count);
+    if (around->before.count + around->behind.count == 0)
+        return OK;
+    if (processor->before.count + processor->behind.count > 0)
+        return json_fail(at, "a second processor that adds tokens is not supported");
+    PostProcessor empty = *processor;
+    *processor = (PostProcessor){.before = around->before, .behind = around->behind};
+    around->before = empty.before;
+    around->behind = empty.behind;
+    return OK;
 }
 
 static Status load_into(const JsonAt *at, uint32_t n_ids, PostProcessor *processor)
@@ -204,7 +208,7 @@ static Status load_into(const JsonAt *at, uint32_t n_ids, PostProcessor *process
     Around around = {.n_ids = n_ids};
     Status status = LOADERS[type](at, &around);
     if (status == OK)
-        status = wrap(processor, &around);
+        status = take(at, &around, processor);
     ids_free(&around.before);
     ids_free(&around.behind);
     return status;

@@ -115,7 +115,9 @@ static Status add_file(Work *work, char *text, size_t bytes)
 Status text_requests_load(const char *path, const TextOptions *options, Tokenizer *tokenizer,
                           TokenSet *set, uint64_t *bytes)
 {
-    Work work = {.loader = {.path = path, .vocabulary = options->vocabulary},
+    Work work = {.loader = {.path = path,
+                            .vocabulary = options->vocabulary,
+                            .allow_empty = options->allow_empty},
                  .options = options,
                  .tokenizer = tokenizer};
     char *text = NULL;

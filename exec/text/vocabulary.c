@@ -1,5 +1,7 @@
 #include "exec/text/vocabulary.h"
 
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -110,6 +112,46 @@ static Status check_scored(const JsonAt *at, size_t *count, size_t *bytes)
     return OK;
 }
 
+/* Writes the shortest decimal digits that read back as VALUE, which a file holds whoever wrote it,
+ * as a whole number and a power of ten. */
+static uint64_t decimal_digits(double value, int *exponent)
+{
+    char text[32];
+    uint64_t digits = 0;
+    bool fraction = false;
+    for (int count = 15; count <= 17; count++) {
+        snprintf(text, sizeof text, "%.*e", count - 1, value);
+        if (strtod(text, NULL) == value)
+            break;
+    }
+    const char *c = text;
+    *exponent = 0;
+    for (; *c != 'e' && *c != '\0'; c++) {
+        fraction = fraction || *c == '.';
+        if (*c < '0' || *c > '9')
+            continue;
+        digits = digits * 10 + (uint64_t)(*c - '0');
+        *exponent -= fraction;
+    }
+    if (*c == 'e')
+        *exponent += (int)strtol(c + 1, NULL, 10);
+    for (; digits != 0 && digits % 10 == 0; digits /= 10)
+        ++*exponent;
+    return digits;
+}
+
+static double read_score(double value)
+{
+    char power[16];
+    int exponent;
+    double digits = (double)decimal_digits(value, &exponent);
+    if (exponent < -308 || exponent > 308)
+        return value;
+    snprintf(power, sizeof power, "1e%d", abs(exponent));
+    digits = exponent < 0 ? digits / strtod(power, NULL) : digits * strtod(power, NULL);
+    return value < 0 ? -digits : digits;
+}
+
 Status vocabulary_load_scored(const JsonAt *at, Vocabulary *vocabulary, double **scores)
 {
     size_t count;
@@ -128,7 +170,7 @@ Status vocabulary_load_scored(const JsonAt *at, Vocabulary *vocabulary, double *
     }
     for (const cJSON *node = at->node->child; node != NULL; node = node->next, id++) {
         vocabulary->pieces[id] = keep(vocabulary, node->child->valuestring, &used);
-        (*scores)[id] = node->child->next->valuedouble;
+        (*scores)[id] = read_score(node->child->next->valuedouble);
         string_table_put(&vocabulary->ids, vocabulary->pieces[id], id);
     }
     return OK;

@@ -19,8 +19,10 @@ enum { VOCABULARY_MAX = 1 << 24 };
 /* Reads {"piece": id, ...}. Fails with ERR_INPUT, naming the piece: an id that is no whole number,
  * is VOCABULARY_MAX or more, or has two pieces. */
 Status vocabulary_load_object(const JsonAt *at, Vocabulary *vocabulary);
-/* Reads [["piece", score], ...]; ids count from 0. SCORES is [n_ids], from mem_new(). Of equal
- * pieces the last one's id is found by its text. */
+/* Reads [["piece", score], ...]; ids count from 0. SCORES is [n_ids], from mem_new(), each as
+ * Hugging Face's library reads it: the decimal digits as one number, divided by a power of ten,
+ * which may be a unit in the last place off and so decides between segmentations of equal score. Of
+ * equal pieces the last one's id is found by its text. */
 Status vocabulary_load_scored(const JsonAt *at, Vocabulary *vocabulary, double **scores);
 void vocabulary_free(Vocabulary *vocabulary);
 

@@ -1,5 +1,7 @@
 #!/bin/sh
-# Runs every test program of a build folder and adds up what they report.
+# Runs every test program of a build folder, without a terminal and without input, and adds up what
+# they report. One that runs for longer than TEST_SECONDS (900) has failed. TMPDIR says where they
+# write; MOEBIUS_EXHAUSTIVE=1 makes fault tests take every case instead of a sample.
 #   tests/run.sh build/rel
 set -u
 build=$1
@@ -11,12 +13,13 @@ for program in "$build"/tests/test_*; do
     case $program in *.o | *.d) continue ;; esac
     log=$program.log
     start=$(date +%s)
-    "$program" >"$log" 2>&1
+    timeout "${TEST_SECONDS:-900}" "$program" >"$log" 2>&1 </dev/null
     status=$?
     seconds=$(($(date +%s) - start))
     good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$log" | tail -n 1)
     bad=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test(s).*/\1/p' "$log" | tail -n 1)
     [ "$status" -eq 0 ] || [ "${bad:-0}" -gt 0 ] || bad=1
+    [ "$status" -ne 124 ] || echo "$program: stopped after ${TEST_SECONDS:-900} s" >>"$log"
     passed=$((passed + ${good:-0}))
     failed=$((failed + ${bad:-0}))
     printf '%-28s %4d passed %3d failed %4d s\n' "$(basename "$program")" "${good:-0}" "${bad:-0}" "$seconds"

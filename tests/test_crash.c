@@ -208,8 +208,7 @@ static void a_recorder_killed_while_folding_its_log_leaves_every_committed_step(
     const char *path = scratch_path("folding.db");
     uint64_t state = 17;
     for (int round = 0; round < 6; round++)
-        assert_large_steps(path,
-                           kill_recorder(path, UINT32_MAX, 50000 + random_below(&state, 400000)));
+        assert_large_steps(path, kill_recorder(path, 3000, 50000 + random_below(&state, 400000)));
 }
 
 /* Few steps: most of the child's time is closing. It may have ended before it is killed. */

@@ -1,0 +1,373 @@
+/* The executor's edges: what it refuses, what it logs, and what it holds. */
+#include "base/status.h" /* before cmocka, which has a macro called fail */
+
+#include "tests/support.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "exec/executor.h"
+#include "policies/buffer.h"
+#include "tests/checkpoint_maker.h"
+
+enum { VOCABULARY = 96, EXPERTS = 8, LAYERS = 3, TOP_K = 2 };
+enum { MAX_REQUESTS = 4, MAX_LENGTH = 64, MAX_TOKENS = 32 };
+
+static Checkpoint *checkpoint;
+
+static int make_model(void **state)
+{
+    (void)state;
+    make_checkpoint(scratch_path("model"), &(CheckpointSpec){.seed = 41, .max_positions = 64});
+    assert_ok(checkpoint_open(scratch_path("model"), &checkpoint));
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    checkpoint_close(checkpoint);
+    return 0;
+}
+
+static ExecutorOptions usual_options(const Plan *plan)
+{
+    return (ExecutorOptions){.plan = plan,
+                             .device = "cpu",
+                             .threads = 2,
+                             .max_requests = MAX_REQUESTS,
+                             .max_length = MAX_LENGTH,
+                             .max_tokens = MAX_TOKENS,
+                             .logits = LOGITS_LAST};
+}
+
+static Executor *open_executor(const Plan *plan)
+{
+    Executor *executor;
+    const ExecutorOptions options = usual_options(plan);
+    assert_ok(executor_open(checkpoint, &options, &executor));
+    return executor;
+}
+
+/* Up to four tokens written out. */
+typedef struct {
+    uint32_t tokens;
+    uint32_t token[4];
+    uint32_t kv_slot[4];
+    uint32_t position[4];
+} Small;
+
+static StepInput small_input(const Small *small)
+{
+    return (StepInput){.tokens = small->tokens,
+                       .token = small->token,
+                       .kv_slot = small->kv_slot,
+                       .position = small->position,
+                       .logits = LOGITS_LAST};
+}
+
+static void a_bad_step_is_refused_and_changes_nothing(void **state)
+{
+    (void)state;
+    static const Small good = {3, {5, 6, 7}, {0, 0, 2}, {0, 1, 0}};
+    static const struct {
+        Small step;
+        const char *wanted;
+    } cases[] = {
+        {{0, {0}, {0}, {0}}, "0 tokens, allowed are 1 to 32"},
+        {{33, {0}, {0}, {0}}, "33 tokens"},
+        {{2, {1, 96}, {1, 1}, {0, 1}}, "token 1: id 96, the vocabulary has 96"},
+        {{1, {1}, {4}, {0}}, "token 0: KV slot 4, there are 4"},
+        {{1, {1}, {1}, {64}}, "token 0: position 64, a request has room for 64"},
+        {{1, {1}, {0}, {0}}, "position 0, KV slot 0 goes on at 2"},
+        {{1, {1}, {0}, {3}}, "position 3, KV slot 0 goes on at 2"},
+        {{2, {1, 1}, {1, 1}, {0, 2}}, "token 1: position 2 after 0"},
+        {{3, {1, 1, 1}, {1, 3, 1}, {0, 0, 1}}, "token 2: KV slot 1 appears twice"},
+    };
+    const Plan plan = plan_default();
+    static const Small next = {2, {8, 9}, {0, 2}, {2, 1}};
+    float wanted[2 * VOCABULARY];
+    StepOutput output;
+    for (int bad = 0; bad < 2; bad++) {
+        Executor *executor = open_executor(&plan);
+        StepInput input = small_input(&good);
+        assert_ok(executor_step(executor, &input, &output));
+        for (size_t i = 0; bad && i < sizeof cases / sizeof cases[0]; i++) {
+            StepInput wrong = small_input(&cases[i].step);
+            assert_int_equal(executor_step(executor, &wrong, &output), ERR_INPUT);
+            if (strstr(error_message(), cases[i].wanted) == NULL)
+                fail_msg("wanted \"%s\", got \"%s\"", cases[i].wanted, error_message());
+        }
+        input = small_input(&next);
+        assert_ok(executor_step(executor, &input, &output));
+        if (bad)
+            assert_memory_equal(output.logits, wanted, sizeof wanted);
+        else
+            memcpy(wanted, output.logits, sizeof wanted);
+        executor_close(executor);
+    }
+}
+
+static void forced_routing_is_checked_against_the_layer(void **state)
+{
+    (void)state;
+    static const Small one = {1, {5}, {0}, {0}};
+    static const struct {
+        uint16_t experts[LAYERS * TOP_K];
+        const char *wanted;
+    } cases[] = {
+        {{0, 1, 2, 8, 0, 1}, "layer 1: token 0: expert 8, the layer has 8"},
+        {{0, 1, 2, 3, 6, 6}, "layer 2: token 0: expert 6 twice"},
+    };
+    const Plan plan = plan_default();
+    Executor *executor = open_executor(&plan);
+    StepInput input = small_input(&one);
+    StepOutput output;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        input.forced_experts = cases[i].experts;
+        assert_int_equal(executor_step(executor, &input, &output), ERR_INPUT);
+        assert_non_null(strstr(error_message(), cases[i].wanted));
+    }
+    /* All dropped: the layers add nothing, and that is no error. */
+    const uint16_t none[] = {EXPERT_DROPPED, EXPERT_DROPPED, EXPERT_DROPPED,
+                             EXPERT_DROPPED, EXPERT_DROPPED, EXPERT_DROPPED};
+    input.forced_experts = none;
+    assert_ok(executor_step(executor, &input, &output));
+    assert_int_equal(output.n_residency, 0);
+    assert_memory_equal(output.experts, none, sizeof none);
+    executor_close(executor);
+}
+
+static void a_released_slot_begins_again(void **state)
+{
+    (void)state;
+    static const Small one = {2, {5, 6}, {1, 1}, {0, 1}};
+    const Plan plan = plan_default();
+    float first[VOCABULARY];
+    Executor *executor = open_executor(&plan);
+    StepInput input = small_input(&one);
+    StepOutput output;
+    assert_ok(executor_step(executor, &input, &output));
+    memcpy(first, output.logits, sizeof first);
+    assert_int_equal(executor_step(executor, &input, &output), ERR_INPUT);
+    executor_release(executor, 1);
+    assert_ok(executor_step(executor, &input, &output));
+    assert_memory_equal(first, output.logits, sizeof first);
+    executor_close(executor);
+}
+
+static void options_that_cannot_be_met_are_refused(void **state)
+{
+    (void)state;
+    Executor *executor;
+    Plan plan = plan_default();
+    const struct {
+        ExecutorOptions change; /* fields that differ from the usual ones */
+        const char *wanted;
+    } cases[] = {
+        {{.max_length = 65}, "65 tokens, the model allows 64"},
+        {{.max_tokens = TRACE_MAX_TOKENS + 1}, "tokens a step"},
+        {{.device = "abacus"}, "abacus"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ExecutorOptions options = usual_options(&plan);
+        if (cases[i].change.max_length != 0)
+            options.max_length = cases[i].change.max_length;
+        if (cases[i].change.max_tokens != 0)
+            options.max_tokens = cases[i].change.max_tokens;
+        if (cases[i].change.device != NULL)
+            options.device = cases[i].change.device;
+        assert_int_not_equal(executor_open(checkpoint, &options, &executor), OK);
+        if (strstr(error_message(), cases[i].wanted) == NULL)
+            fail_msg("wanted \"%s\", got \"%s\"", cases[i].wanted, error_message());
+    }
+    plan.buffer.on = true;
+    plan.buffer.bytes = 10;
+    plan.buffer.slots = 0;
+    ExecutorOptions options = usual_options(&plan);
+    assert_int_equal(executor_open(checkpoint, &options, &executor), ERR_INPUT);
+}
+
+/* A model of the log: which expert each slot holds. */
+typedef struct {
+    int64_t held[LAYERS * EXPERTS + 1]; /* layer * EXPERTS + expert, -1: nothing */
+} Slots;
+
+static bool is_held(const Slots *slots, uint32_t n, int64_t object)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (slots->held[i] == object)
+            return true;
+    return false;
+}
+
+/* Checks the records of one layer's event, SLOTS being those of its scope. */
+static void follow_record(Slots *slots, uint32_t n_slots, const ResidencyRecord *record,
+                          uint64_t expert_bytes)
+{
+    int64_t object = (int64_t)record->layer * EXPERTS + record->expert;
+    int64_t *here = &slots->held[record->slot];
+    bool staged = record->kind == RESIDENCY_BYPASS;
+    assert_true(staged ? record->slot == n_slots : record->slot < n_slots);
+    switch (record->kind) {
+    case RESIDENCY_HIT:
+        assert_true(*here == object);
+        assert_true(record->bytes == 0);
+        break;
+    case RESIDENCY_EVICT:
+        assert_true(*here == object);
+        *here = -1;
+        break;
+    case RESIDENCY_LOAD:
+        assert_true(*here == -1 && !is_held(slots, n_slots, object));
+        assert_true(record->bytes == expert_bytes && record->start_ns > 0);
+        *here = object;
+        break;
+    default:
+        fail_msg("kind %u", record->kind);
+    }
+}
+
+/* Runs random steps and follows the log: each needed expert is looked up once, and slots hold what
+ * the records say. */
+static void follow(const Plan *plan)
+{
+    Executor *executor = open_executor(plan);
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(executor, &n_layers);
+    bool shared = plan->buffer.scope == SCOPE_DEVICE;
+    Slots slots[LAYERS];
+    memset(slots, 0xFF, sizeof slots);
+    uint64_t random = 3;
+    assert_int_equal(n_layers, LAYERS);
+    for (uint32_t step = 0; step < 30; step++) {
+        Small small = {.tokens = 1 + random_below(&random, 4)};
+        for (uint32_t i = 0; i < small.tokens; i++) {
+            small.token[i] = random_below(&random, VOCABULARY);
+            small.kv_slot[i] = step % MAX_REQUESTS;
+            small.position[i] = i;
+        }
+        StepInput input = small_input(&small);
+        StepOutput output;
+        assert_ok(executor_step(executor, &input, &output));
+        executor_release(executor, step % MAX_REQUESTS);
+        bool needed[LAYERS][EXPERTS] = {{false}};
+        for (size_t at = 0; at < (size_t)LAYERS * small.tokens * TOP_K; at++)
+            needed[at / (small.tokens * TOP_K)][output.experts[at]] = true;
+        for (size_t i = 0; i < output.n_residency; i++) {
+            const ResidencyRecord *record = &output.residency[i];
+            follow_record(&slots[shared ? 0 : record->layer], plan->buffer.slots, record,
+                          layers[record->layer].expert_bytes);
+            if (record->kind == RESIDENCY_EVICT)
+                continue;
+            assert_true(needed[record->layer][record->expert]);
+            needed[record->layer][record->expert] = false;
+        }
+        for (size_t i = 0; i < (size_t)LAYERS * EXPERTS; i++)
+            assert_false(needed[i / EXPERTS][i % EXPERTS]);
+    }
+    executor_close(executor);
+}
+
+static void the_log_tells_what_every_slot_holds(void **state)
+{
+    (void)state;
+    static const uint32_t SLOTS[] = {1, 2, 4, 8, 24};
+    for (const char *const *evict = eviction_names(); *evict != NULL; evict++)
+        for (int kind = 0; kind < 4 && !eviction_needs_future(*evict); kind++)
+            for (size_t i = 0; i < sizeof SLOTS / sizeof SLOTS[0]; i++) {
+                Plan plan = plan_default();
+                plan.buffer.on = true;
+                plan.buffer.order = kind / 2 ? ORDER_SERIAL : ORDER_BATCH;
+                plan.buffer.scope = kind % 2 ? SCOPE_DEVICE : SCOPE_LAYER;
+                plan.buffer.slots = SLOTS[i];
+                snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", *evict);
+                follow(&plan);
+            }
+}
+
+static void a_load_takes_as_long_as_the_link_would(void **state)
+{
+    (void)state;
+    static const Small one = {1, {5}, {0}, {0}};
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = 2;
+    plan.link.h2d_gb_per_s = 0.002;
+    Executor *executor = open_executor(&plan);
+    StepInput input = small_input(&one);
+    StepOutput output;
+    assert_ok(executor_step(executor, &input, &output));
+    assert_int_equal(output.n_residency, LAYERS * TOP_K);
+    uint64_t loads_ns = 0;
+    for (size_t i = 0; i < output.n_residency; i++) {
+        const ResidencyRecord *record = &output.residency[i];
+        assert_int_equal(record->kind, RESIDENCY_LOAD);
+        assert_true(record->duration_ns >= (uint64_t)((double)record->bytes / 0.002));
+        loads_ns += record->duration_ns;
+    }
+    assert_true(output.duration_ns >= loads_ns);
+    executor_close(executor);
+}
+
+static void a_step_allocates_nothing(void **state)
+{
+    (void)state;
+    static const Small one = {3, {5, 6, 7}, {0, 0, 2}, {0, 1, 0}};
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = 2;
+    Executor *executor = open_executor(&plan);
+    StepInput input = small_input(&one);
+    StepOutput output;
+    mem_fail_at(1);
+    Status status = executor_step(executor, &input, &output);
+    bool reached = mem_fail_reached();
+    mem_fail_at(0);
+    assert_ok(status);
+    assert_false(reached);
+    executor_close(executor);
+}
+
+static void every_failing_allocation_of_opening_is_an_error_without_a_leak(void **state)
+{
+    (void)state;
+    Plan plan = plan_default();
+    for (int buffered = 0; buffered < 2; buffered++) {
+        plan.buffer.on = buffered;
+        plan.buffer.slots = buffered ? 3 : 0;
+        const ExecutorOptions options = usual_options(&plan);
+        for (uint64_t k = 1;; k++) {
+            Executor *executor = NULL;
+            int64_t before = mem_live_blocks();
+            mem_fail_at(k);
+            Status status = executor_open(checkpoint, &options, &executor);
+            bool reached = mem_fail_reached();
+            mem_fail_at(0);
+            if (status == OK)
+                executor_close(executor);
+            else
+                assert_int_equal(status, ERR_MEMORY);
+            assert_true(mem_live_blocks() == before);
+            if (!reached)
+                break;
+            assert_int_not_equal(status, OK);
+        }
+    }
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_bad_step_is_refused_and_changes_nothing),
+        cmocka_unit_test(forced_routing_is_checked_against_the_layer),
+        cmocka_unit_test(a_released_slot_begins_again),
+        cmocka_unit_test(options_that_cannot_be_met_are_refused),
+        cmocka_unit_test(the_log_tells_what_every_slot_holds),
+        cmocka_unit_test(a_load_takes_as_long_as_the_link_would),
+        cmocka_unit_test(a_step_allocates_nothing),
+        cmocka_unit_test(every_failing_allocation_of_opening_is_an_error_without_a_leak),
+    };
+    return cmocka_run_group_tests(tests, make_model, close_model);
+}

@@ -1,9 +1,5 @@
 #include "exec/trace_scan.h"
 
-#include <string.h>
-
-#include "exec/gating.h"
-
 typedef struct {
     const RunTraceOptions *options;
     const ModelConfig *config;
@@ -13,9 +9,6 @@ typedef struct {
     uint32_t n_layers;
     TraceScan *scan;
     Future *future;
-    uint16_t *experts; /* copy of a step's routing, grown as needed */
-    size_t experts_room;
-    uint32_t *counts; /* [max_experts] */
 } Scanner;
 
 static Status check_layer(const TraceLayer *layer, uint32_t number, const LayerConfig *shape)
@@ -107,50 +100,16 @@ static Status scan_token(Scanner *scanner, const TraceStep *step, uint32_t i)
     return OK;
 }
 
-static size_t routed_entries(const Scanner *scanner, const TraceStep *step)
-{
-    size_t top_k = 0;
-    for (uint32_t i = 0; i < scanner->n_layers; i++)
-        top_k += scanner->layers[i].top_k;
-    return top_k * step->tokens;
-}
-
-/* Applies the plan's capacity to a copy of the step's routing, which takes STEP's place. */
-static Status limit_step(Scanner *scanner, TraceStep *step)
-{
-    size_t entries = routed_entries(scanner, step);
-    uint32_t capacity = gating_capacity(scanner->plan, step->tokens);
-    if (capacity == 0)
-        return OK;
-    if (entries > scanner->experts_room) {
-        uint16_t *grown = mem_resize(scanner->experts, entries, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("routing of a step", entries * sizeof *grown);
-        scanner->experts = grown;
-        scanner->experts_room = entries;
-    }
-    memcpy(scanner->experts, step->experts, entries * sizeof *scanner->experts);
-    uint16_t *experts = scanner->experts;
-    for (uint32_t i = 0; i < scanner->n_layers; i++) {
-        gating_limit(capacity, step->tokens, scanner->layers[i].top_k, scanner->layers[i].experts,
-                     scanner->counts, experts, NULL);
-        experts += (size_t)step->tokens * scanner->layers[i].top_k;
-    }
-    step->experts = scanner->experts;
-    return OK;
-}
-
-static Status scan_step(Scanner *scanner, TraceStep *step)
+static Status scan_step(Scanner *scanner, const TraceStep *step)
 {
     RunTraceShape *shape = &scanner->scan->shape;
     if (step->phase == PHASE_ENCODE || step->stack != STACK_DECODER)
         return fail(ERR_INPUT, "an encoder step, the model has no encoder");
     for (uint32_t i = 0; i < step->tokens; i++)
         TRY(scan_token(scanner, step, i));
-    if (scanner->future != NULL) {
-        TRY(limit_step(scanner, step));
+    /* Static gating drops rows of an expert, never all: the sets of needed experts stay. */
+    if (scanner->future != NULL)
         TRY(packed_trace_add_step(&scanner->future->trace, step));
-    }
     if (step->tokens > shape->max_tokens)
         shape->max_tokens = step->tokens;
     shape->tokens += step->tokens;
@@ -199,11 +158,8 @@ static Status scan_all(Scanner *scanner)
     TRY(trace_reader_open(scanner->options->trace, &scanner->reader));
     scanner->layers = trace_reader_layers(scanner->reader, &scanner->n_layers);
     TRY(fail_in(check_layers(scanner), "%s", scanner->options->trace));
-    if (scanner->future != NULL) {
+    if (scanner->future != NULL)
         TRY(packed_trace_new(scanner->layers, scanner->n_layers, &scanner->future->trace));
-        TRY(mem_new(&scanner->counts, scanner->config->max_experts, sizeof *scanner->counts,
-                    "rows by expert"));
-    }
     TRY(scan_steps(scanner));
     if (scanner->future != NULL)
         TRY(packed_next_use(&scanner->future->trace, scanner->plan->buffer.order == ORDER_SERIAL,
@@ -221,8 +177,6 @@ Status trace_scan(const RunTraceOptions *options, const ModelConfig *config, con
         *future = (Future){0};
     Status status = scan_all(&scanner);
     trace_reader_close(scanner.reader);
-    mem_free(scanner.experts);
-    mem_free(scanner.counts);
     if (status != OK) {
         trace_scan_free(scan);
         future_free(future);

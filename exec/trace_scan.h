@@ -22,8 +22,8 @@ typedef struct {
     RunTraceShape shape;
 } TraceScan;
 
-/* Reads OPTIONS->trace to its end. With FUTURE (forced routing), fills it for PLAN, whose capacity
- * limits apply to the trace's routing as they will in the steps. On failure nothing is held. */
+/* Reads OPTIONS->trace to its end. With FUTURE (forced routing), fills it for PLAN. On failure
+ * nothing is held. */
 /* The id of token I of STEP: the trace's, else the one that OPTIONS->tokens has for its place, else
  * TOKEN_UNKNOWN. */
 uint32_t trace_token(const RunTraceOptions *options, const TraceStep *step, uint32_t i);

@@ -67,6 +67,18 @@ bool file_exists(const char *path)
     return lstat(path, &info) == 0;
 }
 
+Status file_check_readable(const char *path)
+{
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return fail(ERR_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode))
+        return fail(ERR_INPUT, "%s: not a regular file", path);
+    if (access(path, R_OK) != 0)
+        return fail(ERR_INPUT, "%s: cannot open: %s", path, strerror(errno));
+    return OK;
+}
+
 Status file_map_open(const char *path, FileMap *map)
 {
     int fd;

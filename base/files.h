@@ -15,6 +15,9 @@
 Status file_read_all(const char *path, size_t limit, char **text, size_t *bytes);
 
 bool file_exists(const char *path);
+/* Fails with ERR_INPUT unless PATH is a regular file that can be read: for libraries that open by
+ * name, and would wait for a FIFO. */
+Status file_check_readable(const char *path);
 
 /* A read-only map of a whole file. An empty file maps to data == NULL, bytes == 0. */
 typedef struct {

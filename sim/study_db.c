@@ -254,7 +254,10 @@ Status study_db_open(const char *path, const TraceDigest *digest, StudyDb **out)
     if (status == OK) {
         memcpy(db->path, path, bytes);
         db->created = !file_exists(path);
-        status = open_sqlite(db, digest);
+        if (!db->created)
+            status = file_check_readable(path);
+        if (status == OK)
+            status = open_sqlite(db, digest);
     }
     if (status != OK)
         study_db_close(db);

@@ -55,6 +55,7 @@ static Status open_read_only(const char *path, sqlite3 **sqlite)
     int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
     if (path[0] == ':')
         return fail(ERR_INPUT, "%s: not a file name", path); /* SQLite's ":memory:" */
+    TRY(file_check_readable(path));
     roll_back_journal(path);
     int code = sqlite3_open_v2(path, sqlite, flags, NULL);
     if ((code & 0xFF) == SQLITE_NOMEM)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/files.h"
@@ -433,6 +434,26 @@ static void plan_refusals_leave_no_file(void **unused)
     assert_refused(&folder, 2, "/no/such/plan.json: cannot create");
 }
 
+/* SQLite would wait for a FIFO's other end for ever. */
+static void what_is_no_regular_file_is_no_study(void **unused)
+{
+    (void)unused;
+    const char *fifo = scratch_path("fifo");
+    const char *out = scratch_path("fifo.json");
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+    const char *const paths[] = {fifo, "/dev/null", scratch_path("")};
+    for (size_t i = 0; i < 3; i++) {
+        Run plan = RUN("plan", "--from", paths[i], "--best", "misses", "--out", out);
+        assert_refused(&plan, 2, "not a regular file");
+        Run sweep = RUN("sweep", "--trace", trace_path, "--study", study_path, "--out", paths[i]);
+        assert_refused(&sweep, 2, "not a regular file");
+        Run info = RUN("info", paths[i]);
+        assert_refused(&info, 2, "not a regular file");
+    }
+    assert_false(file_exists(out));
+    unlink(fifo);
+}
+
 static void sweep_refuses_bad_studies_and_outputs(void **unused)
 {
     (void)unused;
@@ -568,6 +589,7 @@ int main(void)
         cmocka_unit_test(set_changes_the_plan_of_a_file_and_errors_name_it),
         cmocka_unit_test(a_study_goes_from_sweep_to_plan_to_simulate),
         cmocka_unit_test(plan_refusals_leave_no_file),
+        cmocka_unit_test(what_is_no_regular_file_is_no_study),
         cmocka_unit_test(sweep_refuses_bad_studies_and_outputs),
         cmocka_unit_test(info_says_what_the_trace_holds),
         cmocka_unit_test(check_says_ok_or_names_the_bad_step),

@@ -214,7 +214,7 @@ static void a_damaged_trace_is_refused_or_gives_the_same_result(void **unused)
     (void)unused;
     static CliRun run;
     Victim victim = victim_of(trace);
-    uint32_t rounds = exhaustive() ? 50000 : 2000;
+    uint32_t rounds = exhaustive() ? 20000 : 2000;
     uint64_t state = 2024;
     uint32_t refused = 0;
     int64_t before = mem_live_blocks();
@@ -249,7 +249,7 @@ static void a_damaged_study_crashes_nothing(void **unused)
         {"sweep", "--trace", trace, "--study", study_spec, "--out", study, "--jobs", "1"},
     };
     Victim victim = victim_of(good_study);
-    uint32_t rounds = exhaustive() ? 50000 : 1500;
+    uint32_t rounds = exhaustive() ? 20000 : 1500;
     uint64_t state = 2025;
     uint32_t refused = 0;
     for (uint32_t round = 0; round < rounds; round++) {

@@ -85,10 +85,12 @@ static void what_is_no_regular_file_is_refused_at_once(void **unused)
         assert_says(file_read_all(paths[i], 9, &text, &bytes), ERR_INPUT, paths[i],
                     "not a regular file");
         assert_says(file_map_open(paths[i], &map), ERR_INPUT, paths[i], "not a regular file");
+        assert_says(file_check_readable(paths[i]), ERR_INPUT, paths[i], "not a regular file");
     }
     const char *absent = scratch_path("absent");
     assert_says(file_read_all(absent, 9, &text, &bytes), ERR_INPUT, absent, "cannot open: No such");
     assert_says(file_map_open(absent, &map), ERR_INPUT, absent, "cannot open: No such");
+    assert_says(file_check_readable(absent), ERR_INPUT, absent, "cannot open: No such");
     assert_null(map.data);
     unlink(fifo);
 }

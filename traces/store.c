@@ -228,22 +228,10 @@ static int begin_immutable(Store *store)
     return code;
 }
 
-static Status check_regular(const char *path)
-{
-    struct stat info;
-    if (stat(path, &info) != 0)
-        return fail(ERR_INPUT, "%s: cannot open: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode))
-        return fail(ERR_INPUT, "%s: not a regular file", path);
-    if (access(path, R_OK) != 0)
-        return fail(ERR_INPUT, "%s: cannot open: %s", path, strerror(errno));
-    return OK;
-}
-
 Status store_open(const char *path, Store *store)
 {
     *store = (Store){0};
-    TRY(check_regular(path));
+    TRY(file_check_readable(path));
     TRY(take_path(path, store));
     int code = begin_reading(store, store->name, SQLITE_OPEN_READONLY);
     if (needs_recovery(code)) {

@@ -1,0 +1,47 @@
+#include "traces/packed_view.h"
+
+static Status add_shards(TraceShards *shards, PackedTrace *trace)
+{
+    for (;;) {
+        TraceStep step;
+        Status status = trace_shards_next_step(shards, &step);
+        if (status != OK)
+            return status == STATUS_END ? OK : status;
+        TRY(packed_trace_add_step(trace, &step));
+    }
+}
+
+static Status add_rebatched(TraceShards *shards, const Batching *batching, PackedTrace *trace)
+{
+    Rebatch *rebatch;
+    TRY(rebatch_open(shards, batching, &rebatch));
+    Status status = OK;
+    while (status == OK) {
+        TraceStep step;
+        status = rebatch_next_step(rebatch, &step);
+        if (status == OK)
+            status = packed_trace_add_step(trace, &step);
+    }
+    rebatch_close(rebatch);
+    return status == STATUS_END ? OK : status;
+}
+
+Status packed_trace_load_view(const char *const *paths, size_t count, const Batching *batching,
+                              PackedTrace *trace)
+{
+    TraceShards *shards;
+    uint32_t n_layers;
+    *trace = (PackedTrace){0};
+    if (count == 1 && batching->mode == BATCHING_AS_RECORDED)
+        return packed_trace_load(paths[0], trace);
+    TRY(trace_shards_open(paths, count, &shards));
+    const TraceLayer *layers = trace_shards_layers(shards, &n_layers);
+    Status status = packed_trace_new(layers, n_layers, trace);
+    if (status == OK)
+        status = batching->mode == BATCHING_AS_RECORDED ? add_shards(shards, trace)
+                                                        : add_rebatched(shards, batching, trace);
+    trace_shards_close(shards);
+    if (status != OK)
+        packed_trace_free(trace);
+    return status;
+}

@@ -1,0 +1,29 @@
+/* Several traces of one model, shards of one recording, read one after the other as one trace.
+ *
+ * Steps are numbered on from 0, requests in the order of their first token: the same number in two
+ * shards is two requests. */
+#ifndef TRACES_SHARDS_H
+#define TRACES_SHARDS_H
+
+#include "traces/reader.h"
+
+typedef struct TraceShards TraceShards;
+
+/* Opens each of PATHS[count], which must outlive *SHARDS, to see that their MoE layers are the
+ * same. Fails as trace_reader_open(), and with ERR_INPUT when two shards differ ("FILE: layer 3:
+ * ..."). */
+Status trace_shards_open(const char *const *paths, size_t count, TraceShards **shards);
+void trace_shards_close(TraceShards *shards);
+
+const TraceLayer *trace_shards_layers(const TraceShards *shards, uint32_t *count);
+/* The first shard whose tokens are not tokens (trace_counts_only), or NULL. */
+const char *trace_shards_counts_only(const TraceShards *shards);
+
+/* Next step, valid until the next call, then STATUS_END. */
+Status trace_shards_next_step(TraceShards *shards, TraceStep *step);
+/* Requests met so far: every request number of a step was below this. */
+uint32_t trace_shards_requests(const TraceShards *shards);
+/* What the shard says of a request met so far: 0 when it says nothing. */
+uint32_t trace_shards_prompt_tokens(const TraceShards *shards, uint32_t request);
+
+#endif

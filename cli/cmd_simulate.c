@@ -6,10 +6,11 @@
 #include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
+#include "cli/trace_input.h"
 #include "sim/replay.h"
 
 typedef struct {
-    const char *trace;
+    OptionList traces;
     const char *plan;
     OptionList sets;
     bool json;
@@ -20,10 +21,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const Option options[] = {
         {.name = "trace",
          .argument = "FILE",
-         .help = "the trace to replay",
-         .kind = OPTION_TEXT,
+         .help = "the trace to replay; repeated: shards, one after the other",
+         .kind = OPTION_LIST,
          .required = true,
-         .value = &arguments->trace},
+         .value = &arguments->traces},
         {.name = "plan",
          .argument = "FILE",
          .help = "the plan (default: all experts resident)",
@@ -98,6 +99,11 @@ static Status print_people(const PackedTrace *trace, const Plan *plan, const Rep
                plan_order_name(plan->buffer.order), plan_scope_name(plan->buffer.scope));
     else
         printf("\nAll experts resident; routing as recorded.\n");
+    if (plan->batching.mode != BATCHING_AS_RECORDED)
+        printf("Tokens regrouped: %" PRIu32 " sequences at once, prompts %s, at most %" PRIu32
+               " tokens a step: %s steps.\n",
+               plan->batching.sequences, plan_batching_name(plan->batching.mode),
+               plan->batching.max_tokens, number_text(trace->n_steps, duration));
     printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
            "loaded last.\nExperts take %s of device memory. Replayed in %s.\n",
@@ -107,10 +113,11 @@ static Status print_people(const PackedTrace *trace, const Plan *plan, const Rep
     return OK;
 }
 
-static Status fill_json(cJSON *json, const char *path, const Plan *plan, const ReplayResult *result)
+static Status fill_json(cJSON *json, const OptionList *traces, const Plan *plan,
+                        const ReplayResult *result)
 {
     cJSON *canonical;
-    TRY(json_add_text(json, "trace", path));
+    TRY(trace_input_json(json, traces));
     TRY(json_add_text(json, "routing", "as recorded"));
     if (cJSON_GetObjectItemCaseSensitive(json, "memory_bytes") == NULL)
         TRY(json_add_u64(json, "memory_bytes", result->memory_bytes));
@@ -121,12 +128,12 @@ static Status fill_json(cJSON *json, const char *path, const Plan *plan, const R
     return fail_memory("JSON output", 0);
 }
 
-static Status print_result_json(const char *path, const PackedTrace *trace, const Plan *plan,
-                                const ReplayResult *result)
+static Status print_result_json(const OptionList *traces, const PackedTrace *trace,
+                                const Plan *plan, const ReplayResult *result)
 {
     cJSON *json;
     TRY(replay_result_json(result, trace->layers, &json));
-    Status status = fill_json(json, path, plan, result);
+    Status status = fill_json(json, traces, plan, result);
     if (status == OK)
         status = print_json(json);
     cJSON_Delete(json);
@@ -144,7 +151,7 @@ static Status simulate(const Arguments *arguments, const PackedTrace *trace, con
     if (status != OK)
         return status;
     if (arguments->json)
-        status = print_result_json(arguments->trace, trace, plan, &result);
+        status = print_result_json(&arguments->traces, trace, plan, &result);
     else
         status = print_people(trace, plan, &result);
     replay_result_free(&result);
@@ -159,12 +166,13 @@ Status command_simulate(int argc, char **argv)
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
         status = plan_input(arguments.plan, &arguments.sets, &plan);
-    option_list_free(&arguments.sets);
     if (status == OK)
-        status = packed_trace_load(arguments.trace, &trace);
-    if (status != OK)
-        return status;
-    status = simulate(&arguments, &trace, &plan);
-    packed_trace_free(&trace);
+        status = trace_input(&arguments.traces, &plan, &trace);
+    if (status == OK) {
+        status = simulate(&arguments, &trace, &plan);
+        packed_trace_free(&trace);
+    }
+    option_list_free(&arguments.sets);
+    option_list_free(&arguments.traces);
     return status;
 }

@@ -1,16 +1,18 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "base/memory.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/table.h"
+#include "cli/trace_input.h"
 #include "sim/sweep.h"
 
 typedef struct {
-    const char *trace;
+    OptionList traces;
     const char *study;
     const char *out;
     uint32_t jobs;
@@ -22,10 +24,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const Option options[] = {
         {.name = "trace",
          .argument = "FILE",
-         .help = "the trace to replay",
-         .kind = OPTION_TEXT,
+         .help = "the trace to replay; repeated: shards, one after the other",
+         .kind = OPTION_LIST,
          .required = true,
-         .value = &arguments->trace},
+         .value = &arguments->traces},
         {.name = "study",
          .argument = "FILE",
          .help = "the study: which plans (JSON)",
@@ -70,7 +72,7 @@ static void show_progress(void *argument, uint64_t done, uint64_t total)
 
 static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTotals *totals)
 {
-    TRY(json_add_text(json, "trace", arguments->trace));
+    TRY(trace_input_json(json, &arguments->traces));
     TRY(json_add_text(json, "study", arguments->study));
     TRY(json_add_text(json, "out", arguments->out));
     TRY(json_add_u64(json, "plans", totals->plans));
@@ -109,14 +111,17 @@ static Status sweep(const Arguments *arguments, const PackedTrace *trace, const 
                     SweepTotals *totals)
 {
     Progress progress;
+    char *name;
+    TRY(trace_input_text(&arguments->traces, &name));
     progress_start(&progress, "sweep", "plans", 0);
     const SweepOptions options = {.jobs = arguments->jobs,
                                   .stop = interrupt_watch(),
                                   .progress = show_progress,
                                   .argument = &progress};
-    Status status = sweep_run(trace, arguments->trace, study, arguments->out, &options, totals);
+    Status status = sweep_run(trace, name, study, arguments->out, &options, totals);
     interrupt_unwatch();
     progress_end(&progress);
+    mem_free(name);
     return status;
 }
 
@@ -134,19 +139,29 @@ static Status report(const Arguments *arguments, const SweepTotals *totals)
                 arguments->out, finished, totals->plans);
 }
 
-Status command_sweep(int argc, char **argv)
+static Status load_and_sweep(const Arguments *arguments, SweepTotals *totals)
 {
-    Arguments arguments = {0};
     Study study;
     PackedTrace trace;
-    SweepTotals totals;
-    TRY(parse(argc, argv, &arguments));
-    TRY(study_load(arguments.study, &study));
-    Status status = packed_trace_load(arguments.trace, &trace);
+    TRY(study_load(arguments->study, &study));
+    Status status = trace_input(&arguments->traces, &study.plans[0], &trace);
     if (status == OK) {
-        status = sweep(&arguments, &trace, &study, &totals);
+        status = sweep(arguments, &trace, &study, totals);
         packed_trace_free(&trace);
     }
     study_free(&study);
-    return status == OK ? report(&arguments, &totals) : status;
+    return status;
+}
+
+Status command_sweep(int argc, char **argv)
+{
+    Arguments arguments = {0};
+    SweepTotals totals;
+    Status status = parse(argc, argv, &arguments);
+    if (status == OK)
+        status = load_and_sweep(&arguments, &totals);
+    if (status == OK)
+        status = report(&arguments, &totals);
+    option_list_free(&arguments.traces);
+    return status;
 }

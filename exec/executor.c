@@ -225,6 +225,11 @@ static Status open_all(Executor *executor, const Checkpoint *checkpoint)
 Status executor_open(const Checkpoint *checkpoint, const ExecutorOptions *options, Executor **out)
 {
     Executor *executor;
+    if (options->plan->batching.mode != BATCHING_AS_RECORDED)
+        return fail(ERR_UNSUPPORTED,
+                    "plan: batching.mode: \"%s\" regroups the tokens of a trace, which only "
+                    "simulate and sweep do",
+                    plan_batching_name(options->plan->batching.mode));
     TRY(mem_new(&executor, 1, sizeof *executor, "executor"));
     executor->plan = *options->plan;
     executor->options = *options;

@@ -130,6 +130,28 @@ static Status check_buffer(const JsonAt *at, const Plan *plan)
     return OK;
 }
 
+static Status check_batching(const JsonAt *at, const Plan *plan)
+{
+    JsonAt value;
+    bool given = json_find(at, "sequences", &value) && !json_is_null(&value);
+    if (plan->batching.mode == BATCHING_AS_RECORDED)
+        return given ? json_fail(&value, "needs batching.mode \"apart\" or \"mixed\"") : OK;
+    if (!given)
+        return json_fail(at, "mode \"%s\" needs \"sequences\", how many run at once",
+                         plan_batching_name(plan->batching.mode));
+    if (plan->batching.sequences > plan->batching.max_tokens)
+        return json_fail(&value, "%u, allowed is 1 to %u (batching.max_tokens)",
+                         plan->batching.sequences, plan->batching.max_tokens);
+    return OK;
+}
+
+Batching plan_batching(const Plan *plan)
+{
+    return (Batching){.mode = plan->batching.mode,
+                      .sequences = plan->batching.sequences,
+                      .max_tokens = plan->batching.max_tokens};
+}
+
 Status plan_from_json(const cJSON *json, const char *file, Plan *plan)
 {
     JsonAt root = json_root(json, file);
@@ -149,6 +171,8 @@ Status plan_from_json(const cJSON *json, const char *file, Plan *plan)
         TRY(check_gating(&at, &read));
     if (read.buffer.on && json_find(&root, "buffer", &at))
         TRY(check_buffer(&at, &read));
+    if (json_find(&root, "batching", &at))
+        TRY(check_batching(&at, &read));
     *plan = read;
     return OK;
 }

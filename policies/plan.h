@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "base/json.h"
+#include "traces/rebatch.h"
 #include "traces/trace.h"
 
 typedef enum { GATING_DYNAMIC, GATING_STATIC } GatingMode;
@@ -33,6 +34,8 @@ typedef struct {
     } buffer;
     struct {
         uint32_t max_tokens; /* of one step */
+        BatchingMode mode;
+        uint32_t sequences; /* running at once, where the mode regroups; else 0 */
     } batching;
     struct {
         double h2d_gb_per_s; /* throttle of host-to-device loads; 0: none */
@@ -53,6 +56,10 @@ Status plan_from_json(const cJSON *json, const char *file, Plan *plan);
 Status plan_to_json(const Plan *plan, cJSON **json);
 /* One line of JSON; freed with mem_free. */
 Status plan_to_text(const Plan *plan, char **text);
+/* How PLAN regroups the tokens of a trace (traces/rebatch.h). */
+Batching plan_batching(const Plan *plan);
+/* "as-recorded", "apart", "mixed" */
+const char *plan_batching_name(BatchingMode mode);
 /* Sets one value of a plan's JSON: ASSIGNMENT is "buffer.slots=8". Objects on the way are made. The
  * value is parsed as JSON, and taken as a string where it is none. Check the result with
  * plan_from_json. */

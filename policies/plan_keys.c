@@ -8,7 +8,7 @@ static const char *const SCOPES[] = {"layer", "device", NULL};
 static const char *const ORDERS[] = {"serial", "batch", NULL};
 static const char *const PREDICTORS[] = {"none", NULL};
 static const char *const PLACEMENTS[] = {"contiguous", NULL};
-static const char *const BATCHING_MODES[] = {"as-recorded", NULL};
+static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", NULL};
 
 #define AT(field) .offset = offsetof(Plan, field), .room = sizeof(((Plan *)NULL)->field)
 #define FIXED .offset = PLAN_NO_FIELD
@@ -73,7 +73,13 @@ static const PlanKey BATCHING_KEYS[] = {
      AT(batching.max_tokens),
      .least = 1,
      .most = TRACE_MAX_TOKENS},
-    {.name = "mode", .kind = KEY_CHOICE, FIXED, .names = BATCHING_MODES},
+    {.name = "mode", .kind = KEY_CHOICE, AT(batching.mode), .names = BATCHING_MODES},
+    {.name = "sequences",
+     .kind = KEY_U32,
+     AT(batching.sequences),
+     .least = 1,
+     .most = TRACE_MAX_TOKENS,
+     .nullable = true},
 };
 
 static const PlanKey LINK_KEYS[] = {
@@ -113,4 +119,9 @@ const char *plan_scope_name(BufferScopeKind scope)
 const char *plan_order_name(ReplayOrder order)
 {
     return ORDERS[order];
+}
+
+const char *plan_batching_name(BatchingMode mode)
+{
+    return BATCHING_MODES[mode];
 }

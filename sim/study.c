@@ -266,6 +266,7 @@ static Plan bound_plan(const Plan *plan)
 {
     Plan bound = plan_default();
     bound.buffer = plan->buffer;
+    bound.batching = plan->batching;
     snprintf(bound.buffer.evict, sizeof bound.buffer.evict, "%s", BOUND_POLICY);
     study_plan_name(&bound, bound.name, sizeof bound.name);
     return bound;
@@ -292,6 +293,24 @@ static Status add_bounds(Study *study)
     return OK;
 }
 
+/* A sweep replays one sequence of steps, so all its plans must ask for the same. */
+static Status check_batching(const char *file, const Study *study)
+{
+    for (size_t i = 1; i < study->n_plans; i++) {
+        Batching first = plan_batching(&study->plans[0]);
+        Batching other = plan_batching(&study->plans[i]);
+        bool same_tokens =
+            first.mode == BATCHING_AS_RECORDED || first.max_tokens == other.max_tokens;
+        if (first.mode != other.mode || first.sequences != other.sequences || !same_tokens)
+            return fail(ERR_INPUT,
+                        "%s: batching: \"%s\" of \"%s\" and \"%s\" of \"%s\" regroup the trace "
+                        "in different ways, which takes a study each",
+                        file, plan_batching_name(first.mode), study->plans[0].name,
+                        plan_batching_name(other.mode), study->plans[i].name);
+    }
+    return OK;
+}
+
 static Status read_plans(const Source *source, Study *study)
 {
     for (size_t i = 0; i < source->n_grid; i++)
@@ -300,6 +319,7 @@ static Status read_plans(const Source *source, Study *study)
     if (source->n_plans > 0)
         for (const cJSON *item = source->plans.node->child; item != NULL; item = item->next)
             TRY(listed_plan(source, item, index++, &study->plans[study->n_plans++]));
+    TRY(check_batching(source->file, study));
     return add_bounds(study);
 }
 

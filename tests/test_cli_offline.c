@@ -240,7 +240,7 @@ static void bad_command_lines_are_usage_errors_with_a_hint(void **unused)
         {{"simulate", "--trace"}, "--trace: needs FILE"},
         {{"simulate", "--trace", "--json"}, "--trace: needs FILE, not --json"},
         {{"simulate", "--trace="}, "--trace: the value is empty"},
-        {{"simulate", "--trace", "a", "--trace", "b"}, "--trace: given twice"},
+        {{"simulate", "--trace", "a", "--plan", "b", "--plan", "c"}, "--plan: given twice"},
         {{"simulate", "--trace", "a", "--json=yes"}, "--json: takes no value"},
         {{"simulate", "--trace", "a", "--bogus=1"}, "--bogus: unknown option"},
         {{"simulate", "--trace", "a", "-x"}, "-x: unknown option"},
@@ -577,12 +577,59 @@ static void tables_align_and_numbers_read_well(void **unused)
     assert_string_equal(duration_text(2500000, number), "2.5 ms");
 }
 
+static void shards_and_other_batches_are_replayed_as_one_trace(void **unused)
+{
+    (void)unused;
+    Run run = RUN("simulate", "--trace", trace_path, "--set", "buffer.slots=4", "--json");
+    cJSON *one = parse_output(&run);
+    run = RUN("simulate", "--trace", trace_path, "--trace", trace_path, "--set", "buffer.slots=4",
+              "--json");
+    cJSON *two = parse_output(&run);
+    assert_true(number_at(two, "assignments") == 2 * number_at(one, "assignments"));
+    assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(two, "trace")), 2);
+    run = RUN("simulate", "--trace", trace_path, "--trace", trace_path, "--set", "buffer.slots=4",
+              "--set", "batching.mode=mixed", "--set", "batching.sequences=2", "--json");
+    cJSON *regrouped = parse_output(&run);
+    assert_true(number_at(regrouped, "assignments") == number_at(two, "assignments"));
+    assert_true(number_at(regrouped, "lookups") < number_at(two, "lookups"));
+    cJSON_Delete(one);
+    cJSON_Delete(two);
+    cJSON_Delete(regrouped);
+    run = RUN("simulate", "--trace", trace_path, "--set", "batching.mode=mixed");
+    assert_refused(&run, 2, "batching: mode \"mixed\" needs \"sequences\"");
+}
+
+static void a_study_regroups_in_one_way_only(void **unused)
+{
+    (void)unused;
+    static const char SAME[] =
+        "{\"moebius_study\": 1, \"grid\": {\"batching.mode\": [\"apart\"], "
+        "\"batching.sequences\": [4], \"buffer.slots\": [2, 4], \"buffer.evict\": [\"lru\"]}}";
+    static const char DIFFERENT[] =
+        "{\"moebius_study\": 1, \"grid\": {\"batching.mode\": [\"apart\"], "
+        "\"batching.sequences\": [4, 8], \"buffer.slots\": [2]}}";
+    char study[256];
+    snprintf(study, sizeof study, "%s", scratch_path("batches.json"));
+    assert_ok(file_write_all(study, SAME, strlen(SAME)));
+    Run run = RUN("sweep", "--trace", trace_path, "--study", study, "--out",
+                  scratch_path("batches.db"), "--json");
+    cJSON *json = parse_output(&run);
+    assert_true(number_at(json, "plans") == 4);
+    cJSON_Delete(json);
+    assert_ok(file_write_all(study, DIFFERENT, strlen(DIFFERENT)));
+    run = RUN("sweep", "--trace", trace_path, "--study", study, "--out",
+              scratch_path("different.db"));
+    assert_refused(&run, 2, "regroup the trace in different ways");
+}
+
 int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_option_table_reads_every_kind_in_both_spellings),
         cmocka_unit_test(bad_command_lines_are_usage_errors_with_a_hint),
+        cmocka_unit_test(shards_and_other_batches_are_replayed_as_one_trace),
+        cmocka_unit_test(a_study_regroups_in_one_way_only),
         cmocka_unit_test(help_lists_every_command_and_each_has_an_example),
         cmocka_unit_test(simulate_prints_the_same_numbers_as_json_and_as_a_table),
         cmocka_unit_test(simulate_without_a_buffer_misses_nothing),

@@ -135,7 +135,15 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {"\"placement\": {\"replicas\": 1}", "placement.replicas: allowed is null only"},
         {"\"batching\": {\"max_tokens\": 0}", "batching.max_tokens: 0, allowed is 1 to 16777216"},
         {"\"batching\": {\"mode\": \"packed\"}",
-         "batching.mode: \"packed\", allowed are as-recorded"},
+         "batching.mode: \"packed\", allowed are as-recorded, apart, mixed"},
+        {"\"batching\": {\"mode\": \"apart\"}", "batching: mode \"apart\" needs \"sequences\""},
+        {"\"batching\": {\"mode\": \"mixed\", \"sequences\": null}", "needs \"sequences\""},
+        {"\"batching\": {\"sequences\": 4}",
+         "batching.sequences: needs batching.mode \"apart\" or \"mixed\""},
+        {"\"batching\": {\"mode\": \"apart\", \"sequences\": 9, \"max_tokens\": 8}",
+         "batching.sequences: 9, allowed is 1 to 8"},
+        {"\"batching\": {\"mode\": \"apart\", \"sequences\": 0}",
+         "batching.sequences: 0, allowed is 1 to 16777216"},
         {"\"link\": {\"h2d_gb_per_s\": 0}", "link.h2d_gb_per_s: 0, allowed"},
         {"\"link\": {\"h2d_gb_per_s\": \"12\"}", "link.h2d_gb_per_s: must be a number"},
         {"\"link\": {\"d2h\": 1}", "link.d2h: unknown key"},
@@ -230,6 +238,9 @@ static Plan random_plan(uint64_t *state)
                  eviction_names()[random_below(state, n_names)]);
     }
     plan.batching.max_tokens = 1 + random_below(state, TRACE_MAX_TOKENS);
+    plan.batching.mode = (BatchingMode)random_below(state, BATCHING_MIXED + 1);
+    if (plan.batching.mode != BATCHING_AS_RECORDED)
+        plan.batching.sequences = 1 + random_below(state, plan.batching.max_tokens);
     if (random_below(state, 2))
         plan.link.h2d_gb_per_s = (1 + random_below(state, 100000)) / 997.0;
     return plan;
@@ -249,6 +260,8 @@ static void assert_same_plan(const Plan *left, const Plan *right)
     assert_true(left->buffer.bytes == right->buffer.bytes);
     assert_string_equal(left->buffer.evict, right->buffer.evict);
     assert_int_equal(left->batching.max_tokens, right->batching.max_tokens);
+    assert_int_equal(left->batching.mode, right->batching.mode);
+    assert_int_equal(left->batching.sequences, right->batching.sequences);
     assert_true(left->link.h2d_gb_per_s == right->link.h2d_gb_per_s);
 }
 

@@ -1,0 +1,16 @@
+/* The traces of a command line: --trace FILE, repeated for shards. */
+#ifndef CLI_TRACE_INPUT_H
+#define CLI_TRACE_INPUT_H
+
+#include "cli/options.h"
+#include "policies/plan.h"
+#include "traces/packed_view.h"
+
+/* Loads TRACES as one, its tokens regrouped as PLAN says. On failure nothing is held. */
+Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace);
+/* Adds "trace": the path, or an array of them. */
+Status trace_input_json(cJSON *json, const OptionList *traces);
+/* One text that tells the same traces again: their paths, joined by commas. Freed with mem_free. */
+Status trace_input_text(const OptionList *traces, char **text);
+
+#endif

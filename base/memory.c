@@ -130,12 +130,13 @@ typedef union {
 
 static void *plain_resize(void *block, size_t bytes)
 {
+    atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
     if (bytes > SIZE_MAX - sizeof(PlainHeader) || must_fail())
-        return NULL;
+        return no_block();
     PlainHeader *header = block != NULL ? (PlainHeader *)block - 1 : NULL;
     PlainHeader *moved = realloc(header, bytes + sizeof *moved);
     if (moved == NULL)
-        return NULL;
+        return no_block();
     moved->bytes = bytes;
     if (block == NULL)
         atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);

@@ -151,8 +151,7 @@ static bool fail_one(const Work *work, uint64_t k, unsigned *failures)
         fail_msg("%s: %d blocks are still held; exit %d, %s", what,
                  (int)(mem_live_blocks() - before), run.code, run.err);
     bool silent = run.out[0] == '\0' || !prints_json(work); /* tables for people may begin */
-    bool clean =
-        run.code == 0 || (run.code == 1 && silent && strstr(run.err, " memory") != NULL);
+    bool clean = run.code == 0 || (run.code == 1 && silent && strstr(run.err, " memory") != NULL);
     if (!clean || !cli_said_one_line(&run) || (!reached && run.code != 0))
         fail_msg("%s: exit %d, stdout \"%.200s\", stderr \"%s\"", what, run.code, run.out, run.err);
     if (run.code != 0)
@@ -188,6 +187,9 @@ static void fail_each(Work *work)
         if (!fail_one(work, k, &failures) && k < total / 2)
             fail_msg("%s: there was no allocation %llu of %llu", work->name, (unsigned long long)k,
                      (unsigned long long)total);
+    if (fail_one(work, 2 * total, &failures)) /* threads do not do that much in another order */
+        fail_msg("%s: more than the %llu allocations that were counted", work->name,
+                 (unsigned long long)total);
     print_message("%s: %llu allocations, %llu made to fail, exit status 1 after %u\n", work->name,
                   (unsigned long long)total, (unsigned long long)runs, failures);
     assert_true(failures > 10);
@@ -249,6 +251,23 @@ static void sweep_survives_every_failed_allocation(void **unused)
                                     "--jobs", "2", "--json"}});
 }
 
+static void import_survives_every_failed_allocation(void **unused)
+{
+    (void)unused;
+    char routing[256];
+    keep_path(routing, sizeof routing, "routing.jsonl");
+    write_text(
+        routing,
+        "{\"layer_idx\":0,\"token_idx\":0,\"selected_ids\":[1,3],\"gate_weights\":[0.5,0.5]}\n"
+        "{\"layer_idx\":2,\"token_idx\":0,\"selected_ids\":[0,7],\"gate_weights\":[0.6,0.4]}\n"
+        "{\"layer_idx\":0,\"token_idx\":1,\"selected_ids\":[2,4],\"gate_weights\":[0.5,0.5]}\n"
+        "{\"layer_idx\":2,\"token_idx\":1,\"selected_ids\":[5,1],\"gate_weights\":[0.7,0.3]}\n");
+    fail_each(&(Work){.name = "import",
+                      .leftover = A_GOOD_TRACE,
+                      .arguments = {"import", "--from", "jsonl", routing, "--out", out, "--experts",
+                                    "8", "--json"}});
+}
+
 static void plan_and_simulate_survive_every_failed_allocation(void **unused)
 {
     (void)unused;
@@ -272,6 +291,7 @@ int main(void)
         cmocka_unit_test(forward_survives_every_failed_allocation),
         cmocka_unit_test(validate_survives_every_failed_allocation),
         cmocka_unit_test(sweep_survives_every_failed_allocation),
+        cmocka_unit_test(import_survives_every_failed_allocation),
         cmocka_unit_test(plan_and_simulate_survive_every_failed_allocation),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);

@@ -98,6 +98,8 @@ static void sqlite_and_cjson_allocate_here(void **unused)
     assert_null(cJSON_CreateObject());
     assert_int_equal(sqlite3_initialize(), SQLITE_OK);
     before = mem_live_blocks();
+    uint64_t asked = mem_allocations();
+    uint64_t failures = mem_failures();
     void *block = sqlite3_malloc(100);
     assert_int_equal(mem_live_blocks(), before + 1);
     assert_true(sqlite3_msize(block) >= 100);
@@ -107,6 +109,8 @@ static void sqlite_and_cjson_allocate_here(void **unused)
     mem_fail_at(1);
     assert_null(sqlite3_malloc(100));
     mem_fail_at(0);
+    assert_true(mem_allocations() == asked + 3);
+    assert_true(mem_failures() == failures + 1);
 }
 
 static void pieces_of_an_arena_do_not_overlap_and_lie_in_it(void **unused)

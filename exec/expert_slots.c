@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "exec/gating.h"
 #include "exec/layout.h"
+#include "traces/active.h"
 
 /* Experts of layer LAYER_INDEX that MAX_TOKENS tokens can reach. */
 static size_t most_active(const ExpertSlots *slots, uint32_t layer_index, uint32_t max_tokens)
@@ -78,11 +79,14 @@ void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *a
     for (uint32_t i = 0; i < slots->n_layers; i++) {
         uint32_t experts = slots->trace_layers[i].experts;
         widest = experts > widest ? experts : widest;
-        records += buffer_max_actions(most_active(slots, i, max_tokens));
+        records += buffer_max_actions(slots->decisions, most_active(slots, i, max_tokens));
         slots->layers[i].kept = lay_out(arena, experts, sizeof *slots->layers[i].kept);
     }
-    slots->actions = lay_out(arena, buffer_max_actions(widest), sizeof *slots->actions);
+    slots->actions =
+        lay_out(arena, buffer_max_actions(slots->decisions, widest), sizeof *slots->actions);
     slots->active = lay_out(arena, widest, sizeof *slots->active);
+    slots->place = lay_out(arena, widest, sizeof *slots->place);
+    slots->touches = lay_out(arena, widest, sizeof *slots->touches);
     lay_out_jobs(&slots->hits, widest, false, arena);
     lay_out_jobs(&slots->loaded, widest, true, arena);
     slots->residency = lay_out(arena, records, sizeof *slots->residency);
@@ -199,13 +203,28 @@ static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const Buff
     return OK;
 }
 
+/* Where the decisions ask for it, the order in which the N_ACTIVE experts were last touched. */
+static const uint16_t *order_touches(const ExpertSlots *slots, const ExpertEvent *event,
+                                     uint32_t n_active)
+{
+    if (!buffer_needs_touches(slots->decisions))
+        return NULL;
+    last_touches(event->experts, event->n_ids, slots->active, n_active, slots->place,
+                 slots->touches);
+    return slots->touches;
+}
+
 Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_active)
 {
     uint32_t n_actions;
     bool queued = false;
     *n_active = gating_active(event->first, event->batch->n_experts, slots->active);
-    buffer_event(slots->decisions, event->layer_index, slots->active, *n_active, event->next_use,
-                 NULL, slots->actions, &n_actions);
+    const BufferEvent asked = {.layer_index = event->layer_index,
+                               .n = *n_active,
+                               .experts = slots->active,
+                               .next_use = event->next_use,
+                               .touches = order_touches(slots, event, *n_active)};
+    buffer_event(slots->decisions, &asked, NULL, slots->actions, &n_actions);
     for (uint32_t i = 0; i < n_actions; i++)
         TRY(carry_out(slots, event, &slots->actions[i], &queued));
     return run_pending(slots, event);
@@ -215,8 +234,8 @@ void expert_slots_note(ExpertSlots *slots, uint32_t layer_index, const uint16_t 
                        uint32_t n_active)
 {
     uint32_t n_actions;
-    buffer_event(slots->decisions, layer_index, active, n_active, NULL, NULL, slots->actions,
-                 &n_actions);
+    const BufferEvent asked = {.layer_index = layer_index, .n = n_active, .experts = active};
+    buffer_event(slots->decisions, &asked, NULL, slots->actions, &n_actions);
     for (uint32_t i = 0; i < n_actions; i++)
         add_record(slots, &slots->actions[i]);
 }

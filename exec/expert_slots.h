@@ -39,6 +39,8 @@ typedef struct {
     LayerSlots *layers;    /* [n_layers] */
     BufferAction *actions; /* of one event */
     uint16_t *active;      /* of one event */
+    uint16_t *touches;     /* of one event, where the decisions ask for them */
+    uint16_t *place;       /* scratch of last_touches() */
     JobList hits;
     JobList loaded;
     ResidencyRecord *residency; /* of one step */
@@ -53,6 +55,8 @@ typedef struct {
 typedef struct {
     uint32_t layer_index;     /* of the MoE layers */
     const uint32_t *first;    /* host [experts + 1]: RowGroups.first */
+    const uint16_t *experts;  /* host [n_ids]: the event's routing, dropped ones marked */
+    size_t n_ids;             /* tokens * top_k */
     const uint32_t *next_use; /* of the active ones; NULL unless the policy needs the future */
     const ExpertBatch *batch;
     const float *in; /* device [tokens][d_model] */

@@ -91,6 +91,8 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     Forward *f = step->forward;
     const ExpertEvent event = {.layer_index = step->moe_layer,
                                .first = f->host.first,
+                               .experts = f->host.experts + step->routed,
+                               .n_ids = (size_t)step->input->tokens * batch->top_k,
                                .next_use = step->next_use,
                                .batch = batch,
                                .in = f->at.normed,

@@ -13,11 +13,21 @@ struct ExpertBuffer {
     uint32_t n_layers;
     uint32_t n_scopes; /* one, or one a layer */
     Scope *scopes;
+    bool bypasses; /* experts may pass through a staging slot */
+    bool weighs;   /* the budget is in bytes, and sizes differ */
+    ReplayOrder order;
     uint32_t *first_object; /* [n_layers] of each layer within its scope */
     uint64_t *expert_bytes; /* [n_layers] */
+    uint64_t *weight;       /* [n_layers] of an expert in the budget of its scope */
     uint32_t *experts;      /* [n_layers] */
+    uint16_t *object_layer; /* [objects] scope device: the layer of each */
     BufferCounts *counts;   /* [n_layers] */
 };
+
+bool buffer_needs_touches(const ExpertBuffer *buffer)
+{
+    return buffer->policy != NULL && buffer->order == ORDER_STAGED;
+}
 
 static bool is_shared(const ExpertBuffer *buffer)
 {
@@ -47,7 +57,9 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     bool counts = policy->needs_counts;
     scope->nodes = piece(arena, true, objects + 1, sizeof *scope->nodes);
     scope->slot_object = piece(arena, true, slots, sizeof *scope->slot_object);
-    scope->misses = piece(arena, true, (size_t)widest + 1, sizeof *scope->misses);
+    scope->free_slots = piece(arena, true, slots, sizeof *scope->free_slots);
+    scope->misses = piece(arena, true, widest, sizeof *scope->misses);
+    scope->missed = piece(arena, true, widest, sizeof *scope->missed);
     scope->heap.entries = piece(arena, policy->needs_heap, slots, sizeof *scope->heap.entries);
     scope->heap.where = piece(arena, policy->needs_where, objects, sizeof *scope->heap.where);
     scope->count = piece(arena, counts, objects, sizeof *scope->count);
@@ -75,23 +87,64 @@ static Status make_scopes(ExpertBuffer *buffer)
     return OK;
 }
 
-/* Objects and slots of each scope. Slots beyond the experts of a scope would stay empty for ever
- * and are not made. */
+static Status map_objects(ExpertBuffer *buffer)
+{
+    Scope *scope = &buffer->scopes[0];
+    if (!is_shared(buffer))
+        return OK;
+    TRY(mem_new(&buffer->object_layer, scope->n_objects, sizeof *buffer->object_layer,
+                "expert buffer"));
+    for (uint32_t i = 0, object = 0; i < buffer->n_layers; i++)
+        for (uint32_t e = 0; e < buffer->experts[i]; e++)
+            buffer->object_layer[object++] = (uint16_t)i;
+    scope->object_layer = buffer->object_layer;
+    scope->layer_weight = buffer->weighs ? buffer->weight : NULL;
+    return OK;
+}
+
+static bool has_equal_sizes(const TraceLayer *layers, uint32_t n_layers)
+{
+    for (uint32_t i = 1; i < n_layers; i++)
+        if (layers[i].expert_bytes != layers[0].expert_bytes)
+            return false;
+    return true;
+}
+
+/* SLOTS of the budget, or as many of the smallest expert as fit. Those beyond the experts of the
+ * scope would stay empty for ever and are not made. Order staged needs room for the members of an
+ * event besides what may stay: the budget, or all members of the event before when they exceed it.
+ */
+static void size_scope(const Plan *plan, uint32_t slots, uint32_t widest, Scope *scope)
+{
+    uint64_t objects = scope->n_objects;
+    uint64_t count = slots < objects ? slots : objects;
+    scope->budget = count;
+    if (plan->buffer.order == ORDER_STAGED)
+        count = (count > widest ? count : widest) + widest;
+    scope->n_slots = (uint32_t)(count < objects ? count : objects);
+}
+
 static Status size_scopes(const Plan *plan, const TraceLayer *layers, ExpertBuffer *buffer)
 {
     uint32_t *slots;
     TRY(mem_new(&slots, buffer->n_layers, sizeof *slots, "expert buffer"));
     Status status = plan_slots(plan, layers, buffer->n_layers, slots);
+    buffer->weighs =
+        is_shared(buffer) && plan->buffer.bytes > 0 && !has_equal_sizes(layers, buffer->n_layers);
     for (uint32_t i = 0; i < buffer->n_layers; i++) {
         Scope *scope = scope_of(buffer, i);
         buffer->first_object[i] = scope->n_objects; /* at most 1024 * 65535 */
         scope->n_objects += layers[i].experts;
         buffer->experts[i] = layers[i].experts;
         buffer->expert_bytes[i] = layers[i].expert_bytes;
+        buffer->weight[i] = buffer->weighs ? layers[i].expert_bytes : 1;
     }
     for (uint32_t i = 0; i < buffer->n_scopes; i++) {
         Scope *scope = &buffer->scopes[i];
-        scope->n_slots = slots[i] < scope->n_objects ? slots[i] : scope->n_objects;
+        uint32_t widest = is_shared(buffer) ? widest_layer(buffer) : scope->n_objects;
+        size_scope(plan, slots[i], widest, scope);
+        if (buffer->weighs)
+            scope->budget = plan->buffer.bytes;
     }
     mem_free(slots);
     return status;
@@ -104,12 +157,14 @@ static Status make_arrays(ExpertBuffer *buffer)
     arena_reserve(&arena, buffer->n_scopes, sizeof *buffer->scopes);
     arena_reserve(&arena, n, sizeof *buffer->first_object);
     arena_reserve(&arena, n, sizeof *buffer->expert_bytes);
+    arena_reserve(&arena, n, sizeof *buffer->weight);
     arena_reserve(&arena, n, sizeof *buffer->experts);
     arena_reserve(&arena, n, sizeof *buffer->counts);
     TRY(arena_commit(&arena, "expert buffer"));
     buffer->scopes = arena_take(&arena, buffer->n_scopes, sizeof *buffer->scopes);
     buffer->first_object = arena_take(&arena, n, sizeof *buffer->first_object);
     buffer->expert_bytes = arena_take(&arena, n, sizeof *buffer->expert_bytes);
+    buffer->weight = arena_take(&arena, n, sizeof *buffer->weight);
     buffer->experts = arena_take(&arena, n, sizeof *buffer->experts);
     buffer->counts = arena_take(&arena, n, sizeof *buffer->counts);
     return OK;
@@ -122,8 +177,9 @@ static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
     buffer->policy = eviction_find(plan->buffer.evict);
     if (buffer->policy == NULL)
         return fail(ERR_INPUT, "buffer.evict: \"%s\" is no eviction policy", plan->buffer.evict);
-    bool serial = plan->buffer.order == ORDER_SERIAL;
-    buffer->event = serial ? buffer->policy->serial : buffer->policy->batch;
+    buffer->order = plan->buffer.order;
+    buffer->event = buffer->policy->event[plan->buffer.order];
+    buffer->bypasses = buffer->policy->may_bypass && plan->buffer.order != ORDER_STAGED;
     return OK;
 }
 
@@ -132,6 +188,7 @@ static Status fill_buffer(const Plan *plan, const TraceLayer *layers, ExpertBuff
     TRY(choose_policy(plan, buffer));
     TRY(make_arrays(buffer));
     TRY(size_scopes(plan, layers, buffer));
+    TRY(map_objects(buffer));
     if (buffer->policy != NULL)
         TRY(make_scopes(buffer));
     buffer_reset(buffer);
@@ -161,6 +218,7 @@ void buffer_free(ExpertBuffer *buffer)
     if (buffer->scopes != NULL)
         mem_free(buffer->scopes[0].nodes); /* the first piece of its arena is the block */
     mem_free(buffer->scopes);
+    mem_free(buffer->object_layer);
     mem_free(buffer);
 }
 
@@ -170,7 +228,14 @@ static void reset_scope(const EvictionPolicy *policy, Scope *scope, uint64_t see
     for (uint32_t i = 0; i < scope->n_objects; i++)
         scope->nodes[i] = (ScopeNode){.slot = NOBODY};
     scope->nodes[sentinel] = (ScopeNode){.slot = NOBODY, .newer = sentinel, .older = sentinel};
-    scope->n_used = 0;
+    for (uint32_t i = 0; i < scope->n_slots; i++) {
+        scope->slot_object[i] = NOBODY;
+        scope->free_slots[i] = scope->n_slots - 1 - i;
+    }
+    scope->n_free = scope->n_slots;
+    scope->n_residents = 0;
+    scope->used = 0;
+    scope->peak = 0;
     scope->newest = NOBODY;
     scope->event = 0;
     scope->random = seed;
@@ -198,7 +263,7 @@ uint32_t buffer_slots(const ExpertBuffer *buffer, uint32_t layer_index)
 
 bool buffer_uses_staging(const ExpertBuffer *buffer)
 {
-    return buffer->policy != NULL && buffer->policy->may_bypass;
+    return buffer->bypasses;
 }
 
 bool buffer_needs_future(const ExpertBuffer *buffer)
@@ -206,52 +271,79 @@ bool buffer_needs_future(const ExpertBuffer *buffer)
     return buffer->policy != NULL && buffer->policy->needs_future;
 }
 
-/* A slot shared by all layers is as large as the largest expert. */
+static uint64_t most_used(const Scope *scope)
+{
+    return scope->peak > scope->budget ? scope->peak : scope->budget;
+}
+
+static uint32_t widest_scope(const ExpertBuffer *buffer)
+{
+    uint32_t widest = 0;
+    for (uint32_t i = 1; i < buffer->n_scopes; i++)
+        if (buffer->scopes[i].n_slots > buffer->scopes[widest].n_slots)
+            widest = i;
+    return widest;
+}
+
+size_t buffer_max_actions(const ExpertBuffer *buffer, size_t n_active)
+{
+    if (buffer->policy == NULL || (!buffer->weighs && buffer->order != ORDER_STAGED))
+        return 2 * n_active;
+    return 2 * n_active + buffer->scopes[widest_scope(buffer)].n_slots;
+}
+
+/* A slot shared by all layers is as large as the largest expert, unless bytes are counted. */
 uint64_t buffer_memory_bytes(const ExpertBuffer *buffer)
 {
     uint64_t total = 0;
     uint64_t largest = 0;
-    uint64_t staging = buffer_uses_staging(buffer) ? 1 : 0;
+    uint64_t staging = buffer->bypasses ? 1 : 0;
     for (uint32_t i = 0; i < buffer->n_layers; i++) {
+        const Scope *scope = scope_of(buffer, i);
         uint64_t bytes = buffer->expert_bytes[i];
         largest = bytes > largest ? bytes : largest;
-        total += (buffer_slots(buffer, i) + staging) * bytes;
+        total += (most_used(scope) + staging) * bytes;
     }
-    return is_shared(buffer) ? (buffer->scopes[0].n_slots + staging) * largest : total;
+    if (!is_shared(buffer))
+        return total;
+    uint64_t most = most_used(&buffer->scopes[0]);
+    return (buffer->weighs ? most : most * largest) + staging * largest;
 }
 
 /* With the buffer off, expert e lies in slot e of its layer. */
-static uint32_t all_resident(ScopeEvent *event)
+static uint32_t all_resident(const Scope *scope, ScopeEvent *event)
 {
     for (uint32_t i = 0; i < event->n; i++) {
         if (event->hit != NULL)
             event->hit[i] = 1;
         if (event->actions != NULL)
-            scope_report(event, RESIDENCY_HIT, event->experts[i], event->experts[i]);
+            scope_report(scope, event, RESIDENCY_HIT, event->experts[i], event->experts[i]);
     }
     return event->n;
 }
 
-uint32_t buffer_event(ExpertBuffer *buffer, uint32_t layer_index, const uint16_t *experts,
-                      uint32_t n, const uint32_t *next_use, uint8_t *hit, BufferAction *actions,
-                      uint32_t *n_actions)
+uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *hit,
+                      BufferAction *actions, uint32_t *n_actions)
 {
+    uint32_t layer_index = given->layer_index;
+    Scope *scope = scope_of(buffer, layer_index);
     ScopeEvent event = {
-        .experts = experts,
-        .n = n,
-        .first_object = buffer->policy != NULL ? buffer->first_object[layer_index] : 0,
-        .next_use = next_use,
-        .hit = hit,
+        .experts = given->experts,
+        .n = given->n,
+        .first_object = buffer->first_object[layer_index],
         .layer_index = layer_index,
-        .layer_objects = is_shared(buffer) ? buffer->first_object : NULL,
-        .n_layers = buffer->n_layers,
+        .weight = buffer->weight[layer_index],
+        .next_use = given->next_use,
+        .touches = given->touches,
+        .hit = hit,
+        .layer_objects = buffer->first_object,
         .actions = actions,
     };
-    uint32_t hits = buffer->policy != NULL ? buffer->event(scope_of(buffer, layer_index), &event)
-                                           : all_resident(&event);
+    uint32_t hits =
+        buffer->policy != NULL ? buffer->event(scope, &event) : all_resident(scope, &event);
     BufferCounts *counts = &buffer->counts[layer_index];
     counts->hits += hits;
-    counts->misses += n - hits;
+    counts->misses += given->n - hits;
     counts->loads += event.loads;
     counts->bypasses += event.bypasses;
     counts->evictions += event.evictions;

@@ -4,8 +4,9 @@
  * This is the one implementation of residency, replay order and eviction; simulator and executor
  * both run it. It sees event after event (one MoE layer of one step: the set A of experts with a
  * token) and answers with the actions in the order in which they happen; it never sees a clock or a
- * device. Contracts: order serial and batch as in the plan (README.md, "Replay orders"; the choices
- * they leave open are made in policies/event_loop.h). An event allocates nothing. Not thread-safe.
+ * device. Contracts: the orders serial, batch and staged as in the plan (README.md, "Replay
+ * orders"; the choices they leave open are made in policies/event_loop.h). An event allocates
+ * nothing. Not thread-safe.
  */
 #ifndef POLICIES_BUFFER_H
 #define POLICIES_BUFFER_H
@@ -14,7 +15,9 @@
 #include "traces/trace.h"
 
 /* One decision. HIT, LOAD and BYPASS are the event's lookups, each exactly once, in the order of
- * their computation; an EVICT stands before the LOAD that takes its slot. */
+ * their computation; an EVICT stands before the LOAD that takes its slot. Order staged evicts after
+ * the event's lookups; with a budget in bytes over experts of different sizes several EVICTs may
+ * stand before a LOAD. */
 typedef struct {
     uint8_t kind; /* ResidencyKind */
     uint16_t
@@ -29,8 +32,8 @@ typedef struct {
     uint64_t loads;    /* misses that were loaded, bypasses included */
     uint64_t bypasses; /* loads that were not kept */
     uint64_t evictions;
-    uint64_t evicted_newest; /* evictions of the resident loaded last before this load: near 1 = a
-                                frozen cache */
+    uint64_t evicted_newest; /* evictions of the expert loaded last before this load (order staged:
+                                before this event): near 1 = a frozen cache */
     uint64_t bytes_loaded;
 } BufferCounts;
 
@@ -46,27 +49,35 @@ void buffer_free(ExpertBuffer *buffer);
 void buffer_reset(ExpertBuffer *buffer);
 
 /* Slots of the scope that LAYER_INDEX belongs to (without the staging slot): the plan's, but never
- * more than the scope has experts. */
+ * more than the scope has experts. Order staged has more, for the misses of an event; with a budget
+ * in bytes there is a slot for as many of the smallest expert as fit. */
 uint32_t buffer_slots(const ExpertBuffer *buffer, uint32_t layer_index);
-/* True when the policy may pass an expert through the staging slot. */
+/* True when the policy may pass an expert through a staging slot. */
 bool buffer_uses_staging(const ExpertBuffer *buffer);
 /* True when the policy needs next_use. */
 bool buffer_needs_future(const ExpertBuffer *buffer);
-/* Bytes of device memory that slots and staging slots take, by expert_bytes. */
+/* True when events must bring touches: order staged. */
+bool buffer_needs_touches(const ExpertBuffer *buffer);
+/* Bytes of device memory that slots and staging slots take, by expert_bytes; under order staged the
+ * budget, or the most that was resident at once so far where that is more. */
 uint64_t buffer_memory_bytes(const ExpertBuffer *buffer);
-/* Most actions one event of N_ACTIVE experts can give. */
-static inline size_t buffer_max_actions(size_t n_active)
-{
-    return 2 * n_active;
-}
+/* Most actions that one event of N_ACTIVE experts can give. */
+size_t buffer_max_actions(const ExpertBuffer *buffer, size_t n_active);
 
-/* Decides one event. EXPERTS[n]: ascending ids with at least one token. NEXT_USE[n]: as
- * packed_next_use(), or NULL when the policy does not need the future. ACTIONS (room for
- * buffer_max_actions(n), or NULL) receives *N_ACTIONS actions; HIT (room for n, or NULL) receives 1
- * for each expert that hit, 0 for each that missed. Returns the number of hits. */
-uint32_t buffer_event(ExpertBuffer *buffer, uint32_t layer_index, const uint16_t *experts,
-                      uint32_t n, const uint32_t *next_use, uint8_t *hit, BufferAction *actions,
-                      uint32_t *n_actions);
+/* One MoE layer of one step. */
+typedef struct {
+    uint32_t layer_index;
+    uint32_t n;
+    const uint16_t *experts;  /* [n] ascending ids with at least one token */
+    const uint32_t *next_use; /* [n] as packed_next_use(); NULL unless buffer_needs_future() */
+    const uint16_t *touches;  /* [n] as packed_touches(); NULL unless buffer_needs_touches() */
+} BufferEvent;
+
+/* Decides one event. ACTIONS (room for buffer_max_actions(n), or NULL) receives *N_ACTIONS actions;
+ * HIT (room for n, or NULL) receives 1 for each expert that hit, 0 for each that missed. Returns
+ * the number of hits. */
+uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *event, uint8_t *hit,
+                      BufferAction *actions, uint32_t *n_actions);
 
 /* Counts since the start, of one layer's lookups (evictions count at the layer whose load caused
  * them). */

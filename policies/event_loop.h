@@ -1,10 +1,12 @@
-/* The replay orders serial and batch as loops over the rules of a policy. Inside policies/ only.
+/* The replay orders serial, batch and staged as loops over the rules of a policy. Inside policies/
+ * only.
  *
- * A policy hands in a constant EvictionRules; everything is inlined into its own two functions, so
- * that a hit costs what the policy's hit rule costs. Choices that the orders leave open, made here
+ * A policy hands in a constant EvictionRules; everything is inlined into its own functions, so that
+ * a hit costs what the policy's hit rule costs. Choices that the orders leave open, made here
  * for every policy alike:
  *
- *   - free slots are given out from 0;
+ *   - free slots are given out from 0 up, later the one freed last first;
+ *   - where sizes differ and the budget is in bytes, victims go until the newcomer fits;
  *   - batch: hits are touched in ascending id, then misses admitted in ascending id; a victim comes
  *     from the residents outside A while there are any, whatever the scope, then from all;
  *   - serial: a victim comes from all residents, members of A that have run or will run included.
@@ -37,18 +39,15 @@ ALWAYS_INLINE uint32_t choose_victim(const EvictionRules *rules, Scope *scope,
     return rules->victim_outside(scope);
 }
 
-/* Loads OBJECT into a free slot or a victim's. */
+/* Loads OBJECT, after as many victims as it takes. */
 ALWAYS_INLINE void admit(const EvictionRules *rules, Scope *scope, ScopeEvent *event,
                          uint32_t object, bool inactive_first)
 {
-    if (scope->n_used < scope->n_slots)
-        scope_fill(scope, object);
-    else
-        scope_replace(scope, event, choose_victim(rules, scope, event, inactive_first), object);
+    while (!scope_has_room(scope, event))
+        scope_evict(scope, event, choose_victim(rules, scope, event, inactive_first));
+    scope_load(scope, event, object);
+    scope->newest = object;
     rules->admit(scope, object);
-    event->loads++;
-    if (event->actions != NULL)
-        scope_report(event, RESIDENCY_LOAD, object, scope->nodes[object].slot);
 }
 
 ALWAYS_INLINE uint32_t serial_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
@@ -66,7 +65,7 @@ ALWAYS_INLINE uint32_t serial_event(const EvictionRules *rules, Scope *scope, Sc
         if (rules->hit != NULL)
             rules->hit(scope, object);
         if (event->actions != NULL)
-            scope_report(event, RESIDENCY_HIT, object, scope->nodes[object].slot);
+            scope_report(scope, event, RESIDENCY_HIT, object, scope->nodes[object].slot);
     }
     if (rules->end != NULL)
         rules->end(scope);
@@ -96,7 +95,76 @@ ALWAYS_INLINE uint32_t batch_event(const EvictionRules *rules, Scope *scope, Sco
     return event->n - n_misses;
 }
 
-/* Defines the two event functions of a policy from its constant RULES. */
+/* Writes the positions of A that are not resident to scope->misses; returns how many. */
+ALWAYS_INLINE uint32_t find_misses(Scope *scope, ScopeEvent *event)
+{
+    uint32_t n_misses = 0;
+    for (uint32_t i = 0; i < event->n; i++) {
+        bool hit = scope_holds(scope, event->first_object + event->experts[i]);
+        if (event->hit != NULL)
+            event->hit[i] = hit;
+        scope->missed[i] = !hit;
+        scope->misses[n_misses] = (uint16_t)i;
+        n_misses += !hit;
+    }
+    return n_misses;
+}
+
+/* The lookups of a staged event: loads all that miss. Returns how many. */
+ALWAYS_INLINE uint32_t stage(Scope *scope, ScopeEvent *event)
+{
+    uint32_t n_misses = find_misses(scope, event);
+    if (event->actions != NULL)
+        scope_report_hits(scope, event);
+    for (uint32_t i = 0; i < n_misses; i++)
+        scope_load(scope, event, event->first_object + event->experts[scope->misses[i]]);
+    scope->peak = scope->used > scope->peak ? scope->used : scope->peak;
+    return n_misses;
+}
+
+ALWAYS_INLINE void touch_staged(const EvictionRules *rules, Scope *scope, const ScopeEvent *event)
+{
+    for (uint32_t i = 0; i < event->n; i++) {
+        uint32_t at = event->touches[i];
+        uint32_t object = event->first_object + event->experts[at];
+        if (scope->missed[at])
+            rules->admit(scope, object);
+        else if (rules->hit != NULL)
+            rules->hit(scope, object);
+    }
+}
+
+/* The newest of the events before is what evictions are compared with: this event's stay. */
+ALWAYS_INLINE uint32_t newest_of(const Scope *scope, const ScopeEvent *event)
+{
+    for (uint32_t i = event->n; i-- > 0;)
+        if (scope->missed[event->touches[i]])
+            return event->first_object + event->experts[event->touches[i]];
+    return scope->newest;
+}
+
+ALWAYS_INLINE uint32_t staged_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
+{
+    scope_begin_event(scope);
+    uint32_t n_misses = stage(scope, event);
+    touch_staged(rules, scope, event);
+    scope->outside = scope->n_residents - event->n;
+    if (scope->used > scope->budget && scope->outside > 0) {
+        scope_mark(scope, event);
+        while (scope->used > scope->budget && scope->outside > 0) {
+            bool by_itself = rules->is_oldest_outside;
+            scope->outside--;
+            scope_evict(scope, event,
+                        by_itself ? rules->victim(scope) : rules->victim_outside(scope));
+        }
+        if (rules->end != NULL)
+            rules->end(scope);
+    }
+    scope->newest = newest_of(scope, event);
+    return event->n - n_misses;
+}
+
+/* Defines the event functions of a policy from its constant RULES. */
 #define DEFINE_EVENTS(prefix, RULES)                                                               \
     static uint32_t prefix##_serial(Scope *scope, ScopeEvent *event)                               \
     {                                                                                              \
@@ -105,6 +173,16 @@ ALWAYS_INLINE uint32_t batch_event(const EvictionRules *rules, Scope *scope, Sco
     static uint32_t prefix##_batch(Scope *scope, ScopeEvent *event)                                \
     {                                                                                              \
         return batch_event(&RULES, scope, event);                                                  \
+    }                                                                                              \
+    static uint32_t prefix##_staged(Scope *scope, ScopeEvent *event)                               \
+    {                                                                                              \
+        return staged_event(&RULES, scope, event);                                                 \
     }
+
+/* Their place in the policy's row. */
+#define EVENTS(prefix)                                                                             \
+    .event = {[ORDER_SERIAL] = prefix##_serial,                                                    \
+              [ORDER_BATCH] = prefix##_batch,                                                      \
+              [ORDER_STAGED] = prefix##_staged}
 
 #endif

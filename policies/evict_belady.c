@@ -1,4 +1,4 @@
-#include "policies/eviction.h"
+#include "policies/event_loop.h"
 
 /* Farthest next use first, then the lower object: the heap has its smallest key on top. */
 static uint64_t key_of(uint32_t next_use, uint32_t object)
@@ -9,13 +9,6 @@ static uint64_t key_of(uint32_t next_use, uint32_t object)
 static uint32_t next_use_of(uint64_t key)
 {
     return UINT32_MAX - (uint32_t)(key >> 32);
-}
-
-static void hold(Scope *scope, ScopeEvent *event, uint32_t object)
-{
-    event->loads++;
-    if (event->actions != NULL)
-        scope_report(event, RESIDENCY_LOAD, object, scope->nodes[object].slot);
 }
 
 /* True when no resident on the heap is needed later than NEXT_USE. */
@@ -29,29 +22,28 @@ static void pass_by(const Scope *scope, ScopeEvent *event, uint32_t object)
     event->loads++;
     event->bypasses++;
     if (event->actions != NULL)
-        scope_report(event, RESIDENCY_BYPASS, object, scope->n_slots);
+        scope_report(scope, event, RESIDENCY_BYPASS, object, scope->n_slots);
 }
 
-static void replace_top(Scope *scope, ScopeEvent *event, uint32_t object)
+static void evict_top(Scope *scope, ScopeEvent *event)
 {
     uint32_t victim = scope->heap.entries[0].object;
     heap_pop(&scope->heap);
-    scope_replace(scope, event, victim, object);
-    hold(scope, event, object);
+    scope_evict(scope, event, victim);
 }
 
 ALWAYS_INLINE void serial_miss(Scope *scope, ScopeEvent *event, uint32_t object, uint32_t next_use,
                                bool may_bypass)
 {
-    if (scope->n_used < scope->n_slots) {
-        scope_fill(scope, object);
-        hold(scope, event, object);
-    } else if (may_bypass && is_worth_less(scope, next_use)) {
-        pass_by(scope, event, object);
-        return;
-    } else {
-        replace_top(scope, event, object);
+    while (!scope_has_room(scope, event)) {
+        if (may_bypass && is_worth_less(scope, next_use)) {
+            pass_by(scope, event, object);
+            return;
+        }
+        evict_top(scope, event);
     }
+    scope_load(scope, event, object);
+    scope->newest = object;
     heap_push(&scope->heap, object, key_of(next_use, object));
 }
 
@@ -68,7 +60,7 @@ ALWAYS_INLINE uint32_t serial(Scope *scope, ScopeEvent *event, bool may_bypass)
         }
         heap_lessen(&scope->heap, object, key_of(event->next_use[i], object));
         if (event->actions != NULL)
-            scope_report(event, RESIDENCY_HIT, object, scope->nodes[object].slot);
+            scope_report(scope, event, RESIDENCY_HIT, object, scope->nodes[object].slot);
     }
     return event->n - event->loads;
 }
@@ -88,51 +80,70 @@ static void release(Scope *scope, const ScopeEvent *event, uint32_t n_misses, ui
     }
 }
 
-/* Order batch. While an event runs, members of A do not compete: those that hit keep their old key,
- * which is now, the nearest of all, and those loaded are not yet on the heap. So the top is the
- * best victim outside A, until nobody is outside; then A is released. */
+/* What is outside A in the middle of an event. */
+typedef struct {
+    uint32_t outside;
+    uint32_t n_misses;
+    bool released; /* members of A compete */
+} Contest;
+
+/* Makes room for the miss number I. Returns false when it is better passed by. While an event runs,
+ * members of A do not compete: those that hit keep their old key, which is now, the nearest of all,
+ * and those loaded are not yet on the heap. So the top is the best victim outside A, until nobody
+ * is outside; then A is released. */
+ALWAYS_INLINE bool make_room(Scope *scope, ScopeEvent *event, Contest *contest, uint32_t i,
+                             bool may_bypass)
+{
+    while (!scope_has_room(scope, event)) {
+        if (contest->outside == 0 && !contest->released) {
+            release(scope, event, contest->n_misses, i);
+            contest->released = true;
+        }
+        if (may_bypass && is_worth_less(scope, event->next_use[scope->misses[i]]))
+            return false;
+        evict_top(scope, event);
+        contest->outside -= !contest->released;
+    }
+    return true;
+}
+
 ALWAYS_INLINE void batch_misses(Scope *scope, ScopeEvent *event, uint32_t n_misses, bool may_bypass)
 {
-    uint32_t outside = scope->n_used - (event->n - n_misses);
-    bool released = false;
+    Contest contest = {.outside = scope->n_residents - (event->n - n_misses), .n_misses = n_misses};
     for (uint32_t i = 0; i < n_misses; i++) {
         uint32_t at = scope->misses[i];
         uint32_t object = event->first_object + event->experts[at];
-        bool is_full = scope->n_used == scope->n_slots;
-        if (is_full && outside == 0 && !released) {
-            release(scope, event, n_misses, i);
-            released = true;
-        }
-        if (!is_full) {
-            scope_fill(scope, object);
-            hold(scope, event, object);
-        } else if (may_bypass && is_worth_less(scope, event->next_use[at])) {
+        if (!make_room(scope, event, &contest, i, may_bypass)) {
             pass_by(scope, event, object);
             continue;
-        } else {
-            replace_top(scope, event, object);
-            outside -= !released;
         }
-        if (released)
+        scope_load(scope, event, object);
+        scope->newest = object;
+        if (contest.released)
             heap_push(&scope->heap, object, key_of(event->next_use[at], object));
     }
-    if (!released)
+    if (!contest.released)
         release(scope, event, n_misses, n_misses);
 }
 
 ALWAYS_INLINE uint32_t batch(Scope *scope, ScopeEvent *event, bool may_bypass)
 {
-    uint32_t n_misses = 0;
-    for (uint32_t i = 0; i < event->n; i++) {
-        bool hit = scope_holds(scope, event->first_object + event->experts[i]);
-        if (event->hit != NULL)
-            event->hit[i] = hit;
-        scope->misses[n_misses] = (uint16_t)i;
-        n_misses += !hit;
-    }
+    uint32_t n_misses = find_misses(scope, event);
     if (event->actions != NULL)
         scope_report_hits(scope, event);
     batch_misses(scope, event, n_misses, may_bypass);
+    return event->n - n_misses;
+}
+
+/* Nothing is passed by under order staged: what was loaded stays for its event. */
+static uint32_t staged(Scope *scope, ScopeEvent *event)
+{
+    uint32_t n_misses = stage(scope, event);
+    uint32_t outside = scope->n_residents - event->n;
+    for (; scope->used > scope->budget && outside > 0; outside--)
+        evict_top(scope, event);
+    release(scope, event, n_misses, n_misses);
+    scope->newest = newest_of(scope, event);
     return event->n - n_misses;
 }
 
@@ -160,19 +171,20 @@ static uint32_t admit_batch(Scope *scope, ScopeEvent *event)
  * computers): the resident needed farthest in the future goes, ties to the lower layer, then the
  * lower id. An expert that no resident is needed later than is not kept at all: it passes through
  * the staging slot, and nobody is evicted for it. Under order serial the rest of the same event is
- * future too. */
-const EvictionPolicy EVICT_BELADY = {.name = "belady",
-                                     .serial = belady_serial,
-                                     .batch = belady_batch,
-                                     .needs_future = true,
-                                     .may_bypass = true,
-                                     .needs_heap = true,
-                                     .needs_where = true};
+ * future too; under order staged nothing is passed by, and it is belady-admit. */
+const EvictionPolicy EVICT_BELADY = {
+    .name = "belady",
+    .event =
+        {[ORDER_SERIAL] = belady_serial, [ORDER_BATCH] = belady_batch, [ORDER_STAGED] = staged},
+    .needs_future = true,
+    .may_bypass = true,
+    .needs_heap = true,
+    .needs_where = true};
 
 /* The same for a cache that must keep what it loads. */
-const EvictionPolicy EVICT_BELADY_ADMIT = {.name = "belady-admit",
-                                           .serial = admit_serial,
-                                           .batch = admit_batch,
-                                           .needs_future = true,
-                                           .needs_heap = true,
-                                           .needs_where = true};
+const EvictionPolicy EVICT_BELADY_ADMIT = {
+    .name = "belady-admit",
+    .event = {[ORDER_SERIAL] = admit_serial, [ORDER_BATCH] = admit_batch, [ORDER_STAGED] = staged},
+    .needs_future = true,
+    .needs_heap = true,
+    .needs_where = true};

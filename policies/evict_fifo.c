@@ -21,4 +21,4 @@ static const EvictionRules RULES = {
 DEFINE_EVENTS(fifo, RULES)
 
 /* First in, first out: the earliest loaded goes, however often it was used since. */
-const EvictionPolicy EVICT_FIFO = {.name = "fifo", .serial = fifo_serial, .batch = fifo_batch};
+const EvictionPolicy EVICT_FIFO = {.name = "fifo", EVENTS(fifo)};

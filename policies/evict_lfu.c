@@ -89,8 +89,5 @@ DEFINE_EVENTS(lfu, RULES)
 
 /* Least frequently used: fewest lookups since the start of the trace, kept across evictions; ties
  * go to the older last lookup. */
-const EvictionPolicy EVICT_LFU = {.name = "lfu",
-                                  .serial = lfu_serial,
-                                  .batch = lfu_batch,
-                                  .needs_heap = true,
-                                  .needs_counts = true};
+const EvictionPolicy EVICT_LFU = {
+    .name = "lfu", EVENTS(lfu), .needs_heap = true, .needs_counts = true};

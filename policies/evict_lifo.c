@@ -21,4 +21,4 @@ static const EvictionRules RULES = {
 DEFINE_EVENTS(lifo, RULES)
 
 /* Last in, first out: the latest loaded goes. */
-const EvictionPolicy EVICT_LIFO = {.name = "lifo", .serial = lifo_serial, .batch = lifo_batch};
+const EvictionPolicy EVICT_LIFO = {.name = "lifo", EVENTS(lifo)};

@@ -26,5 +26,5 @@ DEFINE_EVENTS(inactive_first, RULES)
  * latest loaded. Huang et al. 2023 (Towards MoE Deployment), section V: experts run in ascending
  * id, so the lookups of a layer are a cyclic scan of its active set, and what was loaded last is
  * needed again latest. Under order batch it decides as lifo does. */
-const EvictionPolicy EVICT_LIFO_INACTIVE_FIRST = {
-    .name = "lifo-inactive-first", .serial = inactive_first_serial, .batch = inactive_first_batch};
+const EvictionPolicy EVICT_LIFO_INACTIVE_FIRST = {.name = "lifo-inactive-first",
+                                                  EVENTS(inactive_first)};

@@ -23,4 +23,4 @@ static const EvictionRules RULES = {
 DEFINE_EVENTS(lru, RULES)
 
 /* Least recently used: the one whose last lookup is longest ago. */
-const EvictionPolicy EVICT_LRU = {.name = "lru", .serial = lru_serial, .batch = lru_batch};
+const EvictionPolicy EVICT_LRU = {.name = "lru", EVENTS(lru)};

@@ -26,4 +26,4 @@ static const EvictionRules RULES = {
 DEFINE_EVENTS(mru, RULES)
 
 /* Most recently used: the one looked up last. */
-const EvictionPolicy EVICT_MRU = {.name = "mru", .serial = mru_serial, .batch = mru_batch};
+const EvictionPolicy EVICT_MRU = {.name = "mru", EVENTS(mru)};

@@ -7,7 +7,7 @@ static uint32_t draw_slot(Scope *scope)
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     z ^= z >> 31;
-    return (uint32_t)((z >> 32) * scope->n_used >> 32);
+    return (uint32_t)((z >> 32) * scope->n_slots >> 32);
 }
 
 static void random_admit(Scope *scope, uint32_t object)
@@ -18,7 +18,10 @@ static void random_admit(Scope *scope, uint32_t object)
 
 static uint32_t random_victim(Scope *scope)
 {
-    return scope->slot_object[draw_slot(scope)];
+    uint32_t object = NOBODY;
+    while (object == NOBODY)
+        object = scope->slot_object[draw_slot(scope)];
+    return object;
 }
 
 static uint32_t random_victim_outside(Scope *scope)
@@ -34,7 +37,6 @@ static const EvictionRules RULES = {
 
 DEFINE_EVENTS(random, RULES)
 
-/* A slot drawn uniformly, and drawn again while its expert is in A and others are not. The stream
+/* A slot drawn uniformly, and drawn again while it is empty or its expert may not go. The stream
  * of numbers depends on the plan's seed and the scope's number alone. */
-const EvictionPolicy EVICT_RANDOM = {
-    .name = "random", .serial = random_serial, .batch = random_batch};
+const EvictionPolicy EVICT_RANDOM = {.name = "random", EVENTS(random)};

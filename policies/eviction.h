@@ -1,8 +1,8 @@
 /* The table of eviction policies: one file and one row each. Inside policies/ only.
  *
  * A policy sees residents, the active set A and its own state, never a clock, a device or a file.
- * Its two event functions are whole event loops, so that the table is called once per event; most
- * policies make them from a few rules with policies/event_loop.h. */
+ * Its event functions are whole event loops, one for each replay order, so that the table is called
+ * once per event; most policies make them from a few rules with policies/event_loop.h. */
 #ifndef POLICIES_EVICTION_H
 #define POLICIES_EVICTION_H
 
@@ -13,8 +13,7 @@ typedef uint32_t (*EvictionEvent)(Scope *scope, ScopeEvent *event);
 
 typedef struct {
     const char *name;
-    EvictionEvent serial;
-    EvictionEvent batch;
+    EvictionEvent event[REPLAY_ORDERS];
     bool needs_future; /* events bring next_use */
     bool may_bypass;   /* an expert may pass through the staging slot */
     bool needs_heap;   /* state that the scope must hold: its heap ... */

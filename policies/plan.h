@@ -14,7 +14,7 @@
 typedef enum { GATING_DYNAMIC, GATING_STATIC } GatingMode;
 typedef enum { DISPATCH_PADDED, DISPATCH_MASK } Dispatch;
 typedef enum { SCOPE_LAYER, SCOPE_DEVICE } BufferScopeKind;
-typedef enum { ORDER_SERIAL, ORDER_BATCH } ReplayOrder;
+typedef enum { ORDER_SERIAL, ORDER_BATCH, ORDER_STAGED, REPLAY_ORDERS } ReplayOrder;
 
 typedef struct {
     char name[128];
@@ -67,10 +67,11 @@ Status plan_json_set(cJSON *json, const char *assignment);
 /* Puts a copy of VALUE at PATH ("buffer.slots"). */
 Status plan_json_put(cJSON *json, const char *path, const cJSON *value);
 
-/* Slots per scope under PLAN for LAYERS: resolves a byte budget, caps nothing. Fails when the
- * budget has no room for one expert, or is in bytes with device scope over layers whose experts
- * differ in size. With the buffer off, the slots that hold everything. Per layer for scope layer
- * (*slots is [n_layers]), one for device (*slots[0]). */
+/* Slots per scope under PLAN for LAYERS: resolves a byte budget, caps nothing. A budget in bytes
+ * over experts of different sizes gives as many as fit of the smallest. Fails when the budget has
+ * no room for one expert (order staged holds those of the event besides, so it may have none).
+ * With the buffer off, the slots that hold everything. Per layer for scope layer (*slots is
+ * [n_layers]), one for device (*slots[0]). */
 Status plan_slots(const Plan *plan, const TraceLayer *layers, uint32_t n_layers, uint32_t *slots);
 
 #endif

@@ -5,7 +5,7 @@
 static const char *const GATING_MODES[] = {"dynamic", "static", NULL};
 static const char *const DISPATCHES[] = {"padded", "mask", NULL};
 static const char *const SCOPES[] = {"layer", "device", NULL};
-static const char *const ORDERS[] = {"serial", "batch", NULL};
+static const char *const ORDERS[] = {"serial", "batch", "staged", NULL};
 static const char *const PREDICTORS[] = {"none", NULL};
 static const char *const PLACEMENTS[] = {"contiguous", NULL};
 static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", NULL};

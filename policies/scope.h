@@ -27,13 +27,23 @@ typedef struct {
     uint32_t n_objects;
     uint32_t n_slots;
     ScopeNode *nodes;      /* [n_objects + 1]; the last is the list's sentinel */
-    uint32_t *slot_object; /* [n_slots] who is there */
-    uint32_t n_used;       /* slots taken; they are given out from 0 and never given back */
-    uint32_t newest;       /* the object loaded last, or NOBODY */
-    uint32_t event;        /* number of the event, from 1 */
-    bool marked;           /* A carries this event's mark */
-    uint32_t outside;      /* residents outside A; valid once marked */
-    uint16_t *misses;      /* [n_objects of the widest layer] positions in A that missed */
+    uint32_t *slot_object; /* [n_slots] who is there, or NOBODY */
+    uint32_t *free_slots;  /* [n_free] a stack: from 0 up at first, then the slot freed last */
+    uint32_t n_free;
+    uint32_t n_residents;
+    uint32_t newest;  /* the object loaded last, or NOBODY */
+    uint32_t event;   /* number of the event, from 1 */
+    bool marked;      /* A carries this event's mark */
+    uint32_t outside; /* residents outside A; valid once marked */
+    uint16_t *misses; /* [experts of the widest layer] positions in A that missed */
+    uint8_t *missed;  /* [experts of the widest layer] order staged: whether each of A missed */
+
+    /* The budget, in slots (each object weighs 1) or in bytes where sizes differ. */
+    uint64_t budget;
+    uint64_t used;
+    uint64_t peak;                /* the most ever used */
+    const uint64_t *layer_weight; /* of an object of each layer; NULL: all weigh 1 */
+    const uint16_t *object_layer; /* [n_objects]; NULL under scope layer */
 
     /* For the policy. */
     uint32_t cursor; /* where the search for a victim outside A goes on, or NOBODY */
@@ -50,13 +60,14 @@ typedef struct {
 typedef struct {
     const uint16_t *experts; /* [n] ascending */
     uint32_t n;
-    uint32_t first_object;    /* of expert 0 of the event's layer */
-    const uint32_t *next_use; /* [n], or NULL */
-    uint8_t *hit;             /* [n], or NULL */
+    uint32_t first_object; /* of expert 0 of the event's layer */
     uint32_t layer_index;
-    const uint32_t *layer_objects; /* first object of each layer, ascending; NULL: scope layer */
-    uint32_t n_layers;
-    BufferAction *actions; /* or NULL */
+    uint64_t weight;          /* of each of them */
+    const uint32_t *next_use; /* [n], or NULL */
+    const uint16_t *touches;  /* [n] positions in experts, last touch longest ago first; or NULL */
+    uint8_t *hit;             /* [n], or NULL */
+    const uint32_t *layer_objects; /* first object of each layer */
+    BufferAction *actions;         /* or NULL */
     uint32_t n_actions;
     uint32_t loads;
     uint32_t bypasses;
@@ -81,33 +92,52 @@ void scope_begin_event(Scope *scope);
 void scope_mark(Scope *scope, const ScopeEvent *event);
 
 /* Appends to the event's actions, when they are wanted. */
-void scope_report(ScopeEvent *event, ResidencyKind kind, uint32_t object, uint32_t slot);
+void scope_report(const Scope *scope, ScopeEvent *event, ResidencyKind kind, uint32_t object,
+                  uint32_t slot);
 void scope_report_hits(const Scope *scope, ScopeEvent *event);
 
-/* Takes VICTIM, which its policy has let go, out of its slot and gives the slot to OBJECT. */
-ALWAYS_INLINE void scope_replace(Scope *scope, ScopeEvent *event, uint32_t victim, uint32_t object)
+ALWAYS_INLINE uint64_t scope_weight(const Scope *scope, uint32_t object)
+{
+    return scope->layer_weight == NULL ? 1 : scope->layer_weight[scope->object_layer[object]];
+}
+
+/* True when the budget has room for one more expert of the event. */
+ALWAYS_INLINE bool scope_has_room(const Scope *scope, const ScopeEvent *event)
+{
+    return scope->used + event->weight <= scope->budget;
+}
+
+/* Takes VICTIM, which its policy has let go, out of its slot. */
+ALWAYS_INLINE void scope_evict(Scope *scope, ScopeEvent *event, uint32_t victim)
 {
     uint32_t slot = scope->nodes[victim].slot;
     assert(slot != NOBODY);
     event->evictions++;
     event->evicted_newest += victim == scope->newest;
-    scope->nodes[victim].slot = NOBODY;
     if (event->actions != NULL)
-        scope_report(event, RESIDENCY_EVICT, victim, slot);
-    scope->nodes[object].slot = slot;
-    scope->slot_object[slot] = object;
-    scope->newest = object;
+        scope_report(scope, event, RESIDENCY_EVICT, victim, slot);
+    scope->nodes[victim].slot = NOBODY;
+    scope->slot_object[slot] = NOBODY;
+    scope->free_slots[scope->n_free++] = slot;
+    scope->used -= scope_weight(scope, victim);
+    scope->n_residents--;
 }
 
-ALWAYS_INLINE void scope_fill(Scope *scope, uint32_t object)
+/* Puts OBJECT, one of the event's, into a free slot. */
+ALWAYS_INLINE void scope_load(Scope *scope, ScopeEvent *event, uint32_t object)
 {
-    uint32_t slot = scope->n_used++;
+    assert(scope->n_free > 0);
+    uint32_t slot = scope->free_slots[--scope->n_free];
     scope->nodes[object].slot = slot;
     scope->slot_object[slot] = object;
-    scope->newest = object;
+    scope->used += event->weight;
+    scope->n_residents++;
+    event->loads++;
+    if (event->actions != NULL)
+        scope_report(scope, event, RESIDENCY_LOAD, object, slot);
 }
 
-/* A resident of the list in a ring with the sentinel: from there, older leads to the newest. */
+/* Residents in a ring with a sentinel: from there, older leads to the newest. */
 
 ALWAYS_INLINE uint32_t list_newest(const Scope *scope)
 {

@@ -10,6 +10,7 @@ typedef struct {
     ExpertBuffer *buffer;
     const uint32_t *next_use; /* [n_lookups] or NULL */
     uint8_t *hit;             /* [max_active] */
+    uint16_t *touches;        /* [max_active], or NULL where they are not needed */
     BufferAction *actions;    /* room for an event, or NULL without an observer */
     ReplayObserver observer;
     void *argument;
@@ -42,31 +43,48 @@ void replay_future_free(ReplayFuture *future)
 }
 
 /* Tokens of the event's lookups, and those of the lookups that hit. */
-static void count_assignments(const PackedEvent *event, const uint8_t *hit, ReplayLayer *layer)
+static void count_assignments(const PackedEvent *event, const uint8_t *hit, ReplayLayer *layer,
+                              ReplayPhase *phase)
 {
     const uint8_t *at = event->counts;
+    uint64_t assignments = 0;
+    uint64_t hits = 0;
     for (uint32_t i = 0; i < event->n_active; i++) {
         uint64_t tokens = packed_count_read(&at);
-        layer->assignments += tokens;
-        layer->assignment_hits += hit[i] ? tokens : 0;
+        assignments += tokens;
+        hits += hit[i] ? tokens : 0;
     }
+    layer->assignments += assignments;
+    layer->assignment_hits += hits;
+    phase->assignments += assignments;
+    phase->assignment_hits += hits;
 }
 
-static uint32_t decide(const Replay *replay, const PackedEvent *event, uint32_t *n_actions)
+static void decide(const Replay *replay, const PackedEvent *event, uint32_t *n_actions)
 {
-    const uint32_t *next_use =
-        replay->next_use != NULL ? replay->next_use + event->first_lookup : NULL;
+    const BufferEvent asked = {
+        .layer_index = event->layer_index,
+        .n = event->n_active,
+        .experts = event->experts,
+        .next_use = replay->next_use != NULL ? replay->next_use + event->first_lookup : NULL,
+        .touches = replay->touches,
+    };
     ReplayLayer *layer = &replay->result->layers[event->layer_index];
+    ReplayPhase *phase = &replay->result->phases[event->phase];
     uint8_t *hit = event->counts != NULL ? replay->hit : NULL;
-    uint32_t hits = buffer_event(replay->buffer, event->layer_index, event->experts,
-                                 event->n_active, next_use, hit, replay->actions, n_actions);
+    if (replay->touches != NULL)
+        packed_touches(event, replay->touches);
+    uint32_t hits = buffer_event(replay->buffer, &asked, hit, replay->actions, n_actions);
+    phase->hits += hits;
+    phase->misses += event->n_active - hits;
     if (hit != NULL) {
-        count_assignments(event, hit, layer);
-    } else {
-        layer->assignments += event->n_active;
-        layer->assignment_hits += hits;
+        count_assignments(event, hit, layer, phase);
+        return;
     }
-    return hits;
+    layer->assignments += event->n_active;
+    layer->assignment_hits += hits;
+    phase->assignments += event->n_active;
+    phase->assignment_hits += hits;
 }
 
 static Status replay_events(const Replay *replay, const PackedTrace *trace)
@@ -96,13 +114,16 @@ static void add_up(const ExpertBuffer *buffer, ReplayResult *result)
 
 static Status make_room(const PackedTrace *trace, Replay *replay)
 {
-    size_t actions = buffer_max_actions(trace->max_active);
     TRY(mem_new(&replay->result->layers, trace->n_layers, sizeof *replay->result->layers,
                 "replay"));
     replay->result->n_layers = trace->n_layers;
     TRY(mem_new(&replay->hit, (size_t)trace->max_active + 1, sizeof *replay->hit, "replay"));
+    if (buffer_needs_touches(replay->buffer))
+        TRY(mem_new(&replay->touches, (size_t)trace->max_active + 1, sizeof *replay->touches,
+                    "replay"));
     if (replay->observer == NULL)
         return OK;
+    size_t actions = buffer_max_actions(replay->buffer, trace->max_active);
     return mem_new(&replay->actions, actions + 1, sizeof *replay->actions, "replay");
 }
 
@@ -125,6 +146,7 @@ Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture
     else
         replay_result_free(result);
     mem_free(replay.actions);
+    mem_free(replay.touches);
     mem_free(replay.hit);
     buffer_free(replay.buffer);
     return status;

@@ -11,12 +11,21 @@ typedef struct {
     uint64_t assignment_hits; /* those whose expert hit */
 } ReplayLayer;
 
+/* The same by phase of the step, summed over layers. */
+typedef struct {
+    uint64_t hits;
+    uint64_t misses;
+    uint64_t assignments;
+    uint64_t assignment_hits;
+} ReplayPhase;
+
 typedef struct {
     ReplayLayer total;
     ReplayLayer *layers; /* [n_layers] */
     uint32_t n_layers;
-    uint64_t memory_bytes; /* expert slots and staging slots, by expert_bytes */
-    uint64_t replay_ns;    /* wall time of the replay loop */
+    ReplayPhase phases[PHASE_MIXED + 1]; /* by Phase */
+    uint64_t memory_bytes;               /* buffer_memory_bytes() after the last event */
+    uint64_t replay_ns;                  /* wall time of the replay loop */
 } ReplayResult;
 
 /* The futures of one trace, shared by the replays of a sweep; built on first need. Zero-initialise.

@@ -38,11 +38,34 @@ static Status add_layers(cJSON *json, const ReplayResult *result, const TraceLay
     return OK;
 }
 
+static Status add_phases(cJSON *json, const ReplayResult *result)
+{
+    cJSON *list;
+    TRY(json_add_array(json, "per_phase", &list));
+    for (int i = 0; i <= PHASE_MIXED; i++) {
+        const ReplayPhase *phase = &result->phases[i];
+        uint64_t lookups = phase->hits + phase->misses;
+        if (lookups == 0)
+            continue;
+        cJSON *item = cJSON_CreateObject();
+        TRY(json_push(list, item));
+        TRY(json_add_text(item, "phase", phase_name((Phase)i)));
+        TRY(json_add_u64(item, "lookups", lookups));
+        TRY(json_add_u64(item, "hits", phase->hits));
+        TRY(json_add_u64(item, "misses", phase->misses));
+        TRY(add_ratio(item, "miss_ratio", phase->misses, lookups));
+        TRY(json_add_u64(item, "assignments", phase->assignments));
+        TRY(json_add_u64(item, "assignment_hits", phase->assignment_hits));
+    }
+    return OK;
+}
+
 static Status fill(cJSON *json, const ReplayResult *result, const TraceLayer *layers)
 {
     TRY(add_counts(json, &result->total));
     TRY(json_add_u64(json, "memory_bytes", result->memory_bytes));
     TRY(json_add_u64(json, "replay_ns", result->replay_ns));
+    TRY(add_phases(json, result));
     return add_layers(json, result, layers);
 }
 

@@ -113,6 +113,8 @@ TraceDigest study_trace_digest(const PackedTrace *trace)
     crc = crc32c(crc, trace->n_active, trace->n_events * sizeof *trace->n_active);
     crc = crc32c(crc, trace->experts, trace->n_lookups * sizeof *trace->experts);
     crc = crc32c(crc, trace->counts, trace->counts_bytes);
+    crc = crc32c(crc, trace->touches, trace->touches_bytes);
+    crc = crc32c(crc, trace->step_phase, trace->n_steps * sizeof *trace->step_phase);
     TraceDigest digest;
     snprintf(digest.text, sizeof digest.text, "steps=%llu lookups=%llu crc32c=%08x",
              (unsigned long long)trace->n_steps, (unsigned long long)trace->n_lookups, crc);

@@ -45,7 +45,11 @@ typedef struct {
     const RefTrace *trace;
     const Plan *plan;
     RefExpert experts[REF_LAYERS][REF_EXPERTS];
-    uint64_t random[REF_LAYERS]; /* by scope */
+    uint64_t random[REF_LAYERS]; /* by scope, as what follows */
+    uint64_t used[REF_LAYERS];
+    uint32_t free_slots[REF_LAYERS][REF_LAYERS * REF_EXPERTS]; /* the next one stands last */
+    uint32_t n_free[REF_LAYERS];
+    RefExpert *newest[REF_LAYERS]; /* loaded last */
     uint64_t clock;
     uint32_t event;    /* at this one ... */
     uint32_t position; /* ... and this lookup of it */
@@ -119,13 +123,51 @@ static inline bool ref_is_device(const RefBuffer *buffer)
     return buffer->plan->buffer.scope == SCOPE_DEVICE;
 }
 
+static inline uint32_t ref_scope(const RefBuffer *buffer, uint32_t layer)
+{
+    return ref_is_device(buffer) ? 0 : layer;
+}
+
+/* Experts of the scope. */
+static inline uint32_t ref_objects(const RefBuffer *buffer, uint32_t layer)
+{
+    uint32_t experts = 0;
+    for (uint32_t i = 0; i < buffer->trace->n_layers; i++)
+        if (i == layer || ref_is_device(buffer))
+            experts += buffer->trace->layers[i].experts;
+    return experts;
+}
+
+/* What an expert of LAYER takes of the budget, and the budget. */
+static inline uint64_t ref_weight(const RefBuffer *buffer, uint32_t layer)
+{
+    return buffer->plan->buffer.bytes > 0 ? buffer->trace->layers[layer].expert_bytes : 1;
+}
+
+static inline uint64_t ref_budget(const RefBuffer *buffer)
+{
+    return buffer->plan->buffer.bytes > 0 ? buffer->plan->buffer.bytes : buffer->plan->buffer.slots;
+}
+
+static inline uint32_t ref_least(uint64_t a, uint64_t b)
+{
+    return (uint32_t)(a < b ? a : b);
+}
+
 static inline uint32_t ref_slots(const RefBuffer *buffer, uint32_t layer)
 {
-    uint32_t experts = buffer->trace->layers[layer].experts;
-    if (ref_is_device(buffer))
-        for (uint32_t i = experts = 0; i < buffer->trace->n_layers; i++)
-            experts += buffer->trace->layers[i].experts;
-    return buffer->plan->buffer.slots < experts ? buffer->plan->buffer.slots : experts;
+    uint32_t objects = ref_objects(buffer, layer);
+    uint64_t smallest = ref_weight(buffer, layer);
+    uint32_t widest = buffer->trace->layers[layer].experts;
+    for (uint32_t i = 0; i < buffer->trace->n_layers && ref_is_device(buffer); i++) {
+        smallest = ref_least(smallest, ref_weight(buffer, i));
+        if (buffer->trace->layers[i].experts > widest)
+            widest = buffer->trace->layers[i].experts;
+    }
+    uint32_t slots = ref_least(ref_budget(buffer) / smallest, objects);
+    if (buffer->plan->buffer.order == ORDER_STAGED)
+        slots = ref_least((uint64_t)(slots > widest ? slots : widest) + widest, objects);
+    return slots;
 }
 
 static inline bool ref_is_active(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
@@ -212,15 +254,15 @@ static inline RefVictim ref_in_slot(const RefBuffer *buffer, uint32_t layer, uin
     return (RefVictim){0};
 }
 
-/* A full scope: a slot is drawn until it will do. */
+/* A slot is drawn until it will do. */
 static inline RefVictim ref_drawn(RefBuffer *buffer, uint32_t layer, bool outside)
 {
-    uint64_t *state = &buffer->random[ref_is_device(buffer) ? 0 : layer];
+    uint64_t *state = &buffer->random[ref_scope(buffer, layer)];
     for (;;) {
         uint64_t upper = random_next(state) >> 32;
         uint32_t slot = (uint32_t)(upper * ref_slots(buffer, layer) >> 32);
         RefVictim victim = ref_in_slot(buffer, layer, slot);
-        if (ref_is_candidate(buffer, victim.layer, victim.expert, outside))
+        if (victim.found && ref_is_candidate(buffer, victim.layer, victim.expert, outside))
             return victim;
     }
 }
@@ -229,7 +271,7 @@ static inline RefVictim ref_victim(RefBuffer *buffer, uint32_t layer)
 {
     const char *evict = buffer->plan->buffer.evict;
     bool outside =
-        buffer->plan->buffer.order == ORDER_BATCH || strcmp(evict, "lifo-inactive-first") == 0;
+        buffer->plan->buffer.order != ORDER_SERIAL || strcmp(evict, "lifo-inactive-first") == 0;
     outside = outside && ref_best(buffer, layer, true).found;
     if (strcmp(evict, "random") == 0)
         return ref_drawn(buffer, layer, outside);
@@ -245,47 +287,63 @@ static inline void ref_act(RefBuffer *buffer, ResidencyKind kind, uint32_t layer
                                                           .slot = slot};
 }
 
-static inline bool ref_is_newest(const RefBuffer *buffer, RefVictim victim)
-{
-    for (uint32_t l = 0; l < buffer->trace->n_layers; l++)
-        for (uint32_t e = 0; e < REF_EXPERTS; e++)
-            if ((l == victim.layer || ref_is_device(buffer)) && buffer->experts[l][e].resident &&
-                buffer->experts[l][e].loaded_at >
-                    buffer->experts[victim.layer][victim.expert].loaded_at)
-                return false;
-    return true;
-}
-
 static inline void ref_touch(RefBuffer *buffer, RefExpert *it)
 {
     it->looked_at = ++buffer->clock;
     it->count++;
 }
 
+static inline void ref_evict(RefBuffer *buffer, uint32_t layer)
+{
+    uint32_t scope = ref_scope(buffer, layer);
+    RefVictim victim = ref_victim(buffer, layer);
+    RefExpert *it = &buffer->experts[victim.layer][victim.expert];
+    ref_act(buffer, RESIDENCY_EVICT, victim.layer, victim.expert, it->slot);
+    buffer->evicted_newest += it == buffer->newest[scope];
+    it->resident = false;
+    buffer->used[scope] -= ref_weight(buffer, victim.layer);
+    buffer->free_slots[scope][buffer->n_free[scope]++] = it->slot;
+}
+
+static inline void ref_load(RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    uint32_t scope = ref_scope(buffer, layer);
+    RefExpert *it = &buffer->experts[layer][expert];
+    it->resident = true;
+    it->slot = buffer->free_slots[scope][--buffer->n_free[scope]];
+    buffer->used[scope] += ref_weight(buffer, layer);
+    ref_act(buffer, RESIDENCY_LOAD, layer, expert, it->slot);
+}
+
+static inline void ref_note_load(RefBuffer *buffer, uint32_t layer, RefExpert *it)
+{
+    it->loaded_at = buffer->clock;
+    buffer->newest[ref_scope(buffer, layer)] = it;
+}
+
+/* Belady passes by whom no resident outside A (or at all) is needed later than. */
+static inline bool ref_passes(RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    if (strcmp(buffer->plan->buffer.evict, "belady") != 0)
+        return false;
+    RefVictim victim = ref_victim(buffer, layer);
+    return ref_rank(buffer, victim.layer, victim.expert) <= ref_next_use(buffer, layer, expert);
+}
+
 static inline void ref_miss(RefBuffer *buffer, uint32_t layer, uint32_t expert)
 {
     RefExpert *it = &buffer->experts[layer][expert];
-    uint32_t slots = ref_slots(buffer, layer);
-    uint32_t slot = 0;
-    while (slot < slots && ref_in_slot(buffer, layer, slot).found)
-        slot++;
-    if (slot == slots) {
-        RefVictim victim = ref_victim(buffer, layer);
-        if (strcmp(buffer->plan->buffer.evict, "belady") == 0 &&
-            ref_rank(buffer, victim.layer, victim.expert) <= ref_next_use(buffer, layer, expert)) {
-            ref_act(buffer, RESIDENCY_BYPASS, layer, expert, slots);
+    uint32_t scope = ref_scope(buffer, layer);
+    while (buffer->used[scope] + ref_weight(buffer, layer) > ref_budget(buffer)) {
+        if (ref_passes(buffer, layer, expert)) {
+            ref_act(buffer, RESIDENCY_BYPASS, layer, expert, ref_slots(buffer, layer));
             return;
         }
-        buffer->evicted_newest += ref_is_newest(buffer, victim);
-        buffer->experts[victim.layer][victim.expert].resident = false;
-        slot = buffer->experts[victim.layer][victim.expert].slot;
-        ref_act(buffer, RESIDENCY_EVICT, victim.layer, victim.expert, slot);
+        ref_evict(buffer, layer);
     }
+    ref_load(buffer, layer, expert);
     ref_touch(buffer, it);
-    it->resident = true;
-    it->slot = slot;
-    it->loaded_at = buffer->clock;
-    ref_act(buffer, RESIDENCY_LOAD, layer, expert, slot);
+    ref_note_load(buffer, layer, it);
 }
 
 static inline void ref_hit(RefBuffer *buffer, uint32_t layer, uint32_t expert)
@@ -294,8 +352,53 @@ static inline void ref_hit(RefBuffer *buffer, uint32_t layer, uint32_t expert)
     ref_act(buffer, RESIDENCY_HIT, layer, expert, buffer->experts[layer][expert].slot);
 }
 
+/* Touches token by token; only the last touch of an expert in the event is seen. */
+static inline RefExpert *ref_touch_staged(RefBuffer *buffer, const RefEvent *event,
+                                          const bool *resident)
+{
+    RefExpert *newest = buffer->newest[ref_scope(buffer, event->layer)];
+    for (uint32_t i = 0; i < event->n_touches; i++) {
+        RefExpert *it = &buffer->experts[event->layer][event->touches[i]];
+        bool again = false;
+        for (uint32_t j = i + 1; j < event->n_touches; j++)
+            again = again || event->touches[j] == event->touches[i];
+        if (again)
+            continue;
+        ref_touch(buffer, it);
+        if (resident[event->touches[i]])
+            continue;
+        it->loaded_at = buffer->clock;
+        newest = it;
+    }
+    return newest;
+}
+
+static inline void ref_staged(RefBuffer *buffer, const RefEvent *event)
+{
+    bool resident[REF_EXPERTS] = {false};
+    uint32_t scope = ref_scope(buffer, event->layer);
+    for (uint32_t e = 0; e < REF_EXPERTS; e++)
+        resident[e] = buffer->experts[event->layer][e].resident;
+    for (uint32_t i = 0; i < event->n; i++)
+        if (resident[event->experts[i]])
+            ref_act(buffer, RESIDENCY_HIT, event->layer, event->experts[i],
+                    buffer->experts[event->layer][event->experts[i]].slot);
+    for (uint32_t i = 0; i < event->n; i++)
+        if (!resident[event->experts[i]])
+            ref_load(buffer, event->layer, event->experts[i]);
+    RefExpert *newest = ref_touch_staged(buffer, event, resident);
+    buffer->position = event->n;
+    while (buffer->used[scope] > ref_budget(buffer) && ref_best(buffer, event->layer, true).found)
+        ref_evict(buffer, event->layer);
+    buffer->newest[scope] = newest;
+}
+
 static inline void ref_event(RefBuffer *buffer, const RefEvent *event)
 {
+    if (buffer->plan->buffer.order == ORDER_STAGED) {
+        ref_staged(buffer, event);
+        return;
+    }
     bool serial = buffer->plan->buffer.order == ORDER_SERIAL;
     bool resident[REF_EXPERTS];
     for (uint32_t i = 0; i < event->n; i++)
@@ -319,6 +422,9 @@ static inline void ref_run(RefBuffer *buffer, const RefTrace *trace, const Plan 
 {
     *buffer = (RefBuffer){.trace = trace, .plan = plan};
     buffer->actions = calloc(2 * trace->packed.n_lookups + 1, sizeof *buffer->actions);
+    for (uint32_t i = 0; i < (ref_is_device(buffer) ? 1 : trace->n_layers); i++)
+        for (uint32_t slots = ref_slots(buffer, i); buffer->n_free[i] < slots; buffer->n_free[i]++)
+            buffer->free_slots[i][buffer->n_free[i]] = slots - 1 - buffer->n_free[i];
     for (uint64_t i = 0; i < REF_LAYERS; i++)
         buffer->random[i] = plan->seed + i * UINT64_C(0xD1B54A32D192ED03);
     for (; buffer->event < trace->n_events; buffer->event++)

@@ -117,7 +117,7 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {"\"buffer\": {\"slots\": 4, \"scope\": \"rank\"}",
          "buffer.scope: \"rank\", allowed are layer, device"},
         {"\"buffer\": {\"slots\": 4, \"order\": \"random\"}",
-         "buffer.order: \"random\", allowed are serial, batch"},
+         "buffer.order: \"random\", allowed are serial, batch, staged"},
         {"\"buffer\": {\"slots\": 4, \"evict\": \"best\"}",
          "buffer.evict: \"best\", allowed are fifo, lifo, lifo-inactive-first, lru"},
         {"\"buffer\": {\"slots\": 4, \"evict\": null}", "buffer.evict: must be a string"},
@@ -228,7 +228,7 @@ static Plan random_plan(uint64_t *state)
     if (random_below(state, 4) > 0) {
         plan.buffer.on = true;
         plan.buffer.scope = random_below(state, 2) ? SCOPE_DEVICE : SCOPE_LAYER;
-        plan.buffer.order = random_below(state, 2) ? ORDER_SERIAL : ORDER_BATCH;
+        plan.buffer.order = (ReplayOrder)random_below(state, REPLAY_ORDERS);
         if (random_below(state, 2))
             plan.buffer.slots =
                 1 + (uint32_t)(random_next(state) >> (33 + random_below(state, 30)));

@@ -11,11 +11,15 @@ Status active_set_new(ActiveSet *set, uint32_t max_experts)
     arena_reserve(&arena, words, sizeof *set->seen);
     arena_reserve(&arena, max_experts, sizeof *set->active);
     arena_reserve(&arena, max_experts, sizeof *set->tokens);
+    arena_reserve(&arena, max_experts, sizeof *set->touches);
+    arena_reserve(&arena, max_experts, sizeof *set->place);
     TRY(arena_commit(&arena, "active experts"));
     set->counts = arena_take(&arena, max_experts, sizeof *set->counts);
     set->seen = arena_take(&arena, words, sizeof *set->seen);
     set->active = arena_take(&arena, max_experts, sizeof *set->active);
     set->tokens = arena_take(&arena, max_experts, sizeof *set->tokens);
+    set->touches = arena_take(&arena, max_experts, sizeof *set->touches);
+    set->place = arena_take(&arena, max_experts, sizeof *set->place);
     set->bytes = arena.capacity;
     return OK;
 }
@@ -48,4 +52,20 @@ uint32_t active_set_count(ActiveSet *set, const uint16_t *experts, size_t ids,
         }
     }
     return n;
+}
+
+/* Backwards, the first time that an expert comes up is its last touch. */
+void last_touches(const uint16_t *experts, size_t ids, const uint16_t *active, uint32_t n_active,
+                  uint16_t *place, uint16_t *touches)
+{
+    const uint16_t done = UINT16_MAX; /* positions are below 65535 */
+    for (uint32_t i = 0; i < n_active; i++)
+        place[active[i]] = (uint16_t)i;
+    for (uint32_t left = n_active; left > 0;) {
+        uint16_t expert = experts[--ids];
+        if (expert == EXPERT_DROPPED || place[expert] == done)
+            continue;
+        touches[--left] = place[expert];
+        place[expert] = done;
+    }
 }

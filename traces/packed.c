@@ -15,6 +15,7 @@ typedef struct PackedBuilder {
     uint64_t events;
     uint64_t lookups;
     uint64_t counts;
+    uint64_t touches;
     ActiveSet active;
 } PackedBuilder;
 
@@ -36,6 +37,7 @@ static Status resize_steps(PackedTrace *trace, uint64_t steps)
     TRY(resize(&trace->step_events, steps, sizeof *trace->step_events));
     TRY(resize(&trace->step_first_layer, steps, sizeof *trace->step_first_layer));
     TRY(resize(&trace->step_single, steps, sizeof *trace->step_single));
+    TRY(resize(&trace->step_phase, steps, sizeof *trace->step_phase));
     trace->builder->steps = steps;
     return OK;
 }
@@ -61,6 +63,13 @@ static Status resize_counts(PackedTrace *trace, uint64_t counts)
     return OK;
 }
 
+static Status resize_touches(PackedTrace *trace, uint64_t touches)
+{
+    TRY(resize(&trace->touches, touches, sizeof *trace->touches));
+    trace->builder->touches = touches;
+    return OK;
+}
+
 /* Room for NEEDED, half as much again as before at least. */
 static uint64_t grown(uint64_t capacity, uint64_t needed)
 {
@@ -68,7 +77,13 @@ static uint64_t grown(uint64_t capacity, uint64_t needed)
     return larger > needed ? larger : needed;
 }
 
-static Status make_room(PackedTrace *trace, uint64_t events, uint64_t lookups)
+/* Bytes of the order of touches of N experts. */
+static size_t touch_bytes(uint32_t n)
+{
+    return n <= 256 ? n : 2 * (size_t)n;
+}
+
+static Status make_room(PackedTrace *trace, uint64_t events, uint64_t lookups, uint64_t touches)
 {
     PackedBuilder *builder = trace->builder;
     if (trace->n_steps + 1 > builder->steps)
@@ -80,6 +95,8 @@ static Status make_room(PackedTrace *trace, uint64_t events, uint64_t lookups)
     uint64_t counts = trace->counts_bytes + COUNT_BYTES * lookups;
     if (counts > builder->counts)
         TRY(resize_counts(trace, grown(builder->counts, counts)));
+    if (trace->touches_bytes + touches > builder->touches)
+        TRY(resize_touches(trace, grown(builder->touches, trace->touches_bytes + touches)));
     return OK;
 }
 
@@ -90,6 +107,19 @@ static size_t put_count(uint8_t *to, uint32_t value)
         to[n++] = (uint8_t)(value | 0x80);
     to[n++] = (uint8_t)value;
     return n;
+}
+
+static void put_touches(PackedTrace *trace, const uint16_t *experts, size_t ids, uint32_t n)
+{
+    ActiveSet *active = &trace->builder->active;
+    uint8_t *to = trace->touches + trace->touches_bytes;
+    last_touches(experts, ids, active->active, n, active->place, active->touches);
+    for (uint32_t i = 0; i < n; i++) {
+        *to++ = (uint8_t)active->touches[i];
+        if (n > 256)
+            *to++ = (uint8_t)(active->touches[i] >> 8);
+    }
+    trace->touches_bytes += touch_bytes(n);
 }
 
 /* Appends one event; true when every count is 1. There is room. */
@@ -105,6 +135,7 @@ static bool append_event(PackedTrace *trace, const TraceLayer *layer, const uint
     }
     if (n > 0)
         memcpy(trace->experts + trace->n_lookups, active->active, n * sizeof *trace->experts);
+    put_touches(trace, experts, ids, n);
     trace->n_active[trace->n_events++] = (uint16_t)n;
     trace->n_lookups += n;
     trace->n_assignments += assignments;
@@ -117,11 +148,14 @@ static Status append_step(PackedTrace *trace, const TraceStep *step)
 {
     StackSpan span = trace->builder->spans[step->stack];
     uint64_t lookups = 0;
+    uint64_t touches = 0;
     for (uint32_t i = span.first; i < span.first + span.count; i++) {
         uint64_t ids = (uint64_t)step->tokens * trace->layers[i].top_k;
-        lookups += ids < trace->layers[i].experts ? ids : trace->layers[i].experts;
+        uint64_t most = ids < trace->layers[i].experts ? ids : trace->layers[i].experts;
+        lookups += most;
+        touches += touch_bytes((uint32_t)most);
     }
-    TRY(make_room(trace, span.count, lookups));
+    TRY(make_room(trace, span.count, lookups, touches));
     size_t counts_before = trace->counts_bytes;
     const uint16_t *experts = step->experts;
     bool single = step->tokens == 1;
@@ -135,6 +169,7 @@ static Status append_step(PackedTrace *trace, const TraceStep *step)
     trace->step_id[trace->n_steps] = step->step;
     trace->step_events[trace->n_steps] = span.count;
     trace->step_first_layer[trace->n_steps] = span.first;
+    trace->step_phase[trace->n_steps] = (uint8_t)step->phase;
     trace->step_single[trace->n_steps++] = single;
     trace->n_tokens += step->tokens;
     return OK;
@@ -183,6 +218,7 @@ static Status reserve(PackedTrace *trace, TraceReader *reader)
     TRY(trace_reader_bounds(reader, &events, &lookups));
     TRY(resize_steps(trace, trace_reader_steps(reader) + 1));
     TRY(resize_events(trace, events + 1));
+    TRY(resize_touches(trace, lookups + 1)); /* grows for events of more than 256 experts */
     return resize_lookups(trace, lookups + 1);
 }
 
@@ -197,6 +233,8 @@ static Status trim(PackedTrace *trace)
     PackedBuilder *builder = trace->builder;
     if (loose(builder->lookups, trace->n_lookups))
         TRY(resize_lookups(trace, trace->n_lookups + 1));
+    if (loose(builder->touches, trace->touches_bytes))
+        TRY(resize_touches(trace, trace->touches_bytes + 1));
     if (loose(builder->counts, trace->counts_bytes))
         TRY(resize_counts(trace, trace->counts_bytes + 1));
     return OK;
@@ -241,9 +279,11 @@ void packed_trace_free(PackedTrace *trace)
     mem_free(trace->step_events);
     mem_free(trace->step_first_layer);
     mem_free(trace->step_single);
+    mem_free(trace->step_phase);
     mem_free(trace->n_active);
     mem_free(trace->experts);
     mem_free(trace->counts);
+    mem_free(trace->touches);
     *trace = (PackedTrace){0};
 }
 
@@ -253,10 +293,11 @@ size_t packed_trace_bytes(const PackedTrace *trace)
     if (builder == NULL)
         return 0;
     size_t per_step = sizeof *trace->step_id + sizeof *trace->step_events +
-                      sizeof *trace->step_first_layer + sizeof *trace->step_single;
+                      sizeof *trace->step_first_layer + sizeof *trace->step_single +
+                      sizeof *trace->step_phase;
     return sizeof *builder + builder->active.bytes + trace->n_layers * sizeof *trace->layers +
            builder->steps * per_step + builder->events * sizeof *trace->n_active +
-           builder->lookups * sizeof *trace->experts + builder->counts;
+           builder->lookups * sizeof *trace->experts + builder->counts + builder->touches;
 }
 
 PackedCursor packed_cursor(const PackedTrace *trace)
@@ -284,18 +325,31 @@ bool packed_next(PackedCursor *cursor, PackedEvent *event)
     uint32_t done = trace->step_events[cursor->step] - cursor->left;
     *event = (PackedEvent){
         .step = trace->step_id[cursor->step],
+        .phase = (Phase)trace->step_phase[cursor->step],
         .layer_index = trace->step_first_layer[cursor->step] + done,
         .n_active = trace->n_active[cursor->event],
         .experts = trace->experts + cursor->lookup,
         .counts = trace->step_single[cursor->step] ? NULL : trace->counts + cursor->count_at,
+        .touches = trace->touches + cursor->touch_at,
         .first_lookup = cursor->lookup,
     };
     if (event->counts != NULL)
         skip_counts(cursor, event);
     cursor->event++;
+    cursor->touch_at += touch_bytes(event->n_active);
     cursor->lookup += event->n_active;
     cursor->left--;
     return true;
+}
+
+void packed_touches(const PackedEvent *event, uint16_t *touches)
+{
+    const uint8_t *at = event->touches;
+    for (uint32_t i = 0; i < event->n_active; i++) {
+        touches[i] = *at++;
+        if (event->n_active > 256)
+            touches[i] = (uint16_t)(touches[i] | *at++ << 8);
+    }
 }
 
 /* Offsets of the layers' experts in one array; *TOTAL of them. */

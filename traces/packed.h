@@ -1,8 +1,9 @@
 /* The packed in-memory form of a trace for replay: what a cache policy can see, and nothing else.
  *
- * Per event the ascending ids of its active experts (u16 each), and, only for steps of more than
- * one token, how many assignments each has (LEB128). A million one-token steps of 26 layers x top-6
- * take about 365 MB. Read-only after packed_trace_load(), so threads may share it. */
+ * Per event the ascending ids of its active experts (u16 each), the order of their last touches,
+ * and, only for steps of more than one token, how many assignments each has (LEB128). A million
+ * one-token steps of 26 layers x top-6 take about 540 MB. Read-only after packed_trace_load(), so
+ * threads may share it. */
 #ifndef TRACES_PACKED_H
 #define TRACES_PACKED_H
 
@@ -23,10 +24,14 @@ typedef struct {
         *step_first_layer; /* [n_steps] layer index of its first event; the next events follow on */
     uint8_t *step_single;  /* [n_steps] 1: one token with distinct experts, so every count is 1 and
                               none is stored */
+    uint8_t *step_phase;   /* [n_steps] Phase */
     uint16_t *n_active;    /* [n_events] */
     uint16_t *experts;     /* [n_lookups] ascending within an event */
     uint8_t *counts;       /* LEB128, one per lookup of steps that are not single */
     size_t counts_bytes;
+    uint8_t *touches; /* per event, last touch longest ago first: positions in its experts, one byte
+                         each, or two (low byte first) when it has more than 256 */
+    size_t touches_bytes;
     struct PackedBuilder *builder; /* capacities and scratch of packed_trace_add_step() */
 } PackedTrace;
 
@@ -49,22 +54,28 @@ typedef struct {
     uint64_t event;  /* index of the next event */
     uint64_t lookup; /* index of its first lookup */
     size_t count_at; /* offset in counts */
+    size_t touch_at; /* offset in touches */
     uint32_t left;   /* events left in the step */
     uint64_t next_step;
 } PackedCursor;
 
 typedef struct {
     uint32_t step; /* the trace's step number */
+    Phase phase;
     uint32_t layer_index;
     uint32_t n_active;
     const uint16_t *experts; /* [n_active] */
     const uint8_t *counts;   /* LEB128[n_active], or NULL: all 1 */
+    const uint8_t *touches;  /* as in PackedTrace; read with packed_touches() */
     uint64_t first_lookup;
 } PackedEvent;
 
 PackedCursor packed_cursor(const PackedTrace *trace);
 /* False after the last event. */
 bool packed_next(PackedCursor *cursor, PackedEvent *event);
+
+/* Writes the event's order of last touches, as positions in its experts, to TOUCHES[n_active]. */
+void packed_touches(const PackedEvent *event, uint16_t *touches);
 
 /* Reads one LEB128 number and moves *AT behind it. */
 static inline uint32_t packed_count_read(const uint8_t **at)

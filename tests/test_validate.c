@@ -103,12 +103,12 @@ static void validate_one(const char *evict, const char *order, const char *scope
 static void every_policy_order_scope_and_size_agrees_event_by_event(void **state)
 {
     (void)state;
-    static const char *const ORDERS[] = {"serial", "batch"};
+    static const char *const ORDERS[] = {"serial", "batch", "staged"};
     static const char *const SCOPES[] = {"layer", "device"};
     static const uint32_t SLOTS[] = {1, 2, 3, 5, 8, 13};
     uint32_t policies = 0;
     for (const char *const *evict = eviction_names(); *evict != NULL; evict++, policies++)
-        for (int kind = 0; kind < 4; kind++)
+        for (int kind = 0; kind < 6; kind++)
             for (size_t i = 0; i < sizeof SLOTS / sizeof SLOTS[0]; i++) {
                 bool future = eviction_needs_future(*evict);
                 const char *order = ORDERS[kind / 2];

@@ -53,8 +53,12 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .argument = "FILE",
          .help = "one stream, or a 2-D batch: .npy, .safetensors or .jsonl",
          .kind = OPTION_TEXT,
-         .required = true,
          .value = &arguments->tokens.file},
+        {.name = "text",
+         .argument = "FILE",
+         .help = "or a text, through the checkpoint's tokenizer",
+         .kind = OPTION_TEXT,
+         .value = &arguments->tokens.text},
         {.name = "key",
          .argument = "K",
          .help = "the stream of this name",
@@ -112,18 +116,22 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                    "out.safetensors",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
-    return options_parse(&table, argc, argv);
+    TRY(options_parse(&table, argc, argv));
+    if (token_input_path(&arguments->tokens) == NULL)
+        return options_fail(&table, "--tokens is missing");
+    return token_input_check(&table, &arguments->tokens);
 }
 
 static Status load_tokens(Pass *pass)
 {
     const TokenInput *input = &pass->arguments->tokens;
     uint64_t left_out;
-    TRY(token_input_load(input, checkpoint_config(pass->checkpoint), 0, &pass->set, &left_out));
+    TRY(token_input_load(input, pass->arguments->model, checkpoint_config(pass->checkpoint), 0,
+                         &pass->set, &left_out));
     if (pass->set.n_requests == 1 || pass->set.is_batch)
         return OK;
     return fail(ERR_INPUT, "%s: %u streams, wanted one (--key K takes the one named K)",
-                input->file, pass->set.n_requests);
+                token_input_path(input), pass->set.n_requests);
 }
 
 /* With dynamic gating the numbers do not depend on where the steps are cut. */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/command.h"
+#include "cli/generated.h"
 #include "cli/interrupt.h"
 #include "cli/online.h"
 #include "cli/plan_input.h"
@@ -21,6 +22,7 @@ typedef struct {
     uint32_t batch; /* 0: not given */
     uint32_t generate;
     bool ignore_eos;
+    bool print_text;
     const char *routing;
     const char *trace; /* of --routing trace:FILE, or NULL */
     const char *scores_text;
@@ -39,6 +41,7 @@ typedef struct {
     Recorder *recorder;
     RunWatch watch;
     RunTotals totals;
+    Generated generated; /* only filled to be printed */
 } Recording;
 
 static Status read_scores(const OptionTable *table, Arguments *arguments)
@@ -63,10 +66,11 @@ static Status check(const OptionTable *table, Arguments *arguments)
     const TokenInput *tokens = &arguments->tokens;
     TRY(routing_input(table, arguments->routing, &arguments->trace));
     TRY(read_scores(table, arguments));
-    if (tokens->file == NULL && arguments->trace == NULL)
+    TRY(token_input_check(table, tokens));
+    if (token_input_path(tokens) == NULL && arguments->trace == NULL)
         return options_fail(table, "--tokens is missing");
-    if (tokens->file == NULL && (tokens->key != NULL || tokens->prompt_length > 0))
-        return options_fail(table, "--key and --prompt-length need --tokens");
+    if (token_input_path(tokens) == NULL && tokens->prompt_length > 0)
+        return options_fail(table, "--prompt-length needs --tokens or --text");
     if (tokens->requests > 0 && tokens->prompt_length == 0)
         return options_fail(table, "--requests needs --prompt-length");
     if (arguments->trace != NULL &&
@@ -75,6 +79,8 @@ static Status check(const OptionTable *table, Arguments *arguments)
                                    "trace:FILE, which gives the steps");
     if (arguments->ignore_eos && arguments->generate == 0)
         return options_fail(table, "--ignore-eos needs --generate");
+    if (arguments->print_text && arguments->generate == 0)
+        return options_fail(table, "--print-text needs --generate");
     if (arguments->batch == 0)
         arguments->batch = 1;
     return OK;
@@ -94,6 +100,15 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "requests: .npy, .safetensors or .jsonl",
          .kind = OPTION_TEXT,
          .value = &arguments->tokens.file},
+        {.name = "text",
+         .argument = "FILE",
+         .help = "or a text (.jsonl: {\"text\": ...} per line)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->tokens.text},
+        {.name = "lines",
+         .help = "each line of the text is a request",
+         .kind = OPTION_FLAG,
+         .value = &arguments->tokens.lines},
         {.name = "out",
          .argument = "FILE",
          .help = "the trace; must not exist yet",
@@ -137,6 +152,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "go on past the end token",
          .kind = OPTION_FLAG,
          .value = &arguments->ignore_eos},
+        {.name = "print-text",
+         .help = "print the text that was generated",
+         .kind = OPTION_FLAG,
+         .value = &arguments->print_text},
         {.name = "plan",
          .argument = "FILE",
          .help = "the plan (default: all experts resident)",
@@ -238,8 +257,9 @@ static Status open_recorder(Recording *recording)
         status = notes_text(recording, &notes);
     if (status == OK) {
         const TraceRun run = {.tool = "moebius " MOEBIUS_VERSION,
-                              .source = arguments->trace != NULL ? arguments->trace
-                                                                 : arguments->tokens.file,
+                              .source = arguments->trace != NULL
+                                            ? arguments->trace
+                                            : token_input_path(&arguments->tokens),
                               .model = arguments->model,
                               .model_config = checkpoint_config(recording->checkpoint)->json,
                               .device = executor_device(recording->executor),
@@ -290,7 +310,8 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
     run.stop = interrupt_watch();
     Status status =
         run_requests(recording->executor, config, &recording->set, &run, recording->recorder,
-                     run_watch, &recording->watch, NULL, NULL, &recording->totals);
+                     run_watch, &recording->watch, recording->generated.tokens,
+                     recording->generated.n_tokens, &recording->totals);
     interrupt_unwatch();
     progress_end(&recording->watch.progress);
     return close_recorder(recording, status);
@@ -302,7 +323,8 @@ static Status record_trace(Recording *recording, ExecutorOptions *options)
     const ModelConfig *config = checkpoint_config(recording->checkpoint);
     RunTraceOptions run = {.trace = arguments->trace,
                            .forced = true,
-                           .tokens = arguments->tokens.file != NULL ? &recording->set : NULL,
+                           .tokens = token_input_path(&arguments->tokens) != NULL ? &recording->set
+                                                                                  : NULL,
                            .scores = arguments->scores};
     RunTraceShape shape;
     TRY(executor_for_trace(recording->checkpoint, &run, options, &shape, &recording->executor));
@@ -324,9 +346,13 @@ static Status record(Recording *recording)
                                .threads = arguments->threads,
                                .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
     TRY(checkpoint_open(arguments->model, &recording->checkpoint));
-    if (arguments->tokens.file != NULL)
-        TRY(token_input_load(&arguments->tokens, checkpoint_config(recording->checkpoint),
-                             arguments->generate, &recording->set, &recording->left_out));
+    if (token_input_path(&arguments->tokens) != NULL)
+        TRY(token_input_load(&arguments->tokens, arguments->model,
+                             checkpoint_config(recording->checkpoint), arguments->generate,
+                             &recording->set, &recording->left_out));
+    if (arguments->print_text)
+        TRY(generated_open(&recording->generated, recording->set.n_requests, arguments->generate,
+                           arguments->model));
     return arguments->trace != NULL ? record_trace(recording, &options)
                                     : record_requests(recording, &options);
 }
@@ -361,7 +387,10 @@ static Status fill_json(cJSON *json, const Recording *recording)
     TRY(json_add_u64(json, "prefill_ns", totals->prefill_ns));
     TRY(json_add_u64(json, "decode_tokens", totals->decode_tokens));
     TRY(json_add_u64(json, "decode_ns", totals->decode_ns));
-    return fill_buffer_json(json, recording);
+    TRY(fill_buffer_json(json, recording));
+    if (recording->arguments->print_text)
+        return generated_add_json(&recording->generated, &recording->set, json);
+    return OK;
 }
 
 static Status print_recording_json(const Recording *recording)
@@ -413,6 +442,8 @@ static Status report(const Recording *recording)
         TRY(print_recording_json(recording));
     else
         print_recording(recording);
+    if (recording->arguments->print_text && !recording->arguments->json)
+        TRY(generated_print(&recording->generated, &recording->set));
     if (!recording->totals.stopped)
         return OK;
     return fail(ERR_INTERRUPTED, "%s: stopped after %" PRIu64 " steps, which can be read",
@@ -431,6 +462,7 @@ Status command_record(int argc, char **argv)
         status = record(&recording);
     if (status == OK)
         status = report(&recording);
+    generated_close(&recording.generated);
     executor_close(recording.executor);
     tokens_free(&recording.set);
     checkpoint_close(recording.checkpoint);

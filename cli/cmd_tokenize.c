@@ -10,7 +10,6 @@
 #include "cli/print.h"
 #include "cli/table.h"
 #include "exec/text/text_requests.h"
-#include "exec/text/utf8.h"
 
 typedef struct {
     const char *model;
@@ -181,27 +180,6 @@ static Status write_out(const Tokenizing *work)
     return output_commit(&output);
 }
 
-/* A JSON string of TEXT, mended where it is no UTF-8, and cut at a zero byte, which cJSON cannot
- * hold: it becomes U+FFFD. */
-static Status add_string(cJSON *object, const char *key, Span text)
-{
-    ByteBuffer mended = {0};
-    Status status = utf8_append_mended(&mended, text);
-    ByteBuffer shown = {0};
-    for (size_t i = 0; i < mended.bytes && status == OK; i++)
-        status = mended.data[i] != 0 ? bytes_append(&shown, &mended.data[i], 1)
-                                     : utf8_append(&shown, 0xFFFD);
-    if (status == OK)
-        status = bytes_append(&shown, "", 1);
-    if (status == OK && key != NULL)
-        status = json_add_text(object, key, (const char *)shown.data);
-    else if (status == OK)
-        status = json_push(object, cJSON_CreateString((const char *)shown.data));
-    bytes_free(&shown);
-    bytes_free(&mended);
-    return status;
-}
-
 static Status fill_request(cJSON *json, const Tokenizing *work, uint32_t i)
 {
     const TokenRequest *request = &work->set.requests[i];
@@ -209,12 +187,12 @@ static Status fill_request(cJSON *json, const Tokenizing *work, uint32_t i)
     cJSON *pieces;
     TRY(json_add_text(json, "label", request->label));
     if (work->arguments->tokens != NULL)
-        TRY(add_string(json, "text", decoded_text(work, i)));
+        TRY(print_add_bytes(json, "text", decoded_text(work, i)));
     TRY(json_add_array(json, "ids", &ids));
     TRY(json_add_array(json, "pieces", &pieces));
     for (uint32_t t = 0; t < request->n_tokens; t++) {
         TRY(json_push(ids, cJSON_CreateNumber(request->tokens[t])));
-        TRY(add_string(pieces, NULL, tokenizer_piece(work->tokenizer, request->tokens[t])));
+        TRY(print_push_bytes(pieces, tokenizer_piece(work->tokenizer, request->tokens[t])));
     }
     return OK;
 }

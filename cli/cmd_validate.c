@@ -332,8 +332,9 @@ static Status validate(Validation *validation)
     TRY(read_origin(validation));
     TRY(checkpoint_open(validation->model, &validation->checkpoint));
     if (arguments->tokens.file != NULL)
-        TRY(token_input_load(&arguments->tokens, checkpoint_config(validation->checkpoint), 0,
-                             &validation->set, &left_out));
+        TRY(token_input_load(&arguments->tokens, arguments->model,
+                             checkpoint_config(validation->checkpoint), 0, &validation->set,
+                             &left_out));
     TRY(predict(validation));
     TRY(run_plan(validation));
     return compare_run(validation);

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "exec/text/text_requests.h"
+
 static Status check_room(const TokenInput *input, const ModelConfig *config, uint32_t generate,
                          const TokenSet *set)
 {
@@ -12,17 +14,48 @@ static Status check_room(const TokenInput *input, const ModelConfig *config, uin
         return fail(ERR_INPUT,
                     "%s: request %u%s%s: %u tokens and %u to generate, the model allows %u "
                     "(--prompt-length cuts long streams)",
-                    input->file, i, request->label[0] != '\0' ? ", " : "", request->label,
-                    request->n_tokens, generate, config->max_positions);
+                    token_input_path(input), i, request->label[0] != '\0' ? ", " : "",
+                    request->label, request->n_tokens, generate, config->max_positions);
     }
     return OK;
 }
 
-Status token_input_load(const TokenInput *input, const ModelConfig *config, uint32_t generate,
-                        TokenSet *set, uint64_t *left_out)
+const char *token_input_path(const TokenInput *input)
+{
+    return input->text != NULL ? input->text : input->file;
+}
+
+Status token_input_check(const OptionTable *table, const TokenInput *input)
+{
+    if (input->text != NULL && input->file != NULL)
+        return options_fail(table, "--text and --tokens do not go together");
+    if (input->lines && input->text == NULL)
+        return options_fail(table, "--lines needs --text");
+    if (input->key != NULL && input->file == NULL)
+        return options_fail(table, "--key needs --tokens");
+    return OK;
+}
+
+static Status load_text(const TokenInput *input, const char *model, uint32_t vocabulary,
+                        TokenSet *set)
+{
+    Tokenizer *tokenizer = NULL;
+    TextOptions options = {.lines = input->lines, .add_special = true, .vocabulary = vocabulary};
+    uint64_t bytes;
+    TRY(tokenizer_open(model, &tokenizer));
+    Status status = text_requests_load(input->text, &options, tokenizer, set, &bytes);
+    tokenizer_close(tokenizer);
+    return status;
+}
+
+Status token_input_load(const TokenInput *input, const char *model, const ModelConfig *config,
+                        uint32_t generate, TokenSet *set, uint64_t *left_out)
 {
     *left_out = 0;
-    TRY(tokens_load(input->file, input->key, config->vocabulary, set));
+    if (input->text != NULL)
+        TRY(load_text(input, model, config->vocabulary, set));
+    else
+        TRY(tokens_load(input->file, input->key, config->vocabulary, set));
     Status status = OK;
     if (input->prompt_length > 0)
         status = tokens_cut(set, input->prompt_length, input->requests, left_out);

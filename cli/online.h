@@ -12,16 +12,22 @@ enum { MAX_BATCH = 65536, MAX_THREADS = 1024 };
 
 /* Which tokens of which file. */
 typedef struct {
-    const char *file;
+    const char *file;       /* of tokens; or */
+    const char *text;       /* of text, through the tokenizer of the checkpoint */
+    bool lines;             /* of the text are requests */
     const char *key;        /* NULL: all */
     uint32_t prompt_length; /* 0: as they are; else longer streams are cut into requests */
     uint32_t requests;      /* of each stream, 0: all */
 } TokenInput;
 
-/* Loads and cuts. *LEFT_OUT tokens are in no request. Fails with ERR_INPUT, too, when a request
- * and GENERATE tokens after it have no room in the model. */
-Status token_input_load(const TokenInput *input, const ModelConfig *config, uint32_t generate,
-                        TokenSet *set, uint64_t *left_out);
+/* The file that was given, or NULL. */
+const char *token_input_path(const TokenInput *input);
+/* Fails with ERR_USAGE for options that do not go together. */
+Status token_input_check(const OptionTable *table, const TokenInput *input);
+/* Loads and cuts; MODEL is the checkpoint's folder. *LEFT_OUT tokens are in no request. Fails with
+ * ERR_INPUT, too, when a request and GENERATE tokens after it have no room in the model. */
+Status token_input_load(const TokenInput *input, const char *model, const ModelConfig *config,
+                        uint32_t generate, TokenSet *set, uint64_t *left_out);
 
 /* TEXT is "gate" or NULL (*TRACE becomes NULL), or "trace:FILE" (*TRACE points to FILE). */
 Status routing_input(const OptionTable *table, const char *text, const char **trace);

@@ -156,13 +156,15 @@ def charsmap(rules):
         node[0] = len(pool)
         pool += replacement.encode() + b"\0"
     units = {0: 0}
+    bases = set()
     waiting = [(0, root)]
     least = 1
     while waiting:
         position, node = waiting.pop()
         base = least
-        while any((base ^ label) in units for label in node):
+        while base in bases or any((base ^ label) in units for label in node):
             base += 1
+        bases.add(base)
         if len(node) > 3:
             least = max(least, base - 64)
         units[position] |= (position ^ base) << 10 | (0 in node) << 8

@@ -178,14 +178,13 @@ static void unknown_characters_in_a_row_are_one_unknown_piece(void **state)
 
 static const char *unknown_pieces(const char *options)
 {
-    static char pieces[512];
     char model[1024];
     snprintf(
         model, sizeof model,
         BPE_OF("%s", "\"<unk>\": 0, \"a\": 1, \"<0xC3>\": 2, \"<0xA9>\": 3, \"<0xE4>\": 4", ""),
         options);
     Tokenizer *tokenizer = make_tokenizer(&(TokenizerParts){.model = model});
-    snprintf(pieces, sizeof pieces, "%s", pieces_of(tokenizer, span_of("xyaé世"), true));
+    const char *pieces = pieces_of(tokenizer, span_of("xyaé世"), true);
     tokenizer_close(tokenizer);
     return pieces;
 }

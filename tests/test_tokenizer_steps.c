@@ -194,10 +194,10 @@ static void append_base64(char *text, const unsigned char *data, size_t bytes)
 static const char *charsmap_json(void)
 {
     static const uint32_t UNITS[][2] = {
-        {0, 0x400},      {1, 0x80000008}, {2, 0x80000006}, {3, 0x80000005}, {4, 0x80000003},
-        {5, 0x80000000}, {100, 0x19565},  {128, 0x20981},  {129, 0x20080},  {131, 0x21981},
-        {138, 0x2258b},  {144, 0x24491},  {161, 0x295a0},  {173, 0x2bcac},  {205, 0x330cc},
-        {227, 0x388e2},  {238, 0x3bcef}};
+        {0, 0x400},       {2, 0x80000008}, {4, 0x80000006}, {7, 0x80000005}, {9, 0x80000003},
+        {12, 0x80000000}, {100, 0x19965},  {130, 0x21981},  {133, 0x20c80},  {138, 0x21981},
+        {141, 0x2298b},   {148, 0x27091},  {166, 0x2b4ac},  {168, 0x285a0},  {206, 0x334cc},
+        {227, 0x398e2},   {238, 0x390ef}};
     static const char POOL[] = "fi\0001\0\0E\0003"; /* and its last zero */
     static unsigned char blob[4 + 1024 + sizeof POOL];
     static char json[2048];

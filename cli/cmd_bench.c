@@ -81,8 +81,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "bench",
-        .summary = "Measures the program on this machine: best of several runs, or the median of "
-                   "pairs.",
+        .summary =
+            "Measures the program on this machine; each figure is of the best of several runs.",
         .example = "moebius bench forward --model models/tiny-32x4",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

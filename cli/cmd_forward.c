@@ -1,7 +1,9 @@
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "cli/command.h"
+#include "cli/decoder_input.h"
 #include "cli/interrupt.h"
 #include "cli/online.h"
 #include "cli/plan_input.h"
@@ -16,6 +18,7 @@ enum { NAME_BYTES = 48 };
 typedef struct {
     const char *model;
     TokenInput tokens;
+    DecoderInput decoder;
     const char *out;
     const char *device;
     const char *plan;
@@ -31,6 +34,7 @@ typedef struct {
     Plan plan;
     Checkpoint *checkpoint;
     TokenSet set;
+    TokenSet targets; /* encoder-decoder: the decoder's tokens, row for row */
     Executor *executor;
     const TraceLayer *layers;
     uint32_t n_layers;
@@ -64,6 +68,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "the stream of this name",
          .kind = OPTION_TEXT,
          .value = &arguments->tokens.key},
+        DECODER_OPTIONS(&arguments->decoder),
         {.name = "out",
          .argument = "FILE",
          .help = "safetensors file to write",
@@ -110,7 +115,12 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             "Runs a model on tokens and writes what it computed, to be compared with any "
             "framework:\nlogits f32 [length, vocabulary] and, per MoE layer N, layerN.expert_ids "
             "i32 and layerN.weights\nf32 [tokens, k] in router order (-1: dropped by static "
-            "gating). A 2-D batch gives logits\n[rows, length, vocabulary], its tokens row by row.",
+            "gating). A 2-D batch gives logits\n[rows, length, vocabulary], its tokens row by row. "
+            "Without --key the stream input_ids is taken where\nthe file has it. For "
+            "encoder-decoder models these are the encoder's tokens; the decoder's come from\n"
+            "--decoder-tokens, else from the same file: its stream is named like the encoder's, "
+            "with\ndecoder_input_ids for input_ids. Encoder layers come first, decoder layers go "
+            "on counting.",
         .example = "moebius forward --model models/tiny-32x4 --tokens "
                    "models/tiny-32x4/reference.safetensors\n    --key wikitext.input_ids --out "
                    "out.safetensors",
@@ -119,28 +129,88 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     TRY(options_parse(&table, argc, argv));
     if (token_input_path(&arguments->tokens) == NULL)
         return options_fail(&table, "--tokens is missing");
-    return token_input_check(&table, &arguments->tokens);
+    TRY(token_input_check(&table, &arguments->tokens));
+    return decoder_input_check(&table, &arguments->decoder);
+}
+
+static const char SOURCE_KEY[] = "input_ids";
+
+/* One stream, or rows of one length. */
+static Status check_rows(const char *file, const TokenSet *set)
+{
+    if (set->n_requests == 1 || set->is_batch)
+        return OK;
+    return fail(ERR_INPUT, "%s: %u streams, wanted one (--key K takes the one named K)", file,
+                set->n_requests);
+}
+
+/* The stream of FILE that goes with the encoder's KEY: "x.input_ids" has "x.decoder_input_ids". */
+static Status load_paired_targets(Pass *pass, const char *file, const char *key)
+{
+    char name[NAME_BYTES * 4];
+    size_t length = key != NULL ? strlen(key) : 0;
+    size_t ending = sizeof SOURCE_KEY - 1;
+    if (length < ending || strcmp(key + length - ending, SOURCE_KEY) != 0)
+        return fail(ERR_INPUT,
+                    "%s: --decoder-tokens or --decoder-prompt is wanted: only a stream "
+                    "named input_ids tells which one is the decoder's",
+                    file);
+    snprintf(name, sizeof name, "%.*sdecoder_%s", (int)(length - ending), key, SOURCE_KEY);
+    return tokens_load(file, name, checkpoint_config(pass->checkpoint)->vocabulary, &pass->targets);
+}
+
+static Status load_targets(Pass *pass, const char *file, const char *key)
+{
+    const ModelConfig *config = checkpoint_config(pass->checkpoint);
+    bool given;
+    TRY(decoder_input_apply(&pass->arguments->decoder, config, &pass->set, &pass->targets, &given));
+    if (!model_is_encoder_decoder(config))
+        return OK;
+    if (!given)
+        TRY(load_paired_targets(pass, file, key));
+    for (uint32_t i = 1; i < pass->targets.n_requests; i++)
+        if (pass->targets.requests[i].n_tokens != pass->targets.requests[0].n_tokens)
+            return fail(ERR_INPUT, "%s: the decoder's rows are not of one length", file);
+    return OK;
 }
 
 static Status load_tokens(Pass *pass)
 {
-    const TokenInput *input = &pass->arguments->tokens;
+    TokenInput input = pass->arguments->tokens;
     uint64_t left_out;
-    TRY(token_input_load(input, pass->arguments->model, checkpoint_config(pass->checkpoint), 0,
+    bool has = false;
+    if (input.key == NULL && input.file != NULL)
+        TRY(tokens_has_key(input.file, SOURCE_KEY, &has));
+    if (has)
+        input.key = SOURCE_KEY;
+    TRY(token_input_load(&input, pass->arguments->model, checkpoint_config(pass->checkpoint), 0,
                          &pass->set, &left_out));
-    if (pass->set.n_requests == 1 || pass->set.is_batch)
-        return OK;
-    return fail(ERR_INPUT, "%s: %u streams, wanted one (--key K takes the one named K)",
-                token_input_path(input), pass->set.n_requests);
+    TRY(check_rows(token_input_path(&input), &pass->set));
+    return load_targets(pass, token_input_path(&input), input.key);
 }
 
-/* With dynamic gating the numbers do not depend on where the steps are cut. */
+/* The rows whose logits are written. */
+static const TokenSet *scored(const Pass *pass)
+{
+    return pass->targets.n_requests > 0 ? &pass->targets : &pass->set;
+}
+
+/* True when the numbers do not depend on where the steps are cut. */
+static bool may_cut(const Pass *pass)
+{
+    const ModelConfig *config = checkpoint_config(pass->checkpoint);
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        if (config->layers[i].router.capacity > 0)
+            return false;
+    return pass->plan.gating.mode == GATING_DYNAMIC && !model_is_encoder_decoder(config);
+}
+
 static uint32_t step_tokens(const Pass *pass)
 {
     uint32_t most = pass->plan.batching.max_tokens;
     uint64_t row_bytes = (uint64_t)checkpoint_config(pass->checkpoint)->vocabulary * sizeof(float);
     uint64_t fitting = LOGIT_BYTES / row_bytes > 0 ? LOGIT_BYTES / row_bytes : 1;
-    if (pass->plan.gating.mode == GATING_DYNAMIC && fitting < most)
+    if (may_cut(pass) && fitting < most)
         return (uint32_t)fitting;
     return most;
 }
@@ -150,17 +220,18 @@ static Tensor logits_spec(const Pass *pass)
     Tensor tensor = {.name = "logits", .dtype = DTYPE_F32};
     if (pass->set.is_batch)
         tensor.shape[tensor.rank++] = pass->set.n_requests;
-    tensor.shape[tensor.rank++] = pass->set.requests[0].n_tokens;
+    tensor.shape[tensor.rank++] = scored(pass)->requests[0].n_tokens;
     tensor.shape[tensor.rank++] = checkpoint_config(pass->checkpoint)->vocabulary;
     return tensor;
 }
 
 static void fill_specs(const Pass *pass, Tensor *specs, char (*names)[NAME_BYTES])
 {
-    uint64_t tokens = (uint64_t)pass->set.n_requests * pass->set.requests[0].n_tokens;
     specs[0] = logits_spec(pass);
     for (uint32_t i = 0; i < pass->n_layers; i++) {
         const TraceLayer *layer = &pass->layers[i];
+        const TokenSet *rows = layer->stack == STACK_ENCODER ? &pass->set : scored(pass);
+        uint64_t tokens = (uint64_t)rows->n_requests * rows->requests[0].n_tokens;
         Tensor *pair = &specs[1 + 2 * i];
         snprintf(names[2 * i], NAME_BYTES, "layer%" PRIu32 ".expert_ids", layer->layer);
         snprintf(names[2 * i + 1], NAME_BYTES, "layer%" PRIu32 ".weights", layer->layer);
@@ -207,9 +278,12 @@ static Status write_step(void *argument, const TraceStep *step, const StepInput 
     Pass *pass = argument;
     size_t vocabulary = checkpoint_config(pass->checkpoint)->vocabulary;
     size_t routed = 0;
-    TRY(safetensors_writer_append(pass->writer, 0, output->logits,
-                                  output->n_logits * vocabulary * sizeof(float)));
+    if (output->n_logits > 0)
+        TRY(safetensors_writer_append(pass->writer, 0, output->logits,
+                                      output->n_logits * vocabulary * sizeof(float)));
     for (uint32_t i = 0; i < pass->n_layers; i++) {
+        if (pass->layers[i].stack != step->stack)
+            continue;
         size_t count = (size_t)step->tokens * pass->layers[i].top_k;
         TRY(write_layer(pass, i, output->experts + routed, output->weights + routed, count));
         routed += count;
@@ -219,8 +293,9 @@ static Status write_step(void *argument, const TraceStep *step, const StepInput 
 
 static Status run(Pass *pass, RunOptions *options)
 {
+    const TokenSet *rows = scored(pass);
     progress_start(&pass->watch.progress, "forward", "tokens",
-                   (uint64_t)pass->set.n_requests * pass->set.requests[0].n_tokens);
+                   (uint64_t)rows->n_requests * rows->requests[0].n_tokens);
     options->stop = interrupt_watch();
     Status status = run_requests(pass->executor, checkpoint_config(pass->checkpoint), &pass->set,
                                  options, NULL, write_step, pass, NULL, NULL, &pass->totals);
@@ -241,6 +316,8 @@ static Status forward(Pass *pass)
     RunOptions options = {.batch = arguments->batch, .logits = LOGITS_ALL};
     TRY(checkpoint_open(arguments->model, &pass->checkpoint));
     TRY(load_tokens(pass));
+    if (pass->targets.n_requests > 0)
+        options.targets = &pass->targets;
     options.max_tokens = step_tokens(pass);
     TRY(executor_for_requests(pass->checkpoint, &pass->set, &options, &executor, &pass->executor));
     pass->layers = executor_layers(pass->executor, &pass->n_layers);
@@ -261,7 +338,7 @@ static Status fill_json(cJSON *json, const Pass *pass)
     TRY(json_add_text(json, "out", pass->arguments->out));
     TRY(json_add_text(json, "device", executor_device(pass->executor)));
     TRY(json_add_u64(json, "rows", pass->set.n_requests));
-    TRY(json_add_u64(json, "length", pass->set.requests[0].n_tokens));
+    TRY(json_add_u64(json, "length", scored(pass)->requests[0].n_tokens));
     TRY(json_add_u64(json, "vocabulary", checkpoint_config(pass->checkpoint)->vocabulary));
     TRY(json_add_u64(json, "moe_layers", pass->n_layers));
     TRY(json_add_u64(json, "steps", totals->steps));
@@ -308,6 +385,7 @@ Status command_forward(int argc, char **argv)
     mem_free(pass.ids);
     executor_close(pass.executor);
     tokens_free(&pass.set);
+    tokens_free(&pass.targets);
     checkpoint_close(pass.checkpoint);
     return status;
 }

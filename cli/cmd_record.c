@@ -4,25 +4,32 @@
 #include <string.h>
 
 #include "cli/command.h"
+#include "cli/decoder_input.h"
 #include "cli/generated.h"
 #include "cli/interrupt.h"
 #include "cli/online.h"
 #include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
+#include "exec/ops.h"
 
 typedef struct {
     const char *model;
     TokenInput tokens;
+    DecoderInput decoder;
     const char *out;
+    const char *output; /* generated tokens, or NULL */
     const char *device;
     const char *plan;
     OptionList sets;
     uint32_t threads;
     uint32_t batch; /* 0: not given */
     uint32_t generate;
+    uint32_t beams;
+    double length_penalty;
     bool ignore_eos;
     bool print_text;
+    bool timing;
     const char *routing;
     const char *trace; /* of --routing trace:FILE, or NULL */
     const char *scores_text;
@@ -36,12 +43,15 @@ typedef struct {
     Plan plan;
     Checkpoint *checkpoint;
     TokenSet set;
+    TokenSet targets;
+    bool has_targets;
     uint64_t left_out;
     Executor *executor;
     Recorder *recorder;
     RunWatch watch;
     RunTotals totals;
-    Generated generated; /* only filled to be printed */
+    Generated generated; /* only filled to be shown */
+    OutputFile output;
 } Recording;
 
 static Status read_scores(const OptionTable *table, Arguments *arguments)
@@ -69,10 +79,13 @@ static Status check(const OptionTable *table, Arguments *arguments)
     TRY(token_input_check(table, tokens));
     if (token_input_path(tokens) == NULL && arguments->trace == NULL)
         return options_fail(table, "--tokens is missing");
-    if (token_input_path(tokens) == NULL && tokens->prompt_length > 0)
-        return options_fail(table, "--prompt-length needs --tokens or --text");
-    if (tokens->requests > 0 && tokens->prompt_length == 0)
-        return options_fail(table, "--requests needs --prompt-length");
+    if (token_input_path(tokens) == NULL && tokens->prompt_length + tokens->requests > 0)
+        return options_fail(table, "--prompt-length and --requests need --tokens or --text");
+    if (arguments->generate == 0 && (arguments->beams > 1 || arguments->output != NULL))
+        return options_fail(table, "--beam and --output need --generate");
+    if (arguments->length_penalty != 1 && arguments->beams <= 1)
+        return options_fail(table, "--length-penalty needs --beam");
+    TRY(decoder_input_check(table, &arguments->decoder));
     if (arguments->trace != NULL &&
         (arguments->batch > 0 || arguments->generate > 0 || arguments->ignore_eos))
         return options_fail(table, "--batch, --generate and --ignore-eos do not go with --routing "
@@ -129,11 +142,12 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .most = TRACE_MAX_TOKENS},
         {.name = "requests",
          .argument = "N",
-         .help = "only the first N requests cut from each stream",
+         .help = "only the first N requests (cut from each stream)",
          .kind = OPTION_U32,
          .value = &arguments->tokens.requests,
          .least = 1,
          .most = UINT32_MAX},
+        DECODER_OPTIONS(&arguments->decoder),
         {.name = "batch",
          .argument = "N",
          .help = "requests that run together (default 1)",
@@ -143,11 +157,30 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .most = MAX_BATCH},
         {.name = "generate",
          .argument = "N",
-         .help = "then N greedy tokens for each request",
+         .help = "then N tokens for each request, greedy",
          .kind = OPTION_U32,
          .value = &arguments->generate,
          .least = 1,
          .most = TRACE_MAX_TOKENS},
+        {.name = "beam",
+         .argument = "N",
+         .help = "... or the best of a search with N beams",
+         .kind = OPTION_U32,
+         .value = &arguments->beams,
+         .least = 1,
+         .most = 1024},
+        {.name = "length-penalty",
+         .argument = "X",
+         .help = "of beams: log probability / length^X (default 1)",
+         .kind = OPTION_F64,
+         .value = &arguments->length_penalty,
+         .low = -10,
+         .high = 10},
+        {.name = "output",
+         .argument = "FILE",
+         .help = "JSON lines of what was generated",
+         .kind = OPTION_TEXT,
+         .value = &arguments->output},
         {.name = "ignore-eos",
          .help = "go on past the end token",
          .kind = OPTION_FLAG,
@@ -176,6 +209,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "record router scores too: the largest M, or all",
          .kind = OPTION_TEXT,
          .value = &arguments->scores_text},
+        {.name = "timing",
+         .help = "record the time of each operation, too",
+         .kind = OPTION_FLAG,
+         .value = &arguments->timing},
         {.name = "device",
          .argument = "NAME",
          .help = "backend (default cpu)",
@@ -195,10 +232,13 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "record",
-        .summary = "Runs a model on tokens and records which experts each token is routed to. With "
-                   "--routing\ntrace:FILE the steps of that trace run again with its routing; "
-                   "--tokens then gives token ids\nthat the trace lacks. Ctrl-C ends after the "
-                   "current step; what was recorded can be read.",
+        .summary =
+            "Runs a model on tokens and records which experts each token is routed to. With "
+            "--routing\ntrace:FILE the steps of that trace run again with its routing; "
+            "--tokens then gives token ids\nthat the trace lacks. Ctrl-C ends after the "
+            "current step; what was recorded can be read. Of encoder-decoder models --tokens "
+            "gives the sources,\nand both stacks are recorded; each beam is a request "
+            "of its own.",
         .example = "moebius record --model models/tiny-32x4 --tokens "
                    "models/tiny-32x4/eval_tokens.safetensors\n    --prompt-length 256 --requests 4 "
                    "--batch 4 --out trace.db",
@@ -222,6 +262,16 @@ static Status describe_scores(cJSON *notes, uint32_t scores)
                          "per MoE layer [tokens][min(m, experts)], descending scores");
 }
 
+/* The names of the timing table's operations, in order. */
+static Status describe_ops(cJSON *notes)
+{
+    cJSON *names;
+    TRY(json_add_array(notes, "ops", &names));
+    for (Op op = 0; op < OPS; op++)
+        TRY(json_push(names, cJSON_CreateString(op_name(op))));
+    return OK;
+}
+
 static Status fill_notes(cJSON *notes, const Recording *recording)
 {
     const Arguments *arguments = recording->arguments;
@@ -229,7 +279,10 @@ static Status fill_notes(cJSON *notes, const Recording *recording)
     if (arguments->trace == NULL) {
         TRY(json_add_u64(notes, "batch", arguments->batch));
         TRY(json_add_u64(notes, "generate", arguments->generate));
+        TRY(json_add_u64(notes, "beams", arguments->beams > 1 ? arguments->beams : 1));
     }
+    if (arguments->timing)
+        TRY(describe_ops(notes));
     return describe_scores(notes, arguments->scores);
 }
 
@@ -288,9 +341,10 @@ static uint64_t expected_tokens(const Recording *recording)
 {
     uint32_t fed_output =
         recording->arguments->generate > 0 ? recording->arguments->generate - 1 : 0;
+    uint64_t lines = recording->arguments->beams > 1 ? recording->arguments->beams : 1;
     uint64_t total = 0;
     for (uint32_t i = 0; i < recording->set.n_requests; i++)
-        total += recording->set.requests[i].n_tokens + (uint64_t)fed_output;
+        total += recording->set.requests[i].n_tokens + fed_output * lines;
     return total;
 }
 
@@ -300,6 +354,10 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
     const ModelConfig *config = checkpoint_config(recording->checkpoint);
     RunOptions run = {.batch = arguments->batch,
                       .generate = arguments->generate,
+                      .beams = arguments->beams,
+                      .length_penalty = arguments->length_penalty,
+                      .targets = recording->has_targets ? &recording->targets : NULL,
+                      .timing = arguments->timing,
                       .ignore_eos = arguments->ignore_eos,
                       .max_tokens = recording->plan.batching.max_tokens,
                       .scores = arguments->scores};
@@ -314,7 +372,10 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
                      recording->generated.n_tokens, &recording->totals);
     interrupt_unwatch();
     progress_end(&recording->watch.progress);
-    return close_recorder(recording, status);
+    status = close_recorder(recording, status);
+    return status == OK && arguments->output != NULL
+               ? generated_write(&recording->generated, &recording->set, &recording->output)
+               : status;
 }
 
 static Status record_trace(Recording *recording, ExecutorOptions *options)
@@ -325,6 +386,7 @@ static Status record_trace(Recording *recording, ExecutorOptions *options)
                            .forced = true,
                            .tokens = token_input_path(&arguments->tokens) != NULL ? &recording->set
                                                                                   : NULL,
+                           .timing = arguments->timing,
                            .scores = arguments->scores};
     RunTraceShape shape;
     TRY(executor_for_trace(recording->checkpoint, &run, options, &shape, &recording->executor));
@@ -350,9 +412,13 @@ static Status record(Recording *recording)
         TRY(token_input_load(&arguments->tokens, arguments->model,
                              checkpoint_config(recording->checkpoint), arguments->generate,
                              &recording->set, &recording->left_out));
-    if (arguments->print_text)
+    TRY(decoder_input_apply(&arguments->decoder, checkpoint_config(recording->checkpoint),
+                            &recording->set, &recording->targets, &recording->has_targets));
+    if (arguments->print_text || arguments->output != NULL)
         TRY(generated_open(&recording->generated, recording->set.n_requests, arguments->generate,
-                           arguments->model));
+                           arguments->print_text ? arguments->model : NULL));
+    if (arguments->output != NULL)
+        TRY(output_open(arguments->output, &recording->output));
     return arguments->trace != NULL ? record_trace(recording, &options)
                                     : record_requests(recording, &options);
 }
@@ -452,7 +518,7 @@ static Status report(const Recording *recording)
 
 Status command_record(int argc, char **argv)
 {
-    Arguments arguments = {.device = "cpu"};
+    Arguments arguments = {.device = "cpu", .length_penalty = 1};
     Recording recording = {.arguments = &arguments};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
@@ -462,9 +528,11 @@ Status command_record(int argc, char **argv)
         status = record(&recording);
     if (status == OK)
         status = report(&recording);
-    generated_close(&recording.generated);
     executor_close(recording.executor);
+    generated_close(&recording.generated);
+    output_discard(&recording.output);
     tokens_free(&recording.set);
+    tokens_free(&recording.targets);
     checkpoint_close(recording.checkpoint);
     return status;
 }

@@ -7,7 +7,8 @@
 
 Status generated_open(Generated *generated, uint32_t n_requests, uint32_t room, const char *model)
 {
-    TRY(tokenizer_open(model, &generated->tokenizer));
+    if (model != NULL)
+        TRY(tokenizer_open(model, &generated->tokenizer));
     TRY(mem_new(&generated->tokens, n_requests, sizeof *generated->tokens, "generated tokens"));
     TRY(mem_new(&generated->n_tokens, n_requests, sizeof(uint32_t), "generated tokens"));
     TRY(mem_new(&generated->pool, (size_t)n_requests * room, sizeof(uint32_t), "generated tokens"));
@@ -76,4 +77,39 @@ Status generated_add_json(const Generated *generated, const TokenSet *set, cJSON
         TRY(fill_request(generated, set, i, request));
     }
     return OK;
+}
+
+static Status fill_line(const Generated *generated, const TokenSet *set, uint32_t i, cJSON *line)
+{
+    cJSON *tokens;
+    if (set->requests[i].label[0] != '\0')
+        TRY(json_add_text(line, "label", set->requests[i].label));
+    TRY(json_add_array(line, "tokens", &tokens));
+    for (uint32_t t = 0; t < generated->n_tokens[i]; t++)
+        TRY(json_push(tokens, cJSON_CreateNumber(generated->tokens[i][t])));
+    return OK;
+}
+
+static Status write_line(const Generated *generated, const TokenSet *set, uint32_t i,
+                         const OutputFile *file)
+{
+    char *text = NULL;
+    cJSON *line = cJSON_CreateObject();
+    if (line == NULL)
+        return fail_memory("generated tokens", 0);
+    Status status = fill_line(generated, set, i, line);
+    if (status == OK)
+        status = json_print(line, false, &text);
+    if (status == OK && fprintf(file->stream, "%s\n", text) < 0)
+        status = fail(ERR_IO, "%s: writing failed", file->path);
+    mem_free(text);
+    cJSON_Delete(line);
+    return status;
+}
+
+Status generated_write(const Generated *generated, const TokenSet *set, OutputFile *file)
+{
+    for (uint32_t i = 0; i < generated->n_requests; i++)
+        TRY(write_line(generated, set, i, file));
+    return output_commit(file);
 }

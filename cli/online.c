@@ -7,6 +7,9 @@
 static Status check_room(const TokenInput *input, const ModelConfig *config, uint32_t generate,
                          const TokenSet *set)
 {
+    /* A source generates nothing; the decoder's room is the executor's to check. */
+    if (model_is_encoder_decoder(config))
+        generate = 0;
     for (uint32_t i = 0; i < set->n_requests; i++) {
         const TokenRequest *request = &set->requests[i];
         if ((uint64_t)request->n_tokens + generate <= config->max_positions)
@@ -57,6 +60,8 @@ Status token_input_load(const TokenInput *input, const char *model, const ModelC
     else
         TRY(tokens_load(input->file, input->key, config->vocabulary, set));
     Status status = OK;
+    if (input->prompt_length == 0 && input->requests > 0)
+        tokens_keep(set, input->requests);
     if (input->prompt_length > 0)
         status = tokens_cut(set, input->prompt_length, input->requests, left_out);
     if (status == OK)
@@ -79,16 +84,46 @@ Status routing_input(const OptionTable *table, const char *text, const char **tr
     return OK;
 }
 
+/* Tokens of the longest request, of the longest source, and of the largest step of them together:
+ * what an executor for RUN must have room for. */
+typedef struct {
+    uint32_t prompt;
+    uint32_t source;
+} Longest;
+
+static Longest longest_of(const ModelConfig *config, const TokenSet *set, const RunOptions *run)
+{
+    Longest longest = {0};
+    for (uint32_t i = 0; i < set->n_requests; i++) {
+        uint32_t n;
+        run_prompt(config, set, run, i, &n);
+        longest.prompt = n > longest.prompt ? n : longest.prompt;
+        n = model_is_encoder_decoder(config) ? set->requests[i].n_tokens : 0;
+        longest.source = n > longest.source ? n : longest.source;
+    }
+    return longest;
+}
+
 Status executor_for_requests(const Checkpoint *checkpoint, const TokenSet *set, RunOptions *run,
                              ExecutorOptions *options, Executor **executor)
 {
-    uint32_t longest = 0;
-    for (uint32_t i = 0; i < set->n_requests; i++)
-        if (set->requests[i].n_tokens > longest)
-            longest = set->requests[i].n_tokens;
-    options->max_requests = run->batch < set->n_requests ? run->batch : set->n_requests;
-    options->max_length = longest + run->generate;
-    uint64_t most = (uint64_t)longest * options->max_requests;
+    const ModelConfig *config = checkpoint_config(checkpoint);
+    uint64_t requests = run->batch < set->n_requests ? run->batch : set->n_requests;
+    uint32_t beams = run->beams > 1 ? run->beams : 1;
+    if (run->targets != NULL && run->targets->n_requests != set->n_requests)
+        return fail(ERR_INPUT, "%u requests, but tokens for the decoder of %u", set->n_requests,
+                    run->targets->n_requests);
+    Longest longest = longest_of(config, set, run);
+    if (requests * beams > UINT32_MAX)
+        return fail(ERR_INPUT, "%u requests of %u beams at a time are too many", (uint32_t)requests,
+                    beams);
+    options->max_requests = (uint32_t)requests * beams;
+    options->max_length = longest.prompt + run->generate;
+    if (longest.source > options->max_length)
+        options->max_length = longest.source;
+    uint64_t most = (uint64_t)longest.prompt * options->max_requests;
+    if (longest.source * requests > most)
+        most = longest.source * requests;
     if (most < run->max_tokens)
         run->max_tokens = (uint32_t)most;
     options->max_tokens = run->max_tokens;

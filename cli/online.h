@@ -17,7 +17,7 @@ typedef struct {
     bool lines;             /* of the text are requests */
     const char *key;        /* NULL: all */
     uint32_t prompt_length; /* 0: as they are; else longer streams are cut into requests */
-    uint32_t requests;      /* of each stream, 0: all */
+    uint32_t requests;      /* the first of each stream, or of all when they are not cut; 0: all */
 } TokenInput;
 
 /* The file that was given, or NULL. */

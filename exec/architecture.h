@@ -26,8 +26,9 @@ typedef enum {
     SIZE_LATENT,   /* kv_rank + rotary_dims */
     SIZE_EXPANDED, /* n_heads * (key_dim - rotary_dims + value_dim) */
     SIZE_BUCKETS,
-    SIZE_EXPERTS, /* of the layer */
-    SIZE_FF       /* d_ff of the FFN at hand */
+    SIZE_POSITIONS, /* max_positions, and those up to the padding id */
+    SIZE_EXPERTS,   /* of the layer */
+    SIZE_FF         /* d_ff of the FFN at hand */
 } SizeOf;
 
 /* Whether a tensor is there. LAYER is NULL outside the layers, FFN outside FFNs. */

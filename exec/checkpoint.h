@@ -85,6 +85,7 @@ typedef struct {
 
 typedef struct {
     Tensor embedding; /* [vocabulary][d_model] */
+    Tensor positions; /* [max_positions + pad + 1][d_model] when they are learned */
     NormTensors encoder_norm;
     NormTensors final_norm; /* of the decoder */
     Tensor head;            /* [vocabulary][d_model]; the embedding when tied */

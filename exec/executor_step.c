@@ -54,7 +54,7 @@ static Status start_span(Executor *executor, const StepInput *input, uint32_t i,
 static void place_tokens(const Executor *executor, const StepInput *input, uint32_t n_spans)
 {
     const ForwardHost *host = &executor->forward.host;
-    for (uint32_t i = 0; executor->config->sinusoidal && i < n_spans; i++) {
+    for (uint32_t i = 0; model_adds_positions(executor->config) && i < n_spans; i++) {
         const Span *span = &host->spans[i];
         uint32_t padding = input->stack == STACK_ENCODER ? 0 : executor->kv_padding[span->kv_slot];
         for (uint32_t t = 0; t < span->tokens; t++) {

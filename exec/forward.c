@@ -25,7 +25,7 @@ static Status send_input(const Step *step)
     size_t n_spans = step->spans.n;
     TRY(backend->send(f->device, f->at.ids, host->ids, tokens * sizeof *host->ids));
     TRY(backend->send(f->device, f->at.spans, host->spans, n_spans * sizeof *host->spans));
-    if (f->config->sinusoidal)
+    if (model_adds_positions(f->config))
         TRY(backend->send(f->device, f->at.places, host->places, tokens * sizeof *host->places));
     if (step->source_spans.n > 0)
         TRY(backend->send(f->device, f->at.source_spans, host->source_spans,

@@ -151,7 +151,8 @@ typedef struct {
     float head_scale; /* of what the output matrix sees */
     bool tied_head;   /* the output matrix is the embedding */
     bool head_bias;
-    bool sinusoidal; /* positions are added to the embedding */
+    bool sinusoidal;        /* positions are added to the embedding: waves, */
+    bool learned_positions; /* or stored ones */
     RopeConfig rope;
     uint32_t relative_buckets; /* T5's position bias */
     uint32_t relative_max_distance;
@@ -169,6 +170,11 @@ typedef struct {
 static inline bool model_is_encoder_decoder(const ModelConfig *config)
 {
     return config->n_encoder_layers > 0;
+}
+
+static inline bool model_adds_positions(const ModelConfig *config)
+{
+    return config->sinusoidal || config->learned_positions;
 }
 
 /* The layers of STACK are [*first, *end). */

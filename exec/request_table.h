@@ -11,8 +11,9 @@ typedef struct {
     bool used;
     bool running; /* has a KV slot */
     uint32_t kv_slot;
-    uint32_t length;     /* tokens seen so far */
-    uint64_t first_step; /* index of the first and last step with a token of it */
+    uint32_t length;        /* tokens seen so far */
+    uint32_t source_length; /* ... of its source, in the encoder */
+    uint64_t first_step;    /* index of the first and last step with a token of it */
     uint64_t last_step;
 } RequestEntry;
 

@@ -62,6 +62,8 @@ static uint64_t size_of(const Context *context, SizeOf size)
         return context->config->d_model;
     case SIZE_BUCKETS:
         return context->config->relative_buckets;
+    case SIZE_POSITIONS:
+        return (uint64_t)context->config->max_positions + context->config->pad + 1;
     case SIZE_EXPERTS:
         return context->layer->experts;
     case SIZE_FF:

@@ -1,50 +1,76 @@
 /* Running requests: prefill, then greedy generation, group by group. */
 #include "exec/run.h"
 
-#include "base/memory.h"
 #include "exec/layout.h"
-#include "exec/run_step.h"
+#include "exec/run_parts.h"
 
-/* A request of the group that runs; its KV slot is its place in the group. */
-typedef struct {
-    const TokenRequest *prompt;
-    uint32_t number;  /* in the set */
-    uint32_t fed;     /* tokens in the KV cache */
-    uint32_t pending; /* the newest output token, not yet fed */
-    uint32_t n_output;
-    bool done;
-    uint32_t logit_row; /* of its last token in the step */
-} Running;
-
-typedef struct {
-    RunContext context;
-    const ModelConfig *config;
-    const TokenSet *set;
-    const RunOptions *options;
-    uint32_t **output;
-    uint32_t *n_output;
-    Arena arena; /* of the arrays */
-    Running *group;
-    uint32_t n_group;
-    uint32_t *request;
-    uint32_t *position;
-    uint32_t *token;
-    uint32_t *kv_slot;
-    uint32_t n_tokens; /* in the step that is being composed */
-    uint32_t n_spans;
-} Run;
-
-static Status check_request(const Executor *executor, const TokenRequest *request, uint32_t number,
-                            uint32_t generate)
+const uint32_t *run_prompt(const ModelConfig *config, const TokenSet *set,
+                           const RunOptions *options, uint32_t i, uint32_t *n)
 {
-    uint32_t room = executor_options(executor)->max_length;
-    if (request->n_tokens == 0)
+    if (model_is_encoder_decoder(config) && options->targets == NULL) {
+        *n = 1;
+        return &config->decoder_start;
+    }
+    const TokenSet *prompts = model_is_encoder_decoder(config) ? options->targets : set;
+    *n = prompts->requests[i].n_tokens;
+    return prompts->requests[i].tokens;
+}
+
+/* A source goes through the encoder in one step. */
+static Status check_source(const Run *run, uint32_t number)
+{
+    uint32_t room = executor_options(run->context.executor)->max_length;
+    uint32_t n = run->set->requests[number].n_tokens;
+    if (n > room || n > run->options->max_tokens)
+        return fail(ERR_INPUT, "request %u: a source of %u tokens, there is room for %u", number, n,
+                    room < run->options->max_tokens ? room : run->options->max_tokens);
+    return OK;
+}
+
+static Status check_request(const Run *run, uint32_t number)
+{
+    uint32_t room = executor_options(run->context.executor)->max_length;
+    uint32_t generate = run->options->generate;
+    uint32_t n;
+    run_prompt(run->config, run->set, run->options, number, &n);
+    if (n == 0 || run->set->requests[number].n_tokens == 0)
         return fail(ERR_INPUT, "request %u: it has no tokens", number);
-    if (request->n_tokens > room || generate > room - request->n_tokens)
+    if (n > room || generate > room - n)
         return fail(ERR_INPUT,
                     "request %u: %u tokens and %u to generate, a request has room for "
                     "%u",
-                    number, request->n_tokens, generate, room);
+                    number, n, generate, room);
+    return model_is_encoder_decoder(run->config) ? check_source(run, number) : OK;
+}
+
+static Status check_seq2seq(const Run *run)
+{
+    const TokenSet *targets = run->options->targets;
+    if (!model_is_encoder_decoder(run->config))
+        return targets == NULL ? OK
+                               : fail(ERR_INPUT, "run: the model has no encoder, so tokens "
+                                                 "for its decoder alone have no place");
+    if (targets == NULL && run->config->decoder_start == TOKEN_UNKNOWN)
+        return fail(ERR_INPUT, "run: config.json has no decoder_start_token_id, so the decoder's "
+                               "first tokens must be given");
+    if (targets != NULL && targets->n_requests != run->set->n_requests)
+        return fail(ERR_INPUT, "run: %u sources, but tokens for the decoder of %u",
+                    run->set->n_requests, targets->n_requests);
+    return OK;
+}
+
+static Status check_beams(const Run *run)
+{
+    if (run->beams == 1)
+        return OK;
+    if (run->options->generate == 0)
+        return fail(ERR_INPUT, "run: beams need tokens to generate");
+    if (run->options->max_tokens < run->beams)
+        return fail(ERR_INPUT, "run: steps of %u tokens have no room for %u beams",
+                    run->options->max_tokens, run->beams);
+    if (run->set->n_requests > UINT32_MAX / run->beams)
+        return fail(ERR_INPUT, "run: %u requests of %u beams are too many", run->set->n_requests,
+                    run->beams);
     return OK;
 }
 
@@ -57,56 +83,91 @@ static Status check_run(const Run *run)
     if (options->max_tokens > executor->max_tokens)
         return fail(ERR_INPUT, "run: steps of %u tokens, the executor was opened for %u",
                     options->max_tokens, executor->max_tokens);
-    if (options->batch > executor->max_requests && run->set->n_requests > executor->max_requests)
+    uint64_t together =
+        options->batch < run->set->n_requests ? options->batch : run->set->n_requests;
+    if (together * run->beams > executor->max_requests)
         return fail(ERR_INPUT, "run: batches of %u requests, the executor was opened for %u",
-                    options->batch, executor->max_requests);
+                    options->batch, executor->max_requests / run->beams);
+    TRY(check_seq2seq(run));
+    TRY(check_beams(run));
     if (executor_needs_future(run->context.executor))
         return fail(ERR_UNSUPPORTED,
                     "buffer.evict: %s needs the future: run it with forced "
                     "routing (--routing trace:FILE)",
                     executor_plan(run->context.executor)->buffer.evict);
     for (uint32_t i = 0; i < run->set->n_requests; i++)
-        TRY(check_request(run->context.executor, &run->set->requests[i], i, options->generate));
+        TRY(check_request(run, i));
     return OK;
+}
+
+/* Requests of the largest group. */
+static uint32_t group_requests(const Run *run)
+{
+    uint32_t requests = run->set->n_requests;
+    return run->options->batch < requests ? run->options->batch : requests;
+}
+
+static void lay_out_searches(Run *run)
+{
+    uint32_t requests = group_requests(run);
+    run->searches = lay_out(&run->arena, requests, sizeof *run->searches);
+    run->slots = lay_out(&run->arena, run->beams, sizeof *run->slots);
+    BeamSearch counted = {0};
+    for (uint32_t i = 0; i < requests; i++) {
+        BeamSearch *search = run->searches != NULL ? &run->searches[i] : &counted;
+        search->options =
+            (BeamOptions){.beams = run->beams,
+                          .vocabulary = run->config->vocabulary,
+                          .max_tokens = run->options->generate,
+                          .length_penalty = run->options->length_penalty,
+                          .ends = run->config->eos,
+                          .n_ends = run->options->ignore_eos ? 0 : run->config->n_eos};
+        beam_lay_out(search, &run->arena);
+    }
 }
 
 static void lay_out_run(Run *run)
 {
-    uint32_t batch = run->options->batch;
-    uint32_t requests = run->set->n_requests;
     size_t tokens = run->options->max_tokens;
-    run->group = lay_out(&run->arena, batch < requests ? batch : requests, sizeof *run->group);
+    run->group = lay_out(&run->arena, times(group_requests(run), run->beams), sizeof *run->group);
     run->request = lay_out(&run->arena, tokens, sizeof *run->request);
     run->position = lay_out(&run->arena, tokens, sizeof *run->position);
     run->token = lay_out(&run->arena, tokens, sizeof *run->token);
     run->kv_slot = lay_out(&run->arena, tokens, sizeof *run->kv_slot);
+    run->source_slot = lay_out(&run->arena, tokens, sizeof *run->source_slot);
     score_rows_lay_out(&run->context.scores, run->options->max_tokens, &run->arena);
+    if (run->beams > 1)
+        lay_out_searches(run);
 }
 
-static bool is_output_row(const Running *running)
+uint32_t run_request_number(const Run *run, const Running *line)
 {
-    return running->fed >= running->prompt->n_tokens;
+    return line->number * run->beams + (uint32_t)((line - run->group) % run->beams);
 }
 
-/* Adds the request's next tokens, up to END of them fed, as far as the step has room. */
-static void add_tokens(Run *run, uint32_t place, uint32_t end)
+bool run_is_past_prompt(const Running *line)
 {
-    Running *running = &run->group[place];
+    return line->fed >= line->n_prompt;
+}
+
+void run_add_tokens(Run *run, uint32_t place, uint32_t end)
+{
+    Running *line = &run->group[place];
     uint32_t before = run->n_tokens;
-    while (running->fed < end && run->n_tokens < run->options->max_tokens) {
+    while (line->fed < end && run->n_tokens < run->options->max_tokens) {
         uint32_t at = run->n_tokens++;
-        bool prompt = running->fed < running->prompt->n_tokens;
-        run->request[at] = running->number;
-        run->kv_slot[at] = place;
-        run->position[at] = running->fed;
-        run->token[at] = prompt ? running->prompt->tokens[running->fed] : running->pending;
-        running->fed++;
+        run->request[at] = run_request_number(run, line);
+        run->kv_slot[at] = line->kv_slot;
+        run->source_slot[at] = place - place % run->beams;
+        run->position[at] = line->fed;
+        run->token[at] = line->fed < line->n_prompt ? line->prompt[line->fed] : line->pending;
+        line->fed++;
     }
     if (run->n_tokens == before)
         return;
-    running->logit_row = run->n_spans++;
+    line->logit_row = run->n_spans++;
     if (run->options->logits == LOGITS_ALL)
-        running->logit_row = run->n_tokens - 1;
+        line->logit_row = run->n_tokens - 1;
 }
 
 /* The id of the largest logit, the lower one of equals. */
@@ -127,46 +188,52 @@ static bool is_end(const ModelConfig *config, uint32_t token)
     return false;
 }
 
-static void accept_token(Run *run, Running *running, const StepOutput *output)
+static void accept_token(Run *run, Running *line, const StepOutput *output)
 {
     size_t vocabulary = run->config->vocabulary;
-    running->pending =
-        best_token(output->logits + running->logit_row * vocabulary, (uint32_t)vocabulary);
+    line->pending = best_token(output->logits + line->logit_row * vocabulary, (uint32_t)vocabulary);
     if (run->output != NULL)
-        run->output[running->number][running->n_output] = running->pending;
-    running->n_output++;
+        run->output[line->number][line->n_output] = line->pending;
+    line->n_output++;
     run->context.totals->generated++;
-    if (running->n_output == run->options->generate ||
-        (!run->options->ignore_eos && is_end(run->config, running->pending)))
-        running->done = true;
+    if (line->n_output == run->options->generate ||
+        (!run->options->ignore_eos && is_end(run->config, line->pending)))
+        line->done = true;
 }
 
-/* Runs the composed step. Requests [first, end) of the group took part; those that have no unfed
- * prompt left get a token. */
-static Status run_composed(Run *run, Phase phase, uint32_t first, uint32_t end)
+Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *output)
 {
-    bool generates = false;
-    for (uint32_t i = first; i < end; i++)
-        generates |=
-            run->options->generate > 0 && !run->group[i].done && is_output_row(&run->group[i]);
-    LogitsWanted needed = generates ? LOGITS_LAST : LOGITS_NONE;
     TraceStep step = {.step = (uint32_t)run->context.totals->steps,
                       .phase = phase,
                       .tokens = run->n_tokens,
                       .request = run->request,
                       .position = run->position,
                       .token = run->token};
-    StepInput input = {.tokens = run->n_tokens,
-                       .token = run->token,
-                       .kv_slot = run->kv_slot,
-                       .position = run->position,
-                       .logits = run->options->logits > needed ? run->options->logits : needed};
-    StepOutput output;
+    const StepInput input = {.tokens = run->n_tokens,
+                             .token = run->token,
+                             .kv_slot = run->kv_slot,
+                             .position = run->position,
+                             .source_slot = run->source_slot,
+                             .timing = run->options->timing,
+                             .logits =
+                                 run->options->logits > needed ? run->options->logits : needed};
     run->n_tokens = 0;
     run->n_spans = 0;
-    TRY(run_step(&run->context, &step, &input, &output));
+    return run_step(&run->context, &step, &input, output);
+}
+
+/* Runs the composed step. Lines [first, end) of the group took part; those that have no unfed
+ * prompt left get a token. */
+static Status run_greedy(Run *run, Phase phase, uint32_t first, uint32_t end)
+{
+    bool generates = false;
+    StepOutput output;
+    for (uint32_t i = first; i < end; i++)
+        generates |=
+            run->options->generate > 0 && !run->group[i].done && run_is_past_prompt(&run->group[i]);
+    TRY(run_composed(run, phase, generates ? LOGITS_LAST : LOGITS_NONE, &output));
     for (uint32_t i = first; generates && i < end; i++)
-        if (!run->group[i].done && is_output_row(&run->group[i]))
+        if (!run->group[i].done && run_is_past_prompt(&run->group[i]))
             accept_token(run, &run->group[i], &output);
     return OK;
 }
@@ -178,14 +245,14 @@ static Status prefill(Run *run)
     while (first < run->n_group && !run_must_stop(&run->context)) {
         uint32_t place = first;
         while (place < run->n_group && run->n_tokens < run->options->max_tokens) {
-            uint32_t end = run->group[place].prompt->n_tokens;
-            add_tokens(run, place, end);
+            uint32_t end = run->group[place].n_prompt;
+            run_add_tokens(run, place, end);
             if (run->group[place].fed < end)
                 break;
             place++;
         }
         /* A prompt that was cut takes part, but is not done. */
-        TRY(run_composed(run, PHASE_PREFILL, first, place));
+        TRY(run_greedy(run, PHASE_PREFILL, first, place));
         first = place;
     }
     return OK;
@@ -199,9 +266,9 @@ static Status decode_round(Run *run, bool *any)
         uint32_t place = first;
         for (; place < run->n_group && run->n_tokens < run->options->max_tokens; place++)
             if (!run->group[place].done)
-                add_tokens(run, place, run->group[place].fed + 1);
+                run_add_tokens(run, place, run->group[place].fed + 1);
         if (run->n_tokens > 0) {
-            TRY(run_composed(run, PHASE_DECODE, first, place));
+            TRY(run_greedy(run, PHASE_DECODE, first, place));
             *any = true;
         }
         first = place;
@@ -209,13 +276,13 @@ static Status decode_round(Run *run, bool *any)
     return OK;
 }
 
-static Status record_request(const Run *run, const Running *running)
+static Status record_request(const Run *run, const Running *line)
 {
-    const char *label = running->prompt->label;
-    TraceRequest request = {.request = running->number,
+    const char *label = line->source->label;
+    TraceRequest request = {.request = run_request_number(run, line),
                             .label = label != NULL && label[0] != 0 ? label : NULL,
-                            .prompt_tokens = running->prompt->n_tokens,
-                            .output_tokens = running->n_output};
+                            .prompt_tokens = line->n_prompt,
+                            .output_tokens = line->n_output};
     if (run->context.recorder == NULL)
         return OK;
     return recorder_request(run->context.recorder, &request);
@@ -224,10 +291,13 @@ static Status record_request(const Run *run, const Running *running)
 static Status start_group(Run *run, uint32_t first)
 {
     uint32_t left = run->set->n_requests - first;
-    run->n_group = run->options->batch < left ? run->options->batch : left;
+    run->n_group = (run->options->batch < left ? run->options->batch : left) * run->beams;
     for (uint32_t i = 0; i < run->n_group; i++) {
-        run->group[i] = (Running){.prompt = &run->set->requests[first + i], .number = first + i};
-        TRY(record_request(run, &run->group[i]));
+        Running *line = &run->group[i];
+        uint32_t number = first + i / run->beams;
+        *line = (Running){.source = &run->set->requests[number], .number = number, .kv_slot = i};
+        line->prompt = run_prompt(run->config, run->set, run->options, number, &line->n_prompt);
+        TRY(record_request(run, line));
     }
     return OK;
 }
@@ -246,9 +316,15 @@ static Status end_group(Run *run)
 static Status run_group(Run *run, uint32_t first)
 {
     TRY(start_group(run, first));
-    TRY(prefill(run));
-    for (bool more = run->options->generate > 0; more && !run->context.totals->stopped;)
-        TRY(decode_round(run, &more));
+    if (model_is_encoder_decoder(run->config))
+        TRY(run_encode(run));
+    if (run->beams > 1) {
+        TRY(run_beams(run));
+    } else {
+        TRY(prefill(run));
+        for (bool more = run->options->generate > 0; more && !run->context.totals->stopped;)
+            TRY(decode_round(run, &more));
+    }
     return end_group(run);
 }
 
@@ -258,7 +334,7 @@ static Status run_groups(Run *run)
     lay_out_run(run);
     TRY(arena_commit(&run->arena, "run: arrays of a step"));
     lay_out_run(run);
-    for (uint32_t first = 0; first < run->set->n_requests; first += run->n_group) {
+    for (uint32_t first = 0; first < run->set->n_requests; first += run->n_group / run->beams) {
         if (run_must_stop(&run->context))
             break;
         TRY(run_group(run, first));
@@ -280,6 +356,7 @@ Status run_requests(Executor *executor, const ModelConfig *config, const TokenSe
                .config = config,
                .set = set,
                .options = options,
+               .beams = options->beams > 1 ? options->beams : 1,
                .output = output,
                .n_output = n_output};
     run.context.scores.keep = options->scores;

@@ -8,11 +8,17 @@
 #include "traces/recorder.h"
 
 typedef struct {
-    uint32_t batch;    /* requests at a time, 1 or more */
-    uint32_t generate; /* greedy tokens per request */
+    uint32_t batch;        /* requests at a time, 1 or more */
+    uint32_t generate;     /* tokens per request */
+    uint32_t beams;        /* of the search for them; 0 or 1: greedy */
+    double length_penalty; /* of beams: log probability / length^this */
     bool ignore_eos;
+    /* Encoder-decoder models: what the decoder of each request begins with, or is scored on; NULL:
+     * the model's decoder_start_token_id. */
+    const TokenSet *targets;
     uint32_t max_tokens;      /* of one step: the plan's batching.max_tokens */
     LogitsWanted logits;      /* that OBSERVER needs of every step; generating asks for its own */
+    bool timing;              /* record each operation's time */
     uint32_t scores;          /* router scores to record: SCORES_NONE, SCORES_ALL or M */
     const volatile int *stop; /* set by a signal handler; NULL: none. A stop ends after the current
                                  step, with OK. */
@@ -34,11 +40,18 @@ typedef struct {
 typedef Status (*RunObserver)(void *argument, const TraceStep *step, const StepInput *input,
                               const StepOutput *output);
 
+/* The decoder's first tokens of request I of SET: the request itself, or the target. */
+const uint32_t *run_prompt(const ModelConfig *config, const TokenSet *set,
+                           const RunOptions *options, uint32_t i, uint32_t *n);
+
 /* Runs SET in groups of options.batch requests: the prompts in prefill steps of at most max_tokens
  * (a longer prompt is cut over steps; requests of different lengths share a step), then one decode
  * step per output token for the requests that are not done. Records each step (and the requests)
  * when RECORDER is not NULL (residency only when the plan's buffer is on: without one every
- * lookup hits). Every request must fit the executor's max_length with its output. When
+ * lookup hits). In an encoder-decoder model SET is the sources, which go through the encoder
+ * first, each whole in one step, and the prompts are the targets. With beams each is a request of
+ * its own in the trace, number request * beams + beam, and all feed the prompt; the source belongs
+ * to the first. Every request must fit the executor's max_length with its output. When
  * OUTPUT is not NULL, OUTPUT[i] ([generate], caller's) receives the tokens of request i and
  * N_OUTPUT[i] their number. */
 Status run_requests(Executor *executor, const ModelConfig *config, const TokenSet *set,
@@ -51,6 +64,7 @@ typedef struct {
     bool forced;            /* routing from the trace; otherwise the router decides */
     const TokenSet *tokens; /* token ids of the requests by their number, for those the trace does
                                not have; where it has them they must be equal. NULL: none */
+    bool timing;            /* record each operation's time */
     bool residency;         /* record residency also when the plan's buffer is off */
     uint32_t scores;        /* as in RunOptions */
     const volatile int *stop;

@@ -16,18 +16,19 @@ static void count_step(RunTotals *totals, const TraceStep *step)
 Status run_step(const RunContext *run, TraceStep *step, const StepInput *input, StepOutput *output)
 {
     TRY(fail_in(executor_step(run->executor, input, output), "step %u", step->step));
-    step->stack = STACK_DECODER;
+    step->stack = input->stack;
     step->start_ns = output->start_ns;
     step->duration_ns = output->duration_ns;
     step->experts = output->experts;
     step->weights = output->weights;
-    step->score_count = score_rows_pack(&run->scores, output->router_scores, step->tokens);
+    step->score_count =
+        score_rows_pack(&run->scores, step->stack, output->router_scores, step->tokens);
     step->scores = step->score_count > 0 ? run->scores.halves : NULL;
     count_step(run->totals, step);
     bool logged = run->residency || executor_plan(run->executor)->buffer.on;
     if (run->recorder != NULL)
         TRY(recorder_step(run->recorder, step, output->residency, logged ? output->n_residency : 0,
-                          NULL, 0));
+                          output->timing, output->n_timing));
     if (run->observer != NULL)
         TRY(run->observer(run->argument, step, input, output));
     return OK;

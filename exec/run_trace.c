@@ -1,6 +1,9 @@
 /* Running the steps of a trace again, as they were composed. */
 #include "exec/run.h"
 
+#include <string.h>
+
+#include "base/json.h"
 #include "exec/layout.h"
 #include "exec/run_step.h"
 #include "exec/trace_scan.h"
@@ -15,7 +18,9 @@ typedef struct {
     uint32_t *token; /* as far as it is known */
     uint32_t *fed;   /* 0 where it is not: its routing is forced */
     uint32_t *kv_slot;
-    uint32_t *free_slots; /* [n_free] */
+    uint32_t *source_slot; /* the slot of the request that the source belongs to */
+    uint32_t beams;        /* requests that share a source */
+    uint32_t *free_slots;  /* [n_free] */
     uint32_t n_free;
 } TraceRunner;
 
@@ -49,6 +54,7 @@ static void lay_out_runner(TraceRunner *runner)
     runner->token = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->token);
     runner->fed = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->fed);
     runner->kv_slot = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->kv_slot);
+    runner->source_slot = lay_out(&runner->arena, shape->max_tokens, sizeof *runner->source_slot);
     runner->free_slots = lay_out(&runner->arena, shape->max_requests, sizeof *runner->free_slots);
     score_rows_lay_out(&runner->context.scores, shape->max_tokens, &runner->arena);
 }
@@ -64,17 +70,29 @@ static Status record_requests(const TraceRunner *runner)
     return status == STATUS_END ? OK : status;
 }
 
+/* *SLOT is REQUEST's KV slot, from its first step on. */
+static Status slot_of(TraceRunner *runner, uint32_t request, uint32_t *slot)
+{
+    RequestEntry *entry;
+    TRY(request_table_get(&runner->scan.requests, request, &entry));
+    if (entry->length + entry->source_length == 0 || (!entry->running && runner->n_free == 0))
+        return fail(ERR_INPUT, "request %u: it has no step, though others look at its source",
+                    request);
+    if (!entry->running) {
+        entry->running = true;
+        entry->kv_slot = runner->free_slots[--runner->n_free];
+    }
+    *slot = entry->kv_slot;
+    return OK;
+}
+
 /* Gives each token its id and its request's KV slot. */
 static Status place_tokens(TraceRunner *runner, const TraceStep *step)
 {
     for (uint32_t i = 0; i < step->tokens; i++) {
-        RequestEntry *entry;
-        TRY(request_table_get(&runner->scan.requests, step->request[i], &entry));
-        if (!entry->running) {
-            entry->running = true;
-            entry->kv_slot = runner->free_slots[--runner->n_free];
-        }
-        runner->kv_slot[i] = entry->kv_slot;
+        uint32_t request = step->request[i];
+        TRY(slot_of(runner, request, &runner->kv_slot[i]));
+        TRY(slot_of(runner, request - request % runner->beams, &runner->source_slot[i]));
         runner->token[i] = trace_token(runner->options, step, i);
         runner->fed[i] = runner->token[i] != TOKEN_UNKNOWN ? runner->token[i] : 0;
     }
@@ -102,11 +120,14 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
     bool forced = runner->options->forced;
     bool has_tokens = traced->token != NULL || runner->options->tokens != NULL;
     TRY(place_tokens(runner, traced));
-    StepInput input = {.tokens = traced->tokens,
+    StepInput input = {.stack = traced->stack,
+                       .tokens = traced->tokens,
                        .token = runner->fed,
                        .kv_slot = runner->kv_slot,
+                       .source_slot = runner->source_slot,
                        .position = traced->position,
                        .logits = LOGITS_NONE,
+                       .timing = runner->options->timing,
                        .forced_experts = forced ? traced->experts : NULL,
                        .forced_weights = forced ? traced->weights : NULL};
     TraceStep step = {.step = traced->step,
@@ -120,6 +141,28 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
         input.next_use = future_next_step(runner->future);
     TRY(run_step(&runner->context, &step, &input, &output));
     return release_ended(runner, traced, index);
+}
+
+/* The recorder's notes say how many beams each request had. Their caches were exchanged at every
+ * step, which a trace does not tell: only forced routing can run them again. */
+static Status read_beams(TraceRunner *runner)
+{
+    const char *notes = trace_reader_run(runner->reader)->notes;
+    cJSON *json = NULL;
+    JsonAt at;
+    runner->beams = 1;
+    if (notes == NULL || notes[0] == '\0')
+        return OK;
+    TRY(json_parse(notes, strlen(notes), runner->options->trace, &json));
+    JsonAt root = json_root(json, runner->options->trace);
+    Status status =
+        json_find(&root, "beams", &at) ? json_u32(&at, 1, UINT32_MAX, &runner->beams) : OK;
+    cJSON_Delete(json);
+    if (status == OK && runner->beams > 1 && !runner->options->forced)
+        return fail(ERR_UNSUPPORTED,
+                    "%s: its steps are of beams, which only forced routing can run again",
+                    runner->options->trace);
+    return status;
 }
 
 static Status run_steps(TraceRunner *runner)
@@ -136,6 +179,7 @@ static Status run_steps(TraceRunner *runner)
         runner->n_free++;
     }
     TRY(trace_reader_open(runner->options->trace, &runner->reader));
+    TRY(read_beams(runner));
     TRY(record_requests(runner));
     while (!run_must_stop(&runner->context) &&
            (status = trace_reader_next_step(runner->reader, &step)) == OK)

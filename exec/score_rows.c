@@ -36,12 +36,14 @@ static void take_largest(const float *scores, uint32_t n, uint32_t m, float *lar
     }
 }
 
-size_t score_rows_pack(const ScoreRows *rows, const float *scores, uint32_t tokens)
+size_t score_rows_pack(const ScoreRows *rows, Stack stack, const float *scores, uint32_t tokens)
 {
     uint16_t *to = rows->halves;
     if (rows->keep == SCORES_NONE)
         return 0;
     for (uint32_t i = 0; i < rows->n_layers; i++) {
+        if (rows->layers[i].stack != stack)
+            continue;
         uint32_t experts = rows->layers[i].experts;
         uint32_t m = kept(rows, &rows->layers[i]);
         if (rows->keep == SCORES_ALL) {

@@ -23,8 +23,8 @@ typedef struct {
  * must be set. Without scores nothing is taken. */
 void score_rows_lay_out(ScoreRows *rows, uint32_t max_tokens, Arena *arena);
 
-/* Converts SCORES (per MoE layer [TOKENS][experts]) into rows->halves; returns how many values that
- * gives, 0 with SCORES_NONE. */
-size_t score_rows_pack(const ScoreRows *rows, const float *scores, uint32_t tokens);
+/* Converts SCORES (per MoE layer of STACK [TOKENS][experts]) into rows->halves; returns how many
+ * values that gives, 0 with SCORES_NONE. */
+size_t score_rows_pack(const ScoreRows *rows, Stack stack, const float *scores, uint32_t tokens);
 
 #endif

@@ -70,8 +70,9 @@ static void sinusoidal_row(uint32_t d, uint32_t position, float *row)
         row[d - 1] = 0;
 }
 
-/* Row 1 + p is position p's, which counts on from behind the padding id; row 0 stays zero. */
-static Status store_positions(const Tables *tables, float *positions)
+/* Row 1 + p is position p's, which counts on from behind the padding id; row 0, of padding, is zero
+ * but for learned ones. */
+static Status store_positions(const Tables *tables, const Tensor *learned, float *positions)
 {
     const ModelConfig *config = tables->config;
     size_t d = config->d_model;
@@ -80,10 +81,13 @@ static Status store_positions(const Tables *tables, float *positions)
         return OK;
     TRY(mem_new(&row, d, sizeof *row, "executor: position table"));
     Status status = OK;
-    for (uint32_t p = 0; p < tables->max_length && status == OK; p++) {
-        sinusoidal_row(config->d_model, config->pad + 1 + p, row);
-        status =
-            tables->backend->upload(tables->device, positions + (p + 1) * d, row, d * sizeof *row);
+    for (uint32_t p = config->learned_positions ? 0 : 1; p <= tables->max_length && status == OK;
+         p++) {
+        if (config->learned_positions)
+            tensor_to_f32(learned, (config->pad + p) * d, d, row);
+        else
+            sinusoidal_row(config->d_model, config->pad + p, row);
+        status = tables->backend->upload(tables->device, positions + p * d, row, d * sizeof *row);
     }
     mem_free(row);
     return status;
@@ -151,7 +155,7 @@ Status tables_store(const ModelWeights *weights, const Checkpoint *checkpoint,
     TRY(store_rotary(&tables, &weights->rotary[0], false));
     if (tables_has_long_rotary(tables.config))
         TRY(store_rotary(&tables, &weights->rotary[1], true));
-    TRY(store_positions(&tables, weights->positions));
+    TRY(store_positions(&tables, &tensors->positions, weights->positions));
     TRY(store_relative(&tables, tensors, STACK_ENCODER, weights->relative_bias[STACK_ENCODER]));
     return store_relative(&tables, tensors, STACK_DECODER, weights->relative_bias[STACK_DECODER]);
 }

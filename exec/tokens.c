@@ -106,8 +106,52 @@ static Status read_npy(TokenLoader *loader)
     return status;
 }
 
+/* Lines of IDS between one element of OFFSETS and the next. */
+static Status add_lines(TokenLoader *loader, const Tensor *ids, const Tensor *offsets)
+{
+    char place[PLACE_BYTES];
+    uint64_t first = 0;
+    snprintf(place, sizeof place, "%s: key %s", loader->path, offsets->name);
+    if (!is_integer(ids->dtype) || ids->rank != 1 || !is_integer(offsets->dtype) ||
+        offsets->rank != 1 || offsets->shape[0] < 2)
+        return fail(ERR_INPUT, "%s: ids and offsets of lines must be integer vectors", place);
+    for (uint64_t i = 0; i < offsets->shape[0]; i++) {
+        bool negative = false;
+        uint64_t end = integer_at(offsets, i, &negative);
+        if (negative || end < first || end > ids->shape[0])
+            return fail(ERR_INPUT,
+                        "%s: element %" PRIu64 ": offsets must ascend to at most %" PRIu64, place,
+                        i, ids->shape[0]);
+        char line[PLACE_BYTES + 32];
+        snprintf(line, sizeof line, "%s: line %" PRIu64, place, i);
+        if (i > 0)
+            TRY(add_row(loader, line, ids, first, end - first));
+        first = end;
+    }
+    return OK;
+}
+
+/* The lines of loader->key, if FILE has them; else nothing. They are labelled by the key. */
+static Status read_lines(TokenLoader *loader, const SafeTensors *file)
+{
+    char name[PLACE_BYTES];
+    snprintf(name, sizeof name, "%s.ids", loader->key);
+    const Tensor *ids = safetensors_find(file, name);
+    snprintf(name, sizeof name, "%s.offsets", loader->key);
+    const Tensor *offsets = safetensors_find(file, name);
+    if (ids == NULL || offsets == NULL)
+        return OK;
+    Tensor named = *ids;
+    named.name = loader->key;
+    return add_lines(loader, &named, offsets);
+}
+
 static Status read_tensors(TokenLoader *loader, const SafeTensors *file)
 {
+    if (loader->key != NULL && safetensors_find(file, loader->key) == NULL)
+        TRY(read_lines(loader, file));
+    if (loader->set.n_requests > 0)
+        return OK;
     uint32_t read = 0;
     for (size_t i = 0; i < safetensors_count(file); i++) {
         const Tensor *tensor = safetensors_at(file, i);
@@ -226,6 +270,20 @@ Status tokens_cut(TokenSet *set, uint32_t length, uint32_t limit, uint64_t *left
     tokens_free(set);
     *set = cut;
     *left_out = skipped;
+    return OK;
+}
+
+Status tokens_has_key(const char *path, const char *key, bool *has)
+{
+    static const char ENDING[] = ".safetensors";
+    size_t length = strlen(path);
+    SafeTensors *file = NULL;
+    *has = false;
+    if (length < sizeof ENDING || strcmp(path + length - (sizeof ENDING - 1), ENDING) != 0)
+        return OK;
+    TRY(safetensors_open(path, &file));
+    *has = safetensors_find(file, key) != NULL;
+    safetensors_close(file);
     return OK;
 }
 

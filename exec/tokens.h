@@ -26,13 +26,24 @@ typedef struct {
 } TokenSet;
 
 /* Loads PATH; KEY (or NULL) takes one stream of a safetensors file or the requests of that label of
- * a JSONL file. Token ids are checked against VOCABULARY. Fails with ERR_INPUT: unknown ending,
- * empty, ids out of range. */
+ * a JSONL file. Where a safetensors file has KEY.ids and KEY.offsets instead, the requests are the
+ * lines: line i is ids[offsets[i]] to ids[offsets[i + 1] - 1]. Token ids are checked against
+ * VOCABULARY. Fails with ERR_INPUT: unknown ending, empty, ids out of range. */
 Status tokens_load(const char *path, const char *key, uint32_t vocabulary, TokenSet *set);
 /* Cuts every request longer than LENGTH into requests of LENGTH (a remainder shorter than LENGTH is
  * left out). Keeps labels. At most LIMIT requests per original stream, 0: all. *LEFT_OUT counts the
  * tokens that are in no request any more, for either reason. On failure SET is as it was. */
 Status tokens_cut(TokenSet *set, uint32_t length, uint32_t limit, uint64_t *left_out);
+/* Leaves the first N requests. */
+void tokens_keep(TokenSet *set, uint32_t n);
+/* Puts BEFORE [n_before] in front of every request and AFTER [n_after] behind it. */
+Status tokens_surround(TokenSet *set, const uint32_t *before, uint32_t n_before,
+                       const uint32_t *after, uint32_t n_after);
+/* Makes COUNT requests, each TOKENS [n], without labels. */
+Status tokens_repeat(const uint32_t *tokens, uint32_t n, uint32_t count, TokenSet *set);
 void tokens_free(TokenSet *set);
+
+/* Whether PATH is a safetensors file that holds KEY. */
+Status tokens_has_key(const char *path, const char *key, bool *has);
 
 #endif

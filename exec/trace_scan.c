@@ -13,8 +13,9 @@ typedef struct {
 
 static Status check_layer(const TraceLayer *layer, uint32_t number, const LayerConfig *shape)
 {
-    if (layer->stack != STACK_DECODER)
-        return fail(ERR_INPUT, "layer %u: an encoder layer, the model has none", layer->layer);
+    if (layer->stack != shape->stack)
+        return fail(ERR_INPUT, "layer %u: of the %s, the model's is of the %s", layer->layer,
+                    stack_name(layer->stack), stack_name(shape->stack));
     if (layer->layer != number)
         return fail(ERR_INPUT, "layer %u: the model's next MoE layer is %u", layer->layer, number);
     if (layer->experts != shape->experts || layer->top_k != shape->top_k)
@@ -79,31 +80,35 @@ static Status scan_token(Scanner *scanner, const TraceStep *step, uint32_t i)
     RunTraceShape *shape = &scanner->scan->shape;
     RequestEntry *entry;
     uint32_t position = step->position[i];
+    uint32_t *length;
     TRY(check_token_id(scanner, step, i));
     TRY(request_table_get(&scanner->scan->requests, step->request[i], &entry));
-    if (position != entry->length)
+    length = step->stack == STACK_ENCODER ? &entry->source_length : &entry->length;
+    if (position != *length)
         return fail(ERR_INPUT, "token %u: request %u: position %u, it goes on at %u", i,
-                    step->request[i], position, entry->length);
+                    step->request[i], position, *length);
     if (position >= scanner->config->max_positions)
         return fail(ERR_INPUT, "token %u: request %u: position %u, the model allows %u", i,
                     step->request[i], position, scanner->config->max_positions);
     bool goes_on = i > 0 && step->request[i] == step->request[i - 1];
+    if (step->stack == STACK_ENCODER && !goes_on && position > 0)
+        return fail(ERR_INPUT, "token %u: request %u: its source is cut over steps", i,
+                    step->request[i]);
     if (!goes_on && position > 0 && entry->last_step == shape->steps)
         return fail(ERR_INPUT, "token %u: request %u: its tokens in the step are not together", i,
                     step->request[i]);
-    if (position == 0)
+    if (position == 0 && entry->length + entry->source_length == 0)
         entry->first_step = shape->steps;
     entry->last_step = shape->steps;
-    entry->length++;
-    if (entry->length > shape->max_length)
-        shape->max_length = entry->length;
+    if (++*length > shape->max_length)
+        shape->max_length = *length;
     return OK;
 }
 
 static Status scan_step(Scanner *scanner, const TraceStep *step)
 {
     RunTraceShape *shape = &scanner->scan->shape;
-    if (step->phase == PHASE_ENCODE || step->stack != STACK_DECODER)
+    if (step->stack == STACK_ENCODER && !model_is_encoder_decoder(scanner->config))
         return fail(ERR_INPUT, "an encoder step, the model has no encoder");
     for (uint32_t i = 0; i < step->tokens; i++)
         TRY(scan_token(scanner, step, i));

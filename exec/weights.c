@@ -145,7 +145,7 @@ static void lay_out_tables(const Room *room, uint32_t max_length, ModelWeights *
         weights->rotary[i].cosine = lay_out(room->arena, angles, sizeof(float));
         weights->rotary[i].sine = lay_out(room->arena, angles, sizeof(float));
     }
-    if (config->sinusoidal)
+    if (model_adds_positions(config))
         weights->positions =
             lay_out(room->arena, times((size_t)max_length + 1, config->d_model), sizeof(float));
     for (size_t stack = 0; stack < 2; stack++) {

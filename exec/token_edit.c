@@ -1,0 +1,64 @@
+/* Changing a set of requests after it was read. */
+#include <string.h>
+
+#include "base/memory.h"
+#include "exec/tokens.h"
+
+void tokens_keep(TokenSet *set, uint32_t n)
+{
+    for (uint32_t i = n; i < set->n_requests; i++) {
+        mem_free(set->requests[i].label);
+        mem_free(set->requests[i].tokens);
+    }
+    set->n_requests = n < set->n_requests ? n : set->n_requests;
+}
+
+static Status surround(TokenRequest *request, const uint32_t *before, uint32_t n_before,
+                       const uint32_t *after, uint32_t n_after)
+{
+    uint32_t *tokens;
+    uint64_t n = (uint64_t)request->n_tokens + n_before + n_after;
+    if (n > UINT32_MAX)
+        return fail(ERR_INPUT, "tokens: a request of %llu tokens is too long",
+                    (unsigned long long)n);
+    TRY(mem_new(&tokens, n, sizeof *tokens, "request tokens"));
+    if (n_before > 0)
+        memcpy(tokens, before, n_before * sizeof *tokens);
+    memcpy(tokens + n_before, request->tokens, request->n_tokens * sizeof *tokens);
+    if (n_after > 0)
+        memcpy(tokens + n_before + request->n_tokens, after, n_after * sizeof *tokens);
+    mem_free(request->tokens);
+    request->tokens = tokens;
+    request->n_tokens = (uint32_t)n;
+    return OK;
+}
+
+Status tokens_surround(TokenSet *set, const uint32_t *before, uint32_t n_before,
+                       const uint32_t *after, uint32_t n_after)
+{
+    for (uint32_t i = 0; n_before + n_after > 0 && i < set->n_requests; i++)
+        TRY(surround(&set->requests[i], before, n_before, after, n_after));
+    return OK;
+}
+
+static Status add_copy(const uint32_t *tokens, uint32_t n, TokenSet *set)
+{
+    TokenRequest *request = &set->requests[set->n_requests++];
+    TRY(mem_new(&request->label, 1, 1, "request label"));
+    TRY(mem_new(&request->tokens, n, sizeof *tokens, "request tokens"));
+    memcpy(request->tokens, tokens, n * sizeof *tokens);
+    request->n_tokens = n;
+    return OK;
+}
+
+Status tokens_repeat(const uint32_t *tokens, uint32_t n, uint32_t count, TokenSet *set)
+{
+    *set = (TokenSet){0};
+    TRY(mem_new(&set->requests, count, sizeof *set->requests, "requests"));
+    Status status = OK;
+    while (status == OK && set->n_requests < count)
+        status = add_copy(tokens, n, set);
+    if (status != OK)
+        tokens_free(set);
+    return status;
+}

@@ -10,6 +10,9 @@ Q        := $(if $(V),,@)
 # CUDA, NCCL and MPI are looked for; what is not there is left out, and the last line of `make` says so.
 NVCC     ?= $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc /usr/local/cuda/bin/nvcc))
 MPICC    ?= $(shell command -v mpicc)
+# Objects of CUDA do not depend on the variant.
+CUDA_HOME ?= $(if $(NVCC),$(patsubst %/bin/,%,$(dir $(NVCC))))
+CUDA_ARCH ?= 90a
 # SentencePiece models need libsentencepiece and a C++ compiler.
 CXX      := $(if $(findstring clang,$(CC)),clang++,g++)
 HAVE_SENTENCEPIECE := $(shell pkg-config --exists sentencepiece 2>/dev/null && command -v $(CXX))
@@ -30,6 +33,14 @@ ifneq ($(HAVE_SENTENCEPIECE),)
 SOURCES  := $(filter-out exec/text/sentencepiece_absent.c,$(SOURCES)) exec/text/sentencepiece.cc
 LDLIBS   += -lsentencepiece -lstdc++
 endif
+ifneq ($(NVCC),)
+SOURCES  := $(filter-out cli/bench_gpu_absent.c,$(SOURCES)) $(wildcard exec/cuda/*.c)
+CPPFLAGS += -DHAVE_CUDA -isystem $(CUDA_HOME)/include
+LDLIBS   += -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
+KERNELS  := $(patsubst %.cu,build/cuda/%.o,$(wildcard exec/cuda/*.cu))
+else
+SOURCES  := $(filter-out $(filter-out cli/bench_gpu.c cli/bench_gpu_absent.c,$(wildcard cli/bench_gpu*.c)),$(SOURCES))
+endif
 OBJECTS  := $(addprefix $(BUILD)/,$(addsuffix .o,$(basename $(SOURCES))))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 SUPPORT  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/test_% tests/fuzz_%,$(wildcard tests/*.c)))
@@ -47,7 +58,7 @@ EXTENSION_SOURCES := $(wildcard traces/extension*.c) base/crc32c.c traces/f16.c 
 all: $(PROGRAM) $(EXTENSION) ## build the program (build/rel/moebius) and the SQLite extension
 	@ln -sf rel/moebius build/moebius
 	@ln -sf rel/moebius_sqlite.so build/moebius_sqlite.so
-	@echo "built $(PROGRAM); left out: CUDA, NCCL and MPI$(if $(HAVE_SENTENCEPIECE),,, SentencePiece) (this version runs on the CPU)"
+	@echo "built $(PROGRAM); left out: $(if $(NVCC),,CUDA, )NCCL and MPI$(if $(HAVE_SENTENCEPIECE),,, SentencePiece)"
 
 # A missing package stops the build with the command that mends it.
 $(BUILD)/.packages:
@@ -71,7 +82,12 @@ $(BUILD)/%.o: %.cc $(BUILD)/.packages
 	$(if $(V),,@echo "  CXX  $<")
 	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/libmoebius.a: $(OBJECTS)
+build/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  NVCC $<")
+	$(Q)$(NVCC) -std=c++17 -O3 -I. -gencode arch=compute_$(CUDA_ARCH),code=sm_$(CUDA_ARCH) -Xcompiler -Wall,-Wextra,-Werror -Werror all-warnings -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+$(BUILD)/libmoebius.a: $(OBJECTS) $(KERNELS)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
 $(PROGRAM): $(BUILD)/cli/main.o $(BUILD)/libmoebius.a

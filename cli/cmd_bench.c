@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "cli/bench.h"
+#include "cli/bench_gpu.h"
 #include "cli/command.h"
 #include "cli/online.h"
 #include "cli/print.h"
@@ -24,6 +25,7 @@ enum { N_BENCHES = sizeof BENCHES / sizeof BENCHES[0] };
 typedef struct {
     const char *which; /* NULL: all */
     BenchOptions options;
+    const char *shape;
     bool json;
 } Arguments;
 
@@ -47,6 +49,8 @@ static Status check(const OptionTable *table, const Arguments *arguments)
     for (size_t i = 0; i < N_BENCHES; i++)
         if (is_wanted(arguments, &BENCHES[i]))
             return OK;
+    if (bench_gpu_find(arguments->which) != NULL)
+        return OK;
     return options_fail(table, "'%s' is no benchmark", arguments->which);
 }
 
@@ -54,7 +58,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         {.name = "BENCH",
-         .help = "replay, record or forward (default: all)",
+         .help = "replay, record or forward (default: these three); on the GPU: moe-layer",
          .kind = OPTION_POSITIONAL,
          .value = &arguments->which},
         {.name = "model",
@@ -74,6 +78,11 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->options.threads,
          .least = 1,
          .most = MAX_THREADS},
+        {.name = "shape",
+         .argument = "NAME",
+         .help = "the one layer that moe-layer measures (default: all)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->shape},
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -172,6 +181,9 @@ Status command_bench(int argc, char **argv)
     Arguments arguments = {.options = {.model = "models/tiny-32x4", .device = "cpu"}};
     BenchReport report = {0};
     TRY(parse(argc, argv, &arguments));
+    const BenchGpu *gpu = bench_gpu_find(arguments.which);
+    if (gpu != NULL)
+        return gpu->run(&(BenchGpuOptions){.shape = arguments.shape, .json = arguments.json});
     Status status = OK;
     for (size_t i = 0; i < N_BENCHES && status == OK; i++)
         if (is_wanted(&arguments, &BENCHES[i]))

@@ -1,0 +1,28 @@
+/* Benchmarks of the CUDA backend. Each prints a table, or one JSON document, with the floor beside
+ * every time: bytes over the copy rate or operations over the matrix rate, both measured in the
+ * same run. */
+#ifndef CLI_BENCH_GPU_H
+#define CLI_BENCH_GPU_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+
+typedef struct {
+    const char *shape; /* "olmoe-1b-7b", or NULL: all */
+    bool json;
+} BenchGpuOptions;
+
+typedef struct {
+    const char *name;
+    Status (*run)(const BenchGpuOptions *options);
+} BenchGpu;
+
+/* The benchmark NAME, or NULL. */
+const BenchGpu *bench_gpu_find(const char *name);
+
+/* Whole MoE layers, dynamic gating, 1 to 4096 tokens; each is checked against plain f32 kernels and
+ * run twice for equal bits. Fails with ERR_MISMATCH when a layer is wrong. */
+Status bench_gpu_moe_layer(const BenchGpuOptions *options);
+
+#endif

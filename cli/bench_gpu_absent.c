@@ -1,0 +1,8 @@
+/* In place of the benchmarks of the CUDA backend, where the build found no CUDA. */
+#include "cli/bench_gpu.h"
+
+Status bench_gpu_moe_layer(const BenchGpuOptions *options)
+{
+    (void)options;
+    return fail(ERR_UNSUPPORTED, "moe-layer: this build has no CUDA (nvcc was not found)");
+}

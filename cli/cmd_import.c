@@ -19,7 +19,7 @@ typedef struct {
     bool json;
 } Arguments;
 
-/* "token", "sequence", or how many tokens. */
+/* "token", "sequence", "request", or how many tokens. */
 static Status parse_step(const OptionTable *table, Arguments *arguments)
 {
     ImportOptions *import = &arguments->import;
@@ -30,12 +30,15 @@ static Status parse_step(const OptionTable *table, Arguments *arguments)
         import->step = IMPORT_STEP_TOKEN;
     } else if (strcmp(arguments->step, "sequence") == 0) {
         import->step = IMPORT_STEP_SEQUENCE;
+    } else if (strcmp(arguments->step, "request") == 0) {
+        import->step = IMPORT_STEP_REQUEST;
     } else {
         char *end;
         unsigned long tokens = strtoul(arguments->step, &end, 10);
         if (arguments->step[0] < '0' || arguments->step[0] > '9' || *end != '\0' || tokens < 1 ||
             tokens > TRACE_MAX_TOKENS)
-            return options_fail(table, "--step: \"%s\", allowed is token, sequence, or 1 to %d",
+            return options_fail(table,
+                                "--step: \"%s\", allowed is token, sequence, request, or 1 to %d",
                                 arguments->step, TRACE_MAX_TOKENS);
         import->step = IMPORT_STEP_COUNT;
         import->step_tokens = (uint32_t)tokens;
@@ -54,9 +57,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &import->path},
         {.name = "from",
          .argument = "FORMAT",
-         .help =
-             "npy: expert ids [token, layer, k]; bigmoe-csv: BigMoeOnEdge route trace v1; jsonl: "
-             "a line per (token, layer); counts: tokens per expert, .npy or CSV",
+         .help = "npy: expert ids [token, layer, k]; bigmoe-csv: BigMoeOnEdge route trace v1; "
+                 "jsonl: a line per (token, layer); counts: tokens per expert, .npy or CSV; "
+                 "sglang, sglang-counts: .pt of its expert distribution recorder; vllm: .npy or "
+                 "responses with routed experts; trtllm: folder of expert statistics",
          .kind = OPTION_CHOICE,
          .required = true,
          .value = &arguments->from,
@@ -70,7 +74,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         {.name = "sequences",
          .argument = "CSV",
          .help = "which tokens belong together: columns first_token, tokens, and, if there, "
-                 "sequence, first_token_pos, labels",
+                 "sequence, first_token_pos, prompt_tokens, labels",
          .kind = OPTION_TEXT,
          .value = &import->sequences},
         {.name = "label",
@@ -81,8 +85,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &import->label},
         {.name = "step",
          .argument = "STEP",
-         .help = "token: each is a decode step (default); sequence: each is one prefill step; N: "
-                 "N consecutive tokens",
+         .help = "token: each is a decode step (default); sequence: each is one prefill step; "
+                 "request: its prompt is one prefill step, then a decode step per token (default "
+                 "for vllm responses); N: N consecutive tokens",
          .kind = OPTION_TEXT,
          .value = &arguments->step},
         {.name = "experts",

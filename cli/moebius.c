@@ -9,6 +9,7 @@ static const Command COMMANDS[] = {
     {"forward", "run a model on tokens and write logits and routing", command_forward},
     {"import", "write a trace from what another tool or engine recorded", command_import},
     {"tokenize", "turn text into a model's tokens, and back", command_tokenize},
+    {"export", "write a trace's routing as CSV or npy", command_export},
     {"info", "say what a trace holds", command_info},
     {"check", "verify every checksum and length of a trace", command_check},
     {"simulate", "replay a trace under one plan", command_simulate},

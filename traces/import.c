@@ -19,6 +19,14 @@ static const Format FORMATS[IMPORT_FORMATS] = {
                     .step = true},
     [IMPORT_BIGMOE_CSV] = {.import = import_bigmoe_csv},
     [IMPORT_JSONL] = {.import = import_jsonl, .sequences = true, .experts = true, .step = true},
+    [IMPORT_SGLANG] = {.import = import_sglang, .experts = true},
+    [IMPORT_SGLANG_COUNTS] = {.import = import_sglang_counts, .experts = true},
+    [IMPORT_VLLM] = {.import = import_vllm,
+                     .sequences = true,
+                     .experts = true,
+                     .first_layer = true,
+                     .step = true},
+    [IMPORT_TRTLLM] = {.import = import_trtllm, .experts = true},
     [IMPORT_COUNTS] = {.import = import_counts, .experts = true, .first_layer = true},
 };
 

@@ -9,10 +9,14 @@
 #include "traces/trace.h"
 
 typedef enum {
-    IMPORT_NPY,        /* [token, layer, k] expert ids, as vLLM's users save them */
-    IMPORT_BIGMOE_CSV, /* BigMoeOnEdge route trace, CSV v1 */
-    IMPORT_JSONL,      /* one line per (token, layer): traces/import_jsonl.h */
-    IMPORT_COUNTS,     /* how many tokens each expert got: traces/import_counts.h */
+    IMPORT_NPY,           /* [token, layer, k] expert ids, as vLLM's users save them */
+    IMPORT_BIGMOE_CSV,    /* BigMoeOnEdge route trace, CSV v1 */
+    IMPORT_JSONL,         /* one line per (token, layer): traces/import_jsonl.h */
+    IMPORT_COUNTS,        /* how many tokens each expert got: traces/import_counts.h */
+    IMPORT_SGLANG,        /* expert distribution recorder, mode per_token: traces/import_sglang.c */
+    IMPORT_SGLANG_COUNTS, /* the same, modes stat, stat_approx and per_pass */
+    IMPORT_VLLM,          /* returned routed experts: traces/import_vllm.c */
+    IMPORT_TRTLLM,        /* expert statistics, a folder: traces/import_trtllm.c */
     IMPORT_FORMATS
 } ImportFormat;
 
@@ -23,6 +27,8 @@ extern const char *const IMPORT_FORMAT_NAMES[IMPORT_FORMATS + 1];
 typedef enum {
     IMPORT_STEP_TOKEN,    /* each token is one decode step */
     IMPORT_STEP_SEQUENCE, /* each sequence is one prefill step */
+    IMPORT_STEP_REQUEST,  /* of each sequence the prompt is one prefill step, every token after it a
+                             decode step */
     IMPORT_STEP_COUNT /* STEP_TOKENS consecutive tokens are one prefill step, also across the end
                          of a sequence; one token is a decode step */
 } ImportStep;

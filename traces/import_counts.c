@@ -13,19 +13,33 @@
 
 static const size_t MAX_CSV_BYTES = (size_t)16 << 30;
 
-bool trace_counts_only(const TraceRun *run)
+/* Whether run.notes.import has KEY: true. */
+static bool has_note(const TraceRun *run, const char *key)
 {
     cJSON *json = NULL;
-    bool only = false;
+    bool set = false;
     if (run->notes == NULL || json_parse(run->notes, strlen(run->notes), "notes", &json) != OK)
         return false;
     JsonAt root = json_root(json, "notes");
     JsonAt import;
     JsonAt flag;
-    if (json_find(&root, "import", &import) && json_find(&import, "counts_only", &flag))
-        only = cJSON_IsTrue(flag.node);
+    if (json_find(&root, "import", &import) && json_find(&import, key, &flag))
+        set = cJSON_IsTrue(flag.node);
     cJSON_Delete(json);
-    return only;
+    return set;
+}
+
+bool trace_counts_only(const TraceRun *run)
+{
+    return has_note(run, "counts_only");
+}
+
+const char *trace_cannot_regroup(const TraceRun *run)
+{
+    if (trace_counts_only(run))
+        return "holds expert counts alone; which tokens they are of is not known";
+    return has_note(run, "requests_unknown") ? "does not say which tokens are of one request"
+                                             : NULL;
 }
 
 /* Counts as they lie in an array: [layer, expert] or [step, layer, expert]. */
@@ -51,47 +65,72 @@ static Status check_array(const ImportOptions *options, const Tensor *array)
     return OK;
 }
 
-static Status take_counts(const ImportOptions *options, const Tensor *array, uint64_t step,
-                          size_t cells, uint64_t *counts)
+/* Layers of the array that have a count. */
+typedef struct {
+    uint32_t numbers[TRACE_MAX_LAYERS]; /* the model's */
+    uint32_t at[TRACE_MAX_LAYERS];      /* in the array */
+    uint32_t count;
+} CountLayers;
+
+/* Checks every count and finds the layers. */
+static Status scan_array(const ImportOptions *options, const Tensor *array, CountLayers *layers)
 {
-    for (size_t i = 0; i < cells; i++) {
+    size_t experts = (size_t)array->shape[array->rank - 1];
+    size_t n_layers = (size_t)array->shape[array->rank - 2];
+    size_t n = array->bytes / dtype_bytes(array->dtype);
+    bool there[TRACE_MAX_LAYERS] = {false};
+    for (size_t i = 0; i < n; i++) {
         int64_t count;
-        if (!import_integer_at(array, step * cells + i, &count))
+        size_t layer = i / experts % n_layers;
+        if (!import_integer_at(array, i, &count))
             return fail(ERR_INPUT, "%s: dtype: %s, counts are integers", options->path,
                         dtype_name(array->dtype));
         if (count < 0)
-            return fail(ERR_INPUT, "%s: step %" PRIu64 ": layer %zu: expert %zu: count %" PRId64,
-                        options->path, step, i / array->shape[array->rank - 1],
-                        i % array->shape[array->rank - 1], count);
-        counts[i] = (uint64_t)count;
+            return fail(ERR_INPUT, "%s: step %zu: layer %zu: expert %zu: count %" PRId64,
+                        options->path, i / experts / n_layers, layer, i % experts, count);
+        there[layer] = there[layer] || count > 0;
     }
+    for (uint32_t i = 0; i < n_layers; i++)
+        if (there[i]) {
+            layers->numbers[layers->count] = options->first_layer + i;
+            layers->at[layers->count++] = i;
+        }
+    if (layers->count == 0)
+        return fail(ERR_INPUT, "%s: holds no token", options->path);
     return OK;
 }
 
-static Status write_array(const ImportOptions *options, const Tensor *array, CountsWriter *writer)
+static Status write_array(const Tensor *array, const CountLayers *layers, CountsWriter *writer)
 {
-    size_t cells = (size_t)(array->shape[array->rank - 2] * array->shape[array->rank - 1]);
+    size_t experts = (size_t)array->shape[array->rank - 1];
+    size_t n_layers = (size_t)array->shape[array->rank - 2];
     uint64_t steps = array->rank == 3 ? array->shape[0] : 1;
     uint64_t *counts;
-    TRY(mem_new(&counts, cells, sizeof *counts, "import"));
+    TRY(mem_new(&counts, layers->count * experts, sizeof *counts, "import"));
     Status status = OK;
     for (uint64_t step = 0; step < steps && status == OK; step++) {
-        status = take_counts(options, array, step, cells, counts);
-        if (status == OK)
-            status = counts_writer_step(writer, (uint32_t)step, counts);
+        for (size_t i = 0; i < layers->count * experts; i++) {
+            int64_t count = 0;
+            size_t layer = layers->at[i / experts];
+            import_integer_at(array, (step * n_layers + layer) * experts + i % experts, &count);
+            counts[i] = (uint64_t)count;
+        }
+        status = counts_writer_step(writer, (uint32_t)step, counts);
     }
     mem_free(counts);
     return status;
 }
 
-Status import_counts_array(const ImportOptions *options, const Tensor *array,
-                           const uint32_t *layers, cJSON *notes, ImportReport *report)
+Status import_counts_array(const ImportOptions *options, const Tensor *array, cJSON *notes,
+                           ImportReport *report)
 {
     CountsWriter *writer;
+    CountLayers layers = {.count = 0};
     TRY(check_array(options, array));
-    TRY(counts_writer_open(options, layers, (uint32_t)array->shape[array->rank - 2],
+    TRY(scan_array(options, array, &layers));
+    TRY(counts_writer_open(options, layers.numbers, layers.count,
                            (uint32_t)array->shape[array->rank - 1], notes, &writer));
-    Status status = write_array(options, array, writer);
+    Status status = write_array(array, &layers, writer);
     if (status == OK)
         return counts_writer_close(writer, report);
     counts_writer_abandon(writer);
@@ -260,7 +299,7 @@ Status import_counts(const ImportOptions *options, ImportReport *report)
     if (status == OK && is_npy)
         status = npy_view(options->path, map.data, map.bytes, &array);
     if (status == OK)
-        status = is_npy ? import_counts_array(options, &array, NULL, notes, report)
+        status = is_npy ? import_counts_array(options, &array, notes, report)
                         : import_csv(options, notes, report);
     cJSON_Delete(notes);
     file_map_close(&map);

@@ -19,11 +19,13 @@
 
 /* Whether the tokens of a trace are assignments: see above. */
 bool trace_counts_only(const TraceRun *run);
+/* Why the tokens of a trace cannot be put into other steps, or NULL: they can. */
+const char *trace_cannot_regroup(const TraceRun *run);
 
-/* Imports ARRAY, [layer, expert] or [step, layer, expert] of integers. LAYERS and NOTES as below.
- */
-Status import_counts_array(const ImportOptions *options, const Tensor *array,
-                           const uint32_t *layers, cJSON *notes, ImportReport *report);
+/* Imports ARRAY, [layer, expert] or [step, layer, expert] of integers; a layer without any count is
+ * no MoE layer and is left out. NOTES as below. */
+Status import_counts_array(const ImportOptions *options, const Tensor *array, cJSON *notes,
+                           ImportReport *report);
 
 /* Writes steps of counts. */
 typedef struct CountsWriter CountsWriter;

@@ -8,5 +8,9 @@ Status import_npy(const ImportOptions *options, ImportReport *report);
 Status import_bigmoe_csv(const ImportOptions *options, ImportReport *report);
 Status import_jsonl(const ImportOptions *options, ImportReport *report);
 Status import_counts(const ImportOptions *options, ImportReport *report);
+Status import_sglang(const ImportOptions *options, ImportReport *report);
+Status import_sglang_counts(const ImportOptions *options, ImportReport *report);
+Status import_trtllm(const ImportOptions *options, ImportReport *report);
+Status import_vllm(const ImportOptions *options, ImportReport *report);
 
 #endif

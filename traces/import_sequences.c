@@ -15,6 +15,7 @@ typedef struct {
     size_t tokens;
     size_t sequence;
     size_t position;
+    size_t prompt;
     size_t labels[MAX_LABEL_COLUMNS];
     size_t n_labels;
 } Columns;
@@ -72,6 +73,7 @@ static Status find_columns(Csv *csv, const char *label, Columns *columns)
     columns->tokens = csv_find(csv, "tokens");
     columns->sequence = csv_find(csv, "sequence");
     columns->position = csv_find(csv, "first_token_pos");
+    columns->prompt = csv_find(csv, "prompt_tokens");
     if (columns->first_token == SIZE_MAX || columns->tokens == SIZE_MAX)
         return csv_fail(csv, "the columns first_token and tokens are wanted");
     return label != NULL ? chosen_labels(csv, label, columns) : usual_labels(csv, columns);
@@ -109,8 +111,10 @@ static Status read_row(const Csv *csv, const Columns *columns, uint32_t row, Imp
     if (tokens > UINT32_MAX - found->first_position)
         return csv_fail(csv, "first_token_pos + tokens is above %u", UINT32_MAX);
     found->tokens = tokens;
-    found->prompt_tokens = found->first_position;
-    found->output_tokens = tokens;
+    if (columns->prompt != SIZE_MAX)
+        TRY(csv_u32(csv, columns->prompt, "prompt_tokens", tokens, &found->prompt_here));
+    found->prompt_tokens = found->first_position + found->prompt_here;
+    found->output_tokens = tokens - found->prompt_here;
     return OK;
 }
 

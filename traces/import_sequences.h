@@ -7,6 +7,7 @@
  *   sequence         its request number; without the column: the row's, from 0
  *   first_token_pos  position of that first token in its request (default 0): what came before is
  *                    the prompt, whose routing is not there
+ *   prompt_tokens    how many of its tokens are prompt, too (default 0)
  *   label, or dataset, domain, category   what the request is labelled with
  *
  * The rows must cover the array in order, without hole or overlap. */
@@ -23,6 +24,7 @@ typedef struct {
     uint64_t tokens;
     uint32_t request;
     uint32_t first_position;
+    uint32_t prompt_here;   /* of its tokens, how many are prompt; they come first */
     uint32_t prompt_tokens; /* of its tokens and those before them: what was prompt */
     uint32_t output_tokens;
     const char *label; /* or NULL */

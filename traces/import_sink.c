@@ -2,6 +2,7 @@
 #include "traces/import_sink.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,10 +25,10 @@ struct ImportSink {
 };
 
 const char *const IMPORT_FORMAT_NAMES[IMPORT_FORMATS + 1] = {
-    [IMPORT_NPY] = "npy",
-    [IMPORT_BIGMOE_CSV] = "bigmoe-csv",
-    [IMPORT_JSONL] = "jsonl",
-    [IMPORT_COUNTS] = "counts",
+    [IMPORT_NPY] = "npy",       [IMPORT_BIGMOE_CSV] = "bigmoe-csv",
+    [IMPORT_JSONL] = "jsonl",   [IMPORT_COUNTS] = "counts",
+    [IMPORT_SGLANG] = "sglang", [IMPORT_SGLANG_COUNTS] = "sglang-counts",
+    [IMPORT_VLLM] = "vllm",     [IMPORT_TRTLLM] = "trtllm",
 };
 
 static Status add_notes(cJSON *root, const ImportOptions *options, const cJSON *notes)
@@ -176,6 +177,17 @@ Status import_sink_step(ImportSink *sink, TraceStep *step, const ResidencyRecord
     return OK;
 }
 
+/* All of it is on the disk before it has a name. */
+static Status sync_file(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool synced = fd >= 0 && fsync(fd) == 0;
+    int reason = errno;
+    if (fd >= 0)
+        close(fd);
+    return synced ? OK : fail(ERR_IO, "%s: cannot sync: %s", path, strerror(reason));
+}
+
 /* Never over a file that came into being meanwhile; file systems without hard links get a rename.
  */
 static Status give_name(const ImportSink *sink)
@@ -201,6 +213,8 @@ Status import_sink_close(ImportSink *sink, ImportReport *report)
     } else {
         status = recorder_close(sink->recorder);
     }
+    if (status == OK)
+        status = sync_file(sink->temporary);
     if (status == OK)
         status = give_name(sink);
     if (status == OK)

@@ -25,6 +25,10 @@ typedef struct {
 static uint64_t longest_step(const ImportOptions *options, const ImportSequences *sequences)
 {
     uint64_t longest = 1;
+    if (options->step_given && options->step == IMPORT_STEP_REQUEST)
+        for (size_t i = 0; i < sequences->count; i++)
+            longest = sequences->items[i].prompt_here > longest ? sequences->items[i].prompt_here
+                                                                : longest;
     if (options->step_given && options->step == IMPORT_STEP_COUNT)
         return options->step_tokens;
     if (options->step_given && options->step == IMPORT_STEP_SEQUENCE)
@@ -129,11 +133,29 @@ static Status write_sequence_steps(Builder *builder)
     return OK;
 }
 
+static Status write_request_steps(Builder *builder)
+{
+    const ImportSequences *sequences = &builder->from->sequences;
+    for (size_t i = 0; i < sequences->count; i++) {
+        const ImportSequence *sequence = &sequences->items[i];
+        if (sequence->prompt_here > TRACE_MAX_TOKENS)
+            return fail(ERR_INPUT, "sequence %u: %u tokens of prompt, a step has at most %d",
+                        sequence->request, sequence->prompt_here, TRACE_MAX_TOKENS);
+        if (sequence->prompt_here > 0)
+            TRY(write_step(builder, PHASE_PREFILL, sequence->prompt_here));
+        for (uint64_t j = sequence->prompt_here; j < sequence->tokens; j++)
+            TRY(write_step(builder, PHASE_DECODE, 1));
+    }
+    return OK;
+}
+
 static Status write_steps(const ImportOptions *options, Builder *builder)
 {
     uint64_t total = builder->from->ids.shape[0];
     if (options->step_given && options->step == IMPORT_STEP_SEQUENCE)
         return fail_in(write_sequence_steps(builder), "%s", options->path);
+    if (options->step_given && options->step == IMPORT_STEP_REQUEST)
+        return fail_in(write_request_steps(builder), "%s", options->path);
     uint32_t most =
         options->step_given && options->step == IMPORT_STEP_COUNT ? options->step_tokens : 1;
     while (builder->next < total) {
@@ -159,7 +181,7 @@ static void fill_layers(const ImportOptions *options, const ImportTokens *tokens
 
 static Status add_notes(const ImportOptions *options, cJSON *notes)
 {
-    static const char *const STEPS[] = {"token", "sequence", "count"};
+    static const char *const STEPS[] = {"token", "sequence", "request", "count"};
     ImportStep step = options->step_given ? options->step : IMPORT_STEP_TOKEN;
     TRY(json_add_text(notes, "experts",
                       options->experts > 0 ? "given" : "the largest id seen, plus one"));

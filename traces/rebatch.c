@@ -49,11 +49,7 @@ Status rebatch_open(TraceShards *shards, const Batching *batching, Rebatch **out
 {
     Rebatch *rebatch;
     TRY(check_batching(batching));
-    if (trace_shards_counts_only(shards) != NULL)
-        return fail(ERR_INPUT,
-                    "%s: holds expert counts alone; which tokens they are of is not known, so they "
-                    "cannot be regrouped",
-                    trace_shards_counts_only(shards));
+    TRY(trace_shards_check_regroup(shards));
     TRY(mem_new(&rebatch, 1, sizeof *rebatch, "rebatch"));
     rebatch->batching = *batching;
     Status status = open_tables(rebatch, shards);

@@ -23,7 +23,8 @@ struct TraceShards {
     TraceReader *reader;
     TraceLayer *layers;
     uint32_t n_layers;
-    const char *counts_only;
+    const char *fixed; /* the first shard whose tokens cannot be regrouped */
+    const char *why;
     uint32_t steps;
     Entry *entries; /* [room], a power of two; open addressing */
     size_t room;
@@ -127,8 +128,11 @@ static Status look_at(TraceShards *shards, const char *path)
     TraceReader *reader;
     TRY(trace_reader_open(path, &reader));
     Status status = take_layers(shards, path, reader);
-    if (status == OK && shards->counts_only == NULL && trace_counts_only(trace_reader_run(reader)))
-        shards->counts_only = path;
+    const char *why = trace_cannot_regroup(trace_reader_run(reader));
+    if (why != NULL && shards->fixed == NULL) {
+        shards->fixed = path;
+        shards->why = why;
+    }
     trace_reader_close(reader);
     return status;
 }
@@ -170,9 +174,11 @@ const TraceLayer *trace_shards_layers(const TraceShards *shards, uint32_t *count
     return shards->layers;
 }
 
-const char *trace_shards_counts_only(const TraceShards *shards)
+Status trace_shards_check_regroup(const TraceShards *shards)
 {
-    return shards->counts_only;
+    if (shards->fixed == NULL)
+        return OK;
+    return fail(ERR_INPUT, "%s: %s, so its tokens cannot be regrouped", shards->fixed, shards->why);
 }
 
 uint32_t trace_shards_requests(const TraceShards *shards)

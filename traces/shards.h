@@ -16,8 +16,8 @@ Status trace_shards_open(const char *const *paths, size_t count, TraceShards **s
 void trace_shards_close(TraceShards *shards);
 
 const TraceLayer *trace_shards_layers(const TraceShards *shards, uint32_t *count);
-/* The first shard whose tokens are not tokens (trace_counts_only), or NULL. */
-const char *trace_shards_counts_only(const TraceShards *shards);
+/* Fails with ERR_INPUT when a shard's tokens cannot be put into other steps. */
+Status trace_shards_check_regroup(const TraceShards *shards);
 
 /* Next step, valid until the next call, then STATUS_END. */
 Status trace_shards_next_step(TraceShards *shards, TraceStep *step);

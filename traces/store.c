@@ -272,7 +272,7 @@ static Status create_empty(const Store *store)
     return OK;
 }
 
-/* A scratch file is written in place and synced once, when it is closed. */
+/* A scratch file is written in place; who gives it its name syncs it. */
 static Status configure_scratch(const Store *store)
 {
     char pragmas[160];

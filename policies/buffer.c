@@ -50,12 +50,17 @@ static void *piece(Arena *arena, bool wanted, size_t count, size_t size)
     return NULL;
 }
 
+static uint32_t n_lists(const EvictionPolicy *policy, const Scope *scope)
+{
+    return policy->has_layer_lists ? scope->n_layers : 1 + policy->n_more_lists;
+}
+
 static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t widest, Arena *arena)
 {
     size_t objects = scope->n_objects;
     size_t slots = scope->n_slots;
     bool counts = policy->needs_counts;
-    scope->nodes = piece(arena, true, objects + 1, sizeof *scope->nodes);
+    scope->nodes = piece(arena, true, objects + n_lists(policy, scope), sizeof *scope->nodes);
     scope->slot_object = piece(arena, true, slots, sizeof *scope->slot_object);
     scope->free_slots = piece(arena, true, slots, sizeof *scope->free_slots);
     scope->misses = piece(arena, true, widest, sizeof *scope->misses);
@@ -65,6 +70,9 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     scope->count = piece(arena, counts, objects, sizeof *scope->count);
     scope->last = piece(arena, counts, objects, sizeof *scope->last);
     scope->aside = piece(arena, counts, slots, sizeof *scope->aside);
+    scope->flag = piece(arena, policy->needs_flags, objects, sizeof *scope->flag);
+    scope->list = piece(arena, policy->needs_flags, objects, sizeof *scope->list);
+    scope->value = piece(arena, policy->needs_values, objects, sizeof *scope->value);
 }
 
 static uint32_t widest_layer(const ExpertBuffer *buffer)
@@ -119,6 +127,7 @@ static void size_scope(const Plan *plan, uint32_t slots, uint32_t widest, Scope 
     uint64_t objects = scope->n_objects;
     uint64_t count = slots < objects ? slots : objects;
     scope->budget = count;
+    scope->capacity = (uint32_t)count;
     if (plan->buffer.order == ORDER_STAGED)
         count = (count > widest ? count : widest) + widest;
     scope->n_slots = (uint32_t)(count < objects ? count : objects);
@@ -142,6 +151,7 @@ static Status size_scopes(const Plan *plan, const TraceLayer *layers, ExpertBuff
     for (uint32_t i = 0; i < buffer->n_scopes; i++) {
         Scope *scope = &buffer->scopes[i];
         uint32_t widest = is_shared(buffer) ? widest_layer(buffer) : scope->n_objects;
+        scope->n_layers = is_shared(buffer) ? buffer->n_layers : 1;
         size_scope(plan, slots[i], widest, scope);
         if (buffer->weighs)
             scope->budget = plan->buffer.bytes;
@@ -222,38 +232,59 @@ void buffer_free(ExpertBuffer *buffer)
     mem_free(buffer);
 }
 
-static void reset_scope(const EvictionPolicy *policy, Scope *scope, uint64_t seed)
+static void reset_residency(const EvictionPolicy *policy, Scope *scope)
 {
-    uint32_t sentinel = scope->n_objects;
     for (uint32_t i = 0; i < scope->n_objects; i++)
         scope->nodes[i] = (ScopeNode){.slot = NOBODY};
-    scope->nodes[sentinel] = (ScopeNode){.slot = NOBODY, .newer = sentinel, .older = sentinel};
+    for (uint32_t i = 0; i < n_lists(policy, scope); i++) {
+        uint32_t sentinel = scope->n_objects + i;
+        scope->nodes[sentinel] = (ScopeNode){.slot = NOBODY, .newer = sentinel, .older = sentinel};
+    }
     for (uint32_t i = 0; i < scope->n_slots; i++) {
         scope->slot_object[i] = NOBODY;
         scope->free_slots[i] = scope->n_slots - 1 - i;
     }
     scope->n_free = scope->n_slots;
     scope->n_residents = 0;
-    scope->used = 0;
-    scope->peak = 0;
     scope->newest = NOBODY;
     scope->event = 0;
+    scope->used = 0;
+    scope->peak = 0;
+}
+
+static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t seed)
+{
+    size_t objects = scope->n_objects;
     scope->random = seed;
     scope->heap.size = 0;
     scope->n_aside = 0;
     scope->time = 0;
-    if (!policy->needs_counts)
-        return;
-    memset(scope->count, 0, scope->n_objects * sizeof *scope->count);
-    memset(scope->last, 0, scope->n_objects * sizeof *scope->last);
+    memset(scope->length, 0, sizeof scope->length);
+    scope->hand = NOBODY;
+    scope->target = 0;
+    scope->has_evicted = false;
+    scope->step = 0;
+    scope->inflation = 0;
+    if (policy->needs_counts) {
+        memset(scope->count, 0, objects * sizeof *scope->count);
+        memset(scope->last, 0, objects * sizeof *scope->last);
+    }
+    if (policy->needs_flags) {
+        memset(scope->flag, 0, objects * sizeof *scope->flag);
+        memset(scope->list, 0, objects * sizeof *scope->list);
+    }
+    if (policy->needs_values)
+        memset(scope->value, 0, objects * sizeof *scope->value);
 }
 
 void buffer_reset(ExpertBuffer *buffer)
 {
     memset(buffer->counts, 0, buffer->n_layers * sizeof *buffer->counts);
-    for (uint32_t i = 0; i < buffer->n_scopes && buffer->policy != NULL; i++)
-        reset_scope(buffer->policy, &buffer->scopes[i],
-                    buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
+    for (uint32_t i = 0; i < buffer->n_scopes && buffer->policy != NULL; i++) {
+        reset_residency(buffer->policy, &buffer->scopes[i]);
+        reset_policy(buffer->policy, &buffer->scopes[i],
+                     buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
+    }
 }
 
 uint32_t buffer_slots(const ExpertBuffer *buffer, uint32_t layer_index)
@@ -322,6 +353,13 @@ static uint32_t all_resident(const Scope *scope, ScopeEvent *event)
     return event->n;
 }
 
+/* A pass over the layers ends where they do not ascend. */
+static void note_layer(Scope *scope, uint32_t layer)
+{
+    scope->step += layer <= scope->layer || scope->step == 0;
+    scope->layer = layer;
+}
+
 uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *hit,
                       BufferAction *actions, uint32_t *n_actions)
 {
@@ -339,6 +377,7 @@ uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *h
         .layer_objects = buffer->first_object,
         .actions = actions,
     };
+    note_layer(scope, is_shared(buffer) ? layer_index : 0);
     uint32_t hits =
         buffer->policy != NULL ? buffer->event(scope, &event) : all_resident(scope, &event);
     BufferCounts *counts = &buffer->counts[layer_index];

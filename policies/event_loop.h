@@ -18,7 +18,8 @@
 
 typedef struct {
     void (*hit)(Scope *scope, uint32_t object); /* a lookup found it; NULL: the policy ignores it */
-    void (*admit)(Scope *scope, uint32_t object); /* a lookup missed, and it was loaded */
+    void (*miss)(Scope *scope, uint32_t object); /* a lookup missed, nobody has gone yet; or NULL */
+    void (*admit)(Scope *scope, uint32_t object); /* ... and it was loaded */
     uint32_t (*victim)(Scope *scope);             /* leaves the order; of all residents */
     uint32_t (*victim_outside)(Scope *scope);     /* of those outside A, of which one exists */
     void (*end)(Scope *scope);                    /* of an event with victims; may be NULL */
@@ -43,6 +44,8 @@ ALWAYS_INLINE uint32_t choose_victim(const EvictionRules *rules, Scope *scope,
 ALWAYS_INLINE void admit(const EvictionRules *rules, Scope *scope, ScopeEvent *event,
                          uint32_t object, bool inactive_first)
 {
+    if (rules->miss != NULL)
+        rules->miss(scope, object);
     while (!scope_has_room(scope, event))
         scope_evict(scope, event, choose_victim(rules, scope, event, inactive_first));
     scope_load(scope, event, object);
@@ -127,6 +130,8 @@ ALWAYS_INLINE void touch_staged(const EvictionRules *rules, Scope *scope, const 
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t at = event->touches[i];
         uint32_t object = event->first_object + event->experts[at];
+        if (scope->missed[at] && rules->miss != NULL)
+            rules->miss(scope, object);
         if (scope->missed[at])
             rules->admit(scope, object);
         else if (rules->hit != NULL)

@@ -11,14 +11,19 @@
 /* Decides one event and returns its hits. */
 typedef uint32_t (*EvictionEvent)(Scope *scope, ScopeEvent *event);
 
+/* A policy's row; what follows the functions is the state that its scopes must hold. */
 typedef struct {
     const char *name;
     EvictionEvent event[REPLAY_ORDERS];
-    bool needs_future; /* events bring next_use */
-    bool may_bypass;   /* an expert may pass through the staging slot */
-    bool needs_heap;   /* state that the scope must hold: its heap ... */
-    bool needs_where;  /* ... in which any object's key may change ... */
-    bool needs_counts; /* ... and count, last and aside */
+    bool needs_future;     /* events bring next_use */
+    bool may_bypass;       /* an expert may pass through the staging slot */
+    bool needs_heap;       /* heap */
+    bool needs_where;      /* heap.where */
+    bool needs_counts;     /* count, last, aside */
+    bool needs_flags;      /* flag and list */
+    bool needs_values;     /* value */
+    bool has_layer_lists;  /* a list a layer */
+    uint32_t n_more_lists; /* beyond the first */
 } EvictionPolicy;
 
 /* The table: a new policy is one file with its EVICT_ row, and one line here. */
@@ -29,6 +34,14 @@ typedef struct {
     ROW(LRU, "lru")                                                                                \
     ROW(MRU, "mru")                                                                                \
     ROW(LFU, "lfu")                                                                                \
+    ROW(LFU_RESIDENT, "lfu-resident")                                                              \
+    ROW(LFU_AGED, "lfu-aged")                                                                      \
+    ROW(CLOCK, "clock")                                                                            \
+    ROW(SIEVE, "sieve")                                                                            \
+    ROW(S3_FIFO, "s3-fifo")                                                                        \
+    ROW(ARC, "arc")                                                                                \
+    ROW(LEAST_STALE, "least-stale")                                                                \
+    ROW(COST_AWARE, "cost-aware")                                                                  \
     ROW(RANDOM, "random")                                                                          \
     ROW(BELADY, "belady")                                                                          \
     ROW(BELADY_ADMIT, "belady-admit")

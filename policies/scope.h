@@ -26,7 +26,7 @@ typedef struct {
 typedef struct {
     uint32_t n_objects;
     uint32_t n_slots;
-    ScopeNode *nodes;      /* [n_objects + 1]; the last is the list's sentinel */
+    ScopeNode *nodes;      /* [n_objects + lists of the policy]; the last are their sentinels */
     uint32_t *slot_object; /* [n_slots] who is there, or NOBODY */
     uint32_t *free_slots;  /* [n_free] a stack: from 0 up at first, then the slot freed last */
     uint32_t n_free;
@@ -54,6 +54,19 @@ typedef struct {
     uint32_t time;   /* lookups so far */
     uint32_t *aside; /* [n_slots] taken out of the heap for the rest of the event */
     uint32_t n_aside;
+    uint8_t *flag;      /* [n_objects] visited, or lookups up to a cap */
+    uint8_t *list;      /* [n_objects] the list it is in; 0: none */
+    uint32_t length[5]; /* objects of each such list */
+    uint32_t capacity;  /* most residents that the budget allows, of the smallest size */
+    uint32_t hand;      /* sieve: where the next search begins, or NOBODY: at the oldest */
+    double target;      /* arc: what part of the capacity seen once is aimed at */
+    bool has_evicted;
+    bool came_back; /* the miss being admitted was remembered */
+    uint32_t step;  /* number of the pass over the layers, from 1 */
+    uint32_t layer; /* of the event */
+    uint32_t n_layers;
+    uint64_t inflation; /* cost-aware: the value of the last victim */
+    uint64_t *value;    /* [n_objects] cost-aware */
 } Scope;
 
 /* One event on its way through its scope. */
@@ -158,15 +171,20 @@ ALWAYS_INLINE void list_remove(Scope *scope, uint32_t object)
     nodes[older].newer = newer;
 }
 
-ALWAYS_INLINE void list_add_newest(Scope *scope, uint32_t object)
+/* The ring of another sentinel: list I of a policy with several has node n_objects + I. */
+ALWAYS_INLINE void list_push(Scope *scope, uint32_t sentinel, uint32_t object)
 {
     ScopeNode *nodes = scope->nodes;
-    uint32_t sentinel = scope->n_objects;
     uint32_t second = nodes[sentinel].older;
     nodes[object].newer = sentinel;
     nodes[object].older = second;
     nodes[second].newer = object;
     nodes[sentinel].older = object;
+}
+
+ALWAYS_INLINE void list_add_newest(Scope *scope, uint32_t object)
+{
+    list_push(scope, scope->n_objects, object);
 }
 
 ALWAYS_INLINE void list_renew(Scope *scope, uint32_t object)

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "policies/buffer.h"
+#include "tests/reference_queues.h"
 #include "tests/support.h"
 #include "traces/packed.h"
 
@@ -38,7 +39,11 @@ typedef struct {
     uint32_t slot;
     uint64_t loaded_at; /* numbers of loads and lookups, from 1 */
     uint64_t looked_at;
+    uint64_t scope_time; /* of the last lookup, in lookups of the scope */
+    uint64_t step;       /* of the last lookup */
     uint64_t count;
+    uint64_t count_resident; /* since it was loaded */
+    uint64_t value;          /* cost-aware */
 } RefExpert;
 
 typedef struct {
@@ -50,6 +55,10 @@ typedef struct {
     uint32_t free_slots[REF_LAYERS][REF_LAYERS * REF_EXPERTS]; /* the next one stands last */
     uint32_t n_free[REF_LAYERS];
     RefExpert *newest[REF_LAYERS]; /* loaded last */
+    uint64_t time[REF_LAYERS];     /* lookups of the scope */
+    uint64_t inflation[REF_LAYERS];
+    RefQueues queues[REF_LAYERS];
+    bool outside; /* victims are wanted outside A */
     uint64_t clock;
     uint32_t event;    /* at this one ... */
     uint32_t position; /* ... and this lookup of it */
@@ -195,6 +204,22 @@ static inline uint64_t ref_next_use(const RefBuffer *buffer, uint32_t layer, uin
     return UINT64_MAX;
 }
 
+/* Passes over the layers that the scope sees, from 1. */
+static inline uint64_t ref_step(const RefBuffer *buffer)
+{
+    uint32_t layers = ref_is_device(buffer) ? buffer->trace->n_layers : 1;
+    return 1 + buffer->event / layers;
+}
+
+static inline uint64_t ref_staleness(const RefBuffer *buffer, uint32_t layer, const RefExpert *it)
+{
+    uint32_t layers = buffer->trace->n_layers;
+    uint32_t now = buffer->trace->events[buffer->event].layer;
+    uint64_t back = (now + layers - layer) % layers;
+    uint64_t is_stale = it->step != ref_step(buffer);
+    return (is_stale << 60) + ((100 - back) << 50) + (UINT64_C(1) << 40) - it->looked_at;
+}
+
 /* Larger goes first. */
 static inline uint64_t ref_rank(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
 {
@@ -210,9 +235,17 @@ static inline uint64_t ref_rank(const RefBuffer *buffer, uint32_t layer, uint32_
         return it->looked_at;
     if (strcmp(evict, "lfu") == 0)
         return UINT64_MAX - (it->count * 1000000 + it->looked_at);
+    if (strcmp(evict, "lfu-resident") == 0)
+        return UINT64_MAX - (it->count_resident * 1000000 + it->looked_at);
+    if (strcmp(evict, "lfu-aged") == 0) /* age / lookups; fractions this small stay apart */
+        return ((buffer->time[ref_scope(buffer, layer)] - it->scope_time + 1) << 40) / it->count;
+    if (strcmp(evict, "least-stale") == 0)
+        return ref_staleness(buffer, layer, it);
+    if (strcmp(evict, "cost-aware") == 0)
+        return UINT64_MAX - it->value;
     if (strncmp(evict, "belady", 6) == 0)
         return ref_next_use(buffer, layer, expert);
-    if (strcmp(evict, "random") != 0)
+    if (strcmp(evict, "random") != 0 && !ref_is_queue_policy(evict))
         fail_msg("the reference does not know %s", evict);
     return 0;
 }
@@ -267,6 +300,32 @@ static inline RefVictim ref_drawn(RefBuffer *buffer, uint32_t layer, bool outsid
     }
 }
 
+static inline bool ref_is_kept(const void *context, int item)
+{
+    const RefBuffer *buffer = context;
+    return buffer->outside &&
+           ref_is_active(buffer, (uint32_t)item / REF_EXPERTS, (uint32_t)item % REF_EXPERTS);
+}
+
+/* Residents that the budget allows, of the smallest expert. */
+static inline int ref_capacity(const RefBuffer *buffer, uint32_t layer)
+{
+    uint64_t smallest = ref_weight(buffer, layer);
+    for (uint32_t i = 0; i < buffer->trace->n_layers && ref_is_device(buffer); i++)
+        smallest = ref_least(smallest, ref_weight(buffer, i));
+    return (int)ref_least(ref_budget(buffer) / smallest, ref_objects(buffer, layer));
+}
+
+/* Of a policy whose order changes when it is asked. */
+static inline RefVictim ref_taken(RefBuffer *buffer, uint32_t layer, bool outside)
+{
+    buffer->outside = outside;
+    int item =
+        ref_queues_take(&buffer->queues[ref_scope(buffer, layer)], buffer->plan->buffer.evict,
+                        ref_capacity(buffer, layer), ref_is_kept, buffer);
+    return (RefVictim){true, (uint32_t)item / REF_EXPERTS, (uint32_t)item % REF_EXPERTS};
+}
+
 static inline RefVictim ref_victim(RefBuffer *buffer, uint32_t layer)
 {
     const char *evict = buffer->plan->buffer.evict;
@@ -275,6 +334,8 @@ static inline RefVictim ref_victim(RefBuffer *buffer, uint32_t layer)
     outside = outside && ref_best(buffer, layer, true).found;
     if (strcmp(evict, "random") == 0)
         return ref_drawn(buffer, layer, outside);
+    if (ref_is_queue_policy(evict))
+        return ref_taken(buffer, layer, outside);
     return ref_best(buffer, layer, outside);
 }
 
@@ -287,10 +348,50 @@ static inline void ref_act(RefBuffer *buffer, ResidencyKind kind, uint32_t layer
                                                           .slot = slot};
 }
 
-static inline void ref_touch(RefBuffer *buffer, RefExpert *it)
+static inline uint64_t ref_gain(const RefBuffer *buffer, uint32_t layer)
 {
+    uint64_t smallest = ref_weight(buffer, layer);
+    for (uint32_t i = 0; i < buffer->trace->n_layers && ref_is_device(buffer); i++)
+        smallest = ref_least(smallest, ref_weight(buffer, i));
+    return 256 * smallest / ref_weight(buffer, layer);
+}
+
+static inline int ref_item(const RefBuffer *buffer, uint32_t layer, const RefExpert *it)
+{
+    return (int)(layer * REF_EXPERTS + (uint32_t)(it - buffer->experts[layer]));
+}
+
+static inline void ref_look_up(RefBuffer *buffer, uint32_t layer, RefExpert *it)
+{
+    uint32_t scope = ref_scope(buffer, layer);
     it->looked_at = ++buffer->clock;
+    it->scope_time = ++buffer->time[scope];
+    it->step = ref_step(buffer);
     it->count++;
+    it->count_resident++;
+    it->value = buffer->inflation[scope] + it->count_resident * ref_gain(buffer, layer);
+}
+
+static inline void ref_touch(RefBuffer *buffer, uint32_t layer, RefExpert *it)
+{
+    ref_look_up(buffer, layer, it);
+    ref_queues_hit(&buffer->queues[ref_scope(buffer, layer)], buffer->plan->buffer.evict,
+                   ref_item(buffer, layer, it));
+}
+
+static inline void ref_remember(RefBuffer *buffer, uint32_t layer, const RefExpert *it)
+{
+    ref_queues_miss(&buffer->queues[ref_scope(buffer, layer)], buffer->plan->buffer.evict,
+                    ref_capacity(buffer, layer), ref_item(buffer, layer, it));
+}
+
+static inline void ref_admit(RefBuffer *buffer, uint32_t layer, RefExpert *it)
+{
+    it->count_resident = 0;
+    ref_look_up(buffer, layer, it);
+    it->loaded_at = buffer->clock;
+    ref_queues_admit(&buffer->queues[ref_scope(buffer, layer)], buffer->plan->buffer.evict,
+                     ref_capacity(buffer, layer), ref_item(buffer, layer, it));
 }
 
 static inline void ref_evict(RefBuffer *buffer, uint32_t layer)
@@ -301,6 +402,8 @@ static inline void ref_evict(RefBuffer *buffer, uint32_t layer)
     ref_act(buffer, RESIDENCY_EVICT, victim.layer, victim.expert, it->slot);
     buffer->evicted_newest += it == buffer->newest[scope];
     it->resident = false;
+    if (it->value > buffer->inflation[scope])
+        buffer->inflation[scope] = it->value;
     buffer->used[scope] -= ref_weight(buffer, victim.layer);
     buffer->free_slots[scope][buffer->n_free[scope]++] = it->slot;
 }
@@ -313,12 +416,6 @@ static inline void ref_load(RefBuffer *buffer, uint32_t layer, uint32_t expert)
     it->slot = buffer->free_slots[scope][--buffer->n_free[scope]];
     buffer->used[scope] += ref_weight(buffer, layer);
     ref_act(buffer, RESIDENCY_LOAD, layer, expert, it->slot);
-}
-
-static inline void ref_note_load(RefBuffer *buffer, uint32_t layer, RefExpert *it)
-{
-    it->loaded_at = buffer->clock;
-    buffer->newest[ref_scope(buffer, layer)] = it;
 }
 
 /* Belady passes by whom no resident outside A (or at all) is needed later than. */
@@ -334,6 +431,7 @@ static inline void ref_miss(RefBuffer *buffer, uint32_t layer, uint32_t expert)
 {
     RefExpert *it = &buffer->experts[layer][expert];
     uint32_t scope = ref_scope(buffer, layer);
+    ref_remember(buffer, layer, it);
     while (buffer->used[scope] + ref_weight(buffer, layer) > ref_budget(buffer)) {
         if (ref_passes(buffer, layer, expert)) {
             ref_act(buffer, RESIDENCY_BYPASS, layer, expert, ref_slots(buffer, layer));
@@ -342,13 +440,13 @@ static inline void ref_miss(RefBuffer *buffer, uint32_t layer, uint32_t expert)
         ref_evict(buffer, layer);
     }
     ref_load(buffer, layer, expert);
-    ref_touch(buffer, it);
-    ref_note_load(buffer, layer, it);
+    ref_admit(buffer, layer, it);
+    buffer->newest[scope] = it;
 }
 
 static inline void ref_hit(RefBuffer *buffer, uint32_t layer, uint32_t expert)
 {
-    ref_touch(buffer, &buffer->experts[layer][expert]);
+    ref_touch(buffer, layer, &buffer->experts[layer][expert]);
     ref_act(buffer, RESIDENCY_HIT, layer, expert, buffer->experts[layer][expert].slot);
 }
 
@@ -364,10 +462,12 @@ static inline RefExpert *ref_touch_staged(RefBuffer *buffer, const RefEvent *eve
             again = again || event->touches[j] == event->touches[i];
         if (again)
             continue;
-        ref_touch(buffer, it);
-        if (resident[event->touches[i]])
+        if (resident[event->touches[i]]) {
+            ref_touch(buffer, event->layer, it);
             continue;
-        it->loaded_at = buffer->clock;
+        }
+        ref_remember(buffer, event->layer, it);
+        ref_admit(buffer, event->layer, it);
         newest = it;
     }
     return newest;
@@ -425,8 +525,10 @@ static inline void ref_run(RefBuffer *buffer, const RefTrace *trace, const Plan 
     for (uint32_t i = 0; i < (ref_is_device(buffer) ? 1 : trace->n_layers); i++)
         for (uint32_t slots = ref_slots(buffer, i); buffer->n_free[i] < slots; buffer->n_free[i]++)
             buffer->free_slots[i][buffer->n_free[i]] = slots - 1 - buffer->n_free[i];
-    for (uint64_t i = 0; i < REF_LAYERS; i++)
+    for (uint64_t i = 0; i < REF_LAYERS; i++) {
+        buffer->queues[i].hand = REF_NOBODY;
         buffer->random[i] = plan->seed + i * UINT64_C(0xD1B54A32D192ED03);
+    }
     for (; buffer->event < trace->n_events; buffer->event++)
         ref_event(buffer, &trace->events[buffer->event]);
 }

@@ -1,0 +1,141 @@
+#include "policies/event_loop.h"
+
+/* Residents seen once and more often, and the ghosts of each. */
+enum { ONCE = 1, OFTEN, GHOST_ONCE, GHOST_OFTEN };
+
+static uint32_t sentinel_of(const Scope *scope, uint8_t list)
+{
+    return scope->n_objects + list - 1;
+}
+
+static void enter(Scope *scope, uint8_t list, uint32_t object)
+{
+    list_push(scope, sentinel_of(scope, list), object);
+    scope->list[object] = list;
+    scope->length[list]++;
+}
+
+static void leave(Scope *scope, uint32_t object)
+{
+    list_remove(scope, object);
+    scope->length[scope->list[object]]--;
+    scope->list[object] = 0;
+}
+
+static uint32_t oldest_of(const Scope *scope, uint8_t list)
+{
+    return scope->nodes[sentinel_of(scope, list)].newer;
+}
+
+static void drop_oldest(Scope *scope, uint8_t list)
+{
+    if (scope->length[list] > 0)
+        leave(scope, oldest_of(scope, list));
+}
+
+static void arc_hit(Scope *scope, uint32_t object)
+{
+    leave(scope, object);
+    enter(scope, OFTEN, object);
+}
+
+static double at_least_one(uint32_t part, uint32_t whole)
+{
+    return part > whole ? (double)part / (double)whole : 1.0;
+}
+
+/* What came back says which list deserved more. flag tells admission and replacement: the ghost
+ * list it stood in. */
+static void arc_miss(Scope *scope, uint32_t object)
+{
+    uint32_t once = scope->length[GHOST_ONCE];
+    uint32_t often = scope->length[GHOST_OFTEN];
+    uint8_t ghost = scope->list[object];
+    if (ghost == GHOST_ONCE)
+        scope->target += at_least_one(often, once);
+    if (ghost == GHOST_OFTEN)
+        scope->target -= at_least_one(once, often);
+    if (scope->target > scope->capacity)
+        scope->target = scope->capacity;
+    if (scope->target < 0)
+        scope->target = 0;
+    scope->came_back = ghost != 0;
+    scope->flag[object] = ghost;
+    scope->hand = object;
+    if (ghost != 0)
+        leave(scope, object);
+}
+
+static void arc_admit(Scope *scope, uint32_t object)
+{
+    enter(scope, scope->flag[object] != 0 ? OFTEN : ONCE, object);
+}
+
+/* True when LIST has someone who may go. Members of A were touched last, so that the oldest is one
+ * only when all are. */
+static bool has_candidate(const Scope *scope, uint8_t list, bool outside)
+{
+    return scope->length[list] > 0 && !(outside && scope_is_active(scope, oldest_of(scope, list)));
+}
+
+static uint32_t take(Scope *scope, uint8_t list, bool remembered)
+{
+    uint32_t object = oldest_of(scope, list);
+    leave(scope, object);
+    if (remembered)
+        enter(scope, list == ONCE ? GHOST_ONCE : GHOST_OFTEN, object);
+    return object;
+}
+
+/* REPLACE of the paper. */
+static uint32_t replace(Scope *scope, bool outside)
+{
+    double once = scope->length[ONCE];
+    bool was_often = scope->flag[scope->hand] == GHOST_OFTEN;
+    bool from_once =
+        scope->length[ONCE] > 0 && (once > scope->target || (was_often && once == scope->target));
+    if (from_once ? !has_candidate(scope, ONCE, outside) : !has_candidate(scope, OFTEN, outside))
+        from_once = !from_once;
+    return take(scope, from_once ? ONCE : OFTEN, true);
+}
+
+ALWAYS_INLINE uint32_t arc_take(Scope *scope, bool outside)
+{
+    uint32_t seen_once = scope->length[ONCE] + scope->length[GHOST_ONCE];
+    uint32_t all = seen_once + scope->length[OFTEN] + scope->length[GHOST_OFTEN];
+    if (scope->came_back)
+        return replace(scope, outside);
+    if (seen_once >= scope->capacity) {
+        if (scope->length[GHOST_ONCE] == 0 && has_candidate(scope, ONCE, outside))
+            return take(scope, ONCE, false);
+        drop_oldest(scope, GHOST_ONCE);
+    } else if (all >= 2 * (uint64_t)scope->capacity) {
+        drop_oldest(scope, GHOST_OFTEN);
+    }
+    return replace(scope, outside);
+}
+
+static uint32_t arc_victim(Scope *scope)
+{
+    return arc_take(scope, false);
+}
+
+static uint32_t arc_victim_outside(Scope *scope)
+{
+    return arc_take(scope, true);
+}
+
+static const EvictionRules RULES = {.hit = arc_hit,
+                                    .miss = arc_miss,
+                                    .admit = arc_admit,
+                                    .victim = arc_victim,
+                                    .victim_outside = arc_victim_outside};
+
+DEFINE_EVENTS(arc, RULES)
+
+/* Adaptive replacement cache. Megiddo and Modha 2003 (FAST), figure 4: two lists in order of last
+ * lookup, of residents seen once and more often, a ghost list of each, and a target for the first
+ * that moves with the ghosts that come back. Where the chosen list holds members of A alone, the
+ * other gives the victim. */
+const EvictionPolicy EVICT_ARC = {
+    .name = "arc", EVENTS(arc), .needs_flags = true, .n_more_lists = 3};

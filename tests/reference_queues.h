@@ -101,7 +101,8 @@ static inline int ref_s3_small_size(int capacity)
 static inline int ref_s3_take_small(RefQueues *q, int capacity, RefIsKept is_kept,
                                     const void *context)
 {
-    int ghosts = capacity - ref_s3_small_size(capacity);
+    int main = capacity - ref_s3_small_size(capacity);
+    int ghosts = main > 0 ? main : 0;
     for (int left = q->small.n; left > 0; left--) {
         int item = ref_pop(&q->small);
         if (is_kept(context, item)) {
@@ -236,6 +237,8 @@ static inline void ref_queues_miss(RefQueues *q, const char *name, int capacity,
 static inline void ref_queues_admit(RefQueues *q, const char *name, int capacity, int item)
 {
     bool to_main = true;
+    if (!ref_is_queue_policy(name))
+        return;
     if (strcmp(name, "arc") == 0)
         to_main = q->origin != 0;
     if (strcmp(name, "s3-fifo") == 0)

@@ -5,7 +5,7 @@
 #include "traces/layers.h"
 #include "traces/shards.h"
 
-enum { NO_TOKEN = UINT32_MAX };
+#define NO_TOKEN UINT32_MAX
 
 /* What a token was to its request, in the order in which they run. */
 typedef enum { WORK_ENCODE, WORK_PROMPT, WORK_OUTPUT, WORK_KINDS } WorkKind;

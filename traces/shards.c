@@ -6,7 +6,7 @@
 #include "traces/import_counts.h"
 #include "traces/step_buffer.h"
 
-enum { NO_NUMBER = UINT32_MAX };
+#define NO_NUMBER UINT32_MAX
 
 /* A request of the shard that is being read. */
 typedef struct {

@@ -226,6 +226,38 @@ static void ragged_sequences_are_refused(void **unused)
     assert_import_refused(options, "no column \"nothing\"");
 }
 
+/* Ids are a byte each, request and position four. */
+static void a_trace_is_hardly_larger_than_what_it_holds(void **unused)
+{
+    (void)unused;
+    enum { N = 8192, PER_TOKEN = 24 * 4 };
+    static uint8_t routes[N * PER_TOKEN];
+    static const struct {
+        uint32_t step_tokens;
+        double most; /* of all bytes */
+    } CASES[] = {{1, 1.48}, {256, 1.05}, {2048, 1.05}};
+    uint64_t state = 9;
+    for (size_t i = 0; i < sizeof routes; i++)
+        routes[i] = (uint8_t)random_below(&state, 32);
+    const char *path = npy_file("large.npy", "|u1", "(8192, 24, 4)", routes, sizeof routes);
+    const char *out = scratch_name("large.db");
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        FileMap map;
+        import_to((ImportOptions){.from = IMPORT_NPY,
+                                  .path = path,
+                                  .step_given = true,
+                                  .step = IMPORT_STEP_COUNT,
+                                  .step_tokens = CASES[i].step_tokens},
+                  out);
+        assert_ok(file_map_open(out, &map));
+        double share = (double)map.bytes / (N * (PER_TOKEN + 8.0));
+        file_map_close(&map);
+        if (share > CASES[i].most)
+            fail_msg("%u tokens a step: %.3f of the bytes, at most %.2f", CASES[i].step_tokens,
+                     share, CASES[i].most);
+    }
+}
+
 static void an_existing_file_is_never_replaced(void **unused)
 {
     (void)unused;
@@ -277,6 +309,7 @@ int main(void)
         cmocka_unit_test(a_label_is_made_of_the_columns_that_are_named),
         cmocka_unit_test(bad_arrays_are_refused),
         cmocka_unit_test(ragged_sequences_are_refused),
+        cmocka_unit_test(a_trace_is_hardly_larger_than_what_it_holds),
         cmocka_unit_test(an_existing_file_is_never_replaced),
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(every_failed_allocation_leaves_nothing),

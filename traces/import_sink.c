@@ -12,6 +12,9 @@
 #include "traces/layers.h"
 #include "traces/recorder.h"
 
+/* A step of many tokens leaves half a page empty on average, and its row of places more: with 2048
+ * bytes a page 256 tokens of 24 x top-4 take 1.02 of their own bytes, with 4096 1.10. */
+enum { LONG_STEP_BYTES = 16 << 10, LONG_PAGE = 2048 };
 enum { RING_BYTES = 32 << 20, RING_MOST = 512, RING_LEAST = 4, TRANSACTION_STEPS = 4096 };
 
 struct ImportSink {
@@ -78,7 +81,8 @@ static Status open_recorder(ImportSink *sink, const TraceLayer *layers, uint32_t
     const RecorderOptions recorder = {.ring_slots = ring_slots(step_bytes),
                                       .transaction_steps = TRANSACTION_STEPS,
                                       .transaction_ns = 2000000000,
-                                      .durability = DURABLE_NOT};
+                                      .durability = DURABLE_NOT,
+                                      .page_bytes = step_bytes < LONG_STEP_BYTES ? 0 : LONG_PAGE};
     TRY(layers_check(options->path, layers, n_layers, ERR_INPUT));
     return recorder_open(sink->temporary, &run, layers, n_layers, &recorder, &sink->recorder);
 }

@@ -239,7 +239,8 @@ Status recorder_open(const char *path, const TraceRun *run, const TraceLayer *la
     init_sync(recorder);
     Status status = copy_head(recorder, path, layers, n_layers);
     if (status == OK)
-        status = writer_open(path, run, layers, n_layers, options->durability, &recorder->writer);
+        status = writer_open(path, run, layers, n_layers, options->durability, options->page_bytes,
+                             &recorder->writer);
     if (status == OK) {
         status = start_thread(recorder);
         if (status != OK)

@@ -17,6 +17,7 @@ typedef struct {
     uint32_t transaction_steps; /* 0: 256 */
     uint64_t transaction_ns;    /* 0: 250 ms */
     Durability durability;
+    uint32_t page_bytes; /* of SQLite, a power of two from 512 to 65536; 0: 4096 */
 } RecorderOptions;
 
 /* Creates PATH. LAYERS[n_layers]: the MoE layers, encoder first, ascending layer number. Fails with

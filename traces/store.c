@@ -273,23 +273,23 @@ static Status create_empty(const Store *store)
 }
 
 /* A scratch file is written in place; who gives it its name syncs it. */
-static Status configure_scratch(const Store *store)
+static Status configure_scratch(const Store *store, uint32_t page_bytes)
 {
     char pragmas[160];
     snprintf(pragmas, sizeof pragmas,
-             "PRAGMA trusted_schema = OFF; PRAGMA page_size = %d; PRAGMA journal_mode = OFF;"
+             "PRAGMA trusted_schema = OFF; PRAGMA page_size = %u; PRAGMA journal_mode = OFF;"
              "PRAGMA synchronous = OFF;",
-             PAGE_BYTES);
+             page_bytes);
     return store_execute(store, pragmas);
 }
 
-static Status configure_log(const Store *store, bool full_sync)
+static Status configure_log(const Store *store, bool full_sync, uint32_t page_bytes)
 {
     char pragmas[256];
     snprintf(pragmas, sizeof pragmas,
-             "PRAGMA trusted_schema = OFF; PRAGMA page_size = %d; PRAGMA journal_mode = WAL;"
+             "PRAGMA trusted_schema = OFF; PRAGMA page_size = %u; PRAGMA journal_mode = WAL;"
              "PRAGMA synchronous = %s; PRAGMA wal_autocheckpoint = %d;",
-             PAGE_BYTES, full_sync ? "FULL" : "NORMAL", CHECKPOINT_PAGES);
+             page_bytes, full_sync ? "FULL" : "NORMAL", CHECKPOINT_PAGES);
     TRY(store_execute(store, pragmas));
     sqlite3_stmt *statement;
     TRY(store_prepare(store, "PRAGMA journal_mode", &statement));
@@ -301,15 +301,18 @@ static Status configure_log(const Store *store, bool full_sync)
     return status;
 }
 
-static Status configure_writing(const Store *store, Durability durability)
+static Status configure_writing(const Store *store, Durability durability, uint32_t page_bytes)
 {
     sqlite3_extended_result_codes(store->db, 1);
     sqlite3_busy_timeout(store->db, BUSY_MS);
-    return durability == DURABLE_NOT ? configure_scratch(store)
-                                     : configure_log(store, durability == DURABLE_POWER);
+    if (page_bytes == 0)
+        page_bytes = PAGE_BYTES;
+    return durability == DURABLE_NOT
+               ? configure_scratch(store, page_bytes)
+               : configure_log(store, durability == DURABLE_POWER, page_bytes);
 }
 
-Status store_create(const char *path, Durability durability, Store *store)
+Status store_create(const char *path, Durability durability, uint32_t page_bytes, Store *store)
 {
     TRY(take_path(path, store));
     Status status = create_empty(store);
@@ -319,7 +322,8 @@ Status store_create(const char *path, Durability durability, Store *store)
     }
     int code =
         sqlite3_open_v2(store->name, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
-    status = code == SQLITE_OK ? configure_writing(store, durability) : store_fail(store, code);
+    status = code == SQLITE_OK ? configure_writing(store, durability, page_bytes)
+                               : store_fail(store, code);
     if (status != OK)
         store_close_and_remove(store);
     return status;

@@ -25,8 +25,9 @@ typedef struct {
 Status store_open(const char *path, Store *store);
 
 /* Creates PATH (with O_EXCL; also refused when PATH-wal or PATH-journal is there), in WAL mode
- * unless it is scratch. Fails with ERR_OUTPUT and leaves no file. */
-Status store_create(const char *path, Durability durability, Store *store);
+ * unless it is scratch. PAGE_BYTES 0 is the usual 4096. Fails with ERR_OUTPUT and leaves no file.
+ */
+Status store_create(const char *path, Durability durability, uint32_t page_bytes, Store *store);
 
 /* Closes, after all statements were finalised. Accepts a zeroed STORE. */
 void store_close(Store *store);

@@ -366,7 +366,7 @@ static void release(Writer *writer)
 }
 
 Status writer_open(const char *path, const TraceRun *run, const TraceLayer *layers,
-                   uint32_t n_layers, Durability durability, Writer **out)
+                   uint32_t n_layers, Durability durability, uint32_t page_bytes, Writer **out)
 {
     Writer *writer;
     TRY(mem_new(&writer, 1, sizeof *writer, "trace writer"));
@@ -375,7 +375,7 @@ Status writer_open(const char *path, const TraceRun *run, const TraceLayer *laye
     writer->id_bytes = layers_id_bytes(layers, n_layers);
     Status status = digest_notes_new(run->notes, &writer->notes);
     if (status == OK)
-        status = store_create(path, durability, &writer->store);
+        status = store_create(path, durability, page_bytes, &writer->store);
     if (status == OK)
         status = put_head(writer, run, layers, n_layers);
     if (status == OK) {

@@ -11,7 +11,7 @@ typedef struct Writer Writer;
  * layers_check(). Fails with ERR_OUTPUT, ERR_INPUT (run.notes), ERR_IO or ERR_MEMORY and leaves no
  * file. */
 Status writer_open(const char *path, const TraceRun *run, const TraceLayer *layers,
-                   uint32_t n_layers, Durability durability, Writer **writer);
+                   uint32_t n_layers, Durability durability, uint32_t page_bytes, Writer **writer);
 
 /* One step with what belongs to it: residency and timing of rank 0. */
 typedef struct {

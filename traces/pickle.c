@@ -1,4 +1,4 @@
-#include "traces/pickle.h"
+#include "traces/pickle_machine.h"
 
 #include <inttypes.h>
 #include <stdarg.h>
@@ -7,60 +7,7 @@
 
 #include "base/memory.h"
 
-enum { BLOCK_VALUES = 1024, MAX_NAME = 128 };
-
-/* What may be called or named. Storages stand for their dtype. */
-typedef enum { CALL_REBUILD_TENSOR, CALL_ORDERED_DICT, CALL_STORAGE } Call;
-
-static const struct {
-    const char *name;
-    Call call;
-    Dtype dtype;
-} CALLABLES[] = {
-    {"torch._utils _rebuild_tensor_v2", CALL_REBUILD_TENSOR, DTYPE_COUNT},
-    {"collections OrderedDict", CALL_ORDERED_DICT, DTYPE_COUNT},
-    {"torch BoolStorage", CALL_STORAGE, DTYPE_BOOL},
-    {"torch ByteStorage", CALL_STORAGE, DTYPE_U8},
-    {"torch CharStorage", CALL_STORAGE, DTYPE_I8},
-    {"torch ShortStorage", CALL_STORAGE, DTYPE_I16},
-    {"torch IntStorage", CALL_STORAGE, DTYPE_I32},
-    {"torch LongStorage", CALL_STORAGE, DTYPE_I64},
-    {"torch HalfStorage", CALL_STORAGE, DTYPE_F16},
-    {"torch BFloat16Storage", CALL_STORAGE, DTYPE_BF16},
-    {"torch FloatStorage", CALL_STORAGE, DTYPE_F32},
-    {"torch DoubleStorage", CALL_STORAGE, DTYPE_F64},
-};
-
-typedef struct Block Block;
-struct Block {
-    Block *next;
-    PickleValue values[BLOCK_VALUES];
-};
-
-/* Pointers that grow: the stack and the memo. */
-typedef struct {
-    PickleValue **items;
-    size_t count;
-    size_t room;
-} Pointers;
-
-struct Pickle {
-    const char *file;
-    Zip zip;
-    const unsigned char *begin;
-    const unsigned char *at;
-    const unsigned char *end;
-    Block *blocks;
-    size_t used; /* values of the first block */
-    Pointers stack;
-    Pointers memo;
-    PickleValue *root;
-};
-
-static Status refuse(const Pickle *pickle, Status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static Status refuse(const Pickle *pickle, Status status, const char *format, ...)
+Status pickle_refuse(const Pickle *pickle, Status status, const char *format, ...)
 {
     char why[256];
     va_list arguments;
@@ -72,8 +19,8 @@ static Status refuse(const Pickle *pickle, Status status, const char *format, ..
 
 static Status new_value(Pickle *pickle, PickleKind kind, PickleValue **value)
 {
-    if (pickle->blocks == NULL || pickle->used == BLOCK_VALUES) {
-        Block *block;
+    if (pickle->blocks == NULL || pickle->used == PICKLE_BLOCK_VALUES) {
+        PickleBlock *block;
         TRY(mem_new(&block, 1, sizeof *block, "pickle"));
         block->next = pickle->blocks;
         pickle->blocks = block;
@@ -84,7 +31,7 @@ static Status new_value(Pickle *pickle, PickleKind kind, PickleValue **value)
     return OK;
 }
 
-static Status push_pointer(Pointers *pointers, PickleValue *value)
+static Status push_pointer(PicklePointers *pointers, PickleValue *value)
 {
     if (pointers->count == pointers->room) {
         size_t room = pointers->room > 0 ? 2 * pointers->room : 64;
@@ -98,18 +45,17 @@ static Status push_pointer(Pointers *pointers, PickleValue *value)
     return OK;
 }
 
-static Status push_new(Pickle *pickle, PickleKind kind, PickleValue **value)
+Status pickle_push_new(Pickle *pickle, PickleKind kind, PickleValue **value)
 {
     TRY(new_value(pickle, kind, value));
     return push_pointer(&pickle->stack, *value);
 }
 
-/* The topmost value, which must be there and no mark; POPPED takes it off. */
-static Status top(Pickle *pickle, bool popped, PickleValue **value)
+Status pickle_top(Pickle *pickle, bool popped, PickleValue **value)
 {
-    Pointers *stack = &pickle->stack;
+    PicklePointers *stack = &pickle->stack;
     if (stack->count == 0 || stack->items[stack->count - 1]->kind == PICKLE_MARK)
-        return refuse(pickle, ERR_INPUT, "the stack is empty");
+        return pickle_refuse(pickle, ERR_INPUT, "the stack is empty");
     *value = stack->items[stack->count - 1];
     stack->count -= popped;
     return OK;
@@ -122,7 +68,7 @@ static Status find_mark(Pickle *pickle, size_t *first)
     while (at > 0 && pickle->stack.items[at - 1]->kind != PICKLE_MARK)
         at--;
     if (at == 0)
-        return refuse(pickle, ERR_INPUT, "a mark is missing");
+        return pickle_refuse(pickle, ERR_INPUT, "a mark is missing");
     *first = at;
     return OK;
 }
@@ -130,7 +76,7 @@ static Status find_mark(Pickle *pickle, size_t *first)
 /* Appends the COUNT topmost values to the list or dict LIST and takes them off. */
 static Status append_top(Pickle *pickle, PickleValue *list, size_t count)
 {
-    Pointers *stack = &pickle->stack;
+    PicklePointers *stack = &pickle->stack;
     if (count > list->room - list->count) {
         size_t room = 2 * list->count + count;
         PickleValue **grown = mem_resize(list->items, room, sizeof(PickleValue *));
@@ -156,8 +102,8 @@ static Status append_marked(Pickle *pickle, PickleKind kind)
     size_t count = pickle->stack.count - first;
     if (first < 2 || pickle->stack.items[first - 2]->kind != kind ||
         (kind == PICKLE_DICT && count % 2 != 0))
-        return refuse(pickle, ERR_INPUT, "no %s to append to",
-                      kind == PICKLE_LIST ? "list" : "dict");
+        return pickle_refuse(pickle, ERR_INPUT, "no %s to append to",
+                             kind == PICKLE_LIST ? "list" : "dict");
     list = pickle->stack.items[first - 2];
     TRY(append_top(pickle, list, count));
     pickle->stack.count--; /* the mark */
@@ -168,11 +114,11 @@ static Status append_few(Pickle *pickle, PickleKind kind, size_t count)
 {
     size_t depth = pickle->stack.count;
     if (depth <= count || pickle->stack.items[depth - count - 1]->kind != kind)
-        return refuse(pickle, ERR_INPUT, "no %s to append to",
-                      kind == PICKLE_LIST ? "list" : "dict");
+        return pickle_refuse(pickle, ERR_INPUT, "no %s to append to",
+                             kind == PICKLE_LIST ? "list" : "dict");
     for (size_t i = 0; i < count; i++)
         if (pickle->stack.items[depth - 1 - i]->kind == PICKLE_MARK)
-            return refuse(pickle, ERR_INPUT, "a mark where a value is wanted");
+            return pickle_refuse(pickle, ERR_INPUT, "a mark where a value is wanted");
     return append_top(pickle, pickle->stack.items[depth - count - 1], count);
 }
 
@@ -181,7 +127,7 @@ static Status make_tuple(Pickle *pickle, size_t count)
 {
     PickleValue *tuple = NULL;
     if (pickle->stack.count < count)
-        return refuse(pickle, ERR_INPUT, "the stack is empty");
+        return pickle_refuse(pickle, ERR_INPUT, "the stack is empty");
     TRY(new_value(pickle, PICKLE_LIST, &tuple));
     TRY(append_top(pickle, tuple, count));
     return push_pointer(&pickle->stack, tuple);
@@ -201,7 +147,7 @@ static Status make_marked_tuple(Pickle *pickle)
 static Status take(Pickle *pickle, size_t bytes, const unsigned char **data)
 {
     if ((size_t)(pickle->end - pickle->at) < bytes)
-        return refuse(pickle, ERR_INPUT, "ends in the middle (is it truncated?)");
+        return pickle_refuse(pickle, ERR_INPUT, "ends in the middle (is it truncated?)");
     *data = pickle->at;
     pickle->at += bytes;
     return OK;
@@ -217,10 +163,10 @@ static Status take_number(Pickle *pickle, int bytes, uint64_t *value)
     return OK;
 }
 
-static Status push_integer(Pickle *pickle, PickleKind kind, int64_t number)
+Status pickle_push_integer(Pickle *pickle, PickleKind kind, int64_t number)
 {
     PickleValue *value = NULL;
-    TRY(push_new(pickle, kind, &value));
+    TRY(pickle_push_new(pickle, kind, &value));
     value->integer = number;
     return OK;
 }
@@ -229,7 +175,8 @@ static Status push_unsigned(Pickle *pickle, int bytes)
 {
     uint64_t number = 0;
     TRY(take_number(pickle, bytes, &number));
-    return push_integer(pickle, PICKLE_INTEGER, bytes == 4 ? (int32_t)number : (int64_t)number);
+    return pickle_push_integer(pickle, PICKLE_INTEGER,
+                               bytes == 4 ? (int32_t)number : (int64_t)number);
 }
 
 /* LONG1: two's complement of up to 8 bytes. */
@@ -239,11 +186,11 @@ static Status push_long(Pickle *pickle)
     uint64_t number = 0;
     TRY(take_number(pickle, 1, &bytes));
     if (bytes > 8)
-        return refuse(pickle, ERR_UNSUPPORTED, "a number of %" PRIu64 " bytes", bytes);
+        return pickle_refuse(pickle, ERR_UNSUPPORTED, "a number of %" PRIu64 " bytes", bytes);
     TRY(take_number(pickle, (int)bytes, &number));
     if (bytes > 0 && bytes < 8 && (number >> (8 * bytes - 1)) != 0)
         number |= UINT64_MAX << 8 * bytes;
-    return push_integer(pickle, PICKLE_INTEGER, (int64_t)number);
+    return pickle_push_integer(pickle, PICKLE_INTEGER, (int64_t)number);
 }
 
 static Status push_real(Pickle *pickle)
@@ -254,7 +201,7 @@ static Status push_real(Pickle *pickle)
     TRY(take(pickle, 8, &data));
     for (int i = 0; i < 8; i++)
         bits = bits << 8 | data[i];
-    TRY(push_new(pickle, PICKLE_REAL, &value));
+    TRY(pickle_push_new(pickle, PICKLE_REAL, &value));
     memcpy(&value->real, &bits, sizeof bits);
     return OK;
 }
@@ -266,36 +213,27 @@ static Status push_text(Pickle *pickle, int length_bytes)
     const unsigned char *data = NULL;
     TRY(take_number(pickle, length_bytes, &length));
     TRY(take(pickle, length, &data));
-    TRY(push_new(pickle, PICKLE_TEXT, &value));
+    TRY(pickle_push_new(pickle, PICKLE_TEXT, &value));
     value->text = (const char *)data;
     value->length = length;
     return OK;
 }
 
-static Status push_callable(Pickle *pickle, const char *name)
-{
-    for (size_t i = 0; i < sizeof CALLABLES / sizeof *CALLABLES; i++)
-        if (strcmp(CALLABLES[i].name, name) == 0)
-            return push_integer(pickle, PICKLE_CALLABLE, (int64_t)i);
-    return refuse(pickle, ERR_UNSUPPORTED,
-                  "asks for \"%s\"; only tensors, dicts, lists, numbers and texts are read", name);
-}
-
 /* GLOBAL: two lines, module and name. */
 static Status push_global(Pickle *pickle)
 {
-    char name[MAX_NAME];
+    char name[PICKLE_MAX_NAME];
     size_t used = 0;
     for (int lines = 0; lines < 2;) {
         const unsigned char *c = NULL;
         TRY(take(pickle, 1, &c));
         if (used == sizeof name - 1)
-            return refuse(pickle, ERR_UNSUPPORTED, "a name is too long");
+            return pickle_refuse(pickle, ERR_UNSUPPORTED, "a name is too long");
         name[used++] = *c == '\n' ? ' ' : (char)*c;
         lines += *c == '\n';
     }
     name[used - 1] = '\0';
-    return push_callable(pickle, name);
+    return pickle_push_callable(pickle, name);
 }
 
 /* STACK_GLOBAL: the same from two texts on the stack. */
@@ -303,126 +241,23 @@ static Status push_stack_global(Pickle *pickle)
 {
     PickleValue *name = NULL;
     PickleValue *module = NULL;
-    char both[MAX_NAME];
-    TRY(top(pickle, true, &name));
-    TRY(top(pickle, true, &module));
+    char both[PICKLE_MAX_NAME];
+    TRY(pickle_top(pickle, true, &name));
+    TRY(pickle_top(pickle, true, &module));
     if (name->kind != PICKLE_TEXT || module->kind != PICKLE_TEXT ||
         name->length + module->length + 2 > sizeof both)
-        return refuse(pickle, ERR_INPUT, "a name is wanted");
+        return pickle_refuse(pickle, ERR_INPUT, "a name is wanted");
     snprintf(both, sizeof both, "%.*s %.*s", (int)module->length, module->text, (int)name->length,
              name->text);
-    return push_callable(pickle, both);
-}
-
-static bool is_text(const PickleValue *value, const char *text)
-{
-    return value->kind == PICKLE_TEXT && value->length == strlen(text) &&
-           memcmp(value->text, text, value->length) == 0;
-}
-
-/* BINPERSID: ("storage", TYPE, KEY, DEVICE, COUNT) names the entry data/KEY of the archive. */
-static Status push_storage(Pickle *pickle)
-{
-    PickleValue *id = NULL;
-    PickleValue *value = NULL;
-    char name[MAX_NAME];
-    TRY(top(pickle, true, &id));
-    bool whole = id->kind == PICKLE_LIST && id->count == 5 && is_text(id->items[0], "storage") &&
-                 id->items[1]->kind == PICKLE_CALLABLE &&
-                 CALLABLES[id->items[1]->integer].call == CALL_STORAGE &&
-                 id->items[2]->kind == PICKLE_TEXT && id->items[2]->length < 32;
-    if (!whole)
-        return refuse(pickle, ERR_UNSUPPORTED, "a storage of another kind");
-    snprintf(name, sizeof name, "data/%.*s", (int)id->items[2]->length, id->items[2]->text);
-    const ZipEntry *entry = zip_find_below(&pickle->zip, name, strlen(name));
-    if (entry == NULL)
-        return refuse(pickle, ERR_INPUT, "%s is not in the archive", name);
-    TRY(push_new(pickle, PICKLE_STORAGE, &value));
-    TRY(mem_new(&value->tensor, 1, sizeof *value->tensor, "pickle"));
-    *value->tensor = (Tensor){.name = "",
-                              .dtype = CALLABLES[id->items[1]->integer].dtype,
-                              .data = entry->data,
-                              .bytes = entry->bytes};
-    return OK;
-}
-
-static bool take_dimension(const PickleValue *value, uint64_t *dimension)
-{
-    if (value->kind != PICKLE_INTEGER || value->integer < 0)
-        return false;
-    *dimension = (uint64_t)value->integer;
-    return true;
-}
-
-/* _rebuild_tensor_v2(storage, offset, shape, strides, ...), row-major ones only. */
-static Status rebuild_tensor(Pickle *pickle, const PickleValue *arguments)
-{
-    PickleValue *value = NULL;
-    uint64_t offset = 0;
-    bool whole = arguments->count >= 4 && arguments->items[0]->kind == PICKLE_STORAGE &&
-                 take_dimension(arguments->items[1], &offset) &&
-                 arguments->items[2]->kind == PICKLE_LIST &&
-                 arguments->items[3]->kind == PICKLE_LIST &&
-                 arguments->items[2]->count == arguments->items[3]->count &&
-                 arguments->items[2]->count <= TENSOR_MAX_RANK;
-    if (!whole)
-        return refuse(pickle, ERR_INPUT, "a tensor that cannot be rebuilt");
-    Tensor tensor = *arguments->items[0]->tensor;
-    size_t width = dtype_bytes(tensor.dtype);
-    uint64_t elements = 1;
-    bool plain = true;
-    tensor.rank = (uint32_t)arguments->items[2]->count;
-    for (uint32_t i = tensor.rank; i-- > 0;) {
-        uint64_t stride;
-        if (!take_dimension(arguments->items[2]->items[i], &tensor.shape[i]) ||
-            !take_dimension(arguments->items[3]->items[i], &stride))
-            return refuse(pickle, ERR_INPUT, "a tensor's shape is not of whole numbers");
-        plain = plain && (stride == elements || tensor.shape[i] <= 1);
-        if (__builtin_mul_overflow(elements, tensor.shape[i], &elements))
-            return refuse(pickle, ERR_INPUT, "a tensor's shape is too large");
-    }
-    if (!plain && elements > 0)
-        return refuse(pickle, ERR_UNSUPPORTED, "a tensor that is not contiguous");
-    if (offset > tensor.bytes / width || elements > tensor.bytes / width - offset)
-        return refuse(pickle, ERR_INPUT, "a tensor is larger than its storage");
-    tensor.data = (const unsigned char *)tensor.data + offset * width;
-    tensor.bytes = elements * width;
-    TRY(push_new(pickle, PICKLE_TENSOR, &value));
-    TRY(mem_new(&value->tensor, 1, sizeof tensor, "pickle"));
-    *value->tensor = tensor;
-    return OK;
-}
-
-/* REDUCE: a callable and its arguments. */
-static Status reduce(Pickle *pickle)
-{
-    PickleValue *arguments = NULL;
-    PickleValue *callable = NULL;
-    PickleValue *value = NULL;
-    TRY(top(pickle, true, &arguments));
-    TRY(top(pickle, true, &callable));
-    if (callable->kind != PICKLE_CALLABLE || arguments->kind != PICKLE_LIST)
-        return refuse(pickle, ERR_INPUT, "a call of what is no function");
-    switch (CALLABLES[callable->integer].call) {
-    case CALL_REBUILD_TENSOR:
-        return rebuild_tensor(pickle, arguments);
-    case CALL_ORDERED_DICT:
-        if (arguments->count == 0)
-            return push_new(pickle, PICKLE_DICT, &value);
-        break;
-    case CALL_STORAGE:
-        break;
-    }
-    return refuse(pickle, ERR_UNSUPPORTED, "a call of \"%s\" with arguments",
-                  CALLABLES[callable->integer].name);
+    return pickle_push_callable(pickle, both);
 }
 
 static Status put_memo(Pickle *pickle, uint64_t index)
 {
     PickleValue *value = NULL;
-    TRY(top(pickle, false, &value));
+    TRY(pickle_top(pickle, false, &value));
     if (index > (uint64_t)(pickle->end - pickle->begin))
-        return refuse(pickle, ERR_INPUT, "memo %" PRIu64 " of a shorter pickle", index);
+        return pickle_refuse(pickle, ERR_INPUT, "memo %" PRIu64 " of a shorter pickle", index);
     while (pickle->memo.count <= index)
         TRY(push_pointer(&pickle->memo, NULL));
     pickle->memo.items[index] = value;
@@ -432,7 +267,7 @@ static Status put_memo(Pickle *pickle, uint64_t index)
 static Status get_memo(Pickle *pickle, uint64_t index)
 {
     if (index >= pickle->memo.count || pickle->memo.items[index] == NULL)
-        return refuse(pickle, ERR_INPUT, "memo %" PRIu64 " was never put", index);
+        return pickle_refuse(pickle, ERR_INPUT, "memo %" PRIu64 " was never put", index);
     return push_pointer(&pickle->stack, pickle->memo.items[index]);
 }
 
@@ -445,9 +280,10 @@ static Status memo(Pickle *pickle, int bytes, bool put)
 
 static Status finish(Pickle *pickle)
 {
-    TRY(top(pickle, true, &pickle->root));
-    return pickle->stack.count == 0 ? STATUS_END
-                                    : refuse(pickle, ERR_INPUT, "values are left on the stack");
+    TRY(pickle_top(pickle, true, &pickle->root));
+    return pickle->stack.count == 0
+               ? STATUS_END
+               : pickle_refuse(pickle, ERR_INPUT, "values are left on the stack");
 }
 
 static Status skip(Pickle *pickle, size_t bytes)
@@ -467,11 +303,11 @@ static Status execute(Pickle *pickle, unsigned char opcode)
     case '.':
         return finish(pickle);
     case '(':
-        return push_new(pickle, PICKLE_MARK, &value);
+        return pickle_push_new(pickle, PICKLE_MARK, &value);
     case '}':
-        return push_new(pickle, PICKLE_DICT, &value);
+        return pickle_push_new(pickle, PICKLE_DICT, &value);
     case ']':
-        return push_new(pickle, PICKLE_LIST, &value);
+        return pickle_push_new(pickle, PICKLE_LIST, &value);
     case ')':
         return make_tuple(pickle, 0);
     case 0x85:
@@ -513,22 +349,22 @@ static Status execute(Pickle *pickle, unsigned char opcode)
     case 'G':
         return push_real(pickle);
     case 'N':
-        return push_new(pickle, PICKLE_NONE, &value);
+        return pickle_push_new(pickle, PICKLE_NONE, &value);
     case 0x88: /* NEWTRUE */
     case 0x89: /* NEWFALSE */
-        return push_integer(pickle, PICKLE_BOOL, opcode == 0x88);
+        return pickle_push_integer(pickle, PICKLE_BOOL, opcode == 0x88);
     case 'c':
         return push_global(pickle);
     case 0x93: /* STACK_GLOBAL */
         return push_stack_global(pickle);
     case 'Q':
-        return push_storage(pickle);
+        return pickle_push_storage(pickle);
     case 'R':
-        return reduce(pickle);
+        return pickle_reduce(pickle);
     default:
-        return refuse(pickle, ERR_UNSUPPORTED,
-                      "opcode 0x%02X; only tensors, dicts, lists, numbers and texts are read",
-                      opcode);
+        return pickle_refuse(
+            pickle, ERR_UNSUPPORTED,
+            "opcode 0x%02X; only tensors, dicts, lists, numbers and texts are read", opcode);
     }
 }
 
@@ -581,7 +417,7 @@ Status pickle_view(const char *file, const unsigned char *data, size_t bytes, Pi
     return OK;
 }
 
-static void free_values(const Block *block, size_t used)
+static void free_values(const PickleBlock *block, size_t used)
 {
     for (size_t i = 0; i < used; i++) {
         const PickleValue *value = &block->values[i];
@@ -597,8 +433,8 @@ void pickle_free(Pickle *pickle)
     if (pickle == NULL)
         return;
     size_t used = pickle->used;
-    for (Block *block = pickle->blocks; block != NULL; used = BLOCK_VALUES) {
-        Block *next = block->next;
+    for (PickleBlock *block = pickle->blocks; block != NULL; used = PICKLE_BLOCK_VALUES) {
+        PickleBlock *next = block->next;
         free_values(block, used);
         mem_free(block);
         block = next;
@@ -614,12 +450,18 @@ const PickleValue *pickle_root(const Pickle *pickle)
     return pickle->root;
 }
 
+bool pickle_is_text(const PickleValue *value, const char *text)
+{
+    return value->kind == PICKLE_TEXT && value->length == strlen(text) &&
+           memcmp(value->text, text, value->length) == 0;
+}
+
 const PickleValue *pickle_get(const PickleValue *value, const char *key)
 {
     if (value == NULL || value->kind != PICKLE_DICT)
         return NULL;
     for (size_t i = 0; i + 1 < value->count; i += 2)
-        if (is_text(value->items[i], key))
+        if (pickle_is_text(value->items[i], key))
             return value->items[i + 1];
     return NULL;
 }

@@ -17,6 +17,7 @@ Status command_forward(int argc, char **argv);
 Status command_import(int argc, char **argv);
 Status command_tokenize(int argc, char **argv);
 Status command_export(int argc, char **argv);
+Status command_models(int argc, char **argv);
 Status command_info(int argc, char **argv);
 Status command_check(int argc, char **argv);
 Status command_simulate(int argc, char **argv);

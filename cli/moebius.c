@@ -10,6 +10,7 @@ static const Command COMMANDS[] = {
     {"import", "write a trace from what another tool or engine recorded", command_import},
     {"tokenize", "turn text into a model's tokens, and back", command_tokenize},
     {"export", "write a trace's routing as CSV or npy", command_export},
+    {"models", "say what checkpoints hold, and what of it a GPU has room for", command_models},
     {"info", "say what a trace holds", command_info},
     {"check", "verify every checksum and length of a trace", command_check},
     {"simulate", "replay a trace under one plan", command_simulate},

@@ -35,13 +35,19 @@ Status options_fail(const OptionTable *table, const char *format, ...)
     return fail(ERR_USAGE, "%s (see 'moebius %s --help')", why, table->command);
 }
 
+static bool is_positional(const Option *option)
+{
+    return option->kind == OPTION_POSITIONAL || option->kind == OPTION_POSITIONALS;
+}
+
 static void print_usage_item(const Option *option)
 {
     const char *open = option->required ? "" : "[";
     const char *close = option->required ? "" : "]";
-    const char *more = option->kind == OPTION_LIST ? "..." : "";
-    if (option->kind == OPTION_POSITIONAL)
-        printf(" %s%s%s", open, option->name, close);
+    bool repeats = option->kind == OPTION_LIST || option->kind == OPTION_POSITIONALS;
+    const char *more = repeats ? "..." : "";
+    if (is_positional(option))
+        printf(" %s%s%s%s", open, option->name, close, more);
     else if (option->kind == OPTION_FLAG)
         printf(" %s--%s%s", open, option->name, close);
     else
@@ -51,7 +57,7 @@ static void print_usage_item(const Option *option)
 static void print_help_line(const Option *option)
 {
     char left[64];
-    if (option->kind == OPTION_POSITIONAL)
+    if (is_positional(option))
         snprintf(left, sizeof left, "%s", option->name);
     else
         snprintf(left, sizeof left, "--%s %s", option->name,
@@ -142,6 +148,7 @@ static Status store(const Parse *parse, const Option *option, const char *text)
     case OPTION_CHOICE:
         return parse_choice(parse, option, text, option->value);
     case OPTION_LIST:
+    case OPTION_POSITIONALS:
         return append(option->value, text);
     case OPTION_TEXT:
     case OPTION_POSITIONAL:
@@ -158,7 +165,7 @@ static size_t find_option(const OptionTable *table, const char *name, size_t len
     size_t i = 0;
     for (; i < table->n_options; i++) {
         const Option *option = &table->options[i];
-        if (option->kind != OPTION_POSITIONAL && strlen(option->name) == length &&
+        if (!is_positional(option) && strlen(option->name) == length &&
             memcmp(option->name, name, length) == 0)
             break;
     }
@@ -205,7 +212,8 @@ static Status parse_positional(Parse *parse)
 {
     for (size_t i = 0; i < parse->table->n_options; i++) {
         const Option *option = &parse->table->options[i];
-        if (option->kind != OPTION_POSITIONAL || (parse->seen >> i & 1) != 0)
+        bool taken = option->kind == OPTION_POSITIONAL && (parse->seen >> i & 1) != 0;
+        if (!is_positional(option) || taken)
             continue;
         if (parse->argv[parse->at][0] == '\0')
             return options_fail(parse->table, "%s: the value is empty", option->name);
@@ -221,7 +229,7 @@ static Status check_required(const Parse *parse)
         const Option *option = &parse->table->options[i];
         if (!option->required || (parse->seen >> i & 1) != 0)
             continue;
-        const char *dashes = option->kind == OPTION_POSITIONAL ? "" : "--";
+        const char *dashes = is_positional(option) ? "" : "--";
         return options_fail(parse->table, "%s%s is missing", dashes, option->name);
     }
     return OK;

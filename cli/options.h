@@ -13,14 +13,15 @@
 #include "base/status.h"
 
 typedef enum {
-    OPTION_FLAG,      /* bool *: takes no argument */
-    OPTION_TEXT,      /* const char ** */
-    OPTION_LIST,      /* OptionList *: may be repeated */
-    OPTION_U32,       /* uint32_t *, least to most */
-    OPTION_U64,       /* uint64_t *, least to most */
-    OPTION_F64,       /* double *, low to high */
-    OPTION_CHOICE,    /* int *: index into choices */
-    OPTION_POSITIONAL /* const char **: an argument without --name; NAME is shown in the usage */
+    OPTION_FLAG,       /* bool *: takes no argument */
+    OPTION_TEXT,       /* const char ** */
+    OPTION_LIST,       /* OptionList *: may be repeated */
+    OPTION_U32,        /* uint32_t *, least to most */
+    OPTION_U64,        /* uint64_t *, least to most */
+    OPTION_F64,        /* double *, low to high */
+    OPTION_CHOICE,     /* int *: index into choices */
+    OPTION_POSITIONAL, /* const char **: an argument without --name; NAME is shown in the usage */
+    OPTION_POSITIONALS /* OptionList *: all that are left of these */
 } OptionKind;
 
 typedef struct {

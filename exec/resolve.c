@@ -2,11 +2,13 @@
 
 #include <fnmatch.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/threads.h"
 
 enum { NAME_BYTES = 256, MOST_DIMENSIONS = 3 };
 
@@ -104,12 +106,11 @@ static Status check_dtype(const ShardTensor *found)
                 found->tensor->name, dtype_name(dtype));
 }
 
-/* Checks FOUND: dtype, shape, then every value. */
+/* Checks FOUND: dtype and shape. Values are checked when all are found. */
 static Status take(ShardTensor *found, const uint64_t *wanted, uint32_t rank, Tensor *tensor)
 {
     TRY(check_dtype(found));
     TRY(check_shape(found, wanted, rank));
-    TRY(tensor_check_finite(found->tensor, found->file));
     found->used = true;
     *tensor = *found->tensor;
     return OK;
@@ -349,6 +350,39 @@ static Status check_all_used(const Context *context)
     return OK;
 }
 
+/* Values are looked at by all processors, a tensor each: one alone would be slower than the page
+ * cache. */
+typedef struct {
+    const Shards *shards;
+    _Atomic size_t first_bad; /* index, n_tensors: none */
+} FiniteTask;
+
+static void check_tensor(void *argument, size_t item, size_t worker)
+{
+    (void)worker;
+    FiniteTask *task = argument;
+    const ShardTensor *tensor = &task->shards->tensors[item];
+    size_t first = atomic_load(&task->first_bad);
+    if (!tensor->used || item > first || tensor_check_finite(tensor->tensor, tensor->file) == OK)
+        return;
+    while (item < first && !atomic_compare_exchange_weak(&task->first_bad, &first, item))
+        continue;
+}
+
+static Status check_all_finite(const Shards *shards)
+{
+    ThreadPool *pool;
+    FiniteTask task = {.shards = shards, .first_bad = shards->n_tensors};
+    TRY(thread_pool_new(0, &pool));
+    thread_pool_run(pool, shards->n_tensors, check_tensor, &task);
+    thread_pool_free(pool);
+    size_t bad = atomic_load(&task.first_bad);
+    if (bad == shards->n_tensors)
+        return OK;
+    /* The record of the thread that saw it is not ours: see it again. */
+    return tensor_check_finite(shards->tensors[bad].tensor, shards->tensors[bad].file);
+}
+
 static Status resolve_layers(Context *context, ModelTensors *tensors)
 {
     const ModelConfig *config = context->config;
@@ -373,5 +407,6 @@ Status resolve_model(const Architecture *architecture, const ModelConfig *config
     if (config->tied_head)
         tensors->head = tensors->embedding;
     TRY(resolve_layers(&context, tensors));
-    return check_all_used(&context);
+    TRY(check_all_used(&context));
+    return check_all_finite(shards);
 }

@@ -9,71 +9,15 @@
 
 #include "base/memory.h"
 #include "base/threads.h"
+#include "exec/rule.h"
 
 enum { NAME_BYTES = 256, MOST_DIMENSIONS = 3 };
 
-/* What the shape and the presence of a tensor depend on. LAYER is NULL outside the layers, FFN
- * outside FFNs. */
 typedef struct {
     const Architecture *architecture;
     Shards *shards;
-    const ModelConfig *config;
-    const LayerConfig *layer;
-    const FfnShape *ffn;
+    RuleContext rule;
 } Context;
-
-static uint64_t size_in_attention(const AttentionConfig *attention, SizeOf size)
-{
-    uint64_t heads = attention->n_heads;
-    switch (size) {
-    case SIZE_QUERIES:
-        return heads * attention->key_dim;
-    case SIZE_KEYS:
-        return (uint64_t)attention->n_kv_heads * attention->key_dim;
-    case SIZE_VALUES:
-        return (uint64_t)attention->n_kv_heads * attention->value_dim;
-    case SIZE_MIXED:
-        return heads * attention->value_dim;
-    case SIZE_HEAD:
-        return attention->key_dim;
-    case SIZE_HEADS:
-        return heads;
-    case SIZE_Q_RANK:
-        return attention->q_rank;
-    case SIZE_KV_RANK:
-        return attention->kv_rank;
-    case SIZE_LATENT:
-        return attention->kv_rank + attention->rotary_dims;
-    case SIZE_EXPANDED:
-        return heads * (attention->key_dim - attention->rotary_dims + attention->value_dim);
-    default:
-        return 0;
-    }
-}
-
-static uint64_t size_of(const Context *context, SizeOf size)
-{
-    switch (size) {
-    case SIZE_NONE:
-        return 0;
-    case SIZE_ONE:
-        return 1;
-    case SIZE_VOCABULARY:
-        return context->config->vocabulary;
-    case SIZE_MODEL:
-        return context->config->d_model;
-    case SIZE_BUCKETS:
-        return context->config->relative_buckets;
-    case SIZE_POSITIONS:
-        return (uint64_t)context->config->max_positions + context->config->pad + 1;
-    case SIZE_EXPERTS:
-        return context->layer->experts;
-    case SIZE_FF:
-        return context->ffn->d_ff;
-    default:
-        return size_in_attention(&context->layer->attention, size);
-    }
-}
 
 static void shape_text(char text[128], const uint64_t *shape, uint32_t rank)
 {
@@ -144,15 +88,8 @@ static Status resolve(const Context *context, const char *prefix, const TensorRu
     if (found == NULL)
         return missing(context, name);
     uint64_t wanted[2];
-    uint32_t rank = 0;
-    for (; rank < 2 && rule->shape[rank] != SIZE_NONE; rank++)
-        wanted[rank] = size_of(context, rule->shape[rank]);
+    uint32_t rank = rule_shape(&context->rule, rule, wanted);
     return take(found, wanted, rank, tensor);
-}
-
-static bool is_wanted(const Context *context, const TensorRule *rule)
-{
-    return rule->when == NULL || rule->when(context->config, context->layer, context->ffn);
 }
 
 /* Resolves RULES into the Tensor fields of OWNER. */
@@ -161,7 +98,7 @@ static Status resolve_all(const Context *context, const char *prefix, const Tens
 {
     for (const TensorRule *rule = rules; rule->name != NULL; rule++) {
         Tensor *field = (Tensor *)(void *)((unsigned char *)owner + rule->field);
-        if (is_wanted(context, rule))
+        if (rule_is_wanted(&context->rule, rule))
             TRY(resolve(context, prefix, rule, field));
     }
     return OK;
@@ -173,11 +110,11 @@ static Status resolve_ffn(const Context *context, const char *layer_prefix, cons
 {
     char full[NAME_BYTES];
     Context inside = *context;
-    inside.ffn = ffn;
+    inside.rule.ffn = ffn;
     snprintf(full, sizeof full, "%s%s", layer_prefix, prefix);
     for (const TensorRule *rule = context->architecture->ffn; rule->name != NULL; rule++) {
         Tensor tensor;
-        if (!is_wanted(&inside, rule))
+        if (!rule_is_wanted(&inside.rule, rule))
             continue;
         TRY(resolve(&inside, full, rule, &tensor));
         *(Part *)(void *)((unsigned char *)owner + rule->field) = part_of(&tensor);
@@ -203,10 +140,11 @@ static Status check_same_dtypes(const Context *context, const FfnTensors *first,
 static Status resolve_each_expert(const Context *context, const StackRules *rules,
                                   const char *layer_prefix, LayerTensors *layer)
 {
-    for (uint32_t i = 0; i < context->layer->experts; i++) {
+    for (uint32_t i = 0; i < context->rule.layer->experts; i++) {
         char prefix[NAME_BYTES / 2];
         snprintf(prefix, sizeof prefix, rules->expert_prefix, i);
-        TRY(resolve_ffn(context, layer_prefix, prefix, &context->layer->ffn, &layer->experts[i]));
+        TRY(resolve_ffn(context, layer_prefix, prefix, &context->rule.layer->ffn,
+                        &layer->experts[i]));
         TRY(check_same_dtypes(context, &layer->experts[0], &layer->experts[i]));
     }
     return OK;
@@ -267,8 +205,8 @@ static void cut_biases(const FfnShape *ffn, uint32_t n_experts, const Tensor *ga
 static Status resolve_stacked(const Context *context, const StackedNames *names,
                               const char *layer_prefix, LayerTensors *layer)
 {
-    const FfnShape *ffn = &context->layer->ffn;
-    uint64_t experts = context->layer->experts;
+    const FfnShape *ffn = &context->rule.layer->ffn;
+    uint64_t experts = context->rule.layer->experts;
     uint64_t d = ffn->d_model;
     uint64_t ff = ffn->d_ff;
     const uint64_t gate_up_shape[] = {experts, names->transposed ? d : 2 * ff,
@@ -294,7 +232,7 @@ static Status resolve_experts(const Context *context, const StackRules *rules,
 {
     char name[NAME_BYTES];
     const StackedNames *stacked = &rules->stacked;
-    TRY(mem_new(&layer->experts, context->layer->experts, sizeof *layer->experts, "experts"));
+    TRY(mem_new(&layer->experts, context->rule.layer->experts, sizeof *layer->experts, "experts"));
     if (rules->expert_prefix == NULL ||
         (stacked->gate_up != NULL && find(context, layer_prefix, stacked->gate_up, NULL, name)))
         return resolve_stacked(context, stacked, layer_prefix, layer);
@@ -305,7 +243,7 @@ static Status resolve_experts(const Context *context, const StackRules *rules,
 static Status resolve_layer(const Context *context, const StackRules *rules, uint32_t number,
                             LayerTensors *layer)
 {
-    const LayerConfig *config = context->layer;
+    const LayerConfig *config = context->rule.layer;
     char prefix[NAME_BYTES / 2];
     snprintf(prefix, sizeof prefix, rules->layer_prefix, number);
     TRY(resolve_all(context, prefix, rules->layer, layer));
@@ -319,7 +257,7 @@ static Status resolve_layer(const Context *context, const StackRules *rules, uin
 /* True for a tensor of the layers that follow the last one for predicting ahead. */
 static bool is_prediction(const Context *context, const char *name)
 {
-    const ModelConfig *config = context->config;
+    const ModelConfig *config = context->rule.config;
     if (config->predict_layers == 0)
         return false;
     const char *prefix = context->architecture->decoder.layer_prefix;
@@ -385,24 +323,25 @@ static Status check_all_finite(const Shards *shards)
 
 static Status resolve_layers(Context *context, ModelTensors *tensors)
 {
-    const ModelConfig *config = context->config;
+    const ModelConfig *config = context->rule.config;
     TRY(mem_new(&tensors->layers, config->n_layers, sizeof *tensors->layers, "layers"));
     for (uint32_t i = 0; i < config->n_layers; i++) {
-        context->layer = &config->layers[i];
+        context->rule.layer = &config->layers[i];
         uint32_t first;
         uint32_t end;
-        model_stack(config, context->layer->stack, &first, &end);
-        TRY(resolve_layer(context, architecture_stack(context->architecture, context->layer->stack),
+        model_stack(config, context->rule.layer->stack, &first, &end);
+        TRY(resolve_layer(context,
+                          architecture_stack(context->architecture, context->rule.layer->stack),
                           i - first, &tensors->layers[i]));
     }
-    context->layer = NULL;
+    context->rule.layer = NULL;
     return OK;
 }
 
 Status resolve_model(const Architecture *architecture, const ModelConfig *config, Shards *shards,
                      ModelTensors *tensors)
 {
-    Context context = {.architecture = architecture, .shards = shards, .config = config};
+    Context context = {.architecture = architecture, .shards = shards, .rule = {.config = config}};
     TRY(resolve_all(&context, "", architecture->model, tensors));
     if (config->tied_head)
         tensors->head = tensors->embedding;

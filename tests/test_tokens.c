@@ -431,6 +431,41 @@ static void changed_bytes_of_a_npy_never_do_harm(void **state)
     assert_true(accepted > 1000 && accepted < 19000);
 }
 
+static void ids_with_offsets_are_lines(void **state)
+{
+    (void)state;
+    static const int32_t IDS[] = {5, 6, 7, 8, 9, 10};
+    static const int32_t OFFSETS[] = {1, 3, 4, 6};
+    static const int32_t BACK[] = {1, 3, 2, 6};
+    static const int32_t FAR[] = {1, 3, 4, 7};
+    TokenSet set;
+    Stream streams[] = {{"en.ids", DTYPE_I32, 1, {6}, IDS, sizeof IDS},
+                        {"en.offsets", DTYPE_I32, 1, {4}, OFFSETS, sizeof OFFSETS}};
+    assert_ok(tokens_load(write_streams(streams, 2), "en", VOCABULARY, &set));
+    assert_int_equal(set.n_requests, 3);
+    assert_int_equal(set.requests[0].n_tokens, 2);
+    assert_int_equal(set.requests[0].tokens[0], 6);
+    assert_int_equal(set.requests[2].tokens[1], 10);
+    assert_string_equal(set.requests[1].label, "en");
+    tokens_keep(&set, 2);
+    assert_int_equal(set.n_requests, 2);
+    assert_ok(tokens_surround(&set, (uint32_t[]){1, 2}, 2, (uint32_t[]){3}, 1));
+    assert_int_equal(set.requests[1].n_tokens, 4);
+    assert_memory_equal(set.requests[1].tokens, ((uint32_t[]){1, 2, 8, 3}), 16);
+    tokens_free(&set);
+    const int32_t *const bad[] = {BACK, FAR};
+    for (size_t i = 0; i < 2; i++) {
+        streams[1].data = bad[i];
+        assert_int_equal(tokens_load(write_streams(streams, 2), "en", VOCABULARY, &set), ERR_INPUT);
+        assert_non_null(strstr(error_message(), "offsets must ascend"));
+    }
+    bool has;
+    assert_ok(tokens_has_key(scratch_path("t.safetensors"), "en.ids", &has));
+    assert_true(has);
+    assert_ok(tokens_has_key(scratch_path("t.safetensors"), "en", &has));
+    assert_false(has);
+}
+
 static void the_shipped_streams_load(void **state)
 {
     (void)state;
@@ -461,6 +496,7 @@ int main(void)
         cmocka_unit_test(cutting_keeps_order_and_accounts_for_every_token),
         cmocka_unit_test(every_failing_allocation_is_an_error_without_a_leak),
         cmocka_unit_test(changed_bytes_of_a_npy_never_do_harm),
+        cmocka_unit_test(ids_with_offsets_are_lines),
         cmocka_unit_test(the_shipped_streams_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -120,8 +120,8 @@ static void check_against_reference(const RefTrace *trace, const Plan *plan, uin
 static void every_decision_is_that_of_the_plain_reference(void **unused)
 {
     (void)unused;
-    for_all(400, 30, check_against_reference);
-    for_all(12, 130, check_against_reference);
+    for_all(150, 30, check_against_reference);
+    for_all(6, 130, check_against_reference);
 }
 
 /* What the actions alone say must hold together. */
@@ -229,7 +229,7 @@ static void check_consistency(const RefTrace *trace, const Plan *plan, uint64_t 
 static void actions_hold_together(void **unused)
 {
     (void)unused;
-    for_all(300, 30, check_consistency);
+    for_all(80, 30, check_consistency);
 }
 
 /* Assignments and bytes, counted from the routing itself. */
@@ -272,7 +272,7 @@ static void check_sums(const RefTrace *trace, const Plan *plan, uint64_t seed)
 static void sums_are_those_of_the_routing_with_and_without_an_observer(void **unused)
 {
     (void)unused;
-    for_all(100, 30, check_sums);
+    for_all(40, 30, check_sums);
 }
 
 static uint64_t misses_of(const PackedTrace *trace, const Plan *plan)
@@ -287,7 +287,7 @@ static void belady_never_loses_in_serial_order_by_layer(void **unused)
 {
     (void)unused;
     static RefTrace trace;
-    for (uint64_t seed = 1; seed <= 300; seed++) {
+    for (uint64_t seed = 1; seed <= 100; seed++) {
         ref_trace_make(&trace, 1000 + seed, 40);
         for (uint32_t slots = 1; slots <= 12; slots++) {
             Plan plan = make_plan("belady", ORDER_SERIAL, SCOPE_LAYER, slots);
@@ -375,7 +375,7 @@ static void more_slots_lose_no_hit_of_a_stack_policy_in_serial_order(void **unus
     (void)unused;
     static RefTrace trace;
     static const char *const STACK[] = {"lru", "mru", "lfu", "belady", "belady-admit"};
-    for (uint64_t seed = 1; seed <= 200; seed++) {
+    for (uint64_t seed = 1; seed <= 80; seed++) {
         ref_trace_make(&trace, 5000 + seed, 40);
         for (size_t p = 0; p < sizeof STACK / sizeof STACK[0]; p++)
             for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++) {
@@ -468,7 +468,7 @@ static void check_reset(const RefTrace *trace, const Plan *plan, uint64_t seed)
 static void a_reset_buffer_decides_as_a_fresh_one(void **unused)
 {
     (void)unused;
-    for_all(60, 30, check_reset);
+    for_all(20, 30, check_reset);
 }
 
 static void without_a_buffer_every_lookup_hits_in_its_own_slot(void **unused)

@@ -9,15 +9,20 @@
 #include "cli/print.h"
 #include "cli/table.h"
 #include "cli/trace_input.h"
+#include "sim/curve.h"
 #include "sim/sweep.h"
 
 typedef struct {
     OptionList traces;
     const char *study;
     const char *out;
+    int sizes;
     uint32_t jobs;
     bool json;
 } Arguments;
+
+enum { SIZES_GIVEN, SIZES_ALL };
+static const char *const SIZES[] = {"given", "all", NULL};
 
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
@@ -40,6 +45,12 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .kind = OPTION_TEXT,
          .required = true,
          .value = &arguments->out},
+        {.name = "sizes",
+         .argument = "given|all",
+         .help = "the study's (default), or all from 1 slot to every expert",
+         .kind = OPTION_CHOICE,
+         .value = &arguments->sizes,
+         .choices = SIZES},
         {.name = "jobs",
          .argument = "N",
          .help = "threads (default: all processors)",
@@ -56,7 +67,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .command = "sweep",
         .summary = "Replays a trace under every plan of a study and writes one row for each into "
                    "an SQLite\nfile. A sweep that was stopped goes on where it was when it is run "
-                   "again.",
+                   "again. With\n--sizes all every plan gets every size; stack policies under "
+                   "order serial (lru, mru, lfu,\nbelady, belady-admit) take one pass for all "
+                   "of them.",
         .example = "moebius sweep --trace trace.db --study study.json --out study.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
@@ -70,7 +83,51 @@ static void show_progress(void *argument, uint64_t done, uint64_t total)
     progress_update(progress, done);
 }
 
-static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTotals *totals)
+/* With --sizes all: below how many slots lru gets no hit at all in order serial, by scope; 0 where
+ * the study has no plan of that scope. */
+typedef struct {
+    uint32_t slots[2]; /* by BufferScopeKind */
+} LruCliff;
+
+static Status find_cliff(const PackedTrace *trace, BufferScopeKind scope, uint32_t *slots)
+{
+    const ReplayFuture none = {0};
+    MissCurve curve;
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.order = ORDER_SERIAL;
+    plan.buffer.scope = scope;
+    plan.buffer.slots = 1;
+    TRY(curve_run(trace, &plan, &none, &curve));
+    *slots = curve_first_hit(&curve);
+    curve_free(&curve);
+    return OK;
+}
+
+static Status find_cliffs(const PackedTrace *trace, const Study *study, LruCliff *cliff)
+{
+    bool wanted[2] = {false};
+    for (size_t i = 0; i < study->n_plans; i++)
+        if (study->plans[i].buffer.on)
+            wanted[study->plans[i].buffer.scope] = true;
+    for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
+        if (wanted[scope])
+            TRY(find_cliff(trace, (BufferScopeKind)scope, &cliff->slots[scope]));
+    return OK;
+}
+
+static Status add_cliff(cJSON *json, const LruCliff *cliff)
+{
+    cJSON *slots;
+    TRY(json_add_object(json, "lru_first_hit_slots", &slots));
+    for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
+        if (cliff->slots[scope] > 0)
+            TRY(json_add_u64(slots, plan_scope_name((BufferScopeKind)scope), cliff->slots[scope]));
+    return OK;
+}
+
+static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTotals *totals,
+                        const LruCliff *cliff)
 {
     TRY(trace_input_json(json, &arguments->traces));
     TRY(json_add_text(json, "study", arguments->study));
@@ -81,22 +138,26 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTota
     TRY(json_add_u64(json, "done", totals->done));
     TRY(json_add_u64(json, "lookups", totals->lookups));
     TRY(json_add_u64(json, "elapsed_ns", totals->elapsed_ns));
+    if (arguments->sizes == SIZES_ALL)
+        TRY(add_cliff(json, cliff));
     return json_add_bool(json, "complete", !totals->stopped);
 }
 
-static Status print_totals_json(const Arguments *arguments, const SweepTotals *totals)
+static Status print_totals_json(const Arguments *arguments, const SweepTotals *totals,
+                                const LruCliff *cliff)
 {
     cJSON *json = cJSON_CreateObject();
     if (json == NULL)
         return fail_memory("JSON output", 0);
-    Status status = fill_json(json, arguments, totals);
+    Status status = fill_json(json, arguments, totals, cliff);
     if (status == OK)
         status = print_json(json);
     cJSON_Delete(json);
     return status;
 }
 
-static void print_totals(const Arguments *arguments, const SweepTotals *totals)
+static void print_totals(const Arguments *arguments, const SweepTotals *totals,
+                         const LruCliff *cliff)
 {
     char lookups[NUMBER_BYTES];
     char duration[NUMBER_BYTES];
@@ -105,6 +166,10 @@ static void print_totals(const Arguments *arguments, const SweepTotals *totals)
            arguments->out, totals->plans, totals->bounds, totals->done, totals->kept);
     printf("%s lookups in %s\n", number_text(totals->lookups, lookups),
            duration_text(totals->elapsed_ns, duration));
+    for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
+        if (cliff->slots[scope] > 0)
+            printf("lru in order serial has its first hit at %" PRIu32 " slots per %s\n",
+                   cliff->slots[scope], plan_scope_name((BufferScopeKind)scope));
 }
 
 static Status sweep(const Arguments *arguments, const PackedTrace *trace, const Study *study,
@@ -125,12 +190,12 @@ static Status sweep(const Arguments *arguments, const PackedTrace *trace, const 
     return status;
 }
 
-static Status report(const Arguments *arguments, const SweepTotals *totals)
+static Status report(const Arguments *arguments, const SweepTotals *totals, const LruCliff *cliff)
 {
     if (arguments->json)
-        TRY(print_totals_json(arguments, totals));
+        TRY(print_totals_json(arguments, totals, cliff));
     else
-        print_totals(arguments, totals);
+        print_totals(arguments, totals, cliff);
     if (!totals->stopped)
         return OK;
     uint64_t finished = totals->kept + totals->done;
@@ -139,16 +204,23 @@ static Status report(const Arguments *arguments, const SweepTotals *totals)
                 arguments->out, finished, totals->plans);
 }
 
-static Status load_and_sweep(const Arguments *arguments, SweepTotals *totals)
+static Status load_and_sweep(const Arguments *arguments, SweepTotals *totals, LruCliff *cliff)
 {
     Study study;
     PackedTrace trace;
     TRY(study_load(arguments->study, &study));
     Status status = trace_input(&arguments->traces, &study.plans[0], &trace);
-    if (status == OK) {
-        status = sweep(arguments, &trace, &study, totals);
-        packed_trace_free(&trace);
+    if (status != OK) {
+        study_free(&study);
+        return status;
     }
+    if (arguments->sizes == SIZES_ALL)
+        status = study_every_size(&study, trace.layers, trace.n_layers);
+    if (status == OK && arguments->sizes == SIZES_ALL)
+        status = find_cliffs(&trace, &study, cliff);
+    if (status == OK)
+        status = sweep(arguments, &trace, &study, totals);
+    packed_trace_free(&trace);
     study_free(&study);
     return status;
 }
@@ -157,11 +229,12 @@ Status command_sweep(int argc, char **argv)
 {
     Arguments arguments = {0};
     SweepTotals totals;
+    LruCliff cliff = {0};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
-        status = load_and_sweep(&arguments, &totals);
+        status = load_and_sweep(&arguments, &totals, &cliff);
     if (status == OK)
-        status = report(&arguments, &totals);
+        status = report(&arguments, &totals, &cliff);
     option_list_free(&arguments.traces);
     return status;
 }

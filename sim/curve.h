@@ -31,6 +31,12 @@ Status curve_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture 
                  MissCurve *curve);
 void curve_free(MissCurve *curve);
 
+/* Fills RESULT with what replay_run() would count under PLAN, one of the sizes of CURVE. What a
+ * curve does not know is REPLAY_UNKNOWN: evictions of newcomers, evictions and bypasses of belady,
+ * evictions by layer, counts by phase, the time. Freed with replay_result_free(). */
+Status curve_result(const MissCurve *curve, const PackedTrace *trace, const Plan *plan,
+                    ReplayResult *result);
+
 /* Misses of all layers with SIZE slots per scope. */
 uint64_t curve_misses(const MissCurve *curve, uint32_t size);
 /* The smallest size at which anything hits, 0 when nothing ever does. For lru this is the cliff:

@@ -5,6 +5,9 @@
 #include "policies/buffer.h"
 #include "traces/packed.h"
 
+/* In the place of a count that is not known (sim/curve.h). */
+#define REPLAY_UNKNOWN UINT64_MAX
+
 typedef struct {
     BufferCounts counts;
     uint64_t assignments;     /* (token, slot) pairs, dropped ones left out */

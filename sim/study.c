@@ -272,8 +272,7 @@ static Plan bound_plan(const Plan *plan)
     return bound;
 }
 
-/* Appends to STUDY, which has room for as many again, the bound of every budget that lacks one. */
-static Status add_bounds(Study *study)
+Status study_add_bounds(Study *study)
 {
     size_t given = study->n_plans;
     size_t n_sorted = 0;
@@ -320,7 +319,7 @@ static Status read_plans(const Source *source, Study *study)
         for (const cJSON *item = source->plans.node->child; item != NULL; item = item->next)
             TRY(listed_plan(source, item, index++, &study->plans[study->n_plans++]));
     TRY(check_batching(source->file, study));
-    return add_bounds(study);
+    return study_add_bounds(study);
 }
 
 Status study_from_json(const cJSON *json, const char *file, Study *study)

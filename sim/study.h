@@ -32,6 +32,16 @@ Status study_load(const char *path, Study *study);
 Status study_from_json(const cJSON *json, const char *file, Study *study);
 void study_free(Study *study);
 
+/* Puts every size in the place of the sizes that STUDY gives: each of its plans, taken without its
+ * budget and once where they are then the same, with 1 slot, 2 and so on up to the experts of the
+ * largest scope over LAYERS; plans without a buffer stay as they are. Fails with ERR_INPUT above
+ * STUDY_MAX_PLANS; STUDY is then unchanged. */
+Status study_every_size(Study *study, const TraceLayer *layers, uint32_t n_layers);
+
+/* Appends to STUDY, whose plans have room for as many again, the bound of every budget without one.
+ */
+Status study_add_bounds(Study *study);
+
 /* "lru 8/layer batch": how a plan is called when nobody named it. */
 void study_plan_name(const Plan *plan, char *name, size_t bytes);
 

@@ -435,7 +435,10 @@ static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *resu
     sqlite3_stmt *statement = db->update;
     sqlite3_bind_int64(statement, 1, plan_id);
     for (int i = 0; i < (int)(sizeof values / sizeof values[0]); i++)
-        sqlite3_bind_int64(statement, i + 2, (int64_t)values[i]);
+        if (values[i] == REPLAY_UNKNOWN)
+            sqlite3_bind_null(statement, i + 2);
+        else
+            sqlite3_bind_int64(statement, i + 2, (int64_t)values[i]);
     sqlite3_bind_double(statement, 5, lookups > 0 ? (double)counts->misses / (double)lookups : 0.0);
     return run(db, statement);
 }

@@ -8,8 +8,9 @@
  *
  * Every plan has its row from the start, with done = 0 and NULL numbers until it was replayed, so
  * that a sweep can be stopped at any moment and continued. plan is the canonical text of the plan
- * and its identity. slots are those of one scope (the most of any, under a byte budget); bound is 1
- * for policies that know the future, which no executor can run online. */
+ * and its identity. Numbers that a one-pass curve does not know (evicted_newest, replay_ns,
+ * evictions of belady) stay NULL. slots are those of one scope (the most of any, under a byte
+ * budget); bound is 1 for policies that know the future, which no executor can run online. */
 #ifndef SIM_STUDY_DB_H
 #define SIM_STUDY_DB_H
 

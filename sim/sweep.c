@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/threads.h"
+#include "sim/curve.h"
 #include "sim/study_db.h"
 
 enum { MAX_JOBS = 1024, WAIT_MS = 50 };
@@ -29,6 +30,7 @@ typedef struct {
     const ReplayFuture *future;
     const StudyEntry *entries; /* [n_entries] without a result */
     size_t n_entries;
+    size_t n_missing; /* when the sweep began */
 
     pthread_mutex_t lock;
     pthread_cond_t not_empty;
@@ -150,7 +152,7 @@ static Status write_all(Sweep *sweep, StudyDb *db, const SweepOptions *options, 
         if (status != OK || wanted)
             ask_to_stop(sweep);
         if (options->progress != NULL)
-            options->progress(options->argument, totals->done, sweep->n_entries);
+            options->progress(options->argument, totals->done, sweep->n_missing);
     }
     return status == OK ? study_db_commit(db, true) : status;
 }
@@ -218,18 +220,6 @@ static size_t count_jobs(const SweepOptions *options, size_t plans)
     return jobs < plans ? jobs : plans;
 }
 
-static Status run_missing(StudyDb *db, Sweep *sweep, const SweepOptions *options,
-                          SweepTotals *totals)
-{
-    ReplayFuture future = {0};
-    Status status = prepare_futures(sweep, &future);
-    sweep->future = &future;
-    if (status == OK && sweep->n_entries > 0)
-        status = run_workers(sweep, db, options, count_jobs(options, sweep->n_entries), totals);
-    replay_future_free(&future);
-    return status;
-}
-
 static size_t keep_missing(StudyEntry *entries, size_t count)
 {
     size_t kept = 0;
@@ -237,6 +227,85 @@ static size_t keep_missing(StudyEntry *entries, size_t count)
         if (!entries[i].done)
             entries[kept++] = entries[i];
     return kept;
+}
+
+/* Plans that differ in nothing but their size, as far as a replay sees. */
+static bool is_same_curve(const Plan *left, const Plan *right)
+{
+    return curve_is_exact(right) && left->buffer.scope == right->buffer.scope &&
+           strcmp(left->buffer.evict, right->buffer.evict) == 0;
+}
+
+/* A pass costs as much as a replay for each 64 experts or so of a scope that its lookups must go
+ * by, and answers for all sizes. */
+static bool is_worth_a_pass(const Sweep *sweep, const Plan *plan, size_t first)
+{
+    size_t experts = 0;
+    size_t count = 0;
+    for (uint32_t i = 0; i < sweep->trace->n_layers; i++)
+        experts += sweep->trace->layers[i].experts;
+    if (plan->buffer.scope == SCOPE_LAYER)
+        experts /= sweep->trace->n_layers;
+    for (size_t i = first; i < sweep->n_entries; i++)
+        count += is_same_curve(plan, &sweep->study->plans[sweep->entries[i].plan]);
+    return count >= 4 + experts / 64;
+}
+
+/* Writes the results of all plans from FIRST on that lie on the same curve. */
+static Status write_curve(StudyDb *db, Sweep *sweep, StudyEntry *entries, size_t first,
+                          SweepTotals *totals)
+{
+    MissCurve curve;
+    const Plan *of = &sweep->study->plans[entries[first].plan];
+    TRY(curve_run(sweep->trace, of, sweep->future, &curve));
+    totals->lookups += sweep->trace->n_lookups;
+    Status status = OK;
+    for (size_t i = first; i < sweep->n_entries && status == OK; i++) {
+        const Plan *plan = &sweep->study->plans[entries[i].plan];
+        ReplayResult result;
+        if (!is_same_curve(of, plan))
+            continue;
+        status = curve_result(&curve, sweep->trace, plan, &result);
+        if (status == OK)
+            status = study_db_result(db, entries[i].plan_id, &result, sweep->trace->layers);
+        replay_result_free(&result);
+        entries[i].done = status == OK;
+        totals->done += status == OK;
+    }
+    curve_free(&curve);
+    return status == OK ? study_db_commit(db, false) : status;
+}
+
+/* One pass for the sizes of each stack policy; what is left for the workers stays in ENTRIES. */
+static Status answer_curves(StudyDb *db, Sweep *sweep, StudyEntry *entries,
+                            const SweepOptions *options, SweepTotals *totals)
+{
+    Status status = OK;
+    for (size_t i = 0; i < sweep->n_entries && status == OK; i++) {
+        const Plan *plan = &sweep->study->plans[entries[i].plan];
+        bool stop = options->stop != NULL && *options->stop != 0;
+        if (stop || entries[i].done || !curve_is_exact(plan) || !is_worth_a_pass(sweep, plan, i))
+            continue;
+        status = write_curve(db, sweep, entries, i, totals);
+        if (options->progress != NULL)
+            options->progress(options->argument, totals->done, sweep->n_missing);
+    }
+    sweep->n_entries = keep_missing(entries, sweep->n_entries);
+    return status == OK ? study_db_commit(db, true) : status;
+}
+
+static Status run_missing(StudyDb *db, Sweep *sweep, StudyEntry *entries,
+                          const SweepOptions *options, SweepTotals *totals)
+{
+    ReplayFuture future = {0};
+    Status status = prepare_futures(sweep, &future);
+    sweep->future = &future;
+    if (status == OK)
+        status = answer_curves(db, sweep, entries, options, totals);
+    if (status == OK && sweep->n_entries > 0)
+        status = run_workers(sweep, db, options, count_jobs(options, sweep->n_entries), totals);
+    replay_future_free(&future);
+    return status;
 }
 
 Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *study,
@@ -255,12 +324,13 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     *totals = (SweepTotals){.plans = n_entries, .bounds = study->n_bounds};
     Sweep sweep = {.trace = trace, .study = study, .entries = entries};
     sweep.n_entries = keep_missing(entries, n_entries);
-    totals->kept = n_entries - sweep.n_entries;
+    sweep.n_missing = sweep.n_entries;
+    totals->kept = n_entries - sweep.n_missing;
     if (status == OK)
-        status = run_missing(db, &sweep, options, totals);
+        status = run_missing(db, &sweep, entries, options, totals);
     study_db_close(db);
     mem_free(entries);
-    totals->stopped = status == OK && totals->done < sweep.n_entries;
+    totals->stopped = status == OK && totals->done < sweep.n_missing;
     totals->elapsed_ns = clock_ns() - start_ns;
     return status;
 }

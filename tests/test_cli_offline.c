@@ -246,6 +246,7 @@ static void bad_command_lines_are_usage_errors_with_a_hint(void **unused)
         {{"simulate", "--trace", "a", "-x"}, "-x: unknown option"},
         {{"simulate", "--trace", "a", "b"}, "'b': unexpected argument"},
         {{"simulate", "--trac", "a"}, "--trac: unknown option"},
+        {{"sweep", "--sizes", "some"}, "--sizes: 'some', allowed are given, all"},
         {{"sweep", "--jobs", "0"}, "--jobs: 0, allowed is 1 to 1024"},
         {{"sweep", "--jobs", "-1"}, "--jobs: '-1' is no whole number"},
         {{"sweep", "--jobs", "3x"}, "--jobs: '3x' is no whole number"},
@@ -410,6 +411,34 @@ static void a_study_goes_from_sweep_to_plan_to_simulate(void **unused)
     assert_done(&memory);
     assert_ok(plan_load(best, &plan));
     assert_int_equal(plan.buffer.slots, 2);
+}
+
+static void sweep_of_all_sizes_names_the_first_hit_of_lru(void **unused)
+{
+    (void)unused;
+    const char *out = scratch_path("sizes.db");
+    Run sweep = RUN("sweep", "--trace", trace_path, "--study", study_path, "--out", out, "--sizes",
+                    "all", "--json");
+    cJSON *json = parse_output(&sweep);
+    assert_true(number_at(json, "plans") == 3 * EXPERTS); /* two policies and the bound */
+    assert_true(number_at(json, "bounds") == EXPERTS);
+    const cJSON *first = cJSON_GetObjectItemCaseSensitive(json, "lru_first_hit_slots");
+    double slots = number_at(first, "layer");
+    assert_null(cJSON_GetObjectItemCaseSensitive(first, "device"));
+    char set[64];
+    for (int less = 0; less < 2 && slots - less >= 1; less++) {
+        snprintf(set, sizeof set, "buffer.slots=%d", (int)slots - less);
+        Run one = RUN("simulate", "--trace", trace_path, "--set", set, "--set", "buffer.evict=lru",
+                      "--set", "buffer.order=serial", "--json");
+        cJSON *counts = parse_output(&one);
+        assert_int_equal(number_at(counts, "hits") > 0, less == 0);
+        cJSON_Delete(counts);
+    }
+    cJSON_Delete(json);
+    Run again =
+        RUN("sweep", "--trace", trace_path, "--study", study_path, "--out", out, "--sizes", "all");
+    assert_done(&again);
+    assert_non_null(strstr(again.out, "lru in order serial has its first hit at"));
 }
 
 static void plan_refusals_leave_no_file(void **unused)
@@ -635,6 +664,7 @@ int main(void)
         cmocka_unit_test(simulate_without_a_buffer_misses_nothing),
         cmocka_unit_test(set_changes_the_plan_of_a_file_and_errors_name_it),
         cmocka_unit_test(a_study_goes_from_sweep_to_plan_to_simulate),
+        cmocka_unit_test(sweep_of_all_sizes_names_the_first_hit_of_lru),
         cmocka_unit_test(plan_refusals_leave_no_file),
         cmocka_unit_test(what_is_no_regular_file_is_no_study),
         cmocka_unit_test(sweep_refuses_bad_studies_and_outputs),

@@ -320,6 +320,64 @@ static void no_policy_beats_the_bound_of_its_budget_in_serial_order_by_layer(voi
     packed_trace_free(&trace);
 }
 
+/* The row of PLAN in OUT has the counts of a replay; what a curve does not know is NULL there. */
+static void assert_row(const char *out, const PackedTrace *trace, const Plan *plan)
+{
+    ReplayFuture future = {0};
+    ReplayResult result;
+    char sql[700];
+    assert_ok(replay_prepare(trace, plan, &future));
+    assert_ok(replay_run(trace, plan, &future, NULL, NULL, &result));
+    const BufferCounts *counts = &result.total.counts;
+    snprintf(sql, sizeof sql,
+             "SELECT count(*) FROM result WHERE name = '%s' AND hits = %llu AND misses = %llu"
+             " AND bytes_loaded = %llu AND ifnull(evictions, %llu) = %llu AND memory_bytes = %llu"
+             " AND assignment_hits = %llu AND assignments = %llu AND done = 1"
+             " AND (SELECT hits FROM layer_result WHERE layer = 3 AND"
+             " layer_result.plan_id = result.plan_id) = %llu",
+             plan->name, (unsigned long long)counts->hits, (unsigned long long)counts->misses,
+             (unsigned long long)counts->bytes_loaded, (unsigned long long)counts->evictions,
+             (unsigned long long)counts->evictions, (unsigned long long)result.memory_bytes,
+             (unsigned long long)result.total.assignment_hits,
+             (unsigned long long)result.total.assignments,
+             (unsigned long long)result.layers[1].counts.hits);
+    if (query_number(out, sql) != 1)
+        fail_msg("%s: not what a replay gives", plan->name);
+    replay_result_free(&result);
+    replay_future_free(&future);
+}
+
+static void every_size_gets_the_row_that_its_replay_gives(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(26, 60);
+    Study study = make_study(
+        "{\"moebius_study\": 1, \"grid\": {\"buffer.evict\": [\"lru\", \"mru\", \"lfu\","
+        " \"belady-admit\", \"fifo\"], \"buffer.slots\": [2, 5], \"buffer.order\": [\"batch\","
+        " \"serial\"], \"buffer.scope\": [\"layer\", \"device\"]}, \"plans\": [{}]}");
+    const char *out = scratch_path("sizes.db");
+    SweepTotals totals;
+    assert_ok(study_every_size(&study, trace.layers, trace.n_layers));
+    const size_t sizes = EXPERTS + LAYERS * EXPERTS; /* of the two scopes */
+    assert_int_equal(study.n_bounds, 2 * sizes);
+    assert_int_equal(study.n_plans, 2 * 5 * sizes + 1 + study.n_bounds);
+    sweep_once(&trace, &study, out, 2, &totals);
+    assert_int_equal(totals.done, study.n_plans);
+    assert_true(totals.lookups < study.n_plans * trace.n_lookups);
+    for (size_t i = 0; i < study.n_plans; i++)
+        assert_row(out, &trace, &study.plans[i]);
+    const char *passed = "SELECT count(*) FROM result WHERE replay_ns IS NULL AND evict <> 'fifo'"
+                         " AND replay_order = 'serial' AND (evict = 'belady') ="
+                         " (evictions IS NULL)";
+    assert_int_equal(query_number(out, passed), 5 * sizes);
+    assert_int_equal(query_number(out, "SELECT count(*) FROM result WHERE evicted_newest IS NULL"),
+                     5 * sizes);
+    sweep_once(&trace, &study, out, 1, &totals);
+    assert_int_equal(totals.done, 0);
+    study_free(&study);
+    packed_trace_free(&trace);
+}
+
 static void one_job_and_two_jobs_give_the_same_rows(void **unused)
 {
     (void)unused;
@@ -783,6 +841,7 @@ int main(void)
         cmocka_unit_test(a_grid_of_more_than_a_million_plans_is_refused_before_it_is_made),
         cmocka_unit_test(rows_are_what_each_replay_gives),
         cmocka_unit_test(no_policy_beats_the_bound_of_its_budget_in_serial_order_by_layer),
+        cmocka_unit_test(every_size_gets_the_row_that_its_replay_gives),
         cmocka_unit_test(one_job_and_two_jobs_give_the_same_rows),
         cmocka_unit_test(a_stopped_sweep_continues_to_the_same_rows),
         cmocka_unit_test(a_killed_sweep_can_be_read_and_continues_to_the_same_rows),

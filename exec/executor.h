@@ -62,6 +62,7 @@ typedef struct {
                                     the one in the slot of the same number */
     LogitsWanted logits;         /* an encoder has none */
     bool timing;                 /* OUTPUT->timing is wanted; costs a little */
+    bool scores;                 /* OUTPUT->router_scores are wanted; large, for prompts */
     /* Forced routing, or NULL to ask the router: per MoE layer of the stack [tokens][top_k], one
      * after the other. */
     const uint16_t *forced_experts;
@@ -82,7 +83,8 @@ typedef struct {
     size_t n_residency;
     const float *logits; /* [n_logits][vocabulary] in token order, or NULL */
     uint32_t n_logits;
-    const float *router_scores; /* per MoE layer [tokens][experts] probabilities over all experts */
+    const float *router_scores; /* per MoE layer [tokens][experts] probabilities over all experts;
+                                   NULL unless wanted */
     const TimingRecord *timing; /* ops of exec/ops.h; times in clock_wall_ns() */
     size_t n_timing;
 } StepOutput;

@@ -277,6 +277,6 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
                            .n_residency = f->slots.n_residency,
                            .logits = n_logits > 0 ? f->host.logits : NULL,
                            .n_logits = n_logits,
-                           .router_scores = f->host.scores};
+                           .router_scores = input->scores ? f->host.scores : NULL};
     return input->timing ? read_stamps(f, wall_offset_ns, output) : OK;
 }

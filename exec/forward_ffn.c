@@ -59,6 +59,8 @@ static Status fetch_routing(const Step *step, const LayerConfig *config, const R
                           routed * sizeof *host->experts));
     TRY(f->backend->fetch(f->device, host->weights + step->routed, routing->weights,
                           routed * sizeof *host->weights));
+    if (!step->input->scores)
+        return OK;
     return f->backend->fetch(f->device, host->scores + step->scored, routing->scores,
                              tokens * config->experts * sizeof *host->scores);
 }

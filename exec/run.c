@@ -215,6 +215,7 @@ Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *outp
                              .position = run->position,
                              .source_slot = run->source_slot,
                              .timing = run->options->timing,
+                             .scores = run->options->scores != SCORES_NONE,
                              .logits =
                                  run->options->logits > needed ? run->options->logits : needed};
     run->n_tokens = 0;

@@ -36,7 +36,8 @@ Status run_encode(Run *run)
                                  .token = run->token,
                                  .kv_slot = run->kv_slot,
                                  .position = run->position,
-                                 .timing = run->options->timing};
+                                 .timing = run->options->timing,
+                                 .scores = run->options->scores != SCORES_NONE};
         StepOutput output;
         run->n_tokens = 0;
         TRY(run_step(&run->context, &step, &input, &output));

@@ -128,6 +128,7 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
                        .position = traced->position,
                        .logits = LOGITS_NONE,
                        .timing = runner->options->timing,
+                       .scores = runner->options->scores != SCORES_NONE,
                        .forced_experts = forced ? traced->experts : NULL,
                        .forced_weights = forced ? traced->weights : NULL};
     TraceStep step = {.step = traced->step,

@@ -581,6 +581,33 @@ static void known_leftovers_are_ignored(void **state)
     }
 }
 
+/* The factor is on the whole product of query and key, not on its rotated part alone. */
+static void yarn_scales_the_logits_of_latent_attention(void **state)
+{
+    (void)state;
+    static const char *const TYPES[] = {"deepseek_v2", "deepseek_v3"};
+    for (size_t i = 0; i < 2; i++) {
+        char text[2000];
+        char path[600];
+        ModelConfig model = {0};
+        const Architecture *architecture;
+        const char *rest = strchr(DECODER("deepseek_v2") LATENT, ',');
+        snprintf(text, sizeof text,
+                 "{\"model_type\": \"%s\"%s\"num_experts_per_tok\": 4, \"n_group\": 1, "
+                 "\"topk_group\": 1, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40, "
+                 "\"original_max_position_embeddings\": 16, \"mscale\": 0.707, "
+                 "\"mscale_all_dim\": 0.707}}",
+                 TYPES[i], rest);
+        mkdir(scratch_path("yarn"), 0700);
+        snprintf(path, sizeof path, "%s/config.json", scratch_path("yarn"));
+        assert_ok(file_write_all(path, text, strlen(text)));
+        assert_ok(model_config_load(scratch_path("yarn"), &model, &architecture));
+        double mscale = 0.1 * 0.707 * log(40) + 1;
+        assert_true(fabs(model.layers[0].attention.scale - mscale * mscale / sqrt(5 + 6)) < 1e-6);
+        model_config_free(&model);
+    }
+}
+
 static void unknown_activations_and_rope_types_are_named(void **state)
 {
     (void)state;
@@ -630,6 +657,7 @@ int main(void)
         cmocka_unit_test(every_bad_tensor_is_named),
         cmocka_unit_test(a_tensor_without_a_use_is_named),
         cmocka_unit_test(known_leftovers_are_ignored),
+        cmocka_unit_test(yarn_scales_the_logits_of_latent_attention),
         cmocka_unit_test(unknown_activations_and_rope_types_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

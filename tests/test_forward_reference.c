@@ -183,6 +183,7 @@ static void compare_domain(const char *domain)
     }
     StepOutput output;
     const StepInput input = {.tokens = tokens,
+                             .scores = true,
                              .token = token,
                              .kv_slot = kv_slot,
                              .position = position,

@@ -4,6 +4,15 @@
 #include "exec/arch/config.h"
 #include "exec/arch/rules.h"
 
+/* YaRN's factor of the logits: mscale_all_dim's, squared. */
+static void scale_logits(const RopeConfig *rope, AttentionConfig *attention)
+{
+    if (rope->type == ROPE_DEFAULT || rope->mscale_all_dim == 0 || rope->factor <= 1)
+        return;
+    double mscale = 0.1 * rope->mscale_all_dim * log(rope->factor) + 1;
+    attention->scale = (float)(attention->scale * mscale * mscale);
+}
+
 /* Sizes of the latent attention; nope + rotary dimensions make a key. */
 static Status read_attention(const JsonAt *root, ModelConfig *config, AttentionConfig *attention)
 {
@@ -29,6 +38,7 @@ static Status read_attention(const JsonAt *root, ModelConfig *config, AttentionC
     TRY(config_rope(root, 10000, rotary, config, &turned));
     if (turned != rotary)
         return json_fail(root, "partial_rotary_factor: only 1 goes with latent attention");
+    scale_logits(&config->rope, attention);
     TRY(config_check_attention(root, attention));
     if ((uint64_t)attention->n_heads * (attention->kv_rank + rotary) > MAX_SIZE)
         return json_fail(root, "kv_lora_rank: %u for %u heads are more than %d", attention->kv_rank,
@@ -131,15 +141,6 @@ static Status v3_read_router(const JsonAt *root, LayerConfig *layer)
     return read_groups(root, layer, &layer->router);
 }
 
-/* YaRN's factor of the logits: mscale_all_dim's, squared. */
-static void scale_logits(const RopeConfig *rope, AttentionConfig *attention)
-{
-    if (rope->type == ROPE_DEFAULT || rope->mscale_all_dim == 0 || rope->factor <= 1)
-        return;
-    double mscale = 0.1 * rope->mscale_all_dim * log(rope->factor) + 1;
-    attention->scale = (float)(attention->scale * mscale * mscale);
-}
-
 static Status v3_read_config(const JsonAt *root, ModelConfig *config)
 {
     LayerConfig moe = {.stack = STACK_DECODER};
@@ -151,7 +152,6 @@ static Status v3_read_config(const JsonAt *root, ModelConfig *config)
     TRY(read_attention(root, config, &moe.attention));
     TRY(config_bool(root, "rope_interleave", &interleaved));
     moe.attention.rotary = interleaved ? ROTARY_INTERLEAVED : ROTARY_HALVES;
-    scale_logits(&config->rope, &moe.attention);
     TRY(read_moe(root, config, activation, &moe));
     TRY(v3_read_router(root, &moe));
     return fill_layers(root, &moe, false, config);

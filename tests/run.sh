@@ -7,6 +7,7 @@ set -u
 build=$1
 passed=0
 failed=0
+skipped=0
 export MOEBIUS="$build/moebius"
 export TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1}"
 for program in "$build"/tests/test_*; do
@@ -18,12 +19,15 @@ for program in "$build"/tests/test_*; do
     seconds=$(($(date +%s) - start))
     good=$(sed -n 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$log" | tail -n 1)
     bad=$(sed -n 's/^\[  FAILED  \] \([0-9]*\) test(s).*/\1/p' "$log" | tail -n 1)
+    left=$(sed -n 's/^\[  SKIPPED \] \([0-9]*\) test(s).*/\1/p' "$log" | tail -n 1)
     [ "$status" -eq 0 ] || [ "${bad:-0}" -gt 0 ] || bad=1
     [ "$status" -ne 124 ] || echo "$program: stopped after ${TEST_SECONDS:-900} s" >>"$log"
     passed=$((passed + ${good:-0}))
     failed=$((failed + ${bad:-0}))
+    skipped=$((skipped + ${left:-0}))
     printf '%-28s %4d passed %3d failed %4d s\n' "$(basename "$program")" "${good:-0}" "${bad:-0}" "$seconds"
+    [ "${left:-0}" -eq 0 ] || grep '^skipped: ' "$log"
     [ "${bad:-0}" -eq 0 ] || { grep -vE '^\[ +(RUN|OK) ' "$log" | tail -n 60; }
 done
-echo "$passed passed, $failed failed"
+echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

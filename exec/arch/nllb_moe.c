@@ -44,13 +44,14 @@ static Status read_router(const JsonAt *root, RouterConfig *router)
     if (config_find(root, "second_expert_policy", &at))
         TRY(json_choice(&at, POLICIES, &policy));
     TRY(config_bool(root, "batch_prioritized_routing", &prioritised));
-    if (prioritised && config_find(root, "batch_prioritized_routing", &at))
-        return config_unsupported(&at, "only false is supported");
     TRY(config_bool(root, "router_bias", &router->bias));
     TRY(config_bool(root, "normalize_router_prob_before_dropping", &before));
     TRY(config_f32(root, "moe_token_dropout", 0, 1, &dropout));
     TRY(config_f64(root, "moe_eval_capacity_token_fraction", 0, 1, &router->capacity));
     router->capacity = router->capacity < 1 ? router->capacity : 0;
+    /* Which tokens go first matters only where some are dropped. */
+    if (prioritised && router->capacity > 0 && config_find(root, "batch_prioritized_routing", &at))
+        return config_unsupported(&at, "with a capacity, only false is supported");
     router->normalise_kept = !before;
     router->output_scale = 1 - dropout;
     return OK;

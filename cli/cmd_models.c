@@ -132,12 +132,13 @@ static Status join(const char *folder, const char *name, char **path)
     return OK;
 }
 
-static bool is_checkpoint(const char *folder)
+static Status is_checkpoint(const char *folder, bool *is)
 {
     char *path = NULL;
-    bool is = join(folder, "config.json", &path) == OK && file_exists(path);
+    TRY(join(folder, "config.json", &path));
+    *is = file_exists(path);
     mem_free(path);
-    return is;
+    return OK;
 }
 
 /* Adds DIRECTORY, which the list takes. */
@@ -159,6 +160,20 @@ static Status add_model(const Arguments *arguments, char *directory, ModelList *
     return OK;
 }
 
+/* Adds FOLDER/NAME if it is a checkpoint. */
+static Status add_entry(const Arguments *arguments, const char *folder, const char *name,
+                        ModelList *list)
+{
+    char *path = NULL;
+    bool is = false;
+    TRY(join(folder, name, &path));
+    Status status = is_checkpoint(path, &is);
+    if (is)
+        return add_model(arguments, path, list);
+    mem_free(path);
+    return status;
+}
+
 /* Every checkpoint in FOLDER, by name. */
 static Status add_folder(const Arguments *arguments, const char *folder, ModelList *list)
 {
@@ -169,13 +184,8 @@ static Status add_folder(const Arguments *arguments, const char *folder, ModelLi
         return fail(ERR_INPUT, "%s: cannot open: %s", folder, strerror(errno));
     Status status = OK;
     for (int i = 0; i < n; i++) {
-        char *path = NULL;
         if (status == OK && entries[i]->d_name[0] != '.')
-            status = join(folder, entries[i]->d_name, &path);
-        if (path != NULL && is_checkpoint(path))
-            status = add_model(arguments, path, list);
-        else
-            mem_free(path);
+            status = add_entry(arguments, folder, entries[i]->d_name, list);
         free(entries[i]);
     }
     free(entries);
@@ -189,7 +199,9 @@ static Status add_models(const Arguments *arguments, ModelList *list)
     for (size_t i = 0; i < arguments->folders.count; i++) {
         const char *folder = arguments->folders.items[i];
         char *path = NULL;
-        if (!is_checkpoint(folder)) {
+        bool is = false;
+        TRY(is_checkpoint(folder, &is));
+        if (!is) {
             TRY(add_folder(arguments, folder, list));
             continue;
         }

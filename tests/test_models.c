@@ -106,6 +106,23 @@ static void what_is_no_checkpoint_is_refused(void **state)
     assert_non_null(strstr(run.err, "/nonexistent: cannot open"));
 }
 
+static void every_failing_allocation_is_an_error_without_a_leak(void **state)
+{
+    (void)state;
+    RUN("models", "models", "--memory", "1", "--json");
+    int64_t before = mem_live_blocks();
+    bool reached = true;
+    for (uint64_t k = 1; reached; k += k < 40 || exhaustive() ? 1 : 37) {
+        mem_fail_at(k);
+        RUN("models", "models", "--memory", "1", "--json");
+        reached = mem_fail_reached();
+        mem_fail_at(0);
+        assert_int_equal(run.code, reached ? 1 : 0);
+        assert_int_equal(mem_live_blocks(), before);
+        assert_true(!reached || run.err[0] != '\0');
+    }
+}
+
 int main(void)
 {
     memory_install();
@@ -115,6 +132,7 @@ int main(void)
         cmocka_unit_test(slots_are_as_many_as_memory_has_room_for),
         cmocka_unit_test(people_get_a_table),
         cmocka_unit_test(what_is_no_checkpoint_is_refused),
+        cmocka_unit_test(every_failing_allocation_is_an_error_without_a_leak),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

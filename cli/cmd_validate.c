@@ -356,6 +356,8 @@ static Status add_counts(cJSON *json, const char *key, const BufferCounts *count
     TRY(json_add_f64(object, "miss_ratio", miss_ratio(counts)));
     TRY(json_add_u64(object, "loads", counts->loads));
     TRY(json_add_u64(object, "bytes_loaded", counts->bytes_loaded));
+    TRY(json_add_u64(object, "prefetches", counts->prefetches));
+    TRY(json_add_u64(object, "bytes_prefetched", counts->bytes_prefetched));
     return json_add_u64(object, "evictions", counts->evictions);
 }
 

@@ -150,6 +150,10 @@ static void count_record(BufferCounts *counts, const ResidencyRecord *record)
     counts->hits += record->kind == RESIDENCY_HIT;
     counts->bypasses += record->kind == RESIDENCY_BYPASS;
     counts->evictions += record->kind == RESIDENCY_EVICT;
+    if (record->kind == RESIDENCY_PREFETCH) {
+        counts->prefetches++;
+        counts->bytes_prefetched += record->bytes;
+    }
     if (record->kind != RESIDENCY_LOAD && record->kind != RESIDENCY_BYPASS)
         return;
     counts->misses++;

@@ -285,5 +285,6 @@ const ExecutorOptions *executor_options(const Executor *executor)
 
 bool executor_needs_future(const Executor *executor)
 {
-    return buffer_needs_future(executor->forward.slots.decisions);
+    const ExpertBuffer *decisions = executor->forward.slots.decisions;
+    return buffer_needs_future(decisions) || buffer_needs_coming(decisions);
 }

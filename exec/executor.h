@@ -46,7 +46,7 @@ uint64_t executor_slot_bytes(const Executor *executor);
 /* What it was opened with; the plan is the executor's own copy. */
 const Plan *executor_plan(const Executor *executor);
 const ExecutorOptions *executor_options(const Executor *executor);
-/* True when steps must bring next_use: the plan's eviction needs the future. */
+/* True when steps must bring the future: the plan's eviction or its predictor needs it. */
 bool executor_needs_future(const Executor *executor);
 
 /* One step. Tokens of one request are consecutive and in position order, and position counts on
@@ -70,6 +70,10 @@ typedef struct {
     /* Future for policies that need it: per MoE layer, one after the other, of its active experts
      * ascending. */
     const uint32_t *next_use;
+    /* Future for predictors that need it: how many experts each MoE layer of the stack will need,
+     * and which, ascending, one layer after the other. */
+    const uint16_t *n_coming;
+    const uint16_t *coming;
 } StepInput;
 
 /* Arrays belong to the executor and are valid until the next step. */
@@ -89,6 +93,8 @@ typedef struct {
     size_t n_timing;
 } StepOutput;
 
+/* ERR_UNSUPPORTED when the plan needs a future that INPUT (NULL: no step) does not bring. */
+Status executor_check_future(const Executor *executor, const StepInput *input);
 /* Fails with ERR_INPUT for a token or position out of range (checked first), ERR_INPUT when NaN
  * appears. */
 Status executor_step(Executor *executor, const StepInput *input, StepOutput *output);

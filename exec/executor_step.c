@@ -127,6 +127,24 @@ static Status check_forced_token(const TraceLayer *layer, uint32_t token, const 
     return OK;
 }
 
+static Status lacks_future(const char *key, const char *name)
+{
+    return fail(ERR_UNSUPPORTED,
+                "%s: %s needs the future: run it with forced routing (--routing trace:FILE)", key,
+                name);
+}
+
+Status executor_check_future(const Executor *executor, const StepInput *input)
+{
+    const ExpertBuffer *decisions = executor->forward.slots.decisions;
+    const Plan *plan = &executor->plan;
+    if (buffer_needs_future(decisions) && (input == NULL || input->next_use == NULL))
+        return lacks_future("buffer.evict", plan->buffer.evict);
+    if (buffer_needs_coming(decisions) && (input == NULL || input->coming == NULL))
+        return lacks_future("prefetch.predictor", plan->prefetch.predictor);
+    return OK;
+}
+
 static Status check_forced(const Executor *executor, const StepInput *input)
 {
     const uint16_t *experts = input->forced_experts;
@@ -137,12 +155,7 @@ static Status check_forced(const Executor *executor, const StepInput *input)
         for (uint32_t token = 0; token < input->tokens; token++, experts += layer->top_k)
             TRY(check_forced_token(layer, token, experts));
     }
-    if (input->next_use == NULL && executor_needs_future(executor))
-        return fail(ERR_UNSUPPORTED,
-                    "buffer.evict: %s needs the future: run it with forced "
-                    "routing (--routing trace:FILE)",
-                    executor->plan.buffer.evict);
-    return OK;
+    return executor_check_future(executor, input);
 }
 
 Status executor_step(Executor *executor, const StepInput *input, StepOutput *output)

@@ -16,11 +16,14 @@ static size_t most_active(const ExpertSlots *slots, uint32_t layer_index, uint32
 Status expert_slots_open(ExpertSlots *slots, uint32_t max_tokens)
 {
     for (uint32_t i = 0; i < slots->n_layers; i++) {
-        slots->max_loads += (uint32_t)most_active(slots, i, max_tokens);
         slots->layers[i].layer = slots->trace_layers[i].layer;
         slots->layers[i].shape = &slots->config->layers[slots->layers[i].layer].ffn;
     }
-    return buffer_new(slots->plan, slots->trace_layers, slots->n_layers, &slots->decisions);
+    TRY(buffer_new(slots->plan, slots->trace_layers, slots->n_layers, &slots->decisions));
+    for (uint32_t i = 0; i < slots->n_layers; i++)
+        slots->max_loads +=
+            (uint32_t)most_active(slots, i, max_tokens) + buffer_max_prefetches(slots->decisions);
+    return OK;
 }
 
 void expert_slots_close(ExpertSlots *slots)
@@ -81,6 +84,7 @@ void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *a
         widest = experts > widest ? experts : widest;
         records += buffer_max_actions(slots->decisions, most_active(slots, i, max_tokens));
         slots->layers[i].kept = lay_out(arena, experts, sizeof *slots->layers[i].kept);
+        slots->layers[i].prefetched = lay_out(arena, experts, sizeof *slots->layers[i].prefetched);
     }
     slots->actions =
         lay_out(arena, buffer_max_actions(slots->decisions, widest), sizeof *slots->actions);
@@ -120,8 +124,18 @@ Status expert_slots_fill(ExpertSlots *slots)
     return OK;
 }
 
+static void forget_prefetch(ExpertSlots *slots, const ResidencyRecord *record)
+{
+    for (uint32_t i = 0; i < slots->n_layers; i++)
+        if (slots->layers[i].layer == record->layer)
+            slots->layers[i].prefetched[record->expert] = 0;
+}
+
 void expert_slots_start_step(ExpertSlots *slots)
 {
+    for (size_t i = 0; i < slots->n_residency; i++)
+        if (slots->residency[i].kind == RESIDENCY_PREFETCH)
+            forget_prefetch(slots, &slots->residency[i]);
     slots->n_residency = 0;
     slots->n_loads = 0;
 }
@@ -164,42 +178,62 @@ static bool is_in(const JobList *list, uint32_t slot)
     return false;
 }
 
-/* Begins the load of ACTION; *QUEUED tells whether operations of this event are queued. A slot that
- * a pending expert lies in is computed with first. Slots that earlier events read are free: the
- * host has waited for this event's counts. */
+/* Begins the load of ACTION, on demand or ahead; *QUEUED tells whether operations of this event are
+ * queued. A slot that a pending expert lies in is computed with first. Slots that earlier events
+ * read are free: the host has waited for this event's counts. */
 static Status begin_load(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
                          bool *queued, ResidencyRecord *record)
 {
-    const LayerSlots *layer = &slots->layers[event->layer_index];
+    const LayerSlots *layer = &slots->layers[action->layer_index];
     double gb_per_s = slots->plan->link.h2d_gb_per_s;
     if (is_in(&slots->hits, action->slot) || is_in(&slots->loaded, action->slot)) {
         TRY(run_pending(slots, event));
         *queued = true;
     }
-    record->bytes = slots->trace_layers[event->layer_index].expert_bytes;
+    record->bytes = slots->trace_layers[action->layer_index].expert_bytes;
     slots->load_records[slots->n_loads] = (uint32_t)(record - slots->residency);
     const Load load = {.shape = layer->shape,
                        .kept = layer->kept[action->expert],
-                       .slot = slot_address(slots, event->layer_index, action->slot),
+                       .slot = slot_address(slots, action->layer_index, action->slot),
                        .after_queue = *queued,
                        .at_least_ns =
                            gb_per_s > 0 ? (uint64_t)((double)record->bytes / gb_per_s) : 0,
                        .ticket = slots->n_loads++};
-    TRY(slots->backend->load(slots->device, &load));
-    slots->loaded.tickets[slots->loaded.n] = load.ticket;
-    slots->loaded.jobs[slots->loaded.n++] = (ExpertJob){action->expert, action->slot};
-    return OK;
+    return slots->backend->load(slots->device, &load);
+}
+
+static void add_loaded(JobList *loaded, const BufferAction *action, uint32_t ticket)
+{
+    loaded->tickets[loaded->n] = ticket;
+    loaded->jobs[loaded->n++] = (ExpertJob){action->expert, action->slot};
+}
+
+/* The expert is in its slot: to be computed, after its prefetch where that may be under way. */
+static void add_hit(ExpertSlots *slots, const BufferAction *action)
+{
+    uint32_t prefetched = slots->layers[action->layer_index].prefetched[action->expert];
+    if (prefetched > 0)
+        add_loaded(&slots->loaded, action, prefetched - 1);
+    else
+        slots->hits.jobs[slots->hits.n++] = (ExpertJob){action->expert, action->slot};
 }
 
 static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
                         bool *queued)
 {
     ResidencyRecord *record = add_record(slots, action);
+    uint32_t *prefetched = &slots->layers[action->layer_index].prefetched[action->expert];
+    if (action->kind == RESIDENCY_HIT)
+        add_hit(slots, action);
     if (action->kind == RESIDENCY_EVICT)
+        *prefetched = 0;
+    if (action->kind == RESIDENCY_HIT || action->kind == RESIDENCY_EVICT)
         return OK;
-    if (action->kind != RESIDENCY_HIT)
-        return begin_load(slots, event, action, queued, record);
-    slots->hits.jobs[slots->hits.n++] = (ExpertJob){action->expert, action->slot};
+    TRY(begin_load(slots, event, action, queued, record));
+    if (action->kind == RESIDENCY_PREFETCH)
+        *prefetched = slots->n_loads;
+    else
+        add_loaded(&slots->loaded, action, slots->n_loads - 1);
     return OK;
 }
 
@@ -223,7 +257,9 @@ Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *
                                .n = *n_active,
                                .experts = slots->active,
                                .next_use = event->next_use,
-                               .touches = order_touches(slots, event, *n_active)};
+                               .touches = order_touches(slots, event, *n_active),
+                               .n_coming = event->n_coming,
+                               .coming = event->coming};
     buffer_event(slots->decisions, &asked, NULL, slots->actions, &n_actions);
     for (uint32_t i = 0; i < n_actions; i++)
         TRY(carry_out(slots, event, &slots->actions[i], &queued));
@@ -238,6 +274,14 @@ void expert_slots_note(ExpertSlots *slots, uint32_t layer_index, const uint16_t 
     buffer_event(slots->decisions, &asked, NULL, slots->actions, &n_actions);
     for (uint32_t i = 0; i < n_actions; i++)
         add_record(slots, &slots->actions[i]);
+}
+
+Status expert_slots_await_prefetches(const ExpertSlots *slots)
+{
+    for (uint32_t ticket = 0; ticket < slots->n_loads; ticket++)
+        if (slots->residency[slots->load_records[ticket]].kind == RESIDENCY_PREFETCH)
+            TRY(slots->backend->await_load(slots->device, ticket));
+    return OK;
 }
 
 Status expert_slots_end_step(ExpertSlots *slots, uint64_t wall_offset_ns)

@@ -16,6 +16,8 @@ typedef struct {
     uint32_t layer; /* the model's layer number */
     const FfnShape *shape;
     const void **kept;    /* [experts] what loads read */
+    uint32_t *prefetched; /* [experts] 1 + the ticket of the prefetch, from this step, that the
+                             expert's slot still waits for; 0: none */
     size_t slot_stride;   /* device bytes from slot to slot */
     unsigned char *slots; /* device: the layer's own, or those shared by all */
 } LayerSlots;
@@ -58,6 +60,8 @@ typedef struct {
     const uint16_t *experts;  /* host [n_ids]: the event's routing, dropped ones marked */
     size_t n_ids;             /* tokens * top_k */
     const uint32_t *next_use; /* of the active ones; NULL unless the policy needs the future */
+    const uint16_t *n_coming; /* as in BufferEvent */
+    const uint16_t *coming;
     const ExpertBatch *batch;
     const float *in; /* device [tokens][d_model] */
     float *out;      /* device [tokens * top_k][d_model] */
@@ -75,13 +79,17 @@ Status expert_slots_fill(ExpertSlots *slots);
 
 /* Forgets the records of the step before. */
 void expert_slots_start_step(ExpertSlots *slots);
-/* The buffer is on: decides one event, begins the loads it needs, computes what is in place beside
- * them and what they bring after them, and appends its records. An expert is computed before its
- * slot is overwritten. *N_ACTIVE experts took part. */
+/* The buffer is on: decides one event, begins the loads it needs and then the prefetches, computes
+ * what is in place beside them and what loads bring after them, and appends its records. An expert
+ * is computed before its slot is overwritten; one that was prefetched, after its load. *N_ACTIVE
+ * experts took part. */
 Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_active);
 /* The buffer is off: the records of an event that was computed. */
 void expert_slots_note(ExpertSlots *slots, uint32_t layer_index, const uint16_t *active,
                        uint32_t n_active);
+/* What is queued from now on comes after the step's prefetches, those included that nobody has
+ * computed with: a step ends when its loads have ended. */
+Status expert_slots_await_prefetches(const ExpertSlots *slots);
 /* After the backend's wait(): the times of the step's loads. WALL_OFFSET_NS is what clock_wall_ns()
  * is ahead of clock_ns(). */
 Status expert_slots_end_step(ExpertSlots *slots, uint64_t wall_offset_ns);

@@ -236,7 +236,9 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
                  .input = input,
                  .spans = make_spans(f->host.spans, f->at.spans, n_spans, input->tokens),
                  .moe_layer = moe_layers_before(f->config, input->stack),
-                 .next_use = input->next_use};
+                 .next_use = input->next_use,
+                 .n_coming = input->n_coming,
+                 .coming = input->coming};
     if (input->stack == STACK_DECODER && model_is_encoder_decoder(f->config))
         step.source_spans =
             make_spans(f->host.source_spans, f->at.source_spans, n_spans, input->tokens);
@@ -267,6 +269,7 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
     uint64_t wall_offset_ns = clock_wall_ns() - clock_ns();
     uint32_t n_logits = 0;
     TRY(run(&step, &n_logits));
+    TRY(expert_slots_await_prefetches(&f->slots));
     TRY(f->backend->wait(f->device));
     TRY(check_routing(&step));
     TRY(check_logits(&step, f->host.logits, n_logits));

@@ -96,6 +96,8 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
                                .experts = f->host.experts + step->routed,
                                .n_ids = (size_t)step->input->tokens * batch->top_k,
                                .next_use = step->next_use,
+                               .n_coming = step->n_coming,
+                               .coming = step->coming,
                                .batch = batch,
                                .in = f->at.normed,
                                .out = f->at.expert_out};
@@ -106,6 +108,10 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     TRY(expert_slots_run(&f->slots, &event, &n_active));
     if (step->next_use != NULL)
         step->next_use += n_active;
+    if (step->coming != NULL) {
+        step->coming += n_active;
+        step->n_coming++;
+    }
     return OK;
 }
 

@@ -18,6 +18,8 @@ typedef struct {
     size_t routed;            /* entries of host.experts used by them */
     size_t scored;            /* entries of host.scores */
     const uint32_t *next_use; /* of the next event */
+    const uint16_t *n_coming; /* from the next event on */
+    const uint16_t *coming;
 } Step;
 
 /* Floats of a cache row. */

@@ -139,7 +139,7 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
                       .token = has_tokens ? runner->token : NULL};
     StepOutput output;
     if (runner->future != NULL)
-        input.next_use = future_next_step(runner->future);
+        future_next_step(runner->future, &input);
     TRY(run_step(&runner->context, &step, &input, &output));
     return release_ended(runner, traced, index);
 }
@@ -205,11 +205,8 @@ Status run_trace(Executor *executor, const ModelConfig *config, const RunTraceOp
     Future future;
     runner.context.scores.keep = options->scores;
     runner.context.scores.layers = executor_layers(executor, &runner.context.scores.n_layers);
-    if (needs_future && !options->forced)
-        return fail(ERR_UNSUPPORTED,
-                    "buffer.evict: %s needs the future: run it with forced "
-                    "routing (--routing trace:FILE)",
-                    plan->buffer.evict);
+    if (!options->forced)
+        TRY(executor_check_future(executor, NULL));
     TRY(trace_scan(options, config, plan, &runner.scan, needs_future ? &future : NULL));
     runner.future = needs_future ? &future : NULL;
     Status status = run_steps(&runner);

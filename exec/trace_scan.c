@@ -1,5 +1,7 @@
 #include "exec/trace_scan.h"
 
+#include "policies/buffer.h"
+
 typedef struct {
     const RunTraceOptions *options;
     const ModelConfig *config;
@@ -166,7 +168,8 @@ static Status scan_all(Scanner *scanner)
     if (scanner->future != NULL)
         TRY(packed_trace_new(scanner->layers, scanner->n_layers, &scanner->future->trace));
     TRY(scan_steps(scanner));
-    if (scanner->future != NULL)
+    if (scanner->future != NULL && scanner->plan->buffer.on &&
+        eviction_needs_future(scanner->plan->buffer.evict))
         TRY(packed_next_use(&scanner->future->trace, scanner->plan->buffer.order == ORDER_SERIAL,
                             &scanner->future->next_use));
     return count_requests(scanner->scan);
@@ -194,13 +197,14 @@ void trace_scan_free(TraceScan *scan)
     request_table_free(&scan->requests);
 }
 
-const uint32_t *future_next_step(Future *future)
+void future_next_step(Future *future, StepInput *input)
 {
-    const uint32_t *next = future->next_use + future->lookup;
     uint32_t events = future->trace.step_events[future->step++];
+    input->next_use = future->next_use != NULL ? future->next_use + future->lookup : NULL;
+    input->n_coming = future->trace.n_active + future->event;
+    input->coming = future->trace.experts + future->lookup;
     for (uint32_t i = 0; i < events; i++)
         future->lookup += future->trace.n_active[future->event++];
-    return next;
 }
 
 void future_free(Future *future)

@@ -8,10 +8,10 @@
 #include "traces/packed.h"
 #include "traces/reader.h"
 
-/* The next uses that a policy with a future sees, step by step. */
+/* What decisions with a future see, step by step. */
 typedef struct {
     PackedTrace trace;
-    uint32_t *next_use; /* [trace.n_lookups] */
+    uint32_t *next_use; /* [trace.n_lookups], or NULL where the eviction needs none */
     uint64_t step;      /* index of the next step */
     uint64_t event;     /* of its first event */
     uint64_t lookup;    /* of its first lookup */
@@ -32,8 +32,8 @@ Status trace_scan(const RunTraceOptions *options, const ModelConfig *config, con
                   TraceScan *scan, Future *future);
 void trace_scan_free(TraceScan *scan);
 
-/* Next uses of the next step's lookups, layer after layer. */
-const uint32_t *future_next_step(Future *future);
+/* Gives INPUT what is to come for its step, the next one. */
+void future_next_step(Future *future, StepInput *input);
 void future_free(Future *future);
 
 #endif

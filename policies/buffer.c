@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "policies/eviction.h"
+#include "policies/prefetch.h"
 
 struct ExpertBuffer {
     const EvictionPolicy *policy; /* NULL: everything is resident */
@@ -22,6 +23,8 @@ struct ExpertBuffer {
     uint32_t *experts;      /* [n_layers] */
     uint16_t *object_layer; /* [objects] scope device: the layer of each */
     BufferCounts *counts;   /* [n_layers] */
+    Prefetch *prefetch;     /* or NULL */
+    BufferAction *actions;  /* of an event, where prefetching must see them and nobody else */
 };
 
 bool buffer_needs_touches(const ExpertBuffer *buffer)
@@ -193,6 +196,20 @@ static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
     return OK;
 }
 
+static Status make_prefetch(const Plan *plan, const TraceLayer *layers, ExpertBuffer *buffer)
+{
+    if (strcmp(plan->prefetch.predictor, "none") == 0)
+        return OK;
+    if (buffer->policy == NULL || buffer->policy->prefetch == NULL)
+        return fail(ERR_INPUT,
+                    "prefetch.predictor: \"%s\" needs a buffer whose eviction can admit "
+                    "ahead of a lookup",
+                    plan->prefetch.predictor);
+    TRY(prefetch_new(plan, layers, buffer->n_layers, &buffer->prefetch));
+    return mem_new(&buffer->actions, buffer_max_actions(buffer, widest_layer(buffer)) + 1,
+                   sizeof *buffer->actions, "expert buffer");
+}
+
 static Status fill_buffer(const Plan *plan, const TraceLayer *layers, ExpertBuffer *buffer)
 {
     TRY(choose_policy(plan, buffer));
@@ -201,6 +218,7 @@ static Status fill_buffer(const Plan *plan, const TraceLayer *layers, ExpertBuff
     TRY(map_objects(buffer));
     if (buffer->policy != NULL)
         TRY(make_scopes(buffer));
+    TRY(make_prefetch(plan, layers, buffer));
     buffer_reset(buffer);
     return OK;
 }
@@ -227,6 +245,8 @@ void buffer_free(ExpertBuffer *buffer)
         return;
     if (buffer->scopes != NULL)
         mem_free(buffer->scopes[0].nodes); /* the first piece of its arena is the block */
+    prefetch_free(buffer->prefetch);
+    mem_free(buffer->actions);
     mem_free(buffer->scopes);
     mem_free(buffer->object_layer);
     mem_free(buffer);
@@ -285,6 +305,18 @@ void buffer_reset(ExpertBuffer *buffer)
         reset_policy(buffer->policy, &buffer->scopes[i],
                      buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
     }
+    if (buffer->prefetch != NULL)
+        prefetch_reset(buffer->prefetch, ~buffer->seed);
+}
+
+bool buffer_needs_coming(const ExpertBuffer *buffer)
+{
+    return buffer->prefetch != NULL && prefetch_needs_coming(buffer->prefetch);
+}
+
+uint32_t buffer_max_prefetches(const ExpertBuffer *buffer)
+{
+    return buffer->prefetch != NULL ? prefetch_most(buffer->prefetch) : 0;
 }
 
 uint32_t buffer_slots(const ExpertBuffer *buffer, uint32_t layer_index)
@@ -318,6 +350,7 @@ static uint32_t widest_scope(const ExpertBuffer *buffer)
 
 size_t buffer_max_actions(const ExpertBuffer *buffer, size_t n_active)
 {
+    n_active += buffer_max_prefetches(buffer);
     if (buffer->policy == NULL || (!buffer->weighs && buffer->order != ORDER_STAGED))
         return 2 * n_active;
     return 2 * n_active + buffer->scopes[widest_scope(buffer)].n_slots;
@@ -360,6 +393,65 @@ static void note_layer(Scope *scope, uint32_t layer)
     scope->layer = layer;
 }
 
+static uint32_t object_in_scope(const ExpertBuffer *buffer, uint32_t layer_index, uint32_t expert)
+{
+    return buffer->first_object[layer_index] + expert;
+}
+
+/* Marks those that no prefetch may evict: the event's own experts, those predicted, those in
+ * flight. Writes those of the wish that are to be loaded to LOADS; returns their number. */
+static uint32_t protect(const ExpertBuffer *buffer, Scope *scope, const BufferEvent *given,
+                        const PrefetchWish *wish, uint16_t *loads)
+{
+    uint32_t n_loads = 0;
+    uint32_t n_in_flight;
+    const PrefetchInFlight *in_flight = prefetch_in_flight(buffer->prefetch, &n_in_flight);
+    scope_begin_event(scope);
+    for (uint32_t i = 0; i < given->n && scope_of(buffer, given->layer_index) == scope; i++)
+        scope_keep(scope, object_in_scope(buffer, given->layer_index, given->experts[i]));
+    for (uint32_t i = 0; i < n_in_flight; i++)
+        if (scope_of(buffer, in_flight[i].layer_index) == scope)
+            scope_keep(scope,
+                       object_in_scope(buffer, in_flight[i].layer_index, in_flight[i].expert));
+    for (uint32_t i = 0; i < wish->n; i++) {
+        uint32_t object = object_in_scope(buffer, wish->layer_index, wish->experts[i]);
+        scope_keep(scope, object);
+        if (!scope_holds(scope, object) && n_loads < wish->most)
+            loads[n_loads++] = wish->experts[i];
+    }
+    return n_loads;
+}
+
+/* What follows the lookups of an event: EVENT has their actions. */
+static void prefetch_ahead(ExpertBuffer *buffer, const BufferEvent *given, ScopeEvent *event)
+{
+    PrefetchWish wish;
+    uint32_t n_lookups = event->n_actions;
+    if (!prefetch_ask(buffer->prefetch, given, event->actions, n_lookups, buffer->counts, &wish))
+        return;
+    Scope *scope = scope_of(buffer, wish.layer_index);
+    ScopeEvent ahead = {
+        .experts = scope->misses,
+        .first_object = buffer->first_object[wish.layer_index],
+        .layer_index = wish.layer_index,
+        .weight = buffer->weight[wish.layer_index],
+        .layer_objects = buffer->first_object,
+        .actions = event->actions + n_lookups,
+    };
+    ahead.n = protect(buffer, scope, given, &wish, scope->misses);
+    buffer->policy->prefetch(scope, &ahead);
+    for (uint32_t i = 0; i < ahead.n_actions; i++)
+        if (ahead.actions[i].kind == RESIDENCY_LOAD)
+            ahead.actions[i].kind = RESIDENCY_PREFETCH;
+    prefetch_done(buffer->prefetch, ahead.actions, ahead.n_actions, buffer->counts);
+    BufferCounts *counts = &buffer->counts[wish.layer_index];
+    counts->prefetches += ahead.loads;
+    counts->bytes_prefetched += ahead.loads * buffer->expert_bytes[wish.layer_index];
+    counts->evictions += ahead.evictions;
+    counts->evicted_newest += ahead.evicted_newest;
+    event->n_actions += ahead.n_actions;
+}
+
 uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *hit,
                       BufferAction *actions, uint32_t *n_actions)
 {
@@ -375,7 +467,7 @@ uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *h
         .touches = given->touches,
         .hit = hit,
         .layer_objects = buffer->first_object,
-        .actions = actions,
+        .actions = actions != NULL ? actions : buffer->actions,
     };
     note_layer(scope, is_shared(buffer) ? layer_index : 0);
     uint32_t hits =
@@ -388,6 +480,8 @@ uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *h
     counts->evictions += event.evictions;
     counts->evicted_newest += event.evicted_newest;
     counts->bytes_loaded += event.loads * buffer->expert_bytes[layer_index];
+    if (buffer->prefetch != NULL)
+        prefetch_ahead(buffer, given, &event);
     if (actions != NULL)
         *n_actions = event.n_actions;
     return hits;
@@ -407,6 +501,15 @@ void buffer_counts_add(BufferCounts *sum, const BufferCounts *more)
     sum->evictions += more->evictions;
     sum->evicted_newest += more->evicted_newest;
     sum->bytes_loaded += more->bytes_loaded;
+    sum->prefetches += more->prefetches;
+    sum->prefetch_hits += more->prefetch_hits;
+    sum->prefetch_evicted += more->prefetch_evicted;
+    sum->bytes_prefetched += more->bytes_prefetched;
+    sum->predictions += more->predictions;
+    sum->predictable += more->predictable;
+    sum->predicted += more->predicted;
+    sum->predicted_right += more->predicted_right;
+    sum->prediction_reads += more->prediction_reads;
 }
 
 BufferCounts buffer_counts_total(const ExpertBuffer *buffer)

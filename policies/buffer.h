@@ -17,7 +17,7 @@
 /* One decision. HIT, LOAD and BYPASS are the event's lookups, each exactly once, in the order of
  * their computation; an EVICT stands before the LOAD that takes its slot. Order staged evicts after
  * the event's lookups; with a budget in bytes over experts of different sizes several EVICTs may
- * stand before a LOAD. */
+ * stand before a LOAD. All PREFETCHes, with the EVICTs that they need, come after the lookups. */
 typedef struct {
     uint8_t kind; /* ResidencyKind */
     uint16_t
@@ -34,7 +34,18 @@ typedef struct {
     uint64_t evictions;
     uint64_t evicted_newest; /* evictions of the expert loaded last before this load (order staged:
                                 before this event): near 1 = a frozen cache */
-    uint64_t bytes_loaded;
+    uint64_t bytes_loaded;   /* by loads */
+
+    /* Prefetching (policies/prefetch.h), at the layer that was predicted. */
+    uint64_t prefetches;       /* loads ahead of a lookup */
+    uint64_t prefetch_hits;    /* of them, those that a lookup found */
+    uint64_t prefetch_evicted; /* ... and those evicted before any */
+    uint64_t bytes_prefetched;
+    uint64_t predictions;      /* events that were predicted */
+    uint64_t predictable;      /* their lookups */
+    uint64_t predicted;        /* experts predicted for them */
+    uint64_t predicted_right;  /* of these, those looked up */
+    uint64_t prediction_reads; /* numbers that the predictor read: its cost */
 } BufferCounts;
 
 typedef struct ExpertBuffer ExpertBuffer;
@@ -58,6 +69,10 @@ bool buffer_uses_staging(const ExpertBuffer *buffer);
 bool buffer_needs_future(const ExpertBuffer *buffer);
 /* True when events must bring touches: order staged. */
 bool buffer_needs_touches(const ExpertBuffer *buffer);
+/* True when events must bring what comes: the predictor needs the future. */
+bool buffer_needs_coming(const ExpertBuffer *buffer);
+/* Most prefetches that one event can give; 0 without a predictor. */
+uint32_t buffer_max_prefetches(const ExpertBuffer *buffer);
 /* Bytes of device memory that slots and staging slots take, by expert_bytes; under order staged the
  * budget, or the most that was resident at once so far where that is more. */
 uint64_t buffer_memory_bytes(const ExpertBuffer *buffer);
@@ -71,6 +86,10 @@ typedef struct {
     const uint16_t *experts;  /* [n] ascending ids with at least one token */
     const uint32_t *next_use; /* [n] as packed_next_use(); NULL unless buffer_needs_future() */
     const uint16_t *touches;  /* [n] as packed_touches(); NULL unless buffer_needs_touches() */
+    /* The active sets of this event and of those after it in the step: their sizes, and their
+     * experts one event after the other. NULL unless buffer_needs_coming(). */
+    const uint16_t *n_coming;
+    const uint16_t *coming;
 } BufferEvent;
 
 /* Decides one event. ACTIONS (room for buffer_max_actions(n), or NULL) receives *N_ACTIONS actions;

@@ -21,7 +21,7 @@ typedef struct {
     void (*miss)(Scope *scope, uint32_t object); /* a lookup missed, nobody has gone yet; or NULL */
     void (*admit)(Scope *scope, uint32_t object); /* ... and it was loaded */
     uint32_t (*victim)(Scope *scope);             /* leaves the order; of all residents */
-    uint32_t (*victim_outside)(Scope *scope);     /* of those outside A, of which one exists */
+    uint32_t (*victim_outside)(Scope *scope);     /* of those without a mark, of which one exists */
     void (*end)(Scope *scope);                    /* of an event with victims; may be NULL */
     bool inactive_first_in_serial;                /* serial prefers victims outside A too */
     bool is_oldest_outside; /* victim() is outside A by itself while anyone is: no marks needed */
@@ -169,6 +169,29 @@ ALWAYS_INLINE uint32_t staged_event(const EvictionRules *rules, Scope *scope, Sc
     return event->n - n_misses;
 }
 
+/* Prefetches: residents that must stay are marked, and as many others as it takes go. */
+ALWAYS_INLINE void prefetch_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
+{
+    for (uint32_t i = 0; i < event->n; i++) {
+        uint32_t object = event->first_object + event->experts[i];
+        if (scope->kept + event->weight > scope->budget)
+            break;
+        if (rules->miss != NULL)
+            rules->miss(scope, object);
+        while (!scope_has_room(scope, event)) {
+            uint32_t victim = rules->victim_outside(scope);
+            assert(!scope_is_active(scope, victim));
+            scope_evict(scope, event, victim);
+        }
+        scope_load(scope, event, object);
+        scope->kept += event->weight;
+        scope->newest = object;
+        rules->admit(scope, object);
+    }
+    if (rules->end != NULL && event->evictions > 0)
+        rules->end(scope);
+}
+
 /* Defines the event functions of a policy from its constant RULES. */
 #define DEFINE_EVENTS(prefix, RULES)                                                               \
     static uint32_t prefix##_serial(Scope *scope, ScopeEvent *event)                               \
@@ -182,12 +205,17 @@ ALWAYS_INLINE uint32_t staged_event(const EvictionRules *rules, Scope *scope, Sc
     static uint32_t prefix##_staged(Scope *scope, ScopeEvent *event)                               \
     {                                                                                              \
         return staged_event(&RULES, scope, event);                                                 \
+    }                                                                                              \
+    static void prefix##_prefetch(Scope *scope, ScopeEvent *event)                                 \
+    {                                                                                              \
+        prefetch_event(&RULES, scope, event);                                                      \
     }
 
 /* Their place in the policy's row. */
 #define EVENTS(prefix)                                                                             \
     .event = {[ORDER_SERIAL] = prefix##_serial,                                                    \
               [ORDER_BATCH] = prefix##_batch,                                                      \
-              [ORDER_STAGED] = prefix##_staged}
+              [ORDER_STAGED] = prefix##_staged},                                                   \
+    .prefetch = prefix##_prefetch
 
 #endif

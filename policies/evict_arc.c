@@ -71,16 +71,19 @@ static void arc_admit(Scope *scope, uint32_t object)
     enter(scope, scope->flag[object] != 0 ? OFTEN : ONCE, object);
 }
 
-/* True when LIST has someone who may go. Members of A were touched last, so that the oldest is one
- * only when all are. */
-static bool has_candidate(const Scope *scope, uint8_t list, bool outside)
+/* The oldest of LIST that may go, or NOBODY. */
+static uint32_t candidate(const Scope *scope, uint8_t list, bool outside)
 {
-    return scope->length[list] > 0 && !(outside && scope_is_active(scope, oldest_of(scope, list)));
+    uint32_t sentinel = sentinel_of(scope, list);
+    uint32_t object = oldest_of(scope, list);
+    while (outside && object != sentinel && scope_is_active(scope, object))
+        object = scope->nodes[object].newer;
+    return object != sentinel ? object : NOBODY;
 }
 
-static uint32_t take(Scope *scope, uint8_t list, bool remembered)
+static uint32_t take(Scope *scope, uint32_t object, bool remembered)
 {
-    uint32_t object = oldest_of(scope, list);
+    uint8_t list = scope->list[object];
     leave(scope, object);
     if (remembered)
         enter(scope, list == ONCE ? GHOST_ONCE : GHOST_OFTEN, object);
@@ -94,9 +97,10 @@ static uint32_t replace(Scope *scope, bool outside)
     bool was_often = scope->flag[scope->hand] == GHOST_OFTEN;
     bool from_once =
         scope->length[ONCE] > 0 && (once > scope->target || (was_often && once == scope->target));
-    if (from_once ? !has_candidate(scope, ONCE, outside) : !has_candidate(scope, OFTEN, outside))
-        from_once = !from_once;
-    return take(scope, from_once ? ONCE : OFTEN, true);
+    uint32_t object = candidate(scope, from_once ? ONCE : OFTEN, outside);
+    if (object == NOBODY)
+        object = candidate(scope, from_once ? OFTEN : ONCE, outside);
+    return take(scope, object, true);
 }
 
 ALWAYS_INLINE uint32_t arc_take(Scope *scope, bool outside)
@@ -106,8 +110,9 @@ ALWAYS_INLINE uint32_t arc_take(Scope *scope, bool outside)
     if (scope->came_back)
         return replace(scope, outside);
     if (seen_once >= scope->capacity) {
-        if (scope->length[GHOST_ONCE] == 0 && has_candidate(scope, ONCE, outside))
-            return take(scope, ONCE, false);
+        uint32_t once = candidate(scope, ONCE, outside);
+        if (scope->length[GHOST_ONCE] == 0 && once != NOBODY)
+            return take(scope, once, false);
         drop_oldest(scope, GHOST_ONCE);
     } else if (all >= 2 * (uint64_t)scope->capacity) {
         drop_oldest(scope, GHOST_OFTEN);

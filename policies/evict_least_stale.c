@@ -19,14 +19,16 @@ static void stale_hit(Scope *scope, uint32_t object)
 
 /* The oldest of the layer that comes round again latest: the present one, those before it from the
  * nearest back to the first, then those to come from the last back. NOBODY when there is none.
- * Within a layer members of A, and those touched in this step, are the newest. */
+ * Within a layer those touched in this step are the newest. */
 ALWAYS_INLINE uint32_t find(const Scope *scope, bool stale, bool outside)
 {
     for (uint32_t i = 0; i < scope->n_layers; i++) {
         uint32_t layer = (scope->layer + scope->n_layers - i) % scope->n_layers;
         uint32_t sentinel = scope->n_objects + layer;
         uint32_t object = scope->nodes[sentinel].newer;
-        if (object == sentinel || (outside && scope_is_active(scope, object)))
+        while (outside && object != sentinel && scope_is_active(scope, object))
+            object = scope->nodes[object].newer;
+        if (object == sentinel)
             continue;
         if (!stale || scope->last[object] != scope->step)
             return object;

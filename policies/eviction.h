@@ -15,6 +15,9 @@ typedef uint32_t (*EvictionEvent)(Scope *scope, ScopeEvent *event);
 typedef struct {
     const char *name;
     EvictionEvent event[REPLAY_ORDERS];
+    /* Loads the event's experts, none resident, in order; evicts residents without a mark only, and
+     * stops where there are not enough. NULL: the policy cannot admit ahead of a lookup. */
+    void (*prefetch)(Scope *scope, ScopeEvent *event);
     bool needs_future;     /* events bring next_use */
     bool may_bypass;       /* an expert may pass through the staging slot */
     bool needs_heap;       /* heap */

@@ -3,13 +3,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "policies/buffer.h"
 #include "policies/plan_keys.h"
+#include "policies/predictor.h"
 
 Plan plan_default(void)
 {
     Plan plan = {
         .gating = {.mode = GATING_DYNAMIC, .capacity_factor = 1, .dispatch = DISPATCH_PADDED},
         .buffer = {.scope = SCOPE_LAYER, .order = ORDER_BATCH},
+        .prefetch = {.predictor = "none", .distance = 1, .max_inflight = 2},
         .batching = {.max_tokens = 4096}};
     snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
     return plan;
@@ -130,6 +133,43 @@ static Status check_buffer(const JsonAt *at, const Plan *plan)
     return OK;
 }
 
+/* A predictor whose name fixes the distance gives it where it is left out. */
+static Status check_distance(const JsonAt *at, uint32_t fixed, Plan *plan)
+{
+    JsonAt value;
+    if (fixed == 0)
+        return OK;
+    if (json_find(at, "distance", &value) && plan->prefetch.distance != fixed)
+        return json_fail(&value, "%u, allowed is %u with predictor \"%s\"", plan->prefetch.distance,
+                         fixed, plan->prefetch.predictor);
+    plan->prefetch.distance = fixed;
+    return OK;
+}
+
+static Status check_prefetch(const JsonAt *at, Plan *plan)
+{
+    JsonAt value;
+    PredictorChoice choice;
+    if (!json_find(at, "predictor", &value) || !plan_prefetches(plan))
+        return OK;
+    if (!predictor_choose(plan->prefetch.predictor, &choice))
+        return json_fail(&value, "\"%s\", allowed are %s", plan->prefetch.predictor,
+                         predictor_forms());
+    if (!plan->buffer.on)
+        return json_fail(&value, "\"%s\" needs a buffer", plan->prefetch.predictor);
+    if (eviction_needs_future(plan->buffer.evict))
+        return json_fail(&value,
+                         "\"%s\" does not go with buffer.evict \"%s\", which is optimal for "
+                         "loads on demand alone",
+                         plan->prefetch.predictor, plan->buffer.evict);
+    return check_distance(at, choice.distance, plan);
+}
+
+bool plan_prefetches(const Plan *plan)
+{
+    return strcmp(plan->prefetch.predictor, "none") != 0;
+}
+
 static Status check_batching(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;
@@ -171,6 +211,8 @@ Status plan_from_json(const cJSON *json, const char *file, Plan *plan)
         TRY(check_gating(&at, &read));
     if (read.buffer.on && json_find(&root, "buffer", &at))
         TRY(check_buffer(&at, &read));
+    if (json_find(&root, "prefetch", &at))
+        TRY(check_prefetch(&at, &read));
     if (json_find(&root, "batching", &at))
         TRY(check_batching(&at, &read));
     *plan = read;

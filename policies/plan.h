@@ -33,6 +33,13 @@ typedef struct {
         char evict[32]; /* a name in policies/eviction.h's table */
     } buffer;
     struct {
+        char predictor[48];    /* "none", or a form of policies/predictor.h's table */
+        uint32_t distance;     /* MoE layers ahead */
+        uint32_t max_inflight; /* experts prefetched whose layer has not begun */
+        uint32_t experts; /* predicted of a layer; 0: what the predictor names, or, where it only
+                             ranks them, as many as the event needs that predicts */
+    } prefetch;
+    struct {
         uint32_t max_tokens; /* of one step */
         BatchingMode mode;
         uint32_t sequences; /* running at once, where the mode regroups; else 0 */
@@ -45,6 +52,9 @@ typedef struct {
 /* As in the JSON. */
 const char *plan_scope_name(BufferScopeKind scope);
 const char *plan_order_name(ReplayOrder order);
+
+/* True when PLAN prefetches. */
+bool plan_prefetches(const Plan *plan);
 
 /* All experts resident, dynamic gating, 4096 tokens a step. */
 Plan plan_default(void);

@@ -6,7 +6,6 @@ static const char *const GATING_MODES[] = {"dynamic", "static", NULL};
 static const char *const DISPATCHES[] = {"padded", "mask", NULL};
 static const char *const SCOPES[] = {"layer", "device", NULL};
 static const char *const ORDERS[] = {"serial", "batch", "staged", NULL};
-static const char *const PREDICTORS[] = {"none", NULL};
 static const char *const PLACEMENTS[] = {"contiguous", NULL};
 static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", NULL};
 
@@ -55,9 +54,23 @@ static const PlanKey BUFFER_KEYS[] = {
 };
 
 static const PlanKey PREFETCH_KEYS[] = {
-    {.name = "predictor", .kind = KEY_CHOICE, FIXED, .names = PREDICTORS},
-    {.name = "distance", .kind = KEY_U32, FIXED, .least = 1, .most = 1},
-    {.name = "max_inflight", .kind = KEY_U32, FIXED, .least = 2, .most = 2},
+    {.name = "predictor", .kind = KEY_TEXT, AT(prefetch.predictor)},
+    {.name = "distance",
+     .kind = KEY_U32,
+     AT(prefetch.distance),
+     .least = 1,
+     .most = TRACE_MAX_LAYERS - 1},
+    {.name = "max_inflight",
+     .kind = KEY_U32,
+     AT(prefetch.max_inflight),
+     .least = 1,
+     .most = TRACE_MAX_EXPERTS},
+    {.name = "experts",
+     .kind = KEY_U32,
+     AT(prefetch.experts),
+     .least = 1,
+     .most = TRACE_MAX_EXPERTS,
+     .nullable = true},
 };
 
 static const PlanKey PLACEMENT_KEYS[] = {

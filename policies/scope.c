@@ -3,6 +3,7 @@
 void scope_begin_event(Scope *scope)
 {
     scope->marked = false;
+    scope->kept = 0;
     scope->cursor = NOBODY;
     if (++scope->event != 0)
         return;
@@ -21,6 +22,13 @@ void scope_mark(Scope *scope, const ScopeEvent *event)
     }
     scope->outside = scope->n_residents - active;
     scope->marked = true;
+}
+
+void scope_keep(Scope *scope, uint32_t object)
+{
+    if (scope_holds(scope, object) && !scope_is_active(scope, object))
+        scope->kept += scope_weight(scope, object);
+    scope->nodes[object].mark = scope->event;
 }
 
 void scope_report(const Scope *scope, ScopeEvent *event, ResidencyKind kind, uint32_t object,

@@ -35,6 +35,7 @@ typedef struct {
     uint32_t event;   /* number of the event, from 1 */
     bool marked;      /* A carries this event's mark */
     uint32_t outside; /* residents outside A; valid once marked */
+    uint64_t kept;    /* prefetching: what those that must stay take of the budget */
     uint16_t *misses; /* [experts of the widest layer] positions in A that missed */
     uint8_t *missed;  /* [experts of the widest layer] order staged: whether each of A missed */
 
@@ -103,6 +104,9 @@ ALWAYS_INLINE bool scope_is_active(const Scope *scope, uint32_t object)
 void scope_begin_event(Scope *scope);
 /* Marks A and counts the residents outside it; once per event, when the first victim is wanted. */
 void scope_mark(Scope *scope, const ScopeEvent *event);
+
+/* Prefetching: OBJECT, resident or not, is not to be evicted until the next event begins. */
+void scope_keep(Scope *scope, uint32_t object);
 
 /* Appends to the event's actions, when they are wanted. */
 void scope_report(const Scope *scope, ScopeEvent *event, ResidencyKind kind, uint32_t object,

@@ -34,7 +34,7 @@ static Rank rank_of(const char *evict)
 bool curve_is_exact(const Plan *plan)
 {
     return plan->buffer.on && plan->buffer.order == ORDER_SERIAL && plan->buffer.bytes == 0 &&
-           rank_of(plan->buffer.evict) != NO_RANK;
+           rank_of(plan->buffer.evict) != NO_RANK && !plan_prefetches(plan);
 }
 
 /* What OBJECT is kept by after a lookup with NEXT_USE. Nobody but those never needed again share a

@@ -60,7 +60,8 @@ static void count_assignments(const PackedEvent *event, const uint8_t *hit, Repl
     phase->assignment_hits += hits;
 }
 
-static void decide(const Replay *replay, const PackedEvent *event, uint32_t *n_actions)
+static void decide(const Replay *replay, const PackedCursor *cursor, const PackedEvent *event,
+                   uint32_t *n_actions)
 {
     const BufferEvent asked = {
         .layer_index = event->layer_index,
@@ -68,6 +69,8 @@ static void decide(const Replay *replay, const PackedEvent *event, uint32_t *n_a
         .experts = event->experts,
         .next_use = replay->next_use != NULL ? replay->next_use + event->first_lookup : NULL,
         .touches = replay->touches,
+        .n_coming = cursor->trace->n_active + cursor->event - 1,
+        .coming = event->experts,
     };
     ReplayLayer *layer = &replay->result->layers[event->layer_index];
     ReplayPhase *phase = &replay->result->phases[event->phase];
@@ -93,7 +96,7 @@ static Status replay_events(const Replay *replay, const PackedTrace *trace)
     PackedEvent event;
     while (packed_next(&cursor, &event)) {
         uint32_t n_actions = 0;
-        decide(replay, &event, &n_actions);
+        decide(replay, &cursor, &event, &n_actions);
         if (replay->observer != NULL)
             TRY(replay->observer(replay->argument, &event, replay->actions, n_actions));
     }

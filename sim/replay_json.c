@@ -25,6 +25,23 @@ static Status add_counts(cJSON *json, const ReplayLayer *layer)
     return add_ratio(json, "evicted_newest_share", counts->evicted_newest, counts->evictions);
 }
 
+static Status add_prefetch(cJSON *json, const BufferCounts *counts)
+{
+    cJSON *object;
+    TRY(json_add_object(json, "prefetch", &object));
+    TRY(json_add_u64(object, "loads", counts->prefetches));
+    TRY(json_add_u64(object, "bytes_loaded", counts->bytes_prefetched));
+    TRY(json_add_u64(object, "useful", counts->prefetch_hits));
+    TRY(json_add_u64(object, "wasted", counts->prefetches - counts->prefetch_hits));
+    TRY(json_add_u64(object, "evicted_before_use", counts->prefetch_evicted));
+    TRY(json_add_u64(object, "predictions", counts->predictions));
+    TRY(json_add_u64(object, "predicted", counts->predicted));
+    TRY(json_add_u64(object, "predicted_right", counts->predicted_right));
+    TRY(add_ratio(object, "precision", counts->predicted_right, counts->predicted));
+    TRY(add_ratio(object, "recall", counts->predicted_right, counts->predictable));
+    return json_add_u64(object, "prediction_reads", counts->prediction_reads);
+}
+
 static Status add_layers(cJSON *json, const ReplayResult *result, const TraceLayer *layers)
 {
     cJSON *list;
@@ -34,6 +51,7 @@ static Status add_layers(cJSON *json, const ReplayResult *result, const TraceLay
         TRY(json_push(list, item));
         TRY(json_add_u64(item, "layer", layers[i].layer));
         TRY(add_counts(item, &result->layers[i]));
+        TRY(add_prefetch(item, &result->layers[i].counts));
     }
     return OK;
 }
@@ -63,6 +81,7 @@ static Status add_phases(cJSON *json, const ReplayResult *result)
 static Status fill(cJSON *json, const ReplayResult *result, const TraceLayer *layers)
 {
     TRY(add_counts(json, &result->total));
+    TRY(add_prefetch(json, &result->total.counts));
     TRY(json_add_u64(json, "memory_bytes", result->memory_bytes));
     TRY(json_add_u64(json, "replay_ns", result->replay_ns));
     TRY(add_phases(json, result));

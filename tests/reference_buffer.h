@@ -59,6 +59,9 @@ typedef struct {
     uint64_t inflation[REF_LAYERS];
     RefQueues queues[REF_LAYERS];
     bool outside; /* victims are wanted outside A */
+    /* While something is prefetched, who stays takes the place of A. */
+    bool prefetching;
+    bool stays[REF_LAYERS][REF_EXPERTS];
     uint64_t clock;
     uint32_t event;    /* at this one ... */
     uint32_t position; /* ... and this lookup of it */
@@ -182,6 +185,8 @@ static inline uint32_t ref_slots(const RefBuffer *buffer, uint32_t layer)
 static inline bool ref_is_active(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
 {
     const RefEvent *event = &buffer->trace->events[buffer->event];
+    if (buffer->prefetching)
+        return buffer->stays[layer][expert];
     for (uint32_t i = 0; i < event->n; i++)
         if (event->layer == layer && event->experts[i] == expert)
             return true;
@@ -329,8 +334,8 @@ static inline RefVictim ref_taken(RefBuffer *buffer, uint32_t layer, bool outsid
 static inline RefVictim ref_victim(RefBuffer *buffer, uint32_t layer)
 {
     const char *evict = buffer->plan->buffer.evict;
-    bool outside =
-        buffer->plan->buffer.order != ORDER_SERIAL || strcmp(evict, "lifo-inactive-first") == 0;
+    bool outside = buffer->plan->buffer.order != ORDER_SERIAL ||
+                   strcmp(evict, "lifo-inactive-first") == 0 || buffer->prefetching;
     outside = outside && ref_best(buffer, layer, true).found;
     if (strcmp(evict, "random") == 0)
         return ref_drawn(buffer, layer, outside);
@@ -517,11 +522,12 @@ static inline void ref_event(RefBuffer *buffer, const RefEvent *event)
     }
 }
 
-/* Runs all of TRACE; the caller frees buffer->actions with free(). */
-static inline void ref_run(RefBuffer *buffer, const RefTrace *trace, const Plan *plan)
+/* An empty buffer with room for MOST_ACTIONS. */
+static inline void ref_start(RefBuffer *buffer, const RefTrace *trace, const Plan *plan,
+                             size_t most_actions)
 {
     *buffer = (RefBuffer){.trace = trace, .plan = plan};
-    buffer->actions = calloc(2 * trace->packed.n_lookups + 1, sizeof *buffer->actions);
+    buffer->actions = calloc(most_actions, sizeof *buffer->actions);
     for (uint32_t i = 0; i < (ref_is_device(buffer) ? 1 : trace->n_layers); i++)
         for (uint32_t slots = ref_slots(buffer, i); buffer->n_free[i] < slots; buffer->n_free[i]++)
             buffer->free_slots[i][buffer->n_free[i]] = slots - 1 - buffer->n_free[i];
@@ -529,6 +535,12 @@ static inline void ref_run(RefBuffer *buffer, const RefTrace *trace, const Plan 
         buffer->queues[i].hand = REF_NOBODY;
         buffer->random[i] = plan->seed + i * UINT64_C(0xD1B54A32D192ED03);
     }
+}
+
+/* Runs all of TRACE; the caller frees buffer->actions with free(). */
+static inline void ref_run(RefBuffer *buffer, const RefTrace *trace, const Plan *plan)
+{
+    ref_start(buffer, trace, plan, 2 * trace->packed.n_lookups + 1);
     for (; buffer->event < trace->n_events; buffer->event++)
         ref_event(buffer, &trace->events[buffer->event]);
 }

@@ -125,9 +125,29 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {"\"buffer\": {\"slots\": 4, \"params\": null}", "buffer.params: must be an object"},
         {"\"buffer\": {\"slots\": 4, \"Slots\": 4}", "buffer.Slots: unknown key"},
         {"\"prefetch\": {\"predictor\": \"oracle:1\"}",
-         "prefetch.predictor: \"oracle:1\", allowed are none"},
-        {"\"prefetch\": {\"distance\": 2}", "prefetch.distance: 2, allowed is 1 to 1"},
-        {"\"prefetch\": {\"max_inflight\": 3}", "prefetch.max_inflight: 3, allowed is 2 to 2"},
+         "prefetch.predictor: \"oracle:1\" needs a buffer"},
+        {"\"prefetch\": {\"predictor\": \"guess\"}",
+         "prefetch.predictor: \"guess\", allowed are none, frequency, previous-step"},
+        {"\"prefetch\": {\"predictor\": \"oracle\"}", "\"oracle\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"oracle:0\"}", "\"oracle:0\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"oracle:1024\"}", "\"oracle:1024\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"oracle:2x\"}", "\"oracle:2x\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"frequency:2\"}", "\"frequency:2\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"synthetic:1\"}", "\"synthetic:1\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"synthetic:1,0\"}", "\"synthetic:1,0\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"synthetic:1.1,1\"}", "1.1,1\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"synthetic:0x1p-1,1\"}", "0x1p-1,1\", allowed are"},
+        {"\"prefetch\": {\"predictor\": \"synthetic:1,1 \"}", "\"synthetic:1,1 \", allowed are"},
+        {"\"buffer\": {\"slots\": 4}, \"prefetch\": {\"predictor\": \"oracle:2\", \"distance\": 1}",
+         "prefetch.distance: 1, allowed is 2 with predictor \"oracle:2\""},
+        {"\"buffer\": {\"slots\": 4}, \"prefetch\": {\"predictor\": \"pre-gate\", \"distance\": 2}",
+         "prefetch.distance: 2, allowed is 1 with predictor \"pre-gate\""},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"belady\"}, \"prefetch\": {\"predictor\": "
+         "\"frequency\"}",
+         "prefetch.predictor: \"frequency\" does not go with buffer.evict \"belady\""},
+        {"\"prefetch\": {\"distance\": 1024}", "prefetch.distance: 1024, allowed is 1 to 1023"},
+        {"\"prefetch\": {\"max_inflight\": 0}", "prefetch.max_inflight: 0, allowed is 1 to 65535"},
+        {"\"prefetch\": {\"experts\": 0}", "prefetch.experts: 0, allowed is 1 to 65535"},
         {"\"prefetch\": {\"recall\": 1}", "prefetch.recall: unknown key"},
         {"\"placement\": {\"ranks\": 2}", "placement.ranks: 2, allowed is 1 to 1"},
         {"\"placement\": {\"method\": \"greedy\"}", "placement.method: \"greedy\""},
@@ -212,6 +232,21 @@ static void deep_large_and_absent_files_are_refused(void **unused)
     assert_non_null(strstr(error_message(), "absent.json: cannot open"));
 }
 
+static void random_prefetch(uint64_t *state, Plan *plan)
+{
+    static const char *const PREDICTORS[] = {"none",       "frequency", "previous-step",
+                                             "transition", "oracle:7",  "synthetic:0.75,0.5"};
+    plan->prefetch.distance = 1 + random_below(state, TRACE_MAX_LAYERS - 1);
+    plan->prefetch.max_inflight = 1 + random_below(state, TRACE_MAX_EXPERTS);
+    plan->prefetch.experts = random_below(state, 20);
+    if (!plan->buffer.on || eviction_needs_future(plan->buffer.evict))
+        return;
+    snprintf(plan->prefetch.predictor, sizeof plan->prefetch.predictor, "%s",
+             PREDICTORS[random_below(state, 6)]);
+    if (strcmp(plan->prefetch.predictor, "oracle:7") == 0)
+        plan->prefetch.distance = 7;
+}
+
 static Plan random_plan(uint64_t *state)
 {
     Plan plan = plan_default();
@@ -237,6 +272,7 @@ static Plan random_plan(uint64_t *state)
         snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s",
                  eviction_names()[random_below(state, n_names)]);
     }
+    random_prefetch(state, &plan);
     plan.batching.max_tokens = 1 + random_below(state, TRACE_MAX_TOKENS);
     plan.batching.mode = (BatchingMode)random_below(state, BATCHING_MIXED + 1);
     if (plan.batching.mode != BATCHING_AS_RECORDED)
@@ -259,6 +295,10 @@ static void assert_same_plan(const Plan *left, const Plan *right)
     assert_true(left->buffer.slots == right->buffer.slots);
     assert_true(left->buffer.bytes == right->buffer.bytes);
     assert_string_equal(left->buffer.evict, right->buffer.evict);
+    assert_string_equal(left->prefetch.predictor, right->prefetch.predictor);
+    assert_int_equal(left->prefetch.distance, right->prefetch.distance);
+    assert_int_equal(left->prefetch.max_inflight, right->prefetch.max_inflight);
+    assert_int_equal(left->prefetch.experts, right->prefetch.experts);
     assert_int_equal(left->batching.max_tokens, right->batching.max_tokens);
     assert_int_equal(left->batching.mode, right->batching.mode);
     assert_int_equal(left->batching.sequences, right->batching.sequences);

@@ -1,0 +1,88 @@
+/* The table of prefetch predictors: one file and one row each. Inside policies/ only.
+ *
+ * When the routing of layer L of a step is known, a predictor gives every expert of layer
+ * L + distance of the same step a score: 0 means it is not expected, more means sooner. It sees the
+ * active sets of the events so far and its own state (the oracles also what comes), never
+ * residency, a clock or a device; so a prediction depends on routing and on the plan's seed alone.
+ * Numbers are whole, so that every build ranks alike. */
+#ifndef POLICIES_PREDICTOR_H
+#define POLICIES_PREDICTOR_H
+
+#include "policies/buffer.h"
+
+/* A plan's prefetch.predictor, taken apart. */
+typedef struct {
+    const struct PredictorRow *row; /* NULL: none */
+    uint32_t distance;              /* that the name fixes; 0: the plan's */
+    double recall;                  /* synthetic */
+    double precision;
+} PredictorChoice;
+
+/* What the events so far have left behind, as far as the row asks for it. Objects are experts,
+ * numbered over all layers. */
+typedef struct {
+    PredictorChoice choice;
+    uint32_t distance;
+    uint32_t n_layers;
+    const TraceLayer *layers;     /* [n_layers], the predictor's own copy */
+    const uint32_t *first_object; /* [n_layers + 1] */
+    uint64_t *score;              /* [experts of the widest layer] the prediction */
+
+    uint64_t *events; /* [objects] events that needed each */
+    uint16_t *last;   /* [objects] by layer: the active set of its last event ... */
+    uint32_t *n_last; /* [n_layers] ... and its size */
+    uint32_t **pairs; /* [n_layers] of layers that can be predicted from: [experts of it][experts of
+                         the predicted layer] steps that needed both */
+    uint64_t random;  /* state of its random numbers */
+} Predictor;
+
+typedef struct PredictorRow {
+    const char *name;
+    bool needs_coming; /* events bring what comes */
+    bool is_whole;     /* predicts a set: all of it, unless the plan says how many */
+    bool needs_events; /* state that it reads ... */
+    bool needs_last;
+    bool needs_pairs;  /* ... pairs need last too */
+    bool has_distance; /* the name is followed by ":DISTANCE" */
+    bool has_accuracy; /* the name is followed by ":RECALL,PRECISION" */
+    uint32_t distance; /* the only one it has; 0: any */
+    /* Scores every expert of layer TARGET from EVENT; COMING[n_coming] is what its event will need,
+     * where the row asks for it. PREDICTOR->score is zeroed. Returns how many numbers it read: the
+     * prediction's cost. */
+    uint64_t (*predict)(Predictor *predictor, const BufferEvent *event, uint32_t target,
+                        const uint16_t *coming, uint32_t n_coming);
+} PredictorRow;
+
+/* The table: a new predictor is one file with its PREDICT_ row, and one line here. */
+#define PREDICTOR_TABLE(ROW)                                                                       \
+    ROW(FREQUENCY)                                                                                 \
+    ROW(PREVIOUS_STEP)                                                                             \
+    ROW(TRANSITION)                                                                                \
+    ROW(PRE_GATE)                                                                                  \
+    ROW(ORACLE)                                                                                    \
+    ROW(SYNTHETIC)
+
+#define PREDICTOR_DECLARE(symbol) extern const PredictorRow PREDICT_##symbol;
+PREDICTOR_TABLE(PREDICTOR_DECLARE)
+#undef PREDICTOR_DECLARE
+
+/* Takes TEXT apart. False when it names no predictor, or its parameters are out of range. */
+bool predictor_choose(const char *text, PredictorChoice *choice);
+/* What is allowed, for messages. */
+const char *predictor_forms(void);
+
+/* The state of PLAN's predictor, which is not none. */
+Status predictor_new(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                     Predictor **predictor);
+void predictor_free(Predictor *predictor);
+void predictor_reset(Predictor *predictor, uint64_t seed);
+/* Takes note of EVENT. */
+void predictor_learn(Predictor *predictor, const BufferEvent *event);
+/* The layer that EVENT of LAYER_INDEX predicts, or n_layers when the step has no such layer. */
+uint32_t predictor_target(const Predictor *predictor, uint32_t layer_index);
+/* Predicts layer TARGET: writes its N (at most) best experts, best first, ties to the lower id, to
+ * EXPERTS[n] and returns their number; *READS is the cost. */
+uint32_t predictor_predict(Predictor *predictor, const BufferEvent *event, uint32_t target,
+                           uint32_t n, uint16_t *experts, uint64_t *reads);
+
+#endif

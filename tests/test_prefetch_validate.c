@@ -1,0 +1,150 @@
+/* `moebius validate` with prefetching: simulator and executor say the same of every expert, for
+ * every predictor, order and scope; and what is refused. */
+#include "tests/cli_run.h"
+
+#include <inttypes.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "policies/buffer.h"
+#include "tests/checkpoint_maker.h"
+
+static char model[256];
+static char trace[256];
+static char forced[300]; /* "trace:FILE" of the trace */
+static CliRun run;
+
+#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
+
+static void assert_done(void)
+{
+    if (run.code != 0 || run.err[0] != '\0')
+        fail_msg("exit %d: %s", run.code, run.err);
+}
+
+static int make_files(void **state)
+{
+    (void)state;
+    const CheckpointSpec spec = {.seed = 21, .max_positions = 64};
+    char tokens[256];
+    snprintf(model, sizeof model, "%s", scratch_path("model"));
+    snprintf(trace, sizeof trace, "%s", scratch_path("trace.db"));
+    snprintf(tokens, sizeof tokens, "%s", scratch_path("tokens.jsonl"));
+    snprintf(forced, sizeof forced, "trace:%s", trace);
+    make_checkpoint(model, &spec);
+    FILE *file = fopen(tokens, "w");
+    assert_non_null(file);
+    uint64_t random = 4;
+    for (uint32_t r = 0; r < 10; r++) {
+        fprintf(file, "{\"tokens\": [%u", random_below(&random, 96));
+        for (uint32_t i = random_below(&random, 12); i > 0; i--)
+            fprintf(file, ", %u", random_below(&random, 96));
+        fprintf(file, "]}\n");
+    }
+    assert_int_equal(fclose(file), 0);
+    RUN("record", "--model", model, "--tokens", tokens, "--out", trace, "--batch", "3",
+        "--generate", "16", "--ignore-eos", "--set", "batching.max_tokens=16");
+    assert_done();
+    return 0;
+}
+
+static double number_at(const cJSON *json, const char *object, const char *key)
+{
+    const cJSON *parent = cJSON_GetObjectItemCaseSensitive(json, object);
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(parent, key);
+    if (!cJSON_IsNumber(item))
+        fail_msg("no number %s.%s in %s", object, key, run.out);
+    return item->valuedouble;
+}
+
+/* Returns the prefetches. */
+static double validate_one(const char *predictor, const char *evict, const char *order,
+                           const char *scope, bool from_trace)
+{
+    char sets[5][64];
+    cJSON *json = NULL;
+    snprintf(sets[0], sizeof sets[0], "buffer.evict=%s", evict);
+    snprintf(sets[1], sizeof sets[1], "buffer.order=%s", order);
+    snprintf(sets[2], sizeof sets[2], "buffer.scope=%s", scope);
+    snprintf(sets[3], sizeof sets[3], "buffer.slots=%d", strcmp(scope, "device") == 0 ? 11 : 5);
+    snprintf(sets[4], sizeof sets[4], "prefetch.predictor=%s", predictor);
+    RUN("validate", "--trace", trace, "--set", sets[0], "--set", sets[1], "--set", sets[2], "--set",
+        sets[3], "--set", sets[4], "--set", "prefetch.max_inflight=3", "--routing",
+        from_trace ? forced : "gate", "--threads", "1", "--json");
+    assert_done();
+    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
+    double prefetches = number_at(json, "measured", "prefetches");
+    assert_true(number_at(json, "predicted", "prefetches") == prefetches);
+    assert_true(number_at(json, "predicted", "bytes_prefetched") ==
+                number_at(json, "measured", "bytes_prefetched"));
+    /* With the router's own routing too: an expert that had been overwritten before it ran would
+     * have changed it. */
+    assert_true(number_at(json, "predicted", "misses") == number_at(json, "measured", "misses"));
+    assert_true(number_at(json, "events", "compared") ==
+                number_at(json, "measured", "lookups") + number_at(json, "measured", "evictions") +
+                    prefetches);
+    cJSON_Delete(json);
+    return prefetches;
+}
+
+static void every_predictor_order_and_scope_agrees_event_by_event(void **state)
+{
+    (void)state;
+    static const char *const ORDERS[] = {"serial", "batch", "staged"};
+    static const char *const SCOPES[] = {"layer", "device"};
+    static const char *const EVICTS[] = {
+        "fifo", "lifo-inactive-first", "lru", "lfu", "random", "arc", "s3-fifo", "least-stale"};
+    static const struct {
+        const char *name;
+        bool needs_future;
+    } PREDICTORS[] = {{"frequency", false}, {"previous-step", false}, {"transition", false},
+                      {"pre-gate", true},   {"oracle:2", true},       {"synthetic:0.8,0.5", true}};
+    for (size_t p = 0; p < sizeof PREDICTORS / sizeof PREDICTORS[0]; p++) {
+        double prefetches = 0;
+        for (int kind = 0; kind < 6; kind++)
+            for (size_t e = 0; e < sizeof EVICTS / sizeof EVICTS[0]; e++) {
+                const char *order = ORDERS[kind / 2];
+                const char *scope = SCOPES[kind % 2];
+                prefetches += validate_one(PREDICTORS[p].name, EVICTS[e], order, scope, true);
+                if (!PREDICTORS[p].needs_future && e % 3 == 2)
+                    validate_one(PREDICTORS[p].name, EVICTS[e], order, scope, false);
+            }
+        assert_true(prefetches > 1000);
+    }
+}
+
+static void a_predictor_that_needs_the_future_is_refused_without_forced_routing(void **state)
+{
+    (void)state;
+    static const char *const PREDICTORS[] = {"pre-gate", "oracle:1", "synthetic:1,1"};
+    for (size_t i = 0; i < 3; i++) {
+        char set[64];
+        char wanted[64];
+        snprintf(set, sizeof set, "prefetch.predictor=%s", PREDICTORS[i]);
+        snprintf(wanted, sizeof wanted, "prefetch.predictor: %s needs the future", PREDICTORS[i]);
+        RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--set", set);
+        if (run.code != 2 || strstr(run.err, wanted) == NULL)
+            fail_msg("exit %d: %s", run.code, run.err);
+    }
+}
+
+static void a_throttled_link_changes_times_and_no_decision(void **state)
+{
+    (void)state;
+    RUN("validate", "--trace", trace, "--set", "buffer.slots=5", "--set",
+        "prefetch.predictor=frequency", "--set", "link.h2d_gb_per_s=0.2");
+    assert_done();
+    assert_non_null(strstr(run.out, "simulator and executor agree on all"));
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_predictor_order_and_scope_agrees_event_by_event),
+        cmocka_unit_test(a_predictor_that_needs_the_future_is_refused_without_forced_routing),
+        cmocka_unit_test(a_throttled_link_changes_times_and_no_decision),
+    };
+    return cmocka_run_group_tests(tests, make_files, NULL);
+}

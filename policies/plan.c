@@ -170,6 +170,16 @@ bool plan_prefetches(const Plan *plan)
     return strcmp(plan->prefetch.predictor, "none") != 0;
 }
 
+bool plan_needs_future(const Plan *plan)
+{
+    PredictorChoice choice;
+    if (!plan->buffer.on)
+        return false;
+    return eviction_needs_future(plan->buffer.evict) ||
+           (predictor_choose(plan->prefetch.predictor, &choice) && choice.row != NULL &&
+            choice.row->needs_coming);
+}
+
 static Status check_batching(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;

@@ -55,6 +55,8 @@ const char *plan_order_name(ReplayOrder order);
 
 /* True when PLAN prefetches. */
 bool plan_prefetches(const Plan *plan);
+/* True when PLAN's eviction or its predictor needs the future. */
+bool plan_needs_future(const Plan *plan);
 
 /* All experts resident, dynamic gating, 4096 tokens a step. */
 Plan plan_default(void);

@@ -14,7 +14,7 @@
 
 static const char SCHEMA[] =
     "PRAGMA application_id = 1299141444;" /* STUDY_APPLICATION_ID */
-    "PRAGMA user_version = 1;"
+    "PRAGMA user_version = 2;"
     "CREATE TABLE study(id INTEGER PRIMARY KEY, created TEXT NOT NULL, tool TEXT NOT NULL,"
     " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL);"
     "CREATE TABLE result(plan_id INTEGER PRIMARY KEY, name TEXT NOT NULL,"
@@ -23,12 +23,23 @@ static const char SCHEMA[] =
     " bound INTEGER NOT NULL, lookups INTEGER, hits INTEGER, misses INTEGER, miss_ratio REAL,"
     " assignments INTEGER, assignment_hits INTEGER, loads INTEGER, bytes_loaded INTEGER,"
     " evictions INTEGER, evicted_newest INTEGER, memory_bytes INTEGER, replay_ns INTEGER,"
-    " done INTEGER NOT NULL DEFAULT 0);"
+    " done INTEGER NOT NULL DEFAULT 0, predictor TEXT NOT NULL DEFAULT 'none',"
+    " prefetches INTEGER, prefetch_hits INTEGER, prefetch_evicted INTEGER,"
+    " bytes_prefetched INTEGER);"
     "CREATE TABLE layer_result(plan_id INTEGER NOT NULL, layer INTEGER NOT NULL,"
     " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL,"
     " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;";
 
-_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 1, "as in SCHEMA");
+_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 2, "as in SCHEMA");
+
+static const char UPGRADE[] =
+    "BEGIN IMMEDIATE;"
+    "ALTER TABLE result ADD COLUMN predictor TEXT NOT NULL DEFAULT 'none';"
+    "ALTER TABLE result ADD COLUMN prefetches INTEGER;"
+    "ALTER TABLE result ADD COLUMN prefetch_hits INTEGER;"
+    "ALTER TABLE result ADD COLUMN prefetch_evicted INTEGER;"
+    "ALTER TABLE result ADD COLUMN bytes_prefetched INTEGER;"
+    "PRAGMA user_version = 2; COMMIT;";
 
 struct StudyDb {
     sqlite3 *sqlite;
@@ -176,14 +187,16 @@ static Status prepare_all(StudyDb *db)
 {
     TRY(prepare(db,
                 "INSERT INTO result(name, plan, evict, slots, budget_bytes, scope, replay_order,"
-                " bound) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT(plan) DO NOTHING",
+                " bound, predictor) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(plan) "
+                "DO NOTHING",
                 &db->insert_plan));
     TRY(prepare(db, "SELECT plan_id, done FROM result WHERE plan = ?1", &db->find_plan));
     TRY(prepare(db,
                 "UPDATE result SET lookups = ?2, hits = ?3, misses = ?4, miss_ratio = ?5,"
                 " assignments = ?6, assignment_hits = ?7, loads = ?8, bytes_loaded = ?9,"
                 " evictions = ?10, evicted_newest = ?11, memory_bytes = ?12, replay_ns = ?13,"
-                " done = 1 WHERE plan_id = ?1",
+                " prefetches = ?14, prefetch_hits = ?15, prefetch_evicted = ?16,"
+                " bytes_prefetched = ?17, done = 1 WHERE plan_id = ?1",
                 &db->update));
     return prepare(db,
                    "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
@@ -222,6 +235,13 @@ static Status look_at_file(StudyDb *db)
     return OK;
 }
 
+static Status upgrade(StudyDb *db)
+{
+    int64_t version = 0;
+    DB_TRY(db, pragma_number(db->sqlite, "PRAGMA user_version", &version));
+    return version < STUDY_SCHEMA ? execute(db, UPGRADE) : OK;
+}
+
 /* The schema of a new file stays in the transaction that study_db_add() commits. */
 static Status open_sqlite(StudyDb *db, const TraceDigest *digest)
 {
@@ -241,6 +261,7 @@ static Status open_sqlite(StudyDb *db, const TraceDigest *digest)
     } else {
         TRY(study_db_check(db->sqlite, db->path));
         TRY(check_digest(db, digest));
+        TRY(upgrade(db));
     }
     return prepare_all(db);
 }
@@ -331,7 +352,8 @@ static Status insert_plan(StudyDb *db, const Plan *plan, const char *text, uint3
         sqlite3_bind_null(statement, 5);
     sqlite3_bind_text(statement, 6, plan_scope_name(plan->buffer.scope), -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 7, plan_order_name(plan->buffer.order), -1, SQLITE_STATIC);
-    sqlite3_bind_int(statement, 8, on && eviction_needs_future(plan->buffer.evict));
+    sqlite3_bind_int(statement, 8, plan_needs_future(plan));
+    sqlite3_bind_text(statement, 9, plan->prefetch.predictor, -1, SQLITE_STATIC);
     return run(db, statement);
 }
 
@@ -431,7 +453,11 @@ static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *resu
                                counts->evictions,
                                counts->evicted_newest,
                                result->memory_bytes,
-                               result->replay_ns};
+                               result->replay_ns,
+                               counts->prefetches,
+                               counts->prefetch_hits,
+                               counts->prefetch_evicted,
+                               counts->bytes_prefetched};
     sqlite3_stmt *statement = db->update;
     sqlite3_bind_int64(statement, 1, plan_id);
     for (int i = 0; i < (int)(sizeof values / sizeof values[0]); i++)

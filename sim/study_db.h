@@ -3,14 +3,17 @@
  *     study(id, created, tool, name, study, trace, trace_digest)
  *     result(plan_id, name, plan, evict, slots, budget_bytes, scope, replay_order, bound, lookups,
  *            hits, misses, miss_ratio, assignments, assignment_hits, loads, bytes_loaded,
- *            evictions, evicted_newest, memory_bytes, replay_ns, done)
+ *            evictions, evicted_newest, memory_bytes, replay_ns, done, predictor, prefetches,
+ *            prefetch_hits, prefetch_evicted, bytes_prefetched)
  *     layer_result(plan_id, layer, lookups, hits, misses)
  *
  * Every plan has its row from the start, with done = 0 and NULL numbers until it was replayed, so
  * that a sweep can be stopped at any moment and continued. plan is the canonical text of the plan
  * and its identity. Numbers that a one-pass curve does not know (evicted_newest, replay_ns,
  * evictions of belady) stay NULL. slots are those of one scope (the most of any, under a byte
- * budget); bound is 1 for policies that know the future, which no executor can run online. */
+ * budget); bound is 1 for policies and predictors that know the future, which no executor can
+ * run online. prefetch_evicted were evicted before a lookup found them. Studies of schema 1, which
+ * had no column of prefetching, get those when they are continued. */
 #ifndef SIM_STUDY_DB_H
 #define SIM_STUDY_DB_H
 
@@ -19,7 +22,7 @@
 #include "sim/replay.h"
 #include "sim/study.h"
 
-enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 1 };
+enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 2 };
 
 typedef struct StudyDb StudyDb;
 

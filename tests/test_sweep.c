@@ -301,6 +301,64 @@ static void rows_are_what_each_replay_gives(void **unused)
     packed_trace_free(&trace);
 }
 
+static const char PREFETCH_STUDY[] =
+    "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"slots\": 3}}, \"grid\":"
+    " {\"prefetch.predictor\": [\"none\", \"frequency\", \"oracle:1\"]}}";
+
+static void rows_count_prefetches_and_predictors_that_know_the_future_are_bounds(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(13, 80);
+    Study study = make_study(PREFETCH_STUDY);
+    const char *out = scratch_path("prefetch.db");
+    ReplayFuture future = {0};
+    SweepTotals totals;
+    sweep_once(&trace, &study, out, 1, &totals);
+    for (size_t i = 0; i < 3; i++) {
+        ReplayResult result;
+        char sql[400];
+        const BufferCounts *counts = &result.total.counts;
+        assert_ok(replay_run(&trace, &study.plans[i], &future, NULL, NULL, &result));
+        snprintf(sql, sizeof sql,
+                 "SELECT count(*) FROM result WHERE predictor = '%s' AND evict = 'lru' AND"
+                 " prefetches = %llu AND prefetch_hits = %llu AND prefetch_evicted = %llu AND"
+                 " bytes_prefetched = %llu AND bound = %d",
+                 study.plans[i].prefetch.predictor, (unsigned long long)counts->prefetches,
+                 (unsigned long long)counts->prefetch_hits,
+                 (unsigned long long)counts->prefetch_evicted,
+                 (unsigned long long)counts->bytes_prefetched, i == 2);
+        assert_int_equal(query_number(out, sql), 1);
+        assert_true(counts->prefetches > 0 || i == 0);
+        replay_result_free(&result);
+    }
+    study_free(&study);
+    packed_trace_free(&trace);
+}
+
+static void a_study_of_schema_1_is_continued_with_the_columns_of_prefetching(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(13, 80);
+    Study small = make_study("{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2]}}");
+    Study more = make_study(PREFETCH_STUDY);
+    const char *out = scratch_path("older.db");
+    SweepTotals totals;
+    sweep_once(&trace, &small, out, 1, &totals);
+    free(query(out, "ALTER TABLE result DROP COLUMN predictor;"
+                    "ALTER TABLE result DROP COLUMN prefetches;"
+                    "ALTER TABLE result DROP COLUMN prefetch_hits;"
+                    "ALTER TABLE result DROP COLUMN prefetch_evicted;"
+                    "ALTER TABLE result DROP COLUMN bytes_prefetched; PRAGMA user_version = 1"));
+    sweep_once(&trace, &more, out, 1, &totals);
+    assert_int_equal(query_number(out, "PRAGMA user_version"), STUDY_SCHEMA);
+    assert_int_equal(query_number(out, "SELECT count(*) FROM result WHERE prefetches > 0"), 2);
+    assert_int_equal(
+        query_number(out, "SELECT count(*) FROM result WHERE slots = 2 AND predictor = 'none'"), 2);
+    study_free(&small);
+    study_free(&more);
+    packed_trace_free(&trace);
+}
+
 static void no_policy_beats_the_bound_of_its_budget_in_serial_order_by_layer(void **unused)
 {
     (void)unused;
@@ -596,7 +654,7 @@ static void files_that_are_no_study_are_refused_and_left_alone(void **unused)
     assert_non_null(strstr(error_message(), "not a Moebius study"));
     assert_true(file_exists(text) && file_exists(foreign));
     sweep_once(&trace, &study, newer, 1, &totals);
-    free(query(newer, "PRAGMA user_version = 2"));
+    free(query(newer, "PRAGMA user_version = 3"));
     assert_int_equal(sweep_run(&trace, "t", &study, newer, &options, &totals), ERR_SCHEMA);
     study_free(&study);
     packed_trace_free(&trace);
@@ -840,6 +898,8 @@ int main(void)
         cmocka_unit_test(bad_studies_are_refused_with_the_place),
         cmocka_unit_test(a_grid_of_more_than_a_million_plans_is_refused_before_it_is_made),
         cmocka_unit_test(rows_are_what_each_replay_gives),
+        cmocka_unit_test(rows_count_prefetches_and_predictors_that_know_the_future_are_bounds),
+        cmocka_unit_test(a_study_of_schema_1_is_continued_with_the_columns_of_prefetching),
         cmocka_unit_test(no_policy_beats_the_bound_of_its_budget_in_serial_order_by_layer),
         cmocka_unit_test(every_size_gets_the_row_that_its_replay_gives),
         cmocka_unit_test(one_job_and_two_jobs_give_the_same_rows),

@@ -33,6 +33,17 @@ ifneq ($(HAVE_SENTENCEPIECE),)
 SOURCES  := $(filter-out exec/text/sentencepiece_absent.c,$(SOURCES)) exec/text/sentencepiece.cc
 LDLIBS   += -lsentencepiece -lstdc++
 endif
+ifneq ($(MPICC),)
+$(if $(shell command -v $(MPICC)),,$(error MPICC=$(MPICC) is no program that can be run))
+SOURCES  := $(filter-out sim/sweep_mpi_absent.c,$(SOURCES))
+CPPFLAGS += -DHAVE_MPI
+# MPI's own wrapper compiles what calls it and links; only programs that need MPI load it.
+WITH_MPI := OMPI_CC=$(CC) MPICH_CC=$(CC) $(MPICC)
+LINK     := $(WITH_MPI) -Wl,--as-needed
+else
+SOURCES  := $(filter-out sim/sweep_mpi.c,$(SOURCES))
+LINK     := $(CC)
+endif
 ifneq ($(NVCC),)
 SOURCES  := $(filter-out cli/bench_gpu_absent.c,$(SOURCES)) $(wildcard exec/cuda/*.c)
 CPPFLAGS += -DHAVE_CUDA -isystem $(CUDA_HOME)/include
@@ -51,14 +62,14 @@ PROGRAM  := $(BUILD)/moebius
 EXTENSION := $(BUILD)/moebius_sqlite.so
 EXTENSION_SOURCES := $(wildcard traces/extension*.c) base/crc32c.c traces/f16.c traces/rowcrc.c traces/trace.c
 
-.PHONY: all deps quickstart test test-gpu bench sanitize fuzz install clean help tests-built fuzzers-built
+.PHONY: all deps quickstart test test-gpu bench sanitize fuzz install clean help tests-built fuzzers-built FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
 all: $(PROGRAM) $(EXTENSION) ## build the program (build/rel/moebius) and the SQLite extension
 	@ln -sf rel/moebius build/moebius
 	@ln -sf rel/moebius_sqlite.so build/moebius_sqlite.so
-	@echo "built $(PROGRAM); left out: $(if $(NVCC),,CUDA, )NCCL and MPI$(if $(HAVE_SENTENCEPIECE),,, SentencePiece)"
+	@echo "built $(PROGRAM); left out: $(if $(NVCC),,CUDA, )NCCL$(if $(MPICC),,, MPI)$(if $(HAVE_SENTENCEPIECE),,, SentencePiece)"
 
 # A missing package stops the build with the command that mends it.
 $(BUILD)/.packages:
@@ -77,6 +88,11 @@ $(BUILD)/%.o: %.c $(BUILD)/.packages $(BUILD)/gen/schema_sql.h
 	$(if $(V),,@echo "  CC   $<")
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
+$(BUILD)/sim/sweep_mpi.o: sim/sweep_mpi.c $(BUILD)/.packages
+	@mkdir -p $(@D)
+	$(if $(V),,@echo "  MPI  $<")
+	$(Q)$(WITH_MPI) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
+
 $(BUILD)/%.o: %.cc $(BUILD)/.packages
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CXX  $<")
@@ -87,11 +103,16 @@ build/cuda/%.o: %.cu
 	$(if $(V),,@echo "  NVCC $<")
 	$(Q)$(NVCC) -std=c++17 -O3 -I. -gencode arch=compute_$(CUDA_ARCH),code=sm_$(CUDA_ARCH) -Xcompiler -Wall,-Wextra,-Werror -Werror all-warnings -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
-$(BUILD)/libmoebius.a: $(OBJECTS) $(KERNELS)
-	$(Q)rm -f $@ && ar rcs $@ $^
+# Changes when the list of objects does: a source that went away, or a library that came.
+$(BUILD)/.objects: FORCE
+	@mkdir -p $(@D)
+	@echo '$(OBJECTS) $(KERNELS) $(LINK)' | cmp -s - $@ || echo '$(OBJECTS) $(KERNELS) $(LINK)' >$@
+
+$(BUILD)/libmoebius.a: $(OBJECTS) $(KERNELS) $(BUILD)/.objects
+	$(Q)rm -f $@ && ar rcs $@ $(OBJECTS) $(KERNELS)
 
 $(PROGRAM): $(BUILD)/cli/main.o $(BUILD)/libmoebius.a
-	$(Q)$(CC) $(CFLAGS) $^ $(LDLIBS) -o $@
+	$(Q)$(LINK) $(CFLAGS) $^ $(LDLIBS) -o $@
 
 $(BUILD)/pic/%.o: %.c $(BUILD)/.packages
 	@mkdir -p $(@D)
@@ -102,10 +123,10 @@ $(EXTENSION): $(EXTENSION_SOURCES:%.c=$(BUILD)/pic/%.o)
 	$(Q)$(CC) $(CFLAGS) -shared $^ -lm -o $@
 
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(BUILD)/libmoebius.a
-	$(Q)$(CC) $(CFLAGS) $^ -lcmocka $(LDLIBS) -o $@
+	$(Q)$(LINK) $(CFLAGS) $^ -lcmocka $(LDLIBS) -o $@
 
 build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o build/fuzz/libmoebius.a
-	$(Q)$(CC) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
+	$(Q)$(LINK) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 
 tests-built: $(PROGRAM) $(EXTENSION) $(TESTS)
 

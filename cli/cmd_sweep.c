@@ -18,6 +18,7 @@ typedef struct {
     const char *out;
     int sizes;
     uint32_t jobs;
+    bool progress;
     bool json;
 } Arguments;
 
@@ -53,11 +54,15 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .choices = SIZES},
         {.name = "jobs",
          .argument = "N",
-         .help = "threads (default: all processors)",
+         .help = "threads, of each process under mpirun (default: all processors)",
          .kind = OPTION_U32,
          .value = &arguments->jobs,
          .least = 1,
          .most = 1024},
+        {.name = "progress",
+         .help = "a line every ten seconds, also where stderr is no terminal",
+         .kind = OPTION_FLAG,
+         .value = &arguments->progress},
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -69,7 +74,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                    "an SQLite\nfile. A sweep that was stopped goes on where it was when it is run "
                    "again. With\n--sizes all every plan gets every size; stack policies under "
                    "order serial (lru, mru, lfu,\nbelady, belady-admit) take one pass for all "
-                   "of them.",
+                   "of them. Under mpirun the processes share the plans; only the first reads "
+                   "and writes files.",
         .example = "moebius sweep --trace trace.db --study study.json --out study.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
@@ -140,6 +146,7 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTota
     TRY(json_add_u64(json, "elapsed_ns", totals->elapsed_ns));
     if (arguments->sizes == SIZES_ALL)
         TRY(add_cliff(json, cliff));
+    TRY(json_add_u64(json, "ranks", totals->ranks));
     return json_add_bool(json, "complete", !totals->stopped);
 }
 
@@ -164,8 +171,11 @@ static void print_totals(const Arguments *arguments, const SweepTotals *totals,
     printf("%s: %" PRIu64 " plans (%" PRIu64 " of them bounds added for comparison): %" PRIu64
            " replayed now, %" PRIu64 " kept\n",
            arguments->out, totals->plans, totals->bounds, totals->done, totals->kept);
-    printf("%s lookups in %s\n", number_text(totals->lookups, lookups),
+    printf("%s lookups in %s", number_text(totals->lookups, lookups),
            duration_text(totals->elapsed_ns, duration));
+    if (totals->ranks > 1)
+        printf(" by %" PRIu32 " processes", totals->ranks);
+    putchar('\n');
     for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
         if (cliff->slots[scope] > 0)
             printf("lru in order serial has its first hit at %" PRIu32 " slots per %s\n",
@@ -173,16 +183,19 @@ static void print_totals(const Arguments *arguments, const SweepTotals *totals,
 }
 
 static Status sweep(const Arguments *arguments, const PackedTrace *trace, const Study *study,
-                    SweepTotals *totals)
+                    SweepRanks *ranks, SweepTotals *totals)
 {
     Progress progress;
     char *name;
     TRY(trace_input_text(&arguments->traces, &name));
     progress_start(&progress, "sweep", "plans", 0);
+    if (arguments->progress)
+        progress_in_lines(&progress);
     const SweepOptions options = {.jobs = arguments->jobs,
                                   .stop = interrupt_watch(),
                                   .progress = show_progress,
-                                  .argument = &progress};
+                                  .argument = &progress,
+                                  .ranks = ranks};
     Status status = sweep_run(trace, name, study, arguments->out, &options, totals);
     interrupt_unwatch();
     progress_end(&progress);
@@ -204,7 +217,8 @@ static Status report(const Arguments *arguments, const SweepTotals *totals, cons
                 arguments->out, finished, totals->plans);
 }
 
-static Status load_and_sweep(const Arguments *arguments, SweepTotals *totals, LruCliff *cliff)
+static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, SweepTotals *totals,
+                             LruCliff *cliff)
 {
     Study study;
     PackedTrace trace;
@@ -219,22 +233,41 @@ static Status load_and_sweep(const Arguments *arguments, SweepTotals *totals, Lr
     if (status == OK && arguments->sizes == SIZES_ALL)
         status = find_cliffs(&trace, &study, cliff);
     if (status == OK)
-        status = sweep(arguments, &trace, &study, totals);
+        status = sweep(arguments, &trace, &study, ranks, totals);
     packed_trace_free(&trace);
     study_free(&study);
     return status;
 }
 
-Status command_sweep(int argc, char **argv)
+/* Rank 0, or the only process. */
+static Status run(int argc, char **argv, SweepRanks *ranks)
 {
     Arguments arguments = {0};
     SweepTotals totals;
     LruCliff cliff = {0};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
-        status = load_and_sweep(&arguments, &totals, &cliff);
+        status = load_and_sweep(&arguments, ranks, &totals, &cliff);
     if (status == OK)
         status = report(&arguments, &totals, &cliff);
     option_list_free(&arguments.traces);
     return status;
+}
+
+static Status follow(SweepRanks *ranks)
+{
+    Status status = sweep_follow(ranks, interrupt_watch());
+    interrupt_unwatch();
+    return fail_in(status, "rank %" PRIu32, ranks->rank);
+}
+
+Status command_sweep(int argc, char **argv)
+{
+    SweepRanks *ranks;
+    TRY(sweep_ranks_join(&ranks));
+    if (ranks != NULL && ranks->rank > 0)
+        return sweep_ranks_leave(ranks, follow(ranks));
+    Status status = run(argc, argv, ranks);
+    Status dismissed = sweep_dismiss(ranks);
+    return sweep_ranks_leave(ranks, status == OK || status == STATUS_END ? dismissed : status);
 }

@@ -16,6 +16,7 @@ typedef enum { DISPATCH_PADDED, DISPATCH_MASK } Dispatch;
 typedef enum { SCOPE_LAYER, SCOPE_DEVICE } BufferScopeKind;
 typedef enum { ORDER_SERIAL, ORDER_BATCH, ORDER_STAGED, REPLAY_ORDERS } ReplayOrder;
 
+/* Plain data without pointers: the ranks of a sweep send it to each other as bytes. */
 typedef struct {
     char name[128];
     uint64_t seed; /* fixes every random choice */

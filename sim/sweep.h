@@ -1,17 +1,20 @@
-/* Replays one trace under every plan of a study, on all processors, into study.db. */
+/* Replays one trace under every plan of a study, on all processors of one machine or of several,
+ * into study.db. */
 #ifndef SIM_SWEEP_H
 #define SIM_SWEEP_H
 
 #include "sim/study.h"
+#include "sim/sweep_ranks.h"
 #include "traces/packed.h"
 
 typedef struct {
-    uint32_t jobs;            /* threads that replay; 0: thread_count_default() */
+    uint32_t jobs;            /* threads of each rank that replay; 0: all its processors */
     const volatile int *stop; /* set by a signal handler; NULL: none. Replays that run are finished
                                  and kept. */
     /* Called by the caller's thread now and then, with plans done of those missing; NULL: none. */
     void (*progress)(void *argument, uint64_t done, uint64_t total);
     void *argument;
+    SweepRanks *ranks; /* this process is rank 0 of them; NULL: alone */
 } SweepOptions;
 
 typedef struct {
@@ -21,13 +24,24 @@ typedef struct {
     uint64_t done;    /* got it now */
     uint64_t lookups; /* replayed now */
     uint64_t elapsed_ns;
-    bool stopped; /* by options.stop, with plans missing */
+    uint32_t ranks; /* that shared the work */
+    bool stopped;   /* by options.stop, with plans missing */
 } SweepTotals;
 
 /* Loads nothing but OUT: TRACE and STUDY are the caller's, TRACE_PATH is noted in OUT. OUT is made,
  * or continued when it holds results of this trace (see sim/study_db.h). Results are the same
- * whatever JOBS is, and however often it was stopped. A stop returns OK with totals->stopped. */
+ * whatever JOBS is, however many ranks there are, and however often it was stopped. A stop returns
+ * OK with totals->stopped. A failure of another rank is returned with its number. */
 Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *study,
                  const char *out, const SweepOptions *options, SweepTotals *totals);
+
+/* Rank 0: sends the other ranks away, unless sweep_run() has. To be called before it leaves, after
+ * a failure too. Accepts NULL. */
+Status sweep_dismiss(SweepRanks *ranks);
+
+/* Any other rank: takes part in the sweep that rank 0 runs, or does not run, and returns when it is
+ * over. STOP as in SweepOptions: rank 0 then stops the whole sweep. What fails here is told to rank
+ * 0 and reported by it; a failure is returned only when the ranks cannot speak any more. */
+Status sweep_follow(SweepRanks *ranks, const volatile int *stop);
 
 #endif

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what building and testing need on Debian 12. Root, or sudo. OpenBLAS in its pthread build:
-# the serial one gives wrong numbers when several threads call it.
+# the serial one gives wrong numbers when several threads call it. Not installed, but used where they
+# are: MPI for sweeps on several machines (openmpi-bin libopenmpi-dev).
 set -eu
 packages="gcc make pkg-config libsqlite3-dev libcjson-dev libopenblas-pthread-dev libcmocka-dev
 libpcre2-dev libutf8proc-dev libsentencepiece-dev g++"

@@ -1,0 +1,122 @@
+/* Small traces and studies, and the rows of a study.db as text. */
+#ifndef TESTS_SWEEP_MAKER_H
+#define TESTS_SWEEP_MAKER_H
+
+#include "base/status.h" /* before cmocka, which has a macro called fail */
+#include "tests/support.h"
+
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/sweep.h"
+
+enum { LAYERS = 3, EXPERTS = 12, TOP_K = 2, DUMP_BYTES = 1 << 18 };
+
+/* A trace of STEPS steps in which low experts are asked for more often. */
+static inline PackedTrace make_trace(uint64_t seed, uint32_t steps)
+{
+    PackedTrace trace;
+    TraceLayer layers[LAYERS];
+    uint32_t request[4] = {0};
+    uint32_t position[4] = {0};
+    uint16_t experts[LAYERS * 4 * TOP_K];
+    memset(layers, 0, sizeof layers);
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        layers[i].layer = 2 * i + 1;
+        layers[i].experts = EXPERTS;
+        layers[i].top_k = TOP_K;
+        layers[i].expert_bytes = 1000;
+        snprintf(layers[i].name, sizeof layers[i].name, "layer %u", 2 * i + 1);
+    }
+    assert_ok(packed_trace_new(layers, LAYERS, &trace));
+    for (uint32_t i = 0; i < steps; i++) {
+        uint32_t tokens = 1 + random_below(&seed, 4);
+        for (uint32_t j = 0; j < LAYERS * tokens; j++) {
+            uint32_t first = random_below(&seed, 1 + random_below(&seed, EXPERTS));
+            experts[TOP_K * j] = (uint16_t)first;
+            experts[TOP_K * j + 1] = (uint16_t)((first + 1 + random_below(&seed, 3)) % EXPERTS);
+        }
+        TraceStep step = {.step = i,
+                          .phase = PHASE_DECODE,
+                          .stack = STACK_DECODER,
+                          .tokens = tokens,
+                          .request = request,
+                          .position = position,
+                          .experts = experts};
+        assert_ok(packed_trace_add_step(&trace, &step));
+    }
+    return trace;
+}
+
+static inline Status parse_study(const char *text, Study *study)
+{
+    cJSON *json = NULL;
+    *study = (Study){0};
+    TRY(json_parse(text, strlen(text), "study.json", &json));
+    Status status = study_from_json(json, "study.json", study);
+    cJSON_Delete(json);
+    return status;
+}
+
+static inline Study make_study(const char *text)
+{
+    Study study;
+    assert_ok(parse_study(text, &study));
+    return study;
+}
+
+static const char SMALL_STUDY[] =
+    "{\"moebius_study\": 1, \"name\": \"small\","
+    " \"grid\": {\"buffer.evict\": [\"lru\", \"fifo\", \"lifo-inactive-first\", \"random\"],"
+    " \"buffer.slots\": [1, 3, 6], \"buffer.order\": [\"batch\", \"serial\"],"
+    " \"buffer.scope\": [\"layer\", \"device\"]}}";
+enum { SMALL_PLANS = 48, SMALL_BOUNDS = 12 };
+
+static inline int append_row(void *argument, int columns, char **values, char **names)
+{
+    char *text = argument;
+    size_t used = strlen(text);
+    (void)names;
+    for (int i = 0; i < columns && used < DUMP_BYTES - 1; i++)
+        used += (size_t)snprintf(text + used, DUMP_BYTES - used, "%s|",
+                                 values[i] != NULL ? values[i] : "NULL");
+    assert_true(used + 2 < DUMP_BYTES);
+    text[used] = '\n';
+    text[used + 1] = '\0';
+    return 0;
+}
+
+/* Rows of SQL as text, freed by the caller with free(). */
+static inline char *query(const char *path, const char *sql)
+{
+    sqlite3 *sqlite;
+    char *text = calloc(1, DUMP_BYTES);
+    assert_int_equal(sqlite3_open_v2(path, &sqlite, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    if (sqlite3_exec(sqlite, sql, append_row, text, NULL) != SQLITE_OK)
+        fail_msg("%s: %s", sql, sqlite3_errmsg(sqlite));
+    sqlite3_close(sqlite);
+    return text;
+}
+
+static inline int64_t query_number(const char *path, const char *sql)
+{
+    char *text = query(path, sql);
+    int64_t value = strtoll(text, NULL, 10);
+    free(text);
+    return value;
+}
+
+/* Everything but what may differ from run to run. */
+static inline char *dump(const char *path)
+{
+    return query(path,
+                 "SELECT plan_id, name, plan, evict, slots, budget_bytes, scope, replay_order,"
+                 " bound, lookups, hits, misses, miss_ratio, assignments, assignment_hits, loads,"
+                 " bytes_loaded, evictions, evicted_newest, memory_bytes, done, 0 FROM result"
+                 " UNION ALL SELECT plan_id, layer, lookups, hits, misses, 0, 0, 0, 0, 0, 0, 0, 0,"
+                 " 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 22, 1, 2");
+}
+
+#endif

@@ -1,0 +1,308 @@
+/* `mpirun moebius sweep`, with the program that was built. Skipped where there is no mpirun, or
+ * where the program was built without MPI. */
+#include "base/status.h"
+#include "tests/support.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "tests/random_trace.h"
+#include "tests/sweep_maker.h"
+
+enum { STEPS = 120, MAX_ARGUMENTS = 24 };
+
+static char trace_path[256];
+static char study_path[256];
+static char long_study_path[256];
+
+static const char *program(void)
+{
+    const char *name = getenv("MOEBIUS");
+    return name != NULL ? name : "build/rel/moebius";
+}
+
+static bool have_mpi(void)
+{
+#ifdef HAVE_MPI
+    if (system("mpirun --version >/dev/null 2>&1") == 0)
+        return true;
+    puts("skipped: there is no mpirun");
+#else
+    puts("skipped: built without MPI");
+#endif
+    return false;
+}
+
+/* Open MPI wants to be told that it may run as root, and more processes than processors. What its
+ * own libraries leak or lock is not ours to mend. */
+static void set_environment(void)
+{
+    char options[300];
+    const char *given = getenv("TSAN_OPTIONS");
+    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+    setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
+    setenv("LSAN_OPTIONS", "suppressions=tests/mpi.supp:print_suppressions=0", 1);
+    snprintf(options, sizeof options, "%s:suppressions=tests/mpi.supp", given != NULL ? given : "");
+    setenv("TSAN_OPTIONS", options, 1);
+}
+
+typedef struct {
+    int code;
+    char text[16384]; /* stdout and stderr */
+} Said;
+
+/* Starts ARGUMENTS (up to NULL) in front of the sweep of STUDY into OUT, its output going into a
+ * scratch file. */
+static pid_t start(const char *const *arguments, const char *study, const char *out)
+{
+    const char *argv[MAX_ARGUMENTS];
+    const char *const sweep[] = {program(), "sweep", "--trace", trace_path, "--study",
+                                 study,     "--out", out,       NULL};
+    int argc = 0;
+    for (; arguments[argc] != NULL; argc++)
+        argv[argc] = arguments[argc];
+    for (size_t i = 0; i < sizeof sweep / sizeof sweep[0]; i++)
+        argv[argc++] = sweep[i];
+    int output = open(scratch_path("said.txt"), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    assert_true(output >= 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        dup2(output, STDOUT_FILENO);
+        dup2(output, STDERR_FILENO);
+        execvp(argv[0], (char *const *)argv);
+        _exit(127);
+    }
+    close(output);
+    return child;
+}
+
+static void finish(pid_t child, Said *said)
+{
+    int status;
+    char *text;
+    size_t bytes;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    said->code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    assert_ok(file_read_all(scratch_path("said.txt"), sizeof said->text - 1, &text, &bytes));
+    memcpy(said->text, text, bytes + 1);
+    mem_free(text);
+}
+
+static void sweep_on(const char *ranks, const char *study, const char *out, Said *said)
+{
+    const char *const mpirun[] = {"mpirun", "-n", ranks, NULL};
+    finish(start(mpirun, study, out), said);
+}
+
+static int count_lines(const char *text, const char *beginning)
+{
+    int count = 0;
+    for (const char *at = text; (at = strstr(at, beginning)) != NULL; at++)
+        count += at == text || at[-1] == '\n';
+    return count;
+}
+
+static void sweep_alone(const char *study, const char *out)
+{
+    Said said;
+    const char *const nothing[] = {NULL};
+    finish(start(nothing, study, out), &said);
+    if (said.code != 0)
+        fail_msg("exit status %d: %s", said.code, said.text);
+}
+
+static int make_inputs(void **unused)
+{
+    (void)unused;
+    RandomTrace trace = random_trace(5);
+    snprintf(trace_path, sizeof trace_path, "%s", scratch_path("trace.db"));
+    snprintf(study_path, sizeof study_path, "%s", scratch_path("study.json"));
+    snprintf(long_study_path, sizeof long_study_path, "%s", scratch_path("long.json"));
+    assert_ok(record_random(trace_path, &trace, STEPS, NULL));
+    assert_ok(file_write_all(study_path, SMALL_STUDY, strlen(SMALL_STUDY)));
+    char text[60000] = "{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2, 3, 4],"
+                       " \"buffer.evict\": [\"random\"], \"seed\": [0";
+    for (int i = 1; i < 2000; i++)
+        snprintf(text + strlen(text), 16, ",%d", i);
+    strcat(text, "]}}");
+    assert_ok(file_write_all(long_study_path, text, strlen(text)));
+    set_environment();
+    return 0;
+}
+
+static void every_number_of_processes_writes_the_same_rows(void **unused)
+{
+    (void)unused;
+    static const char *const RANKS[] = {"1", "2", "3"};
+    if (!have_mpi())
+        skip();
+    const char *alone = scratch_path("alone.db");
+    const char *out = scratch_path("out.db");
+    sweep_alone(study_path, alone);
+    char *expected = dump(alone);
+    for (size_t i = 0; i < 3; i++) {
+        Said said;
+        unlink(out);
+        sweep_on(RANKS[i], study_path, out, &said);
+        if (said.code != 0)
+            fail_msg("%s ranks: exit status %d: %s", RANKS[i], said.code, said.text);
+        assert_int_equal(count_lines(said.text, out), 1);
+        char *rows = dump(out);
+        assert_string_equal(rows, expected);
+        free(rows);
+    }
+    free(expected);
+}
+
+static void a_bad_input_is_reported_once(void **unused)
+{
+    (void)unused;
+    Said said;
+    if (!have_mpi())
+        skip();
+    const char *out = scratch_path("bad.db");
+    sweep_on("3", scratch_path("absent.json"), out, &said);
+    assert_int_equal(said.code, 2);
+    assert_int_equal(count_lines(said.text, "moebius: "), 1);
+    assert_non_null(strstr(said.text, "absent.json: "));
+    assert_false(file_exists(out));
+}
+
+static void sleep_ms(long ms)
+{
+    nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
+}
+
+/* Waits until OUT has results. */
+static void wait_for_results(pid_t child, const char *out)
+{
+    for (int i = 0; i < 3000; i++, sleep_ms(10)) {
+        sqlite3 *sqlite = NULL;
+        char text[64] = "";
+        int status;
+        assert_int_equal(waitpid(child, &status, WNOHANG), 0);
+        if (sqlite3_open_v2(out, &sqlite, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK)
+            sqlite3_exec(sqlite, "SELECT sum(done) FROM result", append_row, text, NULL);
+        sqlite3_close(sqlite);
+        if (atoi(text) > 0)
+            return;
+    }
+    fail_msg("no result in 30 seconds");
+}
+
+/* The parent of the process NAME of /proc, 0 where it is none. */
+static pid_t parent_of(const char *name)
+{
+    char path[300];
+    char text[512] = "";
+    int parent = 0;
+    snprintf(path, sizeof path, "/proc/%s/stat", name);
+    FILE *stream = fopen(path, "r");
+    if (stream == NULL)
+        return 0;
+    const char *end = fgets(text, sizeof text, stream) != NULL ? strrchr(text, ')') : NULL;
+    if (end == NULL || sscanf(end, ") %*c %d", &parent) != 1)
+        parent = 0;
+    fclose(stream);
+    return parent;
+}
+
+/* The last process that CHILD started. */
+static pid_t last_rank(pid_t child)
+{
+    pid_t rank = 0;
+    DIR *processes = opendir("/proc");
+    assert_non_null(processes);
+    for (const struct dirent *entry; (entry = readdir(processes)) != NULL;) {
+        pid_t process = atoi(entry->d_name);
+        if (process > rank && parent_of(entry->d_name) == child)
+            rank = process;
+    }
+    closedir(processes);
+    return rank;
+}
+
+/* Interrupts mpirun, or kills a rank of it, when some results are there. */
+static void end_early(bool kill_a_rank)
+{
+    const char *const mpirun[] = {"mpirun", "-n", "3", NULL};
+    const char *out = scratch_path("ended.db");
+    const char *whole = scratch_path("whole.db");
+    Said said;
+    unlink(out);
+    unlink(whole);
+    pid_t child = start(mpirun, long_study_path, out);
+    wait_for_results(child, out);
+    pid_t rank = kill_a_rank ? last_rank(child) : 0;
+    assert_true(!kill_a_rank || rank > 1);
+    assert_int_equal(kill(kill_a_rank ? rank : child, kill_a_rank ? SIGKILL : SIGINT), 0);
+    finish(child, &said);
+    assert_int_not_equal(said.code, 0);
+    int64_t done = query_number(out, "SELECT sum(done) FROM result");
+    assert_true(done > 0);
+    sweep_on("2", long_study_path, out, &said);
+    if (said.code != 0)
+        fail_msg("exit status %d: %s", said.code, said.text);
+    sweep_alone(long_study_path, whole);
+    assert_true(done < query_number(whole, "SELECT sum(done) FROM result"));
+    static const char SUMS[] = "SELECT count(*), sum(hits * plan_id), sum(done) FROM result";
+    char *left = query(out, SUMS);
+    char *right = query(whole, SUMS);
+    assert_string_equal(left, right);
+    free(left);
+    free(right);
+}
+
+static void an_interrupted_run_continues(void **unused)
+{
+    (void)unused;
+    if (!have_mpi())
+        skip();
+    end_early(false);
+}
+
+static void a_run_whose_rank_was_killed_continues(void **unused)
+{
+    (void)unused;
+    if (!have_mpi())
+        skip();
+    end_early(true);
+}
+
+/* As several processes that cannot find each other: without MPI, or under another one. */
+static void processes_that_cannot_share_the_work_are_refused_in_one_line(void **unused)
+{
+    (void)unused;
+    const char *const first[] = {"env", "PMI_RANK=0", "PMI_SIZE=3", NULL};
+    const char *const second[] = {"env", "PMI_RANK=1", "PMI_SIZE=3", NULL};
+    const char *out = scratch_path("refused.db");
+    Said said;
+    finish(start(first, study_path, out), &said);
+    assert_int_equal(said.code, 2);
+    assert_int_equal(count_lines(said.text, "moebius: sweep: started as 3 processes"), 1);
+    finish(start(second, study_path, out), &said);
+    assert_int_equal(said.code, 0);
+    assert_string_equal(said.text, "");
+    assert_false(file_exists(out));
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_number_of_processes_writes_the_same_rows),
+        cmocka_unit_test(a_bad_input_is_reported_once),
+        cmocka_unit_test(an_interrupted_run_continues),
+        cmocka_unit_test(a_run_whose_rank_was_killed_continues),
+        cmocka_unit_test(processes_that_cannot_share_the_work_are_refused_in_one_line),
+    };
+    return cmocka_run_group_tests(tests, make_inputs, NULL);
+}

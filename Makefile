@@ -55,6 +55,8 @@ endif
 OBJECTS  := $(addprefix $(BUILD)/,$(addsuffix .o,$(basename $(SOURCES))))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 SUPPORT  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/test_% tests/fuzz_%,$(wildcard tests/*.c)))
+GPU_TESTS := $(if $(NVCC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/gpu/test_*.c)))
+GPU_SUPPORT := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/gpu/test_%,$(wildcard tests/gpu/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/fuzz/tests/%,$(wildcard tests/fuzz_*.c))
 PROGRAM  := $(BUILD)/moebius
 
@@ -62,7 +64,7 @@ PROGRAM  := $(BUILD)/moebius
 EXTENSION := $(BUILD)/moebius_sqlite.so
 EXTENSION_SOURCES := $(wildcard traces/extension*.c) base/crc32c.c traces/f16.c traces/rowcrc.c traces/trace.c
 
-.PHONY: all deps quickstart test test-gpu bench sanitize fuzz install clean help tests-built fuzzers-built FORCE
+.PHONY: all deps quickstart test test-gpu bench sanitize fuzz install clean help tests-built gpu-tests-built fuzzers-built FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -125,10 +127,15 @@ $(EXTENSION): $(EXTENSION_SOURCES:%.c=$(BUILD)/pic/%.o)
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT) $(BUILD)/libmoebius.a
 	$(Q)$(LINK) $(CFLAGS) $^ -lcmocka $(LDLIBS) -o $@
 
+$(BUILD)/tests/gpu/test_%: $(BUILD)/tests/gpu/test_%.o $(GPU_SUPPORT) $(SUPPORT) $(BUILD)/libmoebius.a
+	$(Q)$(LINK) $(CFLAGS) -Wl,--as-needed $^ -lcmocka $(LDLIBS) -o $@
+
 build/fuzz/tests/fuzz_%: build/fuzz/tests/fuzz_%.o build/fuzz/libmoebius.a
 	$(Q)$(LINK) $(CFLAGS) -fsanitize=fuzzer $^ $(LDLIBS) -o $@
 
 tests-built: $(PROGRAM) $(EXTENSION) $(TESTS)
+
+gpu-tests-built: $(GPU_TESTS)
 
 fuzzers-built: $(FUZZERS)
 
@@ -142,8 +149,10 @@ test: ## run every test that needs no GPU
 	$(Q)$(MAKE) --no-print-directory all tests-built
 	$(Q)tests/run.sh $(BUILD)
 
-test-gpu: ## run the CUDA tests (this version has none)
-	@echo "moebius: test-gpu: this version has no CUDA backend, so there is nothing to run" >&2; exit 1
+test-gpu: ## run the tests of the CUDA kernels; needs nvcc and a GPU
+	@$(if $(NVCC),:,echo "moebius: test-gpu: nvcc is not here, so there is nothing to run" >&2; exit 1)
+	$(Q)$(MAKE) --no-print-directory gpu-tests-built
+	$(Q)for test in $(GPU_TESTS); do $$test || exit 1; done
 
 bench: all ## measure replay, recording and the forward pass
 	$(Q)$(PROGRAM) bench

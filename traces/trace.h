@@ -3,6 +3,7 @@
 #ifndef TRACES_TRACE_H
 #define TRACES_TRACE_H
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -96,8 +97,8 @@ typedef struct {
     uint64_t duration_ns;
 } TimingRecord;
 
-_Static_assert(sizeof(ResidencyRecord) == 40 && sizeof(TimingRecord) == 24,
-               "records are written as they lie");
+static_assert(sizeof(ResidencyRecord) == 40 && sizeof(TimingRecord) == 24,
+              "records are written as they lie");
 
 /* What a trace that is being written survives. */
 typedef enum {

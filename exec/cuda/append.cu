@@ -1,0 +1,176 @@
+/* Queries, keys and values into the form attention wants: norm, clip, rotary embedding, cache. */
+#include "exec/cuda/hopper.cuh"
+#include "exec/cuda/launch.cuh"
+#include "exec/cuda/reduce.cuh"
+#include "exec/cuda/spans.cuh"
+
+static constexpr uint32_t THREADS = 256;
+static constexpr uint32_t WARPS = THREADS / 32;
+
+__device__ static float clip(float limit, float value)
+{
+    return limit > 0 ? fminf(fmaxf(value, -limit), limit) : value;
+}
+
+/* Element I of VALUES after the rotation of the first DIMS of them by a position's angles. */
+__device__ static float rotated(RotaryKind kind, uint32_t dims, const float *cosine,
+                                const float *sine, const float *values, uint32_t i)
+{
+    if (kind == ROTARY_NONE || i >= dims / 2 * 2)
+        return values[i];
+    uint32_t half = dims / 2;
+    uint32_t pair = kind == ROTARY_HALVES ? i % half : i / 2;
+    bool second = kind == ROTARY_HALVES ? i >= half : i % 2 == 1;
+    uint32_t other = kind == ROTARY_HALVES ? (second ? pair : half + pair) : i ^ 1;
+    float across = values[other] * sine[pair];
+    return values[i] * cosine[pair] + (second ? across : -across);
+}
+
+/* 1 / sqrt(mean of squares + eps) of N floats, for a warp. */
+__device__ static float rms_of_warp(const float *values, uint32_t n, float eps)
+{
+    float squares = 0;
+    for (uint32_t i = threadIdx.x % 32; i < n; i += 32)
+        squares += values[i] * values[i];
+    return 1 / sqrtf(sum_lanes(squares) / n + eps);
+}
+
+/* ... for a block. */
+__device__ static float rms_of_block(const float *values, uint32_t n, float eps)
+{
+    float squares = 0;
+    for (uint32_t i = threadIdx.x; i < n; i += THREADS)
+        squares += values[i] * values[i];
+    return 1 / sqrtf(sum_block<THREADS>(squares) / n + eps);
+}
+
+/* A warp: head HEAD from FROM to TO, which may be the same, by way of ROOM in shared memory.
+ * WEIGHTS are the head's, NULL without a norm; a ROW_SCALE of 0 takes the head's own. */
+__device__ static void prepare_head(const AppendLayer &layer, const float *weights, float row_scale,
+                                    uint32_t position, const float *from, float *room, float *to)
+{
+    uint32_t dim = layer.key_dim;
+    float scale = 1;
+    if (weights != nullptr)
+        scale = row_scale > 0 ? row_scale : rms_of_warp(from, dim, layer.norm_eps);
+    for (uint32_t i = threadIdx.x % 32; i < dim; i += 32) {
+        float value = weights != nullptr ? from[i] * scale * weights[i] : from[i];
+        room[i] = clip(layer.clip, value);
+    }
+    __syncwarp();
+    size_t angle = (size_t)position * (layer.rotary_dims / 2);
+    for (uint32_t i = threadIdx.x % 32; i < dim; i += 32)
+        to[i] = rotated(layer.rotary, layer.rotary_dims, layer.cosine + angle, layer.sine + angle,
+                        room, i);
+    __syncwarp();
+}
+
+/* A block: one token, a warp per head. Reads the row of qkv and writes it, 4 bytes each way per
+ * element, part of it to the cache; bound by device memory with many tokens, else by latency. */
+__global__ void __launch_bounds__(THREADS)
+    append_rows(AppendLayer layer, const Span *__restrict__ spans, uint32_t n_spans, float *qkv)
+{
+    extern __shared__ float rooms[];
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const SpanTile at = find_token(spans, n_spans, blockIdx.x);
+    if (at.tokens == 0)
+        return;
+    uint32_t dim = layer.key_dim;
+    size_t q = (size_t)layer.n_heads * dim;
+    size_t k = (size_t)layer.n_kv_heads * dim;
+    size_t v = (size_t)layer.n_kv_heads * layer.value_dim;
+    float *row = qkv + (size_t)blockIdx.x * (q + k + v);
+    uint32_t position = at.span.position + at.first;
+    size_t place = (size_t)at.span.kv_slot * layer.cache.positions + position;
+    float *keys = layer.cache.keys + place * layer.cache.key_stride;
+    float *values = layer.cache.values + place * layer.cache.value_stride;
+    float q_scale = 0;
+    float k_scale = 0;
+    if (layer.row_norm && layer.q_norm != nullptr && q > 0)
+        q_scale = rms_of_block(row, q, layer.norm_eps);
+    if (layer.row_norm && layer.k_norm != nullptr)
+        k_scale = rms_of_block(row + q, k, layer.norm_eps);
+    /* every warp must have read the row before one of them changes it */
+    if (layer.row_norm)
+        __syncthreads();
+    float *room = rooms + threadIdx.x / 32 * dim;
+    for (uint32_t h = threadIdx.x / 32; h < layer.n_heads + layer.n_kv_heads; h += WARPS) {
+        bool query = h < layer.n_heads;
+        uint32_t head = query ? h : h - layer.n_heads;
+        const float *weights = query ? layer.q_norm : layer.k_norm;
+        if (weights != nullptr && layer.row_norm)
+            weights += head * dim;
+        prepare_head(layer, weights, query ? q_scale : k_scale, position, row + (size_t)h * dim,
+                     room, query ? row + (size_t)h * dim : keys + (size_t)head * dim);
+    }
+    for (uint32_t i = threadIdx.x; i < v; i += THREADS)
+        values[i] = clip(layer.clip, row[q + k + i]);
+}
+
+extern "C" Status ops_append(const OpsQueue *queue, const AppendLayer *layer, const Spans *spans,
+                             float *qkv)
+{
+    if (spans->tokens == 0)
+        return OK;
+    const LaunchShape launch = {dim3(spans->tokens), THREADS,
+                                (uint32_t)(WARPS * layer->key_dim * sizeof(float)), 0};
+    return launch_after(append_rows, launch, queue->stream, *layer, spans->device, spans->n, qkv);
+}
+
+/* A block: one token. Reads its latent and the rotary part of each head, writes the same. */
+__global__ void __launch_bounds__(THREADS)
+    append_latents(LatentLayer layer, const Span *__restrict__ spans, uint32_t n_spans,
+                   const float *__restrict__ kv, const float *__restrict__ queries,
+                   float *__restrict__ absorbed)
+{
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const SpanTile at = find_token(spans, n_spans, blockIdx.x);
+    if (at.tokens == 0)
+        return;
+    size_t token = blockIdx.x;
+    uint32_t rank = layer.kv_rank;
+    uint32_t dims = layer.rotary_dims;
+    uint32_t position = at.span.position + at.first;
+    const float *cosine = layer.cosine + (size_t)position * (dims / 2);
+    const float *sine = layer.sine + (size_t)position * (dims / 2);
+    const float *latent = kv + token * (rank + dims);
+    float *key = layer.cache.keys + ((size_t)at.span.kv_slot * layer.cache.positions + position) *
+                                        layer.cache.key_stride;
+    const Norm &norm = layer.latent_norm;
+    float mean = 0;
+    if (norm.kind == NORM_LAYER) {
+        float sum = 0;
+        for (uint32_t i = threadIdx.x; i < rank; i += THREADS)
+            sum += latent[i];
+        mean = sum_block<THREADS>(sum) / rank;
+    }
+    float squares = 0;
+    for (uint32_t i = threadIdx.x; i < rank; i += THREADS)
+        squares += (latent[i] - mean) * (latent[i] - mean);
+    float scale = 1 / sqrtf(sum_block<THREADS>(squares) / rank + norm.eps);
+    for (uint32_t i = threadIdx.x; i < rank; i += THREADS) {
+        float bias = norm.kind == NORM_LAYER && norm.bias != nullptr ? norm.bias[i] : 0;
+        key[i] = (latent[i] - mean) * scale * norm.weight[i] + bias;
+    }
+    for (uint32_t i = threadIdx.x; i < dims; i += THREADS)
+        key[rank + i] = rotated(layer.rotary, dims, cosine, sine, latent + rank, i);
+    for (uint32_t i = threadIdx.x; i < layer.n_heads * dims; i += THREADS) {
+        size_t head = token * layer.n_heads + i / dims;
+        const float *query = queries + head * (layer.nope_dim + dims) + layer.nope_dim;
+        absorbed[head * (rank + dims) + rank + i % dims] =
+            rotated(layer.rotary, dims, cosine, sine, query, i % dims);
+    }
+}
+
+extern "C" Status ops_append_latent(const OpsQueue *queue, const LatentLayer *layer,
+                                    const Spans *spans, const float *kv, const float *queries,
+                                    float *absorbed)
+{
+    if (spans->tokens == 0)
+        return OK;
+    const LaunchShape launch = {dim3(spans->tokens), THREADS, 0, 0};
+    return launch_after(append_latents, launch, queue->stream, *layer, spans->device, spans->n, kv,
+                        queries, absorbed);
+}

@@ -1,0 +1,156 @@
+/* Embedding, norms, activations: operations on rows that device memory bounds. */
+#include "exec/cuda/hopper.cuh"
+#include "exec/cuda/launch.cuh"
+#include "exec/cuda/ops.h"
+#include "exec/cuda/reduce.cuh"
+
+static constexpr uint32_t THREADS = 256;
+
+__device__ static float to_float(float value)
+{
+    return value;
+}
+
+__device__ static float to_float(__nv_bfloat16 value)
+{
+    return __bfloat162float(value);
+}
+
+/* ---- embedding ---- */
+
+/* A block: 256 columns of a token. Reads a row of the table (and of the positions), writes one. */
+template <typename Element>
+__global__ void __launch_bounds__(THREADS)
+    embed_rows(const Element *__restrict__ table, uint32_t columns,
+               const uint32_t *__restrict__ ids, float scale, const float *__restrict__ positions,
+               const uint32_t *__restrict__ places, float *__restrict__ out)
+{
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    size_t token = blockIdx.x;
+    uint32_t column = blockIdx.y * THREADS + threadIdx.x;
+    if (column >= columns)
+        return;
+    float value = to_float(table[(size_t)ids[token] * columns + column]) * scale;
+    if (positions != nullptr)
+        value += positions[(size_t)places[token] * columns + column];
+    out[token * columns + column] = value;
+}
+
+extern "C" Status ops_embed(const OpsQueue *queue, const Matrix *table, const uint32_t *ids,
+                            uint32_t tokens, float scale, const float *positions,
+                            const uint32_t *places, float *out)
+{
+    if (tokens == 0)
+        return OK;
+    const LaunchShape launch = {dim3(tokens, divide_up(table->columns, THREADS)), THREADS, 0, 0};
+    if (queue->compute == COMPUTE_BF16)
+        return launch_after(embed_rows<__nv_bfloat16>, launch, queue->stream,
+                            (const __nv_bfloat16 *)table->data, table->columns, ids, scale,
+                            positions, places, out);
+    return launch_after(embed_rows<float>, launch, queue->stream, (const float *)table->data,
+                        table->columns, ids, scale, positions, places, out);
+}
+
+/* ---- norms ---- */
+
+/* A block: one row. Reads it from device memory once and from the L1 once or twice more, writes it
+ * once; bound by device memory with many rows, by latency with few. */
+template <bool LAYER>
+__global__ void __launch_bounds__(THREADS)
+    norm_rows(Norm norm, const float *__restrict__ in, const uint32_t *__restrict__ pick,
+              uint32_t columns, float *__restrict__ out)
+{
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    size_t from = pick != nullptr ? pick[blockIdx.x] : blockIdx.x;
+    const float *row = in + from * columns;
+    float *to = out + (size_t)blockIdx.x * columns;
+    float mean = 0;
+    if (LAYER) {
+        float sum = 0;
+        for (uint32_t i = threadIdx.x; i < columns; i += THREADS)
+            sum += row[i];
+        mean = sum_block<THREADS>(sum) / columns;
+    }
+    float squares = 0;
+    for (uint32_t i = threadIdx.x; i < columns; i += THREADS)
+        squares += (row[i] - mean) * (row[i] - mean);
+    float scale = 1 / sqrtf(sum_block<THREADS>(squares) / columns + norm.eps);
+    for (uint32_t i = threadIdx.x; i < columns; i += THREADS) {
+        float bias = LAYER && norm.bias != nullptr ? norm.bias[i] : 0;
+        to[i] = (row[i] - mean) * scale * norm.weight[i] + bias;
+    }
+}
+
+extern "C" Status ops_norm(const OpsQueue *queue, const Norm *norm, const float *in,
+                           const uint32_t *pick, uint32_t rows, uint32_t columns, float *out)
+{
+    if (rows == 0)
+        return OK;
+    const LaunchShape launch = {dim3(rows), THREADS, 0, 0};
+    if (norm->kind == NORM_LAYER)
+        return launch_after(norm_rows<true>, launch, queue->stream, *norm, in, pick, columns, out);
+    return launch_after(norm_rows<false>, launch, queue->stream, *norm, in, pick, columns, out);
+}
+
+/* ---- activations ---- */
+
+__device__ static float sigmoid(float x)
+{
+    return 1 / (1 + expf(-x));
+}
+
+template <Activation ACTIVATION> __device__ static float activation(float x)
+{
+    if constexpr (ACTIVATION == ACTIVATION_GELU)
+        return 0.5f * x * (1 + erff(x * 0.70710678118654752f));
+    if constexpr (ACTIVATION == ACTIVATION_GELU_TANH)
+        return 0.5f * x * (1 + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
+    if constexpr (ACTIVATION == ACTIVATION_RELU)
+        return x < 0 ? 0 : x;
+    return x * sigmoid(x);
+}
+
+__device__ static float clamped_swiglu(const FfnShape &shape, float gate, float up)
+{
+    float g = gate > shape.limit ? shape.limit : gate;
+    float u = up > shape.limit ? shape.limit : up < -shape.limit ? -shape.limit : up;
+    return g * sigmoid(shape.alpha * g) * (u + 1);
+}
+
+/* A block: 256 columns of a row. Reads 4 or 8 bytes per column, writes 4. */
+template <Activation ACTIVATION>
+__global__ void __launch_bounds__(THREADS)
+    activate_rows(FfnShape shape, const float *__restrict__ hidden, const float *__restrict__ gates,
+                  float *__restrict__ out)
+{
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    size_t row = blockIdx.x;
+    uint32_t column = blockIdx.y * THREADS + threadIdx.x;
+    if (column >= shape.d_ff)
+        return;
+    const float *in = hidden + row * (shape.gated ? 2 : 1) * shape.d_ff;
+    float value;
+    if constexpr (ACTIVATION == ACTIVATION_CLAMPED_SWIGLU)
+        value = clamped_swiglu(shape, in[column], in[shape.d_ff + column]);
+    else
+        value = activation<ACTIVATION>(in[column]) * (shape.gated ? in[shape.d_ff + column] : 1);
+    out[row * shape.d_ff + column] = gates != nullptr ? value * sigmoid(gates[row]) : value;
+}
+
+extern "C" Status ops_activate(const OpsQueue *queue, const FfnShape *shape, const float *hidden,
+                               const float *gates, uint32_t rows, float *out)
+{
+    if (rows == 0)
+        return OK;
+    auto kernel = shape->activation == ACTIVATION_GELU        ? activate_rows<ACTIVATION_GELU>
+                  : shape->activation == ACTIVATION_GELU_TANH ? activate_rows<ACTIVATION_GELU_TANH>
+                  : shape->activation == ACTIVATION_RELU      ? activate_rows<ACTIVATION_RELU>
+                  : shape->activation == ACTIVATION_CLAMPED_SWIGLU
+                      ? activate_rows<ACTIVATION_CLAMPED_SWIGLU>
+                      : activate_rows<ACTIVATION_SILU>;
+    const LaunchShape launch = {dim3(rows, divide_up(shape->d_ff, THREADS)), THREADS, 0, 0};
+    return launch_after(kernel, launch, queue->stream, *shape, hidden, gates, out);
+}

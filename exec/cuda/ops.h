@@ -1,0 +1,56 @@
+/* The dense operations of exec/backend.h on the device: what each computes, and the shapes of its
+ * arrays, stand there. All pointers are device memory but for the structs, which are read before
+ * the call returns.
+ *
+ * Each call queues kernels on the stream and never waits; nothing is allocated. Grids are sized
+ * from spans->n, tokens and most_keys, which may be larger than what the spans on the device then
+ * hold, so that a captured step can be replayed with other spans. Sums are made in a fixed order:
+ * the same call gives the same bits. */
+#ifndef EXEC_CUDA_OPS_H
+#define EXEC_CUDA_OPS_H
+
+#include "exec/cuda/cublas.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "exec/backend.h"
+
+/* Where operations are queued, and what they need there. */
+typedef struct {
+    ComputeType compute; /* COMPUTE_F32 or COMPUTE_BF16: the elements of matrices */
+    uint32_t multiprocessors;
+    const Cublas *cublas;
+    cudaStream_t stream;
+    void *scratch; /* aligned to 256; used by one operation after the other */
+    size_t scratch_bytes;
+} OpsQueue;
+
+/* Bytes of scratch that the operations of a step may need; SIZE_MAX when they do not fit. */
+size_t ops_scratch_bytes(const DeviceOptions *options, uint32_t multiprocessors);
+
+Status ops_embed(const OpsQueue *queue, const Matrix *table, const uint32_t *ids, uint32_t tokens,
+                 float scale, const float *positions, const uint32_t *places, float *out);
+Status ops_norm(const OpsQueue *queue, const Norm *norm, const float *in, const uint32_t *pick,
+                uint32_t rows, uint32_t columns, float *out);
+/* In bf16, IN is rounded to it; sums are f32. */
+Status ops_linear(const OpsQueue *queue, const float *in, const Matrix *weight, uint32_t rows,
+                  bool add, float *out);
+Status ops_linear_heads(const OpsQueue *queue, const HeadMatrices *matrices, const float *in,
+                        uint32_t tokens, float *out);
+Status ops_activate(const OpsQueue *queue, const FfnShape *shape, const float *hidden,
+                    const float *gates, uint32_t rows, float *out);
+Status ops_append(const OpsQueue *queue, const AppendLayer *layer, const Spans *spans, float *qkv);
+Status ops_append_latent(const OpsQueue *queue, const LatentLayer *layer, const Spans *spans,
+                         const float *kv, const float *queries, float *absorbed);
+/* In bf16, queries, keys, values and probabilities are rounded to it; sums and softmax are f32.
+ * Fails with ERR_UNSUPPORTED when key_dim is over 576 or value_dim over 512. */
+Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, const Spans *spans,
+                  const float *queries, float *out);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

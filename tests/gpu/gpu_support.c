@@ -1,0 +1,135 @@
+#include "tests/gpu/gpu_support.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exec/cuda/device_arena.h"
+
+enum { MAX_ARRAYS = 256 };
+
+static const size_t SCRATCH_BYTES = (size_t)64 << 20;
+
+static struct {
+    bool open;
+    Cublas cublas;
+    OpsQueue queue;
+    void *device[MAX_ARRAYS];
+    void *host[MAX_ARRAYS];
+    size_t n_device;
+    size_t n_host;
+} gpu;
+
+static void *take_device(size_t bytes)
+{
+    void *memory = NULL;
+    assert_true(gpu.n_device < MAX_ARRAYS);
+    assert_int_equal(cudaMalloc(&memory, bytes + 16), cudaSuccess);
+    gpu.device[gpu.n_device++] = memory;
+    return memory;
+}
+
+static void *take_host(size_t bytes)
+{
+    void *memory = calloc(1, bytes + 16);
+    assert_non_null(memory);
+    assert_true(gpu.n_host < MAX_ARRAYS);
+    gpu.host[gpu.n_host++] = memory;
+    return memory;
+}
+
+static void open_gpu(void)
+{
+    struct cudaDeviceProp properties;
+    void *workspace = NULL;
+    assert_int_equal(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
+    assert_int_equal(cudaMalloc(&workspace, CUBLAS_WORKSPACE_BYTES), cudaSuccess);
+    assert_int_equal(cudaMalloc(&gpu.queue.scratch, SCRATCH_BYTES), cudaSuccess);
+    assert_ok(cublas_open(workspace, &gpu.cublas));
+    assert_int_equal(cudaStreamCreate(&gpu.queue.stream), cudaSuccess);
+    gpu.queue.scratch_bytes = SCRATCH_BYTES;
+    gpu.queue.multiprocessors = (uint32_t)properties.multiProcessorCount;
+    gpu.queue.cublas = &gpu.cublas;
+    gpu.open = true;
+}
+
+OpsQueue gpu_queue(ComputeType compute)
+{
+    if (!gpu.open)
+        open_gpu();
+    OpsQueue queue = gpu.queue;
+    queue.compute = compute;
+    return queue;
+}
+
+void gpu_reset(void)
+{
+    assert_int_equal(cudaStreamSynchronize(gpu.queue.stream), cudaSuccess);
+    while (gpu.n_device > 0)
+        cudaFree(gpu.device[--gpu.n_device]);
+    while (gpu.n_host > 0)
+        free(gpu.host[--gpu.n_host]);
+}
+
+void *gpu_upload(const void *from, size_t bytes)
+{
+    void *memory = take_device(bytes);
+    assert_int_equal(cudaMemcpy(memory, from, bytes, cudaMemcpyHostToDevice), cudaSuccess);
+    return memory;
+}
+
+static uint16_t bf16_bits(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+float gpu_rounded(float value)
+{
+    uint32_t bits = (uint32_t)bf16_bits(value) << 16;
+    memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+Floats gpu_random(uint64_t *state, size_t n, bool rounded)
+{
+    Floats floats = {.host = take_host(n * sizeof(float)), .n = n};
+    for (size_t i = 0; i < n; i++) {
+        float value = random_float(state);
+        floats.host[i] = rounded ? gpu_rounded(value) : value;
+    }
+    floats.device = gpu_upload(floats.host, n * sizeof(float));
+    return floats;
+}
+
+Floats gpu_result(size_t n)
+{
+    Floats floats = {.host = take_host(n * sizeof(float)), .n = n};
+    floats.device = take_device(n * sizeof(float));
+    assert_int_equal(cudaMemset(floats.device, 0xFF, n * sizeof(float)), cudaSuccess);
+    return floats;
+}
+
+void *gpu_elements(const Floats *floats, ComputeType compute)
+{
+    if (compute == COMPUTE_F32)
+        return floats->device;
+    uint16_t *elements = take_host(floats->n * sizeof *elements);
+    for (size_t i = 0; i < floats->n; i++)
+        elements[i] = bf16_bits(floats->host[i]);
+    return gpu_upload(elements, floats->n * sizeof *elements);
+}
+
+void gpu_assert_near(const OpsQueue *queue, const Floats *floats, float tolerance)
+{
+    float *got = take_host(floats->n * sizeof(float));
+    assert_int_equal(cudaStreamSynchronize(queue->stream), cudaSuccess);
+    assert_int_equal(
+        cudaMemcpy(got, floats->device, floats->n * sizeof(float), cudaMemcpyDeviceToHost),
+        cudaSuccess);
+    for (size_t i = 0; i < floats->n; i++)
+        if (!(fabsf(got[i] - floats->host[i]) <= tolerance * fmaxf(1, fabsf(floats->host[i]))))
+            fail_msg("element %zu of %zu is %g, not %g", i, floats->n, (double)got[i],
+                     (double)floats->host[i]);
+}

@@ -1,0 +1,35 @@
+/* What tests of kernels need: a queue of operations, and arrays on both sides.
+ *
+ * Everything made here lives until gpu_reset(). */
+#ifndef TESTS_GPU_SUPPORT_H
+#define TESTS_GPU_SUPPORT_H
+
+#include "exec/cuda/ops.h"
+#include "tests/support.h"
+
+/* The same numbers on the host and on the device. */
+typedef struct {
+    float *host;
+    float *device;
+    size_t n;
+} Floats;
+
+/* The test's queue; scratch is what SCRATCH_BYTES says. Opened on the first call. */
+OpsQueue gpu_queue(ComputeType compute);
+/* Frees all arrays. */
+void gpu_reset(void);
+
+void *gpu_upload(const void *from, size_t bytes);
+/* N random numbers in -1 to 1, at the nearest bf16 when ROUNDED. */
+Floats gpu_random(uint64_t *state, size_t n, bool rounded);
+/* N NaNs on the device, zeros on the host: what an operation shall write. */
+Floats gpu_result(size_t n);
+/* FLOATS as matrix elements of COMPUTE on the device. */
+void *gpu_elements(const Floats *floats, ComputeType compute);
+float gpu_rounded(float value);
+
+/* Waits, and compares what the device has with the host: within TOLERANCE of the larger of 1 and
+ * the host's number. */
+void gpu_assert_near(const OpsQueue *queue, const Floats *floats, float tolerance);
+
+#endif

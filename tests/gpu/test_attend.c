@@ -1,0 +1,324 @@
+/* The cache is filled, and attended to, as plain loops on the host say. */
+#include "tests/gpu/gpu_support.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { SLOTS = 4, POSITIONS = 300, MAX_SPANS = 4 };
+
+/* Spans of random lengths at random places; a decoder's keys end with its own tokens. */
+static Spans random_spans(uint64_t *state, uint32_t n, uint32_t most_tokens, Span *host)
+{
+    Spans spans = {.host = host, .n = n};
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t tokens = 1 + random_below(state, most_tokens);
+        uint32_t position = random_below(state, POSITIONS - tokens + 1);
+        host[i] = (Span){.kv_slot = SLOTS - 1 - i,
+                         .first_token = spans.tokens,
+                         .tokens = tokens,
+                         .position = position,
+                         .keys = position + tokens};
+        spans.tokens += tokens;
+        spans.most_keys = host[i].keys > spans.most_keys ? host[i].keys : spans.most_keys;
+    }
+    spans.device = gpu_upload(host, n * sizeof *host);
+    return spans;
+}
+
+/* ---- append ---- */
+
+static void rotate_on_host(RotaryKind kind, uint32_t dims, const float *cosine, const float *sine,
+                           float *values)
+{
+    for (uint32_t i = 0; kind != ROTARY_NONE && i < dims / 2; i++) {
+        uint32_t a = kind == ROTARY_HALVES ? i : 2 * i;
+        uint32_t b = kind == ROTARY_HALVES ? dims / 2 + i : 2 * i + 1;
+        float turned = values[a] * cosine[i] - values[b] * sine[i];
+        values[b] = values[b] * cosine[i] + values[a] * sine[i];
+        values[a] = turned;
+    }
+}
+
+static void norm_on_host(const float *weights, uint32_t n, float eps, float *values)
+{
+    double squares = 0;
+    for (uint32_t i = 0; i < n; i++)
+        squares += (double)values[i] * (double)values[i];
+    float scale = (float)(1 / sqrt(squares / n + (double)eps));
+    for (uint32_t i = 0; i < n; i++)
+        values[i] *= scale * weights[i];
+}
+
+typedef struct {
+    AppendLayer layer; /* with the host's pointers */
+    Floats q_norm;
+    Floats k_norm;
+    Floats cosine;
+    Floats sine;
+    Floats keys;
+    Floats values;
+} AppendCase;
+
+static void prepare_on_host(const AppendLayer *layer, const float *norm, uint32_t heads,
+                            uint32_t position, float *row)
+{
+    uint32_t dim = layer->key_dim;
+    if (norm != NULL && layer->row_norm)
+        norm_on_host(norm, heads * dim, layer->norm_eps, row);
+    for (uint32_t h = 0; h < heads; h++) {
+        float *head = row + h * dim;
+        if (norm != NULL && !layer->row_norm)
+            norm_on_host(norm, dim, layer->norm_eps, head);
+        for (uint32_t i = 0; layer->clip > 0 && i < dim; i++)
+            head[i] = fmaxf(fminf(head[i], layer->clip), -layer->clip);
+        rotate_on_host(layer->rotary, layer->rotary_dims,
+                       layer->cosine + (size_t)position * (layer->rotary_dims / 2),
+                       layer->sine + (size_t)position * (layer->rotary_dims / 2), head);
+    }
+}
+
+static void append_on_host(const AppendLayer *layer, const Spans *spans, float *qkv)
+{
+    size_t q = (size_t)layer->n_heads * layer->key_dim;
+    size_t k = (size_t)layer->n_kv_heads * layer->key_dim;
+    size_t v = (size_t)layer->n_kv_heads * layer->value_dim;
+    for (uint32_t s = 0; s < spans->n; s++)
+        for (uint32_t i = 0; i < spans->host[s].tokens; i++) {
+            float *row = qkv + (spans->host[s].first_token + i) * (q + k + v);
+            uint32_t position = spans->host[s].position + i;
+            size_t place = (size_t)spans->host[s].kv_slot * POSITIONS + position;
+            prepare_on_host(layer, layer->q_norm, layer->n_heads, position, row);
+            prepare_on_host(layer, layer->k_norm, layer->n_kv_heads, position, row + q);
+            for (uint32_t j = 0; j < v; j++) {
+                float value = row[q + k + j];
+                layer->cache.values[place * v + j] =
+                    layer->clip > 0 ? fmaxf(fminf(value, layer->clip), -layer->clip) : value;
+            }
+            memcpy(layer->cache.keys + place * k, row + q, k * sizeof *row);
+        }
+}
+
+static AppendCase random_append(uint64_t *state, uint32_t way)
+{
+    AppendCase c = {.layer = {.n_heads = way % 5 == 4 ? 0 : 2 * (1 + way % 3),
+                              .n_kv_heads = 1 + way % 2,
+                              .key_dim = 6 + 2 * random_below(state, 70),
+                              .value_dim = 1 + random_below(state, 140),
+                              .row_norm = way % 4 == 1,
+                              .norm_eps = 1e-5f,
+                              .clip = way % 3 == 0 ? 0.6f : 0,
+                              .rotary = (RotaryKind)(way % 3)}};
+    AppendLayer *layer = &c.layer;
+    uint32_t q = layer->n_heads * layer->key_dim;
+    uint32_t k = layer->n_kv_heads * layer->key_dim;
+    layer->rotary_dims = way % 2 == 0 ? layer->key_dim : 4;
+    c.q_norm = gpu_random(state, layer->row_norm ? q + 1 : layer->key_dim, false);
+    c.k_norm = gpu_random(state, layer->row_norm ? k : layer->key_dim, false);
+    c.cosine = gpu_random(state, (size_t)POSITIONS * (layer->rotary_dims / 2), false);
+    c.sine = gpu_random(state, (size_t)POSITIONS * (layer->rotary_dims / 2), false);
+    c.keys = gpu_random(state, (size_t)SLOTS * POSITIONS * k, false);
+    c.values =
+        gpu_random(state, (size_t)SLOTS * POSITIONS * layer->n_kv_heads * layer->value_dim, false);
+    layer->q_norm = way % 4 < 2 ? c.q_norm.host : NULL;
+    layer->k_norm = way % 4 < 2 ? c.k_norm.host : NULL;
+    layer->cosine = c.cosine.host;
+    layer->sine = c.sine.host;
+    layer->cache = (CacheLayer){c.keys.host, c.values.host, k,
+                                (size_t)layer->n_kv_heads * layer->value_dim, POSITIONS};
+    return c;
+}
+
+static void append_norms_clips_rotates_and_stores(void **unused)
+{
+    (void)unused;
+    uint64_t state = 11;
+    const OpsQueue queue = gpu_queue(COMPUTE_F32);
+    for (uint32_t way = 0; way < 60; way++) {
+        Span host[MAX_SPANS];
+        const Spans spans = random_spans(&state, 1 + way % MAX_SPANS, 20, host);
+        AppendCase c = random_append(&state, way);
+        size_t width = (size_t)c.layer.n_heads * c.layer.key_dim +
+                       (size_t)c.layer.n_kv_heads * (c.layer.key_dim + c.layer.value_dim);
+        Floats qkv = gpu_random(&state, spans.tokens * width, false);
+        float *before = qkv.host;
+        AppendLayer on_device = c.layer;
+        on_device.q_norm = c.layer.q_norm != NULL ? c.q_norm.device : NULL;
+        on_device.k_norm = c.layer.k_norm != NULL ? c.k_norm.device : NULL;
+        on_device.cosine = c.cosine.device;
+        on_device.sine = c.sine.device;
+        on_device.cache.keys = c.keys.device;
+        on_device.cache.values = c.values.device;
+        assert_ok(ops_append(&queue, &on_device, &spans, qkv.device));
+        append_on_host(&c.layer, &spans, before);
+        gpu_assert_near(&queue, &c.keys, 2e-5f);
+        gpu_assert_near(&queue, &c.values, 1e-6f);
+        for (uint32_t i = 0; i < spans.tokens; i++) {
+            const Floats row = {qkv.host + i * width, qkv.device + i * width,
+                                (size_t)c.layer.n_heads * c.layer.key_dim};
+            gpu_assert_near(&queue, &row, 2e-5f);
+        }
+        gpu_reset();
+    }
+}
+
+static void latents_are_normed_and_rotated(void **unused)
+{
+    (void)unused;
+    uint64_t state = 12;
+    const uint32_t rank = 50, dims = 12, nope = 7, heads = 3;
+    const OpsQueue queue = gpu_queue(COMPUTE_F32);
+    for (int kind = ROTARY_HALVES; kind <= ROTARY_INTERLEAVED; kind++) {
+        Span host[MAX_SPANS];
+        const Spans spans = random_spans(&state, MAX_SPANS, 9, host);
+        Floats norm = gpu_random(&state, rank, false);
+        Floats cosine = gpu_random(&state, (size_t)POSITIONS * dims / 2, false);
+        Floats sine = gpu_random(&state, (size_t)POSITIONS * dims / 2, false);
+        Floats keys = gpu_random(&state, (size_t)SLOTS * POSITIONS * (rank + dims), false);
+        Floats kv = gpu_random(&state, (size_t)spans.tokens * (rank + dims), false);
+        Floats queries = gpu_random(&state, (size_t)spans.tokens * heads * (nope + dims), false);
+        Floats absorbed = gpu_random(&state, (size_t)spans.tokens * heads * (rank + dims), false);
+        const LatentLayer layer = {
+            .n_heads = heads,
+            .nope_dim = nope,
+            .kv_rank = rank,
+            .latent_norm = {.kind = NORM_RMS, .eps = 1e-6f, .weight = norm.device},
+            .rotary = (RotaryKind)kind,
+            .rotary_dims = dims,
+            .cosine = cosine.device,
+            .sine = sine.device,
+            .cache = {keys.device, keys.device, rank + dims, rank + dims, POSITIONS}};
+        for (uint32_t s = 0; s < spans.n; s++)
+            for (uint32_t i = 0; i < host[s].tokens; i++) {
+                size_t token = host[s].first_token + i;
+                size_t position = host[s].position + i;
+                float *key =
+                    keys.host + ((size_t)host[s].kv_slot * POSITIONS + position) * (rank + dims);
+                memcpy(key, kv.host + token * (rank + dims), (rank + dims) * sizeof *key);
+                norm_on_host(norm.host, rank, 1e-6f, key);
+                rotate_on_host(layer.rotary, dims, cosine.host + position * dims / 2,
+                               sine.host + position * dims / 2, key + rank);
+                for (size_t h = token * heads; h < (token + 1) * heads; h++) {
+                    float *to = absorbed.host + h * (rank + dims) + rank;
+                    memcpy(to, queries.host + h * (nope + dims) + nope, dims * sizeof *to);
+                    rotate_on_host(layer.rotary, dims, cosine.host + position * dims / 2,
+                                   sine.host + position * dims / 2, to);
+                }
+            }
+        assert_ok(
+            ops_append_latent(&queue, &layer, &spans, kv.device, queries.device, absorbed.device));
+        gpu_assert_near(&queue, &keys, 2e-5f);
+        gpu_assert_near(&queue, &absorbed, 1e-5f);
+        gpu_reset();
+    }
+}
+
+/* ---- attend ---- */
+
+/* One head of one token, from the host's arrays. */
+static void attend_row_on_host(const AttendLayer *layer, const Span *span, uint32_t token,
+                               uint32_t head, const float *queries, float *out)
+{
+    uint32_t position = span->position + token;
+    uint32_t first =
+        layer->window > 0 && position + 1 > layer->window ? position + 1 - layer->window : 0;
+    uint32_t end = layer->causal ? position + 1 : span->keys;
+    uint32_t kv_head = head / (layer->n_heads / layer->n_kv_heads);
+    const float *query =
+        queries + (span->first_token + token) * layer->query_stride + (size_t)head * layer->key_dim;
+    double sum = layer->sinks != NULL ? exp((double)layer->sinks[head]) : 0;
+    double mixed[512] = {0};
+    for (uint32_t key = first; key < end; key++) {
+        size_t place = (size_t)span->kv_slot * POSITIONS + key;
+        const float *k =
+            layer->cache.keys + place * layer->cache.key_stride + kv_head * layer->key_dim;
+        const float *v =
+            layer->cache.values + place * layer->cache.value_stride + kv_head * layer->value_dim;
+        double score = 0;
+        for (uint32_t i = 0; i < layer->key_dim; i++)
+            score += (double)query[i] * (double)k[i];
+        score *= (double)layer->scale;
+        if (layer->relative_bias != NULL)
+            score +=
+                (double)layer
+                    ->relative_bias[head * (2 * POSITIONS - 1) + POSITIONS - 1 + key - position];
+        sum += exp(score);
+        for (uint32_t i = 0; i < layer->value_dim; i++)
+            mixed[i] += exp(score) * (double)v[i];
+    }
+    for (uint32_t i = 0; i < layer->value_dim; i++)
+        out[i] = (float)(mixed[i] / sum);
+}
+
+typedef struct {
+    uint32_t n_heads;
+    uint32_t n_kv_heads;
+    uint32_t key_dim;
+    uint32_t value_dim;
+    bool latent;
+} HeadShape;
+
+static void check_attend(ComputeType compute, HeadShape shape, uint32_t way, uint64_t *state)
+{
+    Span host[MAX_SPANS];
+    const OpsQueue queue = gpu_queue(compute);
+    const Spans spans = random_spans(state, 1 + way % MAX_SPANS, way % 3 == 0 ? 1 : 70, host);
+    bool rounds = compute == COMPUTE_BF16;
+    size_t keys_wide = (size_t)shape.n_kv_heads * shape.key_dim;
+    size_t values_wide = shape.latent ? keys_wide : (size_t)shape.n_kv_heads * shape.value_dim;
+    size_t query_stride = (size_t)shape.n_heads * shape.key_dim + (shape.latent ? 0 : 8);
+    Floats keys = gpu_random(state, SLOTS * POSITIONS * keys_wide, rounds);
+    Floats values =
+        shape.latent ? keys : gpu_random(state, SLOTS * POSITIONS * values_wide, rounds);
+    Floats sinks = gpu_random(state, shape.n_heads, false);
+    Floats bias = gpu_random(state, (size_t)shape.n_heads * (2 * POSITIONS - 1), false);
+    Floats queries = gpu_random(state, spans.tokens * query_stride, rounds);
+    Floats out = gpu_result((size_t)spans.tokens * shape.n_heads * shape.value_dim);
+    AttendLayer layer = {.n_heads = shape.n_heads,
+                         .n_kv_heads = shape.n_kv_heads,
+                         .key_dim = shape.key_dim,
+                         .value_dim = shape.value_dim,
+                         .scale = 2 / sqrtf((float)shape.key_dim),
+                         .causal = way % 4 != 3,
+                         .window = way % 5 == 2 ? 37 : 0,
+                         .sinks = way % 3 == 1 ? sinks.host : NULL,
+                         .relative_bias = way % 7 == 4 ? bias.host : NULL,
+                         .cache = {keys.host, values.host, keys_wide, values_wide, POSITIONS},
+                         .query_stride = query_stride};
+    for (uint32_t s = 0; s < spans.n; s++)
+        for (uint32_t i = 0; i < host[s].tokens * shape.n_heads; i++)
+            attend_row_on_host(&layer, &host[s], i / shape.n_heads, i % shape.n_heads, queries.host,
+                               out.host + ((size_t)host[s].first_token * shape.n_heads + i) *
+                                              shape.value_dim);
+    layer.cache.keys = keys.device;
+    layer.cache.values = values.device;
+    layer.sinks = layer.sinks != NULL ? sinks.device : NULL;
+    layer.relative_bias = layer.relative_bias != NULL ? bias.device : NULL;
+    assert_ok(ops_attend(&queue, &layer, &spans, queries.device, out.device));
+    /* in bf16 the probabilities are rounded: half of 2^-8 of an average of numbers below 1 */
+    gpu_assert_near(&queue, &out, rounds ? 4e-3f : 2e-5f);
+    gpu_reset();
+}
+
+static void attention_is_the_softmax_over_what_a_token_sees(void **unused)
+{
+    (void)unused;
+    uint64_t state = 13;
+    const HeadShape shapes[] = {{8, 1, 64, 64, false},   {4, 4, 128, 128, false},
+                                {16, 2, 128, 64, false}, {5, 1, 40, 72, false},
+                                {24, 1, 20, 12, false},  {2, 2, 7, 9, false},
+                                {2, 1, 192, 128, false}, {3, 1, 576, 512, true}};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (uint32_t way = 0; way < 12; way++)
+                check_attend(c == 0 ? COMPUTE_F32 : COMPUTE_BF16, shapes[s], way, &state);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(append_norms_clips_rotates_and_stores),
+        cmocka_unit_test(latents_are_normed_and_rotated),
+        cmocka_unit_test(attention_is_the_softmax_over_what_a_token_sees),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

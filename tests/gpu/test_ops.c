@@ -1,0 +1,223 @@
+/* Each dense operation on the device against a plain loop on the host. */
+#include "tests/gpu/gpu_support.h"
+
+#include <math.h>
+#include <string.h>
+
+static const ComputeType COMPUTES[] = {COMPUTE_F32, COMPUTE_BF16};
+
+static float near_of(ComputeType compute)
+{
+    return compute == COMPUTE_F32 ? 2e-5f : 1e-4f;
+}
+
+/* ---- rows ---- */
+
+static void embedding_scales_rows_and_adds_positions(void **unused)
+{
+    (void)unused;
+    uint64_t state = 1;
+    for (size_t c = 0; c < 2; c++)
+        for (uint32_t columns = 37; columns < 1000; columns = columns * 3 + 1) {
+            const OpsQueue queue = gpu_queue(COMPUTES[c]);
+            Floats table = gpu_random(&state, (size_t)50 * columns, true);
+            Floats positions = gpu_random(&state, (size_t)20 * columns, false);
+            const uint32_t ids[3] = {49, 0, 7};
+            const uint32_t places[3] = {0, 19, 5};
+            Floats out = gpu_result((size_t)3 * columns);
+            for (uint32_t i = 0; i < 3 * columns; i++)
+                out.host[i] = table.host[ids[i / columns] * columns + i % columns] * 1.5f +
+                              positions.host[places[i / columns] * columns + i % columns];
+            const Matrix matrix = {gpu_elements(&table, COMPUTES[c]), NULL, 50, columns};
+            assert_ok(ops_embed(&queue, &matrix, gpu_upload(ids, sizeof ids), 3, 1.5f,
+                                positions.device, gpu_upload(places, sizeof places), out.device));
+            gpu_assert_near(&queue, &out, 1e-6f);
+            gpu_reset();
+        }
+}
+
+static void norm_on_host(const Norm *norm, const float *weight, const float *bias, const float *in,
+                         uint32_t columns, float *out)
+{
+    double mean = 0;
+    double squares = 0;
+    for (uint32_t i = 0; norm->kind == NORM_LAYER && i < columns; i++)
+        mean += in[i] / (double)columns;
+    for (uint32_t i = 0; i < columns; i++)
+        squares += (in[i] - mean) * (in[i] - mean);
+    double scale = 1 / sqrt(squares / columns + (double)norm->eps);
+    for (uint32_t i = 0; i < columns; i++)
+        out[i] = (float)((in[i] - mean) * scale * weight[i] + (bias != NULL ? bias[i] : 0));
+}
+
+static void norms_pick_their_rows(void **unused)
+{
+    (void)unused;
+    uint64_t state = 2;
+    const OpsQueue queue = gpu_queue(COMPUTE_F32);
+    for (uint32_t columns = 5; columns < 9000; columns = columns * 4 + 3)
+        for (int kind = 0; kind < 4; kind++) {
+            Floats in = gpu_random(&state, (size_t)6 * columns, false);
+            Floats weight = gpu_random(&state, columns, false);
+            Floats bias = gpu_random(&state, columns, false);
+            const uint32_t pick[4] = {5, 0, 3, 3};
+            bool picks = kind % 2 == 1;
+            uint32_t rows = picks ? 4 : 6;
+            const Norm norm = {.kind = kind < 2 ? NORM_RMS : NORM_LAYER,
+                               .eps = 1e-5f,
+                               .weight = weight.device,
+                               .bias = kind == 3 ? bias.device : NULL};
+            Floats out = gpu_result((size_t)rows * columns);
+            for (uint32_t row = 0; row < rows; row++)
+                norm_on_host(&norm, weight.host, kind == 3 ? bias.host : NULL,
+                             in.host + (picks ? pick[row] : row) * columns, columns,
+                             out.host + row * columns);
+            assert_ok(ops_norm(&queue, &norm, in.device,
+                               picks ? gpu_upload(pick, sizeof pick) : NULL, rows, columns,
+                               out.device));
+            gpu_assert_near(&queue, &out, 2e-5f);
+            gpu_reset();
+        }
+}
+
+static double activation_on_host(Activation kind, double x)
+{
+    switch (kind) {
+    case ACTIVATION_GELU:
+        return 0.5 * x * (1 + erf(x * sqrt(0.5)));
+    case ACTIVATION_GELU_TANH:
+        return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979) * (x + 0.044715 * x * x * x)));
+    case ACTIVATION_RELU:
+        return x < 0 ? 0 : x;
+    default:
+        return x / (1 + exp(-x));
+    }
+}
+
+static double inside_on_host(const FfnShape *shape, double gate, double up)
+{
+    if (shape->activation != ACTIVATION_CLAMPED_SWIGLU)
+        return activation_on_host(shape->activation, gate) * (shape->gated ? up : 1);
+    gate = fmin(gate, (double)shape->limit);
+    up = fmax(fmin(up, (double)shape->limit), -(double)shape->limit);
+    return gate / (1 + exp(-(double)shape->alpha * gate)) * (up + 1);
+}
+
+static void activations_gate_and_scale(void **unused)
+{
+    (void)unused;
+    uint64_t state = 3;
+    const OpsQueue queue = gpu_queue(COMPUTE_F32);
+    for (int kind = ACTIVATION_SILU; kind <= ACTIVATION_CLAMPED_SWIGLU; kind++)
+        for (int gated = kind == ACTIVATION_CLAMPED_SWIGLU; gated < 2; gated++) {
+            const FfnShape shape = {.d_ff = 301,
+                                    .gated = gated,
+                                    .activation = (Activation)kind,
+                                    .alpha = 1.702f,
+                                    .limit = 0.7f};
+            size_t width = gated ? 602 : 301;
+            Floats hidden = gpu_random(&state, 5 * width, false);
+            Floats gates = gpu_random(&state, 5, false);
+            Floats out = gpu_result((size_t)5 * 301);
+            for (size_t i = 0; i < out.n; i++) {
+                const float *row = hidden.host + i / 301 * width;
+                double value = inside_on_host(&shape, (double)row[i % 301],
+                                              gated ? (double)row[301 + i % 301] : 1);
+                out.host[i] = (float)(value / (1 + exp(-(double)gates.host[i / 301])));
+            }
+            assert_ok(ops_activate(&queue, &shape, hidden.device, gates.device, 5, out.device));
+            gpu_assert_near(&queue, &out, 1e-5f);
+            gpu_reset();
+        }
+}
+
+/* ---- products ---- */
+
+typedef struct {
+    uint32_t rows;
+    uint32_t n;
+    uint32_t k;
+} ProductShape;
+
+static void check_linear(ComputeType compute, ProductShape shape, bool bias, bool add,
+                         uint64_t *state)
+{
+    const OpsQueue queue = gpu_queue(compute);
+    bool rounds = compute == COMPUTE_BF16;
+    Floats in = gpu_random(state, (size_t)shape.rows * shape.k, false);
+    Floats weight = gpu_random(state, (size_t)shape.n * shape.k, rounds);
+    Floats biases = gpu_random(state, shape.n, false);
+    Floats out = gpu_random(state, (size_t)shape.rows * shape.n, false);
+    for (size_t i = 0; i < out.n; i++) {
+        double sum = add ? (double)out.host[i] : 0;
+        const float *x = in.host + i / shape.n * shape.k;
+        const float *w = weight.host + i % shape.n * shape.k;
+        for (uint32_t j = 0; j < shape.k; j++)
+            sum += (double)(rounds ? gpu_rounded(x[j]) : x[j]) * (double)w[j];
+        out.host[i] = (float)(sum + (bias ? (double)biases.host[i % shape.n] : 0));
+    }
+    const Matrix matrix = {gpu_elements(&weight, compute), bias ? biases.device : NULL, shape.n,
+                           shape.k};
+    assert_ok(ops_linear(&queue, in.device, &matrix, shape.rows, add, out.device));
+    gpu_assert_near(&queue, &out, near_of(compute) * sqrtf((float)shape.k));
+    gpu_reset();
+}
+
+static void products_add_bias_and_what_was_there(void **unused)
+{
+    (void)unused;
+    uint64_t state = 4;
+    const ProductShape shapes[] = {{1, 1, 1},      {1, 100, 64}, {3, 17, 352},
+                                   {8, 250, 1024}, {9, 33, 96},  {16, 64, 608},
+                                   {17, 48, 64},   {5, 31, 33},  {70, 129, 80}};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (int way = 0; way < 4; way++)
+                check_linear(COMPUTES[c], shapes[s], way % 2 == 1, way / 2 == 1, &state);
+}
+
+static void each_head_has_its_own_matrix(void **unused)
+{
+    (void)unused;
+    uint64_t state = 5;
+    const uint32_t heads = 3, rows = 24, columns = 40, tokens = 7;
+    for (size_t c = 0; c < 2; c++) {
+        const OpsQueue queue = gpu_queue(COMPUTES[c]);
+        bool rounds = COMPUTES[c] == COMPUTE_BF16;
+        Floats in = gpu_random(&state, (size_t)tokens * heads * (columns + 8), rounds);
+        Floats weight = gpu_random(&state, (size_t)heads * rows * columns, rounds);
+        Floats out = gpu_random(&state, (size_t)tokens * heads * (rows + 4), false);
+        const HeadMatrices matrices = {.weights = gpu_elements(&weight, COMPUTES[c]),
+                                       .heads = heads,
+                                       .rows = rows,
+                                       .columns = columns,
+                                       .in_token = (size_t)heads * (columns + 8),
+                                       .in_head = columns + 8,
+                                       .out_token = (size_t)heads * (rows + 4),
+                                       .out_head = rows + 4};
+        for (uint32_t i = 0; i < tokens * heads * rows; i++) {
+            uint32_t head = i / rows % heads;
+            const float *x = in.host + i / rows * (columns + 8);
+            const float *w = weight.host + (head * rows + i % rows) * columns;
+            double sum = 0;
+            for (uint32_t j = 0; j < columns; j++)
+                sum += (double)x[j] * (double)w[j];
+            out.host[i / rows * (rows + 4) + i % rows] = (float)sum;
+        }
+        assert_ok(ops_linear_heads(&queue, &matrices, in.device, tokens, out.device));
+        gpu_assert_near(&queue, &out, 1e-4f);
+        gpu_reset();
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(embedding_scales_rows_and_adds_positions),
+        cmocka_unit_test(norms_pick_their_rows),
+        cmocka_unit_test(activations_gate_and_scale),
+        cmocka_unit_test(products_add_bias_and_what_was_there),
+        cmocka_unit_test(each_head_has_its_own_matrix),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -21,6 +21,7 @@ typedef struct {
     DecoderInput decoder;
     const char *out;
     const char *device;
+    const char *compute;
     const char *plan;
     OptionList sets;
     uint32_t threads;
@@ -94,12 +95,17 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->sets},
         {.name = "device",
          .argument = "NAME",
-         .help = "backend (default cpu)",
+         .help = "backend: cpu, or cuda where it was built in (default cpu)",
          .kind = OPTION_TEXT,
          .value = &arguments->device},
+        {.name = "compute",
+         .argument = "TYPE",
+         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->compute},
         {.name = "threads",
          .argument = "N",
-         .help = "of the CPU backend (default: all processors)",
+         .help = "of the host (default: all processors)",
          .kind = OPTION_U32,
          .value = &arguments->threads,
          .least = 1,
@@ -314,6 +320,7 @@ static Status forward(Pass *pass)
                                 .threads = arguments->threads,
                                 .logits = LOGITS_ALL};
     RunOptions options = {.batch = arguments->batch, .logits = LOGITS_ALL};
+    TRY(executor_find_compute(arguments->compute, &executor.compute));
     TRY(checkpoint_open(arguments->model, &pass->checkpoint));
     TRY(load_tokens(pass));
     if (pass->targets.n_requests > 0)

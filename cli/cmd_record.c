@@ -20,6 +20,7 @@ typedef struct {
     const char *out;
     const char *output; /* generated tokens, or NULL */
     const char *device;
+    const char *compute;
     const char *plan;
     OptionList sets;
     uint32_t threads;
@@ -215,12 +216,17 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->timing},
         {.name = "device",
          .argument = "NAME",
-         .help = "backend (default cpu)",
+         .help = "backend: cpu, or cuda where it was built in (default cpu)",
          .kind = OPTION_TEXT,
          .value = &arguments->device},
+        {.name = "compute",
+         .argument = "TYPE",
+         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->compute},
         {.name = "threads",
          .argument = "N",
-         .help = "of the CPU backend (default: all processors)",
+         .help = "of the host (default: all processors)",
          .kind = OPTION_U32,
          .value = &arguments->threads,
          .least = 1,
@@ -407,6 +413,7 @@ static Status record(Recording *recording)
                                .device = arguments->device,
                                .threads = arguments->threads,
                                .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
+    TRY(executor_find_compute(arguments->compute, &options.compute));
     TRY(checkpoint_open(arguments->model, &recording->checkpoint));
     if (token_input_path(&arguments->tokens) != NULL)
         TRY(token_input_load(&arguments->tokens, arguments->model,

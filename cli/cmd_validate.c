@@ -26,6 +26,7 @@ typedef struct {
     const char *forced; /* of --routing trace:FILE, or NULL */
     const char *out;    /* keeps the run's trace; NULL: it is removed */
     const char *device;
+    const char *compute;
     uint32_t threads;
     bool json;
 } Arguments;
@@ -102,12 +103,17 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->out},
         {.name = "device",
          .argument = "NAME",
-         .help = "backend (default cpu)",
+         .help = "backend: cpu, or cuda where it was built in (default cpu)",
          .kind = OPTION_TEXT,
          .value = &arguments->device},
+        {.name = "compute",
+         .argument = "TYPE",
+         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->compute},
         {.name = "threads",
          .argument = "N",
-         .help = "of the CPU backend (default: all processors)",
+         .help = "of the host (default: all processors)",
          .kind = OPTION_U32,
          .value = &arguments->threads,
          .least = 1,
@@ -245,6 +251,7 @@ static Status run_plan(Validation *validation)
                            .residency = true};
     RunTraceShape shape;
     Recorder *recorder;
+    TRY(executor_find_compute(arguments->compute, &options.compute));
     TRY(executor_for_trace(validation->checkpoint, &run, &options, &shape, &validation->executor));
     TRY(open_recorder(validation, &recorder));
     validation->recorded = true;

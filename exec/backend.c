@@ -2,7 +2,12 @@
 
 #include <string.h>
 
-static const Backend *const BACKENDS[] = {&BACKEND_CPU};
+static const Backend *const BACKENDS[] = {
+    &BACKEND_CPU,
+#ifdef HAVE_CUDA
+    &BACKEND_CUDA,
+#endif
+};
 
 Status backend_find(const char *name, const Backend **backend)
 {

@@ -221,6 +221,10 @@ typedef struct {
     Status (*store)(Device *device, const Part *part, void *to);
     Status (*store_floats)(Device *device, const Part *part, float *to);
     Status (*store_ffn)(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to);
+    /* An expert into its slot, in the form that run_experts() reads; it has ffn_layout()'s bytes.
+     */
+    Status (*store_expert)(Device *device, const FfnShape *shape, const FfnTensors *tensors,
+                           void *to);
     /* Makes the host's copy of an expert that loads read: in the slot's own form and in memory that
      * is fast to copy from, or just TENSORS. Kept until close(). */
     Status (*keep_expert)(Device *device, const FfnShape *shape, const FfnTensors *tensors,
@@ -295,6 +299,9 @@ typedef struct {
 } Backend;
 
 extern const Backend BACKEND_CPU;
+#ifdef HAVE_CUDA
+extern const Backend BACKEND_CUDA;
+#endif
 
 /* The backend NAME; ERR_UNSUPPORTED names those there are. */
 Status backend_find(const char *name, const Backend **backend);

@@ -1,6 +1,7 @@
 #include "exec/executor.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "exec/executor_state.h"
 #include "exec/layout.h"
@@ -143,11 +144,11 @@ static Status take_device_memory(Executor *executor)
     void *memory;
     Status status = forward->backend->allocate(forward->device, executor->device.capacity, &memory);
     if (status != OK)
-        return fail(status,
-                    "executor: no memory: weights want %zu bytes, expert slots %zu, the KV cache "
-                    "of %u requests of %u tokens %zu, activations of %u tokens a step %zu",
-                    sizes.weights, sizes.slots, options->max_requests, options->max_length,
-                    sizes.cache, options->max_tokens, sizes.activations);
+        return fail_in(status,
+                       "executor: no memory: weights want %zu bytes, expert slots %zu, the KV "
+                       "cache of %u requests of %u tokens %zu, activations of %u tokens a step %zu",
+                       sizes.weights, sizes.slots, options->max_requests, options->max_length,
+                       sizes.cache, options->max_tokens, sizes.activations);
     executor->device.base = memory;
     lay_out_device(executor);
     return OK;
@@ -287,4 +288,18 @@ bool executor_needs_future(const Executor *executor)
 {
     const ExpertBuffer *decisions = executor->forward.slots.decisions;
     return buffer_needs_future(decisions) || buffer_needs_coming(decisions);
+}
+
+Status executor_find_compute(const char *name, ComputeType *compute)
+{
+    *compute = COMPUTE_DEFAULT;
+    if (name == NULL)
+        return OK;
+    if (strcmp(name, "f32") == 0)
+        *compute = COMPUTE_F32;
+    else if (strcmp(name, "bf16") == 0)
+        *compute = COMPUTE_BF16;
+    else
+        return fail(ERR_USAGE, "--compute %s: f32 or bf16", name);
+    return OK;
 }

@@ -39,6 +39,8 @@ void executor_close(Executor *executor);
 
 /* The MoE layers as the trace describes them; [*count]. Valid while the executor lives. */
 const TraceLayer *executor_layers(const Executor *executor, uint32_t *count);
+/* The compute type NAME, "f32" or "bf16"; NULL: COMPUTE_DEFAULT. Fails with ERR_USAGE. */
+Status executor_find_compute(const char *name, ComputeType *compute);
 /* "cpu: AMD EPYC ..., 2 threads, OpenBLAS 0.3.21 ..." */
 const char *executor_device(const Executor *executor);
 /* Device memory of the expert slots, bytes, in the compute type. */

@@ -112,8 +112,8 @@ static Status fill_layer(const ExpertSlots *slots, uint32_t layer_index)
             TRY(slots->backend->keep_expert(slots->device, layer->shape, &experts[e],
                                             &layer->kept[e]));
         else
-            TRY(slots->backend->store_ffn(slots->device, layer->shape, &experts[e],
-                                          slot_address(slots, layer_index, e)));
+            TRY(slots->backend->store_expert(slots->device, layer->shape, &experts[e],
+                                             slot_address(slots, layer_index, e)));
     return OK;
 }
 

@@ -184,6 +184,7 @@ const Backend BACKEND_CPU = {
     .store = cpu_store,
     .store_floats = cpu_store_floats,
     .store_ffn = cpu_store_ffn,
+    .store_expert = cpu_store_ffn,
     .keep_expert = cpu_keep_expert,
     .load = cpu_load,
     .await_load = cpu_await_load,

@@ -1,0 +1,397 @@
+/* Opening and closing the CUDA device, its memory and copies, and the table of the backend. */
+#include <stdio.h>
+#include <string.h>
+
+#include "exec/cuda/device.h"
+#include "exec/cuda/router.h"
+#include "exec/layout.h"
+
+enum { PIECE_SLACK = 256, PIECES = 8 };
+
+static const double GIB = 1 << 30;
+
+size_t cuda_weight_bytes(const Device *device)
+{
+    return device->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+size_t cuda_widest_expert(const Device *device)
+{
+    const ModelConfig *config = device->options.config;
+    size_t widest = 0;
+    for (uint32_t i = 0; i < config->n_layers; i++) {
+        size_t bytes = ffn_layout(&config->layers[i].ffn, cuda_weight_bytes(device)).bytes;
+        if (config->layers[i].moe && bytes > widest)
+            widest = bytes;
+    }
+    return widest;
+}
+
+/* ---- opening ---- */
+
+static void lay_out_tables(Device *device)
+{
+    Arena *arena = &device->tables;
+    device->loads = lay_out(arena, device->options.max_loads, sizeof *device->loads);
+    device->stamps = lay_out(arena, device->options.max_stamps, sizeof *device->stamps);
+}
+
+static Status make_events(Device *device)
+{
+    CUDA_TRY(cudaEventCreateWithFlags(&device->queued, cudaEventDisableTiming));
+    CUDA_TRY(cudaEventCreate(&device->anchor));
+    for (uint32_t i = 0; i < device->options.max_stamps; i++)
+        CUDA_TRY(cudaEventCreate(&device->stamps[i]));
+    for (uint32_t i = 0; i < device->options.max_loads; i++) {
+        CUDA_TRY(cudaEventCreate(&device->loads[i].start));
+        CUDA_TRY(cudaEventCreate(&device->loads[i].end));
+    }
+    return OK;
+}
+
+/* The loads' few small kernels go before what computes. */
+static Status make_streams(Device *device)
+{
+    int least;
+    int greatest;
+    CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CUDA_TRY(cudaStreamCreateWithPriority(&device->stream, cudaStreamNonBlocking, least));
+    CUDA_TRY(cudaStreamCreateWithPriority(&device->copies, cudaStreamNonBlocking, greatest));
+    return OK;
+}
+
+static Status find_device(void)
+{
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count == 0)
+        return fail(ERR_UNSUPPORTED, "device cuda: there is no GPU that can be used: %s",
+                    error != cudaSuccess ? cudaGetErrorString(error) : "none is visible");
+    CUDA_TRY(cudaSetDevice(0));
+    return OK;
+}
+
+static Status describe(Device *device)
+{
+    struct cudaDeviceProp properties;
+    int driver;
+    CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
+    CUDA_TRY(cudaDriverGetVersion(&driver));
+    device->queue.multiprocessors = (uint32_t)properties.multiProcessorCount;
+    if (properties.major != 9)
+        return fail(ERR_UNSUPPORTED,
+                    "device cuda: %s has compute capability %d.%d: this build runs on 9.0 (Hopper)",
+                    properties.name, properties.major, properties.minor);
+    snprintf(device->description, sizeof device->description,
+             "cuda: %s, %d multiprocessors, %s, CUDA %d.%d", properties.name,
+             properties.multiProcessorCount, device->compute == COMPUTE_BF16 ? "bf16" : "f32",
+             driver / 1000, driver % 1000 / 10);
+    return OK;
+}
+
+static Status open_parts(Device *device)
+{
+    TRY(find_device());
+    TRY(describe(device));
+    TRY(make_streams(device));
+    TRY(thread_pool_new(device->options.threads, &device->pool));
+    lay_out_tables(device);
+    TRY(arena_commit(&device->tables, "executor: events"));
+    lay_out_tables(device);
+    return make_events(device);
+}
+
+static void free_events(Device *device)
+{
+    for (uint32_t i = 0; device->stamps != NULL && i < device->options.max_stamps; i++)
+        if (device->stamps[i] != NULL)
+            cudaEventDestroy(device->stamps[i]);
+    for (uint32_t i = 0; device->loads != NULL && i < device->options.max_loads; i++) {
+        if (device->loads[i].start != NULL)
+            cudaEventDestroy(device->loads[i].start);
+        if (device->loads[i].end != NULL)
+            cudaEventDestroy(device->loads[i].end);
+    }
+    if (device->queued != NULL)
+        cudaEventDestroy(device->queued);
+    if (device->anchor != NULL)
+        cudaEventDestroy(device->anchor);
+}
+
+static void cuda_close(Device *device)
+{
+    if (device == NULL)
+        return;
+    if (device->stream != NULL)
+        cudaStreamSynchronize(device->stream);
+    if (device->copies != NULL)
+        cudaStreamSynchronize(device->copies);
+    free_events(device);
+    cublas_close(&device->cublas);
+    cudaFreeHost(device->host_memory);
+    cudaFreeHost(device->kept);
+    cudaFreeHost(device->staging);
+    if (device->memory.base != NULL)
+        device_arena_close(&device->memory);
+    if (device->copies != NULL)
+        cudaStreamDestroy(device->copies);
+    if (device->stream != NULL)
+        cudaStreamDestroy(device->stream);
+    thread_pool_free(device->pool);
+    arena_free(&device->tables);
+    mem_free(device);
+}
+
+static Status cuda_open(const DeviceOptions *options, Device **out)
+{
+    Device *device;
+    TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
+    device->options = *options;
+    device->compute = options->compute == COMPUTE_DEFAULT ? COMPUTE_BF16 : options->compute;
+    Status status = open_parts(device);
+    if (status != OK) {
+        cuda_close(device);
+        return status;
+    }
+    *out = device;
+    return OK;
+}
+
+static const char *cuda_describe(const Device *device)
+{
+    return device->description;
+}
+
+/* ---- memory ---- */
+
+/* What the operations need beside what the caller asks for. */
+static size_t own_bytes(const Device *device)
+{
+    const DeviceOptions *options = &device->options;
+    size_t scratch = ops_scratch_bytes(options, device->queue.multiprocessors);
+    size_t experts = experts_bytes(options, device->compute == COMPUTE_BF16);
+    size_t fixed = CUBLAS_WORKSPACE_BYTES + STORE_STAGING_BYTES + 2 * cuda_widest_expert(device) +
+                   sizeof(uint64_t) + PIECES * PIECE_SLACK;
+    size_t sum;
+    if (__builtin_add_overflow(scratch, experts, &sum) || __builtin_add_overflow(sum, fixed, &sum))
+        return SIZE_MAX;
+    return sum;
+}
+
+static Status take_pieces(Device *device)
+{
+    DeviceArena *arena = &device->memory;
+    const DeviceOptions *options = &device->options;
+    size_t expert = cuda_widest_expert(device);
+    size_t scratch = ops_scratch_bytes(options, device->queue.multiprocessors);
+    void *workspace;
+    TRY(device_arena_take(arena, CUBLAS_WORKSPACE_BYTES, 1, &workspace));
+    TRY(device_arena_take(arena, STORE_STAGING_BYTES, 1, &device->staging_device));
+    TRY(device_arena_take(arena, expert, 1, &device->expert_dense));
+    TRY(device_arena_take(arena, expert, 1, &device->expert_form));
+    TRY(device_arena_take(arena, 1, sizeof(uint64_t), &device->throttle_start));
+    TRY(device_arena_take(arena, scratch, 1, &device->queue.scratch));
+    TRY(experts_open(options, device->compute == COMPUTE_BF16, arena, &device->experts));
+    TRY(cublas_open(workspace, &device->cublas));
+    device->queue.compute = device->compute;
+    device->queue.cublas = &device->cublas;
+    device->queue.stream = device->stream;
+    device->queue.scratch_bytes = scratch;
+    return OK;
+}
+
+static Status take_pinned(size_t bytes, const char *what, void **memory)
+{
+    cudaError_t error = cudaHostAlloc(memory, bytes > 0 ? bytes : 1, cudaHostAllocDefault);
+    if (error != cudaSuccess)
+        return fail(ERR_MEMORY, "cuda: pinned host memory: %.2f GiB are wanted for %s: %s",
+                    (double)bytes / GIB, what, cudaGetErrorString(error));
+    memset(*memory, 0, bytes);
+    return OK;
+}
+
+static Status cuda_allocate(Device *device, size_t bytes, void **memory)
+{
+    size_t all;
+    if (__builtin_add_overflow(own_bytes(device), bytes, &all) ||
+        __builtin_add_overflow(all, PIECE_SLACK, &all))
+        return fail(ERR_MEMORY, "cuda: the device memory wanted does not fit in an address");
+    TRY(device_arena_open(all, &device->memory));
+    TRY(device_arena_take(&device->memory, bytes, 1, memory));
+    TRY(take_pieces(device));
+    TRY(take_pinned(STORE_STAGING_BYTES, "weights that are converted", &device->staging));
+    /* What was set before is there for both streams. */
+    CUDA_TRY(cudaDeviceSynchronize());
+    return OK;
+}
+
+static Status cuda_allocate_host(Device *device, size_t bytes, void **memory)
+{
+    TRY(take_pinned(bytes, "the arrays of a step", &device->host_memory));
+    *memory = device->host_memory;
+    return OK;
+}
+
+/* ---- copies ---- */
+
+static Status copy(Device *device, void *to, const void *from, size_t bytes,
+                   enum cudaMemcpyKind kind)
+{
+    if (bytes > 0)
+        CUDA_TRY(cudaMemcpyAsync(to, from, bytes, kind, device->stream));
+    return OK;
+}
+
+static Status cuda_send(Device *device, void *to, const void *from, size_t bytes)
+{
+    return copy(device, to, from, bytes, cudaMemcpyHostToDevice);
+}
+
+static Status cuda_fetch(Device *device, void *to, const void *from, size_t bytes)
+{
+    return copy(device, to, from, bytes, cudaMemcpyDeviceToHost);
+}
+
+static Status cuda_move(Device *device, void *to, const void *from, size_t bytes)
+{
+    return copy(device, to, from, bytes, cudaMemcpyDeviceToDevice);
+}
+
+static Status cuda_wait(Device *device)
+{
+    CUDA_TRY(cudaStreamSynchronize(device->copies));
+    CUDA_TRY(cudaStreamSynchronize(device->stream));
+    return OK;
+}
+
+static Status cuda_upload(Device *device, void *to, const void *from, size_t bytes)
+{
+    TRY(cuda_send(device, to, from, bytes));
+    return cuda_wait(device);
+}
+
+static Status cuda_download(Device *device, void *to, const void *from, size_t bytes)
+{
+    TRY(cuda_fetch(device, to, from, bytes));
+    return cuda_wait(device);
+}
+
+/* ---- operations ---- */
+
+static Status cuda_embed(Device *device, const Matrix *table, const uint32_t *ids, uint32_t tokens,
+                         float scale, const float *positions, const uint32_t *places, float *out)
+{
+    return ops_embed(&device->queue, table, ids, tokens, scale, positions, places, out);
+}
+
+static Status cuda_norm(Device *device, const Norm *norm, const float *in, const uint32_t *pick,
+                        uint32_t rows, uint32_t columns, float *out)
+{
+    return ops_norm(&device->queue, norm, in, pick, rows, columns, out);
+}
+
+static Status cuda_linear(Device *device, const float *in, const Matrix *weight, uint32_t rows,
+                          bool add, float *out)
+{
+    return ops_linear(&device->queue, in, weight, rows, add, out);
+}
+
+static Status cuda_linear_heads(Device *device, const HeadMatrices *matrices, const float *in,
+                                uint32_t tokens, float *out)
+{
+    return ops_linear_heads(&device->queue, matrices, in, tokens, out);
+}
+
+static Status cuda_activate(Device *device, const FfnShape *shape, const float *hidden,
+                            const float *gates, uint32_t rows, float *out)
+{
+    return ops_activate(&device->queue, shape, hidden, gates, rows, out);
+}
+
+static Status cuda_append(Device *device, const AppendLayer *layer, const Spans *spans, float *qkv)
+{
+    return ops_append(&device->queue, layer, spans, qkv);
+}
+
+static Status cuda_append_latent(Device *device, const LatentLayer *layer, const Spans *spans,
+                                 const float *kv, const float *queries, float *absorbed)
+{
+    return ops_append_latent(&device->queue, layer, spans, kv, queries, absorbed);
+}
+
+static Status cuda_attend(Device *device, const AttendLayer *layer, const Spans *spans,
+                          const float *queries, float *out)
+{
+    return ops_attend(&device->queue, layer, spans, queries, out);
+}
+
+static Status cuda_route(Device *device, const Router *router, const float *in, uint32_t tokens,
+                         const uint16_t *forced, const float *forced_weights,
+                         const Routing *routing)
+{
+    return router_route(router, device->compute == COMPUTE_BF16, in, tokens, forced, forced_weights,
+                        routing, device->stream);
+}
+
+static Status cuda_limit(Device *device, uint32_t capacity, uint32_t tokens, uint32_t top_k,
+                         uint32_t n_experts, bool normalise, const Routing *routing)
+{
+    return router_limit(capacity, tokens, top_k, n_experts, normalise, routing, device->stream);
+}
+
+static Status cuda_group(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
+                         uint32_t n_experts, const RowGroups *groups)
+{
+    return router_group(experts, tokens, top_k, n_experts, groups, device->stream);
+}
+
+static Status cuda_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
+                               uint32_t n_jobs, const float *in, float *out)
+{
+    return experts_run(&device->experts, batch, jobs, n_jobs, in, out, device->stream);
+}
+
+static Status cuda_combine(Device *device, const float *in, const Routing *routing, uint32_t tokens,
+                           uint32_t top_k, uint32_t columns, float scale, float *out)
+{
+    return router_combine(in, routing, tokens, top_k, columns, scale, out, device->stream);
+}
+
+const Backend BACKEND_CUDA = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .describe = cuda_describe,
+    .weight_bytes = cuda_weight_bytes,
+    .allocate = cuda_allocate,
+    .allocate_host = cuda_allocate_host,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .send = cuda_send,
+    .fetch = cuda_fetch,
+    .move = cuda_move,
+    .wait = cuda_wait,
+    .store = cuda_store,
+    .store_floats = cuda_store_floats,
+    .store_ffn = cuda_store_ffn,
+    .store_expert = cuda_store_expert,
+    .keep_expert = cuda_keep_expert,
+    .load = cuda_load,
+    .await_load = cuda_await_load,
+    .load_time = cuda_load_time,
+    .stamp = cuda_stamp,
+    .stamp_times = cuda_stamp_times,
+    .embed = cuda_embed,
+    .norm = cuda_norm,
+    .linear = cuda_linear,
+    .linear_heads = cuda_linear_heads,
+    .activate = cuda_activate,
+    .append = cuda_append,
+    .append_latent = cuda_append_latent,
+    .attend = cuda_attend,
+    .route = cuda_route,
+    .limit = cuda_limit,
+    .group = cuda_group,
+    .run_experts = cuda_run_experts,
+    .combine = cuda_combine,
+};

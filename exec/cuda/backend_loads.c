@@ -1,0 +1,87 @@
+/* Loads in a stream of their own, and the times of loads and of the queue's places.
+ *
+ * A throttled load holds its stream until its time is over, so that the loads after it and whoever
+ * awaits it see a link that is as slow as the plan says.
+ *
+ * Events tell times between each other only. When times are asked for, everything has happened: one
+ * more event, recorded and waited for, then ties them to the host's clock. */
+#include "base/clock.h"
+#include "exec/cuda/convert.h"
+#include "exec/cuda/device.h"
+
+Status cuda_load(Device *device, const Load *load)
+{
+    const LoadEvents *events = &device->loads[load->ticket];
+    size_t bytes = ffn_layout(load->shape, cuda_weight_bytes(device)).bytes;
+    device->anchored = false;
+    if (load->after_queue) {
+        CUDA_TRY(cudaEventRecord(device->queued, device->stream));
+        CUDA_TRY(cudaStreamWaitEvent(device->copies, device->queued, 0));
+    }
+    CUDA_TRY(cudaEventRecord(events->start, device->copies));
+    if (load->at_least_ns > 0)
+        TRY(clock_note(device->throttle_start, device->copies));
+    CUDA_TRY(
+        cudaMemcpyAsync(load->slot, load->kept, bytes, cudaMemcpyHostToDevice, device->copies));
+    if (load->at_least_ns > 0)
+        TRY(clock_wait(device->throttle_start, load->at_least_ns, device->copies));
+    CUDA_TRY(cudaEventRecord(events->end, device->copies));
+    return OK;
+}
+
+Status cuda_await_load(Device *device, uint32_t ticket)
+{
+    CUDA_TRY(cudaStreamWaitEvent(device->stream, device->loads[ticket].end, 0));
+    return OK;
+}
+
+static Status take_anchor(Device *device)
+{
+    if (device->anchored)
+        return OK;
+    CUDA_TRY(cudaEventRecord(device->anchor, device->stream));
+    CUDA_TRY(cudaEventSynchronize(device->anchor));
+    device->anchor_ns = clock_ns();
+    device->anchored = true;
+    return OK;
+}
+
+/* How long before the anchor EVENT was. */
+static Status read_age(const Device *device, cudaEvent_t event, uint64_t *age_ns)
+{
+    float milliseconds;
+    CUDA_TRY(cudaEventElapsedTime(&milliseconds, event, device->anchor));
+    *age_ns = milliseconds > 0 ? (uint64_t)((double)milliseconds * 1e6) : 0;
+    return OK;
+}
+
+Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns)
+{
+    const LoadEvents *events = &device->loads[ticket];
+    float milliseconds;
+    uint64_t age_ns = 0;
+    TRY(take_anchor(device));
+    TRY(read_age(device, events->start, &age_ns));
+    CUDA_TRY(cudaEventElapsedTime(&milliseconds, events->start, events->end));
+    *start_ns = device->anchor_ns - age_ns;
+    *duration_ns = (uint64_t)((double)milliseconds * 1e6);
+    return OK;
+}
+
+Status cuda_stamp(Device *device, uint32_t index)
+{
+    device->anchored = false;
+    CUDA_TRY(cudaEventRecord(device->stamps[index], device->stream));
+    return OK;
+}
+
+Status cuda_stamp_times(Device *device, uint32_t n, uint64_t *ns)
+{
+    TRY(take_anchor(device));
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t age_ns = 0;
+        TRY(read_age(device, device->stamps[i], &age_ns));
+        ns[i] = device->anchor_ns - age_ns;
+    }
+    return OK;
+}

@@ -1,0 +1,150 @@
+/* Weights from the checkpoint into device memory, and experts into pinned memory for the loads. */
+#include "exec/cuda/convert.h"
+#include "exec/cuda/device.h"
+
+#include <string.h>
+
+static const double GIB = 1 << 30;
+
+typedef struct {
+    const Part *part;
+    uint32_t first;
+    float *to;
+} ConvertTask;
+
+static void convert_row(void *argument, size_t item, size_t worker)
+{
+    (void)worker;
+    const ConvertTask *task = argument;
+    part_row(task->part, task->first + (uint32_t)item, task->to + item * task->part->columns);
+}
+
+/* Elements that are stored as the device wants them are copied from the map. */
+static Status copy_part(Device *device, const Part *part, size_t element, void *to)
+{
+    const unsigned char *from = (const unsigned char *)part->tensor.data + part->first * element;
+    size_t width = part->columns * element;
+    CUDA_TRY(cudaMemcpy2DAsync(to, width, from, part->row_step * element, width, part->rows,
+                               cudaMemcpyHostToDevice, device->stream));
+    CUDA_TRY(cudaStreamSynchronize(device->stream));
+    return OK;
+}
+
+/* Rows [first, first + n) by way of the staging memory. */
+static Status convert_rows(Device *device, const Part *part, uint32_t first, uint32_t n, bool bf16,
+                           unsigned char *to)
+{
+    size_t count = (size_t)n * part->columns;
+    ConvertTask task = {part, first, device->staging};
+    thread_pool_run(device->pool, n, convert_row, &task);
+    void *floats = bf16 ? device->staging_device : to;
+    CUDA_TRY(cudaMemcpyAsync(floats, device->staging, count * sizeof(float), cudaMemcpyHostToDevice,
+                             device->stream));
+    if (bf16)
+        TRY(convert_to_bf16(floats, count, to, device->stream));
+    CUDA_TRY(cudaStreamSynchronize(device->stream));
+    return OK;
+}
+
+static Status store_elements(Device *device, const Part *part, bool bf16, void *to)
+{
+    size_t element = bf16 ? sizeof(uint16_t) : sizeof(float);
+    if (part->rows == 0 || part->columns == 0)
+        return OK;
+    if (part->column_step == 1 && part->tensor.dtype == (bf16 ? DTYPE_BF16 : DTYPE_F32))
+        return copy_part(device, part, element, to);
+    size_t at_once = STORE_STAGING_BYTES / (part->columns * sizeof(float));
+    if (at_once == 0)
+        return fail(ERR_UNSUPPORTED, "device cuda: a matrix of %u columns: at most %zu",
+                    part->columns, STORE_STAGING_BYTES / sizeof(float));
+    for (uint32_t first = 0; first < part->rows; first += (uint32_t)at_once) {
+        uint32_t left = part->rows - first;
+        TRY(convert_rows(device, part, first, left < at_once ? left : (uint32_t)at_once, bf16,
+                         (unsigned char *)to + (size_t)first * part->columns * element));
+    }
+    return OK;
+}
+
+Status cuda_store(Device *device, const Part *part, void *to)
+{
+    return store_elements(device, part, device->compute == COMPUTE_BF16, to);
+}
+
+Status cuda_store_floats(Device *device, const Part *part, float *to)
+{
+    return store_elements(device, part, false, to);
+}
+
+Status cuda_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
+{
+    unsigned char *block = to;
+    FfnLayout layout = ffn_layout(shape, cuda_weight_bytes(device));
+    size_t gate_bytes = (size_t)shape->d_ff * shape->d_model * cuda_weight_bytes(device);
+    float *first_bias = (float *)(void *)(block + layout.first_bias);
+    if (shape->gated)
+        TRY(cuda_store(device, &tensors->gate, block + layout.first));
+    TRY(cuda_store(device, &tensors->up, block + layout.first + (shape->gated ? gate_bytes : 0)));
+    TRY(cuda_store(device, &tensors->down, block + layout.second));
+    if (!shape->bias)
+        return OK;
+    if (shape->gated)
+        TRY(cuda_store_floats(device, &tensors->gate_bias, first_bias));
+    TRY(cuda_store_floats(device, &tensors->up_bias,
+                          first_bias + (shape->gated ? shape->d_ff : 0)));
+    return cuda_store_floats(device, &tensors->down_bias,
+                             (float *)(void *)(block + layout.second_bias));
+}
+
+Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
+{
+    if (!experts_packed(shape, device->compute == COMPUTE_BF16))
+        return cuda_store_ffn(device, shape, tensors, to);
+    const ExpertShape packed = {
+        .d_model = shape->d_model, .d_ff = shape->d_ff, .gated = shape->gated};
+    const unsigned char *dense = device->expert_dense;
+    size_t matrix = (size_t)shape->d_ff * shape->d_model * sizeof(uint16_t);
+    FfnLayout layout = ffn_layout(shape, sizeof(uint16_t));
+    TRY(cuda_store_ffn(device, shape, tensors, device->expert_dense));
+    TRY(packed_expert_store(&packed, dense, dense + (shape->gated ? matrix : 0),
+                            dense + layout.second, to, device->stream));
+    CUDA_TRY(cudaStreamSynchronize(device->stream));
+    return OK;
+}
+
+/* All experts of the model, in the slots' form. */
+static size_t bytes_of_experts(const Device *device)
+{
+    const ModelConfig *config = device->options.config;
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        if (config->layers[i].moe)
+            bytes += config->layers[i].experts *
+                     ffn_layout(&config->layers[i].ffn, cuda_weight_bytes(device)).bytes;
+    return bytes;
+}
+
+static Status open_kept(Device *device)
+{
+    size_t bytes = bytes_of_experts(device);
+    void *memory;
+    cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault);
+    if (error != cudaSuccess)
+        return fail(ERR_MEMORY, "cuda: pinned host memory: %.2f GiB are wanted for the experts: %s",
+                    (double)bytes / GIB, cudaGetErrorString(error));
+    device->kept = memory;
+    return OK;
+}
+
+Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
+                        const void **kept)
+{
+    size_t bytes = ffn_layout(shape, cuda_weight_bytes(device)).bytes;
+    if (device->kept == NULL)
+        TRY(open_kept(device));
+    unsigned char *to = device->kept + device->kept_bytes;
+    TRY(cuda_store_expert(device, shape, tensors, device->expert_form));
+    CUDA_TRY(cudaMemcpy(to, device->expert_form, bytes, cudaMemcpyDeviceToHost));
+    device->kept_bytes += bytes;
+    *kept = to;
+    return OK;
+}

@@ -1,0 +1,25 @@
+/* Small kernels that stand between the host and the operations. */
+#ifndef EXEC_CUDA_CONVERT_H
+#define EXEC_CUDA_CONVERT_H
+
+#include "exec/cuda/check.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* out[i] = in[i] rounded to bf16 */
+Status convert_to_bf16(const float *in, size_t count, void *out, cudaStream_t stream);
+
+/* Writes the device's clock to *START. */
+Status clock_note(uint64_t *start, cudaStream_t stream);
+/* Ends when the device's clock is NS after *START or more. */
+Status clock_wait(const uint64_t *start, uint64_t ns, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,71 @@
+/* The CUDA backend's device: its queues, its memory and the events that time it. Shared by the
+ * files of the backend's table (exec/cuda/backend*.c) only.
+ *
+ * One stream computes, one copies experts into slots; events order the two. Device memory is one
+ * block: the caller's part, then what the operations need for themselves. */
+#ifndef EXEC_CUDA_DEVICE_H
+#define EXEC_CUDA_DEVICE_H
+
+#include "base/memory.h"
+#include "base/threads.h"
+#include "exec/cuda/device_arena.h"
+#include "exec/cuda/experts.h"
+#include "exec/cuda/ops.h"
+
+/* Pinned host memory through which weights pass that must be converted. */
+enum { STORE_STAGING_BYTES = 32 << 20 };
+
+/* A load runs between its two events, in the stream of the copies. */
+typedef struct {
+    cudaEvent_t start;
+    cudaEvent_t end;
+} LoadEvents;
+
+struct Device {
+    DeviceOptions options;
+    ComputeType compute; /* COMPUTE_F32 or COMPUTE_BF16 */
+    ThreadPool *pool;    /* converts weights */
+    cudaStream_t stream; /* computes */
+    cudaStream_t copies; /* loads */
+    Cublas cublas;
+    OpsQueue queue;
+    ExpertsWork experts;
+    DeviceArena memory;
+    void *host_memory;        /* what allocate_host() handed out, pinned */
+    unsigned char *kept;      /* pinned: what keep_expert() made */
+    size_t kept_bytes;        /* of it used */
+    void *staging;            /* pinned: floats of weights that are converted */
+    void *staging_device;     /* the same on the device */
+    void *expert_dense;       /* device: an expert before it is packed */
+    void *expert_form;        /* device: an expert in a slot's form */
+    uint64_t *throttle_start; /* device: when the throttled load began */
+    Arena tables;             /* of the arrays below */
+    LoadEvents *loads;        /* [max_loads] */
+    cudaEvent_t *stamps;      /* [max_stamps] */
+    cudaEvent_t queued;       /* what a load comes after */
+    cudaEvent_t anchor;       /* at ANCHOR_NS in clock_ns() */
+    uint64_t anchor_ns;
+    bool anchored; /* since the last stamp or load */
+    char description[512];
+};
+
+/* Of the largest expert; 0 without MoE layers. */
+size_t cuda_widest_expert(const Device *device);
+/* Bytes of an element of a matrix. */
+size_t cuda_weight_bytes(const Device *device);
+
+Status cuda_store(Device *device, const Part *part, void *to);
+Status cuda_store_floats(Device *device, const Part *part, float *to);
+Status cuda_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to);
+Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
+                         void *to);
+Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
+                        const void **kept);
+
+Status cuda_load(Device *device, const Load *load);
+Status cuda_await_load(Device *device, uint32_t ticket);
+Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
+Status cuda_stamp(Device *device, uint32_t index);
+Status cuda_stamp_times(Device *device, uint32_t n, uint64_t *ns);
+
+#endif

@@ -1,0 +1,33 @@
+/* Routing as exec/backend.h says it, for every kind of router, all in f32. Device pointers; each
+ * call queues and never waits. */
+#ifndef EXEC_CUDA_ROUTER_H
+#define EXEC_CUDA_ROUTER_H
+
+#include "exec/cuda/check.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "exec/backend.h"
+
+/* Backend.route, the matrix' elements being bf16 or f32. Fails with ERR_UNSUPPORTED when a token's
+ * scores do not fit in a multiprocessor's shared memory (25,000 experts). */
+Status router_route(const Router *router, bool bf16, const float *in, uint32_t tokens,
+                    const uint16_t *forced, const float *forced_weights, const Routing *routing,
+                    cudaStream_t stream);
+/* Backend.limit */
+Status router_limit(uint32_t capacity, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
+                    bool normalise, const Routing *routing, cudaStream_t stream);
+/* Backend.group */
+Status router_group(const uint16_t *experts, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
+                    const RowGroups *groups, cudaStream_t stream);
+/* Backend.combine */
+Status router_combine(const float *in, const Routing *routing, uint32_t tokens, uint32_t top_k,
+                      uint32_t columns, float scale, float *out, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -52,6 +52,13 @@ void progress_update(Progress *progress, uint64_t done)
     fflush(stderr);
 }
 
+void progress_show(void *argument, uint64_t done, uint64_t total)
+{
+    Progress *progress = argument;
+    progress->total = total;
+    progress_update(progress, done);
+}
+
 void progress_end(Progress *progress)
 {
     if (progress->printed && !progress->lines)

@@ -22,6 +22,8 @@ void progress_start(Progress *progress, const char *what, const char *unit, uint
 void progress_in_lines(Progress *progress);
 /* Redraws at most ten times a second. Cheap enough to call per step. */
 void progress_update(Progress *progress, uint64_t done);
+/* The same as a callback of long work: ARGUMENT is the Progress, whose total becomes TOTAL. */
+void progress_show(void *argument, uint64_t done, uint64_t total);
 /* Wipes the line. */
 void progress_end(Progress *progress);
 

@@ -35,13 +35,6 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     return options_parse(&table, argc, argv);
 }
 
-static void show_progress(void *argument, uint64_t done, uint64_t total)
-{
-    Progress *progress = argument;
-    progress->total = total;
-    progress_update(progress, done);
-}
-
 static Status fill_json(cJSON *json, const char *path, const TraceCheck *found)
 {
     TRY(json_add_text(json, "trace", path));
@@ -72,7 +65,7 @@ Status command_check(int argc, char **argv)
     Progress progress;
     TRY(parse(argc, argv, &arguments));
     progress_start(&progress, "check", "steps", 0);
-    Status status = trace_check(arguments.path, &found, show_progress, &progress);
+    Status status = trace_check(arguments.path, &found, progress_show, &progress);
     progress_end(&progress);
     TRY(status);
     if (arguments.json)

@@ -134,13 +134,6 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     return parse_step(&table, arguments);
 }
 
-static void show_progress(void *argument, uint64_t done, uint64_t total)
-{
-    Progress *progress = argument;
-    progress->total = total;
-    progress_update(progress, done);
-}
-
 static Status fill_json(cJSON *json, const ImportOptions *import, const ImportReport *report)
 {
     TRY(json_add_text(json, "trace", import->out));
@@ -187,7 +180,7 @@ Status command_import(int argc, char **argv)
     TRY(parse(argc, argv, &arguments));
     ImportOptions *import = &arguments.import;
     progress_start(&progress, "import", "tokens", 0);
-    import->progress = show_progress;
+    import->progress = progress_show;
     import->progress_argument = &progress;
     import->stop = interrupt_watch();
     uint64_t start_ns = clock_ns();

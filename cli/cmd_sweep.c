@@ -82,13 +82,6 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     return options_parse(&table, argc, argv);
 }
 
-static void show_progress(void *argument, uint64_t done, uint64_t total)
-{
-    Progress *progress = argument;
-    progress->total = total;
-    progress_update(progress, done);
-}
-
 /* With --sizes all: below how many slots lru gets no hit at all in order serial, by scope; 0 where
  * the study has no plan of that scope. */
 typedef struct {
@@ -193,7 +186,7 @@ static Status sweep(const Arguments *arguments, const PackedTrace *trace, const 
         progress_in_lines(&progress);
     const SweepOptions options = {.jobs = arguments->jobs,
                                   .stop = interrupt_watch(),
-                                  .progress = show_progress,
+                                  .progress = progress_show,
                                   .argument = &progress,
                                   .ranks = ranks};
     Status status = sweep_run(trace, name, study, arguments->out, &options, totals);

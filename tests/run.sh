@@ -11,7 +11,7 @@ skipped=0
 export MOEBIUS="$build/moebius"
 export TSAN_OPTIONS="${TSAN_OPTIONS:-halt_on_error=1}"
 for program in "$build"/tests/test_*; do
-    case $program in *.o | *.d) continue ;; esac
+    case $program in *.o | *.d | *.log) continue ;; esac
     log=$program.log
     start=$(date +%s)
     timeout "${TEST_SECONDS:-900}" "$program" >"$log" 2>&1 </dev/null

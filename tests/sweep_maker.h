@@ -119,4 +119,18 @@ static inline char *dump(const char *path)
                  " 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 22, 1, 2");
 }
 
+/* Progress of a sweep that stops it after some plans. */
+typedef struct {
+    volatile int stop;
+    uint64_t after;
+} Stopper;
+
+static inline void stop_after(void *argument, uint64_t done, uint64_t total)
+{
+    Stopper *stopper = argument;
+    (void)total;
+    if (done >= stopper->after)
+        stopper->stop = 1;
+}
+
 #endif

@@ -348,19 +348,6 @@ static void one_job_and_two_jobs_give_the_same_rows(void **unused)
     packed_trace_free(&trace);
 }
 
-typedef struct {
-    volatile int stop;
-    uint64_t after;
-} Stopper;
-
-static void stop_after(void *argument, uint64_t done, uint64_t total)
-{
-    Stopper *stopper = argument;
-    (void)total;
-    if (done >= stopper->after)
-        stopper->stop = 1;
-}
-
 static void a_stopped_sweep_continues_to_the_same_rows(void **unused)
 {
     (void)unused;

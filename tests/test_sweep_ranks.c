@@ -189,19 +189,6 @@ static void every_number_of_ranks_and_threads_gives_the_same_rows(void **unused)
     packed_trace_free(&trace);
 }
 
-typedef struct {
-    volatile int stop;
-    uint64_t after;
-} Stopper;
-
-static void stop_after(void *argument, uint64_t done, uint64_t total)
-{
-    Stopper *stopper = argument;
-    (void)total;
-    if (done >= stopper->after)
-        stopper->stop = 1;
-}
-
 /* Sweeps in parts that one rank stops, until all is done. */
 static void sweep_in_parts(bool follower_stops)
 {

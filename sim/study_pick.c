@@ -99,10 +99,23 @@ static Status check_expression(sqlite3 *sqlite, const char *where)
     return status;
 }
 
-static const char *order_by(PickBest best)
+/* What crosses the link: demand loads and prefetches. A study of schema 1 knows no prefetches. */
+static const char *link_bytes(sqlite3 *sqlite)
 {
-    return best == PICK_MEMORY ? "memory_bytes, bytes_loaded, misses, plan_id"
-                               : "bytes_loaded, misses, memory_bytes, plan_id";
+    int code = sqlite3_table_column_metadata(sqlite, NULL, "result", "bytes_prefetched", NULL, NULL,
+                                             NULL, NULL, NULL);
+    return code == SQLITE_OK ? "bytes_loaded + ifnull(bytes_prefetched, 0)" : "bytes_loaded";
+}
+
+static char *pick_query(sqlite3 *sqlite, const char *where, PickBest best)
+{
+    const char *bytes = link_bytes(sqlite);
+    bool memory = best == PICK_MEMORY;
+    return sqlite3_mprintf("SELECT %s FROM result WHERE done = 1 AND (bound = 0 OR ?1)"
+                           " AND miss_ratio <= ?2 AND (\n%s\n)"
+                           " ORDER BY %s, %s, %s, plan_id LIMIT 1",
+                           COLUMNS, where, memory ? "memory_bytes" : bytes,
+                           memory ? bytes : "misses", memory ? "misses" : "memory_bytes");
 }
 
 static Status prepare_pick(sqlite3 *sqlite, const PickOptions *options, sqlite3_stmt **statement)
@@ -110,9 +123,7 @@ static Status prepare_pick(sqlite3 *sqlite, const PickOptions *options, sqlite3_
     const char *where = options->where != NULL ? options->where : "1";
     const char *tail = "";
     TRY(check_expression(sqlite, where));
-    char *sql = sqlite3_mprintf("SELECT %s FROM result WHERE done = 1 AND (bound = 0 OR ?1)"
-                                " AND miss_ratio <= ?2 AND (\n%s\n) ORDER BY %s LIMIT 1",
-                                COLUMNS, where, order_by(options->best));
+    char *sql = pick_query(sqlite, where, options->best);
     if (sql == NULL)
         return fail_memory("--where", 0);
     int code = sqlite3_prepare_v2(sqlite, sql, -1, statement, &tail);

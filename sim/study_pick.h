@@ -6,8 +6,9 @@
 
 typedef enum {
     PICK_TIME,   /* shortest time; ERR_UNSUPPORTED: the study has no times */
-    PICK_MISSES, /* fewest bytes loaded, then fewest misses, then least memory, then table order */
-    PICK_MEMORY  /* least memory, then fewest bytes loaded, fewest misses, table order */
+    PICK_MISSES, /* fewest bytes over the link (loaded and prefetched), then fewest misses, then
+                    least memory, then table order */
+    PICK_MEMORY  /* least memory, then fewest bytes over the link, fewest misses, table order */
 } PickBest;
 
 typedef struct {

@@ -200,6 +200,10 @@ static const char PREFETCH_STUDY[] =
 
 static void rows_count_prefetches_and_predictors_that_know_the_future_are_bounds(void **unused)
 {
+    const PickOptions options = {
+        .best = PICK_MISSES, .where = "evict = 'lru'", .misses_at_most = 1};
+    uint64_t link_bytes[3];
+    Pick pick;
     (void)unused;
     PackedTrace trace = make_trace(13, 80);
     Study study = make_study(PREFETCH_STUDY);
@@ -222,8 +226,12 @@ static void rows_count_prefetches_and_predictors_that_know_the_future_are_bounds
                  (unsigned long long)counts->bytes_prefetched, i == 2);
         assert_int_equal(query_number(out, sql), 1);
         assert_true(counts->prefetches > 0 || i == 0);
+        link_bytes[i] = counts->bytes_loaded + counts->bytes_prefetched;
         replay_result_free(&result);
     }
+    assert_ok(study_pick(out, &options, &pick));
+    size_t best = link_bytes[1] < link_bytes[0];
+    assert_string_equal(pick.plan.prefetch.predictor, study.plans[best].prefetch.predictor);
     study_free(&study);
     packed_trace_free(&trace);
 }
@@ -235,13 +243,16 @@ static void a_study_of_schema_1_is_continued_with_the_columns_of_prefetching(voi
     Study small = make_study("{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2]}}");
     Study more = make_study(PREFETCH_STUDY);
     const char *out = scratch_path("older.db");
+    const PickOptions options = {.best = PICK_MISSES, .misses_at_most = 1};
     SweepTotals totals;
+    Pick pick;
     sweep_once(&trace, &small, out, 1, &totals);
     free(query(out, "ALTER TABLE result DROP COLUMN predictor;"
                     "ALTER TABLE result DROP COLUMN prefetches;"
                     "ALTER TABLE result DROP COLUMN prefetch_hits;"
                     "ALTER TABLE result DROP COLUMN prefetch_evicted;"
                     "ALTER TABLE result DROP COLUMN bytes_prefetched; PRAGMA user_version = 1"));
+    assert_ok(study_pick(out, &options, &pick));
     sweep_once(&trace, &more, out, 1, &totals);
     assert_int_equal(query_number(out, "PRAGMA user_version"), STUDY_SCHEMA);
     assert_int_equal(query_number(out, "SELECT count(*) FROM result WHERE prefetches > 0"), 2);

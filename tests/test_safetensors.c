@@ -5,9 +5,9 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/files.h"
 #include "base/memory.h"
 #include "traces/safetensors.h"
@@ -263,6 +263,13 @@ static void a_file_appears_only_when_every_tensor_got_all_its_bytes(void **state
         ERR_OUTPUT);
 }
 
+/* Looking each name up by walking the list takes ten times as long. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { MOST_SECONDS = 30 };
+#else
+enum { MOST_SECONDS = 2 };
+#endif
+
 static void a_header_of_64000_tensors_loads_in_seconds(void **state)
 {
     (void)state;
@@ -279,11 +286,11 @@ static void a_header_of_64000_tensors_loads_in_seconds(void **state)
     const char *path = write_raw("large.safetensors", used, header, used, 2 * COUNT);
     mem_free(header);
     SafeTensors *file = NULL;
-    uint64_t start = clock_ns();
+    clock_t start = clock();
     assert_ok(safetensors_open(path, &file));
-    double seconds = (double)(clock_ns() - start) * 1e-9;
-    print_message("64,000 tensors: %.3f s\n", seconds);
-    assert_true(seconds < 5);
+    double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+    print_message("64,000 tensors: %.3f s of processor time\n", seconds);
+    assert_true(seconds < MOST_SECONDS);
     assert_int_equal(safetensors_count(file), COUNT);
     const Tensor *tensor =
         safetensors_find(file, "model.layers.3.mlp.experts.125.gate_proj.weight");

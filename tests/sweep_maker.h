@@ -125,9 +125,7 @@ typedef struct {
     uint64_t after;
 } Stopper;
 
-/* Stands for a signal handler, which nothing orders with the threads that look at what it sets. */
-__attribute__((no_sanitize("thread"))) static inline void stop_after(void *argument, uint64_t done,
-                                                                     uint64_t total)
+static inline void stop_after(void *argument, uint64_t done, uint64_t total)
 {
     Stopper *stopper = argument;
     (void)total;

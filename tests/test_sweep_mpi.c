@@ -1,5 +1,6 @@
 /* `mpirun moebius sweep`, with the program that was built. Skipped where there is no mpirun, or
  * where the program was built without MPI. */
+#define _DEFAULT_SOURCE
 #include "base/status.h"
 #include "tests/support.h"
 
@@ -39,23 +40,25 @@ static bool have_mpi(void)
     return false;
 }
 
-/* Open MPI wants to be told that it may run as root, and more processes than processors. What its
- * own libraries leak or lock is not ours to mend. */
+/* Open MPI wants to be told that it may run as root, and more processes than processors. It leaks,
+ * out of plugins that it has unloaded before LeakSanitizer looks, so that no suppression can name
+ * them: leaks of the program itself are found by test_sweep_ranks and test_cli_offline, which run
+ * all but sim/sweep_mpi.c. What ThreadSanitizer sees in its libraries is in tests/mpi.supp. */
 static void set_environment(void)
 {
     char options[300];
     const char *given = getenv("TSAN_OPTIONS");
+    snprintf(options, sizeof options, "%s:suppressions=tests/mpi.supp", given != NULL ? given : "");
+    setenv("TSAN_OPTIONS", options, 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
-    setenv("LSAN_OPTIONS", "suppressions=tests/mpi.supp:print_suppressions=0", 1);
-    snprintf(options, sizeof options, "%s:suppressions=tests/mpi.supp", given != NULL ? given : "");
-    setenv("TSAN_OPTIONS", options, 1);
+    setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
 }
 
 typedef struct {
     int code;
-    char text[16384]; /* stdout and stderr */
+    char text[1 << 16]; /* stdout and stderr */
 } Said;
 
 /* Starts ARGUMENTS (up to NULL) in front of the sweep of STUDY into OUT, its output going into a
@@ -128,12 +131,6 @@ static int make_inputs(void **unused)
     snprintf(long_study_path, sizeof long_study_path, "%s", scratch_path("long.json"));
     assert_ok(record_random(trace_path, &trace, STEPS, NULL));
     assert_ok(file_write_all(study_path, SMALL_STUDY, strlen(SMALL_STUDY)));
-    char text[60000] = "{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2, 3, 4],"
-                       " \"buffer.evict\": [\"random\"], \"seed\": [0";
-    for (int i = 1; i < 2000; i++)
-        snprintf(text + strlen(text), 16, ",%d", i);
-    strcat(text, "]}}");
-    assert_ok(file_write_all(long_study_path, text, strlen(text)));
     set_environment();
     return 0;
 }
@@ -181,14 +178,16 @@ static void sleep_ms(long ms)
     nanosleep(&(struct timespec){.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000}, NULL);
 }
 
-/* Waits until OUT has results. */
+/* Waits until OUT has results, or CHILD has ended. */
 static void wait_for_results(pid_t child, const char *out)
 {
     for (int i = 0; i < 3000; i++, sleep_ms(10)) {
         sqlite3 *sqlite = NULL;
         char text[64] = "";
-        int status;
-        assert_int_equal(waitpid(child, &status, WNOHANG), 0);
+        siginfo_t ended = {0};
+        if (waitid(P_PID, (id_t)child, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+            ended.si_pid == child)
+            return;
         if (sqlite3_open_v2(out, &sqlite, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK)
             sqlite3_exec(sqlite, "SELECT sum(done) FROM result", append_row, text, NULL);
         sqlite3_close(sqlite);
@@ -215,7 +214,7 @@ static pid_t parent_of(const char *name)
     return parent;
 }
 
-/* The last process that CHILD started. */
+/* The last process that CHILD started; 0: none runs any more. */
 static pid_t last_rank(pid_t child)
 {
     pid_t rank = 0;
@@ -230,30 +229,54 @@ static pid_t last_rank(pid_t child)
     return rank;
 }
 
-/* Interrupts mpirun, or kills a rank of it, when some results are there. */
-static void end_early(bool kill_a_rank)
+/* A study that takes as long as it has SEEDS. */
+static void write_long_study(int seeds)
+{
+    size_t room = 200 + (size_t)seeds * 8;
+    char *text = calloc(1, room);
+    size_t used = (size_t)snprintf(text, room,
+                                   "{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2, 3, 4],"
+                                   " \"buffer.evict\": [\"random\"], \"seed\": [0");
+    for (int i = 1; i < seeds; i++)
+        used += (size_t)snprintf(text + used, room - used, ",%d", i);
+    snprintf(text + used, room - used, "]}}");
+    assert_ok(file_write_all(long_study_path, text, strlen(text)));
+    free(text);
+}
+
+/* Interrupts mpirun, or kills a rank of it, when some results are there. Returns how many plans
+ * have none then. */
+static int64_t run_and_end(bool kill_a_rank, const char *out)
 {
     const char *const mpirun[] = {"mpirun", "-n", "3", NULL};
-    const char *out = scratch_path("ended.db");
-    const char *whole = scratch_path("whole.db");
     Said said;
     unlink(out);
-    unlink(whole);
     pid_t child = start(mpirun, long_study_path, out);
     wait_for_results(child, out);
     pid_t rank = kill_a_rank ? last_rank(child) : 0;
-    assert_true(!kill_a_rank || rank > 1);
-    assert_int_equal(kill(kill_a_rank ? rank : child, kill_a_rank ? SIGKILL : SIGINT), 0);
+    if (!kill_a_rank || rank > 1)
+        kill(kill_a_rank ? rank : child, kill_a_rank ? SIGKILL : SIGINT);
     finish(child, &said);
-    assert_int_not_equal(said.code, 0);
-    int64_t done = query_number(out, "SELECT sum(done) FROM result");
-    assert_true(done > 0);
+    assert_true(query_number(out, "SELECT sum(done) FROM result") > 0);
+    return query_number(out, "SELECT count(*) FROM result WHERE done = 0");
+}
+
+static void end_early(bool kill_a_rank)
+{
+    static const char SUMS[] = "SELECT count(*), sum(hits * plan_id), sum(done) FROM result";
+    const char *out = scratch_path("ended.db");
+    const char *whole = scratch_path("whole.db");
+    int seeds = 250;
+    Said said;
+    unlink(whole);
+    write_long_study(seeds);
+    while (run_and_end(kill_a_rank, out) == 0 && seeds < 100000)
+        write_long_study(seeds *= 2);
+    assert_true(seeds < 100000);
     sweep_on("2", long_study_path, out, &said);
     if (said.code != 0)
         fail_msg("exit status %d: %s", said.code, said.text);
     sweep_alone(long_study_path, whole);
-    assert_true(done < query_number(whole, "SELECT sum(done) FROM result"));
-    static const char SUMS[] = "SELECT count(*), sum(hits * plan_id), sum(done) FROM result";
     char *left = query(out, SUMS);
     char *right = query(whole, SUMS);
     assert_string_equal(left, right);

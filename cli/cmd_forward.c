@@ -20,11 +20,9 @@ typedef struct {
     TokenInput tokens;
     DecoderInput decoder;
     const char *out;
-    const char *device;
-    const char *compute;
+    DeviceInput device;
     const char *plan;
     OptionList sets;
-    uint32_t threads;
     uint32_t batch;
     bool json;
 } Arguments;
@@ -83,33 +81,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->batch,
          .least = 1,
          .most = MAX_BATCH},
-        {.name = "plan",
-         .argument = "FILE",
-         .help = "the plan (default: all experts resident)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->plan},
-        {.name = "set",
-         .argument = "PATH=VALUE",
-         .help = "change one value of the plan",
-         .kind = OPTION_LIST,
-         .value = &arguments->sets},
-        {.name = "device",
-         .argument = "NAME",
-         .help = "backend: cpu, or cuda where it was built in (default cpu)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->device},
-        {.name = "compute",
-         .argument = "TYPE",
-         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->compute},
-        {.name = "threads",
-         .argument = "N",
-         .help = "of the host (default: all processors)",
-         .kind = OPTION_U32,
-         .value = &arguments->threads,
-         .least = 1,
-         .most = MAX_THREADS},
+        PLAN_OPTIONS(&arguments->plan, &arguments->sets),
+        DEVICE_OPTIONS(&arguments->device),
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -315,12 +288,9 @@ static Status run(Pass *pass, RunOptions *options)
 static Status forward(Pass *pass)
 {
     const Arguments *arguments = pass->arguments;
-    ExecutorOptions executor = {.plan = &pass->plan,
-                                .device = arguments->device,
-                                .threads = arguments->threads,
-                                .logits = LOGITS_ALL};
+    ExecutorOptions executor = {.plan = &pass->plan, .logits = LOGITS_ALL};
     RunOptions options = {.batch = arguments->batch, .logits = LOGITS_ALL};
-    TRY(executor_find_compute(arguments->compute, &executor.compute));
+    TRY(device_input_apply(&arguments->device, &executor));
     TRY(checkpoint_open(arguments->model, &pass->checkpoint));
     TRY(load_tokens(pass));
     if (pass->targets.n_requests > 0)
@@ -376,7 +346,7 @@ static void print_pass(const Pass *pass)
 
 Status command_forward(int argc, char **argv)
 {
-    Arguments arguments = {.device = "cpu", .batch = 1};
+    Arguments arguments = {.device = {.name = "cpu"}, .batch = 1};
     Pass pass = {.arguments = &arguments};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)

@@ -19,11 +19,9 @@ typedef struct {
     DecoderInput decoder;
     const char *out;
     const char *output; /* generated tokens, or NULL */
-    const char *device;
-    const char *compute;
+    DeviceInput device;
     const char *plan;
     OptionList sets;
-    uint32_t threads;
     uint32_t batch; /* 0: not given */
     uint32_t generate;
     uint32_t beams;
@@ -190,16 +188,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "print the text that was generated",
          .kind = OPTION_FLAG,
          .value = &arguments->print_text},
-        {.name = "plan",
-         .argument = "FILE",
-         .help = "the plan (default: all experts resident)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->plan},
-        {.name = "set",
-         .argument = "PATH=VALUE",
-         .help = "change one value of the plan",
-         .kind = OPTION_LIST,
-         .value = &arguments->sets},
+        PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         {.name = "routing",
          .argument = "gate|trace:FILE",
          .help = "the router's, or a trace's steps with their routing",
@@ -214,23 +203,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "record the time of each operation, too",
          .kind = OPTION_FLAG,
          .value = &arguments->timing},
-        {.name = "device",
-         .argument = "NAME",
-         .help = "backend: cpu, or cuda where it was built in (default cpu)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->device},
-        {.name = "compute",
-         .argument = "TYPE",
-         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->compute},
-        {.name = "threads",
-         .argument = "N",
-         .help = "of the host (default: all processors)",
-         .kind = OPTION_U32,
-         .value = &arguments->threads,
-         .least = 1,
-         .most = MAX_THREADS},
+        DEVICE_OPTIONS(&arguments->device),
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -410,10 +383,8 @@ static Status record(Recording *recording)
 {
     const Arguments *arguments = recording->arguments;
     ExecutorOptions options = {.plan = &recording->plan,
-                               .device = arguments->device,
-                               .threads = arguments->threads,
                                .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
-    TRY(executor_find_compute(arguments->compute, &options.compute));
+    TRY(device_input_apply(&arguments->device, &options));
     TRY(checkpoint_open(arguments->model, &recording->checkpoint));
     if (token_input_path(&arguments->tokens) != NULL)
         TRY(token_input_load(&arguments->tokens, arguments->model,
@@ -525,7 +496,7 @@ static Status report(const Recording *recording)
 
 Status command_record(int argc, char **argv)
 {
-    Arguments arguments = {.device = "cpu", .length_penalty = 1};
+    Arguments arguments = {.device = {.name = "cpu"}, .length_penalty = 1};
     Recording recording = {.arguments = &arguments};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)

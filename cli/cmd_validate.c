@@ -25,9 +25,7 @@ typedef struct {
     const char *routing;
     const char *forced; /* of --routing trace:FILE, or NULL */
     const char *out;    /* keeps the run's trace; NULL: it is removed */
-    const char *device;
-    const char *compute;
-    uint32_t threads;
+    DeviceInput device;
     bool json;
 } Arguments;
 
@@ -59,16 +57,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .kind = OPTION_TEXT,
          .required = true,
          .value = &arguments->trace},
-        {.name = "plan",
-         .argument = "FILE",
-         .help = "the plan (default: all experts resident)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->plan},
-        {.name = "set",
-         .argument = "PATH=VALUE",
-         .help = "change one value of the plan",
-         .kind = OPTION_LIST,
-         .value = &arguments->sets},
+        PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         {.name = "model",
          .argument = "DIR",
          .help = "checkpoint (default: the one that the trace names)",
@@ -101,23 +90,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "keep the trace of the run",
          .kind = OPTION_TEXT,
          .value = &arguments->out},
-        {.name = "device",
-         .argument = "NAME",
-         .help = "backend: cpu, or cuda where it was built in (default cpu)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->device},
-        {.name = "compute",
-         .argument = "TYPE",
-         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->compute},
-        {.name = "threads",
-         .argument = "N",
-         .help = "of the host (default: all processors)",
-         .kind = OPTION_U32,
-         .value = &arguments->threads,
-         .least = 1,
-         .most = MAX_THREADS},
+        DEVICE_OPTIONS(&arguments->device),
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -243,15 +216,14 @@ static Status run_plan(Validation *validation)
 {
     const Arguments *arguments = validation->arguments;
     const ModelConfig *config = checkpoint_config(validation->checkpoint);
-    ExecutorOptions options = {
-        .plan = &validation->plan, .device = arguments->device, .threads = arguments->threads};
+    ExecutorOptions options = {.plan = &validation->plan};
     RunTraceOptions run = {.trace = arguments->trace,
                            .forced = validation->forced,
                            .tokens = arguments->tokens.file != NULL ? &validation->set : NULL,
                            .residency = true};
     RunTraceShape shape;
     Recorder *recorder;
-    TRY(executor_find_compute(arguments->compute, &options.compute));
+    TRY(device_input_apply(&arguments->device, &options));
     TRY(executor_for_trace(validation->checkpoint, &run, &options, &shape, &validation->executor));
     TRY(open_recorder(validation, &recorder));
     validation->recorded = true;
@@ -473,7 +445,7 @@ static void free_validation(Validation *validation)
 
 Status command_validate(int argc, char **argv)
 {
-    Arguments arguments = {.device = "cpu"};
+    Arguments arguments = {.device = {.name = "cpu"}};
     Validation validation = {.arguments = &arguments};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)

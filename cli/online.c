@@ -71,6 +71,13 @@ Status token_input_load(const TokenInput *input, const char *model, const ModelC
     return status;
 }
 
+Status device_input_apply(const DeviceInput *input, ExecutorOptions *options)
+{
+    options->device = input->name;
+    options->threads = input->threads;
+    return executor_find_compute(input->compute, &options->compute);
+}
+
 Status routing_input(const OptionTable *table, const char *text, const char **trace)
 {
     static const char PREFIX[] = "trace:";

@@ -29,6 +29,33 @@ Status token_input_check(const OptionTable *table, const TokenInput *input);
 Status token_input_load(const TokenInput *input, const char *model, const ModelConfig *config,
                         uint32_t generate, TokenSet *set, uint64_t *left_out);
 
+/* What runs the model. */
+typedef struct {
+    const char *name;    /* of the backend */
+    const char *compute; /* NULL: the backend's own */
+    uint32_t threads;    /* of the host; 0: all processors */
+} DeviceInput;
+
+/* The options, for a command's table. */
+#define DEVICE_OPTIONS(input)                                                                      \
+    {.name = "device",                                                                             \
+     .argument = "NAME",                                                                           \
+     .help = "backend: cpu, or cuda where it was built in (default cpu)",                          \
+     .kind = OPTION_TEXT,                                                                          \
+     .value = &(input)->name},                                                                     \
+        {.name = "compute",                                                                        \
+         .argument = "TYPE",                                                                       \
+         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",    \
+         .kind = OPTION_TEXT,                                                                      \
+         .value = &(input)->compute},                                                              \
+    {                                                                                              \
+        .name = "threads", .argument = "N", .help = "of the host (default: all processors)",       \
+        .kind = OPTION_U32, .value = &(input)->threads, .least = 1, .most = MAX_THREADS            \
+    }
+
+/* Puts INPUT into OPTIONS. Fails with ERR_USAGE as executor_find_compute(). */
+Status device_input_apply(const DeviceInput *input, ExecutorOptions *options);
+
 /* TEXT is "gate" or NULL (*TRACE becomes NULL), or "trace:FILE" (*TRACE points to FILE). */
 Status routing_input(const OptionTable *table, const char *text, const char **trace);
 

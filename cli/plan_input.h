@@ -5,6 +5,18 @@
 #include "cli/options.h"
 #include "policies/plan.h"
 
+/* The options, for a command's table: where --plan's text and --set's list go. */
+#define PLAN_OPTIONS(path, sets)                                                                   \
+    {.name = "plan",                                                                               \
+     .argument = "FILE",                                                                           \
+     .help = "the plan (default: all experts resident)",                                           \
+     .kind = OPTION_TEXT,                                                                          \
+     .value = (path)},                                                                             \
+    {                                                                                              \
+        .name = "set", .argument = "PATH=VALUE", .help = "change one value of the plan",           \
+        .kind = OPTION_LIST, .value = (sets)                                                       \
+    }
+
 /* Reads PATH (NULL: the default plan), applies the assignments of SETS in order (NULL: none), and
  * checks the whole. Errors name the file, or "--set" where there is none. */
 Status plan_input(const char *path, const OptionList *sets, Plan *plan);

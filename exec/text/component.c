@@ -50,6 +50,14 @@ static Status read_scheme(const JsonAt *at, MetaspaceOptions *options)
     return OK;
 }
 
+Status component_sequence(const JsonAt *at, const char *key, JsonAt *list)
+{
+    const char *const keys[] = {"type", key, NULL};
+    TRY(json_only_keys(at, keys));
+    TRY(json_need(at, key, list));
+    return cJSON_IsArray(list->node) ? OK : json_fail(list, "must be an array");
+}
+
 Status component_metaspace(const JsonAt *at, MetaspaceOptions *options)
 {
     static const char *const KEYS[] = {

@@ -12,6 +12,9 @@ Status component_flag(const JsonAt *at, const char *key, bool *value);
 Status component_need_flag(const JsonAt *at, const char *key, bool *value);
 Status component_need_text(const JsonAt *at, const char *key, Span *value);
 
+/* The array KEY of a "Sequence", which has nothing else beside its type. */
+Status component_sequence(const JsonAt *at, const char *key, JsonAt *list);
+
 /* Pre-tokenizer and decoder "Metaspace" take the same options. */
 typedef struct {
     Span replacement; /* one character; points into the JSON tree */

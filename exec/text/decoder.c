@@ -147,13 +147,9 @@ static Status load_into(const JsonAt *at, Decoder *decoder);
 
 static Status load_sequence(const JsonAt *at, Decoder *decoder)
 {
-    static const char *const KEYS[] = {"type", "decoders", NULL};
     JsonAt list;
     size_t index = 0;
-    TRY(json_only_keys(at, KEYS));
-    TRY(json_need(at, "decoders", &list));
-    if (!cJSON_IsArray(list.node))
-        return json_fail(&list, "must be an array");
+    TRY(component_sequence(at, "decoders", &list));
     for (const cJSON *node = list.node->child; node != NULL; node = node->next) {
         JsonAt item = json_item(&list, node, index++);
         TRY(load_into(&item, decoder));

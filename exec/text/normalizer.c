@@ -99,13 +99,9 @@ static Status load_into(const JsonAt *at, Normalizer *normalizer);
 
 static Status load_sequence(const JsonAt *at, Normalizer *normalizer)
 {
-    static const char *const KEYS[] = {"type", "normalizers", NULL};
     JsonAt list;
     size_t index = 0;
-    TRY(json_only_keys(at, KEYS));
-    TRY(json_need(at, "normalizers", &list));
-    if (!cJSON_IsArray(list.node))
-        return json_fail(&list, "must be an array");
+    TRY(component_sequence(at, "normalizers", &list));
     for (const cJSON *node = list.node->child; node != NULL; node = node->next) {
         JsonAt item = json_item(&list, node, index++);
         TRY(load_into(&item, normalizer));

@@ -166,13 +166,9 @@ static Status load_into(const JsonAt *at, uint32_t n_ids, PostProcessor *process
 
 static Status load_sequence(const JsonAt *at, uint32_t n_ids, PostProcessor *processor)
 {
-    static const char *const KEYS[] = {"type", "processors", NULL};
     JsonAt list;
     size_t index = 0;
-    TRY(json_only_keys(at, KEYS));
-    TRY(json_need(at, "processors", &list));
-    if (!cJSON_IsArray(list.node))
-        return json_fail(&list, "must be an array");
+    TRY(component_sequence(at, "processors", &list));
     for (const cJSON *node = list.node->child; node != NULL; node = node->next) {
         JsonAt item = json_item(&list, node, index++);
         TRY(load_into(&item, n_ids, processor));

@@ -1,29 +1,14 @@
 /* `moebius validate`: on a recorded trace simulator and executor say the same of every expert, for
  * every policy, order, scope and size; and what it refuses. */
-#include "tests/cli_run.h"
+#include "tests/validate_maker.h"
 
 #include <inttypes.h>
 
 #include "base/files.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "policies/buffer.h"
-#include "tests/checkpoint_maker.h"
 #include "traces/reader.h"
 #include "traces/recorder.h"
-
-static char model[256];
-static char trace[256];
-static char forced[300]; /* "trace:FILE" of the trace */
-static CliRun run;
-
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
-
-static void assert_done(void)
-{
-    if (run.code != 0 || run.err[0] != '\0')
-        fail_msg("exit %d: %s", run.code, run.err);
-}
 
 static void assert_refused(const char *wanted)
 {
@@ -35,36 +20,8 @@ static void assert_refused(const char *wanted)
 static int make_files(void **state)
 {
     (void)state;
-    const CheckpointSpec spec = {.seed = 21, .max_positions = 64};
-    char tokens[256];
-    snprintf(model, sizeof model, "%s", scratch_path("model"));
-    snprintf(trace, sizeof trace, "%s", scratch_path("trace.db"));
-    snprintf(tokens, sizeof tokens, "%s", scratch_path("tokens.jsonl"));
-    snprintf(forced, sizeof forced, "trace:%s", trace);
-    make_checkpoint(model, &spec);
-    FILE *file = fopen(tokens, "w");
-    assert_non_null(file);
-    uint64_t random = 4;
-    for (uint32_t r = 0; r < 14; r++) {
-        fprintf(file, "{\"tokens\": [%u", random_below(&random, 96));
-        for (uint32_t i = random_below(&random, 20); i > 0; i--)
-            fprintf(file, ", %u", random_below(&random, 96));
-        fprintf(file, "]}\n");
-    }
-    assert_int_equal(fclose(file), 0);
-    RUN("record", "--model", model, "--tokens", tokens, "--out", trace, "--batch", "3",
-        "--generate", "20", "--ignore-eos", "--set", "batching.max_tokens=16");
-    assert_done();
+    make_files_of(14, 20, "20");
     return 0;
-}
-
-static double number_at(const cJSON *json, const char *object, const char *key)
-{
-    const cJSON *parent = cJSON_GetObjectItemCaseSensitive(json, object);
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(parent, key);
-    if (!cJSON_IsNumber(item))
-        fail_msg("no number %s.%s in %s", object, key, run.out);
-    return item->valuedouble;
 }
 
 static cJSON *parse_output(void)

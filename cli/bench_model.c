@@ -2,42 +2,18 @@
 
 #include "cli/online.h"
 
-static Status make_request(uint32_t length, uint32_t vocabulary, uint64_t *state,
-                           TokenRequest *request)
-{
-    TRY(mem_new(&request->label, 1, 1, "request label"));
-    TRY(mem_new(&request->tokens, length, sizeof *request->tokens, "request tokens"));
-    request->n_tokens = length;
-    for (uint32_t i = 0; i < length; i++) {
-        *state = *state * 6364136223846793005u + 1442695040888963407u;
-        request->tokens[i] = (uint32_t)((*state >> 33) % vocabulary);
-    }
-    return OK;
-}
-
-static Status make_requests(const BenchLoad *load, uint32_t vocabulary, TokenSet *set)
-{
-    uint64_t state = 1;
-    TRY(mem_new(&set->requests, load->requests, sizeof *set->requests, "requests"));
-    for (uint32_t i = 0; i < load->requests; i++) {
-        set->n_requests++;
-        TRY(make_request(load->length, vocabulary, &state, &set->requests[i]));
-    }
-    return OK;
-}
-
 static Status open_all(const BenchOptions *options, const BenchLoad *load, BenchModel *model)
 {
     ExecutorOptions executor = {.plan = &model->plan,
                                 .device = options->device,
                                 .threads = options->threads,
                                 .logits = load->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
-    TRY(checkpoint_open(options->model, &model->checkpoint));
+    TRY(checkpoint_open_model(options->model, &model->checkpoint));
     const ModelConfig *config = checkpoint_config(model->checkpoint);
     if ((uint64_t)load->length + load->generate > config->max_positions)
         return fail(ERR_UNSUPPORTED, "%s: the benchmark wants %u positions, the model allows %u",
                     options->model, load->length + load->generate, config->max_positions);
-    TRY(make_requests(load, config->vocabulary, &model->set));
+    TRY(tokens_random(load->requests, load->length, config->vocabulary, 1, &model->set));
     return executor_for_requests(model->checkpoint, &model->set, &model->run, &executor,
                                  &model->executor);
 }

@@ -16,7 +16,7 @@ static const uint64_t LOGIT_BYTES = (uint64_t)256 << 20;
 enum { NAME_BYTES = 48 };
 
 typedef struct {
-    const char *model;
+    ModelInput model;
     TokenInput tokens;
     DecoderInput decoder;
     const char *out;
@@ -46,15 +46,10 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "model",
-         .argument = "DIR",
-         .help = "checkpoint: config.json and safetensors",
-         .kind = OPTION_TEXT,
-         .required = true,
-         .value = &arguments->model},
+        MODEL_OPTIONS(&arguments->model, true),
         {.name = "tokens",
          .argument = "FILE",
-         .help = "one stream, or a 2-D batch: .npy, .safetensors or .jsonl",
+         .help = "one stream, or a 2-D batch: .npy, .safetensors or .jsonl; or random:ROWSxLENGTH",
          .kind = OPTION_TEXT,
          .value = &arguments->tokens.file},
         {.name = "text",
@@ -106,6 +101,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
+    TRY(model_input_check(&table, &arguments->model));
     if (token_input_path(&arguments->tokens) == NULL)
         return options_fail(&table, "--tokens is missing");
     TRY(token_input_check(&table, &arguments->tokens));
@@ -162,8 +158,8 @@ static Status load_tokens(Pass *pass)
         TRY(tokens_has_key(input.file, SOURCE_KEY, &has));
     if (has)
         input.key = SOURCE_KEY;
-    TRY(token_input_load(&input, pass->arguments->model, checkpoint_config(pass->checkpoint), 0,
-                         &pass->set, &left_out));
+    TRY(token_input_load(&input, pass->arguments->model.name, checkpoint_config(pass->checkpoint),
+                         0, &pass->set, &left_out));
     TRY(check_rows(token_input_path(&input), &pass->set));
     return load_targets(pass, token_input_path(&input), input.key);
 }
@@ -291,7 +287,7 @@ static Status forward(Pass *pass)
     ExecutorOptions executor = {.plan = &pass->plan, .logits = LOGITS_ALL};
     RunOptions options = {.batch = arguments->batch, .logits = LOGITS_ALL};
     TRY(device_input_apply(&arguments->device, &executor));
-    TRY(checkpoint_open(arguments->model, &pass->checkpoint));
+    TRY(checkpoint_open_model(arguments->model.name, &pass->checkpoint));
     TRY(load_tokens(pass));
     if (pass->targets.n_requests > 0)
         options.targets = &pass->targets;
@@ -311,7 +307,7 @@ static Status forward(Pass *pass)
 static Status fill_json(cJSON *json, const Pass *pass)
 {
     const RunTotals *totals = &pass->totals;
-    TRY(json_add_text(json, "model", pass->arguments->model));
+    TRY(json_add_text(json, "model", pass->arguments->model.name));
     TRY(json_add_text(json, "out", pass->arguments->out));
     TRY(json_add_text(json, "device", executor_device(pass->executor)));
     TRY(json_add_u64(json, "rows", pass->set.n_requests));

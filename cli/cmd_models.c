@@ -1,4 +1,4 @@
-/* moebius models: what checkpoints hold, and what of it a GPU has room for. */
+/* moebius models: what checkpoints and shapes hold, and what of it a GPU has room for. */
 #include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
@@ -12,7 +12,7 @@
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/table.h"
-#include "exec/checkpoint.h"
+#include "exec/shape.h"
 
 typedef struct {
     OptionList folders;
@@ -43,9 +43,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         {.name = "DIR",
-         .help = "a checkpoint, or a folder of them",
+         .help = "a checkpoint, a folder of them, or shape:NAME (default: every shape)",
          .kind = OPTION_POSITIONALS,
-         .required = true,
          .value = &arguments->folders},
         {.name = "memory",
          .argument = "GIB",
@@ -63,7 +62,11 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .command = "models",
         .summary =
             "Says what checkpoints hold: architecture, layers, experts, bytes per expert and in "
-            "all, as stored;\nwith --memory what fits on a GPU of that size, and how many slots a "
+            "all, as stored;\nwithout DIR, of every model whose shape the program knows "
+            "(shape:NAME "
+            "stands for a checkpoint\nwith random weights in that shape, shape:FILE.json for one "
+            "in the shape of any config.json).\nWith --memory what fits on a GPU of that size, and "
+            "how many slots a "
             "layer's expert buffer can have.\nThe KV cache and activations, which depend on the "
             "requests, come on top.",
         .example = "moebius models models/ --memory 24",
@@ -152,7 +155,7 @@ static Status add_model(const Arguments *arguments, char *directory, ModelList *
     list->models = grown;
     Model *model = &list->models[list->count++];
     *model = (Model){.directory = directory};
-    TRY(checkpoint_open(directory, &model->checkpoint));
+    TRY(checkpoint_open_model(directory, &model->checkpoint));
     model->config = checkpoint_config(model->checkpoint);
     add_up(model);
     if (arguments->memory_gib > 0)
@@ -194,20 +197,36 @@ static Status add_folder(const Arguments *arguments, const char *folder, ModelLi
     return status;
 }
 
+static Status add_copy(const Arguments *arguments, const char *name, ModelList *list)
+{
+    char *copy = NULL;
+    TRY(mem_new(&copy, strlen(name) + 1, 1, "path"));
+    strcpy(copy, name);
+    return add_model(arguments, copy, list);
+}
+
+static Status add_shapes(const Arguments *arguments, ModelList *list)
+{
+    size_t count;
+    const Shape *shapes = shape_list(&count);
+    for (size_t i = 0; i < count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "shape:%s", shapes[i].name);
+        TRY(add_copy(arguments, name, list));
+    }
+    return OK;
+}
+
 static Status add_models(const Arguments *arguments, ModelList *list)
 {
+    if (arguments->folders.count == 0)
+        return add_shapes(arguments, list);
     for (size_t i = 0; i < arguments->folders.count; i++) {
         const char *folder = arguments->folders.items[i];
-        char *path = NULL;
-        bool is = false;
-        TRY(is_checkpoint(folder, &is));
-        if (!is) {
-            TRY(add_folder(arguments, folder, list));
-            continue;
-        }
-        TRY(mem_new(&path, strlen(folder) + 1, 1, "path"));
-        strcpy(path, folder);
-        TRY(add_model(arguments, path, list));
+        bool is = checkpoint_is_shape(folder);
+        if (!is)
+            TRY(is_checkpoint(folder, &is));
+        TRY(is ? add_copy(arguments, folder, list) : add_folder(arguments, folder, list));
     }
     return OK;
 }

@@ -14,7 +14,7 @@
 #include "exec/ops.h"
 
 typedef struct {
-    const char *model;
+    ModelInput model;
     TokenInput tokens;
     DecoderInput decoder;
     const char *out;
@@ -73,6 +73,7 @@ static Status read_scores(const OptionTable *table, Arguments *arguments)
 static Status check(const OptionTable *table, Arguments *arguments)
 {
     const TokenInput *tokens = &arguments->tokens;
+    TRY(model_input_check(table, &arguments->model));
     TRY(routing_input(table, arguments->routing, &arguments->trace));
     TRY(read_scores(table, arguments));
     TRY(token_input_check(table, tokens));
@@ -101,15 +102,10 @@ static Status check(const OptionTable *table, Arguments *arguments)
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "model",
-         .argument = "DIR",
-         .help = "checkpoint: config.json and safetensors",
-         .kind = OPTION_TEXT,
-         .required = true,
-         .value = &arguments->model},
+        MODEL_OPTIONS(&arguments->model, true),
         {.name = "tokens",
          .argument = "FILE",
-         .help = "requests: .npy, .safetensors or .jsonl",
+         .help = "requests: .npy, .safetensors or .jsonl; or random:REQUESTSxLENGTH",
          .kind = OPTION_TEXT,
          .value = &arguments->tokens.file},
         {.name = "text",
@@ -292,7 +288,7 @@ static Status open_recorder(Recording *recording)
                               .source = arguments->trace != NULL
                                             ? arguments->trace
                                             : token_input_path(&arguments->tokens),
-                              .model = arguments->model,
+                              .model = arguments->model.name,
                               .model_config = checkpoint_config(recording->checkpoint)->json,
                               .device = executor_device(recording->executor),
                               .plan = plan,
@@ -385,16 +381,16 @@ static Status record(Recording *recording)
     ExecutorOptions options = {.plan = &recording->plan,
                                .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
     TRY(device_input_apply(&arguments->device, &options));
-    TRY(checkpoint_open(arguments->model, &recording->checkpoint));
+    TRY(checkpoint_open_model(arguments->model.name, &recording->checkpoint));
     if (token_input_path(&arguments->tokens) != NULL)
-        TRY(token_input_load(&arguments->tokens, arguments->model,
+        TRY(token_input_load(&arguments->tokens, arguments->model.name,
                              checkpoint_config(recording->checkpoint), arguments->generate,
                              &recording->set, &recording->left_out));
     TRY(decoder_input_apply(&arguments->decoder, checkpoint_config(recording->checkpoint),
                             &recording->set, &recording->targets, &recording->has_targets));
     if (arguments->print_text || arguments->output != NULL)
         TRY(generated_open(&recording->generated, recording->set.n_requests, arguments->generate,
-                           arguments->print_text ? arguments->model : NULL));
+                           arguments->print_text ? arguments->model.name : NULL));
     if (arguments->output != NULL)
         TRY(output_open(arguments->output, &recording->output));
     return arguments->trace != NULL ? record_trace(recording, &options)
@@ -420,7 +416,7 @@ static Status fill_json(cJSON *json, const Recording *recording)
 {
     const RunTotals *totals = &recording->totals;
     TRY(json_add_text(json, "trace", recording->arguments->out));
-    TRY(json_add_text(json, "model", recording->arguments->model));
+    TRY(json_add_text(json, "model", recording->arguments->model.name));
     TRY(json_add_text(json, "device", executor_device(recording->executor)));
     TRY(json_add_bool(json, "complete", !totals->stopped));
     TRY(json_add_u64(json, "steps", totals->steps));

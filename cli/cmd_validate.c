@@ -18,7 +18,7 @@
 
 typedef struct {
     const char *trace;
-    const char *model; /* NULL: the trace's */
+    ModelInput model;  /* name NULL: the trace's */
     TokenInput tokens; /* file NULL: the trace's */
     const char *plan;
     OptionList sets;
@@ -58,11 +58,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .required = true,
          .value = &arguments->trace},
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
-        {.name = "model",
-         .argument = "DIR",
-         .help = "checkpoint (default: the one that the trace names)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->model},
+        MODEL_OPTIONS(&arguments->model, false),
         {.name = "tokens",
          .argument = "FILE",
          .help = "token ids that the trace lacks",
@@ -101,13 +97,15 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .summary =
             "Runs the steps of a trace in the executor under a plan, replays the routing of that "
             "very run in\nthe simulator under the same plan, and compares what both say of every "
-            "expert: hit, load, evict or\nbypass, in which slot. Exit status 1 on a difference. A "
+            "expert: hit, load, evict or\nbypass, in which slot. Without --model the trace names "
+            "the model. Exit status 1 on a difference. A "
             "trace without token ids runs with its own\nrouting, as with --routing trace:FILE; "
             "policies that know the future can only be run so.",
         .example = "moebius validate --trace trace.db --plan plan.json --model models/tiny-32x4",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
+    TRY(model_input_check(&table, &arguments->model));
     if (arguments->tokens.file == NULL &&
         (arguments->tokens.key != NULL || arguments->tokens.prompt_length > 0))
         return options_fail(&table, "--key and --prompt-length need --tokens");
@@ -148,7 +146,7 @@ static Status read_origin(Validation *validation)
     bool has;
     TRY(trace_reader_open(arguments->trace, &reader));
     const char *model =
-        arguments->model != NULL ? arguments->model : trace_reader_run(reader)->model;
+        arguments->model.name != NULL ? arguments->model.name : trace_reader_run(reader)->model;
     Status status = mem_new(&validation->model, strlen(model) + 1, 1, "model path");
     if (status == OK) {
         memcpy(validation->model, model, strlen(model) + 1);
@@ -159,7 +157,8 @@ static Status read_origin(Validation *validation)
     bool gate = arguments->routing != NULL && arguments->forced == NULL;
     validation->forced =
         arguments->forced != NULL || (!gate && !has && arguments->tokens.file == NULL);
-    if (arguments->model != NULL || file_exists(validation->model))
+    if (arguments->model.name != NULL || checkpoint_is_shape(validation->model) ||
+        file_exists(validation->model))
         return OK;
     return fail(ERR_INPUT, "%s: its model \"%s\" is not here: name one with --model",
                 arguments->trace, validation->model);
@@ -309,9 +308,9 @@ static Status validate(Validation *validation)
     TRY(check_routing(arguments));
     TRY(name_recording(validation));
     TRY(read_origin(validation));
-    TRY(checkpoint_open(validation->model, &validation->checkpoint));
+    TRY(checkpoint_open_model(validation->model, &validation->checkpoint));
     if (arguments->tokens.file != NULL)
-        TRY(token_input_load(&arguments->tokens, arguments->model,
+        TRY(token_input_load(&arguments->tokens, arguments->model.name,
                              checkpoint_config(validation->checkpoint), 0, &validation->set,
                              &left_out));
     TRY(predict(validation));

@@ -1,5 +1,7 @@
 #include "cli/online.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "exec/text/text_requests.h"
@@ -23,6 +25,19 @@ static Status check_room(const TokenInput *input, const ModelConfig *config, uin
     return OK;
 }
 
+Status model_input_check(const OptionTable *table, ModelInput *input)
+{
+    if (input->layers == 0)
+        return OK;
+    if (input->name == NULL || !checkpoint_is_shape(input->name))
+        return options_fail(table, "--layers goes with --model shape:NAME");
+    int used = snprintf(input->text, sizeof input->text, "%s:%u", input->name, input->layers);
+    if (used < 0 || (size_t)used >= sizeof input->text)
+        return options_fail(table, "--model: the name is too long");
+    input->name = input->text;
+    return OK;
+}
+
 const char *token_input_path(const TokenInput *input)
 {
     return input->text != NULL ? input->text : input->file;
@@ -43,6 +58,8 @@ static Status load_text(const TokenInput *input, const char *model, uint32_t voc
                         TokenSet *set)
 {
     Tokenizer *tokenizer = NULL;
+    if (checkpoint_is_shape(model))
+        return fail(ERR_USAGE, "--text: %s has no tokenizer, --tokens is wanted", model);
     TextOptions options = {.lines = input->lines, .add_special = true, .vocabulary = vocabulary};
     uint64_t bytes;
     TRY(tokenizer_open(model, &tokenizer));
@@ -51,12 +68,24 @@ static Status load_text(const TokenInput *input, const char *model, uint32_t voc
     return status;
 }
 
+/* FILE is "random:ROWSxLENGTH". */
+static bool is_random(const char *file, uint32_t *rows, uint32_t *length)
+{
+    int end = 0;
+    return sscanf(file, "random:%9" SCNu32 "x%9" SCNu32 "%n", rows, length, &end) == 2 &&
+           file[end] == '\0' && *rows > 0 && *length > 0;
+}
+
 Status token_input_load(const TokenInput *input, const char *model, const ModelConfig *config,
                         uint32_t generate, TokenSet *set, uint64_t *left_out)
 {
+    uint32_t rows;
+    uint32_t length;
     *left_out = 0;
     if (input->text != NULL)
         TRY(load_text(input, model, config->vocabulary, set));
+    else if (is_random(input->file, &rows, &length))
+        TRY(tokens_random(rows, length, config->vocabulary, 1, set));
     else
         TRY(tokens_load(input->file, input->key, config->vocabulary, set));
     Status status = OK;

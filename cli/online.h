@@ -10,9 +10,32 @@
 
 enum { MAX_BATCH = 65536, MAX_THREADS = 1024 };
 
+/* Which model. */
+typedef struct {
+    const char *name; /* a directory, or "shape:NAME" */
+    uint32_t layers;  /* of a shape; 0: all, or as NAME says */
+    char text[512];   /* what model_input_check() makes of the two */
+} ModelInput;
+
+/* The options, for a command's table. */
+#define MODEL_OPTIONS(input, is_required)                                                          \
+    {.name = "model",                                                                              \
+     .argument = "DIR|shape:NAME",                                                                 \
+     .help = "a checkpoint, or random weights in a published model's shape (`moebius models`)",    \
+     .kind = OPTION_TEXT,                                                                          \
+     .required = (is_required),                                                                    \
+     .value = &(input)->name},                                                                     \
+    {                                                                                              \
+        .name = "layers", .argument = "N", .help = "of a shape: only the first N of each stack",   \
+        .kind = OPTION_U32, .value = &(input)->layers, .least = 1, .most = TRACE_MAX_LAYERS        \
+    }
+
+/* Makes INPUT->name the model's whole name, its number of layers included. */
+Status model_input_check(const OptionTable *table, ModelInput *input);
+
 /* Which tokens of which file. */
 typedef struct {
-    const char *file;       /* of tokens; or */
+    const char *file;       /* of tokens, or "random:REQUESTSxLENGTH"; or */
     const char *text;       /* of text, through the tokenizer of the checkpoint */
     bool lines;             /* of the text are requests */
     const char *key;        /* NULL: all */

@@ -70,6 +70,7 @@ typedef struct {
 
 typedef struct {
     const char *model_type;
+    const char *layer_keys[4]; /* keys of config.json that count layers, of each stack; then NULL */
     /* Fills all of CONFIG but json, architecture and what follows from the layers. */
     Status (*read_config)(const JsonAt *root, ModelConfig *config);
     const TensorRule *model; /* into ModelTensors */
@@ -90,6 +91,8 @@ static inline const StackRules *architecture_stack(const Architecture *architect
  */
 Status model_config_load(const char *directory, ModelConfig *config,
                          const Architecture **architecture);
+/* The same of the text in CONFIG->json, in memory of base/memory.h; NAME stands for the file. */
+Status model_config_read(const char *name, ModelConfig *config, const Architecture **architecture);
 void model_config_free(ModelConfig *config);
 
 extern const Architecture ARCH_DEEPSEEK_V2;

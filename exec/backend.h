@@ -217,7 +217,8 @@ typedef struct {
     /* Returns when everything queued has happened. */
     Status (*wait)(Device *device);
 
-    /* Converts PART to matrix elements [rows][columns], or to floats. Done on return. */
+    /* Converts PART to matrix elements [rows][columns], or to floats. Done on return, or queued
+     * when PART is made up. */
     Status (*store)(Device *device, const Part *part, void *to);
     Status (*store_floats)(Device *device, const Part *part, float *to);
     Status (*store_ffn)(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to);

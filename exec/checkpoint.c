@@ -2,10 +2,12 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "exec/architecture.h"
 #include "exec/resolve.h"
+#include "exec/shape.h"
 
 struct Checkpoint {
     ModelConfig config;
@@ -29,6 +31,34 @@ Status checkpoint_open(const char *directory, Checkpoint **checkpoint)
     }
     *checkpoint = made;
     return OK;
+}
+
+static Status open_shape(const char *name, Checkpoint *made)
+{
+    TRY(shape_config(name, &made->config, &made->architecture));
+    TRY(shape_tensors(name, made->architecture, &made->config, &made->shards));
+    return resolve_model(made->architecture, &made->config, &made->shards, &made->tensors);
+}
+
+static const char SHAPE_PREFIX[] = "shape:";
+
+bool checkpoint_is_shape(const char *model)
+{
+    return strncmp(model, SHAPE_PREFIX, sizeof SHAPE_PREFIX - 1) == 0;
+}
+
+Status checkpoint_open_model(const char *model, Checkpoint **checkpoint)
+{
+    Checkpoint *made = NULL;
+    if (!checkpoint_is_shape(model))
+        return checkpoint_open(model, checkpoint);
+    TRY(mem_new(&made, 1, sizeof *made, "checkpoint"));
+    Status status = open_shape(model + sizeof SHAPE_PREFIX - 1, made);
+    if (status == OK)
+        *checkpoint = made;
+    else
+        checkpoint_close(made);
+    return status;
 }
 
 void checkpoint_close(Checkpoint *checkpoint)

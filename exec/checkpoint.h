@@ -1,4 +1,5 @@
-/* A Hugging Face checkpoint directory: config.json and single or sharded safetensors.
+/* A Hugging Face checkpoint directory: config.json and single or sharded safetensors; or a model
+ * without files, of made-up weights in the shape of a published one.
  *
  * checkpoint_open() reads the config into a ModelConfig, maps the shards, and resolves every tensor
  * that the architecture needs into plain structs, each checked for presence, dtype (F32, F16,
@@ -12,10 +13,10 @@
 #include "exec/model.h"
 #include "traces/safetensors.h"
 
-/* A matrix inside a stored tensor (of a stack of experts, say): element (r, c) is the tensor's
- * element first + r * row_step + c * column_step. A vector is one row. No data: absent. */
+/* A matrix inside a tensor (of a stack of experts, say): element (r, c) is the tensor's element
+ * first + r * row_step + c * column_step. A vector is one row. */
 typedef struct {
-    Tensor tensor; /* data == NULL: absent */
+    Tensor tensor; /* neither data nor synthetic: absent */
     uint64_t first;
     uint32_t rows;
     uint32_t columns;
@@ -27,6 +28,8 @@ typedef struct {
 Part part_of(const Tensor *tensor);
 /* Bytes as stored; 0 when absent. */
 uint64_t part_bytes(const Part *part);
+/* COUNT elements from element FIRST on, read or computed. */
+void tensor_floats(const Tensor *tensor, uint64_t first, size_t count, float *out);
 /* Converts row ROW to floats. */
 void part_row(const Part *part, uint32_t row, float *out);
 
@@ -99,6 +102,10 @@ typedef struct Checkpoint Checkpoint;
  * ERR_UNSUPPORTED for a model_type, activation, rope type or quantisation that the executor does
  * not implement. */
 Status checkpoint_open(const char *directory, Checkpoint **checkpoint);
+/* MODEL is a directory, or "shape:" and the name of a shape (exec/shape.h): a model of synthetic
+ * weights, "shape:qwen3-30b-a3b" or, with but 2 layers of each stack, "shape:qwen3-30b-a3b:2". */
+Status checkpoint_open_model(const char *model, Checkpoint **checkpoint);
+bool checkpoint_is_shape(const char *model);
 void checkpoint_close(Checkpoint *checkpoint);
 const ModelConfig *checkpoint_config(const Checkpoint *checkpoint);
 const ModelTensors *checkpoint_tensors(const Checkpoint *checkpoint);

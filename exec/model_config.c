@@ -37,21 +37,32 @@ static Status read_config(const char *path, const cJSON *json, ModelConfig *conf
     return summarise_layers(path, config);
 }
 
+static Status model_config_parse(const char *name, size_t bytes, ModelConfig *config,
+                                 const Architecture **architecture)
+{
+    cJSON *json = NULL;
+    TRY(json_parse(config->json, bytes, name, &json));
+    Status status = read_config(name, json, config, architecture);
+    cJSON_Delete(json);
+    return status;
+}
+
+Status model_config_read(const char *name, ModelConfig *config, const Architecture **architecture)
+{
+    return model_config_parse(name, strlen(config->json), config, architecture);
+}
+
 Status model_config_load(const char *directory, ModelConfig *config,
                          const Architecture **architecture)
 {
     static const char NAME[] = "/config.json";
     char *path = NULL;
-    cJSON *json = NULL;
     size_t bytes = 0;
     TRY(mem_new(&path, strlen(directory) + sizeof NAME, 1, "path"));
     sprintf(path, "%s%s", directory, NAME);
     Status status = file_read_all(path, CONFIG_BYTES, &config->json, &bytes);
     if (status == OK)
-        status = json_parse(config->json, bytes, path, &json);
-    if (status == OK)
-        status = read_config(path, json, config, architecture);
-    cJSON_Delete(json);
+        status = model_config_parse(path, bytes, config, architecture);
     mem_free(path);
     return status;
 }

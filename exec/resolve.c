@@ -301,7 +301,8 @@ static void check_tensor(void *argument, size_t item, size_t worker)
     FiniteTask *task = argument;
     const ShardTensor *tensor = &task->shards->tensors[item];
     size_t first = atomic_load(&task->first_bad);
-    if (!tensor->used || item > first || tensor_check_finite(tensor->tensor, tensor->file) == OK)
+    if (!tensor->used || item > first || tensor->tensor->synthetic != NULL ||
+        tensor_check_finite(tensor->tensor, tensor->file) == OK)
         return;
     while (item < first && !atomic_compare_exchange_weak(&task->first_bad, &first, item))
         continue;

@@ -113,7 +113,7 @@ static Status open_claimed(Shards *shards, const char *directory, const Claim *c
         shards->tensors[shards->n_tensors++] =
             (ShardTensor){.tensor = tensor, .file = shards->paths[last]};
     }
-    qsort(shards->tensors, count, sizeof *shards->tensors, compare_tensors);
+    shards_sort(shards);
     return OK;
 }
 
@@ -199,7 +199,13 @@ void shards_close(Shards *shards)
     mem_free(shards->paths);
     mem_free(shards->tensors);
     mem_free(shards->source);
+    arena_free(&shards->synthetic);
     *shards = (Shards){0};
+}
+
+void shards_sort(Shards *shards)
+{
+    qsort(shards->tensors, shards->n_tensors, sizeof *shards->tensors, compare_tensors);
 }
 
 ShardTensor *shards_find(const Shards *shards, const char *name)

@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 
+#include "base/memory.h"
 #include "traces/safetensors.h"
 
 typedef struct {
@@ -19,6 +20,7 @@ typedef struct {
     size_t n_files;
     ShardTensor *tensors; /* [n_tensors], by name */
     size_t n_tensors;
+    Arena synthetic; /* what TENSORS of a shape point to (exec/shape.h), which has no files */
 } Shards;
 
 /* Maps the files that model.safetensors.index.json names; without one model.safetensors, else the
@@ -27,6 +29,8 @@ typedef struct {
  * tensor that is not where the index says. */
 Status shards_open(const char *directory, Shards *shards);
 void shards_close(Shards *shards);
+/* Puts the tensors in the order of their names, which shards_find() wants. */
+void shards_sort(Shards *shards);
 /* NULL when there is none of that name. */
 ShardTensor *shards_find(const Shards *shards, const char *name);
 

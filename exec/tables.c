@@ -84,7 +84,7 @@ static Status store_positions(const Tables *tables, const Tensor *learned, float
     for (uint32_t p = config->learned_positions ? 0 : 1; p <= tables->max_length && status == OK;
          p++) {
         if (config->learned_positions)
-            tensor_to_f32(learned, (config->pad + p) * d, d, row);
+            tensor_floats(learned, (config->pad + p) * d, d, row);
         else
             sinusoidal_row(config->d_model, config->pad + p, row);
         status = tables->backend->upload(tables->device, positions + p * d, row, d * sizeof *row);
@@ -124,7 +124,7 @@ static Status store_relative_head(const Tables *tables, const Tensor *tensor, bo
     for (size_t i = 0; i < n; i++) {
         int64_t distance = (int64_t)i - (int64_t)(tables->max_length - 1);
         size_t bucket = relative_bucket(tables->config, both_ways, distance);
-        tensor_to_f32(tensor, bucket * heads + head, 1, &row[i]);
+        tensor_floats(tensor, bucket * heads + head, 1, &row[i]);
     }
     return tables->backend->upload(tables->device, to + head * n, row, n * sizeof *row);
 }

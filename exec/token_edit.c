@@ -41,24 +41,44 @@ Status tokens_surround(TokenSet *set, const uint32_t *before, uint32_t n_before,
     return OK;
 }
 
-static Status add_copy(const uint32_t *tokens, uint32_t n, TokenSet *set)
+/* Adds a request of N zeros. */
+static Status add_request(uint32_t n, TokenSet *set)
 {
     TokenRequest *request = &set->requests[set->n_requests++];
     TRY(mem_new(&request->label, 1, 1, "request label"));
-    TRY(mem_new(&request->tokens, n, sizeof *tokens, "request tokens"));
-    memcpy(request->tokens, tokens, n * sizeof *tokens);
+    TRY(mem_new(&request->tokens, n, sizeof *request->tokens, "request tokens"));
     request->n_tokens = n;
     return OK;
 }
 
-Status tokens_repeat(const uint32_t *tokens, uint32_t n, uint32_t count, TokenSet *set)
+static Status add_requests(uint32_t count, uint32_t n, TokenSet *set)
 {
     *set = (TokenSet){0};
     TRY(mem_new(&set->requests, count, sizeof *set->requests, "requests"));
     Status status = OK;
     while (status == OK && set->n_requests < count)
-        status = add_copy(tokens, n, set);
+        status = add_request(n, set);
     if (status != OK)
         tokens_free(set);
     return status;
+}
+
+Status tokens_repeat(const uint32_t *tokens, uint32_t n, uint32_t count, TokenSet *set)
+{
+    TRY(add_requests(count, n, set));
+    for (uint32_t i = 0; i < count; i++)
+        memcpy(set->requests[i].tokens, tokens, n * sizeof *tokens);
+    return OK;
+}
+
+Status tokens_random(uint32_t count, uint32_t n, uint32_t vocabulary, uint64_t seed, TokenSet *set)
+{
+    TRY(add_requests(count, n, set));
+    set->is_batch = true;
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t j = 0; j < n; j++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            set->requests[i].tokens[j] = (uint32_t)((seed >> 33) % vocabulary);
+        }
+    return OK;
 }

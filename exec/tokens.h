@@ -41,6 +41,9 @@ Status tokens_surround(TokenSet *set, const uint32_t *before, uint32_t n_before,
                        const uint32_t *after, uint32_t n_after);
 /* Makes COUNT requests, each TOKENS [n], without labels. */
 Status tokens_repeat(const uint32_t *tokens, uint32_t n, uint32_t count, TokenSet *set);
+/* Makes COUNT requests of N random ids below VOCABULARY, the same for the same SEED; rows of a
+ * batch. */
+Status tokens_random(uint32_t count, uint32_t n, uint32_t vocabulary, uint64_t seed, TokenSet *set);
 void tokens_free(TokenSet *set);
 
 /* Whether PATH is a safetensors file that holds KEY. */

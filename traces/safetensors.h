@@ -43,6 +43,8 @@ typedef struct {
     uint64_t shape[TENSOR_MAX_RANK];
     const void *data; /* row-major, little-endian; not necessarily aligned to the element */
     size_t bytes;
+    /* No file's: values that are computed (exec/synthetic.h), and DATA is NULL. */
+    const struct Synthetic *synthetic;
 } Tensor;
 
 typedef struct SafeTensors SafeTensors;

@@ -251,6 +251,7 @@ static const TensorRule LAYER[] = {
 
 const Architecture ARCH_DEEPSEEK_V2 = {
     .model_type = "deepseek_v2",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = v2_read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_GATED_FFN,
@@ -260,6 +261,7 @@ const Architecture ARCH_DEEPSEEK_V2 = {
 
 const Architecture ARCH_DEEPSEEK_V3 = {
     .model_type = "deepseek_v3",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = v3_read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_GATED_FFN,

@@ -142,6 +142,7 @@ static const char *const IGNORED[] = {"decoder.version", "decoder.output_project
 
 const Architecture ARCH_FAIRSEQ_MOE = {
     .model_type = "fairseq_moe",
+    .layer_keys = {"decoder_layers"},
     .read_config = read_config,
     .model = MODEL,
     .ffn = RULES_PLAIN_FFN,

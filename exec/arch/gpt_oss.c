@@ -56,6 +56,7 @@ static const TensorRule LAYER[] = {
 
 const Architecture ARCH_GPT_OSS = {
     .model_type = "gpt_oss",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_GATED_FFN,

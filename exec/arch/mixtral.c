@@ -115,6 +115,7 @@ static const TensorRule OLMOE_LAYER[] = {
 
 const Architecture ARCH_MIXTRAL = {
     .model_type = "mixtral",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = mixtral_read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_NUMBERED_FFN,
@@ -128,6 +129,7 @@ const Architecture ARCH_MIXTRAL = {
 
 const Architecture ARCH_PHIMOE = {
     .model_type = "phimoe",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = phimoe_read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_NUMBERED_FFN,
@@ -141,6 +143,7 @@ const Architecture ARCH_PHIMOE = {
 
 const Architecture ARCH_OLMOE = {
     .model_type = "olmoe",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = olmoe_read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_GATED_FFN,

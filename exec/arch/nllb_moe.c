@@ -184,6 +184,7 @@ static const char *const IGNORED[] = {"model.encoder.embed_tokens.weight",
 
 const Architecture ARCH_NLLB_MOE = {
     .model_type = "nllb-moe",
+    .layer_keys = {"encoder_layers", "decoder_layers"},
     .read_config = read_config,
     .model = MODEL,
     .ffn = RULES_PLAIN_FFN,

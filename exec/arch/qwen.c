@@ -171,6 +171,7 @@ static const TensorRule QWEN2_LAYER[] = {
 
 const Architecture ARCH_QWEN3_MOE = {
     .model_type = "qwen3_moe",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = qwen3_read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_GATED_FFN,
@@ -180,6 +181,7 @@ const Architecture ARCH_QWEN3_MOE = {
 
 const Architecture ARCH_QWEN2_MOE = {
     .model_type = "qwen2_moe",
+    .layer_keys = {"num_hidden_layers"},
     .read_config = qwen2_read_config,
     .model = RULES_DECODER_MODEL,
     .ffn = RULES_GATED_FFN,

@@ -198,6 +198,7 @@ static const char *const IGNORED[] = {
 
 const Architecture ARCH_SWITCH_TRANSFORMERS = {
     .model_type = "switch_transformers",
+    .layer_keys = {"num_layers", "num_hidden_layers", "num_decoder_layers"},
     .read_config = read_config,
     .model = MODEL,
     .ffn = FFN,

@@ -29,7 +29,7 @@ static void store_rows(void *argument, size_t item, size_t worker)
     size_t first = item * task->rows_at_once;
     size_t end = first + least(task->rows_at_once, part->rows - (uint32_t)first);
     if (part->column_step == 1 && part->row_step == part->columns) {
-        tensor_to_f32(&part->tensor, part->first + first * part->columns,
+        tensor_floats(&part->tensor, part->first + first * part->columns,
                       (end - first) * part->columns, task->to + first * part->columns);
         return;
     }

@@ -1,6 +1,7 @@
 /* Weights from the checkpoint into device memory, and experts into pinned memory for the loads. */
 #include "exec/cuda/convert.h"
 #include "exec/cuda/device.h"
+#include "exec/cuda/synthetic.h"
 
 #include <string.h>
 
@@ -46,11 +47,25 @@ static Status convert_rows(Device *device, const Part *part, uint32_t first, uin
     return OK;
 }
 
+/* Nothing crosses the link, and nobody waits: what reads the elements is queued after them. */
+static Status make_elements(Device *device, const Part *part, bool bf16, void *to)
+{
+    const SyntheticPart made = {.tensor = *part->tensor.synthetic,
+                                .first = part->first,
+                                .row_step = part->row_step,
+                                .column_step = part->column_step,
+                                .rows = part->rows,
+                                .columns = part->columns};
+    return synthetic_store(&made, bf16, to, device->stream);
+}
+
 static Status store_elements(Device *device, const Part *part, bool bf16, void *to)
 {
     size_t element = bf16 ? sizeof(uint16_t) : sizeof(float);
     if (part->rows == 0 || part->columns == 0)
         return OK;
+    if (part->tensor.synthetic != NULL)
+        return make_elements(device, part, bf16, to);
     if (part->column_step == 1 && part->tensor.dtype == (bf16 ? DTYPE_BF16 : DTYPE_F32))
         return copy_part(device, part, element, to);
     size_t at_once = STORE_STAGING_BYTES / (part->columns * sizeof(float));

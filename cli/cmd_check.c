@@ -43,7 +43,8 @@ static Status fill_json(cJSON *json, const char *path, const TraceCheck *found)
     TRY(json_add_u64(json, "tokens", found->tokens));
     TRY(json_add_u64(json, "requests", found->requests));
     TRY(json_add_u64(json, "residency_rows", found->residency_rows));
-    return json_add_u64(json, "timing_rows", found->timing_rows);
+    TRY(json_add_u64(json, "timing_rows", found->timing_rows));
+    return json_add_u64(json, "prediction_rows", found->prediction_rows);
 }
 
 static Status print_found_json(const char *path, const TraceCheck *found)
@@ -71,7 +72,8 @@ Status command_check(int argc, char **argv)
     if (arguments.json)
         return print_found_json(arguments.path, &found);
     printf("ok: %" PRIu64 " steps, %" PRIu64 " tokens, %" PRIu64 " requests, %" PRIu64
-           " residency rows, %" PRIu64 " timing rows\n",
-           found.steps, found.tokens, found.requests, found.residency_rows, found.timing_rows);
+           " residency rows, %" PRIu64 " timing rows, %" PRIu64 " prediction rows\n",
+           found.steps, found.tokens, found.requests, found.residency_rows, found.timing_rows,
+           found.prediction_rows);
     return OK;
 }

@@ -25,6 +25,7 @@ typedef struct {
     uint64_t requests;
     uint64_t residency_events;
     uint64_t timing_ops;
+    uint32_t distances; /* MoE layers ahead that were predicted */
     uint64_t file_bytes;
     bool has_token_ids;
     bool has_weights;
@@ -87,6 +88,7 @@ static Status summarize(TraceReader *reader, const char *path, Summary *summary)
 {
     struct stat info;
     *summary = (Summary){.requests = trace_reader_requests(reader),
+                         .distances = trace_reader_distances(reader),
                          .complete = trace_reader_complete(reader)};
     if (stat(path, &info) == 0)
         summary->file_bytes = (uint64_t)info.st_size;
@@ -159,6 +161,7 @@ static Status fill_json(cJSON *json, const char *path, const TraceReader *reader
     TRY(json_add_bool(json, "has_scores", summary->has_scores));
     TRY(json_add_u64(json, "residency_events", summary->residency_events));
     TRY(json_add_u64(json, "timing_ops", summary->timing_ops));
+    TRY(json_add_u64(json, "prediction_distances", summary->distances));
     TRY(json_add_u64(json, "file_bytes", summary->file_bytes));
     TRY(json_add_f64(json, "bytes_per_token", bytes_per_token(summary)));
     return add_layers(json, reader);
@@ -260,6 +263,8 @@ static Status print_people(const char *path, const TraceReader *reader, const Su
            summary->has_weights ? "yes" : "no", summary->has_scores ? "yes" : "no");
     printf("%s residency events, ", number_text(summary->residency_events, text));
     printf("%s timed operations\n", number_text(summary->timing_ops, text));
+    if (summary->distances > 0)
+        printf("routing predicted up to %" PRIu32 " MoE layers ahead\n", summary->distances);
     printf("%s, %.1f bytes per token\n", bytes_text(summary->file_bytes, text),
            bytes_per_token(summary));
     return OK;

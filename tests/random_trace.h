@@ -14,6 +14,7 @@
 #include "traces/reader.h"
 
 enum { RANDOM_LAYERS = 6, RANDOM_TOKENS = 48, RANDOM_TOP_K = 8, RANDOM_RECORDS = 12 };
+enum { RANDOM_DISTANCES = 3 };
 enum { RANDOM_IDS = RANDOM_LAYERS * RANDOM_TOKENS * RANDOM_TOP_K };
 
 /* What all steps of one trace have in common. */
@@ -26,6 +27,7 @@ typedef struct {
     bool token;
     bool rank;
     bool scores;
+    uint32_t distances; /* of predictions */
 } RandomTrace;
 
 typedef struct {
@@ -37,6 +39,8 @@ typedef struct {
     uint16_t experts[RANDOM_IDS];
     float weights[RANDOM_IDS];
     uint16_t scores[64];
+    uint16_t predicted[RANDOM_DISTANCES * RANDOM_IDS];
+    float predicted_weights[RANDOM_DISTANCES * RANDOM_IDS];
     ResidencyRecord residency[RANDOM_RECORDS];
     size_t n_residency;
     TimingRecord timing[RANDOM_RECORDS];
@@ -67,6 +71,7 @@ static inline RandomTrace random_trace(uint64_t seed)
     trace.token = random_below(&state, 2) == 0;
     trace.rank = random_below(&state, 2) == 0;
     trace.scores = random_below(&state, 4) == 0;
+    trace.distances = random_below(&state, 2) ? random_below(&state, RANDOM_DISTANCES + 1) : 0;
     return trace;
 }
 
@@ -102,6 +107,30 @@ static inline void random_records(const RandomTrace *trace, uint64_t *state, Ran
         made->timing[i] = (TimingRecord){.op = (uint32_t)i, .start_ns = random_next(state)};
 }
 
+/* The layers of SPAN but the first DISTANCE. */
+static inline StackSpan random_ahead(const RandomTrace *trace, StackSpan span, uint32_t distance)
+{
+    StackSpan ahead = {.first = span.first + distance};
+    for (uint32_t i = distance; i < span.count; i++, ahead.count++)
+        ahead.top_k += trace->layers[span.first + i].top_k;
+    return ahead;
+}
+
+static inline void random_predictions(const RandomTrace *trace, uint64_t *state, RandomStep *made)
+{
+    const TraceStep *step = &made->step;
+    StackSpan span = layers_span(trace->layers, trace->n_layers, step->stack);
+    for (uint32_t d = 1; d <= step->n_distances; d++) {
+        StackSpan ahead = random_ahead(trace, span, d);
+        size_t at = (d - 1) * step->tokens * span.top_k;
+        for (uint32_t i = ahead.first; i < ahead.first + ahead.count; i++)
+            for (uint32_t n = 0; n < step->tokens * trace->layers[i].top_k; n++, at++) {
+                made->predicted[at] = (uint16_t)random_below(state, trace->layers[i].experts);
+                made->predicted_weights[at] = random_float(state);
+            }
+    }
+}
+
 /* Step INDEX of TRACE, always the same. */
 static inline void random_step(const RandomTrace *trace, uint32_t index, RandomStep *made)
 {
@@ -125,6 +154,9 @@ static inline void random_step(const RandomTrace *trace, uint32_t index, RandomS
         .weights = trace->weights ? made->weights : NULL,
         .scores = trace->scores ? made->scores : NULL,
         .score_count = trace->scores ? 64 : 0,
+        .n_distances = trace->distances,
+        .predicted = made->predicted,
+        .predicted_weights = made->predicted_weights,
     };
     for (uint32_t i = 0; i < step->tokens; i++) {
         made->request[i] = random_below(&state, 5);
@@ -136,6 +168,7 @@ static inline void random_step(const RandomTrace *trace, uint32_t index, RandomS
         made->scores[i] = (uint16_t)random_next(&state);
     random_routing(trace, layers_span(trace->layers, trace->n_layers, step->stack), &state, made);
     random_records(trace, &state, made);
+    random_predictions(trace, &state, made);
 }
 
 static inline size_t random_step_ids(const RandomTrace *trace, const TraceStep *step)
@@ -217,6 +250,26 @@ static inline void assert_same_records(TraceReader *reader, const RandomStep *ma
         assert_memory_equal(timing, made->timing, count * sizeof *timing);
 }
 
+static inline void assert_same_predictions(TraceReader *reader, const RandomTrace *trace,
+                                           const RandomStep *made)
+{
+    const TraceStep *step = &made->step;
+    StackSpan span = layers_span(trace->layers, trace->n_layers, step->stack);
+    for (uint32_t d = 1; d <= RANDOM_DISTANCES + 1; d++) {
+        const uint16_t *experts;
+        const uint16_t *scores;
+        size_t ids = step->tokens * random_ahead(trace, span, d).top_k;
+        size_t first = (d - 1) * step->tokens * span.top_k;
+        assert_ok(trace_reader_prediction(reader, d, &experts, &scores));
+        assert_int_equal(experts != NULL, d <= step->n_distances && d < span.count);
+        if (experts == NULL)
+            continue;
+        assert_memory_equal(experts, step->predicted + first, 2 * ids);
+        for (size_t i = 0; i < ids; i++)
+            assert_int_equal(scores[i], f16_from_f32(step->predicted_weights[first + i]));
+    }
+}
+
 /* The file at PATH holds exactly steps 0 to n - 1, n at least LEAST; returns n. */
 static inline uint32_t assert_reads_back(const char *path, const RandomTrace *trace, uint32_t least)
 {
@@ -233,6 +286,7 @@ static inline uint32_t assert_reads_back(const char *path, const RandomTrace *tr
         random_step(trace, n++, &made);
         assert_same_step(trace, &made, &step);
         assert_same_records(reader, &made);
+        assert_same_predictions(reader, trace, &made);
     }
     assert_true(n == trace_reader_steps(reader));
     assert_true(n >= least);

@@ -15,6 +15,21 @@
 #include "traces/packed.h"
 #include "traces/rowcrc.h"
 
+/* From the start. */
+static Status read_predictions(TraceReader *reader)
+{
+    TraceStep step;
+    Status status = trace_reader_rewind(reader);
+    while (status == OK) {
+        const uint16_t *experts;
+        const uint16_t *scores;
+        status = trace_reader_next_step(reader, &step);
+        for (uint32_t d = 1; status == OK && d <= trace_reader_distances(reader); d++)
+            status = trace_reader_prediction(reader, d, &experts, &scores);
+    }
+    return status == STATUS_END ? OK : status;
+}
+
 /* Everything a program does with a trace; the first failure. */
 static Status read_everything(const char *path)
 {
@@ -35,6 +50,8 @@ static Status read_everything(const char *path)
     }
     if (status == STATUS_END)
         status = OK;
+    if (status == OK)
+        status = read_predictions(reader);
     while (status == OK)
         status = trace_reader_next_request(reader, &request);
     trace_reader_close(reader);
@@ -62,6 +79,19 @@ static const char *make_trace(const char *name, uint32_t steps)
     const char *path = scratch_path(name);
     RandomTrace trace = {.seed = 6, .n_layers = 1, .max_tokens = 4, .weights = true};
     trace.layers[0] = (TraceLayer){.layer = 3, .experts = 128, .top_k = 2, .name = "l"};
+    unlink(path);
+    assert_ok(record_random(path, &trace, steps, NULL));
+    return path;
+}
+
+/* The same with three layers, 3, 5 and 6, and predictions one and two of them ahead. */
+static const char *make_predicted_trace(const char *name, uint32_t steps)
+{
+    const char *path = scratch_path(name);
+    RandomTrace trace = {.seed = 6, .n_layers = 3, .max_tokens = 4, .distances = 2};
+    trace.layers[0] = (TraceLayer){.layer = 3, .experts = 128, .top_k = 2, .name = "l"};
+    trace.layers[1] = (TraceLayer){.layer = 5, .experts = 64, .top_k = 3, .name = "m"};
+    trace.layers[2] = (TraceLayer){.layer = 6, .experts = 32, .top_k = 1, .name = "n"};
     unlink(path);
     assert_ok(record_random(path, &trace, steps, NULL));
     return path;
@@ -185,6 +215,87 @@ static void every_damage_names_its_place(void **unused)
             fail_msg("%s: status %d: \"%s\"", DAMAGES[i].sql, status, error_message());
         read_everything(path);
     }
+}
+
+static const Damage PREDICTION_DAMAGES[] = {
+    {"UPDATE prediction SET experts = x'00' WHERE step = 4 AND distance = 1",
+     "step 4: prediction: experts: 1 bytes, wanted are"},
+    {"UPDATE prediction SET experts = 'a' WHERE step = 4",
+     "step 4: prediction: experts: a text, wanted is a blob"},
+    {"UPDATE prediction SET scores = zeroblob(1) WHERE step = 4", "step 4: prediction: scores: 1"},
+    {"UPDATE prediction SET scores = zeroblob(length(scores)) "
+     "WHERE step = 4",
+     "step 4: prediction: crc does not match"},
+    {"UPDATE prediction SET crc = crc + 1 WHERE step = 4 AND distance = 2",
+     "step 4: prediction: crc does not match"},
+    {"UPDATE prediction SET distance = 3 WHERE step = 4 AND distance = 2",
+     "step 4: prediction: distance: 3, allowed is 1 to 2"},
+    {"UPDATE prediction SET distance = 0 WHERE step = 4 AND distance = 2",
+     "step 4: prediction: distance: 0, allowed is 1"},
+    {"UPDATE prediction SET distance = 5000 WHERE step = 4 AND distance = 2",
+     "prediction: distance: 5000, allowed is 1 to 1023"},
+    {"UPDATE prediction SET step = 5 WHERE step = 4 AND distance = 2",
+     "step 5: prediction: there is no such step"},
+    {"DELETE FROM prediction WHERE step = 4 AND distance = 2",
+     "prediction: 19 rows, the digest says 20"},
+    {"DROP TABLE prediction", "prediction: the table is missing"},
+};
+
+static void every_damage_to_predictions_names_its_place(void **unused)
+{
+    (void)unused;
+    for (size_t i = 0; i < sizeof PREDICTION_DAMAGES / sizeof *PREDICTION_DAMAGES; i++) {
+        const char *path = make_predicted_trace("damage.db", 10);
+        assert_ok(check(path));
+        execute(path, PREDICTION_DAMAGES[i].sql);
+        Status status = check(path);
+        if (status != ERR_CORRUPT || strstr(error_message(), PREDICTION_DAMAGES[i].message) == NULL)
+            fail_msg("%s: status %d: \"%s\"", PREDICTION_DAMAGES[i].sql, status, error_message());
+        read_everything(path);
+    }
+}
+
+/* Gives the row of prediction the checksum that its columns now have. */
+static void mend_prediction_crc(const char *path, int step, int distance)
+{
+    sqlite3 *db;
+    sqlite3_stmt *row;
+    char sql[160];
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    snprintf(sql, sizeof sql,
+             "SELECT experts, scores FROM prediction WHERE step = %d AND distance = %d", step,
+             distance);
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &row, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
+    uint32_t crc = rowcrc_integer(rowcrc_integer(0, step), distance);
+    for (int i = 0; i < 2; i++)
+        crc = rowcrc_blob(crc, sqlite3_column_blob(row, i), (size_t)sqlite3_column_bytes(row, i));
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+    snprintf(sql, sizeof sql, "UPDATE prediction SET crc = %u WHERE step = %d AND distance = %d",
+             crc, step, distance);
+    execute(path, sql);
+}
+
+static void a_predicted_expert_out_of_range_is_refused_though_its_checksum_holds(void **unused)
+{
+    (void)unused;
+    const char *path = make_predicted_trace("range.db", 10);
+    execute(path, "UPDATE prediction SET experts = CAST(x'40' || substr(experts, 2) AS BLOB) "
+                  "WHERE step = 4 AND distance = 1");
+    mend_prediction_crc(path, 4, 1);
+    assert_refused(path, ERR_CORRUPT, "step 4: prediction: experts: an expert that its");
+}
+
+static void a_trace_without_the_table_of_predictions_reads(void **unused)
+{
+    (void)unused;
+    const char *path = make_trace("older.db", 6);
+    execute(path, "DROP TABLE prediction; UPDATE run SET notes = NULL;"
+                  "PRAGMA writable_schema = 1;"
+                  "UPDATE sqlite_master SET sql = replace(sql, '/* with digest */', '')");
+    assert_ok(check(path));
+    assert_ok(read_everything(path));
 }
 
 /* Gives the row of routing the checksum that its columns now have. */
@@ -359,7 +470,8 @@ static Content plain_content(const char *path)
         "FROM step",
         "SELECT step, experts, weights, scores, crc FROM routing",
         "SELECT step, rank, events, crc FROM residency",
-        "SELECT step, rank, ops, crc FROM timing"};
+        "SELECT step, rank, ops, crc FROM timing",
+        "SELECT step, distance, experts, scores, crc FROM prediction"};
     Content content = {.readable = true};
     sqlite3 *db;
     if (sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, NULL) != SQLITE_OK)
@@ -428,6 +540,7 @@ static void every_change_of_one_or_two_bytes_to_a_payload_is_noticed(void **unus
     RandomTrace trace = random_trace(12);
     trace.max_tokens = 8;
     trace.scores = true;
+    trace.distances = 2;
     char *original;
     size_t bytes;
     unsigned harmful = 0;
@@ -504,6 +617,9 @@ int main(void)
         cmocka_unit_test(what_is_no_trace_is_refused),
         cmocka_unit_test(a_newer_schema_is_refused),
         cmocka_unit_test(every_damage_names_its_place),
+        cmocka_unit_test(every_damage_to_predictions_names_its_place),
+        cmocka_unit_test(a_predicted_expert_out_of_range_is_refused_though_its_checksum_holds),
+        cmocka_unit_test(a_trace_without_the_table_of_predictions_reads),
         cmocka_unit_test(an_expert_out_of_range_is_refused_though_its_checksum_holds),
         cmocka_unit_test(a_trace_by_others_needs_no_digest),
         cmocka_unit_test(active_experts_equal_plain_counting),

@@ -130,6 +130,62 @@ static Status check_orphans(const Store *store, const RecordTable *table)
     return status == STATUS_END ? OK : status;
 }
 
+/* The tokens and the stack of the step that ROW, of a prediction, says it is of. */
+static Status find_step(TraceReader *reader, sqlite3_stmt *shape, Row *row, uint32_t *tokens,
+                        Stack *stack)
+{
+    sqlite3_reset(shape);
+    SQL_TRY(&reader->store, sqlite3_bind_int64(shape, 1, row->number));
+    Status status = store_step(&reader->store, shape);
+    if (status == STATUS_END)
+        return row_fail(row, -1, "there is no such step");
+    TRY(status);
+    *tokens = (uint32_t)sqlite3_column_int64(shape, 0); /* the steps have been checked */
+    *stack = sqlite3_column_int(shape, 1) ? STACK_ENCODER : STACK_DECODER;
+    return OK;
+}
+
+static Status check_prediction_rows(TraceReader *reader, sqlite3_stmt *shape, Row *row,
+                                    uint64_t *rows)
+{
+    for (;;) {
+        const uint16_t *experts;
+        const uint16_t *scores;
+        uint32_t tokens = 0;
+        Stack stack = STACK_DECODER;
+        Status status = store_step(row->store, row->statement);
+        if (status == STATUS_END)
+            return OK;
+        TRY(status);
+        row->number = sqlite3_column_int64(row->statement, 0);
+        TRY(find_step(reader, shape, row, &tokens, &stack));
+        TRY(reader_take_prediction(reader, row, tokens, stack, &experts, &scores));
+        ++*rows;
+    }
+}
+
+static Status check_predictions(TraceReader *reader, uint64_t *rows)
+{
+    Row row = {.store = &reader->store, .subject = "step", .table = "prediction"};
+    sqlite3_stmt *shape = NULL;
+    *rows = 0;
+    if (reader->prediction_row == NULL)
+        return OK;
+    Status status = store_prepare(row.store,
+                                  "SELECT step, distance, experts, scores, crc FROM prediction "
+                                  "ORDER BY step, distance",
+                                  &row.statement);
+    if (status == OK)
+        status = store_prepare(row.store,
+                               "SELECT tokens, phase = 'encode' FROM step WHERE step = ?", &shape);
+    if (status == OK)
+        status = check_prediction_rows(reader, shape, &row, rows);
+    sqlite3_finalize(shape);
+    sqlite3_finalize(row.statement);
+    TRY(status);
+    return check_count(reader, "prediction", *rows, reader->head.digest.prediction_rows);
+}
+
 static Status check_records(TraceReader *reader, const RecordTable *table, uint64_t expected,
                             RecordCount *found)
 {
@@ -147,13 +203,14 @@ static Status check_records(TraceReader *reader, const RecordTable *table, uint6
 Status trace_reader_count_records(TraceReader *reader, uint64_t *residency, uint64_t *timing)
 {
     const Digest *digest = &reader->head.digest;
+    uint64_t predictions;
     RecordCount events;
     RecordCount ops;
     TRY(check_records(reader, &RESIDENCY, digest->residency_rows, &events));
     TRY(check_records(reader, &TIMING, digest->timing_rows, &ops));
     *residency = events.records;
     *timing = ops.records;
-    return OK;
+    return check_predictions(reader, &predictions);
 }
 
 static Status check_all(TraceReader *reader, const CheckProgress *progress, TraceCheck *found)
@@ -164,6 +221,7 @@ static Status check_all(TraceReader *reader, const CheckProgress *progress, Trac
     RecordCount ops;
     TRY(check_records(reader, &RESIDENCY, reader->head.digest.residency_rows, &events));
     TRY(check_records(reader, &TIMING, reader->head.digest.timing_rows, &ops));
+    TRY(check_predictions(reader, &found->prediction_rows));
     found->residency_rows = events.rows;
     found->timing_rows = ops.rows;
     if (progress->call != NULL)

@@ -49,14 +49,15 @@ Status digest_notes_new(const char *caller, DigestNotes *notes)
 size_t digest_print(const Digest *digest, DigestNotes *notes)
 {
     char *at = notes->text + notes->prefix;
-    size_t used =
-        (size_t)snprintf(at, DIGEST_BYTES - 1,
-                         "\"complete\":%s,\"digest\":{\"run\":%" PRIu32 ",\"layers\":%" PRIu32
-                         ",\"requests\":%" PRIu32 ",\"request_rows\":%" PRIu64 ",\"steps\":%" PRIu64
-                         ",\"residency_rows\":%" PRIu64 ",\"timing_rows\":%" PRIu64 ",%s",
-                         digest->complete ? "true" : "false", digest->run, digest->layers,
-                         digest->requests, digest->request_rows, digest->steps,
-                         digest->residency_rows, digest->timing_rows, SEAL_START);
+    size_t used = (size_t)snprintf(
+        at, DIGEST_BYTES - 1,
+        "\"complete\":%s,\"digest\":{\"run\":%" PRIu32 ",\"layers\":%" PRIu32
+        ",\"requests\":%" PRIu32 ",\"request_rows\":%" PRIu64 ",\"steps\":%" PRIu64
+        ",\"residency_rows\":%" PRIu64 ",\"timing_rows\":%" PRIu64 ",\"prediction_rows\":%" PRIu64
+        ",%s",
+        digest->complete ? "true" : "false", digest->run, digest->layers, digest->requests,
+        digest->request_rows, digest->steps, digest->residency_rows, digest->timing_rows,
+        digest->prediction_rows, SEAL_START);
     uint32_t crc = crc32c(0, notes->text, notes->prefix + used);
     used += (size_t)snprintf(at + used, DIGEST_BYTES - 1 - used, "%08" PRIX32 "%s", crc, SEAL_END);
     return notes->prefix + used;
@@ -99,6 +100,9 @@ static Status read_counts(const JsonAt *at, const JsonAt *root, Digest *digest)
         TRY(json_need(at, counts[i].key, &member));
         TRY(json_u64(&member, 0, INT64_MAX, counts[i].value));
     }
+    digest->has_predictions = json_find(at, "prediction_rows", &member);
+    if (digest->has_predictions)
+        TRY(json_u64(&member, 0, INT64_MAX, &digest->prediction_rows));
     TRY(json_need(root, "complete", &member));
     return json_bool(&member, &digest->complete);
 }

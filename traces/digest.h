@@ -4,7 +4,7 @@
  *
  *   "complete": false        true once recorder_close() has finished the file
  *   "digest": {"run": C, "layers": C, "requests": C, "request_rows": N, "steps": N,
- *              "residency_rows": N, "timing_rows": N, "notes": "XXXXXXXX"}
+ *              "residency_rows": N, "timing_rows": N, "prediction_rows": N, "notes": "XXXXXXXX"}
  *
  * run      CRC-32C (traces/rowcrc.h) over the run row's columns id to plan
  * layers   over all columns of all layer rows, in order, as if they were one row
@@ -32,6 +32,8 @@ typedef struct {
     uint64_t steps;
     uint64_t residency_rows;
     uint64_t timing_rows;
+    bool has_predictions; /* false: by a recorder that knew no such table */
+    uint64_t prediction_rows;
 } Digest;
 
 /* Notes being kept up to date: the caller's keys and room for the digest behind them. */

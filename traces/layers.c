@@ -42,6 +42,15 @@ StackSpan layers_span(const TraceLayer *layers, uint32_t n_layers, Stack stack)
     return span;
 }
 
+StackSpan layers_ahead(const TraceLayer *layers, StackSpan span, uint32_t distance)
+{
+    for (; distance > 0 && span.count > 0; distance--) {
+        span.top_k -= layers[span.first++].top_k;
+        span.count--;
+    }
+    return span;
+}
+
 uint32_t layers_max_experts(const TraceLayer *layers, uint32_t n_layers)
 {
     uint32_t most = 0;

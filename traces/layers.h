@@ -18,6 +18,10 @@ Status layers_check(const char *file, const TraceLayer *layers, uint32_t n_layer
 
 StackSpan layers_span(const TraceLayer *layers, uint32_t n_layers, Stack stack);
 
+/* The layers of SPAN that lie DISTANCE or more behind another of it: those that can be predicted so
+ * far ahead. */
+StackSpan layers_ahead(const TraceLayer *layers, StackSpan span, uint32_t distance);
+
 /* 1 when every layer has at most 255 experts, so that 0xFF can mean dropped; else 2. */
 size_t layers_id_bytes(const TraceLayer *layers, uint32_t n_layers);
 

@@ -16,6 +16,8 @@ static const char RESIDENCY_SQL[] =
     "SELECT step, rank, events, crc FROM residency WHERE step = ? AND rank = ?";
 static const char TIMING_SQL[] =
     "SELECT step, rank, ops, crc FROM timing WHERE step = ? AND rank = ?";
+static const char PREDICTION_SQL[] =
+    "SELECT step, distance, experts, scores, crc FROM prediction WHERE step = ? AND distance = ?";
 
 enum { MAX_RANK = UINT8_MAX };
 
@@ -25,6 +27,28 @@ static Status count_rows(const Store *store, const char *sql, uint64_t *count)
     TRY(store_number(store, sql, &number));
     *count = (uint64_t)number;
     return OK;
+}
+
+/* Traces of other recorders may have no table of predictions. */
+static Status open_predictions(TraceReader *reader)
+{
+    const Store *store = &reader->store;
+    int64_t tables;
+    int64_t most;
+    TRY(store_number(store,
+                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
+                     "name = 'prediction'",
+                     &tables));
+    if (tables == 0 && reader->head.digest.has_predictions)
+        return fail(ERR_CORRUPT, "%s: prediction: the table is missing", store->path);
+    if (tables == 0)
+        return OK;
+    TRY(store_number(store, "SELECT coalesce(max(distance), 0) FROM prediction", &most));
+    if (most < 0 || most >= TRACE_MAX_LAYERS)
+        return fail(ERR_CORRUPT, "%s: prediction: distance: %lld, allowed is 1 to %d", store->path,
+                    (long long)most, TRACE_MAX_LAYERS - 1);
+    reader->distances = (uint32_t)most;
+    return store_prepare(store, PREDICTION_SQL, &reader->prediction_row);
 }
 
 static Status open_tables(TraceReader *reader)
@@ -47,7 +71,8 @@ static Status open_tables(TraceReader *reader)
     TRY(store_prepare(store, ROUTING_SQL, &reader->routing_rows));
     TRY(store_prepare(store, REQUEST_SQL, &reader->request_rows));
     TRY(store_prepare(store, RESIDENCY_SQL, &reader->residency_row));
-    return store_prepare(store, TIMING_SQL, &reader->timing_row);
+    TRY(store_prepare(store, TIMING_SQL, &reader->timing_row));
+    return open_predictions(reader);
 }
 
 Status trace_reader_open(const char *path, TraceReader **out)
@@ -74,11 +99,13 @@ void trace_reader_close(TraceReader *reader)
     sqlite3_finalize(reader->request_rows);
     sqlite3_finalize(reader->residency_row);
     sqlite3_finalize(reader->timing_row);
+    sqlite3_finalize(reader->prediction_row);
     store_close(&reader->store);
     head_free(&reader->head);
     step_buffer_free(&reader->arrays);
     active_set_free(&reader->active);
     mem_free(reader->records);
+    mem_free(reader->predicted);
     mem_free(reader);
 }
 
@@ -101,6 +128,11 @@ uint64_t trace_reader_steps(const TraceReader *reader)
 uint64_t trace_reader_requests(const TraceReader *reader)
 {
     return reader->requests;
+}
+
+uint32_t trace_reader_distances(const TraceReader *reader)
+{
+    return reader->distances;
 }
 
 bool trace_reader_complete(const TraceReader *reader)
@@ -419,13 +451,13 @@ Status reader_take_timing(TraceReader *reader, Row *row, const TimingRecord **re
     return OK;
 }
 
-/* Puts STATEMENT on the row of (STEP, RANK). */
+/* Puts STATEMENT on the row of STEP and KEY, its rank or distance. */
 static Status find_records(const TraceReader *reader, sqlite3_stmt *statement, uint32_t step,
-                           uint32_t rank)
+                           uint32_t key)
 {
     sqlite3_reset(statement);
     SQL_TRY(&reader->store, sqlite3_bind_int64(statement, 1, step));
-    SQL_TRY(&reader->store, sqlite3_bind_int64(statement, 2, rank));
+    SQL_TRY(&reader->store, sqlite3_bind_int64(statement, 2, key));
     return store_step(&reader->store, statement);
 }
 
@@ -457,6 +489,55 @@ Status trace_reader_timing(TraceReader *reader, uint32_t step, uint32_t rank,
     Status status = find_records(reader, row.statement, step, rank);
     if (status == OK)
         status = reader_take_timing(reader, &row, records, count);
+    sqlite3_reset(row.statement);
+    return status == STATUS_END ? OK : status;
+}
+
+Status reader_take_prediction(TraceReader *reader, Row *row, uint32_t tokens, Stack stack,
+                              const uint16_t **experts, const uint16_t **scores)
+{
+    const void *stored;
+    const void *weights;
+    uint32_t distance;
+    StackSpan span = reader->spans[stack];
+    TRY(row_u32(row, 1, 1, TRACE_MAX_LAYERS - 1, &distance));
+    if (distance >= span.count)
+        return row_fail(row, 1, "%u, allowed is 1 to %u", distance,
+                        span.count > 1 ? span.count - 1 : 0);
+    span = layers_ahead(reader->head.layers, span, distance);
+    size_t ids = span.top_k * tokens; /* below 2^20 * 2^24 */
+    TRY(row_blob(row, 2, false, ids * reader->id_bytes, &stored));
+    TRY(row_blob(row, 3, false, 2 * ids, &weights));
+    TRY(row_check_crc(row, 4));
+    TRY(block_fit(&reader->predicted, &reader->predicted_bytes, 4 * ids, "predictions"));
+    uint16_t *to = reader->predicted;
+    if (reader->id_bytes == 1)
+        widen(stored, ids, to);
+    else
+        memcpy(to, stored, 2 * ids);
+    *experts = to;
+    *scores = memcpy(to + ids, weights, 2 * ids);
+    if (layers_check_experts("", reader->head.layers, span, 0, tokens, to, ERR_CORRUPT) != OK)
+        return row_fail(row, 2, "an expert that its layer does not have");
+    return OK;
+}
+
+Status trace_reader_prediction(TraceReader *reader, uint32_t distance, const uint16_t **experts,
+                               const uint16_t **scores)
+{
+    const TraceStep *step = &reader->step;
+    Row row = {.store = &reader->store,
+               .statement = reader->prediction_row,
+               .subject = "step",
+               .table = "prediction",
+               .number = step->step};
+    *experts = NULL;
+    *scores = NULL;
+    if (row.statement == NULL)
+        return OK;
+    Status status = find_records(reader, row.statement, step->step, distance);
+    if (status == OK)
+        status = reader_take_prediction(reader, &row, step->tokens, step->stack, experts, scores);
     sqlite3_reset(row.statement);
     return status == STATUS_END ? OK : status;
 }

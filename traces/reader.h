@@ -59,8 +59,17 @@ Status trace_reader_residency(TraceReader *reader, uint32_t step, uint32_t rank,
 Status trace_reader_timing(TraceReader *reader, uint32_t step, uint32_t rank,
                            const TimingRecord **records, size_t *count);
 
-/* Reads and checks every row of residency and timing, of all ranks: *RESIDENCY and *TIMING records.
- * In a damaged table a row may not be found by its key; here it is. */
+/* The most MoE layers ahead that the trace has predictions of; 0: it has none. */
+uint32_t trace_reader_distances(const TraceReader *reader);
+/* What was predicted DISTANCE MoE layers ahead, for the step read last: EXPERTS (of its stack's
+ * layers but the first DISTANCE, laid out as a step's) and the weights predicted with them, as f16,
+ * same shape; both NULL when there is no row. Valid until the next call. */
+Status trace_reader_prediction(TraceReader *reader, uint32_t distance, const uint16_t **experts,
+                               const uint16_t **scores);
+
+/* Reads and checks every row of residency, timing and prediction, of all ranks: *RESIDENCY and
+ * *TIMING records. In a damaged table a row may not be found by its key; here it is. The steps must
+ * have been read before. */
 Status trace_reader_count_records(TraceReader *reader, uint64_t *residency, uint64_t *timing);
 
 /* What a full check found. */
@@ -70,6 +79,7 @@ typedef struct {
     uint64_t requests;
     uint64_t residency_rows;
     uint64_t timing_rows;
+    uint64_t prediction_rows;
 } TraceCheck;
 
 /* Reads everything in PATH: SQLite's integrity_check, the digest of the run, layer and request

@@ -20,6 +20,8 @@ struct TraceReader {
     sqlite3_stmt *request_rows;  /* all, ascending */
     sqlite3_stmt *residency_row; /* of one (step, rank) */
     sqlite3_stmt *timing_row;
+    sqlite3_stmt *prediction_row; /* of one (step, distance); NULL: the trace has no such table */
+    uint32_t distances;
     uint64_t steps_read;
     bool steps_ended;
     bool requests_ended;
@@ -30,6 +32,8 @@ struct TraceReader {
     ActiveSet active;
     void *records; /* residency or timing */
     size_t records_bytes;
+    void *predicted; /* u16 ids, then f16 scores */
+    size_t predicted_bytes;
 };
 
 /* Check the row (step, rank, events or ops, crc) that ROW stands on and copy its records into the
@@ -38,5 +42,10 @@ Status reader_take_residency(TraceReader *reader, Row *row, const ResidencyRecor
                              size_t *count);
 Status reader_take_timing(TraceReader *reader, Row *row, const TimingRecord **records,
                           size_t *count);
+
+/* The same for the row (step, distance, experts, scores, crc) of a step of TOKENS tokens whose
+ * stack is STACK. */
+Status reader_take_prediction(TraceReader *reader, Row *row, uint32_t tokens, Stack stack,
+                              const uint16_t **experts, const uint16_t **scores);
 
 #endif

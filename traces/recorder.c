@@ -30,6 +30,8 @@ typedef struct {
     size_t residency_bytes;
     void *timing;
     size_t timing_bytes;
+    void *predicted; /* ids, then weights */
+    size_t predicted_bytes;
     TraceRequest request;
     void *label;
     size_t label_bytes;
@@ -170,6 +172,7 @@ static void free_recorder(Recorder *recorder)
         step_buffer_free(&recorder->slots[i].arrays);
         mem_free(recorder->slots[i].residency);
         mem_free(recorder->slots[i].timing);
+        mem_free(recorder->slots[i].predicted);
         mem_free(recorder->slots[i].label);
     }
     pthread_cond_destroy(&recorder->freed);
@@ -295,6 +298,17 @@ Status recorder_request(Recorder *recorder, const TraceRequest *request)
     return OK;
 }
 
+static Status check_predictions(const Recorder *recorder, const TraceStep *step)
+{
+    StackSpan span = recorder->spans[step->stack];
+    size_t stride = (size_t)step->tokens * span.top_k;
+    for (uint32_t d = 1; d <= step->n_distances && d < span.count; d++)
+        TRY(layers_check_experts(recorder->path, recorder->layers,
+                                 layers_ahead(recorder->layers, span, d), step->step, step->tokens,
+                                 step->predicted + (d - 1) * stride, ERR_INPUT));
+    return OK;
+}
+
 static Status check_step(const Recorder *recorder, const TraceStep *step, size_t n_residency,
                          size_t n_timing)
 {
@@ -321,8 +335,9 @@ static Status check_step(const Recorder *recorder, const TraceStep *step, size_t
         n_timing > blob_limit / sizeof(TimingRecord))
         return fail(ERR_INPUT, "%s: step %u: larger than %" PRIu64 " bytes in one column", path,
                     step->step, blob_limit);
-    return layers_check_experts(path, recorder->layers, span, step->step, step->tokens,
-                                step->experts, ERR_INPUT);
+    TRY(layers_check_experts(path, recorder->layers, span, step->step, step->tokens, step->experts,
+                             ERR_INPUT));
+    return check_predictions(recorder, step);
 }
 
 /* Copies the arrays of STEP into SLOT; what is NULL stays NULL. */
@@ -347,13 +362,31 @@ static Status copy_step(Slot *slot, const TraceStep *step, size_t ids)
     return OK;
 }
 
+/* The part of each distance behind the one before, as STEP has them; IDS of one. */
+static Status copy_predictions(Slot *slot, const TraceStep *step, size_t ids)
+{
+    TraceStep *copy = &slot->rows.step;
+    size_t count = step->n_distances * ids;
+    TRY(block_fit(&slot->predicted, &slot->predicted_bytes, count * (sizeof(float) + 2),
+                  "predictions"));
+    if (count == 0)
+        return OK;
+    float *weights = slot->predicted;
+    uint16_t *experts = (uint16_t *)(weights + count);
+    copy->predicted_weights = memcpy(weights, step->predicted_weights, count * sizeof *weights);
+    copy->predicted = memcpy(experts, step->predicted, count * sizeof *experts);
+    return OK;
+}
+
 Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyRecord *residency,
                      size_t n_residency, const TimingRecord *timing, size_t n_timing)
 {
     Slot *slot;
     TRY(check_step(recorder, step, n_residency, n_timing));
     TRY(take_slot(recorder, &slot));
-    TRY(copy_step(slot, step, (size_t)step->tokens * recorder->spans[step->stack].top_k));
+    size_t ids = (size_t)step->tokens * recorder->spans[step->stack].top_k;
+    TRY(copy_step(slot, step, ids));
+    TRY(copy_predictions(slot, step, ids));
     size_t residency_bytes = n_residency * sizeof *residency;
     size_t timing_bytes = n_timing * sizeof *timing;
     TRY(block_fit(&slot->residency, &slot->residency_bytes, residency_bytes, "residency events"));

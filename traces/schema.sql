@@ -58,3 +58,10 @@ CREATE TABLE timing(
     ops BLOB NOT NULL,      -- 24-byte records: u32 layer, op; u64 start_ns, duration_ns
     crc INTEGER NOT NULL,
     PRIMARY KEY(step, rank)) WITHOUT ROWID;
+CREATE TABLE prediction(
+    step INTEGER NOT NULL,
+    distance INTEGER NOT NULL, -- MoE layers ahead, from 1
+    experts BLOB NOT NULL,     -- as routing.experts, of the stack's layers but the first DISTANCE
+    scores BLOB NOT NULL,      -- f16, same shape: the predicted weights
+    crc INTEGER NOT NULL,
+    PRIMARY KEY(step, distance)) WITHOUT ROWID;

@@ -124,6 +124,12 @@ typedef struct {
     const float *weights;     /* same shape, or NULL */
     const uint16_t *scores;   /* f16, SCORE_COUNT values, or NULL; the layout is in run.notes */
     size_t score_count;
+    /* What was predicted of MoE layers ahead: the part of distance D (from 1) begins D - 1 times
+     * the size of EXPERTS into the array, and is laid out like EXPERTS without the stack's first D
+     * layers. For the recorder; a reader gives them with trace_reader_prediction(). */
+    uint32_t n_distances;           /* 0: nothing */
+    const uint16_t *predicted;      /* [n_distances][ids of EXPERTS] */
+    const float *predicted_weights; /* same shape */
 } TraceStep;
 
 /* Half-precision conversion, round to nearest even. */

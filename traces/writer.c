@@ -25,6 +25,7 @@ typedef enum {
     SQL_ROUTING,
     SQL_RESIDENCY,
     SQL_TIMING,
+    SQL_PREDICTION,
     SQL_REQUEST_OLD,
     SQL_REQUEST,
     SQL_NOTES,
@@ -40,6 +41,8 @@ static const char *const SQL_TEXTS[SQL_COUNT] = {
                     "VALUES(?, ?, ?, ?, ?)",
     [SQL_RESIDENCY] = "INSERT INTO residency(step, rank, events, crc) VALUES(?, ?, ?, ?)",
     [SQL_TIMING] = "INSERT INTO timing(step, rank, ops, crc) VALUES(?, ?, ?, ?)",
+    [SQL_PREDICTION] = "INSERT INTO prediction(step, distance, experts, scores, crc) "
+                       "VALUES(?, ?, ?, ?, ?)",
     [SQL_REQUEST_OLD] = "SELECT request, label, arrival_ns, prompt_tokens, output_tokens "
                         "FROM request WHERE request = ?",
     [SQL_REQUEST] = "INSERT OR REPLACE INTO request(request, label, arrival_ns, prompt_tokens, "
@@ -49,6 +52,7 @@ static const char *const SQL_TEXTS[SQL_COUNT] = {
 
 struct Writer {
     Store store;
+    TraceLayer *layers; /* [n_layers] */
     sqlite3_stmt *sql[SQL_COUNT];
     StackSpan spans[2]; /* by Stack */
     size_t id_bytes;
@@ -147,19 +151,33 @@ static void narrow(const uint16_t *experts, size_t count, uint8_t *ids)
         ids[i] = (uint8_t)experts[i]; /* EXPERT_DROPPED becomes 0xFF */
 }
 
+/* EXPERTS[ids] as the trace has them. */
+static Status store_ids(Writer *writer, const uint16_t *experts, size_t ids, const void **stored)
+{
+    *stored = experts;
+    if (writer->id_bytes == 2)
+        return OK;
+    TRY(block_fit(&writer->ids, &writer->ids_bytes, ids, "step"));
+    narrow(experts, ids, writer->ids);
+    *stored = writer->ids;
+    return OK;
+}
+
+/* WEIGHTS[ids] as f16, in writer->weights. */
+static Status store_weights(Writer *writer, const float *weights, size_t ids)
+{
+    TRY(block_fit(&writer->weights, &writer->weights_bytes, 2 * ids, "step"));
+    f16_encode(weights, ids, writer->weights);
+    return OK;
+}
+
 static Status put_routing_row(Writer *writer, const TraceStep *step)
 {
     size_t ids = (size_t)step->tokens * writer->spans[step->stack].top_k;
-    const void *experts = step->experts;
-    if (writer->id_bytes == 1) {
-        TRY(block_fit(&writer->ids, &writer->ids_bytes, ids, "step"));
-        narrow(step->experts, ids, writer->ids);
-        experts = writer->ids;
-    }
-    if (step->weights != NULL) {
-        TRY(block_fit(&writer->weights, &writer->weights_bytes, 2 * ids, "step"));
-        f16_encode(step->weights, ids, writer->weights);
-    }
+    const void *experts;
+    TRY(store_ids(writer, step->experts, ids, &experts));
+    if (step->weights != NULL)
+        TRY(store_weights(writer, step->weights, ids));
     NewRow row = new_row(writer, SQL_ROUTING);
     put_integer(&row, step->step);
     put_blob(&row, experts, ids * writer->id_bytes);
@@ -175,6 +193,31 @@ static Status put_records(Writer *writer, Sql sql, uint32_t step, const void *re
     put_integer(&row, 0);
     put_blob(&row, records, bytes);
     return put_done_crc(&row);
+}
+
+static Status put_prediction_row(Writer *writer, const TraceStep *step, uint32_t distance)
+{
+    StackSpan span = writer->spans[step->stack];
+    size_t first = (size_t)(distance - 1) * step->tokens * span.top_k;
+    size_t ids = step->tokens * layers_ahead(writer->layers, span, distance).top_k;
+    const void *experts;
+    TRY(store_ids(writer, step->predicted + first, ids, &experts));
+    TRY(store_weights(writer, step->predicted_weights + first, ids));
+    NewRow row = new_row(writer, SQL_PREDICTION);
+    put_integer(&row, step->step);
+    put_integer(&row, distance);
+    put_blob(&row, experts, ids * writer->id_bytes);
+    put_blob(&row, writer->weights, 2 * ids);
+    return put_done_crc(&row);
+}
+
+static Status put_predictions(Writer *writer, const TraceStep *step)
+{
+    for (uint32_t d = 1; d <= step->n_distances && d < writer->spans[step->stack].count; d++) {
+        TRY(put_prediction_row(writer, step, d));
+        writer->digest.prediction_rows++;
+    }
+    return OK;
 }
 
 Status writer_put_step(Writer *writer, const StepRows *rows)
@@ -193,7 +236,7 @@ Status writer_put_step(Writer *writer, const StepRows *rows)
                         rows->n_timing * sizeof *rows->timing));
         writer->digest.timing_rows++;
     }
-    return OK;
+    return put_predictions(writer, &rows->step);
 }
 
 /* Takes the row that will be replaced out of the digest. */
@@ -363,6 +406,7 @@ static void release(Writer *writer)
     mem_free(writer->notes.text);
     mem_free(writer->ids);
     mem_free(writer->weights);
+    mem_free(writer->layers);
 }
 
 Status writer_open(const char *path, const TraceRun *run, const TraceLayer *layers,
@@ -374,6 +418,10 @@ Status writer_open(const char *path, const TraceRun *run, const TraceLayer *laye
     writer->spans[STACK_ENCODER] = layers_span(layers, n_layers, STACK_ENCODER);
     writer->id_bytes = layers_id_bytes(layers, n_layers);
     Status status = digest_notes_new(run->notes, &writer->notes);
+    if (status == OK)
+        status = mem_new(&writer->layers, n_layers, sizeof *layers, "trace writer");
+    if (status == OK)
+        memcpy(writer->layers, layers, n_layers * sizeof *layers);
     if (status == OK)
         status = store_create(path, durability, page_bytes, &writer->store);
     if (status == OK)

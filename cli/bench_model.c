@@ -7,6 +7,7 @@ static Status open_all(const BenchOptions *options, const BenchLoad *load, Bench
     ExecutorOptions executor = {.plan = &model->plan,
                                 .device = options->device,
                                 .threads = options->threads,
+                                .predictions = load->predictions,
                                 .logits = load->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
     TRY(checkpoint_open_model(options->model, &model->checkpoint));
     const ModelConfig *config = checkpoint_config(model->checkpoint);

@@ -20,6 +20,7 @@ typedef struct {
     uint32_t length;
     uint32_t batch;
     uint32_t generate;
+    uint32_t predictions; /* MoE layers ahead */
 } BenchLoad;
 
 Status bench_model_open(const BenchOptions *options, const BenchLoad *load, BenchModel *model);

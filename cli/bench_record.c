@@ -187,24 +187,32 @@ static void keep_least(Cost *best, const Cost *cost)
     best->open_close = cost->open_close < best->open_close ? cost->open_close : best->open_close;
 }
 
-/* Runs in turn without ([0]) and with recording ([1]), the order within a pair alternating, and
- * keeps the best of PAIRS of each: other work on the machine only ever makes a run slower. */
-static Status measure_cost(const BenchModel *model, Cost best[2])
+/* One of the two runs of a comparison. */
+typedef struct {
+    const BenchModel *model;
+    bool recorded;
+} Side;
+
+/* Runs the two in turn, the order within a pair alternating, and keeps the best of PAIRS of each:
+ * other work on the machine only ever makes a run slower. */
+static Status measure_cost(const Side sides[2], Cost best[2])
 {
-    TRY(time_run(model, false, &best[0]));
-    TRY(time_run(model, true, &best[1]));
-    for (int i = 0; i < 2 * (PAIRS - 1); i++) {
-        bool recorded = (i % 2 != 0) == (i / 2 % 2 != 0);
+    for (int i = 0; i < 2 * PAIRS; i++) {
+        int side = (i % 2 != 0) == (i / 2 % 2 != 0);
         Cost cost;
-        TRY(time_run(model, recorded, &cost));
-        keep_least(&best[recorded], &cost);
+        TRY(time_run(sides[side].model, sides[side].recorded, &cost));
+        if (i < 2)
+            best[side] = cost;
+        else
+            keep_least(&best[side], &cost);
     }
     return OK;
 }
 
-static Status add_percent(const char *name, double without, double with, BenchReport *report)
+static Status add_percent(const char *name, double without, double with, double wanted,
+                          BenchReport *report)
 {
-    BenchFigure figure = {.bench = "record", .unit = "%", .wanted = 2, .at_most = true};
+    BenchFigure figure = {.bench = "record", .unit = "%", .wanted = wanted, .at_most = true};
     figure.value = (with / without - 1) * 100;
     snprintf(figure.name, sizeof figure.name, "%s", name);
     return bench_report_add(report, &figure);
@@ -218,18 +226,45 @@ static Status bench_cost(const BenchOptions *options, BenchReport *report)
     BenchModel model;
     Cost best[2];
     TRY(bench_model_open(options, &load, &model));
-    Status status = measure_cost(&model, best);
+    const Side sides[2] = {{.model = &model}, {.model = &model, .recorded = true}};
+    Status status = measure_cost(sides, best);
     bench_model_close(&model);
     TRY(status);
     open_close.value = best[1].open_close * 1e3;
-    TRY(add_percent("time that recording adds to a run", best[0].run, best[1].run, report));
-    TRY(add_percent("processor time that recording adds", best[0].processor, best[1].processor,
+    TRY(add_percent("time that recording adds to a run", best[0].run, best[1].run, 2, report));
+    TRY(add_percent("processor time that recording adds", best[0].processor, best[1].processor, 2,
                     report));
     return bench_report_add(report, &open_close);
+}
+
+/* What it costs to predict one MoE layer ahead, and to record that. */
+static Status bench_predictions(const BenchOptions *options, BenchReport *report)
+{
+    BenchLoad load = {.requests = 64, .length = 256, .batch = 16, .generate = 32};
+    BenchModel plain;
+    BenchModel predicting = {0};
+    Cost best[2];
+    uint32_t n_layers;
+    TRY(bench_model_open(options, &load, &plain));
+    executor_layers(plain.executor, &n_layers);
+    load.predictions = n_layers > 1 ? 1 : 0;
+    Status status = bench_model_open(options, &load, &predicting);
+    if (status == OK) {
+        const Side sides[2] = {{.model = &plain, .recorded = true},
+                               {.model = &predicting, .recorded = true}};
+        status = measure_cost(sides, best);
+        bench_model_close(&predicting);
+    }
+    bench_model_close(&plain);
+    if (status != OK || load.predictions == 0)
+        return status;
+    return add_percent("time that predictions one layer ahead add", best[0].run, best[1].run, 0,
+                       report);
 }
 
 Status bench_record(const BenchOptions *options, BenchReport *report)
 {
     TRY(bench_speed(report));
-    return bench_cost(options, report);
+    TRY(bench_cost(options, report));
+    return bench_predictions(options, report);
 }

@@ -33,6 +33,7 @@ typedef struct {
     const char *trace; /* of --routing trace:FILE, or NULL */
     const char *scores_text;
     uint32_t scores;
+    uint32_t predictions; /* 0: not given */
     bool json;
 } Arguments;
 
@@ -195,6 +196,13 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "record router scores too: the largest M, or all",
          .kind = OPTION_TEXT,
          .value = &arguments->scores_text},
+        {.name = "predictions",
+         .argument = "D",
+         .help = "record what the routers of the next D MoE layers say ahead, too",
+         .kind = OPTION_U32,
+         .value = &arguments->predictions,
+         .least = 1,
+         .most = TRACE_MAX_LAYERS - 1},
         {.name = "timing",
          .help = "record the time of each operation, too",
          .kind = OPTION_FLAG,
@@ -237,6 +245,18 @@ static Status describe_scores(cJSON *notes, uint32_t scores)
                          "per MoE layer [tokens][min(m, experts)], descending scores");
 }
 
+static Status describe_predictions(cJSON *notes, uint32_t distances)
+{
+    cJSON *object;
+    if (distances == 0)
+        return OK;
+    TRY(json_add_object(notes, "predictions", &object));
+    TRY(json_add_u64(object, "distances", distances));
+    return json_add_text(object, "by",
+                         "norm and router of the predicted layer on the residual that the present "
+                         "layer's experts get");
+}
+
 /* The names of the timing table's operations, in order. */
 static Status describe_ops(cJSON *notes)
 {
@@ -258,6 +278,7 @@ static Status fill_notes(cJSON *notes, const Recording *recording)
     }
     if (arguments->timing)
         TRY(describe_ops(notes));
+    TRY(describe_predictions(notes, arguments->predictions));
     return describe_scores(notes, arguments->scores);
 }
 
@@ -379,7 +400,8 @@ static Status record(Recording *recording)
 {
     const Arguments *arguments = recording->arguments;
     ExecutorOptions options = {.plan = &recording->plan,
-                               .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE};
+                               .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE,
+                               .predictions = arguments->predictions};
     TRY(device_input_apply(&arguments->device, &options));
     TRY(checkpoint_open_model(arguments->model.name, &recording->checkpoint));
     if (token_input_path(&arguments->tokens) != NULL)

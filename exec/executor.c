@@ -6,6 +6,16 @@
 #include "exec/executor_state.h"
 #include "exec/layout.h"
 
+/* MoE layers of the longer stack that lie ahead of its first. */
+static uint32_t most_ahead(const ModelConfig *config)
+{
+    uint32_t layers[2] = {0};
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        layers[config->layers[i].stack] += config->layers[i].moe;
+    uint32_t most = layers[0] > layers[1] ? layers[0] : layers[1];
+    return most > 0 ? most - 1 : 0;
+}
+
 static Status check_options(const ModelConfig *config, const ExecutorOptions *options)
 {
     if (options->max_requests == 0 || options->max_length == 0 || options->max_tokens == 0)
@@ -14,6 +24,11 @@ static Status check_options(const ModelConfig *config, const ExecutorOptions *op
     if (options->max_length > config->max_positions)
         return fail(ERR_INPUT, "executor: requests of %u tokens, the model allows %u",
                     options->max_length, config->max_positions);
+    uint32_t ahead = most_ahead(config);
+    if (options->predictions > ahead)
+        return fail(ERR_INPUT,
+                    "executor: predictions %u MoE layers ahead, the model has room for %u",
+                    options->predictions, ahead);
     if (options->max_tokens > TRACE_MAX_TOKENS)
         return fail(ERR_INPUT, "executor: %u tokens a step, allowed are %u", options->max_tokens,
                     TRACE_MAX_TOKENS);
@@ -196,6 +211,7 @@ static void prepare_forward(Executor *executor, const Checkpoint *checkpoint)
     forward->max_length = options->max_length;
     forward->max_tokens = options->max_tokens;
     forward->max_logits = logit_rows(options);
+    forward->ahead.recorded = options->predictions;
     forward->slots.backend = forward->backend;
     forward->slots.config = executor->config;
     forward->slots.tensors = checkpoint_tensors(checkpoint);

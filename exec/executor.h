@@ -29,6 +29,8 @@ typedef struct {
     uint32_t max_tokens;   /* of one step */
     LogitsWanted logits;   /* the most that a step will ask for */
     ComputeType compute;   /* of matrix products; ERR_UNSUPPORTED when the device has it not */
+    uint32_t predictions; /* MoE layers ahead whose routing every step predicts; 0: none. Changes no
+                             number of the step, costs a norm and a router each. */
 } ExecutorOptions;
 
 /* CHECKPOINT must outlive the executor. Sizes everything up front; ERR_MEMORY names the sizes when
@@ -91,6 +93,10 @@ typedef struct {
     uint32_t n_logits;
     const float *router_scores; /* per MoE layer [tokens][experts] probabilities over all experts;
                                    NULL unless wanted */
+    /* As in TraceStep, of options.predictions distances. */
+    uint32_t n_distances;
+    const uint16_t *predicted;
+    const float *predicted_weights;
     const TimingRecord *timing; /* ops of exec/ops.h; times in clock_wall_ns() */
     size_t n_timing;
 } StepOutput;

@@ -207,12 +207,11 @@ static Status read_stamps(Forward *f, uint64_t wall_offset_ns, StepOutput *outpu
     return OK;
 }
 
-/* MoE layers of the stacks before STACK's. */
-static uint32_t moe_layers_before(const ModelConfig *config, Stack stack)
+static uint32_t moe_layers_of(const ModelConfig *config, Stack stack)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; stack == STACK_DECODER && i < config->n_encoder_layers; i++)
-        n += config->layers[i].moe;
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        n += config->layers[i].moe && config->layers[i].stack == stack;
     return n;
 }
 
@@ -232,10 +231,13 @@ static const RotaryTable *choose_rotary(const Forward *f, const Spans *spans)
 
 static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
 {
+    uint32_t before = input->stack == STACK_DECODER ? moe_layers_of(f->config, STACK_ENCODER) : 0;
     Step step = {.forward = f,
                  .input = input,
                  .spans = make_spans(f->host.spans, f->at.spans, n_spans, input->tokens),
-                 .moe_layer = moe_layers_before(f->config, input->stack),
+                 .moe_layer = before,
+                 .first_moe_layer = before,
+                 .end_moe_layer = before + moe_layers_of(f->config, input->stack),
                  .next_use = input->next_use,
                  .n_coming = input->n_coming,
                  .coming = input->coming};
@@ -280,6 +282,9 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
                            .n_residency = f->slots.n_residency,
                            .logits = n_logits > 0 ? f->host.logits : NULL,
                            .n_logits = n_logits,
-                           .router_scores = input->scores ? f->host.scores : NULL};
+                           .router_scores = input->scores ? f->host.scores : NULL,
+                           .n_distances = f->ahead.recorded,
+                           .predicted = f->ahead.experts,
+                           .predicted_weights = f->ahead.weights};
     return input->timing ? read_stamps(f, wall_offset_ns, output) : OK;
 }

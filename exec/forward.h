@@ -58,6 +58,18 @@ typedef struct {
     uint32_t *first; /* [experts + 1] */
 } ForwardHost;
 
+/* Predictions of the routing of layers ahead (exec/forward_ahead.c). The part of distance D begins
+ * D - 1 times the step's routed entries into its arrays, and holds [tokens][top_k] of each MoE
+ * layer of the stack but the first D. */
+typedef struct {
+    uint32_t recorded; /* distances 1 to so many are given out; 0: none */
+    uint32_t decided;  /* the distance that the plan's predictor asks for; 0: none */
+    float *normed;     /* device [T][d_model] */
+    Routing routing;   /* device: scores [T][experts], the rest [distances][entries] */
+    uint16_t *experts; /* host, the same */
+    float *weights;
+} Ahead;
+
 /* Stamps of a step: operation I ran between stamps I and I + 1. */
 typedef struct {
     uint32_t *layer;       /* [max] */
@@ -81,6 +93,7 @@ typedef struct {
     ExpertSlots slots;
     Activations at;
     ForwardHost host;
+    Ahead ahead;
     Stamps stamps;
     uint32_t *counts; /* [max_experts + 1] for events that are noted after the step */
     uint16_t *active; /* [max_experts] */

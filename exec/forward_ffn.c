@@ -135,6 +135,7 @@ static Status moe_ffn(Step *step, uint32_t layer)
                                .slots = slots->slots,
                                .slot_stride = slots->slot_stride};
     TRY(route(step, layer, capacity, &routing));
+    TRY(forward_predict(step, layer));
     if (f->plan->buffer.on)
         TRY(buffered_experts(step, &batch));
     else

@@ -197,6 +197,7 @@ void forward_lay_out_activations(Forward *forward, Arena *arena)
     at->ffn_inside = lay_out(arena, times(tokens, widths.ffn_inside), sizeof(float));
     at->gates = lay_out(arena, tokens, sizeof(float));
     lay_out_routing(forward, at, arena);
+    forward_lay_out_ahead(forward, times(tokens, moe_sums(config).top_k), arena);
     if (forward->max_logits > 0)
         at->logits = lay_out(arena, times(LOGIT_ROWS, config->vocabulary), sizeof(float));
 }
@@ -218,6 +219,7 @@ void forward_lay_out_pinned(Forward *forward, Arena *arena)
     host->forced_weights = lay_out(arena, times(tokens, sums.top_k), sizeof(float));
     host->scores = lay_out(arena, times(tokens, sums.experts), sizeof(float));
     host->logits = lay_out(arena, times(forward->max_logits, config->vocabulary), sizeof(float));
+    forward_lay_out_ahead_pinned(forward, times(tokens, sums.top_k), arena);
     host->first = lay_out(arena, (size_t)config->max_experts + 1, sizeof *host->first);
 }
 

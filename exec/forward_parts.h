@@ -15,6 +15,8 @@ typedef struct {
     Spans source_spans; /* ... in the encoder's output */
     const RotaryTable *rotary;
     uint32_t moe_layer;       /* MoE layers done, of both stacks */
+    uint32_t first_moe_layer; /* of the step's stack ... */
+    uint32_t end_moe_layer;   /* ... and behind its last */
     size_t routed;            /* entries of host.experts used by them */
     size_t scored;            /* entries of host.scores */
     const uint32_t *next_use; /* of the next event */
@@ -37,5 +39,18 @@ Status forward_cross_attention(const Step *step, uint32_t layer);
 Status forward_fill_cross_caches(const Step *step);
 /* hidden += FFN(norm(hidden)), dense or of experts */
 Status forward_ffn(Step *step, uint32_t layer);
+
+/* The routers of MoE layers ahead of step->moe_layer, which is the model's LAYER, on at.hidden, as
+ * far as predictions are wanted and the stack reaches. */
+Status forward_predict(const Step *step, uint32_t layer);
+/* The most MoE layers ahead that are predicted. */
+uint32_t forward_ahead_distances(const Ahead *ahead);
+/* True when the stack has a layer DISTANCE MoE layers ahead of step->moe_layer. */
+bool forward_ahead_reaches(const Step *step, uint32_t distance);
+/* Where its entries begin in the arrays of forward->ahead. */
+size_t forward_ahead_at(const Step *step, uint32_t distance);
+/* Lay out what predictions need, for steps of at most ROUTED entries. */
+void forward_lay_out_ahead(Forward *forward, size_t routed, Arena *arena);
+void forward_lay_out_ahead_pinned(Forward *forward, size_t routed, Arena *arena);
 
 #endif

@@ -17,6 +17,7 @@ static const char *const NAMES[OPS] = {
     [OP_SHARED_EXPERTS] = "shared experts",
     [OP_CROSS_CACHE] = "cross cache",
     [OP_HEAD] = "head",
+    [OP_PREDICT] = "predict",
 };
 
 const char *op_name(Op op)

@@ -17,6 +17,7 @@ typedef enum {
     OP_SHARED_EXPERTS,
     OP_CROSS_CACHE, /* the encoder's output into the decoder's caches */
     OP_HEAD,
+    OP_PREDICT, /* the routing of layers ahead */
     OPS
 } Op;
 

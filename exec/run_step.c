@@ -24,6 +24,9 @@ Status run_step(const RunContext *run, TraceStep *step, const StepInput *input, 
     step->score_count =
         score_rows_pack(&run->scores, step->stack, output->router_scores, step->tokens);
     step->scores = step->score_count > 0 ? run->scores.halves : NULL;
+    step->n_distances = output->n_distances;
+    step->predicted = output->predicted;
+    step->predicted_weights = output->predicted_weights;
     count_step(run->totals, step);
     bool logged = run->residency || executor_plan(run->executor)->buffer.on;
     if (run->recorder != NULL)

@@ -28,6 +28,7 @@ typedef struct {
     uint16_t *experts; /* per MoE layer [n][top_k] */
     double *weights;   /* same shape */
     double *scores;    /* per MoE layer [n][experts] */
+    double *residuals; /* per MoE layer [n][d_model], as its FFN block finds them */
 } ReferenceOutput;
 
 static inline double *reference_new(size_t count)
@@ -234,6 +235,7 @@ static inline void reference_free(ReferenceOutput *output)
     free(output->experts);
     free(output->weights);
     free(output->scores);
+    free(output->residuals);
 }
 
 static inline ReferenceOutput reference_forward(const Checkpoint *checkpoint,
@@ -247,12 +249,14 @@ static inline ReferenceOutput reference_forward(const Checkpoint *checkpoint,
     ReferenceOutput out = {.logits = reference_new(n * config->vocabulary),
                            .experts = calloc(routed + 1, sizeof(uint16_t)),
                            .weights = reference_new(routed),
-                           .scores = reference_new(n * config->n_moe_layers * config->max_experts)};
+                           .scores = reference_new(n * config->n_moe_layers * config->max_experts),
+                           .residuals = reference_new(n * config->n_moe_layers * d)};
     double *hidden = reference_new(n * d);
     double *x = reference_new(n * d);
     float *row = malloc(d * sizeof *row);
     size_t at = 0;
     size_t scored = 0;
+    double *residual = out.residuals;
     for (size_t i = 0; i < n; i++) {
         tensor_to_f32(&tensors->embedding, step->token[i] * d, d, row);
         for (size_t j = 0; j < d; j++)
@@ -268,6 +272,8 @@ static inline ReferenceOutput reference_forward(const Checkpoint *checkpoint,
                 reference_expert(&layer->dense, x + i * d, d, 1, hidden + i * d);
             continue;
         }
+        memcpy(residual, hidden, n * d * sizeof *hidden);
+        residual += n * d;
         reference_moe(shape, layer, step, x, d, out.scores + scored, out.experts + at,
                       out.weights + at, hidden);
         at += n * shape->top_k;

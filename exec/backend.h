@@ -34,6 +34,7 @@ typedef struct {
     uint32_t max_tokens;   /* of one step */
     uint32_t max_loads;    /* tickets of one step */
     uint32_t max_stamps;   /* of one step */
+    uint32_t capacity;     /* of run_static() for max_tokens; 0: it is not called */
     bool mask;             /* expert rows may be gathered by one-hot products */
 } DeviceOptions;
 
@@ -293,6 +294,11 @@ typedef struct {
      * share the call. JOBS may be reused on return. */
     Status (*run_experts)(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                           uint32_t n_jobs, const float *in, float *out);
+    /* Static gating with all experts in the slots of their own numbers: run_experts() and
+     * combine() in one, the whole BATCH->capacity of every expert computed. ROWS, [tokens *
+     * top_k][d_model], is the backend's to use. */
+    Status (*run_static)(Device *device, const ExpertBatch *batch, const Routing *routing,
+                         float scale, const float *in, float *rows, float *out);
     /* out[token] += scale * sum over slots, in order, of weights[token][slot] *
      * in[token * top_k + slot]; a slot that was dropped is not read. */
     Status (*combine)(Device *device, const float *in, const Routing *routing, uint32_t tokens,

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "exec/executor_state.h"
+#include "exec/gating.h"
 #include "exec/layout.h"
 
 /* MoE layers of the longer stack that lie ahead of its first. */
@@ -186,16 +187,18 @@ static Status open_device(Executor *executor)
 {
     const ExecutorOptions *options = &executor->options;
     Forward *forward = &executor->forward;
-    const DeviceOptions device = {.config = executor->config,
-                                  .compute = options->compute,
-                                  .threads = options->threads,
-                                  .max_requests = options->max_requests,
-                                  .max_length = options->max_length,
-                                  .max_tokens = options->max_tokens,
-                                  .max_loads = forward->slots.max_loads,
-                                  .max_stamps = forward_max_stamps(executor->config) + 1,
-                                  .mask = executor->plan.gating.mode == GATING_STATIC &&
-                                          executor->plan.gating.dispatch == DISPATCH_MASK};
+    const Plan *plan = &executor->plan;
+    const DeviceOptions device = {
+        .config = executor->config,
+        .compute = options->compute,
+        .threads = options->threads,
+        .max_requests = options->max_requests,
+        .max_length = options->max_length,
+        .max_tokens = options->max_tokens,
+        .max_loads = forward->slots.max_loads,
+        .max_stamps = forward_max_stamps(executor->config) + 1,
+        .capacity = plan->buffer.on ? 0 : gating_capacity(plan, options->max_tokens),
+        .mask = plan->gating.mode == GATING_STATIC && plan->gating.dispatch == DISPATCH_MASK};
     TRY(forward->backend->open(&device, &forward->device));
     forward->slots.device = forward->device;
     return OK;

@@ -115,6 +115,27 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     return OK;
 }
 
+/* The experts of BATCH and the weighted sum of what they give, added to the hidden state. */
+static Status run_experts(Step *step, uint32_t layer, const ExpertBatch *batch,
+                          const Routing *routing)
+{
+    const Forward *f = step->forward;
+    float scale = f->config->layers[layer].router.output_scale;
+    if (batch->capacity > 0 && !f->plan->buffer.on) {
+        TRY(f->backend->run_static(f->device, batch, routing, scale, f->at.normed, f->at.expert_out,
+                                   f->at.hidden));
+        return forward_stamp(step, layer, OP_EXPERTS);
+    }
+    if (f->plan->buffer.on)
+        TRY(buffered_experts(step, batch));
+    else
+        TRY(f->backend->run_experts(f->device, batch, NULL, 0, f->at.normed, f->at.expert_out));
+    TRY(forward_stamp(step, layer, OP_EXPERTS));
+    TRY(f->backend->combine(f->device, f->at.expert_out, routing, batch->tokens, batch->top_k,
+                            f->config->d_model, scale, f->at.hidden));
+    return forward_stamp(step, layer, OP_COMBINE);
+}
+
 /* hidden += sum of the experts' outputs, weighted */
 static Status moe_ffn(Step *step, uint32_t layer)
 {
@@ -136,14 +157,7 @@ static Status moe_ffn(Step *step, uint32_t layer)
                                .slot_stride = slots->slot_stride};
     TRY(route(step, layer, capacity, &routing));
     TRY(forward_predict(step, layer));
-    if (f->plan->buffer.on)
-        TRY(buffered_experts(step, &batch));
-    else
-        TRY(f->backend->run_experts(f->device, &batch, NULL, 0, f->at.normed, f->at.expert_out));
-    TRY(forward_stamp(step, layer, OP_EXPERTS));
-    TRY(f->backend->combine(f->device, f->at.expert_out, &routing, tokens, config->top_k,
-                            f->config->d_model, config->router.output_scale, f->at.hidden));
-    TRY(forward_stamp(step, layer, OP_COMBINE));
+    TRY(run_experts(step, layer, &batch, &routing));
     if (config->shared.d_ff > 0)
         TRY(shared_experts(step, layer));
     step->routed += (size_t)tokens * config->top_k;

@@ -203,5 +203,6 @@ const Backend BACKEND_CPU = {
     .limit = cpu_limit,
     .group = cpu_group,
     .run_experts = cpu_run_experts,
+    .run_static = cpu_run_static,
     .combine = cpu_combine,
 };

@@ -121,6 +121,8 @@ Status cpu_group(Device *device, const uint16_t *experts, uint32_t tokens, uint3
                  uint32_t n_experts, const RowGroups *groups);
 Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                        uint32_t n_jobs, const float *in, float *out);
+Status cpu_run_static(Device *device, const ExpertBatch *batch, const Routing *routing, float scale,
+                      const float *in, float *rows, float *out);
 Status cpu_combine(Device *device, const float *in, const Routing *routing, uint32_t tokens,
                    uint32_t top_k, uint32_t columns, float scale, float *out);
 

@@ -174,3 +174,12 @@ Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob
     thread_pool_run(device->pool, n, run_tile, &task);
     return OK;
 }
+
+/* An expert without rows would add nothing, so it is passed over here. */
+Status cpu_run_static(Device *device, const ExpertBatch *batch, const Routing *routing, float scale,
+                      const float *in, float *rows, float *out)
+{
+    TRY(cpu_run_experts(device, batch, NULL, 0, in, rows));
+    return cpu_combine(device, rows, routing, batch->tokens, batch->top_k, batch->shape->d_model,
+                       scale, out);
+}

@@ -169,7 +169,9 @@ static size_t own_bytes(const Device *device)
 {
     const DeviceOptions *options = &device->options;
     size_t scratch = ops_scratch_bytes(options, device->queue.multiprocessors);
-    size_t experts = experts_bytes(options, device->compute == COMPUTE_BF16);
+    bool bf16 = device->compute == COMPUTE_BF16;
+    size_t experts =
+        options->capacity > 0 ? static_gating_bytes(options, bf16) : experts_bytes(options, bf16);
     size_t fixed = CUBLAS_WORKSPACE_BYTES + STORE_STAGING_BYTES + 2 * cuda_widest_expert(device) +
                    sizeof(uint64_t) + PIECES * PIECE_SLACK;
     size_t sum;
@@ -184,6 +186,7 @@ static Status take_pieces(Device *device)
     const DeviceOptions *options = &device->options;
     size_t expert = cuda_widest_expert(device);
     size_t scratch = ops_scratch_bytes(options, device->queue.multiprocessors);
+    bool bf16 = device->compute == COMPUTE_BF16;
     void *workspace;
     TRY(device_arena_take(arena, CUBLAS_WORKSPACE_BYTES, 1, &workspace));
     TRY(device_arena_take(arena, STORE_STAGING_BYTES, 1, &device->staging_device));
@@ -191,7 +194,9 @@ static Status take_pieces(Device *device)
     TRY(device_arena_take(arena, expert, 1, &device->expert_form));
     TRY(device_arena_take(arena, 1, sizeof(uint64_t), &device->throttle_start));
     TRY(device_arena_take(arena, scratch, 1, &device->queue.scratch));
-    TRY(experts_open(options, device->compute == COMPUTE_BF16, arena, &device->experts));
+    TRY(options->capacity > 0
+            ? static_gating_open(options, bf16, &device->cublas, arena, &device->gating)
+            : experts_open(options, bf16, arena, &device->experts));
     TRY(cublas_open(workspace, &device->cublas));
     device->queue.compute = device->compute;
     device->queue.cublas = &device->cublas;
@@ -351,6 +356,13 @@ static Status cuda_run_experts(Device *device, const ExpertBatch *batch, const E
     return experts_run(&device->experts, batch, jobs, n_jobs, in, out, device->stream);
 }
 
+static Status cuda_run_static(Device *device, const ExpertBatch *batch, const Routing *routing,
+                              float scale, const float *in, float *rows, float *out)
+{
+    (void)rows;
+    return static_gating_run(&device->gating, batch, routing, scale, in, out, device->stream);
+}
+
 static Status cuda_combine(Device *device, const float *in, const Routing *routing, uint32_t tokens,
                            uint32_t top_k, uint32_t columns, float scale, float *out)
 {
@@ -393,5 +405,6 @@ const Backend BACKEND_CUDA = {
     .limit = cuda_limit,
     .group = cuda_group,
     .run_experts = cuda_run_experts,
+    .run_static = cuda_run_static,
     .combine = cuda_combine,
 };

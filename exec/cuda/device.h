@@ -11,6 +11,7 @@
 #include "exec/cuda/device_arena.h"
 #include "exec/cuda/experts.h"
 #include "exec/cuda/ops.h"
+#include "exec/cuda/static_gating.h"
 
 /* Pinned host memory through which weights pass that must be converted. */
 enum { STORE_STAGING_BYTES = 32 << 20 };
@@ -29,7 +30,8 @@ struct Device {
     cudaStream_t copies; /* loads */
     Cublas cublas;
     OpsQueue queue;
-    ExpertsWork experts;
+    ExpertsWork experts; /* unless ... */
+    StaticGating gating; /* ... options.capacity is set */
     DeviceArena memory;
     void *host_memory;        /* what allocate_host() handed out, pinned */
     unsigned char *kept;      /* pinned: what keep_expert() made */

@@ -33,6 +33,8 @@ Status expert_rows_gather(const ExpertRows *rows, const float *in);
 Status expert_rows_scatter(const ExpertRows *rows, float *out);
 /* gathered -> inside -> outside, all f32, by the weights in the slots */
 Status expert_rows_multiply(const ExpertRows *rows);
+/* The same in bf16 by packed weights; gathered is octet-packed unless DENSE. */
+Status experts_multiply_packed(const ExpertRows *rows, bool dense);
 
 #ifdef __cplusplus
 }

@@ -92,8 +92,7 @@ static ExpertShape packed_shape(const FfnShape *shape)
     return (ExpertShape){.d_model = shape->d_model, .d_ff = shape->d_ff, .gated = shape->gated};
 }
 
-/* gathered -> inside -> outside on the tensor cores */
-static Status multiply_packed(const ExpertRows *rows)
+Status experts_multiply_packed(const ExpertRows *rows, bool dense)
 {
     const ExpertsWork *work = rows->work;
     const ExpertBatch *batch = rows->batch;
@@ -102,6 +101,7 @@ static Status multiply_packed(const ExpertRows *rows)
                                     .weights = batch->slots,
                                     .stride_bytes = batch->slot_stride,
                                     .in = work->gathered,
+                                    .dense = dense,
                                     .rows = (uint32_t)work->max_rows,
                                     .out = work->inside,
                                     .columns = shape.d_ff,
@@ -125,7 +125,7 @@ static Status run_rows(const ExpertRows *rows, const float *in, float *out)
 {
     TRY(expert_rows_place(rows));
     TRY(expert_rows_gather(rows, in));
-    TRY(rows->max_width > 0 ? multiply_packed(rows) : expert_rows_multiply(rows));
+    TRY(rows->max_width > 0 ? experts_multiply_packed(rows, false) : expert_rows_multiply(rows));
     return expert_rows_scatter(rows, out);
 }
 

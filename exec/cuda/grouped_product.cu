@@ -425,14 +425,17 @@ static Status count_clusters(uint32_t *clusters)
     return OK;
 }
 
-/* IN as [octets][depth blocks][8 rows][64 columns], taken ROWS rows of a depth block at a time. */
+/* IN as [octets][depth blocks][8 rows][64 columns], whichever way it lies, taken ROWS rows of a
+ * depth block at a time. */
 static Status make_pieces(const GroupedProductShape &shape, uint32_t rows, CUtensorMap *map)
 {
     uint32_t depth_blocks = packed_column_blocks(shape.depth);
+    uint64_t row_step = shape.dense ? (uint64_t)depth_blocks * ROW_BYTES : ROW_BYTES;
+    uint64_t block_step = shape.dense ? ROW_BYTES : (uint64_t)OCTET_BYTES;
     const TensorShape pieces = {shape.in,
                                 4,
                                 {BLOCK_COLUMNS, 8, depth_blocks, shape.rows / 8},
-                                {0, ROW_BYTES, OCTET_BYTES, (uint64_t)depth_blocks * OCTET_BYTES},
+                                {0, row_step, block_step, (uint64_t)depth_blocks * OCTET_BYTES},
                                 {BLOCK_COLUMNS, 8, 1, rows / 8}};
     return tensor_map_make(&pieces, map);
 }
@@ -442,6 +445,9 @@ extern "C" Status grouped_product_make(const GroupedProductShape *shape, Grouped
     if (shape->columns % 8 != 0)
         return fail(ERR_UNSUPPORTED, "cuda: experts of %u x %u: the sizes must be multiples of 8",
                     shape->columns, shape->depth);
+    if (shape->dense && shape->depth % BLOCK_COLUMNS != 0)
+        return fail(ERR_UNSUPPORTED, "cuda: dense rows of %u columns: must be a multiple of %d",
+                    shape->depth, BLOCK_COLUMNS);
     bool gated = shape->kind == PRODUCT_SILU_GATED;
     product->weights = (const unsigned char *)shape->weights;
     product->stride_bytes = shape->stride_bytes;

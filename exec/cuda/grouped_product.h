@@ -22,7 +22,8 @@ typedef struct {
     ProductKind kind;
     const void *weights; /* device, packed, of place 0; aligned to 16 bytes */
     size_t stride_bytes; /* between places, a multiple of 16 */
-    const void *in;      /* device, octet-packed rows of DEPTH columns */
+    const void *in;      /* device, rows of DEPTH columns, octet-packed */
+    bool dense;          /* ... or one after the other; DEPTH is then a multiple of 64 */
     uint32_t rows;       /* that IN has room for, a multiple of 16 */
     void *out;           /* device */
     uint32_t columns;    /* of OUT, a multiple of 8 */

@@ -4,8 +4,8 @@
  * into device memory: only the backend may look behind them, but they may be offset by the host.
  * All device memory is one block, taken once by allocate(); nothing else is allocated after the
  * executor is open. Activations are f32 in memory (a backend may round them to its compute type
- * inside an operation), matrices have the compute type's elements, vectors (norms, biases, tables)
- * are f32.
+ * inside an operation), matrices and KV caches have elements of the backend's choice, vectors
+ * (norms, biases, tables) are f32.
  *
  * Operations are queued: they happen on the device in the order of the calls, and the host waits
  * for them only in wait(), download() and upload(). Host memory that fetch(), send() and load()
@@ -72,13 +72,14 @@ typedef struct {
     uint32_t most_keys; /* of a span */
 } Spans;
 
-/* A layer's part of a cache. Position P of slot S has its keys at keys + (S * positions + P) *
- * key_stride, its values likewise. Latent attention keeps [latent, rotated key] as the one key
- * head, whose first kv_rank floats are its value too: values == keys. */
+/* A layer's part of a cache, of elements of cache_bytes(). Position P of slot S has its keys at
+ * element (S * positions + P) * key_stride of KEYS, its values likewise. Latent attention keeps
+ * [latent, rotated key] as the one key head, whose first kv_rank elements are its value too: values
+ * == keys. */
 typedef struct {
-    float *keys;
-    float *values;
-    size_t key_stride; /* floats from position to position */
+    void *keys;
+    void *values;
+    size_t key_stride; /* elements from position to position */
     size_t value_stride;
     uint32_t positions;
 } CacheLayer;
@@ -203,6 +204,8 @@ typedef struct {
     const char *(*describe)(const Device *device);
     /* Of one element of a matrix. */
     size_t (*weight_bytes)(const Device *device);
+    /* Of one element of a KV cache. */
+    size_t (*cache_bytes)(const Device *device);
 
     /* All device memory that the caller will use, zeroed, aligned to 64 bytes; called once. */
     Status (*allocate)(Device *device, size_t bytes, void **memory);

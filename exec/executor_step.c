@@ -185,12 +185,13 @@ void executor_release(Executor *executor, uint32_t kv_slot)
 }
 
 /* Copies LENGTH positions of one layer's cache. */
-static Status copy_rows(const Forward *f, float *cache, size_t stride, uint32_t from, uint32_t to,
+static Status copy_rows(const Forward *f, void *cache, size_t stride, uint32_t from, uint32_t to,
                         uint32_t length)
 {
-    size_t slot = (size_t)f->max_length * stride;
-    return f->backend->move(f->device, cache + to * slot, cache + from * slot,
-                            length * stride * sizeof *cache);
+    size_t row = stride * f->backend->cache_bytes(f->device);
+    size_t slot = f->max_length * row;
+    return f->backend->move(f->device, (char *)cache + to * slot, (char *)cache + from * slot,
+                            length * row);
 }
 
 Status executor_copy_slot(Executor *executor, uint32_t from, uint32_t to)

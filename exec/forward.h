@@ -34,12 +34,12 @@ typedef struct {
     RowGroups groups;
     float *expert_out; /* [T * K][d_model] */
     float *logits;     /* [LOGIT_ROWS][vocabulary] */
-    float *keys;       /* decoder layers' caches, one after the other: [max_requests][max_length] */
-    float *values;     /* the same; latent attention has none */
-    float *cross_keys; /* decoder layers' */
-    float *cross_values;
-    float *encoder_keys; /* of the layer that runs */
-    float *encoder_values;
+    void *keys;        /* decoder layers' caches, one after the other: [max_requests][max_length] */
+    void *values;      /* the same; latent attention has none */
+    void *cross_keys;  /* decoder layers' */
+    void *cross_values;
+    void *encoder_keys; /* of the layer that runs */
+    void *encoder_values;
 } Activations;
 
 /* Host memory that the device copies from and to. */

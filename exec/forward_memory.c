@@ -85,7 +85,7 @@ size_t forward_value_width(const AttentionConfig *attention)
     return attention->kv_rank > 0 ? 0 : (size_t)attention->n_kv_heads * attention->value_dim;
 }
 
-/* Floats of a cache row, summed over the layers [first, end). */
+/* Elements of a cache row, summed over the layers [first, end). */
 static void sum_widths(const ModelConfig *config, uint32_t first, uint32_t end, size_t *keys,
                        size_t *values)
 {
@@ -102,30 +102,32 @@ void forward_lay_out_cache(Forward *forward, Arena *arena)
     const ModelConfig *config = forward->config;
     Activations *at = &forward->at;
     size_t rows = times(forward->max_requests, forward->max_length);
+    size_t bytes = forward->backend->cache_bytes(forward->device);
     size_t keys;
     size_t values;
     sum_widths(config, config->n_encoder_layers, config->n_layers, &keys, &values);
-    at->keys = lay_out(arena, times(rows, keys), sizeof(float));
-    at->values = lay_out(arena, times(rows, values), sizeof(float));
+    at->keys = lay_out(arena, times(rows, keys), bytes);
+    at->values = lay_out(arena, times(rows, values), bytes);
     if (!model_is_encoder_decoder(config))
         return;
-    at->cross_keys = lay_out(arena, times(rows, keys), sizeof(float));
-    at->cross_values = lay_out(arena, times(rows, values), sizeof(float));
+    at->cross_keys = lay_out(arena, times(rows, keys), bytes);
+    at->cross_values = lay_out(arena, times(rows, values), bytes);
     sum_widths(config, 0, 1, &keys, &values);
-    at->encoder_keys = lay_out(arena, times(rows, keys), sizeof(float));
-    at->encoder_values = lay_out(arena, times(rows, values), sizeof(float));
+    at->encoder_keys = lay_out(arena, times(rows, keys), bytes);
+    at->encoder_values = lay_out(arena, times(rows, values), bytes);
 }
 
-static CacheLayer cache_at(const Forward *forward, uint32_t layer, uint32_t first, float *keys,
-                           float *values)
+static CacheLayer cache_at(const Forward *forward, uint32_t layer, uint32_t first, void *keys,
+                           void *values)
 {
     const AttentionConfig *attention = &forward->config->layers[layer].attention;
-    size_t rows = times(forward->max_requests, forward->max_length);
+    size_t row_bytes = times(times(forward->max_requests, forward->max_length),
+                             forward->backend->cache_bytes(forward->device));
     size_t keys_before;
     size_t values_before;
     sum_widths(forward->config, first, layer, &keys_before, &values_before);
-    CacheLayer cache = {.keys = keys + rows * keys_before,
-                        .values = values + rows * values_before,
+    CacheLayer cache = {.keys = (char *)keys + row_bytes * keys_before,
+                        .values = (char *)values + row_bytes * values_before,
                         .key_stride = forward_key_width(attention),
                         .value_stride = forward_value_width(attention),
                         .positions = forward->max_length};

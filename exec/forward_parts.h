@@ -24,7 +24,7 @@ typedef struct {
     const uint16_t *coming;
 } Step;
 
-/* Floats of a cache row. */
+/* Elements of a cache row. */
 size_t forward_key_width(const AttentionConfig *attention);
 size_t forward_value_width(const AttentionConfig *attention);
 

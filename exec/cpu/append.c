@@ -89,8 +89,9 @@ static void append_token(const AppendLayer *layer, uint32_t kv_slot, uint32_t po
     prepare_heads(layer, layer->q_norm, layer->n_heads, position, qkv);
     prepare_heads(layer, layer->k_norm, layer->n_kv_heads, position, qkv + q);
     clip(layer->clip, v, qkv + q + k);
-    memcpy(layer->cache.keys + row * layer->cache.key_stride, qkv + q, k * sizeof *qkv);
-    memcpy(layer->cache.values + row * layer->cache.value_stride, qkv + q + k, v * sizeof *qkv);
+    memcpy((float *)layer->cache.keys + row * layer->cache.key_stride, qkv + q, k * sizeof *qkv);
+    memcpy((float *)layer->cache.values + row * layer->cache.value_stride, qkv + q + k,
+           v * sizeof *qkv);
 }
 
 static void append_block(void *argument, size_t item, size_t worker)
@@ -134,8 +135,8 @@ static void append_latent_token(const LatentTask *task, const Span *span, uint32
     const float *cosine = layer->cosine + position * (rotary / 2);
     const float *sine = layer->sine + position * (rotary / 2);
     const float *kv = task->kv + token * (rank + rotary);
-    float *key = layer->cache.keys + ((size_t)span->kv_slot * layer->cache.positions + position) *
-                                         layer->cache.key_stride;
+    size_t row = (size_t)span->kv_slot * layer->cache.positions + position;
+    float *key = (float *)layer->cache.keys + row * layer->cache.key_stride;
     cpu_norm_row(&layer->latent_norm, kv, (uint32_t)rank, key);
     memcpy(key + rank, kv + rank, rotary * sizeof *key);
     rotate(layer->rotary, (uint32_t)rotary, cosine, sine, key + rank);

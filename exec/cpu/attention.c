@@ -85,16 +85,17 @@ static void attend_rows(const AttendTask *task, const Span *span, uint32_t first
     uint32_t n = all.end - all.first;
     size_t token = span->first_token + first;
     size_t row = (size_t)span->kv_slot * cache->positions + all.first;
+    const float *keys = cache->keys;
+    const float *values = cache->values;
     cpu_multiply_transposed(
         rows, n, layer->key_dim, layer->scale,
         task->queries + token * layer->query_stride + (size_t)head * layer->key_dim,
-        layer->query_stride,
-        cache->keys + row * cache->key_stride + (size_t)kv_head * layer->key_dim, cache->key_stride,
-        0, scores, n);
+        layer->query_stride, keys + row * cache->key_stride + (size_t)kv_head * layer->key_dim,
+        cache->key_stride, 0, scores, n);
     for (uint32_t i = 0; i < rows; i++)
         finish_row(layer, head, position + i, span->keys, all, scores + (size_t)i * n);
     cpu_multiply(rows, layer->value_dim, n, scores, n,
-                 cache->values + row * cache->value_stride + (size_t)kv_head * layer->value_dim,
+                 values + row * cache->value_stride + (size_t)kv_head * layer->value_dim,
                  cache->value_stride, 0,
                  task->out + (token * layer->n_heads + head) * layer->value_dim,
                  (size_t)layer->n_heads * layer->value_dim);

@@ -122,6 +122,12 @@ static size_t cpu_weight_bytes(const Device *device)
     return sizeof(float);
 }
 
+static size_t cpu_cache_bytes(const Device *device)
+{
+    (void)device;
+    return sizeof(float);
+}
+
 static Status take_block(Arena *arena, size_t bytes, const char *what, void **memory)
 {
     arena_reserve(arena, bytes, 1);
@@ -173,6 +179,7 @@ const Backend BACKEND_CPU = {
     .close = cpu_close,
     .describe = cpu_describe,
     .weight_bytes = cpu_weight_bytes,
+    .cache_bytes = cpu_cache_bytes,
     .allocate = cpu_allocate,
     .allocate_host = cpu_allocate_host,
     .upload = cpu_copy,

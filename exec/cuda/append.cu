@@ -12,6 +12,16 @@ __device__ static float clip(float limit, float value)
     return limit > 0 ? fminf(fmaxf(value, -limit), limit) : value;
 }
 
+__device__ static void put(float *to, float value)
+{
+    *to = value;
+}
+
+__device__ static void put(__nv_bfloat16 *to, float value)
+{
+    *to = __float2bfloat16_rn(value);
+}
+
 /* Element I of VALUES after the rotation of the first DIMS of them by a position's angles. */
 __device__ static float rotated(RotaryKind kind, uint32_t dims, const float *cosine,
                                 const float *sine, const float *values, uint32_t i)
@@ -46,8 +56,9 @@ __device__ static float rms_of_block(const float *values, uint32_t n, float eps)
 
 /* A warp: head HEAD from FROM to TO, which may be the same, by way of ROOM in shared memory.
  * WEIGHTS are the head's, NULL without a norm; a ROW_SCALE of 0 takes the head's own. */
+template <typename To>
 __device__ static void prepare_head(const AppendLayer &layer, const float *weights, float row_scale,
-                                    uint32_t position, const float *from, float *room, float *to)
+                                    uint32_t position, const float *from, float *room, To *to)
 {
     uint32_t dim = layer.key_dim;
     float scale = 1;
@@ -60,13 +71,14 @@ __device__ static void prepare_head(const AppendLayer &layer, const float *weigh
     __syncwarp();
     size_t angle = (size_t)position * (layer.rotary_dims / 2);
     for (uint32_t i = threadIdx.x % 32; i < dim; i += 32)
-        to[i] = rotated(layer.rotary, layer.rotary_dims, layer.cosine + angle, layer.sine + angle,
-                        room, i);
+        put(to + i, rotated(layer.rotary, layer.rotary_dims, layer.cosine + angle,
+                            layer.sine + angle, room, i));
     __syncwarp();
 }
 
-/* A block: one token, a warp per head. Reads the row of qkv and writes it, 4 bytes each way per
- * element, part of it to the cache; bound by device memory with many tokens, else by latency. */
+/* A block: one token, a warp per head. Reads the row of qkv and writes it, part of it as ELEMENTS
+ * of the cache; bound by device memory with many tokens, else by latency. */
+template <typename Element>
 __global__ void __launch_bounds__(THREADS)
     append_rows(AppendLayer layer, const Span *__restrict__ spans, uint32_t n_spans, float *qkv)
 {
@@ -83,8 +95,8 @@ __global__ void __launch_bounds__(THREADS)
     float *row = qkv + (size_t)blockIdx.x * (q + k + v);
     uint32_t position = at.span.position + at.first;
     size_t place = (size_t)at.span.kv_slot * layer.cache.positions + position;
-    float *keys = layer.cache.keys + place * layer.cache.key_stride;
-    float *values = layer.cache.values + place * layer.cache.value_stride;
+    Element *keys = (Element *)layer.cache.keys + place * layer.cache.key_stride;
+    Element *values = (Element *)layer.cache.values + place * layer.cache.value_stride;
     float q_scale = 0;
     float k_scale = 0;
     if (layer.row_norm && layer.q_norm != nullptr && q > 0)
@@ -101,11 +113,14 @@ __global__ void __launch_bounds__(THREADS)
         const float *weights = query ? layer.q_norm : layer.k_norm;
         if (weights != nullptr && layer.row_norm)
             weights += head * dim;
-        prepare_head(layer, weights, query ? q_scale : k_scale, position, row + (size_t)h * dim,
-                     room, query ? row + (size_t)h * dim : keys + (size_t)head * dim);
+        const float *from = row + (size_t)h * dim;
+        if (query)
+            prepare_head(layer, weights, q_scale, position, from, room, row + (size_t)h * dim);
+        else
+            prepare_head(layer, weights, k_scale, position, from, room, keys + (size_t)head * dim);
     }
     for (uint32_t i = threadIdx.x; i < v; i += THREADS)
-        values[i] = clip(layer.clip, row[q + k + i]);
+        put(values + i, clip(layer.clip, row[q + k + i]));
 }
 
 extern "C" Status ops_append(const OpsQueue *queue, const AppendLayer *layer, const Spans *spans,
@@ -115,10 +130,12 @@ extern "C" Status ops_append(const OpsQueue *queue, const AppendLayer *layer, co
         return OK;
     const LaunchShape launch = {dim3(spans->tokens), THREADS,
                                 (uint32_t)(WARPS * layer->key_dim * sizeof(float)), 0};
-    return launch_after(append_rows, launch, queue->stream, *layer, spans->device, spans->n, qkv);
+    auto kernel = queue->compute == COMPUTE_BF16 ? append_rows<__nv_bfloat16> : append_rows<float>;
+    return launch_after(kernel, launch, queue->stream, *layer, spans->device, spans->n, qkv);
 }
 
 /* A block: one token. Reads its latent and the rotary part of each head, writes the same. */
+template <typename Element>
 __global__ void __launch_bounds__(THREADS)
     append_latents(LatentLayer layer, const Span *__restrict__ spans, uint32_t n_spans,
                    const float *__restrict__ kv, const float *__restrict__ queries,
@@ -136,8 +153,8 @@ __global__ void __launch_bounds__(THREADS)
     const float *cosine = layer.cosine + (size_t)position * (dims / 2);
     const float *sine = layer.sine + (size_t)position * (dims / 2);
     const float *latent = kv + token * (rank + dims);
-    float *key = layer.cache.keys + ((size_t)at.span.kv_slot * layer.cache.positions + position) *
-                                        layer.cache.key_stride;
+    size_t place = (size_t)at.span.kv_slot * layer.cache.positions + position;
+    Element *key = (Element *)layer.cache.keys + place * layer.cache.key_stride;
     const Norm &norm = layer.latent_norm;
     float mean = 0;
     if (norm.kind == NORM_LAYER) {
@@ -152,10 +169,10 @@ __global__ void __launch_bounds__(THREADS)
     float scale = 1 / sqrtf(sum_block<THREADS>(squares) / rank + norm.eps);
     for (uint32_t i = threadIdx.x; i < rank; i += THREADS) {
         float bias = norm.kind == NORM_LAYER && norm.bias != nullptr ? norm.bias[i] : 0;
-        key[i] = (latent[i] - mean) * scale * norm.weight[i] + bias;
+        put(key + i, (latent[i] - mean) * scale * norm.weight[i] + bias);
     }
     for (uint32_t i = threadIdx.x; i < dims; i += THREADS)
-        key[rank + i] = rotated(layer.rotary, dims, cosine, sine, latent + rank, i);
+        put(key + rank + i, rotated(layer.rotary, dims, cosine, sine, latent + rank, i));
     for (uint32_t i = threadIdx.x; i < layer.n_heads * dims; i += THREADS) {
         size_t head = token * layer.n_heads + i / dims;
         const float *query = queries + head * (layer.nope_dim + dims) + layer.nope_dim;
@@ -171,6 +188,8 @@ extern "C" Status ops_append_latent(const OpsQueue *queue, const LatentLayer *la
     if (spans->tokens == 0)
         return OK;
     const LaunchShape launch = {dim3(spans->tokens), THREADS, 0, 0};
-    return launch_after(append_latents, launch, queue->stream, *layer, spans->device, spans->n, kv,
-                        queries, absorbed);
+    auto kernel =
+        queue->compute == COMPUTE_BF16 ? append_latents<__nv_bfloat16> : append_latents<float>;
+    return launch_after(kernel, launch, queue->stream, *layer, spans->device, spans->n, kv, queries,
+                        absorbed);
 }

@@ -8,7 +8,8 @@ static constexpr uint32_t BLOCKS_EACH = 2; /* of a multiprocessor, when keys are
 static constexpr uint32_t MAX_SPLITS = 128;
 static constexpr uint32_t MERGE_THREADS = 128;
 
-dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t blocks, AttendTask *task)
+/* Sets what TASK lacks, for tiles of ROWS and about BLOCKS blocks; returns the grid. */
+static dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t blocks, AttendTask *task)
 {
     const AttendLayer &layer = task->layer;
     uint32_t group = layer.n_heads / layer.n_kv_heads;
@@ -25,6 +26,7 @@ dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t blocks, AttendTask 
     splits = splits < MAX_SPLITS ? splits : MAX_SPLITS;
     task->splits = splits > 1 ? (uint32_t)splits : 1;
     grid.z = task->splits;
+    task->token_tiles = grid.x;
     return grid;
 }
 
@@ -50,15 +52,26 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(AttendTask task)
     }
 }
 
-static bool fits_stream(const OpsQueue *queue, const AttendTask &task)
+/* All rows begin at 16 bytes, in queries and in the cache. */
+static bool is_aligned(const AttendTask &task)
 {
     const AttendLayer &layer = task.layer;
     const CacheLayer &cache = layer.cache;
-    size_t sizes = layer.key_dim | layer.value_dim | layer.query_stride | cache.key_stride |
-                   cache.value_stride;
+    size_t sizes = layer.key_dim | layer.value_dim | cache.key_stride | cache.value_stride;
     uintptr_t places = (uintptr_t)task.queries | (uintptr_t)cache.keys | (uintptr_t)cache.values;
-    return queue->compute == COMPUTE_BF16 && layer.key_dim <= 128 && layer.value_dim <= 128 &&
-           sizes % 4 == 0 && places % 16 == 0;
+    return sizes % 8 == 0 && layer.query_stride % 4 == 0 && places % 16 == 0;
+}
+
+typedef enum { ATTEND_PLAIN, ATTEND_STREAM, ATTEND_TILES } AttendKind;
+
+static AttendKind choose_kind(const OpsQueue *queue, const AttendTask &task, const Spans *spans)
+{
+    const AttendLayer &layer = task.layer;
+    if (queue->compute != COMPUTE_BF16 || !is_aligned(task) || layer.key_dim > 128 ||
+        layer.value_dim > 128)
+        return ATTEND_PLAIN;
+    uint32_t rows = layer.n_heads / layer.n_kv_heads * (spans->tokens / spans->n);
+    return rows <= STREAM_ROWS ? ATTEND_STREAM : ATTEND_TILES;
 }
 
 static Status check_attend(const OpsQueue *queue, const AttendTask &task, dim3 grid)
@@ -91,13 +104,17 @@ extern "C" Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, co
     task.queries = queries;
     task.out = out;
     task.parts = (float *)queue->scratch;
-    uint32_t blocks = BLOCKS_EACH * queue->multiprocessors;
-    dim3 grid = attend_grid(spans, STREAM_ROWS, blocks, &task);
+    AttendKind kind = choose_kind(queue, task, spans);
+    uint32_t blocks = queue->multiprocessors * (kind == ATTEND_TILES ? 1 : BLOCKS_EACH);
+    uint32_t tile_rows = kind == ATTEND_TILES ? TILE_ROWS : STREAM_ROWS;
+    dim3 grid = attend_grid(spans, tile_rows, blocks, &task);
     TRY(check_attend(queue, task, grid));
-    if (fits_stream(queue, task))
+    if (kind == ATTEND_TILES)
+        TRY(attend_tiles(task, spans->tokens, blocks, queue->stream));
+    else if (kind == ATTEND_STREAM)
         TRY(attend_stream(task, grid, queue->stream));
     else
-        TRY(attend_plain(task, grid, queue->stream));
+        TRY(attend_plain(task, queue->compute == COMPUTE_BF16, grid, queue->stream));
     if (task.splits == 1)
         return OK;
     const LaunchShape merge = {dim3(task.rows), MERGE_THREADS, 0, 0};
@@ -140,7 +157,7 @@ static size_t parts_bytes(const ModelConfig *config, uint32_t multiprocessors)
         const AttentionConfig *a = &config->layers[i].attention;
         widest = larger(widest, a->kv_rank > 0 ? a->kv_rank : a->value_dim);
     }
-    size_t rows = (size_t)STREAM_ROWS * BLOCKS_EACH * multiprocessors;
+    size_t rows = (size_t)larger(STREAM_ROWS * BLOCKS_EACH, TILE_ROWS) * multiprocessors;
     return product_of(rows, product_of(widest + 2, sizeof(float)));
 }
 

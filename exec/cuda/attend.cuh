@@ -23,6 +23,7 @@ struct AttendTask {
     uint32_t tile_tokens; /* head r % tile_heads */
     uint32_t head_tiles;  /* of one key head */
     uint32_t splits;
+    uint32_t token_tiles; /* items of work: token_tiles * (n_kv_heads * head_tiles) * splits */
     const float *queries;
     float *out;
     float *parts; /* [splits][rows][value_dim], then [splits][rows] maxima and sums */
@@ -39,6 +40,7 @@ struct AttendTile {
     uint32_t kv_head;
     uint32_t first_head;
     uint32_t heads;
+    uint32_t split;
     KeyRange keys; /* of this split */
 };
 
@@ -50,17 +52,18 @@ __device__ inline KeyRange seen_keys(const AttendLayer &layer, uint32_t keys, ui
     return seen;
 }
 
-/* blockIdx: x the tile of tokens, y the key head and the tile of its heads, z the split. */
-__device__ inline AttendTile find_attend_tile(const AttendTask &task)
+/* PLACE: x the tile of tokens, y the key head and the tile of its heads, z the split. By a warp. */
+__device__ inline AttendTile find_attend_tile(const AttendTask &task, dim3 place)
 {
     const AttendLayer &layer = task.layer;
     AttendTile tile = {};
-    tile.at = find_tile(task.spans, task.n_spans, blockIdx.x, task.tile_tokens);
+    tile.at = find_tile(task.spans, task.n_spans, place.x, task.tile_tokens);
     if (tile.at.tokens == 0)
         return tile;
     uint32_t group = layer.n_heads / layer.n_kv_heads;
-    uint32_t in_group = blockIdx.y % task.head_tiles * task.tile_heads;
-    tile.kv_head = blockIdx.y / task.head_tiles;
+    uint32_t in_group = place.y % task.head_tiles * task.tile_heads;
+    tile.split = place.z;
+    tile.kv_head = place.y / task.head_tiles;
     tile.first_head = tile.kv_head * group + in_group;
     tile.heads = min(task.tile_heads, group - in_group);
     const Span &span = tile.at.span;
@@ -70,7 +73,7 @@ __device__ inline AttendTile find_attend_tile(const AttendTask &task)
     uint32_t all = end > first ? end - first : 0;
     uint32_t share = (all + task.splits - 1) / task.splits;
     share = (share + SPLIT_KEYS - 1) / SPLIT_KEYS * SPLIT_KEYS;
-    tile.keys.first = min(first + blockIdx.z * share, end);
+    tile.keys.first = min(first + place.z * share, end);
     tile.keys.end = min(tile.keys.first + share, end);
     return tile;
 }
@@ -157,18 +160,18 @@ __device__ inline float final_scale(const AttendTask &task, uint32_t head, float
 
 /* Writes the statistics of a row when there are splits; returns the factor of its values, which go
  * to *TO. One thread of several that share a row has LEADS set. */
-__device__ inline float begin_row(const AttendTask &task, const AttendRow &row, float most,
-                                  float sum, bool leads, float **to)
+__device__ inline float begin_row(const AttendTask &task, const AttendRow &row, uint32_t split,
+                                  float most, float sum, bool leads, float **to)
 {
     size_t place = row.token * task.layer.n_heads + row.head;
     if (task.splits == 1) {
         *to = task.out + place * task.layer.value_dim;
         return final_scale(task, row.head, most, sum);
     }
-    *to = part_values(task, blockIdx.z, place);
+    *to = part_values(task, split, place);
     if (leads) {
-        *part_most(task, blockIdx.z, place) = most;
-        *part_sum(task, blockIdx.z, place) = sum;
+        *part_most(task, split, place) = most;
+        *part_sum(task, split, place) = sum;
     }
     return 1;
 }
@@ -176,13 +179,14 @@ __device__ inline float begin_row(const AttendTask &task, const AttendRow &row, 
 /* The kernels; each queues itself. TASK lacks what depends on the size of a tile. */
 static constexpr uint32_t PLAIN_ROWS = 16;
 static constexpr uint32_t STREAM_ROWS = 16;
+static constexpr uint32_t TILE_ROWS = 128;
 
-/* Sets what TASK lacks, for tiles of ROWS and about BLOCKS blocks; returns the grid. */
-dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t blocks, AttendTask *task);
-
-/* All dimensions up to 576 and 512, everything in f32. */
-Status attend_plain(const AttendTask &task, dim3 grid, cudaStream_t stream);
-/* Dimensions up to 128 that are multiples of 4; bf16. */
+/* All dimensions up to 576 and 512, everything in f32 but the cache, whose elements are ROUNDED. */
+Status attend_plain(const AttendTask &task, bool rounded, dim3 grid, cudaStream_t stream);
+/* Dimensions up to 128 that are multiples of 8; bf16. For few rows per key. */
 Status attend_stream(const AttendTask &task, dim3 grid, cudaStream_t stream);
+/* The same dimensions, for many rows; BLOCKS are those that fit the device. TOKENS are the step's.
+ */
+Status attend_tiles(const AttendTask &task, uint32_t tokens, uint32_t blocks, cudaStream_t stream);
 
 #endif

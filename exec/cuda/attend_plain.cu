@@ -40,7 +40,18 @@ __device__ static void load_queries(const AttendTask &task, const AttendTile &ti
     }
 }
 
+__device__ static float number(float value)
+{
+    return value;
+}
+
+__device__ static float number(__nv_bfloat16 value)
+{
+    return __bfloat162float(value);
+}
+
 /* Keys and values from FIRST on; beyond the end, zeros. */
+template <typename Element>
 __device__ static void load_keys(const AttendTask &task, const AttendTile &tile, uint32_t first,
                                  const PlainRoom &room)
 {
@@ -50,13 +61,14 @@ __device__ static void load_keys(const AttendTask &task, const AttendTile &tile,
     for (uint32_t k = threadIdx.x / 32; k < KEYS; k += WARPS) {
         bool there = first + k < tile.keys.end;
         size_t place = (size_t)tile.at.span.kv_slot * cache.positions + first + k;
-        const float *key = cache.keys + place * cache.key_stride + (size_t)tile.kv_head * key_dim;
-        const float *value =
-            cache.values + place * cache.value_stride + (size_t)tile.kv_head * value_dim;
+        const Element *key =
+            (const Element *)cache.keys + place * cache.key_stride + (size_t)tile.kv_head * key_dim;
+        const Element *value = (const Element *)cache.values + place * cache.value_stride +
+                               (size_t)tile.kv_head * value_dim;
         for (uint32_t i = threadIdx.x % 32; i < key_dim; i += 32)
-            room.keys[k * room.key_stride + i] = there ? key[i] : 0;
+            room.keys[k * room.key_stride + i] = there ? number(key[i]) : 0;
         for (uint32_t i = threadIdx.x % 32; i < value_dim; i += 32)
-            room.values[k * value_dim + i] = there ? value[i] : 0;
+            room.values[k * value_dim + i] = there ? number(value[i]) : 0;
     }
 }
 
@@ -126,7 +138,7 @@ template <uint32_t VALUES> struct PlainRows {
         }
     }
 
-    __device__ void finish(const AttendTask &task)
+    __device__ void finish(const AttendTask &task, uint32_t split)
     {
         uint32_t lane = threadIdx.x % 32;
 #pragma unroll
@@ -134,7 +146,7 @@ template <uint32_t VALUES> struct PlainRows {
             if (!row[r].there)
                 continue;
             float *to;
-            float scale = begin_row(task, row[r], most[r], sum[r], lane == 0, &to);
+            float scale = begin_row(task, row[r], split, most[r], sum[r], lane == 0, &to);
 #pragma unroll
             for (uint32_t i = 0; i < VALUES; i++)
                 if (lane + 32 * i < task.layer.value_dim)
@@ -147,13 +159,13 @@ template <uint32_t VALUES> struct PlainRows {
  * bytes from the L2 and 2 * 16 (key_dim + value_dim) operations, each with about one read of
  * shared memory, which bounds it: on an H200 3 TFLOP/s with 16 or 128 heads over a latent of 576.
  */
-template <uint32_t VALUES>
+template <uint32_t VALUES, typename Element>
 __global__ void __launch_bounds__(WARPS * 32) attend_rows_plain(AttendTask task)
 {
     extern __shared__ float shared[];
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const AttendTile tile = find_attend_tile(task);
+    const AttendTile tile = find_attend_tile(task, blockIdx);
     if (tile.at.tokens == 0)
         return;
     const PlainRoom room(shared, task.layer);
@@ -162,22 +174,29 @@ __global__ void __launch_bounds__(WARPS * 32) attend_rows_plain(AttendTask task)
     load_queries(task, tile, room);
     for (uint32_t first = tile.keys.first; first < tile.keys.end; first += KEYS) {
         __syncthreads();
-        load_keys(task, tile, first, room);
+        load_keys<Element>(task, tile, first, room);
         __syncthreads();
         rows.add(task, room, first, tile.keys.end);
     }
-    rows.finish(task);
+    rows.finish(task, tile.split);
 }
 
-Status attend_plain(const AttendTask &task, dim3 grid, cudaStream_t stream)
+template <typename Element>
+static Status attend_elements(const AttendTask &task, dim3 grid, cudaStream_t stream)
 {
     uint32_t values = task.layer.value_dim;
-    auto kernel = values <= 64    ? attend_rows_plain<2>
-                  : values <= 128 ? attend_rows_plain<4>
-                  : values <= 256 ? attend_rows_plain<8>
-                                  : attend_rows_plain<16>;
+    auto kernel = values <= 64    ? attend_rows_plain<2, Element>
+                  : values <= 128 ? attend_rows_plain<4, Element>
+                  : values <= 256 ? attend_rows_plain<8, Element>
+                                  : attend_rows_plain<16, Element>;
     const LaunchShape launch = {grid, WARPS * 32, PlainRoom::bytes(task.layer), 0};
     CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   (int)launch.shared_bytes));
     return launch_after(kernel, launch, stream, task);
+}
+
+Status attend_plain(const AttendTask &task, bool rounded, dim3 grid, cudaStream_t stream)
+{
+    return rounded ? attend_elements<__nv_bfloat16>(task, grid, stream)
+                   : attend_elements<float>(task, grid, stream);
 }

@@ -11,27 +11,37 @@
 static constexpr uint32_t WARPS = 4;
 static constexpr uint32_t KEYS = 16; /* of a warp at a time */
 
-__device__ static float4 load_words(const float *from, bool there)
+__device__ static float4 load_floats(const float *from, bool there)
 {
     return there ? *(const float4 *)from : make_float4(0, 0, 0, 0);
 }
 
-__device__ static float element(const float4 &word, uint32_t i)
+/* Eight elements, each of which is read once. */
+__device__ static uint4 load_elements(const __nv_bfloat16 *from, bool there)
 {
-    return i == 0 ? word.x : i == 1 ? word.y : i == 2 ? word.z : word.w;
+    return there ? __ldcs((const uint4 *)from) : make_uint4(0, 0, 0, 0);
+}
+
+/* Element I of A and element I of B. */
+__device__ static uint32_t pair_of(const uint4 &a, const uint4 &b, uint32_t i)
+{
+    uint32_t x = i < 2 ? a.x : i < 4 ? a.y : i < 6 ? a.z : a.w;
+    uint32_t y = i < 2 ? b.x : i < 4 ? b.y : i < 6 ? b.z : b.w;
+    return __byte_perm(x, y, i % 2 == 0 ? 0x5410 : 0x7632);
 }
 
 /* Lane (g, t) = (lane / 4, lane % 4). Of each block of 32 dimensions it has, of query rows g and
- * g + 8 and of keys g and g + 8, dimensions 4 t to 4 t + 3 and 16 more; of each block of 32 value
- * dimensions, of keys 2 t, 2 t + 1 and 8 more, dimensions 4 g to 4 g + 3. */
+ * g + 8 and of keys g and g + 8, dimensions 8 t to 8 t + 7; of each block of 64 value dimensions,
+ * of keys 2 t, 2 t + 1 and 8 more, dimensions 8 g to 8 g + 7. */
 template <uint32_t DIM> struct StreamWarp {
     static constexpr uint32_t BLOCKS = DIM / 32;
+    static constexpr uint32_t VALUE_BLOCKS = DIM / 64;
 
     AttendRow row[2];
     uint32_t query[2][BLOCKS][4];
-    float4 key[2][BLOCKS][2];
-    float4 value[BLOCKS][4];
-    float mixed[BLOCKS][4][4];
+    uint4 key[2][BLOCKS];
+    uint4 value[VALUE_BLOCKS][4];
+    float mixed[VALUE_BLOCKS][8][4];
     float most[2];
     float sum[2];
 
@@ -47,10 +57,10 @@ template <uint32_t DIM> struct StreamWarp {
             const float *from = row_query(task, row[i]);
 #pragma unroll
             for (uint32_t b = 0; b < BLOCKS; b++) {
-                uint32_t dim = b * 32 + 4 * t;
-                float4 low = load_words(from + dim, row[i].there && dim < task.layer.key_dim);
-                float4 high =
-                    load_words(from + dim + 16, row[i].there && dim + 16 < task.layer.key_dim);
+                uint32_t dim = b * 32 + 8 * t;
+                bool there = row[i].there && dim < task.layer.key_dim;
+                float4 low = load_floats(from + dim, there);
+                float4 high = load_floats(from + dim + 4, there);
                 query[i][b][0] = pack_bf16(low.x, low.y);
                 query[i][b][1] = pack_bf16(low.z, low.w);
                 query[i][b][2] = pack_bf16(high.x, high.y);
@@ -58,42 +68,40 @@ template <uint32_t DIM> struct StreamWarp {
             }
         }
 #pragma unroll
-        for (uint32_t b = 0; b < BLOCKS; b++)
+        for (uint32_t b = 0; b < VALUE_BLOCKS; b++)
 #pragma unroll
-            for (uint32_t c = 0; c < 4; c++)
+            for (uint32_t c = 0; c < 8; c++)
 #pragma unroll
                 for (uint32_t i = 0; i < 4; i++)
                     mixed[b][c][i] = 0;
     }
 
     /* KEYS_AT and VALUES_AT: of key 0. A key beyond the last is read as the last. */
-    __device__ void load_keys(const AttendLayer &layer, const float *keys_at, uint32_t first,
-                              uint32_t last)
+    __device__ void load_keys(const AttendLayer &layer, const __nv_bfloat16 *keys_at,
+                              uint32_t first, uint32_t last)
     {
-        uint32_t dim = threadIdx.x % 4 * 4;
+        uint32_t dim = threadIdx.x % 4 * 8;
 #pragma unroll
         for (uint32_t j = 0; j < 2; j++) {
             uint32_t at = min(first + threadIdx.x % 32 / 4 + 8 * j, last);
-            const float *from = keys_at + (size_t)at * layer.cache.key_stride + dim;
+            const __nv_bfloat16 *from = keys_at + (size_t)at * layer.cache.key_stride + dim;
 #pragma unroll
-            for (uint32_t b = 0; b < BLOCKS; b++) {
-                key[j][b][0] = load_words(from + b * 32, dim + b * 32 < layer.key_dim);
-                key[j][b][1] = load_words(from + b * 32 + 16, dim + b * 32 + 16 < layer.key_dim);
-            }
+            for (uint32_t b = 0; b < BLOCKS; b++)
+                key[j][b] = load_elements(from + b * 32, dim + b * 32 < layer.key_dim);
         }
     }
 
-    __device__ void load_values(const AttendLayer &layer, const float *values_at, uint32_t first,
-                                uint32_t last)
+    __device__ void load_values(const AttendLayer &layer, const __nv_bfloat16 *values_at,
+                                uint32_t first, uint32_t last)
     {
-        uint32_t dim = threadIdx.x % 32 / 4 * 4;
+        uint32_t dim = threadIdx.x % 32 / 4 * 8;
 #pragma unroll
         for (uint32_t i = 0; i < 4; i++) {
             uint32_t at = min(first + threadIdx.x % 4 * 2 + i % 2 + i / 2 * 8, last);
-            const float *from = values_at + (size_t)at * layer.cache.value_stride + dim;
+            const __nv_bfloat16 *from = values_at + (size_t)at * layer.cache.value_stride + dim;
 #pragma unroll
-            for (uint32_t b = 0; b < BLOCKS; b++)
-                value[b][i] = load_words(from + b * 32, dim + b * 32 < layer.value_dim);
+            for (uint32_t b = 0; b < VALUE_BLOCKS; b++)
+                value[b][i] = load_elements(from + b * 64, dim + b * 64 < layer.value_dim);
         }
     }
 
@@ -102,14 +110,13 @@ template <uint32_t DIM> struct StreamWarp {
 #pragma unroll
         for (uint32_t j = 0; j < 2; j++)
 #pragma unroll
-            for (uint32_t b = 0; b < BLOCKS; b++)
-#pragma unroll
-                for (uint32_t h = 0; h < 2; h++) {
-                    const float4 &word = key[j][b][h];
-                    mma_16x8x16(score[j], query[0][b][2 * h], query[1][b][2 * h],
-                                query[0][b][2 * h + 1], query[1][b][2 * h + 1],
-                                pack_bf16(word.x, word.y), pack_bf16(word.z, word.w));
-                }
+            for (uint32_t b = 0; b < BLOCKS; b++) {
+                const uint4 &word = key[j][b];
+                mma_16x8x16(score[j], query[0][b][0], query[1][b][0], query[0][b][1],
+                            query[1][b][1], word.x, word.y);
+                mma_16x8x16(score[j], query[0][b][2], query[1][b][2], query[0][b][3],
+                            query[1][b][3], word.z, word.w);
+            }
     }
 
     /* Scores of the keys from FIRST on -> their shares so far. */
@@ -138,9 +145,9 @@ template <uint32_t DIM> struct StreamWarp {
             most[i] = higher[i];
             sum[i] = sum[i] * kept + total[i]; /* of this lane's keys */
 #pragma unroll
-            for (uint32_t b = 0; b < BLOCKS; b++)
+            for (uint32_t b = 0; b < VALUE_BLOCKS; b++)
 #pragma unroll
-                for (uint32_t c = 0; c < 4; c++) {
+                for (uint32_t c = 0; c < 8; c++) {
                     mixed[b][c][2 * i] *= kept;
                     mixed[b][c][2 * i + 1] *= kept;
                 }
@@ -153,12 +160,12 @@ template <uint32_t DIM> struct StreamWarp {
             pack_bf16(score[0][0], score[0][1]), pack_bf16(score[0][2], score[0][3]),
             pack_bf16(score[1][0], score[1][1]), pack_bf16(score[1][2], score[1][3])};
 #pragma unroll
-        for (uint32_t b = 0; b < BLOCKS; b++)
+        for (uint32_t b = 0; b < VALUE_BLOCKS; b++)
 #pragma unroll
-            for (uint32_t c = 0; c < 4; c++)
+            for (uint32_t c = 0; c < 8; c++)
                 mma_16x8x16(mixed[b][c], share[0], share[1], share[2], share[3],
-                            pack_bf16(element(value[b][0], c), element(value[b][1], c)),
-                            pack_bf16(element(value[b][2], c), element(value[b][3], c)));
+                            pair_of(value[b][0], value[b][1], c),
+                            pair_of(value[b][2], value[b][3], c));
     }
 };
 
@@ -181,17 +188,19 @@ template <uint32_t DIM> struct StreamParts {
                 sum[w][g + 8 * i] = total;
             }
 #pragma unroll
-            for (uint32_t b = 0; b < DIM / 32; b++)
+            for (uint32_t b = 0; b < DIM / 64; b++)
 #pragma unroll
                 for (uint32_t j = 0; j < 2; j++)
-                    *(float4 *)&mixed[w][g + 8 * i][b * 32 + 4 * (2 * t + j)] =
-                        make_float4(warp.mixed[b][0][2 * i + j], warp.mixed[b][1][2 * i + j],
-                                    warp.mixed[b][2][2 * i + j], warp.mixed[b][3][2 * i + j]);
+#pragma unroll
+                    for (uint32_t c = 0; c < 8; c += 4)
+                        *(float4 *)&mixed[w][g + 8 * i][b * 64 + 8 * (2 * t + j) + c] = make_float4(
+                            warp.mixed[b][c][2 * i + j], warp.mixed[b][c + 1][2 * i + j],
+                            warp.mixed[b][c + 2][2 * i + j], warp.mixed[b][c + 3][2 * i + j]);
         }
     }
 
     /* Merges row R, for a warp. */
-    __device__ void finish(const AttendTask &task, const AttendRow &row, uint32_t r)
+    __device__ void finish(const AttendTask &task, const AttendRow &row, uint32_t split, uint32_t r)
     {
         float higher = -CUDART_INF_F;
         float total = 0;
@@ -205,7 +214,7 @@ template <uint32_t DIM> struct StreamParts {
             total += share[w] * sum[w][r];
         }
         float *to;
-        float scale = begin_row(task, row, higher, total, threadIdx.x % 32 == 0, &to);
+        float scale = begin_row(task, row, split, higher, total, threadIdx.x % 32 == 0, &to);
         for (uint32_t i = threadIdx.x % 32; i < task.layer.value_dim; i += 32) {
             float value = 0;
 #pragma unroll
@@ -216,24 +225,26 @@ template <uint32_t DIM> struct StreamParts {
     }
 };
 
-/* A block: up to 16 rows and the keys of a split, of which its warps take 16 in turn. Per key 4
+/* A block: up to 16 rows and the keys of a split, of which its warps take 16 in turn. Per key 2
  * (key_dim + value_dim) bytes and, with a group of 8 heads, 16 (key_dim + value_dim) operations:
  * device memory bounds it. */
 template <uint32_t DIM>
-__global__ void __launch_bounds__(WARPS * 32, 2) attend_rows_stream(AttendTask task)
+__global__ void __launch_bounds__(WARPS * 32, DIM == 64 ? 3 : 2) attend_rows_stream(AttendTask task)
 {
     __shared__ __align__(16) StreamParts<DIM> parts;
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const AttendTile tile = find_attend_tile(task);
+    const AttendTile tile = find_attend_tile(task, blockIdx);
     if (tile.at.tokens == 0)
         return;
     const AttendLayer &layer = task.layer;
     size_t slot = (size_t)tile.at.span.kv_slot * layer.cache.positions;
-    const float *keys =
-        layer.cache.keys + slot * layer.cache.key_stride + (size_t)tile.kv_head * layer.key_dim;
-    const float *values = layer.cache.values + slot * layer.cache.value_stride +
-                          (size_t)tile.kv_head * layer.value_dim;
+    const __nv_bfloat16 *keys = (const __nv_bfloat16 *)layer.cache.keys +
+                                slot * layer.cache.key_stride +
+                                (size_t)tile.kv_head * layer.key_dim;
+    const __nv_bfloat16 *values = (const __nv_bfloat16 *)layer.cache.values +
+                                  slot * layer.cache.value_stride +
+                                  (size_t)tile.kv_head * layer.value_dim;
     uint32_t end = tile.keys.end;
     uint32_t first = tile.keys.first + threadIdx.x / 32 * KEYS;
     StreamWarp<DIM> warp;
@@ -253,7 +264,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2) attend_rows_stream(AttendTask t
     for (uint32_t r = threadIdx.x / 32; r < STREAM_ROWS; r += WARPS) {
         const AttendRow row = find_row(task, tile, r);
         if (row.there)
-            parts.finish(task, row, r);
+            parts.finish(task, row, tile.split, r);
     }
 }
 

@@ -375,6 +375,7 @@ const Backend BACKEND_CUDA = {
     .close = cuda_close,
     .describe = cuda_describe,
     .weight_bytes = cuda_weight_bytes,
+    .cache_bytes = cuda_weight_bytes,
     .allocate = cuda_allocate,
     .allocate_host = cuda_allocate_host,
     .upload = cuda_upload,

@@ -98,6 +98,25 @@ __device__ inline void copy_box_4d_to(uint16_t ranks, uint32_t to, const CUtenso
                  : "memory");
 }
 
+/* Box at the given coordinates of MAP -> shared memory of this block. */
+__device__ inline void copy_box_3d(uint32_t to, const CUtensorMap *map, uint32_t barrier, int x,
+                                   int y, int z)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
+                 : "memory");
+}
+
+__device__ inline void copy_box_4d(uint32_t to, const CUtensorMap *map, uint32_t barrier, int x,
+                                   int y, int z, int w)
+{
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+
 /* BYTES (a multiple of 16) that lie together -> shared memory of this block. */
 __device__ inline void copy_bytes(uint32_t to, const void *from, uint32_t bytes, uint32_t barrier)
 {
@@ -105,6 +124,12 @@ __device__ inline void copy_bytes(uint32_t to, const void *from, uint32_t bytes,
                  " [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
                  : "memory");
+}
+
+/* Makes what this thread stored in shared memory visible to matrix instructions and copies. */
+__device__ inline void fence_for_copies()
+{
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
 /* ---- the rest ---- */

@@ -16,15 +16,16 @@ static Status find_encoder(PFN_cuTensorMapEncodeTiled_v12000 *encode)
     return OK;
 }
 
-Status tensor_map_make(const TensorShape *shape, CUtensorMap *map)
+static Status make(const TensorShape *shape, CUtensorMapDataType type, CUtensorMapSwizzle swizzle,
+                   CUtensorMap *map)
 {
     PFN_cuTensorMapEncodeTiled_v12000 encode = NULL;
     cuuint32_t ones[MAX_TENSOR_DIMENSIONS] = {1, 1, 1, 1, 1};
     TRY(find_encoder(&encode));
-    CUresult result = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, shape->n_dimensions,
-                             (void *)shape->data, shape->size, shape->stride_bytes + 1, shape->box,
-                             ones, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    CUresult result =
+        encode(map, type, shape->n_dimensions, (void *)shape->data, shape->size,
+               shape->stride_bytes + 1, shape->box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     if (result != CUDA_SUCCESS)
         return fail(ERR_IO,
                     "cuda: cuTensorMapEncodeTiled: error %d for %u dimensions, the first %llu x "
@@ -32,4 +33,14 @@ Status tensor_map_make(const TensorShape *shape, CUtensorMap *map)
                     (int)result, shape->n_dimensions, (unsigned long long)shape->size[0],
                     (unsigned long long)shape->size[1], (unsigned long long)shape->stride_bytes[1]);
     return OK;
+}
+
+Status tensor_map_make(const TensorShape *shape, CUtensorMap *map)
+{
+    return make(shape, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_SWIZZLE_128B, map);
+}
+
+Status tensor_map_make_f32(const TensorShape *shape, CUtensorMap *map)
+{
+    return make(shape, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, CU_TENSOR_MAP_SWIZZLE_NONE, map);
 }

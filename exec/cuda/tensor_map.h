@@ -9,21 +9,24 @@
 
 enum { MAX_TENSOR_DIMENSIONS = 5 };
 
-/* An array of bf16; dimension 0 runs fastest and is dense. */
+/* An array of bf16 or f32; dimension 0 runs fastest and is dense. */
 typedef struct {
     const void *data;
     uint32_t n_dimensions;
     uint64_t size[MAX_TENSOR_DIMENSIONS];
     uint64_t stride_bytes[MAX_TENSOR_DIMENSIONS]; /* of dimensions 1 and up, multiples of 16 */
-    uint32_t box[MAX_TENSOR_DIMENSIONS];          /* what one copy takes; box[0] is 64 */
+    uint32_t box[MAX_TENSOR_DIMENSIONS];          /* what one copy takes; box[0] is 64 in bf16 */
 } TensorShape;
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* Copies through MAP swizzle rows of 128 bytes and fill with zeros outside of the array. */
+/* Of bf16: copies through MAP swizzle rows of 128 bytes and fill with zeros outside of the array.
+ */
 Status tensor_map_make(const TensorShape *shape, CUtensorMap *map);
+/* Of f32: rows lie in shared memory as they are. */
+Status tensor_map_make_f32(const TensorShape *shape, CUtensorMap *map);
 
 #ifdef __cplusplus
 }

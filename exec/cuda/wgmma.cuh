@@ -1,5 +1,5 @@
-/* Warpgroup matrix multiply-accumulate, m64 nN k16, bf16 in, f32 sums, both operands in shared
- * memory with K running fastest and the 128-byte swizzle.
+/* Warpgroup matrix multiply-accumulate, m64 nN k16, bf16 in, f32 sums. Operands lie in shared
+ * memory with the 128-byte swizzle, K running fastest unless it is said; or A in registers.
  *
  * Thread t of the 128 holds, for each block j of 8 columns, sum[4 * j + i]: row
  * 16 * (t / 32) + t % 32 / 4 + 8 * (i / 2), column 8 * j + 2 * (t % 4) + i % 2. */
@@ -16,6 +16,15 @@ __device__ inline uint64_t swizzled_operand(uint32_t address)
     const uint64_t swizzle_128 = 1;
     return (uint64_t)((address & 0x3FFFF) >> 4) | (uint64_t)1 << 16 | rows_stride << 32 |
            swizzle_128 << 62;
+}
+
+/* Descriptor of an operand B whose columns run fastest: rows of 64 columns of 128 bytes, one per K,
+ * at ADDRESS (aligned to 1024); the next 64 columns lie CHUNK_BYTES further. Adding 128 moves it by
+ * 16 elements of K. */
+__device__ inline uint64_t swizzled_columns(uint32_t address, uint32_t chunk_bytes)
+{
+    const uint64_t chunk_stride = chunk_bytes >> 4;
+    return (swizzled_operand(address) & ~((uint64_t)0x3FFF << 16)) | chunk_stride << 16;
 }
 
 __device__ inline void wgmma_fence()
@@ -80,17 +89,21 @@ template <int M> __device__ inline void wgmma_results(float (&sum)[M])
 #define SUMS_240 SUMS_224, EIGHT(14)
 #define SUMS_256 SUMS_240, EIGHT(15)
 
-/* sum += a * b^T, N columns. */
+/* sum += a * b^T, N columns; set_product() takes the sum as zero before. */
 template <int N> struct Wgmma;
+
+#define WGMMA(N, OPERANDS)                                                                         \
+    "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" NUMBERS_##N "}, " OPERANDS ";\n"
 
 #define DEFINE_WGMMA(N, A, B)                                                                      \
     template <> struct Wgmma<N> {                                                                  \
         __device__ static void add_product(float (&sum)[N / 2], uint64_t a, uint64_t b)            \
         {                                                                                          \
-            asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" NUMBERS_##N  \
-                         "}, " A ", " B ", 1, 1, 1, 0, 0;\n"                                       \
-                         : SUMS_##N                                                                \
-                         : "l"(a), "l"(b));                                                        \
+            asm volatile(WGMMA(N, A ", " B ", 1, 1, 1, 0, 0") : SUMS_##N : "l"(a), "l"(b));        \
+        }                                                                                          \
+        __device__ static void set_product(float (&sum)[N / 2], uint64_t a, uint64_t b)            \
+        {                                                                                          \
+            asm volatile(WGMMA(N, A ", " B ", 0, 1, 1, 0, 0") : SUMS_##N : "l"(a), "l"(b));        \
         }                                                                                          \
     };
 
@@ -110,5 +123,28 @@ DEFINE_WGMMA(208, "%104", "%105")
 DEFINE_WGMMA(224, "%112", "%113")
 DEFINE_WGMMA(240, "%120", "%121")
 DEFINE_WGMMA(256, "%128", "%129")
+
+/* sum += a * b, where B's columns run fastest. A is in shared memory, or in registers: of its 16 k,
+ * lane l has the pairs (row l / 4, k 2 (l % 4)), (8 rows on), (8 k on), (both on). */
+template <int N> struct WgmmaColumns;
+
+#define DEFINE_WGMMA_COLUMNS(N, A, B, R1, R2, R3, RB)                                              \
+    template <> struct WgmmaColumns<N> {                                                           \
+        __device__ static void add_product(float (&sum)[N / 2], uint64_t a, uint64_t b)            \
+        {                                                                                          \
+            asm volatile(WGMMA(N, A ", " B ", 1, 1, 1, 0, 1") : SUMS_##N : "l"(a), "l"(b));        \
+        }                                                                                          \
+        __device__ static void add_product(float (&sum)[N / 2], uint32_t a0, uint32_t a1,          \
+                                           uint32_t a2, uint32_t a3, uint64_t b)                   \
+        {                                                                                          \
+            asm volatile(WGMMA(N, "{" A ", " R1 ", " R2 ", " R3 "}, " RB ", 1, 1, 1, 1")           \
+                         : SUMS_##N                                                                \
+                         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));                            \
+        }                                                                                          \
+    };
+
+DEFINE_WGMMA_COLUMNS(64, "%32", "%33", "%33", "%34", "%35", "%36")
+DEFINE_WGMMA_COLUMNS(128, "%64", "%65", "%65", "%66", "%67", "%68")
+DEFINE_WGMMA_COLUMNS(256, "%128", "%129", "%129", "%130", "%131", "%132")
 
 #endif

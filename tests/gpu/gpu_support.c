@@ -121,15 +121,42 @@ void *gpu_elements(const Floats *floats, ComputeType compute)
     return gpu_upload(elements, floats->n * sizeof *elements);
 }
 
-void gpu_assert_near(const OpsQueue *queue, const Floats *floats, float tolerance)
+static void *read_device(const OpsQueue *queue, const void *from, size_t bytes)
 {
-    float *got = take_host(floats->n * sizeof(float));
+    void *got = take_host(bytes);
     assert_int_equal(cudaStreamSynchronize(queue->stream), cudaSuccess);
-    assert_int_equal(
-        cudaMemcpy(got, floats->device, floats->n * sizeof(float), cudaMemcpyDeviceToHost),
-        cudaSuccess);
+    assert_int_equal(cudaMemcpy(got, from, bytes, cudaMemcpyDeviceToHost), cudaSuccess);
+    return got;
+}
+
+void gpu_assert_same(const OpsQueue *queue, const float *a, const float *b, size_t n)
+{
+    assert_memory_equal(read_device(queue, a, n * sizeof *a), read_device(queue, b, n * sizeof *b),
+                        n * sizeof *a);
+}
+
+static void assert_near(const float *got, const Floats *floats, float tolerance)
+{
     for (size_t i = 0; i < floats->n; i++)
         if (!(fabsf(got[i] - floats->host[i]) <= tolerance * fmaxf(1, fabsf(floats->host[i]))))
             fail_msg("element %zu of %zu is %g, not %g", i, floats->n, (double)got[i],
                      (double)floats->host[i]);
+}
+
+void gpu_assert_near(const OpsQueue *queue, const Floats *floats, float tolerance)
+{
+    assert_near(read_device(queue, floats->device, floats->n * sizeof(float)), floats, tolerance);
+}
+
+void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const void *elements,
+                              const Floats *floats, float tolerance)
+{
+    size_t bytes = compute == COMPUTE_F32 ? sizeof(float) : sizeof(uint16_t);
+    const void *got = read_device(queue, elements, floats->n * bytes);
+    float *widened = take_host(floats->n * sizeof(float));
+    for (size_t i = 0; compute != COMPUTE_F32 && i < floats->n; i++) {
+        uint32_t bits = (uint32_t)((const uint16_t *)got)[i] << 16;
+        memcpy(&widened[i], &bits, sizeof bits);
+    }
+    assert_near(compute == COMPUTE_F32 ? got : widened, floats, tolerance);
 }

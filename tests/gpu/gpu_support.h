@@ -28,6 +28,12 @@ Floats gpu_result(size_t n);
 void *gpu_elements(const Floats *floats, ComputeType compute);
 float gpu_rounded(float value);
 
+/* Waits, and compares elements of COMPUTE on the device with what FLOATS has on the host. */
+void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const void *elements,
+                              const Floats *floats, float tolerance);
+/* Waits; the device's N floats at A and at B are the same bits. */
+void gpu_assert_same(const OpsQueue *queue, const float *a, const float *b, size_t n);
+
 /* Waits, and compares what the device has with the host: within TOLERANCE of the larger of 1 and
  * the host's number. */
 void gpu_assert_near(const OpsQueue *queue, const Floats *floats, float tolerance);

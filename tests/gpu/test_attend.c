@@ -6,6 +6,9 @@
 
 enum { SLOTS = 4, POSITIONS = 300, MAX_SPANS = 4 };
 
+/* Of a number, by rounding it to bf16. */
+static const float BF16_ROUNDING = 1.0f / 256;
+
 /* Spans of random lengths at random places; a decoder's keys end with its own tokens. */
 static Spans random_spans(uint64_t *state, uint32_t n, uint32_t most_tokens, Span *host)
 {
@@ -89,12 +92,13 @@ static void append_on_host(const AppendLayer *layer, const Spans *spans, float *
             size_t place = (size_t)spans->host[s].kv_slot * POSITIONS + position;
             prepare_on_host(layer, layer->q_norm, layer->n_heads, position, row);
             prepare_on_host(layer, layer->k_norm, layer->n_kv_heads, position, row + q);
+            float *values = (float *)layer->cache.values + place * v;
             for (uint32_t j = 0; j < v; j++) {
                 float value = row[q + k + j];
-                layer->cache.values[place * v + j] =
+                values[j] =
                     layer->clip > 0 ? fmaxf(fminf(value, layer->clip), -layer->clip) : value;
             }
-            memcpy(layer->cache.keys + place * k, row + q, k * sizeof *row);
+            memcpy((float *)layer->cache.keys + place * k, row + q, k * sizeof *row);
         }
 }
 
@@ -132,8 +136,9 @@ static void append_norms_clips_rotates_and_stores(void **unused)
 {
     (void)unused;
     uint64_t state = 11;
-    const OpsQueue queue = gpu_queue(COMPUTE_F32);
     for (uint32_t way = 0; way < 60; way++) {
+        const OpsQueue queue = gpu_queue(way % 2 == 0 ? COMPUTE_F32 : COMPUTE_BF16);
+        const float rounding = queue.compute == COMPUTE_BF16 ? BF16_ROUNDING : 0;
         Span host[MAX_SPANS];
         const Spans spans = random_spans(&state, 1 + way % MAX_SPANS, 20, host);
         AppendCase c = random_append(&state, way);
@@ -146,12 +151,14 @@ static void append_norms_clips_rotates_and_stores(void **unused)
         on_device.k_norm = c.layer.k_norm != NULL ? c.k_norm.device : NULL;
         on_device.cosine = c.cosine.device;
         on_device.sine = c.sine.device;
-        on_device.cache.keys = c.keys.device;
-        on_device.cache.values = c.values.device;
+        on_device.cache.keys = gpu_elements(&c.keys, queue.compute);
+        on_device.cache.values = gpu_elements(&c.values, queue.compute);
         assert_ok(ops_append(&queue, &on_device, &spans, qkv.device));
         append_on_host(&c.layer, &spans, before);
-        gpu_assert_near(&queue, &c.keys, 2e-5f);
-        gpu_assert_near(&queue, &c.values, 1e-6f);
+        gpu_assert_elements_near(&queue, queue.compute, on_device.cache.keys, &c.keys,
+                                 2e-5f + rounding);
+        gpu_assert_elements_near(&queue, queue.compute, on_device.cache.values, &c.values,
+                                 1e-6f + rounding);
         for (uint32_t i = 0; i < spans.tokens; i++) {
             const Floats row = {qkv.host + i * width, qkv.device + i * width,
                                 (size_t)c.layer.n_heads * c.layer.key_dim};
@@ -229,10 +236,10 @@ static void attend_row_on_host(const AttendLayer *layer, const Span *span, uint3
     double mixed[512] = {0};
     for (uint32_t key = first; key < end; key++) {
         size_t place = (size_t)span->kv_slot * POSITIONS + key;
-        const float *k =
-            layer->cache.keys + place * layer->cache.key_stride + kv_head * layer->key_dim;
-        const float *v =
-            layer->cache.values + place * layer->cache.value_stride + kv_head * layer->value_dim;
+        const float *k = (const float *)layer->cache.keys + place * layer->cache.key_stride +
+                         kv_head * layer->key_dim;
+        const float *v = (const float *)layer->cache.values + place * layer->cache.value_stride +
+                         kv_head * layer->value_dim;
         double score = 0;
         for (uint32_t i = 0; i < layer->key_dim; i++)
             score += (double)query[i] * (double)k[i];
@@ -289,8 +296,8 @@ static void check_attend(ComputeType compute, HeadShape shape, uint32_t way, uin
             attend_row_on_host(&layer, &host[s], i / shape.n_heads, i % shape.n_heads, queries.host,
                                out.host + ((size_t)host[s].first_token * shape.n_heads + i) *
                                               shape.value_dim);
-    layer.cache.keys = keys.device;
-    layer.cache.values = values.device;
+    layer.cache.keys = gpu_elements(&keys, compute);
+    layer.cache.values = shape.latent ? layer.cache.keys : gpu_elements(&values, compute);
     layer.sinks = layer.sinks != NULL ? sinks.device : NULL;
     layer.relative_bias = layer.relative_bias != NULL ? bias.device : NULL;
     assert_ok(ops_attend(&queue, &layer, &spans, queries.device, out.device));

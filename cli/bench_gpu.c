@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-static const BenchGpu BENCHES[] = {{"moe-layer", bench_gpu_moe_layer}};
+static const BenchGpu BENCHES[] = {{"moe-layer", bench_gpu_moe_layer},
+                                   {"attention", bench_gpu_attention}};
 
 const BenchGpu *bench_gpu_find(const char *name)
 {

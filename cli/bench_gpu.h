@@ -24,5 +24,8 @@ const BenchGpu *bench_gpu_find(const char *name);
 /* Whole MoE layers, dynamic gating, 1 to 4096 tokens; each is checked against plain f32 kernels and
  * run twice for equal bits. Fails with ERR_MISMATCH when a layer is wrong. */
 Status bench_gpu_moe_layer(const BenchGpuOptions *options);
+/* Attention of one layer, prefill and decoding; each is checked against double precision and run
+ * twice for equal bits. Fails with ERR_MISMATCH when one is wrong. */
+Status bench_gpu_attention(const BenchGpuOptions *options);
 
 #endif

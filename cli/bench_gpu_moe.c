@@ -6,7 +6,7 @@
 #include "exec/cuda/measure.h"
 #include "exec/cuda/random.h"
 
-enum { N_TOKENS = 5, REPEATS = 15, CEILING_BYTES = 1 << 30, CEILING_SIZE = 8192 };
+enum { N_TOKENS = 5, REPEATS = 15 };
 
 static const uint32_t TOKENS[N_TOKENS] = {1, 16, 128, 1024, 4096};
 static const double MAX_ERROR = 1e-2; /* bf16 inside and outside, f32 sums */
@@ -172,32 +172,6 @@ static Status run_cell(MoeBench *bench, const Ceilings *ceilings, MoeCell *cell)
     return time_stages(bench, cell);
 }
 
-/* The arena has room for two copies, and for a workspace after them. */
-static Status measure_in(const DeviceArena *arena, Cublas *cublas, Ceilings *ceilings)
-{
-    cudaStream_t stream;
-    CUDA_TRY(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    Status status = measure_copy(arena->base, arena->base + CEILING_BYTES, CEILING_BYTES, stream,
-                                 &ceilings->bytes_per_s);
-    if (status == OK)
-        status = cublas_open(arena->base + 2 * (size_t)CEILING_BYTES, cublas);
-    if (status == OK)
-        status = measure_product(CEILING_SIZE, arena->base, cublas, stream, &ceilings->flops_per_s);
-    cublas_close(cublas);
-    cudaStreamDestroy(stream);
-    return status;
-}
-
-static Status measure_ceilings(Ceilings *ceilings)
-{
-    DeviceArena arena;
-    Cublas cublas = {.library = NULL};
-    TRY(device_arena_open(2 * (size_t)CEILING_BYTES + CUBLAS_WORKSPACE_BYTES, &arena));
-    Status status = measure_in(&arena, &cublas, ceilings);
-    device_arena_close(&arena);
-    return status;
-}
-
 static Status run_shape(const BenchShape *shape, const Ceilings *ceilings, MoeCell *cells)
 {
     MoeBench bench;
@@ -226,7 +200,7 @@ Status bench_gpu_moe_layer(const BenchGpuOptions *options)
     MoeCell cells[N_SHAPES * N_TOKENS];
     Ceilings ceilings = {0};
     size_t n = 0;
-    TRY(measure_ceilings(&ceilings));
+    TRY(ceilings_measure(&ceilings));
     for (int i = 0; i < N_SHAPES; i++) {
         if (options->shape != NULL && strcmp(options->shape, SHAPES[i].name) != 0)
             continue;

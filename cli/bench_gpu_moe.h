@@ -2,6 +2,7 @@
 #ifndef CLI_BENCH_GPU_MOE_H
 #define CLI_BENCH_GPU_MOE_H
 
+#include "cli/bench_gpu_ceilings.h"
 #include "exec/cuda/moe_layer.h"
 
 enum {
@@ -49,11 +50,6 @@ typedef struct {
     double error; /* |out - reference| / |reference| */
     bool repeats; /* two runs gave the same bits */
 } MoeCell;
-
-typedef struct {
-    double bytes_per_s; /* read and written by a copy */
-    double flops_per_s; /* of a bf16 product */
-} Ceilings;
 
 static inline ExpertShape bench_expert(const BenchShape *shape)
 {

@@ -58,7 +58,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         {.name = "BENCH",
-         .help = "replay, record or forward (default: these three); on the GPU: moe-layer",
+         .help =
+             "replay, record or forward (default: these three); on the GPU: moe-layer, attention",
          .kind = OPTION_POSITIONAL,
          .value = &arguments->which},
         {.name = "model",
@@ -80,7 +81,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .most = MAX_THREADS},
         {.name = "shape",
          .argument = "NAME",
-         .help = "the one layer that moe-layer measures (default: all)",
+         .help = "the one model that these measure (default: all)",
          .kind = OPTION_TEXT,
          .value = &arguments->shape},
         {.name = "json",

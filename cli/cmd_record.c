@@ -512,6 +512,16 @@ static Status report(const Recording *recording)
                 recording->arguments->out, recording->totals.steps);
 }
 
+/* A run whose plan decides by scores or predictions records them, so that it can be replayed. */
+static void record_what_decides(const Plan *plan, Arguments *arguments)
+{
+    SignalNeeds needs = plan_needs_signals(plan);
+    if (needs.scores)
+        arguments->scores = SCORES_ALL;
+    if (needs.distance > arguments->predictions)
+        arguments->predictions = needs.distance;
+}
+
 Status command_record(int argc, char **argv)
 {
     Arguments arguments = {.device = {.name = "cpu"}, .length_penalty = 1};
@@ -520,6 +530,8 @@ Status command_record(int argc, char **argv)
     if (status == OK)
         status = plan_input(arguments.plan, &arguments.sets, &recording.plan);
     option_list_free(&arguments.sets);
+    if (status == OK)
+        record_what_decides(&recording.plan, &arguments);
     if (status == OK)
         status = record(&recording);
     if (status == OK)

@@ -133,12 +133,16 @@ static Status print_result_json(const OptionList *traces, const PackedTrace *tra
 
 static Status simulate(const Arguments *arguments, const PackedTrace *trace, const Plan *plan)
 {
+    TraceSignals *signals;
     ReplayFuture future = {0};
     ReplayResult result;
+    TRY(trace_input_signals(&arguments->traces, plan, &signals));
+    future.signals = signals;
     Status status = replay_prepare(trace, plan, &future);
     if (status == OK)
         status = replay_run(trace, plan, &future, NULL, NULL, &result);
     replay_future_free(&future);
+    trace_signals_free(signals);
     if (status != OK)
         return status;
     if (arguments->json)

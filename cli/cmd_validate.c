@@ -215,10 +215,12 @@ static Status run_plan(Validation *validation)
 {
     const Arguments *arguments = validation->arguments;
     const ModelConfig *config = checkpoint_config(validation->checkpoint);
-    ExecutorOptions options = {.plan = &validation->plan};
+    SignalNeeds needs = plan_needs_signals(&validation->plan);
+    ExecutorOptions options = {.plan = &validation->plan, .predictions = needs.distance};
     RunTraceOptions run = {.trace = arguments->trace,
                            .forced = validation->forced,
                            .tokens = arguments->tokens.file != NULL ? &validation->set : NULL,
+                           .scores = needs.scores ? SCORES_ALL : SCORES_NONE,
                            .residency = true};
     RunTraceShape shape;
     Recorder *recorder;
@@ -259,14 +261,22 @@ static Status compare_event(void *argument, const PackedEvent *event, const Buff
     return OK;
 }
 
-static Status replay(const Plan *plan, const PackedTrace *trace, ReplayObserver observer,
-                     void *argument, ReplayResult *result)
+/* Replays TRACE, which is in the file PATH. */
+static Status replay(const Plan *plan, const char *path, const PackedTrace *trace,
+                     ReplayObserver observer, void *argument, ReplayResult *result)
 {
     ReplayFuture future = {0};
+    SignalNeeds needs = plan_needs_signals(plan);
+    Batching batching = plan_batching(plan);
+    TraceSignals *signals = NULL;
+    if (signals_needed(&needs))
+        TRY(trace_signals_load(&path, 1, &batching, &needs, &signals));
+    future.signals = signals;
     Status status = replay_prepare(trace, plan, &future);
     if (status == OK)
         status = replay_run(trace, plan, &future, observer, argument, result);
     replay_future_free(&future);
+    trace_signals_free(signals);
     return status;
 }
 
@@ -279,7 +289,8 @@ static Status compare_run(Validation *validation)
     TRY(trace_reader_open(validation->recording, &validation->reader));
     Status status = packed_trace_load(validation->recording, &trace);
     if (status == OK) {
-        status = replay(&validation->plan, &trace, compare_event, validation, &result);
+        status = replay(&validation->plan, validation->recording, &trace, compare_event, validation,
+                        &result);
         packed_trace_free(&trace);
     }
     if (status == OK) {
@@ -296,7 +307,8 @@ static Status predict(Validation *validation)
 {
     PackedTrace trace;
     TRY(packed_trace_load(validation->arguments->trace, &trace));
-    Status status = replay(&validation->plan, &trace, NULL, NULL, &validation->predicted);
+    Status status = replay(&validation->plan, validation->arguments->trace, &trace, NULL, NULL,
+                           &validation->predicted);
     packed_trace_free(&trace);
     return status;
 }

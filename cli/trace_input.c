@@ -10,6 +10,16 @@ Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trac
     return packed_trace_load_view(traces->items, traces->count, &batching, trace);
 }
 
+Status trace_input_signals(const OptionList *traces, const Plan *plan, TraceSignals **signals)
+{
+    SignalNeeds needs = plan_needs_signals(plan);
+    Batching batching = plan_batching(plan);
+    *signals = NULL;
+    if (!signals_needed(&needs))
+        return OK;
+    return trace_signals_load(traces->items, traces->count, &batching, &needs, signals);
+}
+
 Status trace_input_json(cJSON *json, const OptionList *traces)
 {
     cJSON *list;

@@ -3,11 +3,13 @@
 #define CLI_TRACE_INPUT_H
 
 #include "cli/options.h"
-#include "policies/plan.h"
+#include "policies/buffer.h"
 #include "traces/packed_view.h"
 
 /* Loads TRACES as one, its tokens regrouped as PLAN says. On failure nothing is held. */
 Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace);
+/* Reads the signals that PLAN's decisions need of them; *SIGNALS is NULL where they need none. */
+Status trace_input_signals(const OptionList *traces, const Plan *plan, TraceSignals **signals);
 /* Adds "trace": the path, or an array of them. */
 Status trace_input_json(cJSON *json, const OptionList *traces);
 /* One text that tells the same traces again: their paths, joined by commas. Freed with mem_free. */

@@ -214,7 +214,10 @@ static void prepare_forward(Executor *executor, const Checkpoint *checkpoint)
     forward->max_length = options->max_length;
     forward->max_tokens = options->max_tokens;
     forward->max_logits = logit_rows(options);
+    forward->signals.needs = plan_needs_signals(&executor->plan);
     forward->ahead.recorded = options->predictions;
+    if (forward->signals.needs.distance <= most_ahead(executor->config))
+        forward->ahead.decided = forward->signals.needs.distance;
     forward->slots.backend = forward->backend;
     forward->slots.config = executor->config;
     forward->slots.tensors = checkpoint_tensors(checkpoint);

@@ -59,9 +59,10 @@ bool executor_needs_future(const Executor *executor);
 typedef struct {
     Stack stack; /* 0: the decoder */
     uint32_t tokens;
-    const uint32_t *token;       /* [tokens] */
-    const uint32_t *kv_slot;     /* [tokens] below max_requests */
-    const uint32_t *position;    /* [tokens] below max_length */
+    const uint32_t *token;    /* [tokens] */
+    const uint32_t *kv_slot;  /* [tokens] below max_requests */
+    const uint32_t *position; /* [tokens] below max_length */
+    const uint32_t *request;  /* [tokens] whose they are, for plans that decide by it; else NULL */
     const uint32_t *source_slot; /* [tokens] the source that each token's request looks at; NULL:
                                     the one in the slot of the same number */
     LogitsWanted logits;         /* an encoder has none */

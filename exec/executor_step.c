@@ -163,6 +163,9 @@ Status executor_step(Executor *executor, const StepInput *input, StepOutput *out
     uint32_t n_spans = 0;
     TRY(make_spans(executor, input, &n_spans));
     TRY(check_forced(executor, input));
+    if (executor->forward.signals.needs.requests && input->request == NULL)
+        return fail(ERR_INPUT, "step: the plan decides by the requests of the tokens, which are "
+                               "not given");
     if (input->logits > executor->options.logits)
         return fail(ERR_INPUT, "step: logits are wanted that the executor was not opened for");
     if (input->stack == STACK_ENCODER && input->logits != LOGITS_NONE)

@@ -259,7 +259,8 @@ Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *
                                .next_use = event->next_use,
                                .touches = order_touches(slots, event, *n_active),
                                .n_coming = event->n_coming,
-                               .coming = event->coming};
+                               .coming = event->coming,
+                               .signals = event->signals};
     buffer_event(slots->decisions, &asked, NULL, slots->actions, &n_actions);
     for (uint32_t i = 0; i < n_actions; i++)
         TRY(carry_out(slots, event, &slots->actions[i], &queued));

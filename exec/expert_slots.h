@@ -62,6 +62,7 @@ typedef struct {
     const uint32_t *next_use; /* of the active ones; NULL unless the policy needs the future */
     const uint16_t *n_coming; /* as in BufferEvent */
     const uint16_t *coming;
+    const EventSignals *signals;
     const ExpertBatch *batch;
     const float *in; /* device [tokens][d_model] */
     float *out;      /* device [tokens * top_k][d_model] */

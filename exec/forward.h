@@ -70,6 +70,17 @@ typedef struct {
     float *weights;
 } Ahead;
 
+/* What the plan's decisions see of an event besides its experts (exec/forward_signals.c), in host
+ * memory. */
+typedef struct {
+    SignalNeeds needs;
+    uint16_t *halves; /* [T][experts, or K] f16 */
+    uint32_t *scores; /* [experts] */
+    uint64_t *sums;   /* [experts] scratch */
+    uint16_t *predicted;
+    uint64_t *predicted_weights;
+} DecisionSignals;
+
 /* Stamps of a step: operation I ran between stamps I and I + 1. */
 typedef struct {
     uint32_t *layer;       /* [max] */
@@ -94,6 +105,7 @@ typedef struct {
     Activations at;
     ForwardHost host;
     Ahead ahead;
+    DecisionSignals signals;
     Stamps stamps;
     uint32_t *counts; /* [max_experts + 1] for events that are noted after the step */
     uint16_t *active; /* [max_experts] */

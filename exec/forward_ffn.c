@@ -59,7 +59,7 @@ static Status fetch_routing(const Step *step, const LayerConfig *config, const R
                           routed * sizeof *host->experts));
     TRY(f->backend->fetch(f->device, host->weights + step->routed, routing->weights,
                           routed * sizeof *host->weights));
-    if (!step->input->scores)
+    if (!step->input->scores && !f->signals.needs.scores)
         return OK;
     return f->backend->fetch(f->device, host->scores + step->scored, routing->scores,
                              tokens * config->experts * sizeof *host->scores);
@@ -91,6 +91,7 @@ static Status route(const Step *step, uint32_t layer, uint32_t capacity, const R
 static Status buffered_experts(Step *step, const ExpertBatch *batch)
 {
     Forward *f = step->forward;
+    EventSignals signals;
     const ExpertEvent event = {.layer_index = step->moe_layer,
                                .first = f->host.first,
                                .experts = f->host.experts + step->routed,
@@ -98,6 +99,7 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
                                .next_use = step->next_use,
                                .n_coming = step->n_coming,
                                .coming = step->coming,
+                               .signals = &signals,
                                .batch = batch,
                                .in = f->at.normed,
                                .out = f->at.expert_out};
@@ -105,6 +107,7 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     TRY(f->backend->fetch(f->device, f->host.first, batch->groups.first,
                           ((size_t)batch->n_experts + 1) * sizeof *f->host.first));
     TRY(f->backend->wait(f->device));
+    forward_signals(step, &signals);
     TRY(expert_slots_run(&f->slots, &event, &n_active));
     if (step->next_use != NULL)
         step->next_use += n_active;

@@ -241,4 +241,5 @@ void forward_lay_out_host(Forward *forward, Arena *arena)
     stamps->records = lay_out(arena, stamps->max, sizeof *stamps->records);
     forward->counts = lay_out(arena, (size_t)config->max_experts + 1, sizeof *forward->counts);
     forward->active = lay_out(arena, config->max_experts, sizeof *forward->active);
+    forward_lay_out_signals(forward, arena);
 }

@@ -49,6 +49,10 @@ uint32_t forward_ahead_distances(const Ahead *ahead);
 bool forward_ahead_reaches(const Step *step, uint32_t distance);
 /* Where its entries begin in the arrays of forward->ahead. */
 size_t forward_ahead_at(const Step *step, uint32_t distance);
+/* What the plan's decisions ask for of the event of step->moe_layer, whose routing the host has.
+ * Valid until the next call. */
+void forward_signals(const Step *step, EventSignals *event);
+void forward_lay_out_signals(Forward *forward, Arena *arena);
 /* Lay out what predictions need, for steps of at most ROUTED entries. */
 void forward_lay_out_ahead(Forward *forward, size_t routed, Arena *arena);
 void forward_lay_out_ahead_pinned(Forward *forward, size_t routed, Arena *arena);

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "policies/eviction.h"
+#include "policies/predictor.h"
 #include "policies/prefetch.h"
 
 struct ExpertBuffer {
@@ -312,6 +313,28 @@ void buffer_reset(ExpertBuffer *buffer)
 bool buffer_needs_coming(const ExpertBuffer *buffer)
 {
     return buffer->prefetch != NULL && prefetch_needs_coming(buffer->prefetch);
+}
+
+SignalNeeds buffer_needs_signals(const ExpertBuffer *buffer)
+{
+    SignalNeeds needs = {0};
+    if (buffer->prefetch != NULL)
+        needs = prefetch_needs_signals(buffer->prefetch);
+    needs.scores = buffer->policy != NULL && buffer->policy->needs_scores;
+    return needs;
+}
+
+SignalNeeds plan_needs_signals(const Plan *plan)
+{
+    SignalNeeds needs = {0};
+    PredictorChoice choice;
+    if (!plan->buffer.on)
+        return needs;
+    if (predictor_choose(plan->prefetch.predictor, &choice) && choice.row != NULL)
+        needs = predictor_needs_signals(choice.row, plan->prefetch.distance);
+    const EvictionPolicy *policy = eviction_find(plan->buffer.evict);
+    needs.scores = policy != NULL && policy->needs_scores;
+    return needs;
 }
 
 uint32_t buffer_max_prefetches(const ExpertBuffer *buffer)

@@ -12,7 +12,7 @@
 #define POLICIES_BUFFER_H
 
 #include "policies/plan.h"
-#include "traces/trace.h"
+#include "traces/signals.h"
 
 /* One decision. HIT, LOAD and BYPASS are the event's lookups, each exactly once, in the order of
  * their computation; an EVICT stands before the LOAD that takes its slot. Order staged evicts after
@@ -71,6 +71,10 @@ bool buffer_needs_future(const ExpertBuffer *buffer);
 bool buffer_needs_touches(const ExpertBuffer *buffer);
 /* True when events must bring what comes: the predictor needs the future. */
 bool buffer_needs_coming(const ExpertBuffer *buffer);
+/* What events must bring besides. */
+SignalNeeds buffer_needs_signals(const ExpertBuffer *buffer);
+/* The same of the buffer that PLAN asks for. */
+SignalNeeds plan_needs_signals(const Plan *plan);
 /* Most prefetches that one event can give; 0 without a predictor. */
 uint32_t buffer_max_prefetches(const ExpertBuffer *buffer);
 /* Bytes of device memory that slots and staging slots take, by expert_bytes; under order staged the
@@ -90,6 +94,7 @@ typedef struct {
      * experts one event after the other. NULL unless buffer_needs_coming(). */
     const uint16_t *n_coming;
     const uint16_t *coming;
+    const EventSignals *signals; /* as buffer_needs_signals() says; NULL when it asks for nothing */
 } BufferEvent;
 
 /* Decides one event. ACTIONS (room for buffer_max_actions(n), or NULL) receives *N_ACTIONS actions;

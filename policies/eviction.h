@@ -19,6 +19,7 @@ typedef struct {
      * stops where there are not enough. NULL: the policy cannot admit ahead of a lookup. */
     void (*prefetch)(Scope *scope, ScopeEvent *event);
     bool needs_future;     /* events bring next_use */
+    bool needs_scores;     /* events bring signals with scores */
     bool may_bypass;       /* an expert may pass through the staging slot */
     bool needs_heap;       /* heap */
     bool needs_where;      /* heap.where */

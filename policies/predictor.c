@@ -11,8 +11,14 @@ enum { N_ROWS = sizeof ROWS / sizeof ROWS[0] };
 
 const char *predictor_forms(void)
 {
-    return "none, frequency, previous-step, transition, pre-gate, oracle:DISTANCE, "
+    return "none, frequency, previous-step, transition, next-gate, pre-gate, oracle:DISTANCE, "
            "synthetic:RECALL,PRECISION";
+}
+
+SignalNeeds predictor_needs_signals(const PredictorRow *row, uint32_t distance)
+{
+    return (SignalNeeds){.requests = row->needs_requests,
+                         .distance = row->needs_predictions ? distance : 0};
 }
 
 /* A plain decimal fraction from 0 to 1; what strtod() takes besides (spaces, signs, hexadecimal

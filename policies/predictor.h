@@ -38,9 +38,11 @@ typedef struct {
 
 typedef struct PredictorRow {
     const char *name;
-    bool needs_coming; /* events bring what comes */
-    bool is_whole;     /* predicts a set: all of it, unless the plan says how many */
-    bool needs_events; /* state that it reads ... */
+    bool needs_coming;      /* events bring what comes */
+    bool needs_requests;    /* events bring signals with requests */
+    bool needs_predictions; /* ... with predictions at the distance */
+    bool is_whole;          /* predicts a set: all of it, unless the plan says how many */
+    bool needs_events;      /* state that it reads ... */
     bool needs_last;
     bool needs_pairs;  /* ... pairs need last too */
     bool has_distance; /* the name is followed by ":DISTANCE" */
@@ -58,6 +60,7 @@ typedef struct PredictorRow {
     ROW(FREQUENCY)                                                                                 \
     ROW(PREVIOUS_STEP)                                                                             \
     ROW(TRANSITION)                                                                                \
+    ROW(NEXT_GATE)                                                                                 \
     ROW(PRE_GATE)                                                                                  \
     ROW(ORACLE)                                                                                    \
     ROW(SYNTHETIC)
@@ -68,6 +71,8 @@ PREDICTOR_TABLE(PREDICTOR_DECLARE)
 
 /* Takes TEXT apart. False when it names no predictor, or its parameters are out of range. */
 bool predictor_choose(const char *text, PredictorChoice *choice);
+/* The signals that ROW reads at DISTANCE. */
+SignalNeeds predictor_needs_signals(const PredictorRow *row, uint32_t distance);
 /* What is allowed, for messages. */
 const char *predictor_forms(void);
 

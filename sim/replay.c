@@ -9,6 +9,7 @@
 typedef struct {
     ExpertBuffer *buffer;
     const uint32_t *next_use; /* [n_lookups] or NULL */
+    SignalsCursor signals;    /* .signals is NULL where none are needed */
     uint8_t *hit;             /* [max_active] */
     uint16_t *touches;        /* [max_active], or NULL where they are not needed */
     BufferAction *actions;    /* room for an event, or NULL without an observer */
@@ -60,10 +61,11 @@ static void count_assignments(const PackedEvent *event, const uint8_t *hit, Repl
     phase->assignment_hits += hits;
 }
 
-static void decide(const Replay *replay, const PackedCursor *cursor, const PackedEvent *event,
+static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent *event,
                    uint32_t *n_actions)
 {
-    const BufferEvent asked = {
+    EventSignals signals;
+    BufferEvent asked = {
         .layer_index = event->layer_index,
         .n = event->n_active,
         .experts = event->experts,
@@ -77,6 +79,10 @@ static void decide(const Replay *replay, const PackedCursor *cursor, const Packe
     uint8_t *hit = event->counts != NULL ? replay->hit : NULL;
     if (replay->touches != NULL)
         packed_touches(event, replay->touches);
+    if (replay->signals.signals != NULL) {
+        signals_next(&replay->signals, &signals);
+        asked.signals = &signals;
+    }
     uint32_t hits = buffer_event(replay->buffer, &asked, hit, replay->actions, n_actions);
     phase->hits += hits;
     phase->misses += event->n_active - hits;
@@ -90,7 +96,7 @@ static void decide(const Replay *replay, const PackedCursor *cursor, const Packe
     phase->assignment_hits += hits;
 }
 
-static Status replay_events(const Replay *replay, const PackedTrace *trace)
+static Status replay_events(Replay *replay, const PackedTrace *trace)
 {
     PackedCursor cursor = packed_cursor(trace);
     PackedEvent event;
@@ -115,6 +121,23 @@ static void add_up(const ExpertBuffer *buffer, ReplayResult *result)
     result->memory_bytes = buffer_memory_bytes(buffer);
 }
 
+/* The signals that PLAN's decisions read, from FUTURE. */
+static Status take_signals(const Plan *plan, const ReplayFuture *future, Replay *replay)
+{
+    SignalNeeds needs = plan_needs_signals(plan);
+    if (!signals_needed(&needs))
+        return OK;
+    const SignalNeeds *has = future->signals != NULL ? trace_signals_needs(future->signals) : NULL;
+    if (has == NULL || (needs.requests && !has->requests) || (needs.scores && !has->scores) ||
+        (needs.distance > 0 && needs.distance != has->distance))
+        return fail(ERR_INPUT, "replay: the plan needs %s of the trace, which were not read",
+                    needs.scores         ? "router scores"
+                    : needs.distance > 0 ? "predictions"
+                                         : "requests");
+    replay->signals.signals = future->signals;
+    return OK;
+}
+
 static Status make_room(const PackedTrace *trace, Replay *replay)
 {
     TRY(mem_new(&replay->result->layers, trace->n_layers, sizeof *replay->result->layers,
@@ -137,7 +160,9 @@ Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture
     *result = (ReplayResult){0};
     if (wants_future(plan))
         replay.next_use = *future_of(plan, future);
-    Status status = buffer_new(plan, trace->layers, trace->n_layers, &replay.buffer);
+    Status status = take_signals(plan, future, &replay);
+    if (status == OK)
+        status = buffer_new(plan, trace->layers, trace->n_layers, &replay.buffer);
     if (status == OK)
         status = make_room(trace, &replay);
     uint64_t start_ns = clock_ns();

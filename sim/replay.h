@@ -36,6 +36,7 @@ typedef struct {
 typedef struct {
     uint32_t *serial; /* packed_next_use(trace, true) */
     uint32_t *batch;
+    const TraceSignals *signals; /* of the trace, for plans that need them; the caller's */
 } ReplayFuture;
 
 Status replay_prepare(const PackedTrace *trace, const Plan *plan, ReplayFuture *future);
@@ -45,7 +46,8 @@ void replay_future_free(ReplayFuture *future);
 typedef Status (*ReplayObserver)(void *argument, const PackedEvent *event,
                                  const BufferAction *actions, uint32_t n_actions);
 
-/* Replays TRACE under PLAN. FUTURE must have been prepared for PLAN. OBSERVER may be NULL, which is
+/* Replays TRACE under PLAN. FUTURE must have been prepared for PLAN; ERR_INPUT when it lacks
+ * signals that PLAN needs. OBSERVER may be NULL, which is
  * the fast path. RESULT is freed with replay_result_free(). */
 Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                   ReplayObserver observer, void *argument, ReplayResult *result);

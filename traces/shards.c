@@ -246,3 +246,19 @@ Status trace_shards_next_step(TraceShards *shards, TraceStep *step)
         TRY(next_shard(shards));
     }
 }
+
+const char *trace_shards_path(const TraceShards *shards)
+{
+    return shards->paths[shards->next - 1];
+}
+
+const TraceRun *trace_shards_run(const TraceShards *shards)
+{
+    return trace_reader_run(shards->reader);
+}
+
+Status trace_shards_prediction(TraceShards *shards, uint32_t distance, const uint16_t **experts,
+                               const uint16_t **scores)
+{
+    return trace_reader_prediction(shards->reader, distance, experts, scores);
+}

@@ -21,6 +21,12 @@ Status trace_shards_check_regroup(const TraceShards *shards);
 
 /* Next step, valid until the next call, then STATUS_END. */
 Status trace_shards_next_step(TraceShards *shards, TraceStep *step);
+/* The trace that it is from, and what that says of itself; after trace_shards_next_step(). */
+const char *trace_shards_path(const TraceShards *shards);
+const TraceRun *trace_shards_run(const TraceShards *shards);
+/* trace_reader_prediction() of the step given last. */
+Status trace_shards_prediction(TraceShards *shards, uint32_t distance, const uint16_t **experts,
+                               const uint16_t **scores);
 /* Requests met so far: every request number of a step was below this. */
 uint32_t trace_shards_requests(const TraceShards *shards);
 /* What the shard says of a request met so far: 0 when it says nothing. */

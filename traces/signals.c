@@ -1,0 +1,319 @@
+#include "traces/signals.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+/* An array that grows. */
+typedef struct {
+    void *data;
+    size_t used;
+    size_t room;
+} Growing;
+
+struct TraceSignals {
+    SignalNeeds needs;
+    ScoreSource source;
+    TraceLayer *layers; /* [n_layers] */
+    uint32_t n_layers;
+    StackSpan spans[2]; /* by Stack */
+    uint64_t *sums;     /* [experts of the widest layer] scratch */
+    Growing tokens;     /* uint32_t, of each step */
+    Growing stacks;     /* uint8_t, of each step */
+    Growing requests;   /* uint32_t, of each token */
+    Growing routing;    /* uint16_t */
+    Growing scores;     /* uint32_t */
+    Growing counts;     /* uint16_t, predicted experts of each event that predicts */
+    Growing predicted;  /* uint16_t */
+    Growing weights;    /* uint64_t, of each predicted */
+};
+
+/* Room for COUNT more elements of SIZE bytes; *AT points to it. */
+static Status grow(Growing *array, size_t count, size_t size, void *at)
+{
+    size_t wanted = array->used + count;
+    if (wanted > array->room) {
+        size_t room = wanted + wanted / 2 + 64;
+        void *moved = mem_resize(array->data, room, size);
+        if (moved == NULL)
+            return fail_memory("signals", room > SIZE_MAX / size ? SIZE_MAX : room * size);
+        array->data = moved;
+        array->room = room;
+    }
+    void *first = (unsigned char *)array->data + array->used * size;
+    memcpy(at, &first, sizeof first);
+    array->used = wanted;
+    return OK;
+}
+
+uint64_t signal_value(uint16_t half)
+{
+    uint32_t exponent = half >> 10 & 0x1F;
+    uint64_t fraction = half & 0x3FF;
+    if (half & 0x8000)
+        return 0;
+    if (exponent == 0x1F)
+        return fraction == 0 ? UINT64_C(65504) << 24 : 0; /* infinity as the largest number */
+    return exponent == 0 ? fraction : (fraction | 0x400) << (exponent - 1);
+}
+
+void signals_mean(const uint16_t *scores, uint32_t tokens, uint32_t experts, uint32_t *means)
+{
+    for (uint32_t e = 0; e < experts; e++) {
+        uint64_t sum = 0; /* of at most 2^24 values below 2^40 */
+        for (uint32_t t = 0; t < tokens; t++)
+            sum += signal_value(scores[(size_t)t * experts + e]);
+        sum /= tokens;
+        means[e] = sum < UINT32_MAX ? (uint32_t)sum : UINT32_MAX;
+    }
+}
+
+uint32_t signals_predicted(const uint16_t *experts, const uint16_t *weights, size_t n,
+                           uint32_t n_experts, uint64_t *sums, uint16_t *predicted,
+                           uint64_t *predicted_weights)
+{
+    uint32_t count = 0;
+    memset(sums, 0, n_experts * sizeof *sums);
+    for (size_t i = 0; i < n; i++)
+        if (experts[i] != EXPERT_DROPPED)
+            sums[experts[i]] += 1 + signal_value(weights[i]);
+    for (uint32_t e = 0; e < n_experts; e++) {
+        if (sums[e] == 0)
+            continue;
+        predicted[count] = (uint16_t)e;
+        predicted_weights[count++] = sums[e];
+    }
+    return count;
+}
+
+static Status fill_new(TraceSignals *signals, const TraceLayer *layers)
+{
+    uint32_t widest = layers_max_experts(layers, signals->n_layers);
+    TRY(mem_new(&signals->layers, signals->n_layers, sizeof *layers, "signals"));
+    memcpy(signals->layers, layers, signals->n_layers * sizeof *layers);
+    signals->spans[STACK_DECODER] = layers_span(layers, signals->n_layers, STACK_DECODER);
+    signals->spans[STACK_ENCODER] = layers_span(layers, signals->n_layers, STACK_ENCODER);
+    return mem_new(&signals->sums, widest, sizeof *signals->sums, "signals");
+}
+
+Status trace_signals_new(const TraceLayer *layers, uint32_t n_layers, const SignalNeeds *needs,
+                         TraceSignals **out)
+{
+    TraceSignals *signals;
+    TRY(mem_new(&signals, 1, sizeof *signals, "signals"));
+    signals->needs = *needs;
+    signals->n_layers = n_layers;
+    Status status = fill_new(signals, layers);
+    if (status == OK)
+        *out = signals;
+    else
+        trace_signals_free(signals);
+    return status;
+}
+
+void trace_signals_free(TraceSignals *signals)
+{
+    if (signals == NULL)
+        return;
+    mem_free(signals->layers);
+    mem_free(signals->sums);
+    mem_free(signals->tokens.data);
+    mem_free(signals->stacks.data);
+    mem_free(signals->requests.data);
+    mem_free(signals->routing.data);
+    mem_free(signals->scores.data);
+    mem_free(signals->counts.data);
+    mem_free(signals->predicted.data);
+    mem_free(signals->weights.data);
+    mem_free(signals);
+}
+
+static Status add_requests(TraceSignals *signals, const TraceStep *step)
+{
+    uint32_t *request = NULL;
+    uint16_t *routing = NULL;
+    size_t ids = step->tokens * signals->spans[step->stack].top_k;
+    TRY(grow(&signals->requests, step->tokens, sizeof *request, &request));
+    memcpy(request, step->request, step->tokens * sizeof *request);
+    TRY(grow(&signals->routing, ids, sizeof *routing, &routing));
+    memcpy(routing, step->experts, ids * sizeof *routing);
+    return OK;
+}
+
+/* The mean weights of a layer's experts. */
+static void mean_weights(TraceSignals *signals, const TraceLayer *layer, uint32_t tokens,
+                         const uint16_t *experts, const float *weights, uint32_t *means)
+{
+    memset(signals->sums, 0, layer->experts * sizeof *signals->sums);
+    for (size_t i = 0; i < (size_t)tokens * layer->top_k; i++)
+        if (experts[i] != EXPERT_DROPPED)
+            signals->sums[experts[i]] += signal_value(f16_from_f32(weights[i]));
+    for (uint32_t e = 0; e < layer->experts; e++) {
+        uint64_t mean = signals->sums[e] / tokens;
+        means[e] = mean < UINT32_MAX ? (uint32_t)mean : UINT32_MAX;
+    }
+}
+
+static size_t score_count(const TraceSignals *signals, const TraceStep *step)
+{
+    StackSpan span = signals->spans[step->stack];
+    size_t count = 0;
+    for (uint32_t i = span.first; i < span.first + span.count; i++)
+        count += (size_t)step->tokens * signals->layers[i].experts;
+    return count;
+}
+
+/* All steps must have their scores from the same place: a mixture compares nothing. */
+static Status choose_source(TraceSignals *signals, const char *file, const TraceStep *step)
+{
+    bool router = step->scores != NULL && step->score_count == score_count(signals, step);
+    if (signals->source == SCORES_UNKNOWN)
+        signals->source = router ? SCORES_OF_ROUTER : SCORES_OF_WEIGHTS;
+    if (signals->source == SCORES_OF_ROUTER ? router : step->weights != NULL)
+        return OK;
+    return fail(ERR_INPUT, "%s: step %u: it has no %s", file, step->step,
+                signals->source == SCORES_OF_ROUTER
+                    ? "router scores of all experts, which steps before have"
+                    : "router scores of all experts, and no weights");
+}
+
+static Status add_scores(TraceSignals *signals, const char *file, const TraceStep *step)
+{
+    StackSpan span = signals->spans[step->stack];
+    const uint16_t *scores = step->scores;
+    const uint16_t *experts = step->experts;
+    const float *weights = step->weights;
+    TRY(choose_source(signals, file, step));
+    for (uint32_t i = span.first; i < span.first + span.count; i++) {
+        const TraceLayer *layer = &signals->layers[i];
+        uint32_t *means = NULL;
+        TRY(grow(&signals->scores, layer->experts, sizeof *means, &means));
+        if (signals->source == SCORES_OF_ROUTER) {
+            signals_mean(scores, step->tokens, layer->experts, means);
+            scores += (size_t)step->tokens * layer->experts;
+            continue;
+        }
+        mean_weights(signals, layer, step->tokens, experts, weights, means);
+        experts += (size_t)step->tokens * layer->top_k;
+        weights += (size_t)step->tokens * layer->top_k;
+    }
+    return OK;
+}
+
+static Status add_prediction(TraceSignals *signals, const TraceLayer *layer, uint32_t tokens,
+                             const uint16_t *experts, const uint16_t *weights)
+{
+    uint16_t *count = NULL;
+    uint16_t *predicted = NULL;
+    uint64_t *sums = NULL;
+    size_t ids = (size_t)tokens * layer->top_k;
+    size_t most = ids < layer->experts ? ids : layer->experts;
+    TRY(grow(&signals->counts, 1, sizeof *count, &count));
+    TRY(grow(&signals->predicted, most, sizeof *predicted, &predicted));
+    TRY(grow(&signals->weights, most, sizeof *sums, &sums));
+    *count = (uint16_t)signals_predicted(experts, weights, ids, layer->experts, signals->sums,
+                                         predicted, sums);
+    signals->predicted.used -= most - *count;
+    signals->weights.used -= most - *count;
+    return OK;
+}
+
+static Status add_predictions(TraceSignals *signals, const char *file, const TraceStep *step,
+                              const uint16_t *experts, const uint16_t *weights)
+{
+    StackSpan ahead =
+        layers_ahead(signals->layers, signals->spans[step->stack], signals->needs.distance);
+    if (ahead.count > 0 && experts == NULL)
+        return fail(ERR_INPUT,
+                    "%s: step %u: it has no predictions %u MoE layers ahead (record "
+                    "--predictions %u makes them)",
+                    file, step->step, signals->needs.distance, signals->needs.distance);
+    for (uint32_t i = ahead.first; i < ahead.first + ahead.count; i++) {
+        size_t ids = (size_t)step->tokens * signals->layers[i].top_k;
+        TRY(add_prediction(signals, &signals->layers[i], step->tokens, experts, weights));
+        experts += ids;
+        weights += ids;
+    }
+    return OK;
+}
+
+Status trace_signals_add_step(TraceSignals *signals, const char *file, const TraceStep *step,
+                              const uint16_t *predicted, const uint16_t *predicted_weights)
+{
+    uint32_t *tokens = NULL;
+    uint8_t *stack = NULL;
+    TRY(grow(&signals->tokens, 1, sizeof *tokens, &tokens));
+    TRY(grow(&signals->stacks, 1, sizeof *stack, &stack));
+    *tokens = step->tokens;
+    *stack = (uint8_t)step->stack;
+    if (signals->needs.requests)
+        TRY(add_requests(signals, step));
+    if (signals->needs.scores)
+        TRY(add_scores(signals, file, step));
+    if (signals->needs.distance > 0)
+        TRY(add_predictions(signals, file, step, predicted, predicted_weights));
+    return OK;
+}
+
+const SignalNeeds *trace_signals_needs(const TraceSignals *signals)
+{
+    return &signals->needs;
+}
+
+ScoreSource trace_signals_source(const TraceSignals *signals)
+{
+    return signals->source;
+}
+
+size_t trace_signals_bytes(const TraceSignals *signals)
+{
+    return sizeof *signals + signals->tokens.room * sizeof(uint32_t) + signals->stacks.room +
+           signals->requests.room * sizeof(uint32_t) + signals->routing.room * sizeof(uint16_t) +
+           signals->scores.room * sizeof(uint32_t) + signals->counts.room * sizeof(uint16_t) +
+           signals->predicted.room * sizeof(uint16_t) + signals->weights.room * sizeof(uint64_t);
+}
+
+/* To the first layer of the next step. */
+static void begin_step(SignalsCursor *cursor)
+{
+    const TraceSignals *signals = cursor->signals;
+    const uint32_t *tokens = signals->tokens.data;
+    const uint8_t *stacks = signals->stacks.data;
+    if (cursor->step > 0)
+        cursor->request += tokens[cursor->step - 1];
+    StackSpan span = signals->spans[stacks[cursor->step++]];
+    cursor->layer = span.first;
+    cursor->end = span.first + span.count;
+}
+
+static void take_predicted(SignalsCursor *cursor, EventSignals *event)
+{
+    const TraceSignals *signals = cursor->signals;
+    const uint16_t *counts = signals->counts.data;
+    event->n_predicted = counts[cursor->prediction++];
+    event->predicted = (const uint16_t *)signals->predicted.data + cursor->predicted;
+    event->predicted_weights = (const uint64_t *)signals->weights.data + cursor->predicted;
+    cursor->predicted += event->n_predicted;
+}
+
+void signals_next(SignalsCursor *cursor, EventSignals *event)
+{
+    const TraceSignals *signals = cursor->signals;
+    const SignalNeeds *needs = &signals->needs;
+    if (cursor->layer == cursor->end)
+        begin_step(cursor);
+    const TraceLayer *layer = &signals->layers[cursor->layer];
+    *event = (EventSignals){.tokens = ((const uint32_t *)signals->tokens.data)[cursor->step - 1]};
+    if (needs->requests) {
+        event->request = (const uint32_t *)signals->requests.data + cursor->request;
+        event->routing = (const uint16_t *)signals->routing.data + cursor->routing;
+        cursor->routing += (size_t)event->tokens * layer->top_k;
+    }
+    if (needs->scores) {
+        event->scores = (const uint32_t *)signals->scores.data + cursor->score;
+        cursor->score += layer->experts;
+    }
+    if (needs->distance > 0 && needs->distance < cursor->end - cursor->layer)
+        take_predicted(cursor, event);
+    cursor->layer++;
+}

@@ -1,0 +1,88 @@
+/* What a trace says beyond which experts were needed, for the policies that ask for it: whose
+ * tokens they were, the router's scores, and predictions.
+ *
+ * Numbers are whole multiples of 2^-24, made from the f16 that a trace stores: exact, so that a
+ * simulator that reads the trace and an executor that rounds as the recorder does see the same.
+ * What is not asked for is neither read nor kept. */
+#ifndef TRACES_SIGNALS_H
+#define TRACES_SIGNALS_H
+
+#include "traces/layers.h"
+#include "traces/rebatch.h"
+
+typedef struct {
+    bool requests; /* of the tokens, and the tokens' routing */
+    bool scores;
+    uint32_t distance; /* of predictions; 0: none */
+} SignalNeeds;
+
+static inline bool signals_needed(const SignalNeeds *needs)
+{
+    return needs->requests || needs->scores || needs->distance > 0;
+}
+
+/* Of one event; what was not asked for is NULL. */
+typedef struct {
+    uint32_t tokens;         /* of the step */
+    const uint32_t *request; /* [tokens] */
+    const uint16_t *routing; /* [tokens][top_k], EXPERT_DROPPED where dropped */
+    const uint32_t *scores;  /* [experts] the mean over the tokens of each expert's score */
+    /* Of the layer so many MoE layers ahead, where the stack has one: the experts that were
+     * predicted for any token, ascending, and the sum of their weights (and 1 for each token). */
+    uint32_t n_predicted;
+    const uint16_t *predicted;
+    const uint64_t *predicted_weights;
+} EventSignals;
+
+/* HALF in multiples of 2^-24; what is below 0, or no number, is 0. */
+uint64_t signal_value(uint16_t half);
+/* SCORES [tokens][experts], f16 -> MEANS[experts], rounded down; at most UINT32_MAX. */
+void signals_mean(const uint16_t *scores, uint32_t tokens, uint32_t experts, uint32_t *means);
+/* EXPERTS[n] and WEIGHTS[n] (f16) of all tokens -> the N predicted of a layer of N_EXPERTS, as in
+ * EventSignals. SUMS [n_experts] is scratch. */
+uint32_t signals_predicted(const uint16_t *experts, const uint16_t *weights, size_t n,
+                           uint32_t n_experts, uint64_t *sums, uint16_t *predicted,
+                           uint64_t *predicted_weights);
+
+/* Where scores are from: the trace's router scores, or, where it has none, the weights of the
+ * chosen experts (0 for the others). */
+typedef enum { SCORES_UNKNOWN, SCORES_OF_ROUTER, SCORES_OF_WEIGHTS } ScoreSource;
+
+/* The signals of all events of a trace. Read-only once filled, so threads may share it. */
+typedef struct TraceSignals TraceSignals;
+
+Status trace_signals_new(const TraceLayer *layers, uint32_t n_layers, const SignalNeeds *needs,
+                         TraceSignals **signals);
+void trace_signals_free(TraceSignals *signals);
+/* Adds a step whose experts were checked. STEP->scores count when they are of every expert
+ * ([tokens][experts] of each layer, by id). PREDICTED and PREDICTED_WEIGHTS (f16) are what was
+ * predicted at the distance that is needed, laid out as by trace_reader_prediction(). Fails with
+ * ERR_INPUT when the step lacks what is needed; FILE begins the message. */
+Status trace_signals_add_step(TraceSignals *signals, const char *file, const TraceStep *step,
+                              const uint16_t *predicted, const uint16_t *predicted_weights);
+/* What packed_trace_load_view() loads, read for its signals. Tokens that are regrouped have no
+ * scores and no predictions: ERR_INPUT. */
+Status trace_signals_load(const char *const *paths, size_t count, const Batching *batching,
+                          const SignalNeeds *needs, TraceSignals **signals);
+
+const SignalNeeds *trace_signals_needs(const TraceSignals *signals);
+ScoreSource trace_signals_source(const TraceSignals *signals);
+size_t trace_signals_bytes(const TraceSignals *signals);
+
+/* Walks the events in their order. Zero-initialise but for SIGNALS. */
+typedef struct {
+    const TraceSignals *signals;
+    uint64_t step;  /* steps begun */
+    uint32_t layer; /* index of the next event's layer */
+    uint32_t end;   /* behind the step's last layer */
+    size_t request; /* where the step's ... */
+    size_t routing; /* ... and the next event's begin */
+    size_t score;
+    size_t prediction;
+    size_t predicted;
+} SignalsCursor;
+
+/* The next event's; there is one. */
+void signals_next(SignalsCursor *cursor, EventSignals *event);
+
+#endif

@@ -77,6 +77,50 @@ static Status print_layers(const PackedTrace *trace, const ReplayResult *result)
     return status;
 }
 
+static void add_prefetch_row(Table *table, const char *name, const BufferCounts *counts)
+{
+    char text[NUMBER_BYTES];
+    table_cell(table, "%s", name);
+    table_cell(table, "%s", number_text(counts->predictions, text));
+    table_cell(table, "%s", ratio_text(counts->predicted_right, counts->predictable, text));
+    table_cell(table, "%s", ratio_text(counts->predicted_right, counts->predicted, text));
+    table_cell(table, "%s", number_text(counts->prefetches, text));
+    table_cell(table, "%s", number_text(counts->prefetch_hits, text));
+    table_cell(table, "%s", number_text(counts->prefetches - counts->prefetch_hits, text));
+    table_cell(table, "%.2f", (double)counts->bytes_prefetched / 1048576.0);
+}
+
+/* How good the predictions were, and what became of the loads that they asked for. */
+static Status prefetch_table(const PackedTrace *trace, const ReplayResult *result, Table **table)
+{
+    static const char *const TITLES[] = {"layer",      "predicted", "recall", "precision",
+                                         "prefetched", "useful",    "wasted", "MiB"};
+    char name[16];
+    TRY(table_new(TITLES, "rrrrrrrr", table));
+    for (uint32_t i = 0; i < result->n_layers; i++) {
+        snprintf(name, sizeof name, "%" PRIu32, trace->layers[i].layer);
+        if (result->layers[i].counts.predictions > 0)
+            add_prefetch_row(*table, name, &result->layers[i].counts);
+    }
+    add_prefetch_row(*table, "total", &result->total.counts);
+    return OK;
+}
+
+static Status print_tables(const PackedTrace *trace, const Plan *plan, const ReplayResult *result)
+{
+    Table *prefetch = NULL;
+    if (plan_prefetches(plan))
+        TRY(prefetch_table(trace, result, &prefetch));
+    Status status = print_layers(trace, result);
+    if (status == OK && prefetch != NULL) {
+        puts("");
+        status = table_print(prefetch, stdout);
+    }
+    if (prefetch != NULL)
+        table_free(prefetch);
+    return status;
+}
+
 static Status print_people(const PackedTrace *trace, const Plan *plan, const ReplayResult *result)
 {
     char lookups[NUMBER_BYTES];
@@ -84,12 +128,17 @@ static Status print_people(const PackedTrace *trace, const Plan *plan, const Rep
     char memory[NUMBER_BYTES];
     char duration[NUMBER_BYTES];
     const BufferCounts *counts = &result->total.counts;
-    TRY(print_layers(trace, result)); /* first: what fails must have printed nothing */
+    TRY(print_tables(trace, plan, result)); /* first: what fails must have printed nothing */
     if (plan->buffer.on)
         printf("\n%s, replay order %s, scope %s; routing as recorded.\n", plan->buffer.evict,
                plan_order_name(plan->buffer.order), plan_scope_name(plan->buffer.scope));
     else
         printf("\nAll experts resident; routing as recorded.\n");
+    if (plan_prefetches(plan))
+        printf("Prefetching by %s, %" PRIu32 " MoE layers ahead: recall is the share of the "
+               "lookups that was predicted,\nprecision the share of the predictions that was "
+               "looked up.\n",
+               plan->prefetch.predictor, plan->prefetch.distance);
     if (plan->batching.mode != BATCHING_AS_RECORDED)
         printf("Tokens regrouped: %" PRIu32 " sequences at once, prompts %s, at most %" PRIu32
                " tokens a step: %s steps.\n",

@@ -7,9 +7,12 @@
 
 /* What the plain buffer does not know of. All layers of a RefTrace are of one stack, and each step
  * has an event of every layer. */
-typedef struct {
+typedef struct RefPrefetch {
     RefBuffer buffer;
     const char *predictor; /* without its parameters */
+    /* In the place of ref_predict(), where a test brings its own. */
+    uint32_t (*predict)(struct RefPrefetch *prefetch, uint32_t target, uint64_t *score);
+    void *argument;
     double recall;
     double precision;
     uint64_t random;
@@ -195,7 +198,8 @@ static inline uint32_t ref_choose(RefPrefetch *prefetch, uint32_t target, uint16
 {
     uint64_t score[REF_EXPERTS] = {0};
     uint32_t given = prefetch->buffer.plan->prefetch.experts;
-    uint32_t most = ref_predict(prefetch, target, score);
+    uint32_t most = prefetch->predict != NULL ? prefetch->predict(prefetch, target, score)
+                                              : ref_predict(prefetch, target, score);
     uint32_t n = 0;
     most = given > 0 ? given : most;
     memset(prefetch->predicted[target], 0, sizeof prefetch->predicted[target]);

@@ -40,7 +40,8 @@ static void make_files_of(uint32_t requests, uint32_t longest, const char *gener
     }
     assert_int_equal(fclose(file), 0);
     RUN("record", "--model", model, "--tokens", tokens, "--out", trace, "--batch", "3",
-        "--generate", generate, "--ignore-eos", "--set", "batching.max_tokens=16");
+        "--generate", generate, "--ignore-eos", "--predictions", "2", "--scores", "all", "--set",
+        "batching.max_tokens=16");
     assert_done();
 }
 

@@ -1,0 +1,483 @@
+/* What a trace says beyond which experts were needed, against plain sums; and the decisions that
+ * are made by it, against the plain reference. */
+#include "tests/reference_prefetch.h"
+
+#include <math.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "sim/replay.h"
+#include "tests/random_trace.h"
+
+enum { MANY = 1500, DISTANCES = 3 };
+
+static double plain_value(uint16_t half)
+{
+    double value = ldexp((double)f32_from_f16(half), 24);
+    if (isnan(value) || value < 0)
+        return 0;
+    return isinf(value) ? ldexp(65504, 24) : value;
+}
+
+static void a_value_is_the_half_in_multiples_of_2_to_the_minus_24(void **state)
+{
+    (void)state;
+    for (uint32_t half = 0; half <= UINT16_MAX; half++) {
+        assert_true((double)signal_value((uint16_t)half) == plain_value((uint16_t)half));
+    }
+}
+
+/* What one event must say, by plain arrays over all experts. */
+typedef struct {
+    double weight_sum[2048];
+    double predicted_sum[2048];
+    bool predicts;
+} PlainEvent;
+
+static void plain_event(const RandomTrace *trace, const RandomStep *made, uint32_t index,
+                        uint32_t distance, PlainEvent *plain)
+{
+    const TraceStep *step = &made->step;
+    StackSpan span = layers_span(trace->layers, trace->n_layers, step->stack);
+    size_t at = 0;
+    *plain = (PlainEvent){0};
+    for (uint32_t i = span.first; i < index; i++)
+        at += step->tokens * trace->layers[i].top_k;
+    for (uint32_t i = 0; i < step->tokens * trace->layers[index].top_k; i++)
+        if (step->experts[at + i] != EXPERT_DROPPED)
+            plain->weight_sum[step->experts[at + i]] +=
+                plain_value(f16_from_f32(step->weights[at + i]));
+    uint32_t target = index + distance;
+    plain->predicts = target < span.first + span.count;
+    if (!plain->predicts)
+        return;
+    at = (distance - 1) * step->tokens * span.top_k;
+    for (uint32_t i = span.first + distance; i < target; i++)
+        at += step->tokens * trace->layers[i].top_k;
+    for (uint32_t i = 0; i < step->tokens * trace->layers[target].top_k; i++)
+        plain->predicted_sum[step->predicted[at + i]] +=
+            1 + plain_value(f16_from_f32(step->predicted_weights[at + i]));
+}
+
+static void compare_event(const RandomTrace *trace, const RandomStep *made, uint32_t index,
+                          uint32_t distance, const EventSignals *event)
+{
+    static PlainEvent plain;
+    const TraceStep *step = &made->step;
+    plain_event(trace, made, index, distance, &plain);
+    assert_int_equal(event->tokens, step->tokens);
+    for (uint32_t e = 0; e < trace->layers[index].experts; e++)
+        assert_true(event->scores[e] ==
+                    fmin(floor(plain.weight_sum[e] / step->tokens), UINT32_MAX));
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < 2048 && plain.predicts; e++) {
+        if (plain.predicted_sum[e] == 0)
+            continue;
+        assert_true(n < event->n_predicted && event->predicted[n] == e);
+        assert_true((double)event->predicted_weights[n++] == plain.predicted_sum[e]);
+    }
+    assert_int_equal(event->n_predicted, n);
+    const uint16_t *routing = step->experts;
+    StackSpan span = layers_span(trace->layers, trace->n_layers, step->stack);
+    for (uint32_t i = span.first; i < index; i++)
+        routing += step->tokens * trace->layers[i].top_k;
+    assert_memory_equal(event->routing, routing,
+                        2 * (size_t)step->tokens * trace->layers[index].top_k);
+    for (uint32_t i = 0; i < step->tokens; i++)
+        for (uint32_t j = 0; j < i; j++)
+            assert_int_equal(event->request[i] == event->request[j],
+                             step->request[i] == step->request[j]);
+}
+
+static const Batching AS_RECORDED = {.mode = BATCHING_AS_RECORDED};
+
+static void signals_are_plain_sums_over_what_the_trace_stores(void **state)
+{
+    (void)state;
+    const char *path = scratch_path("signals.db");
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        RandomTrace trace = random_trace(seed);
+        TraceSignals *signals;
+        trace.weights = true;
+        trace.distances = RANDOM_DISTANCES;
+        SignalNeeds needs = {.requests = true, .scores = true, .distance = 1 + seed % 3};
+        unlink(path);
+        assert_ok(record_random(path, &trace, 12, NULL));
+        assert_ok(trace_signals_load(&path, 1, &AS_RECORDED, &needs, &signals));
+        assert_int_equal(trace_signals_source(signals), SCORES_OF_WEIGHTS);
+        SignalsCursor cursor = {.signals = signals};
+        for (uint32_t s = 0; s < 12; s++) {
+            static RandomStep made;
+            random_step(&trace, s, &made);
+            StackSpan span = layers_span(trace.layers, trace.n_layers, made.step.stack);
+            for (uint32_t i = span.first; i < span.first + span.count; i++) {
+                EventSignals event;
+                signals_next(&cursor, &event);
+                compare_event(&trace, &made, i, needs.distance, &event);
+            }
+        }
+        trace_signals_free(signals);
+    }
+}
+
+/* The scores of every expert go before weights; those of the largest M say not whose they are. */
+static void router_scores_are_taken_where_they_are_of_every_expert(void **state)
+{
+    (void)state;
+    const TraceLayer layers[2] = {{.layer = 0, .experts = 5, .top_k = 1},
+                                  {.layer = 1, .experts = 3, .top_k = 2}};
+    const uint16_t experts[] = {4, 0, 1, 2, 2, 1};
+    const float weights[] = {0.5f, 0.5f, 0.25f, 0.25f, 0.125f, 0.125f};
+    const uint32_t zeros[2] = {0};
+    uint16_t scores[16];
+    static const char *const NOTES[] = {"{\"scores\":{\"dtype\":\"f16\"}}",
+                                        "{\"scores\":{\"dtype\":\"f16\",\"m\":9}}"};
+    for (uint32_t i = 0; i < 16; i++)
+        scores[i] = f16_from_f32((float)(i + 1) / 32);
+    for (int kind = 0; kind < 2; kind++) {
+        const char *path = scratch_path("scores.db");
+        Recorder *recorder;
+        TraceSignals *signals;
+        const TraceRun run = {.tool = "test", .notes = NOTES[kind]};
+        const TraceStep step = {.phase = PHASE_PREFILL,
+                                .tokens = 2,
+                                .request = zeros,
+                                .position = zeros,
+                                .experts = experts,
+                                .weights = weights,
+                                .scores = scores,
+                                .score_count = 16};
+        unlink(path);
+        assert_ok(recorder_open(path, &run, layers, 2, NULL, &recorder));
+        assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
+        assert_ok(recorder_close(recorder));
+        const SignalNeeds needs = {.scores = true};
+        assert_ok(trace_signals_load(&path, 1, &AS_RECORDED, &needs, &signals));
+        SignalsCursor cursor = {.signals = signals};
+        EventSignals event;
+        signals_next(&cursor, &event);
+        assert_int_equal(trace_signals_source(signals),
+                         kind == 0 ? SCORES_OF_ROUTER : SCORES_OF_WEIGHTS);
+        for (uint32_t e = 0; e < 5; e++)
+            assert_int_equal(event.scores[e], kind == 0          ? (1 << 24) / 64 * (2 * e + 7)
+                                              : e == 0 || e == 4 ? 1 << 22
+                                                                 : 0);
+        signals_next(&cursor, &event);
+        for (uint32_t e = 0; kind == 0 && e < 3; e++)
+            assert_int_equal(event.scores[e], (1 << 24) / 64 * (2 * e + 25));
+        assert_null(event.request);
+        assert_null(event.predicted);
+        trace_signals_free(signals);
+    }
+}
+
+static void assert_lacks(const char *path, const Batching *batching, const SignalNeeds *needs,
+                         const char *wanted)
+{
+    TraceSignals *signals = NULL;
+    Status status = trace_signals_load(&path, 1, batching, needs, &signals);
+    if (status != ERR_INPUT || strstr(error_message(), wanted) == NULL)
+        fail_msg("status %d: \"%s\", wanted \"%s\"", status, error_message(), wanted);
+    assert_null(signals);
+}
+
+static void what_a_trace_lacks_is_named(void **state)
+{
+    (void)state;
+    const char *path = scratch_path("lacks.db");
+    const Batching apart = {.mode = BATCHING_APART, .sequences = 2, .max_tokens = 8};
+    RandomTrace trace = {.seed = 3, .n_layers = 3, .max_tokens = 4, .distances = 1};
+    sqlite3 *db;
+    for (uint32_t i = 0; i < 3; i++)
+        trace.layers[i] = (TraceLayer){.layer = i, .experts = 9, .top_k = 2};
+    unlink(path);
+    assert_ok(record_random(path, &trace, 6, NULL));
+    assert_lacks(path, &AS_RECORDED, &(SignalNeeds){.distance = 2},
+                 "lacks.db: step 0: it has no predictions 2 MoE layers ahead (record "
+                 "--predictions 2 makes them)");
+    assert_lacks(path, &AS_RECORDED, &(SignalNeeds){.scores = true},
+                 "lacks.db: step 0: it has no router scores of all experts, and no weights");
+    assert_lacks(path, &apart, &(SignalNeeds){.distance = 1}, "batching.mode: regrouped tokens");
+    assert_lacks(path, &apart, &(SignalNeeds){.scores = true}, "batching.mode: regrouped tokens");
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "DELETE FROM prediction WHERE step = 4", NULL, NULL, NULL),
+                     SQLITE_OK);
+    sqlite3_close(db);
+    assert_lacks(path, &AS_RECORDED, &(SignalNeeds){.distance = 1}, "it has no predictions 1 MoE");
+}
+
+/* A reference trace with all signals. */
+typedef struct {
+    RefTrace ref;
+    uint32_t request[REF_EVENTS][REF_TOKENS];
+    /* Of each event, what was predicted at each distance of the layer so far ahead. */
+    uint16_t predicted[REF_EVENTS][DISTANCES][REF_TOKENS * REF_TOP_K];
+    uint16_t weights[REF_EVENTS][DISTANCES][REF_TOKENS * REF_TOP_K];
+    uint16_t scores[REF_EVENTS][REF_TOKENS][REF_EXPERTS];
+    bool has_scores;
+} Signalled;
+
+static uint32_t tokens_of(const RefTrace *trace, const RefEvent *event)
+{
+    return event->n_touches / trace->layers[event->layer].top_k;
+}
+
+/* The experts that EVENT's tokens need, or others. */
+static void predict_event(Signalled *it, uint32_t event, uint32_t distance, uint64_t *seed)
+{
+    const RefTrace *ref = &it->ref;
+    uint32_t target = ref->events[event].layer + distance;
+    if (target >= ref->n_layers)
+        return;
+    const RefEvent *coming = &ref->events[event + distance];
+    for (uint32_t i = 0; i < coming->n_touches; i++) {
+        uint16_t other = (uint16_t)random_below(seed, ref->layers[target].experts);
+        it->predicted[event][distance - 1][i] = random_below(seed, 3) ? coming->touches[i] : other;
+        it->weights[event][distance - 1][i] = (uint16_t)random_below(seed, 0x4000);
+    }
+}
+
+static void signalled_make(Signalled *it, uint64_t seed, uint32_t max_steps)
+{
+    ref_trace_make(&it->ref, seed, max_steps);
+    it->has_scores = random_below(&seed, 2) == 0;
+    for (uint32_t e = 0; e < it->ref.n_events; e++) {
+        bool first = it->ref.events[e].layer == 0;
+        for (uint32_t t = 0; t < REF_TOKENS; t++) {
+            it->request[e][t] = first ? random_below(&seed, 6) : it->request[e - 1][t];
+            for (uint32_t i = 0; i < REF_EXPERTS; i++)
+                it->scores[e][t][i] = (uint16_t)random_below(&seed, 0x4000);
+        }
+        for (uint32_t d = 1; d <= DISTANCES; d++)
+            predict_event(it, e, d, &seed);
+    }
+}
+
+/* A step in the trace's own layout. */
+typedef struct {
+    uint16_t experts[REF_LAYERS * REF_TOKENS * REF_TOP_K];
+    float weights[REF_LAYERS * REF_TOKENS * REF_TOP_K];
+    uint16_t scores[REF_LAYERS * REF_TOKENS * REF_EXPERTS];
+    uint16_t predicted[REF_LAYERS * REF_TOKENS * REF_TOP_K];
+    uint16_t predicted_weights[REF_LAYERS * REF_TOKENS * REF_TOP_K];
+} Laid;
+
+static void lay_out_step(const Signalled *it, uint32_t first, uint32_t distance, Laid *laid,
+                         TraceStep *step)
+{
+    const RefTrace *ref = &it->ref;
+    size_t routed = 0;
+    size_t scored = 0;
+    size_t predicted = 0;
+    uint32_t tokens = tokens_of(ref, &ref->events[first]);
+    for (uint32_t l = 0; l < ref->n_layers; l++) {
+        const RefEvent *event = &ref->events[first + l];
+        for (uint32_t i = 0; i < event->n_touches; i++, routed++) {
+            laid->experts[routed] = event->touches[i];
+            laid->weights[routed] =
+                f32_from_f16(it->scores[first + l][i / ref->layers[l].top_k][event->touches[i]]);
+        }
+        for (uint32_t t = 0; t < tokens; t++)
+            for (uint32_t e = 0; e < ref->layers[l].experts; e++)
+                laid->scores[scored++] = it->scores[first + l][t][e];
+        if (distance == 0 || l < distance)
+            continue;
+        for (uint32_t i = 0; i < event->n_touches; i++, predicted++) {
+            laid->predicted[predicted] = it->predicted[first + l - distance][distance - 1][i];
+            laid->predicted_weights[predicted] = it->weights[first + l - distance][distance - 1][i];
+        }
+    }
+    *step = (TraceStep){.tokens = tokens,
+                        .request = it->request[first],
+                        .experts = laid->experts,
+                        .weights = laid->weights,
+                        .scores = it->has_scores ? laid->scores : NULL,
+                        .score_count = it->has_scores ? scored : 0};
+}
+
+static TraceSignals *signals_of(const Signalled *it, const SignalNeeds *needs)
+{
+    TraceSignals *signals;
+    const RefTrace *ref = &it->ref;
+    assert_ok(trace_signals_new(ref->layers, ref->n_layers, needs, &signals));
+    for (uint32_t first = 0; first < ref->n_events; first += ref->n_layers) {
+        Laid laid;
+        TraceStep step;
+        lay_out_step(it, first, needs->distance, &laid, &step);
+        assert_ok(
+            trace_signals_add_step(signals, "test", &step, laid.predicted, laid.predicted_weights));
+    }
+    return signals;
+}
+
+/* The actions of a replay, one after the other. */
+typedef struct {
+    BufferAction *actions;
+    size_t n;
+} Log;
+
+static Status append(void *argument, const PackedEvent *event, const BufferAction *actions,
+                     uint32_t n_actions)
+{
+    Log *log = argument;
+    (void)event;
+    log->actions = realloc(log->actions, (log->n + n_actions + 1) * sizeof *actions);
+    memcpy(log->actions + log->n, actions, n_actions * sizeof *actions);
+    log->n += n_actions;
+    return OK;
+}
+
+static Log replay(const Signalled *it, const Plan *plan, ReplayResult *result)
+{
+    Log log = {0};
+    SignalNeeds needs = plan_needs_signals(plan);
+    TraceSignals *signals = signals_of(it, &needs);
+    ReplayFuture future = {.signals = signals};
+    assert_ok(replay_run(&it->ref.packed, plan, &future, append, &log, result));
+    trace_signals_free(signals);
+    return log;
+}
+
+static void assert_same_actions(const Log *log, const RefBuffer *wanted)
+{
+    for (size_t i = 0; i < log->n && i < wanted->n_actions; i++) {
+        const BufferAction *is = &log->actions[i];
+        const BufferAction *must = &wanted->actions[i];
+        if (is->kind != must->kind || is->layer_index != must->layer_index ||
+            is->expert != must->expert || is->slot != must->slot)
+            fail_msg("action %zu: %s of %u/%u in %u, wanted %s of %u/%u in %u", i,
+                     residency_kind_name(is->kind), is->layer_index, is->expert, is->slot,
+                     residency_kind_name(must->kind), must->layer_index, must->expert, must->slot);
+    }
+    assert_int_equal(log->n, wanted->n_actions);
+}
+
+static Plan random_plan(uint64_t *seed)
+{
+    static const char *const EVICTS[] = {"lru", "lfu", "fifo", "arc", "random", "lifo"};
+    Plan plan = plan_default();
+    plan.seed = random_next(seed);
+    plan.buffer.on = true;
+    plan.buffer.scope = random_below(seed, 2) ? SCOPE_DEVICE : SCOPE_LAYER;
+    plan.buffer.order = (ReplayOrder)random_below(seed, REPLAY_ORDERS);
+    plan.buffer.slots = 1 + random_below(seed, plan.buffer.scope == SCOPE_DEVICE ? 40 : 16);
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", EVICTS[random_below(seed, 6)]);
+    plan.prefetch.distance = 1 + random_below(seed, DISTANCES);
+    plan.prefetch.max_inflight = 1 + random_below(seed, 12);
+    plan.prefetch.experts = random_below(seed, 2) ? 1 + random_below(seed, 6) : 0;
+    return plan;
+}
+
+static uint32_t plain_next_gate(RefPrefetch *prefetch, uint32_t target, uint64_t *score)
+{
+    const Signalled *it = prefetch->argument;
+    const RefTrace *ref = &it->ref;
+    uint32_t now = prefetch->buffer.event;
+    uint32_t d = prefetch->buffer.plan->prefetch.distance - 1;
+    uint32_t ids = tokens_of(ref, &ref->events[now]) * ref->layers[target].top_k;
+    for (uint32_t i = 0; i < ids; i++)
+        score[it->predicted[now][d][i]] +=
+            1 + (uint64_t)ldexp((double)f32_from_f16(it->weights[now][d][i]), 24);
+    return REF_EXPERTS;
+}
+
+/* Runs TRIES random traces under random plans with PREDICTOR; returns the prefetches. */
+static uint64_t compare_predictor(const char *predictor,
+                                  uint32_t (*plain)(RefPrefetch *, uint32_t, uint64_t *),
+                                  uint32_t tries)
+{
+    uint64_t seed = 77;
+    uint64_t prefetches = 0;
+    for (uint32_t i = 0; i < tries; i++) {
+        static Signalled it;
+        static RefPrefetch wanted;
+        ReplayResult result;
+        Plan plan = random_plan(&seed);
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "%s", predictor);
+        signalled_make(&it, random_next(&seed), 1 + random_below(&seed, 30));
+        wanted = (RefPrefetch){.predict = plain, .argument = &it};
+        ref_run_prefetch(&wanted, &it.ref, &plan);
+        Log log = replay(&it, &plan, &result);
+        assert_same_actions(&log, &wanted.buffer);
+        const BufferCounts *counts = &result.total.counts;
+        assert_true(counts->predicted == wanted.counts.predicted);
+        assert_true(counts->predicted_right == wanted.counts.predicted_right);
+        prefetches += counts->prefetches;
+        replay_result_free(&result);
+        free(log.actions);
+        free(wanted.buffer.actions);
+        ref_trace_free(&it.ref);
+    }
+    return prefetches;
+}
+
+static void next_gate_loads_what_the_plain_reference_loads(void **state)
+{
+    (void)state;
+    assert_true(compare_predictor("next-gate", plain_next_gate, MANY) > 5000);
+}
+
+static void a_replay_without_the_signals_of_its_plan_is_refused(void **state)
+{
+    (void)state;
+    static Signalled it;
+    ReplayResult result;
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = 4;
+    snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "next-gate");
+    signalled_make(&it, 4, 10);
+    const SignalNeeds needs = {.requests = true, .distance = 2};
+    TraceSignals *signals = signals_of(&it, &needs);
+    for (int given = 0; given < 2; given++) {
+        ReplayFuture future = {.signals = given ? signals : NULL};
+        assert_int_equal(replay_run(&it.ref.packed, &plan, &future, NULL, NULL, &result),
+                         ERR_INPUT);
+        assert_non_null(strstr(error_message(), "the plan needs predictions"));
+    }
+    trace_signals_free(signals);
+    ref_trace_free(&it.ref);
+}
+
+static void every_failed_allocation_is_reported_and_leaks_nothing(void **state)
+{
+    (void)state;
+    const char *path = scratch_path("memory.db");
+    RandomTrace trace = random_trace(12);
+    const SignalNeeds needs = {.requests = true, .scores = true, .distance = 1};
+    trace.weights = true;
+    trace.distances = 1;
+    unlink(path);
+    assert_ok(record_random(path, &trace, 6, NULL));
+    for (uint64_t k = 1;; k++) {
+        TraceSignals *signals = NULL;
+        int64_t before = mem_live_blocks();
+        mem_fail_at(k);
+        Status status = trace_signals_load(&path, 1, &AS_RECORDED, &needs, &signals);
+        bool reached = mem_fail_reached();
+        mem_fail_at(0);
+        assert_true(status == OK ||
+                    (reached && status == ERR_MEMORY)); /* SQLite can do without some */
+        trace_signals_free(signals);
+        assert_int_equal(mem_live_blocks(), before);
+        if (!reached)
+            break;
+    }
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_value_is_the_half_in_multiples_of_2_to_the_minus_24),
+        cmocka_unit_test(signals_are_plain_sums_over_what_the_trace_stores),
+        cmocka_unit_test(router_scores_are_taken_where_they_are_of_every_expert),
+        cmocka_unit_test(what_a_trace_lacks_is_named),
+        cmocka_unit_test(next_gate_loads_what_the_plain_reference_loads),
+        cmocka_unit_test(a_replay_without_the_signals_of_its_plan_is_refused),
+        cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

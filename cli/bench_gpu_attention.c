@@ -48,9 +48,12 @@ typedef struct {
     DeviceArena arena;
     OpsQueue queue;
     AttendLayer layer;
-    float *queries;
+    AppendLayer append;
+    float *queries; /* rows of queries, keys and values; of latent attention queries only */
     float *out;
     void *sinks;
+    float *turns;    /* [keys][key_dim / 2]: cosines and sines */
+    float *norm;     /* [key_dim] */
     uint32_t n_sets; /* of requests with a cache each, run one after the other */
     Span *host;      /* [n_sets][requests] */
     Span *device;
@@ -95,8 +98,18 @@ static void set_floor(const Ceilings *ceilings, AttentionCell *cell)
                    cell->requests * read / cell->keys * (double)cache_elements(cell) * 2;
     double flops =
         2.0 * cell->requests * seen * shape->n_heads * (shape->key_dim + shape->value_dim);
+    double kv = (double)cell->requests * cell->tokens * (double)cache_elements(cell) / cell->keys;
+    double appended = rows * shape->key_dim * 2 * sizeof(float) + kv * (sizeof(float) + 2);
+    cell->append_floor_ms = shape->latent ? 0 : 1e3 * appended / ceilings->bytes_per_s;
     cell->bytes_ms = 1e3 * bytes / ceilings->bytes_per_s;
     cell->flops_ms = 1e3 * flops / ceilings->flops_per_s;
+}
+
+/* Floats of a token's queries and of what lies behind them. */
+static size_t row_floats(const AttentionShape *shape)
+{
+    size_t kv = (size_t)shape->n_kv_heads * (shape->key_dim + shape->value_dim);
+    return (size_t)shape->n_heads * shape->key_dim + (shape->latent ? 0 : kv);
 }
 
 /* ---- opening ---- */
@@ -118,9 +131,11 @@ static Status fill(AttentionBench *bench)
     const AttentionShape *shape = cell->shape;
     cudaStream_t stream = bench->queue.stream;
     size_t slots = (size_t)bench->n_sets * cell->requests;
-    size_t rows = (size_t)cell->requests * cell->tokens * shape->n_heads;
+    size_t tokens = (size_t)cell->requests * cell->tokens;
     /* a float whose upper half is a bf16 deviate is nearly that deviate */
-    TRY(random_fill(bench->queries, 2 * rows * shape->key_dim, 1, 1, stream));
+    TRY(random_fill(bench->queries, 2 * tokens * row_floats(shape), 1, 1, stream));
+    TRY(random_fill(bench->turns, (size_t)cell->keys * shape->key_dim, 1, 4, stream));
+    TRY(random_fill(bench->norm, 2 * (size_t)shape->key_dim, 1, 5, stream));
     TRY(random_fill(bench->sinks, 2 * (size_t)shape->n_heads, 1, 2, stream));
     TRY(random_fill(bench->layer.cache.keys, slots * cache_elements(cell), 1, 3, stream));
     CUDA_TRY(cudaMemcpyAsync(bench->device, bench->host, slots * sizeof *bench->host,
@@ -148,7 +163,24 @@ static AttendLayer attend_layer(const AttentionBench *bench, unsigned char *cach
         .cache = {cache, cache + values_at, keys_wide,
                   shape->latent ? keys_wide : (size_t)shape->n_kv_heads * shape->value_dim,
                   cell->keys},
-        .query_stride = (size_t)shape->n_heads * shape->key_dim};
+        .query_stride = row_floats(shape)};
+}
+
+static AppendLayer append_layer(const AttentionBench *bench)
+{
+    const AttentionShape *shape = bench->cell->shape;
+    return (AppendLayer){.n_heads = shape->n_heads,
+                         .n_kv_heads = shape->n_kv_heads,
+                         .key_dim = shape->key_dim,
+                         .value_dim = shape->value_dim,
+                         .q_norm = bench->norm,
+                         .k_norm = bench->norm,
+                         .norm_eps = 1e-6f,
+                         .rotary = ROTARY_HALVES,
+                         .rotary_dims = shape->key_dim,
+                         .cosine = bench->turns,
+                         .sine = bench->turns,
+                         .cache = bench->layer.cache};
 }
 
 static size_t scratch_bytes(const AttentionBench *bench)
@@ -166,22 +198,26 @@ static Status take_memory(AttentionBench *bench)
     const AttentionCell *cell = bench->cell;
     const AttentionShape *shape = cell->shape;
     size_t slots = (size_t)bench->n_sets * cell->requests;
-    size_t rows = (size_t)cell->requests * cell->tokens * shape->n_heads;
+    size_t tokens = (size_t)cell->requests * cell->tokens;
+    size_t turns = (size_t)cell->keys * (shape->key_dim / 2);
     size_t cache_bytes = slots * cache_elements(cell) * 2;
     size_t scratch = scratch_bytes(bench);
     DeviceArena *arena = &bench->arena;
     void *cache;
-    TRY(device_arena_open(rows * (shape->key_dim + shape->value_dim) * 4 + cache_bytes + scratch +
-                              slots * sizeof(Span) + (1 << 20),
+    TRY(device_arena_open((tokens * row_floats(shape) + out_floats(cell) + turns) * 4 +
+                              cache_bytes + scratch + slots * sizeof(Span) + (1 << 20),
                           arena));
-    TRY(device_arena_take(arena, rows * shape->key_dim, 4, &bench->queries));
-    TRY(device_arena_take(arena, rows * shape->value_dim, 4, &bench->out));
+    TRY(device_arena_take(arena, tokens * row_floats(shape), 4, &bench->queries));
+    TRY(device_arena_take(arena, out_floats(cell), 4, &bench->out));
+    TRY(device_arena_take(arena, turns, 4, &bench->turns));
+    TRY(device_arena_take(arena, shape->key_dim, 4, &bench->norm));
     TRY(device_arena_take(arena, shape->n_heads, 4, &bench->sinks));
     TRY(device_arena_take(arena, slots, sizeof(Span), &bench->device));
     TRY(device_arena_take(arena, scratch, 1, &bench->queue.scratch));
     TRY(device_arena_take(arena, cache_bytes, 1, &cache));
     bench->queue.scratch_bytes = scratch;
     bench->layer = attend_layer(bench, cache);
+    bench->append = append_layer(bench);
     return mem_new(&bench->host, slots, sizeof *bench->host, "benchmark");
 }
 
@@ -210,14 +246,19 @@ static void bench_close(AttentionBench *bench)
 
 /* ---- running ---- */
 
-static Status queue_set(const AttentionBench *bench, uint32_t set)
+static Spans spans_of(const AttentionBench *bench, uint32_t set)
 {
     const AttentionCell *cell = bench->cell;
-    const Spans spans = {.host = bench->host + (size_t)set * cell->requests,
-                         .device = bench->device + (size_t)set * cell->requests,
-                         .n = cell->requests,
-                         .tokens = cell->requests * cell->tokens,
-                         .most_keys = cell->keys};
+    return (Spans){.host = bench->host + (size_t)set * cell->requests,
+                   .device = bench->device + (size_t)set * cell->requests,
+                   .n = cell->requests,
+                   .tokens = cell->requests * cell->tokens,
+                   .most_keys = cell->keys};
+}
+
+static Status queue_set(const AttentionBench *bench, uint32_t set)
+{
+    const Spans spans = spans_of(bench, set);
     return ops_attend(&bench->queue, &bench->layer, &spans, bench->queries, bench->out);
 }
 
@@ -227,6 +268,24 @@ static Status queue_sets(void *context, cudaStream_t stream)
     bench->queue.stream = stream;
     for (uint32_t set = 0; set < bench->n_sets; set++)
         TRY(queue_set(bench, set));
+    return OK;
+}
+
+static Status queue_appends(void *context, cudaStream_t stream)
+{
+    AttentionBench *bench = context;
+    bench->queue.stream = stream;
+    for (uint32_t set = 0; set < bench->n_sets; set++) {
+        const Spans spans = spans_of(bench, set);
+        TRY(ops_append(&bench->queue, &bench->append, &spans, bench->queries));
+    }
+    return OK;
+}
+
+static Status measure_set(AttentionBench *bench, DeviceWork work, double *milliseconds)
+{
+    TRY(measure_graph(work, bench, REPEATS, bench->queue.stream, milliseconds));
+    *milliseconds /= bench->n_sets;
     return OK;
 }
 
@@ -296,15 +355,15 @@ static Status check_row(const AttentionBench *bench, uint32_t pick, double squar
     uint32_t token = pick == 0 ? 0 : cell->tokens - 1 - pick * 37 % cell->tokens;
     uint32_t head = pick * 11 % shape->n_heads;
     uint32_t request = pick / 6 % cell->requests;
-    size_t row = ((size_t)request * cell->tokens + token) * shape->n_heads + head;
+    size_t at = (size_t)request * cell->tokens + token;
+    const float *query_at = bench->queries + at * bench->layer.query_stride + head * shape->key_dim;
+    const float *out_at = bench->out + (at * shape->n_heads + head) * shape->value_dim;
     if (pick % 6 == 0)
         TRY(fetch_slot(bench, request));
-    CUDA_TRY(cudaMemcpy(query, bench->queries + row * shape->key_dim,
-                        shape->key_dim * sizeof *query, cudaMemcpyDeviceToHost));
+    CUDA_TRY(cudaMemcpy(query, query_at, shape->key_dim * sizeof *query, cudaMemcpyDeviceToHost));
     CUDA_TRY(
         cudaMemcpy(&sink, (const float *)bench->sinks + head, sizeof sink, cudaMemcpyDeviceToHost));
-    CUDA_TRY(cudaMemcpy(out, bench->out + row * shape->value_dim, shape->value_dim * sizeof *out,
-                        cudaMemcpyDeviceToHost));
+    CUDA_TRY(cudaMemcpy(out, out_at, shape->value_dim * sizeof *out, cudaMemcpyDeviceToHost));
     attend_on_host(bench, query, &sink, token, head, mixed);
     for (uint32_t i = 0; i < shape->value_dim; i++) {
         double difference = (double)out[i] - mixed[i];
@@ -361,9 +420,9 @@ static Status run_cell(const Ceilings *ceilings, AttentionCell *cell)
     if (status == OK)
         status = check(&bench);
     if (status == OK)
-        status =
-            measure_graph(queue_sets, &bench, REPEATS, bench.queue.stream, &cell->milliseconds);
-    cell->milliseconds /= bench.n_sets > 0 ? bench.n_sets : 1;
+        status = measure_set(&bench, queue_sets, &cell->milliseconds);
+    if (status == OK && !cell->shape->latent)
+        status = measure_set(&bench, queue_appends, &cell->append_ms);
     bench_close(&bench);
     set_floor(ceilings, cell);
     return fail_in(status, "%s: %u requests of %u tokens and %u keys", cell->shape->name,

@@ -27,10 +27,12 @@ typedef struct {
     uint32_t tokens; /* of a request */
     uint32_t keys;
     double milliseconds;
-    double bytes_ms; /* of what must be read and written, at the copy's rate */
-    double flops_ms; /* of both products, at the matrix product's rate */
-    double error;    /* |out - reference| / |reference| over some rows */
-    bool repeats;    /* two runs gave the same bits */
+    double bytes_ms;        /* of what must be read and written, at the copy's rate */
+    double flops_ms;        /* of both products, at the matrix product's rate */
+    double append_ms;       /* of norm, rotary embedding and cache; 0: latent, not measured */
+    double append_floor_ms; /* its bytes at the copy's rate */
+    double error;           /* |out - reference| / |reference| over some rows */
+    bool repeats;           /* two runs gave the same bits */
 } AttentionCell;
 
 static inline double attention_floor_ms(const AttentionCell *cell)

@@ -4,12 +4,13 @@
 
 Status attention_cells_print(const Ceilings *ceilings, const AttentionCell *cells, size_t n)
 {
-    const char *const titles[] = {"attention", "requests", "tokens", "keys",    "ms",    "floor",
-                                  "ratio",     "bound",    "GB/s",   "TFLOP/s", "error", "repeats"};
+    const char *const titles[] = {"attention", "requests", "tokens", "keys",   "ms",
+                                  "floor",     "ratio",    "bound",  "GB/s",   "TFLOP/s",
+                                  "append",    "floor",    "error",  "repeats"};
     Table *table;
     printf("device copy %.0f GB/s, bf16 product %.0f TFLOP/s; times in ms\n",
            ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12);
-    TRY(table_new(titles, "lrrrrrrlrrrl", &table));
+    TRY(table_new(titles, "lrrrrrrlrrrrrl", &table));
     for (size_t i = 0; i < n; i++) {
         const AttentionCell *cell = &cells[i];
         double floor_ms = attention_floor_ms(cell);
@@ -25,6 +26,8 @@ Status attention_cells_print(const Ceilings *ceilings, const AttentionCell *cell
                    cell->bytes_ms / cell->milliseconds * ceilings->bytes_per_s / 1e9);
         table_cell(table, "%.0f",
                    cell->flops_ms / cell->milliseconds * ceilings->flops_per_s / 1e12);
+        table_cell(table, "%.4f", cell->append_ms);
+        table_cell(table, "%.4f", cell->append_floor_ms);
         table_cell(table, "%.4f", cell->error);
         table_cell(table, "%s", cell->repeats ? "yes" : "no");
     }
@@ -44,6 +47,10 @@ static Status add_cell(cJSON *list, const AttentionCell *cell)
     TRY(json_add_f64(item, "milliseconds", cell->milliseconds));
     TRY(json_add_f64(item, "bytes_floor_milliseconds", cell->bytes_ms));
     TRY(json_add_f64(item, "flops_floor_milliseconds", cell->flops_ms));
+    if (cell->append_ms > 0) {
+        TRY(json_add_f64(item, "append_milliseconds", cell->append_ms));
+        TRY(json_add_f64(item, "append_floor_milliseconds", cell->append_floor_ms));
+    }
     TRY(json_add_f64(item, "relative_error", cell->error));
     return json_add_bool(item, "repeats_to_the_bit", cell->repeats);
 }

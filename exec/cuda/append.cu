@@ -123,16 +123,150 @@ __global__ void __launch_bounds__(THREADS)
         put(values + i, clip(layer.clip, row[q + k + i]));
 }
 
+/* ---- heads of 64 or 128 dimensions ---- */
+
+__device__ static void put_four(float *to, float4 value)
+{
+    *(float4 *)to = value;
+}
+
+__device__ static void put_four(__nv_bfloat16 *to, float4 value)
+{
+    *(uint2 *)to = make_uint2(pack_bf16(value.x, value.y), pack_bf16(value.z, value.w));
+}
+
+__device__ static float4 clip_four(float limit, float4 value)
+{
+    return make_float4(clip(limit, value.x), clip(limit, value.y), clip(limit, value.z),
+                       clip(limit, value.w));
+}
+
+/* Four elements of a head, of which lane l of LANES has 4 l and up, after their rotation. */
+template <uint32_t LANES>
+__device__ static float4 rotated_four(const AppendLayer &layer, uint32_t position, float4 value)
+{
+    uint32_t dims = layer.rotary_dims;
+    uint32_t lane = threadIdx.x % LANES;
+    bool turns = layer.rotary != ROTARY_NONE && 4 * lane < dims;
+    const float *cosine = layer.cosine + (size_t)position * (dims / 2);
+    const float *sine = layer.sine + (size_t)position * (dims / 2);
+    if (layer.rotary == ROTARY_INTERLEAVED) {
+        float2 c = turns ? *(const float2 *)(cosine + 2 * lane) : make_float2(1, 1);
+        float2 s = turns ? *(const float2 *)(sine + 2 * lane) : make_float2(0, 0);
+        return make_float4(value.x * c.x - value.y * s.x, value.y * c.x + value.x * s.x,
+                           value.z * c.y - value.w * s.y, value.w * c.y + value.z * s.y);
+    }
+    uint32_t half = dims / 8; /* in lanes */
+    bool second = lane >= half;
+    uint32_t partner = second ? lane - half : lane + half;
+    float4 other = make_float4(__shfl_sync(0xFFFFFFFF, value.x, partner, LANES),
+                               __shfl_sync(0xFFFFFFFF, value.y, partner, LANES),
+                               __shfl_sync(0xFFFFFFFF, value.z, partner, LANES),
+                               __shfl_sync(0xFFFFFFFF, value.w, partner, LANES));
+    if (!turns)
+        return value;
+    uint32_t pair = 4 * (second ? lane - half : lane);
+    float4 c = *(const float4 *)(cosine + pair);
+    float4 s = *(const float4 *)(sine + pair);
+    float sign = second ? 1 : -1;
+    return make_float4(value.x * c.x + sign * other.x * s.x, value.y * c.y + sign * other.y * s.y,
+                       value.z * c.z + sign * other.z * s.z, value.w * c.w + sign * other.w * s.w);
+}
+
+template <uint32_t LANES>
+__device__ static float4 prepared_four(const AppendLayer &layer, const float *weights,
+                                       uint32_t position, float4 value)
+{
+    if (weights != nullptr) {
+        float squares =
+            value.x * value.x + value.y * value.y + value.z * value.z + value.w * value.w;
+        float scale = 1 / sqrtf(sum_lanes<LANES>(squares) / (4 * LANES) + layer.norm_eps);
+        float4 weight = *(const float4 *)(weights + threadIdx.x % LANES * 4);
+        value = make_float4(value.x * scale * weight.x, value.y * scale * weight.y,
+                            value.z * scale * weight.z, value.w * scale * weight.w);
+    }
+    return rotated_four<LANES>(layer, position, clip_four(layer.clip, value));
+}
+
+/* As append_rows(), for heads of 4 LANES dimensions without a norm of whole rows: LANES lanes have
+ * a head in their registers. Bound by device memory. */
+template <uint32_t LANES, typename Element>
+__global__ void __launch_bounds__(THREADS)
+    append_heads(AppendLayer layer, const Span *__restrict__ spans, uint32_t n_spans, float *qkv)
+{
+    constexpr uint32_t DIM = 4 * LANES;
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const SpanTile at = find_token(spans, n_spans, blockIdx.x);
+    if (at.tokens == 0)
+        return;
+    uint32_t heads = layer.n_heads + layer.n_kv_heads;
+    uint32_t v = layer.n_kv_heads * layer.value_dim;
+    float *row = qkv + (size_t)blockIdx.x * ((size_t)heads * DIM + v);
+    uint32_t position = at.span.position + at.first;
+    size_t place = (size_t)at.span.kv_slot * layer.cache.positions + position;
+    Element *keys = (Element *)layer.cache.keys + place * layer.cache.key_stride;
+    Element *values = (Element *)layer.cache.values + place * layer.cache.value_stride;
+    uint32_t element = threadIdx.x % LANES * 4;
+    /* all lanes of a warp go round together: they exchange numbers */
+    for (uint32_t first = threadIdx.x / 32 * (32 / LANES); first < heads;
+         first += THREADS / LANES) {
+        uint32_t h = first + threadIdx.x % 32 / LANES;
+        bool there = h < heads;
+        bool query = h < layer.n_heads;
+        float *from = row + (size_t)(there ? h : 0) * DIM + element;
+        float4 value = prepared_four<LANES>(layer, query ? layer.q_norm : layer.k_norm, position,
+                                            *(const float4 *)from);
+        if (query)
+            put_four(from, value);
+        else if (there)
+            put_four(keys + (size_t)(h - layer.n_heads) * DIM + element, value);
+    }
+    for (uint32_t i = threadIdx.x * 4; i < v; i += THREADS * 4)
+        put_four(values + i,
+                 clip_four(layer.clip, *(const float4 *)(row + (size_t)heads * DIM + i)));
+}
+
+static bool fits_heads(const AppendLayer *layer, const float *qkv)
+{
+    const CacheLayer *cache = &layer->cache;
+    size_t sizes = cache->key_stride | cache->value_stride |
+                   (size_t)layer->n_kv_heads * layer->value_dim | layer->rotary_dims / 2;
+    uintptr_t places = (uintptr_t)qkv | (uintptr_t)cache->keys | (uintptr_t)cache->values |
+                       (uintptr_t)layer->cosine | (uintptr_t)layer->sine |
+                       (uintptr_t)layer->q_norm | (uintptr_t)layer->k_norm;
+    bool norms_rows = layer->row_norm && (layer->q_norm != nullptr || layer->k_norm != nullptr);
+    /* norms of queries and of keys are both there or both not: a warp may hold heads of both */
+    bool alike = (layer->q_norm == nullptr) == (layer->k_norm == nullptr);
+    return (layer->key_dim == 64 || layer->key_dim == 128) && !norms_rows && alike &&
+           sizes % 4 == 0 && places % 16 == 0;
+}
+
+template <typename Element>
+static Status append_elements(const AppendLayer *layer, const Spans *spans, float *qkv,
+                              cudaStream_t stream)
+{
+    if (fits_heads(layer, qkv)) {
+        const LaunchShape launch = {dim3(spans->tokens), THREADS, 0, 0};
+        auto kernel = layer->key_dim == 64 ? append_heads<16, Element> : append_heads<32, Element>;
+        return launch_after(kernel, launch, stream, *layer, spans->device, spans->n, qkv);
+    }
+    const LaunchShape launch = {dim3(spans->tokens), THREADS,
+                                (uint32_t)(WARPS * layer->key_dim * sizeof(float)), 0};
+    return launch_after(append_rows<Element>, launch, stream, *layer, spans->device, spans->n, qkv);
+}
+
 extern "C" Status ops_append(const OpsQueue *queue, const AppendLayer *layer, const Spans *spans,
                              float *qkv)
 {
     if (spans->tokens == 0)
         return OK;
-    const LaunchShape launch = {dim3(spans->tokens), THREADS,
-                                (uint32_t)(WARPS * layer->key_dim * sizeof(float)), 0};
-    auto kernel = queue->compute == COMPUTE_BF16 ? append_rows<__nv_bfloat16> : append_rows<float>;
-    return launch_after(kernel, launch, queue->stream, *layer, spans->device, spans->n, qkv);
+    return queue->compute == COMPUTE_BF16
+               ? append_elements<__nv_bfloat16>(layer, spans, qkv, queue->stream)
+               : append_elements<float>(layer, spans, qkv, queue->stream);
 }
+
+/* ---- latent attention ---- */
 
 /* A block: one token. Reads its latent and the rotary part of each head, writes the same. */
 template <typename Element>

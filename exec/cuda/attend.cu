@@ -1,54 +1,123 @@
 /* Attention: which kernel, how its work is cut, and the merge of what was split. */
 #include "exec/cuda/attend.cuh"
 #include "exec/cuda/hopper.cuh"
+#include "exec/cuda/reduce.cuh"
 
 static constexpr uint32_t MAX_KEY_DIM = 576;
 static constexpr uint32_t MAX_VALUE_DIM = 512;
-static constexpr uint32_t BLOCKS_EACH = 2; /* of a multiprocessor, when keys are split */
 static constexpr uint32_t MAX_SPLITS = 128;
-static constexpr uint32_t MERGE_THREADS = 128;
+static constexpr uint32_t MERGE_THREADS = 256;
+static constexpr double SPLIT_COST = 0.01; /* of a split, as a part of the work */
+static constexpr uint32_t MAX_WAVES = 3;   /* of blocks, when keys are split */
 
-/* Sets what TASK lacks, for tiles of ROWS and about BLOCKS blocks; returns the grid. */
-static dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t blocks, AttendTask *task)
+/* Among up to MOST splits of the work of TILES, the number that leaves the fewest of RESIDENT
+ * blocks without work at the end. */
+static uint32_t choose_splits(uint64_t tiles, uint64_t most, uint64_t resident)
+{
+    uint32_t best = 1;
+    double least = 0;
+    for (uint32_t splits = 1; splits <= most && splits <= MAX_SPLITS; splits++) {
+        uint64_t waves = (tiles * splits + resident - 1) / resident;
+        double time = (double)waves / splits * (1 + SPLIT_COST * (splits - 1));
+        if (splits > 1 && (waves > MAX_WAVES || tiles * splits > MAX_WAVES * resident))
+            break;
+        if (splits == 1 || time < least) {
+            best = splits;
+            least = time;
+        }
+    }
+    return best;
+}
+
+/* Sets what TASK lacks, for tiles of ROWS and RESIDENT blocks at a time; returns the grid. */
+static dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t resident, AttendTask *task)
 {
     const AttendLayer &layer = task->layer;
     uint32_t group = layer.n_heads / layer.n_kv_heads;
     task->tile_heads = group < rows ? group : rows;
     task->tile_tokens = rows / task->tile_heads;
     task->head_tiles = divide_up(group, task->tile_heads);
-    dim3 grid(most_tiles(spans, task->tile_tokens), layer.n_kv_heads * task->head_tiles);
+    task->token_tiles = most_tiles(spans, task->tile_tokens);
     uint64_t keys = spans->most_keys;
     if (layer.causal && layer.window > 0 && keys > (uint64_t)layer.window + task->tile_tokens)
         keys = (uint64_t)layer.window + task->tile_tokens;
-    uint64_t splits = blocks / ((uint64_t)grid.x * grid.y);
-    uint64_t most = (keys + SPLIT_KEYS - 1) / SPLIT_KEYS;
-    splits = splits < most ? splits : most;
-    splits = splits < MAX_SPLITS ? splits : MAX_SPLITS;
-    task->splits = splits > 1 ? (uint32_t)splits : 1;
+    dim3 grid(task->token_tiles, layer.n_kv_heads * task->head_tiles);
+    task->splits =
+        choose_splits((uint64_t)grid.x * grid.y, (keys + SPLIT_KEYS - 1) / SPLIT_KEYS, resident);
     grid.z = task->splits;
-    task->token_tiles = grid.x;
     return grid;
 }
 
-/* A block: one row. Reads 4 splits * value_dim bytes, writes 4 value_dim; bound by latency. */
+/* WIDTH floats that lie together, added and scaled. */
+template <uint32_t WIDTH> struct MergedValues {
+    float value[WIDTH];
+
+    __device__ void add(const float *from, float share)
+    {
+        if constexpr (WIDTH == 4) {
+            float4 word = *(const float4 *)from;
+            value[0] += word.x * share;
+            value[1] += word.y * share;
+            value[2] += word.z * share;
+            value[3] += word.w * share;
+        } else {
+            value[0] += *from * share;
+        }
+    }
+};
+
+/* The shares of a row's splits and, to every thread, the factor of their sum. */
+__device__ static float share_splits(const AttendTask &task, size_t row, float *share)
+{
+    float most = -CUDART_INF_F;
+    float sum = 0;
+    for (uint32_t s = threadIdx.x % 32; s < task.splits; s += 32)
+        most = fmaxf(most, *part_most(task, s, row));
+    most = most_of_lanes(most);
+    for (uint32_t s = threadIdx.x % 32; s < task.splits; s += 32) {
+        float own = share_of(*part_most(task, s, row), most);
+        sum += own * *part_sum(task, s, row);
+        share[s] = own; /* by each warp the same */
+    }
+    return final_scale(task, row % task.layer.n_heads, most, sum_lanes(sum));
+}
+
+/* A block: one row. Its threads take WIDTH columns each, and some of the splits where there are
+ * more threads than columns. Reads 4 splits * value_dim bytes, writes 4 value_dim; bound by
+ * latency. */
+template <uint32_t WIDTH>
 __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(AttendTask task)
 {
+    __shared__ float share[MAX_SPLITS];
+    __shared__ float mixed[MERGE_THREADS][WIDTH];
     wait_for_earlier_kernels();
     let_next_kernel_start();
     size_t row = blockIdx.x;
-    uint32_t dim = task.layer.value_dim;
-    float most = -CUDART_INF_F;
-    float sum = 0;
-    for (uint32_t s = 0; s < task.splits; s++)
-        most = fmaxf(most, *part_most(task, s, row));
-    for (uint32_t s = 0; s < task.splits; s++)
-        sum += share_of(*part_most(task, s, row), most) * *part_sum(task, s, row);
-    float scale = final_scale(task, row % task.layer.n_heads, most, sum);
-    for (uint32_t i = threadIdx.x; i < dim; i += MERGE_THREADS) {
-        float value = 0;
-        for (uint32_t s = 0; s < task.splits; s++)
-            value += share_of(*part_most(task, s, row), most) * part_values(task, s, row)[i];
-        task.out[row * dim + i] = value * scale;
+    uint32_t columns = task.layer.value_dim / WIDTH;
+    uint32_t groups = max(MERGE_THREADS / columns, 1u);
+    float scale = share_splits(task, row, share);
+    __syncthreads();
+    for (uint32_t first = 0; first < columns; first += MERGE_THREADS) {
+        uint32_t column = first + threadIdx.x % min(columns, MERGE_THREADS);
+        uint32_t group = threadIdx.x / columns;
+        MergedValues<WIDTH> sum = {};
+        if (column < columns && group < groups)
+#pragma unroll 8
+            for (uint32_t s = group; s < task.splits; s += groups)
+                sum.add(part_values(task, s, row) + column * WIDTH, share[s]);
+#pragma unroll
+        for (uint32_t i = 0; i < WIDTH; i++)
+            mixed[threadIdx.x][i] = sum.value[i];
+        __syncthreads();
+        for (uint32_t g = 1; group == 0 && column < columns && g < groups; g++)
+#pragma unroll
+            for (uint32_t i = 0; i < WIDTH; i++)
+                sum.value[i] += mixed[g * columns + threadIdx.x][i];
+        if (column < columns && group == 0)
+#pragma unroll
+            for (uint32_t i = 0; i < WIDTH; i++)
+                task.out[row * task.layer.value_dim + column * WIDTH + i] = sum.value[i] * scale;
+        __syncthreads();
     }
 }
 
@@ -62,16 +131,49 @@ static bool is_aligned(const AttendTask &task)
     return sizes % 8 == 0 && layer.query_stride % 4 == 0 && places % 16 == 0;
 }
 
-typedef enum { ATTEND_PLAIN, ATTEND_STREAM, ATTEND_TILES } AttendKind;
+/* What each kernel's tiles and blocks are like. */
+typedef enum { ATTEND_PLAIN, ATTEND_STREAM, ATTEND_TILES, ATTEND_LATENTS } AttendKind;
+
+static constexpr struct {
+    uint32_t rows;     /* of a tile */
+    uint32_t resident; /* blocks on a multiprocessor */
+} KINDS[] = {{PLAIN_ROWS, 2}, {STREAM_ROWS, 2}, {TILE_ROWS, 1}, {LATENT_ROWS, 1}};
 
 static AttendKind choose_kind(const OpsQueue *queue, const AttendTask &task, const Spans *spans)
 {
     const AttendLayer &layer = task.layer;
-    if (queue->compute != COMPUTE_BF16 || !is_aligned(task) || layer.key_dim > 128 ||
-        layer.value_dim > 128)
+    if (queue->compute != COMPUTE_BF16 || !is_aligned(task))
+        return ATTEND_PLAIN;
+    if (layer.n_kv_heads == 1 && layer.key_dim == LATENT_KEY_DIM &&
+        layer.value_dim == LATENT_VALUE_DIM && layer.cache.values == layer.cache.keys &&
+        layer.relative_bias == nullptr)
+        return ATTEND_LATENTS;
+    if (layer.key_dim > 128 || layer.value_dim > 128)
         return ATTEND_PLAIN;
     uint32_t rows = layer.n_heads / layer.n_kv_heads * (spans->tokens / spans->n);
     return rows <= STREAM_ROWS ? ATTEND_STREAM : ATTEND_TILES;
+}
+
+static Status launch(AttendKind kind, const AttendTask &task, const Spans *spans, dim3 grid,
+                     const OpsQueue *queue)
+{
+    switch (kind) {
+    case ATTEND_STREAM:
+        return attend_stream(task, grid, queue->stream);
+    case ATTEND_TILES:
+        return attend_tiles(task, spans->tokens, queue->multiprocessors, queue->stream);
+    case ATTEND_LATENTS:
+        return attend_latents(task, queue->multiprocessors, queue->stream);
+    default:
+        return attend_plain(task, queue->compute == COMPUTE_BF16, grid, queue->stream);
+    }
+}
+
+static Status merge(const AttendTask &task, cudaStream_t stream)
+{
+    const LaunchShape shape = {dim3(task.rows), MERGE_THREADS, 0, 0};
+    return task.layer.value_dim % 4 == 0 ? launch_after(merge_parts<4>, shape, stream, task)
+                                         : launch_after(merge_parts<1>, shape, stream, task);
 }
 
 static Status check_attend(const OpsQueue *queue, const AttendTask &task, dim3 grid)
@@ -105,20 +207,11 @@ extern "C" Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, co
     task.out = out;
     task.parts = (float *)queue->scratch;
     AttendKind kind = choose_kind(queue, task, spans);
-    uint32_t blocks = queue->multiprocessors * (kind == ATTEND_TILES ? 1 : BLOCKS_EACH);
-    uint32_t tile_rows = kind == ATTEND_TILES ? TILE_ROWS : STREAM_ROWS;
-    dim3 grid = attend_grid(spans, tile_rows, blocks, &task);
+    dim3 grid =
+        attend_grid(spans, KINDS[kind].rows, KINDS[kind].resident * queue->multiprocessors, &task);
     TRY(check_attend(queue, task, grid));
-    if (kind == ATTEND_TILES)
-        TRY(attend_tiles(task, spans->tokens, blocks, queue->stream));
-    else if (kind == ATTEND_STREAM)
-        TRY(attend_stream(task, grid, queue->stream));
-    else
-        TRY(attend_plain(task, queue->compute == COMPUTE_BF16, grid, queue->stream));
-    if (task.splits == 1)
-        return OK;
-    const LaunchShape merge = {dim3(task.rows), MERGE_THREADS, 0, 0};
-    return launch_after(merge_parts, merge, queue->stream, task);
+    TRY(launch(kind, task, spans, grid, queue));
+    return task.splits > 1 ? merge(task, queue->stream) : OK;
 }
 
 /* ---- scratch ---- */
@@ -149,16 +242,17 @@ static size_t widest_row(const ModelConfig *config)
     return widest;
 }
 
-/* Splits are made only as long as splits * tiles <= blocks, and a tile has at most so many rows. */
+/* Keys are split into as many parts as MAX_WAVES of blocks take, of full tiles at the most. */
 static size_t parts_bytes(const ModelConfig *config, uint32_t multiprocessors)
 {
     size_t widest = 0;
     for (uint32_t i = 0; i < config->n_layers; i++) {
         const AttentionConfig *a = &config->layers[i].attention;
-        widest = larger(widest, a->kv_rank > 0 ? a->kv_rank : a->value_dim);
+        bool latent = a->kv_rank > 0;
+        size_t rows = latent ? LATENT_ROWS : TILE_ROWS;
+        widest = larger(widest, rows * ((latent ? a->kv_rank : a->value_dim) + 2));
     }
-    size_t rows = (size_t)larger(STREAM_ROWS * BLOCKS_EACH, TILE_ROWS) * multiprocessors;
-    return product_of(rows, product_of(widest + 2, sizeof(float)));
+    return product_of(widest, MAX_WAVES * multiprocessors * sizeof(float));
 }
 
 extern "C" size_t ops_scratch_bytes(const DeviceOptions *options, uint32_t multiprocessors)

@@ -180,6 +180,9 @@ __device__ inline float begin_row(const AttendTask &task, const AttendRow &row, 
 static constexpr uint32_t PLAIN_ROWS = 16;
 static constexpr uint32_t STREAM_ROWS = 16;
 static constexpr uint32_t TILE_ROWS = 128;
+static constexpr uint32_t LATENT_ROWS = 64;
+static constexpr uint32_t LATENT_KEY_DIM = 576;
+static constexpr uint32_t LATENT_VALUE_DIM = 512;
 
 /* All dimensions up to 576 and 512, everything in f32 but the cache, whose elements are ROUNDED. */
 Status attend_plain(const AttendTask &task, bool rounded, dim3 grid, cudaStream_t stream);
@@ -188,5 +191,8 @@ Status attend_stream(const AttendTask &task, dim3 grid, cudaStream_t stream);
 /* The same dimensions, for many rows; BLOCKS are those that fit the device. TOKENS are the step's.
  */
 Status attend_tiles(const AttendTask &task, uint32_t tokens, uint32_t blocks, cudaStream_t stream);
+
+/* Latent attention: keys of 576 elements, the first 512 their values; bf16. */
+Status attend_latents(const AttendTask &task, uint32_t blocks, cudaStream_t stream);
 
 #endif

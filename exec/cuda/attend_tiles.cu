@@ -5,7 +5,7 @@
  * warpgroups multiply 64 rows each; the products with the next keys run while the last scores
  * become shares. Queries come as f32 into a room of their own, the next tile's while this tile is
  * computed. */
-#include "exec/cuda/attend.cuh"
+#include "exec/cuda/attend_items.cuh"
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/reduce.cuh"
 #include "exec/cuda/tensor_map.h"
@@ -17,8 +17,6 @@ static constexpr uint32_t WARPGROUPS = 2;
 static constexpr uint32_t THREADS = WARPGROUPS * 128 + 128;
 static constexpr uint32_t FETCH_REGISTERS = 56; /* 3 * 168 = 56 + 2 * 224 */
 static constexpr uint32_t MULTIPLY_REGISTERS = 224;
-static constexpr uint32_t ROW_BYTES = 128; /* of 64 elements, swizzled */
-static constexpr float LOG2_E = 1.44269504f;
 
 static_assert(TILE_ROWS == WARPGROUPS * 64, "rows");
 
@@ -73,41 +71,6 @@ template <uint32_t DIM> struct TileRoom {
     }
 };
 
-/* A place in the ring of stages, and the parity of its current round. */
-struct Turn {
-    uint32_t stage;
-    uint32_t parity;
-
-    __device__ void advance()
-    {
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
-        parity ^= stage == 0;
-    }
-};
-
-/* The tile of item NUMBER: first the last tokens of a span, whose work is the longest. */
-__device__ static AttendTile find_item(const AttendTask &task, uint32_t number)
-{
-    uint32_t heads = task.layer.n_kv_heads * task.head_tiles;
-    uint32_t in_split = number % (task.token_tiles * heads);
-    const dim3 place(task.token_tiles - 1 - in_split % task.token_tiles,
-                     in_split / task.token_tiles, number / (task.token_tiles * heads));
-    return find_attend_tile(task, place);
-}
-
-/* Items in rounds over the blocks, every other one backwards, so that what is long in one is short
- * in the next. */
-__device__ static uint32_t item_of_round(uint32_t round)
-{
-    uint32_t at = round % 2 == 0 ? blockIdx.x : gridDim.x - 1 - blockIdx.x;
-    return round * gridDim.x + at;
-}
-
-__device__ static uint32_t blocks_of(const AttendTile &tile)
-{
-    return (tile.keys.end - tile.keys.first + KEYS - 1) / KEYS;
-}
-
 /* ---- the warp that fetches ---- */
 
 template <uint32_t DIM> struct Fetcher {
@@ -115,8 +78,8 @@ template <uint32_t DIM> struct Fetcher {
     const AttendTask &task;
     const TileMaps &maps;
     Room room;
-    Turn keys_turn;
-    Turn values_turn;
+    Turn<STAGES> keys_turn;
+    Turn<STAGES> values_turn;
     uint32_t queries_parity;
     uint32_t last_parity;
 
@@ -175,44 +138,51 @@ template <uint32_t DIM> struct Fetcher {
             barrier_arrive(shared_address(&room.barriers->values_full[stage]));
     }
 
-    __device__ void do_tile(const AttendTile &tile)
+    /* The keys and values of TILE; after the first of them the queries of the tile AFTER. */
+    __device__ void fetch_tile(const AttendTile &tile, const AttendTile *after)
     {
-        uint32_t blocks = blocks_of(tile);
-        if (blocks == 0)
-            return;
+        uint32_t blocks = divide_up(tile.keys.end - tile.keys.first, KEYS);
         uint32_t stage = __shfl_sync(0xFFFFFFFF, values_turn.stage, 0);
         uint32_t last_keys = tile.keys.end - tile.keys.first - (blocks - 1) * KEYS;
         bool leads = threadIdx.x % 32 == 0;
-        if (leads)
-            fetch_queries(tile);
         for (uint32_t b = blocks; b-- > 0;) {
             uint32_t first = tile.keys.first + b * KEYS;
             bool cut = b == blocks - 1 && last_keys < KEYS;
             if (leads) {
                 fetch_keys(tile, first);
                 fetch_values(tile, first, cut);
+                if (b == blocks - 1 && after != nullptr)
+                    fetch_queries(*after);
             }
-            if (b + 2 == blocks || blocks == 1)
-                if (last_keys < KEYS)
-                    cut_off(stage, last_keys);
+            if ((b + 2 == blocks || blocks == 1) && last_keys < KEYS)
+                cut_off(stage, last_keys);
         }
         __syncwarp();
+    }
+
+    __device__ void run()
+    {
+        AttendItems items = {0};
+        AttendTile tile;
+        AttendTile after;
+        bool there = items.next_with_keys(task, &tile);
+        if (there && threadIdx.x % 32 == 0)
+            fetch_queries(tile);
+        while (there) {
+            there = items.next_with_keys(task, &after);
+            fetch_tile(tile, there ? &after : nullptr);
+            tile = after;
+        }
     }
 };
 
 /* ---- the warpgroups that multiply ---- */
 
-__device__ static float power_of_2(float x)
-{
-    float result;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-    return result;
-}
-
 /* A thread: two rows of a warpgroup's 64, and of each two columns of every eight. */
 template <uint32_t DIM, bool BIASED> struct TileRows {
     using Room = TileRoom<DIM>;
     AttendRow row[2];
+    KeyRange seen; /* by all rows */
     float most[2]; /* of the scores, times FACTOR an exponent of 2 */
     float sum[2];
     float factor;
@@ -222,6 +192,10 @@ template <uint32_t DIM, bool BIASED> struct TileRows {
     __device__ void begin(const AttendTask &task, const AttendTile &tile)
     {
         uint32_t first = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+        uint32_t position = tile.at.span.position + tile.at.first;
+        uint32_t keys = tile.at.span.keys;
+        seen.first = seen_keys(task.layer, keys, position + tile.at.tokens - 1).first;
+        seen.end = min(seen_keys(task.layer, keys, position).end, tile.keys.end);
         factor = BIASED ? LOG2_E : task.layer.scale * LOG2_E;
 #pragma unroll
         for (uint32_t i = 0; i < 2; i++) {
@@ -243,8 +217,8 @@ template <uint32_t DIM, bool BIASED> struct TileRows {
             uint32_t r = first + at / (DIM / 4);
             uint32_t dim = at % (DIM / 4) * 4;
             float4 word = *(const float4 *)(room.floats() + r * DIM + dim);
-            uint32_t offset = dim % 64 * 2 ^ r % 8 * 16;
-            *(uint2 *)(room.rows() + (dim / 64 * TILE_ROWS + r) * ROW_BYTES + offset) =
+            *(uint2 *)(room.rows() + dim / 64 * TILE_ROWS * ROW_BYTES +
+                       swizzled_offset(r, dim % 64)) =
                 make_uint2(pack_bf16(word.x, word.y), pack_bf16(word.z, word.w));
         }
     }
@@ -281,23 +255,16 @@ template <uint32_t DIM, bool BIASED> struct TileRows {
                                   float (&score)[KEYS / 2])
     {
         uint32_t column = threadIdx.x % 4 * 2;
-        const KeyRange &keys = tile.keys;
-        bool whole = first >= keys.first && first + KEYS <= keys.end;
-        /* the first row sees the earliest end, the last the latest start */
-        const AttendLayer &layer = task.layer;
-        uint32_t position = tile.at.span.position + tile.at.first;
-        whole &= first + KEYS <= seen_keys(layer, tile.at.span.keys, position).end;
-        whole &= first >= seen_keys(layer, tile.at.span.keys, position + tile.at.tokens - 1).first;
-        if (whole && !BIASED)
+        if (!BIASED && first >= seen.first && first + KEYS <= seen.end)
             return;
 #pragma unroll
         for (uint32_t i = 0; i < KEYS / 2; i++) {
             const AttendRow &at = row[i / 2 % 2];
             uint32_t key = first + i / 4 * 8 + column + i % 2;
-            bool seen = key >= at.seen.first && key < min(at.seen.end, keys.end);
+            bool sees = key >= at.seen.first && key < min(at.seen.end, tile.keys.end);
             if (BIASED)
-                score[i] = score[i] * layer.scale + (seen && at.bias != nullptr ? at.bias[key] : 0);
-            score[i] = seen ? score[i] : -CUDART_INF_F;
+                score[i] = score[i] * task.layer.scale + (sees ? at.bias[key] : 0);
+            score[i] = sees ? score[i] : -CUDART_INF_F;
         }
     }
 
@@ -359,20 +326,15 @@ template <uint32_t DIM, bool BIASED> struct TileRows {
     }
 };
 
-__device__ static void release(uint64_t *barrier)
-{
-    __syncwarp();
-    if (threadIdx.x % 32 == 0)
-        barrier_arrive(shared_address(barrier));
-}
-
 template <uint32_t DIM, bool BIASED> struct Multiplier {
     using Rows = TileRows<DIM, BIASED>;
+    using Scores = float[KEYS / 2];
     const AttendTask &task;
     TileRoom<DIM> room;
-    Turn keys_turn;
-    Turn values_turn;
+    Turn<STAGES> keys_turn;
+    Turn<STAGES> values_turn;
     uint32_t queries_parity;
+    AttendItems items;
 
     __device__ void take_queries()
     {
@@ -385,90 +347,116 @@ template <uint32_t DIM, bool BIASED> struct Multiplier {
         named_barrier(1 + threadIdx.x / 128, 128);
     }
 
-    __device__ void await_keys()
+    /* Queues the products of the next keys. */
+    __device__ void multiply_keys(Scores &score)
     {
         barrier_wait(shared_address(&room.barriers->keys_full[keys_turn.stage]), keys_turn.parity);
+        wgmma_fence();
+        Rows::multiply_keys(room, keys_turn.stage, score);
     }
 
-    __device__ void release_keys()
+    __device__ void multiply_values(Rows &rows)
     {
+        barrier_wait(shared_address(&room.barriers->values_full[values_turn.stage]),
+                     values_turn.parity);
+        wgmma_fence();
+        rows.multiply_values(room, values_turn.stage);
+    }
+
+    __device__ void keys_done(Scores &score)
+    {
+        wgmma_results(score);
         release(&room.barriers->keys_empty[keys_turn.stage]);
         keys_turn.advance();
     }
 
-    __device__ void await_values()
+    __device__ void values_done(Rows &rows)
     {
-        barrier_wait(shared_address(&room.barriers->values_full[values_turn.stage]),
-                     values_turn.parity);
-    }
-
-    __device__ void release_values()
-    {
+        wgmma_results(rows.mixed);
         release(&room.barriers->values_empty[values_turn.stage]);
         values_turn.advance();
     }
 
-    __device__ void first_block(Rows &rows, const AttendTile &tile, uint32_t first)
+    /* The queries of the next tile, and the products of its last keys, from here on queued. */
+    __device__ void begin_tile(Scores &score)
     {
-        float score[KEYS / 2];
+        take_queries();
+        multiply_keys(score);
+    }
+
+    __device__ void first_block(Rows &rows, const AttendTile &tile, uint32_t first, Scores &score)
+    {
         float kept[2];
-        await_keys();
-        wgmma_fence();
-        Rows::multiply_keys(room, keys_turn.stage, score);
-        wgmma_wait<0>();
-        wgmma_results(score);
-        release_keys();
         rows.finish_scores(task, tile, first, score);
         rows.take_shares(score, kept);
         rows.round_shares(score);
     }
 
     /* The scores of the keys from FIRST on, while the shares before them weigh their values. */
-    __device__ void next_block(Rows &rows, const AttendTile &tile, uint32_t first)
+    __device__ void next_block(Rows &rows, const AttendTile &tile, uint32_t first, Scores &score)
     {
-        float score[KEYS / 2];
         float kept[2];
-        await_keys();
-        wgmma_fence();
-        Rows::multiply_keys(room, keys_turn.stage, score);
-        await_values();
-        wgmma_fence();
-        rows.multiply_values(room, values_turn.stage);
+        multiply_keys(score);
+        multiply_values(rows);
         wgmma_wait<1>();
-        wgmma_results(score);
-        release_keys();
+        keys_done(score);
         rows.finish_scores(task, tile, first, score);
         rows.take_shares(score, kept);
         wgmma_wait<0>();
-        wgmma_results(rows.mixed);
-        release_values();
+        values_done(rows);
         rows.keep_mixed(kept);
         rows.round_shares(score);
     }
 
-    __device__ void last_values(Rows &rows)
+    /* The next tile that has keys; false after the last. A tile without gives zeros. */
+    __device__ bool next_tile(AttendTile *tile)
     {
-        await_values();
-        wgmma_fence();
-        rows.multiply_values(room, values_turn.stage);
-        wgmma_wait<0>();
-        wgmma_results(rows.mixed);
-        release_values();
+        while (items.next(task, tile)) {
+            if (tile->keys.first < tile->keys.end)
+                return true;
+            Rows none;
+            none.begin(task, *tile);
+            none.finish(task, *tile);
+        }
+        return false;
     }
 
-    __device__ void do_tile(const AttendTile &tile)
+    /* The last values of a tile are weighed, and its rows written, while the first products of the
+     * next one are made. */
+    __device__ void run()
     {
         Rows rows;
-        uint32_t blocks = blocks_of(tile);
-        rows.begin(task, tile);
-        if (blocks > 0) {
-            take_queries();
-            first_block(rows, tile, tile.keys.first + (blocks - 1) * KEYS);
-            for (uint32_t b = blocks - 1; b-- > 0;)
-                next_block(rows, tile, tile.keys.first + b * KEYS);
-            last_values(rows);
+        AttendTile tile;
+        AttendTile after;
+        Scores score;
+        bool there = next_tile(&tile);
+        if (there) {
+            begin_tile(score);
+            wgmma_wait<0>();
+            keys_done(score);
         }
-        rows.finish(task, tile);
+        while (there) {
+            uint32_t blocks = divide_up(tile.keys.end - tile.keys.first, KEYS);
+            rows.begin(task, tile);
+            first_block(rows, tile, tile.keys.first + (blocks - 1) * KEYS, score);
+            for (uint32_t b = blocks - 1; b-- > 0;)
+                next_block(rows, tile, tile.keys.first + b * KEYS, score);
+            there = next_tile(&after);
+            multiply_values(rows);
+            if (there) {
+                begin_tile(score);
+                wgmma_wait<1>();
+                values_done(rows);
+                rows.finish(task, tile);
+                wgmma_wait<0>();
+                keys_done(score);
+                tile = after;
+            } else {
+                wgmma_wait<0>();
+                values_done(rows);
+                rows.finish(task, tile);
+            }
+        }
     }
 };
 
@@ -485,19 +473,6 @@ __device__ static void init_barriers(TileBarriers *barriers)
         barrier_init(shared_address(&barriers->values_empty[s]), warps);
     }
     barrier_init_fence();
-}
-
-template <typename Worker> __device__ static void do_items(const AttendTask &task, Worker worker)
-{
-    uint32_t items = task.token_tiles * task.layer.n_kv_heads * task.head_tiles * task.splits;
-    for (uint32_t round = 0; round * gridDim.x < items; round++) {
-        uint32_t number = item_of_round(round);
-        if (number >= items)
-            continue;
-        const AttendTile tile = find_item(task, number);
-        if (tile.at.tokens > 0)
-            worker.do_tile(tile);
-    }
 }
 
 /* A block: tiles of 128 rows. Per 128 keys it reads 512 DIM bytes from the L2 and computes 65,536
@@ -518,27 +493,14 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (threadIdx.x / 128 == WARPGROUPS) {
         take_registers<FETCH_REGISTERS, false>();
         if (threadIdx.x / 32 == WARPGROUPS * 4)
-            do_items(task, Fetcher<DIM>{task, maps, room, {0, 0}, {0, 0}, 0, 0});
+            Fetcher<DIM>{task, maps, room, {0, 0}, {0, 0}, 0, 0}.run();
     } else {
         take_registers<MULTIPLY_REGISTERS, true>();
-        do_items(task, Multiplier<DIM, BIASED>{task, room, {0, 0}, {0, 0}, 0});
+        Multiplier<DIM, BIASED>{task, room, {0, 0}, {0, 0}, 0, {0}}.run();
     }
 }
 
 /* ---- launch ---- */
-
-static Status map_cache(const void *data, uint32_t dim, size_t stride, const AttendLayer &layer,
-                        CUtensorMap *map)
-{
-    const uint64_t slots = 1 << 20; /* a bound: spans name slots that are there */
-    const TensorShape shape = {
-        data,
-        4,
-        {dim, layer.n_kv_heads, layer.cache.positions, slots},
-        {0, (uint64_t)dim * 2, stride * 2, (uint64_t)layer.cache.positions * stride * 2, 0},
-        {64, 1, KEYS, 1, 0}};
-    return tensor_map_make(&shape, map);
-}
 
 static Status map_queries(const AttendTask &task, uint32_t tokens, uint32_t dim, CUtensorMap *map)
 {
@@ -558,8 +520,9 @@ static Status attend_dims(const AttendTask &task, uint32_t tokens, uint32_t bloc
     const AttendLayer &layer = task.layer;
     TileMaps maps;
     TRY(map_queries(task, tokens, DIM, &maps.queries));
-    TRY(map_cache(layer.cache.keys, layer.key_dim, layer.cache.key_stride, layer, &maps.keys));
-    TRY(map_cache(layer.cache.values, layer.value_dim, layer.cache.value_stride, layer,
+    TRY(map_cache(layer, layer.cache.keys, layer.key_dim, layer.cache.key_stride, KEYS,
+                  &maps.keys));
+    TRY(map_cache(layer, layer.cache.values, layer.value_dim, layer.cache.value_stride, KEYS,
                   &maps.values));
     auto kernel = layer.relative_bias != nullptr ? attend_rows_tiles<DIM, true>
                                                  : attend_rows_tiles<DIM, false>;
@@ -571,8 +534,7 @@ static Status attend_dims(const AttendTask &task, uint32_t tokens, uint32_t bloc
 
 Status attend_tiles(const AttendTask &task, uint32_t tokens, uint32_t blocks, cudaStream_t stream)
 {
-    uint32_t items = task.token_tiles * task.layer.n_kv_heads * task.head_tiles * task.splits;
-    blocks = min(blocks, items);
+    blocks = min(blocks, count_items(task));
     return max(task.layer.key_dim, task.layer.value_dim) <= 64
                ? attend_dims<64>(task, tokens, blocks, stream)
                : attend_dims<128>(task, tokens, blocks, stream);

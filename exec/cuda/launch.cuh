@@ -37,7 +37,7 @@ Status launch_after(void (*kernel)(Parameters...), const LaunchShape &shape, cud
     return OK;
 }
 
-static inline uint32_t divide_up(uint32_t a, uint32_t b)
+__host__ __device__ inline uint32_t divide_up(uint32_t a, uint32_t b)
 {
     return (a + b - 1) / b;
 }

@@ -129,6 +129,11 @@ static void *read_device(const OpsQueue *queue, const void *from, size_t bytes)
     return got;
 }
 
+const float *gpu_read(const OpsQueue *queue, const float *from, size_t n)
+{
+    return read_device(queue, from, n * sizeof *from);
+}
+
 void gpu_assert_same(const OpsQueue *queue, const float *a, const float *b, size_t n)
 {
     assert_memory_equal(read_device(queue, a, n * sizeof *a), read_device(queue, b, n * sizeof *b),

@@ -31,6 +31,8 @@ float gpu_rounded(float value);
 /* Waits, and compares elements of COMPUTE on the device with what FLOATS has on the host. */
 void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const void *elements,
                               const Floats *floats, float tolerance);
+/* Waits: what the device's N floats are; until gpu_reset(). */
+const float *gpu_read(const OpsQueue *queue, const float *from, size_t n);
 /* Waits; the device's N floats at A and at B are the same bits. */
 void gpu_assert_same(const OpsQueue *queue, const float *a, const float *b, size_t n);
 

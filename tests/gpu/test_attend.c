@@ -4,7 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { SLOTS = 4, POSITIONS = 300, MAX_SPANS = 4 };
+enum { SLOTS = 4, POSITIONS = 700, MAX_SPANS = 4, MAX_CHECKED = 100, MOST_PADDING = 402 };
 
 /* Of a number, by rounding it to bf16. */
 static const float BF16_ROUNDING = 1.0f / 256;
@@ -104,18 +104,21 @@ static void append_on_host(const AppendLayer *layer, const Spans *spans, float *
 
 static AppendCase random_append(uint64_t *state, uint32_t way)
 {
-    AppendCase c = {.layer = {.n_heads = way % 5 == 4 ? 0 : 2 * (1 + way % 3),
-                              .n_kv_heads = 1 + way % 2,
-                              .key_dim = 6 + 2 * random_below(state, 70),
-                              .value_dim = 1 + random_below(state, 140),
-                              .row_norm = way % 4 == 1,
-                              .norm_eps = 1e-5f,
-                              .clip = way % 3 == 0 ? 0.6f : 0,
-                              .rotary = (RotaryKind)(way % 3)}};
+    AppendCase c = {
+        .layer = {.n_heads = way % 5 == 4 ? 0 : 2 * (1 + way % 3),
+                  .n_kv_heads = 1 + way % 2,
+                  .key_dim = way % 3 == 2 ? 6 + 2 * random_below(state, 70)
+                                          : 64u << random_below(state, 2),
+                  .value_dim = random_below(state, 2) == 0 ? 64 : 1 + random_below(state, 140),
+                  .row_norm = way % 4 == 1,
+                  .norm_eps = 1e-5f,
+                  .clip = way % 3 == 0 ? 0.6f : 0,
+                  .rotary = (RotaryKind)(way % 3)}};
     AppendLayer *layer = &c.layer;
     uint32_t q = layer->n_heads * layer->key_dim;
     uint32_t k = layer->n_kv_heads * layer->key_dim;
-    layer->rotary_dims = way % 2 == 0 ? layer->key_dim : 4;
+    const uint32_t rotary_dims[] = {layer->key_dim, layer->key_dim, 4, 16};
+    layer->rotary_dims = rotary_dims[random_below(state, layer->key_dim >= 16 ? 4 : 3)];
     c.q_norm = gpu_random(state, layer->row_norm ? q + 1 : layer->key_dim, false);
     c.k_norm = gpu_random(state, layer->row_norm ? k : layer->key_dim, false);
     c.cosine = gpu_random(state, (size_t)POSITIONS * (layer->rotary_dims / 2), false);
@@ -136,7 +139,7 @@ static void append_norms_clips_rotates_and_stores(void **unused)
 {
     (void)unused;
     uint64_t state = 11;
-    for (uint32_t way = 0; way < 60; way++) {
+    for (uint32_t way = 0; way < 120; way++) {
         const OpsQueue queue = gpu_queue(way % 2 == 0 ? COMPUTE_F32 : COMPUTE_BF16);
         const float rounding = queue.compute == COMPUTE_BF16 ? BF16_ROUNDING : 0;
         Span host[MAX_SPANS];
@@ -264,60 +267,171 @@ typedef struct {
     bool latent;
 } HeadShape;
 
-static void check_attend(ComputeType compute, HeadShape shape, uint32_t way, uint64_t *state)
-{
+/* One call of attend, on both sides. */
+typedef struct {
+    AttendLayer layer; /* with the host's pointers */
+    Spans spans;
     Span host[MAX_SPANS];
-    const OpsQueue queue = gpu_queue(compute);
-    const Spans spans = random_spans(state, 1 + way % MAX_SPANS, way % 3 == 0 ? 1 : 70, host);
+    Floats keys;
+    Floats values;
+    Floats sinks;
+    Floats bias;
+    Floats queries;
+    size_t outputs;
+} AttendCase;
+
+/* Makes numbers of those positions that no span has keys at: they must not matter. */
+static void spoil_unused(const AttendCase *c)
+{
+    const CacheLayer *cache = &c->layer.cache;
+    for (uint32_t s = 0; s < c->spans.n; s++)
+        for (uint32_t p = c->host[s].keys; p < POSITIONS; p++) {
+            size_t place = (size_t)c->host[s].kv_slot * POSITIONS + p;
+            for (size_t i = 0; i < cache->key_stride; i++)
+                c->keys.host[place * cache->key_stride + i] = NAN;
+            for (size_t i = 0; i < cache->value_stride; i++)
+                c->values.host[place * cache->value_stride + i] = NAN;
+        }
+}
+
+/* WAY chooses: one token or many; a sliding window, sinks or a relative bias; what a decoder, an
+ * encoder or a cross attention sees. */
+static void make_case(ComputeType compute, HeadShape shape, uint32_t way, uint64_t *state,
+                      AttendCase *c)
+{
+    const uint32_t most_tokens[] = {1, 70, shape.n_heads > 32 ? 100 : 400};
     bool rounds = compute == COMPUTE_BF16;
+    bool causal = way % 4 != 3;
     size_t keys_wide = (size_t)shape.n_kv_heads * shape.key_dim;
     size_t values_wide = shape.latent ? keys_wide : (size_t)shape.n_kv_heads * shape.value_dim;
-    size_t query_stride = (size_t)shape.n_heads * shape.key_dim + (shape.latent ? 0 : 8);
-    Floats keys = gpu_random(state, SLOTS * POSITIONS * keys_wide, rounds);
-    Floats values =
-        shape.latent ? keys : gpu_random(state, SLOTS * POSITIONS * values_wide, rounds);
-    Floats sinks = gpu_random(state, shape.n_heads, false);
-    Floats bias = gpu_random(state, (size_t)shape.n_heads * (2 * POSITIONS - 1), false);
-    Floats queries = gpu_random(state, spans.tokens * query_stride, rounds);
-    Floats out = gpu_result((size_t)spans.tokens * shape.n_heads * shape.value_dim);
-    AttendLayer layer = {.n_heads = shape.n_heads,
-                         .n_kv_heads = shape.n_kv_heads,
-                         .key_dim = shape.key_dim,
-                         .value_dim = shape.value_dim,
-                         .scale = 2 / sqrtf((float)shape.key_dim),
-                         .causal = way % 4 != 3,
-                         .window = way % 5 == 2 ? 37 : 0,
-                         .sinks = way % 3 == 1 ? sinks.host : NULL,
-                         .relative_bias = way % 7 == 4 ? bias.host : NULL,
-                         .cache = {keys.host, values.host, keys_wide, values_wide, POSITIONS},
-                         .query_stride = query_stride};
-    for (uint32_t s = 0; s < spans.n; s++)
-        for (uint32_t i = 0; i < host[s].tokens * shape.n_heads; i++)
-            attend_row_on_host(&layer, &host[s], i / shape.n_heads, i % shape.n_heads, queries.host,
-                               out.host + ((size_t)host[s].first_token * shape.n_heads + i) *
-                                              shape.value_dim);
-    layer.cache.keys = gpu_elements(&keys, compute);
-    layer.cache.values = shape.latent ? layer.cache.keys : gpu_elements(&values, compute);
-    layer.sinks = layer.sinks != NULL ? sinks.device : NULL;
-    layer.relative_bias = layer.relative_bias != NULL ? bias.device : NULL;
-    assert_ok(ops_attend(&queue, &layer, &spans, queries.device, out.device));
-    /* in bf16 the probabilities are rounded: half of 2^-8 of an average of numbers below 1 */
-    gpu_assert_near(&queue, &out, rounds ? 4e-3f : 2e-5f);
+    c->spans = random_spans(state, 1 + way % MAX_SPANS, most_tokens[way % 3], c->host);
+    for (uint32_t s = 0; !causal && s < c->spans.n; s++)
+        c->host[s].keys = 1 + random_below(state, POSITIONS);
+    c->spans.most_keys = POSITIONS;
+    c->spans.device = gpu_upload(c->host, c->spans.n * sizeof *c->host);
+    c->keys = gpu_random(state, SLOTS * POSITIONS * keys_wide, rounds);
+    c->values = shape.latent ? c->keys : gpu_random(state, SLOTS * POSITIONS * values_wide, rounds);
+    c->sinks = gpu_random(state, shape.n_heads, false);
+    c->bias = gpu_random(state, (size_t)shape.n_heads * (2 * POSITIONS - 1), false);
+    c->layer = (AttendLayer){
+        .n_heads = shape.n_heads,
+        .n_kv_heads = shape.n_kv_heads,
+        .key_dim = shape.key_dim,
+        .value_dim = shape.value_dim,
+        .scale = 2 / sqrtf((float)shape.key_dim),
+        .causal = causal,
+        .window = causal && way % 5 == 2 ? 137 : 0,
+        .sinks = way % 3 == 1 ? c->sinks.host : NULL,
+        .relative_bias = way % 7 == 4 ? c->bias.host : NULL,
+        .cache = {c->keys.host, c->values.host, keys_wide, values_wide, POSITIONS},
+        .query_stride = (size_t)shape.n_heads * shape.key_dim + (shape.latent ? 0 : 8)};
+    c->queries =
+        gpu_random(state, (c->spans.tokens + MOST_PADDING) * c->layer.query_stride, rounds);
+    c->outputs = (size_t)c->spans.tokens * shape.n_heads * shape.value_dim;
+    spoil_unused(c);
+}
+
+/* What the device makes of the case, twice the same; its SPANS may be larger than the case's. */
+static const float *attend_on_device(const OpsQueue *queue, const AttendCase *c, const Spans *spans)
+{
+    AttendLayer layer = c->layer;
+    size_t n = (size_t)spans->tokens * layer.n_heads * layer.value_dim;
+    Floats out = gpu_result(n);
+    Floats again = gpu_result(n);
+    bool latent = layer.cache.values == layer.cache.keys;
+    layer.cache.keys = queue->compute == COMPUTE_BF16
+                           ? gpu_elements(&c->keys, queue->compute)
+                           : gpu_upload(c->keys.host, c->keys.n * sizeof(float));
+    layer.cache.values = latent ? layer.cache.keys
+                         : queue->compute == COMPUTE_BF16
+                             ? gpu_elements(&c->values, queue->compute)
+                             : gpu_upload(c->values.host, c->values.n * sizeof(float));
+    layer.sinks = layer.sinks != NULL ? c->sinks.device : NULL;
+    layer.relative_bias = layer.relative_bias != NULL ? c->bias.device : NULL;
+    assert_ok(ops_attend(queue, &layer, spans, c->queries.device, out.device));
+    assert_ok(ops_attend(queue, &layer, spans, c->queries.device, again.device));
+    gpu_assert_same(queue, out.device, again.device, c->outputs);
+    return gpu_read(queue, out.device, c->outputs);
+}
+
+/* GOT against double precision, about MAX_CHECKED rows of it; all of it is numbers. */
+static void check_rows(const AttendCase *c, const float *got, float tolerance)
+{
+    const AttendLayer *layer = &c->layer;
+    float expected[512];
+    uint32_t stride = c->spans.tokens * layer->n_heads / MAX_CHECKED | 1; /* all heads */
+    for (size_t i = 0; i < c->outputs; i++)
+        if (!isfinite(got[i]))
+            fail_msg("element %zu of %zu was not written, or is no number", i, c->outputs);
+    for (uint32_t s = 0; s < c->spans.n; s++) {
+        const Span *span = &c->host[s];
+        for (uint32_t row = 0; row < span->tokens * layer->n_heads; row += stride) {
+            uint32_t token = row / layer->n_heads;
+            uint32_t head = row % layer->n_heads;
+            size_t at = ((size_t)(span->first_token + token) * layer->n_heads + head);
+            attend_row_on_host(layer, span, token, head, c->queries.host, expected);
+            for (uint32_t i = 0; i < layer->value_dim; i++)
+                if (!(fabsf(got[at * layer->value_dim + i] - expected[i]) <= tolerance))
+                    fail_msg("%u heads of %u: span %u of %u tokens, %u keys: token %u, head %u, "
+                             "element %u: %g, not %g",
+                             layer->n_heads, layer->key_dim, s, span->tokens, span->keys, token,
+                             head, i, (double)got[at * layer->value_dim + i], (double)expected[i]);
+        }
+    }
+}
+
+static void check_attend(ComputeType compute, HeadShape shape, uint32_t way, uint64_t *state)
+{
+    AttendCase c = {0};
+    const OpsQueue queue = gpu_queue(compute);
+    make_case(compute, shape, way, state, &c);
+    /* Inputs are bf16 numbers, values below 1: rounding the shares moves their mean by half of
+     * 2^-8 of it at the most. */
+    check_rows(&c, attend_on_device(&queue, &c, &c.spans), compute == COMPUTE_BF16 ? 4e-3f : 2e-5f);
     gpu_reset();
 }
+
+static const HeadShape SHAPES[] = {
+    {8, 1, 64, 64, false},   {4, 4, 128, 128, false},  {16, 2, 128, 64, false},
+    {5, 1, 40, 72, false},   {24, 1, 24, 16, false},   {2, 2, 7, 9, false},
+    {2, 1, 192, 128, false}, {32, 4, 128, 128, false}, {16, 16, 64, 64, false},
+    {144, 1, 64, 64, false}, {6, 2, 96, 96, false},    {3, 1, 576, 512, true},
+    {16, 1, 576, 512, true}, {80, 1, 576, 512, true}};
+
+enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
 
 static void attention_is_the_softmax_over_what_a_token_sees(void **unused)
 {
     (void)unused;
     uint64_t state = 13;
-    const HeadShape shapes[] = {{8, 1, 64, 64, false},   {4, 4, 128, 128, false},
-                                {16, 2, 128, 64, false}, {5, 1, 40, 72, false},
-                                {24, 1, 20, 12, false},  {2, 2, 7, 9, false},
-                                {2, 1, 192, 128, false}, {3, 1, 576, 512, true}};
     for (size_t c = 0; c < 2; c++)
-        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-            for (uint32_t way = 0; way < 12; way++)
-                check_attend(c == 0 ? COMPUTE_F32 : COMPUTE_BF16, shapes[s], way, &state);
+        for (size_t s = 0; s < N_SHAPES; s++)
+            for (uint32_t way = c; way < 12; way += 2 - (uint32_t)c)
+                check_attend(c == 0 ? COMPUTE_F32 : COMPUTE_BF16, SHAPES[s], way, &state);
+}
+
+/* A captured step is sized by what it may hold; replayed, its spans may hold less. */
+static void attention_of_a_larger_step_is_the_same(void **unused)
+{
+    (void)unused;
+    uint64_t state = 14;
+    const OpsQueue queue = gpu_queue(COMPUTE_BF16);
+    for (size_t s = 0; s < N_SHAPES; s++)
+        for (uint32_t way = 0; way < 3; way++) {
+            AttendCase c = {0};
+            Span padded[MAX_SPANS + 2];
+            make_case(COMPUTE_BF16, SHAPES[s], way, &state, &c);
+            memset(padded, 0, sizeof padded);
+            memcpy(padded, c.host, c.spans.n * sizeof *padded);
+            for (uint32_t i = c.spans.n; i < MAX_SPANS + 2; i++)
+                padded[i].first_token = c.spans.tokens;
+            Spans larger = c.spans;
+            larger.n = MAX_SPANS + 2;
+            larger.tokens += MOST_PADDING - 200 * way;
+            larger.device = gpu_upload(padded, sizeof padded);
+            check_rows(&c, attend_on_device(&queue, &c, &larger), 4e-3f);
+            gpu_reset();
+        }
 }
 
 int main(void)
@@ -326,6 +440,7 @@ int main(void)
         cmocka_unit_test(append_norms_clips_rotates_and_stores),
         cmocka_unit_test(latents_are_normed_and_rotated),
         cmocka_unit_test(attention_is_the_softmax_over_what_a_token_sees),
+        cmocka_unit_test(attention_of_a_larger_step_is_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

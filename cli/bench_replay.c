@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "cli/bench.h"
 #include "sim/replay.h"
+#include "sim/sweep_learn.h"
 
 enum {
     TOP_K = 8,
@@ -200,6 +201,8 @@ static Plan bench_plan(const BenchShape *shape, const char *evict, ReplayOrder o
     plan.buffer.scope = scope;
     plan.buffer.slots = layers * shape->experts / 4;
     snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", evict);
+    if (eviction_needs_hot(evict))
+        plan.buffer.hot.choice = HOT_HOTTEST;
     return plan;
 }
 
@@ -211,12 +214,18 @@ static Status measure_policies(const PackedTrace *trace, const BenchShape *shape
         BufferScopeKind scope;
     } kinds[] = {
         {ORDER_BATCH, SCOPE_LAYER}, {ORDER_SERIAL, SCOPE_LAYER}, {ORDER_SERIAL, SCOPE_DEVICE}};
+    const TraceParts all = {.trains = true, .train = {0, trace->n_steps}};
     ReplayFuture future = {0};
     Status status = OK;
     for (const char *const *name = eviction_names(); *name != NULL; name++)
         for (size_t i = 0; i < sizeof kinds / sizeof kinds[0] && status == OK; i++) {
             Plan plan = bench_plan(shape, *name, kinds[i].order, kinds[i].scope);
-            status = measure(trace, shape, &plan, &future, report);
+            Plan learnt;
+            status = learn_plan(trace, &all, &plan, &learnt);
+            if (status == OK)
+                status = measure(trace, shape, &learnt, &future, report);
+            if (status == OK)
+                plan_free(&learnt);
         }
     replay_future_free(&future);
     return status;

@@ -360,5 +360,6 @@ Status command_forward(int argc, char **argv)
     tokens_free(&pass.set);
     tokens_free(&pass.targets);
     checkpoint_close(pass.checkpoint);
+    plan_free(&pass.plan);
     return status;
 }

@@ -74,10 +74,13 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "plan",
-        .summary = "Writes the best plan of a study. Columns for --where: name, evict, slots, "
-                   "budget_bytes, scope,\nreplay_order, bound, lookups, hits, misses, miss_ratio, "
-                   "assignments, assignment_hits, loads,\nbytes_loaded, evictions, "
-                   "evicted_newest, memory_bytes, replay_ns.",
+        .summary =
+            "Writes the best plan of a study, by what was scored of the trace. What the plan "
+            "learnt stands in it,\nso that it runs without the trace. Columns for --where: name, "
+            "evict, slots, "
+            "budget_bytes, scope,\nreplay_order, bound, lookups, hits, misses, miss_ratio, "
+            "assignments, assignment_hits, loads,\nbytes_loaded, evictions, "
+            "evicted_newest, memory_bytes, replay_ns.",
         .example = "moebius plan --from study.db --best misses --where \"slots <= 8\" "
                    "--out plan.json",
         .options = options,
@@ -167,5 +170,7 @@ Status command_plan(int argc, char **argv)
     Pick pick;
     TRY(parse(argc, argv, &arguments));
     TRY(study_pick(arguments.from, &arguments.pick, &pick));
-    return write_pick(&arguments, &pick);
+    Status status = write_pick(&arguments, &pick);
+    plan_free(&pick.plan);
+    return status;
 }

@@ -3,18 +3,32 @@
 
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/part_input.h"
 #include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
 #include "cli/trace_input.h"
 #include "sim/replay.h"
+#include "sim/sweep_learn.h"
+#include "traces/packed_part.h"
 
 typedef struct {
     OptionList traces;
     const char *plan;
     OptionList sets;
+    const char *train;
+    const char *test;
     bool json;
 } Arguments;
+
+/* What is printed. */
+typedef struct {
+    const Arguments *arguments;
+    const Plan *plan; /* as it was given */
+    const PackedTrace *trace;
+    TraceParts parts;
+    ReplayResult result; /* of the test part */
+} Simulation;
 
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
@@ -26,6 +40,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .required = true,
          .value = &arguments->traces},
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
+        TRAIN_OPTION(&arguments->train),
+        TEST_OPTION(&arguments->test),
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -33,9 +49,14 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "simulate",
-        .summary = "Replays the routing of a trace through the expert buffer of a plan, and counts "
-                   "hits,\nmisses and bytes loaded. Routing is taken as recorded.",
-        .example = "moebius simulate --trace trace.db --plan plan.json --set buffer.slots=8",
+        .summary =
+            "Replays the routing of a trace through the expert buffer of a plan, and counts "
+            "hits,\nmisses and bytes loaded. Routing is taken as recorded. A plan with something "
+            "to learn (a hot set,\nas evict static has) learns it from the training part "
+            "and is scored on the test part, from\na cold start.",
+        .example = "moebius simulate --trace trace.db --plan plan.json --set buffer.slots=8\n"
+                   "moebius simulate --trace trace.db --set buffer.slots=8 --set "
+                   "buffer.evict=static --train 0:0.5",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     return options_parse(&table, argc, argv);
@@ -121,14 +142,9 @@ static Status print_tables(const PackedTrace *trace, const Plan *plan, const Rep
     return status;
 }
 
-static Status print_people(const PackedTrace *trace, const Plan *plan, const ReplayResult *result)
+static void print_plan(const Plan *plan, const PackedTrace *trace)
 {
-    char lookups[NUMBER_BYTES];
-    char assignments[NUMBER_BYTES];
-    char memory[NUMBER_BYTES];
-    char duration[NUMBER_BYTES];
-    const BufferCounts *counts = &result->total.counts;
-    TRY(print_tables(trace, plan, result)); /* first: what fails must have printed nothing */
+    char steps[NUMBER_BYTES];
     if (plan->buffer.on)
         printf("\n%s, replay order %s, scope %s; routing as recorded.\n", plan->buffer.evict,
                plan_order_name(plan->buffer.order), plan_scope_name(plan->buffer.scope));
@@ -143,7 +159,21 @@ static Status print_people(const PackedTrace *trace, const Plan *plan, const Rep
         printf("Tokens regrouped: %" PRIu32 " sequences at once, prompts %s, at most %" PRIu32
                " tokens a step: %s steps.\n",
                plan->batching.sequences, plan_batching_name(plan->batching.mode),
-               plan->batching.max_tokens, number_text(trace->n_steps, duration));
+               plan->batching.max_tokens, number_text(trace->n_steps, steps));
+}
+
+static Status print_people(const Simulation *simulation)
+{
+    char lookups[NUMBER_BYTES];
+    char assignments[NUMBER_BYTES];
+    char memory[NUMBER_BYTES];
+    char duration[NUMBER_BYTES];
+    const ReplayResult *result = &simulation->result;
+    const BufferCounts *counts = &result->total.counts;
+    TRY(print_tables(simulation->trace, simulation->plan,
+                     result)); /* first: what fails must have printed nothing */
+    print_plan(simulation->plan, simulation->trace);
+    part_input_print(&simulation->parts, simulation->trace->n_steps);
     printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
            "loaded last.\nExperts take %s of device memory. Replayed in %s.\n",
@@ -153,59 +183,74 @@ static Status print_people(const PackedTrace *trace, const Plan *plan, const Rep
     return OK;
 }
 
-static Status fill_json(cJSON *json, const OptionList *traces, const Plan *plan,
-                        const ReplayResult *result)
+static Status fill_json(cJSON *json, const Simulation *simulation)
 {
     cJSON *canonical;
-    TRY(trace_input_json(json, traces));
+    TRY(trace_input_json(json, &simulation->arguments->traces));
     TRY(json_add_text(json, "routing", "as recorded"));
+    TRY(part_input_json(json, &simulation->parts));
     if (cJSON_GetObjectItemCaseSensitive(json, "memory_bytes") == NULL)
-        TRY(json_add_u64(json, "memory_bytes", result->memory_bytes));
-    TRY(plan_to_json(plan, &canonical));
+        TRY(json_add_u64(json, "memory_bytes", simulation->result.memory_bytes));
+    TRY(plan_to_json(simulation->plan, &canonical));
     if (cJSON_AddItemToObject(json, "plan", canonical))
         return OK;
     cJSON_Delete(canonical);
     return fail_memory("JSON output", 0);
 }
 
-static Status print_result_json(const OptionList *traces, const PackedTrace *trace,
-                                const Plan *plan, const ReplayResult *result)
+static Status print_result_json(const Simulation *simulation)
 {
     cJSON *json;
-    TRY(replay_result_json(result, trace->layers, &json));
-    Status status = fill_json(json, traces, plan, result);
+    TRY(replay_result_json(&simulation->result, simulation->trace->layers, &json));
+    Status status = fill_json(json, simulation);
     if (status == OK)
         status = print_json(json);
     cJSON_Delete(json);
     return status;
 }
 
-static Status simulate(const Arguments *arguments, const PackedTrace *trace, const Plan *plan)
+/* Replays the test part under the plan with what it learnt. */
+static Status replay(Simulation *simulation, const Plan *learnt)
 {
+    const Steps *steps = &simulation->parts.test;
+    const PackedTrace test = packed_trace_part(simulation->trace, steps->first, steps->end);
     TraceSignals *signals;
-    ReplayFuture future = {0};
-    ReplayResult result;
-    TRY(trace_input_signals(&arguments->traces, plan, &signals));
-    future.signals = signals;
-    Status status = replay_prepare(trace, plan, &future);
+    TRY(trace_input_signals(&simulation->arguments->traces, learnt, &signals));
+    ReplayFuture future = {.signals = signals,
+                           .signals_skipped =
+                               packed_trace_part_first_event(simulation->trace, steps->first)};
+    Status status = replay_prepare(&test, learnt, &future);
     if (status == OK)
-        status = replay_run(trace, plan, &future, NULL, NULL, &result);
+        status = replay_run(&test, learnt, &future, NULL, NULL, &simulation->result);
     replay_future_free(&future);
     trace_signals_free(signals);
+    return status;
+}
+
+static Status simulate(const Arguments *arguments, const PackedTrace *trace, const Plan *plan)
+{
+    Simulation simulation = {.arguments = arguments, .plan = plan, .trace = trace};
+    PartsAsked asked;
+    Plan learnt;
+    TRY(part_input(arguments->train, arguments->test, &asked));
+    if (arguments->train == NULL)
+        TRY(plan_check_learned(plan));
+    TRY(trace_parts_choose(&asked, plan_unlearned(plan) != NULL, trace->n_steps,
+                           &simulation.parts));
+    TRY(learn_plan(trace, &simulation.parts, plan, &learnt));
+    Status status = replay(&simulation, &learnt);
+    plan_free(&learnt);
     if (status != OK)
         return status;
-    if (arguments->json)
-        status = print_result_json(&arguments->traces, trace, plan, &result);
-    else
-        status = print_people(trace, plan, &result);
-    replay_result_free(&result);
+    status = arguments->json ? print_result_json(&simulation) : print_people(&simulation);
+    replay_result_free(&simulation.result);
     return status;
 }
 
 Status command_simulate(int argc, char **argv)
 {
     Arguments arguments = {0};
-    Plan plan;
+    Plan plan = {0};
     PackedTrace trace;
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
@@ -216,6 +261,7 @@ Status command_simulate(int argc, char **argv)
         status = simulate(&arguments, &trace, &plan);
         packed_trace_free(&trace);
     }
+    plan_free(&plan);
     option_list_free(&arguments.sets);
     option_list_free(&arguments.traces);
     return status;

@@ -6,16 +6,20 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
+#include "cli/part_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
 #include "cli/trace_input.h"
 #include "sim/curve.h"
 #include "sim/sweep.h"
+#include "traces/packed_part.h"
 
 typedef struct {
     OptionList traces;
     const char *study;
     const char *out;
+    const char *train;
+    const char *test;
     int sizes;
     uint32_t jobs;
     bool progress;
@@ -46,6 +50,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .kind = OPTION_TEXT,
          .required = true,
          .value = &arguments->out},
+        TRAIN_OPTION(&arguments->train),
+        TEST_OPTION(&arguments->test),
         {.name = "sizes",
          .argument = "given|all",
          .help = "the study's (default), or all from 1 slot to every expert",
@@ -75,7 +81,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                    "again. With\n--sizes all every plan gets every size; stack policies under "
                    "order serial (lru, mru, lfu,\nbelady, belady-admit) take one pass for all "
                    "of them. Under mpirun the processes share the plans; only the first reads "
-                   "and writes files.",
+                   "and writes files.\nWhere a plan has something to learn (evict static a hot "
+                   "set), all plans are scored on the steps\nthat none learnt from: the second "
+                   "half, after learning from the first, unless --train and\n--test say else.",
         .example = "moebius sweep --trace trace.db --study study.json --out study.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
@@ -103,15 +111,18 @@ static Status find_cliff(const PackedTrace *trace, BufferScopeKind scope, uint32
     return OK;
 }
 
-static Status find_cliffs(const PackedTrace *trace, const Study *study, LruCliff *cliff)
+/* Of the STEPS that were scored. */
+static Status find_cliffs(const PackedTrace *trace, const Study *study, const Steps *steps,
+                          LruCliff *cliff)
 {
+    const PackedTrace test = packed_trace_part(trace, steps->first, steps->end);
     bool wanted[2] = {false};
     for (size_t i = 0; i < study->n_plans; i++)
         if (study->plans[i].buffer.on)
             wanted[study->plans[i].buffer.scope] = true;
     for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
         if (wanted[scope])
-            TRY(find_cliff(trace, (BufferScopeKind)scope, &cliff->slots[scope]));
+            TRY(find_cliff(&test, (BufferScopeKind)scope, &cliff->slots[scope]));
     return OK;
 }
 
@@ -136,6 +147,7 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTota
     TRY(json_add_u64(json, "kept", totals->kept));
     TRY(json_add_u64(json, "done", totals->done));
     TRY(json_add_u64(json, "lookups", totals->lookups));
+    TRY(part_input_json(json, &totals->parts));
     TRY(json_add_u64(json, "elapsed_ns", totals->elapsed_ns));
     if (arguments->sizes == SIZES_ALL)
         TRY(add_cliff(json, cliff));
@@ -169,6 +181,7 @@ static void print_totals(const Arguments *arguments, const SweepTotals *totals,
     if (totals->ranks > 1)
         printf(" by %" PRIu32 " processes", totals->ranks);
     putchar('\n');
+    part_input_print(&totals->parts, totals->steps);
     for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
         if (cliff->slots[scope] > 0)
             printf("lru in order serial has its first hit at %" PRIu32 " slots per %s\n",
@@ -180,11 +193,14 @@ static Status sweep(const Arguments *arguments, const PackedTrace *trace, const 
 {
     Progress progress;
     char *name;
+    PartsAsked parts;
+    TRY(part_input(arguments->train, arguments->test, &parts));
     TRY(trace_input_text(&arguments->traces, &name));
     progress_start(&progress, "sweep", "plans", 0);
     if (arguments->progress)
         progress_in_lines(&progress);
-    const SweepOptions options = {.jobs = arguments->jobs,
+    const SweepOptions options = {.parts = parts,
+                                  .jobs = arguments->jobs,
                                   .stop = interrupt_watch(),
                                   .progress = progress_show,
                                   .argument = &progress,
@@ -223,10 +239,10 @@ static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, Swee
     }
     if (arguments->sizes == SIZES_ALL)
         status = study_every_size(&study, trace.layers, trace.n_layers);
-    if (status == OK && arguments->sizes == SIZES_ALL)
-        status = find_cliffs(&trace, &study, cliff);
     if (status == OK)
         status = sweep(arguments, &trace, &study, ranks, totals);
+    if (status == OK && arguments->sizes == SIZES_ALL)
+        status = find_cliffs(&trace, &study, &totals->parts.test, cliff);
     packed_trace_free(&trace);
     study_free(&study);
     return status;

@@ -10,10 +10,12 @@
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/online.h"
+#include "cli/part_input.h"
 #include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
 #include "sim/replay.h"
+#include "sim/sweep_learn.h"
 #include "traces/reader.h"
 
 typedef struct {
@@ -22,6 +24,7 @@ typedef struct {
     TokenInput tokens; /* file NULL: the trace's */
     const char *plan;
     OptionList sets;
+    const char *train; /* NULL: the plan leaves nothing to learn */
     const char *routing;
     const char *forced; /* of --routing trace:FILE, or NULL */
     const char *out;    /* keeps the run's trace; NULL: it is removed */
@@ -58,6 +61,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .required = true,
          .value = &arguments->trace},
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
+        TRAIN_OPTION(&arguments->train),
         MODEL_OPTIONS(&arguments->model, false),
         {.name = "tokens",
          .argument = "FILE",
@@ -302,13 +306,32 @@ static Status compare_run(Validation *validation)
     return status;
 }
 
+/* Learns from steps of TRACE what the plan leaves to learn. All steps run, from the first. */
+static Status learn(Validation *validation, const PackedTrace *trace)
+{
+    const bool learns = plan_unlearned(&validation->plan) != NULL;
+    PartsAsked asked;
+    TraceParts parts;
+    Plan learnt;
+    TRY(part_input(validation->arguments->train, learns ? "0:1" : NULL, &asked));
+    if (!asked.train.given)
+        TRY(plan_check_learned(&validation->plan));
+    TRY(trace_parts_choose(&asked, learns, trace->n_steps, &parts));
+    TRY(learn_plan(trace, &parts, &validation->plan, &learnt));
+    plan_free(&validation->plan);
+    validation->plan = learnt;
+    return OK;
+}
+
 /* What the simulator said before the run: the given trace under the plan. */
 static Status predict(Validation *validation)
 {
     PackedTrace trace;
     TRY(packed_trace_load(validation->arguments->trace, &trace));
-    Status status = replay(&validation->plan, validation->arguments->trace, &trace, NULL, NULL,
-                           &validation->predicted);
+    Status status = learn(validation, &trace);
+    if (status == OK)
+        status = replay(&validation->plan, validation->arguments->trace, &trace, NULL, NULL,
+                        &validation->predicted);
     packed_trace_free(&trace);
     return status;
 }
@@ -449,6 +472,7 @@ static void free_validation(Validation *validation)
     compare_free(validation->compare);
     replay_result_free(&validation->predicted);
     executor_close(validation->executor);
+    plan_free(&validation->plan);
     tokens_free(&validation->set);
     checkpoint_close(validation->checkpoint);
     mem_free(validation->model);

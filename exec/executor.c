@@ -254,7 +254,7 @@ Status executor_open(const Checkpoint *checkpoint, const ExecutorOptions *option
                     "simulate and sweep do",
                     plan_batching_name(options->plan->batching.mode));
     TRY(mem_new(&executor, 1, sizeof *executor, "executor"));
-    executor->plan = *options->plan;
+    executor->plan = plan_share(options->plan);
     executor->options = *options;
     executor->options.plan = &executor->plan;
     executor->config = checkpoint_config(checkpoint);
@@ -277,6 +277,7 @@ void executor_close(Executor *executor)
     expert_slots_close(&forward->slots);
     arena_free(&executor->host);
     arena_free(&executor->tables);
+    plan_free(&executor->plan);
     mem_free(executor);
 }
 

@@ -1,5 +1,6 @@
 #include "policies/buffer.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,6 +23,7 @@ struct ExpertBuffer {
     uint64_t *expert_bytes; /* [n_layers] */
     uint64_t *weight;       /* [n_layers] of an expert in the budget of its scope */
     uint32_t *experts;      /* [n_layers] */
+    PlanRow *hot;           /* [n_layers] what static keeps, or empty */
     uint16_t *object_layer; /* [objects] scope device: the layer of each */
     BufferCounts *counts;   /* [n_layers] */
     Prefetch *prefetch;     /* or NULL */
@@ -124,16 +126,16 @@ static bool has_equal_sizes(const TraceLayer *layers, uint32_t n_layers)
 
 /* SLOTS of the budget, or as many of the smallest expert as fit. Those beyond the experts of the
  * scope would stay empty for ever and are not made. Order staged needs room for the members of an
- * event besides what may stay: the budget, or all members of the event before when they exceed it.
- */
-static void size_scope(const Plan *plan, uint32_t slots, uint32_t widest, Scope *scope)
+ * event besides what may stay: the budget, or all members of the event before when they exceed it;
+ * both where the budget KEEPS what is in it. */
+static void size_scope(const Plan *plan, uint32_t slots, uint32_t widest, bool keeps, Scope *scope)
 {
     uint64_t objects = scope->n_objects;
     uint64_t count = slots < objects ? slots : objects;
     scope->budget = count;
     scope->capacity = (uint32_t)count;
     if (plan->buffer.order == ORDER_STAGED)
-        count = (count > widest ? count : widest) + widest;
+        count = (count > widest || keeps ? count : widest) + (keeps ? 2 : 1) * (uint64_t)widest;
     scope->n_slots = (uint32_t)(count < objects ? count : objects);
 }
 
@@ -156,7 +158,8 @@ static Status size_scopes(const Plan *plan, const TraceLayer *layers, ExpertBuff
         Scope *scope = &buffer->scopes[i];
         uint32_t widest = is_shared(buffer) ? widest_layer(buffer) : scope->n_objects;
         scope->n_layers = is_shared(buffer) ? buffer->n_layers : 1;
-        size_scope(plan, slots[i], widest, scope);
+        size_scope(plan, slots[i], widest, buffer->policy != NULL && buffer->policy->needs_hot,
+                   scope);
         if (buffer->weighs)
             scope->budget = plan->buffer.bytes;
     }
@@ -173,6 +176,7 @@ static Status make_arrays(ExpertBuffer *buffer)
     arena_reserve(&arena, n, sizeof *buffer->expert_bytes);
     arena_reserve(&arena, n, sizeof *buffer->weight);
     arena_reserve(&arena, n, sizeof *buffer->experts);
+    arena_reserve(&arena, n, sizeof *buffer->hot);
     arena_reserve(&arena, n, sizeof *buffer->counts);
     TRY(arena_commit(&arena, "expert buffer"));
     buffer->scopes = arena_take(&arena, buffer->n_scopes, sizeof *buffer->scopes);
@@ -180,6 +184,7 @@ static Status make_arrays(ExpertBuffer *buffer)
     buffer->expert_bytes = arena_take(&arena, n, sizeof *buffer->expert_bytes);
     buffer->weight = arena_take(&arena, n, sizeof *buffer->weight);
     buffer->experts = arena_take(&arena, n, sizeof *buffer->experts);
+    buffer->hot = arena_take(&arena, n, sizeof *buffer->hot);
     buffer->counts = arena_take(&arena, n, sizeof *buffer->counts);
     return OK;
 }
@@ -188,12 +193,37 @@ static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
 {
     if (!plan->buffer.on)
         return OK;
+    TRY(plan_check_learned(plan));
     buffer->policy = eviction_find(plan->buffer.evict);
     if (buffer->policy == NULL)
         return fail(ERR_INPUT, "buffer.evict: \"%s\" is no eviction policy", plan->buffer.evict);
     buffer->order = plan->buffer.order;
     buffer->event = buffer->policy->event[plan->buffer.order];
     buffer->bypasses = buffer->policy->may_bypass && plan->buffer.order != ORDER_STAGED;
+    return OK;
+}
+
+/* Looks up what TABLE, of KEY, lists for each layer, and checks that it fits the scopes. */
+static Status take_lists(const ExpertBuffer *buffer, const char *key, const PlanTable *table,
+                         const TraceLayer *layers, PlanRow *lists)
+{
+    TRY(plan_lists_check(key, table, layers, buffer->n_layers));
+    for (uint32_t i = 0; i < buffer->n_layers; i++)
+        lists[i] = plan_table_list(table, layers[i].layer);
+    for (uint32_t i = 0; i < buffer->n_scopes; i++) {
+        const Scope *scope = &buffer->scopes[i];
+        uint64_t used = 0;
+        for (uint32_t layer = 0; layer < buffer->n_layers; layer++)
+            if (scope_of(buffer, layer) == scope)
+                used += lists[layer].n * buffer->weight[layer];
+        const char *unit = buffer->weighs ? "bytes" : "slots";
+        if (used > scope->budget && is_shared(buffer))
+            return fail(ERR_INPUT, "%s: takes %" PRIu64 " %s, the device has %" PRIu64, key, used,
+                        unit, scope->budget);
+        if (used > scope->budget)
+            return fail(ERR_INPUT, "%s: layer %" PRIu32 ": takes %" PRIu64 " %s, it has %" PRIu64,
+                        key, layers[i].layer, used, unit, scope->budget);
+    }
     return OK;
 }
 
@@ -217,8 +247,10 @@ static Status fill_buffer(const Plan *plan, const TraceLayer *layers, ExpertBuff
     TRY(make_arrays(buffer));
     TRY(size_scopes(plan, layers, buffer));
     TRY(map_objects(buffer));
-    if (buffer->policy != NULL)
+    if (buffer->policy != NULL) {
+        TRY(take_lists(buffer, "buffer.hot", plan->buffer.hot.table, layers, buffer->hot));
         TRY(make_scopes(buffer));
+    }
     TRY(make_prefetch(plan, layers, buffer));
     buffer_reset(buffer);
     return OK;
@@ -298,6 +330,18 @@ static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t se
         memset(scope->value, 0, objects * sizeof *scope->value);
 }
 
+static uint32_t object_in_scope(const ExpertBuffer *buffer, uint32_t layer_index, uint32_t expert)
+{
+    return buffer->first_object[layer_index] + expert;
+}
+
+static void mark_hot(ExpertBuffer *buffer)
+{
+    for (uint32_t i = 0; i < buffer->n_layers; i++)
+        for (uint32_t at = 0; at < buffer->hot[i].n; at++)
+            scope_of(buffer, i)->flag[object_in_scope(buffer, i, buffer->hot[i].values[at])] = 1;
+}
+
 void buffer_reset(ExpertBuffer *buffer)
 {
     memset(buffer->counts, 0, buffer->n_layers * sizeof *buffer->counts);
@@ -306,6 +350,7 @@ void buffer_reset(ExpertBuffer *buffer)
         reset_policy(buffer->policy, &buffer->scopes[i],
                      buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
     }
+    mark_hot(buffer);
     if (buffer->prefetch != NULL)
         prefetch_reset(buffer->prefetch, ~buffer->seed);
 }
@@ -416,9 +461,10 @@ static void note_layer(Scope *scope, uint32_t layer)
     scope->layer = layer;
 }
 
-static uint32_t object_in_scope(const ExpertBuffer *buffer, uint32_t layer_index, uint32_t expert)
+/* A policy with a hot set loads nobody else ahead. */
+static bool is_welcome(const ExpertBuffer *buffer, const Scope *scope, uint32_t object)
 {
-    return buffer->first_object[layer_index] + expert;
+    return !scope_holds(scope, object) && (!buffer->policy->needs_hot || scope->flag[object]);
 }
 
 /* Marks those that no prefetch may evict: the event's own experts, those predicted, those in
@@ -439,7 +485,7 @@ static uint32_t protect(const ExpertBuffer *buffer, Scope *scope, const BufferEv
     for (uint32_t i = 0; i < wish->n; i++) {
         uint32_t object = object_in_scope(buffer, wish->layer_index, wish->experts[i]);
         scope_keep(scope, object);
-        if (!scope_holds(scope, object) && n_loads < wish->most)
+        if (n_loads < wish->most && is_welcome(buffer, scope, object))
             loads[n_loads++] = wish->experts[i];
     }
     return n_loads;

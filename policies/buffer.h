@@ -50,8 +50,9 @@ typedef struct {
 
 typedef struct ExpertBuffer ExpertBuffer;
 
-/* LAYERS[n_layers] are the trace's or model's MoE layers, in order. Fails with ERR_INPUT when the
- * plan's buffer does not fit them. With the buffer off, everything is resident from the start:
+/* LAYERS[n_layers] are the trace's or model's MoE layers, in order. The tables of PLAN must outlive
+ * the buffer. Fails with ERR_INPUT when the plan's buffer does not fit the layers, or has something
+ * to learn. With the buffer off, everything is resident from the start:
  * every lookup hits. */
 Status buffer_new(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                   ExpertBuffer **buffer);
@@ -115,5 +116,7 @@ void buffer_counts_add(BufferCounts *sum, const BufferCounts *more);
 const char *const *eviction_names(void);
 /* True when the policy NAME needs the future; false for unknown names. */
 bool eviction_needs_future(const char *name);
+/* True when it keeps a hot set, which plans give or learn; false for unknown names. */
+bool eviction_needs_hot(const char *name);
 
 #endif

@@ -17,14 +17,6 @@ static bool is_worth_less(const Scope *scope, uint32_t next_use)
     return next_use_of(scope->heap.entries[0].key) <= next_use;
 }
 
-static void pass_by(const Scope *scope, ScopeEvent *event, uint32_t object)
-{
-    event->loads++;
-    event->bypasses++;
-    if (event->actions != NULL)
-        scope_report(scope, event, RESIDENCY_BYPASS, object, scope->n_slots);
-}
-
 static void evict_top(Scope *scope, ScopeEvent *event)
 {
     uint32_t victim = scope->heap.entries[0].object;
@@ -37,7 +29,7 @@ ALWAYS_INLINE void serial_miss(Scope *scope, ScopeEvent *event, uint32_t object,
 {
     while (!scope_has_room(scope, event)) {
         if (may_bypass && is_worth_less(scope, next_use)) {
-            pass_by(scope, event, object);
+            scope_pass_by(scope, event, object);
             return;
         }
         evict_top(scope, event);
@@ -114,7 +106,7 @@ ALWAYS_INLINE void batch_misses(Scope *scope, ScopeEvent *event, uint32_t n_miss
         uint32_t at = scope->misses[i];
         uint32_t object = event->first_object + event->experts[at];
         if (!make_room(scope, event, &contest, i, may_bypass)) {
-            pass_by(scope, event, object);
+            scope_pass_by(scope, event, object);
             continue;
         }
         scope_load(scope, event, object);

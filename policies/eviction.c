@@ -26,3 +26,9 @@ bool eviction_needs_future(const char *name)
     const EvictionPolicy *policy = eviction_find(name);
     return policy != NULL && policy->needs_future;
 }
+
+bool eviction_needs_hot(const char *name)
+{
+    const EvictionPolicy *policy = eviction_find(name);
+    return policy != NULL && policy->needs_hot;
+}

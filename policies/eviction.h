@@ -16,10 +16,12 @@ typedef struct {
     const char *name;
     EvictionEvent event[REPLAY_ORDERS];
     /* Loads the event's experts, none resident, in order; evicts residents without a mark only, and
-     * stops where there are not enough. NULL: the policy cannot admit ahead of a lookup. */
+     * stops where there are not enough. Where the policy needs a hot set, all are of it. NULL: the
+     * policy cannot admit ahead of a lookup. */
     void (*prefetch)(Scope *scope, ScopeEvent *event);
     bool needs_future;     /* events bring next_use */
     bool needs_scores;     /* events bring signals with scores */
+    bool needs_hot;        /* flag is 1 for the plan's hot set, and stays; it is never evicted */
     bool may_bypass;       /* an expert may pass through the staging slot */
     bool needs_heap;       /* heap */
     bool needs_where;      /* heap.where */
@@ -46,6 +48,7 @@ typedef struct {
     ROW(ARC, "arc")                                                                                \
     ROW(LEAST_STALE, "least-stale")                                                                \
     ROW(COST_AWARE, "cost-aware")                                                                  \
+    ROW(STATIC, "static")                                                                          \
     ROW(RANDOM, "random")                                                                          \
     ROW(BELADY, "belady")                                                                          \
     ROW(BELADY_ADMIT, "belady-admit")

@@ -62,6 +62,24 @@ static Status read_number(const JsonAt *at, const PlanKey *key, unsigned char *f
     return OK;
 }
 
+/* A table that is given takes the place of what is to be learnt. */
+static Status read_learned(const JsonAt *at, const PlanKey *key, unsigned char *field)
+{
+    PlanLearned learned = {0};
+    int index = 0;
+    if (cJSON_IsObject(at->node)) {
+        TRY(plan_table_from_json(at, key->shape, (uint32_t)key->least, (uint32_t)key->most,
+                                 &learned.table));
+    } else if (!cJSON_IsString(at->node)) {
+        return json_fail(at, "must be a word, or an object of layers");
+    } else {
+        TRY(json_choice(at, key->names, &index));
+        learned.choice = (uint32_t)index + key->nullable;
+    }
+    memcpy(field, &learned, sizeof learned);
+    return OK;
+}
+
 /* FIELD is where the value goes in the plan, or NULL where it is only checked. */
 static Status read_value(const JsonAt *at, const PlanKey *key, unsigned char *field)
 {
@@ -79,6 +97,8 @@ static Status read_value(const JsonAt *at, const PlanKey *key, unsigned char *fi
         return json_is_null(at) ? OK : json_fail(at, "allowed is null only");
     case KEY_EMPTY:
         return json_only_keys(at, (const char *const[]){NULL});
+    case KEY_LEARNED:
+        return read_learned(at, key, field);
     case KEY_U32:
     case KEY_U64:
     case KEY_F64:
@@ -123,14 +143,31 @@ static Status check_gating(const JsonAt *at, const Plan *plan)
     return OK;
 }
 
-static Status check_buffer(const JsonAt *at, const Plan *plan)
+static bool is_given(const JsonAt *at, const char *key, JsonAt *value)
+{
+    return json_find(at, key, value) && !json_is_null(value);
+}
+
+/* The hot set of static is learnt where none is given. */
+static Status check_hot(const JsonAt *at, Plan *plan)
+{
+    JsonAt value;
+    if (eviction_needs_hot(plan->buffer.evict)) {
+        if (plan->buffer.hot.table == NULL)
+            plan->buffer.hot.choice = HOT_HOTTEST;
+        return OK;
+    }
+    return is_given(at, "hot", &value) ? json_fail(&value, "needs buffer.evict \"static\"") : OK;
+}
+
+static Status check_buffer(const JsonAt *at, Plan *plan)
 {
     JsonAt value;
     if (plan->buffer.slots == 0 && plan->buffer.bytes == 0)
         return json_fail(at, "needs \"slots\" or \"bytes\"");
-    if (plan->buffer.slots > 0 && json_find(at, "bytes", &value) && !json_is_null(&value))
+    if (plan->buffer.slots > 0 && is_given(at, "bytes", &value))
         return json_fail(&value, "allowed is one of \"slots\" and \"bytes\", not both");
-    return OK;
+    return check_hot(at, plan);
 }
 
 /* A predictor whose name fixes the distance gives it where it is left out. */
@@ -183,7 +220,7 @@ bool plan_needs_future(const Plan *plan)
 static Status check_batching(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;
-    bool given = json_find(at, "sequences", &value) && !json_is_null(&value);
+    bool given = is_given(at, "sequences", &value);
     if (plan->batching.mode == BATCHING_AS_RECORDED)
         return given ? json_fail(&value, "needs batching.mode \"apart\" or \"mixed\"") : OK;
     if (!given)
@@ -202,31 +239,48 @@ Batching plan_batching(const Plan *plan)
                       .max_tokens = plan->batching.max_tokens};
 }
 
-Status plan_from_json(const cJSON *json, const char *file, Plan *plan)
+static Status read_sections(const JsonAt *root, Plan *plan)
 {
-    JsonAt root = json_root(json, file);
     JsonAt at;
-    Plan read = plan_default();
-    TRY(read_section(&root, &PLAN_TABLE[0], &read));
-    TRY(json_need(&root, "moebius_plan", &at));
+    TRY(read_section(root, &PLAN_TABLE[0], plan));
+    TRY(json_need(root, "moebius_plan", &at));
     for (size_t i = 1; i < PLAN_SECTIONS; i++) {
-        if (!json_find(&root, PLAN_TABLE[i].name, &at))
+        if (!json_find(root, PLAN_TABLE[i].name, &at))
             continue;
         if (PLAN_TABLE[i].nullable && json_is_null(&at))
             continue;
-        TRY(read_section(&at, &PLAN_TABLE[i], &read));
-        read.buffer.on = read.buffer.on || PLAN_TABLE[i].nullable;
+        TRY(read_section(&at, &PLAN_TABLE[i], plan));
+        plan->buffer.on = plan->buffer.on || PLAN_TABLE[i].nullable;
     }
-    if (json_find(&root, "gating", &at))
-        TRY(check_gating(&at, &read));
-    if (read.buffer.on && json_find(&root, "buffer", &at))
-        TRY(check_buffer(&at, &read));
-    if (json_find(&root, "prefetch", &at))
-        TRY(check_prefetch(&at, &read));
-    if (json_find(&root, "batching", &at))
-        TRY(check_batching(&at, &read));
-    *plan = read;
     return OK;
+}
+
+static Status check_sections(const JsonAt *root, Plan *plan)
+{
+    JsonAt at;
+    if (json_find(root, "gating", &at))
+        TRY(check_gating(&at, plan));
+    if (plan->buffer.on && json_find(root, "buffer", &at))
+        TRY(check_buffer(&at, plan));
+    if (json_find(root, "prefetch", &at))
+        TRY(check_prefetch(&at, plan));
+    if (json_find(root, "batching", &at))
+        TRY(check_batching(&at, plan));
+    return OK;
+}
+
+Status plan_from_json(const cJSON *json, const char *file, Plan *plan)
+{
+    JsonAt root = json_root(json, file);
+    Plan read = plan_default();
+    Status status = read_sections(&root, &read);
+    if (status == OK)
+        status = check_sections(&root, &read);
+    if (status == OK)
+        *plan = read;
+    else
+        plan_free(&read);
+    return status;
 }
 
 Status plan_load(const char *path, Plan *plan)

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "base/json.h"
+#include "policies/plan_table.h"
 #include "traces/rebatch.h"
 #include "traces/trace.h"
 
@@ -16,7 +17,15 @@ typedef enum { DISPATCH_PADDED, DISPATCH_MASK } Dispatch;
 typedef enum { SCOPE_LAYER, SCOPE_DEVICE } BufferScopeKind;
 typedef enum { ORDER_SERIAL, ORDER_BATCH, ORDER_STAGED, REPLAY_ORDERS } ReplayOrder;
 
-/* Plain data without pointers: the ranks of a sweep send it to each other as bytes. */
+/* What may be learnt from a trace: a plan names it, and says with a table what was learnt. */
+typedef struct {
+    uint32_t choice;        /* what to learn, below; 0: nothing, and where TABLE is given */
+    const PlanTable *table; /* what was learnt, or the user's own; NULL: none */
+} PlanLearned;
+
+typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice; /* of hot */
+
+/* Plain data but for the tables, which a copy shares without owning them: see plan_free(). */
 typedef struct {
     char name[128];
     uint64_t seed; /* fixes every random choice */
@@ -31,7 +40,8 @@ typedef struct {
         uint32_t slots; /* per scope; 0 when the budget is in bytes */
         uint64_t bytes; /* per scope; 0 when the budget is in slots */
         ReplayOrder order;
-        char evict[32]; /* a name in policies/eviction.h's table */
+        char evict[32];  /* a name in policies/eviction.h's table */
+        PlanLearned hot; /* HotChoice; the set that evict "static" keeps: experts of each layer */
     } buffer;
     struct {
         char predictor[48];    /* "none", or a form of policies/predictor.h's table */
@@ -54,14 +64,31 @@ typedef struct {
 const char *plan_scope_name(BufferScopeKind scope);
 const char *plan_order_name(ReplayOrder order);
 
+/* What of PLAN must be learnt from a trace before it can run, as the path of the key
+ * ("buffer.hot"); NULL: nothing. */
+const char *plan_unlearned(const Plan *plan);
+/* Fails with ERR_INPUT where plan_unlearned(). */
+Status plan_check_learned(const Plan *plan);
 /* True when PLAN prefetches. */
 bool plan_prefetches(const Plan *plan);
 /* True when PLAN's eviction or its predictor needs the future. */
 bool plan_needs_future(const Plan *plan);
 
+/* The PLAN_LEARNABLE things that a plan can learn: number I of PLAN, and its path ("buffer.hot") at
+ * *PATH. */
+enum { PLAN_LEARNABLE = 1 };
+PlanLearned *plan_learned(Plan *plan, size_t i, const char **path);
+/* Puts TABLE, which PLAN then owns as well, in the place of what is learnt. */
+void plan_learn(PlanLearned *learned, const PlanTable *table);
+
 /* All experts resident, dynamic gating, 4096 tokens a step. */
 Plan plan_default(void);
 Status plan_load(const char *path, Plan *plan);
+/* Gives back the tables of PLAN, which plan_load(), plan_from_json() or plan_share() made its
+ * owner; a plan without tables needs no freeing. */
+void plan_free(Plan *plan);
+/* A copy that owns the tables too. */
+Plan plan_share(const Plan *plan);
 /* FILE names the origin in errors. */
 Status plan_from_json(const cJSON *json, const char *file, Plan *plan);
 /* The canonical form, every key present: plan_from_json(plan_to_json(p)) == p. Freed with
@@ -80,6 +107,10 @@ Status plan_json_set(cJSON *json, const char *assignment);
 /* Puts a copy of VALUE at PATH ("buffer.slots"). */
 Status plan_json_put(cJSON *json, const char *path, const cJSON *value);
 
+/* TABLE, of KEY, lists experts of LAYERS: fails with ERR_INPUT where it has another layer, an
+ * expert that its layer has not, or one twice. NULL: an empty one. */
+Status plan_lists_check(const char *key, const PlanTable *table, const TraceLayer *layers,
+                        uint32_t n_layers);
 /* Slots per scope under PLAN for LAYERS: resolves a byte budget, caps nothing. A budget in bytes
  * over experts of different sizes gives as many as fit of the smallest. Fails when the budget has
  * no room for one expert (order staged holds those of the event besides, so it may have none).

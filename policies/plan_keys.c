@@ -7,6 +7,7 @@ static const char *const DISPATCHES[] = {"padded", "mask", NULL};
 static const char *const SCOPES[] = {"layer", "device", NULL};
 static const char *const ORDERS[] = {"serial", "batch", "staged", NULL};
 static const char *const PLACEMENTS[] = {"contiguous", NULL};
+static const char *const HOT_CHOICES[] = {"hottest", NULL};
 static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", NULL};
 
 #define AT(field) .offset = offsetof(Plan, field), .room = sizeof(((Plan *)NULL)->field)
@@ -50,6 +51,13 @@ static const PlanKey BUFFER_KEYS[] = {
      .nullable = true},
     {.name = "order", .kind = KEY_CHOICE, AT(buffer.order), .names = ORDERS},
     {.name = "evict", .kind = KEY_NAME, AT(buffer.evict), .list = eviction_names},
+    {.name = "hot",
+     .kind = KEY_LEARNED,
+     AT(buffer.hot),
+     .names = HOT_CHOICES,
+     .shape = TABLE_LISTS,
+     .most = TRACE_MAX_EXPERTS - 1,
+     .nullable = true},
     {.name = "params", .kind = KEY_EMPTY, FIXED},
 };
 

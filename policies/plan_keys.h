@@ -12,8 +12,9 @@ typedef enum {
     KEY_U32,
     KEY_U64,
     KEY_F64,
-    KEY_NULL, /* only null: not implemented beyond its default */
-    KEY_EMPTY /* only {}: likewise */
+    KEY_NULL,   /* only null: not implemented beyond its default */
+    KEY_EMPTY,  /* only {}: likewise */
+    KEY_LEARNED /* PlanLearned: one of names, by its choice, or a table */
 } PlanKeyKind;
 
 /* Where a key has one allowed value only, it needs no room in Plan. */
@@ -24,9 +25,11 @@ typedef struct {
     PlanKeyKind kind;
     size_t offset;                    /* in Plan, or PLAN_NO_FIELD */
     size_t room;                      /* KEY_TEXT, KEY_NAME */
-    const char *const *names;         /* KEY_CHOICE, KEY_NAME: NULL-terminated */
+    const char *const *names;         /* KEY_CHOICE, KEY_NAME: NULL-terminated; KEY_LEARNED: from
+                                         choice 1 on where nullable, else from 0 on */
+    PlanTableShape shape;             /* KEY_LEARNED */
     const char *const *(*list)(void); /* KEY_NAME: gives names where they are not constant */
-    uint64_t least;                   /* KEY_U32, KEY_U64 */
+    uint64_t least;                   /* KEY_U32, KEY_U64, KEY_LEARNED: of a value */
     uint64_t most;
     double low; /* KEY_F64 */
     double high;

@@ -34,6 +34,17 @@ static const char *choice_of(const PlanKey *key, const unsigned char *field)
     return plan_key_names(key)[index];
 }
 
+static Status write_learned(cJSON *object, const PlanKey *key, const unsigned char *field)
+{
+    PlanLearned learned;
+    memcpy(&learned, field, sizeof learned);
+    if (learned.table != NULL)
+        return plan_table_to_json(learned.table, object, key->name);
+    if (learned.choice < key->nullable)
+        return json_add_null(object, key->name);
+    return json_add_text(object, key->name, key->names[learned.choice - key->nullable]);
+}
+
 static Status write_value(cJSON *object, const PlanKey *key, const unsigned char *field)
 {
     cJSON *empty;
@@ -47,6 +58,8 @@ static Status write_value(cJSON *object, const PlanKey *key, const unsigned char
         return json_add_null(object, key->name);
     case KEY_EMPTY:
         return json_add_object(object, key->name, &empty);
+    case KEY_LEARNED:
+        return write_learned(object, key, field);
     case KEY_U32:
     case KEY_U64:
     case KEY_F64:

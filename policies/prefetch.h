@@ -7,9 +7,10 @@
  * or it is evicted. A prefetch takes a free slot, else that of a victim that the eviction policy
  * picks, like any admission; but never that of an expert that this event needs, that this event
  * predicts, or that is in flight; where nobody else is left, prefetching stops until the next
- * event. To the policy a prefetch is an admission. The first lookup that finds a prefetched expert
- * is a hit. Decisions depend on routing alone: a load that is still under way at its lookup is
- * waited for, and is a hit all the same. */
+ * event. Under evict static none but the hot set is loaded, and nobody goes. To the policy a
+ * prefetch is an admission. The first lookup that finds a prefetched expert is a hit. Decisions
+ * depend on routing alone: a load that is still under way at its lookup is waited for, and is a hit
+ * all the same. */
 #ifndef POLICIES_PREFETCH_H
 #define POLICIES_PREFETCH_H
 

@@ -154,6 +154,15 @@ ALWAYS_INLINE void scope_load(Scope *scope, ScopeEvent *event, uint32_t object)
         scope_report(scope, event, RESIDENCY_LOAD, object, slot);
 }
 
+/* OBJECT, one of the event's, passes through the staging slot. */
+ALWAYS_INLINE void scope_pass_by(const Scope *scope, ScopeEvent *event, uint32_t object)
+{
+    event->loads++;
+    event->bypasses++;
+    if (event->actions != NULL)
+        scope_report(scope, event, RESIDENCY_BYPASS, object, scope->n_slots);
+}
+
 /* Residents in a ring with a sentinel: from there, older leads to the newest. */
 
 ALWAYS_INLINE uint32_t list_newest(const Scope *scope)

@@ -135,6 +135,10 @@ static Status take_signals(const Plan *plan, const ReplayFuture *future, Replay 
                     : needs.distance > 0 ? "predictions"
                                          : "requests");
     replay->signals.signals = future->signals;
+    for (uint64_t i = 0; i < future->signals_skipped; i++) {
+        EventSignals before;
+        signals_next(&replay->signals, &before);
+    }
     return OK;
 }
 

@@ -37,6 +37,7 @@ typedef struct {
     uint32_t *serial; /* packed_next_use(trace, true) */
     uint32_t *batch;
     const TraceSignals *signals; /* of the trace, for plans that need them; the caller's */
+    uint64_t signals_skipped;    /* events of SIGNALS before the first of the trace, a part of it */
 } ReplayFuture;
 
 Status replay_prepare(const PackedTrace *trace, const Plan *plan, ReplayFuture *future);

@@ -266,6 +266,7 @@ static Plan bound_plan(const Plan *plan)
 {
     Plan bound = plan_default();
     bound.buffer = plan->buffer;
+    bound.buffer.hot = (PlanLearned){0};
     bound.batching = plan->batching;
     snprintf(bound.buffer.evict, sizeof bound.buffer.evict, "%s", BOUND_POLICY);
     study_plan_name(&bound, bound.name, sizeof bound.name);
@@ -350,6 +351,8 @@ Status study_load(const char *path, Study *study)
 
 void study_free(Study *study)
 {
+    for (size_t i = 0; i < study->n_plans; i++)
+        plan_free(&study->plans[i]);
     mem_free(study->text);
     mem_free(study->plans);
     *study = (Study){0};

@@ -9,14 +9,16 @@
 #include "base/crc32c.h"
 #include "base/files.h"
 #include "base/memory.h"
+#include "sim/study_learnt.h"
 
 #define COMMIT_NS 250000000u
 
 static const char SCHEMA[] =
     "PRAGMA application_id = 1299141444;" /* STUDY_APPLICATION_ID */
-    "PRAGMA user_version = 2;"
+    "PRAGMA user_version = 3;"
     "CREATE TABLE study(id INTEGER PRIMARY KEY, created TEXT NOT NULL, tool TEXT NOT NULL,"
-    " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL);"
+    " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL,"
+    " train_first INTEGER, train_end INTEGER, test_first INTEGER, test_end INTEGER);"
     "CREATE TABLE result(plan_id INTEGER PRIMARY KEY, name TEXT NOT NULL,"
     " plan TEXT NOT NULL UNIQUE, evict TEXT NOT NULL, slots INTEGER NOT NULL,"
     " budget_bytes INTEGER, scope TEXT NOT NULL, replay_order TEXT NOT NULL,"
@@ -28,22 +30,27 @@ static const char SCHEMA[] =
     " bytes_prefetched INTEGER);"
     "CREATE TABLE layer_result(plan_id INTEGER NOT NULL, layer INTEGER NOT NULL,"
     " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL,"
-    " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;";
+    " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;" STUDY_LEARNT_SCHEMA;
 
-_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 2, "as in SCHEMA");
+_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 3, "as in SCHEMA");
 
-static const char UPGRADE[] =
-    "BEGIN IMMEDIATE;"
+static const char UPGRADE_1[] =
     "ALTER TABLE result ADD COLUMN predictor TEXT NOT NULL DEFAULT 'none';"
     "ALTER TABLE result ADD COLUMN prefetches INTEGER;"
     "ALTER TABLE result ADD COLUMN prefetch_hits INTEGER;"
     "ALTER TABLE result ADD COLUMN prefetch_evicted INTEGER;"
-    "ALTER TABLE result ADD COLUMN bytes_prefetched INTEGER;"
-    "PRAGMA user_version = 2; COMMIT;";
+    "ALTER TABLE result ADD COLUMN bytes_prefetched INTEGER;";
+
+static const char UPGRADE_2[] = "ALTER TABLE study ADD COLUMN train_first INTEGER;"
+                                "ALTER TABLE study ADD COLUMN train_end INTEGER;"
+                                "ALTER TABLE study ADD COLUMN test_first INTEGER;"
+                                "ALTER TABLE study ADD COLUMN test_end INTEGER;"
+                                "PRAGMA user_version = 3;" STUDY_LEARNT_SCHEMA;
 
 struct StudyDb {
     sqlite3 *sqlite;
     char *path;
+    StudyScored scored;
     bool created;    /* by study_db_open() */
     bool has_result; /* a result was committed since */
     bool in_transaction;
@@ -165,18 +172,58 @@ Status study_db_check(sqlite3 *sqlite, const char *path)
     return OK;
 }
 
-static Status check_digest(StudyDb *db, const TraceDigest *digest)
+static void bind_steps(sqlite3_stmt *statement, int at, bool known, const Steps *steps)
 {
+    if (!known)
+        return; /* NULL */
+    sqlite3_bind_int64(statement, at, (int64_t)steps->first);
+    sqlite3_bind_int64(statement, at + 1, (int64_t)steps->end);
+}
+
+static Status other_trace(const StudyDb *db, sqlite3_stmt *statement)
+{
+    return fail(ERR_INPUT, "%s: holds results of another trace: %s (%s), this one has %s", db->path,
+                (const char *)sqlite3_column_text(statement, 0),
+                (const char *)sqlite3_column_text(statement, 1), db->scored.digest.text);
+}
+
+static Status other_parts(const StudyDb *db)
+{
+    const TraceParts *parts = &db->scored.parts;
+    return fail(ERR_INPUT,
+                "%s: holds results of other parts of the trace (see its table study); this sweep "
+                "learns from steps %llu to %llu and scores %llu to %llu: give it a file of its own",
+                db->path, (unsigned long long)parts->train.first,
+                (unsigned long long)parts->train.end, (unsigned long long)parts->test.first,
+                (unsigned long long)parts->test.end);
+}
+
+/* Studies that know no parts are of all steps. */
+static const char OTHERS[] =
+    "SELECT trace, trace_digest, trace_digest <> ?1 FROM study WHERE trace_digest <> ?1"
+    " OR train_first IS NOT ?2 OR train_end IS NOT ?3"
+    " OR ifnull(test_first, ?6) <> ?4 OR ifnull(test_end, ?7) <> ?5 LIMIT 1";
+static const char OTHERS_WITHOUT_PARTS[] =
+    "SELECT trace, trace_digest, trace_digest <> ?1 FROM study WHERE trace_digest <> ?1"
+    " OR ?2 IS NOT NULL OR ?3 IS NOT NULL OR ?4 <> ?6 OR ?5 <> ?7 LIMIT 1";
+
+/* What was scored before must be what is scored now. */
+static Status check_scored(StudyDb *db)
+{
+    const StudyScored *scored = &db->scored;
+    const Steps all = {0, scored->n_steps};
+    int64_t version = 0;
     sqlite3_stmt *statement;
-    TRY(prepare(db, "SELECT trace, trace_digest FROM study WHERE trace_digest <> ?1 LIMIT 1",
-                &statement));
-    sqlite3_bind_text(statement, 1, digest->text, -1, SQLITE_STATIC);
+    DB_TRY(db, pragma_number(db->sqlite, "PRAGMA user_version", &version));
+    TRY(prepare(db, version < 3 ? OTHERS_WITHOUT_PARTS : OTHERS, &statement));
+    sqlite3_bind_text(statement, 1, scored->digest.text, -1, SQLITE_STATIC);
+    bind_steps(statement, 2, scored->parts.trains, &scored->parts.train);
+    bind_steps(statement, 4, true, &scored->parts.test);
+    bind_steps(statement, 6, true, &all);
     int code = sqlite3_step(statement);
     Status status = OK;
     if (code == SQLITE_ROW)
-        status = fail(ERR_INPUT, "%s: holds results of another trace: %s (%s), this one has %s",
-                      db->path, (const char *)sqlite3_column_text(statement, 0),
-                      (const char *)sqlite3_column_text(statement, 1), digest->text);
+        status = sqlite3_column_int(statement, 2) ? other_trace(db, statement) : other_parts(db);
     else if (code != SQLITE_DONE)
         status = db_fail(db, code);
     sqlite3_finalize(statement);
@@ -239,11 +286,17 @@ static Status upgrade(StudyDb *db)
 {
     int64_t version = 0;
     DB_TRY(db, pragma_number(db->sqlite, "PRAGMA user_version", &version));
-    return version < STUDY_SCHEMA ? execute(db, UPGRADE) : OK;
+    if (version == STUDY_SCHEMA)
+        return OK;
+    TRY(begin(db));
+    if (version < 2)
+        TRY(execute(db, UPGRADE_1));
+    TRY(execute(db, UPGRADE_2));
+    return commit(db);
 }
 
 /* The schema of a new file stays in the transaction that study_db_add() commits. */
-static Status open_sqlite(StudyDb *db, const TraceDigest *digest)
+static Status open_sqlite(StudyDb *db)
 {
     const int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
@@ -260,13 +313,13 @@ static Status open_sqlite(StudyDb *db, const TraceDigest *digest)
         TRY(execute(db, SCHEMA));
     } else {
         TRY(study_db_check(db->sqlite, db->path));
-        TRY(check_digest(db, digest));
+        TRY(check_scored(db));
         TRY(upgrade(db));
     }
     return prepare_all(db);
 }
 
-Status study_db_open(const char *path, const TraceDigest *digest, StudyDb **out)
+Status study_db_open(const char *path, const StudyScored *scored, StudyDb **out)
 {
     StudyDb *db;
     if (path[0] == ':')
@@ -276,11 +329,12 @@ Status study_db_open(const char *path, const TraceDigest *digest, StudyDb **out)
     Status status = mem_new(&db->path, bytes, 1, "study");
     if (status == OK) {
         memcpy(db->path, path, bytes);
+        db->scored = *scored;
         db->created = !file_exists(path);
         if (!db->created)
             status = file_check_readable(path);
         if (status == OK)
-            status = open_sqlite(db, digest);
+            status = open_sqlite(db);
     }
     if (status != OK)
         study_db_close(db);
@@ -304,15 +358,16 @@ void study_db_close(StudyDb *db)
     mem_free(db);
 }
 
-static Status add_study(StudyDb *db, const Study *study, const char *trace_path,
-                        const TraceDigest *digest)
+static Status add_study(StudyDb *db, const Study *study, const char *trace_path)
 {
+    const TraceParts *parts = &db->scored.parts;
     sqlite3_stmt *statement;
     char created[21];
     clock_wall_text(created);
     TRY(prepare(db,
-                "INSERT INTO study(created, tool, name, study, trace, trace_digest)"
-                " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE NOT EXISTS"
+                "INSERT INTO study(created, tool, name, study, trace, trace_digest, train_first,"
+                " train_end, test_first, test_end)"
+                " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE NOT EXISTS"
                 " (SELECT 1 FROM study WHERE study = ?4)",
                 &statement));
     sqlite3_bind_text(statement, 1, created, -1, SQLITE_STATIC);
@@ -320,7 +375,9 @@ static Status add_study(StudyDb *db, const Study *study, const char *trace_path,
     sqlite3_bind_text(statement, 3, study->name, -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 4, study->text, -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 5, trace_path, -1, SQLITE_STATIC);
-    sqlite3_bind_text(statement, 6, digest->text, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 6, db->scored.digest.text, -1, SQLITE_STATIC);
+    bind_steps(statement, 7, parts->trains, &parts->train);
+    bind_steps(statement, 9, true, &parts->test);
     Status status = run(db, statement);
     sqlite3_finalize(statement);
     return status;
@@ -373,18 +430,19 @@ static Status find_plan(StudyDb *db, const char *text, StudyEntry *entry)
 }
 
 /* SLOTS[n_layers] is scratch. */
-static Status add_plan(StudyDb *db, const PackedTrace *trace, const Plan *plan, uint32_t *slots,
-                       StudyEntry *entry)
+static Status add_plan(StudyDb *db, const PackedTrace *trace, const Plan *plan, const Plan *learnt,
+                       uint32_t *slots, StudyEntry *entry)
 {
     uint32_t most;
     char *text;
-    TRY(most_slots(plan, trace, slots, &most));
+    TRY(most_slots(learnt, trace, slots, &most));
     TRY(plan_to_text(plan, &text));
     Status status = insert_plan(db, plan, text, most);
     if (status == OK)
         status = find_plan(db, text, entry);
     mem_free(text);
-    return status;
+    return status == OK ? study_learnt_write(db->sqlite, db->path, entry->plan_id, plan, learnt)
+                        : status;
 }
 
 static int compare_entries(const void *left, const void *right)
@@ -406,18 +464,17 @@ static size_t sort_and_unite(StudyEntry *entries, size_t count)
     return kept;
 }
 
-Status study_db_add(StudyDb *db, const Study *study, const PackedTrace *trace,
+Status study_db_add(StudyDb *db, const Study *study, const Plan *learnt, const PackedTrace *trace,
                     const char *trace_path, StudyEntry *entries, size_t *n_entries)
 {
-    TraceDigest digest = study_trace_digest(trace);
     uint32_t *slots;
     TRY(mem_new(&slots, trace->n_layers, sizeof *slots, "study"));
     Status status = begin(db);
     if (status == OK)
-        status = add_study(db, study, trace_path, &digest);
+        status = add_study(db, study, trace_path);
     for (size_t i = 0; i < study->n_plans && status == OK; i++) {
         entries[i].plan = i;
-        status = add_plan(db, trace, &study->plans[i], slots, &entries[i]);
+        status = add_plan(db, trace, &study->plans[i], &learnt[i], slots, &entries[i]);
     }
     if (status == OK)
         status = commit(db);

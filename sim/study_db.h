@@ -1,28 +1,34 @@
 /* study.db: the plans of a sweep and their results, as rows of SQLite.
  *
- *     study(id, created, tool, name, study, trace, trace_digest)
- *     result(plan_id, name, plan, evict, slots, budget_bytes, scope, replay_order, bound, lookups,
- *            hits, misses, miss_ratio, assignments, assignment_hits, loads, bytes_loaded,
- *            evictions, evicted_newest, memory_bytes, replay_ns, done, predictor, prefetches,
+ *     study(id, created, tool, name, study, trace, trace_digest, train_first, train_end,
+ * test_first, test_end) result(plan_id, name, plan, evict, slots, budget_bytes, scope,
+ * replay_order, bound, lookups, hits, misses, miss_ratio, assignments, assignment_hits, loads,
+ * bytes_loaded, evictions, evicted_newest, memory_bytes, replay_ns, done, predictor, prefetches,
  *            prefetch_hits, prefetch_evicted, bytes_prefetched)
  *     layer_result(plan_id, layer, lookups, hits, misses)
+ *     learnt(plan_id, path, table_id), learnt_table(table_id, text): what plans learnt
+ *                                                                   (sim/study_learnt.h)
  *
  * Every plan has its row from the start, with done = 0 and NULL numbers until it was replayed, so
  * that a sweep can be stopped at any moment and continued. plan is the canonical text of the plan
  * and its identity. Numbers that a one-pass curve does not know (evicted_newest, replay_ns,
  * evictions of belady) stay NULL. slots are those of one scope (the most of any, under a byte
  * budget); bound is 1 for policies and predictors that know the future, which no executor can
- * run online. prefetch_evicted were evicted before a lookup found them. Studies of schema 1, which
- * had no column of prefetching, get those when they are continued. */
+ * run online. prefetch_evicted were evicted before a lookup found them. Results are of
+ * the steps test_first to test_end - 1 of the trace, counted from 0; plans learnt from train_first
+ * to train_end - 1 (both NULL: nothing is learnt). Studies of schema 1, which had no column of
+ * prefetching, and of schema 2, which knew no parts, get what they lack when they are continued;
+ * their test_first and test_end stay NULL: all steps. */
 #ifndef SIM_STUDY_DB_H
 #define SIM_STUDY_DB_H
 
 #include <sqlite3.h>
 
+#include "sim/parts.h"
 #include "sim/replay.h"
 #include "sim/study.h"
 
-enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 2 };
+enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 3 };
 
 typedef struct StudyDb StudyDb;
 
@@ -33,10 +39,17 @@ typedef struct {
 
 TraceDigest study_trace_digest(const PackedTrace *trace);
 
+/* What the results of a study.db are of. */
+typedef struct {
+    TraceDigest digest; /* of the whole trace */
+    uint64_t n_steps;
+    TraceParts parts;
+} StudyScored;
+
 /* Opens PATH for writing, or creates it. Fails with ERR_INPUT when it is another kind of file or
- * holds results of another trace, with ERR_SCHEMA when it is newer than this program, with
- * ERR_OUTPUT when it cannot be created. */
-Status study_db_open(const char *path, const TraceDigest *digest, StudyDb **db);
+ * holds results of another trace or of other parts, with ERR_SCHEMA when it is newer than this
+ * program, with ERR_OUTPUT when it cannot be created. */
+Status study_db_open(const char *path, const StudyScored *scored, StudyDb **db);
 /* Rolls back what was not committed. A file that study_db_open() created and that never got a
  * result is removed. Accepts NULL; keeps the error record. */
 void study_db_close(StudyDb *db);
@@ -48,10 +61,11 @@ typedef struct {
     bool done;       /* has its result */
 } StudyEntry;
 
-/* Enters STUDY and those of its plans that have no row yet, in one transaction. TRACE gives the
- * layers, TRACE_PATH is kept for people. ENTRIES (room for study->n_plans) receives the *N_ENTRIES
+/* Enters STUDY and those of its plans that have no row yet, in one transaction. LEARNT[n_plans] are
+ * its plans with nothing left to learn. TRACE gives the layers, TRACE_PATH is kept for people.
+ * ENTRIES (room for study->n_plans) receives the *N_ENTRIES
  * different plans of STUDY, ascending by key; plans of equal text count once. */
-Status study_db_add(StudyDb *db, const Study *study, const PackedTrace *trace,
+Status study_db_add(StudyDb *db, const Study *study, const Plan *learnt, const PackedTrace *trace,
                     const char *trace_path, StudyEntry *entries, size_t *n_entries);
 
 /* Writes the result of one plan into the open transaction, or begins one. */

@@ -5,6 +5,7 @@
 
 #include "base/files.h"
 #include "sim/study_db.h"
+#include "sim/study_learnt.h"
 
 static const char COLUMNS[] = "plan_id, plan, lookups, hits, misses, loads, bytes_loaded,"
                               " memory_bytes, count(*) OVER ()";
@@ -141,29 +142,37 @@ static Status prepare_pick(sqlite3 *sqlite, const PickOptions *options, sqlite3_
     return status;
 }
 
-static Status read_plan(sqlite3_stmt *statement, const char *path, Pick *pick)
+/* The plan as it was asked for; *JSON is freed with cJSON_Delete. */
+static Status read_plan(sqlite3_stmt *statement, const char *path, Pick *pick, cJSON **json)
 {
     char place[512];
-    cJSON *json = NULL;
     pick->plan_id = sqlite3_column_int64(statement, 0);
     const char *text = (const char *)sqlite3_column_text(statement, 1);
     if (text == NULL)
         return fail(ERR_CORRUPT, "%s: result %lld: no plan", path, (long long)pick->plan_id);
     snprintf(place, sizeof place, "%s: result %lld", path, (long long)pick->plan_id);
-    TRY(json_parse(text, (size_t)sqlite3_column_bytes(statement, 1), place, &json));
-    Status status = plan_from_json(json, place, &pick->plan);
-    cJSON_Delete(json);
-    return status;
+    return json_parse(text, (size_t)sqlite3_column_bytes(statement, 1), place, json);
 }
 
-static Status read_row(sqlite3_stmt *statement, const char *path, Pick *pick)
+/* Puts what it has learnt into the plan, which then needs no trace. The caller's own statements are
+ * over, so that the tables may be read. */
+static Status complete_plan(sqlite3 *sqlite, const char *path, Pick *pick, cJSON *json)
+{
+    char place[512];
+    snprintf(place, sizeof place, "%s: result %lld", path, (long long)pick->plan_id);
+    sqlite3_set_authorizer(sqlite, NULL, NULL);
+    TRY(study_learnt_read(sqlite, path, pick->plan_id, json));
+    return plan_from_json(json, place, &pick->plan);
+}
+
+static Status read_row(sqlite3_stmt *statement, const char *path, Pick *pick, cJSON **json)
 {
     uint64_t *const into[] = {&pick->lookups,   &pick->hits,         &pick->misses,
                               &pick->loads,     &pick->bytes_loaded, &pick->memory_bytes,
                               &pick->candidates};
     for (int i = 0; i < (int)(sizeof into / sizeof into[0]); i++)
         *into[i] = (uint64_t)sqlite3_column_int64(statement, i + 2);
-    return read_plan(statement, path, pick);
+    return read_plan(statement, path, pick, json);
 }
 
 static Status count_missing(sqlite3 *sqlite, const char *path, uint64_t *missing)
@@ -182,17 +191,21 @@ static Status count_missing(sqlite3 *sqlite, const char *path, uint64_t *missing
 static Status pick_row(sqlite3 *sqlite, const char *path, const PickOptions *options, Pick *pick)
 {
     sqlite3_stmt *statement = NULL;
+    cJSON *json = NULL;
     TRY(count_missing(sqlite, path, &pick->missing));
     Status status = prepare_pick(sqlite, options, &statement);
     int code = status == OK ? sqlite3_step(statement) : SQLITE_ERROR;
     if (status == OK && code == SQLITE_ROW)
-        status = read_row(statement, path, pick);
+        status = read_row(statement, path, pick, &json);
     else if (status == OK && code == SQLITE_DONE)
         status = fail(ERR_INPUT, "%s: no result meets the conditions (%llu plans have none yet)",
                       path, (unsigned long long)pick->missing);
     else if (status == OK)
         status = sql_fail(sqlite, path, code);
     sqlite3_finalize(statement);
+    if (status == OK)
+        status = complete_plan(sqlite, path, pick, json);
+    cJSON_Delete(json);
     return status;
 }
 

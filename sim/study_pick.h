@@ -20,7 +20,7 @@ typedef struct {
 
 typedef struct {
     int64_t plan_id;
-    Plan plan;
+    Plan plan; /* with what it learnt: it needs no trace; freed with plan_free() */
     uint64_t lookups;
     uint64_t hits;
     uint64_t misses;

@@ -26,6 +26,7 @@ static int compare_plans(const void *left, const void *right)
     return (a->plan > b->plan) - (a->plan < b->plan);
 }
 
+/* Shares the tables of PLAN without owning them. */
 static Plan with_size(const Plan *plan, uint32_t slots)
 {
     Plan sized = *plan;
@@ -78,8 +79,10 @@ static Status spread(const Study *study, const Kind *kinds, size_t n_kinds,
     TRY(mem_new(&sized->plans, 2 * total, sizeof *sized->plans, "study"));
     for (size_t i = 0; i < n_kinds; i++)
         for (uint32_t slots = 1;
-             !kinds[i].again && slots <= n_sizes(&study->plans[i], layers, n_layers); slots++)
-            sized->plans[sized->n_plans++] = with_size(&study->plans[i], slots);
+             !kinds[i].again && slots <= n_sizes(&study->plans[i], layers, n_layers); slots++) {
+            Plan plan = with_size(&study->plans[i], slots);
+            sized->plans[sized->n_plans++] = plan_share(&plan);
+        }
     return study_add_bounds(sized);
 }
 
@@ -95,12 +98,13 @@ Status study_every_size(Study *study, const TraceLayer *layers, uint32_t n_layer
     for (size_t i = 0; i < n; i++)
         mem_free(kinds[i].text);
     mem_free(kinds);
-    Plan *gone = status == OK ? study->plans : sized.plans;
+    Study gone = sized;
     if (status == OK) {
+        gone = (Study){.plans = study->plans, .n_plans = study->n_plans};
         study->plans = sized.plans;
         study->n_plans = sized.n_plans;
         study->n_bounds = sized.n_bounds;
     }
-    mem_free(gone);
+    study_free(&gone);
     return status;
 }

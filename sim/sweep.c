@@ -6,7 +6,9 @@
 #include "base/memory.h"
 #include "sim/curve.h"
 #include "sim/sweep_lead.h"
+#include "sim/sweep_learn.h"
 #include "sim/sweep_message.h"
+#include "traces/packed_part.h"
 
 static size_t keep_missing(StudyEntry *entries, size_t count)
 {
@@ -35,7 +37,7 @@ static bool is_worth_a_pass(const SweepWork *work, const Plan *plan, size_t firs
     if (plan->buffer.scope == SCOPE_LAYER)
         experts /= work->trace->n_layers;
     for (size_t i = first; i < work->n_entries; i++)
-        count += is_same_curve(plan, &work->study->plans[work->entries[i].plan]);
+        count += is_same_curve(plan, &work->plans[work->entries[i].plan]);
     return count >= 4 + experts / 64;
 }
 
@@ -44,12 +46,12 @@ static Status write_curve(StudyDb *db, SweepWork *work, StudyEntry *entries, siz
                           SweepTotals *totals)
 {
     MissCurve curve;
-    const Plan *of = &work->study->plans[entries[first].plan];
+    const Plan *of = &work->plans[entries[first].plan];
     TRY(curve_run(work->trace, of, work->future, &curve));
     totals->lookups += work->trace->n_lookups;
     Status status = OK;
     for (size_t i = first; i < work->n_entries && status == OK; i++) {
-        const Plan *plan = &work->study->plans[entries[i].plan];
+        const Plan *plan = &work->plans[entries[i].plan];
         ReplayResult result;
         if (!is_same_curve(of, plan))
             continue;
@@ -71,7 +73,7 @@ static Status answer_curves(StudyDb *db, SweepWork *work, StudyEntry *entries, S
     const size_t n_missing = work->n_entries;
     Status status = OK;
     for (size_t i = 0; i < work->n_entries && status == OK; i++) {
-        const Plan *plan = &work->study->plans[entries[i].plan];
+        const Plan *plan = &work->plans[entries[i].plan];
         bool stop = options->stop != NULL && *options->stop != 0;
         if (stop || entries[i].done || !curve_is_exact(plan) || !is_worth_a_pass(work, plan, i))
             continue;
@@ -86,7 +88,7 @@ static Status answer_curves(StudyDb *db, SweepWork *work, StudyEntry *entries, S
 static Status prepare_futures(const SweepWork *work, ReplayFuture *future)
 {
     for (size_t i = 0; i < work->n_entries; i++)
-        TRY(replay_prepare(work->trace, &work->study->plans[work->entries[i].plan], future));
+        TRY(replay_prepare(work->trace, &work->plans[work->entries[i].plan], future));
     return OK;
 }
 
@@ -103,33 +105,55 @@ static Status run_missing(StudyDb *db, SweepWork *work, StudyEntry *entries, Swe
     return status;
 }
 
-Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *study,
-                 const char *out, const SweepOptions *options, SweepTotals *totals)
+static bool needs_training(const Study *study)
 {
-    TraceDigest digest = study_trace_digest(trace);
-    uint64_t start_ns = clock_ns();
+    for (size_t i = 0; i < study->n_plans; i++)
+        if (plan_unlearned(&study->plans[i]) != NULL)
+            return true;
+    return false;
+}
+
+/* Replays what OUT lacks. */
+static Status score(SweepWork *work, const StudyScored *scored, const Study *study,
+                    const char *trace_path, const char *out, SweepTotals *totals)
+{
     StudyEntry *entries = NULL;
     size_t n_entries = 0;
     StudyDb *db = NULL;
     Status status = mem_new(&entries, study->n_plans, sizeof *entries, "sweep");
     if (status == OK)
-        status = study_db_open(out, &digest, &db);
+        status = study_db_open(out, scored, &db);
     if (status == OK)
-        status = study_db_add(db, study, trace, trace_path, entries, &n_entries);
-    *totals = (SweepTotals){.plans = n_entries, .bounds = study->n_bounds};
-    totals->ranks = options->ranks != NULL ? options->ranks->count : 1;
+        status = study_db_add(db, study, work->plans, work->trace, trace_path, entries, &n_entries);
     const size_t n_missing = keep_missing(entries, n_entries);
+    totals->plans = n_entries;
     totals->kept = n_entries - n_missing;
-    SweepWork work = {.trace = trace,
-                      .study = study,
-                      .entries = entries,
-                      .n_entries = n_missing,
-                      .options = options};
+    work->entries = entries;
+    work->n_entries = n_missing;
     if (status == OK)
-        status = run_missing(db, &work, entries, totals);
+        status = run_missing(db, work, entries, totals);
     study_db_close(db);
     mem_free(entries);
     totals->stopped = status == OK && totals->done < n_missing;
+    return status;
+}
+
+Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *study,
+                 const char *out, const SweepOptions *options, SweepTotals *totals)
+{
+    uint64_t start_ns = clock_ns();
+    StudyScored scored = {.digest = study_trace_digest(trace), .n_steps = trace->n_steps};
+    Plan *learnt = NULL;
+    *totals = (SweepTotals){.bounds = study->n_bounds, .steps = trace->n_steps};
+    totals->ranks = options->ranks != NULL ? options->ranks->count : 1;
+    TRY(trace_parts_choose(&options->parts, needs_training(study), trace->n_steps, &scored.parts));
+    TRY(sweep_learn(trace, &scored.parts, study, &learnt));
+    PackedTrace test = packed_trace_part(trace, scored.parts.test.first, scored.parts.test.end);
+    SweepWork work = {
+        .trace = &test, .plans = learnt, .n_plans = study->n_plans, .options = options};
+    Status status = score(&work, &scored, study, trace_path, out, totals);
+    sweep_forget(learnt, study->n_plans);
+    totals->parts = scored.parts;
     totals->elapsed_ns = clock_ns() - start_ns;
     return status;
 }

@@ -3,12 +3,14 @@
 #ifndef SIM_SWEEP_H
 #define SIM_SWEEP_H
 
+#include "sim/parts.h"
 #include "sim/study.h"
 #include "sim/sweep_ranks.h"
 #include "traces/packed.h"
 
 typedef struct {
-    uint32_t jobs;            /* threads of each rank that replay; 0: all its processors */
+    PartsAsked parts; /* of the trace: what is learnt from and what is scored (sim/parts.h) */
+    uint32_t jobs;    /* threads of each rank that replay; 0: all its processors */
     const volatile int *stop; /* set by a signal handler; NULL: none. Replays that run are finished
                                  and kept. */
     /* Called by the caller's thread now and then, with plans done of those missing; NULL: none. */
@@ -24,6 +26,8 @@ typedef struct {
     uint64_t done;    /* got it now */
     uint64_t lookups; /* replayed now */
     uint64_t elapsed_ns;
+    TraceParts parts;
+    uint64_t steps; /* of the whole trace */
     uint32_t ranks; /* that shared the work */
     bool stopped;   /* by options.stop, with plans missing */
 } SweepTotals;

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "sim/sweep.h"
 #include "sim/sweep_message.h"
+#include "sim/sweep_plans.h"
 #include "traces/packed_blocks.h"
 
 enum { WAIT_MS = 1 }; /* MPI can only be asked again and again, and its own waiting spins */
@@ -11,8 +12,7 @@ enum { WAIT_MS = 1 }; /* MPI can only be asked again and again, and its own wait
 /* What a follower has got from rank 0. */
 typedef struct {
     SweepRanks *ranks;
-    Plan *plans; /* [n_plans] those of the study */
-    size_t n_plans;
+    SweepPlans plans; /* those of the study */
     PackedTrace trace;
     ReplayFuture future;
     SweepPool *pool;
@@ -51,8 +51,7 @@ static Status wait_for_message(Follower *follower, SweepMessage *message)
 
 static Status make_room(Follower *follower, const SweepMessage *begin)
 {
-    follower->n_plans = (size_t)begin->n_plans;
-    TRY(mem_new(&follower->plans, follower->n_plans, sizeof *follower->plans, "study"));
+    TRY(sweep_plans_new(begin->n_plans, begin->table_bytes, &follower->plans));
     TRY(packed_trace_new_like(&begin->trace, &follower->trace));
     follower->threads = begin->threads > 0 ? begin->threads : follower->ranks->threads;
     return OK;
@@ -64,8 +63,8 @@ static Status take_inputs(Follower *follower)
     SweepRanks *ranks = follower->ranks;
     PackedBlock blocks[PACKED_BLOCKS];
     packed_trace_blocks(&follower->trace, blocks);
-    TRY(ranks->transport->share(ranks, follower->plans,
-                                follower->n_plans * sizeof *follower->plans));
+    TRY(sweep_plans_share(ranks, &follower->plans));
+    sweep_plans_unpack(&follower->plans);
     for (size_t i = 0; i < PACKED_BLOCKS; i++)
         TRY(ranks->transport->share(ranks, blocks[i].data, blocks[i].bytes));
     return OK;
@@ -73,9 +72,10 @@ static Status take_inputs(Follower *follower)
 
 static Status start(Follower *follower)
 {
-    for (size_t i = 0; i < follower->n_plans; i++)
-        TRY(replay_prepare(&follower->trace, &follower->plans[i], &follower->future));
-    return sweep_pool_new(&follower->trace, follower->plans, &follower->future, follower->threads,
+    const Plan *plans = follower->plans.plans;
+    for (size_t i = 0; i < follower->plans.n_plans; i++)
+        TRY(replay_prepare(&follower->trace, &plans[i], &follower->future));
+    return sweep_pool_new(&follower->trace, plans, &follower->future, follower->threads,
                           &follower->pool);
 }
 
@@ -159,6 +159,6 @@ Status sweep_follow(SweepRanks *ranks, const volatile int *stop)
     sweep_pool_free(follower.pool);
     packed_trace_free(&follower.trace);
     replay_future_free(&follower.future);
-    mem_free(follower.plans);
+    sweep_plans_free(&follower.plans);
     return status;
 }

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/threads.h"
 #include "sim/sweep_message.h"
+#include "sim/sweep_plans.h"
 #include "traces/packed_blocks.h"
 
 /* MPI can only be asked again and again, and its own waiting spins. */
@@ -28,7 +29,8 @@ typedef struct {
     SweepTotals *totals;
     SweepRanks *link; /* NULL: alone */
     SweepPool *pool;
-    Rank *ranks; /* [n_ranks], this one first */
+    SweepPlans packed; /* the plans, for the others */
+    Rank *ranks;       /* [n_ranks], this one first */
     uint32_t n_ranks;
     uint64_t threads; /* of all ranks */
     size_t next;      /* entry to hand out */
@@ -242,13 +244,12 @@ static void gather_ready(Leader *leader)
     }
 }
 
-static Status share_inputs(const Leader *leader)
+static Status share_inputs(Leader *leader)
 {
     SweepRanks *link = leader->link;
-    const Study *study = leader->work->study;
     PackedBlock blocks[PACKED_BLOCKS];
     packed_trace_blocks(leader->work->trace, blocks);
-    TRY(link->transport->share(link, study->plans, study->n_plans * sizeof *study->plans));
+    TRY(sweep_plans_share(link, &leader->packed));
     for (size_t i = 0; i < PACKED_BLOCKS; i++)
         TRY(link->transport->share(link, blocks[i].data, blocks[i].bytes));
     return OK;
@@ -261,7 +262,8 @@ static void begin_followers(Leader *leader)
     SweepMessage message = {.kind = SWEEP_BEGIN,
                             .threads = work->options->jobs,
                             .trace = *work->trace,
-                            .n_plans = work->study->n_plans};
+                            .n_plans = leader->packed.n_plans,
+                            .table_bytes = leader->packed.table_bytes};
     for (uint32_t i = 1; i < leader->n_ranks && !leader->cut; i++)
         send(leader, i, &message);
     gather_ready(leader);
@@ -292,17 +294,24 @@ Status sweep_lead(const SweepWork *work, StudyDb *db, SweepTotals *totals)
 {
     Leader leader = {.work = work, .db = db, .totals = totals, .link = work->options->ranks};
     leader.n_ranks = leader.link != NULL ? leader.link->count : 1;
-    TRY(mem_new(&leader.ranks, leader.n_ranks, sizeof *leader.ranks, "sweep"));
+    if (leader.link != NULL)
+        TRY(sweep_plans_pack(work->plans, work->n_plans, &leader.packed));
+    Status status = mem_new(&leader.ranks, leader.n_ranks, sizeof *leader.ranks, "sweep");
+    if (status != OK) {
+        sweep_plans_free(&leader.packed);
+        return status;
+    }
     leader.ranks[0].threads = own_threads(work);
     leader.threads = leader.ranks[0].threads;
     if (leader.link != NULL)
         begin_followers(&leader);
     if (leader.status == OK)
-        note(&leader, sweep_pool_new(work->trace, work->study->plans, work->future,
+        note(&leader, sweep_pool_new(work->trace, work->plans, work->future,
                                      leader.ranks[0].threads, &leader.pool));
     replay_all(&leader);
     sweep_pool_free(leader.pool);
     mem_free(leader.ranks);
+    sweep_plans_free(&leader.packed);
     if (leader.link != NULL)
         leader.link->dismissed = !leader.cut;
     return leader.status == OK ? OK : fail(leader.status, "%s", leader.error);

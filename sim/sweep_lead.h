@@ -7,8 +7,9 @@
 #include "sim/sweep.h"
 
 typedef struct {
-    const PackedTrace *trace;
-    const Study *study;
+    const PackedTrace *trace; /* what is scored */
+    const Plan *plans;        /* [n_plans] of the study, with nothing left to learn */
+    size_t n_plans;
     const StudyEntry *entries; /* [n_entries] without a result, in this order */
     size_t n_entries;
     const ReplayFuture *future; /* of all of them */

@@ -4,7 +4,7 @@
  *     BEGIN  numbers of trace and study      ->
  *                                            <- READY   room for them, or why not
  *     GO                                     ->
- *     (shares the plans and the arrays of the trace)
+ *     (shares the plans, their tables and the arrays of the trace)
  *     PLAN   item, plan                      ->          as many as READY said, then one
  *                                            <- RESULT   for each RESULT
  *     END    drop: also what has not begun   ->          at any time
@@ -37,6 +37,7 @@ typedef struct {
     bool drop;              /* END */
     uint32_t threads;       /* BEGIN: to start, 0: as many as the rank may; READY: that will run */
     uint64_t n_plans;       /* BEGIN: of the study */
+    uint64_t table_bytes;   /* BEGIN: of all their tables (sim/sweep_plans.h) */
     uint64_t plan;          /* PLAN: index into them */
     PackedTrace trace;      /* BEGIN: the numbers; the pointers mean nothing */
     SweepFinished finished; /* PLAN: item; RESULT: all, with result.layers behind the message;

@@ -125,6 +125,34 @@ static inline void ref_trace_make(RefTrace *trace, uint64_t seed, uint32_t max_s
     }
 }
 
+/* Random experts of each layer, in random order, no more than fit the scopes of PLAN. */
+static inline PlanTable *ref_random_lists(const RefTrace *trace, const Plan *plan, uint64_t *state)
+{
+    PlanTable *table;
+    uint32_t experts = 0;
+    bool shared = plan->buffer.scope == SCOPE_DEVICE;
+    uint64_t budget = plan->buffer.bytes > 0 ? plan->buffer.bytes : plan->buffer.slots;
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < trace->n_layers; i++)
+        experts += trace->layers[i].experts;
+    assert_ok(plan_table_new(TABLE_LISTS, trace->n_layers, trace->n_layers, experts, &table));
+    PlanTableParts parts = plan_table_parts(table);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < trace->n_layers; i++) {
+        uint64_t weight = plan->buffer.bytes > 0 ? trace->layers[i].expert_bytes : 1;
+        uint32_t wanted = random_below(state, trace->layers[i].experts + 1);
+        uint32_t stride = random_below(state, 2) ? 1 : trace->layers[i].experts - 1;
+        uint32_t first = random_below(state, trace->layers[i].experts);
+        used = shared ? used : 0;
+        parts.layer[i] = trace->layers[i].layer;
+        parts.first_row[i + 1] = i + 1;
+        for (uint32_t e = 0; e < wanted && used + weight <= budget; e++, used += weight)
+            parts.value[n++] = (first + e * stride) % trace->layers[i].experts;
+        parts.first_value[i + 1] = n;
+    }
+    return table;
+}
+
 static inline void ref_trace_free(RefTrace *trace)
 {
     packed_trace_free(&trace->packed);
@@ -166,6 +194,27 @@ static inline uint32_t ref_least(uint64_t a, uint64_t b)
     return (uint32_t)(a < b ? a : b);
 }
 
+static inline bool ref_is_static(const RefBuffer *buffer)
+{
+    return strcmp(buffer->plan->buffer.evict, "static") == 0;
+}
+
+/* Whether the table lists EXPERT of the layer at index LAYER. */
+static inline bool ref_is_listed(const RefTrace *trace, const PlanTable *table, uint32_t layer,
+                                 uint32_t expert)
+{
+    PlanRow list = plan_table_list(table, trace->layers[layer].layer);
+    for (uint32_t i = 0; i < list.n; i++)
+        if (list.values[i] == expert)
+            return true;
+    return false;
+}
+
+static inline bool ref_is_hot(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    return ref_is_listed(buffer->trace, buffer->plan->buffer.hot.table, layer, expert);
+}
+
 static inline uint32_t ref_slots(const RefBuffer *buffer, uint32_t layer)
 {
     uint32_t objects = ref_objects(buffer, layer);
@@ -177,7 +226,9 @@ static inline uint32_t ref_slots(const RefBuffer *buffer, uint32_t layer)
             widest = buffer->trace->layers[i].experts;
     }
     uint32_t slots = ref_least(ref_budget(buffer) / smallest, objects);
-    if (buffer->plan->buffer.order == ORDER_STAGED)
+    if (buffer->plan->buffer.order == ORDER_STAGED && ref_is_static(buffer))
+        slots = ref_least((uint64_t)slots + 2 * widest, objects);
+    else if (buffer->plan->buffer.order == ORDER_STAGED)
         slots = ref_least((uint64_t)(slots > widest ? slots : widest) + widest, objects);
     return slots;
 }
@@ -230,7 +281,7 @@ static inline uint64_t ref_rank(const RefBuffer *buffer, uint32_t layer, uint32_
 {
     const RefExpert *it = &buffer->experts[layer][expert];
     const char *evict = buffer->plan->buffer.evict;
-    if (strcmp(evict, "fifo") == 0)
+    if (strcmp(evict, "fifo") == 0 || strcmp(evict, "static") == 0)
         return UINT64_MAX - it->loaded_at;
     if (strcmp(evict, "lifo") == 0 || strcmp(evict, "lifo-inactive-first") == 0)
         return it->loaded_at;
@@ -265,6 +316,7 @@ static inline bool ref_is_candidate(const RefBuffer *buffer, uint32_t layer, uin
                                     bool outside)
 {
     return buffer->experts[layer][expert].resident &&
+           !(ref_is_static(buffer) && ref_is_hot(buffer, layer, expert)) &&
            !(outside && ref_is_active(buffer, layer, expert));
 }
 
@@ -426,6 +478,8 @@ static inline void ref_load(RefBuffer *buffer, uint32_t layer, uint32_t expert)
 /* Belady passes by whom no resident outside A (or at all) is needed later than. */
 static inline bool ref_passes(RefBuffer *buffer, uint32_t layer, uint32_t expert)
 {
+    if (ref_is_static(buffer))
+        return true;
     if (strcmp(buffer->plan->buffer.evict, "belady") != 0)
         return false;
     RefVictim victim = ref_victim(buffer, layer);
@@ -437,7 +491,8 @@ static inline void ref_miss(RefBuffer *buffer, uint32_t layer, uint32_t expert)
     RefExpert *it = &buffer->experts[layer][expert];
     uint32_t scope = ref_scope(buffer, layer);
     ref_remember(buffer, layer, it);
-    while (buffer->used[scope] + ref_weight(buffer, layer) > ref_budget(buffer)) {
+    bool is_cold = ref_is_static(buffer) && !ref_is_hot(buffer, layer, expert);
+    while (is_cold || buffer->used[scope] + ref_weight(buffer, layer) > ref_budget(buffer)) {
         if (ref_passes(buffer, layer, expert)) {
             ref_act(buffer, RESIDENCY_BYPASS, layer, expert, ref_slots(buffer, layer));
             return;

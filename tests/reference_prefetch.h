@@ -146,7 +146,8 @@ static inline void ref_prefetch_one(RefPrefetch *prefetch, uint32_t target, uint
     RefBuffer *buffer = &prefetch->buffer;
     uint32_t scope = ref_scope(buffer, target);
     ref_remember(buffer, target, &buffer->experts[target][expert]);
-    while (buffer->used[scope] + ref_weight(buffer, target) > ref_budget(buffer)) {
+    while (!ref_is_static(buffer) &&
+           buffer->used[scope] + ref_weight(buffer, target) > ref_budget(buffer)) {
         ref_evict(buffer, target);
         const BufferAction *gone = &buffer->actions[buffer->n_actions - 1];
         ref_note_gone(prefetch, gone->layer_index, gone->expert);
@@ -233,10 +234,11 @@ static inline void ref_prefetch_event(RefPrefetch *prefetch, size_t first)
     buffer->prefetching = true;
     for (uint32_t i = 0; i < n; i++) {
         ref_set_stays(prefetch, target);
-        if (buffer->experts[target][order[i]].resident)
+        bool is_cold = ref_is_static(buffer) && !ref_is_hot(buffer, target, order[i]);
+        if (buffer->experts[target][order[i]].resident || is_cold)
             continue;
         if (ref_in_flight(prefetch) == buffer->plan->prefetch.max_inflight ||
-            !ref_can_prefetch(prefetch, target))
+            (!ref_is_static(buffer) && !ref_can_prefetch(prefetch, target)))
             break;
         ref_prefetch_one(prefetch, target, order[i]);
     }

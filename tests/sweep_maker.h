@@ -119,6 +119,25 @@ static inline char *dump(const char *path)
                  " 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 22, 1, 2");
 }
 
+/* Makes a study of schema 2 out of one of schema 3. */
+#define WITHOUT_PARTS                                                                              \
+    "ALTER TABLE study DROP COLUMN train_first; ALTER TABLE study DROP COLUMN train_end;"          \
+    "ALTER TABLE study DROP COLUMN test_first; ALTER TABLE study DROP COLUMN test_end;"            \
+    "DROP TABLE learnt; DROP TABLE learnt_table;"
+
+static inline void sweep_once(const PackedTrace *trace, const Study *study, const char *out,
+                              uint32_t jobs, SweepTotals *totals)
+{
+    const SweepOptions options = {.jobs = jobs};
+    assert_ok(sweep_run(trace, "trace.db", study, out, &options, totals));
+}
+
+/* Plans of which half learn, and a bound for each budget. */
+static const char TRAINED_STUDY[] =
+    "{\"moebius_study\": 1, \"grid\": {\"buffer.evict\": [\"lru\", \"static\"],"
+    " \"buffer.slots\": [2, 5], \"buffer.scope\": [\"layer\", \"device\"]}}";
+enum { TRAINED_PLANS = 8, TRAINED_BOUNDS = 4 };
+
 /* Progress of a sweep that stops it after some plans. */
 typedef struct {
     volatile int stop;

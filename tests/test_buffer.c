@@ -83,7 +83,10 @@ static void for_all(uint64_t n_traces, uint32_t max_steps, Check check)
                     plan.buffer.bytes += order == ORDER_STAGED ? 1 : 300;
                     plan.buffer.slots = 0;
                 }
+                if (eviction_needs_hot(*name))
+                    plan.buffer.hot.table = ref_random_lists(&trace, &plan, &state);
                 check(&trace, &plan, seed);
+                plan_free(&plan);
             }
         ref_trace_free(&trace);
     }
@@ -549,6 +552,63 @@ static void plans_that_do_not_fit_the_layers_are_refused(void **unused)
     assert_non_null(strstr(error_message(), "buffer.evict"));
 }
 
+/* A table of one list for each of LAYERS[n]. */
+static PlanTable *lists(const uint32_t *layers, uint32_t n, const uint32_t *experts,
+                        const uint32_t *counts)
+{
+    PlanTable *table;
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < n; i++)
+        total += counts[i];
+    assert_ok(plan_table_new(TABLE_LISTS, n, n, total, &table));
+    PlanTableParts parts = plan_table_parts(table);
+    for (uint32_t i = 0; i < n; i++) {
+        parts.layer[i] = layers[i];
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = parts.first_value[i] + counts[i];
+    }
+    memcpy(parts.value, experts, total * sizeof *experts);
+    return table;
+}
+
+static void expect_refused(Plan *plan, const TraceLayer *layers, PlanTable *table,
+                           const char *reason)
+{
+    ExpertBuffer *buffer;
+    plan->buffer.hot.table = table;
+    assert_int_equal(buffer_new(plan, layers, 2, &buffer), ERR_INPUT);
+    if (strstr(error_message(), reason) == NULL)
+        fail_msg("\"%s\" does not say \"%s\"", error_message(), reason);
+    plan_free(plan);
+}
+
+static void hot_sets_that_do_not_fit_the_layers_are_refused(void **unused)
+{
+    (void)unused;
+    const TraceLayer layers[2] = {{.layer = 3, .experts = 8, .top_k = 2, .expert_bytes = 100},
+                                  {.layer = 4, .experts = 8, .top_k = 2, .expert_bytes = 300}};
+    Plan plan = make_plan("static", ORDER_BATCH, SCOPE_LAYER, 3);
+    ExpertBuffer *buffer;
+    expect_refused(&plan, layers, lists((uint32_t[]){5}, 1, (uint32_t[]){1}, (uint32_t[]){1}),
+                   "buffer.hot: layer 5 is no MoE layer");
+    expect_refused(&plan, layers, lists((uint32_t[]){3}, 1, (uint32_t[]){8}, (uint32_t[]){1}),
+                   "buffer.hot: layer 3: expert 8, it has 8");
+    expect_refused(&plan, layers, lists((uint32_t[]){4}, 1, (uint32_t[]){2, 0, 2}, (uint32_t[]){3}),
+                   "buffer.hot: layer 4: expert 2 twice");
+    expect_refused(&plan, layers,
+                   lists((uint32_t[]){4}, 1, (uint32_t[]){0, 1, 2, 3}, (uint32_t[]){4}),
+                   "buffer.hot: layer 4: takes 4 slots, it has 3");
+    plan.buffer.scope = SCOPE_DEVICE;
+    plan.buffer.slots = 0;
+    plan.buffer.bytes = 700;
+    expect_refused(&plan, layers,
+                   lists((uint32_t[]){3, 4}, 2, (uint32_t[]){0, 1, 2, 3}, (uint32_t[]){2, 2}),
+                   "buffer.hot: takes 800 bytes, the device has 700");
+    plan.buffer.hot = (PlanLearned){.choice = HOT_HOTTEST};
+    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "buffer.hot: must be learnt"));
+}
+
 static void names_of_policies_are_found_and_others_are_not(void **unused)
 {
     (void)unused;
@@ -608,6 +668,7 @@ int main(void)
         cmocka_unit_test(without_a_buffer_every_lookup_hits_in_its_own_slot),
         cmocka_unit_test(memory_is_slots_and_staging_slots),
         cmocka_unit_test(plans_that_do_not_fit_the_layers_are_refused),
+        cmocka_unit_test(hot_sets_that_do_not_fit_the_layers_are_refused),
         cmocka_unit_test(names_of_policies_are_found_and_others_are_not),
         cmocka_unit_test(every_failed_allocation_of_a_buffer_is_reported_and_leaks_nothing),
     };

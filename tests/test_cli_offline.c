@@ -413,6 +413,52 @@ static void a_study_goes_from_sweep_to_plan_to_simulate(void **unused)
     assert_int_equal(plan.buffer.slots, 2);
 }
 
+/* What was scored on the second half is what a simulation of that half gives, with the plan as it
+ * was written and without the trace's first half. */
+static void a_plan_that_learnt_says_all_that_it_needs(void **unused)
+{
+    (void)unused;
+    const char *study = scratch_path("learns.json");
+    const char *out = scratch_path("learns.db");
+    const char *best = scratch_path("learnt.json");
+    static const char TEXT[] =
+        "{\"moebius_study\": 1, \"grid\": {\"buffer.evict\": [\"static\", \"lru\"],"
+        " \"buffer.slots\": [2, 4]}}";
+    assert_ok(file_write_all(study, TEXT, sizeof TEXT - 1));
+    Run sweep = RUN("sweep", "--trace", trace_path, "--study", study, "--out", out, "--json");
+    cJSON *json = parse_output(&sweep);
+    const cJSON *test = cJSON_GetObjectItemCaseSensitive(json, "test");
+    const cJSON *train = cJSON_GetObjectItemCaseSensitive(json, "train");
+    assert_true(number_at(train, "first_step") == 0);
+    assert_true(number_at(train, "end_step") == number_at(test, "first_step"));
+    cJSON_Delete(json);
+    Run pick = RUN("plan", "--from", out, "--best", "misses", "--where",
+                   "evict = 'static' AND slots = 4", "--out", best, "--json");
+    cJSON *picked = parse_output(&pick);
+    Run alone = RUN("simulate", "--trace", trace_path, "--plan", best, "--test", "0.5:1", "--json");
+    json = parse_output(&alone);
+    assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(json, "train")));
+    assert_true(number_at(json, "misses") == number_at(picked, "misses"));
+    assert_true(number_at(json, "memory_bytes") == number_at(picked, "memory_bytes"));
+    cJSON_Delete(json);
+    Run trained = RUN("simulate", "--trace", trace_path, "--set", "buffer.slots=4", "--set",
+                      "buffer.evict=static", "--train", "0:0.5", "--json");
+    json = parse_output(&trained);
+    assert_true(number_at(json, "misses") == number_at(picked, "misses"));
+    cJSON_Delete(json);
+    cJSON_Delete(picked);
+    Run people = RUN("simulate", "--trace", trace_path, "--plan", best, "--test", "0.5:1");
+    assert_done(&people);
+    assert_non_null(strstr(people.out, "Nothing learnt, scored on steps "));
+    Run none = RUN("simulate", "--trace", trace_path, "--set", "buffer.slots=4", "--set",
+                   "buffer.evict=static");
+    assert_refused(&none, 2, "buffer.hot: must be learnt from a part of a trace (--train)");
+    Run idle = RUN("simulate", "--trace", trace_path, "--plan", best, "--train", "0:0.5");
+    assert_refused(&idle, 2, "--train: nothing is learnt");
+    Run wrong = RUN("simulate", "--trace", trace_path, "--test", "1:0");
+    assert_refused(&wrong, 2, "--test: \"1:0\": must be FROM:TO");
+}
+
 static void sweep_of_all_sizes_names_the_first_hit_of_lru(void **unused)
 {
     (void)unused;
@@ -664,6 +710,7 @@ int main(void)
         cmocka_unit_test(simulate_without_a_buffer_misses_nothing),
         cmocka_unit_test(set_changes_the_plan_of_a_file_and_errors_name_it),
         cmocka_unit_test(a_study_goes_from_sweep_to_plan_to_simulate),
+        cmocka_unit_test(a_plan_that_learnt_says_all_that_it_needs),
         cmocka_unit_test(sweep_of_all_sizes_names_the_first_hit_of_lru),
         cmocka_unit_test(plan_refusals_leave_no_file),
         cmocka_unit_test(what_is_no_regular_file_is_no_study),

@@ -124,6 +124,23 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {"\"buffer\": {\"slots\": 4, \"params\": {\"x\": 1}}", "buffer.params.x: unknown key"},
         {"\"buffer\": {\"slots\": 4, \"params\": null}", "buffer.params: must be an object"},
         {"\"buffer\": {\"slots\": 4, \"Slots\": 4}", "buffer.Slots: unknown key"},
+        {"\"buffer\": {\"slots\": 4, \"hot\": \"hottest\"}",
+         "buffer.hot: needs buffer.evict \"static\""},
+        {"\"buffer\": {\"slots\": 4, \"hot\": {\"0\": [1]}}", "buffer.hot: needs buffer.evict"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"static\", \"hot\": 3}",
+         "buffer.hot: must be a word, or an object of layers"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"static\", \"hot\": \"warm\"}",
+         "buffer.hot: \"warm\", allowed are hottest"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"static\", \"hot\": {\"01\": [1]}}",
+         "buffer.hot: \"01\", allowed are numbers of layers"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"static\", \"hot\": {\"1\": 1}}",
+         "buffer.hot: 1: must be a list of numbers"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"static\", \"hot\": {\"7\": [1, -1]}}",
+         "buffer.hot.7: -1, allowed is 0 to 65534"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"static\", \"hot\": {\"7\": [], \"7\": []}}",
+         "7: the key stands twice"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"static\", \"hot\": {\"7\": [1]}, \"x\": 1}",
+         "buffer.x: unknown key"},
         {"\"prefetch\": {\"predictor\": \"oracle:1\"}",
          "prefetch.predictor: \"oracle:1\" needs a buffer"},
         {"\"prefetch\": {\"predictor\": \"guess\"}",
@@ -247,6 +264,35 @@ static void random_prefetch(uint64_t *state, Plan *plan)
         plan->prefetch.distance = 7;
 }
 
+/* A table of SHAPE with random layers, rows and values, or none. */
+static PlanTable *random_table(uint64_t *state, PlanTableShape shape, uint32_t least, uint32_t most)
+{
+    PlanTable *table;
+    uint32_t n_layers = random_below(state, 4);
+    uint32_t rows = shape == TABLE_ROWS ? random_below(state, 4) : 1;
+    uint32_t values = shape == TABLE_NUMBERS ? 1 : random_below(state, 5);
+    assert_ok(plan_table_new(shape, n_layers, n_layers * rows, n_layers * rows * values, &table));
+    PlanTableParts parts = plan_table_parts(table);
+    for (uint32_t i = 0; i < n_layers; i++) {
+        parts.layer[i] = (i > 0 ? parts.layer[i - 1] + 1 : 0) + random_below(state, 1000);
+        parts.first_row[i + 1] = (i + 1) * rows;
+    }
+    for (uint32_t i = 0; i < n_layers * rows; i++)
+        parts.first_value[i + 1] = (i + 1) * values;
+    for (uint32_t i = 0; i < n_layers * rows * values; i++)
+        parts.value[i] = least + random_below(state, most - least + 1);
+    return table;
+}
+
+static void random_learned(uint64_t *state, Plan *plan)
+{
+    if (eviction_needs_hot(plan->buffer.evict)) {
+        plan->buffer.hot.choice = HOT_HOTTEST;
+        if (random_below(state, 3) > 0)
+            plan_learn(&plan->buffer.hot, random_table(state, TABLE_LISTS, 0, 65534));
+    }
+}
+
 static Plan random_plan(uint64_t *state)
 {
     Plan plan = plan_default();
@@ -271,6 +317,7 @@ static Plan random_plan(uint64_t *state)
             plan.buffer.bytes = 1 + (random_next(state) >> (12 + random_below(state, 50)));
         snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s",
                  eviction_names()[random_below(state, n_names)]);
+        random_learned(state, &plan);
     }
     random_prefetch(state, &plan);
     plan.batching.max_tokens = 1 + random_below(state, TRACE_MAX_TOKENS);
@@ -295,6 +342,8 @@ static void assert_same_plan(const Plan *left, const Plan *right)
     assert_true(left->buffer.slots == right->buffer.slots);
     assert_true(left->buffer.bytes == right->buffer.bytes);
     assert_string_equal(left->buffer.evict, right->buffer.evict);
+    assert_int_equal(left->buffer.hot.choice, right->buffer.hot.choice);
+    assert_true(plan_table_is_same(left->buffer.hot.table, right->buffer.hot.table));
     assert_string_equal(left->prefetch.predictor, right->prefetch.predictor);
     assert_int_equal(left->prefetch.distance, right->prefetch.distance);
     assert_int_equal(left->prefetch.max_inflight, right->prefetch.max_inflight);
@@ -319,6 +368,8 @@ static void plans_survive_the_way_to_json_and_back(void **unused)
         assert_same_plan(&plan, &read);
         assert_ok(plan_to_text(&read, &again));
         assert_string_equal(text, again);
+        plan_free(&plan);
+        plan_free(&read);
         mem_free(text);
         mem_free(again);
     }
@@ -401,6 +452,28 @@ static void assert_same_names(const cJSON *node, const char *const *names)
     assert_int_equal(cJSON_GetArraySize(list), n);
 }
 
+/* Either a word, or a table: an object of layers, of numbers inside as many lists as its shape. */
+static void assert_schema_learns(const cJSON *choices, const PlanKey *key)
+{
+    const cJSON *words = cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(choices, 0), "enum");
+    const cJSON *node = cJSON_GetArrayItem(choices, 1);
+    int n = 0;
+    if (key->nullable)
+        assert_true(cJSON_IsNull(cJSON_GetArrayItem(words, n++)));
+    for (size_t i = 0; key->names[i] != NULL; i++)
+        assert_string_equal(cJSON_GetArrayItem(words, n++)->valuestring, key->names[i]);
+    assert_int_equal(cJSON_GetArraySize(words), n);
+    assert_true(has_type(node, "object"));
+    node = cJSON_GetObjectItemCaseSensitive(node, "patternProperties")->child;
+    for (int depth = key->shape; depth > 0; depth--) {
+        assert_true(has_type(node, "array"));
+        node = cJSON_GetObjectItemCaseSensitive(node, "items");
+    }
+    assert_true(has_type(node, "integer"));
+    assert_true(number_in(node, "minimum") == (double)key->least);
+    assert_true(number_in(node, "maximum") == (double)key->most);
+}
+
 static void assert_schema_says(const cJSON *node, const PlanKey *key)
 {
     if (node == NULL)
@@ -432,6 +505,9 @@ static void assert_schema_says(const cJSON *node, const PlanKey *key)
         break;
     case KEY_EMPTY:
         assert_true(has_type(node, "object"));
+        break;
+    case KEY_LEARNED:
+        assert_schema_learns(cJSON_GetObjectItemCaseSensitive(node, "anyOf"), key);
         break;
     }
 }
@@ -497,10 +573,12 @@ static void every_failed_allocation_of_a_plan_is_reported_and_leaks_nothing(void
 {
     (void)unused;
     const char *path = scratch_path("memory.json");
-    static const char text[] = "{\"moebius_plan\": 1, \"buffer\": {\"slots\": 3}}";
+    static const char text[] =
+        "{\"moebius_plan\": 1, \"buffer\": {\"slots\": 3, \"evict\": \"static\","
+        " \"hot\": {\"5\": [2, 1], \"3\": [0]}}}";
     assert_ok(file_write_all(path, text, sizeof text - 1));
     for (uint64_t k = 1;; k++) {
-        Plan plan;
+        Plan plan = {0};
         char *canonical = NULL;
         int64_t before = mem_live_blocks();
         mem_fail_at(k);
@@ -508,6 +586,7 @@ static void every_failed_allocation_of_a_plan_is_reported_and_leaks_nothing(void
         if (status == OK)
             status = plan_to_text(&plan, &canonical);
         mem_free(canonical);
+        plan_free(&plan);
         bool reached = mem_fail_reached();
         mem_fail_at(0);
         assert_int_equal(status, reached ? ERR_MEMORY : OK);

@@ -193,6 +193,31 @@ static void every_number_of_ranks_and_threads_gives_the_same_rows(void **unused)
     packed_trace_free(&trace);
 }
 
+static void what_plans_learnt_travels_with_them(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(36, 50);
+    Study study = make_study(TRAINED_STUDY);
+    const char *alone = scratch_path("trained-alone.db");
+    const char *out = scratch_path("trained-ranks.db");
+    const SweepOptions options = {.jobs = 1};
+    SweepTotals totals;
+    assert_ok(sweep_run(&trace, "trace.db", &study, alone, &options, &totals));
+    char *expected = dump(alone);
+    for (uint32_t count = 2; count <= MAX_RANKS; count++) {
+        const Setup setup = {.count = count, .options.jobs = 1};
+        unlink(out);
+        assert_ok(sweep_with(setup, &trace, &study, out, &totals));
+        assert_int_equal(totals.done, study.n_plans);
+        char *rows = dump(out);
+        assert_string_equal(rows, expected);
+        free(rows);
+    }
+    free(expected);
+    study_free(&study);
+    packed_trace_free(&trace);
+}
+
 /* Sweeps in parts that one rank stops, until all is done. */
 static void sweep_in_parts(bool follower_stops)
 {
@@ -300,6 +325,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_number_of_ranks_and_threads_gives_the_same_rows),
+        cmocka_unit_test(what_plans_learnt_travels_with_them),
         cmocka_unit_test(a_sweep_that_rank_0_stops_continues_to_the_same_rows),
         cmocka_unit_test(a_follower_that_is_stopped_stops_the_sweep),
         cmocka_unit_test(followers_leave_when_there_is_nothing_to_do),

@@ -1,0 +1,60 @@
+/* What plans learn, and who owns the tables. */
+#include "policies/plan.h"
+
+PlanLearned *plan_learned(Plan *plan, size_t i, const char **path)
+{
+    const struct {
+        const char *path;
+        PlanLearned *learned;
+    } all[PLAN_LEARNABLE] = {
+        {"buffer.hot", &plan->buffer.hot},
+    };
+    *path = all[i].path;
+    return all[i].learned;
+}
+
+const char *plan_unlearned(const Plan *plan)
+{
+    Plan view = *plan;
+    const char *path;
+    for (size_t i = 0; i < PLAN_LEARNABLE; i++)
+        if (plan_learned(&view, i, &path)->choice != 0)
+            return path;
+    return NULL;
+}
+
+Status plan_check_learned(const Plan *plan)
+{
+    const char *path = plan_unlearned(plan);
+    if (path == NULL)
+        return OK;
+    return fail(ERR_INPUT,
+                "%s: must be learnt from a part of a trace (--train) before the plan can run",
+                path);
+}
+
+void plan_learn(PlanLearned *learned, const PlanTable *table)
+{
+    const PlanTable *before = learned->table;
+    *learned = (PlanLearned){.table = plan_table_share(table)};
+    plan_table_release(before);
+}
+
+void plan_free(Plan *plan)
+{
+    const char *path;
+    for (size_t i = 0; i < PLAN_LEARNABLE; i++) {
+        PlanLearned *learned = plan_learned(plan, i, &path);
+        plan_table_release(learned->table);
+        learned->table = NULL;
+    }
+}
+
+Plan plan_share(const Plan *plan)
+{
+    Plan copy = *plan;
+    const char *path;
+    for (size_t i = 0; i < PLAN_LEARNABLE; i++)
+        plan_table_share(plan_learned(&copy, i, &path)->table);
+    return copy;
+}

@@ -52,7 +52,7 @@ static Status open_handle(void *workspace, Cublas *cublas)
 {
     TRY(find_functions(cublas));
     CUBLAS_TRY(cublas->create(&cublas->handle));
-    CUBLAS_TRY(cublas->set_workspace(cublas->handle, workspace, CUBLAS_WORKSPACE_BYTES));
+    cublas->workspace = workspace;
     return OK;
 }
 
@@ -87,7 +87,9 @@ Status cublas_product(const Cublas *cublas, const CublasProduct *product, const 
     int n = (int)product->rows;
     int k = (int)product->depth;
     cublasHandle_t handle = cublas->handle;
+    /* The first call takes the workspace away, and without one the library allocates. */
     CUBLAS_TRY(cublas->set_stream(handle, stream));
+    CUBLAS_TRY(cublas->set_workspace(handle, cublas->workspace, CUBLAS_WORKSPACE_BYTES));
     if (product->count == 1)
         CUBLAS_TRY(cublas->product(handle, b_way, a_way, m, n, k, &one, b->data, product->in,
                                    (int)b->columns, a->data, product->in, (int)a->columns, &beta,

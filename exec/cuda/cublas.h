@@ -12,6 +12,7 @@
 typedef struct {
     void *library;
     cublasHandle_t handle;
+    void *workspace;
     cublasStatus_t (*create)(cublasHandle_t *);
     cublasStatus_t (*destroy)(cublasHandle_t);
     cublasStatus_t (*set_stream)(cublasHandle_t, cudaStream_t);

@@ -54,18 +54,38 @@ extern "C" Status ops_embed(const OpsQueue *queue, const Matrix *table, const ui
 
 /* ---- norms ---- */
 
-/* A block: one row. Reads it from device memory once and from the L1 once or twice more, writes it
- * once; bound by device memory with many rows, by latency with few. */
-template <bool LAYER>
+__device__ static void put(float *to, float4 value)
+{
+    *(float4 *)to = value;
+}
+
+__device__ static void put(__nv_bfloat16 *to, float4 value)
+{
+    *(uint2 *)to = make_uint2(pack_bf16(value.x, value.y), pack_bf16(value.z, value.w));
+}
+
+__device__ static void put(float *to, float value)
+{
+    *to = value;
+}
+
+__device__ static void put(__nv_bfloat16 *to, float value)
+{
+    *to = __float2bfloat16_rn(value);
+}
+
+/* A block: one row of any width. Reads it from device memory once and from the L1 once or twice
+ * more, writes it once. */
+template <bool LAYER, typename Out>
 __global__ void __launch_bounds__(THREADS)
     norm_rows(Norm norm, const float *__restrict__ in, const uint32_t *__restrict__ pick,
-              uint32_t columns, float *__restrict__ out)
+              uint32_t columns, Out *__restrict__ out)
 {
     wait_for_earlier_kernels();
     let_next_kernel_start();
     size_t from = pick != nullptr ? pick[blockIdx.x] : blockIdx.x;
     const float *row = in + from * columns;
-    float *to = out + (size_t)blockIdx.x * columns;
+    Out *to = out + (size_t)blockIdx.x * columns;
     float mean = 0;
     if (LAYER) {
         float sum = 0;
@@ -79,19 +99,76 @@ __global__ void __launch_bounds__(THREADS)
     float scale = 1 / sqrtf(sum_block<THREADS>(squares) / columns + norm.eps);
     for (uint32_t i = threadIdx.x; i < columns; i += THREADS) {
         float bias = LAYER && norm.bias != nullptr ? norm.bias[i] : 0;
-        to[i] = (row[i] - mean) * scale * norm.weight[i] + bias;
+        put(to + i, (row[i] - mean) * scale * norm.weight[i] + bias);
     }
+}
+
+/* A block: one row of up to THREADS * WORDS words of 4 floats, which its threads hold. Reads 4
+ * bytes per element and writes 2 or 4; bound by device memory with many rows, by latency with few.
+ */
+template <uint32_t WORDS, typename Out>
+__global__ void __launch_bounds__(THREADS)
+    rms_norm_words(Norm norm, const float *__restrict__ in, const uint32_t *__restrict__ pick,
+                   uint32_t columns, Out *__restrict__ out)
+{
+    float4 weight[WORDS];
+    float4 value[WORDS];
+#pragma unroll
+    for (uint32_t w = 0; w < WORDS; w++) {
+        uint32_t at = (w * THREADS + threadIdx.x) * 4;
+        weight[w] = at < columns ? *(const float4 *)(norm.weight + at) : float4{};
+    }
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    size_t from = pick != nullptr ? pick[blockIdx.x] : blockIdx.x;
+    float squares = 0;
+#pragma unroll
+    for (uint32_t w = 0; w < WORDS; w++) {
+        uint32_t at = (w * THREADS + threadIdx.x) * 4;
+        value[w] = at < columns ? *(const float4 *)(in + from * columns + at) : float4{};
+        squares += value[w].x * value[w].x + value[w].y * value[w].y + value[w].z * value[w].z +
+                   value[w].w * value[w].w;
+    }
+    float scale = 1 / sqrtf(sum_block<THREADS>(squares) / columns + norm.eps);
+#pragma unroll
+    for (uint32_t w = 0; w < WORDS; w++) {
+        uint32_t at = (w * THREADS + threadIdx.x) * 4;
+        if (at < columns)
+            put(out + (size_t)blockIdx.x * columns + at,
+                make_float4(value[w].x * scale * weight[w].x, value[w].y * scale * weight[w].y,
+                            value[w].z * scale * weight[w].z, value[w].w * scale * weight[w].w));
+    }
+}
+
+template <typename Out>
+static Status queue_norm(const OpsQueue *queue, const Norm *norm, const float *in,
+                         const uint32_t *pick, uint32_t rows, uint32_t columns, Out *out)
+{
+    const LaunchShape launch = {dim3(rows), THREADS, 0, 0};
+    const uint32_t word_columns = 4 * THREADS;
+    auto kernel = norm->kind == NORM_LAYER ? norm_rows<true, Out> : norm_rows<false, Out>;
+    bool words = norm->kind == NORM_RMS && columns % 4 == 0 && columns <= 8 * word_columns &&
+                 ((uintptr_t)in | (uintptr_t)out | (uintptr_t)norm->weight) % 16 == 0;
+    if (words)
+        kernel = columns <= word_columns       ? rms_norm_words<1, Out>
+                 : columns <= 2 * word_columns ? rms_norm_words<2, Out>
+                 : columns <= 4 * word_columns ? rms_norm_words<4, Out>
+                                               : rms_norm_words<8, Out>;
+    if (rows == 0)
+        return OK;
+    return launch_after(kernel, launch, queue->stream, *norm, in, pick, columns, out);
 }
 
 extern "C" Status ops_norm(const OpsQueue *queue, const Norm *norm, const float *in,
                            const uint32_t *pick, uint32_t rows, uint32_t columns, float *out)
 {
-    if (rows == 0)
-        return OK;
-    const LaunchShape launch = {dim3(rows), THREADS, 0, 0};
-    if (norm->kind == NORM_LAYER)
-        return launch_after(norm_rows<true>, launch, queue->stream, *norm, in, pick, columns, out);
-    return launch_after(norm_rows<false>, launch, queue->stream, *norm, in, pick, columns, out);
+    return queue_norm(queue, norm, in, pick, rows, columns, out);
+}
+
+extern "C" Status ops_norm_rounded(const OpsQueue *queue, const Norm *norm, const float *in,
+                                   uint32_t rows, uint32_t columns, void *out)
+{
+    return queue_norm(queue, norm, in, nullptr, rows, columns, (__nv_bfloat16 *)out);
 }
 
 /* ---- activations ---- */

@@ -34,9 +34,15 @@ Status ops_embed(const OpsQueue *queue, const Matrix *table, const uint32_t *ids
                  float scale, const float *positions, const uint32_t *places, float *out);
 Status ops_norm(const OpsQueue *queue, const Norm *norm, const float *in, const uint32_t *pick,
                 uint32_t rows, uint32_t columns, float *out);
+/* All rows; OUT is bf16. */
+Status ops_norm_rounded(const OpsQueue *queue, const Norm *norm, const float *in, uint32_t rows,
+                        uint32_t columns, void *out);
 /* In bf16, IN is rounded to it; sums are f32. */
 Status ops_linear(const OpsQueue *queue, const float *in, const Matrix *weight, uint32_t rows,
                   bool add, float *out);
+/* In bf16 the normed rows are rounded to it. */
+Status ops_norm_linear(const OpsQueue *queue, const Norm *norm, const float *in,
+                       const Matrix *weight, uint32_t rows, float *normed, float *out);
 Status ops_linear_heads(const OpsQueue *queue, const HeadMatrices *matrices, const float *in,
                         uint32_t tokens, float *out);
 Status ops_activate(const OpsQueue *queue, const FfnShape *shape, const float *hidden,

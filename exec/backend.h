@@ -9,10 +9,11 @@
  *
  * Operations are queued: they happen on the device in the order of the calls, and the host waits
  * for them only in wait(), download() and upload(). Host memory that fetch(), send() and load()
- * touch must be allocate_host()'s or the checkpoint's, and stay as it is until wait(). Only with
- * the plan's buffer on does the host wait inside a step (for the counts of an event); else a step
- * is one uninterrupted queue, with counts and offsets on the device, so that it can be captured and
- * replayed.
+ * touch must be allocate_host()'s or the checkpoint's, and stay as it is until wait(). Only while
+ * the plan's buffer has loads to make does the host wait inside a step (for the counts of an
+ * event); else a step is one uninterrupted queue, with counts and offsets on the device, which
+ * depends on nothing but the step's shape: begin_step() and end_step() stand around it, so that a
+ * backend may capture and replay it.
  *
  * Every function returns OK or has written the error record. One thread at a time. */
 #ifndef EXEC_BACKEND_H
@@ -63,14 +64,25 @@ typedef struct {
     uint32_t keys;     /* in the cache, these tokens' included */
 } Span;
 
-/* The spans of a step, on both sides. Their tokens are consecutive from 0 and ascend. */
+/* The spans of a step, on both sides. Their tokens are consecutive from 0 and ascend. An operation
+ * that is queued may depend on n, tokens and most_keys, but not on what HOST has. */
 typedef struct {
     const Span *host;   /* [n] */
     const Span *device; /* the same */
     uint32_t n;
     uint32_t tokens;    /* of all spans */
-    uint32_t most_keys; /* of a span */
+    uint32_t most_keys; /* that a span may have */
 } Spans;
+
+/* What the queue of a step depends on: steps of the same shape queue the same operations. */
+typedef struct {
+    uint32_t stack;
+    uint32_t tokens;
+    uint32_t spans;
+    uint32_t most_keys;
+    uint32_t most_source_keys;
+    uint32_t variant; /* bits: the caller's */
+} StepShape;
 
 /* A layer's part of a cache, of elements of cache_bytes(). Position P of slot S has its keys at
  * element (S * positions + P) * key_stride of KEYS, its values likewise. Latent attention keeps
@@ -164,6 +176,12 @@ typedef struct {
     uint32_t *rows;  /* [tokens * top_k] */
 } RowGroups;
 
+/* The weights of EXPERT lie in SLOT. */
+typedef struct {
+    uint32_t expert;
+    uint32_t slot;
+} ExpertJob;
+
 /* What run_experts computes for any of the layer's experts. */
 typedef struct {
     const FfnShape *shape;
@@ -175,13 +193,8 @@ typedef struct {
     RowGroups groups;
     const unsigned char *slots; /* device: an expert's weights lie at slots + slot * slot_stride */
     size_t slot_stride;
+    const ExpertJob *placed; /* device [n_experts]: that of each; NULL: in the slot of its number */
 } ExpertBatch;
-
-/* The weights of EXPERT lie in SLOT. */
-typedef struct {
-    uint32_t expert;
-    uint32_t slot;
-} ExpertJob;
 
 /* A copy from host to a slot. */
 typedef struct {
@@ -218,8 +231,15 @@ typedef struct {
     Status (*send)(Device *device, void *to, const void *from, size_t bytes);
     Status (*fetch)(Device *device, void *to, const void *from, size_t bytes);
     Status (*move)(Device *device, void *to, const void *from, size_t bytes);
-    /* Returns when everything queued has happened. */
+    /* Returns when everything queued has happened; loads that nothing queued awaits may go on. */
     Status (*wait)(Device *device);
+
+    /* What is queued in between is a step of SHAPE: operations, stamps and copies, no loads. Where
+     * *REPEATED, the backend has queued what it noted of an earlier one, and the caller queues
+     * nothing. Each begin_step() that succeeded is followed by one end_step(), with WHOLE false
+     * when the step could not be queued to its end; only then does it never fail. */
+    Status (*begin_step)(Device *device, const StepShape *shape, bool *repeated);
+    Status (*end_step)(Device *device, bool whole);
 
     /* Converts PART to matrix elements [rows][columns], or to floats. Done on return, or queued
      * when PART is made up. */
@@ -239,7 +259,7 @@ typedef struct {
     Status (*load)(Device *device, const Load *load);
     /* What is queued from now on comes after the load. */
     Status (*await_load)(Device *device, uint32_t ticket);
-    /* After wait(): when the load of this step ran, in clock_ns(). */
+    /* Waits for the load of this step: when it ran, in clock_ns(). */
     Status (*load_time)(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
 
     /* Marks this place of the queue as stamp INDEX; after wait(), NS[n] are the times of stamps 0
@@ -258,6 +278,10 @@ typedef struct {
      */
     Status (*linear)(Device *device, const float *in, const Matrix *weight, uint32_t rows, bool add,
                      float *out);
+    /* out = norm(in) * weight^T + bias. NORMED [rows][weight->columns] is room for norm(in), and
+     * undefined on return. */
+    Status (*norm_linear)(Device *device, const Norm *norm, const float *in, const Matrix *weight,
+                          uint32_t rows, float *normed, float *out);
     /* out[token][head] = in[token][head] * weights[head]^T */
     Status (*linear_heads)(Device *device, const HeadMatrices *matrices, const float *in,
                            uint32_t tokens, float *out);
@@ -293,8 +317,8 @@ typedef struct {
     Status (*group)(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                     uint32_t n_experts, const RowGroups *groups);
     /* out[row] = the expert's FFN of in[row / top_k], for the rows of each job's expert; JOBS NULL:
-     * of every expert, in the slot of its own number. A row's numbers do not depend on which jobs
-     * share the call. JOBS may be reused on return. */
+     * of every expert, where batch->placed says. A row's numbers do not depend on which jobs share
+     * the call. JOBS may be reused on return. */
     Status (*run_experts)(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                           uint32_t n_jobs, const float *in, float *out);
     /* Static gating with all experts in the slots of their own numbers: run_experts() and

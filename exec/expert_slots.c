@@ -1,5 +1,7 @@
 #include "exec/expert_slots.h"
 
+#include <assert.h>
+
 #include "base/clock.h"
 #include "exec/gating.h"
 #include "exec/layout.h"
@@ -66,6 +68,8 @@ void expert_slots_lay_out_device(ExpertSlots *slots, Arena *arena)
         layer->slots = lay_out(arena, count, layer->slot_stride);
         slots->slot_bytes += times(count, layer->slot_stride);
     }
+    for (uint32_t i = 0; on && i < slots->n_layers; i++)
+        slots->layers[i].places = lay_out(arena, slots->trace_layers[i].experts, sizeof(ExpertJob));
 }
 
 static void lay_out_jobs(JobList *list, size_t n, bool loaded, Arena *arena)
@@ -85,6 +89,7 @@ void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *a
         records += buffer_max_actions(slots->decisions, most_active(slots, i, max_tokens));
         slots->layers[i].kept = lay_out(arena, experts, sizeof *slots->layers[i].kept);
         slots->layers[i].prefetched = lay_out(arena, experts, sizeof *slots->layers[i].prefetched);
+        slots->layers[i].slot_of = lay_out(arena, experts, sizeof *slots->layers[i].slot_of);
     }
     slots->actions =
         lay_out(arena, buffer_max_actions(slots->decisions, widest), sizeof *slots->actions);
@@ -107,20 +112,56 @@ static Status fill_layer(const ExpertSlots *slots, uint32_t layer_index)
 {
     const LayerSlots *layer = &slots->layers[layer_index];
     const FfnTensors *experts = slots->tensors->layers[layer->layer].experts;
-    for (uint32_t e = 0; e < slots->trace_layers[layer_index].experts; e++)
+    for (uint32_t e = 0; e < slots->trace_layers[layer_index].experts; e++) {
+        layer->slot_of[e] = (ExpertJob){e, NO_SLOT};
         if (slots->plan->buffer.on)
             TRY(slots->backend->keep_expert(slots->device, layer->shape, &experts[e],
                                             &layer->kept[e]));
         else
             TRY(slots->backend->store_expert(slots->device, layer->shape, &experts[e],
                                              slot_address(slots, layer_index, e)));
+    }
     return OK;
+}
+
+/* Without this an order may keep more than its budget for an event (order staged does). */
+static bool budget_holds_all(const ExpertSlots *slots)
+{
+    const Plan *plan = slots->plan;
+    uint64_t count = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
+        const TraceLayer *layer = &slots->trace_layers[i];
+        count = (plan->buffer.scope == SCOPE_DEVICE ? count : 0) + layer->experts;
+        bytes =
+            (plan->buffer.scope == SCOPE_DEVICE ? bytes : 0) + layer->experts * layer->expert_bytes;
+        if (plan->buffer.slots > 0 ? count > plan->buffer.slots : bytes > plan->buffer.bytes)
+            return false;
+    }
+    return true;
 }
 
 Status expert_slots_fill(ExpertSlots *slots)
 {
-    for (uint32_t i = 0; i < slots->n_layers; i++)
+    slots->holds_all = budget_holds_all(slots);
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
         TRY(fill_layer(slots, i));
+        slots->n_experts += slots->trace_layers[i].experts;
+    }
+    slots->settled = !slots->plan->buffer.on;
+    return OK;
+}
+
+/* With all experts resident nothing is ever loaded, and so nothing evicted. */
+static Status settle(ExpertSlots *slots)
+{
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
+        LayerSlots *layer = &slots->layers[i];
+        TRY(slots->backend->upload(slots->device, layer->places, layer->slot_of,
+                                   slots->trace_layers[i].experts * sizeof *layer->slot_of));
+        layer->placed = layer->places;
+    }
+    slots->settled = true;
     return OK;
 }
 
@@ -131,13 +172,17 @@ static void forget_prefetch(ExpertSlots *slots, const ResidencyRecord *record)
             slots->layers[i].prefetched[record->expert] = 0;
 }
 
-void expert_slots_start_step(ExpertSlots *slots)
+Status expert_slots_start_step(ExpertSlots *slots, bool *waits)
 {
     for (size_t i = 0; i < slots->n_residency; i++)
         if (slots->residency[i].kind == RESIDENCY_PREFETCH)
             forget_prefetch(slots, &slots->residency[i]);
     slots->n_residency = 0;
     slots->n_loads = 0;
+    if (!slots->settled && slots->holds_all && slots->n_resident == slots->n_experts)
+        TRY(settle(slots));
+    *waits = !slots->settled;
+    return OK;
 }
 
 static ResidencyRecord *add_record(ExpertSlots *slots, const BufferAction *action)
@@ -218,11 +263,25 @@ static void add_hit(ExpertSlots *slots, const BufferAction *action)
         slots->hits.jobs[slots->hits.n++] = (ExpertJob){action->expert, action->slot};
 }
 
+/* Keeps in mind where the experts are. */
+static void note_place(ExpertSlots *slots, const BufferAction *action)
+{
+    ExpertJob *place = &slots->layers[action->layer_index].slot_of[action->expert];
+    if (action->kind == RESIDENCY_EVICT) {
+        place->slot = NO_SLOT;
+        slots->n_resident--;
+    } else if (action->kind == RESIDENCY_LOAD || action->kind == RESIDENCY_PREFETCH) {
+        place->slot = action->slot;
+        slots->n_resident++;
+    }
+}
+
 static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
                         bool *queued)
 {
     ResidencyRecord *record = add_record(slots, action);
     uint32_t *prefetched = &slots->layers[action->layer_index].prefetched[action->expert];
+    note_place(slots, action);
     if (action->kind == RESIDENCY_HIT)
         add_hit(slots, action);
     if (action->kind == RESIDENCY_EVICT)
@@ -248,33 +307,42 @@ static const uint16_t *order_touches(const ExpertSlots *slots, const ExpertEvent
     return slots->touches;
 }
 
+/* Fills slots->actions[*n_actions]; returns how many experts take part. */
+static uint32_t decide(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_actions)
+{
+    uint32_t n_active =
+        gating_active(event->first, slots->trace_layers[event->layer_index].experts, slots->active);
+    const BufferEvent asked = {.layer_index = event->layer_index,
+                               .n = n_active,
+                               .experts = slots->active,
+                               .next_use = event->next_use,
+                               .touches = order_touches(slots, event, n_active),
+                               .n_coming = event->n_coming,
+                               .coming = event->coming,
+                               .signals = event->signals};
+    buffer_event(slots->decisions, &asked, NULL, slots->actions, n_actions);
+    return n_active;
+}
+
 Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_active)
 {
     uint32_t n_actions;
     bool queued = false;
-    *n_active = gating_active(event->first, event->batch->n_experts, slots->active);
-    const BufferEvent asked = {.layer_index = event->layer_index,
-                               .n = *n_active,
-                               .experts = slots->active,
-                               .next_use = event->next_use,
-                               .touches = order_touches(slots, event, *n_active),
-                               .n_coming = event->n_coming,
-                               .coming = event->coming,
-                               .signals = event->signals};
-    buffer_event(slots->decisions, &asked, NULL, slots->actions, &n_actions);
+    *n_active = decide(slots, event, &n_actions);
     for (uint32_t i = 0; i < n_actions; i++)
         TRY(carry_out(slots, event, &slots->actions[i], &queued));
     return run_pending(slots, event);
 }
 
-void expert_slots_note(ExpertSlots *slots, uint32_t layer_index, const uint16_t *active,
-                       uint32_t n_active)
+uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event)
 {
     uint32_t n_actions;
-    const BufferEvent asked = {.layer_index = layer_index, .n = n_active, .experts = active};
-    buffer_event(slots->decisions, &asked, NULL, slots->actions, &n_actions);
-    for (uint32_t i = 0; i < n_actions; i++)
+    uint32_t n_active = decide(slots, event, &n_actions);
+    for (uint32_t i = 0; i < n_actions; i++) {
+        assert(slots->actions[i].kind == RESIDENCY_HIT);
         add_record(slots, &slots->actions[i]);
+    }
+    return n_active;
 }
 
 Status expert_slots_await_prefetches(const ExpertSlots *slots)

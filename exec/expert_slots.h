@@ -11,6 +11,8 @@
 #include "exec/backend.h"
 #include "policies/buffer.h"
 
+#define NO_SLOT UINT32_MAX
+
 /* One MoE layer's way to its slots. */
 typedef struct {
     uint32_t layer; /* the model's layer number */
@@ -18,6 +20,9 @@ typedef struct {
     const void **kept;    /* [experts] what loads read */
     uint32_t *prefetched; /* [experts] 1 + the ticket of the prefetch, from this step, that the
                              expert's slot still waits for; 0: none */
+    ExpertJob *slot_of;   /* [experts] ... in the slot of each; NO_SLOT: it has none */
+    ExpertJob *places;    /* device [experts]: room for PLACED */
+    ExpertJob *placed;    /* device: slot_of, once every expert is there to stay; else NULL */
     size_t slot_stride;   /* device bytes from slot to slot */
     unsigned char *slots; /* device: the layer's own, or those shared by all */
 } LayerSlots;
@@ -48,6 +53,10 @@ typedef struct {
     ResidencyRecord *residency; /* of one step */
     uint32_t *load_records;     /* [loads of the step] the record of each ticket */
     size_t n_residency;
+    uint32_t n_resident; /* experts with a slot, of all layers */
+    uint32_t n_experts;  /* of all layers */
+    bool holds_all;      /* the budget has room for all of them */
+    bool settled;        /* every expert is in its slot, and stays there */
     uint32_t n_loads;
     uint32_t max_loads;
     uint64_t slot_bytes; /* device memory of all slots */
@@ -78,16 +87,18 @@ void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *a
 /* Keeps what loads will read; loads everything when the buffer is off. */
 Status expert_slots_fill(ExpertSlots *slots);
 
-/* Forgets the records of the step before. */
-void expert_slots_start_step(ExpertSlots *slots);
-/* The buffer is on: decides one event, begins the loads it needs and then the prefetches, computes
- * what is in place beside them and what loads bring after them, and appends its records. An expert
- * is computed before its slot is overwritten; one that was prefetched, after its load. *N_ACTIVE
- * experts took part. */
+/* Forgets the records of the step before. *WAITS tells whether experts may have to be loaded in
+ * this one, so that each event must be decided before it runs; else all of them lie where the
+ * layers' PLACED says, and stay there. */
+Status expert_slots_start_step(ExpertSlots *slots, bool *waits);
+/* Where the step waits: decides one event, begins the loads it needs and then the prefetches,
+ * computes what is in place beside them and what loads bring after them, and appends its records.
+ * An expert is computed before its slot is overwritten; one that was prefetched, after its load.
+ * *N_ACTIVE experts took part. */
 Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_active);
-/* The buffer is off: the records of an event that was computed. */
-void expert_slots_note(ExpertSlots *slots, uint32_t layer_index, const uint16_t *active,
-                       uint32_t n_active);
+/* Where it does not: decides an event that was computed already, and appends its records, which are
+ * hits. Returns how many experts took part. */
+uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event);
 /* What is queued from now on comes after the step's prefetches, those included that nobody has
  * computed with: a step ends when its loads have ended. */
 Status expert_slots_await_prefetches(const ExpertSlots *slots);

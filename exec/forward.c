@@ -10,9 +10,54 @@ Status forward_stamp(const Step *step, uint32_t layer, Op op)
     Forward *f = step->forward;
     if (!step->input->timing)
         return OK;
-    f->stamps.layer[f->stamps.n] = layer;
-    f->stamps.op[f->stamps.n++] = op;
-    return f->backend->stamp(f->device, f->stamps.n);
+    step->ops->layer[step->ops->n] = layer;
+    step->ops->op[step->ops->n++] = op;
+    return f->backend->stamp(f->device, step->ops->n);
+}
+
+/* Entries of the stack's routing. */
+static size_t count_routed(const ModelConfig *config, const StepInput *input)
+{
+    size_t routed = 0;
+    uint32_t first;
+    uint32_t end;
+    model_stack(config, input->stack, &first, &end);
+    for (uint32_t i = first; i < end; i++)
+        routed += config->layers[i].moe ? (size_t)input->tokens * config->layers[i].top_k : 0;
+    return routed;
+}
+
+/* The step's inputs, where the device copies them from. */
+static void put_input(const Step *step)
+{
+    const Forward *f = step->forward;
+    const StepInput *input = step->input;
+    const ForwardHost *host = &f->host;
+    size_t routed = count_routed(f->config, input);
+    memcpy(host->ids, input->token, input->tokens * sizeof *host->ids);
+    if (input->logits == LOGITS_LAST)
+        for (uint32_t i = 0; i < step->spans.n; i++)
+            host->picked[i] = host->spans[i].first_token + host->spans[i].tokens - 1;
+    if (input->forced_experts != NULL)
+        memcpy(host->forced_experts, input->forced_experts, routed * sizeof *host->forced_experts);
+    if (input->forced_experts != NULL && input->forced_weights != NULL)
+        memcpy(host->forced_weights, input->forced_weights, routed * sizeof *host->forced_weights);
+}
+
+/* Forced routing of all MoE layers of the stack. */
+static Status send_forced(const Step *step)
+{
+    const Forward *f = step->forward;
+    const StepInput *input = step->input;
+    size_t routed = count_routed(f->config, input);
+    if (input->forced_experts == NULL)
+        return OK;
+    TRY(f->backend->send(f->device, f->at.forced_experts, f->host.forced_experts,
+                         routed * sizeof *f->host.forced_experts));
+    if (input->forced_weights == NULL)
+        return OK;
+    return f->backend->send(f->device, f->at.forced_weights, f->host.forced_weights,
+                            routed * sizeof *f->host.forced_weights);
 }
 
 /* The step's inputs on their way to the device. */
@@ -30,30 +75,9 @@ static Status send_input(const Step *step)
     if (step->source_spans.n > 0)
         TRY(backend->send(f->device, f->at.source_spans, host->source_spans,
                           n_spans * sizeof *host->source_spans));
-    return OK;
-}
-
-/* Forced routing of all MoE layers of the stack. */
-static Status send_forced(const Step *step)
-{
-    const Forward *f = step->forward;
-    const StepInput *input = step->input;
-    size_t routed = 0;
-    uint32_t first;
-    uint32_t end;
-    if (input->forced_experts == NULL)
-        return OK;
-    model_stack(f->config, input->stack, &first, &end);
-    for (uint32_t i = first; i < end; i++)
-        routed += f->config->layers[i].moe ? (size_t)input->tokens * f->config->layers[i].top_k : 0;
-    memcpy(f->host.forced_experts, input->forced_experts, routed * sizeof *f->host.forced_experts);
-    TRY(f->backend->send(f->device, f->at.forced_experts, f->host.forced_experts,
-                         routed * sizeof *f->host.forced_experts));
-    if (input->forced_weights == NULL)
-        return OK;
-    memcpy(f->host.forced_weights, input->forced_weights, routed * sizeof(float));
-    return f->backend->send(f->device, f->at.forced_weights, f->host.forced_weights,
-                            routed * sizeof(float));
+    if (step->input->logits == LOGITS_LAST)
+        TRY(backend->send(f->device, f->at.picked, host->picked, n_spans * sizeof *host->picked));
+    return send_forced(step);
 }
 
 static Status embed(const Step *step)
@@ -88,31 +112,15 @@ static Status end_encoder(const Step *step)
     return forward_fill_cross_caches(step);
 }
 
-/* Norms the rows whose logits are wanted into at.normed; *N_ROWS of them. */
-static Status final_norm(const Step *step, uint32_t *n_rows)
-{
-    const Forward *f = step->forward;
-    const uint32_t *picked = NULL;
-    *n_rows = step->input->tokens;
-    if (step->input->logits == LOGITS_LAST) {
-        *n_rows = step->spans.n;
-        picked = f->at.picked;
-        for (uint32_t i = 0; i < *n_rows; i++)
-            f->host.picked[i] = f->host.spans[i].first_token + f->host.spans[i].tokens - 1;
-        TRY(f->backend->send(f->device, f->at.picked, f->host.picked,
-                             *n_rows * sizeof *f->host.picked));
-    }
-    return f->backend->norm(f->device, &f->weights.final_norm, f->at.hidden, picked, *n_rows,
-                            f->config->d_model, f->at.normed);
-}
-
-static Status compute_logits(const Step *step, uint32_t *n_rows)
+static Status compute_logits(const Step *step)
 {
     const Forward *f = step->forward;
     size_t vocabulary = f->config->vocabulary;
-    TRY(final_norm(step, n_rows));
-    for (uint32_t row = 0; row < *n_rows; row += LOGIT_ROWS) {
-        uint32_t n = *n_rows - row < LOGIT_ROWS ? *n_rows - row : LOGIT_ROWS;
+    const uint32_t *picked = step->input->logits == LOGITS_LAST ? f->at.picked : NULL;
+    TRY(f->backend->norm(f->device, &f->weights.final_norm, f->at.hidden, picked, step->n_logits,
+                         f->config->d_model, f->at.normed));
+    for (uint32_t row = 0; row < step->n_logits; row += LOGIT_ROWS) {
+        uint32_t n = step->n_logits - row < LOGIT_ROWS ? step->n_logits - row : LOGIT_ROWS;
         TRY(f->backend->linear(f->device, f->at.normed + (size_t)row * f->config->d_model,
                                &f->weights.head, n, false, f->at.logits));
         TRY(f->backend->fetch(f->device, f->host.logits + row * vocabulary, f->at.logits,
@@ -121,10 +129,11 @@ static Status compute_logits(const Step *step, uint32_t *n_rows)
     return forward_stamp(step, f->config->n_layers - 1, OP_HEAD);
 }
 
-static Status check_logits(const Step *step, const float *logits, uint32_t n_rows)
+static Status check_logits(const Step *step)
 {
+    const float *logits = step->forward->host.logits;
     size_t vocabulary = step->forward->config->vocabulary;
-    for (uint32_t row = 0; row < n_rows; row++) {
+    for (uint32_t row = 0; row < step->n_logits; row++) {
         unsigned nan = 0;
         for (size_t i = 0; i < vocabulary; i++)
             nan |= logits[row * vocabulary + i] != logits[row * vocabulary + i];
@@ -153,57 +162,78 @@ static Status check_layer_routing(const Step *step, uint32_t layer, const float 
     return OK;
 }
 
-/* With the buffer off nobody asked which experts took part; say it now. */
-static void note_event(const Step *step, uint32_t moe_layer, const LayerConfig *config,
-                       const uint16_t *experts)
+ExpertEvent forward_event(const Step *step, const uint32_t *first, const EventSignals *signals)
+{
+    const Forward *f = step->forward;
+    size_t top_k = f->slots.trace_layers[step->moe_layer].top_k;
+    return (ExpertEvent){.layer_index = step->moe_layer,
+                         .first = first,
+                         .experts = f->host.experts + step->routed,
+                         .n_ids = step->input->tokens * top_k,
+                         .next_use = step->next_use,
+                         .n_coming = step->n_coming,
+                         .coming = step->coming,
+                         .signals = signals};
+}
+
+void forward_next_event(Step *step, uint32_t n_active)
+{
+    if (step->next_use != NULL)
+        step->next_use += n_active;
+    if (step->coming != NULL) {
+        step->coming += n_active;
+        step->n_coming++;
+    }
+}
+
+/* Where nobody waited for an event's counts, it is noted now. */
+static void note_event(Step *step)
 {
     Forward *f = step->forward;
-    size_t routed = (size_t)step->input->tokens * config->top_k;
-    memset(f->counts, 0, ((size_t)config->experts + 1) * sizeof *f->counts);
-    for (size_t i = 0; i < routed; i++)
-        if (experts[i] != EXPERT_DROPPED)
-            f->counts[experts[i] + 1]++;
-    for (uint32_t e = 0; e < config->experts; e++)
+    uint32_t experts = f->slots.trace_layers[step->moe_layer].experts;
+    EventSignals signals;
+    const ExpertEvent event = forward_event(step, f->counts, &signals);
+    memset(f->counts, 0, ((size_t)experts + 1) * sizeof *f->counts);
+    for (size_t i = 0; i < event.n_ids; i++)
+        if (event.experts[i] != EXPERT_DROPPED)
+            f->counts[event.experts[i] + 1]++;
+    for (uint32_t e = 0; e < experts; e++)
         f->counts[e + 1] += f->counts[e];
-    expert_slots_note(&f->slots, moe_layer, f->active,
-                      gating_active(f->counts, config->experts, f->active));
+    forward_signals(step, &signals);
+    forward_next_event(step, expert_slots_note(&f->slots, &event));
 }
 
 /* Layer by layer, what the host learns of the routing when the step is over. */
-static Status check_routing(const Step *step)
+static Status check_routing(Step *step)
 {
     const Forward *f = step->forward;
-    size_t routed = 0;
-    uint32_t moe_layer = 0;
-    uint32_t first;
-    uint32_t end;
-    model_stack(f->config, step->input->stack, &first, &end);
-    for (uint32_t i = 0; i < end; i++) {
-        const LayerConfig *config = &f->config->layers[i];
-        if (!config->moe)
-            continue;
-        if (i >= first) {
-            TRY(check_layer_routing(step, i, f->host.weights + routed));
-            if (!f->plan->buffer.on)
-                note_event(step, moe_layer, config, f->host.experts + routed);
-            routed += (size_t)step->input->tokens * config->top_k;
-        }
-        moe_layer++;
+    step->routed = 0;
+    step->scored = 0;
+    for (step->moe_layer = step->first_moe_layer; step->moe_layer < step->end_moe_layer;
+         step->moe_layer++) {
+        const TraceLayer *layer = &f->slots.trace_layers[step->moe_layer];
+        TRY(check_layer_routing(step, layer->layer, f->host.weights + step->routed));
+        if (!step->waits)
+            note_event(step);
+        step->routed += (size_t)step->input->tokens * layer->top_k;
+        step->scored += (size_t)step->input->tokens * layer->experts;
     }
     return OK;
 }
 
-static Status read_stamps(Forward *f, uint64_t wall_offset_ns, StepOutput *output)
+static Status read_stamps(const Step *step, uint64_t wall_offset_ns, StepOutput *output)
 {
-    Stamps *stamps = &f->stamps;
-    TRY(f->backend->stamp_times(f->device, stamps->n + 1, stamps->ns));
-    for (uint32_t i = 0; i < stamps->n; i++)
-        stamps->records[i] = (TimingRecord){.layer = stamps->layer[i],
-                                            .op = stamps->op[i],
+    const Forward *f = step->forward;
+    const Stamps *stamps = &f->stamps;
+    const OpList *ops = step->ops;
+    TRY(f->backend->stamp_times(f->device, ops->n + 1, stamps->ns));
+    for (uint32_t i = 0; i < ops->n; i++)
+        stamps->records[i] = (TimingRecord){.layer = ops->layer[i],
+                                            .op = ops->op[i],
                                             .start_ns = stamps->ns[i] + wall_offset_ns,
                                             .duration_ns = stamps->ns[i + 1] - stamps->ns[i]};
     output->timing = stamps->records;
-    output->n_timing = stamps->n;
+    output->n_timing = ops->n;
     return OK;
 }
 
@@ -215,18 +245,45 @@ static uint32_t moe_layers_of(const ModelConfig *config, Stack stack)
     return n;
 }
 
-static Spans make_spans(const Span *host, const Span *device, uint32_t n, uint32_t tokens)
+/* Keys are counted in such steps, so that a request that grows keeps the shape of its steps. */
+enum { KEYS_AT_ONCE = 256 };
+
+static uint32_t round_keys(const Forward *f, uint32_t keys)
 {
-    Spans spans = {.host = host, .device = device, .n = n, .tokens = tokens};
+    uint32_t over = keys % KEYS_AT_ONCE;
+    uint32_t missing = over == 0 ? 0 : KEYS_AT_ONCE - over;
+    return missing < f->max_length - keys ? keys + missing : f->max_length;
+}
+
+static uint32_t most_keys(const Span *spans, uint32_t n)
+{
+    uint32_t most = 0;
     for (uint32_t i = 0; i < n; i++)
-        spans.most_keys = host[i].keys > spans.most_keys ? host[i].keys : spans.most_keys;
-    return spans;
+        most = spans[i].keys > most ? spans[i].keys : most;
+    return most;
+}
+
+static Spans make_spans(const Forward *f, const Span *host, const Span *device, uint32_t n,
+                        uint32_t tokens)
+{
+    return (Spans){.host = host,
+                   .device = device,
+                   .n = n,
+                   .tokens = tokens,
+                   .most_keys = round_keys(f, most_keys(host, n))};
 }
 
 /* A long request turns by the long table, and the whole step with it. */
-static const RotaryTable *choose_rotary(const Forward *f, const Spans *spans)
+static bool turns_long(const Forward *f, uint32_t n_spans)
 {
-    return &f->weights.rotary[spans->most_keys > f->config->rope.original_positions];
+    return most_keys(f->host.spans, n_spans) > f->config->rope.original_positions;
+}
+
+static uint32_t count_logits(const StepInput *input, uint32_t n_spans)
+{
+    if (input->logits == LOGITS_NONE)
+        return 0;
+    return input->logits == LOGITS_LAST ? n_spans : input->tokens;
 }
 
 static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
@@ -234,7 +291,10 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
     uint32_t before = input->stack == STACK_DECODER ? moe_layers_of(f->config, STACK_ENCODER) : 0;
     Step step = {.forward = f,
                  .input = input,
-                 .spans = make_spans(f->host.spans, f->at.spans, n_spans, input->tokens),
+                 .n_logits = count_logits(input, n_spans),
+                 .ops = &f->stamps.lists[input->stack][input->logits != LOGITS_NONE],
+                 .spans = make_spans(f, f->host.spans, f->at.spans, n_spans, input->tokens),
+                 .rotary = &f->weights.rotary[turns_long(f, n_spans)],
                  .moe_layer = before,
                  .first_moe_layer = before,
                  .end_moe_layer = before + moe_layers_of(f->config, input->stack),
@@ -243,48 +303,92 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
                  .coming = input->coming};
     if (input->stack == STACK_DECODER && model_is_encoder_decoder(f->config))
         step.source_spans =
-            make_spans(f->host.source_spans, f->at.source_spans, n_spans, input->tokens);
-    step.rotary = choose_rotary(f, &step.spans);
-    memcpy(f->host.ids, input->token, input->tokens * sizeof *f->host.ids);
-    f->stamps.n = 0;
-    expert_slots_start_step(&f->slots);
+            make_spans(f, f->host.source_spans, f->at.source_spans, n_spans, input->tokens);
     return step;
 }
 
-static Status run(Step *step, uint32_t *n_logits)
+/* The routing of all layers, in one copy each. */
+static Status fetch_routing(const Step *step)
 {
-    Forward *f = step->forward;
+    const Forward *f = step->forward;
+    TRY(f->backend->fetch(f->device, f->host.experts, f->at.experts,
+                          step->routed * sizeof *f->host.experts));
+    return f->backend->fetch(f->device, f->host.weights, f->at.route_weights,
+                             step->routed * sizeof *f->host.weights);
+}
+
+static Status queue_step(Step *step)
+{
+    const Forward *f = step->forward;
+    step->ops->n = 0;
     TRY(send_input(step));
-    TRY(send_forced(step));
     if (step->input->timing)
         TRY(f->backend->stamp(f->device, 0));
     TRY(embed(step));
     TRY(run_layers(step));
     if (step->input->stack == STACK_ENCODER)
-        return end_encoder(step);
-    return step->input->logits != LOGITS_NONE ? compute_logits(step, n_logits) : OK;
+        TRY(end_encoder(step));
+    if (step->n_logits > 0)
+        TRY(compute_logits(step));
+    return fetch_routing(step);
+}
+
+/* All that queue_step() goes by, where it does not wait. */
+static StepShape shape_of(const Step *step)
+{
+    const Forward *f = step->forward;
+    const StepInput *input = step->input;
+    const uint32_t bits[] = {input->logits == LOGITS_LAST,
+                             input->logits == LOGITS_ALL,
+                             input->timing,
+                             input->scores,
+                             input->forced_experts != NULL,
+                             input->forced_weights != NULL,
+                             step->rotary == &f->weights.rotary[1]};
+    uint32_t variant = 0;
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
+        variant |= bits[i] << i;
+    return (StepShape){.stack = input->stack,
+                       .tokens = input->tokens,
+                       .spans = step->spans.n,
+                       .most_keys = step->spans.most_keys,
+                       .most_source_keys = step->source_spans.most_keys,
+                       .variant = variant};
+}
+
+/* Queues the step, or has the backend repeat one like it. */
+static Status queue_whole(Step *step)
+{
+    const Forward *f = step->forward;
+    const StepShape shape = shape_of(step);
+    bool repeated;
+    TRY(f->backend->begin_step(f->device, &shape, &repeated));
+    Status status = repeated ? OK : queue_step(step);
+    Status ended = f->backend->end_step(f->device, status == OK);
+    return status != OK ? status : ended;
 }
 
 Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOutput *output)
 {
     Step step = start_step(f, input, n_spans);
     uint64_t wall_offset_ns = clock_wall_ns() - clock_ns();
-    uint32_t n_logits = 0;
-    TRY(run(&step, &n_logits));
+    TRY(expert_slots_start_step(&f->slots, &step.waits));
+    put_input(&step);
+    TRY(step.waits ? queue_step(&step) : queue_whole(&step));
     TRY(expert_slots_await_prefetches(&f->slots));
     TRY(f->backend->wait(f->device));
     TRY(check_routing(&step));
-    TRY(check_logits(&step, f->host.logits, n_logits));
+    TRY(check_logits(&step));
     TRY(expert_slots_end_step(&f->slots, wall_offset_ns));
     *output = (StepOutput){.experts = f->host.experts,
                            .weights = f->host.weights,
                            .residency = f->slots.residency,
                            .n_residency = f->slots.n_residency,
-                           .logits = n_logits > 0 ? f->host.logits : NULL,
-                           .n_logits = n_logits,
+                           .logits = step.n_logits > 0 ? f->host.logits : NULL,
+                           .n_logits = step.n_logits,
                            .router_scores = input->scores ? f->host.scores : NULL,
                            .n_distances = f->ahead.recorded,
                            .predicted = f->ahead.experts,
                            .predicted_weights = f->ahead.weights};
-    return input->timing ? read_stamps(f, wall_offset_ns, output) : OK;
+    return input->timing ? read_stamps(&step, wall_offset_ns, output) : OK;
 }

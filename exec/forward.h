@@ -81,14 +81,20 @@ typedef struct {
     uint64_t *predicted_weights;
 } DecisionSignals;
 
-/* Stamps of a step: operation I ran between stamps I and I + 1. */
+/* The operations of a step in their order. */
 typedef struct {
-    uint32_t *layer;       /* [max] */
-    uint32_t *op;          /* [max] */
+    uint32_t *layer; /* [max] */
+    uint32_t *op;    /* [max] */
+    uint32_t n;
+} OpList;
+
+/* Stamps of a step: operation I ran between stamps I and I + 1. A step that the backend repeats
+ * stamps the operations that were listed when it was queued. */
+typedef struct {
+    OpList lists[2][2];    /* by stack, and by whether logits are wanted */
     uint64_t *ns;          /* [max + 1] */
     TimingRecord *records; /* [max] */
     uint32_t max;
-    uint32_t n;
 } Stamps;
 
 typedef struct {
@@ -108,7 +114,6 @@ typedef struct {
     DecisionSignals signals;
     Stamps stamps;
     uint32_t *counts; /* [max_experts + 1] for events that are noted after the step */
-    uint16_t *active; /* [max_experts] */
 } Forward;
 
 /* Lay out what is above in device and in host memory (exec/layout.h); weights and slots are laid

@@ -49,8 +49,8 @@ static Status plain_attention(const Step *step, uint32_t layer)
                                 .sine = step->rotary->sine,
                                 .cache = own_cache(step, layer)};
     const AttendLayer attend = attend_layer(step, layer);
-    TRY(f->backend->linear(f->device, f->at.normed, &weights->qkv, step->input->tokens, false,
-                           f->at.projected));
+    TRY(f->backend->norm_linear(f->device, &weights->input_norm, f->at.hidden, &weights->qkv,
+                                step->input->tokens, f->at.normed, f->at.projected));
     TRY(f->backend->append(f->device, &append, &step->spans, f->at.projected));
     TRY(forward_stamp(step, layer, OP_ATTENTION_PROJECT));
     TRY(f->backend->attend(f->device, &attend, &step->spans, f->at.projected, f->at.mixed));
@@ -137,6 +137,9 @@ static Status latent_attention(const Step *step, uint32_t layer)
     attend.key_dim = config->kv_rank + config->rotary_dims;
     attend.value_dim = config->kv_rank;
     attend.query_stride = (size_t)config->n_heads * attend.key_dim;
+    TRY(f->backend->norm(f->device, &weights->input_norm, f->at.hidden, NULL, step->input->tokens,
+                         f->config->d_model, f->at.normed));
+    TRY(forward_stamp(step, layer, OP_ATTENTION_NORM));
     TRY(latent_queries(step, weights, config->q_rank));
     TRY(absorb_queries(step, config, weights->latent.absorb));
     TRY(latent_append(step, layer));
@@ -151,9 +154,6 @@ Status forward_attention(const Step *step, uint32_t layer)
     const Forward *f = step->forward;
     const LayerWeights *weights = &f->weights.layers[layer];
     uint32_t tokens = step->input->tokens;
-    TRY(f->backend->norm(f->device, &weights->input_norm, f->at.hidden, NULL, tokens,
-                         f->config->d_model, f->at.normed));
-    TRY(forward_stamp(step, layer, OP_ATTENTION_NORM));
     if (f->config->layers[layer].attention.kv_rank > 0)
         TRY(latent_attention(step, layer));
     else

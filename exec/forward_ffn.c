@@ -49,20 +49,23 @@ static Routing routing_of(const Step *step)
                      .weights = at->route_weights + step->routed};
 }
 
-static Status fetch_routing(const Step *step, const LayerConfig *config, const Routing *routing)
+/* What goes to the host before the next layer's routing takes its place, or before the decisions on
+ * this event: of the ids, those that they ask for. */
+static Status fetch_event(const Step *step, const LayerConfig *config, const Routing *routing)
 {
     const Forward *f = step->forward;
     const ForwardHost *host = &f->host;
     size_t tokens = step->input->tokens;
-    size_t routed = tokens * config->top_k;
-    TRY(f->backend->fetch(f->device, host->experts + step->routed, routing->experts,
-                          routed * sizeof *host->experts));
-    TRY(f->backend->fetch(f->device, host->weights + step->routed, routing->weights,
-                          routed * sizeof *host->weights));
-    if (!step->input->scores && !f->signals.needs.scores)
+    if (step->input->scores || f->signals.needs.scores)
+        TRY(f->backend->fetch(f->device, host->scores + step->scored, routing->scores,
+                              tokens * config->experts * sizeof *host->scores));
+    if (!step->waits)
         return OK;
-    return f->backend->fetch(f->device, host->scores + step->scored, routing->scores,
-                             tokens * config->experts * sizeof *host->scores);
+    if (buffer_needs_touches(f->slots.decisions) || f->signals.needs.requests)
+        TRY(f->backend->fetch(f->device, host->experts + step->routed, routing->experts,
+                              tokens * config->top_k * sizeof *host->experts));
+    return f->backend->fetch(f->device, host->first, f->at.groups.first,
+                             ((size_t)config->experts + 1) * sizeof *host->first);
 }
 
 /* Asks the router, or puts forced routing in its place; drops what is over CAPACITY; groups the
@@ -83,7 +86,7 @@ static Status route(const Step *step, uint32_t layer, uint32_t capacity, const R
                               config->router.normalise_kept, routing));
     TRY(f->backend->group(f->device, routing->experts, input->tokens, config->top_k,
                           config->experts, &f->at.groups));
-    TRY(fetch_routing(step, config, routing));
+    TRY(fetch_event(step, config, routing));
     return forward_stamp(step, layer, OP_ROUTE);
 }
 
@@ -92,29 +95,15 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
 {
     Forward *f = step->forward;
     EventSignals signals;
-    const ExpertEvent event = {.layer_index = step->moe_layer,
-                               .first = f->host.first,
-                               .experts = f->host.experts + step->routed,
-                               .n_ids = (size_t)step->input->tokens * batch->top_k,
-                               .next_use = step->next_use,
-                               .n_coming = step->n_coming,
-                               .coming = step->coming,
-                               .signals = &signals,
-                               .batch = batch,
-                               .in = f->at.normed,
-                               .out = f->at.expert_out};
+    ExpertEvent event = forward_event(step, f->host.first, &signals);
+    event.batch = batch;
+    event.in = f->at.normed;
+    event.out = f->at.expert_out;
     uint32_t n_active;
-    TRY(f->backend->fetch(f->device, f->host.first, batch->groups.first,
-                          ((size_t)batch->n_experts + 1) * sizeof *f->host.first));
     TRY(f->backend->wait(f->device));
     forward_signals(step, &signals);
     TRY(expert_slots_run(&f->slots, &event, &n_active));
-    if (step->next_use != NULL)
-        step->next_use += n_active;
-    if (step->coming != NULL) {
-        step->coming += n_active;
-        step->n_coming++;
-    }
+    forward_next_event(step, n_active);
     return OK;
 }
 
@@ -129,7 +118,7 @@ static Status run_experts(Step *step, uint32_t layer, const ExpertBatch *batch,
                                    f->at.hidden));
         return forward_stamp(step, layer, OP_EXPERTS);
     }
-    if (f->plan->buffer.on)
+    if (step->waits)
         TRY(buffered_experts(step, batch));
     else
         TRY(f->backend->run_experts(f->device, batch, NULL, 0, f->at.normed, f->at.expert_out));
@@ -157,7 +146,8 @@ static Status moe_ffn(Step *step, uint32_t layer)
                                .mask = padded && f->plan->gating.dispatch == DISPATCH_MASK,
                                .groups = f->at.groups,
                                .slots = slots->slots,
-                               .slot_stride = slots->slot_stride};
+                               .slot_stride = slots->slot_stride,
+                               .placed = slots->placed};
     TRY(route(step, layer, capacity, &routing));
     TRY(forward_predict(step, layer));
     TRY(run_experts(step, layer, &batch, &routing));

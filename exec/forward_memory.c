@@ -235,11 +235,13 @@ void forward_lay_out_host(Forward *forward, Arena *arena)
     const ModelConfig *config = forward->config;
     Stamps *stamps = &forward->stamps;
     stamps->max = forward_max_stamps(config);
-    stamps->layer = lay_out(arena, stamps->max, sizeof *stamps->layer);
-    stamps->op = lay_out(arena, stamps->max, sizeof *stamps->op);
+    for (size_t i = 0; i < 4; i++) {
+        OpList *list = &stamps->lists[i / 2][i % 2];
+        list->layer = lay_out(arena, stamps->max, sizeof *list->layer);
+        list->op = lay_out(arena, stamps->max, sizeof *list->op);
+    }
     stamps->ns = lay_out(arena, (size_t)stamps->max + 1, sizeof *stamps->ns);
     stamps->records = lay_out(arena, stamps->max, sizeof *stamps->records);
     forward->counts = lay_out(arena, (size_t)config->max_experts + 1, sizeof *forward->counts);
-    forward->active = lay_out(arena, config->max_experts, sizeof *forward->active);
     forward_lay_out_signals(forward, arena);
 }

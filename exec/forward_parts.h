@@ -11,6 +11,9 @@ enum { LOGIT_ROWS = 256 };
 typedef struct {
     Forward *forward;
     const StepInput *input;
+    bool waits;        /* for the counts of each event: there may be experts to load */
+    uint32_t n_logits; /* rows that are wanted */
+    OpList *ops;
     Spans spans;        /* of the step's tokens in their own caches */
     Spans source_spans; /* ... in the encoder's output */
     const RotaryTable *rotary;
@@ -23,6 +26,11 @@ typedef struct {
     const uint16_t *n_coming; /* from the next event on */
     const uint16_t *coming;
 } Step;
+
+/* The event of MoE layer step->moe_layer for the decisions on it, but what it computes; FIRST is
+ * the host's. The future moves on to the next event. */
+ExpertEvent forward_event(const Step *step, const uint32_t *first, const EventSignals *signals);
+void forward_next_event(Step *step, uint32_t n_active);
 
 /* Elements of a cache row. */
 size_t forward_key_width(const AttentionConfig *attention);

@@ -5,7 +5,8 @@
 typedef enum {
     OP_EMBED,
     OP_ATTENTION_NORM,
-    OP_ATTENTION_PROJECT, /* queries, keys and values, into the cache */
+    OP_ATTENTION_PROJECT, /* queries, keys and values, into the cache; of plain attention with the
+                             norm before it */
     OP_ATTENTION,
     OP_ATTENTION_OUTPUT,
     OP_CROSS_ATTENTION, /* all of it */

@@ -161,6 +161,22 @@ static Status cpu_wait(Device *device)
     return OK;
 }
 
+/* Nothing is noted: operations are done as they come. */
+static Status cpu_begin_step(Device *device, const StepShape *shape, bool *repeated)
+{
+    (void)device;
+    (void)shape;
+    *repeated = false;
+    return OK;
+}
+
+static Status cpu_end_step(Device *device, bool whole)
+{
+    (void)device;
+    (void)whole;
+    return OK;
+}
+
 static Status cpu_stamp(Device *device, uint32_t index)
 {
     device->stamps[index] = clock_ns();
@@ -188,6 +204,8 @@ const Backend BACKEND_CPU = {
     .fetch = cpu_copy,
     .move = cpu_copy,
     .wait = cpu_wait,
+    .begin_step = cpu_begin_step,
+    .end_step = cpu_end_step,
     .store = cpu_store,
     .store_floats = cpu_store_floats,
     .store_ffn = cpu_store_ffn,
@@ -201,6 +219,7 @@ const Backend BACKEND_CPU = {
     .embed = cpu_embed,
     .norm = cpu_norm,
     .linear = cpu_linear,
+    .norm_linear = cpu_norm_linear,
     .linear_heads = cpu_linear_heads,
     .activate = cpu_activate,
     .append = cpu_append,

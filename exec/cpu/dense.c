@@ -179,6 +179,13 @@ Status cpu_linear(Device *device, const float *in, const Matrix *weight, uint32_
     return OK;
 }
 
+Status cpu_norm_linear(Device *device, const Norm *norm, const float *in, const Matrix *weight,
+                       uint32_t rows, float *normed, float *out)
+{
+    TRY(cpu_norm(device, norm, in, NULL, rows, weight->columns, normed));
+    return cpu_linear(device, normed, weight, rows, false, out);
+}
+
 typedef struct {
     const HeadMatrices *matrices;
     const float *in;

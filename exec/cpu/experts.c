@@ -169,7 +169,7 @@ Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob
     for (uint32_t i = 0; jobs != NULL && i < n_jobs; i++)
         n = cut_tiles(device, batch, jobs[i].expert, jobs[i].slot, n);
     for (uint32_t e = 0; jobs == NULL && e < batch->n_experts; e++)
-        n = cut_tiles(device, batch, e, e, n);
+        n = cut_tiles(device, batch, e, batch->placed != NULL ? batch->placed[e].slot : e, n);
     ExpertTask task = {device, batch, in, out};
     thread_pool_run(device->pool, n, run_tile, &task);
     return OK;

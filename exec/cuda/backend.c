@@ -126,6 +126,7 @@ static void cuda_close(Device *device)
         cudaStreamSynchronize(device->stream);
     if (device->copies != NULL)
         cudaStreamSynchronize(device->copies);
+    cuda_forget_graphs(device);
     free_events(device);
     cublas_close(&device->cublas);
     cudaFreeHost(device->host_memory);
@@ -264,7 +265,6 @@ static Status cuda_move(Device *device, void *to, const void *from, size_t bytes
 
 static Status cuda_wait(Device *device)
 {
-    CUDA_TRY(cudaStreamSynchronize(device->copies));
     CUDA_TRY(cudaStreamSynchronize(device->stream));
     return OK;
 }
@@ -299,6 +299,12 @@ static Status cuda_linear(Device *device, const float *in, const Matrix *weight,
                           bool add, float *out)
 {
     return ops_linear(&device->queue, in, weight, rows, add, out);
+}
+
+static Status cuda_norm_linear(Device *device, const Norm *norm, const float *in,
+                               const Matrix *weight, uint32_t rows, float *normed, float *out)
+{
+    return ops_norm_linear(&device->queue, norm, in, weight, rows, normed, out);
 }
 
 static Status cuda_linear_heads(Device *device, const HeadMatrices *matrices, const float *in,
@@ -384,6 +390,8 @@ const Backend BACKEND_CUDA = {
     .fetch = cuda_fetch,
     .move = cuda_move,
     .wait = cuda_wait,
+    .begin_step = cuda_begin_step,
+    .end_step = cuda_end_step,
     .store = cuda_store,
     .store_floats = cuda_store_floats,
     .store_ffn = cuda_store_ffn,
@@ -397,6 +405,7 @@ const Backend BACKEND_CUDA = {
     .embed = cuda_embed,
     .norm = cuda_norm,
     .linear = cuda_linear,
+    .norm_linear = cuda_norm_linear,
     .linear_heads = cuda_linear_heads,
     .activate = cuda_activate,
     .append = cuda_append,

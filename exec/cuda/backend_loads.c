@@ -46,42 +46,48 @@ static Status take_anchor(Device *device)
     return OK;
 }
 
-/* How long before the anchor EVENT was. */
-static Status read_age(const Device *device, cudaEvent_t event, uint64_t *age_ns)
+/* From one event that has happened to another, which may have been the earlier one. */
+static Status read_elapsed(cudaEvent_t from, cudaEvent_t to, int64_t *ns)
 {
     float milliseconds;
-    CUDA_TRY(cudaEventElapsedTime(&milliseconds, event, device->anchor));
-    *age_ns = milliseconds > 0 ? (uint64_t)((double)milliseconds * 1e6) : 0;
+    CUDA_TRY(cudaEventElapsedTime(&milliseconds, from, to));
+    *ns = (int64_t)((double)milliseconds * 1e6);
+    return OK;
+}
+
+/* When EVENT, which has happened, was in clock_ns(). */
+static Status read_time(Device *device, cudaEvent_t event, uint64_t *ns)
+{
+    int64_t age_ns = 0;
+    TRY(take_anchor(device));
+    TRY(read_elapsed(event, device->anchor, &age_ns));
+    *ns = device->anchor_ns - (uint64_t)age_ns;
     return OK;
 }
 
 Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns)
 {
     const LoadEvents *events = &device->loads[ticket];
-    float milliseconds;
-    uint64_t age_ns = 0;
-    TRY(take_anchor(device));
-    TRY(read_age(device, events->start, &age_ns));
-    CUDA_TRY(cudaEventElapsedTime(&milliseconds, events->start, events->end));
-    *start_ns = device->anchor_ns - age_ns;
-    *duration_ns = (uint64_t)((double)milliseconds * 1e6);
+    int64_t elapsed_ns = 0;
+    CUDA_TRY(cudaEventSynchronize(events->end));
+    TRY(read_time(device, events->start, start_ns));
+    TRY(read_elapsed(events->start, events->end, &elapsed_ns));
+    *duration_ns = elapsed_ns > 0 ? (uint64_t)elapsed_ns : 0;
     return OK;
 }
 
 Status cuda_stamp(Device *device, uint32_t index)
 {
     device->anchored = false;
-    CUDA_TRY(cudaEventRecord(device->stamps[index], device->stream));
+    CUDA_TRY(cudaEventRecordWithFlags(device->stamps[index], device->stream,
+                                      device->captured != NULL ? cudaEventRecordExternal
+                                                               : cudaEventRecordDefault));
     return OK;
 }
 
 Status cuda_stamp_times(Device *device, uint32_t n, uint64_t *ns)
 {
-    TRY(take_anchor(device));
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t age_ns = 0;
-        TRY(read_age(device, device->stamps[i], &age_ns));
-        ns[i] = device->anchor_ns - age_ns;
-    }
+    for (uint32_t i = 0; i < n; i++)
+        TRY(read_time(device, device->stamps[i], &ns[i]));
     return OK;
 }

@@ -13,14 +13,25 @@
 #include "exec/cuda/ops.h"
 #include "exec/cuda/static_gating.h"
 
-/* Pinned host memory through which weights pass that must be converted. */
-enum { STORE_STAGING_BYTES = 32 << 20 };
+enum {
+    /* Pinned host memory through which weights pass that must be converted. */
+    STORE_STAGING_BYTES = 32 << 20,
+    /* Shapes of steps that are remembered. */
+    MOST_GRAPHS = 64
+};
 
 /* A load runs between its two events, in the stream of the copies. */
 typedef struct {
     cudaEvent_t start;
     cudaEvent_t end;
 } LoadEvents;
+
+/* A step's shape, and what it queued as a graph, or NULL when it came only once. */
+typedef struct {
+    StepShape shape;
+    cudaGraphExec_t executable;
+    uint64_t last_step;
+} StepGraph;
 
 struct Device {
     DeviceOptions options;
@@ -48,6 +59,10 @@ struct Device {
     cudaEvent_t anchor;       /* at ANCHOR_NS in clock_ns() */
     uint64_t anchor_ns;
     bool anchored; /* since the last stamp or load */
+    StepGraph graphs[MOST_GRAPHS];
+    uint32_t n_graphs;
+    uint64_t step;       /* number of the one that began last */
+    StepGraph *captured; /* whose step is being captured; NULL: none */
     char description[512];
 };
 
@@ -63,6 +78,11 @@ Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors
                          void *to);
 Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                         const void **kept);
+
+/* Backend.begin_step and Backend.end_step (exec/cuda/backend_graphs.c) */
+Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);
+Status cuda_end_step(Device *device, bool whole);
+void cuda_forget_graphs(Device *device);
 
 Status cuda_load(Device *device, const Load *load);
 Status cuda_await_load(Device *device, uint32_t ticket);

@@ -149,6 +149,7 @@ static size_t rows_of_jobs(const ExpertsWork *work, const ExpertBatch *batch, ui
 Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
                    uint32_t n_jobs, const float *in, float *out, cudaStream_t stream)
 {
+    const ExpertJob *placed = batch->placed != NULL ? batch->placed : work->all;
     uint32_t n = jobs != NULL ? n_jobs : batch->n_experts;
     if (n == 0)
         return OK;
@@ -161,7 +162,7 @@ Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const Expe
         uint32_t some = n - first < at_once ? n - first : at_once;
         const ExpertRows rows = {.work = work,
                                  .batch = batch,
-                                 .jobs = (jobs != NULL ? work->jobs : work->all) + first,
+                                 .jobs = (jobs != NULL ? work->jobs : placed) + first,
                                  .n_jobs = some,
                                  .max_rows = rows_of_jobs(work, batch, some),
                                  .max_width =

@@ -219,6 +219,8 @@ static Status measure_policies(const PackedTrace *trace, const BenchShape *shape
     Status status = OK;
     for (const char *const *name = eviction_names(); *name != NULL; name++)
         for (size_t i = 0; i < sizeof kinds / sizeof kinds[0] && status == OK; i++) {
+            if (eviction_needs_scores(*name)) /* the random trace has none */
+                continue;
             Plan plan = bench_plan(shape, *name, kinds[i].order, kinds[i].scope);
             Plan learnt;
             status = learn_plan(trace, &all, &plan, &learnt);

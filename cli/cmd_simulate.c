@@ -27,6 +27,7 @@ typedef struct {
     const Plan *plan; /* as it was given */
     const PackedTrace *trace;
     TraceParts parts;
+    ScoreSource scores;  /* of plans that read them */
     ReplayResult result; /* of the test part */
 } Simulation;
 
@@ -142,7 +143,7 @@ static Status print_tables(const PackedTrace *trace, const Plan *plan, const Rep
     return status;
 }
 
-static void print_plan(const Plan *plan, const PackedTrace *trace)
+static void print_plan(const Plan *plan, const PackedTrace *trace, ScoreSource scores)
 {
     char steps[NUMBER_BYTES];
     if (plan->buffer.on)
@@ -150,6 +151,11 @@ static void print_plan(const Plan *plan, const PackedTrace *trace)
                plan_order_name(plan->buffer.order), plan_scope_name(plan->buffer.scope));
     else
         printf("\nAll experts resident; routing as recorded.\n");
+    if (scores != SCORES_UNKNOWN)
+        printf("Scores are %s.\n", scores == SCORES_OF_ROUTER
+                                       ? "the router's, of every expert"
+                                       : "the weights of the chosen experts: the trace has no "
+                                         "others of every expert");
     if (plan_prefetches(plan))
         printf("Prefetching by %s, %" PRIu32 " MoE layers ahead: recall is the share of the "
                "lookups that was predicted,\nprecision the share of the predictions that was "
@@ -172,7 +178,7 @@ static Status print_people(const Simulation *simulation)
     const BufferCounts *counts = &result->total.counts;
     TRY(print_tables(simulation->trace, simulation->plan,
                      result)); /* first: what fails must have printed nothing */
-    print_plan(simulation->plan, simulation->trace);
+    print_plan(simulation->plan, simulation->trace, simulation->scores);
     part_input_print(&simulation->parts, simulation->trace->n_steps);
     printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
@@ -188,6 +194,8 @@ static Status fill_json(cJSON *json, const Simulation *simulation)
     cJSON *canonical;
     TRY(trace_input_json(json, &simulation->arguments->traces));
     TRY(json_add_text(json, "routing", "as recorded"));
+    if (simulation->scores != SCORES_UNKNOWN)
+        TRY(json_add_text(json, "scores", score_source_name(simulation->scores)));
     TRY(part_input_json(json, &simulation->parts));
     if (cJSON_GetObjectItemCaseSensitive(json, "memory_bytes") == NULL)
         TRY(json_add_u64(json, "memory_bytes", simulation->result.memory_bytes));
@@ -223,6 +231,8 @@ static Status replay(Simulation *simulation, const Plan *learnt)
     if (status == OK)
         status = replay_run(&test, learnt, &future, NULL, NULL, &simulation->result);
     replay_future_free(&future);
+    if (signals != NULL)
+        simulation->scores = trace_signals_source(signals);
     trace_signals_free(signals);
     return status;
 }

@@ -1,6 +1,7 @@
 #include "policies/buffer.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -158,6 +159,7 @@ static Status size_scopes(const Plan *plan, const TraceLayer *layers, ExpertBuff
         Scope *scope = &buffer->scopes[i];
         uint32_t widest = is_shared(buffer) ? widest_layer(buffer) : scope->n_objects;
         scope->n_layers = is_shared(buffer) ? buffer->n_layers : 1;
+        scope->alpha = (uint32_t)lround(65536 * plan_alpha(plan));
         size_scope(plan, slots[i], widest, buffer->policy != NULL && buffer->policy->needs_hot,
                    scope);
         if (buffer->weighs)
@@ -377,8 +379,7 @@ SignalNeeds plan_needs_signals(const Plan *plan)
         return needs;
     if (predictor_choose(plan->prefetch.predictor, &choice) && choice.row != NULL)
         needs = predictor_needs_signals(choice.row, plan->prefetch.distance);
-    const EvictionPolicy *policy = eviction_find(plan->buffer.evict);
-    needs.scores = policy != NULL && policy->needs_scores;
+    needs.scores = eviction_needs_scores(plan->buffer.evict);
     return needs;
 }
 
@@ -533,6 +534,8 @@ uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *h
         .layer_index = layer_index,
         .weight = buffer->weight[layer_index],
         .next_use = given->next_use,
+        .n_experts = buffer->experts[layer_index],
+        .scores = given->signals != NULL ? given->signals->scores : NULL,
         .touches = given->touches,
         .hit = hit,
         .layer_objects = buffer->first_object,

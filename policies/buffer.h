@@ -118,5 +118,7 @@ const char *const *eviction_names(void);
 bool eviction_needs_future(const char *name);
 /* True when it keeps a hot set, which plans give or learn; false for unknown names. */
 bool eviction_needs_hot(const char *name);
+/* The same for router scores. */
+bool eviction_needs_scores(const char *name);
 
 #endif

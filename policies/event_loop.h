@@ -17,6 +17,7 @@
 #include "policies/eviction.h"
 
 typedef struct {
+    void (*begin)(Scope *scope, const ScopeEvent *event); /* before any lookup; may be NULL */
     void (*hit)(Scope *scope, uint32_t object); /* a lookup found it; NULL: the policy ignores it */
     void (*miss)(Scope *scope, uint32_t object); /* a lookup missed, nobody has gone yet; or NULL */
     void (*admit)(Scope *scope, uint32_t object); /* ... and it was loaded */
@@ -56,6 +57,8 @@ ALWAYS_INLINE void admit(const EvictionRules *rules, Scope *scope, ScopeEvent *e
 ALWAYS_INLINE uint32_t serial_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
 {
     scope_begin_event(scope);
+    if (rules->begin != NULL)
+        rules->begin(scope, event);
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t object = event->first_object + event->experts[i];
         bool hit = scope_holds(scope, object);
@@ -79,6 +82,8 @@ ALWAYS_INLINE uint32_t batch_event(const EvictionRules *rules, Scope *scope, Sco
 {
     uint32_t n_misses = 0;
     scope_begin_event(scope);
+    if (rules->begin != NULL)
+        rules->begin(scope, event);
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t object = event->first_object + event->experts[i];
         bool hit = scope_holds(scope, object);
@@ -151,6 +156,8 @@ ALWAYS_INLINE uint32_t newest_of(const Scope *scope, const ScopeEvent *event)
 ALWAYS_INLINE uint32_t staged_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
 {
     scope_begin_event(scope);
+    if (rules->begin != NULL)
+        rules->begin(scope, event);
     uint32_t n_misses = stage(scope, event);
     touch_staged(rules, scope, event);
     scope->outside = scope->n_residents - event->n;

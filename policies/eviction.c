@@ -32,3 +32,9 @@ bool eviction_needs_hot(const char *name)
     const EvictionPolicy *policy = eviction_find(name);
     return policy != NULL && policy->needs_hot;
 }
+
+bool eviction_needs_scores(const char *name)
+{
+    const EvictionPolicy *policy = eviction_find(name);
+    return policy != NULL && policy->needs_scores;
+}

@@ -49,6 +49,7 @@ typedef struct {
     ROW(LEAST_STALE, "least-stale")                                                                \
     ROW(COST_AWARE, "cost-aware")                                                                  \
     ROW(STATIC, "static")                                                                          \
+    ROW(EMA_SCORE, "ema-score")                                                                    \
     ROW(RANDOM, "random")                                                                          \
     ROW(BELADY, "belady")                                                                          \
     ROW(BELADY_ADMIT, "belady-admit")

@@ -80,6 +80,17 @@ static Status read_learned(const JsonAt *at, const PlanKey *key, unsigned char *
     return OK;
 }
 
+static Status read_params(const JsonAt *at, const PlanKey *key, unsigned char *field)
+{
+    JsonAt value;
+    double alpha = 0;
+    TRY(json_only_keys(at, (const char *const[]){"alpha", NULL}));
+    if (json_find(at, "alpha", &value))
+        TRY(json_f64(&value, key->low, key->high, &alpha));
+    memcpy(field, &alpha, sizeof alpha);
+    return OK;
+}
+
 /* FIELD is where the value goes in the plan, or NULL where it is only checked. */
 static Status read_value(const JsonAt *at, const PlanKey *key, unsigned char *field)
 {
@@ -95,10 +106,10 @@ static Status read_value(const JsonAt *at, const PlanKey *key, unsigned char *fi
         return read_choice(at, key, field);
     case KEY_NULL:
         return json_is_null(at) ? OK : json_fail(at, "allowed is null only");
-    case KEY_EMPTY:
-        return json_only_keys(at, (const char *const[]){NULL});
     case KEY_LEARNED:
         return read_learned(at, key, field);
+    case KEY_PARAMS:
+        return read_params(at, key, field);
     case KEY_U32:
     case KEY_U64:
     case KEY_F64:
@@ -160,9 +171,20 @@ static Status check_hot(const JsonAt *at, Plan *plan)
     return is_given(at, "hot", &value) ? json_fail(&value, "needs buffer.evict \"static\"") : OK;
 }
 
+static Status check_params(const JsonAt *at, const Plan *plan)
+{
+    JsonAt params;
+    JsonAt value;
+    if (!eviction_needs_scores(plan->buffer.evict) && json_find(at, "params", &params) &&
+        json_find(&params, "alpha", &value))
+        return json_fail(&value, "needs buffer.evict \"ema-score\"");
+    return OK;
+}
+
 static Status check_buffer(const JsonAt *at, Plan *plan)
 {
     JsonAt value;
+    TRY(check_params(at, plan));
     if (plan->buffer.slots == 0 && plan->buffer.bytes == 0)
         return json_fail(at, "needs \"slots\" or \"bytes\"");
     if (plan->buffer.slots > 0 && is_given(at, "bytes", &value))
@@ -200,6 +222,11 @@ static Status check_prefetch(const JsonAt *at, Plan *plan)
                          "loads on demand alone",
                          plan->prefetch.predictor, plan->buffer.evict);
     return check_distance(at, choice.distance, plan);
+}
+
+double plan_alpha(const Plan *plan)
+{
+    return plan->buffer.alpha > 0 ? plan->buffer.alpha : 0.5;
 }
 
 bool plan_prefetches(const Plan *plan)

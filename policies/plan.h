@@ -42,6 +42,7 @@ typedef struct {
         ReplayOrder order;
         char evict[32];  /* a name in policies/eviction.h's table */
         PlanLearned hot; /* HotChoice; the set that evict "static" keeps: experts of each layer */
+        double alpha; /* of params: the share of the newest score in ema-score's average; 0: 0.5 */
     } buffer;
     struct {
         char predictor[48];    /* "none", or a form of policies/predictor.h's table */
@@ -69,6 +70,8 @@ const char *plan_order_name(ReplayOrder order);
 const char *plan_unlearned(const Plan *plan);
 /* Fails with ERR_INPUT where plan_unlearned(). */
 Status plan_check_learned(const Plan *plan);
+/* buffer.alpha, or what stands for 0. */
+double plan_alpha(const Plan *plan);
 /* True when PLAN prefetches. */
 bool plan_prefetches(const Plan *plan);
 /* True when PLAN's eviction or its predictor needs the future. */

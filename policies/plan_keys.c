@@ -58,7 +58,7 @@ static const PlanKey BUFFER_KEYS[] = {
      .shape = TABLE_LISTS,
      .most = TRACE_MAX_EXPERTS - 1,
      .nullable = true},
-    {.name = "params", .kind = KEY_EMPTY, FIXED},
+    {.name = "params", .kind = KEY_PARAMS, AT(buffer.alpha), .low = 1.0 / 65536, .high = 1},
 };
 
 static const PlanKey PREFETCH_KEYS[] = {

@@ -45,9 +45,17 @@ static Status write_learned(cJSON *object, const PlanKey *key, const unsigned ch
     return json_add_text(object, key->name, key->names[learned.choice - key->nullable]);
 }
 
+static Status write_params(cJSON *object, const PlanKey *key, const unsigned char *field)
+{
+    cJSON *params;
+    double alpha;
+    memcpy(&alpha, field, sizeof alpha);
+    TRY(json_add_object(object, key->name, &params));
+    return alpha > 0 ? json_add_f64(params, "alpha", alpha) : OK;
+}
+
 static Status write_value(cJSON *object, const PlanKey *key, const unsigned char *field)
 {
-    cJSON *empty;
     switch (key->kind) {
     case KEY_TEXT:
         return json_add_text(object, key->name, (const char *)field);
@@ -56,10 +64,10 @@ static Status write_value(cJSON *object, const PlanKey *key, const unsigned char
         return json_add_text(object, key->name, choice_of(key, field));
     case KEY_NULL:
         return json_add_null(object, key->name);
-    case KEY_EMPTY:
-        return json_add_object(object, key->name, &empty);
     case KEY_LEARNED:
         return write_learned(object, key, field);
+    case KEY_PARAMS:
+        return write_params(object, key, field);
     case KEY_U32:
     case KEY_U64:
     case KEY_F64:

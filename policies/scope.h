@@ -67,7 +67,8 @@ typedef struct {
     uint32_t layer; /* of the event */
     uint32_t n_layers;
     uint64_t inflation; /* cost-aware: the value of the last victim */
-    uint64_t *value;    /* [n_objects] cost-aware */
+    uint64_t *value;    /* [n_objects] cost-aware, ema-score */
+    uint32_t alpha;     /* ema-score: what share of 2^16 the newest score has */
 } Scope;
 
 /* One event on its way through its scope. */
@@ -78,6 +79,8 @@ typedef struct {
     uint32_t layer_index;
     uint64_t weight;          /* of each of them */
     const uint32_t *next_use; /* [n], or NULL */
+    uint32_t n_experts;       /* of the layer */
+    const uint32_t *scores;   /* [n_experts], or NULL */
     const uint16_t *touches;  /* [n] positions in experts, last touch longest ago first; or NULL */
     uint8_t *hit;             /* [n], or NULL */
     const uint32_t *layer_objects; /* first object of each layer */

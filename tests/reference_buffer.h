@@ -26,12 +26,17 @@ typedef struct {
     uint16_t touches[REF_TOKENS * REF_TOP_K]; /* as routed: token by token, in router order */
 } RefEvent;
 
+struct RefBuffer;
+
 typedef struct {
     uint32_t n_layers;
     TraceLayer layers[REF_LAYERS];
     uint32_t n_events;
     RefEvent events[REF_EVENTS];
     PackedTrace packed;
+    /* Ranks victims for a policy that sees more than this trace: larger goes first. */
+    uint64_t (*rank)(const struct RefBuffer *buffer, uint32_t layer, uint32_t expert);
+    void *argument;
 } RefTrace;
 
 typedef struct {
@@ -46,7 +51,7 @@ typedef struct {
     uint64_t value;          /* cost-aware */
 } RefExpert;
 
-typedef struct {
+typedef struct RefBuffer {
     const RefTrace *trace;
     const Plan *plan;
     RefExpert experts[REF_LAYERS][REF_EXPERTS];
@@ -281,6 +286,8 @@ static inline uint64_t ref_rank(const RefBuffer *buffer, uint32_t layer, uint32_
 {
     const RefExpert *it = &buffer->experts[layer][expert];
     const char *evict = buffer->plan->buffer.evict;
+    if (buffer->trace->rank != NULL)
+        return buffer->trace->rank(buffer, layer, expert);
     if (strcmp(evict, "fifo") == 0 || strcmp(evict, "static") == 0)
         return UINT64_MAX - it->loaded_at;
     if (strcmp(evict, "lifo") == 0 || strcmp(evict, "lifo-inactive-first") == 0)

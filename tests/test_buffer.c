@@ -75,6 +75,8 @@ static void for_all(uint64_t n_traces, uint32_t max_steps, Check check)
         ref_trace_make(&trace, seed, max_steps);
         for (const char *const *name = eviction_names(); *name != NULL; name++)
             for (int kind = 0; kind < 4 * REPLAY_ORDERS; kind++) {
+                if (eviction_needs_scores(*name)) /* tests/test_signals.c */
+                    continue;
                 ReplayOrder order = (ReplayOrder)(kind / 4);
                 Plan plan = make_plan(*name, order, kind & 1 ? SCOPE_DEVICE : SCOPE_LAYER,
                                       1 + random_below(&state, kind & 1 ? 40 : 12));
@@ -296,6 +298,8 @@ static void belady_never_loses_in_serial_order_by_layer(void **unused)
             Plan plan = make_plan("belady", ORDER_SERIAL, SCOPE_LAYER, slots);
             uint64_t bound = misses_of(&trace.packed, &plan);
             for (const char *const *name = eviction_names(); *name != NULL; name++) {
+                if (eviction_needs_scores(*name))
+                    continue;
                 plan = make_plan(*name, ORDER_SERIAL, SCOPE_LAYER, slots);
                 if (misses_of(&trace.packed, &plan) < bound)
                     fail_msg("%s beats belady", describe(&plan, seed));
@@ -631,7 +635,7 @@ static void every_failed_allocation_of_a_buffer_is_reported_and_leaks_nothing(vo
     static RefTrace trace;
     ref_trace_make(&trace, 8, 20);
     for (const char *const *name = eviction_names(); *name != NULL; name++)
-        for (uint64_t k = 1;; k++) {
+        for (uint64_t k = 1; !eviction_needs_scores(*name); k++) {
             Plan plan = make_plan(*name, ORDER_BATCH, SCOPE_LAYER, 3);
             ReplayFuture future = {0};
             ReplayResult result;

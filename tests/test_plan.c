@@ -122,6 +122,12 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
          "buffer.evict: \"best\", allowed are fifo, lifo, lifo-inactive-first, lru"},
         {"\"buffer\": {\"slots\": 4, \"evict\": null}", "buffer.evict: must be a string"},
         {"\"buffer\": {\"slots\": 4, \"params\": {\"x\": 1}}", "buffer.params.x: unknown key"},
+        {"\"buffer\": {\"slots\": 4, \"params\": {\"alpha\": 0.5}}",
+         "buffer.params.alpha: needs buffer.evict \"ema-score\""},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"ema-score\", \"params\": {\"alpha\": 0}}",
+         "buffer.params.alpha: 0"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"ema-score\", \"params\": {\"alpha\": 1.5}}",
+         "buffer.params.alpha: 1.5"},
         {"\"buffer\": {\"slots\": 4, \"params\": null}", "buffer.params: must be an object"},
         {"\"buffer\": {\"slots\": 4, \"Slots\": 4}", "buffer.Slots: unknown key"},
         {"\"buffer\": {\"slots\": 4, \"hot\": \"hottest\"}",
@@ -503,8 +509,13 @@ static void assert_schema_says(const cJSON *node, const PlanKey *key)
     case KEY_NULL:
         assert_true(has_type(node, "null"));
         break;
-    case KEY_EMPTY:
+    case KEY_PARAMS:
         assert_true(has_type(node, "object"));
+        node = cJSON_GetObjectItemCaseSensitive(node, "properties");
+        node = cJSON_GetObjectItemCaseSensitive(node, "alpha");
+        assert_true(has_type(node, "number"));
+        assert_true(number_in(node, "minimum") == key->low);
+        assert_true(number_in(node, "maximum") == key->high);
         break;
     case KEY_LEARNED:
         assert_schema_learns(cJSON_GetObjectItemCaseSensitive(node, "anyOf"), key);

@@ -84,7 +84,7 @@ static Plan random_plan(uint64_t *seed, RefPrefetch *wanted)
     do
         snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s",
                  eviction_names()[random_below(seed, count_evictions())]);
-    while (eviction_needs_future(plan.buffer.evict));
+    while (eviction_needs_future(plan.buffer.evict) || eviction_needs_scores(plan.buffer.evict));
     plan.prefetch.max_inflight = 1 + random_below(seed, 12);
     plan.prefetch.experts = random_below(seed, 2) ? 1 + random_below(seed, 6) : 0;
     choose_predictor(seed, &plan, wanted);
@@ -218,6 +218,8 @@ static void no_policy_evicts_for_a_prefetch_what_the_event_needs_or_what_is_in_f
     uint64_t seed = 5;
     for (const char *const *evict = eviction_names(); *evict != NULL; evict++) {
         uint64_t prefetches = 0;
+        if (eviction_needs_scores(*evict)) /* tests/test_signals.c */
+            continue;
         for (int i = 0; i < 150 && !eviction_needs_future(*evict); i++) {
             static RefTrace trace;
             RefPrefetch unused;

@@ -419,6 +419,80 @@ static void next_gate_loads_what_the_plain_reference_loads(void **state)
     assert_true(compare_predictor("next-gate", plain_next_gate, MANY) > 5000);
 }
 
+/* The average of one expert, from the first event on. */
+static uint64_t plain_average(const Signalled *it, const Plan *plan, uint32_t now, uint32_t layer,
+                              uint32_t expert)
+{
+    const RefTrace *ref = &it->ref;
+    uint64_t average = 0;
+    uint64_t newest = (uint64_t)lround(65536 * (plan->buffer.alpha > 0 ? plan->buffer.alpha : 0.5));
+    for (uint32_t e = layer; e <= now; e += ref->n_layers) {
+        const RefEvent *event = &ref->events[e];
+        uint32_t tokens = tokens_of(ref, event);
+        double sum = 0;
+        for (uint32_t t = 0; it->has_scores && t < tokens; t++)
+            sum += plain_value(it->scores[e][t][expert]);
+        for (uint32_t i = 0; !it->has_scores && i < event->n_touches; i++)
+            if (event->touches[i] == expert)
+                sum += plain_value(it->scores[e][i / ref->layers[layer].top_k][expert]);
+        uint64_t mean = (uint64_t)floor(sum / tokens);
+        average = (newest * (mean * 16384) + (65536 - newest) * average) / 65536;
+    }
+    return average;
+}
+
+static uint64_t plain_rank(const RefBuffer *buffer, uint32_t layer, uint32_t expert)
+{
+    return UINT64_MAX -
+           plain_average(buffer->trace->argument, buffer->plan, buffer->event, layer, expert);
+}
+
+/* Half of the plans prefetch, half of the budgets are in bytes over experts of different sizes. */
+static Plan random_ema_plan(uint64_t *seed, RefPrefetch *wanted)
+{
+    static const double ALPHAS[] = {0, 0.25, 1, 0.001};
+    Plan plan = random_plan(seed);
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "ema-score");
+    plan.buffer.alpha = ALPHAS[random_below(seed, 4)];
+    if (random_below(seed, 2)) {
+        plan.buffer.bytes = 300 * plan.buffer.slots + random_below(seed, 200);
+        plan.buffer.slots = 0;
+    }
+    *wanted = (RefPrefetch){.predictor = "frequency"};
+    if (random_below(seed, 2))
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "frequency");
+    return plan;
+}
+
+static void ema_score_evicts_as_the_plain_reference(void **state)
+{
+    (void)state;
+    uint64_t seed = 5;
+    uint64_t evictions = 0;
+    for (uint32_t i = 0; i < MANY / 2; i++) {
+        static Signalled it;
+        static RefPrefetch wanted;
+        ReplayResult result;
+        Plan plan = random_ema_plan(&seed, &wanted);
+        signalled_make(&it, random_next(&seed), 1 + random_below(&seed, 30));
+        it.ref.rank = plain_rank;
+        it.ref.argument = &it;
+        if (plan_prefetches(&plan))
+            ref_run_prefetch(&wanted, &it.ref, &plan);
+        else
+            ref_run(&wanted.buffer, &it.ref, &plan);
+        Log log = replay(&it, &plan, &result);
+        assert_same_actions(&log, &wanted.buffer);
+        evictions += result.total.counts.evictions;
+        replay_result_free(&result);
+        free(log.actions);
+        free(wanted.buffer.actions);
+        ref_trace_free(&it.ref);
+    }
+    print_message("%llu evictions\n", (unsigned long long)evictions);
+    assert_true(evictions > 5000);
+}
+
 static void a_replay_without_the_signals_of_its_plan_is_refused(void **state)
 {
     (void)state;
@@ -476,6 +550,7 @@ int main(void)
         cmocka_unit_test(router_scores_are_taken_where_they_are_of_every_expert),
         cmocka_unit_test(what_a_trace_lacks_is_named),
         cmocka_unit_test(next_gate_loads_what_the_plain_reference_loads),
+        cmocka_unit_test(ema_score_evicts_as_the_plain_reference),
         cmocka_unit_test(a_replay_without_the_signals_of_its_plan_is_refused),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
     };

@@ -260,6 +260,13 @@ const SignalNeeds *trace_signals_needs(const TraceSignals *signals)
     return &signals->needs;
 }
 
+const char *score_source_name(ScoreSource source)
+{
+    static const char *const NAMES[] = {
+        [SCORES_UNKNOWN] = "none", [SCORES_OF_ROUTER] = "router", [SCORES_OF_WEIGHTS] = "weights"};
+    return NAMES[source];
+}
+
 ScoreSource trace_signals_source(const TraceSignals *signals)
 {
     return signals->source;

@@ -48,6 +48,9 @@ uint32_t signals_predicted(const uint16_t *experts, const uint16_t *weights, siz
  * chosen experts (0 for the others). */
 typedef enum { SCORES_UNKNOWN, SCORES_OF_ROUTER, SCORES_OF_WEIGHTS } ScoreSource;
 
+/* "router", "weights", or "none". */
+const char *score_source_name(ScoreSource source);
+
 /* The signals of all events of a trace. Read-only once filled, so threads may share it. */
 typedef struct TraceSignals TraceSignals;
 

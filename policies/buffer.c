@@ -26,7 +26,8 @@ struct ExpertBuffer {
     uint32_t *experts;      /* [n_layers] */
     PlanRow *hot;           /* [n_layers] what static keeps, or empty */
     uint16_t *object_layer; /* [objects] scope device: the layer of each */
-    BufferCounts *counts;   /* [n_layers] */
+    ScopeEvent *events;     /* [n_layers] with the counts of lookups and their loads */
+    BufferCounts *counts;   /* [n_layers] of prefetching */
     Prefetch *prefetch;     /* or NULL */
     BufferAction *actions;  /* of an event, where prefetching must see them and nobody else */
 };
@@ -59,27 +60,43 @@ static void *piece(Arena *arena, bool wanted, size_t count, size_t size)
 
 static uint32_t n_lists(const EvictionPolicy *policy, const Scope *scope)
 {
-    return policy->has_layer_lists ? scope->n_layers : 1 + policy->n_more_lists;
+    return policy->has_layer_lists ? scope->n_layers : 0;
+}
+
+static void lay_out_rings(const EvictionPolicy *policy, Scope *scope, Arena *arena)
+{
+    uint32_t room = ring_room(scope->n_slots);
+    for (uint32_t i = 0; i < policy->n_rings; i++) {
+        Ring *ring = &scope->rings[i];
+        ring->objects = piece(arena, true, room, sizeof *ring->objects);
+        ring->mask = room - 1;
+    }
 }
 
 static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t widest, Arena *arena)
 {
     size_t objects = scope->n_objects;
     size_t slots = scope->n_slots;
+    size_t nodes = n_lists(policy, scope) > 0 ? objects + n_lists(policy, scope) : 0;
     bool counts = policy->needs_counts;
-    scope->nodes = piece(arena, true, objects + n_lists(policy, scope), sizeof *scope->nodes);
+    scope->resident = piece(arena, true, objects, sizeof *scope->resident);
+    scope->slot = piece(arena, true, objects, sizeof *scope->slot);
+    scope->mark = piece(arena, true, objects, sizeof *scope->mark);
     scope->slot_object = piece(arena, true, slots, sizeof *scope->slot_object);
     scope->free_slots = piece(arena, true, slots, sizeof *scope->free_slots);
     scope->misses = piece(arena, true, widest, sizeof *scope->misses);
     scope->missed = piece(arena, true, widest, sizeof *scope->missed);
+    scope->aside = piece(arena, true, 2 * slots, sizeof *scope->aside);
     scope->heap.entries = piece(arena, policy->needs_heap, slots, sizeof *scope->heap.entries);
     scope->heap.where = piece(arena, policy->needs_where, objects, sizeof *scope->heap.where);
     scope->count = piece(arena, counts, objects, sizeof *scope->count);
     scope->last = piece(arena, counts, objects, sizeof *scope->last);
-    scope->aside = piece(arena, counts, slots, sizeof *scope->aside);
     scope->flag = piece(arena, policy->needs_flags, objects, sizeof *scope->flag);
     scope->list = piece(arena, policy->needs_flags, objects, sizeof *scope->list);
     scope->value = piece(arena, policy->needs_values, objects, sizeof *scope->value);
+    scope->position = piece(arena, policy->needs_positions, objects, sizeof *scope->position);
+    scope->nodes = piece(arena, nodes > 0, nodes, sizeof *scope->nodes);
+    lay_out_rings(policy, scope, arena);
 }
 
 static uint32_t widest_layer(const ExpertBuffer *buffer)
@@ -179,6 +196,7 @@ static Status make_arrays(ExpertBuffer *buffer)
     arena_reserve(&arena, n, sizeof *buffer->weight);
     arena_reserve(&arena, n, sizeof *buffer->experts);
     arena_reserve(&arena, n, sizeof *buffer->hot);
+    arena_reserve(&arena, n, sizeof *buffer->events);
     arena_reserve(&arena, n, sizeof *buffer->counts);
     TRY(arena_commit(&arena, "expert buffer"));
     buffer->scopes = arena_take(&arena, buffer->n_scopes, sizeof *buffer->scopes);
@@ -187,12 +205,26 @@ static Status make_arrays(ExpertBuffer *buffer)
     buffer->weight = arena_take(&arena, n, sizeof *buffer->weight);
     buffer->experts = arena_take(&arena, n, sizeof *buffer->experts);
     buffer->hot = arena_take(&arena, n, sizeof *buffer->hot);
+    buffer->events = arena_take(&arena, n, sizeof *buffer->events);
     buffer->counts = arena_take(&arena, n, sizeof *buffer->counts);
     return OK;
 }
 
+/* With the buffer off, expert e lies in slot e of its layer. */
+static uint32_t all_resident(Scope *scope, ScopeEvent *event)
+{
+    for (uint32_t i = 0; i < event->n; i++) {
+        if (event->hit != NULL)
+            event->hit[i] = 1;
+        if (event->actions != NULL)
+            scope_report(scope, event, RESIDENCY_HIT, event->experts[i], event->experts[i]);
+    }
+    return event->n;
+}
+
 static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
 {
+    buffer->event = all_resident;
     if (!plan->buffer.on)
         return OK;
     TRY(plan_check_learned(plan));
@@ -279,7 +311,7 @@ void buffer_free(ExpertBuffer *buffer)
     if (buffer == NULL)
         return;
     if (buffer->scopes != NULL)
-        mem_free(buffer->scopes[0].nodes); /* the first piece of its arena is the block */
+        mem_free(buffer->scopes[0].resident); /* the first piece of its arena is the block */
     prefetch_free(buffer->prefetch);
     mem_free(buffer->actions);
     mem_free(buffer->scopes);
@@ -287,14 +319,11 @@ void buffer_free(ExpertBuffer *buffer)
     mem_free(buffer);
 }
 
-static void reset_residency(const EvictionPolicy *policy, Scope *scope)
+static void reset_residency(Scope *scope)
 {
-    for (uint32_t i = 0; i < scope->n_objects; i++)
-        scope->nodes[i] = (ScopeNode){.slot = NOBODY};
-    for (uint32_t i = 0; i < n_lists(policy, scope); i++) {
-        uint32_t sentinel = scope->n_objects + i;
-        scope->nodes[sentinel] = (ScopeNode){.slot = NOBODY, .newer = sentinel, .older = sentinel};
-    }
+    size_t objects = scope->n_objects;
+    memset(scope->resident, 0, objects * sizeof *scope->resident);
+    memset(scope->mark, 0, objects * sizeof *scope->mark);
     for (uint32_t i = 0; i < scope->n_slots; i++) {
         scope->slot_object[i] = NOBODY;
         scope->free_slots[i] = scope->n_slots - 1 - i;
@@ -307,15 +336,28 @@ static void reset_residency(const EvictionPolicy *policy, Scope *scope)
     scope->peak = 0;
 }
 
+static void reset_order(const EvictionPolicy *policy, Scope *scope)
+{
+    for (uint32_t i = 0; i < n_lists(policy, scope); i++) {
+        uint32_t sentinel = scope->n_objects + i;
+        scope->nodes[sentinel] = (ScopeNode){.newer = sentinel, .older = sentinel};
+    }
+    for (uint32_t i = 0; i < policy->n_rings; i++)
+        scope->rings[i].tail = scope->rings[i].head = 0;
+    for (uint32_t i = 0; policy->needs_positions && i < scope->n_objects; i++)
+        scope->position[i] = NOBODY;
+}
+
 static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t seed)
 {
     size_t objects = scope->n_objects;
+    reset_order(policy, scope);
     scope->random = seed;
     scope->heap.size = 0;
     scope->n_aside = 0;
+    scope->n_newer = 0;
     scope->time = 0;
     memset(scope->length, 0, sizeof scope->length);
-    scope->hand = NOBODY;
     scope->target = 0;
     scope->has_evicted = false;
     scope->step = 0;
@@ -347,8 +389,14 @@ static void mark_hot(ExpertBuffer *buffer)
 void buffer_reset(ExpertBuffer *buffer)
 {
     memset(buffer->counts, 0, buffer->n_layers * sizeof *buffer->counts);
+    for (uint32_t i = 0; i < buffer->n_layers; i++)
+        buffer->events[i] = (ScopeEvent){.first_object = buffer->first_object[i],
+                                         .weight = buffer->weight[i],
+                                         .n_experts = buffer->experts[i],
+                                         .layer_objects = buffer->first_object,
+                                         .layer_index = i};
     for (uint32_t i = 0; i < buffer->n_scopes && buffer->policy != NULL; i++) {
-        reset_residency(buffer->policy, &buffer->scopes[i]);
+        reset_residency(&buffer->scopes[i]);
         reset_policy(buffer->policy, &buffer->scopes[i],
                      buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
     }
@@ -443,18 +491,6 @@ uint64_t buffer_memory_bytes(const ExpertBuffer *buffer)
     return (buffer->weighs ? most : most * largest) + staging * largest;
 }
 
-/* With the buffer off, expert e lies in slot e of its layer. */
-static uint32_t all_resident(const Scope *scope, ScopeEvent *event)
-{
-    for (uint32_t i = 0; i < event->n; i++) {
-        if (event->hit != NULL)
-            event->hit[i] = 1;
-        if (event->actions != NULL)
-            scope_report(scope, event, RESIDENCY_HIT, event->experts[i], event->experts[i]);
-    }
-    return event->n;
-}
-
 /* A pass over the layers ends where they do not ascend. */
 static void note_layer(Scope *scope, uint32_t layer)
 {
@@ -527,41 +563,38 @@ uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *h
 {
     uint32_t layer_index = given->layer_index;
     Scope *scope = scope_of(buffer, layer_index);
-    ScopeEvent event = {
-        .experts = given->experts,
-        .n = given->n,
-        .first_object = buffer->first_object[layer_index],
-        .layer_index = layer_index,
-        .weight = buffer->weight[layer_index],
-        .next_use = given->next_use,
-        .n_experts = buffer->experts[layer_index],
-        .scores = given->signals != NULL ? given->signals->scores : NULL,
-        .touches = given->touches,
-        .hit = hit,
-        .layer_objects = buffer->first_object,
-        .actions = actions != NULL ? actions : buffer->actions,
-    };
+    ScopeEvent *event = &buffer->events[layer_index];
+    event->experts = given->experts;
+    event->n = given->n;
+    event->next_use = given->next_use;
+    event->touches = given->touches;
+    event->scores = given->signals != NULL ? given->signals->scores : NULL;
+    event->hit = hit;
+    event->actions = actions != NULL ? actions : buffer->actions;
+    event->n_actions = 0;
     note_layer(scope, is_shared(buffer) ? layer_index : 0);
-    uint32_t hits =
-        buffer->policy != NULL ? buffer->event(scope, &event) : all_resident(scope, &event);
-    BufferCounts *counts = &buffer->counts[layer_index];
-    counts->hits += hits;
-    counts->misses += given->n - hits;
-    counts->loads += event.loads;
-    counts->bypasses += event.bypasses;
-    counts->evictions += event.evictions;
-    counts->evicted_newest += event.evicted_newest;
-    counts->bytes_loaded += event.loads * buffer->expert_bytes[layer_index];
+    uint32_t hits = buffer->event(scope, event);
+    event->hits += hits;
+    event->lookups += given->n;
     if (buffer->prefetch != NULL)
-        prefetch_ahead(buffer, given, &event);
+        prefetch_ahead(buffer, given, event);
     if (actions != NULL)
-        *n_actions = event.n_actions;
+        *n_actions = event->n_actions;
     return hits;
 }
 
 BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index)
 {
-    return buffer->counts[layer_index];
+    const ScopeEvent *events = &buffer->events[layer_index];
+    BufferCounts counts = buffer->counts[layer_index];
+    counts.hits = events->hits;
+    counts.misses = events->lookups - events->hits;
+    counts.loads = events->loads;
+    counts.bypasses = events->bypasses;
+    counts.evictions += events->evictions;
+    counts.evicted_newest += events->evicted_newest;
+    counts.bytes_loaded = events->loads * buffer->expert_bytes[layer_index];
+    return counts;
 }
 
 void buffer_counts_add(BufferCounts *sum, const BufferCounts *more)

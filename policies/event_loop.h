@@ -19,6 +19,9 @@
 typedef struct {
     void (*begin)(Scope *scope, const ScopeEvent *event); /* before any lookup; may be NULL */
     void (*hit)(Scope *scope, uint32_t object); /* a lookup found it; NULL: the policy ignores it */
+    /* The same for all of A, with what the lookup found, so that no branch depends on it; NULL: hit
+     * does. What it writes of those that missed has no effect once they are admitted. */
+    void (*look_up)(Scope *scope, uint32_t object, bool hit);
     void (*miss)(Scope *scope, uint32_t object); /* a lookup missed, nobody has gone yet; or NULL */
     void (*admit)(Scope *scope, uint32_t object); /* ... and it was loaded */
     uint32_t (*victim)(Scope *scope);             /* leaves the order; of all residents */
@@ -41,21 +44,25 @@ ALWAYS_INLINE uint32_t choose_victim(const EvictionRules *rules, Scope *scope,
     return rules->victim_outside(scope);
 }
 
-/* Loads OBJECT, after as many victims as it takes. */
+/* Loads OBJECT, after as many victims as it takes: one at most where all weigh the same. */
 ALWAYS_INLINE void admit(const EvictionRules *rules, Scope *scope, ScopeEvent *event,
                          uint32_t object, bool inactive_first)
 {
     if (rules->miss != NULL)
         rules->miss(scope, object);
-    while (!scope_has_room(scope, event))
+    while (scope->layer_weight != NULL && !scope_has_room(scope, event))
         scope_evict(scope, event, choose_victim(rules, scope, event, inactive_first));
-    scope_load(scope, event, object);
+    if (scope_has_room(scope, event))
+        scope_load(scope, event, object);
+    else
+        scope_replace(scope, event, choose_victim(rules, scope, event, inactive_first), object);
     scope->newest = object;
     rules->admit(scope, object);
 }
 
 ALWAYS_INLINE uint32_t serial_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
 {
+    uint32_t hits = 0;
     scope_begin_event(scope);
     if (rules->begin != NULL)
         rules->begin(scope, event);
@@ -68,32 +75,53 @@ ALWAYS_INLINE uint32_t serial_event(const EvictionRules *rules, Scope *scope, Sc
             admit(rules, scope, event, object, rules->inactive_first_in_serial);
             continue;
         }
+        hits++;
         if (rules->hit != NULL)
             rules->hit(scope, object);
         if (event->actions != NULL)
-            scope_report(scope, event, RESIDENCY_HIT, object, scope->nodes[object].slot);
+            scope_report(scope, event, RESIDENCY_HIT, object, scope->slot[object]);
     }
     if (rules->end != NULL)
         rules->end(scope);
-    return event->n - event->loads;
+    return hits;
+}
+
+/* The lookups of a batch: A is marked, hits are touched. Writes the positions of A that missed to
+ * scope->misses; returns how many. Nothing branches on a hit where the policy does not. */
+ALWAYS_INLINE uint32_t split(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
+{
+    const uint16_t *experts = event->experts;
+    uint16_t *restrict misses = scope->misses;
+    uint16_t *restrict mark = scope->mark + event->first_object;
+    const bool *resident = scope->resident + event->first_object;
+    uint16_t number = scope->event;
+    uint32_t n = event->n;
+    uint32_t n_misses = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t expert = experts[i];
+        bool hit = resident[expert];
+        misses[n_misses] = (uint16_t)i;
+        n_misses += !hit;
+        if (!rules->is_oldest_outside)
+            mark[expert] = number;
+        if (rules->look_up != NULL)
+            rules->look_up(scope, event->first_object + expert, hit);
+        else if (rules->hit != NULL && hit)
+            rules->hit(scope, event->first_object + expert);
+    }
+    if (event->hit != NULL)
+        scope_write_hits(event, misses, n_misses);
+    scope->outside = scope->n_residents - (n - n_misses);
+    scope->marked = true;
+    return n_misses;
 }
 
 ALWAYS_INLINE uint32_t batch_event(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
 {
-    uint32_t n_misses = 0;
     scope_begin_event(scope);
     if (rules->begin != NULL)
         rules->begin(scope, event);
-    for (uint32_t i = 0; i < event->n; i++) {
-        uint32_t object = event->first_object + event->experts[i];
-        bool hit = scope_holds(scope, object);
-        if (event->hit != NULL)
-            event->hit[i] = hit;
-        scope->misses[n_misses] = (uint16_t)i;
-        n_misses += !hit;
-        if (rules->hit != NULL && hit)
-            rules->hit(scope, object);
-    }
+    uint32_t n_misses = split(rules, scope, event);
     if (event->actions != NULL)
         scope_report_hits(scope, event);
     for (uint32_t i = 0; i < n_misses; i++)
@@ -195,7 +223,7 @@ ALWAYS_INLINE void prefetch_event(const EvictionRules *rules, Scope *scope, Scop
         scope->newest = object;
         rules->admit(scope, object);
     }
-    if (rules->end != NULL && event->evictions > 0)
+    if (rules->end != NULL)
         rules->end(scope);
 }
 

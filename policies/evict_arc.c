@@ -1,36 +1,27 @@
 #include "policies/event_loop.h"
+#include "policies/recency.h"
 
 /* Residents seen once and more often, and the ghosts of each. */
 enum { ONCE = 1, OFTEN, GHOST_ONCE, GHOST_OFTEN };
 
-static uint32_t sentinel_of(const Scope *scope, uint8_t list)
+static void enter(Scope *scope, uint16_t list, uint32_t object)
 {
-    return scope->n_objects + list - 1;
-}
-
-static void enter(Scope *scope, uint8_t list, uint32_t object)
-{
-    list_push(scope, sentinel_of(scope, list), object);
     scope->list[object] = list;
     scope->length[list]++;
+    recency_push(scope, &scope->rings[list], list, object);
 }
 
+/* What stays behind in the ring is stale. */
 static void leave(Scope *scope, uint32_t object)
 {
-    list_remove(scope, object);
     scope->length[scope->list[object]]--;
     scope->list[object] = 0;
 }
 
-static uint32_t oldest_of(const Scope *scope, uint8_t list)
-{
-    return scope->nodes[sentinel_of(scope, list)].newer;
-}
-
-static void drop_oldest(Scope *scope, uint8_t list)
+static void drop_oldest(Scope *scope, uint16_t list)
 {
     if (scope->length[list] > 0)
-        leave(scope, oldest_of(scope, list));
+        leave(scope, recency_oldest(scope, &scope->rings[list], list));
 }
 
 static void arc_hit(Scope *scope, uint32_t object)
@@ -50,7 +41,7 @@ static void arc_miss(Scope *scope, uint32_t object)
 {
     uint32_t once = scope->length[GHOST_ONCE];
     uint32_t often = scope->length[GHOST_OFTEN];
-    uint8_t ghost = scope->list[object];
+    uint16_t ghost = scope->list[object];
     if (ghost == GHOST_ONCE)
         scope->target += at_least_one(often, once);
     if (ghost == GHOST_OFTEN)
@@ -61,7 +52,7 @@ static void arc_miss(Scope *scope, uint32_t object)
         scope->target = 0;
     scope->came_back = ghost != 0;
     scope->flag[object] = ghost;
-    scope->hand = object;
+    scope->missing = object;
     if (ghost != 0)
         leave(scope, object);
 }
@@ -72,18 +63,19 @@ static void arc_admit(Scope *scope, uint32_t object)
 }
 
 /* The oldest of LIST that may go, or NOBODY. */
-static uint32_t candidate(const Scope *scope, uint8_t list, bool outside)
+static uint32_t candidate(Scope *scope, uint16_t list, bool outside)
 {
-    uint32_t sentinel = sentinel_of(scope, list);
-    uint32_t object = oldest_of(scope, list);
-    while (outside && object != sentinel && scope_is_active(scope, object))
-        object = scope->nodes[object].newer;
-    return object != sentinel ? object : NOBODY;
+    if (scope->length[list] == 0)
+        return NOBODY;
+    uint32_t object = recency_oldest(scope, &scope->rings[list], list);
+    if (!outside || !scope_is_active(scope, object))
+        return object;
+    return recency_oldest_outside(scope, &scope->rings[list], list);
 }
 
 static uint32_t take(Scope *scope, uint32_t object, bool remembered)
 {
-    uint8_t list = scope->list[object];
+    uint16_t list = scope->list[object];
     leave(scope, object);
     if (remembered)
         enter(scope, list == ONCE ? GHOST_ONCE : GHOST_OFTEN, object);
@@ -94,7 +86,7 @@ static uint32_t take(Scope *scope, uint32_t object, bool remembered)
 static uint32_t replace(Scope *scope, bool outside)
 {
     double once = scope->length[ONCE];
-    bool was_often = scope->flag[scope->hand] == GHOST_OFTEN;
+    bool was_often = scope->flag[scope->missing] == GHOST_OFTEN;
     bool from_once =
         scope->length[ONCE] > 0 && (once > scope->target || (was_often && once == scope->target));
     uint32_t object = candidate(scope, from_once ? ONCE : OFTEN, outside);
@@ -143,4 +135,4 @@ DEFINE_EVENTS(arc, RULES)
  * that moves with the ghosts that come back. Where the chosen list holds members of A alone, the
  * other gives the victim. */
 const EvictionPolicy EVICT_ARC = {
-    .name = "arc", EVENTS(arc), .needs_flags = true, .n_more_lists = 3};
+    .name = "arc", EVENTS(arc), .needs_flags = true, .needs_positions = true, .n_rings = 5};

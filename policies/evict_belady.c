@@ -41,20 +41,22 @@ ALWAYS_INLINE void serial_miss(Scope *scope, ScopeEvent *event, uint32_t object,
 
 ALWAYS_INLINE uint32_t serial(Scope *scope, ScopeEvent *event, bool may_bypass)
 {
+    uint32_t hits = 0;
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t object = event->first_object + event->experts[i];
         bool hit = scope_holds(scope, object);
         if (event->hit != NULL)
             event->hit[i] = hit;
+        hits += hit;
         if (!hit) {
             serial_miss(scope, event, object, event->next_use[i], may_bypass);
             continue;
         }
         heap_lessen(&scope->heap, object, key_of(event->next_use[i], object));
         if (event->actions != NULL)
-            scope_report(scope, event, RESIDENCY_HIT, object, scope->nodes[object].slot);
+            scope_report(scope, event, RESIDENCY_HIT, object, scope->slot[object]);
     }
-    return event->n - event->loads;
+    return hits;
 }
 
 /* Brings the heap up to date for the members of A: those that hit, and those of the first N_DONE

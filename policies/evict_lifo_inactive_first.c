@@ -1,23 +1,9 @@
-#include "policies/event_loop.h"
+#include "policies/lifo.h"
 
-static uint32_t inactive_first_victim(Scope *scope)
-{
-    return list_take_newest(scope);
-}
-
-static uint32_t inactive_first_victim_outside(Scope *scope)
-{
-    return list_take_newest_outside(scope);
-}
-
-static void inactive_first_admit(Scope *scope, uint32_t object)
-{
-    list_add_newest(scope, object);
-}
-
-static const EvictionRules RULES = {.admit = inactive_first_admit,
-                                    .victim = inactive_first_victim,
-                                    .victim_outside = inactive_first_victim_outside,
+static const EvictionRules RULES = {.admit = lifo_admit,
+                                    .victim = lifo_victim,
+                                    .victim_outside = lifo_victim_outside,
+                                    .end = lifo_end,
                                     .inactive_first_in_serial = true};
 
 DEFINE_EVENTS(inactive_first, RULES)
@@ -26,5 +12,5 @@ DEFINE_EVENTS(inactive_first, RULES)
  * latest loaded. Huang et al. 2023 (Towards MoE Deployment), section V: experts run in ascending
  * id, so the lookups of a layer are a cyclic scan of its active set, and what was loaded last is
  * needed again latest. Under order batch it decides as lifo does. */
-const EvictionPolicy EVICT_LIFO_INACTIVE_FIRST = {.name = "lifo-inactive-first",
-                                                  EVENTS(inactive_first)};
+const EvictionPolicy EVICT_LIFO_INACTIVE_FIRST = {
+    .name = "lifo-inactive-first", EVENTS(inactive_first), .n_rings = 1};

@@ -1,29 +1,32 @@
 #include "policies/event_loop.h"
+#include "policies/recency.h"
 
-static void mru_hit(Scope *scope, uint32_t object)
+static void mru_touch(Scope *scope, uint32_t object)
 {
-    list_renew(scope, object);
-}
-
-static void mru_admit(Scope *scope, uint32_t object)
-{
-    list_add_newest(scope, object);
+    recency_push(scope, &scope->rings[0], 0, object);
 }
 
 static uint32_t mru_victim(Scope *scope)
 {
-    return list_take_newest(scope);
+    uint32_t object = recency_newest(scope, &scope->rings[0], 0);
+    recency_remove(scope, object);
+    return object;
 }
 
 static uint32_t mru_victim_outside(Scope *scope)
 {
-    return list_take_newest_outside(scope);
+    uint32_t object = recency_newest_outside(scope, &scope->rings[0], 0);
+    recency_remove(scope, object);
+    return object;
 }
 
-static const EvictionRules RULES = {
-    .hit = mru_hit, .admit = mru_admit, .victim = mru_victim, .victim_outside = mru_victim_outside};
+static const EvictionRules RULES = {.hit = mru_touch,
+                                    .admit = mru_touch,
+                                    .victim = mru_victim,
+                                    .victim_outside = mru_victim_outside};
 
 DEFINE_EVENTS(mru, RULES)
 
 /* Most recently used: the one looked up last. */
-const EvictionPolicy EVICT_MRU = {.name = "mru", EVENTS(mru)};
+const EvictionPolicy EVICT_MRU = {
+    .name = "mru", EVENTS(mru), .needs_positions = true, .n_rings = 1};

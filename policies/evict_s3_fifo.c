@@ -1,29 +1,23 @@
 #include "policies/event_loop.h"
+#include "policies/recency.h"
 
-enum { SMALL = 1, MAIN, GHOST, COUNT_CAP = 3, PROMOTE_AT = 2 };
+enum { NOWHERE, GHOST, SMALL, MAIN, COUNT_CAP = 3, PROMOTE_AT = 2 };
 
-static uint32_t sentinel_of(const Scope *scope, uint8_t list)
+static void enter(Scope *scope, uint16_t list, uint32_t object)
 {
-    return scope->n_objects + list - 1;
+    ring_push(&scope->rings[list], object);
 }
 
-static void enter(Scope *scope, uint8_t list, uint32_t object)
+static uint32_t size_of(const Scope *scope, uint16_t list)
 {
-    list_push(scope, sentinel_of(scope, list), object);
-    scope->list[object] = list;
-    scope->length[list]++;
+    return ring_size(&scope->rings[list]);
 }
 
-static void leave(Scope *scope, uint32_t object)
+/* Who comes back leaves the ghosts from anywhere: what it leaves behind in the ring is stale. */
+static void forget(Scope *scope, uint32_t object)
 {
-    list_remove(scope, object);
-    scope->length[scope->list[object]]--;
-    scope->list[object] = 0;
-}
-
-static uint32_t oldest_of(const Scope *scope, uint8_t list)
-{
-    return scope->nodes[sentinel_of(scope, list)].newer;
+    scope->list[object] = NOWHERE;
+    scope->length[GHOST]--;
 }
 
 /* A tenth of the capacity, at least one. */
@@ -43,16 +37,22 @@ static void s3_hit(Scope *scope, uint32_t object)
     scope->flag[object] += scope->flag[object] < COUNT_CAP;
 }
 
+static void s3_look_up(Scope *scope, uint32_t object, bool hit)
+{
+    scope->flag[object] =
+        (uint16_t)(scope->flag[object] + (hit & (scope->flag[object] < COUNT_CAP)));
+}
+
 static void s3_miss(Scope *scope, uint32_t object)
 {
     scope->came_back = scope->list[object] == GHOST;
     if (scope->came_back)
-        leave(scope, object);
+        forget(scope, object);
 }
 
 static void s3_admit(Scope *scope, uint32_t object)
 {
-    bool is_small_full = scope->length[SMALL] >= small_capacity(scope);
+    bool is_small_full = size_of(scope, SMALL) >= small_capacity(scope);
     bool to_main = scope->came_back || (!scope->has_evicted && is_small_full);
     scope->flag[object] = 0;
     enter(scope, to_main ? MAIN : SMALL, object);
@@ -61,18 +61,21 @@ static void s3_admit(Scope *scope, uint32_t object)
 static void remember(Scope *scope, uint32_t object)
 {
     uint32_t most = main_capacity(scope);
-    while (scope->length[GHOST] > 0 && scope->length[GHOST] >= most)
-        leave(scope, oldest_of(scope, GHOST));
-    if (most > 0)
-        enter(scope, GHOST, object);
+    Ring *ghosts = &scope->rings[GHOST];
+    if (most == 0)
+        return;
+    while (scope->length[GHOST] >= most)
+        forget(scope, recency_oldest(scope, ghosts, GHOST));
+    scope->list[object] = GHOST;
+    scope->length[GHOST]++;
+    recency_push(scope, ghosts, GHOST, object);
 }
 
 /* Members of A are passed over as they are. NOBODY when the queue has no one else to give. */
 ALWAYS_INLINE uint32_t take_small(Scope *scope, bool outside)
 {
-    for (uint32_t left = scope->length[SMALL]; left > 0; left--) {
-        uint32_t object = oldest_of(scope, SMALL);
-        leave(scope, object);
+    for (uint32_t left = size_of(scope, SMALL); left > 0; left--) {
+        uint32_t object = ring_pop_oldest(&scope->rings[SMALL]);
         if (outside && scope_is_active(scope, object)) {
             enter(scope, SMALL, object);
         } else if (scope->flag[object] >= PROMOTE_AT) {
@@ -89,10 +92,9 @@ ALWAYS_INLINE uint32_t take_small(Scope *scope, bool outside)
 ALWAYS_INLINE uint32_t take_main(Scope *scope, bool outside)
 {
     uint32_t passed = 0; /* members of A since the last that was none */
-    while (passed < scope->length[MAIN]) {
-        uint32_t object = oldest_of(scope, MAIN);
+    while (passed < size_of(scope, MAIN)) {
+        uint32_t object = ring_pop_oldest(&scope->rings[MAIN]);
         bool is_passed_over = outside && scope_is_active(scope, object);
-        leave(scope, object);
         passed = is_passed_over ? passed + 1 : 0;
         if (!is_passed_over && scope->flag[object] == 0)
             return object;
@@ -105,7 +107,7 @@ ALWAYS_INLINE uint32_t take_main(Scope *scope, bool outside)
 ALWAYS_INLINE uint32_t s3_take(Scope *scope, bool outside)
 {
     scope->has_evicted = true;
-    bool from_main = scope->length[MAIN] > main_capacity(scope) || scope->length[SMALL] == 0;
+    bool from_main = size_of(scope, MAIN) > main_capacity(scope) || size_of(scope, SMALL) == 0;
     uint32_t object = from_main ? take_main(scope, outside) : take_small(scope, outside);
     if (object == NOBODY)
         object = from_main ? take_small(scope, outside) : take_main(scope, outside);
@@ -123,6 +125,7 @@ static uint32_t s3_victim_outside(Scope *scope)
 }
 
 static const EvictionRules RULES = {.hit = s3_hit,
+                                    .look_up = s3_look_up,
                                     .miss = s3_miss,
                                     .admit = s3_admit,
                                     .victim = s3_victim,
@@ -136,4 +139,4 @@ DEFINE_EVENTS(s3, RULES)
  * each time round. As in libCacheSim, newcomers go to the main queue while the small one is full
  * and nobody was evicted yet. */
 const EvictionPolicy EVICT_S3_FIFO = {
-    .name = "s3-fifo", EVENTS(s3), .needs_flags = true, .n_more_lists = 2};
+    .name = "s3-fifo", EVENTS(s3), .needs_flags = true, .needs_positions = true, .n_rings = 4};

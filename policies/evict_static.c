@@ -22,17 +22,19 @@ static void miss(Scope *scope, ScopeEvent *event, uint32_t object)
 
 static uint32_t static_serial(Scope *scope, ScopeEvent *event)
 {
+    uint32_t hits = 0;
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t object = event->first_object + event->experts[i];
         bool hit = scope_holds(scope, object);
         if (event->hit != NULL)
             event->hit[i] = hit;
+        hits += hit;
         if (!hit)
             miss(scope, event, object);
         else if (event->actions != NULL)
-            scope_report(scope, event, RESIDENCY_HIT, object, scope->nodes[object].slot);
+            scope_report(scope, event, RESIDENCY_HIT, object, scope->slot[object]);
     }
-    return event->n - event->loads;
+    return hits;
 }
 
 static uint32_t static_batch(Scope *scope, ScopeEvent *event)
@@ -45,7 +47,21 @@ static uint32_t static_batch(Scope *scope, ScopeEvent *event)
     return event->n - n_misses;
 }
 
-/* Residents that are not of the hot set lie in the list, oldest load first. */
+/* The ring has the residents that are not of the hot set, oldest load first. */
+static void evict_down_to_budget(Scope *scope, ScopeEvent *event)
+{
+    Ring *ring = &scope->rings[0];
+    while (scope->used > scope->budget && !ring_is_empty(ring)) {
+        uint32_t object = ring_pop_oldest(ring);
+        if (scope_is_active(scope, object))
+            scope->aside[scope->n_aside++] = object;
+        else
+            scope_evict(scope, event, object);
+    }
+    while (scope->n_aside > 0)
+        ring_push_oldest(ring, scope->aside[--scope->n_aside]);
+}
+
 static uint32_t static_staged(Scope *scope, ScopeEvent *event)
 {
     scope_begin_event(scope);
@@ -53,19 +69,10 @@ static uint32_t static_staged(Scope *scope, ScopeEvent *event)
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t object = event->first_object + event->experts[event->touches[i]];
         if (scope->missed[event->touches[i]] && !is_hot(scope, object))
-            list_add_newest(scope, object);
+            ring_push(&scope->rings[0], object);
     }
     scope_mark(scope, event);
-    uint32_t sentinel = scope->n_objects;
-    uint32_t object = list_oldest(scope);
-    while (scope->used > scope->budget && object != sentinel) {
-        uint32_t next = scope->nodes[object].newer;
-        if (!scope_is_active(scope, object)) {
-            list_remove(scope, object);
-            scope_evict(scope, event, object);
-        }
-        object = next;
-    }
+    evict_down_to_budget(scope, event);
     scope->newest = newest_of(scope, event);
     return event->n - n_misses;
 }
@@ -89,4 +96,5 @@ const EvictionPolicy EVICT_STATIC = {.name = "static",
                                      .prefetch = static_prefetch,
                                      .needs_hot = true,
                                      .may_bypass = true,
-                                     .needs_flags = true};
+                                     .needs_flags = true,
+                                     .n_rings = 1};

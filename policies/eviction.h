@@ -19,17 +19,18 @@ typedef struct {
      * stops where there are not enough. Where the policy needs a hot set, all are of it. NULL: the
      * policy cannot admit ahead of a lookup. */
     void (*prefetch)(Scope *scope, ScopeEvent *event);
-    bool needs_future;     /* events bring next_use */
-    bool needs_scores;     /* events bring signals with scores */
-    bool needs_hot;        /* flag is 1 for the plan's hot set, and stays; it is never evicted */
-    bool may_bypass;       /* an expert may pass through the staging slot */
-    bool needs_heap;       /* heap */
-    bool needs_where;      /* heap.where */
-    bool needs_counts;     /* count, last, aside */
-    bool needs_flags;      /* flag and list */
-    bool needs_values;     /* value */
-    bool has_layer_lists;  /* a list a layer */
-    uint32_t n_more_lists; /* beyond the first */
+    bool needs_future;    /* events bring next_use */
+    bool needs_scores;    /* events bring signals with scores */
+    bool needs_hot;       /* flag is 1 for the plan's hot set, and stays; it is never evicted */
+    bool may_bypass;      /* an expert may pass through the staging slot */
+    bool needs_heap;      /* heap */
+    bool needs_where;     /* heap.where */
+    bool needs_counts;    /* count, last */
+    bool needs_flags;     /* flag and list */
+    bool needs_values;    /* value */
+    bool needs_positions; /* position */
+    bool has_layer_lists; /* nodes: a list a layer */
+    uint32_t n_rings;
 } EvictionPolicy;
 
 /* The table: a new policy is one file with its EVICT_ row, and one line here. */

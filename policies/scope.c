@@ -1,14 +1,14 @@
 #include "policies/scope.h"
 
+#include <string.h>
+
 void scope_begin_event(Scope *scope)
 {
     scope->marked = false;
     scope->kept = 0;
-    scope->cursor = NOBODY;
     if (++scope->event != 0)
         return;
-    for (uint32_t i = 0; i < scope->n_objects; i++)
-        scope->nodes[i].mark = 0;
+    memset(scope->mark, 0, scope->n_objects * sizeof *scope->mark);
     scope->event = 1;
 }
 
@@ -16,9 +16,9 @@ void scope_mark(Scope *scope, const ScopeEvent *event)
 {
     uint32_t active = 0;
     for (uint32_t i = 0; i < event->n; i++) {
-        ScopeNode *node = &scope->nodes[event->first_object + event->experts[i]];
-        node->mark = scope->event;
-        active += node->slot != NOBODY;
+        uint32_t object = event->first_object + event->experts[i];
+        scope->mark[object] = scope->event;
+        active += scope_holds(scope, object);
     }
     scope->outside = scope->n_residents - active;
     scope->marked = true;
@@ -28,7 +28,7 @@ void scope_keep(Scope *scope, uint32_t object)
 {
     if (scope_holds(scope, object) && !scope_is_active(scope, object))
         scope->kept += scope_weight(scope, object);
-    scope->nodes[object].mark = scope->event;
+    scope->mark[object] = scope->event;
 }
 
 void scope_report(const Scope *scope, ScopeEvent *event, ResidencyKind kind, uint32_t object,
@@ -48,6 +48,13 @@ void scope_report_hits(const Scope *scope, ScopeEvent *event)
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t object = event->first_object + event->experts[i];
         if (scope_holds(scope, object))
-            scope_report(scope, event, RESIDENCY_HIT, object, scope->nodes[object].slot);
+            scope_report(scope, event, RESIDENCY_HIT, object, scope->slot[object]);
     }
+}
+
+void scope_write_hits(const ScopeEvent *event, const uint16_t *misses, uint32_t n_misses)
+{
+    memset(event->hit, 1, event->n);
+    for (uint32_t i = 0; i < n_misses; i++)
+        event->hit[misses[i]] = 0;
 }

@@ -3,8 +3,9 @@
  *
  * Every expert that can be in the scope is an object: its id under scope layer, and under scope
  * device its id plus the experts of all layers before, so that objects ascend by layer, then id.
- * State is one array of nodes, linked by index; a lookup touches one node and its neighbours in the
- * order. */
+ * What a lookup reads is small: a byte an object says whether it is resident. Orders are rings of
+ * objects; only a policy that takes out of the middle, of several lists, links nodes. No array of a
+ * scope is of characters: writing to one would make the compiler read the scope again. */
 #ifndef POLICIES_SCOPE_H
 #define POLICIES_SCOPE_H
 
@@ -12,27 +13,31 @@
 
 #include "policies/buffer.h"
 #include "policies/heap.h"
+#include "policies/ring.h"
 
 #define NOBODY UINT32_MAX
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
+enum { MOST_RINGS = 5 };
+
+/* Neighbours in a list; a sentinel node closes it. */
 typedef struct {
-    uint32_t slot;  /* NOBODY: not resident */
-    uint32_t mark;  /* number of the last event that marked it as a member of A */
-    uint32_t newer; /* neighbours in a list; a sentinel node closes the ring */
+    uint32_t newer;
     uint32_t older;
 } ScopeNode;
 
 typedef struct {
+    bool *resident;        /* [n_objects] in a slot */
+    uint32_t *slot;        /* [n_objects] of those that are resident */
+    uint32_t *slot_object; /* [n_slots] who is there, or NOBODY */
+    uint16_t *mark;        /* [n_objects] the last event that marked it as a member of A */
     uint32_t n_objects;
     uint32_t n_slots;
-    ScopeNode *nodes;      /* [n_objects + lists of the policy]; the last are their sentinels */
-    uint32_t *slot_object; /* [n_slots] who is there, or NOBODY */
-    uint32_t *free_slots;  /* [n_free] a stack: from 0 up at first, then the slot freed last */
+    uint32_t *free_slots; /* [n_free] a stack: from 0 up at first, then the slot freed last */
     uint32_t n_free;
     uint32_t n_residents;
     uint32_t newest;  /* the object loaded last, or NOBODY */
-    uint32_t event;   /* number of the event, from 1 */
+    uint16_t event;   /* number of the event, from 1 and round again */
     bool marked;      /* A carries this event's mark */
     uint32_t outside; /* residents outside A; valid once marked */
     uint64_t kept;    /* prefetching: what those that must stay take of the budget */
@@ -47,19 +52,22 @@ typedef struct {
     const uint16_t *object_layer; /* [n_objects]; NULL under scope layer */
 
     /* For the policy. */
-    uint32_t cursor; /* where the search for a victim outside A goes on, or NOBODY */
-    uint64_t random; /* state of its random numbers */
-    Heap heap;       /* residents, where the policy asks for it */
-    uint32_t *count; /* [n_objects] lookups of each */
-    uint32_t *last;  /* [n_objects] time of its last lookup */
-    uint32_t time;   /* lookups so far */
-    uint32_t *aside; /* [n_slots] taken out of the heap for the rest of the event */
+    Ring rings[MOST_RINGS]; /* its orders */
+    uint32_t *position;     /* [n_objects] in a ring where lookups move objects */
+    ScopeNode *nodes;       /* [n_objects + lists of the policy]; the last are their sentinels */
+    uint64_t random;        /* state of its random numbers */
+    Heap heap;              /* residents, where the policy asks for it */
+    uint32_t *count;        /* [n_objects] lookups of each */
+    uint32_t *last;         /* [n_objects] time of its last lookup */
+    uint32_t time;          /* lookups so far */
+    uint32_t *aside;        /* [2 * n_slots] taken out of the order for the rest of the event */
     uint32_t n_aside;
-    uint8_t *flag;      /* [n_objects] visited, or lookups up to a cap */
-    uint8_t *list;      /* [n_objects] the list it is in; 0: none */
+    uint32_t n_newer;   /* lifo: in the second half of aside, those admitted since */
+    uint16_t *flag;     /* [n_objects] visited, or lookups up to a cap */
+    uint16_t *list;     /* [n_objects] the list it is in; 0: none */
     uint32_t length[5]; /* objects of each such list */
     uint32_t capacity;  /* most residents that the budget allows, of the smallest size */
-    uint32_t hand;      /* sieve: where the next search begins, or NOBODY: at the oldest */
+    uint32_t missing;   /* arc: the miss being admitted */
     double target;      /* arc: what part of the capacity seen once is aimed at */
     bool has_evicted;
     bool came_back; /* the miss being admitted was remembered */
@@ -71,36 +79,38 @@ typedef struct {
     uint32_t alpha;     /* ema-score: what share of 2^16 the newest score has */
 } Scope;
 
-/* One event on its way through its scope. */
+/* One event on its way through its scope, and what those of its layer came to. */
 typedef struct {
     const uint16_t *experts; /* [n] ascending */
     uint32_t n;
     uint32_t first_object; /* of expert 0 of the event's layer */
-    uint32_t layer_index;
-    uint64_t weight;          /* of each of them */
+    uint64_t weight;       /* of each of them */
+    BufferAction *actions; /* or NULL */
+    uint8_t *hit;          /* [n], or NULL */
+    uint64_t loads;        /* these five add up over events */
+    uint64_t evictions;
+    uint64_t evicted_newest;
+    uint64_t bypasses;
+    uint64_t hits; /* added by the caller of the event function */
+    uint64_t lookups;
     const uint32_t *next_use; /* [n], or NULL */
     uint32_t n_experts;       /* of the layer */
     const uint32_t *scores;   /* [n_experts], or NULL */
     const uint16_t *touches;  /* [n] positions in experts, last touch longest ago first; or NULL */
-    uint8_t *hit;             /* [n], or NULL */
     const uint32_t *layer_objects; /* first object of each layer */
-    BufferAction *actions;         /* or NULL */
+    uint32_t layer_index;
     uint32_t n_actions;
-    uint32_t loads;
-    uint32_t bypasses;
-    uint32_t evictions;
-    uint32_t evicted_newest;
 } ScopeEvent;
 
 ALWAYS_INLINE bool scope_holds(const Scope *scope, uint32_t object)
 {
-    return scope->nodes[object].slot != NOBODY;
+    return scope->resident[object];
 }
 
 /* True for members of A, once marked. */
 ALWAYS_INLINE bool scope_is_active(const Scope *scope, uint32_t object)
 {
-    return scope->nodes[object].mark == scope->event;
+    return scope->mark[object] == scope->event;
 }
 
 /* Starts an event: nothing is marked. */
@@ -115,6 +125,8 @@ void scope_keep(Scope *scope, uint32_t object);
 void scope_report(const Scope *scope, ScopeEvent *event, ResidencyKind kind, uint32_t object,
                   uint32_t slot);
 void scope_report_hits(const Scope *scope, ScopeEvent *event);
+/* Sets the event's hit[n]: 0 at the positions of the MISSES. */
+void scope_write_hits(const ScopeEvent *event, const uint16_t *misses, uint32_t n_misses);
 
 ALWAYS_INLINE uint64_t scope_weight(const Scope *scope, uint32_t object)
 {
@@ -127,16 +139,31 @@ ALWAYS_INLINE bool scope_has_room(const Scope *scope, const ScopeEvent *event)
     return scope->used + event->weight <= scope->budget;
 }
 
-/* Takes VICTIM, which its policy has let go, out of its slot. */
-ALWAYS_INLINE void scope_evict(Scope *scope, ScopeEvent *event, uint32_t victim)
+ALWAYS_INLINE void scope_count_eviction(const Scope *scope, ScopeEvent *event, uint32_t victim)
 {
-    uint32_t slot = scope->nodes[victim].slot;
-    assert(slot != NOBODY);
+    assert(scope_holds(scope, victim));
     event->evictions++;
     event->evicted_newest += victim == scope->newest;
     if (event->actions != NULL)
-        scope_report(scope, event, RESIDENCY_EVICT, victim, slot);
-    scope->nodes[victim].slot = NOBODY;
+        scope_report(scope, event, RESIDENCY_EVICT, victim, scope->slot[victim]);
+}
+
+ALWAYS_INLINE void scope_take_slot(Scope *scope, ScopeEvent *event, uint32_t object, uint32_t slot)
+{
+    scope->resident[object] = true;
+    scope->slot[object] = slot;
+    scope->slot_object[slot] = object;
+    event->loads++;
+    if (event->actions != NULL)
+        scope_report(scope, event, RESIDENCY_LOAD, object, slot);
+}
+
+/* Takes VICTIM, which its policy has let go, out of its slot. */
+ALWAYS_INLINE void scope_evict(Scope *scope, ScopeEvent *event, uint32_t victim)
+{
+    uint32_t slot = scope->slot[victim];
+    scope_count_eviction(scope, event, victim);
+    scope->resident[victim] = false;
     scope->slot_object[slot] = NOBODY;
     scope->free_slots[scope->n_free++] = slot;
     scope->used -= scope_weight(scope, victim);
@@ -147,14 +174,9 @@ ALWAYS_INLINE void scope_evict(Scope *scope, ScopeEvent *event, uint32_t victim)
 ALWAYS_INLINE void scope_load(Scope *scope, ScopeEvent *event, uint32_t object)
 {
     assert(scope->n_free > 0);
-    uint32_t slot = scope->free_slots[--scope->n_free];
-    scope->nodes[object].slot = slot;
-    scope->slot_object[slot] = object;
     scope->used += event->weight;
     scope->n_residents++;
-    event->loads++;
-    if (event->actions != NULL)
-        scope_report(scope, event, RESIDENCY_LOAD, object, slot);
+    scope_take_slot(scope, event, object, scope->free_slots[--scope->n_free]);
 }
 
 /* OBJECT, one of the event's, passes through the staging slot. */
@@ -166,17 +188,16 @@ ALWAYS_INLINE void scope_pass_by(const Scope *scope, ScopeEvent *event, uint32_t
         scope_report(scope, event, RESIDENCY_BYPASS, object, scope->n_slots);
 }
 
-/* Residents in a ring with a sentinel: from there, older leads to the newest. */
-
-ALWAYS_INLINE uint32_t list_newest(const Scope *scope)
+/* The two at once, where all weigh the same. */
+ALWAYS_INLINE void scope_replace(Scope *scope, ScopeEvent *event, uint32_t victim, uint32_t object)
 {
-    return scope->nodes[scope->n_objects].older;
+    scope_count_eviction(scope, event, victim);
+    scope->resident[victim] = false;
+    scope_take_slot(scope, event, object, scope->slot[victim]);
 }
 
-ALWAYS_INLINE uint32_t list_oldest(const Scope *scope)
-{
-    return scope->nodes[scope->n_objects].newer;
-}
+/* Linked lists: list I of a policy has the sentinel n_objects + I; from there, newer leads to the
+ * oldest. */
 
 ALWAYS_INLINE void list_remove(Scope *scope, uint32_t object)
 {
@@ -187,7 +208,6 @@ ALWAYS_INLINE void list_remove(Scope *scope, uint32_t object)
     nodes[older].newer = newer;
 }
 
-/* The ring of another sentinel: list I of a policy with several has node n_objects + I. */
 ALWAYS_INLINE void list_push(Scope *scope, uint32_t sentinel, uint32_t object)
 {
     ScopeNode *nodes = scope->nodes;
@@ -196,54 +216,6 @@ ALWAYS_INLINE void list_push(Scope *scope, uint32_t sentinel, uint32_t object)
     nodes[object].older = second;
     nodes[second].newer = object;
     nodes[sentinel].older = object;
-}
-
-ALWAYS_INLINE void list_add_newest(Scope *scope, uint32_t object)
-{
-    list_push(scope, scope->n_objects, object);
-}
-
-ALWAYS_INLINE void list_renew(Scope *scope, uint32_t object)
-{
-    list_remove(scope, object);
-    list_add_newest(scope, object);
-}
-
-/* Takes out the newest (or oldest) of the list that is outside A; there must be one. Members of A
- * stay members for the whole event, so the search goes on where it ended. */
-
-ALWAYS_INLINE uint32_t list_take_newest_outside(Scope *scope)
-{
-    uint32_t object = scope->cursor != NOBODY ? scope->cursor : list_newest(scope);
-    while (scope_is_active(scope, object))
-        object = scope->nodes[object].older;
-    scope->cursor = scope->nodes[object].older;
-    list_remove(scope, object);
-    return object;
-}
-
-ALWAYS_INLINE uint32_t list_take_oldest_outside(Scope *scope)
-{
-    uint32_t object = scope->cursor != NOBODY ? scope->cursor : list_oldest(scope);
-    while (scope_is_active(scope, object))
-        object = scope->nodes[object].newer;
-    scope->cursor = scope->nodes[object].newer;
-    list_remove(scope, object);
-    return object;
-}
-
-ALWAYS_INLINE uint32_t list_take_newest(Scope *scope)
-{
-    uint32_t object = list_newest(scope);
-    list_remove(scope, object);
-    return object;
-}
-
-ALWAYS_INLINE uint32_t list_take_oldest(Scope *scope)
-{
-    uint32_t object = list_oldest(scope);
-    list_remove(scope, object);
-    return object;
 }
 
 #endif

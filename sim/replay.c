@@ -61,6 +61,22 @@ static void count_assignments(const PackedEvent *event, const uint8_t *hit, Repl
     phase->assignment_hits += hits;
 }
 
+static void count_event(const Replay *replay, const PackedEvent *event, uint32_t hits)
+{
+    ReplayLayer *layer = &replay->result->layers[event->layer_index];
+    ReplayPhase *phase = &replay->result->phases[event->phase];
+    phase->hits += hits;
+    phase->misses += event->n_active - hits;
+    if (event->counts != NULL) {
+        count_assignments(event, replay->hit, layer, phase);
+        return;
+    }
+    layer->assignments += event->n_active;
+    layer->assignment_hits += hits;
+    phase->assignments += event->n_active;
+    phase->assignment_hits += hits;
+}
+
 static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent *event,
                    uint32_t *n_actions)
 {
@@ -74,8 +90,6 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
         .n_coming = cursor->trace->n_active + cursor->event - 1,
         .coming = event->experts,
     };
-    ReplayLayer *layer = &replay->result->layers[event->layer_index];
-    ReplayPhase *phase = &replay->result->phases[event->phase];
     uint8_t *hit = event->counts != NULL ? replay->hit : NULL;
     if (replay->touches != NULL)
         packed_touches(event, replay->touches);
@@ -83,17 +97,8 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
         signals_next(&replay->signals, &signals);
         asked.signals = &signals;
     }
-    uint32_t hits = buffer_event(replay->buffer, &asked, hit, replay->actions, n_actions);
-    phase->hits += hits;
-    phase->misses += event->n_active - hits;
-    if (hit != NULL) {
-        count_assignments(event, hit, layer, phase);
-        return;
-    }
-    layer->assignments += event->n_active;
-    layer->assignment_hits += hits;
-    phase->assignments += event->n_active;
-    phase->assignment_hits += hits;
+    count_event(replay, event,
+                buffer_event(replay->buffer, &asked, hit, replay->actions, n_actions));
 }
 
 static Status replay_events(Replay *replay, const PackedTrace *trace)

@@ -77,12 +77,6 @@ static uint64_t grown(uint64_t capacity, uint64_t needed)
     return larger > needed ? larger : needed;
 }
 
-/* Bytes of the order of touches of N experts. */
-static size_t touch_bytes(uint32_t n)
-{
-    return n <= 256 ? n : 2 * (size_t)n;
-}
-
 static Status make_room(PackedTrace *trace, uint64_t events, uint64_t lookups, uint64_t touches)
 {
     PackedBuilder *builder = trace->builder;
@@ -119,7 +113,7 @@ static void put_touches(PackedTrace *trace, const uint16_t *experts, size_t ids,
         if (n > 256)
             *to++ = (uint8_t)(active->touches[i] >> 8);
     }
-    trace->touches_bytes += touch_bytes(n);
+    trace->touches_bytes += packed_touch_bytes(n);
 }
 
 /* Appends one event; true when every count is 1. There is room. */
@@ -153,7 +147,7 @@ static Status append_step(PackedTrace *trace, const TraceStep *step)
         uint64_t ids = (uint64_t)step->tokens * trace->layers[i].top_k;
         uint64_t most = ids < trace->layers[i].experts ? ids : trace->layers[i].experts;
         lookups += most;
-        touches += touch_bytes((uint32_t)most);
+        touches += packed_touch_bytes((uint32_t)most);
     }
     TRY(make_room(trace, span.count, lookups, touches));
     size_t counts_before = trace->counts_bytes;
@@ -305,15 +299,7 @@ PackedCursor packed_cursor(const PackedTrace *trace)
     return (PackedCursor){.trace = trace};
 }
 
-static void skip_counts(PackedCursor *cursor, const PackedEvent *event)
-{
-    const uint8_t *at = event->counts;
-    for (uint32_t i = 0; i < event->n_active; i++)
-        packed_count_read(&at);
-    cursor->count_at = (size_t)(at - cursor->trace->counts);
-}
-
-bool packed_next(PackedCursor *cursor, PackedEvent *event)
+bool packed_next_step(PackedCursor *cursor)
 {
     const PackedTrace *trace = cursor->trace;
     while (cursor->left == 0) {
@@ -322,24 +308,17 @@ bool packed_next(PackedCursor *cursor, PackedEvent *event)
         cursor->step = cursor->next_step++;
         cursor->left = trace->step_events[cursor->step];
     }
-    uint32_t done = trace->step_events[cursor->step] - cursor->left;
-    *event = (PackedEvent){
-        .step = trace->step_id[cursor->step],
-        .phase = (Phase)trace->step_phase[cursor->step],
-        .layer_index = trace->step_first_layer[cursor->step] + done,
-        .n_active = trace->n_active[cursor->event],
-        .experts = trace->experts + cursor->lookup,
-        .counts = trace->step_single[cursor->step] ? NULL : trace->counts + cursor->count_at,
-        .touches = trace->touches + cursor->touch_at,
-        .first_lookup = cursor->lookup,
-    };
-    if (event->counts != NULL)
-        skip_counts(cursor, event);
-    cursor->event++;
-    cursor->touch_at += touch_bytes(event->n_active);
-    cursor->lookup += event->n_active;
-    cursor->left--;
+    cursor->layer_index = trace->step_first_layer[cursor->step];
+    cursor->counted = !trace->step_single[cursor->step];
     return true;
+}
+
+void packed_skip_counts(PackedCursor *cursor, const PackedEvent *event)
+{
+    const uint8_t *at = event->counts;
+    for (uint32_t i = 0; i < event->n_active; i++)
+        packed_count_read(&at);
+    cursor->count_at = (size_t)(at - cursor->trace->counts);
 }
 
 void packed_touches(const PackedEvent *event, uint16_t *touches)

@@ -50,12 +50,14 @@ size_t packed_trace_bytes(const PackedTrace *trace);
 /* Walks the events. */
 typedef struct {
     const PackedTrace *trace;
-    uint64_t step;   /* index of the step of the event last given */
-    uint64_t event;  /* index of the next event */
-    uint64_t lookup; /* index of its first lookup */
-    size_t count_at; /* offset in counts */
-    size_t touch_at; /* offset in touches */
-    uint32_t left;   /* events left in the step */
+    uint64_t step;        /* index of the step of the event last given */
+    uint64_t event;       /* index of the next event */
+    uint64_t lookup;      /* index of its first lookup */
+    size_t count_at;      /* offset in counts */
+    size_t touch_at;      /* offset in touches */
+    uint32_t left;        /* events left in the step */
+    uint32_t layer_index; /* of the next event */
+    bool counted;         /* the step has counts */
     uint64_t next_step;
 } PackedCursor;
 
@@ -71,8 +73,38 @@ typedef struct {
 } PackedEvent;
 
 PackedCursor packed_cursor(const PackedTrace *trace);
+/* The parts of packed_next() that few events need: the first event of a step, and steps with
+ * counts. */
+bool packed_next_step(PackedCursor *cursor);
+void packed_skip_counts(PackedCursor *cursor, const PackedEvent *event);
+
+/* Bytes of the order of touches of N experts. */
+static inline size_t packed_touch_bytes(uint32_t n)
+{
+    return n <= 256 ? n : 2 * (size_t)n;
+}
+
 /* False after the last event. */
-bool packed_next(PackedCursor *cursor, PackedEvent *event);
+static inline bool packed_next(PackedCursor *cursor, PackedEvent *event)
+{
+    const PackedTrace *trace = cursor->trace;
+    if (cursor->left == 0 && !packed_next_step(cursor))
+        return false;
+    event->step = trace->step_id[cursor->step];
+    event->phase = (Phase)trace->step_phase[cursor->step];
+    event->layer_index = cursor->layer_index++;
+    event->n_active = trace->n_active[cursor->event++];
+    event->experts = trace->experts + cursor->lookup;
+    event->counts = cursor->counted ? trace->counts + cursor->count_at : NULL;
+    event->touches = trace->touches + cursor->touch_at;
+    event->first_lookup = cursor->lookup;
+    if (cursor->counted)
+        packed_skip_counts(cursor, event);
+    cursor->touch_at += packed_touch_bytes(event->n_active);
+    cursor->lookup += event->n_active;
+    cursor->left--;
+    return true;
+}
 
 /* Writes the event's order of last touches, as positions in its experts, to TOUCHES[n_active]. */
 void packed_touches(const PackedEvent *event, uint16_t *touches);

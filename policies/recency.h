@@ -1,0 +1,123 @@
+/* Rings whose objects move to the new end when they are looked up. Inside policies/ only.
+ *
+ * Moving writes the object behind the newest and its position there; what it leaves behind is stale
+ * (its position is another), and is passed over by who comes from an end. When a ring is full, the
+ * stale are dropped from all of it: it has room for four times the residents, so that each push
+ * pays for a few. Where a policy has several such rings, an object is in one of them, and is stale
+ * in the others by scope->list. */
+#ifndef POLICIES_RECENCY_H
+#define POLICIES_RECENCY_H
+
+#include "policies/scope.h"
+
+/* True when the object at position AT is not stale; LIST as in scope->list, or 0 for the one ring
+ * of a policy. */
+ALWAYS_INLINE bool recency_is_at(const Scope *scope, const Ring *ring, uint16_t list, uint32_t at)
+{
+    uint32_t object = ring->objects[at & ring->mask];
+    return scope->position[object] == (at & ring->mask) &&
+           (list == 0 || scope->list[object] == list);
+}
+
+/* Drops the stale: the others move up to the new end. */
+static inline void recency_clean(Scope *scope, Ring *ring, uint16_t list)
+{
+    uint32_t to = ring->head;
+    for (uint32_t at = ring->head; at != ring->tail;) {
+        if (!recency_is_at(scope, ring, list, --at))
+            continue;
+        uint32_t object = ring->objects[at & ring->mask];
+        ring->objects[--to & ring->mask] = object;
+        scope->position[object] = to & ring->mask;
+    }
+    ring->tail = to;
+}
+
+ALWAYS_INLINE void recency_push(Scope *scope, Ring *ring, uint16_t list, uint32_t object)
+{
+    if (ring_size(ring) > ring->mask)
+        recency_clean(scope, ring, list);
+    scope->position[object] = ring->head & ring->mask;
+    ring_push(ring, object);
+}
+
+/* The oldest or newest, of which there is one; the stale at that end are gone then. */
+
+ALWAYS_INLINE uint32_t recency_oldest(const Scope *scope, Ring *ring, uint16_t list)
+{
+    while (!recency_is_at(scope, ring, list, ring->tail))
+        ring->tail++;
+    return ring->objects[ring->tail & ring->mask];
+}
+
+ALWAYS_INLINE uint32_t recency_newest(const Scope *scope, Ring *ring, uint16_t list)
+{
+    while (!recency_is_at(scope, ring, list, ring->head - 1))
+        ring->head--;
+    return ring->objects[(ring->head - 1) & ring->mask];
+}
+
+/* The oldest or newest without a mark, or NOBODY. */
+
+ALWAYS_INLINE uint32_t recency_oldest_outside(const Scope *scope, const Ring *ring, uint16_t list)
+{
+    for (uint32_t at = ring->tail; at != ring->head; at++) {
+        uint32_t object = ring->objects[at & ring->mask];
+        if (!scope_is_active(scope, object) && recency_is_at(scope, ring, list, at))
+            return object;
+    }
+    return NOBODY;
+}
+
+ALWAYS_INLINE uint32_t recency_newest_outside(const Scope *scope, const Ring *ring, uint16_t list)
+{
+    for (uint32_t at = ring->head; at != ring->tail; at--) {
+        uint32_t object = ring->objects[(at - 1) & ring->mask];
+        if (!scope_is_active(scope, object) && recency_is_at(scope, ring, list, at - 1))
+            return object;
+    }
+    return NOBODY;
+}
+
+/* Goes from the oldest to newer ones, eight positions at a time: whether they are stale is found
+ * for all eight without a branch. Nothing may move while a walk goes on, and it must find whom it
+ * asks for. */
+typedef struct {
+    uint32_t at;   /* position of the first of the eight */
+    uint32_t bits; /* of those not stale, and not walked over */
+} RecencyWalk;
+
+enum { RECENCY_STRIDE = 8 };
+
+ALWAYS_INLINE RecencyWalk recency_walk(const Ring *ring)
+{
+    return (RecencyWalk){.at = ring->tail - RECENCY_STRIDE};
+}
+
+ALWAYS_INLINE uint32_t recency_walk_next(const Scope *scope, const Ring *ring, RecencyWalk *walk)
+{
+    while (walk->bits == 0) {
+        walk->at += RECENCY_STRIDE;
+        for (uint32_t i = 0; i < RECENCY_STRIDE; i++)
+            walk->bits |= (uint32_t)recency_is_at(scope, ring, 0, walk->at + i) << i;
+    }
+    uint32_t bit = (uint32_t)__builtin_ctz(walk->bits);
+    walk->bits &= walk->bits - 1;
+    return ring->objects[(walk->at + bit) & ring->mask];
+}
+
+/* Where the ring begins without those walked over. */
+ALWAYS_INLINE uint32_t recency_walk_end(const Ring *ring, const RecencyWalk *walk)
+{
+    uint32_t left = walk->bits != 0 ? (uint32_t)__builtin_ctz(walk->bits) : RECENCY_STRIDE;
+    uint32_t end = walk->at + left;
+    return end - ring->tail < ring_size(ring) ? end : ring->head;
+}
+
+/* Takes OBJECT out of wherever it is. */
+ALWAYS_INLINE void recency_remove(Scope *scope, uint32_t object)
+{
+    scope->position[object] = NOBODY;
+}
+
+#endif

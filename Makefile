@@ -85,6 +85,14 @@ $(BUILD)/gen/schema_sql.h: traces/schema.sql
 	@mkdir -p $(@D)
 	$(Q)sed -e 's/--.*//' -e 's/[\\"]/\\&/g' -e 's/.*/"&\\n"/' $< > $@
 
+# The commit that is built, which benchmarks name; changes only when it does.
+$(BUILD)/gen/commit.h: FORCE
+	@mkdir -p $(@D)
+	@commit=$$(git describe --always --dirty --exclude '*' 2>/dev/null || echo unknown); \
+	 echo "#define MOEBIUS_COMMIT \"$$commit\"" | cmp -s - $@ || echo "#define MOEBIUS_COMMIT \"$$commit\"" > $@
+
+$(BUILD)/cli/bench_command.o: $(BUILD)/gen/commit.h
+
 $(BUILD)/%.o: %.c $(BUILD)/.packages $(BUILD)/gen/schema_sql.h
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  CC   $<")

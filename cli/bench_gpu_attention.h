@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "cli/bench_gpu_ceilings.h"
+#include "cli/bench_ceilings.h"
 
 /* Attention of one layer of a model. */
 typedef struct {

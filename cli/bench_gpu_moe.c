@@ -59,8 +59,8 @@ static Status fill_experts(MoeBench *bench)
     unsigned char *down = up + 2 * matrix;
     for (uint32_t e = 0; e < bench->shape->experts; e++) {
         TRY(random_fill(bench->dense, 3 * matrix, deviation, 100 + e, bench->stream));
-        TRY(packed_expert_store(&shape, gate, up, down,
-                                (unsigned char *)bench->weights + e * expert_bytes(bench->shape),
+        unsigned char *packed = (unsigned char *)bench->weights + e * expert_bytes(bench->shape);
+        TRY(packed_expert_store(&shape, gate, up, down, packed, packed + packed_up_bytes(&shape),
                                 bench->stream));
     }
     return OK;

@@ -2,7 +2,7 @@
 #ifndef CLI_BENCH_GPU_MOE_H
 #define CLI_BENCH_GPU_MOE_H
 
-#include "cli/bench_gpu_ceilings.h"
+#include "cli/bench_ceilings.h"
 #include "exec/cuda/moe_layer.h"
 
 enum {

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "cli/bench.h"
+#include "cli/bench_command.h"
 #include "cli/bench_gpu.h"
 #include "cli/command.h"
 #include "cli/online.h"
@@ -58,8 +59,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         {.name = "BENCH",
-         .help =
-             "replay, record or forward (default: these three); on the GPU: moe-layer, attention",
+         .help = "replay, record or forward (default: these three); on the GPU: moe-layer, "
+                 "attention; or, "
+                 "with options of their own (--help): decode, prefill",
          .kind = OPTION_POSITIONAL,
          .value = &arguments->which},
         {.name = "model",
@@ -181,6 +183,9 @@ Status command_bench(int argc, char **argv)
 {
     Arguments arguments = {.options = {.model = "models/tiny-32x4", .device = "cpu"}};
     BenchReport report = {0};
+    const BenchCommand *command = argc > 1 ? bench_command_find(argv[1]) : NULL;
+    if (command != NULL)
+        return command->run(argc - 1, argv + 1);
     TRY(parse(argc, argv, &arguments));
     const BenchGpu *gpu = bench_gpu_find(arguments.which);
     if (gpu != NULL)

@@ -30,7 +30,8 @@ typedef struct {
     bool print_text;
     bool timing;
     const char *routing;
-    const char *trace; /* of --routing trace:FILE, or NULL */
+    const char *trace;  /* of --routing trace:FILE, whose steps run again; or NULL */
+    const char *source; /* of --routing: where the requests' tokens go; or NULL */
     const char *scores_text;
     uint32_t scores;
     uint32_t predictions; /* 0: not given */
@@ -50,7 +51,8 @@ typedef struct {
     Recorder *recorder;
     RunWatch watch;
     RunTotals totals;
-    Generated generated; /* only filled to be shown */
+    RoutingSource *routing; /* or NULL */
+    Generated generated;    /* only filled to be shown */
     OutputFile output;
 } Recording;
 
@@ -71,11 +73,27 @@ static Status read_scores(const OptionTable *table, Arguments *arguments)
     return OK;
 }
 
+/* A skew gives each token of the requests its experts, and so does a trace where the model is a
+ * shape and there are requests; else the trace's own steps run again. */
+static Status read_routing(const OptionTable *table, Arguments *arguments)
+{
+    const char *text = arguments->routing;
+    if (text == NULL || !routing_source_is_known(text))
+        return routing_input(table, text, &arguments->trace);
+    bool skew = strncmp(text, "trace:", 6) != 0;
+    if (skew || (checkpoint_is_shape(arguments->model.name) &&
+                 token_input_path(&arguments->tokens) != NULL)) {
+        arguments->source = text;
+        return OK;
+    }
+    return routing_input(table, text, &arguments->trace);
+}
+
 static Status check(const OptionTable *table, Arguments *arguments)
 {
     const TokenInput *tokens = &arguments->tokens;
     TRY(model_input_check(table, &arguments->model));
-    TRY(routing_input(table, arguments->routing, &arguments->trace));
+    TRY(read_routing(table, arguments));
     TRY(read_scores(table, arguments));
     TRY(token_input_check(table, tokens));
     if (token_input_path(tokens) == NULL && arguments->trace == NULL)
@@ -187,8 +205,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->print_text},
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         {.name = "routing",
-         .argument = "gate|trace:FILE",
-         .help = "the router's, or a trace's steps with their routing",
+         .argument = "TEXT",
+         .help = "gate: the router's (default); trace:FILE: a trace's steps with their routing, or "
+                 "for a shape its routing over --tokens; uniform or zipf:S: drawn at random",
          .kind = OPTION_TEXT,
          .value = &arguments->routing},
         {.name = "scores",
@@ -270,7 +289,8 @@ static Status describe_ops(cJSON *notes)
 static Status fill_notes(cJSON *notes, const Recording *recording)
 {
     const Arguments *arguments = recording->arguments;
-    TRY(json_add_text(notes, "routing", arguments->trace != NULL ? "forced" : "gate"));
+    const char *routing = arguments->source != NULL ? arguments->source : "gate";
+    TRY(json_add_text(notes, "routing", arguments->trace != NULL ? "forced" : routing));
     if (arguments->trace == NULL) {
         TRY(json_add_u64(notes, "batch", arguments->batch));
         TRY(json_add_u64(notes, "generate", arguments->generate));
@@ -344,6 +364,14 @@ static uint64_t expected_tokens(const Recording *recording)
     return total;
 }
 
+static Status open_routing(Recording *recording)
+{
+    uint32_t n;
+    const TraceLayer *layers = executor_layers(recording->executor, &n);
+    return routing_source_open(recording->arguments->source, layers, n, recording->plan.seed,
+                               &recording->routing);
+}
+
 static Status record_requests(Recording *recording, ExecutorOptions *options)
 {
     const Arguments *arguments = recording->arguments;
@@ -359,6 +387,8 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
                       .scores = arguments->scores};
     TRY(executor_for_requests(recording->checkpoint, &recording->set, &run, options,
                               &recording->executor));
+    TRY(open_routing(recording));
+    run.routing = recording->routing;
     TRY(open_recorder(recording));
     progress_start(&recording->watch.progress, "record", "tokens", expected_tokens(recording));
     run.stop = interrupt_watch();
@@ -536,6 +566,7 @@ Status command_record(int argc, char **argv)
         status = record(&recording);
     if (status == OK)
         status = report(&recording);
+    routing_source_close(recording.routing);
     executor_close(recording.executor);
     generated_close(&recording.generated);
     output_discard(&recording.output);

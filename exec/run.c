@@ -126,6 +126,15 @@ static void lay_out_searches(Run *run)
     }
 }
 
+/* Ids of a token in all MoE layers. */
+static size_t routed_per_token(const Run *run)
+{
+    size_t routed = 0;
+    for (uint32_t i = 0; i < run->config->n_layers; i++)
+        routed += run->config->layers[i].moe ? run->config->layers[i].top_k : 0;
+    return routed;
+}
+
 static void lay_out_run(Run *run)
 {
     size_t tokens = run->options->max_tokens;
@@ -136,6 +145,9 @@ static void lay_out_run(Run *run)
     run->kv_slot = lay_out(&run->arena, tokens, sizeof *run->kv_slot);
     run->source_slot = lay_out(&run->arena, tokens, sizeof *run->source_slot);
     score_rows_lay_out(&run->context.scores, run->options->max_tokens, &run->arena);
+    if (run->options->routing != NULL)
+        run->forced =
+            lay_out(&run->arena, times(tokens, routed_per_token(run)), sizeof *run->forced);
     if (run->beams > 1)
         lay_out_searches(run);
 }
@@ -201,6 +213,15 @@ static void accept_token(Run *run, Running *line, const StepOutput *output)
         line->done = true;
 }
 
+const uint16_t *run_forced(Run *run, Stack stack)
+{
+    if (run->options->routing == NULL)
+        return NULL;
+    routing_source_fill(run->options->routing, stack, run->n_tokens, run->request, run->position,
+                        run->forced);
+    return run->forced;
+}
+
 Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *output)
 {
     TraceStep step = {.step = (uint32_t)run->context.totals->steps,
@@ -214,6 +235,7 @@ Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *outp
                              .kv_slot = run->kv_slot,
                              .position = run->position,
                              .source_slot = run->source_slot,
+                             .forced_experts = run_forced(run, STACK_DECODER),
                              .timing = run->options->timing,
                              .scores = run->options->scores != SCORES_NONE,
                              .logits =

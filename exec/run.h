@@ -3,6 +3,7 @@
 #define EXEC_RUN_H
 
 #include "exec/executor.h"
+#include "exec/routing_source.h"
 #include "exec/score_rows.h"
 #include "exec/tokens.h"
 #include "traces/recorder.h"
@@ -16,10 +17,11 @@ typedef struct {
     /* Encoder-decoder models: what the decoder of each request begins with, or is scored on; NULL:
      * the model's decoder_start_token_id. */
     const TokenSet *targets;
-    uint32_t max_tokens;      /* of one step: the plan's batching.max_tokens */
-    LogitsWanted logits;      /* that OBSERVER needs of every step; generating asks for its own */
-    bool timing;              /* record each operation's time */
-    uint32_t scores;          /* router scores to record: SCORES_NONE, SCORES_ALL or M */
+    uint32_t max_tokens; /* of one step: the plan's batching.max_tokens */
+    LogitsWanted logits; /* that OBSERVER needs of every step; generating asks for its own */
+    bool timing;         /* record each operation's time */
+    uint32_t scores;     /* router scores to record: SCORES_NONE, SCORES_ALL or M */
+    const RoutingSource *routing; /* in place of the router's choices; NULL: none */
     const volatile int *stop; /* set by a signal handler; NULL: none. A stop ends after the current
                                  step, with OK. */
 } RunOptions;

@@ -38,6 +38,7 @@ typedef struct {
     uint32_t *token;
     uint32_t *kv_slot;
     uint32_t *source_slot;
+    uint16_t *forced;  /* of options.routing: per MoE layer [tokens][top_k] */
     uint32_t n_tokens; /* in the step that is being composed */
     uint32_t n_spans;
 } Run;
@@ -48,6 +49,8 @@ uint32_t run_request_number(const Run *run, const Running *line);
 bool run_is_past_prompt(const Running *line);
 /* Adds the line's next tokens, up to END of them fed, as far as the step has room. */
 void run_add_tokens(Run *run, uint32_t place, uint32_t end);
+/* The composed step's forced routing, or NULL. */
+const uint16_t *run_forced(Run *run, Stack stack);
 /* Runs the composed step; OUTPUT is what came of it. */
 Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *output);
 

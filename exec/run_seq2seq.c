@@ -36,6 +36,7 @@ Status run_encode(Run *run)
                                  .token = run->token,
                                  .kv_slot = run->kv_slot,
                                  .position = run->position,
+                                 .forced_experts = run_forced(run, STACK_ENCODER),
                                  .timing = run->options->timing,
                                  .scores = run->options->scores != SCORES_NONE};
         StepOutput output;

@@ -6,12 +6,13 @@ enum { NARROW_WIDTH = 128, PIECES = 11, PIECE_SLACK = 256 };
 
 bool experts_packed(const FfnShape *shape, bool bf16)
 {
-    bool known =
-        shape->gated ? shape->activation == ACTIVATION_SILU : shape->activation == ACTIVATION_RELU;
+    Activation activation = shape->activation;
+    bool known = shape->gated ? activation == ACTIVATION_SILU
+                              : activation == ACTIVATION_RELU || activation == ACTIVATION_GELU;
     /* The packed form has no padding then, and so the size of the plain one. */
     bool whole = shape->d_model % BLOCK_ROWS == 0 && shape->d_ff % BLOCK_COLUMNS == 0 &&
                  ffn_first_rows(shape) % BLOCK_ROWS == 0;
-    return bf16 && known && whole && !shape->bias;
+    return bf16 && known && whole;
 }
 
 /* What calls are sized by. */
@@ -87,33 +88,43 @@ Status experts_open(const DeviceOptions *options, bool bf16, DeviceArena *arena,
     return expert_jobs_fill(work->all, work->max_jobs, NULL);
 }
 
-static ExpertShape packed_shape(const FfnShape *shape)
+static ProductKind first_kind(const FfnShape *shape)
 {
-    return (ExpertShape){.d_model = shape->d_model, .d_ff = shape->d_ff, .gated = shape->gated};
+    if (shape->gated)
+        return PRODUCT_SILU_GATED;
+    return shape->activation == ACTIVATION_RELU ? PRODUCT_RELU : PRODUCT_GELU;
+}
+
+static const float *bias_at(const ExpertBatch *batch, size_t offset)
+{
+    return batch->shape->bias ? (const float *)(const void *)(batch->slots + offset) : NULL;
 }
 
 Status experts_multiply_packed(const ExpertRows *rows, bool dense)
 {
     const ExpertsWork *work = rows->work;
     const ExpertBatch *batch = rows->batch;
-    ExpertShape shape = packed_shape(batch->shape);
-    const GroupedProductShape up = {.kind = shape.gated ? PRODUCT_SILU_GATED : PRODUCT_RELU,
-                                    .weights = batch->slots,
+    const FfnShape *shape = batch->shape;
+    const FfnLayout layout = ffn_layout(shape, sizeof(uint16_t));
+    const GroupedProductShape up = {.kind = first_kind(shape),
+                                    .weights = batch->slots + layout.first,
+                                    .bias = bias_at(batch, layout.first_bias),
                                     .stride_bytes = batch->slot_stride,
                                     .in = work->gathered,
                                     .dense = dense,
                                     .rows = (uint32_t)work->max_rows,
                                     .out = work->inside,
-                                    .columns = shape.d_ff,
-                                    .depth = shape.d_model};
+                                    .columns = shape->d_ff,
+                                    .depth = shape->d_model};
     const GroupedProductShape down = {.kind = PRODUCT_DOWN,
-                                      .weights = batch->slots + packed_up_bytes(&shape),
+                                      .weights = batch->slots + layout.second,
+                                      .bias = bias_at(batch, layout.second_bias),
                                       .stride_bytes = batch->slot_stride,
                                       .in = work->inside,
                                       .rows = (uint32_t)work->max_rows,
                                       .out = work->outside,
-                                      .columns = shape.d_model,
-                                      .depth = shape.d_ff};
+                                      .columns = shape->d_model,
+                                      .depth = shape->d_ff};
     GroupedProduct product;
     TRY(grouped_product_make(&up, &product));
     TRY(grouped_product_run(&product, &work->table, rows->max_width, rows->stream));

@@ -44,6 +44,7 @@ struct Tile {
     uint32_t width; /* 0: no more */
     uint32_t first_row;
     uint32_t weight_tile;
+    uint32_t weights_at;
 };
 
 struct Control {
@@ -129,9 +130,9 @@ __device__ static void fetch_rows(const GroupedProduct &product, const Tile &til
 
 template <int WIDEST>
 __device__ static void fetch_tile(const GroupedProduct &product, Ring<WIDEST> &ring,
-                                  const Tile &tile, uint32_t weights_at, uint32_t rank)
+                                  const Tile &tile, uint32_t rank)
 {
-    const unsigned char *weights = product.weights + weights_at * product.stride_bytes +
+    const unsigned char *weights = product.weights + tile.weights_at * product.stride_bytes +
                                    (size_t)tile.weight_tile * product.depth_blocks * BLOCK_BYTES;
     bool there = tile.weight_tile < product.weight_tiles;
     uint32_t bytes = tile.width * ROW_BYTES + (there ? BLOCK_BYTES : 0);
@@ -163,9 +164,9 @@ __device__ static void fetch_tiles(const GroupedProduct &product, const GroupTab
         uint32_t in_group = table.first_tile[at + 1] - first;
         uint32_t local = number - first * shares;
         const Tile tile = {group.width, group.first_row + local % in_group * group.width,
-                           local / in_group * CLUSTER + rank};
+                           local / in_group * CLUSTER + rank, group.weights_at};
         if (threadIdx.x % 32 == 0)
-            fetch_tile(product, ring, tile, group.weights_at, rank);
+            fetch_tile(product, ring, tile, rank);
         __syncwarp();
     }
     if (threadIdx.x % 32 == 0) {
@@ -219,7 +220,28 @@ __device__ static float silu(float x)
 
 template <ProductKind KIND> __device__ static float finished(float sum)
 {
+    if (KIND == PRODUCT_GELU)
+        return 0.5f * sum * (1 + erff(sum * 0.70710678118654752f));
     return KIND == PRODUCT_RELU ? fmaxf(sum, 0) : sum;
+}
+
+/* The biases of the two rows of weights that the thread holds sums of: r and r + 8 of the
+ * warpgroup's, with a gate and its up the same column of each. */
+template <ProductKind KIND>
+__device__ static float2 biases_of(const GroupedProduct &product, const Tile &tile,
+                                   uint32_t warpgroup)
+{
+    constexpr bool GATED = KIND == PRODUCT_SILU_GATED;
+    if (product.bias == nullptr)
+        return make_float2(0, 0);
+    const float *bias = (const float *)(product.bias + tile.weights_at * product.stride_bytes);
+    uint32_t row = tile.weight_tile * BLOCK_ROWS + warpgroup * 64 + threadIdx.x % 128 / 32 * 16 +
+                   threadIdx.x % 32 / 4;
+    uint32_t first = GATED ? row / 16 * 8 + row % 8 : row;
+    uint32_t second = GATED ? first : row + 8;
+    return make_float2(first < product.columns ? bias[first] : 0,
+                       second < product.columns ? bias[GATED ? product.columns + second : second]
+                                                : 0);
 }
 
 /* Bytes from the start of OUT to word WORD (8 columns) of the tile's part of a row. */
@@ -232,10 +254,10 @@ __device__ static size_t out_offset(const GroupedProduct &product, uint32_t row,
            column % BLOCK_COLUMNS * 2;
 }
 
-/* Rounds 32 rows' sums and puts them, as rows, at STAGING. */
+/* Finishes and rounds 32 rows' sums and puts them, as rows, at STAGING. */
 template <int WIDTH, ProductKind KIND>
-__device__ static void stage_rows(const float (&sum)[WIDTH / 2], uint32_t row, uint32_t staging,
-                                  uint32_t pitch)
+__device__ static void stage_rows(const float (&sum)[WIDTH / 2], float2 bias, uint32_t row,
+                                  uint32_t staging, uint32_t pitch)
 {
     constexpr bool GATED = KIND == PRODUCT_SILU_GATED;
     uint32_t low[4] = {0, 0, 0, 0};
@@ -243,7 +265,8 @@ __device__ static void stage_rows(const float (&sum)[WIDTH / 2], uint32_t row, u
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++)
         if (row + 8 * i < WIDTH) {
-            const float *s = &sum[(row + 8 * i) / 2];
+            const float *all = &sum[(row + 8 * i) / 2];
+            const float s[4] = {all[0] + bias.x, all[1] + bias.x, all[2] + bias.y, all[3] + bias.y};
             if (GATED) {
                 low[i] = pack_bf16(silu(s[0]) * s[2], silu(s[1]) * s[3]);
             } else {
@@ -263,7 +286,7 @@ __device__ static void stage_rows(const float (&sum)[WIDTH / 2], uint32_t row, u
 template <int WIDTH, int WIDEST, ProductKind KIND>
 __device__ static void write_tile(const GroupedProduct &product, const Ring<WIDEST> &ring,
                                   const Tile &tile, uint32_t warpgroup,
-                                  const float (&sum)[WIDTH / 2])
+                                  const float (&sum)[WIDTH / 2], float2 bias)
 {
     constexpr uint32_t COLUMNS = KIND == PRODUCT_SILU_GATED ? 32 : 64; /* of OUT */
     constexpr uint32_t PITCH = COLUMNS * 2 + 16;         /* bytes; without bank conflicts */
@@ -282,7 +305,7 @@ __device__ static void write_tile(const GroupedProduct &product, const Ring<WIDE
     for (uint32_t chunk = 0; chunk < WIDTH; chunk += CHUNK) {
 #pragma unroll
         for (uint32_t i = chunk; i < WIDTH && i < chunk + CHUNK; i += 32)
-            stage_rows<WIDTH, KIND>(sum, i, staging + (i - chunk) * PITCH, PITCH);
+            stage_rows<WIDTH, KIND>(sum, bias, i, staging + (i - chunk) * PITCH, PITCH);
         named_barrier(1 + warpgroup, 128);
 #pragma unroll
         for (uint32_t i = 0; i < CHUNK; i += STEP)
@@ -300,11 +323,12 @@ __device__ static void do_tile(const GroupedProduct &product, Ring<WIDEST> &ring
 {
     if constexpr (WIDTH <= WIDEST) {
         float sum[WIDTH / 2];
+        float2 bias = biases_of<KIND>(product, tile, warpgroup);
 #pragma unroll
         for (float &s : sum)
             s = 0; /* also ends the life of the last tile's registers */
         multiply_tile<WIDTH>(ring, product.depth_blocks, warpgroup, sum);
-        write_tile<WIDTH, WIDEST, KIND>(product, ring, tile, warpgroup, sum);
+        write_tile<WIDTH, WIDEST, KIND>(product, ring, tile, warpgroup, sum, bias);
     }
 }
 
@@ -395,6 +419,8 @@ static Status launch_kind(const GroupedProduct &product, const GroupTable &table
         return launch<WIDEST, PRODUCT_DOWN>(product, table, stream);
     case PRODUCT_RELU:
         return launch<WIDEST, PRODUCT_RELU>(product, table, stream);
+    case PRODUCT_GELU:
+        return launch<WIDEST, PRODUCT_GELU>(product, table, stream);
     default:
         return launch<WIDEST, PRODUCT_SILU_GATED>(product, table, stream);
     }
@@ -450,6 +476,7 @@ extern "C" Status grouped_product_make(const GroupedProductShape *shape, Grouped
                     shape->depth, BLOCK_COLUMNS);
     bool gated = shape->kind == PRODUCT_SILU_GATED;
     product->weights = (const unsigned char *)shape->weights;
+    product->bias = (const unsigned char *)shape->bias;
     product->stride_bytes = shape->stride_bytes;
     product->out = (unsigned char *)shape->out;
     product->columns = shape->columns;

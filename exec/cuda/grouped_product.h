@@ -13,14 +13,16 @@
 #include <cuda.h>
 
 typedef enum {
-    PRODUCT_DOWN,       /* out = in * w^T, dense rows */
-    PRODUCT_RELU,       /* out = relu(in * w^T), octet-packed rows */
-    PRODUCT_SILU_GATED, /* out = silu(in * gate^T) . (in * up^T), octet-packed rows */
+    PRODUCT_DOWN,       /* out = in * w^T + bias, dense rows */
+    PRODUCT_RELU,       /* out = relu(in * w^T + bias), octet-packed rows */
+    PRODUCT_GELU,       /* the same with gelu, by the error function */
+    PRODUCT_SILU_GATED, /* out = silu(in * gate^T + bias) . (in * up^T + bias), octet-packed rows */
 } ProductKind;
 
 typedef struct {
     ProductKind kind;
     const void *weights; /* device, packed, of place 0; aligned to 16 bytes */
+    const float *bias;   /* device, of place 0, [columns], gated: gate's, then up's; NULL: none */
     size_t stride_bytes; /* between places, a multiple of 16 */
     const void *in;      /* device, rows of DEPTH columns, octet-packed */
     bool dense;          /* ... or one after the other; DEPTH is then a multiple of 64 */
@@ -36,6 +38,7 @@ typedef struct {
     CUtensorMap wide_pieces;   /* of IN: 64 rows x 64 columns */
     CUtensorMap narrow_pieces; /* 16 rows x 64 columns */
     const unsigned char *weights;
+    const unsigned char *bias;
     size_t stride_bytes;
     unsigned char *out;
     uint32_t columns;

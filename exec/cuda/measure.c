@@ -92,7 +92,7 @@ typedef struct {
 static Status queue_copy(void *context, cudaStream_t stream)
 {
     const Copy *copy = context;
-    CUDA_TRY(cudaMemcpyAsync(copy->to, copy->from, copy->bytes, cudaMemcpyDeviceToDevice, stream));
+    CUDA_TRY(cudaMemcpyAsync(copy->to, copy->from, copy->bytes, cudaMemcpyDefault, stream));
     return OK;
 }
 

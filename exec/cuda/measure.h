@@ -17,7 +17,8 @@ Status measure_work(DeviceWork work, void *context, uint32_t repeats, cudaStream
 Status measure_graph(DeviceWork work, void *context, uint32_t repeats, cudaStream_t stream,
                      double *milliseconds);
 
-/* Bytes read plus bytes written per second by a copy of BYTES from FROM to TO on the device. */
+/* Bytes read plus bytes written per second by a copy of BYTES from FROM to TO, on the device or in
+ * pinned memory. */
 Status measure_copy(void *to, const void *from, size_t bytes, cudaStream_t stream,
                     double *bytes_per_s);
 

@@ -41,9 +41,9 @@ static Status pack(const void *gate, const void *matrix, uint32_t rows, uint32_t
 }
 
 extern "C" Status packed_expert_store(const ExpertShape *shape, const void *gate, const void *up,
-                                      const void *down, void *packed, cudaStream_t stream)
+                                      const void *down, void *first, void *second,
+                                      cudaStream_t stream)
 {
-    TRY(pack(shape->gated ? gate : NULL, up, shape->d_ff, shape->d_model, packed, stream));
-    return pack(NULL, down, shape->d_model, shape->d_ff,
-                (unsigned char *)packed + packed_up_bytes(shape), stream);
+    TRY(pack(shape->gated ? gate : NULL, up, shape->d_ff, shape->d_model, first, stream));
+    return pack(NULL, down, shape->d_model, shape->d_ff, second, stream);
 }

@@ -70,9 +70,10 @@ PACKED_FUNCTION size_t packed_expert_bytes(const ExpertShape *shape)
 extern "C" {
 #endif
 
-/* Packs bf16 matrices of the device, dense rows: gate (NULL unless gated), up and down. */
+/* Packs bf16 matrices of the device, dense rows: gate (NULL unless gated) and up to FIRST, down to
+ * SECOND. */
 Status packed_expert_store(const ExpertShape *shape, const void *gate, const void *up,
-                           const void *down, void *packed, cudaStream_t stream);
+                           const void *down, void *first, void *second, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

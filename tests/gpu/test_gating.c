@@ -23,6 +23,9 @@ static const Layer LAYERS[] = {
     {{128, 192, true, false, ACTIVATION_SILU, 0, 0}, 8, 2, 700},
     {{128, 64, false, false, ACTIVATION_RELU, 0, 0}, 3, 1, 5000}, /* more than a group of rows */
     {{256, 128, false, false, ACTIVATION_RELU, 0, 0}, 64, 4, 130},
+    {{128, 128, false, true, ACTIVATION_RELU, 0, 0}, 6, 2, 300},
+    {{256, 192, false, true, ACTIVATION_GELU, 0, 0}, 16, 2, 200},
+    {{128, 64, true, true, ACTIVATION_SILU, 0, 0}, 4, 2, 70},
     {{40, 24, true, true, ACTIVATION_GELU, 0, 0}, 5, 3, 90}, /* not packed */
 };
 

@@ -1,0 +1,103 @@
+#include "cli/bench_command.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cli/table.h"
+#include "commit.h"
+
+static const BenchCommand COMMANDS[] = {
+    {"decode", "one token for each of a batch of requests", command_bench_decode},
+    {"prefill", "prompts, and the encoder of encoder-decoder models", command_bench_prefill},
+};
+
+const BenchCommand *bench_command_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof COMMANDS / sizeof *COMMANDS; i++)
+        if (strcmp(COMMANDS[i].name, name) == 0)
+            return &COMMANDS[i];
+    return NULL;
+}
+
+/* Reads the item at *TEXT and moves on to the next, or to the end. */
+static bool read_batch(const char **text, uint32_t tokens, BenchBatch *batch)
+{
+    int used = 0;
+    *batch = (BenchBatch){.tokens = tokens};
+    if (sscanf(*text, "%8" SCNu32 "%n", &batch->requests, &used) != 1)
+        return false;
+    *text += used;
+    if (**text == 'x') {
+        if (sscanf(*text, "x%8" SCNu32 "%n", &batch->tokens, &used) != 1)
+            return false;
+        *text += used;
+    }
+    if (**text == ',' && (*text)[1] != '\0')
+        ++*text;
+    else if (**text != '\0')
+        return false;
+    uint64_t all = (uint64_t)batch->requests * batch->tokens;
+    return batch->requests <= MAX_BATCH && all > 0 && all <= TRACE_MAX_TOKENS;
+}
+
+Status bench_batches_read(const OptionTable *table, const char *text, uint32_t tokens,
+                          BenchBatch batches[BENCH_MAX_BATCHES], uint32_t *n)
+{
+    const char *at = text;
+    *n = 0;
+    do {
+        if (*n == BENCH_MAX_BATCHES || !read_batch(&at, tokens, &batches[(*n)++]))
+            return options_fail(table, "'%s' is no list of up to %d batches like 1,8 or 16x1024",
+                                text, BENCH_MAX_BATCHES);
+    } while (*at != '\0');
+    return OK;
+}
+
+static Status add_command_line(cJSON *json, int argc, char **argv)
+{
+    char line[4096] = "moebius bench";
+    size_t used = strlen(line);
+    for (int i = 0; i < argc && used < sizeof line; i++)
+        used += (size_t)snprintf(line + used, sizeof line - used, " %s", argv[i]);
+    return json_add_text(json, "command", line);
+}
+
+Status bench_add_origin(cJSON *json, int argc, char **argv, const StepBench *bench,
+                        const Ceilings *ceilings)
+{
+    cJSON *object;
+    TRY(json_add_text(json, "bench", argv[0]));
+    TRY(add_command_line(json, argc, argv));
+    TRY(json_add_text(json, "version", MOEBIUS_VERSION));
+    TRY(json_add_text(json, "commit", MOEBIUS_COMMIT));
+    TRY(json_add_text(json, "device", executor_device(bench->executor)));
+    TRY(json_add_text(json, "model", bench->setup.model));
+    TRY(json_add_u64(json, "layers", bench->config->n_layers));
+    TRY(json_add_text(json, "routing",
+                      bench->setup.routing != NULL ? bench->setup.routing : "gate"));
+    TRY(json_add_u64(json, "open_ns", bench->open_ns));
+    TRY(json_add_object(json, "ceilings", &object));
+    TRY(json_add_f64(object, "copy_bytes_per_s", ceilings->bytes_per_s));
+    TRY(json_add_f64(object, "product_flops_per_s", ceilings->flops_per_s));
+    return json_add_f64(object, "upload_bytes_per_s", ceilings->upload_bytes_per_s);
+}
+
+void bench_print_origin(const StepBench *bench, const Ceilings *ceilings)
+{
+    char opened[NUMBER_BYTES];
+    printf("%s, %u layers, routing %s, on %s; opened in %s\n", bench->setup.model,
+           bench->config->n_layers, bench->setup.routing != NULL ? bench->setup.routing : "gate",
+           executor_device(bench->executor), duration_text(bench->open_ns, opened));
+    printf("measured here: copy %.0f GB/s, product %.1f TFLOP/s, upload %.1f GB/s\n",
+           ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12,
+           ceilings->upload_bytes_per_s / 1e9);
+}
+
+Status bench_add_times(cJSON *json, const StepTimes *times)
+{
+    TRY(json_add_f64(json, "median_ns", times->median_ns));
+    TRY(json_add_f64(json, "min_ns", times->least_ns));
+    TRY(json_add_f64(json, "max_ns", times->most_ns));
+    return json_add_u64(json, "repeats", times->repeats);
+}

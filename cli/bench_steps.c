@@ -1,0 +1,162 @@
+#include "cli/bench_steps.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "exec/layout.h"
+
+static size_t routed_per_token(const ModelConfig *config)
+{
+    size_t routed = 0;
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        routed += config->layers[i].moe ? config->layers[i].top_k : 0;
+    return routed;
+}
+
+static void lay_out_bench(StepBench *bench)
+{
+    Arena *arena = &bench->arena;
+    size_t tokens = bench->setup.max_tokens;
+    bench->token = lay_out(arena, tokens, sizeof *bench->token);
+    bench->slot = lay_out(arena, tokens, sizeof *bench->slot);
+    bench->position = lay_out(arena, tokens, sizeof *bench->position);
+    if (bench->routing != NULL)
+        bench->forced =
+            lay_out(arena, times(tokens, routed_per_token(bench->config)), sizeof *bench->forced);
+}
+
+static Status open_all(StepBench *bench)
+{
+    const StepBenchSetup *setup = &bench->setup;
+    ExecutorOptions options = {.plan = setup->plan,
+                               .max_requests = setup->max_requests,
+                               .max_length = setup->max_length,
+                               .max_tokens = setup->max_tokens,
+                               .logits = LOGITS_LAST};
+    uint32_t n_layers;
+    TRY(device_input_apply(setup->device, &options));
+    TRY(checkpoint_open_model(setup->model, &bench->checkpoint));
+    bench->config = checkpoint_config(bench->checkpoint);
+    TRY(executor_open(bench->checkpoint, &options, &bench->executor));
+    const TraceLayer *layers = executor_layers(bench->executor, &n_layers);
+    TRY(routing_source_open(setup->routing, layers, n_layers, setup->plan->seed, &bench->routing));
+    lay_out_bench(bench);
+    TRY(arena_commit(&bench->arena, "benchmark: tokens of a step"));
+    lay_out_bench(bench);
+    return OK;
+}
+
+Status step_bench_open(const StepBenchSetup *setup, StepBench *bench)
+{
+    uint64_t start_ns = clock_ns();
+    *bench = (StepBench){.setup = *setup};
+    Status status = open_all(bench);
+    bench->open_ns = clock_ns() - start_ns;
+    if (status != OK)
+        step_bench_close(bench);
+    return status;
+}
+
+void step_bench_close(StepBench *bench)
+{
+    routing_source_close(bench->routing);
+    executor_close(bench->executor);
+    checkpoint_close(bench->checkpoint);
+    arena_free(&bench->arena);
+    *bench = (StepBench){0};
+}
+
+/* A token of its own for each place, never the padding. */
+static uint32_t token_at(const ModelConfig *config, uint32_t request, uint32_t position)
+{
+    uint64_t x = ((uint64_t)request << 32 | position) + 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    uint32_t token = (uint32_t)((x >> 32) % config->vocabulary);
+    return token == config->pad ? token - (token > 0) + (token == 0) : token;
+}
+
+Status step_bench_run(StepBench *bench, const StepBenchStep *step, StepOutput *output, double *ns)
+{
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < step->requests; r++)
+        for (uint32_t t = 0; t < step->tokens; t++, n++) {
+            bench->slot[n] = step->first_request + r;
+            bench->position[n] = step->position + t;
+            bench->token[n] = token_at(bench->config, bench->slot[n], bench->position[n]);
+        }
+    if (bench->routing != NULL)
+        routing_source_fill(bench->routing, step->stack, n, bench->slot, bench->position,
+                            bench->forced);
+    const StepInput input = {.stack = step->stack,
+                             .tokens = n,
+                             .token = bench->token,
+                             .kv_slot = bench->slot,
+                             .position = bench->position,
+                             .logits = step->logits,
+                             .timing = step->timing,
+                             .forced_experts = bench->forced};
+    uint64_t start_ns = clock_ns();
+    TRY(executor_step(bench->executor, &input, output));
+    *ns = (double)(clock_ns() - start_ns);
+    return OK;
+}
+
+static Status fill_stack(StepBench *bench, Stack stack, uint32_t requests, uint32_t context)
+{
+    uint32_t at_once = bench->setup.max_tokens / context;
+    for (uint32_t first = 0; first < requests; first += at_once) {
+        StepOutput output;
+        double ns;
+        uint32_t left = requests - first;
+        const StepBenchStep step = {.stack = stack,
+                                    .first_request = first,
+                                    .requests = left < at_once ? left : at_once,
+                                    .tokens = context};
+        TRY(step_bench_run(bench, &step, &output, &ns));
+    }
+    return OK;
+}
+
+Status step_bench_fill(StepBench *bench, uint32_t requests, uint32_t context)
+{
+    if (model_is_encoder_decoder(bench->config))
+        TRY(fill_stack(bench, STACK_ENCODER, requests, context));
+    return fill_stack(bench, STACK_DECODER, requests, context);
+}
+
+void step_bench_empty(StepBench *bench)
+{
+    for (uint32_t i = 0; i < bench->setup.max_requests; i++)
+        executor_release(bench->executor, i);
+}
+
+double step_bench_element_bytes(const StepBench *bench)
+{
+    bool is_cuda = strcmp(bench->setup.device->name, "cuda") == 0;
+    bool is_f32 =
+        bench->setup.device->compute != NULL && strcmp(bench->setup.device->compute, "f32") == 0;
+    return is_cuda && !is_f32 ? 2 : 4;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+StepTimes step_times(double *ns, uint32_t n)
+{
+    qsort(ns, n, sizeof *ns, compare_doubles);
+    double middle = n % 2 == 1 ? ns[n / 2] : (ns[n / 2 - 1] + ns[n / 2]) / 2;
+    return (StepTimes){.median_ns = middle, .least_ns = ns[0], .most_ns = ns[n - 1], .repeats = n};
+}
+
+void step_ops_add(double ops_ns[OPS], const StepOutput *output)
+{
+    for (size_t i = 0; i < output->n_timing; i++)
+        if (output->timing[i].op < OPS)
+            ops_ns[output->timing[i].op] += (double)output->timing[i].duration_ns;
+}

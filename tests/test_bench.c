@@ -1,0 +1,230 @@
+/* Benchmarks of whole steps: what they compare with, and what they print. */
+#include "tests/cli_run.h"
+
+#include <math.h>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "cli/bench_command.h"
+#include "cli/bench_cost.h"
+
+static CliRun run;
+
+#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
+
+/* ---- cost ---- */
+
+/* Routing of ROWS tokens that goes round all experts of every layer; mem_free. */
+static uint16_t *round_robin(const ModelConfig *config, Stack stack, uint32_t rows)
+{
+    uint16_t *experts = mem_alloc((size_t)rows * config->n_layers * config->max_top_k, 2);
+    size_t at = 0;
+    for (uint32_t l = 0; l < config->n_layers; l++)
+        for (uint32_t i = 0; config->layers[l].moe && config->layers[l].stack == stack &&
+                             i < rows * config->layers[l].top_k;
+             i++)
+            experts[at++] = (uint16_t)(i % config->layers[l].experts);
+    return experts;
+}
+
+static uint64_t elements(const Tensor *tensor)
+{
+    return tensor->bytes / 2;
+}
+
+/* With every expert active a step reads every matrix once, but for the embedding. */
+static void a_step_of_all_experts_reads_every_matrix_once(void **unused)
+{
+    (void)unused;
+    static const char *const NAMES[] = {"shape:mixtral-8x7b:2",  "shape:qwen1.5-moe:3",
+                                        "shape:qwen3-30b-a3b:2", "shape:deepseek-v2-lite:2",
+                                        "shape:deepseek-v3:4",   "shape:gpt-oss-20b:2"};
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+        Checkpoint *checkpoint;
+        assert_ok(checkpoint_open_model(NAMES[i], &checkpoint));
+        const ModelConfig *config = checkpoint_config(checkpoint);
+        StepWork work = {.requests = 256, .tokens = 1, .logits = 256, .element_bytes = 2};
+        uint16_t *experts = round_robin(config, STACK_DECODER, 256);
+        work.experts = experts;
+        StepCost cost = step_cost(config, &work);
+        double weights = (double)checkpoint_bytes(checkpoint) -
+                         (double)checkpoint_tensors(checkpoint)->embedding.bytes;
+        /* Biases and norms are left out, the cache of one token each comes on top. */
+        assert_true(fabs(cost.bytes / weights - 1) < 0.005);
+        assert_true(work.active_experts == config->max_experts);
+        mem_free(experts);
+        checkpoint_close(checkpoint);
+    }
+}
+
+/* Each weight is a product and a sum for every token that it meets. */
+static void operations_count_active_weights_and_keys(void **unused)
+{
+    (void)unused;
+    Checkpoint *checkpoint;
+    assert_ok(checkpoint_open_model("shape:qwen3-30b-a3b:3", &checkpoint));
+    const ModelConfig *config = checkpoint_config(checkpoint);
+    const LayerTensors *layer = &checkpoint_tensors(checkpoint)->layers[0];
+    const AttentionTensors *attention = &layer->attention;
+    double dense =
+        (double)(elements(&attention->q) + elements(&attention->k) + elements(&attention->v) +
+                 elements(&attention->o) + elements(&layer->router));
+    double expert = (double)checkpoint_expert_bytes(checkpoint, 0) / 2;
+    double keys = 0;
+    uint16_t *experts = round_robin(config, STACK_DECODER, 40);
+    StepWork work = {
+        .requests = 4, .tokens = 10, .context = 7, .experts = experts, .element_bytes = 2};
+    for (int i = 0; i < 10; i++)
+        keys += 7 + i + 1;
+    double wanted = 3 * (2 * 40 * (dense + 8 * expert) + 4 * keys * 32 * 2 * (128 + 128));
+    double cached = 3 * 4 * 17 * 4 * (128 + 128) * 2;
+    StepCost cost = step_cost(config, &work);
+    assert_true(fabs(cost.flops / wanted - 1) < 1e-9);
+    assert_true(fabs(cost.bytes / (3 * 2 * (dense + 128 * expert) + cached) - 1) < 1e-9);
+    const Ceilings slow_memory = {.bytes_per_s = 1, .flops_per_s = 1e30};
+    const Ceilings slow_products = {.bytes_per_s = 1e30, .flops_per_s = 1};
+    assert_true(step_floor_ns(&cost, &slow_memory) == 1e9 * cost.bytes);
+    assert_true(step_floor_ns(&cost, &slow_products) == 1e9 * cost.flops);
+    mem_free(experts);
+    checkpoint_close(checkpoint);
+}
+
+static void windows_bound_the_keys_that_are_read(void **unused)
+{
+    (void)unused;
+    Checkpoint *checkpoint;
+    assert_ok(checkpoint_open_model("shape:gpt-oss-20b:2", &checkpoint));
+    const ModelConfig *config = checkpoint_config(checkpoint);
+    uint16_t *experts = round_robin(config, STACK_DECODER, 1);
+    StepWork work = {.requests = 1, .tokens = 1, .experts = experts, .element_bytes = 1};
+    double bytes[2];
+    for (int i = 0; i < 2; i++) {
+        work.context = i == 0 ? 999 : 1999;
+        bytes[i] = step_cost(config, &work).bytes;
+    }
+    /* One of the two layers sees 128 keys, whatever the context. */
+    assert_true(bytes[1] - bytes[0] == 1000.0 * 8 * 2 * 64);
+    mem_free(experts);
+    checkpoint_close(checkpoint);
+}
+
+static void times_are_median_and_bounds(void **unused)
+{
+    (void)unused;
+    double odd[] = {5, 1, 9};
+    double even[] = {4, 1, 2, 100};
+    StepTimes times = step_times(odd, 3);
+    assert_true(times.median_ns == 5 && times.least_ns == 1 && times.most_ns == 9);
+    times = step_times(even, 4);
+    assert_true(times.median_ns == 3 && times.repeats == 4);
+}
+
+static void lists_of_batches_are_read_or_refused(void **unused)
+{
+    (void)unused;
+    static const char *const BAD[] = {"",  "0",   "1,", ",1",   "1x",    "1x0",
+                                      "a", "1 2", "-1", "1,,2", "70000", "60000x60000"};
+    const OptionTable table = {.command = "bench decode"};
+    BenchBatch batches[BENCH_MAX_BATCHES];
+    uint32_t n;
+    assert_ok(bench_batches_read(&table, "1,16x1024,8", 5, batches, &n));
+    assert_int_equal(n, 3);
+    assert_int_equal(batches[0].requests * 1000 + batches[0].tokens, 1005);
+    assert_int_equal(batches[1].tokens, 1024);
+    assert_int_equal(batches[2].requests * 1000 + batches[2].tokens, 8005);
+    for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++)
+        assert_int_equal(bench_batches_read(&table, BAD[i], 1, batches, &n), ERR_USAGE);
+}
+
+/* ---- at the command line ---- */
+
+static const char CONFIG[] =
+    "{\"model_type\":\"qwen3_moe\",\"vocab_size\":96,\"hidden_size\":32,\"intermediate_size\":48,"
+    "\"moe_intermediate_size\":16,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+    "\"num_key_value_heads\":2,\"head_dim\":8,\"num_experts\":8,\"num_experts_per_tok\":2,"
+    "\"norm_topk_prob\":true,\"hidden_act\":\"silu\",\"max_position_embeddings\":256,"
+    "\"rms_norm_eps\":1e-6}";
+static const char PAIR[] =
+    "{\"model_type\":\"nllb-moe\",\"vocab_size\":96,\"d_model\":32,\"encoder_layers\":2,"
+    "\"encoder_attention_heads\":4,\"encoder_ffn_dim\":48,\"encoder_sparse_step\":2,"
+    "\"decoder_layers\":2,\"decoder_attention_heads\":4,\"decoder_ffn_dim\":48,"
+    "\"decoder_sparse_step\":2,\"num_experts\":8,\"max_position_embeddings\":256}";
+
+static const char *shape_of(const char *config)
+{
+    static char name[300];
+    const char *path = scratch_path("config.json");
+    assert_ok(file_write_all(path, config, strlen(config)));
+    snprintf(name, sizeof name, "shape:%s", path);
+    return name;
+}
+
+/* The document that the last run printed; cJSON_Delete. */
+static cJSON *document(void)
+{
+    cJSON *json;
+    if (run.code != 0 || run.err[0] != '\0')
+        fail_msg("exit %d: %s", run.code, run.err);
+    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+    return json;
+}
+
+static double number(const cJSON *object, const char *key)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(object, key);
+    if (!cJSON_IsNumber(node))
+        fail_msg("%s is no number", key);
+    return node->valuedouble;
+}
+
+static void assert_cells(const char *bench, const char *config, const char *batch, int cells)
+{
+    RUN("bench", bench, "--model", shape_of(config), "--batch", batch, "--context", "12",
+        "--repeats", "3", "--routing", "zipf:1", "--timing", "--json");
+    cJSON *json = document();
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(json, "cells");
+    assert_int_equal(cJSON_GetArraySize(list), cells);
+    assert_string_equal(cJSON_GetObjectItemCaseSensitive(json, "bench")->valuestring, bench);
+    assert_non_null(cJSON_GetObjectItemCaseSensitive(json, "commit"));
+    assert_non_null(cJSON_GetObjectItemCaseSensitive(json, "command"));
+    assert_true(number(cJSON_GetObjectItemCaseSensitive(json, "ceilings"), "copy_bytes_per_s") > 0);
+    for (const cJSON *cell = list->child; cell != NULL; cell = cell->next) {
+        double ops = 0;
+        const cJSON *op = cJSON_GetObjectItemCaseSensitive(cell, "ops_ns")->child;
+        assert_true(number(cell, "min_ns") <= number(cell, "median_ns"));
+        assert_true(number(cell, "median_ns") <= number(cell, "max_ns"));
+        assert_true(number(cell, "floor_ns") > 0);
+        assert_true(number(cell, "active_experts") >= 1);
+        for (; op != NULL; op = op->next)
+            ops += op->valuedouble;
+        assert_true(ops > 0);
+    }
+    cJSON_Delete(json);
+}
+
+static void decode_and_prefill_measure_each_batch(void **unused)
+{
+    (void)unused;
+    assert_cells("decode", CONFIG, "1,3", 2);
+    assert_cells("decode", PAIR, "2", 1);
+    assert_cells("prefill", CONFIG, "2x8,3", 2);
+    assert_cells("prefill", PAIR, "2x8", 1);
+    RUN("bench", "decode", "--model", shape_of(CONFIG), "--batch", "2", "--repeats", "2");
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "the model allows 256"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_step_of_all_experts_reads_every_matrix_once),
+        cmocka_unit_test(operations_count_active_weights_and_keys),
+        cmocka_unit_test(windows_bound_the_keys_that_are_read),
+        cmocka_unit_test(times_are_median_and_bounds),
+        cmocka_unit_test(lists_of_batches_are_read_or_refused),
+        cmocka_unit_test(decode_and_prefill_measure_each_batch),
+    };
+    memory_install();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

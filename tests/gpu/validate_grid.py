@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Simulator = executor on the GPU, over a grid of plans: every residency event is compared.
+
+For each batch size a trace is recorded on the device, then `moebius validate` runs its steps again
+under each policy, size, order and scope; several run beside each other. Prints JSON; the progress
+goes to stderr. Exit status 1 when one plan does not agree.
+
+    tests/gpu/validate_grid.py --model ../shared/models/lm-64x8 --slots 8 24 48
+    tests/gpu/validate_grid.py --model shape:qwen3-30b-a3b --layers 2 --forced trace.db --slots 16 48 96
+"""
+import argparse
+import concurrent.futures
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+POLICIES = ["lru", "fifo", "lfu", "lifo-inactive-first", "lfu-aged", "s3-fifo", "least-stale",
+            "sieve"]
+ORDERS = ["batch", "serial"]
+
+
+def run(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr.strip()
+
+
+def record(options, batch, out):
+    command = [options.moebius, "record", "--model", options.model, "--device", options.device,
+               "--batch", str(batch), "--out", out]
+    if options.layers:
+        command += ["--layers", str(options.layers)]
+    if options.forced:
+        command += ["--routing", "trace:" + options.forced]
+    if options.tokens:
+        command += ["--tokens", options.tokens]
+    command += ["--prompt-length", "48", "--requests", "1" if options.tokens else str(batch),
+                "--generate", str(options.generate), "--ignore-eos"]
+    code, _, error = run(command)
+    if code != 0:
+        raise SystemExit("validate_grid: " + error)
+
+
+def validate(options, trace, plan):
+    policy, slots, order, scope = plan
+    command = [options.moebius, "validate", "--trace", trace, "--model", options.model, "--device",
+               options.device, "--json", "--set", "buffer.slots=%d" % slots, "--set",
+               "buffer.evict=" + policy, "--set", "buffer.order=" + order, "--set",
+               "buffer.scope=" + scope]
+    if options.layers:
+        command += ["--layers", str(options.layers)]
+    if options.forced:
+        command += ["--routing", "trace:" + trace]
+    code, out, error = run(command)
+    if code == 2 or not out:
+        raise SystemExit("validate_grid: " + error)
+    return json.loads(out)
+
+
+def check(options, trace, batch, plan):
+    result = validate(options, trace, plan)
+    policy, slots, order, scope = plan
+    return {"policy": policy, "slots": slots, "order": order, "scope": scope, "batch": batch,
+            "agreed": result["agreed"], "events": result["events"]["compared"],
+            "steps": result["steps"], "lookups": result["measured"]["lookups"],
+            "misses": result["measured"]["misses"], "device": result["device"]}
+
+
+def grid(options, folder):
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        running = []
+        for batch in options.batch:
+            trace = os.path.join(folder, "batch%d.db" % batch)
+            record(options, batch, trace)
+            for plan in itertools.product(options.policies, options.slots, ORDERS, ["layer"]):
+                running.append(pool.submit(check, options, trace, batch, plan))
+        for one in running:
+            yield one.result()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--moebius", default="build/moebius")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--layers", type=int, default=0)
+    parser.add_argument("--forced", help="a trace whose routing a synthetic shape is given")
+    parser.add_argument("--tokens")
+    parser.add_argument("--slots", type=int, nargs="+", required=True)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--generate", type=int, default=24)
+    parser.add_argument("--policies", nargs="+", default=POLICIES)
+    parser.add_argument("--jobs", type=int, default=8)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        entries = list(grid(options, folder))
+    agreed = sum(entry["agreed"] for entry in entries)
+    print("%s: %d of %d plans agree, %d events" %
+          (options.model, agreed, len(entries), sum(entry["events"] for entry in entries)),
+          file=sys.stderr)
+    json.dump({"model": options.model, "layers": options.layers, "forced": bool(options.forced),
+               "plans": entries}, sys.stdout, indent=1)
+    return 0 if entries and agreed == len(entries) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,8 @@ enum { N_ROWS = sizeof ROWS / sizeof ROWS[0] };
 
 const char *predictor_forms(void)
 {
-    return "none, frequency, previous-step, transition, next-gate, pre-gate, oracle:DISTANCE, "
+    return "none, frequency, previous-step, transition, next-gate, activation-match:ENTRIES, "
+           "pre-gate, oracle:DISTANCE, "
            "synthetic:RECALL,PRECISION";
 }
 
@@ -50,6 +51,18 @@ static bool read_distance(const char *text, PredictorChoice *choice)
     return choice->distance >= 1 && choice->distance < TRACE_MAX_LAYERS;
 }
 
+/* The comparisons of the collection grow with its square. */
+enum { LEAST_ENTRIES = 2, MOST_ENTRIES = 512 };
+
+static bool read_entries(const char *text, PredictorChoice *choice)
+{
+    size_t length = strspn(text, "0123456789");
+    if (length == 0 || length > 3 || text[length] != '\0')
+        return false;
+    choice->entries = (uint32_t)strtoul(text, NULL, 10);
+    return choice->entries >= LEAST_ENTRIES && choice->entries <= MOST_ENTRIES;
+}
+
 bool predictor_choose(const char *text, PredictorChoice *choice)
 {
     size_t length = strcspn(text, ":");
@@ -64,6 +77,8 @@ bool predictor_choose(const char *text, PredictorChoice *choice)
         choice->distance = row->distance;
         if (row->has_distance)
             return text[length] == ':' && read_distance(text + length + 1, choice);
+        if (row->has_entries)
+            return text[length] == ':' && read_entries(text + length + 1, choice);
         if (row->has_accuracy)
             return text[length] == ':' && read_accuracy(text + length + 1, choice);
         return text[length] == '\0';
@@ -123,7 +138,9 @@ static Status fill(Predictor *predictor, const TraceLayer *layers)
         TRY(mem_new(&predictor->n_last, predictor->n_layers, sizeof *predictor->n_last,
                     "predictor"));
     }
-    return row->needs_pairs ? make_pairs(predictor) : OK;
+    if (row->needs_pairs)
+        TRY(make_pairs(predictor));
+    return row->open != NULL ? row->open(predictor) : OK;
 }
 
 Status predictor_new(const Plan *plan, const TraceLayer *layers, uint32_t n_layers, Predictor **out)
@@ -149,6 +166,8 @@ void predictor_free(Predictor *predictor)
 {
     if (predictor == NULL)
         return;
+    if (predictor->choice.row->close != NULL)
+        predictor->choice.row->close(predictor);
     for (uint32_t i = 0; predictor->pairs != NULL && i < predictor->n_layers; i++)
         mem_free(predictor->pairs[i]);
     mem_free(predictor->pairs);
@@ -180,6 +199,8 @@ void predictor_reset(Predictor *predictor, uint64_t seed)
         memset(predictor->n_last, 0, predictor->n_layers * sizeof *predictor->n_last);
     for (uint32_t i = 0; predictor->pairs != NULL && i < predictor->n_layers; i++)
         clear_pairs(predictor, i);
+    if (predictor->choice.row->reset != NULL)
+        predictor->choice.row->reset(predictor);
 }
 
 /* Counts the experts of EVENT with those of the layer that predicts it, of the same step. */
@@ -210,6 +231,8 @@ void predictor_learn(Predictor *predictor, const BufferEvent *event)
     }
     for (uint32_t i = 0; predictor->events != NULL && i < event->n; i++)
         predictor->events[first + event->experts[i]]++;
+    if (predictor->choice.row->learn != NULL)
+        predictor->choice.row->learn(predictor, event);
 }
 
 /* What EVENT's step needs of layer TARGET. */

@@ -16,6 +16,7 @@ typedef struct {
     uint32_t distance;              /* that the name fixes; 0: the plan's */
     double recall;                  /* synthetic */
     double precision;
+    uint32_t entries; /* activation-match: requests that it remembers */
 } PredictorChoice;
 
 /* What the events so far have left behind, as far as the row asks for it. Objects are experts,
@@ -34,6 +35,7 @@ typedef struct {
     uint32_t **pairs; /* [n_layers] of layers that can be predicted from: [experts of it][experts of
                          the predicted layer] steps that needed both */
     uint64_t random;  /* state of its random numbers */
+    void *own;        /* the row's own state, by its functions */
 } Predictor;
 
 typedef struct PredictorRow {
@@ -47,7 +49,14 @@ typedef struct PredictorRow {
     bool needs_pairs;  /* ... pairs need last too */
     bool has_distance; /* the name is followed by ":DISTANCE" */
     bool has_accuracy; /* the name is followed by ":RECALL,PRECISION" */
+    bool has_entries;  /* the name is followed by ":ENTRIES" */
     uint32_t distance; /* the only one it has; 0: any */
+    /* Of predictor->own, where the row has such a state: makes it, gives it back (also after a
+     * failed open), forgets what it learnt, and takes note of an event. */
+    Status (*open)(Predictor *predictor);
+    void (*close)(Predictor *predictor);
+    void (*reset)(Predictor *predictor);
+    void (*learn)(Predictor *predictor, const BufferEvent *event);
     /* Scores every expert of layer TARGET from EVENT; COMING[n_coming] is what its event will need,
      * where the row asks for it. PREDICTOR->score is zeroed. Returns how many numbers it read: the
      * prediction's cost. */
@@ -61,6 +70,7 @@ typedef struct PredictorRow {
     ROW(PREVIOUS_STEP)                                                                             \
     ROW(TRANSITION)                                                                                \
     ROW(NEXT_GATE)                                                                                 \
+    ROW(ACTIVATION_MATCH)                                                                          \
     ROW(PRE_GATE)                                                                                  \
     ROW(ORACLE)                                                                                    \
     ROW(SYNTHETIC)

@@ -404,8 +404,9 @@ static void every_failed_allocation_is_reported_and_leaks_nothing(void **state)
     (void)state;
     const TraceLayer layers[2] = {{.layer = 0, .experts = 8, .top_k = 2},
                                   {.layer = 1, .experts = 8, .top_k = 2}};
-    static const char *const PREDICTORS[] = {"frequency", "previous-step", "transition", "oracle:1",
-                                             "synthetic:1,1"};
+    static const char *const PREDICTORS[] = {"frequency",         "previous-step", "transition",
+                                             "oracle:1",          "synthetic:1,1", "next-gate",
+                                             "activation-match:4"};
     for (size_t p = 0; p < sizeof PREDICTORS / sizeof PREDICTORS[0]; p++) {
         Plan plan = plan_default();
         plan.buffer.on = true;

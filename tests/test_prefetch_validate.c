@@ -55,9 +55,9 @@ static void every_predictor_order_and_scope_agrees_event_by_event(void **state)
     static const struct {
         const char *name;
         bool needs_future;
-    } PREDICTORS[] = {{"frequency", false},       {"previous-step", false}, {"transition", false},
-                      {"next-gate", false},       {"pre-gate", true},       {"oracle:2", true},
-                      {"synthetic:0.8,0.5", true}};
+    } PREDICTORS[] = {{"frequency", false}, {"previous-step", false},      {"transition", false},
+                      {"next-gate", false}, {"activation-match:4", false}, {"pre-gate", true},
+                      {"oracle:2", true},   {"synthetic:0.8,0.5", true}};
     for (size_t p = 0; p < sizeof PREDICTORS / sizeof PREDICTORS[0]; p++) {
         double prefetches = 0;
         for (int kind = 0; kind < 6; kind++)

@@ -383,6 +383,124 @@ static uint32_t plain_next_gate(RefPrefetch *prefetch, uint32_t target, uint64_t
     return REF_EXPERTS;
 }
 
+/* The collection by plain arrays, and the events that are in it. */
+typedef struct {
+    Signalled *it;
+    uint32_t room;
+    uint32_t n;
+    uint32_t next; /* event */
+    uint32_t joined;
+    struct {
+        uint32_t request;
+        uint32_t joined;
+        uint32_t matches;
+        uint64_t counts[REF_LAYERS][REF_EXPERTS];
+    } entries[8];
+} PlainMatch;
+
+static int plain_find(const PlainMatch *match, uint32_t request)
+{
+    for (uint32_t i = 0; i < match->n; i++)
+        if (match->entries[i].request == request)
+            return (int)i;
+    return -1;
+}
+
+static bool is_present(const PlainMatch *match, uint32_t now, uint32_t request)
+{
+    const RefTrace *ref = &match->it->ref;
+    for (uint32_t t = 0; t < tokens_of(ref, &ref->events[now]); t++)
+        if (match->it->request[now][t] == request)
+            return true;
+    return false;
+}
+
+/* The next free place, or that of the request that matched least, the earliest of these. */
+static int plain_join(PlainMatch *match, uint32_t now, uint32_t request)
+{
+    int place = match->n < match->room ? (int)match->n : -1;
+    for (uint32_t i = 0; match->n == match->room && i < match->n; i++) {
+        if (is_present(match, now, match->entries[i].request))
+            continue;
+        if (place < 0 || match->entries[i].matches < match->entries[place].matches ||
+            (match->entries[i].matches == match->entries[place].matches &&
+             match->entries[i].joined < match->entries[place].joined))
+            place = (int)i;
+    }
+    if (place < 0)
+        return -1;
+    match->n += match->n < match->room;
+    memset(&match->entries[place], 0, sizeof match->entries[place]);
+    match->entries[place].request = request;
+    match->entries[place].joined = match->joined++;
+    return place;
+}
+
+static void plain_learn(PlainMatch *match, uint32_t now)
+{
+    const RefTrace *ref = &match->it->ref;
+    const RefEvent *event = &ref->events[now];
+    uint32_t top_k = ref->layers[event->layer].top_k;
+    for (uint32_t t = 0; t < tokens_of(ref, event); t++) {
+        int place = plain_find(match, match->it->request[now][t]);
+        if (place < 0)
+            place = plain_join(match, now, match->it->request[now][t]);
+        for (uint32_t k = 0; place >= 0 && k < top_k; k++)
+            match->entries[place].counts[event->layer][event->touches[t * top_k + k]]++;
+    }
+}
+
+static double plain_dot(const uint64_t *a, const uint64_t *b)
+{
+    double sum = 0;
+    for (uint32_t e = 0; e < REF_EXPERTS; e++)
+        sum += (double)(a[e] * b[e]);
+    return sum;
+}
+
+static uint64_t plain_similarity(const PlainMatch *match, uint32_t i, uint32_t j)
+{
+    uint64_t sum = 0;
+    for (uint32_t l = 0; l < match->it->ref.n_layers; l++) {
+        const uint64_t *a = match->entries[i].counts[l];
+        const uint64_t *b = match->entries[j].counts[l];
+        double lengths = sqrt(plain_dot(a, a)) * sqrt(plain_dot(b, b));
+        sum += lengths > 0 ? (uint64_t)floor(plain_dot(a, b) / lengths * 16777216) : 0;
+    }
+    return sum;
+}
+
+static uint32_t plain_match(RefPrefetch *prefetch, uint32_t target, uint64_t *score)
+{
+    PlainMatch *match = prefetch->argument;
+    uint32_t now = prefetch->buffer.event;
+    while (match->next <= now)
+        plain_learn(match, match->next++);
+    for (uint32_t i = 0; i < match->n; i++) {
+        uint32_t best = i;
+        uint64_t most = 0;
+        if (!is_present(match, now, match->entries[i].request))
+            continue;
+        for (uint32_t j = 0; j < match->n; j++) {
+            uint64_t similarity = j != i ? plain_similarity(match, i, j) : 0;
+            if (similarity > most || (similarity == most && most > 0 &&
+                                      match->entries[j].joined < match->entries[best].joined)) {
+                most = similarity;
+                best = j;
+            }
+        }
+        if (best == i)
+            continue;
+        match->entries[best].matches++;
+        uint64_t sum = 0;
+        for (uint32_t e = 0; e < REF_EXPERTS; e++)
+            sum += match->entries[best].counts[target][e];
+        for (uint32_t e = 0; sum > 0 && e < REF_EXPERTS; e++)
+            score[e] += match->entries[best].counts[target][e] * 16777216 / sum;
+    }
+    return match->it->ref.events[now].n;
+}
+
 /* Runs TRIES random traces under random plans with PREDICTOR; returns the prefetches. */
 static uint64_t compare_predictor(const char *predictor,
                                   uint32_t (*plain)(RefPrefetch *, uint32_t, uint64_t *),
@@ -397,7 +515,11 @@ static uint64_t compare_predictor(const char *predictor,
         Plan plan = random_plan(&seed);
         snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "%s", predictor);
         signalled_make(&it, random_next(&seed), 1 + random_below(&seed, 30));
+        static PlainMatch match;
+        match = (PlainMatch){.it = &it, .room = (uint32_t)atoi(strchr(predictor, 0) - 1)};
         wanted = (RefPrefetch){.predict = plain, .argument = &it};
+        if (plain == plain_match)
+            wanted.argument = &match;
         ref_run_prefetch(&wanted, &it.ref, &plan);
         Log log = replay(&it, &plan, &result);
         assert_same_actions(&log, &wanted.buffer);
@@ -493,6 +615,18 @@ static void ema_score_evicts_as_the_plain_reference(void **state)
     assert_true(evictions > 5000);
 }
 
+static void activation_match_loads_what_the_plain_reference_loads(void **state)
+{
+    (void)state;
+    static const char *const NAMES[] = {"activation-match:2", "activation-match:3",
+                                        "activation-match:6"};
+    uint64_t prefetches = 0;
+    for (size_t i = 0; i < 3; i++)
+        prefetches += compare_predictor(NAMES[i], plain_match, MANY / 3);
+    print_message("%llu prefetches\n", (unsigned long long)prefetches);
+    assert_true(prefetches > 1000);
+}
+
 static void a_replay_without_the_signals_of_its_plan_is_refused(void **state)
 {
     (void)state;
@@ -550,6 +684,7 @@ int main(void)
         cmocka_unit_test(router_scores_are_taken_where_they_are_of_every_expert),
         cmocka_unit_test(what_a_trace_lacks_is_named),
         cmocka_unit_test(next_gate_loads_what_the_plain_reference_loads),
+        cmocka_unit_test(activation_match_loads_what_the_plain_reference_loads),
         cmocka_unit_test(ema_score_evicts_as_the_plain_reference),
         cmocka_unit_test(a_replay_without_the_signals_of_its_plan_is_refused),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),

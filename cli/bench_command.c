@@ -10,6 +10,7 @@
 static const BenchCommand COMMANDS[] = {
     {"decode", "one token for each of a batch of requests", command_bench_decode},
     {"prefill", "prompts, and the encoder of encoder-decoder models", command_bench_prefill},
+    {"gating", "dynamic and static gating, each at its best batch", command_bench_gating},
 };
 
 const BenchCommand *bench_command_find(const char *name)
@@ -63,24 +64,41 @@ static Status add_command_line(cJSON *json, int argc, char **argv)
     return json_add_text(json, "command", line);
 }
 
-Status bench_add_origin(cJSON *json, int argc, char **argv, const StepBench *bench,
-                        const Ceilings *ceilings)
+Status bench_add_command(cJSON *json, int argc, char **argv)
 {
-    cJSON *object;
     TRY(json_add_text(json, "bench", argv[0]));
     TRY(add_command_line(json, argc, argv));
     TRY(json_add_text(json, "version", MOEBIUS_VERSION));
-    TRY(json_add_text(json, "commit", MOEBIUS_COMMIT));
+    return json_add_text(json, "commit", MOEBIUS_COMMIT);
+}
+
+Status bench_add_ceilings(cJSON *json, const Ceilings *ceilings)
+{
+    cJSON *object;
+    TRY(json_add_object(json, "ceilings", &object));
+    TRY(json_add_f64(object, "copy_bytes_per_s", ceilings->bytes_per_s));
+    TRY(json_add_f64(object, "product_flops_per_s", ceilings->flops_per_s));
+    return json_add_f64(object, "upload_bytes_per_s", ceilings->upload_bytes_per_s);
+}
+
+void bench_print_ceilings(const Ceilings *ceilings)
+{
+    printf("measured here: copy %.0f GB/s, product %.1f TFLOP/s, upload %.1f GB/s\n",
+           ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12,
+           ceilings->upload_bytes_per_s / 1e9);
+}
+
+Status bench_add_origin(cJSON *json, int argc, char **argv, const StepBench *bench,
+                        const Ceilings *ceilings)
+{
+    TRY(bench_add_command(json, argc, argv));
     TRY(json_add_text(json, "device", executor_device(bench->executor)));
     TRY(json_add_text(json, "model", bench->setup.model));
     TRY(json_add_u64(json, "layers", bench->config->n_layers));
     TRY(json_add_text(json, "routing",
                       bench->setup.routing != NULL ? bench->setup.routing : "gate"));
     TRY(json_add_u64(json, "open_ns", bench->open_ns));
-    TRY(json_add_object(json, "ceilings", &object));
-    TRY(json_add_f64(object, "copy_bytes_per_s", ceilings->bytes_per_s));
-    TRY(json_add_f64(object, "product_flops_per_s", ceilings->flops_per_s));
-    return json_add_f64(object, "upload_bytes_per_s", ceilings->upload_bytes_per_s);
+    return bench_add_ceilings(json, ceilings);
 }
 
 void bench_print_origin(const StepBench *bench, const Ceilings *ceilings)
@@ -89,9 +107,7 @@ void bench_print_origin(const StepBench *bench, const Ceilings *ceilings)
     printf("%s, %u layers, routing %s, on %s; opened in %s\n", bench->setup.model,
            bench->config->n_layers, bench->setup.routing != NULL ? bench->setup.routing : "gate",
            executor_device(bench->executor), duration_text(bench->open_ns, opened));
-    printf("measured here: copy %.0f GB/s, product %.1f TFLOP/s, upload %.1f GB/s\n",
-           ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12,
-           ceilings->upload_bytes_per_s / 1e9);
+    bench_print_ceilings(ceilings);
 }
 
 Status bench_add_times(cJSON *json, const StepTimes *times)

@@ -19,6 +19,7 @@ const BenchCommand *bench_command_find(const char *name);
 
 Status command_bench_decode(int argc, char **argv);
 Status command_bench_prefill(int argc, char **argv);
+Status command_bench_gating(int argc, char **argv);
 
 /* One item of a list of batches: "8", or "16x1024". */
 typedef struct {
@@ -33,6 +34,11 @@ enum { BENCH_MAX_BATCHES = 32 };
 Status bench_batches_read(const OptionTable *table, const char *text, uint32_t tokens,
                           BenchBatch batches[BENCH_MAX_BATCHES], uint32_t *n);
 
+/* Parts of what follows: the benchmark, its command line, the program's version and commit; and the
+ * ceilings. */
+Status bench_add_command(cJSON *json, int argc, char **argv);
+Status bench_add_ceilings(cJSON *json, const Ceilings *ceilings);
+void bench_print_ceilings(const Ceilings *ceilings);
 /* Where figures come from: adds the command line, the program's version and commit, the device, the
  * model and the ceilings. */
 Status bench_add_origin(cJSON *json, int argc, char **argv, const StepBench *bench,

@@ -220,6 +220,9 @@ typedef struct {
     /* Of one element of a KV cache. */
     size_t (*cache_bytes)(const Device *device);
 
+    /* Of device memory that allocate() took, what the backend needs for itself included. */
+    size_t (*memory_bytes)(const Device *device);
+
     /* All device memory that the caller will use, zeroed, aligned to 64 bytes; called once. */
     Status (*allocate)(Device *device, size_t bytes, void **memory);
     /* Zeroed host memory that copies may run beside the host's work from; freed by close(). */

@@ -103,7 +103,8 @@ typedef struct Checkpoint Checkpoint;
  * not implement. */
 Status checkpoint_open(const char *directory, Checkpoint **checkpoint);
 /* MODEL is a directory, or "shape:" and the name of a shape (exec/shape.h): a model of synthetic
- * weights, "shape:qwen3-30b-a3b" or, with but 2 layers of each stack, "shape:qwen3-30b-a3b:2". */
+ * weights, "shape:qwen3-30b-a3b" or, with but 2 layers of each stack, "shape:qwen3-30b-a3b:2". Of
+ * encoder and decoder "shape:nllb-moe-54b:24+1" has 24 layers and 1. */
 Status checkpoint_open_model(const char *model, Checkpoint **checkpoint);
 bool checkpoint_is_shape(const char *model);
 void checkpoint_close(Checkpoint *checkpoint);

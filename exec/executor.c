@@ -297,6 +297,11 @@ uint64_t executor_slot_bytes(const Executor *executor)
     return executor->forward.slots.slot_bytes;
 }
 
+uint64_t executor_device_bytes(const Executor *executor)
+{
+    return executor->forward.backend->memory_bytes(executor->forward.device);
+}
+
 const Plan *executor_plan(const Executor *executor)
 {
     return &executor->plan;

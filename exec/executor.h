@@ -47,6 +47,8 @@ Status executor_find_compute(const char *name, ComputeType *compute);
 const char *executor_device(const Executor *executor);
 /* Device memory of the expert slots, bytes, in the compute type. */
 uint64_t executor_slot_bytes(const Executor *executor);
+/* All of its device memory, bytes. */
+uint64_t executor_device_bytes(const Executor *executor);
 /* What it was opened with; the plan is the executor's own copy. */
 const Plan *executor_plan(const Executor *executor);
 const ExecutorOptions *executor_options(const Executor *executor);

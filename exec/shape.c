@@ -21,25 +21,41 @@ static Status copy_text(const char *text, const char *what, char **copy)
 /* A shape's name, taken apart. */
 typedef struct {
     char name[512];
-    uint32_t layers; /* of each stack; 0: all */
+    uint32_t layers;         /* of each stack; 0: all */
+    uint32_t decoder_layers; /* where they are not as many */
 } Wanted;
+
+/* Reads a number of layers and moves *AT behind it; 0 where there is none. */
+static uint32_t read_layers(const char **at)
+{
+    char *end;
+    unsigned long layers = strspn(*at, "0123456789") > 0 ? strtoul(*at, &end, 10) : 0;
+    if (layers < 1 || layers > TRACE_MAX_LAYERS)
+        return 0;
+    *at = end;
+    return (uint32_t)layers;
+}
 
 static Status take_apart(const char *text, Wanted *wanted)
 {
     const char *colon = strrchr(text, ':');
     size_t length = colon != NULL ? (size_t)(colon - text) : strlen(text);
-    char *end = NULL;
     *wanted = (Wanted){.layers = 0};
     if (length >= sizeof wanted->name)
         return fail(ERR_INPUT, "shape: the name is longer than %zu", sizeof wanted->name - 1);
     memcpy(wanted->name, text, length);
     if (colon == NULL)
         return OK;
-    unsigned long layers = strspn(colon + 1, "0123456789") > 0 ? strtoul(colon + 1, &end, 10) : 0;
-    if (end == NULL || *end != '\0' || layers < 1 || layers > TRACE_MAX_LAYERS)
-        return fail(ERR_INPUT, "shape:%s: \"%s\" is no number of layers from 1 to %d", text,
+    const char *at = colon + 1;
+    wanted->layers = wanted->decoder_layers = read_layers(&at);
+    if (wanted->layers > 0 && *at == '+') {
+        at++;
+        wanted->decoder_layers = read_layers(&at);
+    }
+    if (wanted->layers == 0 || wanted->decoder_layers == 0 || *at != '\0')
+        return fail(ERR_INPUT,
+                    "shape:%s: \"%s\" is no number of layers from 1 to %d, nor two like 24+1", text,
                     colon + 1, TRACE_MAX_LAYERS);
-    wanted->layers = (uint32_t)layers;
     return OK;
 }
 
@@ -87,15 +103,17 @@ static Status cut_key(const char *name, cJSON *json, const char *key, uint32_t l
     return OK;
 }
 
-/* Replaces *TEXT, which has been read once, so that it says LAYERS. */
-static Status cut_layers(const char *name, const Architecture *architecture, uint32_t layers,
-                         char **text)
+/* Replaces *TEXT, which has been read once, so that it says the layers that are wanted. */
+static Status cut_layers(const Wanted *wanted, const Architecture *architecture, char **text)
 {
     cJSON *json = NULL;
-    TRY(json_parse(*text, strlen(*text), name, &json));
+    TRY(json_parse(*text, strlen(*text), wanted->name, &json));
     Status status = OK;
-    for (const char *const *key = architecture->layer_keys; *key != NULL && status == OK; key++)
-        status = cut_key(name, json, *key, layers);
+    for (const char *const *key = architecture->layer_keys; *key != NULL && status == OK; key++) {
+        bool decoder = strstr(*key, "decoder") != NULL;
+        status =
+            cut_key(wanted->name, json, *key, decoder ? wanted->decoder_layers : wanted->layers);
+    }
     char *printed = status == OK ? cJSON_Print(json) : NULL;
     cJSON_Delete(json);
     if (status == OK && printed == NULL)
@@ -117,7 +135,7 @@ static Status cut_config(const Wanted *wanted, ModelConfig *config,
     config->json = NULL;
     model_config_free(config);
     config->json = text;
-    TRY(cut_layers(wanted->name, *architecture, wanted->layers, &config->json));
+    TRY(cut_layers(wanted, *architecture, &config->json));
     return model_config_read(wanted->name, config, architecture);
 }
 
@@ -127,5 +145,7 @@ Status shape_config(const char *name, ModelConfig *config, const Architecture **
     TRY(take_apart(name, &wanted));
     TRY(load_text(wanted.name, &config->json));
     TRY(model_config_read(wanted.name, config, architecture));
+    if (wanted.decoder_layers != wanted.layers && !model_is_encoder_decoder(config))
+        return fail(ERR_INPUT, "shape:%s: the model has one stack of layers", name);
     return wanted.layers > 0 ? cut_config(&wanted, config, architecture) : OK;
 }

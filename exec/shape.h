@@ -17,9 +17,10 @@ typedef struct {
 const Shape *shape_list(size_t *count);
 
 /* Reads the config of NAME: a published shape, or the path of a config.json (it has a '/' or ends
- * in ".json"). After a ':' comes how many layers of each stack it shall have, the first ones; the
- * config's text is changed to match. CONFIG must be zeroed, and model_config_free() is due in any
- * case. Fails with ERR_INPUT when there is no such shape or it has fewer layers. */
+ * in ".json"). After a ':' comes how many layers it shall have, the first ones: of each stack, or
+ * as "24+1" of the encoder and of the decoder; the config's text is changed to match. CONFIG must
+ * be zeroed, and model_config_free() is due in any case. Fails with ERR_INPUT when there is no such
+ * shape or it has fewer layers. */
 Status shape_config(const char *name, ModelConfig *config, const Architecture **architecture);
 
 /* Makes every tensor of CONFIG. Matrices keep the size of what goes through them (deviation one

@@ -215,6 +215,72 @@ static void decode_and_prefill_measure_each_batch(void **unused)
     assert_non_null(strstr(run.err, "the model allows 256"));
 }
 
+/* The cell of GATING in the list, one of N batches of it. */
+static const cJSON *cell_of(const cJSON *json, const char *gating, int batch)
+{
+    const cJSON *cell = cJSON_GetObjectItemCaseSensitive(json, "cells")->child;
+    for (; cell != NULL; cell = cell->next) {
+        const cJSON *name = cJSON_GetObjectItemCaseSensitive(cell, "gating");
+        if (strcmp(name->valuestring, gating) == 0 && batch-- == 0)
+            return cell;
+    }
+    fail_msg("there is no cell of %s", gating);
+    return NULL;
+}
+
+static void assert_gains(const cJSON *json, const char *gating, int batches)
+{
+    const cJSON *gains = cJSON_GetObjectItemCaseSensitive(json, "dynamic_over");
+    double best[2] = {0, 0};
+    for (int i = 0; i < batches; i++) {
+        best[0] = fmax(best[0], number(cell_of(json, "dynamic", i), "tokens_per_s"));
+        best[1] = fmax(best[1], number(cell_of(json, gating, i), "tokens_per_s"));
+    }
+    assert_true(fabs(number(gains, gating) / (best[0] / best[1]) - 1) < 1e-9);
+}
+
+static void gatings_are_compared_at_their_best_batches(void **unused)
+{
+    (void)unused;
+    static const char *const STATIC[] = {"padded", "mask"};
+    RUN("bench", "gating", "--model", shape_of(CONFIG), "--batch", "1x4,6x10", "--repeats", "3",
+        "--routing", "zipf:2", "--capacity", "0.25", "--json");
+    cJSON *json = document();
+    assert_true(number(json, "waste_factor") == 8 * 0.25 / 2);
+    const cJSON *dynamic = cell_of(json, "dynamic", 1);
+    assert_true(number(dynamic, "dropped_share") == 0);
+    for (int i = 0; i < 2; i++) {
+        const cJSON *cell = cell_of(json, STATIC[i], 1);
+        assert_gains(json, STATIC[i], 2);
+        assert_true(number(cell, "dropped_share") > 0.2);
+        assert_true(number(cell, "device_bytes") > 0);
+    }
+    /* The masks are work of their own. */
+    assert_true(number(cell_of(json, "mask", 1), "floor_ns") >
+                number(cell_of(json, "padded", 1), "floor_ns"));
+    cJSON_Delete(json);
+}
+
+static void both_stacks_can_be_compared(void **unused)
+{
+    (void)unused;
+    static const char *const STACKS[] = {"encoder", "decoder"};
+    for (int i = 0; i < 2; i++) {
+        RUN("bench", "gating", "--model", shape_of(PAIR), "--stack", STACKS[i], "--batch", "2,5",
+            "--length", "6", "--repeats", "2", "--json");
+        cJSON *json = document();
+        const cJSON *cell = cell_of(json, "mask", 1);
+        assert_true(number(cell, "dropped_share") == 0); /* capacity 1 drops nothing */
+        assert_true(number(cell, "tokens_each") == (i == 0 ? 6 : 1));
+        assert_string_equal(cJSON_GetObjectItemCaseSensitive(json, "routing")->valuestring, "gate");
+        cJSON_Delete(json);
+    }
+    RUN("bench", "gating", "--model", shape_of(CONFIG), "--stack", "encoder");
+    assert_int_equal(run.code, 2);
+    RUN("bench", "gating", "--model", shape_of(CONFIG), "--stack", "middle");
+    assert_int_equal(run.code, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +290,8 @@ int main(void)
         cmocka_unit_test(times_are_median_and_bounds),
         cmocka_unit_test(lists_of_batches_are_read_or_refused),
         cmocka_unit_test(decode_and_prefill_measure_each_batch),
+        cmocka_unit_test(gatings_are_compared_at_their_best_batches),
+        cmocka_unit_test(both_stacks_can_be_compared),
     };
     memory_install();
     return cmocka_run_group_tests(tests, NULL, NULL);

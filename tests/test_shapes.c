@@ -108,6 +108,12 @@ static void layers_count_for_each_stack(void **unused)
     assert_int_equal(config->n_layers, 8);
     assert_int_equal(config->n_moe_layers, 4);
     checkpoint_close(checkpoint);
+    snprintf(name, sizeof name, "%s:8+1", shape_of(TRANSLATOR));
+    checkpoint = open_model(name);
+    config = checkpoint_config(checkpoint);
+    assert_int_equal(config->n_encoder_layers, 8);
+    assert_int_equal(config->n_layers, 9);
+    checkpoint_close(checkpoint);
 }
 
 static void what_is_no_shape_is_refused(void **unused)
@@ -120,6 +126,8 @@ static void what_is_no_shape_is_refused(void **unused)
         {"shape:olmoe-1b-7b:0", "is no number of layers"},
         {"shape:olmoe-1b-7b:", "is no number of layers"},
         {"shape:olmoe-1b-7b:2x", "is no number of layers"},
+        {"shape:olmoe-1b-7b:2+", "is no number of layers"},
+        {"shape:olmoe-1b-7b:2+1", "the model has one stack of layers"},
         {"shape:deepseek-v3:3", "none of its layers has experts"},
         {"shape:/nowhere/config.json", "/nowhere/config.json: "},
     };

@@ -128,6 +128,11 @@ static size_t cpu_cache_bytes(const Device *device)
     return sizeof(float);
 }
 
+static size_t cpu_memory_bytes(const Device *device)
+{
+    return device->memory.capacity + device->arena.capacity;
+}
+
 static Status take_block(Arena *arena, size_t bytes, const char *what, void **memory)
 {
     arena_reserve(arena, bytes, 1);
@@ -195,6 +200,7 @@ const Backend BACKEND_CPU = {
     .close = cpu_close,
     .describe = cpu_describe,
     .weight_bytes = cpu_weight_bytes,
+    .memory_bytes = cpu_memory_bytes,
     .cache_bytes = cpu_cache_bytes,
     .allocate = cpu_allocate,
     .allocate_host = cpu_allocate_host,

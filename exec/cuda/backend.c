@@ -165,6 +165,11 @@ static const char *cuda_describe(const Device *device)
 
 /* ---- memory ---- */
 
+static size_t cuda_memory_bytes(const Device *device)
+{
+    return device->memory.capacity;
+}
+
 /* What the operations need beside what the caller asks for. */
 static size_t own_bytes(const Device *device)
 {
@@ -381,6 +386,7 @@ const Backend BACKEND_CUDA = {
     .close = cuda_close,
     .describe = cuda_describe,
     .weight_bytes = cuda_weight_bytes,
+    .memory_bytes = cuda_memory_bytes,
     .cache_bytes = cuda_weight_bytes,
     .allocate = cuda_allocate,
     .allocate_host = cuda_allocate_host,

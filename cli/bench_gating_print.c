@@ -1,0 +1,144 @@
+#include <stdio.h>
+
+#include "cli/bench_gating.h"
+#include "cli/print.h"
+#include "cli/table.h"
+
+static const char *work_of(const GatingLoad *load)
+{
+    if (load->decode)
+        return "decoder steps, a token of each request";
+    return load->stack == STACK_ENCODER ? "encoder steps, whole sources"
+                                        : "steps of whole requests";
+}
+
+static const char *routing_of(const GatingLoad *load)
+{
+    return load->routing != NULL ? load->routing : "gate";
+}
+
+static void add_row(Table *table, const GatingReport *report, const GatingCell *cell)
+{
+    char text[NUMBER_BYTES];
+    table_cell(table, "%s", GATING_MODE_NAMES[cell->mode]);
+    table_cell(table, "%u", cell->batch.requests);
+    table_cell(table, "%u", cell->batch.tokens);
+    if (!cell->fits) {
+        for (int i = 0; i < 7; i++)
+            table_cell(table, "-");
+        table_cell(table, "does not fit");
+        return;
+    }
+    table_cell(table, "%.3f", cell->times.median_ns / 1e6);
+    table_cell(table, "%.3f", cell->floor_ns / 1e6);
+    table_cell(table, "%.2f", cell->times.median_ns / cell->floor_ns);
+    table_cell(table, "%s", number_text((uint64_t)(cell->tokens_per_s + 0.5), text));
+    table_cell(table, "%s", bytes_text(cell->device_bytes, text));
+    table_cell(table, "%.1f", cell->active);
+    table_cell(table, "%.4f", cell->dropped);
+    table_cell(table, "%s", report->best[cell->mode] == cell ? "best" : " ");
+}
+
+static void print_notes(const GatingReport *report)
+{
+    for (int mode = MODE_PADDED; mode < GATING_MODES; mode++) {
+        double gain = gating_gain(report, (GatingBenchMode)mode);
+        if (gain > 0)
+            printf("Dynamic gating has %.2f times the throughput of %s, each at its best batch.\n",
+                   gain, GATING_MODE_NAMES[mode]);
+    }
+    for (uint32_t i = 0; i < report->n_cells; i++) {
+        const GatingCell *cell = &report->cells[i];
+        if (!cell->fits)
+            printf("%s, %ux%u: %s\n", GATING_MODE_NAMES[cell->mode], cell->batch.requests,
+                   cell->batch.tokens, cell->wanted);
+    }
+}
+
+Status gating_report_print(const GatingLoad *load, const GatingReport *report)
+{
+    static const char *const TITLES[] = {"gating", "requests", "tokens each", "ms",      "floor",
+                                         "ratio",  "tokens/s", "memory",      "experts", "dropped",
+                                         ""};
+    Table *table;
+    printf("%s, %u layers, routing %s, on %s\n", load->model.name, report->layers, routing_of(load),
+           report->device);
+    printf("%s; capacity %g of a step's tokens: %.4g slots per assignment\n", work_of(load),
+           load->capacity, report->waste);
+    bench_print_ceilings(&report->ceilings);
+    TRY(table_new(TITLES, "lrrrrrrrrrl", &table));
+    for (uint32_t i = 0; i < report->n_cells; i++)
+        add_row(table, report, &report->cells[i]);
+    Status status = table_print(table, stdout);
+    table_free(table);
+    if (status == OK)
+        print_notes(report);
+    return status;
+}
+
+static Status add_cell(cJSON *list, const GatingCell *cell)
+{
+    cJSON *item = cJSON_CreateObject();
+    TRY(json_push(list, item));
+    TRY(json_add_text(item, "gating", GATING_MODE_NAMES[cell->mode]));
+    TRY(json_add_u64(item, "requests", cell->batch.requests));
+    TRY(json_add_u64(item, "tokens_each", cell->batch.tokens));
+    TRY(json_add_bool(item, "fits", cell->fits));
+    if (!cell->fits)
+        return json_add_text(item, "wanted", cell->wanted);
+    TRY(bench_add_times(item, &cell->times));
+    TRY(json_add_f64(item, "tokens_per_s", cell->tokens_per_s));
+    TRY(json_add_f64(item, "floor_ns", cell->floor_ns));
+    TRY(json_add_u64(item, "device_bytes", cell->device_bytes));
+    TRY(json_add_f64(item, "active_experts", cell->active));
+    return json_add_f64(item, "dropped_share", cell->dropped);
+}
+
+static Status add_comparison(cJSON *json, const GatingReport *report)
+{
+    cJSON *best;
+    cJSON *gains;
+    TRY(json_add_object(json, "best_requests", &best));
+    for (int mode = 0; mode < GATING_MODES; mode++)
+        if (report->best[mode] != NULL)
+            TRY(json_add_u64(best, GATING_MODE_NAMES[mode], report->best[mode]->batch.requests));
+    TRY(json_add_object(json, "dynamic_over", &gains));
+    for (int mode = MODE_PADDED; mode < GATING_MODES; mode++) {
+        double gain = gating_gain(report, (GatingBenchMode)mode);
+        if (gain > 0)
+            TRY(json_add_f64(gains, GATING_MODE_NAMES[mode], gain));
+    }
+    return OK;
+}
+
+static Status fill_json(cJSON *json, const GatingLoad *load, const GatingReport *report, int argc,
+                        char **argv)
+{
+    cJSON *list;
+    TRY(bench_add_command(json, argc, argv));
+    TRY(json_add_text(json, "device", report->device));
+    TRY(json_add_text(json, "model", load->model.name));
+    TRY(json_add_u64(json, "layers", report->layers));
+    TRY(json_add_text(json, "routing", routing_of(load)));
+    TRY(json_add_text(json, "work", work_of(load)));
+    TRY(json_add_f64(json, "capacity_factor", load->capacity));
+    TRY(json_add_f64(json, "waste_factor", report->waste));
+    TRY(bench_add_ceilings(json, &report->ceilings));
+    TRY(json_add_array(json, "cells", &list));
+    for (uint32_t i = 0; i < report->n_cells; i++)
+        TRY(add_cell(list, &report->cells[i]));
+    return add_comparison(json, report);
+}
+
+Status gating_report_print_json(const GatingLoad *load, const GatingReport *report, int argc,
+                                char **argv)
+{
+    cJSON *json = cJSON_CreateObject();
+    if (json == NULL)
+        return fail_memory("JSON output", 0);
+    Status status = fill_json(json, load, report, argc, argv);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "sim/curve_recency.h"
 
 typedef enum { RANK_LRU, RANK_MRU, RANK_LFU, RANK_BELADY, RANK_BELADY_ADMIT, NO_RANK } Rank;
 
@@ -20,6 +21,8 @@ typedef struct {
     uint64_t *keep;  /* [n_objects] the larger stays */
     uint32_t *count; /* [n_objects] lookups */
     uint32_t time;
+    RecencyDepths *recency; /* [scopes] lru: it needs no stack for its depths */
+    void *recency_block;
 } Stacks;
 
 static Rank rank_of(const char *evict)
@@ -43,8 +46,6 @@ static inline uint64_t rank_object(const Stacks *stacks, Rank rank, uint32_t obj
                                    uint32_t next_use)
 {
     switch (rank) {
-    case RANK_LRU:
-        return stacks->time;
     case RANK_MRU:
         return UINT64_MAX - stacks->time;
     case RANK_LFU:
@@ -81,6 +82,8 @@ static uint32_t look_up(Stacks *stacks, Rank rank, uint32_t layer, uint32_t expe
 {
     uint32_t scope = stacks->shared ? 0 : layer;
     uint32_t object = stacks->first_object[layer] + expert;
+    if (rank == RANK_LRU)
+        return recency_depths_use(&stacks->recency[scope], object - stacks->first_object[scope]);
     stacks->time++;
     stacks->count[object]++;
     uint64_t key = rank_object(stacks, rank, object, next_use);
@@ -92,24 +95,38 @@ static uint32_t look_up(Stacks *stacks, Rank rank, uint32_t layer, uint32_t expe
     return UINT32_MAX;
 }
 
-/* Counts hits by depth; sum_depths() makes them hits by size. */
+enum { CHUNK = 32 };
+
+/* Counts hits by depth, and the assignments beyond the first of each; sum_depths() makes them hits
+ * by size. With the device's depths of every layer these do not fit into a cache: they are asked
+ * for ahead. */
 static void pass_event(Stacks *stacks, const PackedEvent *event, const uint32_t *next_use,
                        MissCurve *curve)
 {
     uint32_t layer = event->layer_index;
     const uint8_t *counts = event->counts;
     uint64_t *hits = curve->hits + (size_t)layer * curve->n_sizes;
-    uint64_t *assignment_hits = curve->assignment_hits + (size_t)layer * curve->n_sizes;
+    uint64_t *more = curve->assignment_hits + (size_t)layer * curve->n_sizes;
+    uint32_t depths[CHUNK];
     curve->lookups[layer] += event->n_active;
-    for (uint32_t i = 0; i < event->n_active; i++) {
-        uint32_t tokens = counts != NULL ? packed_count_read(&counts) : 1;
-        uint32_t at = look_up(stacks, stacks->rank, layer, event->experts[i],
-                              next_use != NULL ? next_use[event->first_lookup + i] : 0);
-        curve->assignments[layer] += tokens;
-        if (at == UINT32_MAX)
-            continue;
-        hits[at]++;
-        assignment_hits[at] += tokens;
+    for (uint32_t from = 0; from < event->n_active; from += CHUNK) {
+        uint32_t left = event->n_active - from;
+        uint32_t n = left < CHUNK ? left : CHUNK;
+        for (uint32_t i = 0; i < n; i++) {
+            uint64_t lookup = event->first_lookup + from + i;
+            depths[i] = look_up(stacks, stacks->rank, layer, event->experts[from + i],
+                                next_use != NULL ? next_use[lookup] : 0);
+            __builtin_prefetch(&hits[depths[i] != UINT32_MAX ? depths[i] : 0], 1);
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t tokens = counts != NULL ? packed_count_read(&counts) : 1;
+            curve->assignments[layer] += tokens;
+            if (depths[i] == UINT32_MAX)
+                continue;
+            hits[depths[i]]++;
+            if (tokens > 1)
+                more[depths[i]] += tokens - 1;
+        }
     }
 }
 
@@ -121,6 +138,34 @@ static void sum_depths(MissCurve *curve)
             curve->hits[at] += curve->hits[at - 1];
             curve->assignment_hits[at] += curve->assignment_hits[at - 1];
         }
+    for (size_t at = 0; at < (size_t)curve->n_layers * curve->n_sizes; at++)
+        curve->assignment_hits[at] += curve->hits[at];
+}
+
+static uint32_t scope_objects(const PackedTrace *trace, const Stacks *stacks, uint32_t scope)
+{
+    return stacks->shared ? stacks->n_objects : trace->layers[scope].experts;
+}
+
+static Status make_recency(const PackedTrace *trace, Stacks *stacks)
+{
+    uint32_t n_scopes = stacks->shared ? 1 : trace->n_layers;
+    Arena arena = {0};
+    TRY(mem_new(&stacks->recency, n_scopes, sizeof *stacks->recency, "miss curve"));
+    for (uint32_t i = 0; i < n_scopes; i++)
+        recency_depths_lay_out(&stacks->recency[i], scope_objects(trace, stacks, i), &arena);
+    TRY(arena_commit(&arena, "miss curve"));
+    stacks->recency_block = arena.base;
+    for (uint32_t i = 0; i < n_scopes; i++)
+        recency_depths_lay_out(&stacks->recency[i], scope_objects(trace, stacks, i), &arena);
+    return OK;
+}
+
+static void free_stacks(Stacks *stacks)
+{
+    mem_free(stacks->recency_block);
+    mem_free(stacks->recency);
+    mem_free(stacks->first_object); /* the first piece of the arena is its block */
 }
 
 static Status make_stacks(const PackedTrace *trace, const Plan *plan, Stacks *stacks)
@@ -145,7 +190,7 @@ static Status make_stacks(const PackedTrace *trace, const Plan *plan, Stacks *st
     stacks->count = arena_take(&arena, objects, sizeof *stacks->count);
     for (uint32_t i = 1; i < n; i++)
         stacks->first_object[i] = stacks->first_object[i - 1] + trace->layers[i - 1].experts;
-    return OK;
+    return stacks->rank == RANK_LRU ? make_recency(trace, stacks) : OK;
 }
 
 static Status make_curve(const PackedTrace *trace, const Stacks *stacks, MissCurve *curve)
@@ -186,14 +231,15 @@ Status curve_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture 
     if (trace->n_lookups > UINT32_MAX - 1)
         return fail(ERR_INPUT, "miss curve: %" PRIu64 " lookups, at most %u", trace->n_lookups,
                     UINT32_MAX - 1);
-    TRY(make_stacks(trace, plan, &stacks));
-    Status status = make_curve(trace, &stacks, curve);
+    Status status = make_stacks(trace, plan, &stacks);
+    if (status == OK)
+        status = make_curve(trace, &stacks, curve);
     uint64_t start_ns = clock_ns();
     if (status == OK)
         pass(trace, eviction_needs_future(plan->buffer.evict) ? future->serial : NULL, &stacks,
              curve);
     curve->pass_ns = clock_ns() - start_ns;
-    mem_free(stacks.first_object); /* the first piece of the arena is its block */
+    free_stacks(&stacks);
     if (status != OK)
         curve_free(curve);
     return status;

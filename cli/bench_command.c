@@ -11,6 +11,8 @@ static const BenchCommand COMMANDS[] = {
     {"decode", "one token for each of a batch of requests", command_bench_decode},
     {"prefill", "prompts, and the encoder of encoder-decoder models", command_bench_prefill},
     {"gating", "dynamic and static gating, each at its best batch", command_bench_gating},
+    {"buffer", "decode with an expert buffer of every size", command_bench_buffer},
+    {"recording", "what recording takes from decode and prefill", command_bench_recording},
 };
 
 const BenchCommand *bench_command_find(const char *name)

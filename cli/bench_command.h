@@ -20,6 +20,8 @@ const BenchCommand *bench_command_find(const char *name);
 Status command_bench_decode(int argc, char **argv);
 Status command_bench_prefill(int argc, char **argv);
 Status command_bench_gating(int argc, char **argv);
+Status command_bench_buffer(int argc, char **argv);
+Status command_bench_recording(int argc, char **argv);
 
 /* One item of a list of batches: "8", or "16x1024". */
 typedef struct {

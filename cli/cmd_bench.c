@@ -60,8 +60,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const Option options[] = {
         {.name = "BENCH",
          .help = "replay, record or forward (default: these three); on the GPU: moe-layer, "
-                 "attention; or, "
-                 "with options of their own (--help): decode, prefill",
+                 "attention; or, with options of their own (--help): decode, prefill, gating, "
+                 "buffer, recording",
          .kind = OPTION_POSITIONAL,
          .value = &arguments->which},
         {.name = "model",

@@ -257,6 +257,7 @@ Status executor_open(const Checkpoint *checkpoint, const ExecutorOptions *option
     executor->plan = plan_share(options->plan);
     executor->options = *options;
     executor->options.plan = &executor->plan;
+    executor->opened_slots = executor->plan.buffer.slots;
     executor->config = checkpoint_config(checkpoint);
     Status status = open_all(executor, checkpoint);
     if (status != OK) {
@@ -300,6 +301,22 @@ uint64_t executor_slot_bytes(const Executor *executor)
 uint64_t executor_device_bytes(const Executor *executor)
 {
     return executor->forward.backend->memory_bytes(executor->forward.device);
+}
+
+Status executor_set_slots(Executor *executor, uint32_t slots)
+{
+    Plan *plan = &executor->plan;
+    uint32_t before = plan->buffer.slots;
+    if (!plan->buffer.on || before == 0)
+        return fail(ERR_INPUT, "executor: the plan's buffer has no number of slots to change");
+    if (slots == 0 || slots > executor->opened_slots)
+        return fail(ERR_INPUT, "executor: %u slots, there is memory for 1 to %u", slots,
+                    executor->opened_slots);
+    plan->buffer.slots = slots;
+    Status status = expert_slots_restart(&executor->forward.slots);
+    if (status != OK)
+        plan->buffer.slots = before;
+    return status;
 }
 
 const Plan *executor_plan(const Executor *executor)

@@ -49,6 +49,9 @@ const char *executor_device(const Executor *executor);
 uint64_t executor_slot_bytes(const Executor *executor);
 /* All of its device memory, bytes. */
 uint64_t executor_device_bytes(const Executor *executor);
+/* Empties the expert buffer and gives it SLOTS slots, of the memory that it was opened with: for
+ * plans with a budget in slots, at least 1 and at most as many as then. */
+Status executor_set_slots(Executor *executor, uint32_t slots);
 /* What it was opened with; the plan is the executor's own copy. */
 const Plan *executor_plan(const Executor *executor);
 const ExecutorOptions *executor_options(const Executor *executor);

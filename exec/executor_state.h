@@ -6,6 +6,7 @@
 
 struct Executor {
     Plan plan;
+    uint32_t opened_slots; /* of the plan that it was opened with */
     const ModelConfig *config;
     Forward forward;
     ExecutorOptions options;

@@ -1,6 +1,7 @@
 #include "exec/expert_slots.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "exec/gating.h"
@@ -162,6 +163,36 @@ static Status settle(ExpertSlots *slots)
         layer->placed = layer->places;
     }
     slots->settled = true;
+    return OK;
+}
+
+/* Device memory of a layer's slots, as the decisions have them. */
+static size_t layer_bytes(const ExpertSlots *slots, uint32_t layer_index)
+{
+    size_t staging = buffer_uses_staging(slots->decisions) ? 1 : 0;
+    return times(buffer_slots(slots->decisions, layer_index) + staging,
+                 slots->layers[layer_index].slot_stride);
+}
+
+Status expert_slots_restart(ExpertSlots *slots)
+{
+    ExpertBuffer *fresh;
+    TRY(buffer_new(slots->plan, slots->trace_layers, slots->n_layers, &fresh));
+    buffer_free(slots->decisions);
+    slots->decisions = fresh;
+    slots->n_residency = 0;
+    slots->n_loads = 0;
+    slots->n_resident = 0;
+    slots->holds_all = budget_holds_all(slots);
+    slots->settled = !slots->plan->buffer.on;
+    slots->slot_bytes = 0;
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
+        slots->layers[i].placed = NULL;
+        memset(slots->layers[i].prefetched, 0,
+               slots->trace_layers[i].experts * sizeof *slots->layers[i].prefetched);
+        if (i == 0 || slots->plan->buffer.scope == SCOPE_LAYER)
+            slots->slot_bytes += layer_bytes(slots, i);
+    }
     return OK;
 }
 

@@ -86,6 +86,9 @@ void expert_slots_lay_out_device(ExpertSlots *slots, Arena *arena);
 void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *arena);
 /* Keeps what loads will read; loads everything when the buffer is off. */
 Status expert_slots_fill(ExpertSlots *slots);
+/* Begins anew under the plan, which has fewer slots than those that were laid out, or as many: they
+ * are empty. On failure all is as it was. */
+Status expert_slots_restart(ExpertSlots *slots);
 
 /* Forgets the records of the step before. *WAITS tells whether experts may have to be loaded in
  * this one, so that each event must be decided before it runs; else all of them lie where the

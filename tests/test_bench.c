@@ -281,6 +281,109 @@ static void both_stacks_can_be_compared(void **unused)
     assert_int_equal(run.code, 2);
 }
 
+/* ---- buffers ---- */
+
+static void open_buffered(const char *model, Plan *plan, uint32_t slots, StepBench *bench)
+{
+    static const DeviceInput device = {.name = "cpu"};
+    *plan = plan_default();
+    plan->buffer.on = true;
+    plan->buffer.slots = slots;
+    snprintf(plan->buffer.evict, sizeof plan->buffer.evict, "lru");
+    const StepBenchSetup setup = {.model = model,
+                                  .device = &device,
+                                  .plan = plan,
+                                  .routing = "zipf:0.5",
+                                  .max_requests = 2,
+                                  .max_length = 64,
+                                  .max_tokens = 32};
+    assert_ok(step_bench_open(&setup, bench));
+}
+
+static void a_buffer_that_was_given_fewer_slots_is_as_one_made_so(void **unused)
+{
+    (void)unused;
+    static StepBench benches[2];
+    Plan plans[2];
+    double ns;
+    const char *model = shape_of(CONFIG);
+    open_buffered(model, &plans[0], 8, &benches[0]);
+    open_buffered(model, &plans[1], 3, &benches[1]);
+    assert_ok(step_bench_fill(&benches[0], 2, 16));
+    step_bench_empty(&benches[0]);
+    assert_int_not_equal(executor_set_slots(benches[0].executor, 9), OK);
+    assert_int_not_equal(executor_set_slots(benches[0].executor, 0), OK);
+    assert_ok(executor_set_slots(benches[0].executor, 3));
+    assert_int_equal(executor_slot_bytes(benches[0].executor),
+                     executor_slot_bytes(benches[1].executor));
+    for (uint32_t p = 0; p < 20; p++) {
+        StepOutput outputs[2];
+        const StepBenchStep step = {
+            .requests = 2, .tokens = 1, .position = p, .logits = LOGITS_LAST};
+        for (int i = 0; i < 2; i++)
+            assert_ok(step_bench_run(&benches[i], &step, &outputs[i], &ns));
+        assert_int_equal(outputs[0].n_residency, outputs[1].n_residency);
+        for (size_t i = 0; i < outputs[0].n_residency; i++) {
+            const ResidencyRecord *a = &outputs[0].residency[i];
+            const ResidencyRecord *b = &outputs[1].residency[i];
+            assert_true(a->layer == b->layer && a->expert == b->expert && a->kind == b->kind &&
+                        a->slot == b->slot);
+        }
+        assert_memory_equal(outputs[0].logits, outputs[1].logits, 2 * 96 * sizeof(float));
+    }
+    for (int i = 0; i < 2; i++)
+        step_bench_close(&benches[i]);
+}
+
+static void buffers_of_all_sizes_have_a_row(void **unused)
+{
+    (void)unused;
+    double last = -1;
+    RUN("bench", "buffer", "--model", shape_of(CONFIG), "--batch", "2", "--context", "16",
+        "--slots", "1,4,all,4", "--repeats", "6", "--routing", "uniform", "--json");
+    cJSON *json = document();
+    const cJSON *rows = cJSON_GetObjectItemCaseSensitive(json, "rows");
+    assert_int_equal(cJSON_GetArraySize(rows), 4);
+    assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(rows->child, "slots")));
+    double whole = number(rows->child, "slot_bytes");
+    static const double SLOTS[] = {8, 4, 1};
+    int i = 0;
+    for (const cJSON *row = rows->child->next; row != NULL; row = row->next, i++) {
+        double ratio = number(row, "misses") / number(row, "lookups");
+        assert_true(number(row, "slots") == SLOTS[i]);
+        assert_true(number(row, "slot_bytes") == whole * SLOTS[i] / 8);
+        assert_true(number(row, "saved_bytes") == whole * (8 - SLOTS[i]) / 8);
+        assert_true(ratio > last);
+        assert_true((number(row, "load_bytes_per_s") > 0) == (ratio > 0));
+        last = ratio;
+    }
+    cJSON_Delete(json);
+    RUN("bench", "buffer", "--model", shape_of(CONFIG), "--slots", "9");
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "--slots: '9', allowed are 1 to 8 and all"));
+}
+
+static void recording_compares_both_phases_and_leaves_no_file(void **unused)
+{
+    (void)unused;
+    char path[300];
+    setenv("TMPDIR", scratch_path("."), 1);
+    snprintf(path, sizeof path, "%s/moebius-bench-%ld.db", getenv("TMPDIR"), (long)getpid());
+    RUN("bench", "recording", "--model", shape_of(CONFIG), "--batch", "2", "--context", "8",
+        "--prefill", "2x8", "--pairs", "3", "--json");
+    unsetenv("TMPDIR");
+    cJSON *json = document();
+    const cJSON *loads = cJSON_GetObjectItemCaseSensitive(json, "loads");
+    assert_int_equal(cJSON_GetArraySize(loads), 2);
+    for (const cJSON *load = loads->child; load != NULL; load = load->next) {
+        assert_true(number(load, "tokens_per_s") > 0);
+        assert_true(number(load, "cost_min") <= number(load, "cost"));
+        assert_true(number(load, "cost") <= number(load, "cost_max"));
+    }
+    cJSON_Delete(json);
+    assert_false(file_exists(path));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -292,6 +395,9 @@ int main(void)
         cmocka_unit_test(decode_and_prefill_measure_each_batch),
         cmocka_unit_test(gatings_are_compared_at_their_best_batches),
         cmocka_unit_test(both_stacks_can_be_compared),
+        cmocka_unit_test(a_buffer_that_was_given_fewer_slots_is_as_one_made_so),
+        cmocka_unit_test(buffers_of_all_sizes_have_a_row),
+        cmocka_unit_test(recording_compares_both_phases_and_leaves_no_file),
     };
     memory_install();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,312 @@
+/* What recording takes from the tokens per second: the same steps with and without, in turn. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "cli/bench_command.h"
+#include "cli/print.h"
+#include "cli/table.h"
+
+enum { WARM_UP = 3, MAX_PAIRS = 100, DECODE_STEPS = 20 };
+
+typedef struct {
+    ModelInput model;
+    DeviceInput device;
+    uint32_t batch;
+    uint32_t context;
+    const char *prefill_text;
+    BenchBatch prefill;
+    uint32_t pairs;
+    const char *routing;
+    bool json;
+} Arguments;
+
+/* One kind of step. */
+typedef struct {
+    const char *name;
+    BenchBatch batch;
+    uint32_t steps; /* of one side of a pair */
+    double ns[2];   /* median of a side: without and with recording */
+    double cost;    /* median over the pairs of with / without, less 1 */
+    double cost_least;
+    double cost_most;
+} Load;
+
+typedef struct {
+    const Arguments *arguments;
+    StepBench bench;
+    Ceilings ceilings;
+    Recorder *recorder;
+    char path[512];
+    bool opened;
+    uint32_t step; /* recorded so far */
+    uint32_t position;
+    Load loads[2]; /* decode, prefill */
+} Measurement;
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        MODEL_OPTIONS(&arguments->model, true),
+        {.name = "batch",
+         .argument = "N",
+         .help = "requests of a decode step (default 64)",
+         .kind = OPTION_U32,
+         .value = &arguments->batch,
+         .least = 1,
+         .most = MAX_BATCH},
+        {.name = "context",
+         .argument = "N",
+         .help = "tokens of each before (default 128)",
+         .kind = OPTION_U32,
+         .value = &arguments->context,
+         .least = 1,
+         .most = 1 << 20},
+        {.name = "prefill",
+         .argument = "NxM",
+         .help = "prompts of a prefill step (default 8x512)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->prefill_text},
+        {.name = "pairs",
+         .argument = "N",
+         .help = "of runs, with and without (default 20)",
+         .kind = OPTION_U32,
+         .value = &arguments->pairs,
+         .least = 1,
+         .most = MAX_PAIRS},
+        {.name = "routing",
+         .argument = "TEXT",
+         .help = ROUTING_HELP,
+         .kind = OPTION_TEXT,
+         .value = &arguments->routing},
+        DEVICE_OPTIONS(&arguments->device),
+        {.name = "json",
+         .help = "print one JSON document",
+         .kind = OPTION_FLAG,
+         .value = &arguments->json},
+    };
+    const OptionTable table = {
+        .command = "bench recording",
+        .summary = "Measures decode and prefill with and without recording, in alternating pairs "
+                   "of runs: what recording\ntakes from the tokens per second.",
+        .example = "moebius bench recording --model shape:qwen3-30b-a3b --device cuda",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    BenchBatch batches[BENCH_MAX_BATCHES];
+    uint32_t n;
+    TRY(options_parse(&table, argc, argv));
+    TRY(model_input_check(&table, &arguments->model));
+    TRY(bench_batches_read(&table, arguments->prefill_text, 512, batches, &n));
+    if (n != 1)
+        return options_fail(&table, "--prefill: '%s', wanted is one batch",
+                            arguments->prefill_text);
+    arguments->prefill = batches[0];
+    return OK;
+}
+
+static uint32_t larger(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static StepBenchSetup make_setup(const Arguments *arguments, const Plan *plan)
+{
+    const BenchBatch *prefill = &arguments->prefill;
+    uint32_t decoded = WARM_UP + 2 * arguments->pairs * DECODE_STEPS;
+    return (StepBenchSetup){.model = arguments->model.name,
+                            .device = &arguments->device,
+                            .plan = plan,
+                            .routing = arguments->routing,
+                            .max_requests = larger(arguments->batch, prefill->requests),
+                            .max_length = larger(arguments->context + decoded, prefill->tokens),
+                            .max_tokens = larger(larger(arguments->batch, arguments->context),
+                                                 prefill->requests * prefill->tokens)};
+}
+
+static Status open_recorder(Measurement *m)
+{
+    const char *folder = getenv("TMPDIR");
+    const TraceRun run = {
+        .tool = "moebius bench", .source = "random", .model = m->bench.setup.model};
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(m->bench.executor, &n_layers);
+    snprintf(m->path, sizeof m->path, "%s/moebius-bench-%ld.db",
+             folder != NULL && folder[0] != '\0' ? folder : "/tmp", (long)getpid());
+    TRY(recorder_open(m->path, &run, layers, n_layers, NULL, &m->recorder));
+    m->opened = true;
+    return OK;
+}
+
+static Status record_step(Measurement *m, const StepBenchStep *step, const StepOutput *output)
+{
+    const TraceStep traced = {.step = m->step++,
+                              .phase = step->stack == STACK_ENCODER ? PHASE_ENCODE
+                                       : step->tokens == 1          ? PHASE_DECODE
+                                                                    : PHASE_PREFILL,
+                              .stack = step->stack,
+                              .tokens = step->requests * step->tokens,
+                              .request = m->bench.slot,
+                              .position = m->bench.position,
+                              .token = m->bench.token,
+                              .start_ns = output->start_ns,
+                              .duration_ns = output->duration_ns,
+                              .experts = output->experts,
+                              .weights = output->weights};
+    return recorder_step(m->recorder, &traced, NULL, 0, NULL, 0);
+}
+
+static Status run_step(Measurement *m, const Load *load, bool recorded)
+{
+    bool prefill = load == &m->loads[1];
+    bool encoder = prefill && model_is_encoder_decoder(m->bench.config);
+    const StepBenchStep step = {.stack = encoder ? STACK_ENCODER : STACK_DECODER,
+                                .requests = load->batch.requests,
+                                .tokens = load->batch.tokens,
+                                .position = prefill ? 0 : m->position++,
+                                .logits = encoder ? LOGITS_NONE : LOGITS_LAST};
+    StepOutput output;
+    double ns;
+    if (prefill)
+        step_bench_empty(&m->bench);
+    TRY(step_bench_run(&m->bench, &step, &output, &ns));
+    return recorded ? record_step(m, &step, &output) : OK;
+}
+
+/* The steps of one side, the hand-over to the recorder included. */
+static Status run_side(Measurement *m, const Load *load, bool recorded, double *ns)
+{
+    uint64_t start_ns = clock_ns();
+    for (uint32_t i = 0; i < load->steps; i++)
+        TRY(run_step(m, load, recorded));
+    *ns = (double)(clock_ns() - start_ns) / load->steps;
+    return OK;
+}
+
+/* The order within a pair alternates, so that what drifts falls on both. */
+static Status measure_load(Measurement *m, Load *load)
+{
+    double sides[2][MAX_PAIRS];
+    double costs[MAX_PAIRS];
+    uint32_t pairs = m->arguments->pairs;
+    for (uint32_t i = 0; i < WARM_UP; i++)
+        TRY(run_step(m, load, false));
+    for (uint32_t i = 0; i < pairs; i++) {
+        for (uint32_t turn = 0; turn < 2; turn++) {
+            bool recorded = (turn ^ (i & 1)) != 0;
+            TRY(run_side(m, load, recorded, &sides[recorded][i]));
+        }
+        costs[i] = sides[1][i] / sides[0][i] - 1;
+    }
+    StepTimes cost = step_times(costs, pairs);
+    load->cost = cost.median_ns;
+    load->cost_least = cost.least_ns;
+    load->cost_most = cost.most_ns;
+    for (int side = 0; side < 2; side++)
+        load->ns[side] = step_times(sides[side], pairs).median_ns;
+    return OK;
+}
+
+static double tokens_per_s(const Load *load, int side)
+{
+    return 1e9 * load->batch.requests * load->batch.tokens / load->ns[side];
+}
+
+static Status add_load(cJSON *list, const Load *load)
+{
+    cJSON *item = cJSON_CreateObject();
+    TRY(json_push(list, item));
+    TRY(json_add_text(item, "phase", load->name));
+    TRY(json_add_u64(item, "requests", load->batch.requests));
+    TRY(json_add_u64(item, "tokens_each", load->batch.tokens));
+    TRY(json_add_u64(item, "steps_of_a_run", load->steps));
+    TRY(json_add_f64(item, "tokens_per_s", tokens_per_s(load, 0)));
+    TRY(json_add_f64(item, "recorded_tokens_per_s", tokens_per_s(load, 1)));
+    TRY(json_add_f64(item, "cost", load->cost));
+    TRY(json_add_f64(item, "cost_min", load->cost_least));
+    return json_add_f64(item, "cost_max", load->cost_most);
+}
+
+static Status fill_json(cJSON *json, const Measurement *m, int argc, char **argv)
+{
+    cJSON *list;
+    TRY(bench_add_origin(json, argc, argv, &m->bench, &m->ceilings));
+    TRY(json_add_u64(json, "pairs", m->arguments->pairs));
+    TRY(json_add_array(json, "loads", &list));
+    for (int i = 0; i < 2; i++)
+        TRY(add_load(list, &m->loads[i]));
+    return OK;
+}
+
+static Status print_loads_json(const Measurement *m, int argc, char **argv)
+{
+    cJSON *json = cJSON_CreateObject();
+    if (json == NULL)
+        return fail_memory("JSON output", 0);
+    Status status = fill_json(json, m, argc, argv);
+    if (status == OK)
+        status = print_json(json);
+    cJSON_Delete(json);
+    return status;
+}
+
+static Status print_loads(const Measurement *m)
+{
+    static const char *const TITLES[] = {"phase",    "requests", "tokens each", "tokens/s",
+                                         "recorded", "cost",     "least",       "most"};
+    Table *table;
+    bench_print_origin(&m->bench, &m->ceilings);
+    TRY(table_new(TITLES, "lrrrrrrr", &table));
+    for (int i = 0; i < 2; i++) {
+        const Load *load = &m->loads[i];
+        table_cell(table, "%s", load->name);
+        table_cell(table, "%u", load->batch.requests);
+        table_cell(table, "%u", load->batch.tokens);
+        table_cell(table, "%.0f", tokens_per_s(load, 0));
+        table_cell(table, "%.0f", tokens_per_s(load, 1));
+        table_cell(table, "%.2f %%", 100 * load->cost);
+        table_cell(table, "%.2f %%", 100 * load->cost_least);
+        table_cell(table, "%.2f %%", 100 * load->cost_most);
+    }
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+static Status measure(Measurement *m, int argc, char **argv)
+{
+    const Arguments *arguments = m->arguments;
+    const Plan plan = plan_default();
+    const StepBenchSetup setup = make_setup(arguments, &plan);
+    m->loads[0] = (Load){.name = "decode", .batch = {arguments->batch, 1}, .steps = DECODE_STEPS};
+    m->loads[1] = (Load){.name = "prefill", .batch = arguments->prefill, .steps = 1};
+    TRY(ceilings_measure_on(arguments->device.name, &m->ceilings));
+    TRY(step_bench_open(&setup, &m->bench));
+    TRY(open_recorder(m));
+    TRY(step_bench_fill(&m->bench, arguments->batch, arguments->context));
+    m->position = arguments->context;
+    TRY(measure_load(m, &m->loads[0]));
+    TRY(measure_load(m, &m->loads[1]));
+    Recorder *recorder = m->recorder;
+    m->recorder = NULL;
+    TRY(recorder_close(recorder));
+    return arguments->json ? print_loads_json(m, argc, argv) : print_loads(m);
+}
+
+Status command_bench_recording(int argc, char **argv)
+{
+    Arguments arguments = {.device = {.name = "cpu"},
+                           .batch = 64,
+                           .context = 128,
+                           .prefill_text = "8x512",
+                           .pairs = 20};
+    Measurement measurement = {.arguments = &arguments};
+    Status status = parse(argc, argv, &arguments);
+    if (status == OK)
+        status = measure(&measurement, argc, argv);
+    recorder_abandon(measurement.recorder);
+    if (measurement.opened)
+        unlink(measurement.path);
+    step_bench_close(&measurement.bench);
+    return status;
+}

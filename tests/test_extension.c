@@ -1,6 +1,7 @@
 #include "base/status.h"
 #include "tests/support.h"
 
+#include <math.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -284,6 +285,56 @@ static void residency_and_timing_give_every_record(void **unused)
     }
 }
 
+static void moe_prediction_gives_every_predicted_choice_in_order(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("predictions.db");
+    static const char *const CONDITIONS[] = {"", "WHERE step > 7 AND step <= 20",
+                                             "WHERE layer BETWEEN 2 AND 4"};
+    bool (*const wanted[])(uint32_t, uint32_t) = {NULL, in_steps, in_layers};
+    int64_t seen = 0;
+    for (uint64_t seed = 0; seed < 30; seed++) {
+        RandomTrace trace = random_trace(seed);
+        char sql[128];
+        trace.distances = RANDOM_DISTANCES;
+        record(path, &trace);
+        sqlite3 *db = open_database(path);
+        snprintf(sql, sizeof sql, "SELECT * FROM moe_prediction %s", CONDITIONS[seed % 3]);
+        sqlite3_stmt *rows = query(db, sql);
+        for (uint32_t s = 0; s < STEPS; s++) {
+            static RandomStep made;
+            random_step(&trace, s, &made);
+            const TraceStep *step = &made.step;
+            StackSpan span = layers_span(trace.layers, trace.n_layers, step->stack);
+            for (uint32_t d = 1; d <= RANDOM_DISTANCES; d++) {
+                size_t at = (d - 1) * step->tokens * span.top_k;
+                for (uint32_t i = span.first + d; i < span.first + span.count; i++)
+                    for (uint32_t n = 0; n < step->tokens * trace.layers[i].top_k; n++, at++) {
+                        uint32_t layer = trace.layers[i].layer;
+                        if (wanted[seed % 3] != NULL && !wanted[seed % 3](step->step, layer))
+                            continue;
+                        const int64_t must[] = {step->step,
+                                                d,
+                                                layer,
+                                                n / trace.layers[i].top_k,
+                                                n % trace.layers[i].top_k,
+                                                step->predicted[at]};
+                        double score = f32_from_f16(f16_from_f32(step->predicted_weights[at]));
+                        assert_int_equal(sqlite3_step(rows), SQLITE_ROW);
+                        for (int c = 0; c < 6; c++)
+                            assert_int_equal(sqlite3_column_int64(rows, c), must[c]);
+                        assert_true(isnan(score) || sqlite3_column_double(rows, 6) == score);
+                        seen++;
+                    }
+            }
+        }
+        assert_int_equal(sqlite3_step(rows), SQLITE_DONE);
+        sqlite3_finalize(rows);
+        sqlite3_close(db);
+    }
+    assert_true(seen > 10000);
+}
+
 static void an_attached_trace_is_read_by_its_schema(void **unused)
 {
     (void)unused;
@@ -350,10 +401,17 @@ static void damage_is_an_error_that_names_the_step(void **unused)
         {"UPDATE residency SET events = zeroblob(39)", "SELECT * FROM moe_residency",
          "residency: crc does not match"},
         {"UPDATE timing SET ops = 'text'", "SELECT * FROM moe_timing", "timing: crc"},
+        {"UPDATE prediction SET scores = experts", "SELECT * FROM moe_prediction",
+         "prediction: crc does not match"},
+        {"UPDATE step SET tokens = tokens + 1", "SELECT * FROM moe_prediction", "experts"},
+        {"DELETE FROM step", "SELECT * FROM moe_prediction", "tokens"},
+        {"DELETE FROM layer WHERE layer > (SELECT min(layer) FROM layer)",
+         "SELECT * FROM moe_prediction", "distance: 1 is too far"},
     };
     char path[256];
     snprintf(path, sizeof path, "%s", scratch_path("damaged.db"));
     RandomTrace trace = random_trace(4); /* steps are 1, 3, 5 ... */
+    trace.distances = 2;
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         record(path, &trace);
         sqlite3 *db = open_database(path);
@@ -378,6 +436,7 @@ static void flipped_bytes_never_crash(void **unused)
     uint64_t state = 11;
     snprintf(path, sizeof path, "%s", scratch_path("flipped.db"));
     RandomTrace trace = random_trace(7);
+    trace.distances = 2;
     record(path, &trace);
     assert_ok(file_read_all(path, 1 << 26, &good, &bytes));
     for (int round = 0; round < 300; round++) {
@@ -397,6 +456,7 @@ static void flipped_bytes_never_crash(void **unused)
             run_sql(db, "SELECT * FROM expert_load WHERE layer > 1");
             run_sql(db, "SELECT * FROM moe_residency");
             run_sql(db, "SELECT * FROM moe_timing WHERE step < 9");
+            run_sql(db, "SELECT * FROM moe_prediction");
         }
         sqlite3_close(db);
     }
@@ -447,6 +507,7 @@ int main(void)
         cmocka_unit_test(constraints_leave_exactly_the_rows_that_meet_them),
         cmocka_unit_test(expert_load_counts_the_assignments_of_each_event),
         cmocka_unit_test(residency_and_timing_give_every_record),
+        cmocka_unit_test(moe_prediction_gives_every_predicted_choice_in_order),
         cmocka_unit_test(an_attached_trace_is_read_by_its_schema),
         cmocka_unit_test(a_database_that_is_no_trace_is_an_error),
         cmocka_unit_test(damage_is_an_error_that_names_the_step),

@@ -14,7 +14,8 @@ int sqlite3_moebiussqlite_init(sqlite3 *db, char **message, const sqlite3_api_ro
     } TABLES[] = {{"moe_route", &MOE_ROUTE_MODULE},
                   {"expert_load", &EXPERT_LOAD_MODULE},
                   {"moe_residency", &MOE_RESIDENCY_MODULE},
-                  {"moe_timing", &MOE_TIMING_MODULE}};
+                  {"moe_timing", &MOE_TIMING_MODULE},
+                  {"moe_prediction", &MOE_PREDICTION_MODULE}};
     SQLITE_EXTENSION_INIT2(api)
     for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++) {
         int code = sqlite3_create_module_v2(db, TABLES[i].name, TABLES[i].module, NULL, NULL);

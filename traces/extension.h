@@ -4,6 +4,7 @@
  *   expert_load(step, layer, expert, tokens)
  *   moe_residency(step, rank, layer, expert, kind, slot, bytes, start_ns, duration_ns)
  *   moe_timing(step, rank, layer, op, start_ns, duration_ns)
+ *   moe_prediction(step, distance, layer, token, slot, expert, score)
  *
  * They exist as soon as the extension is loaded and read the trace that is open; of an attached
  * trace with moe_route('its schema'). Rows stream in the order of the columns, one blob at a time;
@@ -87,5 +88,6 @@ extern const sqlite3_module MOE_ROUTE_MODULE;
 extern const sqlite3_module EXPERT_LOAD_MODULE;
 extern const sqlite3_module MOE_RESIDENCY_MODULE;
 extern const sqlite3_module MOE_TIMING_MODULE;
+extern const sqlite3_module MOE_PREDICTION_MODULE;
 
 #endif

@@ -38,6 +38,10 @@ static Reading readings[] = {
     {.arguments = {"simulate", "--trace", trace, "--set", "buffer.slots=3", "--json"}},
     {.arguments = {"simulate", "--trace", trace, "--set", "buffer.slots=3", "--set",
                    "buffer.evict=belady", "--set", "buffer.scope=device", "--json"}},
+    {.arguments = {"simulate", "--trace", trace, "--set", "buffer.slots=3", "--set",
+                   "buffer.evict=ema-score", "--set", "prefetch.predictor=next-gate", "--json"}},
+    {.arguments = {"simulate", "--trace", trace, "--set", "buffer.slots=3", "--set",
+                   "prefetch.predictor=activation-match:3", "--json"}},
     {.arguments = {"sweep", "--trace", trace, "--study", study_spec, "--out", out, "--jobs", "1",
                    "--json"}},
     {.arguments = {"validate", "--trace", trace, "--set", "buffer.slots=3", "--threads", "1",
@@ -103,7 +107,8 @@ static int make_files(void **unused)
     assert_ok(file_write_all(tokens, tokens_text, strlen(tokens_text)));
     assert_ok(file_write_all(study_spec, study_text, strlen(study_text)));
     run_good((const char *[]){"record", "--model", model, "--tokens", tokens, "--batch", "2",
-                              "--generate", "30", "--set", "buffer.slots=4", "--out", trace, NULL});
+                              "--generate", "30", "--predictions", "1", "--scores", "all", "--set",
+                              "buffer.slots=4", "--out", trace, NULL});
     run_good((const char *[]){"sweep", "--trace", trace, "--study", study_spec, "--out", good_study,
                               NULL});
     for (size_t i = 0; i < N_READINGS; i++) {

@@ -285,6 +285,9 @@ typedef struct {
      * undefined on return. */
     Status (*norm_linear)(Device *device, const Norm *norm, const float *in, const Matrix *weight,
                           uint32_t rows, float *normed, float *out);
+    /* found[row] = 1 where row ROW of IN [rows][columns] has a NaN, else 0. */
+    Status (*find_nan)(Device *device, const float *in, uint32_t rows, size_t columns,
+                       uint32_t *found);
     /* out[token][head] = in[token][head] * weights[head]^T */
     Status (*linear_heads)(Device *device, const HeadMatrices *matrices, const float *in,
                            uint32_t tokens, float *out);

@@ -216,14 +216,15 @@ Status expert_slots_start_step(ExpertSlots *slots, bool *waits)
     return OK;
 }
 
-static ResidencyRecord *add_record(ExpertSlots *slots, const BufferAction *action)
+static ResidencyRecord *add_record(ExpertSlots *slots, const BufferAction *action,
+                                   uint64_t start_ns)
 {
     ResidencyRecord *record = &slots->residency[slots->n_residency++];
     *record = (ResidencyRecord){.layer = slots->layers[action->layer_index].layer,
                                 .expert = action->expert,
                                 .kind = action->kind,
                                 .slot = action->slot,
-                                .start_ns = clock_wall_ns()};
+                                .start_ns = start_ns};
     return record;
 }
 
@@ -308,9 +309,9 @@ static void note_place(ExpertSlots *slots, const BufferAction *action)
 }
 
 static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
-                        bool *queued)
+                        uint64_t start_ns, bool *queued)
 {
-    ResidencyRecord *record = add_record(slots, action);
+    ResidencyRecord *record = add_record(slots, action, start_ns);
     uint32_t *prefetched = &slots->layers[action->layer_index].prefetched[action->expert];
     note_place(slots, action);
     if (action->kind == RESIDENCY_HIT)
@@ -360,8 +361,9 @@ Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *
     uint32_t n_actions;
     bool queued = false;
     *n_active = decide(slots, event, &n_actions);
+    uint64_t start_ns = clock_wall_ns();
     for (uint32_t i = 0; i < n_actions; i++)
-        TRY(carry_out(slots, event, &slots->actions[i], &queued));
+        TRY(carry_out(slots, event, &slots->actions[i], start_ns, &queued));
     return run_pending(slots, event);
 }
 
@@ -369,9 +371,10 @@ uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event)
 {
     uint32_t n_actions;
     uint32_t n_active = decide(slots, event, &n_actions);
+    uint64_t start_ns = clock_wall_ns();
     for (uint32_t i = 0; i < n_actions; i++) {
         assert(slots->actions[i].kind == RESIDENCY_HIT);
-        add_record(slots, &slots->actions[i]);
+        add_record(slots, &slots->actions[i], start_ns);
     }
     return n_active;
 }

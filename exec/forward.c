@@ -123,6 +123,8 @@ static Status compute_logits(const Step *step)
         uint32_t n = step->n_logits - row < LOGIT_ROWS ? step->n_logits - row : LOGIT_ROWS;
         TRY(f->backend->linear(f->device, f->at.normed + (size_t)row * f->config->d_model,
                                &f->weights.head, n, false, f->at.logits));
+        TRY(f->backend->find_nan(f->device, f->at.logits, n, vocabulary,
+                                 f->at.found_nan + 1 + row));
         TRY(f->backend->fetch(f->device, f->host.logits + row * vocabulary, f->at.logits,
                               n * vocabulary * sizeof(float)));
     }
@@ -131,13 +133,8 @@ static Status compute_logits(const Step *step)
 
 static Status check_logits(const Step *step)
 {
-    const float *logits = step->forward->host.logits;
-    size_t vocabulary = step->forward->config->vocabulary;
     for (uint32_t row = 0; row < step->n_logits; row++) {
-        unsigned nan = 0;
-        for (size_t i = 0; i < vocabulary; i++)
-            nan |= logits[row * vocabulary + i] != logits[row * vocabulary + i];
-        if (!nan)
+        if (!step->forward->host.found_nan[1 + row])
             continue;
         const Span *span = &step->spans.host[step->input->logits == LOGITS_ALL ? 0 : row];
         uint32_t token =
@@ -162,12 +159,17 @@ static Status check_layer_routing(const Step *step, uint32_t layer, const float 
     return OK;
 }
 
-ExpertEvent forward_event(const Step *step, const uint32_t *first, const EventSignals *signals)
+uint32_t *forward_groups_of(uint32_t *row_groups, const Forward *forward, uint32_t moe_layer)
+{
+    return row_groups + moe_layer * ((size_t)forward->config->max_experts + 1);
+}
+
+ExpertEvent forward_event(const Step *step, const EventSignals *signals)
 {
     const Forward *f = step->forward;
     size_t top_k = f->slots.trace_layers[step->moe_layer].top_k;
     return (ExpertEvent){.layer_index = step->moe_layer,
-                         .first = first,
+                         .first = forward_groups_of(f->host.row_groups, f, step->moe_layer),
                          .experts = f->host.experts + step->routed,
                          .n_ids = step->input->tokens * top_k,
                          .next_use = step->next_use,
@@ -190,15 +192,8 @@ void forward_next_event(Step *step, uint32_t n_active)
 static void note_event(Step *step)
 {
     Forward *f = step->forward;
-    uint32_t experts = f->slots.trace_layers[step->moe_layer].experts;
     EventSignals signals;
-    const ExpertEvent event = forward_event(step, f->counts, &signals);
-    memset(f->counts, 0, ((size_t)experts + 1) * sizeof *f->counts);
-    for (size_t i = 0; i < event.n_ids; i++)
-        if (event.experts[i] != EXPERT_DROPPED)
-            f->counts[event.experts[i] + 1]++;
-    for (uint32_t e = 0; e < experts; e++)
-        f->counts[e + 1] += f->counts[e];
+    const ExpertEvent event = forward_event(step, &signals);
     forward_signals(step, &signals);
     forward_next_event(step, expert_slots_note(&f->slots, &event));
 }
@@ -212,7 +207,8 @@ static Status check_routing(Step *step)
     for (step->moe_layer = step->first_moe_layer; step->moe_layer < step->end_moe_layer;
          step->moe_layer++) {
         const TraceLayer *layer = &f->slots.trace_layers[step->moe_layer];
-        TRY(check_layer_routing(step, layer->layer, f->host.weights + step->routed));
+        if (f->host.found_nan[0])
+            TRY(check_layer_routing(step, layer->layer, f->host.weights + step->routed));
         if (!step->waits)
             note_event(step);
         step->routed += (size_t)step->input->tokens * layer->top_k;
@@ -307,14 +303,23 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
     return step;
 }
 
-/* The routing of all layers, in one copy each. */
+/* What the host learns of the routing of all layers, in one copy each. */
 static Status fetch_routing(const Step *step)
 {
     const Forward *f = step->forward;
+    size_t groups =
+        (step->end_moe_layer - step->first_moe_layer) * ((size_t)f->config->max_experts + 1);
+    TRY(f->backend->find_nan(f->device, f->at.route_weights, 1, step->routed, f->at.found_nan));
+    TRY(f->backend->fetch(f->device, f->host.found_nan, f->at.found_nan,
+                          ((size_t)step->n_logits + 1) * sizeof *f->host.found_nan));
     TRY(f->backend->fetch(f->device, f->host.experts, f->at.experts,
                           step->routed * sizeof *f->host.experts));
-    return f->backend->fetch(f->device, f->host.weights, f->at.route_weights,
-                             step->routed * sizeof *f->host.weights);
+    TRY(f->backend->fetch(f->device, f->host.weights, f->at.route_weights,
+                          step->routed * sizeof *f->host.weights));
+    return f->backend->fetch(f->device,
+                             forward_groups_of(f->host.row_groups, f, step->first_moe_layer),
+                             forward_groups_of(f->at.row_groups, f, step->first_moe_layer),
+                             groups * sizeof *f->host.row_groups);
 }
 
 static Status queue_step(Step *step)

@@ -31,12 +31,14 @@ typedef struct {
     float *route_weights; /* same shape */
     uint16_t *forced_experts;
     float *forced_weights;
-    RowGroups groups;
-    float *expert_out; /* [T * K][d_model] */
-    float *logits;     /* [LOGIT_ROWS][vocabulary] */
-    void *keys;        /* decoder layers' caches, one after the other: [max_requests][max_length] */
-    void *values;      /* the same; latent attention has none */
-    void *cross_keys;  /* decoder layers' */
+    uint32_t *row_groups; /* per MoE layer [max_experts + 1]: RowGroups.first */
+    uint32_t *group_rows; /* [T * K] RowGroups.rows */
+    uint32_t *found_nan;  /* [1 + rows of logits]: in the routing's weights, in each row */
+    float *expert_out;    /* [T * K][d_model] */
+    float *logits;        /* [LOGIT_ROWS][vocabulary] */
+    void *keys;       /* decoder layers' caches, one after the other: [max_requests][max_length] */
+    void *values;     /* the same; latent attention has none */
+    void *cross_keys; /* decoder layers' */
     void *cross_values;
     void *encoder_keys; /* of the layer that runs */
     void *encoder_values;
@@ -53,9 +55,10 @@ typedef struct {
     float *weights;    /* same shape */
     uint16_t *forced_experts;
     float *forced_weights;
-    float *scores;   /* per MoE layer [tokens][experts] */
-    float *logits;   /* [rows wanted][vocabulary] */
-    uint32_t *first; /* [experts + 1] */
+    float *scores;        /* per MoE layer [tokens][experts] */
+    float *logits;        /* [rows wanted][vocabulary] */
+    uint32_t *row_groups; /* per MoE layer [max_experts + 1] */
+    uint32_t *found_nan;
 } ForwardHost;
 
 /* Predictions of the routing of layers ahead (exec/forward_ahead.c). The part of distance D begins
@@ -113,7 +116,6 @@ typedef struct {
     Ahead ahead;
     DecisionSignals signals;
     Stamps stamps;
-    uint32_t *counts; /* [max_experts + 1] for events that are noted after the step */
 } Forward;
 
 /* Lay out what is above in device and in host memory (exec/layout.h); weights and slots are laid

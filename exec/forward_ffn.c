@@ -64,13 +64,15 @@ static Status fetch_event(const Step *step, const LayerConfig *config, const Rou
     if (buffer_needs_touches(f->slots.decisions) || f->signals.needs.requests)
         TRY(f->backend->fetch(f->device, host->experts + step->routed, routing->experts,
                               tokens * config->top_k * sizeof *host->experts));
-    return f->backend->fetch(f->device, host->first, f->at.groups.first,
-                             ((size_t)config->experts + 1) * sizeof *host->first);
+    return f->backend->fetch(f->device, forward_groups_of(host->row_groups, f, step->moe_layer),
+                             forward_groups_of(f->at.row_groups, f, step->moe_layer),
+                             ((size_t)config->experts + 1) * sizeof *host->row_groups);
 }
 
 /* Asks the router, or puts forced routing in its place; drops what is over CAPACITY; groups the
  * rows by expert. */
-static Status route(const Step *step, uint32_t layer, uint32_t capacity, const Routing *routing)
+static Status route(const Step *step, uint32_t layer, uint32_t capacity, const Routing *routing,
+                    const RowGroups *groups)
 {
     const Forward *f = step->forward;
     const StepInput *input = step->input;
@@ -85,7 +87,7 @@ static Status route(const Step *step, uint32_t layer, uint32_t capacity, const R
         TRY(f->backend->limit(f->device, capacity, input->tokens, config->top_k, config->experts,
                               config->router.normalise_kept, routing));
     TRY(f->backend->group(f->device, routing->experts, input->tokens, config->top_k,
-                          config->experts, &f->at.groups));
+                          config->experts, groups));
     TRY(fetch_event(step, config, routing));
     return forward_stamp(step, layer, OP_ROUTE);
 }
@@ -95,7 +97,7 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
 {
     Forward *f = step->forward;
     EventSignals signals;
-    ExpertEvent event = forward_event(step, f->host.first, &signals);
+    ExpertEvent event = forward_event(step, &signals);
     event.batch = batch;
     event.in = f->at.normed;
     event.out = f->at.expert_out;
@@ -138,17 +140,18 @@ static Status moe_ffn(Step *step, uint32_t layer)
     uint32_t capacity = capacity_of(step, &config->router);
     bool padded = gating_capacity(f->plan, tokens) > 0;
     const Routing routing = routing_of(step);
-    const ExpertBatch batch = {.shape = &config->ffn,
-                               .tokens = tokens,
-                               .top_k = config->top_k,
-                               .n_experts = config->experts,
-                               .capacity = padded ? capacity : 0,
-                               .mask = padded && f->plan->gating.dispatch == DISPATCH_MASK,
-                               .groups = f->at.groups,
-                               .slots = slots->slots,
-                               .slot_stride = slots->slot_stride,
-                               .placed = slots->placed};
-    TRY(route(step, layer, capacity, &routing));
+    const ExpertBatch batch = {
+        .shape = &config->ffn,
+        .tokens = tokens,
+        .top_k = config->top_k,
+        .n_experts = config->experts,
+        .capacity = padded ? capacity : 0,
+        .mask = padded && f->plan->gating.dispatch == DISPATCH_MASK,
+        .groups = {forward_groups_of(f->at.row_groups, f, step->moe_layer), f->at.group_rows},
+        .slots = slots->slots,
+        .slot_stride = slots->slot_stride,
+        .placed = slots->placed};
+    TRY(route(step, layer, capacity, &routing, &batch.groups));
     TRY(forward_predict(step, layer));
     TRY(run_experts(step, layer, &batch, &routing));
     if (config->shared.d_ff > 0)

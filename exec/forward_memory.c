@@ -176,8 +176,10 @@ static void lay_out_routing(const Forward *forward, Activations *at, Arena *aren
     at->route_weights = lay_out(arena, routed, sizeof(float));
     at->forced_experts = lay_out(arena, routed, sizeof *at->forced_experts);
     at->forced_weights = lay_out(arena, routed, sizeof(float));
-    at->groups.first = lay_out(arena, (size_t)config->max_experts + 1, sizeof(uint32_t));
-    at->groups.rows = lay_out(arena, rows, sizeof(uint32_t));
+    at->row_groups = lay_out(arena, times(config->n_moe_layers, (size_t)config->max_experts + 1),
+                             sizeof *at->row_groups);
+    at->group_rows = lay_out(arena, rows, sizeof *at->group_rows);
+    at->found_nan = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *at->found_nan);
     at->expert_out = lay_out(arena, times(rows, config->d_model), sizeof(float));
 }
 
@@ -222,7 +224,9 @@ void forward_lay_out_pinned(Forward *forward, Arena *arena)
     host->scores = lay_out(arena, times(tokens, sums.experts), sizeof(float));
     host->logits = lay_out(arena, times(forward->max_logits, config->vocabulary), sizeof(float));
     forward_lay_out_ahead_pinned(forward, times(tokens, sums.top_k), arena);
-    host->first = lay_out(arena, (size_t)config->max_experts + 1, sizeof *host->first);
+    host->row_groups = lay_out(arena, times(config->n_moe_layers, (size_t)config->max_experts + 1),
+                               sizeof *host->row_groups);
+    host->found_nan = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *host->found_nan);
 }
 
 uint32_t forward_max_stamps(const ModelConfig *config)
@@ -242,6 +246,5 @@ void forward_lay_out_host(Forward *forward, Arena *arena)
     }
     stamps->ns = lay_out(arena, (size_t)stamps->max + 1, sizeof *stamps->ns);
     stamps->records = lay_out(arena, stamps->max, sizeof *stamps->records);
-    forward->counts = lay_out(arena, (size_t)config->max_experts + 1, sizeof *forward->counts);
     forward_lay_out_signals(forward, arena);
 }

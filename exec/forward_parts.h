@@ -27,9 +27,11 @@ typedef struct {
     const uint16_t *coming;
 } Step;
 
-/* The event of MoE layer step->moe_layer for the decisions on it, but what it computes; FIRST is
- * the host's. The future moves on to the next event. */
-ExpertEvent forward_event(const Step *step, const uint32_t *first, const EventSignals *signals);
+/* RowGroups.first of a MoE layer, in the array of all. */
+uint32_t *forward_groups_of(uint32_t *row_groups, const Forward *forward, uint32_t moe_layer);
+/* The event of MoE layer step->moe_layer for the decisions on it, but what it computes. The future
+ * moves on to the next event. */
+ExpertEvent forward_event(const Step *step, const EventSignals *signals);
 void forward_next_event(Step *step, uint32_t n_active);
 
 /* Elements of a cache row. */

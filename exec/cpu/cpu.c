@@ -226,6 +226,7 @@ const Backend BACKEND_CPU = {
     .norm = cpu_norm,
     .linear = cpu_linear,
     .norm_linear = cpu_norm_linear,
+    .find_nan = cpu_find_nan,
     .linear_heads = cpu_linear_heads,
     .activate = cpu_activate,
     .append = cpu_append,

@@ -179,6 +179,30 @@ Status cpu_linear(Device *device, const float *in, const Matrix *weight, uint32_
     return OK;
 }
 
+typedef struct {
+    const float *in;
+    size_t columns;
+    uint32_t *found;
+} NanTask;
+
+static void find_nan_in_row(void *argument, size_t row, size_t worker)
+{
+    (void)worker;
+    const NanTask *task = argument;
+    const float *in = task->in + row * task->columns;
+    unsigned nan = 0;
+    for (size_t i = 0; i < task->columns; i++)
+        nan |= in[i] != in[i];
+    task->found[row] = nan;
+}
+
+Status cpu_find_nan(Device *device, const float *in, uint32_t rows, size_t columns, uint32_t *found)
+{
+    NanTask task = {in, columns, found};
+    thread_pool_run(device->pool, rows, find_nan_in_row, &task);
+    return OK;
+}
+
 Status cpu_norm_linear(Device *device, const Norm *norm, const float *in, const Matrix *weight,
                        uint32_t rows, float *normed, float *out)
 {

@@ -306,6 +306,12 @@ static Status cuda_linear(Device *device, const float *in, const Matrix *weight,
     return ops_linear(&device->queue, in, weight, rows, add, out);
 }
 
+static Status cuda_find_nan(Device *device, const float *in, uint32_t rows, size_t columns,
+                            uint32_t *found)
+{
+    return ops_find_nan(&device->queue, in, rows, columns, found);
+}
+
 static Status cuda_norm_linear(Device *device, const Norm *norm, const float *in,
                                const Matrix *weight, uint32_t rows, float *normed, float *out)
 {
@@ -412,6 +418,7 @@ const Backend BACKEND_CUDA = {
     .norm = cuda_norm,
     .linear = cuda_linear,
     .norm_linear = cuda_norm_linear,
+    .find_nan = cuda_find_nan,
     .linear_heads = cuda_linear_heads,
     .activate = cuda_activate,
     .append = cuda_append,

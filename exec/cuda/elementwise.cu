@@ -171,6 +171,38 @@ extern "C" Status ops_norm_rounded(const OpsQueue *queue, const Norm *norm, cons
     return queue_norm(queue, norm, in, nullptr, rows, columns, (__nv_bfloat16 *)out);
 }
 
+/* ---- what is no number ---- */
+
+static constexpr uint32_t NAN_FLOATS = 16; /* of a thread */
+
+/* Block (x, y): NAN_FLOATS * THREADS floats of row y, of which FOUND was 0. */
+__global__ void __launch_bounds__(THREADS)
+    find_nan_in_rows(const float *__restrict__ in, size_t columns, uint32_t *__restrict__ found)
+{
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    const float *row = in + blockIdx.y * columns;
+    size_t first = (size_t)blockIdx.x * NAN_FLOATS * THREADS + threadIdx.x;
+    bool nan = false;
+#pragma unroll
+    for (uint32_t i = 0; i < NAN_FLOATS; i++)
+        nan |= first + i * THREADS < columns && isnan(row[first + i * THREADS]);
+    if (nan)
+        found[blockIdx.y] = 1;
+}
+
+extern "C" Status ops_find_nan(const OpsQueue *queue, const float *in, uint32_t rows,
+                               size_t columns, uint32_t *found)
+{
+    if (rows == 0)
+        return OK;
+    size_t blocks = (columns + NAN_FLOATS * THREADS - 1) / (NAN_FLOATS * THREADS);
+    const LaunchShape launch = {dim3((uint32_t)blocks, rows), THREADS, 0, 0};
+    CUDA_TRY(cudaMemsetAsync(found, 0, rows * sizeof *found, queue->stream));
+    return columns > 0 ? launch_after(find_nan_in_rows, launch, queue->stream, in, columns, found)
+                       : OK;
+}
+
 /* ---- activations ---- */
 
 __device__ static float sigmoid(float x)

@@ -43,6 +43,8 @@ Status ops_linear(const OpsQueue *queue, const float *in, const Matrix *weight, 
 /* In bf16 the normed rows are rounded to it. */
 Status ops_norm_linear(const OpsQueue *queue, const Norm *norm, const float *in,
                        const Matrix *weight, uint32_t rows, float *normed, float *out);
+Status ops_find_nan(const OpsQueue *queue, const float *in, uint32_t rows, size_t columns,
+                    uint32_t *found);
 Status ops_linear_heads(const OpsQueue *queue, const HeadMatrices *matrices, const float *in,
                         uint32_t tokens, float *out);
 Status ops_activate(const OpsQueue *queue, const FfnShape *shape, const float *hidden,

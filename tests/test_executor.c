@@ -223,6 +223,10 @@ static void follow_record(Slots *slots, uint32_t n_slots, const ResidencyRecord 
         assert_true(record->bytes == expert_bytes && record->start_ns > 0);
         *here = object;
         break;
+    case RESIDENCY_BYPASS:
+        assert_true(!is_held(slots, n_slots, object));
+        assert_true(record->bytes == expert_bytes && record->start_ns > 0);
+        break;
     default:
         fail_msg("kind %u", record->kind);
     }
@@ -236,6 +240,8 @@ static void follow(const Plan *plan)
     uint32_t n_layers;
     const TraceLayer *layers = executor_layers(executor, &n_layers);
     bool shared = plan->buffer.scope == SCOPE_DEVICE;
+    uint32_t most = shared ? LAYERS * EXPERTS : EXPERTS;
+    uint32_t n_slots = plan->buffer.slots < most ? plan->buffer.slots : most;
     Slots slots[LAYERS];
     memset(slots, 0xFF, sizeof slots);
     uint64_t random = 3;
@@ -256,7 +262,7 @@ static void follow(const Plan *plan)
             needed[at / (small.tokens * TOP_K)][output.experts[at]] = true;
         for (size_t i = 0; i < output.n_residency; i++) {
             const ResidencyRecord *record = &output.residency[i];
-            follow_record(&slots[shared ? 0 : record->layer], plan->buffer.slots, record,
+            follow_record(&slots[shared ? 0 : record->layer], n_slots, record,
                           layers[record->layer].expert_bytes);
             if (record->kind == RESIDENCY_EVICT)
                 continue;

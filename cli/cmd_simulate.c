@@ -9,6 +9,7 @@
 #include "cli/table.h"
 #include "cli/trace_input.h"
 #include "sim/replay.h"
+#include "sim/static_gating.h"
 #include "sim/sweep_learn.h"
 #include "traces/packed_part.h"
 
@@ -29,6 +30,8 @@ typedef struct {
     TraceParts parts;
     ScoreSource scores;  /* of plans that read them */
     ReplayResult result; /* of the test part */
+    bool counts_gating;
+    StaticGatingCounts gating; /* of the whole trace */
 } Simulation;
 
 static Status parse(int argc, char **argv, Arguments *arguments)
@@ -168,6 +171,46 @@ static void print_plan(const Plan *plan, const PackedTrace *trace, ScoreSource s
                plan->batching.max_tokens, number_text(trace->n_steps, steps));
 }
 
+/* Where the plan's gating is static; steps that were regrouped are not looked at. */
+static Status count_static_gating(const Arguments *arguments, const Plan *plan,
+                                  Simulation *simulation)
+{
+    simulation->counts_gating =
+        plan->gating.mode == GATING_STATIC && plan->batching.mode == BATCHING_AS_RECORDED;
+    if (!simulation->counts_gating)
+        return OK;
+    return static_gating_count(arguments->traces.items, arguments->traces.count, plan,
+                               &simulation->gating);
+}
+
+static double waste_factor(const StaticGatingCounts *gating)
+{
+    return gating->assignments > 0 ? (double)gating->slots / (double)gating->assignments : 0;
+}
+
+static void print_static_gating(const Simulation *simulation)
+{
+    char dropped[NUMBER_BYTES];
+    const StaticGatingCounts *gating = &simulation->gating;
+    if (simulation->counts_gating)
+        printf("Static gating drops %s of the trace's assignments and computes %.4g rows for each "
+               "one.\n",
+               ratio_text(gating->dropped, gating->assignments, dropped), waste_factor(gating));
+}
+
+static Status add_static_gating(cJSON *json, const Simulation *simulation)
+{
+    cJSON *object;
+    const StaticGatingCounts *gating = &simulation->gating;
+    if (!simulation->counts_gating)
+        return OK;
+    TRY(json_add_object(json, "static_gating", &object));
+    TRY(json_add_u64(object, "assignments", gating->assignments));
+    TRY(json_add_u64(object, "dropped", gating->dropped));
+    TRY(json_add_u64(object, "slots", gating->slots));
+    return json_add_f64(object, "waste_factor", waste_factor(gating));
+}
+
 static Status print_people(const Simulation *simulation)
 {
     char lookups[NUMBER_BYTES];
@@ -179,6 +222,7 @@ static Status print_people(const Simulation *simulation)
     TRY(print_tables(simulation->trace, simulation->plan,
                      result)); /* first: what fails must have printed nothing */
     print_plan(simulation->plan, simulation->trace, simulation->scores);
+    print_static_gating(simulation);
     part_input_print(&simulation->parts, simulation->trace->n_steps);
     printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
@@ -196,6 +240,7 @@ static Status fill_json(cJSON *json, const Simulation *simulation)
     TRY(json_add_text(json, "routing", "as recorded"));
     if (simulation->scores != SCORES_UNKNOWN)
         TRY(json_add_text(json, "scores", score_source_name(simulation->scores)));
+    TRY(add_static_gating(json, simulation));
     TRY(part_input_json(json, &simulation->parts));
     if (cJSON_GetObjectItemCaseSensitive(json, "memory_bytes") == NULL)
         TRY(json_add_u64(json, "memory_bytes", simulation->result.memory_bytes));
@@ -248,7 +293,9 @@ static Status simulate(const Arguments *arguments, const PackedTrace *trace, con
     TRY(trace_parts_choose(&asked, plan_unlearned(plan) != NULL, trace->n_steps,
                            &simulation.parts));
     TRY(learn_plan(trace, &simulation.parts, plan, &learnt));
-    Status status = replay(&simulation, &learnt);
+    Status status = count_static_gating(arguments, plan, &simulation);
+    if (status == OK)
+        status = replay(&simulation, &learnt);
     plan_free(&learnt);
     if (status != OK)
         return status;

@@ -1,22 +1,6 @@
 #include "exec/gating.h"
 
-#include <math.h>
 #include <string.h>
-
-uint32_t gating_share(double fraction, uint32_t tokens)
-{
-    double share = ceil(fraction * tokens);
-    if (share < 1)
-        return 1;
-    return share < tokens ? (uint32_t)share : tokens;
-}
-
-/* No expert can get more rows than there are tokens. */
-uint32_t gating_capacity(const Plan *plan, uint32_t tokens)
-{
-    return plan->gating.mode == GATING_DYNAMIC ? 0
-                                               : gating_share(plan->gating.capacity_factor, tokens);
-}
 
 void gating_limit(uint32_t capacity, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
                   uint32_t *counts, uint16_t *experts, float *weights)

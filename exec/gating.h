@@ -1,14 +1,9 @@
-/* From routing to work: capacity (static gating) and the rows of each expert (both gatings). Plain
+/* From routing to work: what a capacity drops, and the rows of each expert. Plain
  * host code over plain arrays, and what a backend's limit() and group() must equal. */
 #ifndef EXEC_GATING_H
 #define EXEC_GATING_H
 
-#include "policies/plan.h"
-
-/* Rows per expert under PLAN's static gating for a step of TOKENS; 0: no limit (dynamic). */
-uint32_t gating_capacity(const Plan *plan, uint32_t tokens);
-/* ceil(FRACTION * TOKENS), at least 1 and at most TOKENS. */
-uint32_t gating_share(double fraction, uint32_t tokens);
+#include "policies/capacity.h"
 
 /* Drops what is over CAPACITY: experts become EXPERT_DROPPED and weights (unless NULL) 0; the other
  * weights stay as they are. Places are given to all tokens' first choices in token order, then to

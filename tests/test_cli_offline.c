@@ -340,6 +340,24 @@ static void simulate_without_a_buffer_misses_nothing(void **unused)
     cJSON_Delete(json);
 }
 
+static void simulate_says_what_static_gating_wastes(void **unused)
+{
+    (void)unused;
+    Run run = RUN("simulate", "--trace", trace_path, "--set", "gating.mode=static", "--set",
+                  "gating.capacity_factor=0.25", "--json");
+    cJSON *json = parse_output(&run);
+    const cJSON *gating = cJSON_GetObjectItemCaseSensitive(json, "static_gating");
+    /* One row for each expert in every step: a quarter of 4 tokens, and of 1 rounded up. */
+    assert_true(number_at(gating, "slots") == STEPS * LAYERS * EXPERTS);
+    assert_true(number_at(gating, "assignments") == number_at(json, "assignments"));
+    assert_true(number_at(gating, "waste_factor") ==
+                number_at(gating, "slots") / number_at(gating, "assignments"));
+    cJSON_Delete(json);
+    Run people = RUN("simulate", "--trace", trace_path, "--set", "gating.mode=static");
+    assert_done(&people);
+    assert_non_null(strstr(people.out, "Static gating drops 0.0000 of"));
+}
+
 static void set_changes_the_plan_of_a_file_and_errors_name_it(void **unused)
 {
     (void)unused;
@@ -708,6 +726,7 @@ int main(void)
         cmocka_unit_test(help_lists_every_command_and_each_has_an_example),
         cmocka_unit_test(simulate_prints_the_same_numbers_as_json_and_as_a_table),
         cmocka_unit_test(simulate_without_a_buffer_misses_nothing),
+        cmocka_unit_test(simulate_says_what_static_gating_wastes),
         cmocka_unit_test(set_changes_the_plan_of_a_file_and_errors_name_it),
         cmocka_unit_test(a_study_goes_from_sweep_to_plan_to_simulate),
         cmocka_unit_test(a_plan_that_learnt_says_all_that_it_needs),

@@ -109,18 +109,20 @@ static void *slot_address(const ExpertSlots *slots, uint32_t layer_index, uint32
     return layer->slots + slot * layer->slot_stride;
 }
 
-static Status fill_layer(const ExpertSlots *slots, uint32_t layer_index)
+static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
 {
     const LayerSlots *layer = &slots->layers[layer_index];
     const FfnTensors *experts = slots->tensors->layers[layer->layer].experts;
     for (uint32_t e = 0; e < slots->trace_layers[layer_index].experts; e++) {
-        layer->slot_of[e] = (ExpertJob){e, NO_SLOT};
+        uint32_t slot = buffer_slot_of(slots->decisions, layer_index, e);
+        layer->slot_of[e] = (ExpertJob){e, slot};
+        slots->n_resident += slots->plan->buffer.on && slot != BUFFER_NO_SLOT;
         if (slots->plan->buffer.on)
             TRY(slots->backend->keep_expert(slots->device, layer->shape, &experts[e],
                                             &layer->kept[e]));
-        else
+        if (slot != BUFFER_NO_SLOT)
             TRY(slots->backend->store_expert(slots->device, layer->shape, &experts[e],
-                                             slot_address(slots, layer_index, e)));
+                                             slot_address(slots, layer_index, slot)));
     }
     return OK;
 }
@@ -136,6 +138,11 @@ static bool budget_holds_all(const ExpertSlots *slots)
         count = (plan->buffer.scope == SCOPE_DEVICE ? count : 0) + layer->experts;
         bytes =
             (plan->buffer.scope == SCOPE_DEVICE ? bytes : 0) + layer->experts * layer->expert_bytes;
+        PlanRow own = plan_table_list(plan->buffer.budget.table, layer->layer);
+        if (plan->buffer.budget.table != NULL && (own.n == 0 || own.values[0] < layer->experts))
+            return false;
+        if (plan->buffer.budget.table != NULL)
+            continue;
         if (plan->buffer.slots > 0 ? count > plan->buffer.slots : bytes > plan->buffer.bytes)
             return false;
     }

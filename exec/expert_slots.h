@@ -84,7 +84,8 @@ void expert_slots_close(ExpertSlots *slots);
 /* Lay the slots out in device memory, and the arrays in host memory (exec/layout.h). */
 void expert_slots_lay_out_device(ExpertSlots *slots, Arena *arena);
 void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *arena);
-/* Keeps what loads will read; loads everything when the buffer is off. */
+/* Keeps what loads will read; puts in place what is resident from the start: what the plan begins
+ * with, everything when the buffer is off. */
 Status expert_slots_fill(ExpertSlots *slots);
 /* Begins anew under the plan, which has fewer slots than those that were laid out, or as many: they
  * are empty. On failure all is as it was. */

@@ -25,6 +25,7 @@ struct ExpertBuffer {
     uint64_t *weight;       /* [n_layers] of an expert in the budget of its scope */
     uint32_t *experts;      /* [n_layers] */
     PlanRow *hot;           /* [n_layers] what static keeps, or empty */
+    PlanRow *initial;       /* [n_layers] residents at the start, or empty */
     uint16_t *object_layer; /* [objects] scope device: the layer of each */
     ScopeEvent *events;     /* [n_layers] with the counts of lookups and their loads */
     BufferCounts *counts;   /* [n_layers] of prefetching */
@@ -197,6 +198,7 @@ static Status make_arrays(ExpertBuffer *buffer)
     arena_reserve(&arena, n, sizeof *buffer->experts);
     arena_reserve(&arena, n, sizeof *buffer->hot);
     arena_reserve(&arena, n, sizeof *buffer->events);
+    arena_reserve(&arena, n, sizeof *buffer->initial);
     arena_reserve(&arena, n, sizeof *buffer->counts);
     TRY(arena_commit(&arena, "expert buffer"));
     buffer->scopes = arena_take(&arena, buffer->n_scopes, sizeof *buffer->scopes);
@@ -206,6 +208,7 @@ static Status make_arrays(ExpertBuffer *buffer)
     buffer->experts = arena_take(&arena, n, sizeof *buffer->experts);
     buffer->hot = arena_take(&arena, n, sizeof *buffer->hot);
     buffer->events = arena_take(&arena, n, sizeof *buffer->events);
+    buffer->initial = arena_take(&arena, n, sizeof *buffer->initial);
     buffer->counts = arena_take(&arena, n, sizeof *buffer->counts);
     return OK;
 }
@@ -261,6 +264,28 @@ static Status take_lists(const ExpertBuffer *buffer, const char *key, const Plan
     return OK;
 }
 
+static bool lists(PlanRow row, uint32_t expert)
+{
+    for (uint32_t i = 0; i < row.n; i++)
+        if (row.values[i] == expert)
+            return true;
+    return false;
+}
+
+static Status check_initial(const ExpertBuffer *buffer, const Plan *plan, const TraceLayer *layers)
+{
+    if (plan->buffer.initial.table != NULL && buffer->policy->prefetch == NULL)
+        return fail(ERR_INPUT, "buffer.initial: evict \"%s\" starts cold", plan->buffer.evict);
+    for (uint32_t i = 0; i < buffer->n_layers && buffer->policy->needs_hot; i++)
+        for (uint32_t at = 0; at < buffer->initial[i].n; at++)
+            if (!lists(buffer->hot[i], buffer->initial[i].values[at]))
+                return fail(ERR_INPUT,
+                            "buffer.initial: layer %" PRIu32 ": expert %" PRIu32
+                            " is not of the hot set",
+                            layers[i].layer, buffer->initial[i].values[at]);
+    return OK;
+}
+
 static Status make_prefetch(const Plan *plan, const TraceLayer *layers, ExpertBuffer *buffer)
 {
     if (strcmp(plan->prefetch.predictor, "none") == 0)
@@ -283,6 +308,9 @@ static Status fill_buffer(const Plan *plan, const TraceLayer *layers, ExpertBuff
     TRY(map_objects(buffer));
     if (buffer->policy != NULL) {
         TRY(take_lists(buffer, "buffer.hot", plan->buffer.hot.table, layers, buffer->hot));
+        TRY(take_lists(buffer, "buffer.initial", plan->buffer.initial.table, layers,
+                       buffer->initial));
+        TRY(check_initial(buffer, plan, layers));
         TRY(make_scopes(buffer));
     }
     TRY(make_prefetch(plan, layers, buffer));
@@ -386,6 +414,27 @@ static void mark_hot(ExpertBuffer *buffer)
             scope_of(buffer, i)->flag[object_in_scope(buffer, i, buffer->hot[i].values[at])] = 1;
 }
 
+/* There is room for all of them. */
+static void admit_initial(ExpertBuffer *buffer)
+{
+    for (uint32_t i = 0; i < buffer->n_scopes; i++)
+        scope_begin_event(&buffer->scopes[i]);
+    for (uint32_t layer = buffer->n_layers; layer-- > 0;) {
+        Scope *scope = scope_of(buffer, layer);
+        PlanRow row = buffer->initial[layer];
+        ScopeEvent event = {.experts = scope->misses,
+                            .n = row.n,
+                            .first_object = buffer->first_object[layer],
+                            .layer_index = layer,
+                            .weight = buffer->weight[layer],
+                            .layer_objects = buffer->first_object};
+        for (uint32_t i = 0; i < row.n; i++)
+            scope->misses[i] = (uint16_t)row.values[row.n - 1 - i];
+        if (row.n > 0)
+            buffer->policy->prefetch(scope, &event);
+    }
+}
+
 void buffer_reset(ExpertBuffer *buffer)
 {
     memset(buffer->counts, 0, buffer->n_layers * sizeof *buffer->counts);
@@ -401,6 +450,8 @@ void buffer_reset(ExpertBuffer *buffer)
                      buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
     }
     mark_hot(buffer);
+    if (buffer->policy != NULL)
+        admit_initial(buffer);
     if (buffer->prefetch != NULL)
         prefetch_reset(buffer->prefetch, ~buffer->seed);
 }
@@ -439,6 +490,15 @@ uint32_t buffer_max_prefetches(const ExpertBuffer *buffer)
 uint32_t buffer_slots(const ExpertBuffer *buffer, uint32_t layer_index)
 {
     return scope_of(buffer, layer_index)->n_slots;
+}
+
+uint32_t buffer_slot_of(const ExpertBuffer *buffer, uint32_t layer_index, uint32_t expert)
+{
+    if (buffer->policy == NULL)
+        return expert;
+    const Scope *scope = scope_of(buffer, layer_index);
+    uint32_t object = object_in_scope(buffer, layer_index, expert);
+    return scope_holds(scope, object) ? scope->slot[object] : BUFFER_NO_SLOT;
 }
 
 bool buffer_uses_staging(const ExpertBuffer *buffer)

@@ -57,7 +57,8 @@ typedef struct ExpertBuffer ExpertBuffer;
 Status buffer_new(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                   ExpertBuffer **buffer);
 void buffer_free(ExpertBuffer *buffer);
-/* Forgets everything: cold again. */
+/* Forgets everything: cold again, but for what the plan begins with. To the policy those residents
+ * are admissions without a lookup, the last layer's first, and of a layer the last listed first. */
 void buffer_reset(ExpertBuffer *buffer);
 
 /* Slots of the scope that LAYER_INDEX belongs to (without the staging slot): the plan's, but never
@@ -76,6 +77,10 @@ bool buffer_needs_coming(const ExpertBuffer *buffer);
 SignalNeeds buffer_needs_signals(const ExpertBuffer *buffer);
 /* The same of the buffer that PLAN asks for. */
 SignalNeeds plan_needs_signals(const Plan *plan);
+/* Where EXPERT lies now, BUFFER_NO_SLOT when it is not resident. Before the first event these are
+ * the residents that the plan begins with, which are to be in place. */
+#define BUFFER_NO_SLOT UINT32_MAX
+uint32_t buffer_slot_of(const ExpertBuffer *buffer, uint32_t layer_index, uint32_t expert);
 /* Most prefetches that one event can give; 0 without a predictor. */
 uint32_t buffer_max_prefetches(const ExpertBuffer *buffer);
 /* Bytes of device memory that slots and staging slots take, by expert_bytes; under order staged the

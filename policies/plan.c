@@ -181,12 +181,32 @@ static Status check_params(const JsonAt *at, const Plan *plan)
     return OK;
 }
 
+/* Belady's optimum has to know when each resident is needed next. */
+static Status check_initial(const JsonAt *at, const Plan *plan)
+{
+    JsonAt value;
+    if (!is_given(at, "initial", &value) || !eviction_needs_future(plan->buffer.evict))
+        return OK;
+    return json_fail(&value, "buffer.evict \"%s\" starts cold", plan->buffer.evict);
+}
+
+static Status check_budget(const JsonAt *at, const Plan *plan)
+{
+    JsonAt value;
+    bool shares = plan->buffer.budget.table != NULL || plan->buffer.budget.choice > 0;
+    if (shares && plan->buffer.scope != SCOPE_LAYER && json_find(at, "budget", &value))
+        return json_fail(&value, "needs buffer.scope \"layer\"");
+    if (plan->buffer.slots == 0 && plan->buffer.bytes == 0 && plan->buffer.budget.table == NULL)
+        return json_fail(at, "needs \"slots\" or \"bytes\"");
+    return OK;
+}
+
 static Status check_buffer(const JsonAt *at, Plan *plan)
 {
     JsonAt value;
     TRY(check_params(at, plan));
-    if (plan->buffer.slots == 0 && plan->buffer.bytes == 0)
-        return json_fail(at, "needs \"slots\" or \"bytes\"");
+    TRY(check_budget(at, plan));
+    TRY(check_initial(at, plan));
     if (plan->buffer.slots > 0 && is_given(at, "bytes", &value))
         return json_fail(&value, "allowed is one of \"slots\" and \"bytes\", not both");
     return check_hot(at, plan);

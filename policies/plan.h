@@ -23,7 +23,8 @@ typedef struct {
     const PlanTable *table; /* what was learnt, or the user's own; NULL: none */
 } PlanLearned;
 
-typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice; /* of hot */
+typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice; /* of hot, initial */
+typedef enum { BUDGET_UNIFORM, BUDGET_SKEW, BUDGET_OPTIMAL } BudgetChoice;
 
 /* Plain data but for the tables, which a copy shares without owning them: see plan_free(). */
 typedef struct {
@@ -37,11 +38,14 @@ typedef struct {
     struct {
         bool on; /* false: every expert is resident from the start */
         BufferScopeKind scope;
-        uint32_t slots; /* per scope; 0 when the budget is in bytes */
-        uint64_t bytes; /* per scope; 0 when the budget is in slots */
+        uint32_t slots;     /* per scope; 0 when the budget is in bytes, or BUDGET has a table */
+        uint64_t bytes;     /* per scope; 0 when the budget is in slots, or BUDGET has a table */
+        PlanLearned budget; /* BudgetChoice: how the layers share as much for each; the slots of
+                               every layer, which then keep to slots or bytes where given */
         ReplayOrder order;
         char evict[32];  /* a name in policies/eviction.h's table */
         PlanLearned hot; /* HotChoice; the set that evict "static" keeps: experts of each layer */
+        PlanLearned initial; /* HotChoice; the residents at the start: experts of each layer */
         double alpha; /* of params: the share of the newest score in ema-score's average; 0: 0.5 */
     } buffer;
     struct {
@@ -79,7 +83,7 @@ bool plan_needs_future(const Plan *plan);
 
 /* The PLAN_LEARNABLE things that a plan can learn: number I of PLAN, and its path ("buffer.hot") at
  * *PATH. */
-enum { PLAN_LEARNABLE = 1 };
+enum { PLAN_LEARNABLE = 3 };
 PlanLearned *plan_learned(Plan *plan, size_t i, const char **path);
 /* Puts TABLE, which PLAN then owns as well, in the place of what is learnt. */
 void plan_learn(PlanLearned *learned, const PlanTable *table);
@@ -114,9 +118,10 @@ Status plan_json_put(cJSON *json, const char *path, const cJSON *value);
  * expert that its layer has not, or one twice. NULL: an empty one. */
 Status plan_lists_check(const char *key, const PlanTable *table, const TraceLayer *layers,
                         uint32_t n_layers);
-/* Slots per scope under PLAN for LAYERS: resolves a byte budget, caps nothing. A budget in bytes
- * over experts of different sizes gives as many as fit of the smallest. Fails when the budget has
- * no room for one expert (order staged holds those of the event besides, so it may have none).
+/* Slots per scope under PLAN for LAYERS: resolves a byte budget, caps nothing. A share of the
+ * budget that is still to be learnt counts as uniform; a table must have every layer. A budget in
+ * bytes over experts of different sizes gives as many as fit of the smallest. Fails when the budget
+ * has no room for one expert (order staged holds those of the event besides, so it may have none).
  * With the buffer off, the slots that hold everything. Per layer for scope layer (*slots is
  * [n_layers]), one for device (*slots[0]). */
 Status plan_slots(const Plan *plan, const TraceLayer *layers, uint32_t n_layers, uint32_t *slots);

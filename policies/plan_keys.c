@@ -7,6 +7,7 @@ static const char *const DISPATCHES[] = {"padded", "mask", NULL};
 static const char *const SCOPES[] = {"layer", "device", NULL};
 static const char *const ORDERS[] = {"serial", "batch", "staged", NULL};
 static const char *const PLACEMENTS[] = {"contiguous", NULL};
+static const char *const BUDGET_CHOICES[] = {"uniform", "skew", "optimal", NULL};
 static const char *const HOT_CHOICES[] = {"hottest", NULL};
 static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", NULL};
 
@@ -49,11 +50,24 @@ static const PlanKey BUFFER_KEYS[] = {
      .least = 1,
      .most = U53_MAX,
      .nullable = true},
+    {.name = "budget",
+     .kind = KEY_LEARNED,
+     AT(buffer.budget),
+     .names = BUDGET_CHOICES,
+     .shape = TABLE_NUMBERS,
+     .most = TRACE_MAX_EXPERTS},
     {.name = "order", .kind = KEY_CHOICE, AT(buffer.order), .names = ORDERS},
     {.name = "evict", .kind = KEY_NAME, AT(buffer.evict), .list = eviction_names},
     {.name = "hot",
      .kind = KEY_LEARNED,
      AT(buffer.hot),
+     .names = HOT_CHOICES,
+     .shape = TABLE_LISTS,
+     .most = TRACE_MAX_EXPERTS - 1,
+     .nullable = true},
+    {.name = "initial",
+     .kind = KEY_LEARNED,
+     AT(buffer.initial),
      .names = HOT_CHOICES,
      .shape = TABLE_LISTS,
      .most = TRACE_MAX_EXPERTS - 1,

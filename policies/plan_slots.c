@@ -44,9 +44,39 @@ static Status slots_of_device(const Plan *plan, const TraceLayer *layers, uint32
     return OK;
 }
 
+/* The layers of a table of slots are those of the model, and take no more than what is given. */
+static Status slots_of_table(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                             uint32_t *slots)
+{
+    const PlanTable *table = plan->buffer.budget.table;
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        PlanRow row = plan_table_list(table, layers[i].layer);
+        if (row.n == 0)
+            return fail(ERR_INPUT, "buffer.budget: layer %" PRIu32 " is missing", layers[i].layer);
+        slots[i] = row.values[0];
+        if (slots[i] == 0 && plan->buffer.order != ORDER_STAGED)
+            return fail(ERR_INPUT, "buffer.budget: layer %" PRIu32 ": 0, allowed with order staged",
+                        layers[i].layer);
+        used += slots[i] * (plan->buffer.bytes > 0 ? layers[i].expert_bytes : 1);
+    }
+    if (plan_table_layers(table) != n_layers)
+        return fail(ERR_INPUT, "buffer.budget: %" PRIu32 " layers, the model has %" PRIu32,
+                    plan_table_layers(table), n_layers);
+    uint64_t given = plan->buffer.bytes > 0 ? plan->buffer.bytes : plan->buffer.slots;
+    if (given > 0 && used > given * n_layers)
+        return fail(ERR_INPUT,
+                    "buffer.budget: takes %" PRIu64 ", %" PRIu64 " for each of %" PRIu32
+                    " layers is %" PRIu64,
+                    used, given, n_layers, given * n_layers);
+    return OK;
+}
+
 Status plan_slots(const Plan *plan, const TraceLayer *layers, uint32_t n_layers, uint32_t *slots)
 {
     bool by_layer = plan->buffer.scope == SCOPE_LAYER || !plan->buffer.on;
+    if (plan->buffer.on && plan->buffer.budget.table != NULL)
+        return slots_of_table(plan, layers, n_layers, slots);
     if (plan->buffer.on && plan->buffer.bytes > 0)
         return by_layer ? slots_by_layer(plan, layers, n_layers, slots)
                         : slots_of_device(plan, layers, n_layers, slots);

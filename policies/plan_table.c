@@ -116,14 +116,21 @@ PlanRow plan_table_list(const PlanTable *table, uint32_t layer)
     return at < table->n_layers ? plan_table_row(table, at, 0) : (PlanRow){0};
 }
 
-bool plan_table_is_same(const PlanTable *left, const PlanTable *right)
+int plan_table_compare(const PlanTable *left, const PlanTable *right)
 {
     if (left == NULL || right == NULL || left == right)
-        return left == right;
+        return (left != NULL) - (right != NULL);
     size_t bytes = plan_table_bytes(left);
+    size_t other = plan_table_bytes(right);
     size_t front = offsetof(PlanTable, shape);
-    return bytes == plan_table_bytes(right) &&
-           memcmp((const char *)left + front, (const char *)right + front, bytes - front) == 0;
+    if (bytes != other)
+        return bytes < other ? -1 : 1;
+    return memcmp((const char *)left + front, (const char *)right + front, bytes - front);
+}
+
+bool plan_table_is_same(const PlanTable *left, const PlanTable *right)
+{
+    return plan_table_compare(left, right) == 0;
 }
 
 /* A member of the object that is read, by its layer. */

@@ -53,6 +53,8 @@ uint32_t plan_table_rows(const PlanTable *table, uint32_t at);
 PlanRow plan_table_row(const PlanTable *table, uint32_t at, uint32_t row);
 /* The one row of LAYER; empty when the table does not have it, or TABLE is NULL. */
 PlanRow plan_table_list(const PlanTable *table, uint32_t layer);
+/* Orders tables by what they say, NULL first. */
+int plan_table_compare(const PlanTable *left, const PlanTable *right);
 bool plan_table_is_same(const PlanTable *left, const PlanTable *right);
 
 /* Reads a table of SHAPE whose values are LEAST to MOST. */

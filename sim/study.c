@@ -30,11 +30,16 @@ void study_plan_name(const Plan *plan, char *name, size_t bytes)
         snprintf(name, bytes, "all resident");
         return;
     }
-    char budget[48];
-    if (plan->buffer.bytes > 0)
+    char budget[64];
+    if (plan->buffer.bytes == 0 && plan->buffer.slots == 0)
+        snprintf(budget, sizeof budget, "given");
+    else if (plan->buffer.bytes > 0)
         snprintf(budget, sizeof budget, "%.10g MiB", (double)plan->buffer.bytes / 1048576.0);
     else
         snprintf(budget, sizeof budget, "%u", plan->buffer.slots);
+    if (plan->buffer.budget.choice > 0)
+        append_text(budget, sizeof budget,
+                    plan->buffer.budget.choice == BUDGET_SKEW ? " skew" : " optimal");
     snprintf(name, bytes, "%s %s/%s %s", plan->buffer.evict, budget,
              plan_scope_name(plan->buffer.scope), plan_order_name(plan->buffer.order));
 }
@@ -43,7 +48,8 @@ void study_plan_name(const Plan *plan, char *name, size_t bytes)
 static bool is_shown(const char *key)
 {
     static const char *const SHOWN[] = {"buffer.evict", "buffer.slots", "buffer.bytes",
-                                        "buffer.scope", "buffer.order", "name"};
+                                        "buffer.scope", "buffer.order", "buffer.budget",
+                                        "name"};
     for (size_t i = 0; i < sizeof SHOWN / sizeof SHOWN[0]; i++)
         if (strcmp(SHOWN[i], key) == 0)
             return true;
@@ -247,7 +253,11 @@ static int compare_budgets(const void *left, const void *right)
         return a->buffer.order < b->buffer.order ? -1 : 1;
     if (a->buffer.slots != b->buffer.slots)
         return a->buffer.slots < b->buffer.slots ? -1 : 1;
-    return (a->buffer.bytes > b->buffer.bytes) - (a->buffer.bytes < b->buffer.bytes);
+    if (a->buffer.bytes != b->buffer.bytes)
+        return a->buffer.bytes < b->buffer.bytes ? -1 : 1;
+    if (a->buffer.budget.choice != b->buffer.budget.choice)
+        return a->buffer.budget.choice < b->buffer.budget.choice ? -1 : 1;
+    return plan_table_compare(a->buffer.budget.table, b->buffer.budget.table);
 }
 
 /* Like compare_budgets(), but plans that are the bound themselves come first. */
@@ -267,10 +277,11 @@ static Plan bound_plan(const Plan *plan)
     Plan bound = plan_default();
     bound.buffer = plan->buffer;
     bound.buffer.hot = (PlanLearned){0};
+    bound.buffer.initial = (PlanLearned){0};
     bound.batching = plan->batching;
     snprintf(bound.buffer.evict, sizeof bound.buffer.evict, "%s", BOUND_POLICY);
     study_plan_name(&bound, bound.name, sizeof bound.name);
-    return bound;
+    return plan_share(&bound);
 }
 
 Status study_add_bounds(Study *study)

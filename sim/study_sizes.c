@@ -33,6 +33,7 @@ static Plan with_size(const Plan *plan, uint32_t slots)
     if (plan->buffer.on) {
         sized.buffer.slots = slots;
         sized.buffer.bytes = 0;
+        sized.buffer.budget.table = NULL;
     }
     study_plan_name(&sized, sized.name, sizeof sized.name);
     return sized;

@@ -6,25 +6,47 @@
 #include "sim/train.h"
 #include "traces/packed_part.h"
 
-static Status learn_all(Training *training, const Study *study, Plan *plans)
+/* The two parts, each counted when a plan first learns from it. */
+typedef struct {
+    PackedTrace trace[2]; /* the training part, and the test part */
+    Training *training[2];
+} Lessons;
+
+static Lessons lessons_of(const PackedTrace *trace, const TraceParts *parts)
 {
-    for (size_t i = 0; i < study->n_plans; i++)
-        TRY(fail_in(training_plan(training, &study->plans[i], &plans[i]), "plan \"%s\"",
-                    study->plans[i].name));
-    return OK;
+    return (Lessons){.trace = {packed_trace_part(trace, parts->train.first, parts->train.end),
+                               packed_trace_part(trace, parts->test.first, parts->test.end)}};
+}
+
+static void end_lessons(Lessons *lessons)
+{
+    training_free(lessons->training[0]);
+    training_free(lessons->training[1]);
+}
+
+static Status learn_one(Lessons *lessons, const Plan *plan, Plan *learnt)
+{
+    int part = plan_needs_future(plan);
+    if (plan_unlearned(plan) == NULL) {
+        *learnt = plan_share(plan);
+        return OK;
+    }
+    if (lessons->training[part] == NULL)
+        TRY(training_new(&lessons->trace[part], &lessons->training[part]));
+    Status status = training_plan(lessons->training[part], plan, learnt);
+    return plan->name[0] != '\0' ? fail_in(status, "plan \"%s\"", plan->name) : status;
 }
 
 Status sweep_learn(const PackedTrace *trace, const TraceParts *parts, const Study *study,
                    Plan **out)
 {
-    const PackedTrace train = packed_trace_part(trace, parts->train.first, parts->train.end);
-    Training *training = NULL;
+    Lessons lessons = lessons_of(trace, parts);
     Plan *plans;
     TRY(mem_new(&plans, study->n_plans, sizeof *plans, "study"));
-    Status status = training_new(&train, &training);
-    if (status == OK)
-        status = learn_all(training, study, plans);
-    training_free(training);
+    Status status = OK;
+    for (size_t i = 0; i < study->n_plans && status == OK; i++)
+        status = learn_one(&lessons, &study->plans[i], &plans[i]);
+    end_lessons(&lessons);
     if (status == OK)
         *out = plans;
     else
@@ -41,10 +63,8 @@ void sweep_forget(Plan *plans, size_t n_plans)
 
 Status learn_plan(const PackedTrace *trace, const TraceParts *parts, const Plan *plan, Plan *learnt)
 {
-    const PackedTrace train = packed_trace_part(trace, parts->train.first, parts->train.end);
-    Training *training;
-    TRY(training_new(&train, &training));
-    Status status = training_plan(training, plan, learnt);
-    training_free(training);
+    Lessons lessons = lessons_of(trace, parts);
+    Status status = learn_one(&lessons, plan, learnt);
+    end_lessons(&lessons);
     return status;
 }

@@ -1,4 +1,5 @@
-/* The plans of a study, with what they learn from the training part of a trace. */
+/* The plans of a study, with what they learn from the training part of a trace. Those that know the
+ * future (bounds) know it here too: they learn from the test part itself. */
 #ifndef SIM_SWEEP_LEARN_H
 #define SIM_SWEEP_LEARN_H
 

@@ -3,11 +3,13 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "sim/train_budget.h"
 
 struct Training {
     const PackedTrace *trace;
     uint32_t *first_object; /* [n_layers + 1] experts are numbered over all layers */
     uint64_t *events;       /* [objects] that needed each */
+    CurveCache curves;
 };
 
 static void count_events(Training *training)
@@ -51,6 +53,7 @@ void training_free(Training *training)
 {
     if (training == NULL)
         return;
+    curve_cache_free(&training->curves);
     mem_free(training->events);
     mem_free(training->first_object);
     mem_free(training);
@@ -159,10 +162,34 @@ static Status learn_hottest(const Training *training, const Plan *plan, PlanLear
     return OK;
 }
 
+const PackedTrace *training_trace(const Training *training)
+{
+    return training->trace;
+}
+
+const uint64_t *training_events(const Training *training, uint32_t layer)
+{
+    return training->events + training->first_object[layer];
+}
+
+static Status learn_budget(Training *training, Plan *plan)
+{
+    PlanTable *table;
+    TRY(train_budget(training, &training->curves, plan, &table));
+    plan_learn(&plan->buffer.budget, table);
+    plan_table_release(table);
+    return OK;
+}
+
+/* The budget first: it says how many the layers keep and begin with. */
 static Status learn(Training *training, Plan *plan)
 {
+    if (plan->buffer.budget.choice != BUDGET_UNIFORM)
+        TRY(learn_budget(training, plan));
     if (plan->buffer.hot.choice == HOT_HOTTEST)
         TRY(learn_hottest(training, plan, &plan->buffer.hot));
+    if (plan->buffer.initial.choice == HOT_HOTTEST)
+        TRY(learn_hottest(training, plan, &plan->buffer.initial));
     return OK;
 }
 

@@ -1,8 +1,14 @@
 /* Learns from a part of a trace what plans leave to be learnt, and puts it into them as tables, so
  * that they say everything and run anywhere.
  *
- *   buffer.hot  hottest: of each scope the experts that most events needed, as many as fit its
- *               budget, hottest first; ties go to the lower layer, then the lower id
+ *   buffer.budget   skew: slots in proportion to the effective number of experts of each layer
+ *                   (train_budget.c), by highest averages. optimal: those that load the fewest
+ * bytes over the training part under the plan's eviction and order, without its prefetching
+ * (sim/budget.h, sim/layer_curves.h); where sizes of experts are not known, those that miss least.
+ * Together the layers take no more than they would with an equal share; each has one slot at least,
+ * but under order staged with a budget in bytes buffer.hot, buffer.initial hottest: of each scope
+ * the experts that most events needed, as many as fit its budget, hottest first; ties go to the
+ * lower layer, then the lower id
  */
 #ifndef SIM_TRAIN_H
 #define SIM_TRAIN_H
@@ -16,6 +22,9 @@ typedef struct Training Training;
 Status training_new(const PackedTrace *trace, Training **training);
 /* Accepts NULL. */
 void training_free(Training *training);
+const PackedTrace *training_trace(const Training *training);
+/* [experts] events of the layer at index LAYER that needed each. */
+const uint64_t *training_events(const Training *training, uint32_t layer);
 /* The same plan with nothing left to learn; freed with plan_free(). Not thread-safe: what several
  * plans share is learnt once. */
 Status training_plan(Training *training, const Plan *plan, Plan *learnt);

@@ -130,6 +130,23 @@ static inline void ref_trace_make(RefTrace *trace, uint64_t seed, uint32_t max_s
     }
 }
 
+/* Random slots for each layer; 0 only where the order allows it. */
+static inline PlanTable *ref_random_budget(const RefTrace *trace, const Plan *plan, uint64_t *state)
+{
+    PlanTable *table;
+    uint32_t n = trace->n_layers;
+    uint32_t least = plan->buffer.order == ORDER_STAGED ? 0 : 1;
+    assert_ok(plan_table_new(TABLE_NUMBERS, n, n, n, &table));
+    PlanTableParts parts = plan_table_parts(table);
+    for (uint32_t i = 0; i < n; i++) {
+        parts.layer[i] = trace->layers[i].layer;
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = i + 1;
+        parts.value[i] = least + random_below(state, 12);
+    }
+    return table;
+}
+
 /* Random experts of each layer, in random order, no more than fit the scopes of PLAN. */
 static inline PlanTable *ref_random_lists(const RefTrace *trace, const Plan *plan, uint64_t *state)
 {
@@ -148,6 +165,9 @@ static inline PlanTable *ref_random_lists(const RefTrace *trace, const Plan *pla
         uint32_t wanted = random_below(state, trace->layers[i].experts + 1);
         uint32_t stride = random_below(state, 2) ? 1 : trace->layers[i].experts - 1;
         uint32_t first = random_below(state, trace->layers[i].experts);
+        if (plan->buffer.budget.table != NULL)
+            budget = weight *
+                     plan_table_list(plan->buffer.budget.table, trace->layers[i].layer).values[0];
         used = shared ? used : 0;
         parts.layer[i] = trace->layers[i].layer;
         parts.first_row[i + 1] = i + 1;
@@ -156,6 +176,25 @@ static inline PlanTable *ref_random_lists(const RefTrace *trace, const Plan *pla
         parts.first_value[i + 1] = n;
     }
     return table;
+}
+
+/* What PLAN can learn, at random: budgets, what static keeps, residents at the start. Freed with
+ * plan_free(). */
+static inline void ref_random_learned(const RefTrace *trace, uint64_t *state, Plan *plan)
+{
+    if (plan->buffer.scope == SCOPE_LAYER && random_below(state, 2)) {
+        plan->buffer.budget.table = ref_random_budget(trace, plan, state);
+        plan->buffer.slots = 0;
+        plan->buffer.bytes = 0;
+    }
+    if (eviction_needs_hot(plan->buffer.evict))
+        plan->buffer.hot.table = ref_random_lists(trace, plan, state);
+    if (eviction_needs_future(plan->buffer.evict) || random_below(state, 2))
+        return;
+    if (plan->buffer.hot.table != NULL)
+        plan->buffer.initial.table = plan_table_share(plan->buffer.hot.table);
+    else
+        plan->buffer.initial.table = ref_random_lists(trace, plan, state);
 }
 
 static inline void ref_trace_free(RefTrace *trace)
@@ -189,8 +228,12 @@ static inline uint64_t ref_weight(const RefBuffer *buffer, uint32_t layer)
     return buffer->plan->buffer.bytes > 0 ? buffer->trace->layers[layer].expert_bytes : 1;
 }
 
-static inline uint64_t ref_budget(const RefBuffer *buffer)
+static inline uint64_t ref_budget(const RefBuffer *buffer, uint32_t layer)
 {
+    if (buffer->plan->buffer.budget.table != NULL)
+        return ref_weight(buffer, layer) * plan_table_list(buffer->plan->buffer.budget.table,
+                                                           buffer->trace->layers[layer].layer)
+                                               .values[0];
     return buffer->plan->buffer.bytes > 0 ? buffer->plan->buffer.bytes : buffer->plan->buffer.slots;
 }
 
@@ -230,7 +273,7 @@ static inline uint32_t ref_slots(const RefBuffer *buffer, uint32_t layer)
         if (buffer->trace->layers[i].experts > widest)
             widest = buffer->trace->layers[i].experts;
     }
-    uint32_t slots = ref_least(ref_budget(buffer) / smallest, objects);
+    uint32_t slots = ref_least(ref_budget(buffer, layer) / smallest, objects);
     if (buffer->plan->buffer.order == ORDER_STAGED && ref_is_static(buffer))
         slots = ref_least((uint64_t)slots + 2 * widest, objects);
     else if (buffer->plan->buffer.order == ORDER_STAGED)
@@ -377,7 +420,7 @@ static inline int ref_capacity(const RefBuffer *buffer, uint32_t layer)
     uint64_t smallest = ref_weight(buffer, layer);
     for (uint32_t i = 0; i < buffer->trace->n_layers && ref_is_device(buffer); i++)
         smallest = ref_least(smallest, ref_weight(buffer, i));
-    return (int)ref_least(ref_budget(buffer) / smallest, ref_objects(buffer, layer));
+    return (int)ref_least(ref_budget(buffer, layer) / smallest, ref_objects(buffer, layer));
 }
 
 /* Of a policy whose order changes when it is asked. */
@@ -499,7 +542,7 @@ static inline void ref_miss(RefBuffer *buffer, uint32_t layer, uint32_t expert)
     uint32_t scope = ref_scope(buffer, layer);
     ref_remember(buffer, layer, it);
     bool is_cold = ref_is_static(buffer) && !ref_is_hot(buffer, layer, expert);
-    while (is_cold || buffer->used[scope] + ref_weight(buffer, layer) > ref_budget(buffer)) {
+    while (is_cold || buffer->used[scope] + ref_weight(buffer, layer) > ref_budget(buffer, layer)) {
         if (ref_passes(buffer, layer, expert)) {
             ref_act(buffer, RESIDENCY_BYPASS, layer, expert, ref_slots(buffer, layer));
             return;
@@ -555,7 +598,8 @@ static inline void ref_staged(RefBuffer *buffer, const RefEvent *event)
             ref_load(buffer, event->layer, event->experts[i]);
     RefExpert *newest = ref_touch_staged(buffer, event, resident);
     buffer->position = event->n;
-    while (buffer->used[scope] > ref_budget(buffer) && ref_best(buffer, event->layer, true).found)
+    while (buffer->used[scope] > ref_budget(buffer, event->layer) &&
+           ref_best(buffer, event->layer, true).found)
         ref_evict(buffer, event->layer);
     buffer->newest[scope] = newest;
 }
@@ -584,7 +628,21 @@ static inline void ref_event(RefBuffer *buffer, const RefEvent *event)
     }
 }
 
-/* An empty buffer with room for MOST_ACTIONS. */
+/* Admits the residents that the layer begins with, the last one first. */
+static inline void ref_begin_with(RefBuffer *buffer, uint32_t layer, PlanRow list)
+{
+    for (uint32_t i = list.n; i-- > 0;) {
+        RefExpert *it = &buffer->experts[layer][list.values[i]];
+        ref_remember(buffer, layer, it);
+        ref_load(buffer, layer, list.values[i]);
+        ref_admit(buffer, layer, it);
+        it->step = 0; /* before the first */
+        buffer->newest[ref_scope(buffer, layer)] = it;
+    }
+    buffer->n_actions = 0;
+}
+
+/* A buffer before its first event, with room for MOST_ACTIONS. */
 static inline void ref_start(RefBuffer *buffer, const RefTrace *trace, const Plan *plan,
                              size_t most_actions)
 {
@@ -597,12 +655,15 @@ static inline void ref_start(RefBuffer *buffer, const RefTrace *trace, const Pla
         buffer->queues[i].hand = REF_NOBODY;
         buffer->random[i] = plan->seed + i * UINT64_C(0xD1B54A32D192ED03);
     }
+    for (uint32_t layer = trace->n_layers; layer-- > 0;)
+        ref_begin_with(buffer, layer,
+                       plan_table_list(plan->buffer.initial.table, trace->layers[layer].layer));
 }
 
 /* Runs all of TRACE; the caller frees buffer->actions with free(). */
 static inline void ref_run(RefBuffer *buffer, const RefTrace *trace, const Plan *plan)
 {
-    ref_start(buffer, trace, plan, 2 * trace->packed.n_lookups + 1);
+    ref_start(buffer, trace, plan, 2 * trace->packed.n_lookups + REF_LAYERS * REF_EXPERTS);
     for (; buffer->event < trace->n_events; buffer->event++)
         ref_event(buffer, &trace->events[buffer->event]);
 }

@@ -131,7 +131,7 @@ static inline bool ref_can_prefetch(const RefPrefetch *prefetch, uint32_t target
             if ((l == target || ref_is_device(buffer)) && buffer->experts[l][e].resident &&
                 buffer->stays[l][e])
                 stay += ref_weight(buffer, l);
-    return stay + ref_weight(buffer, target) <= ref_budget(buffer);
+    return stay + ref_weight(buffer, target) <= ref_budget(buffer, target);
 }
 
 static inline void ref_note_gone(RefPrefetch *prefetch, uint32_t layer, uint32_t expert)
@@ -147,7 +147,7 @@ static inline void ref_prefetch_one(RefPrefetch *prefetch, uint32_t target, uint
     uint32_t scope = ref_scope(buffer, target);
     ref_remember(buffer, target, &buffer->experts[target][expert]);
     while (!ref_is_static(buffer) &&
-           buffer->used[scope] + ref_weight(buffer, target) > ref_budget(buffer)) {
+           buffer->used[scope] + ref_weight(buffer, target) > ref_budget(buffer, target)) {
         ref_evict(buffer, target);
         const BufferAction *gone = &buffer->actions[buffer->n_actions - 1];
         ref_note_gone(prefetch, gone->layer_index, gone->expert);
@@ -249,7 +249,8 @@ static inline void ref_prefetch_event(RefPrefetch *prefetch, size_t first)
 static inline void ref_run_prefetch(RefPrefetch *prefetch, const RefTrace *trace, const Plan *plan)
 {
     RefBuffer *buffer = &prefetch->buffer;
-    size_t most = 2 * trace->packed.n_lookups + 2 * (size_t)REF_EXPERTS * trace->n_events + 1;
+    size_t most = 2 * trace->packed.n_lookups + 2 * (size_t)REF_EXPERTS * trace->n_events +
+                  (size_t)REF_LAYERS * REF_EXPERTS;
     ref_start(buffer, trace, plan, most);
     prefetch->random = ~plan->seed;
     for (; buffer->event < trace->n_events; buffer->event++) {

@@ -135,8 +135,10 @@ static inline void sweep_once(const PackedTrace *trace, const Study *study, cons
 /* Plans of which half learn, and a bound for each budget. */
 static const char TRAINED_STUDY[] =
     "{\"moebius_study\": 1, \"grid\": {\"buffer.evict\": [\"lru\", \"static\"],"
-    " \"buffer.slots\": [2, 5], \"buffer.scope\": [\"layer\", \"device\"]}}";
-enum { TRAINED_PLANS = 8, TRAINED_BOUNDS = 4 };
+    " \"buffer.slots\": [2, 5], \"buffer.scope\": [\"layer\", \"device\"]},"
+    " \"plans\": [{\"buffer\": {\"slots\": 3, \"budget\": \"optimal\", \"initial\": \"hottest\"}},"
+    "  {\"buffer\": {\"bytes\": 4000, \"budget\": \"skew\", \"evict\": \"static\"}}]}";
+enum { TRAINED_PLANS = 10, TRAINED_BOUNDS = 6, TRAINED_TABLES = 4 + 2 + 2 + 2 /* of bounds */ };
 
 /* Progress of a sweep that stops it after some plans. */
 typedef struct {

@@ -36,7 +36,8 @@ static Status append_actions(void *argument, const PackedEvent *event, const Buf
 
 static Log run_logged(const PackedTrace *trace, const Plan *plan, ReplayResult *result)
 {
-    Log log = {.actions = calloc(2 * trace->n_lookups + 1, sizeof *log.actions)};
+    Log log = {.actions =
+                   calloc(2 * trace->n_lookups + REF_LAYERS * REF_EXPERTS, sizeof *log.actions)};
     ReplayFuture future = {0};
     assert_ok(replay_prepare(trace, plan, &future));
     assert_ok(replay_run(trace, plan, &future, append_actions, &log, result));
@@ -85,8 +86,7 @@ static void for_all(uint64_t n_traces, uint32_t max_steps, Check check)
                     plan.buffer.bytes += order == ORDER_STAGED ? 1 : 300;
                     plan.buffer.slots = 0;
                 }
-                if (eviction_needs_hot(*name))
-                    plan.buffer.hot.table = ref_random_lists(&trace, &plan, &state);
+                ref_random_learned(&trace, &state, &plan);
                 check(&trace, &plan, seed);
                 plan_free(&plan);
             }
@@ -202,6 +202,23 @@ static void follow_log(const RefTrace *trace, const Plan *plan, const ExpertBuff
     assert_int_equal(at, log->n);
 }
 
+/* The residents that the plan begins with, which lie in slots of their own. */
+static void begin_with(const RefTrace *trace, const Plan *plan, const ExpertBuffer *buffer,
+                       Slots slots[REF_LAYERS])
+{
+    for (uint32_t l = 0; l < trace->n_layers; l++)
+        for (uint32_t e = 0; e < trace->layers[l].experts; e++) {
+            uint32_t slot = buffer_slot_of(buffer, l, e);
+            Slots *scope = &slots[plan->buffer.scope == SCOPE_DEVICE ? 0 : l];
+            assert_true((slot != BUFFER_NO_SLOT) ==
+                        ref_is_listed(trace, plan->buffer.initial.table, l, e));
+            if (slot == BUFFER_NO_SLOT)
+                continue;
+            assert_true(slot < buffer_slots(buffer, l) && scope->occupant[slot] == -1);
+            scope->occupant[slot] = l * REF_EXPERTS + e;
+        }
+}
+
 static void check_consistency(const RefTrace *trace, const Plan *plan, uint64_t seed)
 {
     (void)seed;
@@ -212,6 +229,7 @@ static void check_consistency(const RefTrace *trace, const Plan *plan, uint64_t 
     ExpertBuffer *buffer;
     ReplayResult result;
     assert_ok(buffer_new(plan, trace->layers, trace->n_layers, &buffer));
+    begin_with(trace, plan, buffer, slots);
     Log log = run_logged(&trace->packed, plan, &result);
     follow_log(trace, plan, buffer, &log, slots);
     uint64_t kinds[RESIDENCY_KINDS] = {0};
@@ -430,7 +448,8 @@ static void seeds_fix_every_random_choice(void **unused)
 /* Feeds the whole trace to BUFFER; the log as in run_logged(). */
 static Log feed(ExpertBuffer *buffer, const PackedTrace *trace, const uint32_t *next_use)
 {
-    Log log = {.actions = calloc(2 * trace->n_lookups + 1, sizeof *log.actions)};
+    Log log = {.actions =
+                   calloc(2 * trace->n_lookups + REF_LAYERS * REF_EXPERTS, sizeof *log.actions)};
     PackedCursor cursor = packed_cursor(trace);
     PackedEvent event;
     while (packed_next(&cursor, &event)) {

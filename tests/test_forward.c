@@ -191,6 +191,36 @@ static void no_buffer_changes_the_numbers(void **state)
     checkpoint_close(checkpoint);
 }
 
+/* Experts that the plan begins with are computed with where they lie. */
+static void a_warm_buffer_changes_no_number_either(void **state)
+{
+    (void)state;
+    static const char TEXT[] =
+        "{\"moebius_plan\": 1, \"buffer\": {\"scope\": \"%s\", \"order\": \"%s\", \"slots\": 6,"
+        " \"evict\": \"%s\", %s \"initial\": {\"0\": [5, 1], \"1\": [7, 2, 3]}}}";
+    static const char *const ORDERS[] = {"serial", "batch", "staged"};
+    const Plan all = plan_default();
+    Kept wanted;
+    Kept got;
+    Checkpoint *checkpoint = open_checkpoint(&SPECS[0]);
+    run_plan(checkpoint, &all, 2, &wanted);
+    for (int kind = 0; kind < 12; kind++) {
+        bool hot = kind >= 6;
+        char text[400];
+        cJSON *json;
+        Plan plan;
+        snprintf(text, sizeof text, TEXT, kind % 2 ? "device" : "layer", ORDERS[kind / 2 % 3],
+                 hot ? "static" : "lru", hot ? "\"hot\": {\"0\": [1, 5], \"1\": [2, 3, 7]}," : "");
+        assert_ok(json_parse(text, strlen(text), "plan", &json));
+        assert_ok(plan_from_json(json, "plan", &plan));
+        run_plan(checkpoint, &plan, 2, &got);
+        assert_same(&wanted, &got);
+        plan_free(&plan);
+        cJSON_Delete(json);
+    }
+    checkpoint_close(checkpoint);
+}
+
 static void the_number_of_threads_changes_nothing(void **state)
 {
     (void)state;
@@ -324,6 +354,7 @@ int main(void)
         cmocka_unit_test(the_forward_pass_equals_a_plain_one),
         cmocka_unit_test(static_gating_drops_what_a_plain_one_drops),
         cmocka_unit_test(no_buffer_changes_the_numbers),
+        cmocka_unit_test(a_warm_buffer_changes_no_number_either),
         cmocka_unit_test(the_number_of_threads_changes_nothing),
         cmocka_unit_test(cutting_a_step_anywhere_changes_nothing),
         cmocka_unit_test(logits_of_the_last_tokens_are_rows_of_all),

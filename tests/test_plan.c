@@ -130,6 +130,18 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
          "buffer.params.alpha: 1.5"},
         {"\"buffer\": {\"slots\": 4, \"params\": null}", "buffer.params: must be an object"},
         {"\"buffer\": {\"slots\": 4, \"Slots\": 4}", "buffer.Slots: unknown key"},
+        {"\"buffer\": {\"slots\": 4, \"scope\": \"device\", \"budget\": \"skew\"}",
+         "buffer.budget: needs buffer.scope \"layer\""},
+        {"\"buffer\": {\"slots\": 4, \"budget\": \"fair\"}",
+         "buffer.budget: \"fair\", allowed are uniform, skew, optimal"},
+        {"\"buffer\": {\"slots\": 4, \"budget\": null}", "buffer.budget: must be a word"},
+        {"\"buffer\": {\"budget\": \"optimal\"}", "buffer: needs \"slots\" or \"bytes\""},
+        {"\"buffer\": {\"budget\": {\"0\": [1]}}", "buffer.budget.0: must be a whole number"},
+        {"\"buffer\": {\"budget\": {\"0\": 65536}}", "buffer.budget.0: 65536, allowed"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"belady\", \"initial\": \"hottest\"}",
+         "buffer.initial: buffer.evict \"belady\" starts cold"},
+        {"\"buffer\": {\"slots\": 4, \"initial\": {\"0\": [[1]]}}",
+         "buffer.initial.0: must be a whole number"},
         {"\"buffer\": {\"slots\": 4, \"hot\": \"hottest\"}",
          "buffer.hot: needs buffer.evict \"static\""},
         {"\"buffer\": {\"slots\": 4, \"hot\": {\"0\": [1]}}", "buffer.hot: needs buffer.evict"},
@@ -294,12 +306,32 @@ static PlanTable *random_table(uint64_t *state, PlanTableShape shape, uint32_t l
     return table;
 }
 
+static void take(PlanLearned *learned, PlanTable *table)
+{
+    plan_learn(learned, table);
+    plan_table_release(table);
+}
+
 static void random_learned(uint64_t *state, Plan *plan)
 {
     if (eviction_needs_hot(plan->buffer.evict)) {
         plan->buffer.hot.choice = HOT_HOTTEST;
         if (random_below(state, 3) > 0)
-            plan_learn(&plan->buffer.hot, random_table(state, TABLE_LISTS, 0, 65534));
+            take(&plan->buffer.hot, random_table(state, TABLE_LISTS, 0, 65534));
+    }
+    if (plan->buffer.scope == SCOPE_LAYER) {
+        plan->buffer.budget.choice = random_below(state, BUDGET_OPTIMAL + 1);
+        if (random_below(state, 3) == 0)
+            take(&plan->buffer.budget, random_table(state, TABLE_NUMBERS, 0, 65535));
+        if (plan->buffer.budget.table != NULL && random_below(state, 2)) {
+            plan->buffer.slots = 0;
+            plan->buffer.bytes = 0;
+        }
+    }
+    if (!eviction_needs_future(plan->buffer.evict) && random_below(state, 2)) {
+        plan->buffer.initial.choice = HOT_HOTTEST;
+        if (random_below(state, 2))
+            take(&plan->buffer.initial, random_table(state, TABLE_LISTS, 0, 65534));
     }
 }
 
@@ -352,8 +384,14 @@ static void assert_same_plan(const Plan *left, const Plan *right)
     assert_true(left->buffer.slots == right->buffer.slots);
     assert_true(left->buffer.bytes == right->buffer.bytes);
     assert_string_equal(left->buffer.evict, right->buffer.evict);
-    assert_int_equal(left->buffer.hot.choice, right->buffer.hot.choice);
-    assert_true(plan_table_is_same(left->buffer.hot.table, right->buffer.hot.table));
+    for (size_t i = 0; i < PLAN_LEARNABLE; i++) {
+        const char *path;
+        Plan a = *left;
+        Plan b = *right;
+        assert_int_equal(plan_learned(&a, i, &path)->choice, plan_learned(&b, i, &path)->choice);
+        assert_true(plan_table_is_same(plan_learned(&a, i, &path)->table,
+                                       plan_learned(&b, i, &path)->table));
+    }
     assert_string_equal(left->prefetch.predictor, right->prefetch.predictor);
     assert_int_equal(left->prefetch.distance, right->prefetch.distance);
     assert_int_equal(left->prefetch.max_inflight, right->prefetch.max_inflight);

@@ -47,7 +47,7 @@ static void plans_that_learn_are_scored_on_what_none_learnt_from(void **unused)
     free(parts);
     for (int64_t id = 1; id <= TRAINED_PLANS + TRAINED_BOUNDS; id++)
         assert_row_is_of(&trace, 40, 81, out, id);
-    assert_int_equal(query_number(out, "SELECT count(*) FROM learnt"), TRAINED_PLANS / 2);
+    assert_int_equal(query_number(out, "SELECT count(*) FROM learnt"), TRAINED_TABLES);
     study_free(&study);
     packed_trace_free(&trace);
 }

@@ -232,11 +232,13 @@ static void the_hot_set_is_what_most_events_of_the_training_part_need(void **unu
         ref_trace_make(&trace, 500 + seed, 30);
         Plan plan = random_budget(&state, "static");
         plan.buffer.hot.choice = HOT_HOTTEST;
+        plan.buffer.initial.choice = HOT_HOTTEST;
         uint32_t steps = 1 + random_below(&state, n_steps(&trace));
         const TraceParts parts = {.trains = true, .train = {0, steps}};
         assert_ok(learn_plan(&trace.packed, &parts, &plan, &learnt));
         assert_null(plan_unlearned(&learnt));
         assert_hottest(&plan, learnt.buffer.hot.table, steps);
+        assert_hottest(&plan, learnt.buffer.initial.table, steps);
         plan_free(&learnt);
         ref_trace_free(&trace);
     }
@@ -293,6 +295,130 @@ static void no_other_hot_set_misses_less_where_it_was_learnt(void **unused)
     }
 }
 
+static uint64_t bytes_loaded(const Plan *plan)
+{
+    ReplayFuture future = {0};
+    ReplayResult result;
+    assert_ok(replay_prepare(&trace.packed, plan, &future));
+    assert_ok(replay_run(&trace.packed, plan, &future, NULL, NULL, &result));
+    uint64_t bytes = result.total.counts.bytes_loaded;
+    replay_result_free(&result);
+    replay_future_free(&future);
+    return bytes;
+}
+
+static PlanTable *table_of_slots(const uint32_t *slots)
+{
+    PlanTable *table;
+    uint32_t n = trace.n_layers;
+    assert_ok(plan_table_new(TABLE_NUMBERS, n, n, n, &table));
+    PlanTableParts parts = plan_table_parts(table);
+    for (uint32_t i = 0; i < n; i++) {
+        parts.layer[i] = trace.layers[i].layer;
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = i + 1;
+        parts.value[i] = slots[i];
+    }
+    return table;
+}
+
+/* The fewest bytes of all shares of the budget, each replayed; what is learnt besides is learnt for
+ * each. */
+static uint64_t try_all_shares(const Plan *plan, const TraceParts *parts, uint32_t layer,
+                               uint32_t *slots, uint64_t left)
+{
+    uint64_t best = UINT64_MAX;
+    if (layer >= trace.n_layers || layer >= REF_LAYERS) {
+        Plan given = *plan;
+        Plan learnt;
+        given.buffer.budget = (PlanLearned){.table = table_of_slots(slots)};
+        assert_ok(learn_plan(&trace.packed, parts, &given, &learnt));
+        best = bytes_loaded(&learnt);
+        plan_free(&learnt);
+        plan_free(&given);
+        return best;
+    }
+    uint64_t weight = plan->buffer.bytes > 0 ? trace.layers[layer].expert_bytes : 1;
+    for (uint32_t n = 1; n <= trace.layers[layer].experts && n * weight <= left; n++) {
+        slots[layer] = n;
+        uint64_t bytes = try_all_shares(plan, parts, layer + 1, slots, left - n * weight);
+        best = bytes < best ? bytes : best;
+    }
+    return best;
+}
+
+static void optimal_budgets_load_no_more_than_any_other_where_they_were_learnt(void **unused)
+{
+    (void)unused;
+    static const char *const EVICT[] = {"lru",    "fifo",         "lfu",    "lifo-inactive-first",
+                                        "belady", "belady-admit", "static", "s3-fifo"};
+    uint64_t state = 11;
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        uint32_t slots[REF_LAYERS];
+        Plan learnt;
+        do { /* few enough shares to try them all */
+            if (trace.packed.layers != NULL)
+                ref_trace_free(&trace);
+            ref_trace_make(&trace, random_next(&state), 20);
+        } while (trace.n_layers > 3);
+        Plan plan = make_plan(EVICT[seed % 8], (ReplayOrder)random_below(&state, REPLAY_ORDERS),
+                              SCOPE_LAYER, 1 + random_below(&state, 4));
+        if (random_below(&state, 2)) {
+            plan.buffer.bytes = 300 + 100 * plan.buffer.slots;
+            plan.buffer.slots = 0;
+        }
+        plan.buffer.budget.choice = BUDGET_OPTIMAL;
+        plan.buffer.hot.choice = eviction_needs_hot(plan.buffer.evict) ? HOT_HOTTEST : HOT_NONE;
+        if (!eviction_needs_future(plan.buffer.evict) && random_below(&state, 2))
+            plan.buffer.initial.choice = HOT_HOTTEST;
+        const TraceParts parts = {
+            .trains = true, .train = {0, trace.packed.n_steps}, .test = {0, trace.packed.n_steps}};
+        uint64_t each = plan.buffer.bytes > 0 ? plan.buffer.bytes : plan.buffer.slots;
+        assert_ok(learn_plan(&trace.packed, &parts, &plan, &learnt));
+        uint64_t bytes = bytes_loaded(&learnt);
+        uint64_t best = try_all_shares(&plan, &parts, 0, slots, each * trace.n_layers);
+        bool may_be_empty = plan.buffer.order == ORDER_STAGED && plan.buffer.bytes > 0;
+        if (may_be_empty ? bytes > best : bytes != best)
+            fail_msg("trace %llu: %s, order %s: loads %llu bytes, the fewest are %llu",
+                     (unsigned long long)seed, plan.buffer.evict,
+                     plan_order_name(plan.buffer.order), (unsigned long long)bytes,
+                     (unsigned long long)best);
+        plan_free(&learnt);
+    }
+    ref_trace_free(&trace);
+}
+
+/* A layer that needs all its experts alike beside one that needs the same two always. */
+static void skewed_layers_get_the_fewer_slots(void **unused)
+{
+    (void)unused;
+    const TraceLayer layers[2] = {{.layer = 2, .experts = 12, .top_k = 2, .expert_bytes = 10},
+                                  {.layer = 5, .experts = 12, .top_k = 2, .expert_bytes = 10}};
+    PackedTrace packed;
+    Plan plan = make_plan("lru", ORDER_BATCH, SCOPE_LAYER, 7);
+    Plan learnt;
+    assert_ok(packed_trace_new(layers, 2, &packed));
+    for (uint32_t s = 0; s < 60; s++) {
+        const uint32_t zero = 0;
+        const uint16_t ids[] = {(uint16_t)(2 * s % 12), (uint16_t)((2 * s + 1) % 12), 3, 8};
+        const TraceStep step = {.step = s,
+                                .phase = PHASE_DECODE,
+                                .tokens = 1,
+                                .request = &zero,
+                                .position = &zero,
+                                .experts = ids};
+        assert_ok(packed_trace_add_step(&packed, &step));
+    }
+    plan.buffer.budget.choice = BUDGET_SKEW;
+    const TraceParts parts = {.trains = true, .train = {0, 60}};
+    assert_ok(learn_plan(&packed, &parts, &plan, &learnt));
+    /* 12 and 2 effective experts share 14 slots. */
+    assert_int_equal(plan_table_list(learnt.buffer.budget.table, 2).values[0], 12);
+    assert_int_equal(plan_table_list(learnt.buffer.budget.table, 5).values[0], 2);
+    plan_free(&learnt);
+    packed_trace_free(&packed);
+}
+
 static void a_plan_with_nothing_to_learn_stays_as_it_is(void **unused)
 {
     (void)unused;
@@ -314,6 +440,8 @@ static void every_failed_allocation_of_training_is_reported_and_leaks_nothing(vo
         Plan plan = make_plan("static", ORDER_BATCH, SCOPE_LAYER, 2);
         Plan learnt = {0};
         plan.buffer.hot.choice = HOT_HOTTEST;
+        plan.buffer.initial.choice = HOT_HOTTEST;
+        plan.buffer.budget.choice = BUDGET_OPTIMAL;
         int64_t before = mem_live_blocks();
         mem_fail_at(k);
         Status status = learn_plan(&trace.packed, &parts, &plan, &learnt);
@@ -337,6 +465,8 @@ int main(void)
         cmocka_unit_test(parts_that_make_no_sense_are_refused),
         cmocka_unit_test(the_hot_set_is_what_most_events_of_the_training_part_need),
         cmocka_unit_test(no_other_hot_set_misses_less_where_it_was_learnt),
+        cmocka_unit_test(optimal_budgets_load_no_more_than_any_other_where_they_were_learnt),
+        cmocka_unit_test(skewed_layers_get_the_fewer_slots),
         cmocka_unit_test(a_plan_with_nothing_to_learn_stays_as_it_is),
         cmocka_unit_test(every_failed_allocation_of_training_is_reported_and_leaks_nothing),
     };

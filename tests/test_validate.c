@@ -111,6 +111,32 @@ static void a_learnt_hot_set_agrees_in_every_order_scope_and_size(void **state)
         }
 }
 
+/* Budgets by layer, and residents that are in place before the first step. */
+static void learnt_budgets_and_warm_starts_agree(void **state)
+{
+    (void)state;
+    static const char *const CASES[][3] = {
+        {"buffer.evict=lru", "buffer.initial=hottest", "buffer.scope=device"},
+        {"buffer.evict=lfu", "buffer.initial=hottest", "buffer.budget=uniform"},
+        {"buffer.evict=s3-fifo", "buffer.initial=hottest", "buffer.budget=skew"},
+        {"buffer.evict=static", "buffer.initial=hottest", "buffer.budget=optimal"},
+        {"buffer.evict=lru", "buffer.budget=optimal", "buffer.slots=2"},
+        {"buffer.evict=belady", "buffer.budget=optimal", "buffer.slots=2"},
+    };
+    static const char *const ORDERS[] = {"buffer.order=serial", "buffer.order=batch",
+                                         "buffer.order=staged"};
+    for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++)
+        for (size_t order = 0; order < 3; order++) {
+            RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--set", CASES[i][0],
+                "--set", CASES[i][1], "--set", CASES[i][2], "--set", ORDERS[order], "--train",
+                "0:0.5", "--routing", forced, "--threads", "1", "--json");
+            cJSON *json = parse_output();
+            assert_true(number_at(json, "predicted", "misses") ==
+                        number_at(json, "measured", "misses"));
+            cJSON_Delete(json);
+        }
+}
+
 static void a_plan_with_something_to_learn_is_refused_without_a_training_part(void **state)
 {
     (void)state;
@@ -249,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_policy_order_scope_and_size_agrees_event_by_event),
         cmocka_unit_test(a_learnt_hot_set_agrees_in_every_order_scope_and_size),
+        cmocka_unit_test(learnt_budgets_and_warm_starts_agree),
         cmocka_unit_test(a_plan_with_something_to_learn_is_refused_without_a_training_part),
         cmocka_unit_test(without_a_buffer_everything_hits),
         cmocka_unit_test(static_gating_agrees_too),

@@ -1,0 +1,188 @@
+#include "sim/train_budget.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/budget.h"
+#include "sim/layer_curves.h"
+
+typedef struct KnownCurves {
+    char *text; /* the plan without its size and what does not matter */
+    LayerCurves curves;
+    struct KnownCurves *next;
+} KnownCurves;
+
+void curve_cache_free(CurveCache *cache)
+{
+    while (cache->first != NULL) {
+        KnownCurves *known = cache->first;
+        cache->first = known->next;
+        layer_curves_free(&known->curves);
+        mem_free(known->text);
+        mem_free(known);
+    }
+}
+
+/* Plans of the same text have the same curves. */
+static Status text_of_curves(const Plan *plan, char **text)
+{
+    Plan plain = plan_default();
+    plain.seed = plan->seed;
+    plain.buffer = plan->buffer;
+    plain.buffer.slots = 1;
+    plain.buffer.bytes = 0;
+    plain.buffer.budget = (PlanLearned){0};
+    return plan_to_text(&plain, text);
+}
+
+static Status measure(Training *training, CurveCache *cache, const Plan *plan, const char *text,
+                      const LayerCurves **curves)
+{
+    KnownCurves *known;
+    TRY(mem_new(&known, 1, sizeof *known, "miss curves"));
+    Status status = mem_new(&known->text, strlen(text) + 1, 1, "miss curves");
+    if (status == OK) {
+        memcpy(known->text, text, strlen(text) + 1);
+        status = layer_curves_measure(training, plan, &known->curves);
+    }
+    if (status != OK) {
+        mem_free(known->text);
+        mem_free(known);
+        return status;
+    }
+    known->next = cache->first;
+    cache->first = known;
+    *curves = &known->curves;
+    return OK;
+}
+
+static Status find_curves(Training *training, CurveCache *cache, const Plan *plan,
+                          const LayerCurves **curves)
+{
+    char *text;
+    TRY(text_of_curves(plan, &text));
+    const KnownCurves *known = cache->first;
+    while (known != NULL && strcmp(known->text, text) != 0)
+        known = known->next;
+    Status status = OK;
+    if (known != NULL)
+        *curves = &known->curves;
+    else
+        status = measure(training, cache, plan, text, curves);
+    mem_free(text);
+    return status;
+}
+
+/* How many experts the layer's lookups spread over: (sum of events)^2 / sum of events^2, the
+ * inverse of Simpson's index. As many as it has where all are needed alike, 1 where all need the
+ * same. */
+static double effective_experts(const Training *training, uint32_t layer)
+{
+    const PackedTrace *trace = training_trace(training);
+    const uint64_t *events = training_events(training, layer);
+    double sum = 0;
+    double squares = 0;
+    for (uint32_t e = 0; e < trace->layers[layer].experts; e++) {
+        sum += (double)events[e];
+        squares += (double)events[e] * (double)events[e];
+    }
+    return squares > 0 ? sum * sum / squares : 1;
+}
+
+static Status share_by_skew(const Training *training, const BudgetShares *shares, uint32_t *slots)
+{
+    double *share;
+    TRY(mem_new(&share, shares->n_layers, sizeof *share, "budget"));
+    for (uint32_t i = 0; i < shares->n_layers; i++)
+        share[i] = effective_experts(training, i);
+    budget_in_proportion(shares, share, slots);
+    mem_free(share);
+    return OK;
+}
+
+/* Bytes that a miss loads, where they are known of every layer. */
+static Status cost_of(const PackedTrace *trace, const LayerCurves *curves, uint64_t **cost)
+{
+    bool known = true;
+    for (uint32_t i = 0; i < trace->n_layers; i++)
+        known = known && trace->layers[i].expert_bytes > 0;
+    for (uint32_t i = 0; i < trace->n_layers; i++) {
+        size_t points = (size_t)trace->layers[i].experts + 1;
+        TRY(mem_new(&cost[i], points, sizeof *cost[i], "budget"));
+        for (size_t n = 0; n < points; n++)
+            cost[i][n] = curves->misses[i][n] * (known ? trace->layers[i].expert_bytes : 1);
+    }
+    return OK;
+}
+
+static Status share_by_curves(Training *training, CurveCache *cache, const Plan *plan,
+                              const BudgetShares *shares, uint32_t *slots)
+{
+    const LayerCurves *curves;
+    uint64_t **cost;
+    TRY(find_curves(training, cache, plan, &curves));
+    TRY(mem_new(&cost, shares->n_layers, sizeof *cost, "budget"));
+    Status status = cost_of(training_trace(training), curves, cost);
+    if (status == OK)
+        status = budget_optimal(shares, (const uint64_t *const *)cost, slots);
+    for (uint32_t i = 0; i < shares->n_layers; i++)
+        mem_free(cost[i]);
+    mem_free(cost);
+    return status;
+}
+
+static Status share_out(Training *training, CurveCache *cache, const Plan *plan, uint64_t *weight,
+                        uint32_t *experts, uint32_t *slots)
+{
+    const PackedTrace *trace = training_trace(training);
+    bool in_bytes = plan->buffer.bytes > 0;
+    uint64_t each = in_bytes ? plan->buffer.bytes : plan->buffer.slots;
+    BudgetShares shares = {.n_layers = trace->n_layers,
+                           .experts = experts,
+                           .weight = weight,
+                           .budget = each * trace->n_layers,
+                           .least = plan->buffer.order == ORDER_STAGED && in_bytes ? 0 : 1};
+    TRY(plan_slots(plan, trace->layers, trace->n_layers, slots)); /* checks the sizes */
+    for (uint32_t i = 0; i < trace->n_layers; i++) {
+        experts[i] = trace->layers[i].experts;
+        weight[i] = in_bytes ? trace->layers[i].expert_bytes : 1;
+    }
+    if (plan->buffer.budget.choice == BUDGET_SKEW)
+        return share_by_skew(training, &shares, slots);
+    return share_by_curves(training, cache, plan, &shares, slots);
+}
+
+static Status table_of_slots(const PackedTrace *trace, const uint32_t *slots, PlanTable **table)
+{
+    uint32_t n = trace->n_layers;
+    TRY(plan_table_new(TABLE_NUMBERS, n, n, n, table));
+    PlanTableParts parts = plan_table_parts(*table);
+    for (uint32_t i = 0; i < n; i++) {
+        parts.layer[i] = trace->layers[i].layer;
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = i + 1;
+        parts.value[i] = slots[i];
+    }
+    return OK;
+}
+
+Status train_budget(Training *training, CurveCache *cache, const Plan *plan, PlanTable **table)
+{
+    const PackedTrace *trace = training_trace(training);
+    uint64_t *weight = NULL;
+    uint32_t *experts = NULL;
+    uint32_t *slots = NULL;
+    Status status = mem_new(&weight, trace->n_layers, sizeof *weight, "budget");
+    if (status == OK)
+        status = mem_new(&experts, trace->n_layers, sizeof *experts, "budget");
+    if (status == OK)
+        status = mem_new(&slots, trace->n_layers, sizeof *slots, "budget");
+    if (status == OK)
+        status = share_out(training, cache, plan, weight, experts, slots);
+    if (status == OK)
+        status = table_of_slots(trace, slots, table);
+    mem_free(slots);
+    mem_free(experts);
+    mem_free(weight);
+    return status;
+}

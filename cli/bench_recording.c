@@ -8,7 +8,8 @@
 #include "cli/print.h"
 #include "cli/table.h"
 
-enum { WARM_UP = 3, MAX_PAIRS = 100, DECODE_STEPS = 20 };
+/* Steps that do not count: they warm the device up, and the recorder's ring when recorded. */
+enum { WARM_UP = 4, RECORDED_WARM_UP = 12, MAX_PAIRS = 100, DECODE_STEPS = 20 };
 
 typedef struct {
     ModelInput model;
@@ -113,7 +114,7 @@ static uint32_t larger(uint32_t a, uint32_t b)
 static StepBenchSetup make_setup(const Arguments *arguments, const Plan *plan)
 {
     const BenchBatch *prefill = &arguments->prefill;
-    uint32_t decoded = WARM_UP + 2 * arguments->pairs * DECODE_STEPS;
+    uint32_t decoded = WARM_UP + RECORDED_WARM_UP + 2 * arguments->pairs * DECODE_STEPS;
     return (StepBenchSetup){.model = arguments->model.name,
                             .device = &arguments->device,
                             .plan = plan,
@@ -189,8 +190,8 @@ static Status measure_load(Measurement *m, Load *load)
     double sides[2][MAX_PAIRS];
     double costs[MAX_PAIRS];
     uint32_t pairs = m->arguments->pairs;
-    for (uint32_t i = 0; i < WARM_UP; i++)
-        TRY(run_step(m, load, false));
+    for (uint32_t i = 0; i < WARM_UP + RECORDED_WARM_UP; i++)
+        TRY(run_step(m, load, i >= WARM_UP));
     for (uint32_t i = 0; i < pairs; i++) {
         for (uint32_t turn = 0; turn < 2; turn++) {
             bool recorded = (turn ^ (i & 1)) != 0;

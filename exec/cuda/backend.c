@@ -130,7 +130,7 @@ static void cuda_close(Device *device)
     free_events(device);
     cublas_close(&device->cublas);
     cudaFreeHost(device->host_memory);
-    cudaFreeHost(device->kept);
+    cuda_free_kept(device);
     cudaFreeHost(device->staging);
     if (device->memory.base != NULL)
         device_arena_close(&device->memory);

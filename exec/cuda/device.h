@@ -78,6 +78,8 @@ Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors
                          void *to);
 Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                         const void **kept);
+/* What keep_expert() made. */
+void cuda_free_kept(Device *device);
 
 /* Backend.begin_step and Backend.end_step (exec/cuda/backend_graphs.c) */
 Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);

@@ -4,6 +4,7 @@
 
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/info_timing.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/table.h"
@@ -25,6 +26,7 @@ typedef struct {
     uint64_t requests;
     uint64_t residency_events;
     uint64_t timing_ops;
+    OpTimes times;
     uint32_t distances; /* MoE layers ahead that were predicted */
     uint64_t file_bytes;
     bool has_token_ids;
@@ -78,6 +80,8 @@ static Status count_steps(TraceReader *reader, Summary *summary)
         if (status != OK)
             break;
         count_step(&step, summary);
+        if (summary->timing_ops > 0)
+            status = op_times_add(reader, &step, &summary->times);
         progress_update(&progress, summary->total_steps);
     }
     progress_end(&progress);
@@ -92,8 +96,8 @@ static Status summarize(TraceReader *reader, const char *path, Summary *summary)
                          .complete = trace_reader_complete(reader)};
     if (stat(path, &info) == 0)
         summary->file_bytes = (uint64_t)info.st_size;
-    TRY(count_steps(reader, summary));
-    return trace_reader_count_records(reader, &summary->residency_events, &summary->timing_ops);
+    TRY(trace_reader_count_records(reader, &summary->residency_events, &summary->timing_ops));
+    return count_steps(reader, summary);
 }
 
 static double bytes_per_token(const Summary *summary)
@@ -161,6 +165,8 @@ static Status fill_json(cJSON *json, const char *path, const TraceReader *reader
     TRY(json_add_bool(json, "has_scores", summary->has_scores));
     TRY(json_add_u64(json, "residency_events", summary->residency_events));
     TRY(json_add_u64(json, "timing_ops", summary->timing_ops));
+    if (summary->timing_ops > 0)
+        TRY(op_times_add_json(json, reader, &summary->times));
     TRY(json_add_u64(json, "prediction_distances", summary->distances));
     TRY(json_add_u64(json, "file_bytes", summary->file_bytes));
     TRY(json_add_f64(json, "bytes_per_token", bytes_per_token(summary)));
@@ -258,6 +264,10 @@ static Status print_people(const char *path, const TraceReader *reader, const Su
     TRY(print_layers(reader));
     puts("");
     TRY(print_phases(summary));
+    if (summary->timing_ops > 0) {
+        puts("");
+        TRY(op_times_print(reader, &summary->times));
+    }
     printf("\n%s requests", number_text(summary->requests, text));
     printf("; token ids %s, weights %s, scores %s, ", summary->has_token_ids ? "yes" : "no",
            summary->has_weights ? "yes" : "no", summary->has_scores ? "yes" : "no");

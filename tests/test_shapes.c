@@ -321,8 +321,13 @@ static void a_recorded_shape_validates_by_its_own_name(void **unused)
     snprintf(name, sizeof name, "%s", shape_of(DEEP));
     snprintf(trace, sizeof trace, "%s", scratch_path("shape.db"));
     RUN("record", "--model", name, "--layers", "3", "--tokens", "random:4x8", "--batch", "4",
-        "--generate", "3", "--ignore-eos", "--out", trace);
+        "--generate", "3", "--ignore-eos", "--timing", "--out", trace);
     assert_int_equal(run->code, 0);
+    RUN("info", trace, "--json");
+    assert_int_equal(run->code, 0);
+    assert_non_null(strstr(run->out, "\"op\":\t\"experts\",\n\t\t\t\"prefill_ns\":"));
+    RUN("info", trace);
+    assert_non_null(strstr(run->out, "ms in a step "));
     RUN("validate", "--trace", trace, "--set", "buffer.slots=6");
     if (run->code != 0)
         fail_msg("exit %d: %s", run->code, run->err);

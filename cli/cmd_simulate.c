@@ -268,7 +268,7 @@ static Status replay(Simulation *simulation, const Plan *learnt)
     const Steps *steps = &simulation->parts.test;
     const PackedTrace test = packed_trace_part(simulation->trace, steps->first, steps->end);
     TraceSignals *signals;
-    TRY(trace_input_signals(&simulation->arguments->traces, learnt, &signals));
+    TRY(trace_input_signals(&simulation->arguments->traces, learnt, 1, &signals));
     ReplayFuture future = {.signals = signals,
                            .signals_skipped =
                                packed_trace_part_first_event(simulation->trace, steps->first)};

@@ -189,7 +189,7 @@ static void print_totals(const Arguments *arguments, const SweepTotals *totals,
 }
 
 static Status sweep(const Arguments *arguments, const PackedTrace *trace, const Study *study,
-                    SweepRanks *ranks, SweepTotals *totals)
+                    const TraceSignals *signals, SweepRanks *ranks, SweepTotals *totals)
 {
     Progress progress;
     char *name;
@@ -204,6 +204,7 @@ static Status sweep(const Arguments *arguments, const PackedTrace *trace, const 
                                   .stop = interrupt_watch(),
                                   .progress = progress_show,
                                   .argument = &progress,
+                                  .signals = signals,
                                   .ranks = ranks};
     Status status = sweep_run(trace, name, study, arguments->out, &options, totals);
     interrupt_unwatch();
@@ -231,6 +232,7 @@ static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, Swee
 {
     Study study;
     PackedTrace trace;
+    TraceSignals *signals = NULL;
     TRY(study_load(arguments->study, &study));
     Status status = trace_input(&arguments->traces, &study.plans[0], &trace);
     if (status != OK) {
@@ -240,7 +242,10 @@ static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, Swee
     if (arguments->sizes == SIZES_ALL)
         status = study_every_size(&study, trace.layers, trace.n_layers);
     if (status == OK)
-        status = sweep(arguments, &trace, &study, ranks, totals);
+        status = trace_input_signals(&arguments->traces, study.plans, study.n_plans, &signals);
+    if (status == OK)
+        status = sweep(arguments, &trace, &study, signals, ranks, totals);
+    trace_signals_free(signals);
     if (status == OK && arguments->sizes == SIZES_ALL)
         status = find_cliffs(&trace, &study, &totals->parts.test, cliff);
     packed_trace_free(&trace);

@@ -274,7 +274,7 @@ static Status replay(const Plan *plan, const char *path, const PackedTrace *trac
     Batching batching = plan_batching(plan);
     TraceSignals *signals = NULL;
     if (signals_needed(&needs))
-        TRY(trace_signals_load(&path, 1, &batching, &needs, &signals));
+        TRY(trace_signals_load(&path, 1, &batching, &needs, 1, &signals));
     future.signals = signals;
     Status status = replay_prepare(trace, plan, &future);
     if (status == OK)

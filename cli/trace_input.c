@@ -10,14 +10,24 @@ Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trac
     return packed_trace_load_view(traces->items, traces->count, &batching, trace);
 }
 
-Status trace_input_signals(const OptionList *traces, const Plan *plan, TraceSignals **signals)
+Status trace_input_signals(const OptionList *traces, const Plan *plans, size_t n_plans,
+                           TraceSignals **signals)
 {
-    SignalNeeds needs = plan_needs_signals(plan);
-    Batching batching = plan_batching(plan);
+    SignalNeeds *needs;
+    size_t n_needs = 0;
     *signals = NULL;
-    if (!signals_needed(&needs))
-        return OK;
-    return trace_signals_load(traces->items, traces->count, &batching, &needs, signals);
+    TRY(mem_new(&needs, n_plans, sizeof *needs, "signals"));
+    for (size_t i = 0; i < n_plans; i++) {
+        needs[n_needs] = plan_needs_signals(&plans[i]);
+        n_needs += signals_needed(&needs[n_needs]);
+    }
+    Batching batching = plan_batching(&plans[0]);
+    Status status = OK;
+    if (n_needs > 0)
+        status =
+            trace_signals_load(traces->items, traces->count, &batching, needs, n_needs, signals);
+    mem_free(needs);
+    return status;
 }
 
 Status trace_input_json(cJSON *json, const OptionList *traces)

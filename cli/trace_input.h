@@ -8,8 +8,10 @@
 
 /* Loads TRACES as one, its tokens regrouped as PLAN says. On failure nothing is held. */
 Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace);
-/* Reads the signals that PLAN's decisions need of them; *SIGNALS is NULL where they need none. */
-Status trace_input_signals(const OptionList *traces, const Plan *plan, TraceSignals **signals);
+/* Reads the signals that the decisions of PLANS[n_plans] need of them, which regroup tokens alike;
+ * *SIGNALS is NULL where they need none. */
+Status trace_input_signals(const OptionList *traces, const Plan *plans, size_t n_plans,
+                           TraceSignals **signals);
 /* Adds "trace": the path, or an array of them. */
 Status trace_input_json(cJSON *json, const OptionList *traces);
 /* One text that tells the same traces again: their paths, joined by commas. Freed with mem_free. */

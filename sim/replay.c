@@ -132,14 +132,12 @@ static Status take_signals(const Plan *plan, const ReplayFuture *future, Replay 
     SignalNeeds needs = plan_needs_signals(plan);
     if (!signals_needed(&needs))
         return OK;
-    const SignalNeeds *has = future->signals != NULL ? trace_signals_needs(future->signals) : NULL;
-    if (has == NULL || (needs.requests && !has->requests) || (needs.scores && !has->scores) ||
-        (needs.distance > 0 && needs.distance != has->distance))
+    if (!trace_signals_have(future->signals, &needs))
         return fail(ERR_INPUT, "replay: the plan needs %s of the trace, which were not read",
                     needs.scores         ? "router scores"
                     : needs.distance > 0 ? "predictions"
                                          : "requests");
-    replay->signals.signals = future->signals;
+    replay->signals = signals_cursor(future->signals, &needs);
     for (uint64_t i = 0; i < future->signals_skipped; i++) {
         EventSignals before;
         signals_next(&replay->signals, &before);

@@ -94,7 +94,8 @@ static Status prepare_futures(const SweepWork *work, ReplayFuture *future)
 
 static Status run_missing(StudyDb *db, SweepWork *work, StudyEntry *entries, SweepTotals *totals)
 {
-    ReplayFuture future = {0};
+    ReplayFuture future = {.signals = work->options->signals,
+                           .signals_skipped = work->signals_skipped};
     Status status = prepare_futures(work, &future);
     work->future = &future;
     if (status == OK)
@@ -146,11 +147,18 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     Plan *learnt = NULL;
     *totals = (SweepTotals){.bounds = study->n_bounds, .steps = trace->n_steps};
     totals->ranks = options->ranks != NULL ? options->ranks->count : 1;
+    if (options->signals != NULL && totals->ranks > 1)
+        return fail(ERR_UNSUPPORTED, "sweep: plans that read scores, predictions or requests of a "
+                                     "trace run on one rank only");
     TRY(trace_parts_choose(&options->parts, needs_training(study), trace->n_steps, &scored.parts));
     TRY(sweep_learn(trace, &scored.parts, study, &learnt));
     PackedTrace test = packed_trace_part(trace, scored.parts.test.first, scored.parts.test.end);
-    SweepWork work = {
-        .trace = &test, .plans = learnt, .n_plans = study->n_plans, .options = options};
+    SweepWork work = {.trace = &test,
+                      .plans = learnt,
+                      .n_plans = study->n_plans,
+                      .signals_skipped =
+                          packed_trace_part_first_event(trace, scored.parts.test.first),
+                      .options = options};
     Status status = score(&work, &scored, study, trace_path, out, totals);
     sweep_forget(learnt, study->n_plans);
     totals->parts = scored.parts;

@@ -7,6 +7,7 @@
 #include "sim/study.h"
 #include "sim/sweep_ranks.h"
 #include "traces/packed.h"
+#include "traces/signals.h"
 
 typedef struct {
     PartsAsked parts; /* of the trace: what is learnt from and what is scored (sim/parts.h) */
@@ -16,7 +17,9 @@ typedef struct {
     /* Called by the caller's thread now and then, with plans done of those missing; NULL: none. */
     void (*progress)(void *argument, uint64_t done, uint64_t total);
     void *argument;
-    SweepRanks *ranks; /* this process is rank 0 of them; NULL: alone */
+    const TraceSignals *signals; /* of the trace, that plans of the study need; they are not shared
+                                    with other ranks; NULL: none */
+    SweepRanks *ranks;           /* this process is rank 0 of them; NULL: alone */
 } SweepOptions;
 
 typedef struct {

@@ -3,7 +3,9 @@
 #include "tests/validate_maker.h"
 
 #include <inttypes.h>
+#include <sqlite3.h>
 
+#include "base/files.h"
 #include "base/memory.h"
 #include "policies/buffer.h"
 
@@ -96,12 +98,56 @@ static void a_throttled_link_changes_times_and_no_decision(void **state)
     assert_non_null(strstr(run.out, "simulator and executor agree on all"));
 }
 
+/* Plans of one study that read different things of a trace, each as it does alone. */
+static void a_sweep_gives_what_simulate_gives(void **state)
+{
+    (void)state;
+    static const char STUDY[] =
+        "{\"moebius_study\": 1, \"name\": \"signals\", \"grid\": {\"buffer.slots\": [4], "
+        "\"buffer.evict\": [\"lru\", \"ema-score\"], \"prefetch.distance\": [1, 2], "
+        "\"prefetch.predictor\": [\"next-gate\", \"activation-match:4\"]}}";
+    char study[256];
+    char out[256];
+    char plan[256];
+    sqlite3 *db;
+    sqlite3_stmt *rows;
+    uint32_t plans = 0;
+    snprintf(study, sizeof study, "%s", scratch_path("study.json"));
+    snprintf(out, sizeof out, "%s", scratch_path("study.db"));
+    snprintf(plan, sizeof plan, "%s", scratch_path("plan.json"));
+    assert_ok(file_write_all(study, STUDY, strlen(STUDY)));
+    RUN("sweep", "--trace", trace, "--study", study, "--out", out, "--jobs", "2");
+    assert_done();
+    assert_int_equal(sqlite3_open(out, &db), SQLITE_OK);
+    assert_int_equal(sqlite3_prepare_v2(db,
+                                        "SELECT plan, misses, prefetches FROM result WHERE done",
+                                        -1, &rows, NULL),
+                     SQLITE_OK);
+    while (sqlite3_step(rows) == SQLITE_ROW) {
+        const char *text = (const char *)sqlite3_column_text(rows, 0);
+        cJSON *json;
+        assert_ok(file_write_all(plan, text, strlen(text)));
+        RUN("simulate", "--trace", trace, "--plan", plan, "--json");
+        assert_done();
+        assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+        assert_true(cJSON_GetObjectItemCaseSensitive(json, "misses")->valuedouble ==
+                    sqlite3_column_double(rows, 1));
+        assert_true(number_at(json, "prefetch", "loads") == sqlite3_column_double(rows, 2));
+        cJSON_Delete(json);
+        plans++;
+    }
+    assert_true(plans >= 8);
+    sqlite3_finalize(rows);
+    sqlite3_close(db);
+}
+
 int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_predictor_order_and_scope_agrees_event_by_event),
         cmocka_unit_test(a_predictor_that_needs_the_future_is_refused_without_forced_routing),
+        cmocka_unit_test(a_sweep_gives_what_simulate_gives),
         cmocka_unit_test(a_throttled_link_changes_times_and_no_decision),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);

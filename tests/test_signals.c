@@ -103,11 +103,12 @@ static void signals_are_plain_sums_over_what_the_trace_stores(void **state)
         trace.weights = true;
         trace.distances = RANDOM_DISTANCES;
         SignalNeeds needs = {.requests = true, .scores = true, .distance = 1 + seed % 3};
+        const SignalNeeds all[] = {{.distance = 1 + (seed + 1) % 3}, needs, {.scores = true}};
         unlink(path);
         assert_ok(record_random(path, &trace, 12, NULL));
-        assert_ok(trace_signals_load(&path, 1, &AS_RECORDED, &needs, &signals));
+        assert_ok(trace_signals_load(&path, 1, &AS_RECORDED, all, 3, &signals));
         assert_int_equal(trace_signals_source(signals), SCORES_OF_WEIGHTS);
-        SignalsCursor cursor = {.signals = signals};
+        SignalsCursor cursor = signals_cursor(signals, &needs);
         for (uint32_t s = 0; s < 12; s++) {
             static RandomStep made;
             random_step(&trace, s, &made);
@@ -154,8 +155,8 @@ static void router_scores_are_taken_where_they_are_of_every_expert(void **state)
         assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
         assert_ok(recorder_close(recorder));
         const SignalNeeds needs = {.scores = true};
-        assert_ok(trace_signals_load(&path, 1, &AS_RECORDED, &needs, &signals));
-        SignalsCursor cursor = {.signals = signals};
+        assert_ok(trace_signals_load(&path, 1, &AS_RECORDED, &needs, 1, &signals));
+        SignalsCursor cursor = signals_cursor(signals, &needs);
         EventSignals event;
         signals_next(&cursor, &event);
         assert_int_equal(trace_signals_source(signals),
@@ -177,7 +178,7 @@ static void assert_lacks(const char *path, const Batching *batching, const Signa
                          const char *wanted)
 {
     TraceSignals *signals = NULL;
-    Status status = trace_signals_load(&path, 1, batching, needs, &signals);
+    Status status = trace_signals_load(&path, 1, batching, needs, 1, &signals);
     if (status != ERR_INPUT || strstr(error_message(), wanted) == NULL)
         fail_msg("status %d: \"%s\", wanted \"%s\"", status, error_message(), wanted);
     assert_null(signals);
@@ -301,13 +302,15 @@ static TraceSignals *signals_of(const Signalled *it, const SignalNeeds *needs)
 {
     TraceSignals *signals;
     const RefTrace *ref = &it->ref;
-    assert_ok(trace_signals_new(ref->layers, ref->n_layers, needs, &signals));
+    assert_ok(trace_signals_new(ref->layers, ref->n_layers, needs, 1, &signals));
     for (uint32_t first = 0; first < ref->n_events; first += ref->n_layers) {
         Laid laid;
         TraceStep step;
         lay_out_step(it, first, needs->distance, &laid, &step);
-        assert_ok(
-            trace_signals_add_step(signals, "test", &step, laid.predicted, laid.predicted_weights));
+        assert_ok(trace_signals_add_step(signals, "test", &step));
+        if (needs->distance > 0)
+            assert_ok(trace_signals_add_predictions(signals, "test", &step, 0, laid.predicted,
+                                                    laid.predicted_weights));
     }
     return signals;
 }
@@ -663,7 +666,7 @@ static void every_failed_allocation_is_reported_and_leaks_nothing(void **state)
         TraceSignals *signals = NULL;
         int64_t before = mem_live_blocks();
         mem_fail_at(k);
-        Status status = trace_signals_load(&path, 1, &AS_RECORDED, &needs, &signals);
+        Status status = trace_signals_load(&path, 1, &AS_RECORDED, &needs, 1, &signals);
         bool reached = mem_fail_reached();
         mem_fail_at(0);
         assert_true(status == OK ||

@@ -11,8 +11,19 @@ typedef struct {
     size_t room;
 } Growing;
 
+/* The predictions of one distance. */
+typedef struct {
+    Growing counts;    /* uint16_t, predicted experts of each event that predicts */
+    Growing predicted; /* uint16_t */
+    Growing weights;   /* uint64_t, of each predicted */
+} Predictions;
+
 struct TraceSignals {
-    SignalNeeds needs;
+    bool requests_needed;
+    bool scores_needed;
+    uint32_t *distances; /* [n_distances] */
+    Predictions *sets;   /* [n_distances] */
+    size_t n_distances;
     ScoreSource source;
     TraceLayer *layers; /* [n_layers] */
     uint32_t n_layers;
@@ -23,9 +34,6 @@ struct TraceSignals {
     Growing requests;   /* uint32_t, of each token */
     Growing routing;    /* uint16_t */
     Growing scores;     /* uint32_t */
-    Growing counts;     /* uint16_t, predicted experts of each event that predicts */
-    Growing predicted;  /* uint16_t */
-    Growing weights;    /* uint64_t, of each predicted */
 };
 
 /* Room for COUNT more elements of SIZE bytes; *AT points to it. */
@@ -86,6 +94,28 @@ uint32_t signals_predicted(const uint16_t *experts, const uint16_t *weights, siz
     return count;
 }
 
+static bool has_distance(const TraceSignals *signals, uint32_t distance, size_t *i)
+{
+    for (*i = 0; *i < signals->n_distances; ++*i)
+        if (signals->distances[*i] == distance)
+            return true;
+    return false;
+}
+
+static Status add_needs(TraceSignals *signals, const SignalNeeds *needs, size_t n_needs)
+{
+    TRY(mem_new(&signals->distances, n_needs, sizeof *signals->distances, "signals"));
+    TRY(mem_new(&signals->sets, n_needs, sizeof *signals->sets, "signals"));
+    for (size_t n = 0; n < n_needs; n++) {
+        size_t i;
+        signals->requests_needed |= needs[n].requests;
+        signals->scores_needed |= needs[n].scores;
+        if (needs[n].distance > 0 && !has_distance(signals, needs[n].distance, &i))
+            signals->distances[signals->n_distances++] = needs[n].distance;
+    }
+    return OK;
+}
+
 static Status fill_new(TraceSignals *signals, const TraceLayer *layers)
 {
     uint32_t widest = layers_max_experts(layers, signals->n_layers);
@@ -97,13 +127,14 @@ static Status fill_new(TraceSignals *signals, const TraceLayer *layers)
 }
 
 Status trace_signals_new(const TraceLayer *layers, uint32_t n_layers, const SignalNeeds *needs,
-                         TraceSignals **out)
+                         size_t n_needs, TraceSignals **out)
 {
     TraceSignals *signals;
     TRY(mem_new(&signals, 1, sizeof *signals, "signals"));
-    signals->needs = *needs;
     signals->n_layers = n_layers;
     Status status = fill_new(signals, layers);
+    if (status == OK)
+        status = add_needs(signals, needs, n_needs);
     if (status == OK)
         *out = signals;
     else
@@ -122,9 +153,13 @@ void trace_signals_free(TraceSignals *signals)
     mem_free(signals->requests.data);
     mem_free(signals->routing.data);
     mem_free(signals->scores.data);
-    mem_free(signals->counts.data);
-    mem_free(signals->predicted.data);
-    mem_free(signals->weights.data);
+    for (size_t i = 0; i < signals->n_distances; i++) {
+        mem_free(signals->sets[i].counts.data);
+        mem_free(signals->sets[i].predicted.data);
+        mem_free(signals->sets[i].weights.data);
+    }
+    mem_free(signals->sets);
+    mem_free(signals->distances);
     mem_free(signals);
 }
 
@@ -200,45 +235,52 @@ static Status add_scores(TraceSignals *signals, const char *file, const TraceSte
     return OK;
 }
 
-static Status add_prediction(TraceSignals *signals, const TraceLayer *layer, uint32_t tokens,
-                             const uint16_t *experts, const uint16_t *weights)
+static Status add_prediction(Predictions *set, uint64_t *scratch, const TraceLayer *layer,
+                             uint32_t tokens, const uint16_t *experts, const uint16_t *weights)
 {
     uint16_t *count = NULL;
     uint16_t *predicted = NULL;
     uint64_t *sums = NULL;
     size_t ids = (size_t)tokens * layer->top_k;
     size_t most = ids < layer->experts ? ids : layer->experts;
-    TRY(grow(&signals->counts, 1, sizeof *count, &count));
-    TRY(grow(&signals->predicted, most, sizeof *predicted, &predicted));
-    TRY(grow(&signals->weights, most, sizeof *sums, &sums));
-    *count = (uint16_t)signals_predicted(experts, weights, ids, layer->experts, signals->sums,
-                                         predicted, sums);
-    signals->predicted.used -= most - *count;
-    signals->weights.used -= most - *count;
+    TRY(grow(&set->counts, 1, sizeof *count, &count));
+    TRY(grow(&set->predicted, most, sizeof *predicted, &predicted));
+    TRY(grow(&set->weights, most, sizeof *sums, &sums));
+    *count = (uint16_t)signals_predicted(experts, weights, ids, layer->experts, scratch, predicted,
+                                         sums);
+    set->predicted.used -= most - *count;
+    set->weights.used -= most - *count;
     return OK;
 }
 
-static Status add_predictions(TraceSignals *signals, const char *file, const TraceStep *step,
-                              const uint16_t *experts, const uint16_t *weights)
+const uint32_t *trace_signals_distances(const TraceSignals *signals, size_t *n)
 {
-    StackSpan ahead =
-        layers_ahead(signals->layers, signals->spans[step->stack], signals->needs.distance);
+    *n = signals->n_distances;
+    return signals->distances;
+}
+
+Status trace_signals_add_predictions(TraceSignals *signals, const char *file, const TraceStep *step,
+                                     size_t number, const uint16_t *experts,
+                                     const uint16_t *weights)
+{
+    uint32_t distance = signals->distances[number];
+    StackSpan ahead = layers_ahead(signals->layers, signals->spans[step->stack], distance);
     if (ahead.count > 0 && experts == NULL)
         return fail(ERR_INPUT,
                     "%s: step %u: it has no predictions %u MoE layers ahead (record "
                     "--predictions %u makes them)",
-                    file, step->step, signals->needs.distance, signals->needs.distance);
+                    file, step->step, distance, distance);
     for (uint32_t i = ahead.first; i < ahead.first + ahead.count; i++) {
         size_t ids = (size_t)step->tokens * signals->layers[i].top_k;
-        TRY(add_prediction(signals, &signals->layers[i], step->tokens, experts, weights));
+        TRY(add_prediction(&signals->sets[number], signals->sums, &signals->layers[i], step->tokens,
+                           experts, weights));
         experts += ids;
         weights += ids;
     }
     return OK;
 }
 
-Status trace_signals_add_step(TraceSignals *signals, const char *file, const TraceStep *step,
-                              const uint16_t *predicted, const uint16_t *predicted_weights)
+Status trace_signals_add_step(TraceSignals *signals, const char *file, const TraceStep *step)
 {
     uint32_t *tokens = NULL;
     uint8_t *stack = NULL;
@@ -246,18 +288,19 @@ Status trace_signals_add_step(TraceSignals *signals, const char *file, const Tra
     TRY(grow(&signals->stacks, 1, sizeof *stack, &stack));
     *tokens = step->tokens;
     *stack = (uint8_t)step->stack;
-    if (signals->needs.requests)
+    if (signals->requests_needed)
         TRY(add_requests(signals, step));
-    if (signals->needs.scores)
-        TRY(add_scores(signals, file, step));
-    if (signals->needs.distance > 0)
-        TRY(add_predictions(signals, file, step, predicted, predicted_weights));
-    return OK;
+    return signals->scores_needed ? add_scores(signals, file, step) : OK;
 }
 
-const SignalNeeds *trace_signals_needs(const TraceSignals *signals)
+bool trace_signals_have(const TraceSignals *signals, const SignalNeeds *needs)
 {
-    return &signals->needs;
+    size_t i;
+    if (signals == NULL)
+        return !signals_needed(needs);
+    return (!needs->requests || signals->requests_needed) &&
+           (!needs->scores || signals->scores_needed) &&
+           (needs->distance == 0 || has_distance(signals, needs->distance, &i));
 }
 
 const char *score_source_name(ScoreSource source)
@@ -274,10 +317,22 @@ ScoreSource trace_signals_source(const TraceSignals *signals)
 
 size_t trace_signals_bytes(const TraceSignals *signals)
 {
-    return sizeof *signals + signals->tokens.room * sizeof(uint32_t) + signals->stacks.room +
-           signals->requests.room * sizeof(uint32_t) + signals->routing.room * sizeof(uint16_t) +
-           signals->scores.room * sizeof(uint32_t) + signals->counts.room * sizeof(uint16_t) +
-           signals->predicted.room * sizeof(uint16_t) + signals->weights.room * sizeof(uint64_t);
+    size_t bytes = sizeof *signals + signals->tokens.room * sizeof(uint32_t) +
+                   signals->stacks.room + signals->requests.room * sizeof(uint32_t) +
+                   signals->routing.room * sizeof(uint16_t) +
+                   signals->scores.room * sizeof(uint32_t);
+    for (size_t i = 0; i < signals->n_distances; i++)
+        bytes += signals->sets[i].counts.room * sizeof(uint16_t) +
+                 signals->sets[i].predicted.room * sizeof(uint16_t) +
+                 signals->sets[i].weights.room * sizeof(uint64_t);
+    return bytes;
+}
+
+SignalsCursor signals_cursor(const TraceSignals *signals, const SignalNeeds *needs)
+{
+    SignalsCursor cursor = {.signals = signals, .needs = *needs};
+    has_distance(signals, needs->distance, &cursor.set);
+    return cursor;
 }
 
 /* To the first layer of the next step. */
@@ -295,18 +350,18 @@ static void begin_step(SignalsCursor *cursor)
 
 static void take_predicted(SignalsCursor *cursor, EventSignals *event)
 {
-    const TraceSignals *signals = cursor->signals;
-    const uint16_t *counts = signals->counts.data;
+    const Predictions *set = &cursor->signals->sets[cursor->set];
+    const uint16_t *counts = set->counts.data;
     event->n_predicted = counts[cursor->prediction++];
-    event->predicted = (const uint16_t *)signals->predicted.data + cursor->predicted;
-    event->predicted_weights = (const uint64_t *)signals->weights.data + cursor->predicted;
+    event->predicted = (const uint16_t *)set->predicted.data + cursor->predicted;
+    event->predicted_weights = (const uint64_t *)set->weights.data + cursor->predicted;
     cursor->predicted += event->n_predicted;
 }
 
 void signals_next(SignalsCursor *cursor, EventSignals *event)
 {
     const TraceSignals *signals = cursor->signals;
-    const SignalNeeds *needs = &signals->needs;
+    const SignalNeeds *needs = &cursor->needs;
     if (cursor->layer == cursor->end)
         begin_step(cursor);
     const TraceLayer *layer = &signals->layers[cursor->layer];

@@ -54,37 +54,47 @@ const char *score_source_name(ScoreSource source);
 /* The signals of all events of a trace. Read-only once filled, so threads may share it. */
 typedef struct TraceSignals TraceSignals;
 
+/* For all of NEEDS[n_needs], whose distances may differ. */
 Status trace_signals_new(const TraceLayer *layers, uint32_t n_layers, const SignalNeeds *needs,
-                         TraceSignals **signals);
+                         size_t n_needs, TraceSignals **signals);
 void trace_signals_free(TraceSignals *signals);
 /* Adds a step whose experts were checked. STEP->scores count when they are of every expert
- * ([tokens][experts] of each layer, by id). PREDICTED and PREDICTED_WEIGHTS (f16) are what was
- * predicted at the distance that is needed, laid out as by trace_reader_prediction(). Fails with
- * ERR_INPUT when the step lacks what is needed; FILE begins the message. */
-Status trace_signals_add_step(TraceSignals *signals, const char *file, const TraceStep *step,
-                              const uint16_t *predicted, const uint16_t *predicted_weights);
+ * ([tokens][experts] of each layer, by id). Fails with ERR_INPUT when the step lacks what is
+ * needed; FILE begins the message. */
+Status trace_signals_add_step(TraceSignals *signals, const char *file, const TraceStep *step);
+/* The distances of predictions that are needed; [*n]. After each step its predictions are added for
+ * each of them: number I of them, as trace_reader_prediction() gives them. */
+const uint32_t *trace_signals_distances(const TraceSignals *signals, size_t *n);
+Status trace_signals_add_predictions(TraceSignals *signals, const char *file, const TraceStep *step,
+                                     size_t i, const uint16_t *predicted,
+                                     const uint16_t *predicted_weights);
 /* What packed_trace_load_view() loads, read for its signals. Tokens that are regrouped have no
  * scores and no predictions: ERR_INPUT. */
 Status trace_signals_load(const char *const *paths, size_t count, const Batching *batching,
-                          const SignalNeeds *needs, TraceSignals **signals);
+                          const SignalNeeds *needs, size_t n_needs, TraceSignals **signals);
 
-const SignalNeeds *trace_signals_needs(const TraceSignals *signals);
+/* True when SIGNALS (NULL: none) are all that NEEDS asks for. */
+bool trace_signals_have(const TraceSignals *signals, const SignalNeeds *needs);
 ScoreSource trace_signals_source(const TraceSignals *signals);
 size_t trace_signals_bytes(const TraceSignals *signals);
 
-/* Walks the events in their order. Zero-initialise but for SIGNALS. */
+/* Walks the events in their order; from signals_cursor(). */
 typedef struct {
     const TraceSignals *signals;
-    uint64_t step;  /* steps begun */
-    uint32_t layer; /* index of the next event's layer */
-    uint32_t end;   /* behind the step's last layer */
-    size_t request; /* where the step's ... */
-    size_t routing; /* ... and the next event's begin */
+    SignalNeeds needs; /* what events bring */
+    size_t set;        /* number of the distance */
+    uint64_t step;     /* steps begun */
+    uint32_t layer;    /* index of the next event's layer */
+    uint32_t end;      /* behind the step's last layer */
+    size_t request;    /* where the step's ... */
+    size_t routing;    /* ... and the next event's begin */
     size_t score;
     size_t prediction;
     size_t predicted;
 } SignalsCursor;
 
+/* At the first event, bringing what NEEDS asks for, which SIGNALS have. */
+SignalsCursor signals_cursor(const TraceSignals *signals, const SignalNeeds *needs);
 /* The next event's; there is one. */
 void signals_next(SignalsCursor *cursor, EventSignals *event);
 

@@ -21,15 +21,27 @@ static Status keeps_largest(const TraceRun *run, const char *path, bool *largest
     return OK;
 }
 
+/* Of STEP, which SHARDS has just given, at every distance that is needed. */
+static Status add_predictions(TraceShards *shards, const char *path, const TraceStep *step,
+                              TraceSignals *signals)
+{
+    size_t n;
+    const uint32_t *distances = trace_signals_distances(signals, &n);
+    for (size_t i = 0; i < n; i++) {
+        const uint16_t *predicted;
+        const uint16_t *weights;
+        TRY(trace_shards_prediction(shards, distances[i], &predicted, &weights));
+        TRY(trace_signals_add_predictions(signals, path, step, i, predicted, weights));
+    }
+    return OK;
+}
+
 static Status add_steps(TraceShards *shards, TraceSignals *signals)
 {
     const char *path = NULL; /* of the shard being read */
     bool largest = false;
-    uint32_t distance = trace_signals_needs(signals)->distance;
     for (;;) {
         TraceStep step;
-        const uint16_t *predicted = NULL;
-        const uint16_t *weights = NULL;
         Status status = trace_shards_next_step(shards, &step);
         if (status != OK)
             return status == STATUS_END ? OK : status;
@@ -39,9 +51,8 @@ static Status add_steps(TraceShards *shards, TraceSignals *signals)
         }
         if (largest)
             step.scores = NULL;
-        if (distance > 0)
-            TRY(trace_shards_prediction(shards, distance, &predicted, &weights));
-        TRY(trace_signals_add_step(signals, path, &step, predicted, weights));
+        TRY(trace_signals_add_step(signals, path, &step));
+        TRY(add_predictions(shards, path, &step, signals));
     }
 }
 
@@ -54,25 +65,26 @@ static Status add_rebatched(TraceShards *shards, const Batching *batching, Trace
     while (status == OK) {
         status = rebatch_next_step(rebatch, &step);
         if (status == OK)
-            status = trace_signals_add_step(signals, "trace", &step, NULL, NULL);
+            status = trace_signals_add_step(signals, "trace", &step);
     }
     rebatch_close(rebatch);
     return status == STATUS_END ? OK : status;
 }
 
 Status trace_signals_load(const char *const *paths, size_t count, const Batching *batching,
-                          const SignalNeeds *needs, TraceSignals **out)
+                          const SignalNeeds *needs, size_t n_needs, TraceSignals **out)
 {
     TraceShards *shards;
     TraceSignals *signals = NULL;
     uint32_t n_layers;
     bool as_recorded = batching->mode == BATCHING_AS_RECORDED;
-    if (!as_recorded && (needs->scores || needs->distance > 0))
-        return fail(ERR_INPUT, "batching.mode: regrouped tokens have no router scores and no "
-                               "predictions, which the plan asks for");
+    for (size_t i = 0; i < n_needs && !as_recorded; i++)
+        if (needs[i].scores || needs[i].distance > 0)
+            return fail(ERR_INPUT, "batching.mode: regrouped tokens have no router scores and no "
+                                   "predictions, which the plan asks for");
     TRY(trace_shards_open(paths, count, &shards));
     const TraceLayer *layers = trace_shards_layers(shards, &n_layers);
-    Status status = trace_signals_new(layers, n_layers, needs, &signals);
+    Status status = trace_signals_new(layers, n_layers, needs, n_needs, &signals);
     if (status == OK)
         status =
             as_recorded ? add_steps(shards, signals) : add_rebatched(shards, batching, signals);

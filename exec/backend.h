@@ -155,6 +155,17 @@ typedef struct {
     size_t out_head;
 } HeadMatrices;
 
+/* A feed-forward network that all tokens take. HIDDEN [rows][first->rows] and INSIDE [rows][d_ff]
+ * are room for what lies between its parts. */
+typedef struct {
+    const FfnShape *shape;
+    const Matrix *first; /* gate, then up; or just up */
+    const Matrix *second;
+    const float *gates; /* device [rows]: its output is times their sigmoid; or NULL */
+    float *hidden;
+    float *inside;
+} DenseFfn;
+
 /* Device arrays of one MoE layer's routing. */
 typedef struct {
     float *scores;     /* [tokens][experts] probabilities */
@@ -291,10 +302,8 @@ typedef struct {
     /* out[token][head] = in[token][head] * weights[head]^T */
     Status (*linear_heads)(Device *device, const HeadMatrices *matrices, const float *in,
                            uint32_t tokens, float *out);
-    /* HIDDEN [rows][gated ? 2 d_ff : d_ff], the first matrix' output -> OUT [rows][d_ff], the
-     * second's input, times sigmoid(gates[row]) unless GATES is NULL. */
-    Status (*activate)(Device *device, const FfnShape *shape, const float *hidden,
-                       const float *gates, uint32_t rows, float *out);
+    /* out[rows][d_model] += FFN of in[rows][d_model] */
+    Status (*ffn)(Device *device, const DenseFfn *ffn, const float *in, uint32_t rows, float *out);
 
     /* QKV [tokens][n_heads key_dim + n_kv_heads (key_dim + value_dim)]: norm, clip and rotary
      * embedding of the queries in place, and of the keys into the cache at the spans' positions;

@@ -8,11 +8,13 @@ static Status dense_ffn(const Step *step, const FfnShape *shape, const FfnWeight
 {
     const Forward *f = step->forward;
     uint32_t tokens = step->input->tokens;
-    TRY(f->backend->linear(f->device, f->at.normed, &weights->first, tokens, false,
-                           f->at.ffn_hidden));
-    TRY(f->backend->activate(f->device, shape, f->at.ffn_hidden, gates, tokens, f->at.ffn_inside));
-    return f->backend->linear(f->device, f->at.ffn_inside, &weights->second, tokens, true,
-                              f->at.hidden);
+    const DenseFfn ffn = {.shape = shape,
+                          .first = &weights->first,
+                          .second = &weights->second,
+                          .gates = gates,
+                          .hidden = f->at.ffn_hidden,
+                          .inside = f->at.ffn_inside};
+    return f->backend->ffn(f->device, &ffn, f->at.normed, tokens, f->at.hidden);
 }
 
 static Status shared_experts(const Step *step, uint32_t layer)

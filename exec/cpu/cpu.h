@@ -110,8 +110,7 @@ Status cpu_linear(Device *device, const float *in, const Matrix *weight, uint32_
                   float *out);
 Status cpu_linear_heads(Device *device, const HeadMatrices *matrices, const float *in,
                         uint32_t tokens, float *out);
-Status cpu_activate(Device *device, const FfnShape *shape, const float *hidden, const float *gates,
-                    uint32_t rows, float *out);
+Status cpu_ffn(Device *device, const DenseFfn *ffn, const float *in, uint32_t rows, float *out);
 Status cpu_append(Device *device, const AppendLayer *layer, const Spans *spans, float *qkv);
 Status cpu_append_latent(Device *device, const LatentLayer *layer, const Spans *spans,
                          const float *kv, const float *queries, float *absorbed);

@@ -318,10 +318,10 @@ static void activate_tile(void *argument, size_t item, size_t worker)
     }
 }
 
-Status cpu_activate(Device *device, const FfnShape *shape, const float *hidden, const float *gates,
-                    uint32_t rows, float *out)
+Status cpu_ffn(Device *device, const DenseFfn *ffn, const float *in, uint32_t rows, float *out)
 {
-    ActivateTask task = {shape, hidden, gates, rows, out};
+    ActivateTask task = {ffn->shape, ffn->hidden, ffn->gates, rows, ffn->inside};
+    TRY(cpu_linear(device, in, ffn->first, rows, false, ffn->hidden));
     thread_pool_run(device->pool, divide_up(rows, TILE_ROWS), activate_tile, &task);
-    return OK;
+    return cpu_linear(device, ffn->inside, ffn->second, rows, true, out);
 }

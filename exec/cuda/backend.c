@@ -324,10 +324,10 @@ static Status cuda_linear_heads(Device *device, const HeadMatrices *matrices, co
     return ops_linear_heads(&device->queue, matrices, in, tokens, out);
 }
 
-static Status cuda_activate(Device *device, const FfnShape *shape, const float *hidden,
-                            const float *gates, uint32_t rows, float *out)
+static Status cuda_ffn(Device *device, const DenseFfn *ffn, const float *in, uint32_t rows,
+                       float *out)
 {
-    return ops_activate(&device->queue, shape, hidden, gates, rows, out);
+    return ops_ffn(&device->queue, ffn, in, rows, out);
 }
 
 static Status cuda_append(Device *device, const AppendLayer *layer, const Spans *spans, float *qkv)
@@ -420,7 +420,7 @@ const Backend BACKEND_CUDA = {
     .norm_linear = cuda_norm_linear,
     .find_nan = cuda_find_nan,
     .linear_heads = cuda_linear_heads,
-    .activate = cuda_activate,
+    .ffn = cuda_ffn,
     .append = cuda_append,
     .append_latent = cuda_append_latent,
     .attend = cuda_attend,

@@ -85,9 +85,34 @@ __global__ void __launch_bounds__(THREADS)
         out[at] = ADD ? out[at] + bias[column] : bias[column];
 }
 
+/* The same, four at a time. */
+template <bool ADD>
+__global__ void __launch_bounds__(THREADS)
+    put_bias_words(const float4 *__restrict__ bias, uint32_t words, float4 *__restrict__ out)
+{
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    uint32_t word = blockIdx.y * THREADS + threadIdx.x;
+    if (word >= words)
+        return;
+    float4 sum = bias[word];
+    float4 *to = out + (size_t)blockIdx.x * words + word;
+    if (ADD) {
+        float4 before = *to;
+        sum = make_float4(before.x + sum.x, before.y + sum.y, before.z + sum.z, before.w + sum.w);
+    }
+    *to = sum;
+}
+
 static Status queue_bias(const OpsQueue *queue, const Matrix *weight, uint32_t rows, bool add,
                          float *out)
 {
+    if (weight->rows % 4 == 0 && ((uintptr_t)weight->bias | (uintptr_t)out) % 16 == 0) {
+        uint32_t words = weight->rows / 4;
+        const LaunchShape wide = {dim3(rows, divide_up(words, THREADS)), THREADS, 0, 0};
+        return launch_after(add ? put_bias_words<true> : put_bias_words<false>, wide, queue->stream,
+                            (const float4 *)weight->bias, words, (float4 *)out);
+    }
     const LaunchShape launch = {dim3(rows, divide_up(weight->rows, THREADS)), THREADS, 0, 0};
     return launch_after(add ? put_bias<true> : put_bias<false>, launch, queue->stream,
                         (const float *)weight->bias, weight->rows, out);
@@ -144,6 +169,43 @@ extern "C" Status ops_norm_linear(const OpsQueue *queue, const Norm *norm, const
     /* f32 has the room for bf16 */
     TRY(ops_norm_rounded(queue, norm, in, rows, weight->columns, normed));
     return multiply(queue, normed, weight, rows, false, out);
+}
+
+/* The first product leaves bf16 without its bias, which the activation adds. */
+static Status ffn_of_many(const OpsQueue *queue, const DenseFfn *ffn, const float *in,
+                          uint32_t rows, float *out)
+{
+    const Matrix *first = ffn->first;
+    CublasProduct product = {};
+    product.in = CUDA_R_16BF;
+    product.out = CUDA_R_16BF;
+    product.rows = rows;
+    product.columns = first->rows;
+    product.depth = first->columns;
+    product.count = 1;
+    const CublasMatrix a = {queue->scratch, first->columns, 0};
+    const CublasMatrix b = {first->data, first->columns, 0};
+    const CublasMatrix to = {ffn->hidden, first->rows, 0};
+    TRY(round_to_scratch(queue, in, first->columns, 0, rows, 1, first->columns));
+    TRY(cublas_product(queue->cublas, &product, &a, &b, &to, queue->stream));
+    TRY(ops_activate_rounded(queue, ffn->shape, ffn->hidden, first->bias, ffn->gates, rows,
+                             ffn->inside));
+    return multiply(queue, ffn->inside, ffn->second, rows, true, out);
+}
+
+extern "C" Status ops_ffn(const OpsQueue *queue, const DenseFfn *ffn, const float *in,
+                          uint32_t rows, float *out)
+{
+    const FewRows few = {in, nullptr, ffn->first, rows, false, ffn->hidden};
+    uint32_t splits;
+    if (rows == 0)
+        return OK;
+    if (queue->compute == COMPUTE_BF16 && ffn->shape->d_ff % 8 == 0 &&
+        !few_rows_fit(queue, &few, &splits))
+        return ffn_of_many(queue, ffn, in, rows, out);
+    TRY(ops_linear(queue, in, ffn->first, rows, false, ffn->hidden));
+    TRY(ops_activate(queue, ffn->shape, ffn->hidden, ffn->gates, rows, ffn->inside));
+    return ops_linear(queue, ffn->inside, ffn->second, rows, true, out);
 }
 
 extern "C" Status ops_linear_heads(const OpsQueue *queue, const HeadMatrices *matrices,

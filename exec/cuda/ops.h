@@ -47,8 +47,17 @@ Status ops_find_nan(const OpsQueue *queue, const float *in, uint32_t rows, size_
                     uint32_t *found);
 Status ops_linear_heads(const OpsQueue *queue, const HeadMatrices *matrices, const float *in,
                         uint32_t tokens, float *out);
+/* HIDDEN [rows][gated ? 2 d_ff : d_ff], the first matrix' output -> OUT [rows][d_ff], the second's
+ * input, times sigmoid(gates[row]) unless GATES is NULL. */
 Status ops_activate(const OpsQueue *queue, const FfnShape *shape, const float *hidden,
                     const float *gates, uint32_t rows, float *out);
+/* The same for HIDDEN that lacks BIAS (NULL: none) and, like OUT, is bf16; d_ff is a multiple of 8.
+ */
+Status ops_activate_rounded(const OpsQueue *queue, const FfnShape *shape, const void *hidden,
+                            const float *bias, const float *gates, uint32_t rows, void *out);
+/* Products of many rows in bf16: HIDDEN and INSIDE are rounded to it. */
+Status ops_ffn(const OpsQueue *queue, const DenseFfn *ffn, const float *in, uint32_t rows,
+               float *out);
 Status ops_append(const OpsQueue *queue, const AppendLayer *layer, const Spans *spans, float *qkv);
 Status ops_append_latent(const OpsQueue *queue, const LatentLayer *layer, const Spans *spans,
                          const float *kv, const float *queries, float *absorbed);

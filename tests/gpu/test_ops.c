@@ -131,6 +131,44 @@ static void activations_gate_and_scale(void **unused)
         }
 }
 
+static void rounded_activations_add_the_bias_first(void **unused)
+{
+    (void)unused;
+    enum { D_FF = 2056, ROWS = 3 };
+    uint64_t state = 13;
+    const OpsQueue queue = gpu_queue(COMPUTE_BF16);
+    for (int kind = ACTIVATION_SILU; kind <= ACTIVATION_CLAMPED_SWIGLU; kind++)
+        for (int gated = kind == ACTIVATION_CLAMPED_SWIGLU; gated < 2; gated++) {
+            const FfnShape shape = {.d_ff = D_FF,
+                                    .gated = gated,
+                                    .activation = (Activation)kind,
+                                    .alpha = 1.702f,
+                                    .limit = 0.7f};
+            uint32_t width = gated ? 2 * D_FF : D_FF;
+            Floats hidden = gpu_random(&state, (size_t)ROWS * width, true);
+            Floats bias = gpu_random(&state, width, false);
+            Floats gates = gpu_random(&state, ROWS, false);
+            uint16_t got[ROWS * D_FF];
+            void *out = gpu_upload(got, sizeof got);
+            assert_ok(ops_activate_rounded(&queue, &shape, gpu_elements(&hidden, COMPUTE_BF16),
+                                           bias.device, gates.device, ROWS, out));
+            assert_int_equal(cudaStreamSynchronize(queue.stream), cudaSuccess);
+            assert_int_equal(cudaMemcpy(got, out, sizeof got, cudaMemcpyDeviceToHost), cudaSuccess);
+            for (uint32_t i = 0; i < ROWS * D_FF; i++) {
+                const float *row = hidden.host + (size_t)i / D_FF * width;
+                uint32_t c = i % D_FF;
+                double up = gated ? (double)(row[D_FF + c] + bias.host[D_FF + c]) : 1;
+                double want = inside_on_host(&shape, (double)(row[c] + bias.host[c]), up) /
+                              (1 + exp(-(double)gates.host[i / D_FF]));
+                uint32_t bits = (uint32_t)got[i] << 16;
+                float value;
+                memcpy(&value, &bits, sizeof value);
+                assert_true(fabs((double)value - want) <= 0.004 * fabs(want) + 1e-5);
+            }
+            gpu_reset();
+        }
+}
+
 /* ---- products ---- */
 
 typedef struct {
@@ -176,6 +214,69 @@ static void products_add_bias_and_what_was_there(void **unused)
                 check_linear(COMPUTES[c], shapes[s], way % 2 == 1, way / 2 == 1, &state);
 }
 
+/* A row of HIDDEN [width] of IN [d], then OUT [d] += the network's output. */
+static void ffn_row_on_host(const FfnShape *shape, const float *in, const Floats *first,
+                            const Floats *first_bias, const Floats *second,
+                            const Floats *second_bias, double gate, float *out)
+{
+    double hidden[128];
+    uint32_t width = ffn_first_rows(shape);
+    for (uint32_t i = 0; i < width; i++) {
+        hidden[i] = (double)first_bias->host[i];
+        for (uint32_t j = 0; j < shape->d_model; j++)
+            hidden[i] += (double)in[j] * (double)first->host[i * shape->d_model + j];
+    }
+    for (uint32_t c = 0; c < shape->d_model; c++) {
+        double sum = (double)second_bias->host[c];
+        for (uint32_t i = 0; i < shape->d_ff; i++)
+            sum += inside_on_host(shape, hidden[i], shape->gated ? hidden[shape->d_ff + i] : 1) /
+                   (1 + exp(-gate)) * (double)second->host[c * shape->d_ff + i];
+        out[c] += (float)sum;
+    }
+}
+
+static void check_ffn(ComputeType compute, bool gated, uint32_t rows, uint64_t *state)
+{
+    const OpsQueue queue = gpu_queue(compute);
+    bool rounds = compute == COMPUTE_BF16;
+    const FfnShape shape = {.d_model = 48,
+                            .d_ff = 40,
+                            .gated = gated,
+                            .bias = true,
+                            .activation = gated ? ACTIVATION_SILU : ACTIVATION_GELU};
+    uint32_t width = ffn_first_rows(&shape);
+    Floats in = gpu_random(state, (size_t)rows * shape.d_model, rounds);
+    Floats first = gpu_random(state, (size_t)width * shape.d_model, rounds);
+    Floats second = gpu_random(state, (size_t)shape.d_model * shape.d_ff, rounds);
+    Floats first_bias = gpu_random(state, width, false);
+    Floats second_bias = gpu_random(state, shape.d_model, false);
+    Floats gates = gpu_random(state, rows, false);
+    Floats out = gpu_random(state, in.n, false);
+    Floats hidden = gpu_result((size_t)rows * width);
+    Floats inside = gpu_result((size_t)rows * shape.d_ff);
+    for (uint32_t row = 0; row < rows; row++)
+        ffn_row_on_host(&shape, in.host + (size_t)row * shape.d_model, &first, &first_bias, &second,
+                        &second_bias, (double)gates.host[row],
+                        out.host + (size_t)row * shape.d_model);
+    const Matrix up = {gpu_elements(&first, compute), first_bias.device, width, shape.d_model};
+    const Matrix down = {gpu_elements(&second, compute), second_bias.device, shape.d_model,
+                         shape.d_ff};
+    const DenseFfn ffn = {&shape, &up, &down, gates.device, hidden.device, inside.device};
+    assert_ok(ops_ffn(&queue, &ffn, in.device, rows, out.device));
+    gpu_assert_near(&queue, &out, rounds ? 0.06f : 1e-4f);
+    gpu_reset();
+}
+
+static void networks_of_few_and_of_many_rows_add_what_a_loop_adds(void **unused)
+{
+    (void)unused;
+    uint64_t state = 14;
+    for (size_t c = 0; c < 2; c++)
+        for (int gated = 0; gated < 2; gated++)
+            for (uint32_t rows = 1; rows < 300; rows = rows * 6 + 1)
+                check_ffn(COMPUTES[c], gated, rows, &state);
+}
+
 static void each_head_has_its_own_matrix(void **unused)
 {
     (void)unused;
@@ -216,7 +317,9 @@ int main(void)
         cmocka_unit_test(embedding_scales_rows_and_adds_positions),
         cmocka_unit_test(norms_pick_their_rows),
         cmocka_unit_test(activations_gate_and_scale),
+        cmocka_unit_test(rounded_activations_add_the_bias_first),
         cmocka_unit_test(products_add_bias_and_what_was_there),
+        cmocka_unit_test(networks_of_few_and_of_many_rows_add_what_a_loop_adds),
         cmocka_unit_test(each_head_has_its_own_matrix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 
 static constexpr uint32_t THREADS = 256;
 static constexpr uint32_t WARPS = THREADS / 32;
+static constexpr uint32_t MANY_TOKENS = 512;
 
 __device__ static float clip(float limit, float value)
 {
@@ -141,60 +142,71 @@ __device__ static float4 clip_four(float limit, float4 value)
                        clip(limit, value.w));
 }
 
-/* Four elements of a head, of which lane l of LANES has 4 l and up, after their rotation. */
+/* What a position's rotation makes of a lane's four elements x, with those that they turn with:
+ * x * cosine + other * sine. Lane l of LANES has elements 4 l and up of a head. */
+struct Rotation {
+    float4 cosine;
+    float4 sine; /* with the sign that it has here */
+    uint32_t partner;
+};
+
 template <uint32_t LANES>
-__device__ static float4 rotated_four(const AppendLayer &layer, uint32_t position, float4 value)
+__device__ static Rotation load_rotation(const AppendLayer &layer, uint32_t position)
 {
     uint32_t dims = layer.rotary_dims;
     uint32_t lane = threadIdx.x % LANES;
-    bool turns = layer.rotary != ROTARY_NONE && 4 * lane < dims;
     const float *cosine = layer.cosine + (size_t)position * (dims / 2);
     const float *sine = layer.sine + (size_t)position * (dims / 2);
+    if (layer.rotary == ROTARY_NONE || 4 * lane >= dims)
+        return {make_float4(1, 1, 1, 1), make_float4(0, 0, 0, 0), lane};
     if (layer.rotary == ROTARY_INTERLEAVED) {
-        float2 c = turns ? *(const float2 *)(cosine + 2 * lane) : make_float2(1, 1);
-        float2 s = turns ? *(const float2 *)(sine + 2 * lane) : make_float2(0, 0);
-        return make_float4(value.x * c.x - value.y * s.x, value.y * c.x + value.x * s.x,
-                           value.z * c.y - value.w * s.y, value.w * c.y + value.z * s.y);
+        float2 c = *(const float2 *)(cosine + 2 * lane);
+        float2 s = *(const float2 *)(sine + 2 * lane);
+        return {make_float4(c.x, c.x, c.y, c.y), make_float4(-s.x, s.x, -s.y, s.y), lane};
     }
     uint32_t half = dims / 8; /* in lanes */
     bool second = lane >= half;
     uint32_t partner = second ? lane - half : lane + half;
-    float4 other = make_float4(__shfl_sync(0xFFFFFFFF, value.x, partner, LANES),
-                               __shfl_sync(0xFFFFFFFF, value.y, partner, LANES),
-                               __shfl_sync(0xFFFFFFFF, value.z, partner, LANES),
-                               __shfl_sync(0xFFFFFFFF, value.w, partner, LANES));
-    if (!turns)
-        return value;
-    uint32_t pair = 4 * (second ? lane - half : lane);
-    float4 c = *(const float4 *)(cosine + pair);
-    float4 s = *(const float4 *)(sine + pair);
-    float sign = second ? 1 : -1;
-    return make_float4(value.x * c.x + sign * other.x * s.x, value.y * c.y + sign * other.y * s.y,
-                       value.z * c.z + sign * other.z * s.z, value.w * c.w + sign * other.w * s.w);
+    float4 s = *(const float4 *)(sine + 4 * min(lane, partner));
+    return {*(const float4 *)(cosine + 4 * min(lane, partner)),
+            second ? s : make_float4(-s.x, -s.y, -s.z, -s.w), partner};
 }
 
 template <uint32_t LANES>
-__device__ static float4 prepared_four(const AppendLayer &layer, const float *weights,
-                                       uint32_t position, float4 value)
+__device__ static float4 rotate_four(RotaryKind kind, const Rotation &by, float4 x)
 {
-    if (weights != nullptr) {
-        float squares =
-            value.x * value.x + value.y * value.y + value.z * value.z + value.w * value.w;
-        float scale = 1 / sqrtf(sum_lanes<LANES>(squares) / (4 * LANES) + layer.norm_eps);
-        float4 weight = *(const float4 *)(weights + threadIdx.x % LANES * 4);
-        value = make_float4(value.x * scale * weight.x, value.y * scale * weight.y,
-                            value.z * scale * weight.z, value.w * scale * weight.w);
-    }
-    return rotated_four<LANES>(layer, position, clip_four(layer.clip, value));
+    float4 other = make_float4(x.y, x.x, x.w, x.z);
+    if (kind == ROTARY_HALVES)
+        other = make_float4(__shfl_sync(0xFFFFFFFF, x.x, by.partner, LANES),
+                            __shfl_sync(0xFFFFFFFF, x.y, by.partner, LANES),
+                            __shfl_sync(0xFFFFFFFF, x.z, by.partner, LANES),
+                            __shfl_sync(0xFFFFFFFF, x.w, by.partner, LANES));
+    return make_float4(
+        x.x * by.cosine.x + other.x * by.sine.x, x.y * by.cosine.y + other.y * by.sine.y,
+        x.z * by.cosine.z + other.z * by.sine.z, x.w * by.cosine.w + other.w * by.sine.w);
+}
+
+/* WEIGHTS: the lane's four of the norm; NORMS: whether there is one. */
+template <uint32_t LANES>
+__device__ static float4 norm_four(float eps, bool norms, float4 weight, float4 x)
+{
+    if (!norms)
+        return x;
+    float squares = x.x * x.x + x.y * x.y + x.z * x.z + x.w * x.w;
+    float scale = 1 / sqrtf(sum_lanes<LANES>(squares) / (4 * LANES) + eps);
+    return make_float4(x.x * scale * weight.x, x.y * scale * weight.y, x.z * scale * weight.z,
+                       x.w * scale * weight.w);
 }
 
 /* As append_rows(), for heads of 4 LANES dimensions without a norm of whole rows: LANES lanes have
- * a head in their registers. Bound by device memory. */
+ * a head in their registers. blockIdx: x the token, y a share of its heads. Bound by device memory,
+ * with few tokens by latency. */
 template <uint32_t LANES, typename Element>
 __global__ void __launch_bounds__(THREADS)
     append_heads(AppendLayer layer, const Span *__restrict__ spans, uint32_t n_spans, float *qkv)
 {
     constexpr uint32_t DIM = 4 * LANES;
+    constexpr uint32_t WARP_HEADS = 32 / LANES;
     wait_for_earlier_kernels();
     let_next_kernel_start();
     const SpanTile at = find_token(spans, n_spans, blockIdx.x);
@@ -208,21 +220,25 @@ __global__ void __launch_bounds__(THREADS)
     Element *keys = (Element *)layer.cache.keys + place * layer.cache.key_stride;
     Element *values = (Element *)layer.cache.values + place * layer.cache.value_stride;
     uint32_t element = threadIdx.x % LANES * 4;
+    const Rotation rotation = load_rotation<LANES>(layer, position);
+    bool norms = layer.k_norm != nullptr;
     /* all lanes of a warp go round together: they exchange numbers */
-    for (uint32_t first = threadIdx.x / 32 * (32 / LANES); first < heads;
-         first += THREADS / LANES) {
+    for (uint32_t first = (blockIdx.y * WARPS + threadIdx.x / 32) * WARP_HEADS; first < heads;
+         first += gridDim.y * WARPS * WARP_HEADS) {
         uint32_t h = first + threadIdx.x % 32 / LANES;
         bool there = h < heads;
         bool query = h < layer.n_heads;
+        const float *weights = query ? layer.q_norm : layer.k_norm;
         float *from = row + (size_t)(there ? h : 0) * DIM + element;
-        float4 value = prepared_four<LANES>(layer, query ? layer.q_norm : layer.k_norm, position,
-                                            *(const float4 *)from);
+        float4 weight = norms ? *(const float4 *)(weights + element) : make_float4(1, 1, 1, 1);
+        float4 x = norm_four<LANES>(layer.norm_eps, norms, weight, *(const float4 *)from);
+        x = rotate_four<LANES>(layer.rotary, rotation, clip_four(layer.clip, x));
         if (query)
-            put_four(from, value);
+            put_four(from, x);
         else if (there)
-            put_four(keys + (size_t)(h - layer.n_heads) * DIM + element, value);
+            put_four(keys + (size_t)(h - layer.n_heads) * DIM + element, x);
     }
-    for (uint32_t i = threadIdx.x * 4; i < v; i += THREADS * 4)
+    for (uint32_t i = (blockIdx.y * THREADS + threadIdx.x) * 4; i < v; i += gridDim.y * THREADS * 4)
         put_four(values + i,
                  clip_four(layer.clip, *(const float4 *)(row + (size_t)heads * DIM + i)));
 }
@@ -247,7 +263,11 @@ static Status append_elements(const AppendLayer *layer, const Spans *spans, floa
                               cudaStream_t stream)
 {
     if (fits_heads(layer, qkv)) {
-        const LaunchShape launch = {dim3(spans->tokens), THREADS, 0, 0};
+        /* a warp has one turn where tokens are few, and all of a token's where they are many */
+        uint32_t warp_heads = 128 / layer->key_dim;
+        uint32_t shares = divide_up(layer->n_heads + layer->n_kv_heads, WARPS * warp_heads);
+        const dim3 grid(spans->tokens, spans->tokens < MANY_TOKENS ? shares : 1);
+        const LaunchShape launch = {grid, THREADS, 0, 0};
         auto kernel = layer->key_dim == 64 ? append_heads<16, Element> : append_heads<32, Element>;
         return launch_after(kernel, launch, stream, *layer, spans->device, spans->n, qkv);
     }

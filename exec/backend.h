@@ -64,8 +64,9 @@ typedef struct {
     uint32_t keys;     /* in the cache, these tokens' included */
 } Span;
 
-/* The spans of a step, on both sides. Their tokens are consecutive from 0 and ascend. An operation
- * that is queued may depend on n, tokens and most_keys, but not on what HOST has. */
+/* The spans of a step, on both sides. Their tokens are consecutive from 0 and ascend; spans without
+ * tokens come last. An operation that is queued may depend on n, tokens and most_keys, but not on
+ * what HOST has. */
 typedef struct {
     const Span *host;   /* [n] */
     const Span *device; /* the same */

@@ -7,21 +7,32 @@ static constexpr uint32_t MAX_KEY_DIM = 576;
 static constexpr uint32_t MAX_VALUE_DIM = 512;
 static constexpr uint32_t MAX_SPLITS = 128;
 static constexpr uint32_t MERGE_THREADS = 256;
-static constexpr double SPLIT_COST = 0.01; /* of a split, as a part of the work */
-static constexpr uint32_t MAX_WAVES = 3;   /* of blocks, when keys are split */
+static constexpr uint32_t START_TURNS = 5; /* that a block's start and end take as long as */
+static constexpr uint32_t MERGE_TURNS = 4; /* ... the merge of what was split */
 
-/* Among up to MOST splits of the work of TILES, the number that leaves the fewest of RESIDENT
- * blocks without work at the end. */
-static uint32_t choose_splits(uint64_t tiles, uint64_t most, uint64_t resident)
+/* What a kernel's tiles and blocks are like. */
+struct KindShape {
+    uint32_t rows;      /* of a tile */
+    uint32_t resident;  /* blocks on a multiprocessor */
+    uint32_t waves;     /* of these at the most, when keys are split */
+    uint32_t turn_keys; /* that a block takes at a time */
+};
+
+/* The number of splits of TILES of up to KEYS that are done soonest, counted in turns of a block,
+ * with RESIDENT blocks at a time. */
+static uint32_t choose_splits(const KindShape &kind, uint64_t tiles, uint64_t keys,
+                              uint64_t resident)
 {
     uint32_t best = 1;
-    double least = 0;
-    for (uint32_t splits = 1; splits <= most && splits <= MAX_SPLITS; splits++) {
-        uint64_t waves = (tiles * splits + resident - 1) / resident;
-        double time = (double)waves / splits * (1 + SPLIT_COST * (splits - 1));
-        if (splits > 1 && (waves > MAX_WAVES || tiles * splits > MAX_WAVES * resident))
+    uint64_t least = UINT64_MAX;
+    for (uint32_t splits = 1; splits <= MAX_SPLITS; splits++) {
+        if (splits > 1 &&
+            (tiles * splits > kind.waves * resident || (splits - 1) * SPLIT_KEYS >= keys))
             break;
-        if (splits == 1 || time < least) {
+        uint64_t waves = (tiles * splits + resident - 1) / resident;
+        uint64_t turns = (keys + splits * kind.turn_keys - 1) / (splits * kind.turn_keys);
+        uint64_t time = waves * (turns + START_TURNS) + (splits > 1 ? MERGE_TURNS : 0);
+        if (time < least) {
             best = splits;
             least = time;
         }
@@ -29,9 +40,11 @@ static uint32_t choose_splits(uint64_t tiles, uint64_t most, uint64_t resident)
     return best;
 }
 
-/* Sets what TASK lacks, for tiles of ROWS and RESIDENT blocks at a time; returns the grid. */
-static dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t resident, AttendTask *task)
+/* Sets what TASK lacks; returns the grid. */
+static dim3 attend_grid(const Spans *spans, const KindShape &kind, uint32_t multiprocessors,
+                        AttendTask *task)
 {
+    uint32_t rows = kind.rows;
     const AttendLayer &layer = task->layer;
     uint32_t group = layer.n_heads / layer.n_kv_heads;
     task->tile_heads = group < rows ? group : rows;
@@ -42,8 +55,8 @@ static dim3 attend_grid(const Spans *spans, uint32_t rows, uint32_t resident, At
     if (layer.causal && layer.window > 0 && keys > (uint64_t)layer.window + task->tile_tokens)
         keys = (uint64_t)layer.window + task->tile_tokens;
     dim3 grid(task->token_tiles, layer.n_kv_heads * task->head_tiles);
-    task->splits =
-        choose_splits((uint64_t)grid.x * grid.y, (keys + SPLIT_KEYS - 1) / SPLIT_KEYS, resident);
+    task->splits = choose_splits(kind, (uint64_t)grid.x * grid.y, keys,
+                                 (uint64_t)kind.resident * multiprocessors);
     grid.z = task->splits;
     return grid;
 }
@@ -131,13 +144,22 @@ static bool is_aligned(const AttendTask &task)
     return sizes % 8 == 0 && layer.query_stride % 4 == 0 && places % 16 == 0;
 }
 
-/* What each kernel's tiles and blocks are like. */
 typedef enum { ATTEND_PLAIN, ATTEND_STREAM, ATTEND_TILES, ATTEND_LATENTS } AttendKind;
 
-static constexpr struct {
-    uint32_t rows;     /* of a tile */
-    uint32_t resident; /* blocks on a multiprocessor */
-} KINDS[] = {{PLAIN_ROWS, 2}, {STREAM_ROWS, 2}, {TILE_ROWS, 1}, {LATENT_ROWS, 1}};
+static KindShape kind_shape(AttendKind kind, const AttendLayer &layer)
+{
+    bool narrow = layer.key_dim <= 64 && layer.value_dim <= 64;
+    switch (kind) {
+    case ATTEND_STREAM:
+        return {STREAM_ROWS, narrow ? 3u : 2u, 8, 64};
+    case ATTEND_TILES:
+        return {TILE_ROWS, 1, 3, 128};
+    case ATTEND_LATENTS:
+        return {LATENT_ROWS, 1, 3, 64};
+    default:
+        return {PLAIN_ROWS, 2, 6, 32};
+    }
+}
 
 static AttendKind choose_kind(const OpsQueue *queue, const AttendTask &task, const Spans *spans)
 {
@@ -207,8 +229,7 @@ extern "C" Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, co
     task.out = out;
     task.parts = (float *)queue->scratch;
     AttendKind kind = choose_kind(queue, task, spans);
-    dim3 grid =
-        attend_grid(spans, KINDS[kind].rows, KINDS[kind].resident * queue->multiprocessors, &task);
+    dim3 grid = attend_grid(spans, kind_shape(kind, task.layer), queue->multiprocessors, &task);
     TRY(check_attend(queue, task, grid));
     TRY(launch(kind, task, spans, grid, queue));
     return task.splits > 1 ? merge(task, queue->stream) : OK;
@@ -242,17 +263,19 @@ static size_t widest_row(const ModelConfig *config)
     return widest;
 }
 
-/* Keys are split into as many parts as MAX_WAVES of blocks take, of full tiles at the most. */
+/* Rows of parts on a multiprocessor: rows * resident * waves of kind_shape(), the largest. */
+static constexpr size_t PART_ROWS = 384;
+static constexpr size_t LATENT_PART_ROWS = 192;
+
 static size_t parts_bytes(const ModelConfig *config, uint32_t multiprocessors)
 {
     size_t widest = 0;
     for (uint32_t i = 0; i < config->n_layers; i++) {
         const AttentionConfig *a = &config->layers[i].attention;
-        bool latent = a->kv_rank > 0;
-        size_t rows = latent ? LATENT_ROWS : TILE_ROWS;
-        widest = larger(widest, rows * ((latent ? a->kv_rank : a->value_dim) + 2));
+        widest = larger(widest, a->kv_rank > 0 ? LATENT_PART_ROWS * ((size_t)a->kv_rank + 2)
+                                               : PART_ROWS * ((size_t)a->value_dim + 2));
     }
-    return product_of(widest, MAX_WAVES * multiprocessors * sizeof(float));
+    return product_of(widest, multiprocessors * sizeof(float));
 }
 
 extern "C" size_t ops_scratch_bytes(const DeviceOptions *options, uint32_t multiprocessors)

@@ -47,15 +47,6 @@ struct AttendItems {
         }
         return false;
     }
-
-    /* ... that has keys. */
-    __device__ bool next_with_keys(const AttendTask &task, AttendTile *tile)
-    {
-        while (next(task, tile))
-            if (tile->keys.first < tile->keys.end)
-                return true;
-        return false;
-    }
 };
 
 /* A place in a ring of STAGES, and the parity of its current round. */
@@ -76,6 +67,17 @@ __device__ inline void release(uint64_t *barrier)
     __syncwarp();
     if (threadIdx.x % 32 == 0)
         barrier_arrive(shared_address(barrier));
+}
+
+/* The first byte of SHARED that operands may begin at: a multiple of 1024. */
+__device__ inline unsigned char *align_operands(unsigned char *shared)
+{
+    return shared + (0 - shared_address(shared) & 1023);
+}
+
+__device__ inline bool has_keys(const AttendTile &tile)
+{
+    return tile.keys.first < tile.keys.end;
 }
 
 /* 0 for -inf. */

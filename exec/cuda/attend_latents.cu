@@ -19,7 +19,9 @@ static constexpr uint32_t MULTIPLY_REGISTERS = 224;
 static constexpr uint32_t CHUNKS = LATENT_KEY_DIM / 64;
 static constexpr uint32_t OWN_KEYS = KEYS / WARPGROUPS;
 static constexpr uint32_t OWN_DIMS = LATENT_VALUE_DIM / WARPGROUPS;
-static constexpr uint32_t EXCHANGE = 1; /* the barrier of the warpgroups */
+static constexpr uint32_t STORED_DIMS = 128;              /* of a warp's rows at a time */
+static constexpr uint32_t STORED_PITCH = STORED_DIMS + 8; /* floats; without bank conflicts */
+static constexpr uint32_t EXCHANGE = 1;                   /* the barrier of the warpgroups */
 
 /* Shared memory, aligned to 1024. Operands are chunks of 64 columns. */
 struct LatentRoom {
@@ -31,6 +33,8 @@ struct LatentRoom {
     uint64_t empty[STAGES];
     uint64_t last_keys; /* landed, not yet cut off */
 };
+
+static_assert(MULTIPLIERS / 32 * 16 * STORED_PITCH * 4 <= CHUNKS * LATENT_ROWS * ROW_BYTES, "room");
 
 static constexpr uint32_t ROOM_BYTES = sizeof(LatentRoom) + 1024;
 
@@ -82,16 +86,57 @@ struct LatentFetcher {
         }
     }
 
+    /* The queries of a tile come from the L2 when it is its turn. */
+    __device__ static void announce(const AttendTask &task, const AttendTile &tile)
+    {
+        for (uint32_t r = threadIdx.x % 32; r < LATENT_ROWS; r += 32) {
+            const AttendRow row = find_row(task, tile, r);
+            if (row.there)
+                prefetch_bytes(row_query(task, row), LATENT_KEY_DIM * sizeof(float));
+        }
+    }
+
     __device__ void run(const AttendTask &task)
     {
         AttendItems items = {0};
-        AttendTile tile;
-        while (items.next_with_keys(task, &tile))
+        AttendTile tile = {};
+        items.next(task, &tile);
+        while (tile.at.tokens > 0) {
+            AttendTile after = {};
+            if (items.next(task, &after))
+                announce(task, after);
             fetch_tile(tile);
+            tile = after;
+        }
     }
 };
 
 /* ---- the warpgroups that multiply ---- */
+
+/* DIMS values of two rows that a lane has (as wgmma's sums), of which WANTED are, -> TO[0] and
+ * TO[1] where THERE says so, by way of ROOM for 16 * STORED_PITCH floats. By a warp. */
+template <uint32_t DIMS> static constexpr uint32_t STORE_PITCH = DIMS + 8; /* no bank conflicts */
+
+__device__ static void store_rows(float *room, const float *value, const float (&scale)[2],
+                                  const bool (&there)[2], float *const (&to)[2])
+{
+    uint32_t g = threadIdx.x % 32 / 4;
+    uint32_t t = threadIdx.x % 4;
+    float *own = room + g * STORED_PITCH;
+#pragma unroll
+    for (uint32_t r = 0; r < 2; r++)
+#pragma unroll
+        for (uint32_t j = 0; j < STORED_DIMS / 8; j++)
+            *(float2 *)(own + 8 * r * STORED_PITCH + 8 * j + 2 * t) =
+                make_float2(value[4 * j + 2 * r] * scale[r], value[4 * j + 2 * r + 1] * scale[r]);
+    fence_for_copies();
+    __syncwarp();
+    if (t < 2 && (t == 0 ? there[0] : there[1]))
+        store_bytes(t == 0 ? to[0] : to[1], shared_address(own + 8 * t * STORED_PITCH),
+                    STORED_DIMS * sizeof(float));
+    await_stores();
+    __syncwarp();
+}
 
 /* A thread: two rows of the tile's 64, and of each two columns of every eight of its warpgroup's.
  */
@@ -183,7 +228,6 @@ struct LatentRows {
     __device__ void finish(LatentRoom &room, const AttendTask &task, const AttendTile &tile)
     {
         uint32_t own = threadIdx.x / 128;
-        uint32_t column = own * OWN_DIMS + threadIdx.x % 4 * 2;
 #pragma unroll
         for (uint32_t r = 0; r < 2; r++) {
             sum[r] = sum_lanes<4>(sum[r]);
@@ -191,20 +235,25 @@ struct LatentRows {
                 room.exchanged[own][place[r]] = sum[r];
         }
         named_barrier(EXCHANGE, MULTIPLIERS);
+        float *to[2] = {task.out, task.out};
+        float scale[2] = {0, 0};
+        const bool there[2] = {row[0].there, row[1].there};
 #pragma unroll
         for (uint32_t r = 0; r < 2; r++) {
-            if (!row[r].there)
-                continue;
-            float *to;
             float total = room.exchanged[0][place[r]] + room.exchanged[1][place[r]];
-            float scale = begin_row(task, row[r], tile.split, most[r] * task.layer.scale, total,
-                                    column == 0, &to);
-#pragma unroll
-            for (uint32_t j = 0; j < OWN_DIMS / 8; j++)
-                *(float2 *)(to + 8 * j + column) =
-                    make_float2(mixed[4 * j + 2 * r] * scale, mixed[4 * j + 2 * r + 1] * scale);
+            if (there[r])
+                scale[r] = begin_row(task, row[r], tile.split, most[r] * task.layer.scale, total,
+                                     own == 0 && threadIdx.x % 4 == 0, &to[r]);
+            to[r] += own * OWN_DIMS;
         }
-        named_barrier(EXCHANGE, MULTIPLIERS); /* the sums are read */
+        float *stored = (float *)room.rows + threadIdx.x / 32 * (16 * STORED_PITCH);
+#pragma unroll
+        for (uint32_t first = 0; first < OWN_DIMS; first += STORED_DIMS) {
+            store_rows(stored, &mixed[first / 2], scale, there, to);
+            to[0] += STORED_DIMS;
+            to[1] += STORED_DIMS;
+        }
+        named_barrier(EXCHANGE, MULTIPLIERS); /* the sums are read, and the rows' room is free */
     }
 };
 
@@ -214,18 +263,33 @@ struct LatentMultiplier {
     Turn<STAGES> keys_turn;
     Turn<STAGES> values_turn;
 
-    /* The tile's queries, rounded, to where the products read them. */
+    /* The tile's queries, rounded, to where the products read them: a warp takes two rows at a
+     * time, a lane 16 bytes of every 512. */
     __device__ void take_queries(const AttendTile &tile)
     {
-        for (uint32_t r = threadIdx.x / 32; r < LATENT_ROWS; r += MULTIPLIERS / 32) {
-            const AttendRow row = find_row(task, tile, r);
-            const float *query = row_query(task, row);
+        constexpr uint32_t WORDS = (LATENT_KEY_DIM + 127) / 128;
+        uint32_t column = threadIdx.x % 32 * 4;
+        for (uint32_t first = threadIdx.x / 32; first < LATENT_ROWS; first += MULTIPLIERS / 16) {
+            float4 word[2][WORDS];
 #pragma unroll
-            for (uint32_t i = threadIdx.x % 32 * 4; i < LATENT_KEY_DIM; i += 128) {
-                float4 word = row.there ? *(const float4 *)(query + i) : make_float4(0, 0, 0, 0);
-                *(uint2 *)(room.rows[i / 64] + swizzled_offset(r, i % 64)) =
-                    make_uint2(pack_bf16(word.x, word.y), pack_bf16(word.z, word.w));
+            for (uint32_t i = 0; i < 2; i++) {
+                const AttendRow row = find_row(task, tile, first + MULTIPLIERS / 32 * i);
+                const float *query = row_query(task, row) + column;
+#pragma unroll
+                for (uint32_t w = 0; w < WORDS; w++)
+                    word[i][w] = row.there && column + 128 * w < LATENT_KEY_DIM
+                                     ? *(const float4 *)(query + 128 * w)
+                                     : make_float4(0, 0, 0, 0);
             }
+#pragma unroll
+            for (uint32_t i = 0; i < 2; i++)
+#pragma unroll
+                for (uint32_t w = 0; w < WORDS; w++)
+                    if (column + 128 * w < LATENT_KEY_DIM)
+                        *(uint2 *)(room.rows[2 * w + column / 64] +
+                                   swizzled_offset(first + MULTIPLIERS / 32 * i, column % 64)) =
+                            make_uint2(pack_bf16(word[i][w].x, word[i][w].y),
+                                       pack_bf16(word[i][w].z, word[i][w].w));
         }
         fence_for_copies();
         named_barrier(EXCHANGE, MULTIPLIERS);
@@ -326,7 +390,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                         const __grid_constant__ CUtensorMap map)
 {
     extern __shared__ unsigned char shared[];
-    LatentRoom &room = *(LatentRoom *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
+    LatentRoom &room = *(LatentRoom *)align_operands(shared);
     if (threadIdx.x == 0)
         init_barriers(room);
     __syncthreads();

@@ -126,6 +126,28 @@ __device__ inline void copy_bytes(uint32_t to, const void *from, uint32_t bytes,
                  : "memory");
 }
 
+/* BYTES (a multiple of 16) of shared memory -> device memory; this thread's group of such. */
+__device__ inline void store_bytes(void *to, uint32_t from, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+                 "r"(bytes)
+                 : "memory");
+}
+
+/* Waits until this thread's stores have read shared memory. */
+__device__ inline void await_stores()
+{
+    asm volatile("cp.async.bulk.commit_group;\n"
+                 "cp.async.bulk.wait_group.read 0;" ::
+                     : "memory");
+}
+
+/* Asks for BYTES (a multiple of 16) that lie together to be in the L2 soon. */
+__device__ inline void prefetch_bytes(const void *from, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 /* Makes what this thread stored in shared memory visible to matrix instructions and copies. */
 __device__ inline void fence_for_copies()
 {

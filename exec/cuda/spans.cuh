@@ -22,12 +22,20 @@ __device__ inline SpanTile cut_tile(const Span &span, uint32_t first, uint32_t t
     return {span, first, min(tokens, span.tokens - first)};
 }
 
+/* When decoding, the span at a token's number begins with it, and each before it has one token. */
+__device__ inline bool begins(const Span &span, uint32_t token)
+{
+    return span.first_token == token && span.tokens > 0;
+}
+
 /* Tile INDEX when spans are cut into tiles of TOKENS; for a whole warp, each lane gets it. */
 __device__ inline SpanTile find_tile(const Span *spans, uint32_t n_spans, uint32_t index,
                                      uint32_t tokens)
 {
     uint32_t lane = threadIdx.x % 32;
     uint32_t before = 0;
+    if (index < n_spans && begins(spans[index], index))
+        return cut_tile(spans[index], 0, tokens);
     for (uint32_t base = 0; base < n_spans; base += 32) {
         uint32_t i = base + lane;
         uint32_t own = i < n_spans ? (spans[i].tokens + tokens - 1) / tokens : 0;
@@ -52,6 +60,8 @@ __device__ inline SpanTile find_tile(const Span *spans, uint32_t n_spans, uint32
 /* The span of TOKEN, by its place among the spans; TOKENS is 0 when it has none. */
 __device__ inline SpanTile find_token(const Span *spans, uint32_t n_spans, uint32_t token)
 {
+    if (token < n_spans && begins(spans[token], token))
+        return {spans[token], 0, 1};
     uint32_t low = 0;
     uint32_t high = n_spans;
     while (high - low > 1) {

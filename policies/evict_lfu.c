@@ -1,6 +1,7 @@
 #include "policies/lfu.h"
 
 static const EvictionRules RULES = {.hit = lfu_hit,
+                                    .look_up = lfu_look_up,
                                     .admit = lfu_admit,
                                     .victim = lfu_victim,
                                     .victim_outside = lfu_victim_outside,

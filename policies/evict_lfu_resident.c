@@ -7,6 +7,7 @@ static void resident_admit(Scope *scope, uint32_t object)
 }
 
 static const EvictionRules RULES = {.hit = lfu_hit,
+                                    .look_up = lfu_look_up,
                                     .admit = resident_admit,
                                     .victim = lfu_victim,
                                     .victim_outside = lfu_victim_outside,

@@ -36,6 +36,15 @@ static inline void lfu_hit(Scope *scope, uint32_t object)
     scope->count[object] += scope->count[object] != UINT32_MAX;
 }
 
+static inline void lfu_look_up(Scope *scope, uint32_t object, bool hit)
+{
+    if (scope->time == UINT32_MAX && hit)
+        lfu_start_time_again(scope);
+    scope->time += hit;
+    scope->last[object] = hit ? scope->time : scope->last[object];
+    scope->count[object] += hit & (scope->count[object] != UINT32_MAX);
+}
+
 static inline void lfu_admit(Scope *scope, uint32_t object)
 {
     lfu_hit(scope, object);

@@ -74,7 +74,7 @@ typedef struct {
     uint32_t step;  /* number of the pass over the layers, from 1 */
     uint32_t layer; /* of the event */
     uint32_t n_layers;
-    uint64_t inflation; /* cost-aware: the value of the last victim */
+    uint64_t inflation; /* cost-aware: the value of the last victim; lfu-aged: R */
     uint64_t *value;    /* [n_objects] cost-aware, ema-score */
     uint32_t alpha;     /* ema-score: what share of 2^16 the newest score has */
 } Scope;

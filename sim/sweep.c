@@ -26,8 +26,8 @@ static bool is_same_curve(const Plan *left, const Plan *right)
            strcmp(left->buffer.evict, right->buffer.evict) == 0;
 }
 
-/* A pass costs as much as a replay for each 64 experts or so of a scope that its lookups must go
- * by, and answers for all sizes. */
+/* A pass answers for all sizes. It costs as much as a replay for each 64 experts or so of a scope
+ * that its lookups must go by; those of lru go by none. */
 static bool is_worth_a_pass(const SweepWork *work, const Plan *plan, size_t first)
 {
     size_t experts = 0;
@@ -36,6 +36,8 @@ static bool is_worth_a_pass(const SweepWork *work, const Plan *plan, size_t firs
         experts += work->trace->layers[i].experts;
     if (plan->buffer.scope == SCOPE_LAYER)
         experts /= work->trace->n_layers;
+    if (strcmp(plan->buffer.evict, "lru") == 0)
+        experts = 0;
     for (size_t i = first; i < work->n_entries; i++)
         count += is_same_curve(plan, &work->plans[work->entries[i].plan]);
     return count >= 4 + experts / 64;

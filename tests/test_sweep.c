@@ -388,6 +388,38 @@ static void a_stopped_sweep_continues_to_the_same_rows(void **unused)
     packed_trace_free(&trace);
 }
 
+/* Stopped after the first curve: the lookups of all parts are those of one uninterrupted run. */
+static void a_stopped_sweep_of_every_size_replays_none_that_a_curve_answered(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(27, 40);
+    Study study =
+        make_study("{\"moebius_study\": 1, \"grid\": {\"buffer.evict\": [\"lru\", \"mru\","
+                   " \"fifo\"], \"buffer.slots\": [2], \"buffer.order\": [\"serial\"],"
+                   " \"buffer.scope\": [\"layer\", \"device\"]}}");
+    SweepTotals totals;
+    assert_ok(study_every_size(&study, trace.layers, trace.n_layers));
+    sweep_once(&trace, &study, scratch_path("sizes-whole.db"), 1, &totals);
+    const uint64_t whole = totals.lookups;
+    Stopper stopper = {.after = 1};
+    const SweepOptions options = {
+        .jobs = 1, .stop = &stopper.stop, .progress = stop_after, .argument = &stopper};
+    const char *parts = scratch_path("sizes-parts.db");
+    assert_ok(sweep_run(&trace, "trace.db", &study, parts, &options, &totals));
+    assert_true(totals.stopped);
+    assert_true(totals.done >= EXPERTS);
+    assert_int_equal(totals.lookups, trace.n_lookups);
+    const uint64_t done = totals.done;
+    sweep_once(&trace, &study, parts, 1, &totals);
+    assert_int_equal(totals.kept, done);
+    assert_int_equal(totals.done, study.n_plans - done);
+    assert_int_equal(totals.lookups + trace.n_lookups, whole);
+    for (size_t i = 0; i < study.n_plans; i++)
+        assert_row(parts, &trace, &study.plans[i]);
+    study_free(&study);
+    packed_trace_free(&trace);
+}
+
 /* Runs a sweep in a child and kills it after MICROSECONDS. */
 static void sweep_and_kill(const PackedTrace *trace, const Study *study, const char *out,
                            uint32_t microseconds)
@@ -789,6 +821,7 @@ int main(void)
         cmocka_unit_test(every_size_gets_the_row_that_its_replay_gives),
         cmocka_unit_test(one_job_and_two_jobs_give_the_same_rows),
         cmocka_unit_test(a_stopped_sweep_continues_to_the_same_rows),
+        cmocka_unit_test(a_stopped_sweep_of_every_size_replays_none_that_a_curve_answered),
         cmocka_unit_test(a_killed_sweep_can_be_read_and_continues_to_the_same_rows),
         cmocka_unit_test(a_finished_sweep_replays_nothing_again),
         cmocka_unit_test(a_larger_study_of_the_same_trace_adds_its_plans),

@@ -1,7 +1,7 @@
 /* Objects in an order: a queue or a stack over one array. Inside policies/ only.
  *
  * Positions count up from the oldest to the newest for ever; the array repeats after a power of
- * two. Nothing here is checked: a ring has room for all residents of its scope (see RING_ROOM). */
+ * two. Nothing here is checked: a ring has room for all residents of its scope. */
 #ifndef POLICIES_RING_H
 #define POLICIES_RING_H
 

@@ -87,7 +87,7 @@ typedef struct {
     uint64_t weight;       /* of each of them */
     BufferAction *actions; /* or NULL */
     uint8_t *hit;          /* [n], or NULL */
-    uint64_t loads;        /* these five add up over events */
+    uint64_t loads;        /* these six add up over events */
     uint64_t evictions;
     uint64_t evicted_newest;
     uint64_t bypasses;

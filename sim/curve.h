@@ -6,7 +6,7 @@
  * the contents of every size as its prefixes, and a lookup hits from the depth of its expert on.
  * lru and mru rank by last lookup, lfu by lookups since the start and last lookup, belady-admit by
  * next use. belady keeps this too: the newcomer competes like a resident, and loses ties. A pass
- * costs the depth of each lookup. */
+ * costs the depth of each lookup, but for lru, whose depths are counted (sim/curve_recency.h). */
 #ifndef SIM_CURVE_H
 #define SIM_CURVE_H
 

@@ -34,9 +34,9 @@ def record(options, batch, out):
         command += ["--layers", str(options.layers)]
     if options.forced:
         command += ["--routing", "trace:" + options.forced]
-    if options.tokens:
-        command += ["--tokens", options.tokens]
-    command += ["--prompt-length", "48", "--requests", "1" if options.tokens else str(batch),
+    command += ["--tokens", options.tokens] if options.tokens else \
+               ["--tokens", "random:%dx48" % (2 * batch)]
+    command += ["--prompt-length", "48", "--requests", "1" if options.tokens else str(2 * batch),
                 "--generate", str(options.generate), "--ignore-eos"]
     code, _, error = run(command)
     if code != 0:

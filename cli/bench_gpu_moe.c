@@ -3,6 +3,7 @@
 
 #include "cli/bench_gpu.h"
 #include "cli/bench_gpu_moe.h"
+#include "exec/cuda/convert.h"
 #include "exec/cuda/measure.h"
 #include "exec/cuda/random.h"
 
@@ -11,56 +12,65 @@ enum { N_TOKENS = 5, REPEATS = 15 };
 static const uint32_t TOKENS[N_TOKENS] = {1, 16, 128, 1024, 4096};
 static const double MAX_ERROR = 1e-2; /* bf16 inside and outside, f32 sums */
 
+const char *const MOE_STAGE_NAMES[MOE_STAGES] = {"route", "group", "experts", "combine"};
+
 static const BenchShape SHAPES[] = {
     {"mixtral-8x7b", 4096, 14336, 8, 2, 0},         {"olmoe-1b-7b", 2048, 1024, 64, 8, 0},
     {"qwen3-30b-a3b", 2048, 768, 128, 8, 0},        {"deepseek-v3", 7168, 2048, 256, 8, 0},
     {"paper-lm-52b", 1024, 4096, 512, 2, 2},        {"olmoe-1b-7b, skewed", 2048, 1024, 64, 8, 1},
     {"qwen3-30b-a3b, skewed", 2048, 768, 128, 8, 1}};
 
-static size_t expert_bytes(const BenchShape *shape)
+static size_t expert_bytes(const MoeBench *bench)
 {
-    const ExpertShape expert = bench_expert(shape);
-    return packed_expert_bytes(&expert);
+    return ffn_layout(&bench->layer.ffn, sizeof(uint16_t)).bytes;
 }
 
-static MoeLayerShape layer_shape(const MoeBench *bench)
+static DeviceOptions device_options(const MoeBench *bench)
+{
+    return (DeviceOptions){.config = &bench->model, .max_tokens = TOKENS[N_TOKENS - 1]};
+}
+
+static void describe_layer(MoeBench *bench)
 {
     const BenchShape *shape = bench->shape;
-    return (MoeLayerShape){.expert = bench_expert(shape),
-                           .experts = shape->experts,
-                           .top_k = shape->top_k,
-                           .normalise = true,
-                           .max_tokens = TOKENS[N_TOKENS - 1],
-                           .router = bench->router,
-                           .weights = bench->weights,
-                           .stride_bytes = expert_bytes(shape)};
+    bench->layer = (LayerConfig){
+        .moe = true,
+        .experts = shape->experts,
+        .top_k = shape->top_k,
+        .router = {.kind = ROUTER_SOFTMAX, .normalise = true, .scale = 1, .groups = 1},
+        .ffn = {.d_model = shape->d_model, .d_ff = shape->d_ff, .gated = true}};
+    bench->model = (ModelConfig){.d_model = shape->d_model,
+                                 .n_layers = 1,
+                                 .n_moe_layers = 1,
+                                 .max_experts = shape->experts,
+                                 .max_top_k = shape->top_k,
+                                 .layers = &bench->layer};
 }
 
 static size_t arena_bytes(const MoeBench *bench)
 {
     const BenchShape *shape = bench->shape;
-    const MoeLayerShape layer = layer_shape(bench);
-    size_t activations = (size_t)TOKENS[N_TOKENS - 1] * shape->d_model * 2;
-    size_t bytes = (shape->experts + 1) * (expert_bytes(shape) + (size_t)shape->d_model * 2);
-    bytes += (BENCH_INPUTS + 2) * activations + moe_layer_bytes(&layer);
+    const DeviceOptions options = device_options(bench);
+    size_t tokens = TOKENS[N_TOKENS - 1];
+    size_t activations = tokens * shape->d_model;
+    size_t bytes = (shape->experts + 1) * (expert_bytes(bench) + (size_t)shape->d_model * 2);
+    bytes += BENCH_INPUTS * activations * (2 + sizeof(float)) + activations * sizeof(float);
+    bytes += experts_bytes(&options, true) + experts_out_bytes(&options, true);
+    bytes += tokens * (shape->experts * sizeof(float) + shape->top_k * 3 * sizeof(float));
     bytes += BENCH_PICKED * sizeof(float) *
              (shape->experts + (size_t)shape->top_k * shape->d_ff + shape->d_model);
-    return bytes + CUBLAS_WORKSPACE_BYTES + (1 << 20);
+    return bytes + (1 << 20);
 }
 
 /* Random weights, made dense and then packed. */
 static Status fill_experts(MoeBench *bench)
 {
-    const ExpertShape shape = bench_expert(bench->shape);
-    size_t matrix = (size_t)shape.d_model * shape.d_ff;
-    const float deviation = 1 / sqrtf((float)shape.d_model);
-    unsigned char *gate = bench->dense;
-    unsigned char *up = gate + 2 * matrix;
-    unsigned char *down = up + 2 * matrix;
+    const FfnShape *shape = &bench->layer.ffn;
+    const float deviation = 1 / sqrtf((float)shape->d_model);
+    size_t bytes = expert_bytes(bench);
     for (uint32_t e = 0; e < bench->shape->experts; e++) {
-        TRY(random_fill(bench->dense, 3 * matrix, deviation, 100 + e, bench->stream));
-        unsigned char *packed = (unsigned char *)bench->weights + e * expert_bytes(bench->shape);
-        TRY(packed_expert_store(&shape, gate, up, down, packed, packed + packed_up_bytes(&shape),
+        TRY(random_fill(bench->dense, bytes / 2, deviation, 100 + e, bench->stream));
+        TRY(packed_expert_store(shape, bench->dense, (unsigned char *)bench->weights + e * bytes,
                                 bench->stream));
     }
     return OK;
@@ -71,59 +81,109 @@ static Status fill(MoeBench *bench)
     const BenchShape *shape = bench->shape;
     size_t inputs = (size_t)TOKENS[N_TOKENS - 1] * shape->d_model;
     TRY(fill_experts(bench));
-    TRY(random_fill(bench->router, (size_t)shape->experts * shape->d_model,
+    TRY(random_fill(bench->router.matrix.data, (size_t)shape->experts * shape->d_model,
                     1 / sqrtf((float)shape->d_model), 2, bench->stream));
     for (uint64_t i = 0; i < BENCH_INPUTS; i++) {
-        TRY(random_fill(bench->in[i], inputs, 1, 10 + i, bench->stream));
+        TRY(random_fill(bench->rounded[i], inputs, 1, 10 + i, bench->stream));
         if (shape->skew > 0)
-            TRY(random_shift_rows(bench->in[i], TOKENS[N_TOKENS - 1], shape->d_model, shape->skew,
-                                  3, bench->stream));
+            TRY(random_shift_rows(bench->rounded[i], TOKENS[N_TOKENS - 1], shape->d_model,
+                                  shape->skew, 3, bench->stream));
+        TRY(convert_to_f32(bench->rounded[i], inputs, bench->in[i], bench->stream));
     }
+    return OK;
+}
+
+/* What the layer and its operations work in. */
+static Status take_layer(MoeBench *bench)
+{
+    const BenchShape *shape = bench->shape;
+    const DeviceOptions options = device_options(bench);
+    DeviceArena *arena = &bench->arena;
+    size_t tokens = TOKENS[N_TOKENS - 1];
+    size_t d = shape->d_model;
+    ExpertBatch *batch = &bench->batch;
+    Router *router = &bench->router;
+    *router = (Router){.config = &bench->layer.router, .top_k = shape->top_k};
+    router->matrix = (Matrix){.rows = shape->experts, .columns = shape->d_model};
+    TRY(device_arena_take(arena, shape->experts, expert_bytes(bench), &bench->weights));
+    TRY(device_arena_take(arena, expert_bytes(bench), 1, &bench->dense));
+    TRY(device_arena_take(arena, shape->experts * d, 2, &router->matrix.data));
+    TRY(experts_open(&options, true, arena, &bench->work));
+    TRY(device_arena_take(arena, experts_out_bytes(&options, true), 1, &bench->expert_out));
+    TRY(device_arena_take(arena, tokens * shape->experts, sizeof(float), &batch->routing.scores));
+    TRY(device_arena_take(arena, tokens * shape->top_k, 2, &batch->routing.experts));
+    TRY(device_arena_take(arena, tokens * shape->top_k, sizeof(float), &batch->routing.weights));
+    TRY(device_arena_take(arena, shape->experts + 1, sizeof(uint32_t), &batch->groups.first));
+    TRY(device_arena_take(arena, tokens * shape->top_k, sizeof(uint32_t), &batch->groups.rows));
+    batch->shape = &bench->layer.ffn;
+    batch->top_k = shape->top_k;
+    batch->n_experts = shape->experts;
+    batch->slots = bench->weights;
+    batch->slot_stride = expert_bytes(bench);
     return OK;
 }
 
 static Status bench_open(const BenchShape *shape, MoeBench *bench)
 {
-    void *workspace;
     *bench = (MoeBench){.shape = shape};
+    describe_layer(bench);
     TRY(device_arena_open(arena_bytes(bench), &bench->arena));
     DeviceArena *arena = &bench->arena;
     size_t d = shape->d_model;
-    TRY(device_arena_take(arena, shape->experts, expert_bytes(shape), &bench->weights));
-    TRY(device_arena_take(arena, 3 * d * shape->d_ff, 2, &bench->dense));
-    TRY(device_arena_take(arena, shape->experts * d, 2, &bench->router));
-    for (int i = 0; i < BENCH_INPUTS; i++)
-        TRY(device_arena_take(arena, TOKENS[N_TOKENS - 1] * d, 2, &bench->in[i]));
-    TRY(device_arena_take(arena, TOKENS[N_TOKENS - 1] * d, 2, &bench->out));
+    TRY(take_layer(bench));
+    for (int i = 0; i < BENCH_INPUTS; i++) {
+        TRY(device_arena_take(arena, TOKENS[N_TOKENS - 1] * d, 2, &bench->rounded[i]));
+        TRY(device_arena_take(arena, TOKENS[N_TOKENS - 1] * d, sizeof(float), &bench->in[i]));
+    }
+    TRY(device_arena_take(arena, TOKENS[N_TOKENS - 1] * d, sizeof(float), &bench->out));
     TRY(device_arena_take(arena, BENCH_PICKED, sizeof(uint32_t), &bench->picked));
     TRY(device_arena_take(arena, (size_t)BENCH_PICKED * shape->experts, 4, &bench->picked_logits));
     TRY(device_arena_take(arena, (size_t)BENCH_PICKED * shape->top_k * shape->d_ff, 4,
                           &bench->inside));
     TRY(device_arena_take(arena, BENCH_PICKED * d, 4, &bench->expected));
-    TRY(device_arena_take(arena, CUBLAS_WORKSPACE_BYTES, 1, &workspace));
     CUDA_TRY(cudaStreamCreateWithFlags(&bench->stream, cudaStreamNonBlocking));
-    TRY(cublas_open(workspace, &bench->cublas));
-    const MoeLayerShape layer = layer_shape(bench);
-    TRY(moe_layer_open(&layer, arena, &bench->cublas, &bench->layer));
     return fill(bench);
 }
 
 static void bench_close(MoeBench *bench)
 {
-    cublas_close(&bench->cublas);
     if (bench->stream != NULL)
         cudaStreamDestroy(bench->stream);
     device_arena_close(&bench->arena);
 }
 
+Status moe_bench_stage(const MoeBench *bench, MoeStage stage, int i)
+{
+    const ExpertBatch *batch = &bench->batch;
+    cudaStream_t stream = bench->stream;
+    switch (stage) {
+    case MOE_ROUTE:
+        return router_route(&bench->router, true, bench->in[i], batch->tokens, NULL, NULL,
+                            &batch->routing, stream);
+    case MOE_GROUP:
+        return experts_group(&bench->work, batch->routing.experts, batch->tokens, batch->top_k,
+                             batch->n_experts, &batch->groups, stream);
+    case MOE_EXPERTS:
+        return experts_run(&bench->work, batch, NULL, 0, bench->in[i], bench->expert_out, stream);
+    default:
+        return experts_combine(&bench->work, batch, 1, bench->expert_out, bench->out, stream);
+    }
+}
+
+Status moe_bench_layer(const MoeBench *bench, int i)
+{
+    for (int stage = 0; stage < MOE_STAGES; stage++)
+        TRY(moe_bench_stage(bench, (MoeStage)stage, i));
+    return OK;
+}
+
 static Status queue_layers(void *context, cudaStream_t stream)
 {
     const MoeBench *bench = context;
-    for (int i = 0; i < BENCH_INPUTS; i++) {
+    (void)stream; /* the bench's own */
+    for (int i = 0; i < BENCH_INPUTS; i++)
         for (int stage = 0; stage < (int)bench->n_stages; stage++)
-            TRY(moe_layer_stage(&bench->layer, (MoeStage)stage, bench->tokens, bench->in[i],
-                                bench->out, stream));
-    }
+            TRY(moe_bench_stage(bench, (MoeStage)stage, i));
     return OK;
 }
 
@@ -134,10 +194,9 @@ static Status count_active(MoeBench *bench, MoeCell *cell)
     uint32_t experts = bench->shape->experts;
     double active = 0;
     for (int i = 0; i < BENCH_INPUTS; i++) {
-        TRY(moe_layer_run(&bench->layer, bench->tokens, bench->in[i], bench->out, bench->stream));
-        CUDA_TRY(cudaMemcpyAsync(first, bench->layer.grouping.count_before,
-                                 (experts + 1) * sizeof *first, cudaMemcpyDeviceToHost,
-                                 bench->stream));
+        TRY(moe_bench_layer(bench, i));
+        CUDA_TRY(cudaMemcpyAsync(first, bench->batch.groups.first, (experts + 1) * sizeof *first,
+                                 cudaMemcpyDeviceToHost, bench->stream));
         CUDA_TRY(cudaStreamSynchronize(bench->stream));
         for (uint32_t e = 0; e < experts; e++)
             active += first[e + 1] > first[e];
@@ -163,11 +222,11 @@ static Status time_stages(MoeBench *bench, MoeCell *cell)
 static Status run_cell(MoeBench *bench, const Ceilings *ceilings, MoeCell *cell)
 {
     const BenchShape *shape = bench->shape;
-    *cell = (MoeCell){.shape = shape->name, .tokens = bench->tokens};
+    *cell = (MoeCell){.shape = shape->name, .tokens = bench->batch.tokens};
     TRY(count_active(bench, cell));
     TRY(moe_bench_check(bench, cell));
-    double bytes = cell->active * (double)expert_bytes(shape);
-    double flops = (double)bench->tokens * shape->top_k * (double)expert_bytes(shape);
+    double bytes = cell->active * (double)expert_bytes(bench);
+    double flops = (double)bench->batch.tokens * shape->top_k * (double)expert_bytes(bench);
     cell->floor_ms = 1e3 * fmax(bytes / ceilings->bytes_per_s, flops / ceilings->flops_per_s);
     return time_stages(bench, cell);
 }
@@ -177,7 +236,7 @@ static Status run_shape(const BenchShape *shape, const Ceilings *ceilings, MoeCe
     MoeBench bench;
     Status status = bench_open(shape, &bench);
     for (int i = 0; status == OK && i < N_TOKENS; i++) {
-        bench.tokens = TOKENS[i];
+        bench.batch.tokens = TOKENS[i];
         status = run_cell(&bench, ceilings, &cells[i]);
     }
     bench_close(&bench);

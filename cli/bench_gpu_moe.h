@@ -3,7 +3,9 @@
 #define CLI_BENCH_GPU_MOE_H
 
 #include "cli/bench_ceilings.h"
-#include "exec/cuda/moe_layer.h"
+#include "cli/bench_gpu_moe_cells.h"
+#include "exec/cuda/experts.h"
+#include "exec/cuda/router.h"
 
 enum {
     BENCH_INPUTS = 4, /* taken in turn, so that small layers do not stay in the cache */
@@ -23,44 +25,32 @@ typedef struct {
 typedef struct {
     const BenchShape *shape;
     DeviceArena arena;
-    Cublas cublas;
     cudaStream_t stream;
-    MoeLayer layer;
+    LayerConfig layer;
+    ModelConfig model; /* of this one layer */
+    ExpertsWork work;
+    ExpertBatch batch; /* of the cell at hand */
+    Router router;
     void *weights;
-    void *dense; /* one expert before it is packed */
-    void *router;
-    void *in[BENCH_INPUTS];
-    void *out;
+    void *dense;                 /* one expert before it is packed */
+    void *rounded[BENCH_INPUTS]; /* bf16 */
+    float *in[BENCH_INPUTS];     /* the same numbers */
+    void *expert_out;
+    float *out;
     uint32_t *picked;
     float *picked_logits;
     float *inside;
     float *expected;
-    uint32_t tokens;   /* of the cell at hand */
     uint32_t n_stages; /* of the layer that are timed */
 } MoeBench;
 
-/* One shape with one number of tokens. */
-typedef struct {
-    const char *shape;
-    uint32_t tokens;
-    double active; /* experts, mean over the inputs */
-    double milliseconds;
-    double floor_ms; /* of the three products */
-    double stages_ms[MOE_STAGES];
-    double error; /* |out - reference| / |reference| */
-    bool repeats; /* two runs gave the same bits */
-} MoeCell;
-
-static inline ExpertShape bench_expert(const BenchShape *shape)
-{
-    return (ExpertShape){.d_model = shape->d_model, .d_ff = shape->d_ff, .gated = true};
-}
+/* Queues one operation for input I. */
+Status moe_bench_stage(const MoeBench *bench, MoeStage stage, int i);
+/* ... and all of them. */
+Status moe_bench_layer(const MoeBench *bench, int i);
 
 /* Runs the layer twice on poisoned memory and compares. Fails with ERR_MISMATCH when a token went
  * to the wrong experts. */
 Status moe_bench_check(MoeBench *bench, MoeCell *cell);
-
-Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n);
-Status moe_cells_print_json(const Ceilings *ceilings, const MoeCell *cells, size_t n);
 
 #endif

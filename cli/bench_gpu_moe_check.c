@@ -5,18 +5,10 @@
 #include "cli/bench_gpu_moe.h"
 #include "exec/cuda/reference.h"
 
-static float from_bf16(uint16_t bits)
-{
-    uint32_t word = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &word, sizeof value);
-    return value;
-}
-
 /* Host copies of what one check compares. */
 typedef struct {
-    uint16_t *out;
-    uint16_t *again;
+    float *out;
+    float *again;
     uint16_t *ids;
     float *weights;
     float *expected;
@@ -27,16 +19,16 @@ typedef struct {
 
 static Status run_twice(MoeBench *bench, Check *check)
 {
-    size_t bytes = (size_t)bench->tokens * bench->shape->d_model * 2;
-    uint16_t *const copies[2] = {check->out, check->again};
+    size_t elements = (size_t)bench->batch.tokens * bench->shape->d_model;
+    size_t bytes = elements * sizeof(float);
+    float *const copies[2] = {check->out, check->again};
     for (int i = 0; i < 2; i++) {
-        CUDA_TRY(cudaMemsetAsync(bench->out, 0xFF, bytes, bench->stream));
-        CUDA_TRY(cudaMemsetAsync(
-            bench->layer.inside, 0xFF,
-            (size_t)bench->tokens * bench->shape->top_k * bench->shape->d_ff * 2, bench->stream));
-        CUDA_TRY(cudaMemsetAsync(bench->layer.outside, 0xFF, bytes * bench->shape->top_k,
-                                 bench->stream));
-        TRY(moe_layer_run(&bench->layer, bench->tokens, bench->in[0], bench->out, bench->stream));
+        CUDA_TRY(cudaMemsetAsync(bench->out, 0, bytes, bench->stream));
+        CUDA_TRY(cudaMemsetAsync(bench->work.inside, 0xFF,
+                                 bench->work.max_rows * bench->shape->d_ff * 2, bench->stream));
+        CUDA_TRY(cudaMemsetAsync(bench->expert_out, 0xFF,
+                                 bench->work.max_rows * bench->shape->d_model * 2, bench->stream));
+        TRY(moe_bench_layer(bench, 0));
         CUDA_TRY(
             cudaMemcpyAsync(copies[i], bench->out, bytes, cudaMemcpyDeviceToHost, bench->stream));
         CUDA_TRY(cudaStreamSynchronize(bench->stream));
@@ -47,22 +39,25 @@ static Status run_twice(MoeBench *bench, Check *check)
 static Status run_reference(MoeBench *bench, Check *check)
 {
     const BenchShape *shape = bench->shape;
-    const ExpertShape expert = bench_expert(shape);
-    const ReferenceLayer layer = {.expert = expert,
+    const FfnLayout layout = ffn_layout(&bench->layer.ffn, sizeof(uint16_t));
+    const Routing *routing = &bench->batch.routing;
+    const ReferenceLayer layer = {.expert = bench->layer.ffn,
                                   .top_k = shape->top_k,
                                   .weights = bench->weights,
-                                  .stride_bytes = packed_expert_bytes(&expert)};
-    size_t rows = (size_t)bench->tokens * shape->top_k;
+                                  .stride_bytes = layout.bytes,
+                                  .down_at = layout.second};
+    size_t rows = (size_t)bench->batch.tokens * shape->top_k;
     cudaStream_t stream = bench->stream;
-    check->n_picked = bench->tokens < BENCH_PICKED ? bench->tokens : BENCH_PICKED;
+    check->n_picked = bench->batch.tokens < BENCH_PICKED ? bench->batch.tokens : BENCH_PICKED;
     for (uint32_t i = 0; i < check->n_picked; i++)
-        check->picked[i] = (uint32_t)((uint64_t)i * bench->tokens / check->n_picked);
+        check->picked[i] = (uint32_t)((uint64_t)i * bench->batch.tokens / check->n_picked);
     CUDA_TRY(cudaMemcpyAsync(bench->picked, check->picked, sizeof check->picked,
                              cudaMemcpyHostToDevice, stream));
-    TRY(reference_logits(bench->in[0], bench->router, shape->d_model, shape->experts, bench->picked,
-                         check->n_picked, bench->picked_logits, stream));
-    TRY(reference_layer(&layer, bench->in[0], bench->layer.ids, bench->layer.weights, bench->picked,
-                        check->n_picked, bench->inside, bench->expected, stream));
+    TRY(reference_logits(bench->rounded[0], bench->router.matrix.data, shape->d_model,
+                         shape->experts, bench->picked, check->n_picked, bench->picked_logits,
+                         stream));
+    TRY(reference_layer(&layer, bench->rounded[0], routing->experts, routing->weights,
+                        bench->picked, check->n_picked, bench->inside, bench->expected, stream));
     CUDA_TRY(cudaMemcpyAsync(check->expected, bench->expected,
                              (size_t)check->n_picked * shape->d_model * 4, cudaMemcpyDeviceToHost,
                              stream));
@@ -70,8 +65,8 @@ static Status run_reference(MoeBench *bench, Check *check)
                              (size_t)check->n_picked * shape->experts * 4, cudaMemcpyDeviceToHost,
                              stream));
     CUDA_TRY(
-        cudaMemcpyAsync(check->ids, bench->layer.ids, rows * 2, cudaMemcpyDeviceToHost, stream));
-    CUDA_TRY(cudaMemcpyAsync(check->weights, bench->layer.weights, rows * 4, cudaMemcpyDeviceToHost,
+        cudaMemcpyAsync(check->ids, routing->experts, rows * 2, cudaMemcpyDeviceToHost, stream));
+    CUDA_TRY(cudaMemcpyAsync(check->weights, routing->weights, rows * 4, cudaMemcpyDeviceToHost,
                              stream));
     CUDA_TRY(cudaStreamSynchronize(stream));
     return OK;
@@ -109,28 +104,28 @@ static Status judge(const MoeBench *bench, const Check *check, MoeCell *cell)
                              check->ids + token * shape->top_k,
                              check->weights + token * shape->top_k))
             return fail(ERR_MISMATCH, "%s: %u tokens: token %zu: the router's choice is wrong",
-                        shape->name, bench->tokens, token);
+                        shape->name, bench->batch.tokens, token);
         for (size_t c = 0; c < d; c++) {
-            double want = check->expected[i * d + c];
-            double got = from_bf16(check->out[token * d + c]);
+            double want = (double)check->expected[i * d + c];
+            double got = (double)check->out[token * d + c];
             difference += (got - want) * (got - want);
             norm += want * want;
         }
     }
     cell->error = sqrt(difference / norm);
-    cell->repeats = memcmp(check->out, check->again, (size_t)bench->tokens * d * 2) == 0;
+    cell->repeats = memcmp(check->out, check->again, bench->batch.tokens * d * sizeof(float)) == 0;
     return OK;
 }
 
 Status moe_bench_check(MoeBench *bench, MoeCell *cell)
 {
     const BenchShape *shape = bench->shape;
-    size_t out = (size_t)bench->tokens * shape->d_model;
-    size_t rows = (size_t)bench->tokens * shape->top_k;
+    size_t out = (size_t)bench->batch.tokens * shape->d_model;
+    size_t rows = (size_t)bench->batch.tokens * shape->top_k;
     Check check = {.n_picked = 0};
-    Status status = mem_new(&check.out, out, 2, "bench: output");
+    Status status = mem_new(&check.out, out, sizeof(float), "bench: output");
     if (status == OK)
-        status = mem_new(&check.again, out, 2, "bench: output");
+        status = mem_new(&check.again, out, sizeof(float), "bench: output");
     if (status == OK)
         status = mem_new(&check.ids, rows, 2, "bench: ids");
     if (status == OK)

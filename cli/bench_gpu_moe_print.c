@@ -1,16 +1,15 @@
-#include "cli/bench_gpu_moe.h"
+#include "cli/bench_gpu_moe_cells.h"
 #include "cli/print.h"
 #include "cli/table.h"
 
 Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n)
 {
-    const char *const titles[] = {"layer", "tokens", "active",  "ms",    "floor",
-                                  "ratio", "logits", "select",  "group", "gather",
-                                  "up",    "down",   "combine", "error", "repeats"};
+    const char *const titles[] = {"layer", "tokens", "active",  "ms",      "floor", "ratio",
+                                  "route", "group",  "experts", "combine", "error", "repeats"};
     Table *table;
     printf("device copy %.0f GB/s, bf16 product %.0f TFLOP/s; times in ms\n",
            ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12);
-    TRY(table_new(titles, "lrrrrrrrrrrrrrl", &table));
+    TRY(table_new(titles, "lrrrrrrrrrrl", &table));
     for (size_t i = 0; i < n; i++) {
         const MoeCell *cell = &cells[i];
         table_cell(table, "%s", cell->shape);

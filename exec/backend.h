@@ -200,9 +200,12 @@ typedef struct {
     uint32_t tokens;
     uint32_t top_k;
     uint32_t n_experts;
-    uint32_t capacity; /* rows computed per expert, padded with zeros; 0: just those it has */
-    bool mask;         /* gather and scatter by products with one-hot matrices */
-    RowGroups groups;
+    /* Rows computed per expert by run_static(), padded with zeros; run_experts() may leave the
+     * padding out. 0: just those it has. */
+    uint32_t capacity;
+    bool mask; /* gather and scatter by products with one-hot matrices */
+    Routing routing;
+    RowGroups groups;           /* of ROUTING, by the last group() */
     const unsigned char *slots; /* device: an expert's weights lie at slots + slot * slot_stride */
     size_t slot_stride;
     const ExpertJob *placed; /* device [n_experts]: that of each; NULL: in the slot of its number */
@@ -229,6 +232,8 @@ typedef struct {
     const char *(*describe)(const Device *device);
     /* Of one element of a matrix. */
     size_t (*weight_bytes)(const Device *device);
+    /* Of what run_experts() gives for a step of max_tokens, in a form of the backend's own. */
+    size_t (*expert_out_bytes)(const Device *device);
     /* Of one element of a KV cache. */
     size_t (*cache_bytes)(const Device *device);
 
@@ -332,20 +337,20 @@ typedef struct {
     /* Sorts the rows of EXPERTS by expert; dropped ones are left out. */
     Status (*group)(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                     uint32_t n_experts, const RowGroups *groups);
-    /* out[row] = the expert's FFN of in[row / top_k], for the rows of each job's expert; JOBS NULL:
-     * of every expert, where batch->placed says. A row's numbers do not depend on which jobs share
-     * the call. JOBS may be reused on return. */
+    /* For the rows of each job's expert, its FFN of in[row / top_k] into OUT (expert_out_bytes());
+     * JOBS NULL: of every expert, where batch->placed says. A row's numbers do not depend on which
+     * jobs share the call. JOBS may be reused on return. */
     Status (*run_experts)(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
-                          uint32_t n_jobs, const float *in, float *out);
+                          uint32_t n_jobs, const float *in, void *out);
     /* Static gating with all experts in the slots of their own numbers: run_experts() and
-     * combine() in one, the whole BATCH->capacity of every expert computed. ROWS, [tokens *
-     * top_k][d_model], is the backend's to use. */
-    Status (*run_static)(Device *device, const ExpertBatch *batch, const Routing *routing,
-                         float scale, const float *in, float *rows, float *out);
-    /* out[token] += scale * sum over slots, in order, of weights[token][slot] *
-     * in[token * top_k + slot]; a slot that was dropped is not read. */
-    Status (*combine)(Device *device, const float *in, const Routing *routing, uint32_t tokens,
-                      uint32_t top_k, uint32_t columns, float scale, float *out);
+     * combine() in one, the whole BATCH->capacity of every expert computed. ROWS is room for
+     * what run_experts() would give. */
+    Status (*run_static)(Device *device, const ExpertBatch *batch, float scale, const float *in,
+                         void *rows, float *out);
+    /* out[token] += scale * sum over slots, in order, of weights[token][slot] * what run_experts()
+     * has put into IN for (token, slot); a slot that was dropped is not read. */
+    Status (*combine)(Device *device, const ExpertBatch *batch, float scale, const void *in,
+                      float *out);
 } Backend;
 
 extern const Backend BACKEND_CPU;

@@ -74,7 +74,7 @@ typedef struct {
     const EventSignals *signals;
     const ExpertBatch *batch;
     const float *in; /* device [tokens][d_model] */
-    float *out;      /* device [tokens * top_k][d_model] */
+    void *out;       /* device, Backend.expert_out_bytes() */
 } ExpertEvent;
 
 /* Makes the decisions' state; the fields above DECISIONS but for DEVICE must be set. MAX_TOKENS

@@ -34,7 +34,7 @@ typedef struct {
     uint32_t *row_groups; /* per MoE layer [max_experts + 1]: RowGroups.first */
     uint32_t *group_rows; /* [T * K] RowGroups.rows */
     uint32_t *found_nan;  /* [1 + rows of logits]: in the routing's weights, in each row */
-    float *expert_out;    /* [T * K][d_model] */
+    void *expert_out;     /* what the experts give, in the backend's form */
     float *logits;        /* [LOGIT_ROWS][vocabulary] */
     void *keys;       /* decoder layers' caches, one after the other: [max_requests][max_length] */
     void *values;     /* the same; latent attention has none */

@@ -112,13 +112,12 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
 }
 
 /* The experts of BATCH and the weighted sum of what they give, added to the hidden state. */
-static Status run_experts(Step *step, uint32_t layer, const ExpertBatch *batch,
-                          const Routing *routing)
+static Status run_experts(Step *step, uint32_t layer, const ExpertBatch *batch)
 {
     const Forward *f = step->forward;
     float scale = f->config->layers[layer].router.output_scale;
     if (batch->capacity > 0 && !f->plan->buffer.on) {
-        TRY(f->backend->run_static(f->device, batch, routing, scale, f->at.normed, f->at.expert_out,
+        TRY(f->backend->run_static(f->device, batch, scale, f->at.normed, f->at.expert_out,
                                    f->at.hidden));
         return forward_stamp(step, layer, OP_EXPERTS);
     }
@@ -127,8 +126,7 @@ static Status run_experts(Step *step, uint32_t layer, const ExpertBatch *batch,
     else
         TRY(f->backend->run_experts(f->device, batch, NULL, 0, f->at.normed, f->at.expert_out));
     TRY(forward_stamp(step, layer, OP_EXPERTS));
-    TRY(f->backend->combine(f->device, f->at.expert_out, routing, batch->tokens, batch->top_k,
-                            f->config->d_model, scale, f->at.hidden));
+    TRY(f->backend->combine(f->device, batch, scale, f->at.expert_out, f->at.hidden));
     return forward_stamp(step, layer, OP_COMBINE);
 }
 
@@ -141,7 +139,6 @@ static Status moe_ffn(Step *step, uint32_t layer)
     uint32_t tokens = step->input->tokens;
     uint32_t capacity = capacity_of(step, &config->router);
     bool padded = gating_capacity(f->plan, tokens) > 0;
-    const Routing routing = routing_of(step);
     const ExpertBatch batch = {
         .shape = &config->ffn,
         .tokens = tokens,
@@ -149,13 +146,14 @@ static Status moe_ffn(Step *step, uint32_t layer)
         .n_experts = config->experts,
         .capacity = padded ? capacity : 0,
         .mask = padded && f->plan->gating.dispatch == DISPATCH_MASK,
+        .routing = routing_of(step),
         .groups = {forward_groups_of(f->at.row_groups, f, step->moe_layer), f->at.group_rows},
         .slots = slots->slots,
         .slot_stride = slots->slot_stride,
         .placed = slots->placed};
-    TRY(route(step, layer, capacity, &routing, &batch.groups));
+    TRY(route(step, layer, capacity, &batch.routing, &batch.groups));
     TRY(forward_predict(step, layer));
-    TRY(run_experts(step, layer, &batch, &routing));
+    TRY(run_experts(step, layer, &batch));
     if (config->shared.d_ff > 0)
         TRY(shared_experts(step, layer));
     step->routed += (size_t)tokens * config->top_k;

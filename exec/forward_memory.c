@@ -180,7 +180,7 @@ static void lay_out_routing(const Forward *forward, Activations *at, Arena *aren
                              sizeof *at->row_groups);
     at->group_rows = lay_out(arena, rows, sizeof *at->group_rows);
     at->found_nan = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *at->found_nan);
-    at->expert_out = lay_out(arena, times(rows, config->d_model), sizeof(float));
+    at->expert_out = lay_out(arena, forward->backend->expert_out_bytes(forward->device), 1);
 }
 
 void forward_lay_out_activations(Forward *forward, Arena *arena)

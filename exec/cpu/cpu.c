@@ -98,6 +98,8 @@ static Status cpu_open(const DeviceOptions *options, Device **out)
     TRY(usable_threads(options->threads, &threads));
     TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
     device->d_model = options->config->d_model;
+    device->expert_out_bytes = times(times(options->max_tokens, options->config->max_top_k),
+                                     device->d_model * sizeof(float));
     openblas_set_num_threads(1);
     Status status = thread_pool_new(threads, &device->pool);
     if (status == OK)
@@ -120,6 +122,11 @@ static size_t cpu_weight_bytes(const Device *device)
 {
     (void)device;
     return sizeof(float);
+}
+
+static size_t cpu_expert_out_bytes(const Device *device)
+{
+    return device->expert_out_bytes;
 }
 
 static size_t cpu_cache_bytes(const Device *device)
@@ -201,6 +208,7 @@ const Backend BACKEND_CPU = {
     .describe = cpu_describe,
     .weight_bytes = cpu_weight_bytes,
     .memory_bytes = cpu_memory_bytes,
+    .expert_out_bytes = cpu_expert_out_bytes,
     .cache_bytes = cpu_cache_bytes,
     .allocate = cpu_allocate,
     .allocate_host = cpu_allocate_host,

@@ -39,6 +39,7 @@ struct Device {
     uint64_t link_free_ns; /* when the throttled link has done what it was given */
     uint64_t *stamps;      /* [max_stamps] */
     uint32_t d_model;
+    size_t expert_out_bytes;
     char description[256];
 };
 
@@ -123,10 +124,10 @@ Status cpu_limit(Device *device, uint32_t capacity, uint32_t tokens, uint32_t to
 Status cpu_group(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                  uint32_t n_experts, const RowGroups *groups);
 Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
-                       uint32_t n_jobs, const float *in, float *out);
-Status cpu_run_static(Device *device, const ExpertBatch *batch, const Routing *routing, float scale,
-                      const float *in, float *rows, float *out);
-Status cpu_combine(Device *device, const float *in, const Routing *routing, uint32_t tokens,
-                   uint32_t top_k, uint32_t columns, float scale, float *out);
+                       uint32_t n_jobs, const float *in, void *out);
+Status cpu_run_static(Device *device, const ExpertBatch *batch, float scale, const float *in,
+                      void *rows, float *out);
+Status cpu_combine(Device *device, const ExpertBatch *batch, float scale, const void *in,
+                   float *out);
 
 #endif

@@ -163,7 +163,7 @@ static size_t cut_tiles(Device *device, const ExpertBatch *batch, uint32_t exper
 }
 
 Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
-                       uint32_t n_jobs, const float *in, float *out)
+                       uint32_t n_jobs, const float *in, void *out)
 {
     size_t n = 0;
     for (uint32_t i = 0; jobs != NULL && i < n_jobs; i++)
@@ -176,10 +176,9 @@ Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob
 }
 
 /* An expert without rows would add nothing, so it is passed over here. */
-Status cpu_run_static(Device *device, const ExpertBatch *batch, const Routing *routing, float scale,
-                      const float *in, float *rows, float *out)
+Status cpu_run_static(Device *device, const ExpertBatch *batch, float scale, const float *in,
+                      void *rows, float *out)
 {
     TRY(cpu_run_experts(device, batch, NULL, 0, in, rows));
-    return cpu_combine(device, rows, routing, batch->tokens, batch->top_k, batch->shape->d_model,
-                       scale, out);
+    return cpu_combine(device, batch, scale, rows, out);
 }

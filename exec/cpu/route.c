@@ -194,24 +194,23 @@ Status cpu_group(Device *device, const uint16_t *experts, uint32_t tokens, uint3
 
 typedef struct {
     const Device *device;
-    const float *in;
-    const Routing *routing;
-    uint32_t tokens;
-    uint32_t top_k;
-    uint32_t columns;
+    const ExpertBatch *batch;
     float scale;
+    const float *in; /* [tokens * top_k][d_model] */
     float *out;
 } CombineTask;
 
 static void combine_token(const CombineTask *task, size_t token, float *restrict sum)
 {
-    size_t d = task->columns;
+    const Routing *routing = &task->batch->routing;
+    size_t d = task->batch->shape->d_model;
+    size_t top_k = task->batch->top_k;
     float *restrict out = task->out + token * d;
     memset(sum, 0, d * sizeof *sum);
-    for (size_t row = token * task->top_k; row < (token + 1) * task->top_k; row++) {
-        float weight = task->routing->weights[row];
+    for (size_t row = token * top_k; row < (token + 1) * top_k; row++) {
+        float weight = routing->weights[row];
         const float *restrict in = task->in + row * d;
-        if (task->routing->experts[row] == EXPERT_DROPPED)
+        if (routing->experts[row] == EXPERT_DROPPED)
             continue;
         for (size_t i = 0; i < d; i++)
             sum[i] += weight * in[i];
@@ -224,14 +223,14 @@ static void combine_rows(void *argument, size_t item, size_t worker)
 {
     const CombineTask *task = argument;
     size_t first = item * TILE_ROWS;
-    for (size_t token = first; token < first + TILE_ROWS && token < task->tokens; token++)
+    for (size_t token = first; token < first + TILE_ROWS && token < task->batch->tokens; token++)
         combine_token(task, token, cpu_scratch(task->device, worker));
 }
 
-Status cpu_combine(Device *device, const float *in, const Routing *routing, uint32_t tokens,
-                   uint32_t top_k, uint32_t columns, float scale, float *out)
+Status cpu_combine(Device *device, const ExpertBatch *batch, float scale, const void *in,
+                   float *out)
 {
-    CombineTask task = {device, in, routing, tokens, top_k, columns, scale, out};
-    thread_pool_run(device->pool, divide_up(tokens, TILE_ROWS), combine_rows, &task);
+    CombineTask task = {device, batch, scale, in, out};
+    thread_pool_run(device->pool, divide_up(batch->tokens, TILE_ROWS), combine_rows, &task);
     return OK;
 }

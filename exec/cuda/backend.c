@@ -15,6 +15,11 @@ size_t cuda_weight_bytes(const Device *device)
     return device->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
 }
 
+static size_t cuda_expert_out_bytes(const Device *device)
+{
+    return experts_out_bytes(&device->options, device->compute == COMPUTE_BF16);
+}
+
 size_t cuda_widest_expert(const Device *device)
 {
     const ModelConfig *config = device->options.config;
@@ -176,12 +181,13 @@ static size_t own_bytes(const Device *device)
     const DeviceOptions *options = &device->options;
     size_t scratch = ops_scratch_bytes(options, device->queue.multiprocessors);
     bool bf16 = device->compute == COMPUTE_BF16;
-    size_t experts =
-        options->capacity > 0 ? static_gating_bytes(options, bf16) : experts_bytes(options, bf16);
+    size_t experts = experts_bytes(options, bf16);
+    size_t gating = options->capacity > 0 ? static_gating_bytes(options, bf16) : 0;
     size_t fixed = CUBLAS_WORKSPACE_BYTES + STORE_STAGING_BYTES + 2 * cuda_widest_expert(device) +
                    sizeof(uint64_t) + PIECES * PIECE_SLACK;
     size_t sum;
-    if (__builtin_add_overflow(scratch, experts, &sum) || __builtin_add_overflow(sum, fixed, &sum))
+    if (__builtin_add_overflow(scratch, experts, &sum) ||
+        __builtin_add_overflow(sum, gating, &sum) || __builtin_add_overflow(sum, fixed, &sum))
         return SIZE_MAX;
     return sum;
 }
@@ -200,9 +206,9 @@ static Status take_pieces(Device *device)
     TRY(device_arena_take(arena, expert, 1, &device->expert_form));
     TRY(device_arena_take(arena, 1, sizeof(uint64_t), &device->throttle_start));
     TRY(device_arena_take(arena, scratch, 1, &device->queue.scratch));
-    TRY(options->capacity > 0
-            ? static_gating_open(options, bf16, &device->cublas, arena, &device->gating)
-            : experts_open(options, bf16, arena, &device->experts));
+    TRY(experts_open(options, bf16, arena, &device->experts));
+    if (options->capacity > 0)
+        TRY(static_gating_open(options, bf16, &device->cublas, arena, &device->gating));
     TRY(cublas_open(workspace, &device->cublas));
     device->queue.compute = device->compute;
     device->queue.cublas = &device->cublas;
@@ -364,26 +370,27 @@ static Status cuda_limit(Device *device, uint32_t capacity, uint32_t tokens, uin
 static Status cuda_group(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                          uint32_t n_experts, const RowGroups *groups)
 {
-    return router_group(experts, tokens, top_k, n_experts, groups, device->stream);
+    return experts_group(&device->experts, experts, tokens, top_k, n_experts, groups,
+                         device->stream);
 }
 
 static Status cuda_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
-                               uint32_t n_jobs, const float *in, float *out)
+                               uint32_t n_jobs, const float *in, void *out)
 {
     return experts_run(&device->experts, batch, jobs, n_jobs, in, out, device->stream);
 }
 
-static Status cuda_run_static(Device *device, const ExpertBatch *batch, const Routing *routing,
-                              float scale, const float *in, float *rows, float *out)
+static Status cuda_run_static(Device *device, const ExpertBatch *batch, float scale,
+                              const float *in, void *rows, float *out)
 {
     (void)rows;
-    return static_gating_run(&device->gating, batch, routing, scale, in, out, device->stream);
+    return static_gating_run(&device->gating, batch, scale, in, out, device->stream);
 }
 
-static Status cuda_combine(Device *device, const float *in, const Routing *routing, uint32_t tokens,
-                           uint32_t top_k, uint32_t columns, float scale, float *out)
+static Status cuda_combine(Device *device, const ExpertBatch *batch, float scale, const void *in,
+                           float *out)
 {
-    return router_combine(in, routing, tokens, top_k, columns, scale, out, device->stream);
+    return experts_combine(&device->experts, batch, scale, in, out, device->stream);
 }
 
 const Backend BACKEND_CUDA = {
@@ -393,6 +400,7 @@ const Backend BACKEND_CUDA = {
     .describe = cuda_describe,
     .weight_bytes = cuda_weight_bytes,
     .memory_bytes = cuda_memory_bytes,
+    .expert_out_bytes = cuda_expert_out_bytes,
     .cache_bytes = cuda_weight_bytes,
     .allocate = cuda_allocate,
     .allocate_host = cuda_allocate_host,

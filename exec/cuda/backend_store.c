@@ -110,33 +110,12 @@ Status cuda_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *t
                              (float *)(void *)(block + layout.second_bias));
 }
 
-static Status copy_piece(Device *device, const unsigned char *from, size_t bytes, unsigned char *to)
-{
-    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, device->stream));
-    return OK;
-}
-
-/* The parts lie where ffn_layout() says, matrices packed. */
 Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
 {
     if (!experts_packed(shape, device->compute == COMPUTE_BF16))
         return cuda_store_ffn(device, shape, tensors, to);
-    const ExpertShape packed = {
-        .d_model = shape->d_model, .d_ff = shape->d_ff, .gated = shape->gated};
-    const unsigned char *dense = device->expert_dense;
-    unsigned char *slot = to;
-    size_t matrix = (size_t)shape->d_ff * shape->d_model * sizeof(uint16_t);
-    FfnLayout layout = ffn_layout(shape, sizeof(uint16_t));
     TRY(cuda_store_ffn(device, shape, tensors, device->expert_dense));
-    TRY(packed_expert_store(&packed, dense, dense + (shape->gated ? matrix : 0),
-                            dense + layout.second, slot + layout.first, slot + layout.second,
-                            device->stream));
-    if (shape->bias) {
-        TRY(copy_piece(device, dense + layout.first_bias, layout.second - layout.first_bias,
-                       slot + layout.first_bias));
-        TRY(copy_piece(device, dense + layout.second_bias, layout.bytes - layout.second_bias,
-                       slot + layout.second_bias));
-    }
+    TRY(packed_expert_store(shape, device->expert_dense, to, device->stream));
     CUDA_TRY(cudaStreamSynchronize(device->stream));
     return OK;
 }

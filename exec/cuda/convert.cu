@@ -25,6 +25,25 @@ extern "C" Status convert_to_bf16(const float *in, size_t count, void *out, cuda
     return OK;
 }
 
+__global__ void __launch_bounds__(THREADS)
+    widen_elements(const __nv_bfloat16 *__restrict__ in, size_t count, float *__restrict__ out)
+{
+    size_t stride = (size_t)gridDim.x * THREADS;
+    for (size_t i = (size_t)blockIdx.x * THREADS + threadIdx.x; i < count; i += stride)
+        out[i] = __bfloat162float(in[i]);
+}
+
+extern "C" Status convert_to_f32(const void *in, size_t count, float *out, cudaStream_t stream)
+{
+    size_t blocks = (count + THREADS - 1) / THREADS;
+    if (count == 0)
+        return OK;
+    widen_elements<<<(uint32_t)min(blocks, (size_t)MAX_BLOCKS), THREADS, 0, stream>>>(
+        (const __nv_bfloat16 *)in, count, out);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
 __device__ static uint64_t device_clock_ns()
 {
     uint64_t ns;

@@ -12,6 +12,8 @@ extern "C" {
 
 /* out[i] = in[i] rounded to bf16 */
 Status convert_to_bf16(const float *in, size_t count, void *out, cudaStream_t stream);
+/* ... and back */
+Status convert_to_f32(const void *in, size_t count, float *out, cudaStream_t stream);
 
 /* Writes the device's clock to *START. */
 Status clock_note(uint64_t *start, cudaStream_t stream);

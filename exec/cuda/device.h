@@ -41,8 +41,8 @@ struct Device {
     cudaStream_t copies; /* loads */
     Cublas cublas;
     OpsQueue queue;
-    ExpertsWork experts; /* unless ... */
-    StaticGating gating; /* ... options.capacity is set */
+    ExpertsWork experts;
+    StaticGating gating; /* with options.capacity only */
     DeviceArena memory;
     void *host_memory;        /* what allocate_host() handed out, pinned */
     unsigned char *kept;      /* pinned: what keep_expert() made */

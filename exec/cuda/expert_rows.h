@@ -1,40 +1,45 @@
-/* The rows of the experts that run: where they lie, and how they get there and back. */
+/* The rows of experts: how tokens get there, what is computed of them, and how they get back. */
 #ifndef EXEC_CUDA_EXPERT_ROWS_H
 #define EXEC_CUDA_EXPERT_ROWS_H
 
-#include "exec/cuda/experts.h"
-
-enum { PLAIN_TILE = 64, JOBS_AT_ONCE = 256 };
-
-/* A part of a batch whose rows fit. */
-typedef struct {
-    const ExpertsWork *work;
-    const ExpertBatch *batch;
-    const ExpertJob *jobs; /* device */
-    uint32_t n_jobs;
-    size_t max_rows;    /* that the jobs can have, padding included */
-    uint32_t max_width; /* of tiles; 0: all are PLAIN_TILE wide */
-    cudaStream_t stream;
-} ExpertRows;
+#include "exec/cuda/grouped_product.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* to[i] = {i, i} */
-Status expert_jobs_fill(ExpertJob *to, uint32_t n, cudaStream_t stream);
+enum { JOBS_AT_ONCE = 256 };
+
+/* Rows of some experts of a layer, and device memory for what becomes of them. Arrays have bf16
+ * elements when the experts are PACKED, else f32. */
+typedef struct {
+    const ExpertBatch *batch;
+    bool packed; /* the experts in their slots, exec/cuda/packed.h */
+    bool bf16;   /* elements of their matrices; f32 else */
+    GroupTable table;
+    uint32_t max_width; /* of tiles */
+    uint32_t max_rows;  /* of the arrays */
+    uint32_t max_tiles; /* of TABLE */
+    void *in;           /* [max_rows][d_model] */
+    void *inside;       /* [max_rows][d_ff] */
+    void *out;          /* [max_rows][d_model] */
+    cudaStream_t stream;
+} ExpertRows;
+
 /* Copies N jobs of the host, which may be reused on return. */
 Status expert_jobs_put(ExpertJob *to, const ExpertJob *jobs, uint32_t n, cudaStream_t stream);
-/* Makes first_row, table and assignment. */
-Status expert_rows_place(const ExpertRows *rows);
-/* IN [tokens][d_model] -> gathered: f32, or with a max_width octet-packed bf16; padding is 0. */
-Status expert_rows_gather(const ExpertRows *rows, const float *in);
-/* outside, f32 or with a max_width bf16 -> OUT [tokens * top_k][d_model] */
-Status expert_rows_scatter(const ExpertRows *rows, float *out);
-/* gathered -> inside -> outside, all f32, by the weights in the slots */
+/* rows->in[row] = tokens[row's token], padding 0, for the experts that are SELECTED (device
+ * [experts], or NULL: all). */
+Status expert_rows_fill(const ExpertRows *rows, const Grouping *grouping, const uint8_t *selected,
+                        const float *tokens);
+/* in -> inside -> out by the weights in the slots. */
 Status expert_rows_multiply(const ExpertRows *rows);
-/* The same in bf16 by packed weights; gathered is octet-packed unless DENSE. */
-Status experts_multiply_packed(const ExpertRows *rows, bool dense);
+/* ... in f32, whatever the sizes: what expert_rows_multiply() does unless they are packed. */
+Status expert_rows_multiply_plainly(const ExpertRows *rows);
+/* out[token] += scale * sum over slots, in order, of weight * in[row of (token, slot)]; IN is what
+ * rows->out was. */
+Status expert_rows_combine(const ExpertRows *rows, const Grouping *grouping, const float *weights,
+                           float scale, const void *in, float *out);
 
 #ifdef __cplusplus
 }

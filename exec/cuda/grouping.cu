@@ -8,12 +8,11 @@
  * Bytes: 2 * tokens * top_k read twice, 8 * tokens * top_k and 8 * experts * blocks written; little
  * next to what launches and the one block's scan cost. */
 #include "exec/cuda/grouping.h"
+#include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
-#include "exec/cuda/packed.cuh"
 
-static constexpr uint32_t DROPPED = 0xFFFF;
 static constexpr uint32_t COUNT_THREADS = 1024;
-static constexpr uint32_t COPY_THREADS = 256;
+static constexpr uint32_t MANY_ROWS = 128; /* an expert's that are bound by arithmetic, about */
 
 static_assert(COUNT_THREADS >= MAX_EXPERTS, "a thread per expert");
 static_assert(GROUP_ROWS % MAX_WIDTH == 0, "only an expert's last group has padding");
@@ -32,7 +31,7 @@ struct Marks {
         uint32_t end = min(shape.tokens, first + TOKENS_PER_BLOCK) * shape.top_k;
         for (uint32_t i = first * shape.top_k + threadIdx.x; i < end; i += blockDim.x) {
             uint32_t token = i / shape.top_k - first;
-            if (ids[i] != DROPPED)
+            if (ids[i] != EXPERT_DROPPED)
                 atomicOr(&word[token / 32][ids[i]], 1u << token % 32);
         }
         __syncthreads();
@@ -63,22 +62,22 @@ struct Marks {
 struct Totals {
     uint32_t assignments;
     uint32_t rows;
-    uint32_t groups;
-    uint32_t tiles;
+    uint32_t tiles; /* of experts with many rows */
+    uint32_t small_tiles;
 
     __device__ void add(const Totals &other)
     {
         assignments += other.assignments;
         rows += other.rows;
-        groups += other.groups;
         tiles += other.tiles;
+        small_tiles += other.small_tiles;
     }
     __device__ Totals from_lane_below(uint32_t distance) const
     {
         return Totals{__shfl_up_sync(0xFFFFFFFF, assignments, distance),
                       __shfl_up_sync(0xFFFFFFFF, rows, distance),
-                      __shfl_up_sync(0xFFFFFFFF, groups, distance),
-                      __shfl_up_sync(0xFFFFFFFF, tiles, distance)};
+                      __shfl_up_sync(0xFFFFFFFF, tiles, distance),
+                      __shfl_up_sync(0xFFFFFFFF, small_tiles, distance)};
     }
 };
 
@@ -93,8 +92,8 @@ __device__ static Totals warp_scan(Totals sum)
     return sum;
 }
 
-/* Sum over the block's threads up to this one. */
-__device__ static Totals block_scan(const Totals &own)
+/* Sum over the block's threads before this one; *ALL: over all of them. */
+__device__ static Totals block_scan(const Totals &own, Totals *all)
 {
     __shared__ Totals warps[COUNT_THREADS / 32];
     uint32_t warp = threadIdx.x / 32;
@@ -102,9 +101,16 @@ __device__ static Totals block_scan(const Totals &own)
     if (threadIdx.x % 32 == 31)
         warps[warp] = sum;
     __syncthreads();
-    for (uint32_t w = 0; w < warp; w++)
-        sum.add(warps[w]);
-    return sum;
+    *all = Totals{0, 0, 0, 0};
+    Totals before = *all;
+    for (uint32_t w = 0; w < COUNT_THREADS / 32; w++) {
+        if (w < warp)
+            before.add(warps[w]);
+        all->add(warps[w]);
+    }
+    before.add(Totals{sum.assignments - own.assignments, sum.rows - own.rows, sum.tiles - own.tiles,
+                      sum.small_tiles - own.small_tiles});
+    return before;
 }
 
 /* The width that cuts ROWS into the fewest tiles, as equal as possible. */
@@ -114,42 +120,75 @@ __device__ static uint32_t tile_width(uint32_t rows, uint32_t max_width)
     return ((rows + tiles - 1) / tiles + 15) / 16 * 16;
 }
 
-/* The groups of an expert with COUNT assignments. */
-__device__ static Totals expert_totals(const GroupingShape &shape, uint32_t count)
+/* What an expert with COUNT assignments adds. */
+__device__ static Totals expert_totals(uint32_t max_width, uint32_t count)
 {
-    Totals totals = {count, 0, 0, 0};
+    uint32_t all_rows = 0;
+    uint32_t all_tiles = 0;
     for (uint32_t at = 0; at < count; at += GROUP_ROWS) {
         uint32_t rows = min(count - at, (uint32_t)GROUP_ROWS);
-        uint32_t width = tile_width(rows, shape.max_width);
+        uint32_t width = tile_width(rows, max_width);
         uint32_t tiles = (rows + width - 1) / width;
-        totals.add(Totals{0, tiles * width, 1, tiles});
+        all_rows += tiles * width;
+        all_tiles += tiles;
     }
-    return totals;
+    bool many = count >= MANY_ROWS;
+    return Totals{count, all_rows, many ? all_tiles : 0, many ? 0 : all_tiles};
 }
 
-/* Thread e: the groups of expert e; BEFORE sums the experts before it. */
-__device__ static void write_groups(const GroupingShape &shape, const Grouping &grouping,
-                                    uint32_t count, Totals before)
+/* Writes the groups of an expert with COUNT assignments in PLACE of the weights, from FIRST_ROW and
+ * tile FIRST_TILE on; returns its rows. */
+__device__ static uint32_t write_groups(const GroupTable &table, uint32_t max_width, uint32_t place,
+                                        uint32_t count, uint32_t first_row, uint32_t first_tile)
 {
-    const GroupTable &table = grouping.table;
-    uint32_t expert = threadIdx.x;
-    grouping.count_before[expert] = before.assignments;
-    grouping.first_row[expert] = before.rows;
+    uint32_t row = first_row;
     for (uint32_t at = 0; at < count; at += GROUP_ROWS) {
         uint32_t rows = min(count - at, (uint32_t)GROUP_ROWS);
-        uint32_t width = tile_width(rows, shape.max_width);
+        uint32_t width = tile_width(rows, max_width);
         uint32_t tiles = (rows + width - 1) / width;
-        table.groups[before.groups] = RowGroup{expert, before.rows, width};
-        table.first_tile[before.groups] = before.tiles;
-        for (uint32_t row = rows; row < tiles * width; row++)
-            grouping.assignment[before.rows + row] = NO_ROW;
-        before.add(Totals{rows, tiles * width, 1, tiles});
+        for (uint32_t tile = 0; tile < tiles; tile++)
+            table.tiles[first_tile + tile] =
+                RowGroup{place, row, first_tile, (uint16_t)width, (uint16_t)tiles};
+        row += tiles * width;
+        first_tile += tiles;
     }
+    return row - first_row;
+}
+
+/* Where an expert's tiles begin: those with many rows go before all others. */
+__device__ static uint32_t first_tile(uint32_t count, const Totals &before, const Totals &all)
+{
+    return count >= MANY_ROWS ? before.tiles : all.tiles + before.small_tiles;
+}
+
+__device__ static void end_table(const GroupTable &table, const Totals &all)
+{
+    *table.n_tiles = all.tiles + all.small_tiles;
+    table.taken[0] = table.taken[1] = 0;
+}
+
+/* Where the experts' assignments and rows begin. */
+struct Starts {
+    uint32_t first[MAX_EXPERTS];
+    uint32_t row[MAX_EXPERTS];
+};
+
+/* Thread e: expert e has COUNT assignments. */
+__device__ static void write_expert(const GroupingShape &shape, const Grouping &grouping,
+                                    const RowGroups &groups, uint32_t count, const Totals &before,
+                                    const Totals &all, Starts &starts)
+{
+    uint32_t expert = threadIdx.x;
+    groups.first[expert] = starts.first[expert] = before.assignments;
+    grouping.first_row[expert] = starts.row[expert] = before.rows;
+    uint32_t rows = write_groups(grouping.table, shape.max_width, expert, count, before.rows,
+                                 first_tile(count, before, all));
+    for (uint32_t row = count; row < rows; row++)
+        grouping.assignment[before.rows + row] = NO_ROW;
     if (expert == shape.experts - 1) {
-        grouping.count_before[expert + 1] = before.assignments;
-        grouping.first_row[expert + 1] = before.rows;
-        table.first_tile[before.groups] = before.tiles;
-        *table.n_groups = before.groups;
+        groups.first[expert + 1] = all.assignments;
+        grouping.first_row[expert + 1] = all.rows;
+        end_table(grouping.table, all);
     }
 }
 
@@ -199,20 +238,22 @@ __device__ static uint32_t add_up_blocks(uint32_t experts, uint32_t blocks, uint
     return threadIdx.x < experts ? total : 0;
 }
 
-/* Numbers the rows of the block's tokens: expert e's begin at ROWS[e], where BEFORE[e] (NULL: none)
- * assignments of earlier blocks come first. */
+/* Numbers the rows of the block's tokens; of expert e, BEFORE[e] (NULL: none) assignments of
+ * earlier blocks come first. */
 __device__ static void number_rows(const GroupingShape &shape, const uint16_t *ids, uint32_t first,
-                                   const Marks &marks, const uint32_t *rows, const uint32_t *before,
-                                   const Grouping &grouping)
+                                   const Marks &marks, const Starts &starts, const uint32_t *before,
+                                   const RowGroups &groups, const Grouping &grouping)
 {
     uint32_t end = min(shape.tokens, first + TOKENS_PER_BLOCK) * shape.top_k;
     for (uint32_t i = first * shape.top_k + threadIdx.x; i < end; i += blockDim.x) {
         uint32_t expert = ids[i];
         uint32_t row = NO_ROW;
-        if (expert != DROPPED) {
-            row = rows[expert] + (before != NULL ? before[expert] : 0) +
-                  marks.before(expert, i / shape.top_k - first);
+        if (expert != EXPERT_DROPPED) {
+            uint32_t rank = (before != NULL ? before[expert] : 0) +
+                            marks.before(expert, i / shape.top_k - first);
+            row = starts.row[expert] + rank;
             grouping.assignment[row] = i; /* whole groups have no padding */
+            groups.rows[starts.first[expert] + rank] = i;
         }
         grouping.row[i] = row;
     }
@@ -244,92 +285,87 @@ __device__ static bool count_all(const GroupingShape &shape, const Marks &marks,
 }
 
 __global__ void __launch_bounds__(COUNT_THREADS)
-    count_rows(GroupingShape shape, const uint16_t *ids, Grouping grouping)
+    count_rows(GroupingShape shape, const uint16_t *ids, RowGroups groups, Grouping grouping)
 {
     __shared__ Marks marks;
-    __shared__ uint32_t first_row[MAX_EXPERTS];
+    __shared__ Starts starts;
     wait_for_earlier_kernels();
     let_next_kernel_start();
     marks.set(shape, ids, blockIdx.x * TOKENS_PER_BLOCK);
     uint32_t count;
     if (!count_all(shape, marks, grouping, &count))
         return;
-    Totals own = expert_totals(shape, count);
-    Totals sum = block_scan(own);
-    if (threadIdx.x < shape.experts) {
-        first_row[threadIdx.x] = sum.rows - own.rows;
-        write_groups(shape, grouping, count,
-                     Totals{sum.assignments - own.assignments, sum.rows - own.rows,
-                            sum.groups - own.groups, sum.tiles - own.tiles});
-    }
+    Totals all;
+    Totals before = block_scan(expert_totals(shape.max_width, count), &all);
+    if (threadIdx.x < shape.experts)
+        write_expert(shape, grouping, groups, count, before, all, starts);
     __syncthreads();
     if (gridDim.x == 1)
-        number_rows(shape, ids, 0, marks, first_row, NULL, grouping);
+        number_rows(shape, ids, 0, marks, starts, NULL, groups, grouping);
 }
 
 __global__ void __launch_bounds__(COUNT_THREADS)
-    place_rows(GroupingShape shape, const uint16_t *ids, Grouping grouping)
+    place_rows(GroupingShape shape, const uint16_t *ids, RowGroups groups, Grouping grouping)
 {
     __shared__ Marks marks;
+    __shared__ Starts starts;
     wait_for_earlier_kernels();
     let_next_kernel_start();
     uint32_t first = blockIdx.x * TOKENS_PER_BLOCK;
+    if (threadIdx.x < shape.experts) {
+        starts.first[threadIdx.x] = groups.first[threadIdx.x];
+        starts.row[threadIdx.x] = grouping.first_row[threadIdx.x];
+    }
     marks.set(shape, ids, first);
-    number_rows(shape, ids, first, marks, grouping.first_row,
-                grouping.block_counts + blockIdx.x * shape.experts, grouping);
-}
-
-/* Block (o, s): slice s of octet o, a warp per row. Reads tokens * columns * 2 bytes from memory
- * (again from the L2 for a token's later slots), writes top_k times as much, whole octets in one
- * piece; bound by the writes. */
-__global__ void __launch_bounds__(COPY_THREADS)
-    gather_rows(GroupingShape shape, Grouping grouping, const uint4 *__restrict__ in,
-                uint32_t words, uint32_t column_blocks, uint32_t blocks_per_slice,
-                uint4 *__restrict__ out)
-{
-    wait_for_earlier_kernels();
-    let_next_kernel_start();
-    uint32_t row = blockIdx.x * 8 + threadIdx.x / 32;
-    uint32_t n_rows = grouping.first_row[shape.experts];
-    uint32_t assignment = grouping.assignment[row];
-    if (row >= n_rows || assignment == NO_ROW)
-        return;
-    const uint4 *from = in + (size_t)(assignment / shape.top_k) * words;
-    uint32_t first = blockIdx.y * blocks_per_slice;
-    uint32_t end = min(column_blocks, first + blocks_per_slice) * 8;
-#pragma unroll 8
-    for (uint32_t i = first * 8 + threadIdx.x % 32; i < end; i += 32)
-        out[octet_offset(row, i / 8, column_blocks) / 16 + i % 8] =
-            i < words ? from[i] : make_uint4(0, 0, 0, 0);
+    number_rows(shape, ids, first, marks, starts,
+                grouping.block_counts + blockIdx.x * shape.experts, groups, grouping);
 }
 
 extern "C" Status grouping_run(const GroupingShape *shape, const uint16_t *ids,
-                               const Grouping *grouping, cudaStream_t stream)
+                               const RowGroups *groups, const Grouping *grouping,
+                               cudaStream_t stream)
 {
-    uint32_t blocks = (uint32_t)grouping_blocks(shape->tokens);
-    const LaunchShape count = {dim3(blocks), COUNT_THREADS, 0, 0};
-    const LaunchShape place = {dim3(blocks), COUNT_THREADS, 0, 0};
+    const LaunchShape launch = {dim3((uint32_t)grouping_blocks(shape->tokens)), COUNT_THREADS, 0,
+                                0};
     if (shape->experts > MAX_EXPERTS)
         return fail(ERR_UNSUPPORTED, "cuda: %u experts: at most %u are possible", shape->experts,
                     (unsigned)MAX_EXPERTS);
-    TRY(launch_after(count_rows, count, stream, *shape, ids, *grouping));
-    if (blocks == 1)
+    TRY(launch_after(count_rows, launch, stream, *shape, ids, *groups, *grouping));
+    if (launch.grid.x == 1)
         return OK;
-    return launch_after(place_rows, place, stream, *shape, ids, *grouping);
+    return launch_after(place_rows, launch, stream, *shape, ids, *groups, *grouping);
 }
 
-extern "C" Status grouping_gather(const GroupingShape *shape, const Grouping *grouping,
-                                  const void *in, uint32_t columns, void *out, cudaStream_t stream)
+/* ---- some of the experts ---- */
+
+/* One block, a thread per job; each job's expert is another one. */
+__global__ void __launch_bounds__(COUNT_THREADS)
+    select_experts(GroupingShape shape, RowGroups groups, Grouping grouping, const ExpertJob *jobs,
+                   uint32_t n, GroupTable table, uint8_t *selected)
 {
-    const uint32_t wanted_blocks = 528; /* so that few rows, too, keep the device busy */
-    size_t rows =
-        grouping_max_rows((size_t)shape->tokens * shape->top_k, shape->experts, shape->max_width);
-    uint32_t octets = (uint32_t)(rows / 8);
-    uint32_t column_blocks = packed_column_blocks(columns);
-    uint32_t slices = min(divide_up(wanted_blocks, octets), divide_up(column_blocks, 4));
-    uint32_t per_slice = divide_up(divide_up(column_blocks, slices), 4) * 4;
-    const LaunchShape launch = {dim3(octets, divide_up(column_blocks, per_slice)), COPY_THREADS, 0,
-                                0};
-    return launch_after(gather_rows, launch, stream, *shape, *grouping, (const uint4 *)in,
-                        columns / 8, column_blocks, per_slice, (uint4 *)out);
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    bool there = threadIdx.x < n;
+    ExpertJob job = there ? jobs[threadIdx.x] : ExpertJob{0, 0};
+    uint32_t count = there ? groups.first[job.expert + 1] - groups.first[job.expert] : 0;
+    if (threadIdx.x < shape.experts)
+        selected[threadIdx.x] = 0;
+    Totals all;
+    Totals before = block_scan(expert_totals(shape.max_width, count), &all);
+    if (there) {
+        selected[job.expert] = 1;
+        write_groups(table, shape.max_width, job.slot, count, grouping.first_row[job.expert],
+                     first_tile(count, before, all));
+    }
+    if (threadIdx.x == 0)
+        end_table(table, all);
+}
+
+extern "C" Status grouping_select(const GroupingShape *shape, const RowGroups *groups,
+                                  const Grouping *grouping, const ExpertJob *jobs, uint32_t n,
+                                  const GroupTable *table, uint8_t *selected, cudaStream_t stream)
+{
+    const LaunchShape launch = {dim3(1), COUNT_THREADS, 0, 0};
+    return launch_after(select_experts, launch, stream, *shape, *groups, *grouping, jobs, n, *table,
+                        selected);
 }

@@ -80,6 +80,21 @@ __device__ inline void cluster_sync()
                      : "memory");
 }
 
+/* The float at the place FROM of block RANK's shared memory. */
+__device__ inline float load_shared_of(uint32_t rank, uint32_t from)
+{
+    float value;
+    asm volatile("{\n"
+                 ".reg .b32 place;\n"
+                 "mapa.shared::cluster.u32 place, %1, %2;\n"
+                 "ld.shared::cluster.f32 %0, [place];\n"
+                 "}"
+                 : "=f"(value)
+                 : "r"(from), "r"(rank)
+                 : "memory");
+    return value;
+}
+
 /* ---- tensor copies ---- */
 
 __device__ inline void tensor_map_prefetch(const CUtensorMap *map)
@@ -89,12 +104,12 @@ __device__ inline void tensor_map_prefetch(const CUtensorMap *map)
 
 /* Box at the given coordinates of MAP -> the same place in shared memory of every block of the
  * cluster whose bit is set in RANKS; each one's barrier at that place gets the bytes. */
-__device__ inline void copy_box_4d_to(uint16_t ranks, uint32_t to, const CUtensorMap *map,
-                                      uint32_t barrier, int x, int y, int z, int w)
+__device__ inline void copy_box_2d_to(uint16_t ranks, uint32_t to, const CUtensorMap *map,
+                                      uint32_t barrier, int x, int y)
 {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-                 ".multicast::cluster [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(to),
-                 "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "h"(ranks)
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                 ".multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(to),
+                 "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(ranks)
                  : "memory");
 }
 
@@ -114,6 +129,48 @@ __device__ inline void copy_box_4d(uint32_t to, const CUtensorMap *map, uint32_t
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
                  " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
                  "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+                 : "memory");
+}
+
+/* The box at FROM in shared memory -> the coordinates of MAP; what is outside of it is left out.
+ * The copy belongs to this thread's group of stores. */
+__device__ inline void store_box_2d(const CUtensorMap *map, uint32_t from, int x, int y)
+{
+    asm volatile(
+        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
+        "r"(from), "r"(x), "r"(y)
+        : "memory");
+}
+
+/* Ends this thread's group of stores. */
+__device__ inline void stores_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/* Waits until all but the last PENDING groups of this thread have read shared memory. */
+template <int PENDING> __device__ inline void stores_wait_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+}
+
+/* Waits until all of this thread's stores are done. */
+__device__ inline void stores_wait()
+{
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+/* WORD -> the place TO of block RANK of the cluster, whose barrier gets the 16 bytes. */
+__device__ inline void send_word_to(uint32_t rank, uint32_t to, uint4 word, uint32_t barrier)
+{
+    asm volatile("{\n"
+                 ".reg .b32 place, remote;\n"
+                 "mapa.shared::cluster.u32 place, %0, %6;\n"
+                 "mapa.shared::cluster.u32 remote, %1, %6;\n"
+                 "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [place], "
+                 "{%2, %3, %4, %5}, [remote];\n"
+                 "}" ::"r"(to),
+                 "r"(barrier), "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w), "r"(rank)
                  : "memory");
 }
 

@@ -2,48 +2,47 @@
 #include "exec/cuda/packed.cuh"
 
 static constexpr uint32_t PACK_THREADS = 256;
-static constexpr uint32_t BLOCK_WORDS = BLOCK_BYTES / 16;
 
-/* One thread: a word of 8 columns of a packed matrix of ROWS x COLUMNS. Reads and writes every byte
- * once; bound by memory. */
+/* One thread: a word of 8 columns of a packed matrix of ROWS x COLUMNS, which has gate's rows
+ * before up's when it is GATED. Reads and writes every byte once; bound by memory. */
 __global__ void __launch_bounds__(PACK_THREADS)
-    pack_matrix(const __nv_bfloat16 *gate, const __nv_bfloat16 *matrix, uint32_t rows,
-                uint32_t columns, uint32_t column_blocks, uint4 *packed)
+    pack_matrix(const uint4 *matrix, uint32_t rows, uint32_t columns, bool gated, uint4 *packed)
 {
-    wait_for_earlier_kernels();
-    uint32_t word = blockIdx.x * PACK_THREADS + threadIdx.x;
-    uint32_t block = word / BLOCK_WORDS;
-    uint32_t in_block = word % BLOCK_WORDS;
-    uint32_t row = block / column_blocks * BLOCK_ROWS + in_block / 8;
-    uint32_t column = block % column_blocks * BLOCK_COLUMNS + in_block % 8 * 8;
-    const __nv_bfloat16 *from = matrix;
-    if (gate != NULL) {
-        from = row % 16 < 8 ? gate : matrix;
-        row = row / 16 * 8 + row % 8;
-    }
-    __align__(16) __nv_bfloat16 values[8];
-    for (uint32_t i = 0; i < 8; i++)
-        values[i] = row < rows && column + i < columns ? from[(size_t)row * columns + column + i]
-                                                       : __float2bfloat16_rn(0);
-    packed[(size_t)block * BLOCK_WORDS + swizzled_word(in_block / 8, in_block % 8)] =
-        *(const uint4 *)values;
+    uint32_t words = columns / 8;
+    size_t i = (size_t)blockIdx.x * PACK_THREADS + threadIdx.x;
+    uint32_t row = (uint32_t)(i / words);
+    uint32_t word = (uint32_t)(i % words);
+    if (row >= rows)
+        return;
+    uint32_t from = gated ? row / 16 * 8 + row % 8 + (row % 16 < 8 ? 0 : rows / 2) : row;
+    packed[packed_word(row, word, rows, columns)] = matrix[(size_t)from * words + word];
 }
 
-static Status pack(const void *gate, const void *matrix, uint32_t rows, uint32_t columns,
-                   void *packed, cudaStream_t stream)
+static Status pack(const void *matrix, uint32_t rows, uint32_t columns, bool gated, void *packed,
+                   cudaStream_t stream)
 {
-    uint32_t column_blocks = packed_column_blocks(columns);
-    uint32_t blocks = packed_row_blocks(gate != NULL ? 2 * rows : rows) * column_blocks;
-    const LaunchShape launch = {dim3(blocks * (BLOCK_WORDS / PACK_THREADS)), PACK_THREADS, 0, 0};
-    return launch_after(pack_matrix, launch, stream, (const __nv_bfloat16 *)gate,
-                        (const __nv_bfloat16 *)matrix, rows, columns, column_blocks,
-                        (uint4 *)packed);
+    size_t words = (size_t)rows * (columns / 8);
+    uint32_t blocks = (uint32_t)((words + PACK_THREADS - 1) / PACK_THREADS);
+    pack_matrix<<<blocks, PACK_THREADS, 0, stream>>>((const uint4 *)matrix, rows, columns, gated,
+                                                     (uint4 *)packed);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
 }
 
-extern "C" Status packed_expert_store(const ExpertShape *shape, const void *gate, const void *up,
-                                      const void *down, void *first, void *second,
+extern "C" Status packed_expert_store(const FfnShape *shape, const void *dense, void *packed,
                                       cudaStream_t stream)
 {
-    TRY(pack(shape->gated ? gate : NULL, up, shape->d_ff, shape->d_model, first, stream));
-    return pack(NULL, down, shape->d_model, shape->d_ff, second, stream);
+    const FfnLayout layout = ffn_layout(shape, sizeof(uint16_t));
+    const unsigned char *from = (const unsigned char *)dense;
+    unsigned char *to = (unsigned char *)packed;
+    TRY(pack(from + layout.first, ffn_first_rows(shape), shape->d_model, shape->gated,
+             to + layout.first, stream));
+    TRY(pack(from + layout.second, shape->d_model, shape->d_ff, false, to + layout.second, stream));
+    if (!shape->bias)
+        return OK;
+    CUDA_TRY(cudaMemcpyAsync(to + layout.first_bias, from + layout.first_bias,
+                             layout.second - layout.first_bias, cudaMemcpyDeviceToDevice, stream));
+    CUDA_TRY(cudaMemcpyAsync(to + layout.second_bias, from + layout.second_bias,
+                             layout.bytes - layout.second_bias, cudaMemcpyDeviceToDevice, stream));
+    return OK;
 }

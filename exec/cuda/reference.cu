@@ -28,13 +28,12 @@ __global__ void naive_logits(const __nv_bfloat16 *in, const __nv_bfloat16 *route
 }
 
 /* A packed row's product with X; ROW counts gate's and up's rows as they were packed. */
-__device__ static float packed_dot(const void *weights, uint32_t row, const __nv_bfloat16 *x,
-                                   uint32_t n)
+__device__ static float packed_dot(const void *weights, uint32_t row, uint32_t rows,
+                                   const __nv_bfloat16 *x, uint32_t n)
 {
     float sum = 0;
     for (uint32_t i = threadIdx.x % 32; i < n; i += 32)
-        sum = fmaf(packed_weight(weights, row, i, packed_column_blocks(n)), __bfloat162float(x[i]),
-                   sum);
+        sum = fmaf(packed_weight(weights, row, i, rows, n), __bfloat162float(x[i]), sum);
     for (int step = 16; step > 0; step /= 2)
         sum += __shfl_xor_sync(0xFFFFFFFF, sum, step);
     return sum;
@@ -45,7 +44,7 @@ __global__ void naive_inside(ReferenceLayer layer, const __nv_bfloat16 *in, cons
                              const uint32_t *pick, float *inside)
 {
     wait_for_earlier_kernels();
-    const ExpertShape &shape = layer.expert;
+    const FfnShape &shape = layer.expert;
     uint32_t f = blockIdx.x * WARPS + threadIdx.x / 32;
     uint32_t token = pick[blockIdx.z];
     uint32_t expert = ids[token * layer.top_k + blockIdx.y];
@@ -55,11 +54,11 @@ __global__ void naive_inside(ReferenceLayer layer, const __nv_bfloat16 *in, cons
     const __nv_bfloat16 *x = in + (size_t)token * shape.d_model;
     float result;
     if (shape.gated) {
-        float gate = packed_dot(weights, f / 8 * 16 + f % 8, x, shape.d_model);
-        float up = packed_dot(weights, f / 8 * 16 + 8 + f % 8, x, shape.d_model);
+        float gate = packed_dot(weights, f / 8 * 16 + f % 8, 2 * shape.d_ff, x, shape.d_model);
+        float up = packed_dot(weights, f / 8 * 16 + 8 + f % 8, 2 * shape.d_ff, x, shape.d_model);
         result = gate / (1 + expf(-gate)) * up;
     } else {
-        result = fmaxf(packed_dot(weights, f, x, shape.d_model), 0);
+        result = fmaxf(packed_dot(weights, f, shape.d_ff, x, shape.d_model), 0);
     }
     if (threadIdx.x % 32 == 0)
         inside[((size_t)blockIdx.z * layer.top_k + blockIdx.y) * shape.d_ff + f] = result;
@@ -70,7 +69,7 @@ __global__ void naive_outside(ReferenceLayer layer, const uint16_t *ids, const f
                               const uint32_t *pick, const float *inside, float *out)
 {
     wait_for_earlier_kernels();
-    const ExpertShape &shape = layer.expert;
+    const FfnShape &shape = layer.expert;
     uint32_t column = blockIdx.x * WARPS + threadIdx.x / 32;
     uint32_t token = pick[blockIdx.y];
     if (column >= shape.d_model)
@@ -81,11 +80,11 @@ __global__ void naive_outside(ReferenceLayer layer, const uint16_t *ids, const f
         if (expert == 0xFFFF)
             continue;
         const char *down =
-            (const char *)layer.weights + expert * layer.stride_bytes + packed_up_bytes(&shape);
+            (const char *)layer.weights + expert * layer.stride_bytes + layer.down_at;
         const float *h = inside + ((size_t)blockIdx.y * layer.top_k + slot) * shape.d_ff;
         float dot = 0;
         for (uint32_t i = threadIdx.x % 32; i < shape.d_ff; i += 32)
-            dot = fmaf(h[i], packed_weight(down, column, i, packed_column_blocks(shape.d_ff)), dot);
+            dot = fmaf(h[i], packed_weight(down, column, i, shape.d_model, shape.d_ff), dot);
         for (int step = 16; step > 0; step /= 2)
             dot += __shfl_xor_sync(0xFFFFFFFF, dot, step);
         sum = fmaf(weights[token * layer.top_k + slot], dot, sum);

@@ -6,10 +6,11 @@
 
 /* A MoE layer with packed weights: silu where gated, else relu. */
 typedef struct {
-    ExpertShape expert;
+    FfnShape expert;
     uint32_t top_k;
     const void *weights;
     size_t stride_bytes; /* from expert to expert */
+    size_t down_at;      /* bytes from an expert to its second matrix */
 } ReferenceLayer;
 
 #ifdef __cplusplus

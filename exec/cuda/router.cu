@@ -1,36 +1,230 @@
-/* Scores, choice and weights. A warp takes a token; its scores and what has become of each expert
- * lie in shared memory. */
+/* Scores, choice and weights.
+ *
+ * With a bf16 matrix one kernel does it all: a cluster takes 32 tokens, each of its blocks an
+ * eighth of the depth, on the tensor cores; the token is the sum of two bf16 numbers, which keeps
+ * 16 bits of it. The blocks add their parts up in order, and each chooses for four of the tokens.
+ * In f32 plain kernels make the logits first. */
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
+#include "exec/cuda/mma.cuh"
 #include "exec/cuda/product.cuh"
-#include "exec/cuda/router.h"
+#include "exec/cuda/router.cuh"
 
-#include <math_constants.h>
-
-static constexpr uint32_t FULL = 0xFFFFFFFF;
-static constexpr uint32_t NONE = UINT32_MAX;
 static constexpr uint32_t MOST_SHARED_BYTES = 227 * 1024;
 static constexpr uint32_t LOGIT_WARPS = 4;
 static constexpr uint32_t FEW_TOKENS = 64;
 
-/* What the choice may still do with an expert. */
-enum ExpertState : unsigned char { OPEN, CLOSED, TAKEN };
+/* ---- on the tensor cores ---- */
 
-__device__ static float warp_sum(float value)
+static constexpr uint32_t SLICES = 8; /* of the depth: blocks of a cluster */
+static constexpr uint32_t CLUSTER_TOKENS = 32;
+static constexpr uint32_t BLOCK_TOKENS = CLUSTER_TOKENS / SLICES; /* that a block chooses for */
+static constexpr uint32_t WARPS = 8;
+static constexpr uint32_t CHUNK = 32;     /* columns that a warp multiplies at a time */
+static constexpr uint32_t MOST_TILES = 8; /* of 8 experts, of a warp */
+static constexpr uint32_t MOST_EXPERTS = WARPS * MOST_TILES * 8;
+
+/* How a block's warps share experts and depth. */
+struct RouterShape {
+    const float *in;
+    const __nv_bfloat16 *matrix;
+    const float *bias;
+    uint32_t columns;
+    uint32_t warps;  /* across the experts */
+    uint32_t slices; /* of the block's depth, a warp each */
+    uint32_t width;  /* experts, rounded up to the warps' */
+};
+
+/* Two f32 as two pairs of bf16 whose sum they are. */
+struct SplitPair {
+    uint32_t high;
+    uint32_t low;
+
+    __device__ explicit SplitPair(float x, float y)
+    {
+        high = pack_bf16(x, y);
+        float2 rounded = __bfloat1622float2(*(__nv_bfloat162 *)&high);
+        low = pack_bf16(x - rounded.x, y - rounded.y);
+    }
+};
+
+/* Eight columns of each of 16 tokens, as the matrix instruction wants them twice: lane l has those
+ * of rows l / 4 and l / 4 + 8. Any order of the depth does, as the experts' is the same. */
+struct TokenColumns {
+    uint32_t high[8];
+    uint32_t low[8];
+
+    __device__ void load(const float *row, const float *row_8, bool there, bool there_8)
+    {
+        const float4 zero = make_float4(0, 0, 0, 0);
+#pragma unroll
+        for (uint32_t half = 0; half < 2; half++) {
+            float4 x = there ? ((const float4 *)row)[half] : zero;
+            float4 y = there_8 ? ((const float4 *)row_8)[half] : zero;
+            const SplitPair parts[4] = {SplitPair(x.x, x.y), SplitPair(y.x, y.y),
+                                        SplitPair(x.z, x.w), SplitPair(y.z, y.w)};
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                high[4 * half + i] = parts[i].high;
+                low[4 * half + i] = parts[i].low;
+            }
+        }
+    }
+    __device__ void multiply(uint4 weights, float (&sum)[4]) const
+    {
+        mma_16x8x16(sum, low[0], low[1], low[2], low[3], weights.x, weights.y);
+        mma_16x8x16(sum, low[4], low[5], low[6], low[7], weights.z, weights.w);
+        mma_16x8x16(sum, high[0], high[1], high[2], high[3], weights.x, weights.y);
+        mma_16x8x16(sum, high[4], high[5], high[6], high[7], weights.z, weights.w);
+    }
+};
+
+/* This warp's part of the logits of the cluster's tokens -> PARTS [slices][tokens][width]. */
+template <uint32_t TILES>
+__device__ static void multiply_slice(const RouterShape &shape, uint32_t experts, uint32_t first,
+                                      uint32_t tokens, float *parts)
 {
-    for (int step = 16; step > 0; step /= 2)
-        value += __shfl_xor_sync(FULL, value, step);
-    return value;
+    uint32_t warp = threadIdx.x / 32;
+    uint32_t lane = threadIdx.x % 32;
+    uint32_t slice = warp / shape.warps;
+    if (slice >= shape.slices)
+        return;
+    uint32_t chunks = (shape.columns + CHUNK - 1) / CHUNK;
+    uint32_t slices = SLICES * shape.slices;
+    uint32_t part = cluster_rank() * shape.slices + slice;
+    uint32_t first_expert = warp % shape.warps * TILES * 8 + lane / 4;
+    uint32_t end = chunks * (part + 1) / slices;
+    float sum[2][TILES][4] = {};
+#pragma unroll 2
+    for (uint32_t chunk = chunks * part / slices; chunk < end; chunk++) {
+        uint32_t column = chunk * CHUNK + lane % 4 * 8;
+        bool inside = column < shape.columns;
+        uint4 weights[TILES];
+#pragma unroll
+        for (uint32_t n = 0; n < TILES; n++) {
+            uint32_t expert = first_expert + n * 8;
+            weights[n] = make_uint4(0, 0, 0, 0);
+            if (inside && expert < experts)
+                weights[n] =
+                    *(const uint4 *)(shape.matrix + (size_t)expert * shape.columns + column);
+        }
+#pragma unroll
+        for (uint32_t m = 0; m < 2; m++) {
+            uint32_t row = first + m * 16 + lane / 4;
+            if (first + m * 16 >= tokens)
+                continue;
+            const float *at = shape.in + (size_t)row * shape.columns + column;
+            TokenColumns columns;
+            columns.load(at, at + (size_t)8 * shape.columns, inside && row < tokens,
+                         inside && row + 8 < tokens);
+#pragma unroll
+            for (uint32_t n = 0; n < TILES; n++)
+                columns.multiply(weights[n], sum[m][n]);
+        }
+    }
+    parts += (size_t)slice * CLUSTER_TOKENS * shape.width;
+#pragma unroll
+    for (uint32_t m = 0; m < 2; m++)
+#pragma unroll
+        for (uint32_t n = 0; n < TILES; n++)
+#pragma unroll
+            for (uint32_t i = 0; i < 4; i++) {
+                uint32_t expert = (warp % shape.warps * TILES + n) * 8 + lane % 4 * 2 + i % 2;
+                parts[(m * 16 + lane / 4 + i / 2 * 8) * shape.width + expert] = sum[m][n][i];
+            }
 }
 
-__device__ static float warp_most(float value)
+/* The logit of the cluster's token number TOKEN: the parts of all blocks, in order. */
+__device__ static float add_parts(const RouterShape &shape, const float *parts, uint32_t token,
+                                  uint32_t expert)
 {
-    for (int step = 16; step > 0; step /= 2)
-        value = fmaxf(value, __shfl_xor_sync(FULL, value, step));
-    return value;
+    float sum = 0;
+    for (uint32_t slice = 0; slice < shape.slices; slice++) {
+        uint32_t at =
+            shared_address(&parts[(slice * CLUSTER_TOKENS + token) * shape.width + expert]);
+        float part[SLICES];
+#pragma unroll
+        for (uint32_t rank = 0; rank < SLICES; rank++)
+            part[rank] = load_shared_of(rank, at);
+#pragma unroll
+        for (uint32_t rank = 0; rank < SLICES; rank++)
+            sum += part[rank];
+    }
+    return shape.bias != nullptr ? sum + shape.bias[expert] : sum;
 }
 
-/* ---- logits of few tokens ---- */
+/* A cluster: 32 tokens. Reads their rows and the matrix once (mostly from the L2), each warp the
+ * rows again from the L1; bound by latency below a thousand tokens. */
+template <uint32_t TILES>
+__global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(WARPS * 32)
+    route_in_clusters(RouterShape shape, RouteTask task)
+{
+    extern __shared__ float parts[];
+    float *scores = parts + (size_t)shape.slices * CLUSTER_TOKENS * shape.width;
+    ExpertState *states = (ExpertState *)(scores + BLOCK_TOKENS * task.experts);
+    wait_for_earlier_kernels();
+    let_next_kernel_start();
+    uint32_t first = blockIdx.x / SLICES * CLUSTER_TOKENS;
+    multiply_slice<TILES>(shape, task.experts, first, task.tokens, parts);
+    cluster_sync();
+    uint32_t own = first + cluster_rank() * BLOCK_TOKENS;
+    for (uint32_t i = threadIdx.x; i < BLOCK_TOKENS * task.experts; i += WARPS * 32)
+        if (own + i / task.experts < task.tokens)
+            scores[i] = add_parts(shape, parts, cluster_rank() * BLOCK_TOKENS + i / task.experts,
+                                  i % task.experts);
+    cluster_sync(); /* no block may end while another reads from it */
+    uint32_t warp = threadIdx.x / 32;
+    if (warp >= BLOCK_TOKENS || own + warp >= task.tokens)
+        return;
+    TokenRouter router = {task, scores + warp * task.experts, states + warp * task.experts,
+                          threadIdx.x % 32};
+    router.route(own + warp);
+}
+
+template <uint32_t TILES>
+static Status launch_clusters(const RouterShape &shape, const RouteTask &task, cudaStream_t stream)
+{
+    size_t bytes = (size_t)shape.slices * CLUSTER_TOKENS * shape.width * sizeof(float) +
+                   (size_t)BLOCK_TOKENS * task.experts * (sizeof(float) + sizeof(ExpertState));
+    CUDA_TRY(cudaFuncSetAttribute(route_in_clusters<TILES>,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    const LaunchShape launch = {dim3(SLICES * divide_up(task.tokens, CLUSTER_TOKENS)), WARPS * 32,
+                                (uint32_t)bytes, 0};
+    return launch_after(route_in_clusters<TILES>, launch, stream, shape, task);
+}
+
+static bool suits_clusters(const Matrix &matrix)
+{
+    return matrix.rows <= MOST_EXPERTS && matrix.columns % 8 == 0;
+}
+
+static Status route_by_clusters(const Matrix &matrix, const float *in, const RouteTask &task,
+                                cudaStream_t stream)
+{
+    uint32_t tiles = divide_up(matrix.rows, 8);
+    uint32_t of_warp = divide_up(tiles, WARPS);
+    of_warp = of_warp <= 2 ? of_warp : of_warp <= 4 ? 4 : MOST_TILES;
+    uint32_t warps = divide_up(tiles, of_warp);
+    const RouterShape shape = {in,
+                               (const __nv_bfloat16 *)matrix.data,
+                               matrix.bias,
+                               matrix.columns,
+                               warps,
+                               WARPS / warps,
+                               warps * of_warp * 8};
+    switch (of_warp) {
+    case 1:
+        return launch_clusters<1>(shape, task, stream);
+    case 2:
+        return launch_clusters<2>(shape, task, stream);
+    case 4:
+        return launch_clusters<4>(shape, task, stream);
+    default:
+        return launch_clusters<MOST_TILES>(shape, task, stream);
+    }
+}
+
+/* ---- plainly ---- */
 
 /* A warp: one logit. The expert's row comes from memory once and then from the L2; bound by
  * latency. */
@@ -49,7 +243,7 @@ __global__ void __launch_bounds__(LOGIT_WARPS * 32)
     float sum = 0;
     for (uint32_t i = threadIdx.x % 32; i < columns; i += 32)
         sum = fmaf(row[i], element(weights[i]), sum);
-    sum = warp_sum(sum);
+    sum = sum_lanes(sum);
     if (threadIdx.x % 32 == 0)
         logits[token * experts + expert] = sum + (bias != nullptr ? bias[expert] : 0);
 }
@@ -72,244 +266,46 @@ static Status compute_logits(const Matrix &matrix, const float *in, uint32_t tok
     return OK;
 }
 
-/* ---- choice ---- */
-
-struct RouteTask {
-    RouterConfig config;
-    const float *correction;
-    uint32_t experts;
-    uint32_t top_k;
-    uint32_t tokens;
-    const uint16_t *forced;
-    const float *forced_weights;
-    Routing routing;
-};
-
-/* One token's, in the hands of one warp. */
-struct TokenRouter {
-    const RouteTask &task;
-    float *scores; /* shared [experts] */
-    ExpertState *state;
-    uint32_t lane;
-
-    __device__ float choice_score(uint32_t expert) const
-    {
-        float score = scores[expert] + (task.correction != nullptr ? task.correction[expert] : 0);
-        return isnan(score) ? -CUDART_INF_F : score;
-    }
-
-    __device__ void softmax()
-    {
-        float most = -CUDART_INF_F;
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            most = fmaxf(most, scores[e]);
-        most = warp_most(most);
-        float sum = 0;
-        for (uint32_t e = lane; e < task.experts; e += 32) {
-            scores[e] = expf(scores[e] - most);
-            sum += scores[e];
-        }
-        sum = warp_sum(sum);
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            scores[e] /= sum;
-        __syncwarp();
-    }
-
-    /* Logits -> what the choice is made by. */
-    __device__ void score()
-    {
-        if (task.config.kind == ROUTER_SIGMOID)
-            for (uint32_t e = lane; e < task.experts; e += 32)
-                scores[e] = 1 / (1 + expf(-scores[e]));
-        else if (task.config.kind != ROUTER_SPARSEMIXER)
-            softmax();
-        __syncwarp();
-    }
-
-    /* The sum of the best one or two of the group's choice scores. */
-    __device__ float group_score(uint32_t group, uint32_t size) const
-    {
-        float best = -CUDART_INF_F;
-        float second = -CUDART_INF_F;
-        for (uint32_t e = group * size; e < (group + 1) * size; e++) {
-            float score = choice_score(e);
-            second = score > best ? best : fmaxf(second, score);
-            best = fmaxf(best, score);
-        }
-        return task.config.group_best == 2 && size > 1 ? best + second : best;
-    }
-
-    /* Leaves the best groups open; of equals the lower number goes first. */
-    __device__ void close_groups()
-    {
-        uint32_t size = task.experts / task.config.groups;
-        for (uint32_t group = lane; group < task.config.groups; group += 32) {
-            float own = group_score(group, size);
-            uint32_t before = 0;
-            for (uint32_t g = 0; g < task.config.groups; g++) {
-                float other = g == group ? own : group_score(g, size);
-                before += other > own || (other == own && g < group);
-            }
-            for (uint32_t e = group * size; e < (group + 1) * size; e++)
-                state[e] = before < task.config.top_groups ? OPEN : CLOSED;
-        }
-        __syncwarp();
-    }
-
-    __device__ void open_all()
-    {
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            state[e] = OPEN;
-        __syncwarp();
-    }
-
-    __device__ void take(uint32_t expert)
-    {
-        __syncwarp();
-        if (lane == 0)
-            state[expert] = TAKEN;
-        __syncwarp();
-    }
-
-    /* The lowest expert that is not taken. */
-    __device__ uint32_t spare() const
-    {
-        uint32_t lowest = NONE;
-        for (uint32_t e = lane; e < task.experts && lowest == NONE; e += 32)
-            lowest = state[e] != TAKEN ? e : NONE;
-        return __reduce_min_sync(FULL, lowest);
-    }
-
-    /* The best open one, the lowest id of equals; without any the lowest that is free. */
-    __device__ uint32_t next_best() const
-    {
-        float best = -CUDART_INF_F;
-        uint32_t expert = NONE;
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            if (state[e] == OPEN && (expert == NONE || choice_score(e) > best)) {
-                best = choice_score(e);
-                expert = e;
-            }
-        for (int step = 16; step > 0; step /= 2) {
-            float other = __shfl_xor_sync(FULL, best, step);
-            uint32_t other_expert = __shfl_xor_sync(FULL, expert, step);
-            if (other > best || (other == best && other_expert < expert)) {
-                best = other;
-                expert = other_expert;
-            }
-        }
-        return expert != NONE ? expert : spare();
-    }
-
-    /* CHOICE's share among what is not taken and has a logit within 2 * jitter of the best,
-     * relative to the larger of it and their own size. */
-    __device__ float sparsemixer_weight(uint32_t choice) const
-    {
-        const float close = 2 * task.config.jitter;
-        float most = -CUDART_INF_F;
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            most = state[e] != TAKEN ? fmaxf(most, scores[e]) : most;
-        most = warp_most(most);
-        float sum = 0;
-        for (uint32_t e = lane; e < task.experts; e += 32) {
-            bool far = (most - scores[e]) / fmaxf(fabsf(scores[e]), most) > close;
-            sum += !far && state[e] != TAKEN ? expf(scores[e] - most) : 0;
-        }
-        sum = warp_sum(sum);
-        float logit = scores[choice];
-        bool far = (most - logit) / fmaxf(fabsf(logit), most) > close;
-        return far ? 0 : expf(logit - most) / sum;
-    }
-
-    __device__ void choose(size_t at)
-    {
-        if (task.config.groups > 1)
-            close_groups();
-        for (uint32_t slot = 0; slot < task.top_k; slot++) {
-            uint32_t expert = next_best();
-            if (lane == 0)
-                task.routing.experts[at + slot] = (uint16_t)expert;
-            take(expert);
-        }
-        open_all();
-    }
-
-    __device__ void weigh(size_t at)
-    {
-        float sum = 0;
-        for (uint32_t slot = 0; slot < task.top_k; slot++) {
-            uint32_t expert = task.routing.experts[at + slot];
-            float weight = 0;
-            if (expert != EXPERT_DROPPED) {
-                bool mixer = task.config.kind == ROUTER_SPARSEMIXER;
-                weight = mixer ? sparsemixer_weight(expert) : scores[expert];
-                take(expert);
-            }
-            sum += weight;
-            if (lane == 0)
-                task.routing.weights[at + slot] = weight;
-        }
-        bool divide = task.config.normalise || task.config.kind == ROUTER_TOP_K_SOFTMAX;
-        for (uint32_t slot = 0; lane == 0 && slot < task.top_k; slot++) {
-            float weight = task.routing.weights[at + slot];
-            task.routing.weights[at + slot] =
-                (divide && sum != 0 ? weight / sum : weight) * task.config.scale;
-        }
-    }
-
-    __device__ void route(size_t token)
-    {
-        size_t at = token * task.top_k;
-        float *row = task.routing.scores + token * task.experts;
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            scores[e] = row[e];
-        open_all();
-        score();
-        if (task.forced == nullptr)
-            choose(at);
-        for (uint32_t slot = lane; task.forced != nullptr && slot < task.top_k; slot += 32)
-            task.routing.experts[at + slot] = task.forced[at + slot];
-        __syncwarp();
-        if (task.forced_weights == nullptr)
-            weigh(at);
-        for (uint32_t slot = lane; task.forced_weights != nullptr && slot < task.top_k; slot += 32)
-            task.routing.weights[at + slot] = task.forced_weights[at + slot];
-        if (task.config.kind == ROUTER_SPARSEMIXER)
-            softmax();
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            row[e] = scores[e];
-    }
-};
-
+/* A block: a token. */
 __global__ void __launch_bounds__(32) route_tokens(RouteTask task)
 {
     extern __shared__ float shared[];
     TokenRouter router = {task, shared, (ExpertState *)(shared + task.experts), threadIdx.x};
+    for (uint32_t e = threadIdx.x; e < task.experts; e += 32)
+        router.scores[e] = task.routing.scores[(size_t)blockIdx.x * task.experts + e];
     router.route(blockIdx.x);
+}
+
+static Status route_plainly(const Matrix &matrix, bool bf16, const float *in, const RouteTask &task,
+                            cudaStream_t stream)
+{
+    uint32_t bytes = task.experts * (uint32_t)(sizeof(float) + sizeof(ExpertState));
+    float *logits = task.routing.scores;
+    if (bytes > MOST_SHARED_BYTES)
+        return fail(ERR_UNSUPPORTED, "device cuda: a router of %u experts: at most %zu",
+                    task.experts, MOST_SHARED_BYTES / (sizeof(float) + sizeof(ExpertState)));
+    TRY(bf16 ? compute_logits<__nv_bfloat16>(matrix, in, task.tokens, logits, stream)
+             : compute_logits<float>(matrix, in, task.tokens, logits, stream));
+    CUDA_TRY(cudaFuncSetAttribute(route_tokens, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  MOST_SHARED_BYTES));
+    route_tokens<<<task.tokens, 32, bytes, stream>>>(task);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
 }
 
 extern "C" Status router_route(const Router *router, bool bf16, const float *in, uint32_t tokens,
                                const uint16_t *forced, const float *forced_weights,
                                const Routing *routing, cudaStream_t stream)
 {
-    uint32_t experts = router->matrix.rows;
-    uint32_t bytes = experts * (uint32_t)(sizeof(float) + sizeof(ExpertState));
-    if (bytes > MOST_SHARED_BYTES)
-        return fail(ERR_UNSUPPORTED, "device cuda: a router of %u experts: at most %zu", experts,
-                    MOST_SHARED_BYTES / (sizeof(float) + sizeof(ExpertState)));
-    TRY(bf16 ? compute_logits<__nv_bfloat16>(router->matrix, in, tokens, routing->scores, stream)
-             : compute_logits<float>(router->matrix, in, tokens, routing->scores, stream));
     const RouteTask task = {*router->config,
                             router->correction,
-                            experts,
+                            router->matrix.rows,
                             router->top_k,
                             tokens,
                             forced,
                             forced == nullptr ? nullptr : forced_weights,
                             *routing};
-    CUDA_TRY(cudaFuncSetAttribute(route_tokens, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  MOST_SHARED_BYTES));
-    route_tokens<<<tokens, 32, bytes, stream>>>(task);
-    CUDA_TRY(cudaGetLastError());
-    return OK;
+    if (bf16 && suits_clusters(router->matrix))
+        return route_by_clusters(router->matrix, in, task, stream);
+    return route_plainly(router->matrix, bf16, in, task, stream);
 }

@@ -19,12 +19,6 @@ Status router_route(const Router *router, bool bf16, const float *in, uint32_t t
 /* Backend.limit */
 Status router_limit(uint32_t capacity, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
                     bool normalise, const Routing *routing, cudaStream_t stream);
-/* Backend.group */
-Status router_group(const uint16_t *experts, uint32_t tokens, uint32_t top_k, uint32_t n_experts,
-                    const RowGroups *groups, cudaStream_t stream);
-/* Backend.combine */
-Status router_combine(const float *in, const Routing *routing, uint32_t tokens, uint32_t top_k,
-                      uint32_t columns, float scale, float *out, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -9,12 +9,9 @@
 /* Slots computed at a time: enough that the device is busy with whole tiles. */
 enum { SLOTS_AT_ONCE = 65536, PIECES = 11, PIECE_SLACK = 256 };
 
-static StaticTiles tiles_of(uint32_t capacity, bool packed)
+static StaticTiles tiles_of(uint32_t capacity)
 {
-    const uint32_t narrow = 128;
-    if (!packed)
-        return static_tiles(capacity, PLAIN_TILE, PLAIN_TILE);
-    return static_tiles(capacity, capacity < 96 ? narrow : MAX_WIDTH, 16);
+    return static_tiles(capacity, grouping_max_width(capacity, 1), 16);
 }
 
 /* Experts whose slots are computed together: about as many in each part. */
@@ -29,7 +26,7 @@ static uint32_t experts_at_once(uint32_t n_experts, uint32_t slots)
 typedef struct {
     size_t slots;
     size_t inside; /* slots computed at a time */
-    size_t groups;
+    size_t tiles;
     size_t d_ff;
     size_t d_model;
     size_t element;
@@ -56,14 +53,14 @@ static StaticSize measure(const DeviceOptions *options, bool bf16)
         if (!layer->moe)
             continue;
         bool packed = experts_packed(&layer->ffn, bf16);
-        StaticTiles tiles = tiles_of(options->capacity, packed);
+        StaticTiles tiles = tiles_of(options->capacity);
         /* A smaller step may put more experts into a part, but never more slots than that. */
         size_t most = times(layer->experts, tiles.slots);
         size_t inside = most < SLOTS_AT_ONCE ? most : SLOTS_AT_ONCE;
         widen(&inside, tiles.slots);
         widen(&size.slots, most);
         widen(&size.inside, inside);
-        widen(&size.groups, most / (GROUP_ROWS - MAX_WIDTH) + layer->experts + 1);
+        widen(&size.tiles, grouping_max_tiles(most, layer->experts));
         widen(&size.d_ff, layer->ffn.d_ff);
         widen(&size.element, packed ? sizeof(uint16_t) : sizeof(float));
     }
@@ -79,7 +76,7 @@ size_t static_gating_bytes(const DeviceOptions *options, bool bf16)
 {
     StaticSize size = measure(options, bf16);
     size_t rows = add(times(size.slots, 2 * size.d_model), times(size.inside, size.d_ff));
-    size_t small = size.groups * (sizeof(RowGroup) + sizeof(uint32_t)) + PIECES * PIECE_SLACK;
+    size_t small = size.tiles * sizeof(RowGroup) + PIECES * PIECE_SLACK;
     if (size.mask) {
         rows = add(rows, times(size.tokens, size.d_model));
         rows = add(rows, times(times(2, size.tokens), size.slots));
@@ -89,23 +86,22 @@ size_t static_gating_bytes(const DeviceOptions *options, bool bf16)
     return add(times(rows, size.element), small);
 }
 
-static Status take_rows(const StaticSize *size, DeviceArena *arena, ExpertsWork *rows)
+static Status take_rows(const StaticSize *size, DeviceArena *arena, StaticGating *gating)
 {
-    GroupTable *table = &rows->table;
-    rows->max_rows = size->slots;
-    TRY(device_arena_take(arena, 1, sizeof(uint32_t), &table->n_groups));
-    TRY(device_arena_take(arena, size->groups + 1, sizeof(uint32_t), &table->first_tile));
-    TRY(device_arena_take(arena, size->groups, sizeof(RowGroup), &table->groups));
-    TRY(device_arena_take(arena, size->slots, size->d_model * size->element, &rows->gathered));
-    TRY(device_arena_take(arena, size->inside, size->d_ff * size->element, &rows->inside));
-    return device_arena_take(arena, size->slots, size->d_model * size->element, &rows->outside);
+    GroupTable *table = &gating->table;
+    TRY(device_arena_take(arena, 3, sizeof *table->taken, &table->taken));
+    table->n_tiles = (uint32_t *)(table->taken + 2);
+    TRY(device_arena_take(arena, size->tiles, sizeof(RowGroup), &table->tiles));
+    TRY(device_arena_take(arena, size->slots, size->d_model * size->element, &gating->gathered));
+    TRY(device_arena_take(arena, size->inside, size->d_ff * size->element, &gating->inside));
+    return device_arena_take(arena, size->slots, size->d_model * size->element, &gating->outside);
 }
 
 Status static_gating_open(const DeviceOptions *options, bool bf16, const Cublas *cublas,
                           DeviceArena *arena, StaticGating *gating)
 {
     StaticSize size = measure(options, bf16);
-    *gating = (StaticGating){.cublas = cublas, .rows = {.bf16 = bf16}};
+    *gating = (StaticGating){.cublas = cublas, .bf16 = bf16};
     if (size.slots == 0)
         return OK;
     if (size.d_model % 4 != 0 || size.slots > INT32_MAX)
@@ -113,7 +109,7 @@ Status static_gating_open(const DeviceOptions *options, bool bf16, const Cublas 
                     "cuda: static gating of %zu slots of %zu numbers: at most %d slots, and the "
                     "numbers must be a multiple of 4",
                     size.slots, size.d_model, INT32_MAX);
-    TRY(take_rows(&size, arena, &gating->rows));
+    TRY(take_rows(&size, arena, gating));
     if (!size.mask)
         return device_arena_take(arena, size.assignments, sizeof(uint32_t), &gating->slot_of);
     size_t mask = times(size.tokens, size.slots);
@@ -146,7 +142,7 @@ static Status dispatch_by_mask(const StaticGating *gating, const StaticSlots *sl
                                    .b_depth_first = true};
     const CublasMatrix mask = {.data = gating->dispatch, .columns = all};
     const CublasMatrix tokens = {.data = slots->bf16 ? gating->in : in, .columns = d};
-    const CublasMatrix to = {.data = gating->rows.gathered, .columns = d};
+    const CublasMatrix to = {.data = gating->gathered, .columns = d};
     TRY(static_slots_mark(slots, scale, gating->dispatch, gating->weights));
     if (slots->bf16)
         TRY(convert_to_bf16(in, (size_t)batch->tokens * d, gating->in, slots->stream));
@@ -168,7 +164,7 @@ static Status combine_by_mask(const StaticGating *gating, const StaticSlots *slo
                                    .b_depth_first = true,
                                    .add = true};
     const CublasMatrix mask = {.data = gating->weights, .columns = all};
-    const CublasMatrix from = {.data = gating->rows.outside, .columns = d};
+    const CublasMatrix from = {.data = gating->outside, .columns = d};
     const CublasMatrix to = {.data = out, .columns = d};
     return cublas_product(gating->cublas, &product, &mask, &from, &to, slots->stream);
 }
@@ -186,17 +182,19 @@ static unsigned char *row(const StaticSlots *slots, void *rows, uint32_t expert)
 static Status run_part(const StaticGating *gating, const StaticSlots *slots, uint32_t first,
                        uint32_t n)
 {
-    ExpertsWork part = gating->rows;
-    part.gathered = row(slots, gating->rows.gathered, first);
-    part.outside = row(slots, gating->rows.outside, first);
-    part.max_rows = (size_t)n * slots->tiles.slots;
-    const ExpertRows rows = {.work = &part,
-                             .batch = slots->batch,
-                             .max_rows = part.max_rows,
-                             .max_width = slots->bf16 ? slots->tiles.width : 0,
+    const ExpertRows rows = {.batch = slots->batch,
+                             .packed = slots->bf16,
+                             .bf16 = gating->bf16,
+                             .table = gating->table,
+                             .max_width = grouping_max_width(slots->batch->capacity, 1),
+                             .max_rows = n * slots->tiles.slots,
+                             .max_tiles = n * slots->tiles.tiles,
+                             .in = row(slots, gating->gathered, first),
+                             .inside = gating->inside,
+                             .out = row(slots, gating->outside, first),
                              .stream = slots->stream};
-    TRY(static_slots_table(slots, first, n, &part.table));
-    return slots->bf16 ? experts_multiply_packed(&rows, true) : expert_rows_multiply(&rows);
+    TRY(static_slots_table(slots, first, n, &gating->table));
+    return expert_rows_multiply(&rows);
 }
 
 static Status run_experts(const StaticGating *gating, const StaticSlots *slots)
@@ -210,22 +208,17 @@ static Status run_experts(const StaticGating *gating, const StaticSlots *slots)
     return OK;
 }
 
-Status static_gating_run(const StaticGating *gating, const ExpertBatch *batch,
-                         const Routing *routing, float scale, const float *in, float *out,
-                         cudaStream_t stream)
+Status static_gating_run(const StaticGating *gating, const ExpertBatch *batch, float scale,
+                         const float *in, float *out, cudaStream_t stream)
 {
-    bool packed = experts_packed(batch->shape, gating->rows.bf16);
-    const StaticSlots slots = {.batch = batch,
-                               .routing = routing,
-                               .tiles = tiles_of(batch->capacity, packed),
-                               .bf16 = packed,
-                               .stream = stream};
+    bool packed = experts_packed(batch->shape, gating->bf16);
+    const StaticSlots slots = {
+        .batch = batch, .tiles = tiles_of(batch->capacity), .bf16 = packed, .stream = stream};
     if (batch->mask)
         TRY(dispatch_by_mask(gating, &slots, scale, in));
     else
-        TRY(static_slots_fill(&slots, in, gating->rows.gathered, gating->slot_of));
+        TRY(static_slots_fill(&slots, in, gating->gathered, gating->slot_of));
     TRY(run_experts(gating, &slots));
-    return batch->mask
-               ? combine_by_mask(gating, &slots, out)
-               : static_slots_sum(&slots, scale, gating->rows.outside, gating->slot_of, out);
+    return batch->mask ? combine_by_mask(gating, &slots, out)
+                       : static_slots_sum(&slots, scale, gating->outside, gating->slot_of, out);
 }

@@ -31,7 +31,11 @@ typedef struct {
     void *dispatch;    /* mask: [max_tokens][slots] */
     void *weights;     /* mask: [max_tokens][slots] */
     uint32_t *slot_of; /* else: [max_tokens * top_k] of an assignment that was not dropped */
-    ExpertsWork rows;  /* gathered and outside [slots], inside as many as are computed at a time */
+    bool bf16;
+    GroupTable table;
+    void *gathered; /* [slots][d_model] */
+    void *inside;   /* [slots that are computed at a time][d_ff] */
+    void *outside;  /* [slots][d_model] */
 } StaticGating;
 
 /* Bytes that static_gating_open() takes; SIZE_MAX when they do not fit. */
@@ -40,9 +44,8 @@ size_t static_gating_bytes(const DeviceOptions *options, bool bf16);
 Status static_gating_open(const DeviceOptions *options, bool bf16, const Cublas *cublas,
                           DeviceArena *arena, StaticGating *gating);
 /* Backend.run_static */
-Status static_gating_run(const StaticGating *gating, const ExpertBatch *batch,
-                         const Routing *routing, float scale, const float *in, float *out,
-                         cudaStream_t stream);
+Status static_gating_run(const StaticGating *gating, const ExpertBatch *batch, float scale,
+                         const float *in, float *out, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

@@ -9,35 +9,35 @@ extern "C" StaticTiles static_tiles(uint32_t capacity, uint32_t max_width, uint3
     StaticTiles tiles;
     tiles.tiles = divide_up(capacity, max_width);
     tiles.width = divide_up(divide_up(capacity, tiles.tiles), multiple) * multiple;
-    tiles.groups = divide_up(tiles.tiles, GROUP_ROWS / tiles.width);
     tiles.slots = tiles.tiles * tiles.width;
     return tiles;
 }
 
 /* ---- the table of tiles ---- */
 
-/* A thread: one group. */
+/* A thread: one tile. */
 __global__ void __launch_bounds__(THREADS)
     make_static_table(StaticTiles tiles, uint32_t first, uint32_t n, GroupTable table)
 {
     uint32_t i = blockIdx.x * THREADS + threadIdx.x;
     uint32_t per_group = GROUP_ROWS / tiles.width;
-    if (i < n * tiles.groups) {
-        uint32_t expert = i / tiles.groups;
-        uint32_t tile = expert * tiles.tiles + i % tiles.groups * per_group;
-        table.groups[i] = RowGroup{first + expert, tile * tiles.width, tiles.width};
-        table.first_tile[i] = tile;
+    if (i < n * tiles.tiles) {
+        uint32_t in_expert = i % tiles.tiles;
+        uint32_t in_group = in_expert % per_group;
+        table.tiles[i] = RowGroup{first + i / tiles.tiles, (i - in_group) * tiles.width,
+                                  i - in_group, (uint16_t)tiles.width,
+                                  (uint16_t)min(per_group, tiles.tiles - (in_expert - in_group))};
     }
     if (i == 0) {
-        table.first_tile[n * tiles.groups] = n * tiles.tiles;
-        *table.n_groups = n * tiles.groups;
+        *table.n_tiles = n * tiles.tiles;
+        table.taken[0] = table.taken[1] = 0;
     }
 }
 
 extern "C" Status static_slots_table(const StaticSlots *slots, uint32_t first, uint32_t n,
                                      const GroupTable *table)
 {
-    uint32_t blocks = divide_up(n * slots->tiles.groups, THREADS);
+    uint32_t blocks = divide_up(n * slots->tiles.tiles, THREADS);
     make_static_table<<<blocks, THREADS, 0, slots->stream>>>(slots->tiles, first, n, *table);
     CUDA_TRY(cudaGetLastError());
     return OK;
@@ -59,8 +59,8 @@ struct SlotsTask {
 static SlotsTask make_task(const StaticSlots &slots, float scale)
 {
     const ExpertBatch &batch = *slots.batch;
-    return SlotsTask{batch.groups, slots.routing->experts, slots.routing->weights, batch.n_experts,
-                     batch.top_k,  slots.tiles.slots,      batch.shape->d_model,   scale};
+    return SlotsTask{batch.groups, batch.routing.experts, batch.routing.weights, batch.n_experts,
+                     batch.top_k,  slots.tiles.slots,     batch.shape->d_model,  scale};
 }
 
 __device__ static void put(float *to, float value)

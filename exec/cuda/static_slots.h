@@ -12,10 +12,9 @@ extern "C" {
 
 /* How a capacity is cut into tiles: the fewest, as equal as possible. */
 typedef struct {
-    uint32_t width;  /* rows of a tile */
-    uint32_t tiles;  /* of an expert */
-    uint32_t groups; /* of an expert */
-    uint32_t slots;  /* of an expert: tiles * width */
+    uint32_t width; /* rows of a tile */
+    uint32_t tiles; /* of an expert */
+    uint32_t slots; /* of an expert: tiles * width */
 } StaticTiles;
 
 /* Tiles of at most MAX_WIDTH rows, a multiple of MULTIPLE, which divides MAX_WIDTH and GROUP_ROWS.
@@ -25,7 +24,6 @@ StaticTiles static_tiles(uint32_t capacity, uint32_t max_width, uint32_t multipl
 /* One layer's slots. Rows of `slots` have d_model elements, bf16 or f32. */
 typedef struct {
     const ExpertBatch *batch;
-    const Routing *routing;
     StaticTiles tiles;
     bool bf16;
     cudaStream_t stream;

@@ -37,7 +37,8 @@ static Status make(const TensorShape *shape, CUtensorMapDataType type, CUtensorM
 
 Status tensor_map_make(const TensorShape *shape, CUtensorMap *map)
 {
-    return make(shape, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_SWIZZLE_128B, map);
+    return make(shape, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                shape->box[0] == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, map);
 }
 
 Status tensor_map_make_f32(const TensorShape *shape, CUtensorMap *map)

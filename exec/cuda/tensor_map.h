@@ -15,15 +15,15 @@ typedef struct {
     uint32_t n_dimensions;
     uint64_t size[MAX_TENSOR_DIMENSIONS];
     uint64_t stride_bytes[MAX_TENSOR_DIMENSIONS]; /* of dimensions 1 and up, multiples of 16 */
-    uint32_t box[MAX_TENSOR_DIMENSIONS];          /* what one copy takes; box[0] is 64 in bf16 */
+    uint32_t box[MAX_TENSOR_DIMENSIONS]; /* what one copy takes; bf16: box[0] is 64 or 32 */
 } TensorShape;
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* Of bf16: copies through MAP swizzle rows of 128 bytes and fill with zeros outside of the array.
- */
+/* Of bf16: copies through MAP swizzle rows of 128 or 64 bytes; outside of the array they read zeros
+ * and write nothing. */
 Status tensor_map_make(const TensorShape *shape, CUtensorMap *map);
 /* Of f32: rows lie in shared memory as they are. */
 Status tensor_map_make_f32(const TensorShape *shape, CUtensorMap *map);

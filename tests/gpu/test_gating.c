@@ -233,6 +233,7 @@ static void run_side(const Layer *layer, const Inputs *inputs, uint32_t tokens, 
                                .n_experts = layer->experts,
                                .capacity = capacity,
                                .mask = mask,
+                               .routing = side->routing,
                                .groups = side->groups,
                                .slots = side->slots,
                                .slot_stride = side->slot_stride};
@@ -246,8 +247,7 @@ static void run_side(const Layer *layer, const Inputs *inputs, uint32_t tokens, 
                              &side->routing));
     assert_ok(backend->group(device, side->routing.experts, tokens, layer->top_k, layer->experts,
                              &side->groups));
-    assert_ok(backend->run_static(device, &batch, &side->routing, 0.75f, side->in, side->rows,
-                                  side->out));
+    assert_ok(backend->run_static(device, &batch, 0.75f, side->in, side->rows, side->out));
     assert_ok(backend->download(device, side->got, side->out, rows * sizeof(float)));
     assert_ok(backend->download(device, side->got_experts, side->routing.experts,
                                 assignments * sizeof(uint16_t)));

@@ -1,0 +1,31 @@
+/* What the MoE layer benchmark measures, and how it is printed. */
+#ifndef CLI_BENCH_GPU_MOE_CELLS_H
+#define CLI_BENCH_GPU_MOE_CELLS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cli/bench_ceilings.h"
+
+/* The backend's operations of a layer. */
+typedef enum { MOE_ROUTE, MOE_GROUP, MOE_EXPERTS, MOE_COMBINE, MOE_STAGES } MoeStage;
+
+extern const char *const MOE_STAGE_NAMES[MOE_STAGES];
+
+/* One shape with one number of tokens. */
+typedef struct {
+    const char *shape;
+    uint32_t tokens;
+    double active; /* experts, mean over the inputs */
+    double milliseconds;
+    double floor_ms; /* of the three products */
+    double stages_ms[MOE_STAGES];
+    double error; /* |out - reference| / |reference| */
+    bool repeats; /* two runs gave the same bits */
+} MoeCell;
+
+Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n);
+Status moe_cells_print_json(const Ceilings *ceilings, const MoeCell *cells, size_t n);
+
+#endif

@@ -1,0 +1,157 @@
+/* What the warps of the grouped product (exec/cuda/grouped_product.cu) hand to each other through
+ * shared memory: tiles to do, and stages of weights and rows. */
+#ifndef EXEC_CUDA_PRODUCT_RING_CUH
+#define EXEC_CUDA_PRODUCT_RING_CUH
+
+#include "exec/cuda/packed.cuh"
+
+static constexpr uint32_t CLUSTER = 2;                   /* blocks */
+static constexpr uint32_t CONSUMERS = 2;                 /* warpgroups of a block */
+static constexpr uint32_t ROW_BYTES = BLOCK_COLUMNS * 2; /* of a stage */
+static constexpr uint32_t MAX_STAGES = 8;
+static constexpr uint32_t TILE_SLOTS = 2;
+static constexpr uint32_t BOX_BYTES = 8 * 1024; /* of staging memory: 64 rows of 128 bytes */
+
+/* Threads that take each tile, in one block: the two that fetch, and each multiplying warp's first.
+ */
+static constexpr uint32_t TILE_READERS = 2 + CONSUMERS * 4;
+
+/* Some rows of one expert times the cluster's rows of weights. */
+struct __align__(16) Tile
+{
+    uint32_t width; /* rows of IN; 0: there is no more to do */
+    uint32_t first_row;
+    uint32_t weights_at;
+    uint32_t weight_tile; /* of the cluster's first block */
+};
+
+struct Control {
+    Tile tile[TILE_SLOTS];
+    uint64_t tile_full[TILE_SLOTS];
+    uint64_t tile_empty[TILE_SLOTS]; /* the first block's are for the whole cluster */
+    uint64_t tile_wanted;            /* in the first block */
+    uint64_t full[MAX_STAGES];
+    uint64_t empty[MAX_STAGES];
+};
+
+/* A place in a ring of N, and the parity of the round that it is in. */
+template <uint32_t N> struct Place {
+    uint32_t at = 0;
+    uint32_t parity = 0;
+
+    __device__ void advance()
+    {
+        at = at + 1 == N ? 0 : at + 1;
+        parity ^= at == 0;
+    }
+};
+
+/* What fits in the 227 KiB of a block when tiles are up to WIDEST rows wide. */
+template <int WIDEST> struct RingSize;
+
+template <> struct RingSize<NARROW_WIDTH> {
+    static constexpr uint32_t STAGES = 6;
+    static constexpr uint32_t BOXES = 2; /* of a warpgroup's staging memory */
+};
+
+template <> struct RingSize<MIDDLE_WIDTH> {
+    static constexpr uint32_t STAGES = 5;
+    static constexpr uint32_t BOXES = 1;
+};
+
+template <> struct RingSize<MAX_WIDTH> {
+    static constexpr uint32_t STAGES = 3;
+    static constexpr uint32_t BOXES = 3;
+};
+
+/* One thread's view. */
+template <int WIDEST> struct Ring {
+    static constexpr uint32_t STAGES = RingSize<WIDEST>::STAGES;
+    static constexpr uint32_t STAGE_BYTES = BLOCK_BYTES + WIDEST * ROW_BYTES;
+    static constexpr uint32_t STAGING_BYTES = RingSize<WIDEST>::BOXES * BOX_BYTES;
+    static constexpr uint32_t SHARED_BYTES =
+        1024 + STAGES * STAGE_BYTES + CONSUMERS * STAGING_BYTES + sizeof(Control);
+    static_assert(STAGES <= MAX_STAGES && SHARED_BYTES <= 227 * 1024, "shared memory");
+
+    unsigned char *stages; /* aligned to 1024 */
+    Control *control;
+    Place<STAGES> stage;
+    Place<TILE_SLOTS> slot;
+
+    __device__ explicit Ring(unsigned char *shared)
+    {
+        stages = (unsigned char *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
+        control = (Control *)(stages + STAGES * STAGE_BYTES + CONSUMERS * STAGING_BYTES);
+    }
+    /* By one thread. */
+    __device__ void init()
+    {
+        for (uint32_t i = 0; i < STAGES; i++) {
+            barrier_init(shared_address(&control->full[i]), 2);
+            barrier_init(shared_address(&control->empty[i]), CONSUMERS * 4 * CLUSTER);
+        }
+        for (uint32_t i = 0; i < TILE_SLOTS; i++) {
+            barrier_init(shared_address(&control->tile_full[i]), 1);
+            barrier_init(shared_address(&control->tile_empty[i]), TILE_READERS * CLUSTER);
+        }
+        barrier_init(wanted(), 1);
+        barrier_init_fence();
+    }
+    __device__ uint32_t weights() const
+    {
+        return shared_address(stages + stage.at * STAGE_BYTES);
+    }
+    __device__ uint32_t rows() const
+    {
+        return weights() + BLOCK_BYTES;
+    }
+    __device__ uint32_t full() const
+    {
+        return shared_address(&control->full[stage.at]);
+    }
+    __device__ uint32_t empty(uint32_t of_stage) const
+    {
+        return shared_address(&control->empty[of_stage]);
+    }
+    __device__ uint32_t staging(uint32_t warpgroup) const
+    {
+        return shared_address(stages + STAGES * STAGE_BYTES + warpgroup * STAGING_BYTES);
+    }
+    __device__ uint32_t tile_full() const
+    {
+        return shared_address(&control->tile_full[slot.at]);
+    }
+    __device__ uint32_t wanted() const
+    {
+        return shared_address(&control->tile_wanted);
+    }
+    /* Waits until the stage may be written. */
+    __device__ void wait_empty() const
+    {
+        barrier_wait(empty(stage.at), stage.parity ^ 1);
+    }
+    /* Hands a tile to the blocks of the cluster. */
+    __device__ void send_tile(const Tile &tile)
+    {
+        const uint4 word =
+            make_uint4(tile.width, tile.first_row, tile.weights_at, tile.weight_tile);
+        barrier_wait(shared_address(&control->tile_empty[slot.at]), slot.parity ^ 1);
+        for (uint32_t rank = 0; rank < CLUSTER; rank++)
+            send_word_to(rank, shared_address(&control->tile[slot.at]), word, tile_full());
+        slot.advance();
+    }
+    /* The next tile, for a single thread or for a WHOLE_WARP. */
+    __device__ Tile next_tile(bool whole_warp)
+    {
+        barrier_wait(tile_full(), slot.parity);
+        uint4 word = load_shared_word(shared_address(&control->tile[slot.at]));
+        if (whole_warp)
+            __syncwarp();
+        if (threadIdx.x % 32 == 0)
+            barrier_arrive_at(shared_address(&control->tile_empty[slot.at]), 0);
+        slot.advance();
+        return Tile{word.x, word.y, word.z, word.w};
+    }
+};
+
+#endif

@@ -1,0 +1,122 @@
+/* The end of a tile of the grouped product (exec/cuda/grouped_product.cu): activation, rounding,
+ * and the way out through shared memory. */
+#ifndef EXEC_CUDA_PRODUCT_WRITE_CUH
+#define EXEC_CUDA_PRODUCT_WRITE_CUH
+
+#include "exec/cuda/activation.cuh"
+#include "exec/cuda/product_ring.cuh"
+
+static constexpr uint32_t WIDE_ROWS = 64; /* of a piece of rows */
+static constexpr uint32_t NARROW_ROWS = 16;
+
+/* With one special instruction rather than an exponential and a reciprocal, which would take longer
+ * than the matrix instructions of a shallow tile; relative to x it is off by up to 2^-12, an eighth
+ * of what rounding to bf16 is off by. */
+__device__ inline float fast_silu(float x)
+{
+    float half = 0.5f * x;
+    float tanh;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(tanh) : "f"(half));
+    return fmaf(half, tanh, half);
+}
+
+template <ProductKind KIND> struct Kind {
+    static constexpr bool GATED = KIND == PRODUCT_SILU_GATED || KIND == PRODUCT_GATED;
+    static constexpr bool DOWN = KIND == PRODUCT_DOWN;
+    /* Whose end is so long that only some narrow widths have code of their own. */
+    static constexpr bool GENERAL = KIND == PRODUCT_GATED || KIND == PRODUCT_PLAIN;
+    static constexpr uint32_t COLUMNS = GATED ? 32 : 64; /* of OUT, of a warpgroup */
+    static constexpr uint32_t PITCH = COLUMNS * 2;
+    static constexpr uint32_t BYTES = WIDE_ROWS * PITCH; /* of a box */
+
+    /* Where word WORD (of 16 bytes) of ROW lies in a box: as the copy engine swizzles. */
+    __device__ static uint32_t offset(uint32_t row, uint32_t word)
+    {
+        return row * PITCH + (GATED ? word ^ (row / 2 % 4) : word ^ (row % 8)) * 16;
+    }
+    __device__ static float plain(const GroupedProduct &product, float sum)
+    {
+        return KIND == PRODUCT_RELU    ? fmaxf(sum, 0)
+               : KIND == PRODUCT_PLAIN ? activated(product.expert, sum, 1)
+                                       : sum;
+    }
+    __device__ static float gated(const GroupedProduct &product, float gate, float up)
+    {
+        return KIND == PRODUCT_GATED ? activated(product.expert, gate, up) : fast_silu(gate) * up;
+    }
+};
+
+/* Finishes and rounds the sums of up to 32 rows from ROW on and puts them into the box at TO. */
+template <int WIDTH, ProductKind KIND>
+__device__ inline void stage_rows(const GroupedProduct &product, const float (&sum)[WIDTH / 2],
+                                  float2 bias, uint32_t row, uint32_t to)
+{
+    using K = Kind<KIND>;
+    uint32_t low[4] = {0, 0, 0, 0};
+    uint32_t high[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++)
+        if (row + 8 * i < WIDTH) {
+            const float *all = &sum[(row + 8 * i) / 2];
+            const float s[4] = {all[0] + bias.x, all[1] + bias.x, all[2] + bias.y, all[3] + bias.y};
+            if (K::GATED) {
+                low[i] = pack_bf16(K::gated(product, s[0], s[2]), K::gated(product, s[1], s[3]));
+            } else {
+                low[i] = pack_bf16(K::plain(product, s[0]), K::plain(product, s[1]));
+                high[i] = pack_bf16(K::plain(product, s[2]), K::plain(product, s[3]));
+            }
+        }
+    uint32_t word = threadIdx.x % 128 / 32 * (K::GATED ? 1 : 2);
+    uint32_t in_box = row % WIDE_ROWS + threadIdx.x % 32;
+    store_matrices_transposed(to + K::offset(in_box, word), low[0], low[1], low[2], low[3]);
+    if (!K::GATED)
+        store_matrices_transposed(to + K::offset(in_box, word + 1), high[0], high[1], high[2],
+                                  high[3]);
+}
+
+/* Starts the stores of ROWS rows of a box to OUT. */
+template <ProductKind KIND>
+__device__ inline void store_rows(const GroupedProduct &product, uint32_t from, uint32_t column,
+                                  uint32_t row, uint32_t rows)
+{
+    bool wide = rows == WIDE_ROWS;
+    uint32_t step = wide ? WIDE_ROWS : NARROW_ROWS;
+    for (uint32_t i = 0; i < rows; i += step)
+        store_box_2d(wide ? &product.out.wide : &product.out.narrow, from + i * Kind<KIND>::PITCH,
+                     column, row + i);
+    stores_commit();
+}
+
+/* Writes a warpgroup's 64 x WIDTH sums as rows of OUT, of which the tile has no more than WIDTH.
+ * The copy engine takes them from shared memory while the next tile is under way. BOX is the piece
+ * of the staging memory that is written next. */
+template <int WIDTH, int WIDEST, ProductKind KIND>
+__device__ inline void write_tile(const GroupedProduct &product, const Ring<WIDEST> &ring,
+                                  const Tile &tile, uint32_t warpgroup,
+                                  const float (&sum)[WIDTH / 2], float2 bias, uint32_t &box)
+{
+    using K = Kind<KIND>;
+    constexpr uint32_t BOXES = Ring<WIDEST>::STAGING_BYTES / K::BYTES;
+    uint32_t column = ((tile.weight_tile + cluster_rank()) * CONSUMERS + warpgroup) * K::COLUMNS;
+    bool leader = threadIdx.x % 128 == 0;
+#pragma unroll
+    for (uint32_t chunk = 0; chunk < WIDTH; chunk += WIDE_ROWS) {
+        uint32_t to = ring.staging(warpgroup) + box * K::BYTES;
+        if (K::GENERAL && chunk >= tile.width)
+            break;
+        if (leader)
+            stores_wait_read<BOXES - 1>();
+        named_barrier(1 + warpgroup, 128);
+#pragma unroll
+        for (uint32_t row = chunk; row < WIDTH && row < chunk + WIDE_ROWS; row += 32)
+            stage_rows<WIDTH, KIND>(product, sum, bias, row, to);
+        fence_for_copies();
+        named_barrier(1 + warpgroup, 128);
+        if (leader)
+            store_rows<KIND>(product, to, column, tile.first_row + chunk,
+                             min((K::GENERAL ? tile.width : WIDTH) - chunk, WIDE_ROWS));
+        box = box + 1 == BOXES ? 0 : box + 1;
+    }
+}
+
+#endif

@@ -1,0 +1,465 @@
+/* A MoE layer on the device, operation by operation, against the CPU backend: routing, capacity,
+ * grouping, experts and their weighted sum, over shapes of both paths. */
+#include "tests/gpu/gpu_support.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "exec/cuda/experts.h"
+
+enum { PIECE = 256 };
+
+typedef struct {
+    FfnShape shape;
+    uint32_t experts;
+    uint32_t top_k;
+    uint32_t max_tokens;
+    bool packed; /* what bf16 experts of the shape must be */
+    RouterConfig router;
+} Layer;
+
+static const Layer LAYERS[] = {
+    {{128, 192, true, false, ACTIVATION_SILU, 0, 0}, 8, 2, 1500, true, {.kind = ROUTER_SOFTMAX}},
+    {{128, 64, false, true, ACTIVATION_RELU, 0, 0}, 3, 1, 6500, true, {.kind = ROUTER_SOFTMAX}},
+    {{192, 64, true, true, ACTIVATION_CLAMPED_SWIGLU, 1.702f, 0.7f},
+     16,
+     4,
+     900,
+     true,
+     {.kind = ROUTER_TOP_K_SOFTMAX, .bias = true}},
+    {{64, 128, false, true, ACTIVATION_GELU, 0, 0}, 5, 3, 90, true, {.kind = ROUTER_SOFTMAX}},
+    {{64, 64, true, false, ACTIVATION_GELU_TANH, 0, 0},
+     60,
+     6,
+     140,
+     true,
+     {.kind = ROUTER_SIGMOID, .normalise = true, .groups = 6, .top_groups = 3, .group_best = 2}},
+    {{40, 24, true, true, ACTIVATION_SILU, 0, 0}, 33, 5, 200, false, {.kind = ROUTER_SOFTMAX}},
+    {{64, 64, true, false, ACTIVATION_SILU, 0, 0},
+     512,
+     8,
+     257,
+     true,
+     {.kind = ROUTER_SOFTMAX, .normalise = true}},
+};
+
+enum { N_LAYERS = sizeof LAYERS / sizeof LAYERS[0] };
+
+/* What both sides are given. */
+typedef struct {
+    float *weights; /* of all experts: gate, up, down, their biases */
+    float *router;  /* matrix, then bias */
+    float *in;
+} Inputs;
+
+/* What a side computed, on the host. */
+typedef struct {
+    uint16_t *experts;
+    float *weights;
+    uint32_t *first;
+    uint32_t *rows;
+    float *out;
+} Results;
+
+/* A backend and its memory. */
+typedef struct {
+    const Backend *backend;
+    Device *device;
+    const Layer *layer;
+    LayerConfig config;
+    ModelConfig model;
+    size_t slot_stride;
+    unsigned char *slots; /* experts in the slots of their own numbers */
+    unsigned char *moved; /* ... and the other way round */
+    ExpertJob *placed;    /* where they are there */
+    Router router;
+    float *in;
+    float *out;
+    uint16_t *forced;
+    float *forced_weights;
+    void *expert_out;
+    ExpertBatch batch;
+    Results got;
+} Side;
+
+static void *take(size_t count, size_t size)
+{
+    void *memory = calloc(count, size);
+    assert_non_null(memory);
+    return memory;
+}
+
+static size_t expert_floats(const FfnShape *shape)
+{
+    size_t matrix = (size_t)shape->d_model * shape->d_ff;
+    return 3 * matrix + 2 * (size_t)shape->d_ff + shape->d_model;
+}
+
+static float *random_floats(uint64_t *state, size_t n, float scale)
+{
+    float *floats = take(n, sizeof *floats);
+    for (size_t i = 0; i < n; i++)
+        floats[i] = gpu_rounded(scale * random_float(state));
+    return floats;
+}
+
+/* The tokens lean one way, so that some experts get many and others none. */
+static Inputs make_inputs(uint64_t *state, const Layer *layer)
+{
+    const FfnShape *shape = &layer->shape;
+    size_t d = shape->d_model;
+    float scale = 1.5f / sqrtf((float)d);
+    Inputs inputs = {.weights = random_floats(state, layer->experts * expert_floats(shape), scale),
+                     .router = random_floats(state, layer->experts * (d + 1), 2 * scale),
+                     .in = random_floats(state, layer->max_tokens * d, 1)};
+    for (size_t i = 0; i < layer->max_tokens * d; i++)
+        inputs.in[i] = gpu_rounded(inputs.in[i] + (i % d % 3 == 0 ? 0.7f : 0));
+    return inputs;
+}
+
+static void free_inputs(Inputs *inputs)
+{
+    free(inputs->weights);
+    free(inputs->router);
+    free(inputs->in);
+}
+
+static Part matrix_part(float **at, uint32_t rows, uint32_t columns)
+{
+    size_t n = (size_t)rows * columns;
+    const Tensor tensor = {.dtype = DTYPE_F32,
+                           .rank = 2,
+                           .shape = {rows, columns},
+                           .data = *at,
+                           .bytes = n * sizeof(float)};
+    *at += n;
+    return part_of(&tensor);
+}
+
+static FfnTensors expert_tensors(const FfnShape *shape, float *at)
+{
+    FfnTensors tensors = {.gate = matrix_part(&at, shape->d_ff, shape->d_model),
+                          .up = matrix_part(&at, shape->d_ff, shape->d_model),
+                          .down = matrix_part(&at, shape->d_model, shape->d_ff)};
+    tensors.gate_bias = matrix_part(&at, 1, shape->d_ff);
+    tensors.up_bias = matrix_part(&at, 1, shape->d_ff);
+    tensors.down_bias = matrix_part(&at, 1, shape->d_model);
+    return tensors;
+}
+
+static void *cut(size_t *at, unsigned char *base, size_t bytes)
+{
+    size_t offset = *at;
+    *at += (bytes + PIECE - 1) / PIECE * PIECE;
+    return base == NULL ? NULL : base + offset;
+}
+
+/* Returns the bytes of everything; BASE NULL: only that. */
+static size_t lay_out_side(Side *side, unsigned char *base)
+{
+    const Layer *layer = side->layer;
+    size_t at = 0;
+    size_t assignments = (size_t)layer->max_tokens * layer->top_k;
+    size_t matrix = (size_t)layer->experts * layer->shape.d_model;
+    size_t row = layer->shape.d_model * sizeof(float);
+    Routing *routing = &side->batch.routing;
+    side->slots = cut(&at, base, layer->experts * side->slot_stride);
+    side->moved = cut(&at, base, layer->experts * side->slot_stride);
+    side->placed = cut(&at, base, layer->experts * sizeof *side->placed);
+    side->router.matrix.data = cut(&at, base, matrix * sizeof(float));
+    side->router.matrix.bias = cut(&at, base, layer->experts * sizeof(float));
+    side->in = cut(&at, base, layer->max_tokens * row);
+    side->out = cut(&at, base, layer->max_tokens * row);
+    side->forced = cut(&at, base, assignments * sizeof(uint16_t));
+    side->forced_weights = cut(&at, base, assignments * sizeof(float));
+    side->expert_out = cut(&at, base, side->backend->expert_out_bytes(side->device));
+    routing->scores = cut(&at, base, (size_t)layer->max_tokens * layer->experts * sizeof(float));
+    routing->experts = cut(&at, base, assignments * sizeof(uint16_t));
+    routing->weights = cut(&at, base, assignments * sizeof(float));
+    side->batch.groups.first = cut(&at, base, (layer->experts + 1) * sizeof(uint32_t));
+    side->batch.groups.rows = cut(&at, base, assignments * sizeof(uint32_t));
+    return at;
+}
+
+static void store_layer(Side *side, const Inputs *inputs)
+{
+    const Layer *layer = side->layer;
+    const Backend *backend = side->backend;
+    uint32_t n = layer->experts;
+    float *at = inputs->router;
+    Part matrix = matrix_part(&at, n, layer->shape.d_model);
+    ExpertJob *placed = take(n, sizeof *placed);
+    assert_ok(backend->store(side->device, &matrix, side->router.matrix.data));
+    assert_ok(backend->upload(side->device, side->router.matrix.bias, at, n * sizeof(float)));
+    for (uint32_t e = 0; e < n; e++) {
+        const FfnTensors tensors =
+            expert_tensors(&layer->shape, inputs->weights + e * expert_floats(&layer->shape));
+        placed[e] = (ExpertJob){e, n - 1 - e};
+        assert_ok(backend->store_expert(side->device, &layer->shape, &tensors,
+                                        side->slots + e * side->slot_stride));
+        assert_ok(backend->store_expert(side->device, &layer->shape, &tensors,
+                                        side->moved + (n - 1 - e) * side->slot_stride));
+    }
+    assert_ok(backend->upload(side->device, side->placed, placed, n * sizeof *placed));
+    free(placed);
+}
+
+static Results take_results(const Layer *layer)
+{
+    size_t assignments = (size_t)layer->max_tokens * layer->top_k;
+    return (Results){.experts = take(assignments, sizeof(uint16_t)),
+                     .weights = take(assignments, sizeof(float)),
+                     .first = take(layer->experts + 1, sizeof(uint32_t)),
+                     .rows = take(assignments, sizeof(uint32_t)),
+                     .out = take((size_t)layer->max_tokens * layer->shape.d_model, sizeof(float))};
+}
+
+static void open_side(const Backend *backend, ComputeType compute, const Layer *layer,
+                      const Inputs *inputs, Side *side)
+{
+    *side = (Side){.backend = backend, .layer = layer};
+    side->config = (LayerConfig){.moe = true,
+                                 .experts = layer->experts,
+                                 .top_k = layer->top_k,
+                                 .router = layer->router,
+                                 .ffn = layer->shape,
+                                 .attention = {.n_heads = 1, .key_dim = 8, .value_dim = 8}};
+    RouterConfig *router = &side->config.router;
+    router->scale = 1;
+    router->groups = router->groups == 0 ? 1 : router->groups;
+    side->model = (ModelConfig){.d_model = layer->shape.d_model,
+                                .n_layers = 1,
+                                .n_moe_layers = 1,
+                                .max_experts = layer->experts,
+                                .max_top_k = layer->top_k,
+                                .layers = &side->config};
+    const DeviceOptions options = {.config = &side->model,
+                                   .compute = compute,
+                                   .threads = 2,
+                                   .max_requests = 1,
+                                   .max_length = layer->max_tokens,
+                                   .max_tokens = layer->max_tokens,
+                                   .max_stamps = 1};
+    void *memory;
+    assert_ok(backend->open(&options, &side->device));
+    size_t bytes = ffn_layout(&layer->shape, backend->weight_bytes(side->device)).bytes;
+    side->slot_stride = (bytes + PIECE - 1) / PIECE * PIECE;
+    assert_ok(backend->allocate(side->device, lay_out_side(side, NULL) + PIECE, &memory));
+    lay_out_side(side, (unsigned char *)(((uintptr_t)memory + PIECE - 1) / PIECE * PIECE));
+    side->router.config = router;
+    side->router.top_k = layer->top_k;
+    side->router.matrix.rows = layer->experts;
+    side->router.matrix.columns = layer->shape.d_model;
+    side->batch.shape = &side->config.ffn;
+    side->batch.top_k = layer->top_k;
+    side->batch.n_experts = layer->experts;
+    side->batch.slot_stride = side->slot_stride;
+    side->got = take_results(layer);
+    store_layer(side, inputs);
+}
+
+static void close_side(Side *side)
+{
+    side->backend->close(side->device);
+    free(side->got.experts);
+    free(side->got.weights);
+    free(side->got.first);
+    free(side->got.rows);
+    free(side->got.out);
+}
+
+static void fetch_routing(Side *side)
+{
+    size_t assignments = (size_t)side->batch.tokens * side->layer->top_k;
+    const Routing *routing = &side->batch.routing;
+    assert_ok(side->backend->download(side->device, side->got.experts, routing->experts,
+                                      assignments * sizeof(uint16_t)));
+    assert_ok(side->backend->download(side->device, side->got.weights, routing->weights,
+                                      assignments * sizeof(float)));
+}
+
+/* Routes TOKENS of the inputs, freely or as LIKE has done. */
+static void route_side(Side *side, const Inputs *inputs, uint32_t tokens, const Results *like)
+{
+    const Backend *backend = side->backend;
+    size_t assignments = (size_t)tokens * side->layer->top_k;
+    side->batch.tokens = tokens;
+    assert_ok(backend->upload(side->device, side->in, inputs->in,
+                              (size_t)tokens * side->layer->shape.d_model * sizeof(float)));
+    if (like != NULL) {
+        assert_ok(backend->upload(side->device, side->forced, like->experts,
+                                  assignments * sizeof(uint16_t)));
+        assert_ok(backend->upload(side->device, side->forced_weights, like->weights,
+                                  assignments * sizeof(float)));
+    }
+    assert_ok(backend->route(side->device, &side->router, side->in, tokens,
+                             like != NULL ? side->forced : NULL,
+                             like != NULL ? side->forced_weights : NULL, &side->batch.routing));
+    fetch_routing(side);
+}
+
+static void group_side(Side *side, uint32_t capacity)
+{
+    const Backend *backend = side->backend;
+    const Layer *layer = side->layer;
+    const ExpertBatch *batch = &side->batch;
+    size_t assignments = (size_t)batch->tokens * layer->top_k;
+    if (capacity > 0)
+        assert_ok(backend->limit(side->device, capacity, batch->tokens, layer->top_k,
+                                 layer->experts, true, &batch->routing));
+    assert_ok(backend->group(side->device, batch->routing.experts, batch->tokens, layer->top_k,
+                             layer->experts, &batch->groups));
+    fetch_routing(side);
+    assert_ok(backend->download(side->device, side->got.first, batch->groups.first,
+                                (layer->experts + 1) * sizeof(uint32_t)));
+    assert_ok(backend->download(side->device, side->got.rows, batch->groups.rows,
+                                assignments * sizeof(uint32_t)));
+}
+
+/* Ways to ask for the same experts. */
+typedef enum { ALL_AT_ONCE, WHERE_PLACED, BY_JOBS, WAYS } Way;
+
+static void run_jobs(Side *side)
+{
+    uint32_t n = side->layer->experts;
+    for (uint32_t odd = 0; odd < 2; odd++) {
+        ExpertJob *jobs = take(n, sizeof *jobs);
+        uint32_t n_jobs = 0;
+        for (uint32_t e = 0; e < n; e++)
+            if (e % 2 == odd)
+                jobs[n_jobs++] = (ExpertJob){e, n - 1 - e};
+        assert_ok(side->backend->run_experts(side->device, &side->batch, jobs, n_jobs, side->in,
+                                             side->expert_out));
+        free(jobs);
+    }
+}
+
+/* Experts and sum, added to zeros -> got.out. */
+static void run_side(Side *side, Way way)
+{
+    const Backend *backend = side->backend;
+    ExpertBatch *batch = &side->batch;
+    size_t bytes = (size_t)batch->tokens * side->layer->shape.d_model * sizeof(float);
+    memset(side->got.out, 0, bytes);
+    assert_ok(backend->upload(side->device, side->out, side->got.out, bytes));
+    batch->slots = way == ALL_AT_ONCE ? side->slots : side->moved;
+    batch->placed = way == WHERE_PLACED ? side->placed : NULL;
+    if (way == BY_JOBS)
+        run_jobs(side);
+    else
+        assert_ok(backend->run_experts(side->device, batch, NULL, 0, side->in, side->expert_out));
+    assert_ok(backend->combine(side->device, batch, 0.75f, side->expert_out, side->out));
+    assert_ok(backend->download(side->device, side->got.out, side->out, bytes));
+}
+
+/* |got - want| / |want| */
+static double distance(const float *got, const float *want, size_t n)
+{
+    double difference = 0;
+    double norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        difference += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        norm += (double)want[i] * want[i];
+    }
+    return sqrt(difference / (norm > 0 ? norm : 1));
+}
+
+/* Choices differ where two logits are nearly the same. */
+static void check_choice(const Side *cpu, const Side *gpu)
+{
+    size_t n = (size_t)cpu->batch.tokens * cpu->layer->top_k;
+    size_t equal = 0;
+    for (size_t i = 0; i < n; i++) {
+        equal += gpu->got.experts[i] == cpu->got.experts[i];
+        assert_true(gpu->got.experts[i] < cpu->layer->experts);
+    }
+    assert_true((double)equal >= 0.995 * (double)n);
+    if (equal == n)
+        assert_true(distance(gpu->got.weights, cpu->got.weights, n) < 1e-4);
+}
+
+static void check_groups(const Side *cpu, const Side *gpu)
+{
+    size_t n = cpu->got.first[cpu->layer->experts];
+    size_t assignments = (size_t)cpu->batch.tokens * cpu->layer->top_k;
+    assert_memory_equal(gpu->got.experts, cpu->got.experts, assignments * sizeof(uint16_t));
+    assert_memory_equal(gpu->got.first, cpu->got.first,
+                        (cpu->layer->experts + 1) * sizeof(uint32_t));
+    assert_memory_equal(gpu->got.rows, cpu->got.rows, n * sizeof(uint32_t));
+}
+
+static void check_step(Side *cpu, Side *gpu, const Inputs *inputs, uint32_t tokens,
+                       uint32_t capacity, double tolerance)
+{
+    size_t n = (size_t)tokens * cpu->layer->shape.d_model;
+    float *once = take(n, sizeof *once);
+    route_side(cpu, inputs, tokens, NULL);
+    route_side(gpu, inputs, tokens, NULL);
+    check_choice(cpu, gpu);
+    route_side(gpu, inputs, tokens, &cpu->got);
+    group_side(cpu, capacity);
+    group_side(gpu, capacity);
+    check_groups(cpu, gpu);
+    run_side(cpu, ALL_AT_ONCE);
+    run_side(gpu, ALL_AT_ONCE);
+    assert_true(distance(gpu->got.out, cpu->got.out, n) < tolerance);
+    memcpy(once, gpu->got.out, n * sizeof *once);
+    for (int way = 0; way < WAYS; way++) {
+        run_side(gpu, (Way)way);
+        assert_memory_equal(gpu->got.out, once, n * sizeof *once);
+    }
+    free(once);
+}
+
+static void check_layer(uint64_t *state, const Layer *layer, ComputeType compute)
+{
+    const double tolerance = compute == COMPUTE_BF16 && layer->packed ? 1e-2 : 2e-5;
+    Inputs inputs = make_inputs(state, layer);
+    Side cpu;
+    Side gpu;
+    open_side(&BACKEND_CPU, COMPUTE_F32, layer, &inputs, &cpu);
+    open_side(&BACKEND_CUDA, compute, layer, &inputs, &gpu);
+    for (uint32_t tokens = 1; tokens <= layer->max_tokens; tokens = tokens * 5 + 2)
+        check_step(&cpu, &gpu, &inputs, tokens, 0, tolerance);
+    check_step(&cpu, &gpu, &inputs, layer->max_tokens, 0, tolerance);
+    check_step(&cpu, &gpu, &inputs, layer->max_tokens, 1 + layer->max_tokens / 8, tolerance);
+    close_side(&gpu);
+    close_side(&cpu);
+    free_inputs(&inputs);
+}
+
+static void f32_layers_give_what_the_cpu_gives_and_repeat(void **unused)
+{
+    (void)unused;
+    uint64_t state = 1;
+    for (int i = 0; i < N_LAYERS; i++)
+        check_layer(&state, &LAYERS[i], COMPUTE_F32);
+}
+
+static void bf16_layers_give_what_the_cpu_gives_rounded_and_repeat(void **unused)
+{
+    (void)unused;
+    uint64_t state = 2;
+    for (int i = 0; i < N_LAYERS; i++)
+        check_layer(&state, &LAYERS[i], COMPUTE_BF16);
+}
+
+static void bf16_experts_of_whole_blocks_run_on_the_tensor_cores(void **unused)
+{
+    (void)unused;
+    for (int i = 0; i < N_LAYERS; i++) {
+        assert_int_equal(experts_packed(&LAYERS[i].shape, true), LAYERS[i].packed);
+        assert_false(experts_packed(&LAYERS[i].shape, false));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bf16_experts_of_whole_blocks_run_on_the_tensor_cores),
+        cmocka_unit_test(f32_layers_give_what_the_cpu_gives_and_repeat),
+        cmocka_unit_test(bf16_layers_give_what_the_cpu_gives_rounded_and_repeat),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -160,8 +160,8 @@ __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(WARPS * 32)
     route_in_clusters(RouterShape shape, RouteTask task)
 {
     extern __shared__ float parts[];
-    float *scores = parts + (size_t)shape.slices * CLUSTER_TOKENS * shape.width;
-    ExpertState *states = (ExpertState *)(scores + BLOCK_TOKENS * task.experts);
+    float *own_tokens = parts + (size_t)shape.slices * CLUSTER_TOKENS * shape.width;
+    uint32_t words = router_words(task.experts, task.top_k);
     wait_for_earlier_kernels();
     let_next_kernel_start();
     uint32_t first = blockIdx.x / SLICES * CLUSTER_TOKENS;
@@ -170,14 +170,13 @@ __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(WARPS * 32)
     uint32_t own = first + cluster_rank() * BLOCK_TOKENS;
     for (uint32_t i = threadIdx.x; i < BLOCK_TOKENS * task.experts; i += WARPS * 32)
         if (own + i / task.experts < task.tokens)
-            scores[i] = add_parts(shape, parts, cluster_rank() * BLOCK_TOKENS + i / task.experts,
-                                  i % task.experts);
+            own_tokens[i / task.experts * words + i % task.experts] = add_parts(
+                shape, parts, cluster_rank() * BLOCK_TOKENS + i / task.experts, i % task.experts);
     cluster_sync(); /* no block may end while another reads from it */
     uint32_t warp = threadIdx.x / 32;
     if (warp >= BLOCK_TOKENS || own + warp >= task.tokens)
         return;
-    TokenRouter router = {task, scores + warp * task.experts, states + warp * task.experts,
-                          threadIdx.x % 32};
+    TokenRouter router(task, own_tokens + warp * words);
     router.route(own + warp);
 }
 
@@ -185,7 +184,7 @@ template <uint32_t TILES>
 static Status launch_clusters(const RouterShape &shape, const RouteTask &task, cudaStream_t stream)
 {
     size_t bytes = (size_t)shape.slices * CLUSTER_TOKENS * shape.width * sizeof(float) +
-                   (size_t)BLOCK_TOKENS * task.experts * (sizeof(float) + sizeof(ExpertState));
+                   (size_t)BLOCK_TOKENS * router_words(task.experts, task.top_k) * sizeof(float);
     CUDA_TRY(cudaFuncSetAttribute(route_in_clusters<TILES>,
                                   cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
     const LaunchShape launch = {dim3(SLICES * divide_up(task.tokens, CLUSTER_TOKENS)), WARPS * 32,
@@ -270,7 +269,7 @@ static Status compute_logits(const Matrix &matrix, const float *in, uint32_t tok
 __global__ void __launch_bounds__(32) route_tokens(RouteTask task)
 {
     extern __shared__ float shared[];
-    TokenRouter router = {task, shared, (ExpertState *)(shared + task.experts), threadIdx.x};
+    TokenRouter router(task, shared);
     for (uint32_t e = threadIdx.x; e < task.experts; e += 32)
         router.scores[e] = task.routing.scores[(size_t)blockIdx.x * task.experts + e];
     router.route(blockIdx.x);
@@ -279,11 +278,13 @@ __global__ void __launch_bounds__(32) route_tokens(RouteTask task)
 static Status route_plainly(const Matrix &matrix, bool bf16, const float *in, const RouteTask &task,
                             cudaStream_t stream)
 {
-    uint32_t bytes = task.experts * (uint32_t)(sizeof(float) + sizeof(ExpertState));
+    uint32_t bytes = router_words(task.experts, task.top_k) * (uint32_t)sizeof(float);
     float *logits = task.routing.scores;
     if (bytes > MOST_SHARED_BYTES)
-        return fail(ERR_UNSUPPORTED, "device cuda: a router of %u experts: at most %zu",
-                    task.experts, MOST_SHARED_BYTES / (sizeof(float) + sizeof(ExpertState)));
+        return fail(ERR_UNSUPPORTED,
+                    "device cuda: a router of %u experts wants %u bytes of shared memory for a "
+                    "token, there are %u",
+                    task.experts, bytes, MOST_SHARED_BYTES);
     TRY(bf16 ? compute_logits<__nv_bfloat16>(matrix, in, task.tokens, logits, stream)
              : compute_logits<float>(matrix, in, task.tokens, logits, stream));
     CUDA_TRY(cudaFuncSetAttribute(route_tokens, cudaFuncAttributeMaxDynamicSharedMemorySize,

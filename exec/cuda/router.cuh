@@ -24,12 +24,27 @@ struct RouteTask {
     Routing routing;
 };
 
+/* Words of shared memory that a token takes. */
+__host__ __device__ inline uint32_t router_words(uint32_t experts, uint32_t top_k)
+{
+    return experts + 2 * top_k + (experts + 3) / 4;
+}
+
 /* One token's, in the hands of one warp. */
 struct TokenRouter {
     const RouteTask &task;
-    float *scores; /* shared [experts]: logits, then scores */
-    ExpertState *state;
     uint32_t lane;
+    float *scores;    /* shared [experts]: logits, then scores */
+    float *weights;   /* [top_k] */
+    uint32_t *chosen; /* [top_k] */
+    ExpertState *state;
+
+    __device__ TokenRouter(const RouteTask &route_task, float *shared)
+        : task(route_task), lane(threadIdx.x % 32), scores(shared),
+          weights(shared + route_task.experts), chosen((uint32_t *)(weights + route_task.top_k)),
+          state((ExpertState *)(chosen + route_task.top_k))
+    {
+    }
 
     __device__ float choice_score(uint32_t expert) const
     {
@@ -119,25 +134,25 @@ struct TokenRouter {
         return __reduce_min_sync(0xFFFFFFFF, lowest);
     }
 
-    /* The best open one, the lowest id of equals; without any the lowest that is free. */
-    __device__ uint32_t next_best() const
+    /* Orders experts as their choice scores do; 0 comes before all of them. */
+    __device__ uint32_t rank(uint32_t expert) const
     {
-        float best = -CUDART_INF_F;
-        uint32_t expert = NO_EXPERT;
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            if (state[e] == OPEN && (expert == NO_EXPERT || choice_score(e) > best)) {
-                best = choice_score(e);
-                expert = e;
-            }
-        for (int step = 16; step > 0; step /= 2) {
-            float other = __shfl_xor_sync(0xFFFFFFFF, best, step);
-            uint32_t other_expert = __shfl_xor_sync(0xFFFFFFFF, expert, step);
-            if (other > best || (other == best && other_expert < expert)) {
-                best = other;
-                expert = other_expert;
+        uint32_t bits = __float_as_uint(choice_score(expert) + 0.0f); /* -0 is 0 */
+        return bits >> 31 != 0 ? ~bits : bits | 0x80000000;
+    }
+
+    /* The best open one of the lane's, the lowest id of equals; its rank is 0 without any. */
+    __device__ void find_best(uint32_t *best, uint32_t *expert) const
+    {
+        *best = 0;
+        *expert = NO_EXPERT;
+        for (uint32_t e = lane; e < task.experts; e += 32) {
+            uint32_t own = state[e] == OPEN ? rank(e) : 0;
+            if (own > *best) {
+                *best = own;
+                *expert = e;
             }
         }
-        return expert != NO_EXPERT ? expert : spare();
     }
 
     /* CHOICE's share among what is not taken and has a logit within 2 * jitter of the best,
@@ -160,40 +175,47 @@ struct TokenRouter {
         return far ? 0 : expf(logit - most) / sum;
     }
 
-    __device__ void choose(size_t at)
+    /* The best open ones in descending order, of equals the lowest id first; when no open one is
+     * left, the lowest that is free. */
+    __device__ void choose()
     {
+        uint32_t best;
+        uint32_t own;
         if (task.config.groups > 1)
             close_groups();
+        find_best(&best, &own);
         for (uint32_t slot = 0; slot < task.top_k; slot++) {
-            uint32_t expert = next_best();
+            uint32_t most = __reduce_max_sync(0xFFFFFFFF, best);
+            uint32_t expert =
+                most > 0 ? __reduce_min_sync(0xFFFFFFFF, best == most ? own : NO_EXPERT) : spare();
             if (lane == 0)
-                task.routing.experts[at + slot] = (uint16_t)expert;
+                chosen[slot] = expert;
             take(expert);
+            if (expert % 32 == lane)
+                find_best(&best, &own);
         }
         open_all();
     }
 
     __device__ void weigh(size_t at)
     {
+        bool mixer = task.config.kind == ROUTER_SPARSEMIXER;
+        bool divide = task.config.normalise || task.config.kind == ROUTER_TOP_K_SOFTMAX;
         float sum = 0;
         for (uint32_t slot = 0; slot < task.top_k; slot++) {
-            uint32_t expert = task.routing.experts[at + slot];
-            float weight = 0;
-            if (expert != EXPERT_DROPPED) {
-                bool mixer = task.config.kind == ROUTER_SPARSEMIXER;
-                weight = mixer ? sparsemixer_weight(expert) : scores[expert];
+            uint32_t expert = chosen[slot];
+            bool there = expert != EXPERT_DROPPED;
+            float weight = !there ? 0 : mixer ? sparsemixer_weight(expert) : scores[expert];
+            if (there && mixer)
                 take(expert);
-            }
             sum += weight;
             if (lane == 0)
-                task.routing.weights[at + slot] = weight;
+                weights[slot] = weight;
         }
-        bool divide = task.config.normalise || task.config.kind == ROUTER_TOP_K_SOFTMAX;
-        for (uint32_t slot = 0; lane == 0 && slot < task.top_k; slot++) {
-            float weight = task.routing.weights[at + slot];
+        __syncwarp();
+        for (uint32_t slot = lane; slot < task.top_k; slot += 32)
             task.routing.weights[at + slot] =
-                (divide && sum != 0 ? weight / sum : weight) * task.config.scale;
-        }
+                (divide && sum != 0 ? weights[slot] / sum : weights[slot]) * task.config.scale;
     }
 
     /* From the logits in scores on. */
@@ -204,10 +226,12 @@ struct TokenRouter {
         open_all();
         score();
         if (task.forced == nullptr)
-            choose(at);
+            choose();
         for (uint32_t slot = lane; task.forced != nullptr && slot < task.top_k; slot += 32)
-            task.routing.experts[at + slot] = task.forced[at + slot];
+            chosen[slot] = task.forced[at + slot];
         __syncwarp();
+        for (uint32_t slot = lane; slot < task.top_k; slot += 32)
+            task.routing.experts[at + slot] = (uint16_t)chosen[slot];
         if (task.forced_weights == nullptr)
             weigh(at);
         for (uint32_t slot = lane; task.forced_weights != nullptr && slot < task.top_k; slot += 32)

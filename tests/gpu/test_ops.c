@@ -277,6 +277,76 @@ static void networks_of_few_and_of_many_rows_add_what_a_loop_adds(void **unused)
                 check_ffn(COMPUTES[c], gated, rows, &state);
 }
 
+/* A norm before the product, by whichever way: of one row by the product itself. */
+static void check_norm_linear(ComputeType compute, ProductShape shape, NormKind kind,
+                              uint64_t *state)
+{
+    const OpsQueue queue = gpu_queue(compute);
+    bool rounds = compute == COMPUTE_BF16;
+    Floats in = gpu_random(state, (size_t)shape.rows * shape.k, false);
+    Floats norms = gpu_random(state, shape.k, false);
+    Floats weight = gpu_random(state, (size_t)shape.n * shape.k, rounds);
+    Floats biases = gpu_random(state, shape.n, false);
+    Floats normed = gpu_result((size_t)shape.rows * shape.k);
+    Floats out = gpu_result((size_t)shape.rows * shape.n);
+    const Norm norm = {.kind = kind, .eps = 1e-5f, .weight = norms.device};
+    for (uint32_t row = 0; row < shape.rows; row++)
+        norm_on_host(&norm, norms.host, NULL, in.host + row * shape.k, shape.k,
+                     normed.host + row * shape.k);
+    for (size_t i = 0; i < out.n; i++) {
+        double sum = (double)biases.host[i % shape.n];
+        for (uint32_t j = 0; j < shape.k; j++)
+            sum += (double)normed.host[i / shape.n * shape.k + j] *
+                   (double)weight.host[i % shape.n * shape.k + j];
+        out.host[i] = (float)sum;
+    }
+    const Matrix matrix = {gpu_elements(&weight, compute), biases.device, shape.n, shape.k};
+    assert_ok(
+        ops_norm_linear(&queue, &norm, in.device, &matrix, shape.rows, normed.device, out.device));
+    /* bf16: both ways round the operand, but not at the same place */
+    gpu_assert_near(&queue, &out, rounds ? 5e-3f * sqrtf((float)shape.k) : 1e-4f);
+    gpu_reset();
+}
+
+static void products_of_normed_rows_are_those_of_the_norm(void **unused)
+{
+    (void)unused;
+    uint64_t state = 6;
+    const ProductShape shapes[] = {{1, 48, 64},  {1, 250, 2048},  {1, 17, 4096},  {1, 31, 33},
+                                   {3, 64, 608}, {8, 2200, 1024}, {20, 129, 1024}};
+    for (size_t c = 0; c < 2; c++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (int kind = 0; kind < 2; kind++)
+                check_norm_linear(COMPUTES[c], shapes[s], kind == 0 ? NORM_RMS : NORM_LAYER,
+                                  &state);
+}
+
+static void what_is_no_number_is_found_in_its_row(void **unused)
+{
+    (void)unused;
+    uint64_t state = 7;
+    const OpsQueue queue = gpu_queue(COMPUTE_F32);
+    for (uint32_t columns = 1; columns < 100000; columns = columns * 7 + 3)
+        for (uint32_t bad = 0; bad < 4; bad++) {
+            Floats in = gpu_random(&state, (size_t)3 * columns, false);
+            uint32_t found[3] = {7, 7, 7};
+            uint32_t *device = gpu_upload(found, sizeof found);
+            const float nan = NAN;
+            size_t at = (size_t)bad * columns + random_below(&state, columns);
+            if (bad < 3)
+                assert_int_equal(
+                    cudaMemcpy(in.device + at, &nan, sizeof nan, cudaMemcpyHostToDevice),
+                    cudaSuccess);
+            assert_ok(ops_find_nan(&queue, in.device, 3, columns, device));
+            assert_int_equal(cudaStreamSynchronize(queue.stream), cudaSuccess);
+            assert_int_equal(cudaMemcpy(found, device, sizeof found, cudaMemcpyDeviceToHost),
+                             cudaSuccess);
+            for (uint32_t row = 0; row < 3; row++)
+                assert_int_equal(found[row], row == bad);
+            gpu_reset();
+        }
+}
+
 static void each_head_has_its_own_matrix(void **unused)
 {
     (void)unused;
@@ -320,6 +390,8 @@ int main(void)
         cmocka_unit_test(rounded_activations_add_the_bias_first),
         cmocka_unit_test(products_add_bias_and_what_was_there),
         cmocka_unit_test(networks_of_few_and_of_many_rows_add_what_a_loop_adds),
+        cmocka_unit_test(products_of_normed_rows_are_those_of_the_norm),
+        cmocka_unit_test(what_is_no_number_is_found_in_its_row),
         cmocka_unit_test(each_head_has_its_own_matrix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

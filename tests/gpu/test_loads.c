@@ -1,0 +1,196 @@
+/* Loads into slots, their tickets and their times, and the stamps of the queue. */
+#include "tests/support.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "exec/backend.h"
+
+/* What the device's clock steps by at the most, and how well it is tied to the host's. */
+static const uint64_t CLOCK_NS = 10000;
+static const uint64_t TIE_NS = 200000;
+
+enum { EXPERTS = 6, D_MODEL = 128, D_FF = 64, STAMPS = 4 };
+
+static const FfnShape SHAPE = {
+    .d_model = D_MODEL, .d_ff = D_FF, .gated = true, .activation = ACTIVATION_SILU};
+
+typedef struct {
+    Device *device;
+    FfnTensors tensors[EXPERTS];
+    const void *kept[EXPERTS];
+    unsigned char *slots; /* device: EXPERTS slots of BYTES */
+    size_t bytes;
+} Link;
+
+static Part random_part(uint64_t *random, uint32_t rows, uint32_t columns)
+{
+    size_t bytes = (size_t)rows * columns * sizeof(float);
+    float *data = malloc(bytes);
+    assert_non_null(data);
+    for (size_t i = 0; i < (size_t)rows * columns; i++)
+        data[i] = random_float(random);
+    return (Part){.tensor = {.dtype = DTYPE_F32,
+                             .rank = 2,
+                             .shape = {rows, columns},
+                             .data = data,
+                             .bytes = bytes},
+                  .rows = rows,
+                  .columns = columns,
+                  .row_step = columns,
+                  .column_step = 1};
+}
+
+static void open_link(ComputeType compute, Link *link)
+{
+    static LayerConfig layer = {.moe = true, .experts = EXPERTS, .top_k = 1};
+    static ModelConfig config = {.d_model = D_MODEL,
+                                 .n_layers = 1,
+                                 .layers = &layer,
+                                 .n_moe_layers = 1,
+                                 .max_experts = EXPERTS,
+                                 .max_top_k = 1};
+    layer.ffn = SHAPE;
+    const DeviceOptions options = {.config = &config,
+                                   .compute = compute,
+                                   .threads = 1,
+                                   .max_tokens = 8,
+                                   .max_loads = 2 * EXPERTS,
+                                   .max_stamps = STAMPS};
+    *link = (Link){.bytes = ffn_layout(&SHAPE, compute == COMPUTE_BF16 ? 2 : 4).bytes};
+    uint64_t random = 5;
+    void *memory;
+    assert_ok(BACKEND_CUDA.open(&options, &link->device));
+    assert_ok(BACKEND_CUDA.allocate(link->device, EXPERTS * link->bytes, &memory));
+    link->slots = memory;
+    for (size_t e = 0; e < EXPERTS; e++) {
+        link->tensors[e] = (FfnTensors){.gate = random_part(&random, D_FF, D_MODEL),
+                                        .up = random_part(&random, D_FF, D_MODEL),
+                                        .down = random_part(&random, D_MODEL, D_FF)};
+        assert_ok(
+            BACKEND_CUDA.keep_expert(link->device, &SHAPE, &link->tensors[e], &link->kept[e]));
+    }
+}
+
+static void close_link(Link *link)
+{
+    BACKEND_CUDA.close(link->device);
+    for (size_t e = 0; e < EXPERTS; e++) {
+        free((void *)link->tensors[e].gate.tensor.data);
+        free((void *)link->tensors[e].up.tensor.data);
+        free((void *)link->tensors[e].down.tensor.data);
+    }
+}
+
+static void load(Link *link, uint32_t expert, uint32_t slot, uint64_t at_least_ns, bool after_queue,
+                 uint32_t ticket)
+{
+    const Load load = {.shape = &SHAPE,
+                       .kept = link->kept[expert],
+                       .slot = link->slots + slot * link->bytes,
+                       .after_queue = after_queue,
+                       .at_least_ns = at_least_ns,
+                       .ticket = ticket};
+    assert_ok(BACKEND_CUDA.load(link->device, &load));
+}
+
+/* What a load brings is what store_expert() would have put there. */
+static void assert_holds(Link *link, uint32_t slot, uint32_t expert)
+{
+    unsigned char *got = malloc(2 * link->bytes);
+    unsigned char *other = link->slots + (slot + 1) % EXPERTS * link->bytes;
+    assert_non_null(got);
+    assert_ok(
+        BACKEND_CUDA.download(link->device, got, link->slots + slot * link->bytes, link->bytes));
+    assert_ok(BACKEND_CUDA.store_expert(link->device, &SHAPE, &link->tensors[expert], other));
+    assert_ok(BACKEND_CUDA.download(link->device, got + link->bytes, other, link->bytes));
+    assert_memory_equal(got, got + link->bytes, link->bytes);
+    free(got);
+}
+
+static void an_awaited_load_has_filled_its_slot(void **unused)
+{
+    (void)unused;
+    static const ComputeType COMPUTES[] = {COMPUTE_F32, COMPUTE_BF16};
+    for (size_t c = 0; c < 2; c++) {
+        Link link;
+        open_link(COMPUTES[c], &link);
+        for (uint32_t e = 0; e < EXPERTS; e++) {
+            uint32_t slot = (e * 5 + 1) % EXPERTS;
+            load(&link, e, slot, 0, e % 2 == 1, e);
+            assert_ok(BACKEND_CUDA.await_load(link.device, e));
+            assert_holds(&link, slot, e);
+        }
+        close_link(&link);
+    }
+}
+
+static void loads_follow_each_other_and_take_as_long_as_the_link_would(void **unused)
+{
+    (void)unused;
+    const uint64_t at_least_ns = 3000000;
+    Link link;
+    open_link(COMPUTE_F32, &link);
+    uint64_t before_ns = clock_ns();
+    uint64_t end_ns = before_ns;
+    for (uint32_t t = 0; t < EXPERTS; t++)
+        load(&link, t, t, t % 2 == 0 ? at_least_ns : 0, false, t);
+    for (uint32_t t = 0; t < EXPERTS; t++) {
+        uint64_t start_ns;
+        uint64_t duration_ns;
+        assert_ok(BACKEND_CUDA.load_time(link.device, t, &start_ns, &duration_ns));
+        assert_true(t % 2 == 1 || duration_ns + CLOCK_NS >= at_least_ns);
+        assert_true(start_ns + TIE_NS >= end_ns);
+        end_ns = start_ns + duration_ns;
+    }
+    assert_true(end_ns + TIE_NS >= before_ns + 3 * at_least_ns && end_ns <= clock_ns() + TIE_NS);
+    close_link(&link);
+}
+
+static void waiting_for_the_queue_does_not_wait_for_loads(void **unused)
+{
+    (void)unused;
+    const uint64_t long_ns = 60000000;
+    Link link;
+    open_link(COMPUTE_F32, &link);
+    uint64_t start_ns;
+    uint64_t duration_ns;
+    load(&link, 0, 0, long_ns, false, 0);
+    uint64_t before_ns = clock_ns();
+    assert_ok(BACKEND_CUDA.wait(link.device));
+    assert_true(clock_ns() - before_ns < long_ns / 2);
+    assert_ok(BACKEND_CUDA.load_time(link.device, 0, &start_ns, &duration_ns));
+    assert_true(duration_ns + CLOCK_NS >= long_ns && clock_ns() - before_ns >= long_ns / 2);
+    close_link(&link);
+}
+
+static void stamps_ascend_in_the_order_of_the_queue(void **unused)
+{
+    (void)unused;
+    Link link;
+    open_link(COMPUTE_F32, &link);
+    uint64_t ns[STAMPS];
+    uint64_t before_ns = clock_ns();
+    for (uint32_t i = 0; i < STAMPS; i++) {
+        assert_ok(BACKEND_CUDA.stamp(link.device, i));
+        assert_ok(BACKEND_CUDA.move(link.device, link.slots, link.slots + link.bytes, link.bytes));
+    }
+    assert_ok(BACKEND_CUDA.wait(link.device));
+    assert_ok(BACKEND_CUDA.stamp_times(link.device, STAMPS, ns));
+    for (uint32_t i = 1; i < STAMPS; i++)
+        assert_true(ns[i] > ns[i - 1]);
+    assert_true(ns[0] + TIE_NS >= before_ns && ns[STAMPS - 1] <= clock_ns() + TIE_NS);
+    close_link(&link);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_awaited_load_has_filled_its_slot),
+        cmocka_unit_test(loads_follow_each_other_and_take_as_long_as_the_link_would),
+        cmocka_unit_test(waiting_for_the_queue_does_not_wait_for_loads),
+        cmocka_unit_test(stamps_ascend_in_the_order_of_the_queue),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

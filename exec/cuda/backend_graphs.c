@@ -61,9 +61,21 @@ Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated)
     return OK;
 }
 
+/* Executable graphs take device memory beside the arena: where it is short, others make room. */
 static Status launch_captured(Device *device, StepGraph *captured, cudaGraph_t graph)
 {
-    CUDA_TRY(cudaGraphInstantiate(&captured->executable, graph, 0));
+    cudaError_t error = cudaGraphInstantiate(&captured->executable, graph, 0);
+    if (error == cudaErrorMemoryAllocation) {
+        captured->executable = NULL;
+        cudaGetLastError();
+        for (uint32_t i = 0; i < device->n_graphs; i++)
+            forget(&device->graphs[i]);
+        error = cudaGraphInstantiate(&captured->executable, graph, 0);
+    }
+    if (error != cudaSuccess) {
+        captured->executable = NULL;
+        return cuda_failed(error, "cudaGraphInstantiate(&captured->executable, graph, 0)");
+    }
     CUDA_TRY(cudaGraphLaunch(captured->executable, device->stream));
     return OK;
 }

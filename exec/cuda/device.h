@@ -17,7 +17,7 @@ enum {
     /* Pinned host memory through which weights pass that must be converted. */
     STORE_STAGING_BYTES = 32 << 20,
     /* Shapes of steps that are remembered. */
-    MOST_GRAPHS = 64
+    MOST_GRAPHS = 32
 };
 
 /* A load runs between its two events, in the stream of the copies. */

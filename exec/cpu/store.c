@@ -113,6 +113,7 @@ Status cpu_await_load(Device *device, uint32_t ticket)
 Status cpu_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns)
 {
     const LoadTime *time = &device->loads[ticket];
+    wait_until(time->end_ns);
     *start_ns = time->start_ns;
     *duration_ns = time->end_ns - time->start_ns;
     return OK;

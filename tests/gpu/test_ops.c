@@ -263,7 +263,7 @@ static void check_ffn(ComputeType compute, bool gated, uint32_t rows, uint64_t *
                          shape.d_ff};
     const DenseFfn ffn = {&shape, &up, &down, gates.device, hidden.device, inside.device};
     assert_ok(ops_ffn(&queue, &ffn, in.device, rows, out.device));
-    gpu_assert_near(&queue, &out, rounds ? 0.06f : 1e-4f);
+    gpu_assert_near(&queue, &out, rounds ? 0.2f : 1e-4f); /* what lies between is up to 40 */
     gpu_reset();
 }
 

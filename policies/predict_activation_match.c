@@ -268,7 +268,7 @@ static uint64_t match_predict(Predictor *predictor, const BufferEvent *event, ui
 }
 
 /* What the request most like this one did in the target layer: the activation-aware prefetching of
- * MoE-Infinity (Xue et al. 2024, section 5), by the cosines of the two requests' activation
+ * MoE-Infinity (Xue et al. 2024), by the cosines of the two requests' activation
  * matrices, a row per layer, summed over the layers that both have seen. (Its public code compares
  * the layers to come instead, which are empty in a request's first pass.) The collection holds
  * ENTRIES requests, those still running too, with what they have shown so far; when it is full, the

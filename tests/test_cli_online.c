@@ -308,6 +308,8 @@ static void record_refuses_bad_command_lines(void **state)
     } cases[] = {
         {{"--scores", "0"}, "--scores: '0'"},
         {{"--scores", "many"}, "--scores: 'many'"},
+        {{"--predictions", "0"}, "--predictions: 0"},
+        {{"--predictions", "99"}, "predictions 99 MoE layers ahead, the model has room for"},
         {{"--batch", "0"}, "--batch: 0"},
         {{"--ignore-eos"}, "--ignore-eos needs --generate"},
         {{"--beam", "3"}, "--beam and --output need --generate"},

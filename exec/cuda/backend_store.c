@@ -132,48 +132,21 @@ static size_t bytes_of_experts(const Device *device)
     return bytes;
 }
 
-enum { TOUCH_BYTES = 64 << 20, PAGE = 4096 };
-
-typedef struct {
-    unsigned char *memory;
-    size_t bytes;
-} TouchTask;
-
-static void touch_piece(void *argument, size_t item, size_t worker)
-{
-    (void)worker;
-    const TouchTask *task = argument;
-    size_t end = (item + 1) * TOUCH_BYTES;
-    end = end < task->bytes ? end : task->bytes;
-    for (size_t at = item * TOUCH_BYTES; at < end; at += PAGE)
-        task->memory[at] = 0;
-}
-
-/* Memory is pinned after all processors have touched it, in huge pages: cudaHostAlloc() does all of
- * that on one, which takes half a minute for 100 GB. */
 static Status open_kept(Device *device)
 {
     size_t bytes = bytes_of_experts(device);
-    unsigned char *memory;
-    TRY(mem_new(&memory, bytes, 1, "experts in host memory"));
-    TouchTask task = {memory, bytes};
-    thread_pool_run(device->pool, bytes / TOUCH_BYTES + 1, touch_piece, &task);
-    cudaError_t error = cudaHostRegister(memory, bytes, cudaHostRegisterDefault);
-    if (error != cudaSuccess) {
-        mem_free(memory);
+    void *memory;
+    cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault);
+    if (error != cudaSuccess)
         return fail(ERR_MEMORY, "cuda: pinned host memory: %.2f GiB are wanted for the experts: %s",
                     (double)bytes / GIB, cudaGetErrorString(error));
-    }
     device->kept = memory;
     return OK;
 }
 
 void cuda_free_kept(Device *device)
 {
-    if (device->kept == NULL)
-        return;
-    cudaHostUnregister(device->kept);
-    mem_free(device->kept);
+    cudaFreeHost(device->kept);
     device->kept = NULL;
 }
 

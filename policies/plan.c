@@ -225,10 +225,24 @@ static Status check_distance(const JsonAt *at, uint32_t fixed, Plan *plan)
     return OK;
 }
 
+static Status check_table(const JsonAt *at, const Plan *plan)
+{
+    JsonAt value;
+    bool transition = strcmp(plan->prefetch.predictor, "transition") == 0;
+    bool learns = transition || strcmp(plan->prefetch.predictor, "frequency") == 0;
+    if (is_given(at, "table", &value) && !learns)
+        return json_fail(&value, "needs prefetch.predictor \"frequency\" or \"transition\"");
+    if (is_given(at, "successors", &value) &&
+        (!transition || (plan->prefetch.table.table == NULL && plan->prefetch.table.choice == 0)))
+        return json_fail(&value, "needs prefetch.predictor \"transition\" with a table");
+    return OK;
+}
+
 static Status check_prefetch(const JsonAt *at, Plan *plan)
 {
     JsonAt value;
     PredictorChoice choice;
+    TRY(check_table(at, plan));
     if (!json_find(at, "predictor", &value) || !plan_prefetches(plan))
         return OK;
     if (!predictor_choose(plan->prefetch.predictor, &choice))

@@ -23,7 +23,8 @@ typedef struct {
     const PlanTable *table; /* what was learnt, or the user's own; NULL: none */
 } PlanLearned;
 
-typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice; /* of hot, initial */
+typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice;            /* of hot, initial */
+typedef enum { TABLE_ONLINE, TABLE_TRAINED } PredictorTable; /* of prefetch.table */
 typedef enum { BUDGET_UNIFORM, BUDGET_SKEW, BUDGET_OPTIMAL } BudgetChoice;
 
 /* Plain data but for the tables, which a copy shares without owning them: see plan_free(). */
@@ -52,6 +53,10 @@ typedef struct {
         char predictor[48];    /* "none", or a form of policies/predictor.h's table */
         uint32_t distance;     /* MoE layers ahead */
         uint32_t max_inflight; /* experts prefetched whose layer has not begun */
+        PlanLearned table;     /* PredictorTable; frequency: [[events of each expert]] by layer;
+                                  transition: for each expert of a layer that predicts, pairs of an
+                                  expert     that follows it and its share */
+        uint32_t successors;   /* of each expert, in a table that transition learns; 0: 8 */
         uint32_t experts; /* predicted of a layer; 0: what the predictor names, or, where it only
                              ranks them, as many as the event needs that predicts */
     } prefetch;
@@ -83,7 +88,7 @@ bool plan_needs_future(const Plan *plan);
 
 /* The PLAN_LEARNABLE things that a plan can learn: number I of PLAN, and its path ("buffer.hot") at
  * *PATH. */
-enum { PLAN_LEARNABLE = 3 };
+enum { PLAN_LEARNABLE = 4 };
 PlanLearned *plan_learned(Plan *plan, size_t i, const char **path);
 /* Puts TABLE, which PLAN then owns as well, in the place of what is learnt. */
 void plan_learn(PlanLearned *learned, const PlanTable *table);

@@ -8,6 +8,7 @@ static const char *const SCOPES[] = {"layer", "device", NULL};
 static const char *const ORDERS[] = {"serial", "batch", "staged", NULL};
 static const char *const PLACEMENTS[] = {"contiguous", NULL};
 static const char *const BUDGET_CHOICES[] = {"uniform", "skew", "optimal", NULL};
+static const char *const TABLE_CHOICES[] = {"trained", NULL};
 static const char *const HOT_CHOICES[] = {"hottest", NULL};
 static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", NULL};
 
@@ -87,6 +88,19 @@ static const PlanKey PREFETCH_KEYS[] = {
      AT(prefetch.max_inflight),
      .least = 1,
      .most = TRACE_MAX_EXPERTS},
+    {.name = "table",
+     .kind = KEY_LEARNED,
+     AT(prefetch.table),
+     .names = TABLE_CHOICES,
+     .shape = TABLE_ROWS,
+     .most = UINT32_MAX,
+     .nullable = true},
+    {.name = "successors",
+     .kind = KEY_U32,
+     AT(prefetch.successors),
+     .least = 1,
+     .most = TRACE_MAX_EXPERTS,
+     .nullable = true},
     {.name = "experts",
      .kind = KEY_U32,
      AT(prefetch.experts),

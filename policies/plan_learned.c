@@ -10,6 +10,7 @@ PlanLearned *plan_learned(Plan *plan, size_t i, const char **path)
         {"buffer.budget", &plan->buffer.budget},
         {"buffer.hot", &plan->buffer.hot},
         {"buffer.initial", &plan->buffer.initial},
+        {"prefetch.table", &plan->prefetch.table},
     };
     *path = all[i].path;
     return all[i].learned;

@@ -14,6 +14,10 @@ static uint64_t frequency_predict(Predictor *predictor, const BufferEvent *event
 }
 
 /* The experts that most events of the layer have needed so far: popularity, as static placements
- * rank it, kept up to date. */
-const PredictorRow PREDICT_FREQUENCY = {
-    .name = "frequency", .needs_events = true, .predict = frequency_predict};
+ * rank it, kept up to date; or, where
+ * the plan brings a table, as the training part left it. */
+const PredictorRow PREDICT_FREQUENCY = {.name = "frequency",
+                                        .needs_events = true,
+                                        .predict = frequency_predict,
+                                        .predict_learnt = predict_learnt_frequency,
+                                        .check_learnt = predict_learnt_check_frequency};

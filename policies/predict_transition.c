@@ -25,6 +25,11 @@ static uint64_t transition_predict(Predictor *predictor, const BufferEvent *even
  * summed: the activation paths of EdgeMoE (Yi et al. 2023, section 3.3) over one layer before, as
  * Lina's popularity by path (Li et al. 2023). The table is learnt as the trace goes: it holds the
  * steps before this one. This event counts among those that needed an expert, so nothing is divided
- * by zero. */
-const PredictorRow PREDICT_TRANSITION = {
-    .name = "transition", .needs_events = true, .needs_pairs = true, .predict = transition_predict};
+ * by zero. A table that the plan brings has for each expert those that follow it most, and their
+ * shares. */
+const PredictorRow PREDICT_TRANSITION = {.name = "transition",
+                                         .needs_events = true,
+                                         .needs_pairs = true,
+                                         .predict = transition_predict,
+                                         .predict_learnt = predict_learnt_transition,
+                                         .check_learnt = predict_learnt_check_transition};

@@ -131,6 +131,8 @@ static Status fill(Predictor *predictor, const TraceLayer *layers)
     const PredictorRow *row = predictor->choice.row;
     TRY(copy_layers(predictor, layers));
     size_t objects = predictor->first_object[predictor->n_layers];
+    if (predictor->table != NULL)
+        return row->check_learnt(predictor);
     if (row->needs_events)
         TRY(mem_new(&predictor->events, objects, sizeof *predictor->events, "predictor"));
     if (row->needs_last || row->needs_pairs) {
@@ -154,6 +156,7 @@ Status predictor_new(const Plan *plan, const TraceLayer *layers, uint32_t n_laye
     predictor->choice = choice;
     predictor->distance = plan->prefetch.distance;
     predictor->n_layers = n_layers;
+    predictor->table = choice.row->check_learnt != NULL ? plan->prefetch.table.table : NULL;
     Status status = fill(predictor, layers);
     if (status == OK)
         *out = predictor;
@@ -267,6 +270,9 @@ uint32_t predictor_predict(Predictor *predictor, const BufferEvent *event, uint3
     const uint16_t *coming = row->needs_coming ? coming_of(event, target) : NULL;
     uint32_t n_coming = row->needs_coming ? event->n_coming[target - event->layer_index] : 0;
     memset(predictor->score, 0, n_experts * sizeof *predictor->score);
-    *reads = row->predict(predictor, event, target, coming, n_coming);
+    if (predictor->table != NULL)
+        *reads = row->predict_learnt(predictor, event, target, coming, n_coming);
+    else
+        *reads = row->predict(predictor, event, target, coming, n_coming);
     return take_best(predictor->score, n_experts, n, experts);
 }

@@ -34,8 +34,9 @@ typedef struct {
     uint32_t *n_last; /* [n_layers] ... and its size */
     uint32_t **pairs; /* [n_layers] of layers that can be predicted from: [experts of it][experts of
                          the predicted layer] steps that needed both */
-    uint64_t random;  /* state of its random numbers */
-    void *own;        /* the row's own state, by its functions */
+    const PlanTable *table; /* what the plan learnt, in the place of the three above; or NULL */
+    uint64_t random;        /* state of its random numbers */
+    void *own;              /* the row's own state, by its functions */
 } Predictor;
 
 typedef struct PredictorRow {
@@ -62,7 +63,20 @@ typedef struct PredictorRow {
      * prediction's cost. */
     uint64_t (*predict)(Predictor *predictor, const BufferEvent *event, uint32_t target,
                         const uint16_t *coming, uint32_t n_coming);
+    /* The same from PREDICTOR->table, and whether that fits the layers; NULL: learns online only.
+     */
+    uint64_t (*predict_learnt)(Predictor *predictor, const BufferEvent *event, uint32_t target,
+                               const uint16_t *coming, uint32_t n_coming);
+    Status (*check_learnt)(const Predictor *predictor);
 } PredictorRow;
+
+/* policies/predict_learnt.c */
+uint64_t predict_learnt_frequency(Predictor *predictor, const BufferEvent *event, uint32_t target,
+                                  const uint16_t *coming, uint32_t n_coming);
+uint64_t predict_learnt_transition(Predictor *predictor, const BufferEvent *event, uint32_t target,
+                                   const uint16_t *coming, uint32_t n_coming);
+Status predict_learnt_check_frequency(const Predictor *predictor);
+Status predict_learnt_check_transition(const Predictor *predictor);
 
 /* The table: a new predictor is one file with its PREDICT_ row, and one line here. */
 #define PREDICTOR_TABLE(ROW)                                                                       \

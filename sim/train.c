@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "sim/train_budget.h"
+#include "sim/train_predictor.h"
 
 struct Training {
     const PackedTrace *trace;
@@ -181,6 +182,15 @@ static Status learn_budget(Training *training, Plan *plan)
     return OK;
 }
 
+static Status learn_predictor(const Training *training, Plan *plan)
+{
+    PlanTable *table;
+    TRY(train_predictor(training, plan, &table));
+    plan_learn(&plan->prefetch.table, table);
+    plan_table_release(table);
+    return OK;
+}
+
 /* The budget first: it says how many the layers keep and begin with. */
 static Status learn(Training *training, Plan *plan)
 {
@@ -190,6 +200,8 @@ static Status learn(Training *training, Plan *plan)
         TRY(learn_hottest(training, plan, &plan->buffer.hot));
     if (plan->buffer.initial.choice == HOT_HOTTEST)
         TRY(learn_hottest(training, plan, &plan->buffer.initial));
+    if (plan->prefetch.table.choice == TABLE_TRAINED)
+        TRY(learn_predictor(training, plan));
     return OK;
 }
 

@@ -9,6 +9,9 @@
  * but under order staged with a budget in bytes buffer.hot, buffer.initial hottest: of each scope
  * the experts that most events needed, as many as fit its budget, hottest first; ties go to the
  * lower layer, then the lower id
+ *   prefetch.table  trained: frequency, the events that needed each expert; transition, for each
+ *                   expert those that followed it most at the plan's distance in the same step, and
+ *                   in what share of its events, in 2^-10
  */
 #ifndef SIM_TRAIN_H
 #define SIM_TRAIN_H

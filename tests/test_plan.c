@@ -187,6 +187,14 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {"\"prefetch\": {\"distance\": 1024}", "prefetch.distance: 1024, allowed is 1 to 1023"},
         {"\"prefetch\": {\"max_inflight\": 0}", "prefetch.max_inflight: 0, allowed is 1 to 65535"},
         {"\"prefetch\": {\"experts\": 0}", "prefetch.experts: 0, allowed is 1 to 65535"},
+        {"\"prefetch\": {\"table\": \"trained\"}", "prefetch.table: needs prefetch.predictor"},
+        {"\"buffer\": {\"slots\": 4}, \"prefetch\": {\"predictor\": \"transition\", "
+         "\"successors\": "
+         "3}",
+         "prefetch.successors: needs prefetch.predictor \"transition\" with a table"},
+        {"\"buffer\": {\"slots\": 4}, \"prefetch\": {\"predictor\": \"transition\", \"table\": "
+         "{\"0\": [1]}}",
+         "prefetch.table: 0: must be a list of lists"},
         {"\"prefetch\": {\"recall\": 1}", "prefetch.recall: unknown key"},
         {"\"placement\": {\"ranks\": 2}", "placement.ranks: 2, allowed is 1 to 1"},
         {"\"placement\": {\"method\": \"greedy\"}", "placement.method: \"greedy\""},
@@ -271,21 +279,6 @@ static void deep_large_and_absent_files_are_refused(void **unused)
     assert_non_null(strstr(error_message(), "absent.json: cannot open"));
 }
 
-static void random_prefetch(uint64_t *state, Plan *plan)
-{
-    static const char *const PREDICTORS[] = {"none",       "frequency", "previous-step",
-                                             "transition", "oracle:7",  "synthetic:0.75,0.5"};
-    plan->prefetch.distance = 1 + random_below(state, TRACE_MAX_LAYERS - 1);
-    plan->prefetch.max_inflight = 1 + random_below(state, TRACE_MAX_EXPERTS);
-    plan->prefetch.experts = random_below(state, 20);
-    if (!plan->buffer.on || eviction_needs_future(plan->buffer.evict))
-        return;
-    snprintf(plan->prefetch.predictor, sizeof plan->prefetch.predictor, "%s",
-             PREDICTORS[random_below(state, 6)]);
-    if (strcmp(plan->prefetch.predictor, "oracle:7") == 0)
-        plan->prefetch.distance = 7;
-}
-
 /* A table of SHAPE with random layers, rows and values, or none. */
 static PlanTable *random_table(uint64_t *state, PlanTableShape shape, uint32_t least, uint32_t most)
 {
@@ -333,6 +326,30 @@ static void random_learned(uint64_t *state, Plan *plan)
         if (random_below(state, 2))
             take(&plan->buffer.initial, random_table(state, TABLE_LISTS, 0, 65534));
     }
+}
+
+static void random_prefetch(uint64_t *state, Plan *plan)
+{
+    static const char *const PREDICTORS[] = {"none",       "frequency", "previous-step",
+                                             "transition", "oracle:7",  "synthetic:0.75,0.5"};
+    plan->prefetch.distance = 1 + random_below(state, TRACE_MAX_LAYERS - 1);
+    plan->prefetch.max_inflight = 1 + random_below(state, TRACE_MAX_EXPERTS);
+    plan->prefetch.experts = random_below(state, 20);
+    if (!plan->buffer.on || eviction_needs_future(plan->buffer.evict))
+        return;
+    snprintf(plan->prefetch.predictor, sizeof plan->prefetch.predictor, "%s",
+             PREDICTORS[random_below(state, 6)]);
+    if (strcmp(plan->prefetch.predictor, "frequency") == 0 ||
+        strcmp(plan->prefetch.predictor, "transition") == 0) {
+        plan->prefetch.table.choice = random_below(state, 2);
+        if (random_below(state, 2))
+            take(&plan->prefetch.table, random_table(state, TABLE_ROWS, 0, 1000000));
+        if (plan->prefetch.predictor[0] == 't' &&
+            (plan->prefetch.table.choice > 0 || plan->prefetch.table.table != NULL))
+            plan->prefetch.successors = random_below(state, 20);
+    }
+    if (strcmp(plan->prefetch.predictor, "oracle:7") == 0)
+        plan->prefetch.distance = 7;
 }
 
 static Plan random_plan(uint64_t *state)
@@ -396,6 +413,7 @@ static void assert_same_plan(const Plan *left, const Plan *right)
     assert_int_equal(left->prefetch.distance, right->prefetch.distance);
     assert_int_equal(left->prefetch.max_inflight, right->prefetch.max_inflight);
     assert_int_equal(left->prefetch.experts, right->prefetch.experts);
+    assert_int_equal(left->prefetch.successors, right->prefetch.successors);
     assert_int_equal(left->batching.max_tokens, right->batching.max_tokens);
     assert_int_equal(left->batching.mode, right->batching.mode);
     assert_int_equal(left->batching.sequences, right->batching.sequences);

@@ -66,12 +66,30 @@ static Status add_command_line(cJSON *json, int argc, char **argv)
     return json_add_text(json, "command", line);
 }
 
+/* The version of the GPU's driver, where there is one. */
+static Status add_driver(cJSON *json)
+{
+    char line[256] = "";
+    char version[64] = "";
+    FILE *file = fopen("/proc/driver/nvidia/version", "r");
+    if (file == NULL)
+        return json_add_null(json, "driver");
+    if (fgets(line, sizeof line, file) != NULL)
+        for (const char *p = strstr(line, "  "); p != NULL; p = strstr(p + 1, "  "))
+            if (sscanf(p, " %63[0-9.]", version) == 1)
+                break;
+    fclose(file);
+    return version[0] != '\0' ? json_add_text(json, "driver", version)
+                              : json_add_null(json, "driver");
+}
+
 Status bench_add_command(cJSON *json, int argc, char **argv)
 {
     TRY(json_add_text(json, "bench", argv[0]));
     TRY(add_command_line(json, argc, argv));
     TRY(json_add_text(json, "version", MOEBIUS_VERSION));
-    return json_add_text(json, "commit", MOEBIUS_COMMIT);
+    TRY(json_add_text(json, "commit", MOEBIUS_COMMIT));
+    return add_driver(json);
 }
 
 Status bench_add_ceilings(cJSON *json, const Ceilings *ceilings)
@@ -90,29 +108,11 @@ void bench_print_ceilings(const Ceilings *ceilings)
            ceilings->upload_bytes_per_s / 1e9);
 }
 
-/* The version of the GPU's driver, where there is one. */
-static Status add_driver(cJSON *json)
-{
-    char line[256] = "";
-    char version[64] = "";
-    FILE *file = fopen("/proc/driver/nvidia/version", "r");
-    if (file == NULL)
-        return json_add_null(json, "driver");
-    if (fgets(line, sizeof line, file) != NULL)
-        for (const char *p = strstr(line, "  "); p != NULL; p = strstr(p + 1, "  "))
-            if (sscanf(p, " %63[0-9.]", version) == 1)
-                break;
-    fclose(file);
-    return version[0] != '\0' ? json_add_text(json, "driver", version)
-                              : json_add_null(json, "driver");
-}
-
 Status bench_add_origin(cJSON *json, int argc, char **argv, const StepBench *bench,
                         const Ceilings *ceilings)
 {
     TRY(bench_add_command(json, argc, argv));
     TRY(json_add_text(json, "device", executor_device(bench->executor)));
-    TRY(add_driver(json));
     TRY(json_add_text(json, "model", bench->setup.model));
     TRY(json_add_u64(json, "layers", bench->config->n_layers));
     TRY(json_add_text(json, "routing",

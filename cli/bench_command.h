@@ -36,8 +36,8 @@ enum { BENCH_MAX_BATCHES = 32 };
 Status bench_batches_read(const OptionTable *table, const char *text, uint32_t tokens,
                           BenchBatch batches[BENCH_MAX_BATCHES], uint32_t *n);
 
-/* Parts of what follows: the benchmark, its command line, the program's version and commit; and the
- * ceilings. */
+/* Parts of what follows: the benchmark, its command line, the program's version and commit and the
+ * GPU's driver (null where there is none); and the ceilings. */
 Status bench_add_command(cJSON *json, int argc, char **argv);
 Status bench_add_ceilings(cJSON *json, const Ceilings *ceilings);
 void bench_print_ceilings(const Ceilings *ceilings);

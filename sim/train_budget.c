@@ -118,7 +118,7 @@ static Status cost_of(const PackedTrace *trace, const LayerCurves *curves, uint6
 static Status share_by_curves(Training *training, CurveCache *cache, const Plan *plan,
                               const BudgetShares *shares, uint32_t *slots)
 {
-    const LayerCurves *curves;
+    const LayerCurves *curves = NULL;
     uint64_t **cost;
     TRY(find_curves(training, cache, plan, &curves));
     TRY(mem_new(&cost, shares->n_layers, sizeof *cost, "budget"));

@@ -6,33 +6,16 @@
 #include <stdio.h>
 
 #include "base/memory.h"
-#include "sim/replay.h"
+#include "tests/action_log.h"
 
 enum { MANY = 3000 };
-
-/* The actions of a replay, one after the other. */
-typedef struct {
-    BufferAction *actions;
-    size_t n;
-} Log;
-
-static Status append(void *argument, const PackedEvent *event, const BufferAction *actions,
-                     uint32_t n_actions)
-{
-    Log *log = argument;
-    (void)event;
-    log->actions = realloc(log->actions, (log->n + n_actions + 1) * sizeof *actions);
-    memcpy(log->actions + log->n, actions, n_actions * sizeof *actions);
-    log->n += n_actions;
-    return OK;
-}
 
 static Log replay(const PackedTrace *trace, const Plan *plan, ReplayResult *result)
 {
     Log log = {0};
     ReplayFuture future = {0};
     assert_ok(replay_prepare(trace, plan, &future));
-    assert_ok(replay_run(trace, plan, &future, append, &log, result));
+    assert_ok(replay_run(trace, plan, &future, log_append, &log, result));
     replay_future_free(&future);
     return log;
 }

@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-#include "sim/replay.h"
 #include "sim/sweep.h"
+#include "tests/action_log.h"
 #include "tests/random_trace.h"
 
 enum { MANY = 1500, DISTANCES = 3 };
@@ -316,30 +316,13 @@ static TraceSignals *signals_of(const Signalled *it, const SignalNeeds *needs)
     return signals;
 }
 
-/* The actions of a replay, one after the other. */
-typedef struct {
-    BufferAction *actions;
-    size_t n;
-} Log;
-
-static Status append(void *argument, const PackedEvent *event, const BufferAction *actions,
-                     uint32_t n_actions)
-{
-    Log *log = argument;
-    (void)event;
-    log->actions = realloc(log->actions, (log->n + n_actions + 1) * sizeof *actions);
-    memcpy(log->actions + log->n, actions, n_actions * sizeof *actions);
-    log->n += n_actions;
-    return OK;
-}
-
 static Log replay(const Signalled *it, const Plan *plan, ReplayResult *result)
 {
     Log log = {0};
     SignalNeeds needs = plan_needs_signals(plan);
     TraceSignals *signals = signals_of(it, &needs);
     ReplayFuture future = {.signals = signals};
-    assert_ok(replay_run(&it->ref.packed, plan, &future, append, &log, result));
+    assert_ok(replay_run(&it->ref.packed, plan, &future, log_append, &log, result));
     trace_signals_free(signals);
     return log;
 }

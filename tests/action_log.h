@@ -1,0 +1,28 @@
+/* A replay's decisions, kept. */
+#ifndef TESTS_ACTION_LOG_H
+#define TESTS_ACTION_LOG_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim/replay.h"
+
+/* The actions of a replay, one after the other. */
+typedef struct {
+    BufferAction *actions;
+    size_t n;
+} Log;
+
+/* A ReplayObserver of a Log, which the test frees. */
+static inline Status log_append(void *argument, const PackedEvent *event,
+                                const BufferAction *actions, uint32_t n_actions)
+{
+    Log *log = argument;
+    (void)event;
+    log->actions = realloc(log->actions, (log->n + n_actions + 1) * sizeof *actions);
+    memcpy(log->actions + log->n, actions, n_actions * sizeof *actions);
+    log->n += n_actions;
+    return OK;
+}
+
+#endif

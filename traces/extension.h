@@ -68,6 +68,20 @@ typedef struct {
     uint64_t top_k[2]; /* by Stack: ids per token */
 } TraceView;
 
+/* The I-th id of BLOB, as it stands there. */
+static inline uint32_t view_id(const TraceView *view, const unsigned char *blob, size_t i)
+{
+    const unsigned char *at = blob + i * view->id_bytes;
+    return view->id_bytes == 1 ? *at : (uint32_t)at[0] | (uint32_t)at[1] << 8;
+}
+
+/* The I-th f16 of BLOB. */
+static inline double view_f16(const unsigned char *blob, size_t i)
+{
+    const unsigned char *at = blob + 2 * i;
+    return f32_from_f16((uint16_t)(at[0] | at[1] << 8));
+}
+
 /* Reads the layers of RANGE's schema and prepares SQL, in which every %w is the schema; its ?1 and
  * ?2 are the steps. VIEW must be zeroed or closed. */
 int view_open(TraceView *view, TraceTable *table, const TableRange *range, const char *sql);

@@ -192,24 +192,19 @@ static int eof(sqlite3_vtab_cursor *base)
     return ((PredictionCursor *)base)->ended;
 }
 
-static uint32_t expert_of(const PredictionCursor *cursor)
-{
-    const unsigned char *at = cursor->experts + cursor->id * cursor->view.id_bytes;
-    if (cursor->view.id_bytes == 1)
-        return *at;
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8;
-}
-
 static int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int i)
 {
     const PredictionCursor *cursor = (const PredictionCursor *)base;
-    const unsigned char *score = cursor->scores + 2 * cursor->id;
     const int64_t numbers[SCORE] = {
-        [STEP] = cursor->step,   [DISTANCE] = cursor->distance, [LAYER] = cursor->layer->layer,
-        [TOKEN] = cursor->token, [SLOT] = cursor->slot,         [EXPERT] = expert_of(cursor),
+        [STEP] = cursor->step,
+        [DISTANCE] = cursor->distance,
+        [LAYER] = cursor->layer->layer,
+        [TOKEN] = cursor->token,
+        [SLOT] = cursor->slot,
+        [EXPERT] = view_id(&cursor->view, cursor->experts, cursor->id),
     };
     if (i == SCORE)
-        sqlite3_result_double(context, f32_from_f16((uint16_t)(score[0] | score[1] << 8)));
+        sqlite3_result_double(context, view_f16(cursor->scores, cursor->id));
     else if (i < SCORE)
         sqlite3_result_int64(context, numbers[i]);
     return SQLITE_OK;

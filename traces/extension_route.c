@@ -110,8 +110,7 @@ static void give_weight(const RouteCursor *cursor, sqlite3_context *context)
         sqlite3_result_null(context);
         return;
     }
-    at += 2 * cursor->id;
-    sqlite3_result_double(context, f32_from_f16((uint16_t)(at[0] | at[1] << 8)));
+    sqlite3_result_double(context, view_f16(at, cursor->id));
 }
 
 static void give_u32(const unsigned char *words, uint32_t i, sqlite3_context *context)

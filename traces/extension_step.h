@@ -32,10 +32,8 @@ int step_walk_next(StepWalk *walk);
 /* The I-th id of the step; EXPERT_DROPPED where dropped. */
 static inline uint32_t step_walk_expert(const StepWalk *walk, size_t i)
 {
-    const unsigned char *at = walk->experts + i * walk->view.id_bytes;
-    if (walk->view.id_bytes == 1)
-        return *at == UINT8_MAX ? EXPERT_DROPPED : *at;
-    return (uint32_t)at[0] | (uint32_t)at[1] << 8;
+    uint32_t id = view_id(&walk->view, walk->experts, i);
+    return walk->view.id_bytes == 1 && id == UINT8_MAX ? EXPERT_DROPPED : id;
 }
 
 static inline uint32_t step_walk_u32(const unsigned char *words, size_t i)

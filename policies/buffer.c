@@ -461,15 +461,6 @@ bool buffer_needs_coming(const ExpertBuffer *buffer)
     return buffer->prefetch != NULL && prefetch_needs_coming(buffer->prefetch);
 }
 
-SignalNeeds buffer_needs_signals(const ExpertBuffer *buffer)
-{
-    SignalNeeds needs = {0};
-    if (buffer->prefetch != NULL)
-        needs = prefetch_needs_signals(buffer->prefetch);
-    needs.scores = buffer->policy != NULL && buffer->policy->needs_scores;
-    return needs;
-}
-
 SignalNeeds plan_needs_signals(const Plan *plan)
 {
     SignalNeeds needs = {0};

@@ -73,9 +73,7 @@ bool buffer_needs_future(const ExpertBuffer *buffer);
 bool buffer_needs_touches(const ExpertBuffer *buffer);
 /* True when events must bring what comes: the predictor needs the future. */
 bool buffer_needs_coming(const ExpertBuffer *buffer);
-/* What events must bring besides. */
-SignalNeeds buffer_needs_signals(const ExpertBuffer *buffer);
-/* The same of the buffer that PLAN asks for. */
+/* What events must bring besides to the buffer that PLAN asks for. */
 SignalNeeds plan_needs_signals(const Plan *plan);
 /* Where EXPERT lies now, BUFFER_NO_SLOT when it is not resident. Before the first event these are
  * the residents that the plan begins with, which are to be in place. */
@@ -100,7 +98,7 @@ typedef struct {
      * experts one event after the other. NULL unless buffer_needs_coming(). */
     const uint16_t *n_coming;
     const uint16_t *coming;
-    const EventSignals *signals; /* as buffer_needs_signals() says; NULL when it asks for nothing */
+    const EventSignals *signals; /* as plan_needs_signals() says; NULL when it asks for nothing */
 } BufferEvent;
 
 /* Decides one event. ACTIONS (room for buffer_max_actions(n), or NULL) receives *N_ACTIONS actions;

@@ -71,11 +71,6 @@ size_t plan_table_bytes(const PlanTable *table)
            data_count(table->n_layers, table->n_rows, table->n_values) * sizeof *table->data;
 }
 
-PlanTableShape plan_table_shape(const PlanTable *table)
-{
-    return (PlanTableShape)table->shape;
-}
-
 uint32_t plan_table_layers(const PlanTable *table)
 {
     return table->n_layers;

@@ -43,7 +43,6 @@ const PlanTable *plan_table_share(const PlanTable *table);
 void plan_table_release(const PlanTable *table);
 
 size_t plan_table_bytes(const PlanTable *table);
-PlanTableShape plan_table_shape(const PlanTable *table);
 uint32_t plan_table_layers(const PlanTable *table);
 /* The model's number of the layer at AT, below plan_table_layers(). */
 uint32_t plan_table_layer(const PlanTable *table, uint32_t at);

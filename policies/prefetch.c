@@ -90,11 +90,6 @@ bool prefetch_needs_coming(const Prefetch *prefetch)
     return prefetch->predictor->choice.row->needs_coming;
 }
 
-SignalNeeds prefetch_needs_signals(const Prefetch *prefetch)
-{
-    return predictor_needs_signals(prefetch->predictor->choice.row, prefetch->predictor->distance);
-}
-
 uint32_t prefetch_most(const Prefetch *prefetch)
 {
     return prefetch->most;

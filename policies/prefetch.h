@@ -25,8 +25,6 @@ void prefetch_free(Prefetch *prefetch);
 void prefetch_reset(Prefetch *prefetch, uint64_t seed);
 /* True when events must bring what comes. */
 bool prefetch_needs_coming(const Prefetch *prefetch);
-/* What signals events must bring. */
-SignalNeeds prefetch_needs_signals(const Prefetch *prefetch);
 /* Most loads of one event. */
 uint32_t prefetch_most(const Prefetch *prefetch);
 

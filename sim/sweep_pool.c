@@ -194,13 +194,3 @@ size_t sweep_pool_held(SweepPool *pool)
     pthread_mutex_unlock(&pool->lock);
     return held;
 }
-
-size_t sweep_pool_room(const SweepPool *pool)
-{
-    return pool->room;
-}
-
-uint32_t sweep_pool_threads(const SweepPool *pool)
-{
-    return pool->n_threads;
-}

@@ -21,7 +21,8 @@ Status sweep_pool_new(const PackedTrace *trace, const Plan *plans, const ReplayF
 /* Drops what has not begun and waits for what has. Accepts NULL. */
 void sweep_pool_free(SweepPool *pool);
 
-/* Puts plans[PLAN] into the queue. At most sweep_pool_room() may be held. */
+/* Puts plans[PLAN] into the queue. At most twice the threads may be held: none waits while the next
+ * plan comes. */
 void sweep_pool_put(SweepPool *pool, uint64_t item, size_t plan);
 /* Forgets the plans that no thread has begun. */
 void sweep_pool_drop(SweepPool *pool);
@@ -29,8 +30,5 @@ void sweep_pool_drop(SweepPool *pool);
 bool sweep_pool_get(SweepPool *pool, uint32_t wait_ms, SweepFinished *finished);
 /* Plans put and neither dropped nor taken. */
 size_t sweep_pool_held(SweepPool *pool);
-/* Twice the threads: none waits while the next plan comes. */
-size_t sweep_pool_room(const SweepPool *pool);
-uint32_t sweep_pool_threads(const SweepPool *pool);
 
 #endif

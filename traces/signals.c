@@ -315,19 +315,6 @@ ScoreSource trace_signals_source(const TraceSignals *signals)
     return signals->source;
 }
 
-size_t trace_signals_bytes(const TraceSignals *signals)
-{
-    size_t bytes = sizeof *signals + signals->tokens.room * sizeof(uint32_t) +
-                   signals->stacks.room + signals->requests.room * sizeof(uint32_t) +
-                   signals->routing.room * sizeof(uint16_t) +
-                   signals->scores.room * sizeof(uint32_t);
-    for (size_t i = 0; i < signals->n_distances; i++)
-        bytes += signals->sets[i].counts.room * sizeof(uint16_t) +
-                 signals->sets[i].predicted.room * sizeof(uint16_t) +
-                 signals->sets[i].weights.room * sizeof(uint64_t);
-    return bytes;
-}
-
 SignalsCursor signals_cursor(const TraceSignals *signals, const SignalNeeds *needs)
 {
     SignalsCursor cursor = {.signals = signals, .needs = *needs};

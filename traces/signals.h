@@ -76,7 +76,6 @@ Status trace_signals_load(const char *const *paths, size_t count, const Batching
 /* True when SIGNALS (NULL: none) are all that NEEDS asks for. */
 bool trace_signals_have(const TraceSignals *signals, const SignalNeeds *needs);
 ScoreSource trace_signals_source(const TraceSignals *signals);
-size_t trace_signals_bytes(const TraceSignals *signals);
 
 /* Walks the events in their order; from signals_cursor(). */
 typedef struct {

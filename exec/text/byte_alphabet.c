@@ -36,13 +36,3 @@ bool byte_alphabet_append_bytes(const ByteAlphabet *alphabet, Span piece, ByteBu
     }
     return true;
 }
-
-Status byte_alphabet_append_characters(const ByteAlphabet *alphabet, Span text,
-                                       ByteBuffer *characters)
-{
-    TRY(bytes_reserve(characters, 2 * text.bytes));
-    for (size_t i = 0; i < text.bytes; i++)
-        characters->bytes +=
-            utf8_write(alphabet->code_point[text.data[i]], characters->data + characters->bytes);
-    return OK;
-}

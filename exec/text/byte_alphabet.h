@@ -19,8 +19,5 @@ void byte_alphabet_init(ByteAlphabet *alphabet);
  * its characters stands for none. *STATUS is the append's. */
 bool byte_alphabet_append_bytes(const ByteAlphabet *alphabet, Span piece, ByteBuffer *bytes,
                                 Status *status);
-/* Appends the characters that stand for TEXT. */
-Status byte_alphabet_append_characters(const ByteAlphabet *alphabet, Span text,
-                                       ByteBuffer *characters);
 
 #endif

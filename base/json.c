@@ -402,3 +402,12 @@ Status json_push(cJSON *array, cJSON *item)
     cJSON_Delete(item);
     return made(NULL);
 }
+
+Status json_attach(cJSON *object, const char *key, cJSON *item)
+{
+    TRY(made(item));
+    if (cJSON_AddItemToObject(object, key, item))
+        return OK;
+    cJSON_Delete(item);
+    return made(NULL);
+}

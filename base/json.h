@@ -66,5 +66,7 @@ Status json_add_object(cJSON *object, const char *key, cJSON **child);
 Status json_add_array(cJSON *object, const char *key, cJSON **child);
 /* Adds ITEM to ARRAY, or deletes it and fails. ITEM may be NULL (then it fails). */
 Status json_push(cJSON *array, cJSON *item);
+/* The same into OBJECT, at KEY. */
+Status json_attach(cJSON *object, const char *key, cJSON *item);
 
 #endif

@@ -316,10 +316,7 @@ static Status fill_json(cJSON *json, const Measurement *m, int argc, char **argv
     cJSON *plan;
     TRY(bench_add_origin(json, argc, argv, &m->bench, &m->ceilings));
     TRY(plan_to_json(&m->plan, &plan));
-    if (!cJSON_AddItemToObject(json, "plan", plan)) {
-        cJSON_Delete(plan);
-        return fail_memory("JSON output", 0);
-    }
+    TRY(json_attach(json, "plan", plan));
     TRY(json_add_array(json, "rows", &list));
     for (uint32_t i = 0; i < m->n_rows; i++)
         TRY(add_row(list, m, &m->rows[i]));
@@ -328,14 +325,9 @@ static Status fill_json(cJSON *json, const Measurement *m, int argc, char **argv
 
 static Status print_rows_json(const Measurement *m, int argc, char **argv)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, m, argc, argv);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, m, argc, argv));
 }
 
 static void print_row(const Measurement *m, const Row *row, Table *table)

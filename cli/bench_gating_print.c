@@ -133,12 +133,7 @@ static Status fill_json(cJSON *json, const GatingLoad *load, const GatingReport 
 Status gating_report_print_json(const GatingLoad *load, const GatingReport *report, int argc,
                                 char **argv)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, load, report, argc, argv);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, load, report, argc, argv));
 }

@@ -59,12 +59,7 @@ static Status fill_json(cJSON *json, const Ceilings *ceilings, const MoeCell *ce
 
 Status moe_cells_print_json(const Ceilings *ceilings, const MoeCell *cells, size_t n)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, ceilings, cells, n);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, ceilings, cells, n));
 }

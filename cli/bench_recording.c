@@ -241,14 +241,9 @@ static Status fill_json(cJSON *json, const Measurement *m, int argc, char **argv
 
 static Status print_loads_json(const Measurement *m, int argc, char **argv)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, m, argc, argv);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, m, argc, argv));
 }
 
 static Status print_loads(const Measurement *m)

@@ -135,14 +135,9 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const BenchRepo
 
 static Status print_report_json(const Arguments *arguments, const BenchReport *report)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, arguments, report);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, arguments, report));
 }
 
 /* Whole numbers for rates, digits for small figures. */

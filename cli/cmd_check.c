@@ -49,14 +49,9 @@ static Status fill_json(cJSON *json, const char *path, const TraceCheck *found)
 
 static Status print_found_json(const char *path, const TraceCheck *found)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, path, found);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, path, found));
 }
 
 Status command_check(int argc, char **argv)

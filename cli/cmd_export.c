@@ -78,14 +78,9 @@ static Status fill_json(cJSON *json, const ExportOptions *export, const ExportRe
 
 static Status print_report_json(const ExportOptions *export, const ExportReport *report)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, export, report);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, export, report));
 }
 
 Status command_export(int argc, char **argv)

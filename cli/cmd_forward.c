@@ -321,14 +321,9 @@ static Status fill_json(cJSON *json, const Pass *pass)
 
 static Status print_pass_json(const Pass *pass)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, pass);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, pass));
 }
 
 static void print_pass(const Pass *pass)

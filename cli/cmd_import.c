@@ -148,14 +148,9 @@ static Status fill_json(cJSON *json, const ImportOptions *import, const ImportRe
 
 static Status print_report_json(const ImportOptions *import, const ImportReport *report)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, import, report);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, import, report));
 }
 
 static void print_report(const ImportOptions *import, const ImportReport *report, double seconds)

@@ -176,14 +176,9 @@ static Status fill_json(cJSON *json, const char *path, const TraceReader *reader
 static Status print_summary_json(const char *path, const TraceReader *reader,
                                  const Summary *summary)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, path, reader, summary);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, path, reader, summary));
 }
 
 static Status print_layers(const TraceReader *reader)

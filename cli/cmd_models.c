@@ -351,14 +351,9 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const ModelList
 
 static Status print_models_json(const Arguments *arguments, const ModelList *list)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, arguments, list);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, arguments, list));
 }
 
 Status command_models(int argc, char **argv)

@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/print.h"
 #include "cli/table.h"
 #include "sim/study_pick.h"
 
@@ -113,18 +114,14 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const Pick *pic
     TRY(json_add_u64(json, "bytes_loaded", pick->bytes_loaded));
     TRY(json_add_u64(json, "memory_bytes", pick->memory_bytes));
     TRY(plan_to_json(&pick->plan, &plan));
-    if (cJSON_AddItemToObject(json, "plan", plan))
-        return OK;
-    cJSON_Delete(plan);
-    return fail_memory("JSON output", 0);
+    return json_attach(json, "plan", plan);
 }
 
 /* What --json prints; freed with mem_free. */
 static Status pick_text(const Arguments *arguments, const Pick *pick, char **text)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
+    cJSON *json;
+    TRY(print_json_begin(&json));
     Status status = fill_json(json, arguments, pick);
     if (status == OK)
         status = json_print(json, true, text);

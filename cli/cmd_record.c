@@ -487,14 +487,9 @@ static Status fill_json(cJSON *json, const Recording *recording)
 
 static Status print_recording_json(const Recording *recording)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, recording);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, recording));
 }
 
 static void print_phase(const char *name, uint64_t tokens, uint64_t duration_ns)

@@ -245,21 +245,14 @@ static Status fill_json(cJSON *json, const Simulation *simulation)
     if (cJSON_GetObjectItemCaseSensitive(json, "memory_bytes") == NULL)
         TRY(json_add_u64(json, "memory_bytes", simulation->result.memory_bytes));
     TRY(plan_to_json(simulation->plan, &canonical));
-    if (cJSON_AddItemToObject(json, "plan", canonical))
-        return OK;
-    cJSON_Delete(canonical);
-    return fail_memory("JSON output", 0);
+    return json_attach(json, "plan", canonical);
 }
 
 static Status print_result_json(const Simulation *simulation)
 {
     cJSON *json;
     TRY(replay_result_json(&simulation->result, simulation->trace->layers, &json));
-    Status status = fill_json(json, simulation);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    return print_json_end(json, fill_json(json, simulation));
 }
 
 /* Replays the test part under the plan with what it learnt. */

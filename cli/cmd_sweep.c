@@ -158,14 +158,9 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTota
 static Status print_totals_json(const Arguments *arguments, const SweepTotals *totals,
                                 const LruCliff *cliff)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, arguments, totals, cliff);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, arguments, totals, cliff));
 }
 
 static void print_totals(const Arguments *arguments, const SweepTotals *totals,

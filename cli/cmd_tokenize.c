@@ -218,14 +218,9 @@ static Status fill_json(cJSON *json, const Tokenizing *work)
 
 static Status print_tokenizing_json(const Tokenizing *work)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, work);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, work));
 }
 
 static void print_summary(const Tokenizing *work)

@@ -374,14 +374,6 @@ static Status add_counts(cJSON *json, const char *key, const BufferCounts *count
     return json_add_u64(object, "evictions", counts->evictions);
 }
 
-static Status add_item(cJSON *json, const char *key, cJSON *item)
-{
-    if (cJSON_AddItemToObject(json, key, item))
-        return OK;
-    cJSON_Delete(item);
-    return fail_memory("JSON output", 0);
-}
-
 static Status fill_json(cJSON *json, const Validation *validation)
 {
     const RunTotals *totals = &validation->totals;
@@ -398,21 +390,16 @@ static Status fill_json(cJSON *json, const Validation *validation)
     TRY(add_counts(json, "predicted", &validation->predicted.total.counts));
     TRY(add_counts(json, "measured", &validation->watch.counts));
     TRY(compare_json(&validation->report, &item));
-    TRY(add_item(json, "events", item));
+    TRY(json_attach(json, "events", item));
     TRY(plan_to_json(&validation->plan, &item));
-    return add_item(json, "plan", item);
+    return json_attach(json, "plan", item);
 }
 
 static Status print_validation_json(const Validation *validation)
 {
-    cJSON *json = cJSON_CreateObject();
-    if (json == NULL)
-        return fail_memory("JSON output", 0);
-    Status status = fill_json(json, validation);
-    if (status == OK)
-        status = print_json(json);
-    cJSON_Delete(json);
-    return status;
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, validation));
 }
 
 static void add_row(Table *table, const char *name, const BufferCounts *counts)

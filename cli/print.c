@@ -6,13 +6,21 @@
 #include "base/memory.h"
 #include "exec/text/utf8.h"
 
-Status print_json(const cJSON *json)
+Status print_json_begin(cJSON **json)
 {
-    char *text;
-    TRY(json_print(json, true, &text));
-    puts(text);
+    *json = cJSON_CreateObject();
+    return *json != NULL ? OK : fail_memory("JSON output", 0);
+}
+
+Status print_json_end(cJSON *json, Status filled)
+{
+    char *text = NULL;
+    Status status = filled == OK ? json_print(json, true, &text) : filled;
+    cJSON_Delete(json);
+    if (status == OK)
+        puts(text);
     mem_free(text);
-    return OK;
+    return status;
 }
 
 /* Appends TEXT as cJSON can hold it, and a zero. */

@@ -36,5 +36,7 @@ Status bench_report_add(BenchReport *report, const BenchFigure *figure);
 Status bench_replay(const BenchOptions *options, BenchReport *report);
 Status bench_record(const BenchOptions *options, BenchReport *report);
 Status bench_forward(const BenchOptions *options, BenchReport *report);
+/* The engine of sim/engine.h, on tasks like those of layers that load experts. */
+Status bench_engine(const BenchOptions *options, BenchReport *report);
 
 #endif

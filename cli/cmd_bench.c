@@ -19,6 +19,7 @@ static const Bench BENCHES[] = {
     {"replay", bench_replay},
     {"record", bench_record},
     {"forward", bench_forward},
+    {"engine", bench_engine},
 };
 
 enum { N_BENCHES = sizeof BENCHES / sizeof BENCHES[0] };
@@ -59,7 +60,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         {.name = "BENCH",
-         .help = "replay, record or forward (default: these three); on the GPU: moe-layer, "
+         .help = "replay, record, forward or engine (default: these four); on the GPU: moe-layer, "
                  "attention; or, with options of their own (--help): decode, prefill, gating, "
                  "buffer, recording",
          .kind = OPTION_POSITIONAL,

@@ -5,7 +5,7 @@
 
 #include "cli/bench_cost.h"
 #include "cli/online.h"
-#include "exec/ops.h"
+#include "traces/ops.h"
 #include "exec/routing_source.h"
 
 enum { BENCH_MAX_REPEATS = 200 };

@@ -11,7 +11,7 @@
 #include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
-#include "exec/ops.h"
+#include "traces/ops.h"
 
 typedef struct {
     ModelInput model;

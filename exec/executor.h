@@ -103,7 +103,7 @@ typedef struct {
     uint32_t n_distances;
     const uint16_t *predicted;
     const float *predicted_weights;
-    const TimingRecord *timing; /* ops of exec/ops.h; times in clock_wall_ns() */
+    const TimingRecord *timing; /* ops of traces/ops.h; times in clock_wall_ns() */
     size_t n_timing;
 } StepOutput;
 

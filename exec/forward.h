@@ -4,7 +4,7 @@
 
 #include "exec/executor.h"
 #include "exec/expert_slots.h"
-#include "exec/ops.h"
+#include "traces/ops.h"
 #include "exec/weights.h"
 
 /* Device memory. T is the most tokens of a step, K the largest top_k; widths are the largest over

@@ -1,6 +1,7 @@
-#include "exec/ops.h"
+#include "traces/ops.h"
 
 #include <assert.h>
+#include <string.h>
 
 static const char *const NAMES[OPS] = {
     [OP_EMBED] = "embed",
@@ -24,4 +25,14 @@ const char *op_name(Op op)
 {
     assert(op < OPS);
     return NAMES[op];
+}
+
+bool op_find(const char *name, Op *op)
+{
+    for (Op i = 0; i < OPS; i++)
+        if (strcmp(NAMES[i], name) == 0) {
+            *op = i;
+            return true;
+        }
+    return false;
 }

@@ -1,6 +1,8 @@
 /* The operations of a forward pass by name, as the trace's timing table numbers them. */
-#ifndef EXEC_OPS_H
-#define EXEC_OPS_H
+#ifndef TRACES_OPS_H
+#define TRACES_OPS_H
+
+#include <stdbool.h>
 
 typedef enum {
     OP_EMBED,
@@ -24,5 +26,7 @@ typedef enum {
 
 /* "experts" */
 const char *op_name(Op op);
+/* The operation of that name; false when there is none. */
+bool op_find(const char *name, Op *op);
 
 #endif

@@ -1,0 +1,232 @@
+/* Profiles in memory: their tables and models, found and added. */
+#include "policies/hardware.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+static void free_table(CostTable *table)
+{
+    mem_free(table->at);
+    mem_free(table->value);
+    mem_free(table->spread);
+}
+
+static void free_model(HardwareModel *model)
+{
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        mem_free(model->ops[stack]);
+    mem_free(model->slots);
+}
+
+void hardware_free(Hardware *hardware)
+{
+    for (uint32_t i = 0; i < hardware->n_tables; i++)
+        free_table(&hardware->tables[i]);
+    for (uint32_t i = 0; i < hardware->n_models; i++)
+        free_model(&hardware->models[i]);
+    mem_free(hardware->tables);
+    mem_free(hardware->models);
+    *hardware = (Hardware){0};
+}
+
+static CostTable *find_table(const Hardware *hardware, const char *name, const char *shape)
+{
+    for (uint32_t i = 0; i < hardware->n_tables; i++) {
+        CostTable *table = &hardware->tables[i];
+        if (strcmp(table->name, name) == 0 && strcmp(table->shape, shape) == 0)
+            return table;
+    }
+    return NULL;
+}
+
+const CostTable *hardware_table(const Hardware *hardware, const char *name, const char *shape)
+{
+    return find_table(hardware, name, shape);
+}
+
+/* The last component of a path without the slashes at its end; *LENGTH bytes. */
+static const char *last_component(const char *path, size_t *length)
+{
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    size_t first = end;
+    while (first > 0 && path[first - 1] != '/')
+        first--;
+    *length = end - first;
+    return path + first;
+}
+
+static bool is_same_model(const char *left, const char *right)
+{
+    size_t left_length;
+    size_t right_length;
+    const char *left_name = last_component(left, &left_length);
+    const char *right_name = last_component(right, &right_length);
+    return left_length == right_length && memcmp(left_name, right_name, left_length) == 0;
+}
+
+const HardwareModel *hardware_model(const Hardware *hardware, const char *name)
+{
+    for (uint32_t i = 0; i < hardware->n_models; i++)
+        if (is_same_model(hardware->models[i].name, name))
+            return &hardware->models[i];
+    return NULL;
+}
+
+uint32_t hardware_op_axes(Op op, const char *axis[COST_AXES])
+{
+    if (op == OP_ATTENTION || op == OP_CROSS_ATTENTION) {
+        axis[0] = "requests";
+        axis[1] = "tokens";
+        axis[2] = "context";
+        return 3;
+    }
+    if (op == OP_EXPERTS) {
+        axis[0] = "active";
+        axis[1] = "rows";
+        axis[2] = "tiles";
+        return 3;
+    }
+    axis[0] = op == OP_HEAD ? "rows" : "tokens";
+    return 1;
+}
+
+/* ---- making one ---- */
+
+/* One element more, at the end of BLOCK [n]. */
+static Status grow(void *block, uint32_t n, size_t size, const char *what)
+{
+    void **array = block;
+    void *larger = mem_resize(*array, (size_t)n + 1, size);
+    if (larger == NULL)
+        return fail_memory(what, ((size_t)n + 1) * size);
+    *array = larger;
+    memset((char *)larger + n * size, 0, size);
+    return OK;
+}
+
+Status hardware_add_table(Hardware *hardware, const char *name, const char *shape, CostUnit unit,
+                          const char *const *axis, uint32_t n_axes, CostTable **table)
+{
+    *table = find_table(hardware, name, shape);
+    if (*table != NULL)
+        return OK;
+    TRY(grow(&hardware->tables, hardware->n_tables, sizeof *hardware->tables, "cost tables"));
+    *table = &hardware->tables[hardware->n_tables++];
+    snprintf((*table)->name, sizeof(*table)->name, "%s", name);
+    snprintf((*table)->shape, sizeof(*table)->shape, "%s", shape);
+    (*table)->unit = unit;
+    (*table)->n_axes = n_axes;
+    for (uint32_t i = 0; i < n_axes; i++)
+        snprintf((*table)->axis[i], sizeof(*table)->axis[i], "%s", axis[i]);
+    return OK;
+}
+
+int cost_place_compare(const CostTable *table, const double *left, const double *right)
+{
+    for (uint32_t i = 0; i < table->n_axes; i++)
+        if (left[i] != right[i])
+            return left[i] < right[i] ? -1 : 1;
+    return 0;
+}
+
+static Status insert_point(CostTable *table, uint32_t place)
+{
+    uint32_t n = table->n_points;
+    uint32_t axes = table->n_axes > 0 ? table->n_axes : 1;
+    uint32_t after = n - place;
+    TRY(grow(&table->at, n, axes * sizeof *table->at, "cost table"));
+    TRY(grow(&table->value, n, sizeof *table->value, "cost table"));
+    TRY(grow(&table->spread, n, sizeof *table->spread, "cost table"));
+    memmove(table->at + (place + 1) * axes, table->at + place * axes,
+            after * axes * sizeof *table->at);
+    memmove(table->value + place + 1, table->value + place, after * sizeof *table->value);
+    memmove(table->spread + place + 1, table->spread + place, after * sizeof *table->spread);
+    table->n_points++;
+    return OK;
+}
+
+Status cost_table_put(CostTable *table, const double *at, double value, double spread)
+{
+    uint32_t axes = table->n_axes;
+    uint32_t place = table->n_points;
+    while (place > 0 && cost_place_compare(table, table->at + (place - 1) * axes, at) > 0)
+        place--;
+    bool there = place > 0 && cost_place_compare(table, table->at + (place - 1) * axes, at) == 0;
+    if (there)
+        place--;
+    else
+        TRY(insert_point(table, place));
+    memcpy(table->at + place * axes, at, axes * sizeof *at);
+    table->value[place] = value;
+    table->spread[place] = spread;
+    return OK;
+}
+
+Status hardware_add_model(Hardware *hardware, const char *name, HardwareModel **model)
+{
+    *model = NULL;
+    for (uint32_t i = 0; i < hardware->n_models; i++)
+        if (is_same_model(hardware->models[i].name, name))
+            *model = &hardware->models[i];
+    if (*model == NULL) {
+        TRY(grow(&hardware->models, hardware->n_models, sizeof *hardware->models, "models"));
+        *model = &hardware->models[hardware->n_models++];
+    }
+    free_model(*model);
+    memset(*model, 0, sizeof **model);
+    snprintf((*model)->name, sizeof(*model)->name, "%s", name);
+    return OK;
+}
+
+static Status merge_table(Hardware *hardware, const CostTable *from)
+{
+    const char *axis[COST_AXES] = {from->axis[0], from->axis[1], from->axis[2]};
+    CostTable *table;
+    TRY(hardware_add_table(hardware, from->name, from->shape, from->unit, axis, from->n_axes,
+                           &table));
+    for (uint32_t i = 0; i < from->n_points; i++)
+        TRY(cost_table_put(table, from->at + i * from->n_axes, from->value[i], from->spread[i]));
+    return OK;
+}
+
+static Status copy_array(void *to, const void *from, uint32_t n, size_t size)
+{
+    void **array = to;
+    if (n == 0)
+        return OK;
+    TRY(mem_new(array, n, size, "models"));
+    memcpy(*array, from, n * size);
+    return OK;
+}
+
+static Status merge_model(Hardware *hardware, const HardwareModel *from)
+{
+    HardwareModel *model;
+    TRY(hardware_add_model(hardware, from->name, &model));
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
+        TRY(copy_array(&model->ops[stack], from->ops[stack], from->n_ops[stack],
+                       sizeof *from->ops[stack]));
+        model->n_ops[stack] = from->n_ops[stack];
+    }
+    TRY(copy_array(&model->slots, from->slots, from->n_slots, sizeof *from->slots));
+    model->n_slots = from->n_slots;
+    memcpy(model->compute, from->compute, sizeof model->compute);
+    model->measured_layers = from->measured_layers;
+    model->memory = from->memory;
+    return OK;
+}
+
+Status hardware_merge(Hardware *hardware, const Hardware *from)
+{
+    if (strcmp(hardware->device, from->device) != 0)
+        return fail(ERR_INPUT, "measured on \"%s\", not on \"%s\"", hardware->device, from->device);
+    for (uint32_t i = 0; i < from->n_tables; i++)
+        TRY(merge_table(hardware, &from->tables[i]));
+    for (uint32_t i = 0; i < from->n_models; i++)
+        TRY(merge_model(hardware, &from->models[i]));
+    return OK;
+}

@@ -1,0 +1,150 @@
+/* The hardware profile: what one machine was measured to need, as one JSON file that `moebius
+ * calibrate` writes and the simulator reads.
+ *
+ * A profile has cost tables and models. A table has a name ("gpu/attention") and a shape key, which
+ * is the same for equal layers of different models ("" where the cost depends on no shape). A model
+ * lists the operations of its step and the shape key of each, and the coefficients of its memory.
+ *
+ * Names of tables, with their axes; times are nanoseconds:
+ *
+ *   gpu/OP             on the compute stream, back to back, without the cost of stamps. OP is an
+ *                      op_name(). Axes by operation: see hardware_op_axes().
+ *   queued/experts     the same of a call that is given a list of experts, as where a buffer is
+ *   host/experts       ... of a call that computes on the host's cores
+ *   issue/OP           host time to queue OP where no graph is replayed
+ *   issue/load         ... to begin one load; issue/await: to make the queue wait for one
+ *   decide             host time of the decisions on one event, by "active"
+ *   wake               from the end of the queue to the host's going on
+ *   graph/launch       from the call to the first operation of a step that is replayed
+ *   step/rest          what an unstamped step takes beyond the sum of its operations (may be
+ *                      negative), by "tokens"; the shape is "MODEL graph" or "MODEL queued"
+ *   stamp              what one stamp adds to a step
+ *   copy/h2d, copy/d2h, host/copy      by "bytes"
+ *   copy/h2d-busy      the same beside computation
+ *   slowdown/OP        factor of computation's time beside copies */
+#ifndef POLICIES_HARDWARE_H
+#define POLICIES_HARDWARE_H
+
+#include <stdbool.h>
+
+#include "base/json.h"
+#include "traces/ops.h"
+#include "traces/trace.h"
+
+enum {
+    HARDWARE_VERSION = 1,
+    HARDWARE_BYTES = 64 << 20, /* of a file at the most */
+    COST_AXES = 3,
+    COST_TILE_ROWS = 64 /* rows of one expert that count as one tile */
+};
+
+typedef enum { UNIT_NS, UNIT_BYTES, UNIT_FACTOR, COST_UNITS } CostUnit;
+
+/* Points in lexicographic order of their places, each place once: nested lines, where each value of
+ * axis 0 may have values of axis 1 of its own. */
+typedef struct {
+    char name[48];
+    char shape[160];
+    CostUnit unit;
+    uint32_t n_axes; /* 0: one point, the same everywhere */
+    char axis[COST_AXES][16];
+    uint32_t n_points;
+    double *at;     /* [n_points][n_axes], at least 0 */
+    double *value;  /* [n_points] median */
+    double *spread; /* [n_points] coefficient of variation of what the median is of */
+} CostTable;
+
+/* One operation of a model's step. */
+typedef struct {
+    uint32_t layer;
+    Op op;
+    char shape[160];
+} HardwareOp;
+
+typedef struct {
+    uint32_t layer; /* the model's layer number */
+    uint32_t experts;
+    uint64_t slot_bytes; /* device memory of a slot; a load copies as many */
+} HardwareSlots;
+
+/* Device memory of an executor is the sum of
+ *   weights_bytes, slots of each MoE layer,
+ *   position_bytes * requests * length (caches), request_bytes * requests, length_bytes * length,
+ *   and the table "memory/activations" of shape MODEL, by "tokens" of the largest step. */
+typedef struct {
+    uint64_t weights_bytes;
+    double position_bytes;
+    double request_bytes;
+    double length_bytes;
+} HardwareMemory;
+
+typedef struct {
+    char name[256];           /* as in the trace's run.model */
+    char compute[16];         /* "bf16" */
+    uint32_t measured_layers; /* that ran when it was measured */
+    HardwareOp *ops[2];       /* by Stack: of a step with logits, in order */
+    uint32_t n_ops[2];
+    HardwareSlots *slots; /* [n_slots] MoE layers ascending */
+    uint32_t n_slots;
+    HardwareMemory memory;
+} HardwareModel;
+
+typedef struct {
+    char device[256]; /* as executor_device() */
+    char backend[16]; /* "cuda" */
+    char driver[64];  /* "": none */
+    char created[24]; /* "2026-11-23T09:00:00Z" */
+    char version[32];
+    char commit[64];
+    char command[4096];
+    uint32_t host_threads;
+    /* Of the processor cores of the device while it computed, MHz; 0: not known. */
+    uint32_t least_clock_mhz;
+    uint32_t most_clock_mhz;
+    CostTable *tables;
+    uint32_t n_tables;
+    HardwareModel *models;
+    uint32_t n_models;
+} Hardware;
+
+/* Fails with ERR_INPUT, naming the key's path. On failure nothing is held. */
+Status hardware_load(const char *path, Hardware *hardware);
+Status hardware_from_json(const cJSON *json, const char *file, Hardware *hardware);
+Status hardware_save(const Hardware *hardware, const char *path);
+/* Freed with cJSON_Delete. */
+Status hardware_to_json(const Hardware *hardware, cJSON **json);
+/* HARDWARE may be zeroed. */
+void hardware_free(Hardware *hardware);
+
+/* The table, or NULL. */
+const CostTable *hardware_table(const Hardware *hardware, const char *name, const char *shape);
+/* The model that a trace or the command line calls NAME, or NULL: directories are the same when
+ * their last components are. */
+const HardwareModel *hardware_model(const Hardware *hardware, const char *name);
+
+/* The axes of gpu/OP: writes their names, returns how many.
+ *   attention        "requests" (spans of the step), "tokens" (mean of a request), "context" (mean
+ *                    of positions that a request had before)
+ *   cross attention  the same; "context" is the mean length of the sources
+ *   experts          "active" (experts of the call), "rows" (mean of one: (token, slot) pairs),
+ *                    "tiles" (mean of one: ceil(rows / COST_TILE_ROWS))
+ *   head             "rows" of logits
+ *   all others       "tokens" of the step */
+uint32_t hardware_op_axes(Op op, const char *axis[COST_AXES]);
+
+/* ---- making one ---- */
+
+/* Finds the table or adds an empty one; the pointer is valid until the next call. AXIS [n_axes]. */
+Status hardware_add_table(Hardware *hardware, const char *name, const char *shape, CostUnit unit,
+                          const char *const *axis, uint32_t n_axes, CostTable **table);
+/* Puts a point in its place, or takes the place of that which is there. */
+Status cost_table_put(CostTable *table, const double *at, double value, double spread);
+/* Lexicographic: below 0, 0, above 0. */
+int cost_place_compare(const CostTable *table, const double *left, const double *right);
+/* Adds a zeroed model, or empties the one of that name. */
+Status hardware_add_model(Hardware *hardware, const char *name, HardwareModel **model);
+/* Puts tables and models of FROM, of the same device and backend, into HARDWARE; points and models
+ * that both have are FROM's. Fails with ERR_INPUT when the devices differ. */
+Status hardware_merge(Hardware *hardware, const Hardware *from);
+
+#endif

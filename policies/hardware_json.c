@@ -1,0 +1,433 @@
+/* A profile as JSON. policies/hardware.schema.json says the same for editors. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "policies/hardware.h"
+
+static const char *const UNITS[] = {"ns", "bytes", "factor", NULL};
+static const double LIMIT = 1e18;
+
+/* ---- reading ---- */
+
+static Status read_text(const JsonAt *parent, const char *key, char *field, size_t room)
+{
+    JsonAt at;
+    const char *text = NULL;
+    TRY(json_need(parent, key, &at));
+    TRY(json_text(&at, &text));
+    if (strlen(text) >= room)
+        return json_fail(&at, "longer than %zu bytes", room - 1);
+    snprintf(field, room, "%s", text);
+    return OK;
+}
+
+static Status read_u32(const JsonAt *parent, const char *key, uint32_t least, uint32_t most,
+                       uint32_t *value)
+{
+    JsonAt at;
+    TRY(json_need(parent, key, &at));
+    return json_u32(&at, least, most, value);
+}
+
+static Status read_f64(const JsonAt *parent, const char *key, double *value)
+{
+    JsonAt at;
+    TRY(json_need(parent, key, &at));
+    return json_f64(&at, 0, LIMIT, value);
+}
+
+static Status need_array(const JsonAt *parent, const char *key, uint32_t least, uint32_t most,
+                         JsonAt *at, uint32_t *n)
+{
+    TRY(json_need(parent, key, at));
+    if (!cJSON_IsArray(at->node))
+        return json_fail(at, "must be a list");
+    *n = 0;
+    for (const cJSON *item = at->node->child; item != NULL; item = item->next)
+        ++*n;
+    if (*n < least || *n > most)
+        return json_fail(at, "has %u items, allowed are %u to %u", *n, least, most);
+    return OK;
+}
+
+static Status read_axes(const JsonAt *parent, CostTable *table)
+{
+    JsonAt at;
+    uint32_t i = 0;
+    TRY(need_array(parent, "axes", 0, COST_AXES, &at, &table->n_axes));
+    for (const cJSON *item = at.node->child; item != NULL; item = item->next, i++) {
+        const JsonAt name = json_item(&at, item, i);
+        const char *text = NULL;
+        TRY(json_text(&name, &text));
+        if (strlen(text) >= sizeof table->axis[i])
+            return json_fail(&name, "longer than %zu bytes", sizeof table->axis[i] - 1);
+        snprintf(table->axis[i], sizeof table->axis[i], "%s", text);
+    }
+    return OK;
+}
+
+/* [place on each axis..., value, spread] */
+static Status read_point(const JsonAt *at, CostTable *table, uint32_t number)
+{
+    double *place = table->at + (size_t)number * table->n_axes;
+    uint32_t i = 0;
+    if (!cJSON_IsArray(at->node) || cJSON_GetArraySize(at->node) != (int)table->n_axes + 2)
+        return json_fail(at, "must be a list of %u numbers: axes, value, spread",
+                         table->n_axes + 2);
+    for (const cJSON *item = at->node->child; item != NULL; item = item->next, i++) {
+        const JsonAt number_at = json_item(at, item, i);
+        bool is_value = i == table->n_axes;
+        double *field = is_value            ? &table->value[number]
+                        : i < table->n_axes ? &place[i]
+                                            : &table->spread[number];
+        TRY(json_f64(&number_at, is_value ? -LIMIT : 0, LIMIT, field));
+    }
+    if (number > 0 && cost_place_compare(table, place - table->n_axes, place) >= 0)
+        return json_fail(at, "points must ascend, each place once");
+    return OK;
+}
+
+static Status read_points(const JsonAt *parent, CostTable *table)
+{
+    JsonAt at;
+    uint32_t n = 0;
+    TRY(need_array(parent, "points", 1, 1 << 20, &at, &n));
+    TRY(mem_new(&table->at, (size_t)n * (table->n_axes > 0 ? table->n_axes : 1), sizeof(double),
+                "cost table"));
+    TRY(mem_new(&table->value, n, sizeof(double), "cost table"));
+    TRY(mem_new(&table->spread, n, sizeof(double), "cost table"));
+    for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
+        const JsonAt point = json_item(&at, item, table->n_points);
+        TRY(read_point(&point, table, table->n_points));
+        table->n_points++;
+    }
+    return OK;
+}
+
+static Status read_table(const JsonAt *at, const Hardware *hardware, CostTable *table)
+{
+    static const char *const KEYS[] = {"name", "shape", "unit", "axes", "points", NULL};
+    JsonAt value;
+    int unit = 0;
+    TRY(json_only_keys(at, KEYS));
+    TRY(read_text(at, "name", table->name, sizeof table->name));
+    TRY(read_text(at, "shape", table->shape, sizeof table->shape));
+    TRY(json_need(at, "unit", &value));
+    TRY(json_choice(&value, UNITS, &unit));
+    table->unit = (CostUnit)unit;
+    TRY(read_axes(at, table));
+    TRY(read_points(at, table));
+    if (hardware_table(hardware, table->name, table->shape) != table)
+        return json_fail(at, "the table \"%s\" of shape \"%s\" stands twice", table->name,
+                         table->shape);
+    return OK;
+}
+
+static Status read_tables(const JsonAt *root, Hardware *hardware)
+{
+    JsonAt at;
+    uint32_t n = 0;
+    TRY(need_array(root, "tables", 0, 1 << 16, &at, &n));
+    TRY(mem_new(&hardware->tables, n > 0 ? n : 1, sizeof *hardware->tables, "cost tables"));
+    for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
+        const JsonAt table = json_item(&at, item, hardware->n_tables);
+        TRY(read_table(&table, hardware, &hardware->tables[hardware->n_tables++]));
+    }
+    return OK;
+}
+
+/* {"layer", "op", "shape"} */
+static Status read_op(const JsonAt *at, HardwareOp *op)
+{
+    static const char *const KEYS[] = {"layer", "op", "shape", NULL};
+    char name[32];
+    JsonAt value;
+    TRY(json_only_keys(at, KEYS));
+    TRY(read_u32(at, "layer", 0, UINT16_MAX, &op->layer));
+    TRY(read_text(at, "op", name, sizeof name));
+    if (!op_find(name, &op->op)) {
+        TRY(json_need(at, "op", &value));
+        return json_fail(&value, "\"%s\" is no operation", name);
+    }
+    return read_text(at, "shape", op->shape, sizeof op->shape);
+}
+
+static Status read_ops(const JsonAt *parent, Stack stack, HardwareModel *model)
+{
+    JsonAt at;
+    uint32_t n = 0;
+    TRY(need_array(parent, stack_name(stack), 0, 1 << 16, &at, &n));
+    TRY(mem_new(&model->ops[stack], n > 0 ? n : 1, sizeof *model->ops[stack], "models"));
+    for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
+        const JsonAt op = json_item(&at, item, model->n_ops[stack]);
+        TRY(read_op(&op, &model->ops[stack][model->n_ops[stack]]));
+        model->n_ops[stack]++;
+    }
+    return OK;
+}
+
+static Status read_slots(const JsonAt *parent, HardwareModel *model)
+{
+    static const char *const KEYS[] = {"layer", "experts", "bytes", NULL};
+    JsonAt at;
+    uint32_t n = 0;
+    TRY(need_array(parent, "slots", 0, TRACE_MAX_LAYERS, &at, &n));
+    TRY(mem_new(&model->slots, n > 0 ? n : 1, sizeof *model->slots, "models"));
+    for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
+        const JsonAt layer = json_item(&at, item, model->n_slots);
+        HardwareSlots *slots = &model->slots[model->n_slots++];
+        JsonAt bytes;
+        TRY(json_only_keys(&layer, KEYS));
+        TRY(read_u32(&layer, "layer", 0, UINT16_MAX, &slots->layer));
+        TRY(read_u32(&layer, "experts", 1, TRACE_MAX_EXPERTS, &slots->experts));
+        TRY(json_need(&layer, "bytes", &bytes));
+        TRY(json_u64(&bytes, 0, UINT64_MAX, &slots->slot_bytes));
+    }
+    return OK;
+}
+
+static Status read_memory(const JsonAt *parent, HardwareMemory *memory)
+{
+    static const char *const KEYS[] = {"weights", "position", "request", "length", NULL};
+    JsonAt at;
+    JsonAt weights;
+    TRY(json_need(parent, "memory", &at));
+    TRY(json_only_keys(&at, KEYS));
+    TRY(json_need(&at, "weights", &weights));
+    TRY(json_u64(&weights, 0, UINT64_MAX, &memory->weights_bytes));
+    TRY(read_f64(&at, "position", &memory->position_bytes));
+    TRY(read_f64(&at, "request", &memory->request_bytes));
+    return read_f64(&at, "length", &memory->length_bytes);
+}
+
+static Status read_model(const JsonAt *at, const Hardware *hardware, HardwareModel *model)
+{
+    static const char *const KEYS[] = {"name",   "compute", "measured_layers", "ops", "slots",
+                                       "memory", NULL};
+    static const char *const STACKS[] = {"decoder", "encoder", NULL};
+    JsonAt ops;
+    TRY(json_only_keys(at, KEYS));
+    TRY(read_text(at, "name", model->name, sizeof model->name));
+    TRY(read_text(at, "compute", model->compute, sizeof model->compute));
+    TRY(read_u32(at, "measured_layers", 1, UINT16_MAX, &model->measured_layers));
+    TRY(json_need(at, "ops", &ops));
+    TRY(json_only_keys(&ops, STACKS));
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        TRY(read_ops(&ops, stack, model));
+    TRY(read_slots(at, model));
+    TRY(read_memory(at, &model->memory));
+    return hardware_model(hardware, model->name) == model
+               ? OK
+               : json_fail(at, "the model \"%s\" stands twice", model->name);
+}
+
+static Status read_models(const JsonAt *root, Hardware *hardware)
+{
+    JsonAt at;
+    uint32_t n = 0;
+    TRY(need_array(root, "models", 0, 4096, &at, &n));
+    TRY(mem_new(&hardware->models, n > 0 ? n : 1, sizeof *hardware->models, "models"));
+    for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
+        const JsonAt model = json_item(&at, item, hardware->n_models);
+        TRY(read_model(&model, hardware, &hardware->models[hardware->n_models++]));
+    }
+    return OK;
+}
+
+static Status read_clocks(const JsonAt *root, Hardware *hardware)
+{
+    static const char *const KEYS[] = {"least", "most", NULL};
+    JsonAt at;
+    TRY(json_need(root, "clock_mhz", &at));
+    if (json_is_null(&at))
+        return OK;
+    TRY(json_only_keys(&at, KEYS));
+    TRY(read_u32(&at, "least", 1, 1000000, &hardware->least_clock_mhz));
+    return read_u32(&at, "most", hardware->least_clock_mhz, 1000000, &hardware->most_clock_mhz);
+}
+
+static Status read_origin(const JsonAt *root, Hardware *hardware)
+{
+    JsonAt driver;
+    TRY(read_text(root, "device", hardware->device, sizeof hardware->device));
+    TRY(read_text(root, "backend", hardware->backend, sizeof hardware->backend));
+    TRY(json_need(root, "driver", &driver));
+    if (!json_is_null(&driver))
+        TRY(read_text(root, "driver", hardware->driver, sizeof hardware->driver));
+    TRY(read_text(root, "created", hardware->created, sizeof hardware->created));
+    TRY(read_text(root, "version", hardware->version, sizeof hardware->version));
+    TRY(read_text(root, "commit", hardware->commit, sizeof hardware->commit));
+    TRY(read_text(root, "command", hardware->command, sizeof hardware->command));
+    TRY(read_u32(root, "host_threads", 1, UINT16_MAX, &hardware->host_threads));
+    return read_clocks(root, hardware);
+}
+
+static Status read_all(const JsonAt *root, Hardware *hardware)
+{
+    static const char *const KEYS[] = {
+        "moebius_hardware", "device",       "backend",   "driver", "created", "version", "commit",
+        "command",          "host_threads", "clock_mhz", "tables", "models",  NULL};
+    uint32_t format;
+    TRY(json_only_keys(root, KEYS));
+    TRY(read_u32(root, "moebius_hardware", HARDWARE_VERSION, HARDWARE_VERSION, &format));
+    TRY(read_origin(root, hardware));
+    TRY(read_tables(root, hardware));
+    return read_models(root, hardware);
+}
+
+Status hardware_from_json(const cJSON *json, const char *file, Hardware *hardware)
+{
+    const JsonAt root = json_root(json, file);
+    *hardware = (Hardware){0};
+    Status status = read_all(&root, hardware);
+    if (status != OK)
+        hardware_free(hardware);
+    return status;
+}
+
+Status hardware_load(const char *path, Hardware *hardware)
+{
+    cJSON *json;
+    *hardware = (Hardware){0};
+    TRY(json_load(path, HARDWARE_BYTES, &json));
+    Status status = hardware_from_json(json, path, hardware);
+    cJSON_Delete(json);
+    return status;
+}
+
+/* ---- writing ---- */
+
+static Status write_point(cJSON *list, const CostTable *table, uint32_t number)
+{
+    cJSON *point = cJSON_CreateArray();
+    TRY(json_push(list, point));
+    for (uint32_t i = 0; i < table->n_axes; i++)
+        TRY(json_push(point, cJSON_CreateNumber(table->at[number * table->n_axes + i])));
+    TRY(json_push(point, cJSON_CreateNumber(table->value[number])));
+    return json_push(point, cJSON_CreateNumber(table->spread[number]));
+}
+
+static Status write_table(cJSON *list, const CostTable *table)
+{
+    cJSON *object = cJSON_CreateObject();
+    cJSON *array;
+    TRY(json_push(list, object));
+    TRY(json_add_text(object, "name", table->name));
+    TRY(json_add_text(object, "shape", table->shape));
+    TRY(json_add_text(object, "unit", UNITS[table->unit]));
+    TRY(json_add_array(object, "axes", &array));
+    for (uint32_t i = 0; i < table->n_axes; i++)
+        TRY(json_push(array, cJSON_CreateString(table->axis[i])));
+    TRY(json_add_array(object, "points", &array));
+    for (uint32_t i = 0; i < table->n_points; i++)
+        TRY(write_point(array, table, i));
+    return OK;
+}
+
+static Status write_ops(cJSON *object, const HardwareModel *model, Stack stack)
+{
+    cJSON *list;
+    TRY(json_add_array(object, stack_name(stack), &list));
+    for (uint32_t i = 0; i < model->n_ops[stack]; i++) {
+        const HardwareOp *op = &model->ops[stack][i];
+        cJSON *item = cJSON_CreateObject();
+        TRY(json_push(list, item));
+        TRY(json_add_u64(item, "layer", op->layer));
+        TRY(json_add_text(item, "op", op_name(op->op)));
+        TRY(json_add_text(item, "shape", op->shape));
+    }
+    return OK;
+}
+
+static Status write_slots(cJSON *object, const HardwareModel *model)
+{
+    cJSON *list;
+    TRY(json_add_array(object, "slots", &list));
+    for (uint32_t i = 0; i < model->n_slots; i++) {
+        cJSON *item = cJSON_CreateObject();
+        TRY(json_push(list, item));
+        TRY(json_add_u64(item, "layer", model->slots[i].layer));
+        TRY(json_add_u64(item, "experts", model->slots[i].experts));
+        TRY(json_add_u64(item, "bytes", model->slots[i].slot_bytes));
+    }
+    return OK;
+}
+
+static Status write_model(cJSON *list, const HardwareModel *model)
+{
+    cJSON *object = cJSON_CreateObject();
+    cJSON *part;
+    TRY(json_push(list, object));
+    TRY(json_add_text(object, "name", model->name));
+    TRY(json_add_text(object, "compute", model->compute));
+    TRY(json_add_u64(object, "measured_layers", model->measured_layers));
+    TRY(json_add_object(object, "ops", &part));
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        TRY(write_ops(part, model, stack));
+    TRY(write_slots(object, model));
+    TRY(json_add_object(object, "memory", &part));
+    TRY(json_add_u64(part, "weights", model->memory.weights_bytes));
+    TRY(json_add_f64(part, "position", model->memory.position_bytes));
+    TRY(json_add_f64(part, "request", model->memory.request_bytes));
+    return json_add_f64(part, "length", model->memory.length_bytes);
+}
+
+static Status write_clocks(cJSON *root, const Hardware *hardware)
+{
+    cJSON *clocks;
+    if (hardware->least_clock_mhz == 0)
+        return json_add_null(root, "clock_mhz");
+    TRY(json_add_object(root, "clock_mhz", &clocks));
+    TRY(json_add_u64(clocks, "least", hardware->least_clock_mhz));
+    return json_add_u64(clocks, "most", hardware->most_clock_mhz);
+}
+
+static Status write_origin(cJSON *root, const Hardware *hardware)
+{
+    TRY(json_add_u64(root, "moebius_hardware", HARDWARE_VERSION));
+    TRY(json_add_text(root, "device", hardware->device));
+    TRY(json_add_text(root, "backend", hardware->backend));
+    TRY(hardware->driver[0] != '\0' ? json_add_text(root, "driver", hardware->driver)
+                                    : json_add_null(root, "driver"));
+    TRY(json_add_text(root, "created", hardware->created));
+    TRY(json_add_text(root, "version", hardware->version));
+    TRY(json_add_text(root, "commit", hardware->commit));
+    TRY(json_add_text(root, "command", hardware->command));
+    TRY(json_add_u64(root, "host_threads", hardware->host_threads));
+    return write_clocks(root, hardware);
+}
+
+static Status write_all(cJSON *root, const Hardware *hardware)
+{
+    cJSON *list;
+    TRY(write_origin(root, hardware));
+    TRY(json_add_array(root, "tables", &list));
+    for (uint32_t i = 0; i < hardware->n_tables; i++)
+        TRY(write_table(list, &hardware->tables[i]));
+    TRY(json_add_array(root, "models", &list));
+    for (uint32_t i = 0; i < hardware->n_models; i++)
+        TRY(write_model(list, &hardware->models[i]));
+    return OK;
+}
+
+Status hardware_to_json(const Hardware *hardware, cJSON **json)
+{
+    *json = cJSON_CreateObject();
+    Status status = *json != NULL ? write_all(*json, hardware) : fail_memory("hardware profile", 0);
+    if (status != OK) {
+        cJSON_Delete(*json);
+        *json = NULL;
+    }
+    return status;
+}
+
+Status hardware_save(const Hardware *hardware, const char *path)
+{
+    cJSON *json;
+    TRY(hardware_to_json(hardware, &json));
+    Status status = json_save(json, path);
+    cJSON_Delete(json);
+    return status;
+}

@@ -1,0 +1,178 @@
+/* Looking up costs, against a plain reference. */
+#include "tests/support.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/costs.h"
+
+static const char *const AXES[] = {"a", "b", "c"};
+
+/* A table of random nested lines. */
+static void add_random_table(Hardware *hardware, uint64_t *state, uint32_t n_axes, CostUnit unit)
+{
+    CostTable *table;
+    char name[48];
+    snprintf(name, sizeof name, "t%u", hardware->n_tables);
+    assert_ok(hardware_add_table(hardware, name, "s", unit, AXES, n_axes, &table));
+    uint32_t n = 1 + random_below(state, n_axes == 0 ? 1 : 40);
+    for (uint32_t i = 0; i < n; i++) {
+        double at[COST_AXES];
+        for (uint32_t a = 0; a < COST_AXES; a++)
+            at[a] = random_below(state, 5) * 3;
+        assert_ok(cost_table_put(table, at, random_below(state, 1000) - 10.0, 0));
+    }
+}
+
+/* The distinct places of AXIS below and above X among the points that begin like FIXED: the largest
+ * at most X, and the smallest above. NAN: there is none. */
+static void neighbours(const CostTable *table, uint32_t axis, const double *fixed, double x,
+                       double *low, double *high)
+{
+    *low = NAN;
+    *high = NAN;
+    for (uint32_t i = 0; i < table->n_points; i++) {
+        const double *at = table->at + (size_t)i * table->n_axes;
+        bool is_there = true;
+        for (uint32_t a = 0; a < axis; a++)
+            is_there = is_there && at[a] == fixed[a];
+        if (is_there && at[axis] <= x && !(at[axis] <= *low))
+            *low = at[axis];
+        if (is_there && at[axis] > x && !(at[axis] >= *high))
+            *high = at[axis];
+    }
+}
+
+static double plain(const CostTable *table, uint32_t axis, double *fixed, const double *at,
+                    CostStatus *status)
+{
+    double low;
+    double high;
+    if (axis == table->n_axes) {
+        for (uint32_t i = 0; i < table->n_points; i++)
+            if (cost_place_compare(table, table->at + (size_t)i * table->n_axes, fixed) == 0)
+                return table->value[i];
+        fail_msg("the reference lost a point");
+    }
+    neighbours(table, axis, fixed, at[axis], &low, &high);
+    fixed[axis] = isnan(low) ? high : low;
+    double cost = plain(table, axis + 1, fixed, at, status);
+    if (low == at[axis])
+        return cost;
+    CostStatus seen = isnan(low) || isnan(high) ? COST_EXTRAPOLATED : COST_INTERPOLATED;
+    *status = seen > *status ? seen : *status;
+    if (isnan(low))
+        return cost;
+    if (isnan(high))
+        return low > 0 && table->unit != UNIT_FACTOR ? cost * (at[axis] / low) : cost;
+    fixed[axis] = high;
+    double other = plain(table, axis + 1, fixed, at, status);
+    return cost + (other - cost) * ((at[axis] - low) / (high - low));
+}
+
+static void costs_are_those_of_a_plain_reference(void **unused)
+{
+    (void)unused;
+    uint64_t state = 5;
+    for (int round = 0; round < 200; round++) {
+        Hardware hardware = {0};
+        Costs *costs;
+        for (uint32_t axes = 0; axes <= COST_AXES; axes++)
+            add_random_table(&hardware, &state, axes, (CostUnit)random_below(&state, COST_UNITS));
+        assert_ok(costs_new(&hardware, &costs));
+        for (int query = 0; query < 200; query++) {
+            uint32_t number = random_below(&state, hardware.n_tables);
+            const CostTable *table = &hardware.tables[number];
+            double at[COST_AXES];
+            double fixed[COST_AXES];
+            CostUse use = {0};
+            CostStatus status = COST_OK;
+            for (int a = 0; a < COST_AXES; a++)
+                at[a] = random_below(&state, 30) / 2.0;
+            assert_int_equal(costs_find(costs, table->name, "s"), number);
+            double cost = costs_at(costs, number, at, &use);
+            double wanted = plain(table, 0, fixed, at, &status);
+            assert_true(fabs(cost - wanted) <= 1e-9 * (1 + fabs(wanted)));
+            for (CostStatus s = 0; s < COST_STATUSES; s++)
+                assert_int_equal(use.n[s], s == status);
+        }
+        costs_free(costs);
+        hardware_free(&hardware);
+    }
+}
+
+static void measured_points_come_back_exactly(void **unused)
+{
+    (void)unused;
+    uint64_t state = 9;
+    Hardware hardware = {0};
+    Costs *costs;
+    CostUse use = {0};
+    uint64_t points = 0;
+    for (int i = 0; i < 30; i++)
+        add_random_table(&hardware, &state, 1 + (uint32_t)i % 3, UNIT_NS);
+    assert_ok(costs_new(&hardware, &costs));
+    for (uint32_t t = 0; t < hardware.n_tables; t++) {
+        const CostTable *table = &hardware.tables[t];
+        for (uint32_t i = 0; i < table->n_points; i++, points++)
+            assert_true(costs_at(costs, t, table->at + (size_t)i * table->n_axes, &use) ==
+                        table->value[i]);
+    }
+    assert_int_equal(use.n[COST_OK], points);
+    costs_free(costs);
+    hardware_free(&hardware);
+}
+
+static void outside_the_grid_the_utilisation_is_held(void **unused)
+{
+    (void)unused;
+    Hardware hardware = {0};
+    Costs *costs;
+    CostTable *table;
+    CostUse use = {0};
+    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXES, 1, &table));
+    assert_ok(cost_table_put(table, &(double){8}, 100, 0));
+    assert_ok(cost_table_put(table, &(double){2}, 40, 0));
+    assert_ok(hardware_add_table(&hardware, "factor", "", UNIT_FACTOR, AXES, 1, &table));
+    assert_ok(cost_table_put(table, &(double){8}, 1.5, 0));
+    assert_ok(costs_new(&hardware, &costs));
+    assert_true(costs_at(costs, 0, &(double){16}, &use) == 200);
+    assert_true(costs_at(costs, 0, &(double){1}, &use) == 40);
+    assert_true(costs_at(costs, 0, &(double){5}, &use) == 70);
+    assert_true(costs_at(costs, 1, &(double){800}, &use) == 1.5);
+    assert_int_equal(use.n[COST_EXTRAPOLATED], 3);
+    assert_int_equal(use.n[COST_INTERPOLATED], 1);
+    costs_free(costs);
+    hardware_free(&hardware);
+}
+
+static void what_has_no_table_is_missing(void **unused)
+{
+    (void)unused;
+    Hardware hardware = {0};
+    Costs *costs;
+    CostTable *table;
+    CostUse use = {0};
+    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXES, 1, &table));
+    assert_ok(costs_new(&hardware, &costs));
+    assert_int_equal(costs_find(costs, "time", ""), COSTS_NONE);
+    assert_int_equal(costs_find(costs, "other", ""), COSTS_NONE);
+    assert_true(costs_at(costs, COSTS_NONE, &(double){1}, &use) == 0);
+    assert_int_equal(use.n[COST_MISSING], 1);
+    costs_free(costs);
+    hardware_free(&hardware);
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(costs_are_those_of_a_plain_reference),
+        cmocka_unit_test(measured_points_come_back_exactly),
+        cmocka_unit_test(outside_the_grid_the_utilisation_is_held),
+        cmocka_unit_test(what_has_no_table_is_missing),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,10 +1,10 @@
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/plan_output.h"
 #include "cli/print.h"
 #include "cli/table.h"
 #include "sim/study_pick.h"
@@ -143,37 +143,17 @@ static void print_pick(const Arguments *arguments, const Pick *pick)
         printf("%" PRIu64 " plans of the study have no result yet\n", pick->missing);
 }
 
-/* A plan that could not be read again is not written. */
-static Status check_size(const cJSON *plan, const char *out)
-{
-    char *text;
-    TRY(json_print(plan, true, &text));
-    size_t bytes = strlen(text);
-    mem_free(text);
-    if (bytes < JSON_PLAN_BYTES)
-        return OK;
-    return fail(ERR_INPUT,
-                "%s: %zu bytes, a plan has at most %d: learn fewer with prefetch.successors", out,
-                bytes, JSON_PLAN_BYTES);
-}
-
 /* Everything that can fail but the file itself comes before it, so that a failure leaves none. */
 static Status write_pick(const Arguments *arguments, const Pick *pick)
 {
     char *text = NULL;
-    cJSON *plan = NULL;
     Status status = arguments->json ? pick_text(arguments, pick, &text) : OK;
     if (status == OK)
-        status = plan_to_json(&pick->plan, &plan);
-    if (status == OK)
-        status = check_size(plan, arguments->out);
-    if (status == OK)
-        status = json_save(plan, arguments->out);
+        status = plan_output(&pick->plan, arguments->out, "learn fewer with prefetch.successors");
     if (status == OK && arguments->json)
         puts(text);
     else if (status == OK)
         print_pick(arguments, pick);
-    cJSON_Delete(plan);
     mem_free(text);
     return status;
 }

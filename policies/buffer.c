@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "policies/eviction.h"
+#include "policies/placement.h"
 #include "policies/predictor.h"
 #include "policies/prefetch.h"
 
@@ -228,6 +229,7 @@ static uint32_t all_resident(Scope *scope, ScopeEvent *event)
 static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
 {
     buffer->event = all_resident;
+    TRY(placement_check_one_rank(plan));
     if (!plan->buffer.on)
         return OK;
     TRY(plan_check_learned(plan));

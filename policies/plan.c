@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "policies/buffer.h"
+#include "policies/placement.h"
 #include "policies/plan_keys.h"
 #include "policies/predictor.h"
 
@@ -13,6 +14,7 @@ Plan plan_default(void)
         .gating = {.mode = GATING_DYNAMIC, .capacity_factor = 1, .dispatch = DISPATCH_PADDED},
         .buffer = {.scope = SCOPE_LAYER, .order = ORDER_BATCH},
         .prefetch = {.predictor = "none", .distance = 1, .max_inflight = 2},
+        .placement = {.ranks = 1, .method = PLACEMENT_CONTIGUOUS},
         .batching = {.max_tokens = 4096}};
     snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
     return plan;
@@ -70,8 +72,9 @@ static Status read_learned(const JsonAt *at, const PlanKey *key, unsigned char *
     if (cJSON_IsObject(at->node)) {
         TRY(plan_table_from_json(at, key->shape, (uint32_t)key->least, (uint32_t)key->most,
                                  &learned.table));
-    } else if (!cJSON_IsString(at->node)) {
-        return json_fail(at, "must be a word, or an object of layers");
+    } else if (!cJSON_IsString(at->node) || key->names[0] == NULL) {
+        return json_fail(at, "must be %s, or an object of layers",
+                         key->names[0] == NULL ? "null" : "a word");
     } else {
         TRY(json_choice(at, key->names, &index));
         learned.choice = (uint32_t)index + key->nullable;
@@ -104,8 +107,6 @@ static Status read_value(const JsonAt *at, const PlanKey *key, unsigned char *fi
     case KEY_CHOICE:
     case KEY_NAME:
         return read_choice(at, key, field);
-    case KEY_NULL:
-        return json_is_null(at) ? OK : json_fail(at, "allowed is null only");
     case KEY_LEARNED:
         return read_learned(at, key, field);
     case KEY_PARAMS:
@@ -325,6 +326,8 @@ static Status check_sections(const JsonAt *root, Plan *plan)
         TRY(check_buffer(&at, plan));
     if (json_find(root, "prefetch", &at))
         TRY(check_prefetch(&at, plan));
+    if (json_find(root, "placement", &at))
+        TRY(placement_check_plan(&at, plan));
     if (json_find(root, "batching", &at))
         TRY(check_batching(&at, plan));
     return OK;

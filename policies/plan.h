@@ -25,6 +25,18 @@ typedef struct {
 
 typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice;            /* of hot, initial */
 typedef enum { TABLE_ONLINE, TABLE_TRAINED } PredictorTable; /* of prefetch.table */
+typedef enum {
+    PLACEMENT_CONTIGUOUS, /* these three follow from the numbers of experts and ranks, and the seed
+                           */
+    PLACEMENT_ROUND_ROBIN,
+    PLACEMENT_RANDOM,
+    PLACEMENT_GREEDY,
+    PLACEMENT_ANTICORRELATED,
+    PLACEMENT_ANTICORRELATED_SCALED,
+    PLACEMENT_REPLICATE,
+    PLACEMENT_GIVEN, /* the user's own map */
+    PLACEMENT_METHODS
+} PlacementMethod; /* policies/placement.h */
 typedef enum { BUDGET_UNIFORM, BUDGET_SKEW, BUDGET_OPTIMAL } BudgetChoice;
 
 /* Plain data but for the tables, which a copy shares without owning them: see plan_free(). */
@@ -61,6 +73,12 @@ typedef struct {
                              ranks them, as many as the event needs that predicts */
     } prefetch;
     struct {
+        uint32_t ranks;
+        PlacementMethod method;
+        PlanLearned map;   /* the ranks of each expert, by layer; none where METHOD says it all */
+        uint32_t replicas; /* copies in each layer beyond one of every expert */
+    } placement;
+    struct {
         uint32_t max_tokens; /* of one step */
         BatchingMode mode;
         uint32_t sequences; /* running at once, where the mode regroups; else 0 */
@@ -86,9 +104,9 @@ bool plan_prefetches(const Plan *plan);
 /* True when PLAN's eviction or its predictor needs the future. */
 bool plan_needs_future(const Plan *plan);
 
-/* The PLAN_LEARNABLE things that a plan can learn: number I of PLAN, and its path ("buffer.hot") at
- * *PATH. */
-enum { PLAN_LEARNABLE = 4 };
+/* The PLAN_LEARNABLE things that a plan can learn or carries as tables: number I of PLAN, and its
+ * path ("buffer.hot") at *PATH. */
+enum { PLAN_LEARNABLE = 5 };
 PlanLearned *plan_learned(Plan *plan, size_t i, const char **path);
 /* Puts TABLE, which PLAN then owns as well, in the place of what is learnt. */
 void plan_learn(PlanLearned *learned, const PlanTable *table);

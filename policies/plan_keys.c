@@ -1,12 +1,13 @@
 #include "policies/plan_keys.h"
 
 #include "policies/buffer.h"
+#include "policies/placement.h"
 
 static const char *const GATING_MODES[] = {"dynamic", "static", NULL};
 static const char *const DISPATCHES[] = {"padded", "mask", NULL};
 static const char *const SCOPES[] = {"layer", "device", NULL};
 static const char *const ORDERS[] = {"serial", "batch", "staged", NULL};
-static const char *const PLACEMENTS[] = {"contiguous", NULL};
+static const char *const NO_CHOICES[] = {NULL};
 static const char *const BUDGET_CHOICES[] = {"uniform", "skew", "optimal", NULL};
 static const char *const TABLE_CHOICES[] = {"trained", NULL};
 static const char *const HOT_CHOICES[] = {"hottest", NULL};
@@ -110,10 +111,25 @@ static const PlanKey PREFETCH_KEYS[] = {
 };
 
 static const PlanKey PLACEMENT_KEYS[] = {
-    {.name = "ranks", .kind = KEY_U32, FIXED, .least = 1, .most = 1},
-    {.name = "method", .kind = KEY_CHOICE, FIXED, .names = PLACEMENTS},
-    {.name = "map", .kind = KEY_NULL, FIXED},
-    {.name = "replicas", .kind = KEY_NULL, FIXED},
+    {.name = "ranks",
+     .kind = KEY_U32,
+     AT(placement.ranks),
+     .least = 1,
+     .most = PLACEMENT_MAX_RANKS},
+    {.name = "method", .kind = KEY_CHOICE, AT(placement.method), .names = PLACEMENT_METHOD_NAMES},
+    {.name = "map",
+     .kind = KEY_LEARNED,
+     AT(placement.map),
+     .names = NO_CHOICES,
+     .shape = TABLE_ROWS,
+     .most = PLACEMENT_MAX_RANKS - 1,
+     .nullable = true},
+    {.name = "replicas",
+     .kind = KEY_U32,
+     AT(placement.replicas),
+     .least = 1,
+     .most = PLACEMENT_MAX_REPLICAS,
+     .nullable = true},
 };
 
 static const PlanKey BATCHING_KEYS[] = {

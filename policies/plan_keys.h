@@ -12,7 +12,6 @@ typedef enum {
     KEY_U32,
     KEY_U64,
     KEY_F64,
-    KEY_NULL,   /* only null: not implemented beyond its default */
     KEY_PARAMS, /* a policy's own: {} or {"alpha": number} */
     KEY_LEARNED /* PlanLearned: one of names, by its choice, or a table */
 } PlanKeyKind;

@@ -7,10 +7,9 @@ PlanLearned *plan_learned(Plan *plan, size_t i, const char **path)
         const char *path;
         PlanLearned *learned;
     } all[PLAN_LEARNABLE] = {
-        {"buffer.budget", &plan->buffer.budget},
-        {"buffer.hot", &plan->buffer.hot},
-        {"buffer.initial", &plan->buffer.initial},
-        {"prefetch.table", &plan->prefetch.table},
+        {"buffer.budget", &plan->buffer.budget},   {"buffer.hot", &plan->buffer.hot},
+        {"buffer.initial", &plan->buffer.initial}, {"prefetch.table", &plan->prefetch.table},
+        {"placement.map", &plan->placement.map},
     };
     *path = all[i].path;
     return all[i].learned;

@@ -62,8 +62,6 @@ static Status write_value(cJSON *object, const PlanKey *key, const unsigned char
     case KEY_CHOICE:
     case KEY_NAME:
         return json_add_text(object, key->name, choice_of(key, field));
-    case KEY_NULL:
-        return json_add_null(object, key->name);
     case KEY_LEARNED:
         return write_learned(object, key, field);
     case KEY_PARAMS:

@@ -9,6 +9,7 @@
 #include "base/crc32c.h"
 #include "base/files.h"
 #include "base/memory.h"
+#include "policies/placement.h"
 #include "sim/study_learnt.h"
 
 #define COMMIT_NS 250000000u
@@ -386,8 +387,10 @@ static Status add_study(StudyDb *db, const Study *study, const char *trace_path)
 static Status most_slots(const Plan *plan, const PackedTrace *trace, uint32_t *slots,
                          uint32_t *most)
 {
-    TRY(fail_in(plan_slots(plan, trace->layers, trace->n_layers, slots), "plan \"%s\"",
-                plan->name));
+    Status status = placement_check_one_rank(plan);
+    if (status == OK)
+        status = plan_slots(plan, trace->layers, trace->n_layers, slots);
+    TRY(fail_in(status, "plan \"%s\"", plan->name));
     uint32_t scopes = plan->buffer.scope == SCOPE_LAYER ? trace->n_layers : 1;
     *most = 0;
     for (uint32_t i = 0; i < scopes; i++)

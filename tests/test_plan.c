@@ -196,10 +196,28 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
          "{\"0\": [1]}}",
          "prefetch.table: 0: must be a list of lists"},
         {"\"prefetch\": {\"recall\": 1}", "prefetch.recall: unknown key"},
-        {"\"placement\": {\"ranks\": 2}", "placement.ranks: 2, allowed is 1 to 1"},
-        {"\"placement\": {\"method\": \"greedy\"}", "placement.method: \"greedy\""},
-        {"\"placement\": {\"map\": []}", "placement.map: allowed is null only"},
-        {"\"placement\": {\"replicas\": 1}", "placement.replicas: allowed is null only"},
+        {"\"placement\": {\"ranks\": 0}", "placement.ranks: 0, allowed is 1 to 256"},
+        {"\"placement\": {\"method\": \"best\"}", "placement.method: \"best\", allowed are"},
+        {"\"placement\": {\"method\": \"greedy\"}",
+         "placement: method \"greedy\" needs a map, as moebius place learns it"},
+        {"\"placement\": {\"method\": \"given\"}", "placement: method \"given\" needs a map"},
+        {"\"placement\": {\"map\": []}", "placement.map: must be null, or an object of layers"},
+        {"\"placement\": {\"map\": \"learn\"}", "placement.map: must be null, or an object"},
+        {"\"placement\": {\"map\": {\"0\": [[0]]}}",
+         "placement: map: method \"contiguous\" has none"},
+        {"\"placement\": {\"ranks\": 2, \"replicas\": 1}",
+         "placement: replicas: method \"contiguous\" has none"},
+        {"\"placement\": {\"ranks\": 2, \"method\": \"given\", \"map\": {\"3\": [[0], []]}}",
+         "placement: map: layer 3: expert 1 is on no rank"},
+        {"\"placement\": {\"ranks\": 2, \"method\": \"given\", \"map\": {\"3\": [[0], [2]]}}",
+         "placement: map: layer 3: expert 1 on rank 2, there are 2"},
+        {"\"placement\": {\"ranks\": 2, \"method\": \"given\", \"map\": {\"3\": [[1, 1]]}}",
+         "placement: map: layer 3: expert 0 twice on rank 1"},
+        {"\"placement\": {\"ranks\": 2, \"method\": \"given\", \"map\": {\"3\": [[0, 1], [1]]}}",
+         "placement: replicas: 0, layer 3 of the map has 3 copies of 2 experts"},
+        {"\"placement\": {\"ranks\": 2, \"method\": \"given\", \"replicas\": 1, \"map\": "
+         "{\"3\": [[0, 1], [1]], \"5\": [[0], [1]]}}",
+         "placement: replicas: 1, layer 5 of the map has 2 copies of 2 experts"},
         {"\"batching\": {\"max_tokens\": 0}", "batching.max_tokens: 0, allowed is 1 to 16777216"},
         {"\"batching\": {\"mode\": \"packed\"}",
          "batching.mode: \"packed\", allowed are as-recorded, apart, mixed"},
@@ -544,7 +562,7 @@ static void assert_schema_says(const cJSON *node, const PlanKey *key)
 {
     if (node == NULL)
         fail_msg("the schema has no %s", key->name);
-    if (key->kind != KEY_NULL && key->kind != KEY_CHOICE && key->kind != KEY_NAME)
+    if (key->kind != KEY_CHOICE && key->kind != KEY_NAME)
         assert_int_equal(has_type(node, "null"), key->nullable);
     switch (key->kind) {
     case KEY_TEXT:
@@ -565,9 +583,6 @@ static void assert_schema_says(const cJSON *node, const PlanKey *key)
         assert_true(has_type(node, "number"));
         assert_true(number_in(node, "minimum") == key->low);
         assert_true(number_in(node, "maximum") == key->high);
-        break;
-    case KEY_NULL:
-        assert_true(has_type(node, "null"));
         break;
     case KEY_PARAMS:
         assert_true(has_type(node, "object"));

@@ -1,0 +1,57 @@
+/* Where the experts of each layer live: expert -> ranks.
+ *
+ * The tokens of an expert that several ranks hold are spread evenly over them. Every method but
+ * `given` has floor or ceil((experts + replicas) / ranks) experts of a layer on each rank.
+ *
+ *   contiguous   expert e of E on rank floor(e * ranks / E): blocks, as engines do by default
+ *   round-robin  on rank e mod ranks
+ *   random       a permutation of each layer's experts, drawn from the plan's seed, in such blocks
+ *   greedy, anticorrelated, anticorrelated-scaled, replicate
+ *                learnt from a trace: policies/placement_balance.h
+ *   given        the user's own map */
+#ifndef POLICIES_PLACEMENT_H
+#define POLICIES_PLACEMENT_H
+
+#include "policies/plan.h"
+
+enum {
+    PLACEMENT_MAX_RANKS = 256, /* a trace keeps a token's rank in one byte */
+    PLACEMENT_MAX_REPLICAS = TRACE_MAX_EXPERTS * (PLACEMENT_MAX_RANKS - 1),
+};
+
+/* By PlacementMethod, NULL-terminated. */
+extern const char *const PLACEMENT_METHOD_NAMES[PLACEMENT_METHODS + 1];
+
+/* True when the map follows from the plan and the layers alone, so that a plan carries none. */
+bool placement_follows(PlacementMethod method);
+/* True when the map is learnt from a trace. */
+bool placement_learns(PlacementMethod method);
+
+/* AT is the plan's "placement". Fails with ERR_INPUT when the method does not go with the map, or
+ * when the map leaves an expert out, names a rank that is not there or one twice, or has other
+ * replicas than the plan says. */
+Status placement_check_plan(const JsonAt *at, const Plan *plan);
+/* For what replays and runs one rank: fails with ERR_UNSUPPORTED where PLAN has more. */
+Status placement_check_one_rank(const Plan *plan);
+
+/* The ranks of every expert of LAYERS under PLAN, by layer: its map, or the one that follows from
+ * its method. Fails with ERR_INPUT when the map is of other layers or numbers of experts, or a
+ * layer has fewer experts than there are ranks. *MAP is released with plan_table_release(). */
+Status placement_map(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                     const PlanTable **map);
+
+/* One layer's placement as it is made. */
+typedef struct {
+    uint32_t experts;
+    uint32_t ranks;
+    bool *is_on; /* [experts][ranks] */
+} LayerPlacement;
+
+/* Makes a map out of what FILL says of each of LAYERS (all false before). Fails with ERR_INPUT when
+ * a layer has fewer experts than RANKS, and as FILL does. */
+Status placement_table(const TraceLayer *layers, uint32_t n_layers, uint32_t ranks,
+                       Status (*fill)(void *argument, uint32_t layer_index,
+                                      LayerPlacement *placement),
+                       void *argument, const PlanTable **map);
+
+#endif

@@ -87,7 +87,7 @@ uint32_t hardware_op_axes(Op op, const char *axis[COST_AXES])
     if (op == OP_EXPERTS) {
         axis[0] = "active";
         axis[1] = "rows";
-        axis[2] = "tiles";
+        axis[2] = "load";
         return 3;
     }
     axis[0] = op == OP_HEAD ? "rows" : "tokens";

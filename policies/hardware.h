@@ -15,9 +15,11 @@
  *   issue/load         ... to begin one load; issue/await: to make the queue wait for one
  *   decide             host time of the decisions on one event, by "active"
  *   wake               from the end of the queue to the host's going on
- *   graph/launch       from the call to the first operation of a step that is replayed
- *   step/rest          what an unstamped step takes beyond the sum of its operations (may be
- *                      negative), by "tokens"; the shape is "MODEL graph" or "MODEL queued"
+ *   graph/launch       from the call to the first operation of a step, by "tokens"
+ *   step/rest          what an unstamped step takes beyond the sum of its operations, launch and
+ *                      wake included, by the axes of attention; the shape is the model's name and
+ *                      " graph" (its graph is replayed), " first" (the first step of its shape,
+ *                      queued without a graph) or " capture" (the second, whose graph is made)
  *   stamp              what one stamp adds to a step
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation
@@ -35,7 +37,7 @@ enum {
     HARDWARE_VERSION = 1,
     HARDWARE_BYTES = 64 << 20, /* of a file at the most */
     COST_AXES = 3,
-    COST_TILE_ROWS = 64 /* rows of one expert that count as one tile */
+    COST_LOAD_ROWS = 192 /* rows of one expert from which on they count more than its weights */
 };
 
 typedef enum { UNIT_NS, UNIT_BYTES, UNIT_FACTOR, COST_UNITS } CostUnit;
@@ -127,10 +129,15 @@ const HardwareModel *hardware_model(const Hardware *hardware, const char *name);
  *                    of positions that a request had before)
  *   cross attention  the same; "context" is the mean length of the sources
  *   experts          "active" (experts of the call), "rows" (mean of one: (token, slot) pairs),
- *                    "tiles" (mean of one: ceil(rows / COST_TILE_ROWS))
+ *                    "load" (mean of one: cost_load_of() its rows), which tells skew
  *   head             "rows" of logits
  *   all others       "tokens" of the step */
 uint32_t hardware_op_axes(Op op, const char *axis[COST_AXES]);
+
+static inline double cost_load_of(uint32_t rows)
+{
+    return rows > COST_LOAD_ROWS ? (double)rows / COST_LOAD_ROWS : 1;
+}
 
 /* ---- making one ---- */
 

@@ -42,7 +42,8 @@ typedef struct {
 
 typedef struct {
     const Arguments *arguments;
-    Plan plan;
+    Plan plan;    /* with a buffer of ... */
+    Plan without; /* ... and without one */
     StepBench bench;
     Ceilings ceilings;
     uint32_t sizes[MAX_SIZES]; /* descending */
@@ -142,7 +143,7 @@ static Status read_sizes(Measurement *m, uint32_t most)
         m->sizes[m->n_sizes++] = (uint32_t)size;
         text = *end == ',' ? end + 1 : end;
     }
-    /* The largest is what the executor is opened with, and shows what a buffer costs in itself. */
+    /* The largest is where prompts are filled in, and shows what a buffer costs in itself. */
     m->sizes[m->n_sizes++] = most;
     qsort(m->sizes, m->n_sizes, sizeof *m->sizes, compare_sizes);
     uint32_t n = 1;
@@ -153,12 +154,15 @@ static Status read_sizes(Measurement *m, uint32_t most)
     return OK;
 }
 
-static Status open_bench(Measurement *m, bool buffered)
+/* Opens the one executor that all rows are measured in, without a buffer and with room for one. */
+static Status open_bench(Measurement *m)
 {
     const Arguments *arguments = m->arguments;
     StepBenchSetup setup = {.model = arguments->model.name,
                             .device = &arguments->device,
-                            .plan = &m->plan,
+                            .plan = &m->without,
+                            .others = &m->plan,
+                            .n_others = 1,
                             .routing = arguments->routing};
     for (uint32_t i = 0; i < arguments->n_batches; i++)
         if (arguments->batches[i].requests > setup.max_requests)
@@ -166,9 +170,15 @@ static Status open_bench(Measurement *m, bool buffered)
     setup.max_tokens =
         setup.max_requests > FILL_TOKENS ? setup.max_requests : (uint32_t)FILL_TOKENS;
     setup.max_length = arguments->context + (1 + m->n_sizes) * (MOST_WARM_UP + arguments->repeats);
-    m->plan.buffer.on = buffered;
-    m->plan.buffer.slots = m->sizes[0];
     return step_bench_open(&setup, &m->bench);
+}
+
+/* Empties the buffer and gives each layer SLOTS slots. */
+static Status set_slots(Measurement *m, uint32_t slots)
+{
+    Plan plan = m->plan;
+    plan.buffer.slots = slots;
+    return executor_set_plan(m->bench.executor, &plan);
 }
 
 static Status run_step(Measurement *m, uint32_t requests, StepOutput *output, double *ns)
@@ -249,12 +259,11 @@ static Status fill(Measurement *m, uint32_t requests)
 static Status measure_unbuffered(Measurement *m)
 {
     const Arguments *arguments = m->arguments;
-    TRY(open_bench(m, false));
+    TRY(open_bench(m));
     for (uint32_t i = 0; i < arguments->n_batches; i++) {
         TRY(fill(m, arguments->batches[i].requests));
         TRY(measure_row(m, arguments->batches[i].requests, 0));
     }
-    step_bench_close(&m->bench);
     return OK;
 }
 
@@ -262,14 +271,13 @@ static Status measure_unbuffered(Measurement *m)
 static Status measure_buffered(Measurement *m)
 {
     const Arguments *arguments = m->arguments;
-    TRY(open_bench(m, true));
     for (uint32_t i = 0; i < arguments->n_batches; i++) {
         uint32_t requests = arguments->batches[i].requests;
-        TRY(executor_set_slots(m->bench.executor, m->sizes[0]));
+        TRY(set_slots(m, m->sizes[0]));
         TRY(fill(m, requests));
         for (uint32_t s = 0; s < m->n_sizes; s++) {
             if (s > 0)
-                TRY(executor_set_slots(m->bench.executor, m->sizes[s]));
+                TRY(set_slots(m, m->sizes[s]));
             TRY(measure_row(m, requests, m->sizes[s]));
         }
     }
@@ -393,6 +401,10 @@ static Status measure(Measurement *m, int argc, char **argv)
     TRY(read_plan(arguments, &m->plan));
     TRY(read_most(arguments->model.name, &most));
     TRY(read_sizes(m, most));
+    m->plan.buffer.on = true;
+    m->plan.buffer.slots = m->sizes[0];
+    m->without = plan_default();
+    m->without.gating = m->plan.gating;
     TRY(mem_new(&m->rows, (1 + m->n_sizes) * (size_t)arguments->n_batches, sizeof *m->rows,
                 "benchmark"));
     TRY(ceilings_measure_on(arguments->device.name, &m->ceilings));

@@ -30,6 +30,8 @@ static Status open_all(StepBench *bench)
 {
     const StepBenchSetup *setup = &bench->setup;
     ExecutorOptions options = {.plan = setup->plan,
+                               .others = setup->others,
+                               .n_others = setup->n_others,
                                .max_requests = setup->max_requests,
                                .max_length = setup->max_length,
                                .max_tokens = setup->max_tokens,

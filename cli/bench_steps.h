@@ -14,6 +14,8 @@ typedef struct {
     const char *model; /* whole name */
     const DeviceInput *device;
     const Plan *plan;
+    const Plan *others; /* [n_others] that the executor is given later on (exec/executor.h) */
+    size_t n_others;
     const char *routing; /* NULL: the router's */
     uint32_t max_requests;
     uint32_t max_length; /* of a request, all its steps together; and of a source */

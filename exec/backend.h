@@ -33,11 +33,20 @@ typedef struct {
     uint32_t max_requests; /* KV cache slots */
     uint32_t max_length;   /* positions of one slot, and tokens of one source */
     uint32_t max_tokens;   /* of one step */
-    uint32_t max_loads;    /* tickets of one step */
+    uint32_t max_loads;    /* tickets of one step; begin_anew() may ask for more */
     uint32_t max_stamps;   /* of one step */
     uint32_t capacity;     /* of run_static() for max_tokens; 0: it is not called */
     bool mask;             /* expert rows may be gathered by one-hot products */
 } DeviceOptions;
+
+/* What DeviceOptions make of sizes, in bytes. */
+typedef struct {
+    size_t weight;     /* of an element of a matrix */
+    size_t cache;      /* of an element of a KV cache */
+    size_t expert_out; /* of what run_experts() gives for a step of max_tokens, in the backend's
+                          form */
+    size_t own; /* of device memory that the backend takes beside what allocate() is asked for */
+} BackendSizes;
 
 /* A weight in device memory: [rows][columns]; BIAS [rows] f32 or NULL. */
 typedef struct {
@@ -85,9 +94,10 @@ typedef struct {
     uint32_t variant; /* bits: the caller's */
 } StepShape;
 
-/* A layer's part of a cache, of elements of cache_bytes(). Position P of slot S has its keys at
- * element (S * positions + P) * key_stride of KEYS, its values likewise. Latent attention keeps
- * [latent, rotated key] as the one key head, whose first kv_rank elements are its value too: values
+/* A layer's part of a cache, of elements of BackendSizes.cache bytes. Position P of slot S has its
+ * keys at element (S * positions + P) * key_stride of KEYS, its values likewise. Latent attention
+ * keeps [latent, rotated key] as the one key head, whose first kv_rank elements are its value too:
+ * values
  * == keys. */
 typedef struct {
     void *keys;
@@ -226,17 +236,13 @@ typedef struct {
 typedef struct {
     const char *name;
 
+    /* SIZE_MAX stands for what fits in no address. Nothing is opened; a device whose sizes depend
+     * on the hardware must be there. */
+    Status (*sizes)(const DeviceOptions *options, BackendSizes *sizes);
     Status (*open)(const DeviceOptions *options, Device **device);
     void (*close)(Device *device);
     /* "cpu: AMD EPYC 9000, 2 threads, OpenBLAS 0.3.21" */
     const char *(*describe)(const Device *device);
-    /* Of one element of a matrix. */
-    size_t (*weight_bytes)(const Device *device);
-    /* Of what run_experts() gives for a step of max_tokens, in a form of the backend's own. */
-    size_t (*expert_out_bytes)(const Device *device);
-    /* Of one element of a KV cache. */
-    size_t (*cache_bytes)(const Device *device);
-
     /* Of device memory that allocate() took, what the backend needs for itself included. */
     size_t (*memory_bytes)(const Device *device);
 
@@ -260,6 +266,9 @@ typedef struct {
      * when the step could not be queued to its end; only then does it never fail. */
     Status (*begin_step)(Device *device, const StepShape *shape, bool *repeated);
     Status (*end_step)(Device *device, bool whole);
+    /* Between steps: whatever was noted of steps is forgotten, since the next ones find other
+     * things in other places; they may have MAX_LOADS tickets. */
+    Status (*begin_anew)(Device *device, uint32_t max_loads);
 
     /* Converts PART to matrix elements [rows][columns], or to floats. Done on return, or queued
      * when PART is made up. */
@@ -337,9 +346,9 @@ typedef struct {
     /* Sorts the rows of EXPERTS by expert; dropped ones are left out. */
     Status (*group)(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                     uint32_t n_experts, const RowGroups *groups);
-    /* For the rows of each job's expert, its FFN of in[row / top_k] into OUT (expert_out_bytes());
-     * JOBS NULL: of every expert, where batch->placed says. A row's numbers do not depend on which
-     * jobs share the call. JOBS may be reused on return. */
+    /* For the rows of each job's expert, its FFN of in[row / top_k] into OUT
+     * (BackendSizes.expert_out); JOBS NULL: of every expert, where batch->placed says. A row's
+     * numbers do not depend on which jobs share the call. JOBS may be reused on return. */
     Status (*run_experts)(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                           uint32_t n_jobs, const float *in, void *out);
     /* Static gating with all experts in the slots of their own numbers: run_experts() and

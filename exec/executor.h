@@ -21,6 +21,10 @@ typedef enum {
 
 typedef struct {
     const Plan *plan;
+    /* Plans that executor_set_plan() will be asked for: there will be memory for them too. NULL:
+     * none but those that fit in what PLAN needs. Not used after executor_open(). */
+    const Plan *others;
+    size_t n_others;
     const char *device;    /* "cpu" */
     size_t threads;        /* 0: all */
     uint32_t max_requests; /* KV cache slots */
@@ -39,20 +43,44 @@ Status executor_open(const Checkpoint *checkpoint, const ExecutorOptions *option
                      Executor **executor);
 void executor_close(Executor *executor);
 
+/* Bytes of device memory by what they are for, and of host memory that the device copies from and
+ * to (the experts that loads read not among it). */
+typedef struct {
+    size_t weights; /* without the experts */
+    size_t slots;   /* of experts: the plan's, or all when its buffer is off */
+    size_t cache;
+    size_t activations;
+    size_t own; /* of the backend: workspaces, staging */
+    size_t pinned;
+} ExecutorMemory;
+
+/* What executor_open() would take, without opening anything: the device's five sum up to
+ * executor_device_bytes(). Fails as executor_open() does, but for want of memory. For device cuda
+ * there must be a GPU, which is only asked for its number of multiprocessors. */
+Status executor_memory(const Checkpoint *checkpoint, const ExecutorOptions *options,
+                       ExecutorMemory *memory);
+
 /* The MoE layers as the trace describes them; [*count]. Valid while the executor lives. */
 const TraceLayer *executor_layers(const Executor *executor, uint32_t *count);
 /* The compute type NAME, "f32" or "bf16"; NULL: COMPUTE_DEFAULT. Fails with ERR_USAGE. */
 Status executor_find_compute(const char *name, ComputeType *compute);
 /* "cpu: AMD EPYC ..., 2 threads, OpenBLAS 0.3.21 ..." */
 const char *executor_device(const Executor *executor);
-/* Device memory of the expert slots, bytes, in the compute type. */
+/* Device memory of the expert slots of the plan, bytes, in the compute type. */
 uint64_t executor_slot_bytes(const Executor *executor);
 /* All of its device memory, bytes. */
 uint64_t executor_device_bytes(const Executor *executor);
-/* Empties the expert buffer and gives it SLOTS slots, of the memory that it was opened with: for
- * plans with a budget in slots, at least 1 and at most as many as then. */
-Status executor_set_slots(Executor *executor, uint32_t slots);
-/* What it was opened with; the plan is the executor's own copy. */
+/* ... and of one slot of MoE layer number MOE_LAYER. */
+uint64_t executor_expert_slot_bytes(const Executor *executor, uint32_t moe_layer);
+/* Begins anew under PLAN: the expert buffer is empty, or holds what the plan begins with, and its
+ * decisions are those of an executor that was just opened; KV slots stay as they are. Any plan does
+ * whose slots fit in the memory that the executor was opened with, and that asks for no more static
+ * gating and predicts no further ahead: ERR_UNSUPPORTED else, with the sizes. After that, after
+ * what buffer_new() refuses, and without memory for the decisions all is as it was; when an expert
+ * cannot be put in place, the executor may only be closed. Where there was no buffer before, the
+ * experts' copies in host memory are made now. */
+Status executor_set_plan(Executor *executor, const Plan *plan);
+/* What it was opened with, but the plan, which is the executor's own copy and the present one. */
 const Plan *executor_plan(const Executor *executor);
 const ExecutorOptions *executor_options(const Executor *executor);
 /* True when steps must bring the future: the plan's eviction or its predictor needs it. */

@@ -191,7 +191,7 @@ void executor_release(Executor *executor, uint32_t kv_slot)
 static Status copy_rows(const Forward *f, void *cache, size_t stride, uint32_t from, uint32_t to,
                         uint32_t length)
 {
-    size_t row = stride * f->backend->cache_bytes(f->device);
+    size_t row = stride * f->sizes.cache;
     size_t slot = f->max_length * row;
     return f->backend->move(f->device, (char *)cache + to * slot, (char *)cache + from * slot,
                             length * row);

@@ -8,37 +8,17 @@
 #include "exec/layout.h"
 #include "traces/active.h"
 
-/* Experts of layer LAYER_INDEX that MAX_TOKENS tokens can reach. */
-static size_t most_active(const ExpertSlots *slots, uint32_t layer_index, uint32_t max_tokens)
+/* Experts of layer LAYER_INDEX that the tokens of a step can reach. */
+static size_t most_active(const ExpertSlots *slots, uint32_t layer_index)
 {
     const TraceLayer *layer = &slots->trace_layers[layer_index];
-    size_t active = times(max_tokens, layer->top_k);
+    size_t active = times(slots->max_tokens, layer->top_k);
     return active < layer->experts ? active : layer->experts;
-}
-
-Status expert_slots_open(ExpertSlots *slots, uint32_t max_tokens)
-{
-    for (uint32_t i = 0; i < slots->n_layers; i++) {
-        slots->layers[i].layer = slots->trace_layers[i].layer;
-        slots->layers[i].shape = &slots->config->layers[slots->layers[i].layer].ffn;
-    }
-    TRY(buffer_new(slots->plan, slots->trace_layers, slots->n_layers, &slots->decisions));
-    for (uint32_t i = 0; i < slots->n_layers; i++)
-        slots->max_loads +=
-            (uint32_t)most_active(slots, i, max_tokens) + buffer_max_prefetches(slots->decisions);
-    return OK;
-}
-
-void expert_slots_close(ExpertSlots *slots)
-{
-    buffer_free(slots->decisions);
-    slots->decisions = NULL;
 }
 
 static size_t slot_stride(const ExpertSlots *slots, uint32_t layer_index)
 {
-    return ffn_layout(slots->layers[layer_index].shape, slots->backend->weight_bytes(slots->device))
-        .bytes;
+    return ffn_layout(slots->layers[layer_index].shape, slots->weight_bytes).bytes;
 }
 
 static size_t widest_stride(const ExpertSlots *slots)
@@ -51,25 +31,88 @@ static size_t widest_stride(const ExpertSlots *slots)
     return widest;
 }
 
+/* Lays out the slots of LAYERS (NULL: just adds up) for PLAN, whose state is DECISIONS. */
+static void lay_out_slots(const ExpertSlots *slots, const Plan *plan, const ExpertBuffer *decisions,
+                          LayerSlots *layers, Arena *arena)
+{
+    bool on = plan->buffer.on;
+    bool shared = on && plan->buffer.scope == SCOPE_DEVICE;
+    size_t staging = buffer_uses_staging(decisions) ? 1 : 0;
+    unsigned char *first = NULL;
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
+        size_t stride = shared ? widest_stride(slots) : slot_stride(slots, i);
+        size_t count = on ? buffer_slots(decisions, i) + staging : slots->trace_layers[i].experts;
+        if (!shared || i == 0)
+            first = lay_out(arena, count, stride);
+        if (layers == NULL)
+            continue;
+        layers[i].slot_stride = stride;
+        layers[i].slots = first;
+    }
+}
+
+/* Device memory of the slots of PLAN; SIZE_MAX when it fits in no address. */
+static size_t bytes_of_slots(const ExpertSlots *slots, const Plan *plan,
+                             const ExpertBuffer *decisions)
+{
+    Arena sizes = {0};
+    lay_out_slots(slots, plan, decisions, NULL, &sizes);
+    return sizes.overflow ? SIZE_MAX : sizes.capacity;
+}
+
+/* Makes sure of memory for the slots of PLAN. */
+static Status make_room(ExpertSlots *slots, const Plan *plan)
+{
+    ExpertBuffer *decisions;
+    TRY(buffer_new(plan, slots->trace_layers, slots->n_layers, &decisions));
+    size_t bytes = bytes_of_slots(slots, plan, decisions);
+    slots->memory_bytes = bytes > slots->memory_bytes ? bytes : slots->memory_bytes;
+    buffer_free(decisions);
+    return OK;
+}
+
+Status expert_slots_open(ExpertSlots *slots, const Plan *others, size_t n_others)
+{
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
+        slots->layers[i].layer = slots->trace_layers[i].layer;
+        slots->layers[i].shape = &slots->config->layers[slots->layers[i].layer].ffn;
+    }
+    TRY(buffer_new(slots->plan, slots->trace_layers, slots->n_layers, &slots->decisions));
+    slots->memory_bytes = bytes_of_slots(slots, slots->plan, slots->decisions);
+    for (size_t i = 0; i < n_others; i++)
+        TRY(make_room(slots, &others[i]));
+    return OK;
+}
+
+void expert_slots_close(ExpertSlots *slots)
+{
+    buffer_free(slots->decisions);
+    slots->decisions = NULL;
+}
+
+Status expert_slots_check_room(const ExpertSlots *slots, const Plan *plan,
+                               const ExpertBuffer *decisions)
+{
+    size_t bytes = bytes_of_slots(slots, plan, decisions);
+    if (bytes <= slots->memory_bytes)
+        return OK;
+    return fail(ERR_UNSUPPORTED,
+                "executor: the plan's expert slots want %zu bytes, it was opened with %zu", bytes,
+                slots->memory_bytes);
+}
+
+uint32_t expert_slots_max_loads(const ExpertSlots *slots)
+{
+    size_t most = 0;
+    for (uint32_t i = 0; i < slots->n_layers; i++)
+        most += most_active(slots, i) + buffer_max_prefetches(slots->decisions);
+    return (uint32_t)most;
+}
+
 void expert_slots_lay_out_device(ExpertSlots *slots, Arena *arena)
 {
-    bool on = slots->plan->buffer.on;
-    bool shared = on && slots->plan->buffer.scope == SCOPE_DEVICE;
-    size_t staging = buffer_uses_staging(slots->decisions) ? 1 : 0;
-    slots->slot_bytes = 0;
-    for (uint32_t i = 0; i < slots->n_layers; i++) {
-        LayerSlots *layer = &slots->layers[i];
-        layer->slot_stride = shared ? widest_stride(slots) : slot_stride(slots, i);
-        if (shared && i > 0) {
-            layer->slots = slots->layers[0].slots;
-            continue;
-        }
-        size_t count =
-            on ? buffer_slots(slots->decisions, i) + staging : slots->trace_layers[i].experts;
-        layer->slots = lay_out(arena, count, layer->slot_stride);
-        slots->slot_bytes += times(count, layer->slot_stride);
-    }
-    for (uint32_t i = 0; on && i < slots->n_layers; i++)
+    slots->memory = lay_out(arena, slots->memory_bytes, 1);
+    for (uint32_t i = 0; i < slots->n_layers; i++)
         slots->layers[i].places = lay_out(arena, slots->trace_layers[i].experts, sizeof(ExpertJob));
 }
 
@@ -80,17 +123,25 @@ static void lay_out_jobs(JobList *list, size_t n, bool loaded, Arena *arena)
         list->tickets = lay_out(arena, n, sizeof *list->tickets);
 }
 
-void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *arena)
+void expert_slots_lay_out_host(ExpertSlots *slots, Arena *arena)
+{
+    for (uint32_t i = 0; i < slots->n_layers; i++) {
+        LayerSlots *layer = &slots->layers[i];
+        uint32_t experts = slots->trace_layers[i].experts;
+        layer->kept = lay_out(arena, experts, sizeof *layer->kept);
+        layer->prefetched = lay_out(arena, experts, sizeof *layer->prefetched);
+        layer->slot_of = lay_out(arena, experts, sizeof *layer->slot_of);
+    }
+}
+
+void expert_slots_lay_out_deciding(ExpertSlots *slots, Arena *arena)
 {
     size_t widest = 0;
     size_t records = 0;
     for (uint32_t i = 0; i < slots->n_layers; i++) {
         uint32_t experts = slots->trace_layers[i].experts;
         widest = experts > widest ? experts : widest;
-        records += buffer_max_actions(slots->decisions, most_active(slots, i, max_tokens));
-        slots->layers[i].kept = lay_out(arena, experts, sizeof *slots->layers[i].kept);
-        slots->layers[i].prefetched = lay_out(arena, experts, sizeof *slots->layers[i].prefetched);
-        slots->layers[i].slot_of = lay_out(arena, experts, sizeof *slots->layers[i].slot_of);
+        records += buffer_max_actions(slots->decisions, most_active(slots, i));
     }
     slots->actions =
         lay_out(arena, buffer_max_actions(slots->decisions, widest), sizeof *slots->actions);
@@ -100,7 +151,8 @@ void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *a
     lay_out_jobs(&slots->hits, widest, false, arena);
     lay_out_jobs(&slots->loaded, widest, true, arena);
     slots->residency = lay_out(arena, records, sizeof *slots->residency);
-    slots->load_records = lay_out(arena, slots->max_loads, sizeof *slots->load_records);
+    slots->load_records =
+        lay_out(arena, expert_slots_max_loads(slots), sizeof *slots->load_records);
 }
 
 static void *slot_address(const ExpertSlots *slots, uint32_t layer_index, uint32_t slot)
@@ -109,20 +161,35 @@ static void *slot_address(const ExpertSlots *slots, uint32_t layer_index, uint32
     return layer->slots + slot * layer->slot_stride;
 }
 
-static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
+/* EXPERT into SLOT, by a load where the host has it. */
+static Status put_in_place(const ExpertSlots *slots, uint32_t layer_index, uint32_t expert,
+                           uint32_t slot)
 {
     const LayerSlots *layer = &slots->layers[layer_index];
+    void *to = slot_address(slots, layer_index, slot);
+    if (layer->kept[expert] == NULL)
+        return slots->backend->store_expert(
+            slots->device, layer->shape, &slots->tensors->layers[layer->layer].experts[expert], to);
+    const Load load = {.shape = layer->shape, .kept = layer->kept[expert], .slot = to};
+    TRY(slots->backend->load(slots->device, &load));
+    return slots->backend->await_load(slots->device, load.ticket);
+}
+
+static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
+{
+    LayerSlots *layer = &slots->layers[layer_index];
     const FfnTensors *experts = slots->tensors->layers[layer->layer].experts;
+    layer->placed = NULL;
     for (uint32_t e = 0; e < slots->trace_layers[layer_index].experts; e++) {
         uint32_t slot = buffer_slot_of(slots->decisions, layer_index, e);
         layer->slot_of[e] = (ExpertJob){e, slot};
+        layer->prefetched[e] = 0;
         slots->n_resident += slots->plan->buffer.on && slot != BUFFER_NO_SLOT;
-        if (slots->plan->buffer.on)
+        if (slots->plan->buffer.on && layer->kept[e] == NULL)
             TRY(slots->backend->keep_expert(slots->device, layer->shape, &experts[e],
                                             &layer->kept[e]));
         if (slot != BUFFER_NO_SLOT)
-            TRY(slots->backend->store_expert(slots->device, layer->shape, &experts[e],
-                                             slot_address(slots, layer_index, slot)));
+            TRY(put_in_place(slots, layer_index, e, slot));
     }
     return OK;
 }
@@ -151,13 +218,20 @@ static bool budget_holds_all(const ExpertSlots *slots)
 
 Status expert_slots_fill(ExpertSlots *slots)
 {
+    Arena memory = {.base = slots->memory, .capacity = slots->memory_bytes};
+    lay_out_slots(slots, slots->plan, slots->decisions, slots->layers, &memory);
+    slots->slot_bytes = memory.used;
     slots->holds_all = budget_holds_all(slots);
+    slots->settled = !slots->plan->buffer.on;
+    slots->n_residency = 0;
+    slots->n_loads = 0;
+    slots->n_resident = 0;
+    slots->n_experts = 0;
     for (uint32_t i = 0; i < slots->n_layers; i++) {
         TRY(fill_layer(slots, i));
         slots->n_experts += slots->trace_layers[i].experts;
     }
-    slots->settled = !slots->plan->buffer.on;
-    return OK;
+    return slots->backend->wait(slots->device);
 }
 
 /* With all experts resident nothing is ever loaded, and so nothing evicted. */
@@ -170,36 +244,6 @@ static Status settle(ExpertSlots *slots)
         layer->placed = layer->places;
     }
     slots->settled = true;
-    return OK;
-}
-
-/* Device memory of a layer's slots, as the decisions have them. */
-static size_t layer_bytes(const ExpertSlots *slots, uint32_t layer_index)
-{
-    size_t staging = buffer_uses_staging(slots->decisions) ? 1 : 0;
-    return times(buffer_slots(slots->decisions, layer_index) + staging,
-                 slots->layers[layer_index].slot_stride);
-}
-
-Status expert_slots_restart(ExpertSlots *slots)
-{
-    ExpertBuffer *fresh;
-    TRY(buffer_new(slots->plan, slots->trace_layers, slots->n_layers, &fresh));
-    buffer_free(slots->decisions);
-    slots->decisions = fresh;
-    slots->n_residency = 0;
-    slots->n_loads = 0;
-    slots->n_resident = 0;
-    slots->holds_all = budget_holds_all(slots);
-    slots->settled = !slots->plan->buffer.on;
-    slots->slot_bytes = 0;
-    for (uint32_t i = 0; i < slots->n_layers; i++) {
-        slots->layers[i].placed = NULL;
-        memset(slots->layers[i].prefetched, 0,
-               slots->trace_layers[i].experts * sizeof *slots->layers[i].prefetched);
-        if (i == 0 || slots->plan->buffer.scope == SCOPE_LAYER)
-            slots->slot_bytes += layer_bytes(slots, i);
-    }
     return OK;
 }
 

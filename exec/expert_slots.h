@@ -41,9 +41,13 @@ typedef struct {
     const ModelTensors *tensors;
     const TraceLayer *trace_layers;
     uint32_t n_layers; /* MoE layers */
+    uint32_t max_tokens;
+    size_t weight_bytes; /* of an element */
     const Plan *plan;
     ExpertBuffer *decisions;
     LayerSlots *layers;    /* [n_layers] */
+    unsigned char *memory; /* device: of the slots of any plan that fits */
+    size_t memory_bytes;
     BufferAction *actions; /* of one event */
     uint16_t *active;      /* of one event */
     uint16_t *touches;     /* of one event, where the decisions ask for them */
@@ -58,8 +62,7 @@ typedef struct {
     bool holds_all;      /* the budget has room for all of them */
     bool settled;        /* every expert is in its slot, and stays there */
     uint32_t n_loads;
-    uint32_t max_loads;
-    uint64_t slot_bytes; /* device memory of all slots */
+    uint64_t slot_bytes; /* device memory of the plan's slots */
 } ExpertSlots;
 
 /* What an event computes. */
@@ -74,22 +77,28 @@ typedef struct {
     const EventSignals *signals;
     const ExpertBatch *batch;
     const float *in; /* device [tokens][d_model] */
-    void *out;       /* device, Backend.expert_out_bytes() */
+    void *out;       /* device, BackendSizes.expert_out */
 } ExpertEvent;
 
-/* Makes the decisions' state; the fields above DECISIONS but for DEVICE must be set. MAX_TOKENS
- * bounds a step. */
-Status expert_slots_open(ExpertSlots *slots, uint32_t max_tokens);
+/* Makes the decisions' state; the fields above DECISIONS but for DEVICE must be set. There will be
+ * memory for the slots of OTHERS[n_others], too. */
+Status expert_slots_open(ExpertSlots *slots, const Plan *others, size_t n_others);
 void expert_slots_close(ExpertSlots *slots);
-/* Lay the slots out in device memory, and the arrays in host memory (exec/layout.h). */
+/* Lay the slots out in device memory, and in host memory what any plan needs, and what the
+ * decisions of the present one work in (exec/layout.h). */
 void expert_slots_lay_out_device(ExpertSlots *slots, Arena *arena);
-void expert_slots_lay_out_host(ExpertSlots *slots, uint32_t max_tokens, Arena *arena);
-/* Keeps what loads will read; puts in place what is resident from the start: what the plan begins
- * with, everything when the buffer is off. */
+void expert_slots_lay_out_host(ExpertSlots *slots, Arena *arena);
+void expert_slots_lay_out_deciding(ExpertSlots *slots, Arena *arena);
+/* Tickets that a step can ask for. */
+uint32_t expert_slots_max_loads(const ExpertSlots *slots);
+/* Fails with ERR_UNSUPPORTED, and both sizes, when the slots of PLAN, whose state is DECISIONS, do
+ * not fit in the memory that was laid out. */
+Status expert_slots_check_room(const ExpertSlots *slots, const Plan *plan,
+                               const ExpertBuffer *decisions);
+/* Begins anew under the plan: gives each layer its slots, keeps what loads will read, and puts in
+ * place what is resident from the start: what the plan begins with, everything when the buffer is
+ * off. */
 Status expert_slots_fill(ExpertSlots *slots);
-/* Begins anew under the plan, which has fewer slots than those that were laid out, or as many: they
- * are empty. On failure all is as it was. */
-Status expert_slots_restart(ExpertSlots *slots);
 
 /* Forgets the records of the step before. *WAITS tells whether experts may have to be loaded in
  * this one, so that each event must be decided before it runs; else all of them lie where the

@@ -65,11 +65,12 @@ typedef struct {
  * D - 1 times the step's routed entries into its arrays, and holds [tokens][top_k] of each MoE
  * layer of the stack but the first D. */
 typedef struct {
-    uint32_t recorded; /* distances 1 to so many are given out; 0: none */
-    uint32_t decided;  /* the distance that the plan's predictor asks for; 0: none */
-    float *normed;     /* device [T][d_model] */
-    Routing routing;   /* device: scores [T][experts], the rest [distances][entries] */
-    uint16_t *experts; /* host, the same */
+    uint32_t distances; /* there is room for so many */
+    uint32_t recorded;  /* distances 1 to so many are given out; 0: none */
+    uint32_t decided;   /* the distance that the plan's predictor asks for; 0: none */
+    float *normed;      /* device [T][d_model] */
+    Routing routing;    /* device: scores [T][experts], the rest [distances][entries] */
+    uint16_t *experts;  /* host, the same */
     float *weights;
 } Ahead;
 
@@ -105,6 +106,7 @@ typedef struct {
     Device *device;
     const ModelConfig *config;
     const Plan *plan;
+    BackendSizes sizes;
     uint32_t max_requests;
     uint32_t max_length;
     uint32_t max_tokens;
@@ -119,11 +121,13 @@ typedef struct {
 } Forward;
 
 /* Lay out what is above in device and in host memory (exec/layout.h); weights and slots are laid
- * out by their own functions. PINNED is for what the device copies, HOST for the rest. */
+ * out by their own functions. PINNED is for what the device copies, SIGNALS for what the plan's
+ * decisions see, HOST for the rest. */
 void forward_lay_out_cache(Forward *forward, Arena *arena);
 void forward_lay_out_activations(Forward *forward, Arena *arena);
 void forward_lay_out_pinned(Forward *forward, Arena *arena);
 void forward_lay_out_host(Forward *forward, Arena *arena);
+void forward_lay_out_signals(Forward *forward, Arena *arena);
 /* Stamps that a step can make. */
 uint32_t forward_max_stamps(const ModelConfig *config);
 

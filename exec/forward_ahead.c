@@ -14,7 +14,8 @@ static bool is_wanted(const Ahead *ahead, uint32_t distance)
     return distance <= ahead->recorded || distance == ahead->decided;
 }
 
-uint32_t forward_ahead_distances(const Ahead *ahead)
+/* The most MoE layers ahead that are predicted. */
+static uint32_t most_distant(const Ahead *ahead)
 {
     return ahead->recorded > ahead->decided ? ahead->recorded : ahead->decided;
 }
@@ -24,7 +25,7 @@ void forward_lay_out_ahead(Forward *forward, size_t routed, Arena *arena)
     const ModelConfig *config = forward->config;
     Ahead *ahead = &forward->ahead;
     size_t tokens = forward->max_tokens;
-    size_t ids = times(forward_ahead_distances(ahead), routed);
+    size_t ids = times(ahead->distances, routed);
     if (ids == 0)
         return;
     ahead->normed = lay_out(arena, times(tokens, config->d_model), sizeof(float));
@@ -36,7 +37,7 @@ void forward_lay_out_ahead(Forward *forward, size_t routed, Arena *arena)
 void forward_lay_out_ahead_pinned(Forward *forward, size_t routed, Arena *arena)
 {
     Ahead *ahead = &forward->ahead;
-    size_t ids = times(forward_ahead_distances(ahead), routed);
+    size_t ids = times(ahead->distances, routed);
     if (ids == 0)
         return;
     ahead->experts = lay_out(arena, ids, sizeof *ahead->experts);
@@ -89,7 +90,7 @@ bool forward_ahead_reaches(const Step *step, uint32_t distance)
 Status forward_predict(const Step *step, uint32_t layer)
 {
     const Ahead *ahead = &step->forward->ahead;
-    uint32_t distances = forward_ahead_distances(ahead);
+    uint32_t distances = most_distant(ahead);
     if (distances == 0)
         return OK;
     for (uint32_t d = 1; d <= distances && forward_ahead_reaches(step, d); d++)

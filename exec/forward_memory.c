@@ -102,7 +102,7 @@ void forward_lay_out_cache(Forward *forward, Arena *arena)
     const ModelConfig *config = forward->config;
     Activations *at = &forward->at;
     size_t rows = times(forward->max_requests, forward->max_length);
-    size_t bytes = forward->backend->cache_bytes(forward->device);
+    size_t bytes = forward->sizes.cache;
     size_t keys;
     size_t values;
     sum_widths(config, config->n_encoder_layers, config->n_layers, &keys, &values);
@@ -121,8 +121,8 @@ static CacheLayer cache_at(const Forward *forward, uint32_t layer, uint32_t firs
                            void *values)
 {
     const AttentionConfig *attention = &forward->config->layers[layer].attention;
-    size_t row_bytes = times(times(forward->max_requests, forward->max_length),
-                             forward->backend->cache_bytes(forward->device));
+    size_t row_bytes =
+        times(times(forward->max_requests, forward->max_length), forward->sizes.cache);
     size_t keys_before;
     size_t values_before;
     sum_widths(forward->config, first, layer, &keys_before, &values_before);
@@ -180,7 +180,7 @@ static void lay_out_routing(const Forward *forward, Activations *at, Arena *aren
                              sizeof *at->row_groups);
     at->group_rows = lay_out(arena, rows, sizeof *at->group_rows);
     at->found_nan = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *at->found_nan);
-    at->expert_out = lay_out(arena, forward->backend->expert_out_bytes(forward->device), 1);
+    at->expert_out = lay_out(arena, forward->sizes.expert_out, 1);
 }
 
 void forward_lay_out_activations(Forward *forward, Arena *arena)
@@ -246,5 +246,4 @@ void forward_lay_out_host(Forward *forward, Arena *arena)
     }
     stamps->ns = lay_out(arena, (size_t)stamps->max + 1, sizeof *stamps->ns);
     stamps->records = lay_out(arena, stamps->max, sizeof *stamps->records);
-    forward_lay_out_signals(forward, arena);
 }

@@ -53,8 +53,6 @@ Status forward_ffn(Step *step, uint32_t layer);
 /* The routers of MoE layers ahead of step->moe_layer, which is the model's LAYER, on at.hidden, as
  * far as predictions are wanted and the stack reaches. */
 Status forward_predict(const Step *step, uint32_t layer);
-/* The most MoE layers ahead that are predicted. */
-uint32_t forward_ahead_distances(const Ahead *ahead);
 /* True when the stack has a layer DISTANCE MoE layers ahead of step->moe_layer. */
 bool forward_ahead_reaches(const Step *step, uint32_t distance);
 /* Where its entries begin in the arrays of forward->ahead. */
@@ -62,7 +60,6 @@ size_t forward_ahead_at(const Step *step, uint32_t distance);
 /* What the plan's decisions ask for of the event of step->moe_layer, whose routing the host has.
  * Valid until the next call. */
 void forward_signals(const Step *step, EventSignals *event);
-void forward_lay_out_signals(Forward *forward, Arena *arena);
 /* Lay out what predictions need, for steps of at most ROUTED entries. */
 void forward_lay_out_ahead(Forward *forward, size_t routed, Arena *arena);
 void forward_lay_out_ahead_pinned(Forward *forward, size_t routed, Arena *arena);

@@ -67,6 +67,7 @@ void weights_lay_out(ModelWeights *weights, const ModelConfig *config, size_t we
                      uint32_t max_length, Arena *arena);
 /* Copies them there from the checkpoint. */
 Status weights_store(const ModelWeights *weights, const Checkpoint *checkpoint,
-                     const Backend *backend, Device *device, uint32_t max_length);
+                     const Backend *backend, Device *device, size_t weight_bytes,
+                     uint32_t max_length);
 
 #endif

@@ -6,6 +6,7 @@ typedef struct {
     const Backend *backend;
     Device *device;
     const ModelConfig *config;
+    size_t weight_bytes;
 } Store;
 
 static Status store_floats(const Store *store, const Tensor *tensor, const float *to)
@@ -20,7 +21,7 @@ static Status store_floats(const Store *store, const Tensor *tensor, const float
 static Status store_rows(const Store *store, const Matrix *matrix, size_t row, const Tensor *tensor,
                          const Tensor *bias)
 {
-    size_t bytes = store->backend->weight_bytes(store->device);
+    size_t bytes = store->weight_bytes;
     Part part = part_of(tensor);
     TRY(store->backend->store(store->device, &part,
                               (unsigned char *)matrix->data + row * matrix->columns * bytes));
@@ -38,7 +39,7 @@ static Status store_norm(const Store *store, const NormTensors *tensors, const N
 static Status store_expansion(const Store *store, const AttentionConfig *attention,
                               const AttentionTensors *tensors, const LatentWeights *latent)
 {
-    size_t bytes = store->backend->weight_bytes(store->device);
+    size_t bytes = store->weight_bytes;
     uint32_t rank = attention->kv_rank;
     uint32_t nope = attention->key_dim - attention->rotary_dims;
     for (size_t h = 0; h < attention->n_heads; h++) {
@@ -149,11 +150,12 @@ static Status store_final_norm(const Store *store, const ModelTensors *tensors, 
 }
 
 Status weights_store(const ModelWeights *weights, const Checkpoint *checkpoint,
-                     const Backend *backend, Device *device, uint32_t max_length)
+                     const Backend *backend, Device *device, size_t weight_bytes,
+                     uint32_t max_length)
 {
     const ModelConfig *config = checkpoint_config(checkpoint);
     const ModelTensors *tensors = checkpoint_tensors(checkpoint);
-    const Store store = {backend, device, config};
+    const Store store = {backend, device, config, weight_bytes};
     TRY(store_rows(&store, &weights->embedding, 0, &tensors->embedding, NULL));
     if (!config->tied_head)
         TRY(store_rows(&store, &weights->head, 0, &tensors->head, &tensors->head_bias));

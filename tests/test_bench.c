@@ -311,9 +311,7 @@ static void a_buffer_that_was_given_fewer_slots_is_as_one_made_so(void **unused)
     open_buffered(model, &plans[1], 3, &benches[1]);
     assert_ok(step_bench_fill(&benches[0], 2, 16));
     step_bench_empty(&benches[0]);
-    assert_int_not_equal(executor_set_slots(benches[0].executor, 9), OK);
-    assert_int_not_equal(executor_set_slots(benches[0].executor, 0), OK);
-    assert_ok(executor_set_slots(benches[0].executor, 3));
+    assert_ok(executor_set_plan(benches[0].executor, &plans[1]));
     assert_int_equal(executor_slot_bytes(benches[0].executor),
                      executor_slot_bytes(benches[1].executor));
     for (uint32_t p = 0; p < 20; p++) {

@@ -38,24 +38,28 @@ static void describe(Device *device)
 static void lay_out_arena(Device *device, const DeviceOptions *options)
 {
     Arena *arena = &device->arena;
-    size_t threads = thread_pool_size(device->pool);
-    device->scratch = lay_out(arena, times(threads, device->scratch_floats), sizeof(float));
+    device->scratch = lay_out(arena, times(device->threads, device->scratch_floats), sizeof(float));
     device->span_block =
         lay_out(arena, (size_t)options->max_tokens + 1, sizeof *device->span_block);
     device->counts =
         lay_out(arena, (size_t)options->config->max_experts + 1, sizeof *device->counts);
     device->tiles = lay_out(arena, device->max_tiles, sizeof *device->tiles);
-    device->loads = lay_out(arena, options->max_loads, sizeof *device->loads);
     device->stamps = lay_out(arena, options->max_stamps, sizeof *device->stamps);
 }
 
-static Status take_arena(Device *device, const DeviceOptions *options)
+/* Adds up the sizes. */
+static void reserve_arena(Device *device, const DeviceOptions *options)
 {
     size_t attention = cpu_attention_scratch(options);
     size_t experts = cpu_experts_scratch(options);
     device->scratch_floats = attention > experts ? attention : experts;
     device->max_tiles = cpu_experts_tiles(options);
     lay_out_arena(device, options);
+}
+
+static Status take_arena(Device *device, const DeviceOptions *options)
+{
+    reserve_arena(device, options);
     TRY(arena_commit(&device->arena, "executor: scratch of the threads"));
     lay_out_arena(device, options);
     return OK;
@@ -69,6 +73,7 @@ static void cpu_close(Device *device)
     arena_free(&device->memory);
     arena_free(&device->host_memory);
     arena_free(&device->arena);
+    mem_free(device->loads);
     mem_free(device);
 }
 
@@ -89,21 +94,59 @@ static Status usable_threads(size_t wanted, size_t *threads)
     return OK;
 }
 
-static Status cpu_open(const DeviceOptions *options, Device **out)
+static Status check_compute(const DeviceOptions *options)
 {
     if (options->compute == COMPUTE_BF16)
         return fail(ERR_UNSUPPORTED, "device cpu: computes in f32 only, bf16 was asked for");
+    return OK;
+}
+
+static Status cpu_sizes(const DeviceOptions *options, BackendSizes *sizes)
+{
+    Device device = {0};
+    TRY(check_compute(options));
+    TRY(usable_threads(options->threads, &device.threads));
+    if (device.threads == 0)
+        device.threads = thread_count_default();
+    reserve_arena(&device, options);
+    *sizes =
+        (BackendSizes){.weight = sizeof(float),
+                       .cache = sizeof(float),
+                       .expert_out = times(times(options->max_tokens, options->config->max_top_k),
+                                           options->config->d_model * sizeof(float)),
+                       .own = device.arena.overflow ? SIZE_MAX : device.arena.capacity};
+    return OK;
+}
+
+/* Done with what was queued, as ever. */
+static Status cpu_begin_anew(Device *device, uint32_t max_loads)
+{
+    if (max_loads <= device->n_loads)
+        return OK;
+    LoadTime *loads = mem_resize(device->loads, max_loads, sizeof *loads);
+    if (loads == NULL)
+        return fail_memory("executor: times of loads", max_loads * sizeof *loads);
+    device->loads = loads;
+    device->n_loads = max_loads;
+    return OK;
+}
+
+static Status cpu_open(const DeviceOptions *options, Device **out)
+{
     Device *device;
     size_t threads;
+    TRY(check_compute(options));
     TRY(usable_threads(options->threads, &threads));
     TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
     device->d_model = options->config->d_model;
-    device->expert_out_bytes = times(times(options->max_tokens, options->config->max_top_k),
-                                     device->d_model * sizeof(float));
     openblas_set_num_threads(1);
     Status status = thread_pool_new(threads, &device->pool);
-    if (status == OK)
+    if (status == OK) {
+        device->threads = thread_pool_size(device->pool);
         status = take_arena(device, options);
+    }
+    if (status == OK)
+        status = cpu_begin_anew(device, options->max_loads);
     if (status != OK) {
         cpu_close(device);
         return status;
@@ -116,23 +159,6 @@ static Status cpu_open(const DeviceOptions *options, Device **out)
 static const char *cpu_describe(const Device *device)
 {
     return device->description;
-}
-
-static size_t cpu_weight_bytes(const Device *device)
-{
-    (void)device;
-    return sizeof(float);
-}
-
-static size_t cpu_expert_out_bytes(const Device *device)
-{
-    return device->expert_out_bytes;
-}
-
-static size_t cpu_cache_bytes(const Device *device)
-{
-    (void)device;
-    return sizeof(float);
 }
 
 static size_t cpu_memory_bytes(const Device *device)
@@ -203,13 +229,11 @@ static Status cpu_stamp_times(Device *device, uint32_t n, uint64_t *ns)
 
 const Backend BACKEND_CPU = {
     .name = "cpu",
+    .sizes = cpu_sizes,
     .open = cpu_open,
     .close = cpu_close,
     .describe = cpu_describe,
-    .weight_bytes = cpu_weight_bytes,
     .memory_bytes = cpu_memory_bytes,
-    .expert_out_bytes = cpu_expert_out_bytes,
-    .cache_bytes = cpu_cache_bytes,
     .allocate = cpu_allocate,
     .allocate_host = cpu_allocate_host,
     .upload = cpu_copy,
@@ -220,6 +244,7 @@ const Backend BACKEND_CPU = {
     .wait = cpu_wait,
     .begin_step = cpu_begin_step,
     .end_step = cpu_end_step,
+    .begin_anew = cpu_begin_anew,
     .store = cpu_store,
     .store_floats = cpu_store_floats,
     .store_ffn = cpu_store_ffn,

@@ -28,18 +28,19 @@ struct Device {
     ThreadPool *pool;
     Arena memory;      /* what allocate() handed out */
     Arena host_memory; /* what allocate_host() handed out */
-    Arena arena;       /* of the pointers below */
-    float *scratch;    /* [threads][scratch_floats] */
+    size_t threads;
+    Arena arena;    /* of the pointers below, but for loads */
+    float *scratch; /* [threads][scratch_floats] */
     size_t scratch_floats;
     uint32_t *span_block; /* [max_tokens + 1] first query block of each span */
     uint32_t *counts;     /* [max_experts + 1] */
     ExpertTile *tiles;
     size_t max_tiles;
-    LoadTime *loads;       /* [max_loads] */
+    LoadTime *loads; /* [n_loads] */
+    uint32_t n_loads;
     uint64_t link_free_ns; /* when the throttled link has done what it was given */
     uint64_t *stamps;      /* [max_stamps] */
     uint32_t d_model;
-    size_t expert_out_bytes;
     char description[256];
 };
 

@@ -10,22 +10,28 @@ enum { PIECE_SLACK = 256, PIECES = 8 };
 
 static const double GIB = 1 << 30;
 
+static ComputeType compute_of(const DeviceOptions *options)
+{
+    return options->compute == COMPUTE_DEFAULT ? COMPUTE_BF16 : options->compute;
+}
+
+static size_t element_bytes(ComputeType compute)
+{
+    return compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
+}
+
 size_t cuda_weight_bytes(const Device *device)
 {
-    return device->compute == COMPUTE_BF16 ? sizeof(uint16_t) : sizeof(float);
+    return element_bytes(device->compute);
 }
 
-static size_t cuda_expert_out_bytes(const Device *device)
+/* Of the largest expert; 0 without MoE layers. */
+static size_t widest_expert(const DeviceOptions *options)
 {
-    return experts_out_bytes(&device->options, device->compute == COMPUTE_BF16);
-}
-
-size_t cuda_widest_expert(const Device *device)
-{
-    const ModelConfig *config = device->options.config;
+    const ModelConfig *config = options->config;
     size_t widest = 0;
     for (uint32_t i = 0; i < config->n_layers; i++) {
-        size_t bytes = ffn_layout(&config->layers[i].ffn, cuda_weight_bytes(device)).bytes;
+        size_t bytes = ffn_layout(&config->layers[i].ffn, element_bytes(compute_of(options))).bytes;
         if (config->layers[i].moe && bytes > widest)
             widest = bytes;
     }
@@ -37,7 +43,6 @@ size_t cuda_widest_expert(const Device *device)
 static void lay_out_tables(Device *device)
 {
     Arena *arena = &device->tables;
-    device->loads = lay_out(arena, device->options.max_loads, sizeof *device->loads);
     device->stamps = lay_out(arena, device->options.max_stamps, sizeof *device->stamps);
 }
 
@@ -47,11 +52,7 @@ static Status make_events(Device *device)
     CUDA_TRY(cudaEventCreate(&device->anchor));
     for (uint32_t i = 0; i < device->options.max_stamps; i++)
         CUDA_TRY(cudaEventCreate(&device->stamps[i]));
-    for (uint32_t i = 0; i < device->options.max_loads; i++) {
-        CUDA_TRY(cudaEventCreate(&device->loads[i].start));
-        CUDA_TRY(cudaEventCreate(&device->loads[i].end));
-    }
-    return OK;
+    return cuda_make_loads(device, device->options.max_loads);
 }
 
 /* The loads' few small kernels go before what computes. */
@@ -111,12 +112,7 @@ static void free_events(Device *device)
     for (uint32_t i = 0; device->stamps != NULL && i < device->options.max_stamps; i++)
         if (device->stamps[i] != NULL)
             cudaEventDestroy(device->stamps[i]);
-    for (uint32_t i = 0; device->loads != NULL && i < device->options.max_loads; i++) {
-        if (device->loads[i].start != NULL)
-            cudaEventDestroy(device->loads[i].start);
-        if (device->loads[i].end != NULL)
-            cudaEventDestroy(device->loads[i].end);
-    }
+    cuda_free_loads(device);
     if (device->queued != NULL)
         cudaEventDestroy(device->queued);
     if (device->anchor != NULL)
@@ -153,7 +149,7 @@ static Status cuda_open(const DeviceOptions *options, Device **out)
     Device *device;
     TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
     device->options = *options;
-    device->compute = options->compute == COMPUTE_DEFAULT ? COMPUTE_BF16 : options->compute;
+    device->compute = compute_of(options);
     Status status = open_parts(device);
     if (status != OK) {
         cuda_close(device);
@@ -176,15 +172,14 @@ static size_t cuda_memory_bytes(const Device *device)
 }
 
 /* What the operations need beside what the caller asks for. */
-static size_t own_bytes(const Device *device)
+static size_t own_bytes(const DeviceOptions *options, uint32_t multiprocessors)
 {
-    const DeviceOptions *options = &device->options;
-    size_t scratch = ops_scratch_bytes(options, device->queue.multiprocessors);
-    bool bf16 = device->compute == COMPUTE_BF16;
+    size_t scratch = ops_scratch_bytes(options, multiprocessors);
+    bool bf16 = compute_of(options) == COMPUTE_BF16;
     size_t experts = experts_bytes(options, bf16);
     size_t gating = options->capacity > 0 ? static_gating_bytes(options, bf16) : 0;
-    size_t fixed = CUBLAS_WORKSPACE_BYTES + STORE_STAGING_BYTES + 2 * cuda_widest_expert(device) +
-                   sizeof(uint64_t) + PIECES * PIECE_SLACK;
+    size_t fixed = CUBLAS_WORKSPACE_BYTES + STORE_STAGING_BYTES + 2 * widest_expert(options) +
+                   sizeof(uint64_t) + (PIECES + 1) * PIECE_SLACK;
     size_t sum;
     if (__builtin_add_overflow(scratch, experts, &sum) ||
         __builtin_add_overflow(sum, gating, &sum) || __builtin_add_overflow(sum, fixed, &sum))
@@ -192,11 +187,25 @@ static size_t own_bytes(const Device *device)
     return sum;
 }
 
+static Status cuda_sizes(const DeviceOptions *options, BackendSizes *sizes)
+{
+    int multiprocessors;
+    TRY(find_device());
+    CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
+    size_t element = element_bytes(compute_of(options));
+    *sizes = (BackendSizes){.weight = element,
+                            .cache = element,
+                            .expert_out =
+                                experts_out_bytes(options, compute_of(options) == COMPUTE_BF16),
+                            .own = own_bytes(options, (uint32_t)multiprocessors)};
+    return OK;
+}
+
 static Status take_pieces(Device *device)
 {
     DeviceArena *arena = &device->memory;
     const DeviceOptions *options = &device->options;
-    size_t expert = cuda_widest_expert(device);
+    size_t expert = widest_expert(options);
     size_t scratch = ops_scratch_bytes(options, device->queue.multiprocessors);
     bool bf16 = device->compute == COMPUTE_BF16;
     void *workspace;
@@ -230,8 +239,8 @@ static Status take_pinned(size_t bytes, const char *what, void **memory)
 static Status cuda_allocate(Device *device, size_t bytes, void **memory)
 {
     size_t all;
-    if (__builtin_add_overflow(own_bytes(device), bytes, &all) ||
-        __builtin_add_overflow(all, PIECE_SLACK, &all))
+    size_t own = own_bytes(&device->options, device->queue.multiprocessors);
+    if (__builtin_add_overflow(own, bytes, &all))
         return fail(ERR_MEMORY, "cuda: the device memory wanted does not fit in an address");
     TRY(device_arena_open(all, &device->memory));
     TRY(device_arena_take(&device->memory, bytes, 1, memory));
@@ -395,13 +404,11 @@ static Status cuda_combine(Device *device, const ExpertBatch *batch, float scale
 
 const Backend BACKEND_CUDA = {
     .name = "cuda",
+    .sizes = cuda_sizes,
     .open = cuda_open,
     .close = cuda_close,
     .describe = cuda_describe,
-    .weight_bytes = cuda_weight_bytes,
     .memory_bytes = cuda_memory_bytes,
-    .expert_out_bytes = cuda_expert_out_bytes,
-    .cache_bytes = cuda_weight_bytes,
     .allocate = cuda_allocate,
     .allocate_host = cuda_allocate_host,
     .upload = cuda_upload,
@@ -412,6 +419,7 @@ const Backend BACKEND_CUDA = {
     .wait = cuda_wait,
     .begin_step = cuda_begin_step,
     .end_step = cuda_end_step,
+    .begin_anew = cuda_begin_anew,
     .store = cuda_store,
     .store_floats = cuda_store_floats,
     .store_ffn = cuda_store_ffn,

@@ -5,9 +5,64 @@
  *
  * Events tell times between each other only. When times are asked for, everything has happened: one
  * more event, recorded and waited for, then ties them to the host's clock. */
+#include <string.h>
+
 #include "base/clock.h"
 #include "exec/cuda/convert.h"
 #include "exec/cuda/device.h"
+
+static Status make_events(LoadEvents *events)
+{
+    CUDA_TRY(cudaEventCreate(&events->start));
+    CUDA_TRY(cudaEventCreate(&events->end));
+    return OK;
+}
+
+static void free_events(const LoadEvents *events)
+{
+    if (events->start != NULL)
+        cudaEventDestroy(events->start);
+    if (events->end != NULL)
+        cudaEventDestroy(events->end);
+}
+
+Status cuda_make_loads(Device *device, uint32_t n)
+{
+    LoadEvents *more;
+    Status status = OK;
+    if (n <= device->n_loads)
+        return OK;
+    TRY(mem_new(&more, n, sizeof *more, "executor: events of loads"));
+    for (uint32_t i = device->n_loads; i < n && status == OK; i++)
+        status = make_events(&more[i]);
+    if (status != OK) {
+        for (uint32_t i = device->n_loads; i < n; i++)
+            free_events(&more[i]);
+        mem_free(more);
+        return status;
+    }
+    if (device->n_loads > 0)
+        memcpy(more, device->loads, device->n_loads * sizeof *more);
+    mem_free(device->loads);
+    device->loads = more;
+    device->n_loads = n;
+    return OK;
+}
+
+void cuda_free_loads(Device *device)
+{
+    for (uint32_t i = 0; i < device->n_loads; i++)
+        free_events(&device->loads[i]);
+    mem_free(device->loads);
+    device->loads = NULL;
+    device->n_loads = 0;
+}
+
+Status cuda_begin_anew(Device *device, uint32_t max_loads)
+{
+    cuda_forget_graphs(device);
+    return cuda_make_loads(device, max_loads);
+}
 
 Status cuda_load(Device *device, const Load *load)
 {

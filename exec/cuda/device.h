@@ -52,11 +52,12 @@ struct Device {
     void *expert_dense;       /* device: an expert before it is packed */
     void *expert_form;        /* device: an expert in a slot's form */
     uint64_t *throttle_start; /* device: when the throttled load began */
-    Arena tables;             /* of the arrays below */
-    LoadEvents *loads;        /* [max_loads] */
-    cudaEvent_t *stamps;      /* [max_stamps] */
-    cudaEvent_t queued;       /* what a load comes after */
-    cudaEvent_t anchor;       /* at ANCHOR_NS in clock_ns() */
+    LoadEvents *loads;        /* [n_loads] */
+    uint32_t n_loads;
+    Arena tables;        /* of the array below */
+    cudaEvent_t *stamps; /* [max_stamps] */
+    cudaEvent_t queued;  /* what a load comes after */
+    cudaEvent_t anchor;  /* at ANCHOR_NS in clock_ns() */
     uint64_t anchor_ns;
     bool anchored; /* since the last stamp or load */
     StepGraph graphs[MOST_GRAPHS];
@@ -66,8 +67,6 @@ struct Device {
     char description[512];
 };
 
-/* Of the largest expert; 0 without MoE layers. */
-size_t cuda_widest_expert(const Device *device);
 /* Bytes of an element of a matrix. */
 size_t cuda_weight_bytes(const Device *device);
 
@@ -86,6 +85,11 @@ Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);
 Status cuda_end_step(Device *device, bool whole);
 void cuda_forget_graphs(Device *device);
 
+/* Backend.begin_anew (exec/cuda/backend_loads.c) */
+Status cuda_begin_anew(Device *device, uint32_t max_loads);
+/* Makes the events of N loads, where there are fewer. */
+Status cuda_make_loads(Device *device, uint32_t n);
+void cuda_free_loads(Device *device);
 Status cuda_load(Device *device, const Load *load);
 Status cuda_await_load(Device *device, uint32_t ticket);
 Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);

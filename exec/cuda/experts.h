@@ -33,7 +33,7 @@ typedef struct {
 bool experts_packed(const FfnShape *shape, bool bf16);
 /* Bytes that experts_open() takes; SIZE_MAX when they do not fit. */
 size_t experts_bytes(const DeviceOptions *options, bool bf16);
-/* Backend.expert_out_bytes */
+/* BackendSizes.expert_out */
 size_t experts_out_bytes(const DeviceOptions *options, bool bf16);
 Status experts_open(const DeviceOptions *options, bool bf16, DeviceArena *arena, ExpertsWork *work);
 

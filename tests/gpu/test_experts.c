@@ -79,6 +79,7 @@ typedef struct {
     uint16_t *forced;
     float *forced_weights;
     void *expert_out;
+    size_t expert_out_bytes;
     ExpertBatch batch;
     Results got;
 } Side;
@@ -173,7 +174,7 @@ static size_t lay_out_side(Side *side, unsigned char *base)
     side->out = cut(&at, base, layer->max_tokens * row);
     side->forced = cut(&at, base, assignments * sizeof(uint16_t));
     side->forced_weights = cut(&at, base, assignments * sizeof(float));
-    side->expert_out = cut(&at, base, side->backend->expert_out_bytes(side->device));
+    side->expert_out = cut(&at, base, side->expert_out_bytes);
     routing->scores = cut(&at, base, (size_t)layer->max_tokens * layer->experts * sizeof(float));
     routing->experts = cut(&at, base, assignments * sizeof(uint16_t));
     routing->weights = cut(&at, base, assignments * sizeof(float));
@@ -243,7 +244,10 @@ static void open_side(const Backend *backend, ComputeType compute, const Layer *
                                    .max_stamps = 1};
     void *memory;
     assert_ok(backend->open(&options, &side->device));
-    size_t bytes = ffn_layout(&layer->shape, backend->weight_bytes(side->device)).bytes;
+    BackendSizes sizes;
+    assert_ok(backend->sizes(&options, &sizes));
+    side->expert_out_bytes = sizes.expert_out;
+    size_t bytes = ffn_layout(&layer->shape, sizes.weight).bytes;
     side->slot_stride = (bytes + PIECE - 1) / PIECE * PIECE;
     assert_ok(backend->allocate(side->device, lay_out_side(side, NULL) + PIECE, &memory));
     lay_out_side(side, (unsigned char *)(((uintptr_t)memory + PIECE - 1) / PIECE * PIECE));

@@ -194,10 +194,10 @@ static void open_side(const Backend *backend, ComputeType compute, bool mask, co
     unsigned char *at = NULL;
     void *memory;
     *side = (Side){.backend = backend};
+    BackendSizes sizes;
+    assert_ok(backend->sizes(&options, &sizes));
     assert_ok(backend->open(&options, &side->device));
-    side->slot_stride =
-        (ffn_layout(&layer->shape, backend->weight_bytes(side->device)).bytes + PIECE - 1) / PIECE *
-        PIECE;
+    side->slot_stride = (ffn_layout(&layer->shape, sizes.weight).bytes + PIECE - 1) / PIECE * PIECE;
     lay_out_side(layer, side, &at);
     assert_ok(backend->allocate(side->device, (size_t)at + PIECE, &memory));
     at = (unsigned char *)(((uintptr_t)memory + PIECE - 1) / PIECE * PIECE);

@@ -1,0 +1,313 @@
+/* One executor under many plans: after executor_set_plan() it does what a fresh one does; and the
+ * memory that an executor would take. */
+#include "base/status.h" /* before cmocka, which has a macro called fail */
+
+#include "tests/support.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "exec/executor.h"
+#include "policies/buffer.h"
+#include "tests/checkpoint_maker.h"
+
+enum { VOCABULARY = 96, EXPERTS = 8, LAYERS = 3 };
+enum { MAX_REQUESTS = 4, MAX_LENGTH = 64, MAX_TOKENS = 16, STEPS = 12, MOST_PLANS = 256 };
+
+static Checkpoint *checkpoint;
+
+static int make_model(void **state)
+{
+    (void)state;
+    make_checkpoint(scratch_path("model"), &(CheckpointSpec){.seed = 43, .max_positions = 64});
+    assert_ok(checkpoint_open(scratch_path("model"), &checkpoint));
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    checkpoint_close(checkpoint);
+    return 0;
+}
+
+static ExecutorOptions usual_options(const Plan *plan)
+{
+    return (ExecutorOptions){.plan = plan,
+                             .device = "cpu",
+                             .threads = 1,
+                             .max_requests = MAX_REQUESTS,
+                             .max_length = MAX_LENGTH,
+                             .max_tokens = MAX_TOKENS,
+                             .logits = LOGITS_LAST};
+}
+
+/* A plan with a buffer, as JSON has it. */
+static Plan make_plan(const char *text)
+{
+    Plan plan;
+    cJSON *json;
+    assert_ok(json_parse(text, strlen(text), "plan", &json));
+    assert_ok(plan_from_json(json, "plan", &plan));
+    cJSON_Delete(json);
+    return plan;
+}
+
+/* Every eviction that knows no future, order and scope, with predictors in turn; sizes grow and
+ * shrink. */
+static size_t make_plans(Plan *plans)
+{
+    static const char *const PREDICTORS[] = {"none",      "frequency",  "previous-step",
+                                             "next-gate", "transition", "activation-match:4"};
+    static const char *const ORDERS[] = {"serial", "batch", "staged"};
+    static const uint32_t SLOTS[] = {3, 8, 1, 5};
+    size_t n = 0;
+    for (const char *const *evict = eviction_names(); *evict != NULL; evict++)
+        for (size_t kind = 0; kind < 6; kind++) {
+            char text[512];
+            bool suits = !eviction_needs_future(*evict) && !eviction_needs_hot(*evict);
+            snprintf(
+                text, sizeof text,
+                "{\"moebius_plan\":1,\"seed\":%zu,\"buffer\":{\"evict\":\"%s\",\"order\":\"%s\","
+                "\"scope\":\"%s\",\"slots\":%u},\"prefetch\":{\"predictor\":\"%s\","
+                "\"max_inflight\":%zu}}",
+                n, *evict, ORDERS[kind / 2], kind % 2 ? "device" : "layer",
+                SLOTS[n % 4] * (kind % 2 ? 2 : 1), PREDICTORS[n % 6], 1 + n % 3);
+            if (suits)
+                plans[n++] = make_plan(text);
+        }
+    plans[n++] = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"lru\","
+                           "\"initial\":{\"0\":[1,2],\"2\":[7]}}}");
+    plans[n++] = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"static\","
+                           "\"hot\":{\"0\":[1,2],\"1\":[0,3,4],\"2\":[7]}}}");
+    plans[n++] = plan_default();
+    assert_true(n <= MOST_PLANS);
+    return n;
+}
+
+/* A step of a few random tokens of one request. */
+static void run_random(Executor *executor, uint32_t step, uint64_t *random, StepOutput *output)
+{
+    uint32_t token[MAX_TOKENS];
+    uint32_t slot[MAX_TOKENS];
+    uint32_t position[MAX_TOKENS];
+    uint32_t request[MAX_TOKENS];
+    uint32_t n = 1 + random_below(random, 5);
+    for (uint32_t i = 0; i < n; i++) {
+        token[i] = random_below(random, VOCABULARY);
+        slot[i] = step % MAX_REQUESTS;
+        position[i] = i;
+        request[i] = step;
+    }
+    const StepInput input = {.tokens = n,
+                             .token = token,
+                             .kv_slot = slot,
+                             .position = position,
+                             .request = request,
+                             .logits = LOGITS_LAST};
+    assert_ok(executor_step(executor, &input, output));
+    executor_release(executor, step % MAX_REQUESTS);
+}
+
+static void assert_same_step(const StepOutput *a, const StepOutput *b)
+{
+    assert_int_equal(a->n_residency, b->n_residency);
+    for (size_t i = 0; i < a->n_residency; i++) {
+        const ResidencyRecord *x = &a->residency[i];
+        const ResidencyRecord *y = &b->residency[i];
+        assert_true(x->layer == y->layer && x->expert == y->expert && x->kind == y->kind &&
+                    x->slot == y->slot && x->bytes == y->bytes);
+    }
+    assert_memory_equal(a->logits, b->logits, VOCABULARY * sizeof(float));
+}
+
+/* Runs the same steps in both. */
+static void assert_same_runs(Executor *a, Executor *b, uint32_t steps)
+{
+    uint64_t random[2] = {11, 11};
+    for (uint32_t step = 0; step < steps; step++) {
+        StepOutput outputs[2];
+        run_random(a, step, &random[0], &outputs[0]);
+        run_random(b, step, &random[1], &outputs[1]);
+        assert_same_step(&outputs[0], &outputs[1]);
+    }
+}
+
+static void after_set_plan_every_event_is_a_fresh_executors(void **state)
+{
+    (void)state;
+    static Plan plans[MOST_PLANS];
+    size_t n = make_plans(plans);
+    ExecutorOptions options = usual_options(&plans[0]);
+    Executor *executor;
+    uint64_t random = 5;
+    options.others = plans;
+    options.n_others = n;
+    assert_ok(executor_open(checkpoint, &options, &executor));
+    for (size_t i = 0; i < 2 * n; i++) {
+        const Plan *plan = &plans[i < n ? i : random_below(&random, (uint32_t)n)];
+        const ExecutorOptions fresh_options = usual_options(plan);
+        Executor *fresh;
+        assert_ok(executor_open(checkpoint, &fresh_options, &fresh));
+        assert_ok(executor_set_plan(executor, plan));
+        assert_int_equal(executor_slot_bytes(executor), executor_slot_bytes(fresh));
+        assert_same_runs(executor, fresh, STEPS);
+        executor_close(fresh);
+    }
+    executor_close(executor);
+    for (size_t i = 0; i < n; i++)
+        plan_free(&plans[i]);
+}
+
+/* A buffer that was laid out for none, and one of the same bytes in another scope. */
+static void what_fits_in_the_slots_needs_not_to_be_foretold(void **state)
+{
+    (void)state;
+    const Plan whole = plan_default();
+    const Plan shared = make_plan("{\"moebius_plan\":1,\"buffer\":{\"scope\":\"device\","
+                                  "\"slots\":24,\"evict\":\"fifo\"},"
+                                  "\"prefetch\":{\"predictor\":\"frequency\",\"max_inflight\":8}}");
+    const ExecutorOptions options = usual_options(&whole);
+    const ExecutorOptions fresh_options = usual_options(&shared);
+    Executor *executor;
+    Executor *fresh;
+    assert_ok(executor_open(checkpoint, &options, &executor));
+    assert_ok(executor_open(checkpoint, &fresh_options, &fresh));
+    assert_ok(executor_set_plan(executor, &shared));
+    assert_same_runs(executor, fresh, STEPS);
+    assert_ok(executor_set_plan(executor, &whole));
+    assert_ok(executor_set_plan(fresh, &whole));
+    assert_same_runs(executor, fresh, STEPS);
+    executor_close(executor);
+    executor_close(fresh);
+}
+
+static void a_plan_that_does_not_fit_is_refused_and_changes_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *plan;
+        Status status;
+        const char *wanted;
+    } cases[] = {
+        {"{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"lru\"}}", ERR_UNSUPPORTED,
+         "expert slots want"},
+        {"{\"moebius_plan\":1}", ERR_UNSUPPORTED, "expert slots want"},
+        {"{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"belady\"}}", ERR_UNSUPPORTED,
+         "expert slots want"}, /* the staging slot */
+        {"{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\",\"capacity_factor\":0.5}}",
+         ERR_UNSUPPORTED, "static gating computes 8 rows"},
+        {"{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lru\"},"
+         "\"prefetch\":{\"predictor\":\"next-gate\"}}",
+         ERR_UNSUPPORTED, "1 MoE layers ahead, it was opened for 0"},
+        {"{\"moebius_plan\":1,\"batching\":{\"mode\":\"apart\",\"sequences\":2}}", ERR_UNSUPPORTED,
+         "batching.mode"},
+        {"{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lru\",\"initial\":{\"0\":[9]}}}",
+         ERR_INPUT, "buffer.initial"},
+    };
+    const Plan plan = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"arc\"}}");
+    const ExecutorOptions options = usual_options(&plan);
+    Executor *executors[2];
+    uint64_t random[2] = {7, 7};
+    for (int i = 0; i < 2; i++)
+        assert_ok(executor_open(checkpoint, &options, &executors[i]));
+    for (uint32_t step = 0; step < 4 * sizeof cases / sizeof cases[0]; step++) {
+        StepOutput outputs[2];
+        for (int i = 0; i < 2; i++)
+            run_random(executors[i], step, &random[i], &outputs[i]);
+        assert_same_step(&outputs[0], &outputs[1]);
+        Plan refused = make_plan(cases[step / 4].plan);
+        assert_int_equal(executor_set_plan(executors[0], &refused), cases[step / 4].status);
+        if (strstr(error_message(), cases[step / 4].wanted) == NULL)
+            fail_msg("wanted \"%s\", got \"%s\"", cases[step / 4].wanted, error_message());
+        plan_free(&refused);
+    }
+    for (int i = 0; i < 2; i++)
+        executor_close(executors[i]);
+}
+
+static void every_failing_allocation_of_set_plan_leaves_all_as_it_was(void **state)
+{
+    (void)state;
+    const Plan plan = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
+    const Plan other = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lfu\"},"
+                                 "\"prefetch\":{\"predictor\":\"transition\"}}");
+    const ExecutorOptions options = usual_options(&plan);
+    int64_t before = mem_live_blocks();
+    Executor *executors[2];
+    uint64_t random[2] = {7, 7};
+    bool reached = true;
+    for (int i = 0; i < 2; i++)
+        assert_ok(executor_open(checkpoint, &options, &executors[i]));
+    for (uint64_t k = 1; reached; k++) {
+        StepOutput outputs[2];
+        for (int i = 0; i < 2; i++)
+            run_random(executors[i], (uint32_t)k, &random[i], &outputs[i]);
+        assert_same_step(&outputs[0], &outputs[1]);
+        mem_fail_at(k);
+        Status status = executor_set_plan(executors[0], &other);
+        reached = mem_fail_reached();
+        mem_fail_at(0);
+        assert_int_equal(status, reached ? ERR_MEMORY : OK);
+    }
+    assert_ok(executor_set_plan(executors[1], &other));
+    assert_same_runs(executors[0], executors[1], STEPS);
+    for (int i = 0; i < 2; i++)
+        executor_close(executors[i]);
+    assert_true(mem_live_blocks() == before);
+}
+
+static void the_memory_that_is_foretold_is_what_opening_takes(void **state)
+{
+    (void)state;
+    static const struct {
+        uint32_t requests;
+        uint32_t length;
+        uint32_t tokens;
+        uint32_t slots;
+        uint32_t predictions;
+        double capacity;
+    } cases[] = {{1, 8, 1, 0, 0, 0},
+                 {4, 64, 16, 0, 0, 0},
+                 {4, 64, 16, 3, 0, 0},
+                 {2, 33, 9, 8, 2, 0},
+                 {3, 17, 16, 0, 1, 0.5}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Plan plan = plan_default();
+        plan.buffer.on = cases[i].slots > 0;
+        plan.buffer.slots = cases[i].slots;
+        snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
+        plan.gating.mode = cases[i].capacity > 0 ? GATING_STATIC : GATING_DYNAMIC;
+        plan.gating.capacity_factor = cases[i].capacity;
+        ExecutorOptions options = usual_options(&plan);
+        ExecutorMemory memory;
+        Executor *executor;
+        options.max_requests = cases[i].requests;
+        options.max_length = cases[i].length;
+        options.max_tokens = cases[i].tokens;
+        options.predictions = cases[i].predictions;
+        assert_ok(executor_memory(checkpoint, &options, &memory));
+        assert_ok(executor_open(checkpoint, &options, &executor));
+        uint64_t slots = cases[i].slots > 0 ? cases[i].slots : EXPERTS;
+        assert_int_equal(memory.weights + memory.slots + memory.cache + memory.activations +
+                             memory.own,
+                         executor_device_bytes(executor));
+        assert_int_equal(executor_slot_bytes(executor),
+                         LAYERS * slots * executor_expert_slot_bytes(executor, 0));
+        assert_true(memory.slots >= executor_slot_bytes(executor) && memory.pinned > 0);
+        executor_close(executor);
+    }
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(after_set_plan_every_event_is_a_fresh_executors),
+        cmocka_unit_test(what_fits_in_the_slots_needs_not_to_be_foretold),
+        cmocka_unit_test(a_plan_that_does_not_fit_is_refused_and_changes_nothing),
+        cmocka_unit_test(every_failing_allocation_of_set_plan_leaves_all_as_it_was),
+        cmocka_unit_test(the_memory_that_is_foretold_is_what_opening_takes),
+    };
+    return cmocka_run_group_tests(tests, make_model, close_model);
+}

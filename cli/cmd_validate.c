@@ -14,6 +14,7 @@
 #include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
+#include "policies/signals_load.h"
 #include "sim/replay.h"
 #include "sim/sweep_learn.h"
 #include "traces/reader.h"

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "policies/signals_load.h"
 
 Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace)
 {

@@ -4,7 +4,7 @@
 
 #include "cli/options.h"
 #include "policies/buffer.h"
-#include "traces/packed_view.h"
+#include "policies/packed_view.h"
 
 /* Loads TRACES as one, its tokens regrouped as PLAN says. On failure nothing is held. */
 Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace);

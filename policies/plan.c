@@ -279,12 +279,30 @@ bool plan_needs_future(const Plan *plan)
             choice.row->needs_coming);
 }
 
+static Status check_arrivals(const JsonAt *at, const Plan *plan)
+{
+    JsonAt value;
+    bool rate = plan->batching.arrivals >= ARRIVALS_FIXED;
+    bool given = is_given(at, "requests_per_s", &value);
+    if (given && !rate)
+        return json_fail(&value, "needs batching.arrivals \"fixed\" or \"poisson\"");
+    if (rate && !given)
+        return json_fail(at, "arrivals need \"requests_per_s\"");
+    if (plan->batching.arrivals != ARRIVALS_AT_ONCE && plan->batching.mode != BATCHING_CONTINUOUS &&
+        json_find(at, "arrivals", &value))
+        return json_fail(&value, "needs batching.mode \"continuous\"");
+    return OK;
+}
+
 static Status check_batching(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;
     bool given = is_given(at, "sequences", &value);
+    TRY(check_arrivals(at, plan));
     if (plan->batching.mode == BATCHING_AS_RECORDED)
-        return given ? json_fail(&value, "needs batching.mode \"apart\" or \"mixed\"") : OK;
+        return given ? json_fail(&value, "needs batching.mode \"apart\", \"mixed\" or "
+                                         "\"continuous\"")
+                     : OK;
     if (!given)
         return json_fail(at, "mode \"%s\" needs \"sequences\", how many run at once",
                          plan_batching_name(plan->batching.mode));
@@ -299,6 +317,13 @@ Batching plan_batching(const Plan *plan)
     return (Batching){.mode = plan->batching.mode,
                       .sequences = plan->batching.sequences,
                       .max_tokens = plan->batching.max_tokens};
+}
+
+Arrivals plan_arrivals(const Plan *plan)
+{
+    return (Arrivals){.kind = plan->batching.arrivals,
+                      .requests_per_s = plan->batching.requests_per_s,
+                      .seed = plan->seed};
 }
 
 static Status read_sections(const JsonAt *root, Plan *plan)

@@ -8,8 +8,9 @@
 #include <stdbool.h>
 
 #include "base/json.h"
+#include "policies/arrivals.h"
 #include "policies/plan_table.h"
-#include "traces/rebatch.h"
+#include "policies/scheduler.h"
 #include "traces/trace.h"
 
 typedef enum { GATING_DYNAMIC, GATING_STATIC } GatingMode;
@@ -81,7 +82,9 @@ typedef struct {
     struct {
         uint32_t max_tokens; /* of one step */
         BatchingMode mode;
-        uint32_t sequences; /* running at once, where the mode regroups; else 0 */
+        uint32_t sequences;    /* running at once, where the mode is not as recorded; else 0 */
+        ArrivalsKind arrivals; /* mode continuous */
+        double requests_per_s; /* of arrivals that have a rate; else 0 */
     } batching;
     struct {
         double h2d_gb_per_s; /* throttle of host-to-device loads; 0: none */
@@ -126,9 +129,10 @@ Status plan_from_json(const cJSON *json, const char *file, Plan *plan);
 Status plan_to_json(const Plan *plan, cJSON **json);
 /* One line of JSON; freed with mem_free. */
 Status plan_to_text(const Plan *plan, char **text);
-/* How PLAN regroups the tokens of a trace (traces/rebatch.h). */
+/* How PLAN puts tokens into steps (policies/scheduler.h). */
 Batching plan_batching(const Plan *plan);
-/* "as-recorded", "apart", "mixed" */
+Arrivals plan_arrivals(const Plan *plan);
+/* "as-recorded", "apart", "mixed", "continuous" */
 const char *plan_batching_name(BatchingMode mode);
 /* Sets one value of a plan's JSON: ASSIGNMENT is "buffer.slots=8". Objects on the way are made. The
  * value is parsed as JSON, and taken as a string where it is none. Check the result with

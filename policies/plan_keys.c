@@ -11,7 +11,8 @@ static const char *const NO_CHOICES[] = {NULL};
 static const char *const BUDGET_CHOICES[] = {"uniform", "skew", "optimal", NULL};
 static const char *const TABLE_CHOICES[] = {"trained", NULL};
 static const char *const HOT_CHOICES[] = {"hottest", NULL};
-static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", NULL};
+static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", "continuous", NULL};
+static const char *const ARRIVALS[] = {"at-once", "trace", "fixed", "poisson", NULL};
 
 #define AT(field) .offset = offsetof(Plan, field), .room = sizeof(((Plan *)NULL)->field)
 #define FIXED .offset = PLAN_NO_FIELD
@@ -144,6 +145,13 @@ static const PlanKey BATCHING_KEYS[] = {
      AT(batching.sequences),
      .least = 1,
      .most = TRACE_MAX_TOKENS,
+     .nullable = true},
+    {.name = "arrivals", .kind = KEY_CHOICE, AT(batching.arrivals), .names = ARRIVALS},
+    {.name = "requests_per_s",
+     .kind = KEY_F64,
+     AT(batching.requests_per_s),
+     .low = 1e-6,
+     .high = 1e9,
      .nullable = true},
 };
 

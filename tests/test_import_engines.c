@@ -7,7 +7,7 @@
 
 #include "tests/import_maker.h"
 #include "traces/import_counts.h"
-#include "traces/packed_view.h"
+#include "policies/packed_view.h"
 #include "traces/pickle.h"
 #include "traces/safetensors.h"
 

@@ -220,11 +220,22 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
          "placement: replicas: 1, layer 5 of the map has 2 copies of 2 experts"},
         {"\"batching\": {\"max_tokens\": 0}", "batching.max_tokens: 0, allowed is 1 to 16777216"},
         {"\"batching\": {\"mode\": \"packed\"}",
-         "batching.mode: \"packed\", allowed are as-recorded, apart, mixed"},
+         "batching.mode: \"packed\", allowed are as-recorded, apart, mixed, continuous"},
         {"\"batching\": {\"mode\": \"apart\"}", "batching: mode \"apart\" needs \"sequences\""},
         {"\"batching\": {\"mode\": \"mixed\", \"sequences\": null}", "needs \"sequences\""},
         {"\"batching\": {\"sequences\": 4}",
-         "batching.sequences: needs batching.mode \"apart\" or \"mixed\""},
+         "batching.sequences: needs batching.mode \"apart\", \"mixed\" or \"continuous\""},
+        {"\"batching\": {\"mode\": \"continuous\"}", "\"continuous\" needs \"sequences\""},
+        {"\"batching\": {\"arrivals\": \"trace\"}",
+         "batching.arrivals: needs batching.mode \"continuous\""},
+        {"\"batching\": {\"mode\": \"continuous\", \"sequences\": 2, \"arrivals\": \"poisson\"}",
+         "batching: arrivals need \"requests_per_s\""},
+        {"\"batching\": {\"requests_per_s\": 2}",
+         "batching.requests_per_s: needs batching.arrivals \"fixed\" or \"poisson\""},
+        {"\"batching\": {\"arrivals\": \"fixed\", \"requests_per_s\": 0}",
+         "batching.requests_per_s: 0, allowed is "},
+        {"\"batching\": {\"arrivals\": \"burst\"}",
+         "batching.arrivals: \"burst\", allowed are at-once, trace, fixed, poisson"},
         {"\"batching\": {\"mode\": \"apart\", \"sequences\": 9, \"max_tokens\": 8}",
          "batching.sequences: 9, allowed is 1 to 8"},
         {"\"batching\": {\"mode\": \"apart\", \"sequences\": 0}",
@@ -398,9 +409,13 @@ static Plan random_plan(uint64_t *state)
     }
     random_prefetch(state, &plan);
     plan.batching.max_tokens = 1 + random_below(state, TRACE_MAX_TOKENS);
-    plan.batching.mode = (BatchingMode)random_below(state, BATCHING_MIXED + 1);
+    plan.batching.mode = (BatchingMode)random_below(state, BATCHING_CONTINUOUS + 1);
     if (plan.batching.mode != BATCHING_AS_RECORDED)
         plan.batching.sequences = 1 + random_below(state, plan.batching.max_tokens);
+    if (plan.batching.mode == BATCHING_CONTINUOUS)
+        plan.batching.arrivals = (ArrivalsKind)random_below(state, ARRIVALS_POISSON + 1);
+    if (plan.batching.arrivals >= ARRIVALS_FIXED)
+        plan.batching.requests_per_s = 0.5 + random_below(state, 1000) / 7.0;
     if (random_below(state, 2))
         plan.link.h2d_gb_per_s = (1 + random_below(state, 100000)) / 997.0;
     return plan;
@@ -435,6 +450,8 @@ static void assert_same_plan(const Plan *left, const Plan *right)
     assert_int_equal(left->batching.max_tokens, right->batching.max_tokens);
     assert_int_equal(left->batching.mode, right->batching.mode);
     assert_int_equal(left->batching.sequences, right->batching.sequences);
+    assert_int_equal(left->batching.arrivals, right->batching.arrivals);
+    assert_true(left->batching.requests_per_s == right->batching.requests_per_s);
     assert_true(left->link.h2d_gb_per_s == right->link.h2d_gb_per_s);
 }
 

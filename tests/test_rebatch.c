@@ -9,7 +9,7 @@
 
 #include "base/memory.h"
 #include "tests/import_maker.h"
-#include "traces/packed_view.h"
+#include "policies/packed_view.h"
 #include "traces/recorder.h"
 
 enum {
@@ -124,7 +124,7 @@ static void put_output(PlainStep *step, Done *done, uint32_t request)
     }
 }
 
-/* The rules of traces/rebatch.h, one request after the other. */
+/* The rules of policies/rebatch.h, one request after the other. */
 static bool plain_step(BatchingMode mode, uint32_t sequences, uint32_t max_tokens, uint32_t *next,
                        bool *running, Done *done, PlainStep *step)
 {
@@ -223,7 +223,7 @@ static void assert_regrouped(const char *path, const Batching *batching)
     uint32_t number = 0;
     const char *const paths[] = {path};
     assert_ok(trace_shards_open(paths, 1, &shards));
-    assert_ok(rebatch_open(shards, batching, &rebatch));
+    assert_ok(rebatch_open(shards, batching, NULL, &rebatch));
     while (plain_step(batching->mode, batching->sequences, batching->max_tokens, &next, running,
                       done, &plain)) {
         assert_ok(rebatch_next_step(rebatch, &step));

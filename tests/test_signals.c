@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "policies/signals_load.h"
 #include "sim/sweep.h"
 #include "tests/action_log.h"
 #include "tests/random_trace.h"

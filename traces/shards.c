@@ -14,7 +14,14 @@ typedef struct {
     bool used;
     uint32_t number; /* as given out, or NO_NUMBER */
     uint32_t prompt_tokens;
+    uint64_t arrival_ns;
 } Entry;
+
+/* What a shard says of a request. */
+typedef struct {
+    uint64_t arrival_ns;
+    uint32_t prompt_tokens;
+} Told;
 
 struct TraceShards {
     const char *const *paths;
@@ -29,8 +36,8 @@ struct TraceShards {
     Entry *entries; /* [room], a power of two; open addressing */
     size_t room;
     size_t n_entries;
-    uint32_t *prompt_tokens; /* [prompt_room] by number */
-    size_t prompt_room;
+    Told *told; /* [told_room] by number */
+    size_t told_room;
     uint32_t n_requests;
     void *numbers; /* uint32_t [tokens] of the step */
     size_t numbers_bytes;
@@ -76,15 +83,15 @@ static Status give_number(TraceShards *shards, Entry *entry)
 {
     if (shards->n_requests == NO_NUMBER)
         return fail(ERR_INPUT, "%s: too many requests", shards->paths[shards->next - 1]);
-    if (shards->n_requests == shards->prompt_room) {
-        size_t room = shards->prompt_room > 0 ? 2 * shards->prompt_room : 256;
-        uint32_t *grown = mem_resize(shards->prompt_tokens, room, sizeof *grown);
+    if (shards->n_requests == shards->told_room) {
+        size_t room = shards->told_room > 0 ? 2 * shards->told_room : 256;
+        Told *grown = mem_resize(shards->told, room, sizeof *grown);
         if (grown == NULL)
             return fail_memory("requests", room * sizeof *grown);
-        shards->prompt_tokens = grown;
-        shards->prompt_room = room;
+        shards->told = grown;
+        shards->told_room = room;
     }
-    shards->prompt_tokens[shards->n_requests] = entry->prompt_tokens;
+    shards->told[shards->n_requests] = (Told){entry->arrival_ns, entry->prompt_tokens};
     entry->number = shards->n_requests++;
     return OK;
 }
@@ -163,7 +170,7 @@ void trace_shards_close(TraceShards *shards)
     trace_reader_close(shards->reader);
     mem_free(shards->layers);
     mem_free(shards->entries);
-    mem_free(shards->prompt_tokens);
+    mem_free(shards->told);
     mem_free(shards->numbers);
     mem_free(shards);
 }
@@ -188,7 +195,12 @@ uint32_t trace_shards_requests(const TraceShards *shards)
 
 uint32_t trace_shards_prompt_tokens(const TraceShards *shards, uint32_t request)
 {
-    return shards->prompt_tokens[request];
+    return shards->told[request].prompt_tokens;
+}
+
+uint64_t trace_shards_arrival_ns(const TraceShards *shards, uint32_t request)
+{
+    return shards->told[request].arrival_ns;
 }
 
 /* Opens the next shard and reads what it says of its requests. STATUS_END after the last. */
@@ -211,6 +223,7 @@ static Status next_shard(TraceShards *shards)
         TRY(status);
         TRY(take_entry(shards, request.request, &entry));
         entry->prompt_tokens = request.prompt_tokens;
+        entry->arrival_ns = request.arrival_ns;
     }
 }
 

@@ -31,5 +31,6 @@ Status trace_shards_prediction(TraceShards *shards, uint32_t distance, const uin
 uint32_t trace_shards_requests(const TraceShards *shards);
 /* What the shard says of a request met so far: 0 when it says nothing. */
 uint32_t trace_shards_prompt_tokens(const TraceShards *shards, uint32_t request);
+uint64_t trace_shards_arrival_ns(const TraceShards *shards, uint32_t request);
 
 #endif

@@ -8,7 +8,6 @@
 #define TRACES_SIGNALS_H
 
 #include "traces/layers.h"
-#include "traces/rebatch.h"
 
 typedef struct {
     bool requests; /* of the tokens, and the tokens' routing */
@@ -68,11 +67,6 @@ const uint32_t *trace_signals_distances(const TraceSignals *signals, size_t *n);
 Status trace_signals_add_predictions(TraceSignals *signals, const char *file, const TraceStep *step,
                                      size_t i, const uint16_t *predicted,
                                      const uint16_t *predicted_weights);
-/* What packed_trace_load_view() loads, read for its signals. Tokens that are regrouped have no
- * scores and no predictions: ERR_INPUT. */
-Status trace_signals_load(const char *const *paths, size_t count, const Batching *batching,
-                          const SignalNeeds *needs, size_t n_needs, TraceSignals **signals);
-
 /* True when SIGNALS (NULL: none) are all that NEEDS asks for. */
 bool trace_signals_have(const TraceSignals *signals, const SignalNeeds *needs);
 ScoreSource trace_signals_source(const TraceSignals *signals);

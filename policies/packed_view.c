@@ -1,4 +1,4 @@
-#include "traces/packed_view.h"
+#include "policies/packed_view.h"
 
 static Status add_shards(TraceShards *shards, PackedTrace *trace)
 {
@@ -14,7 +14,7 @@ static Status add_shards(TraceShards *shards, PackedTrace *trace)
 static Status add_rebatched(TraceShards *shards, const Batching *batching, PackedTrace *trace)
 {
     Rebatch *rebatch;
-    TRY(rebatch_open(shards, batching, &rebatch));
+    TRY(rebatch_open(shards, batching, NULL, &rebatch));
     Status status = OK;
     while (status == OK) {
         TraceStep step;
@@ -32,6 +32,9 @@ Status packed_trace_load_view(const char *const *paths, size_t count, const Batc
     TraceShards *shards;
     uint32_t n_layers;
     *trace = (PackedTrace){0};
+    if (batching->mode == BATCHING_CONTINUOUS)
+        return fail(ERR_INPUT, "batching.mode: \"continuous\" plays arrivals in time: it needs "
+                               "--hardware (\"mixed\" regroups without time)");
     if (count == 1 && batching->mode == BATCHING_AS_RECORDED)
         return packed_trace_load(paths[0], trace);
     TRY(trace_shards_open(paths, count, &shards));

@@ -1,5 +1,5 @@
 /* Reading the signals of traces. */
-#include "traces/signals.h"
+#include "policies/signals_load.h"
 
 #include <string.h>
 
@@ -60,7 +60,7 @@ static Status add_rebatched(TraceShards *shards, const Batching *batching, Trace
 {
     Rebatch *rebatch;
     TraceStep step;
-    TRY(rebatch_open(shards, batching, &rebatch));
+    TRY(rebatch_open(shards, batching, NULL, &rebatch));
     Status status = OK;
     while (status == OK) {
         status = rebatch_next_step(rebatch, &step);

@@ -1,4 +1,4 @@
-#include "traces/rebatch_store.h"
+#include "policies/rebatch_store.h"
 
 #include <string.h>
 

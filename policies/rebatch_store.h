@@ -1,14 +1,12 @@
-/* All tokens of a trace by request, for traces/rebatch.c. */
-#ifndef TRACES_REBATCH_STORE_H
-#define TRACES_REBATCH_STORE_H
+/* All tokens of a trace by request, for policies/rebatch.c. */
+#ifndef POLICIES_REBATCH_STORE_H
+#define POLICIES_REBATCH_STORE_H
 
+#include "policies/scheduler.h"
 #include "traces/layers.h"
 #include "traces/shards.h"
 
 #define NO_TOKEN UINT32_MAX
-
-/* What a token was to its request, in the order in which they run. */
-typedef enum { WORK_ENCODE, WORK_PROMPT, WORK_OUTPUT, WORK_KINDS } WorkKind;
 
 typedef struct {
     size_t ids;        /* where its ids begin: [layers of its stack][top_k] */

@@ -1,0 +1,184 @@
+#include "policies/latency.h"
+
+#include <stdlib.h>
+
+#include "base/memory.h"
+
+typedef struct {
+    uint64_t arrival_ns;
+    uint64_t last_ns; /* of its newest token */
+    uint32_t outputs;
+    uint32_t expected; /* when nothing ends it early */
+    bool ended;
+} Served;
+
+struct Latency {
+    Served *requests; /* [n_requests] */
+    uint32_t n_requests;
+    uint64_t *ttft; /* [n_ttft] */
+    size_t n_ttft;
+    uint64_t *tbt; /* [n_tbt] */
+    size_t n_tbt;
+    uint64_t *whole; /* [n_requests] scratch */
+    ServingReport report;
+    uint64_t first_arrival_ns;
+    uint64_t end_ns;
+};
+
+Status latency_new(const ScheduledRequest *requests, uint32_t n_requests, Latency **out)
+{
+    Latency *latency;
+    size_t gaps = 0;
+    TRY(mem_new(&latency, 1, sizeof *latency, "latencies"));
+    latency->n_requests = n_requests;
+    latency->first_arrival_ns = n_requests > 0 ? UINT64_MAX : 0;
+    Status status = mem_new(&latency->requests, n_requests, sizeof(Served), "latencies");
+    for (uint32_t i = 0; i < n_requests && status == OK; i++) {
+        const ScheduledRequest *request = &requests[i];
+        latency->requests[i] =
+            (Served){.arrival_ns = request->arrival_ns, .expected = request->work[WORK_OUTPUT] + 1};
+        gaps += request->work[WORK_OUTPUT];
+        if (request->arrival_ns < latency->first_arrival_ns)
+            latency->first_arrival_ns = request->arrival_ns;
+    }
+    if (status == OK)
+        status = mem_new(&latency->ttft, n_requests, sizeof(uint64_t), "latencies");
+    if (status == OK)
+        status = mem_new(&latency->whole, n_requests, sizeof(uint64_t), "latencies");
+    if (status == OK)
+        status = mem_new(&latency->tbt, gaps, sizeof(uint64_t), "latencies");
+    if (status == OK)
+        *out = latency;
+    else
+        latency_free(latency);
+    return status;
+}
+
+void latency_free(Latency *latency)
+{
+    if (latency == NULL)
+        return;
+    mem_free(latency->requests);
+    mem_free(latency->ttft);
+    mem_free(latency->tbt);
+    mem_free(latency->whole);
+    mem_free(latency);
+}
+
+static void add_token(Latency *latency, Served *served, uint64_t end_ns)
+{
+    if (served->outputs == 0)
+        latency->ttft[latency->n_ttft++] = end_ns - served->arrival_ns;
+    else
+        latency->tbt[latency->n_tbt++] = end_ns - served->last_ns;
+    served->last_ns = end_ns;
+    served->ended = ++served->outputs == served->expected;
+    latency->report.output_tokens++;
+}
+
+void latency_step(Latency *latency, const ScheduledStep *step, uint64_t start_ns, uint64_t end_ns)
+{
+    latency->report.steps++;
+    latency->report.tokens += step->tokens;
+    latency->report.busy_ns += end_ns - start_ns;
+    latency->end_ns = end_ns;
+    for (uint32_t i = 0; i < step->n_parts; i++) {
+        const SchedulePart *part = &step->parts[i];
+        if (part->gives_token)
+            add_token(latency, &latency->requests[part->request], end_ns);
+    }
+}
+
+void latency_end(Latency *latency, uint32_t request)
+{
+    latency->requests[request].ended = true;
+}
+
+static int compare_times(const void *left, const void *right)
+{
+    const uint64_t *a = left;
+    const uint64_t *b = right;
+    return (*a > *b) - (*a < *b);
+}
+
+/* The least sample that at least PERCENT of all are not above. */
+static uint64_t percentile(const uint64_t *sorted, size_t n, unsigned percent)
+{
+    size_t rank = n / 100 * percent + (n % 100 * percent + 99) / 100;
+    return sorted[rank > 0 ? rank - 1 : 0];
+}
+
+static LatencySummary summarise(uint64_t *samples, size_t n)
+{
+    LatencySummary summary = {.n = n};
+    if (n == 0)
+        return summary;
+    qsort(samples, n, sizeof *samples, compare_times);
+    for (size_t i = 0; i < n; i++)
+        summary.mean += ((double)samples[i] - summary.mean) / (double)(i + 1);
+    summary.median = percentile(samples, n, 50);
+    summary.p90 = percentile(samples, n, 90);
+    summary.p99 = percentile(samples, n, 99);
+    summary.most = samples[n - 1];
+    return summary;
+}
+
+ServingReport latency_report(Latency *latency)
+{
+    ServingReport report = latency->report;
+    for (uint32_t i = 0; i < latency->n_requests; i++) {
+        const Served *served = &latency->requests[i];
+        if (served->ended && served->outputs > 0)
+            latency->whole[report.requests++] = served->last_ns - served->arrival_ns;
+    }
+    if (report.steps > 0)
+        report.duration_ns = latency->end_ns - latency->first_arrival_ns;
+    report.ttft = summarise(latency->ttft, latency->n_ttft);
+    report.tbt = summarise(latency->tbt, latency->n_tbt);
+    report.latency = summarise(latency->whole, report.requests);
+    return report;
+}
+
+static double rate(uint64_t count, uint64_t duration_ns)
+{
+    return duration_ns > 0 ? (double)count * 1e9 / (double)duration_ns : 0.0;
+}
+
+double serving_output_tokens_per_s(const ServingReport *report)
+{
+    return rate(report->output_tokens, report->duration_ns);
+}
+
+double serving_requests_per_s(const ServingReport *report)
+{
+    return rate(report->requests, report->duration_ns);
+}
+
+static Status add_summary(cJSON *json, const char *key, const LatencySummary *summary)
+{
+    cJSON *object;
+    TRY(json_add_object(json, key, &object));
+    TRY(json_add_u64(object, "n", summary->n));
+    TRY(json_add_f64(object, "mean", summary->mean));
+    TRY(json_add_u64(object, "median", summary->median));
+    TRY(json_add_u64(object, "p90", summary->p90));
+    TRY(json_add_u64(object, "p99", summary->p99));
+    return json_add_u64(object, "max", summary->most);
+}
+
+Status serving_report_json(const ServingReport *report, cJSON *json)
+{
+    cJSON *object;
+    TRY(json_add_object(json, "serving", &object));
+    TRY(json_add_u64(object, "requests", report->requests));
+    TRY(json_add_u64(object, "steps", report->steps));
+    TRY(json_add_u64(object, "tokens", report->tokens));
+    TRY(json_add_u64(object, "output_tokens", report->output_tokens));
+    TRY(json_add_u64(object, "duration_ns", report->duration_ns));
+    TRY(json_add_u64(object, "busy_ns", report->busy_ns));
+    TRY(json_add_f64(object, "requests_per_s", serving_requests_per_s(report)));
+    TRY(json_add_f64(object, "output_tokens_per_s", serving_output_tokens_per_s(report)));
+    TRY(add_summary(object, "ttft_ns", &report->ttft));
+    TRY(add_summary(object, "tbt_ns", &report->tbt));
+    return add_summary(object, "latency_ns", &report->latency);
+}

@@ -10,6 +10,7 @@
 #include "cli/online.h"
 #include "cli/plan_input.h"
 #include "cli/print.h"
+#include "cli/serving_print.h"
 #include "cli/table.h"
 #include "traces/ops.h"
 
@@ -113,8 +114,20 @@ static Status check(const OptionTable *table, Arguments *arguments)
         return options_fail(table, "--ignore-eos needs --generate");
     if (arguments->print_text && arguments->generate == 0)
         return options_fail(table, "--print-text needs --generate");
-    if (arguments->batch == 0)
-        arguments->batch = 1;
+    return OK;
+}
+
+/* How many requests run at once: --batch, or what the plan's continuous batching says. */
+static Status choose_batch(const Plan *plan, Arguments *arguments)
+{
+    if (plan->batching.mode != BATCHING_CONTINUOUS) {
+        arguments->batch = arguments->batch > 0 ? arguments->batch : 1;
+        return OK;
+    }
+    if (arguments->batch > 0)
+        return fail(ERR_USAGE, "--batch does not go with batching.mode \"continuous\", whose "
+                               "batching.sequences says how many requests run together");
+    arguments->batch = plan->batching.sequences;
     return OK;
 }
 
@@ -385,6 +398,9 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
                       .ignore_eos = arguments->ignore_eos,
                       .max_tokens = recording->plan.batching.max_tokens,
                       .scores = arguments->scores};
+    const Arrivals arrivals = plan_arrivals(&recording->plan);
+    if (recording->plan.batching.mode == BATCHING_CONTINUOUS)
+        run.arrivals = &arrivals;
     TRY(executor_for_requests(recording->checkpoint, &recording->set, &run, options,
                               &recording->executor));
     TRY(open_routing(recording));
@@ -480,6 +496,8 @@ static Status fill_json(cJSON *json, const Recording *recording)
     TRY(json_add_u64(json, "decode_tokens", totals->decode_tokens));
     TRY(json_add_u64(json, "decode_ns", totals->decode_ns));
     TRY(fill_buffer_json(json, recording));
+    if (recording->plan.batching.mode == BATCHING_CONTINUOUS)
+        TRY(serving_report_json(&totals->serving, json));
     if (recording->arguments->print_text)
         return generated_add_json(&recording->generated, &recording->set, json);
     return OK;
@@ -523,12 +541,20 @@ static void print_recording(const Recording *recording)
                bytes_text(counts->bytes_loaded, loaded));
 }
 
+static Status print_people(const Recording *recording)
+{
+    print_recording(recording);
+    return recording->plan.batching.mode == BATCHING_CONTINUOUS
+               ? serving_print(&recording->totals.serving)
+               : OK;
+}
+
 static Status report(const Recording *recording)
 {
     if (recording->arguments->json)
         TRY(print_recording_json(recording));
     else
-        print_recording(recording);
+        TRY(print_people(recording));
     if (recording->arguments->print_text && !recording->arguments->json)
         TRY(generated_print(&recording->generated, &recording->set));
     if (!recording->totals.stopped)
@@ -555,6 +581,8 @@ Status command_record(int argc, char **argv)
     if (status == OK)
         status = plan_input(arguments.plan, &arguments.sets, &recording.plan);
     option_list_free(&arguments.sets);
+    if (status == OK)
+        status = choose_batch(&recording.plan, &arguments);
     if (status == OK)
         record_what_decides(&recording.plan, &arguments);
     if (status == OK)

@@ -22,7 +22,7 @@ PlanDemands executor_demands(const Executor *executor, const Plan *plan)
 
 Status executor_check_plan(const Plan *plan)
 {
-    if (plan->batching.mode != BATCHING_AS_RECORDED)
+    if (plan->batching.mode == BATCHING_APART || plan->batching.mode == BATCHING_MIXED)
         return fail(ERR_UNSUPPORTED,
                     "plan: batching.mode: \"%s\" regroups the tokens of a trace, which only "
                     "simulate and sweep do",

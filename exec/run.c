@@ -100,8 +100,7 @@ static Status check_run(const Run *run)
     return OK;
 }
 
-/* Requests of the largest group. */
-static uint32_t group_requests(const Run *run)
+uint32_t run_group_requests(const Run *run)
 {
     uint32_t requests = run->set->n_requests;
     return run->options->batch < requests ? run->options->batch : requests;
@@ -109,7 +108,7 @@ static uint32_t group_requests(const Run *run)
 
 static void lay_out_searches(Run *run)
 {
-    uint32_t requests = group_requests(run);
+    uint32_t requests = run_group_requests(run);
     run->searches = lay_out(&run->arena, requests, sizeof *run->searches);
     run->slots = lay_out(&run->arena, run->beams, sizeof *run->slots);
     BeamSearch counted = {0};
@@ -138,7 +137,8 @@ static size_t routed_per_token(const Run *run)
 static void lay_out_run(Run *run)
 {
     size_t tokens = run->options->max_tokens;
-    run->group = lay_out(&run->arena, times(group_requests(run), run->beams), sizeof *run->group);
+    run->group =
+        lay_out(&run->arena, times(run_group_requests(run), run->beams), sizeof *run->group);
     run->request = lay_out(&run->arena, tokens, sizeof *run->request);
     run->position = lay_out(&run->arena, tokens, sizeof *run->position);
     run->token = lay_out(&run->arena, tokens, sizeof *run->token);
@@ -200,7 +200,7 @@ static bool is_end(const ModelConfig *config, uint32_t token)
     return false;
 }
 
-static void accept_token(Run *run, Running *line, const StepOutput *output)
+void run_accept_token(Run *run, Running *line, const StepOutput *output)
 {
     size_t vocabulary = run->config->vocabulary;
     line->pending = best_token(output->logits + line->logit_row * vocabulary, (uint32_t)vocabulary);
@@ -257,7 +257,7 @@ static Status run_greedy(Run *run, Phase phase, uint32_t first, uint32_t end)
     TRY(run_composed(run, phase, generates ? LOGITS_LAST : LOGITS_NONE, &output));
     for (uint32_t i = first; generates && i < end; i++)
         if (!run->group[i].done && run_is_past_prompt(&run->group[i]))
-            accept_token(run, &run->group[i], &output);
+            run_accept_token(run, &run->group[i], &output);
     return OK;
 }
 
@@ -299,11 +299,12 @@ static Status decode_round(Run *run, bool *any)
     return OK;
 }
 
-static Status record_request(const Run *run, const Running *line)
+Status run_record_request(const Run *run, const Running *line)
 {
     const char *label = line->source->label;
     TraceRequest request = {.request = run_request_number(run, line),
                             .label = label != NULL && label[0] != 0 ? label : NULL,
+                            .arrival_ns = line->arrival_ns,
                             .prompt_tokens = line->n_prompt,
                             .output_tokens = line->n_output};
     if (run->context.recorder == NULL)
@@ -320,7 +321,7 @@ static Status start_group(Run *run, uint32_t first)
         uint32_t number = first + i / run->beams;
         *line = (Running){.source = &run->set->requests[number], .number = number, .kv_slot = i};
         line->prompt = run_prompt(run->config, run->set, run->options, number, &line->n_prompt);
-        TRY(record_request(run, line));
+        TRY(run_record_request(run, line));
     }
     return OK;
 }
@@ -331,7 +332,7 @@ static Status end_group(Run *run)
         executor_release(run->context.executor, i);
         if (run->n_output != NULL)
             run->n_output[run->group[i].number] = run->group[i].n_output;
-        TRY(record_request(run, &run->group[i]));
+        TRY(run_record_request(run, &run->group[i]));
     }
     return OK;
 }
@@ -357,6 +358,8 @@ static Status run_groups(Run *run)
     lay_out_run(run);
     TRY(arena_commit(&run->arena, "run: arrays of a step"));
     lay_out_run(run);
+    if (run->options->arrivals != NULL)
+        return run_continuous(run);
     for (uint32_t first = 0; first < run->set->n_requests; first += run->n_group / run->beams) {
         if (run_must_stop(&run->context))
             break;

@@ -6,13 +6,15 @@
 #include "exec/routing_source.h"
 #include "exec/score_rows.h"
 #include "exec/tokens.h"
+#include "policies/latency.h"
 #include "traces/recorder.h"
 
 typedef struct {
-    uint32_t batch;        /* requests at a time, 1 or more */
-    uint32_t generate;     /* tokens per request */
-    uint32_t beams;        /* of the search for them; 0 or 1: greedy */
-    double length_penalty; /* of beams: log probability / length^this */
+    uint32_t batch;           /* requests at a time, 1 or more */
+    const Arrivals *arrivals; /* continuous batching: when requests come; NULL: in groups */
+    uint32_t generate;        /* tokens per request */
+    uint32_t beams;           /* of the search for them; 0 or 1: greedy */
+    double length_penalty;    /* of beams: log probability / length^this */
     bool ignore_eos;
     /* Encoder-decoder models: what the decoder of each request begins with, or is scored on; NULL:
      * the model's decoder_start_token_id. */
@@ -34,7 +36,8 @@ typedef struct {
     uint64_t prefill_ns; /* time in steps, without recording; mixed steps count here */
     uint64_t decode_tokens;
     uint64_t decode_ns;
-    bool stopped; /* by options.stop */
+    ServingReport serving; /* of continuous batching; else 0 */
+    bool stopped;          /* by options.stop */
 } RunTotals;
 
 /* Called after each step with what went in and came out; a failure ends the run. STEP is complete
@@ -53,7 +56,12 @@ const uint32_t *run_prompt(const ModelConfig *config, const TokenSet *set,
  * lookup hits). In an encoder-decoder model SET is the sources, which go through the encoder
  * first, each whole in one step, and the prompts are the targets. With beams each is a request of
  * its own in the trace, number request * beams + beam, and all feed the prompt; the source belongs
- * to the first. Every request must fit the executor's max_length with its output. When
+ * to the first. Every request must fit the executor's max_length with its output.
+ *
+ * With options.arrivals the requests arrive in real time instead, batch is how many run at once,
+ * and policies/scheduler.h composes each step (BATCHING_CONTINUOUS): decoder-only models, greedy,
+ * with tokens to generate, and arrivals that are not a trace's. The trace tells when requests
+ * arrived, on the clock of the steps' start_ns. When
  * OUTPUT is not NULL, OUTPUT[i] ([generate], caller's) receives the tokens of request i and
  * N_OUTPUT[i] their number. */
 Status run_requests(Executor *executor, const ModelConfig *config, const TokenSet *set,

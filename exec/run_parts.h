@@ -16,6 +16,7 @@ typedef struct {
     uint32_t pending; /* the newest output token, not yet fed */
     uint32_t n_output;
     uint32_t kv_slot;
+    uint64_t arrival_ns; /* for the trace */
     bool done;
     uint32_t logit_row; /* of its last token in the step */
 } Running;
@@ -43,6 +44,8 @@ typedef struct {
     uint32_t n_spans;
 } Run;
 
+/* Requests of the largest group. */
+uint32_t run_group_requests(const Run *run);
 /* The number of a line in the trace. */
 uint32_t run_request_number(const Run *run, const Running *line);
 /* True when the line's prompt is in the cache but for nothing. */
@@ -54,9 +57,16 @@ const uint16_t *run_forced(Run *run, Stack stack);
 /* Runs the composed step; OUTPUT is what came of it. */
 Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *output);
 
+/* Gives LINE its next token, from the last row of it in OUTPUT, and finds whether it is done. */
+void run_accept_token(Run *run, Running *line, const StepOutput *output);
+/* Writes what is known of LINE to the trace, where there is one. */
+Status run_record_request(const Run *run, const Running *line);
+
 /* The sources of the group through the encoder. */
 Status run_encode(Run *run);
 /* The prompts of the group but for their last token, then beam search to the end. */
 Status run_beams(Run *run);
+/* All requests, as they arrive (options.arrivals). */
+Status run_continuous(Run *run);
 
 #endif

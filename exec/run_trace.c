@@ -205,6 +205,9 @@ Status run_trace(Executor *executor, const ModelConfig *config, const RunTraceOp
     Future future;
     runner.context.scores.keep = options->scores;
     runner.context.scores.layers = executor_layers(executor, &runner.context.scores.n_layers);
+    if (plan->batching.mode == BATCHING_CONTINUOUS)
+        return fail(ERR_UNSUPPORTED, "plan: batching.mode: \"continuous\" composes steps of its "
+                                     "own, those of a trace run as recorded");
     if (!options->forced)
         TRY(executor_check_future(executor, NULL));
     TRY(trace_scan(options, config, plan, &runner.scan, needs_future ? &future : NULL));

@@ -2,48 +2,94 @@
 #include <stdio.h>
 
 #include "cli/command.h"
+#include "cli/export_placement.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/print.h"
 #include "cli/table.h"
 #include "traces/export.h"
 
+static const char *const FORMATS[] = {"csv", "npy", "sglang", "trtllm", NULL};
+enum { TO_CSV, TO_NPY, TO_SGLANG, TO_TRTLLM };
+
 typedef struct {
-    ExportOptions export;
+    const char *trace;
+    const char *plan;
+    const char *out;
     int to;
     int stack;
+    uint32_t layers;
+    uint32_t updates;
     bool json;
 } Arguments;
+
+/* An option that FORMAT has no use for is refused, not ignored. */
+static Status check(const OptionTable *table, const Arguments *arguments)
+{
+    bool places = arguments->to == TO_SGLANG || arguments->to == TO_TRTLLM;
+    if (!places && arguments->trace == NULL)
+        return options_fail(table, "--to %s needs TRACE", FORMATS[arguments->to]);
+    if (places != (arguments->plan != NULL))
+        return options_fail(table,
+                            places ? "--to %s needs --plan" : "--plan means nothing to --to %s",
+                            FORMATS[arguments->to]);
+    if (arguments->stack >= 0 && arguments->to != TO_NPY)
+        return options_fail(table, "--stack has no meaning with --to %s", FORMATS[arguments->to]);
+    if (arguments->layers > 0 && arguments->to != TO_SGLANG)
+        return options_fail(table, "--layers has no meaning with --to %s", FORMATS[arguments->to]);
+    if (arguments->updates > 0 && arguments->to != TO_TRTLLM)
+        return options_fail(table, "--layer-updates has no meaning with --to %s",
+                            FORMATS[arguments->to]);
+    return OK;
+}
 
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     static const char *const STACKS[] = {"decoder", "encoder", NULL};
-    ExportOptions *export = &arguments->export;
     const Option options[] = {
         {.name = "TRACE",
-         .help = "the trace",
+         .help = "the trace; sglang, trtllm: of the model, not needed where the plan has a map",
          .kind = OPTION_POSITIONAL,
-         .required = true,
-         .value = &export->trace},
+         .value = &arguments->trace},
         {.name = "to",
          .argument = "FORMAT",
-         .help = "csv: a row per choice; npy: expert ids [token, layer, k], -1 where not computed",
+         .help = "see above",
          .kind = OPTION_CHOICE,
          .required = true,
          .value = &arguments->to,
-         .choices = EXPORT_FORMAT_NAMES},
+         .choices = FORMATS},
         {.name = "out",
          .argument = "FILE",
          .help = "what to write; replaced when it exists",
          .kind = OPTION_TEXT,
          .required = true,
-         .value = &export->out},
+         .value = &arguments->out},
         {.name = "stack",
          .argument = "STACK",
          .help = "npy: decoder (default) or encoder tokens",
          .kind = OPTION_CHOICE,
          .value = &arguments->stack,
          .choices = STACKS},
+        {.name = "plan",
+         .argument = "FILE",
+         .help = "sglang, trtllm: the plan with the placement, as place writes it",
+         .kind = OPTION_TEXT,
+         .value = &arguments->plan},
+        {.name = "layers",
+         .argument = "N",
+         .help = "sglang: all layers of the model (default: as the trace says, else up to the last "
+                 "with experts)",
+         .kind = OPTION_U32,
+         .value = &arguments->layers,
+         .least = 1,
+         .most = TRACE_MAX_LAYERS},
+        {.name = "layer-updates",
+         .argument = "N",
+         .help = "trtllm: layers that the engine balances anew in an iteration (default 0: none)",
+         .kind = OPTION_U32,
+         .value = &arguments->updates,
+         .least = 1,
+         .most = TRACE_MAX_LAYERS},
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -51,54 +97,113 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "export",
-        .summary = "Writes the routing of a trace for tools that do not read traces. npy is what "
-                   "import --from npy\nreads. For SQL, load the extension (moebius_sqlite.so).",
+        .summary =
+            "Writes the routing of a trace, or the placement of a plan, for other tools. For SQL, "
+            "load the\nextension (moebius_sqlite.so).\n\n"
+            "  csv     routing, a row per choice\n"
+            "  npy     expert ids [token, layer, k], -1 where not computed: what import --from npy "
+            "reads\n"
+            "  sglang  placement, for --init-expert-location: JSON with physical_to_logical_map\n"
+            "  trtllm  placement, for moe_config.load_balancer: moe_load_balancer.yaml",
         .example = "moebius export --to npy trace.db --out routes.npy\n"
-                   "moebius export --to csv trace.db --out routes.csv",
+                   "moebius export --to csv trace.db --out routes.csv\n"
+                   "moebius export --to sglang trace.db --plan plan.json --out experts.json",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     arguments->stack = -1;
     TRY(options_parse(&table, argc, argv));
-    export->to = (ExportFormat)arguments->to;
-    if (arguments->stack >= 0 && export->to != EXPORT_NPY)
-        return options_fail(&table, "--stack has no meaning with --to csv, which has both");
-    export->stack = arguments->stack == 1 ? STACK_ENCODER : STACK_DECODER;
-    return OK;
+    return check(&table, arguments);
 }
 
-static Status fill_json(cJSON *json, const ExportOptions *export, const ExportReport *report)
+static Status fill_files(cJSON *json, const Arguments *arguments)
 {
-    TRY(json_add_text(json, "trace", export->trace));
-    TRY(json_add_text(json, "out", export->out));
-    TRY(json_add_text(json, "to", EXPORT_FORMAT_NAMES[export->to]));
+    TRY(arguments->trace != NULL ? json_add_text(json, "trace", arguments->trace)
+                                 : json_add_null(json, "trace"));
+    TRY(json_add_text(json, "out", arguments->out));
+    return json_add_text(json, "to", FORMATS[arguments->to]);
+}
+
+static Status fill_routing(cJSON *json, const Arguments *arguments, const ExportReport *report)
+{
+    TRY(fill_files(json, arguments));
     TRY(json_add_u64(json, "steps", report->steps));
     TRY(json_add_u64(json, "tokens", report->tokens));
     return json_add_u64(json, "ids", report->ids);
 }
 
-static Status print_report_json(const ExportOptions *export, const ExportReport *report)
+static Status print_routing(const Arguments *arguments, const ExportReport *report)
 {
+    char steps[NUMBER_BYTES];
+    char tokens[NUMBER_BYTES];
+    char ids[NUMBER_BYTES];
     cJSON *json;
-    TRY(print_json_begin(&json));
-    return print_json_end(json, fill_json(json, export, report));
+    if (arguments->json) {
+        TRY(print_json_begin(&json));
+        return print_json_end(json, fill_routing(json, arguments, report));
+    }
+    printf("%s: %s steps, %s tokens, %s ids\n", arguments->out, number_text(report->steps, steps),
+           number_text(report->tokens, tokens), number_text(report->ids, ids));
+    return OK;
+}
+
+static Status write_routing(const Arguments *arguments)
+{
+    ExportReport report;
+    const ExportOptions options = {
+        .to = arguments->to == TO_CSV ? EXPORT_CSV : EXPORT_NPY,
+        .trace = arguments->trace,
+        .out = arguments->out,
+        .stack = arguments->stack == 1 ? STACK_ENCODER : STACK_DECODER,
+        .stop = interrupt_watch(),
+    };
+    Status status = trace_export(&options, &report);
+    interrupt_unwatch();
+    TRY(status);
+    return print_routing(arguments, &report);
+}
+
+static Status fill_placement(cJSON *json, const Arguments *arguments, const PlacementExported *done)
+{
+    TRY(fill_files(json, arguments));
+    TRY(json_add_text(json, "plan", arguments->plan));
+    TRY(json_add_u64(json, "ranks", done->ranks));
+    TRY(json_add_u64(json, "layers", done->layers));
+    TRY(json_add_u64(json, "moe_layers", done->moe_layers));
+    TRY(json_add_u64(json, "slots", done->slots));
+    return json_add_u64(json, "replicas", done->replicas);
+}
+
+static Status write_placement(const Arguments *arguments)
+{
+    PlacementExported done;
+    cJSON *json;
+    const PlacementExport options = {.is_trtllm = arguments->to == TO_TRTLLM,
+                                     .trace = arguments->trace,
+                                     .plan = arguments->plan,
+                                     .out = arguments->out,
+                                     .layers = arguments->layers,
+                                     .updates = arguments->updates};
+    TRY(export_placement(&options, &done));
+    if (arguments->json) {
+        TRY(print_json_begin(&json));
+        return print_json_end(json, fill_placement(json, arguments, &done));
+    }
+    printf("%s: %" PRIu32 " MoE layers, %" PRIu32 " slots in each on %" PRIu32 " ranks; ",
+           arguments->out, done.moe_layers, done.slots, done.ranks);
+    if (arguments->to == TO_SGLANG)
+        printf("%" PRIu32 " layers in all: --init-expert-location %s --ep-num-redundant-experts "
+               "%" PRIu32 "\n",
+               done.layers, arguments->out, done.replicas);
+    else
+        printf("moe_config.load_balancer: %s, moe_expert_parallel_size: %" PRIu32 "\n",
+               arguments->out, done.ranks);
+    return OK;
 }
 
 Status command_export(int argc, char **argv)
 {
     Arguments arguments = {0};
-    ExportReport report;
-    char steps[NUMBER_BYTES];
-    char tokens[NUMBER_BYTES];
-    char ids[NUMBER_BYTES];
     TRY(parse(argc, argv, &arguments));
-    arguments.export.stop = interrupt_watch();
-    Status status = trace_export(&arguments.export, &report);
-    interrupt_unwatch();
-    TRY(status);
-    if (arguments.json)
-        return print_report_json(&arguments.export, &report);
-    printf("%s: %s steps, %s tokens, %s ids\n", arguments.export.out,
-           number_text(report.steps, steps), number_text(report.tokens, tokens),
-           number_text(report.ids, ids));
-    return OK;
+    return arguments.to == TO_CSV || arguments.to == TO_NPY ? write_routing(&arguments)
+                                                            : write_placement(&arguments);
 }

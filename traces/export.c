@@ -13,11 +13,6 @@
 
 enum { NPY_HEADER_BYTES = 128, ROW_BYTES = 160 };
 
-const char *const EXPORT_FORMAT_NAMES[EXPORT_FORMATS + 1] = {
-    [EXPORT_CSV] = "csv",
-    [EXPORT_NPY] = "npy",
-};
-
 typedef struct {
     const ExportOptions *options;
     TraceReader *reader;

@@ -11,10 +11,7 @@
 
 #include "traces/trace.h"
 
-typedef enum { EXPORT_CSV, EXPORT_NPY, EXPORT_FORMATS } ExportFormat;
-
-/* NULL-terminated, by ExportFormat; what --to takes. */
-extern const char *const EXPORT_FORMAT_NAMES[EXPORT_FORMATS + 1];
+typedef enum { EXPORT_CSV, EXPORT_NPY } ExportFormat;
 
 typedef struct {
     ExportFormat to;

@@ -8,6 +8,7 @@
 #define EXEC_EXECUTOR_H
 
 #include "exec/checkpoint.h"
+#include "exec/host_times.h"
 #include "policies/plan.h"
 #include "traces/trace.h"
 
@@ -133,6 +134,7 @@ typedef struct {
     const float *predicted_weights;
     const TimingRecord *timing; /* ops of traces/ops.h; times in clock_wall_ns() */
     size_t n_timing;
+    HostTimes host; /* where timing is wanted */
 } StepOutput;
 
 /* ERR_UNSUPPORTED when the plan needs a future that INPUT (NULL: no step) does not bring. */

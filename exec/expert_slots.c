@@ -153,6 +153,7 @@ void expert_slots_lay_out_deciding(ExpertSlots *slots, Arena *arena)
     slots->residency = lay_out(arena, records, sizeof *slots->residency);
     slots->load_records =
         lay_out(arena, expert_slots_max_loads(slots), sizeof *slots->load_records);
+    slots->load_calls = lay_out(arena, expert_slots_max_loads(slots), sizeof *slots->load_calls);
 }
 
 static void *slot_address(const ExpertSlots *slots, uint32_t layer_index, uint32_t slot)
@@ -327,7 +328,10 @@ static Status begin_load(ExpertSlots *slots, const ExpertEvent *event, const Buf
                        .at_least_ns =
                            gb_per_s > 0 ? (uint64_t)((double)record->bytes / gb_per_s) : 0,
                        .ticket = slots->n_loads++};
-    return slots->backend->load(slots->device, &load);
+    uint64_t start_ns = clock_ns();
+    TRY(slots->backend->load(slots->device, &load));
+    slots->load_calls[load.ticket] = (HostSpan){start_ns, clock_ns() - start_ns};
+    return OK;
 }
 
 static void add_loaded(JobList *loaded, const BufferAction *action, uint32_t ticket)
@@ -412,6 +416,7 @@ Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *
     uint32_t n_actions;
     bool queued = false;
     *n_active = decide(slots, event, &n_actions);
+    slots->decided_ns = clock_ns();
     uint64_t start_ns = clock_wall_ns();
     for (uint32_t i = 0; i < n_actions; i++)
         TRY(carry_out(slots, event, &slots->actions[i], start_ns, &queued));

@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "exec/backend.h"
+#include "exec/host_times.h"
 #include "policies/buffer.h"
 
 #define NO_SLOT UINT32_MAX
@@ -62,7 +63,9 @@ typedef struct {
     bool holds_all;      /* the budget has room for all of them */
     bool settled;        /* every expert is in its slot, and stays there */
     uint32_t n_loads;
-    uint64_t slot_bytes; /* device memory of the plan's slots */
+    HostSpan *load_calls; /* [n_loads] in clock_ns() */
+    uint64_t decided_ns;  /* when the decisions on the last event were made, in clock_ns() */
+    uint64_t slot_bytes;  /* device memory of the plan's slots */
 } ExpertSlots;
 
 /* What an event computes. */

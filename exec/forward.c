@@ -5,14 +5,23 @@
 #include "exec/forward_parts.h"
 #include "exec/gating.h"
 
+HostSpan forward_span(uint64_t start_ns)
+{
+    return (HostSpan){start_ns, clock_ns() - start_ns};
+}
+
 Status forward_stamp(const Step *step, uint32_t layer, Op op)
 {
     Forward *f = step->forward;
+    HostNotes *notes = &f->notes;
     if (!step->input->timing)
         return OK;
+    notes->ops[step->ops->n] = forward_span(notes->stamp_ns);
     step->ops->layer[step->ops->n] = layer;
     step->ops->op[step->ops->n++] = op;
-    return f->backend->stamp(f->device, step->ops->n);
+    TRY(f->backend->stamp(f->device, step->ops->n));
+    notes->stamp_ns = clock_ns();
+    return OK;
 }
 
 /* Entries of the stack's routing. */
@@ -233,6 +242,34 @@ static Status read_stamps(const Step *step, uint64_t wall_offset_ns, StepOutput 
     return OK;
 }
 
+/* SPANS of clock_ns() become those of clock_wall_ns(). */
+static void move_spans(HostSpan *spans, size_t n, uint64_t wall_offset_ns)
+{
+    for (size_t i = 0; i < n; i++)
+        spans[i].start_ns += wall_offset_ns;
+}
+
+static void read_notes(const Step *step, uint64_t wall_offset_ns, StepOutput *output)
+{
+    Forward *f = step->forward;
+    HostNotes *notes = &f->notes;
+    move_spans(notes->ops, step->repeated ? 0 : step->ops->n, wall_offset_ns);
+    move_spans(f->slots.load_calls, f->slots.n_loads, wall_offset_ns);
+    move_spans(&notes->queue, 1, wall_offset_ns);
+    move_spans(&notes->wait, 1, wall_offset_ns);
+    for (uint32_t i = 0; i < notes->n_events; i++) {
+        move_spans(&notes->events[i].wait, 1, wall_offset_ns);
+        move_spans(&notes->events[i].decide, 1, wall_offset_ns);
+    }
+    output->host = (HostTimes){.ops = step->repeated ? NULL : notes->ops,
+                               .events = notes->events,
+                               .n_events = notes->n_events,
+                               .loads = f->slots.load_calls,
+                               .n_loads = f->slots.n_loads,
+                               .queue = notes->queue,
+                               .wait = notes->wait};
+}
+
 static uint32_t moe_layers_of(const ModelConfig *config, Stack stack)
 {
     uint32_t n = 0;
@@ -329,6 +366,7 @@ static Status queue_step(Step *step)
     TRY(send_input(step));
     if (step->input->timing)
         TRY(f->backend->stamp(f->device, 0));
+    step->forward->notes.stamp_ns = clock_ns();
     TRY(embed(step));
     TRY(run_layers(step));
     if (step->input->stack == STACK_ENCODER)
@@ -366,11 +404,23 @@ static Status queue_whole(Step *step)
 {
     const Forward *f = step->forward;
     const StepShape shape = shape_of(step);
-    bool repeated;
-    TRY(f->backend->begin_step(f->device, &shape, &repeated));
-    Status status = repeated ? OK : queue_step(step);
+    TRY(f->backend->begin_step(f->device, &shape, &step->repeated));
+    Status status = step->repeated ? OK : queue_step(step);
     Status ended = f->backend->end_step(f->device, status == OK);
     return status != OK ? status : ended;
+}
+
+static Status queue_and_wait(Step *step)
+{
+    Forward *f = step->forward;
+    uint64_t start_ns = clock_ns();
+    TRY(step->waits ? queue_step(step) : queue_whole(step));
+    TRY(expert_slots_await_prefetches(&f->slots));
+    f->notes.queue = forward_span(start_ns);
+    start_ns = clock_ns();
+    TRY(f->backend->wait(f->device));
+    f->notes.wait = forward_span(start_ns);
+    return OK;
 }
 
 Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOutput *output)
@@ -379,9 +429,8 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
     uint64_t wall_offset_ns = clock_wall_ns() - clock_ns();
     TRY(expert_slots_start_step(&f->slots, &step.waits));
     put_input(&step);
-    TRY(step.waits ? queue_step(&step) : queue_whole(&step));
-    TRY(expert_slots_await_prefetches(&f->slots));
-    TRY(f->backend->wait(f->device));
+    f->notes.n_events = 0;
+    TRY(queue_and_wait(&step));
     TRY(check_routing(&step));
     TRY(check_logits(&step));
     TRY(expert_slots_end_step(&f->slots, wall_offset_ns));
@@ -395,5 +444,8 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
                            .n_distances = f->ahead.recorded,
                            .predicted = f->ahead.experts,
                            .predicted_weights = f->ahead.weights};
-    return input->timing ? read_stamps(&step, wall_offset_ns, output) : OK;
+    if (!input->timing)
+        return OK;
+    read_notes(&step, wall_offset_ns, output);
+    return read_stamps(&step, wall_offset_ns, output);
 }

@@ -101,6 +101,16 @@ typedef struct {
     uint32_t max;
 } Stamps;
 
+/* What the host does meanwhile, in clock_ns() until the step is over. */
+typedef struct {
+    HostSpan *ops;     /* [stamps.max] */
+    HostEvent *events; /* [n_moe_layers] */
+    uint32_t n_events;
+    uint64_t stamp_ns; /* when the last stamp was queued */
+    HostSpan queue;
+    HostSpan wait;
+} HostNotes;
+
 typedef struct {
     const Backend *backend;
     Device *device;
@@ -118,6 +128,7 @@ typedef struct {
     Ahead ahead;
     DecisionSignals signals;
     Stamps stamps;
+    HostNotes notes;
 } Forward;
 
 /* Lay out what is above in device and in host memory (exec/layout.h); weights and slots are laid

@@ -1,4 +1,5 @@
 /* The feed-forward blocks: dense, of experts, shared. */
+#include "base/clock.h"
 #include "exec/forward_parts.h"
 #include "exec/gating.h"
 
@@ -103,11 +104,18 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     event.batch = batch;
     event.in = f->at.normed;
     event.out = f->at.expert_out;
-    uint32_t n_active;
+    HostEvent *note = &f->notes.events[f->notes.n_events++];
+    *note = (HostEvent){.layer = f->slots.layers[step->moe_layer].layer,
+                        .first_load = f->slots.n_loads};
+    uint64_t start_ns = clock_ns();
     TRY(f->backend->wait(f->device));
+    note->wait = forward_span(start_ns);
+    uint64_t woken_ns = clock_ns();
     forward_signals(step, &signals);
-    TRY(expert_slots_run(&f->slots, &event, &n_active));
-    forward_next_event(step, n_active);
+    TRY(expert_slots_run(&f->slots, &event, &note->active));
+    note->decide = (HostSpan){woken_ns, f->slots.decided_ns - woken_ns};
+    note->n_loads = f->slots.n_loads - note->first_load;
+    forward_next_event(step, note->active);
     return OK;
 }
 

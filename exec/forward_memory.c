@@ -246,4 +246,6 @@ void forward_lay_out_host(Forward *forward, Arena *arena)
     }
     stamps->ns = lay_out(arena, (size_t)stamps->max + 1, sizeof *stamps->ns);
     stamps->records = lay_out(arena, stamps->max, sizeof *stamps->records);
+    forward->notes.ops = lay_out(arena, stamps->max, sizeof *forward->notes.ops);
+    forward->notes.events = lay_out(arena, config->n_moe_layers, sizeof *forward->notes.events);
 }

@@ -12,6 +12,7 @@ typedef struct {
     Forward *forward;
     const StepInput *input;
     bool waits;        /* for the counts of each event: there may be experts to load */
+    bool repeated;     /* by the backend, as a whole */
     uint32_t n_logits; /* rows that are wanted */
     OpList *ops;
     Spans spans;        /* of the step's tokens in their own caches */
@@ -38,6 +39,8 @@ void forward_next_event(Step *step, uint32_t n_active);
 size_t forward_key_width(const AttentionConfig *attention);
 size_t forward_value_width(const AttentionConfig *attention);
 
+/* From START_NS until now, in clock_ns(). */
+HostSpan forward_span(uint64_t start_ns);
 /* When the step's times are wanted: what was queued since the last call was OP of LAYER. */
 Status forward_stamp(const Step *step, uint32_t layer, Op op);
 

@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "exec/executor.h"
+#include "traces/ops.h"
 #include "policies/buffer.h"
 #include "tests/checkpoint_maker.h"
 
@@ -316,6 +317,76 @@ static void a_load_takes_as_long_as_the_link_would(void **state)
     executor_close(executor);
 }
 
+static bool lies_in(const HostSpan *inner, const HostSpan *outer)
+{
+    return inner->start_ns >= outer->start_ns &&
+           inner->start_ns + inner->duration_ns <= outer->start_ns + outer->duration_ns;
+}
+
+/* Operations follow each other within the queueing; an event's wait, decisions and loads lie within
+ * the layer's experts. */
+static void check_host_times(const StepOutput *output)
+{
+    const HostTimes *host = &output->host;
+    uint32_t loads = 0;
+    uint32_t event = 0;
+    for (size_t i = 0; i < output->n_timing; i++) {
+        assert_true(lies_in(&host->ops[i], &host->queue));
+        assert_true(i == 0 || host->ops[i].start_ns >=
+                                  host->ops[i - 1].start_ns + host->ops[i - 1].duration_ns);
+        if (output->timing[i].op != OP_EXPERTS || host->n_events == 0)
+            continue;
+        const HostEvent *at = &host->events[event++];
+        assert_int_equal(at->layer, output->timing[i].layer);
+        assert_int_equal(at->first_load, loads);
+        assert_true(at->active > 0 && at->active <= EXPERTS);
+        assert_true(lies_in(&at->wait, &host->ops[i]) && lies_in(&at->decide, &host->ops[i]));
+        assert_true(at->decide.start_ns >= at->wait.start_ns + at->wait.duration_ns);
+        for (uint32_t end = loads + at->n_loads; loads < end; loads++)
+            assert_true(lies_in(&host->loads[loads], &host->ops[i]) &&
+                        host->loads[loads].start_ns >=
+                            at->decide.start_ns + at->decide.duration_ns);
+    }
+    assert_int_equal(event, host->n_events);
+    assert_int_equal(loads, host->n_loads);
+    assert_true(host->wait.start_ns >= host->queue.start_ns + host->queue.duration_ns);
+    assert_true(host->wait.start_ns + host->wait.duration_ns <=
+                output->start_ns + output->duration_ns + 1000000);
+}
+
+static void the_host_tells_when_it_queued_waited_decided_and_loaded(void **state)
+{
+    (void)state;
+    static const Small small = {3, {5, 6, 7}, {0, 0, 2}, {0, 1, 0}};
+    static const struct {
+        uint32_t slots; /* 0: no buffer */
+        const char *predictor;
+    } cases[] = {{0, "none"}, {2, "none"}, {3, "frequency"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        Plan plan = plan_default();
+        plan.buffer.on = cases[i].slots > 0;
+        plan.buffer.slots = cases[i].slots;
+        snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "%s", cases[i].predictor);
+        Executor *executor = open_executor(&plan);
+        for (int step = 0; step < 3; step++) {
+            StepInput input = small_input(&small);
+            StepOutput output;
+            size_t loads = 0;
+            input.timing = true;
+            assert_ok(executor_step(executor, &input, &output));
+            for (size_t r = 0; r < output.n_residency; r++)
+                loads += output.residency[r].bytes > 0;
+            assert_int_equal(output.host.n_loads, loads);
+            assert_int_equal(output.host.n_events, cases[i].slots > 0 ? LAYERS : 0);
+            check_host_times(&output);
+            executor_release(executor, 0);
+            executor_release(executor, 2);
+        }
+        executor_close(executor);
+    }
+}
+
 static void a_step_allocates_nothing(void **state)
 {
     (void)state;
@@ -372,6 +443,7 @@ int main(void)
         cmocka_unit_test(options_that_cannot_be_met_are_refused),
         cmocka_unit_test(the_log_tells_what_every_slot_holds),
         cmocka_unit_test(a_load_takes_as_long_as_the_link_would),
+        cmocka_unit_test(the_host_tells_when_it_queued_waited_decided_and_loaded),
         cmocka_unit_test(a_step_allocates_nothing),
         cmocka_unit_test(every_failing_allocation_of_opening_is_an_error_without_a_leak),
     };

@@ -195,7 +195,8 @@ static void note_step(const StepOutput *output, double ns, Row *row)
     row->all_ns += ns;
     for (size_t i = 0; i < output->n_residency; i++) {
         const ResidencyRecord *record = &output->residency[i];
-        bool miss = record->kind == RESIDENCY_LOAD || record->kind == RESIDENCY_BYPASS;
+        bool miss = record->kind == RESIDENCY_LOAD || record->kind == RESIDENCY_BYPASS ||
+                    record->kind == RESIDENCY_HOST;
         row->misses += miss;
         row->lookups += miss || record->kind == RESIDENCY_HIT;
         if (record->bytes == 0)

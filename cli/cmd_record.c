@@ -476,6 +476,7 @@ static Status fill_buffer_json(cJSON *json, const Recording *recording)
                      lookups > 0 ? (double)counts->misses / (double)lookups : 0.0));
     TRY(json_add_u64(json, "loads", counts->loads));
     TRY(json_add_u64(json, "bytes_loaded", counts->bytes_loaded));
+    TRY(json_add_u64(json, "host_computed", counts->host_computed));
     TRY(json_add_u64(json, "evictions", counts->evictions));
     return json_add_u64(json, "slot_bytes", executor_slot_bytes(recording->executor));
 }

@@ -211,6 +211,17 @@ static Status add_static_gating(cJSON *json, const Simulation *simulation)
     return json_add_f64(object, "waste_factor", waste_factor(gating));
 }
 
+static void print_host_share(const Plan *plan, const BufferCounts *counts)
+{
+    char computed[NUMBER_BYTES];
+    char misses[NUMBER_BYTES];
+    char rows[NUMBER_BYTES];
+    if (plan->compute.mode != COMPUTE_ON_GPU)
+        printf("Compute %s: the host computes %s of %s misses, %s assignments.\n",
+               plan_compute_name(plan->compute.mode), number_text(counts->host_computed, computed),
+               number_text(counts->misses, misses), number_text(counts->host_rows, rows));
+}
+
 static Status print_people(const Simulation *simulation)
 {
     char lookups[NUMBER_BYTES];
@@ -230,6 +241,7 @@ static Status print_people(const Simulation *simulation)
            number_text(counts->hits + counts->misses, lookups),
            number_text(result->total.assignments, assignments),
            bytes_text(result->memory_bytes, memory), duration_text(result->replay_ns, duration));
+    print_host_share(simulation->plan, counts);
     return OK;
 }
 

@@ -370,6 +370,7 @@ static Status add_counts(cJSON *json, const char *key, const BufferCounts *count
     TRY(json_add_f64(object, "miss_ratio", miss_ratio(counts)));
     TRY(json_add_u64(object, "loads", counts->loads));
     TRY(json_add_u64(object, "bytes_loaded", counts->bytes_loaded));
+    TRY(json_add_u64(object, "host_computed", counts->host_computed));
     TRY(json_add_u64(object, "prefetches", counts->prefetches));
     TRY(json_add_u64(object, "bytes_prefetched", counts->bytes_prefetched));
     return json_add_u64(object, "evictions", counts->evictions);
@@ -410,16 +411,17 @@ static void add_row(Table *table, const char *name, const BufferCounts *counts)
     table_cell(table, "%s", number_text(counts->hits + counts->misses, text));
     table_cell(table, "%s", number_text(counts->misses, text));
     table_cell(table, "%.4f", miss_ratio(counts));
+    table_cell(table, "%s", number_text(counts->host_computed, text));
     table_cell(table, "%s", bytes_text(counts->bytes_loaded, text));
     table_cell(table, "%s", number_text(counts->evictions, text));
 }
 
 static Status print_counts(const Validation *validation)
 {
-    static const char *const TITLES[] = {"",           "lookups", "misses",
-                                         "miss ratio", "loaded",  "evictions"};
+    static const char *const TITLES[] = {
+        "", "lookups", "misses", "miss ratio", "on the host", "loaded", "evictions"};
     Table *table;
-    TRY(table_new(TITLES, "lrrrrr", &table));
+    TRY(table_new(TITLES, "lrrrrrr", &table));
     add_row(table, "predicted from the trace", &validation->predicted.total.counts);
     add_row(table, "measured in the run", &validation->watch.counts);
     Status status = table_print(table, stdout);

@@ -186,6 +186,8 @@ static void count_record(BufferCounts *counts, const ResidencyRecord *record)
     counts->hits += record->kind == RESIDENCY_HIT;
     counts->bypasses += record->kind == RESIDENCY_BYPASS;
     counts->evictions += record->kind == RESIDENCY_EVICT;
+    counts->host_computed += record->kind == RESIDENCY_HOST;
+    counts->misses += record->kind == RESIDENCY_HOST;
     if (record->kind == RESIDENCY_PREFETCH) {
         counts->prefetches++;
         counts->bytes_prefetched += record->bytes;

@@ -27,6 +27,9 @@ Status executor_check_plan(const Plan *plan)
                     "plan: batching.mode: \"%s\" regroups the tokens of a trace, which only "
                     "simulate and sweep do",
                     plan_batching_name(plan->batching.mode));
+    if (plan->compute.mode != COMPUTE_ON_GPU)
+        return fail(ERR_UNSUPPORTED, "plan: compute.mode: \"%s\" is for simulate and sweep only",
+                    plan_compute_name(plan->compute.mode));
     return OK;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "policies/eviction.h"
+#include "policies/host_share.h"
 #include "policies/placement.h"
 #include "policies/predictor.h"
 #include "policies/prefetch.h"
@@ -31,6 +32,7 @@ struct ExpertBuffer {
     ScopeEvent *events;     /* [n_layers] with the counts of lookups and their loads */
     BufferCounts *counts;   /* [n_layers] of prefetching */
     Prefetch *prefetch;     /* or NULL */
+    HostShare *host_share;  /* or NULL: misses are loaded */
     BufferAction *actions;  /* of an event, where prefetching must see them and nobody else */
 };
 
@@ -316,6 +318,8 @@ static Status fill_buffer(const Plan *plan, const TraceLayer *layers, ExpertBuff
         TRY(make_scopes(buffer));
     }
     TRY(make_prefetch(plan, layers, buffer));
+    if (buffer->policy != NULL)
+        TRY(host_share_new(plan, layers, buffer->n_layers, &buffer->host_share));
     buffer_reset(buffer);
     return OK;
 }
@@ -343,6 +347,7 @@ void buffer_free(ExpertBuffer *buffer)
     if (buffer->scopes != NULL)
         mem_free(buffer->scopes[0].resident); /* the first piece of its arena is the block */
     prefetch_free(buffer->prefetch);
+    host_share_free(buffer->host_share);
     mem_free(buffer->actions);
     mem_free(buffer->scopes);
     mem_free(buffer->object_layer);
@@ -456,6 +461,13 @@ void buffer_reset(ExpertBuffer *buffer)
         admit_initial(buffer);
     if (buffer->prefetch != NULL)
         prefetch_reset(buffer->prefetch, ~buffer->seed);
+    if (buffer->host_share != NULL)
+        host_share_reset(buffer->host_share);
+}
+
+bool buffer_needs_rows(const ExpertBuffer *buffer)
+{
+    return buffer->host_share != NULL;
 }
 
 bool buffer_needs_coming(const ExpertBuffer *buffer)
@@ -626,7 +638,11 @@ uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *h
     event->actions = actions != NULL ? actions : buffer->actions;
     event->n_actions = 0;
     note_layer(scope, is_shared(buffer) ? layer_index : 0);
+    if (buffer->host_share != NULL)
+        host_share_take(buffer->host_share, scope, given, event);
     uint32_t hits = buffer->event(scope, event);
+    if (buffer->host_share != NULL)
+        host_share_hits(buffer->host_share, given, hit);
     event->hits += hits;
     event->lookups += given->n;
     if (buffer->prefetch != NULL)
@@ -647,6 +663,8 @@ BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index)
     counts.evictions += events->evictions;
     counts.evicted_newest += events->evicted_newest;
     counts.bytes_loaded = events->loads * buffer->expert_bytes[layer_index];
+    if (buffer->host_share != NULL)
+        host_share_count(buffer->host_share, layer_index, &counts);
     return counts;
 }
 
@@ -659,6 +677,8 @@ void buffer_counts_add(BufferCounts *sum, const BufferCounts *more)
     sum->evictions += more->evictions;
     sum->evicted_newest += more->evicted_newest;
     sum->bytes_loaded += more->bytes_loaded;
+    sum->host_computed += more->host_computed;
+    sum->host_rows += more->host_rows;
     sum->prefetches += more->prefetches;
     sum->prefetch_hits += more->prefetch_hits;
     sum->prefetch_evicted += more->prefetch_evicted;

@@ -7,23 +7,38 @@
  * device. Contracts: the orders serial, batch and staged as in the plan (README.md, "Replay
  * orders"; the choices they leave open are made in policies/event_loop.h). An event allocates
  * nothing. Not thread-safe.
- */
+ *
+ * Where a miss runs (plan section "compute"):
+ *
+ *   - gpu: it is loaded, and computed there.
+ *   - host: it is computed on the host, from where it lies, and not loaded (Fiddler, MoNDE,
+ *     KTransformers). So what is resident is what the plan begins with, and what prefetches bring.
+ *   - split: the misses of an event, found at its start, are divided between loads and the host so
+ *     that the larger of both sides' time is least, by the assignments of each and by two tables in
+ *     the plan (policies/host_share.h). Not with order serial, where loads of an event change what
+ *     misses later in it.
+ *
+ * To residency and policy an event is as if the experts that the host computes were not in it: they
+ * take no slot, evict nobody, and touch nothing (no count, no recency, no ghost entry). They are
+ * lookups that missed all the same, what predictors learn from, and no victims of prefetches.
+ * Decisions depend on routing and plan alone, never on how fast anything was. */
 #ifndef POLICIES_BUFFER_H
 #define POLICIES_BUFFER_H
 
 #include "policies/plan.h"
 #include "traces/signals.h"
 
-/* One decision. HIT, LOAD and BYPASS are the event's lookups, each exactly once, in the order of
- * their computation; an EVICT stands before the LOAD that takes its slot. Order staged evicts after
- * the event's lookups; with a budget in bytes over experts of different sizes several EVICTs may
- * stand before a LOAD. All PREFETCHes, with the EVICTs that they need, come after the lookups. */
+/* One decision. HOST, HIT, LOAD and BYPASS are the event's lookups, each exactly once, HOSTs first
+ * in ascending id, the others in the order of their computation; an EVICT stands before the LOAD
+ * that takes its slot. Order staged evicts after the event's lookups; with a budget in bytes over
+ * experts of different sizes several EVICTs may stand before a LOAD. All PREFETCHes, with the
+ * EVICTs that they need, come after the lookups. */
 typedef struct {
     uint8_t kind; /* ResidencyKind */
     uint16_t
         layer_index; /* of the expert; an evicted one may be of another layer under device scope */
     uint16_t expert;
-    uint32_t slot; /* within the scope; BYPASS uses the staging slot, number slots */
+    uint32_t slot; /* within the scope; BYPASS uses the staging slot, number slots; HOST none */
 } BufferAction;
 
 typedef struct {
@@ -35,6 +50,8 @@ typedef struct {
     uint64_t evicted_newest; /* evictions of the expert loaded last before this load (order staged:
                                 before this event): near 1 = a frozen cache */
     uint64_t bytes_loaded;   /* by loads */
+    uint64_t host_computed;  /* misses that were computed on the host, not loaded */
+    uint64_t host_rows;      /* their assignments */
 
     /* Prefetching (policies/prefetch.h), at the layer that was predicted. */
     uint64_t prefetches;       /* loads ahead of a lookup */
@@ -71,6 +88,8 @@ bool buffer_uses_staging(const ExpertBuffer *buffer);
 bool buffer_needs_future(const ExpertBuffer *buffer);
 /* True when events must bring touches: order staged. */
 bool buffer_needs_touches(const ExpertBuffer *buffer);
+/* True when events must bring rows: the plan's compute is not "gpu". */
+bool buffer_needs_rows(const ExpertBuffer *buffer);
 /* True when events must bring what comes: the predictor needs the future. */
 bool buffer_needs_coming(const ExpertBuffer *buffer);
 /* What events must bring besides to the buffer that PLAN asks for. */
@@ -94,6 +113,7 @@ typedef struct {
     const uint16_t *experts;  /* [n] ascending ids with at least one token */
     const uint32_t *next_use; /* [n] as packed_next_use(); NULL unless buffer_needs_future() */
     const uint16_t *touches;  /* [n] as packed_touches(); NULL unless buffer_needs_touches() */
+    const uint32_t *rows;     /* [n] assignments of each; NULL unless buffer_needs_rows() */
     /* The active sets of this event and of those after it in the step: their sizes, and their
      * experts one event after the other. NULL unless buffer_needs_coming(). */
     const uint16_t *n_coming;

@@ -351,6 +351,8 @@ static Status check_sections(const JsonAt *root, Plan *plan)
         TRY(check_buffer(&at, plan));
     if (json_find(root, "prefetch", &at))
         TRY(check_prefetch(&at, plan));
+    if (json_find(root, "compute", &at))
+        TRY(plan_check_compute(&at, plan));
     if (json_find(root, "placement", &at))
         TRY(placement_check_plan(&at, plan));
     if (json_find(root, "batching", &at))

@@ -24,6 +24,10 @@ typedef struct {
     const PlanTable *table; /* what was learnt, or the user's own; NULL: none */
 } PlanLearned;
 
+/* Where an expert runs that an event misses (policies/buffer.h). */
+typedef enum { COMPUTE_ON_GPU, COMPUTE_ON_HOST, COMPUTE_SPLIT } ComputeMode;
+
+typedef enum { COSTS_NONE, COSTS_MEASURED } CostsChoice;     /* of host_ns, load_ns */
 typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice;            /* of hot, initial */
 typedef enum { TABLE_ONLINE, TABLE_TRAINED } PredictorTable; /* of prefetch.table */
 typedef enum {
@@ -39,6 +43,14 @@ typedef enum {
     PLACEMENT_METHODS
 } PlacementMethod; /* policies/placement.h */
 typedef enum { BUDGET_UNIFORM, BUDGET_SKEW, BUDGET_OPTIMAL } BudgetChoice;
+
+/* What one expert of a layer costs, as measured. */
+typedef struct {
+    uint32_t n;
+    const uint32_t *rows;    /* [n] ascending, from 1 up */
+    const uint32_t *host_ns; /* [n] to compute so many rows on the host, one expert at a time */
+    uint32_t load_ns;        /* to load it */
+} ExpertCosts;
 
 /* Plain data but for the tables, which a copy shares without owning them: see plan_free(). */
 typedef struct {
@@ -74,6 +86,12 @@ typedef struct {
                              ranks them, as many as the event needs that predicts */
     } prefetch;
     struct {
+        ComputeMode mode;
+        PlanLearned host_ns; /* CostsChoice; split: [rows, ns] of one expert on the host, by layer,
+                                rows ascending */
+        PlanLearned load_ns; /* CostsChoice; split: ns of one expert's load, by layer */
+    } compute;
+    struct {
         uint32_t ranks;
         PlacementMethod method;
         PlanLearned map;   /* the ranks of each expert, by layer; none where METHOD says it all */
@@ -94,12 +112,19 @@ typedef struct {
 /* As in the JSON. */
 const char *plan_scope_name(BufferScopeKind scope);
 const char *plan_order_name(ReplayOrder order);
+const char *plan_compute_name(ComputeMode mode);
 
 /* What of PLAN must be learnt from a trace before it can run, as the path of the key
  * ("buffer.hot"); NULL: nothing. */
 const char *plan_unlearned(const Plan *plan);
-/* Fails with ERR_INPUT where plan_unlearned(). */
+/* The same of what must come from a hardware profile ("compute.host_ns"). */
+const char *plan_unmeasured(const Plan *plan);
+/* Fails with ERR_INPUT where plan_unlearned() or plan_unmeasured(). */
 Status plan_check_learned(const Plan *plan);
+/* Puts measured costs of the experts of LAYERS in the place of what PLAN leaves to be measured.
+ * Fails with ERR_INPUT where they are no costs that a plan may have (policies/plan.schema.json). */
+Status plan_measure(Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                    const ExpertCosts *costs);
 /* buffer.alpha, or what stands for 0. */
 double plan_alpha(const Plan *plan);
 /* True when PLAN prefetches. */
@@ -107,9 +132,10 @@ bool plan_prefetches(const Plan *plan);
 /* True when PLAN's eviction or its predictor needs the future. */
 bool plan_needs_future(const Plan *plan);
 
-/* The PLAN_LEARNABLE things that a plan can learn or carries as tables: number I of PLAN, and its
- * path ("buffer.hot") at *PATH. */
-enum { PLAN_LEARNABLE = 5 };
+/* The PLAN_LEARNABLE things that a plan can learn, the first PLAN_TRAINED from a trace, the next
+ * from a hardware profile, or carries as tables: number I of PLAN, and its path ("buffer.hot") at
+ * *PATH. */
+enum { PLAN_TRAINED = 4, PLAN_LEARNABLE = 7 };
 PlanLearned *plan_learned(Plan *plan, size_t i, const char **path);
 /* Puts TABLE, which PLAN then owns as well, in the place of what is learnt. */
 void plan_learn(PlanLearned *learned, const PlanTable *table);

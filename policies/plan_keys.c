@@ -11,6 +11,8 @@ static const char *const NO_CHOICES[] = {NULL};
 static const char *const BUDGET_CHOICES[] = {"uniform", "skew", "optimal", NULL};
 static const char *const TABLE_CHOICES[] = {"trained", NULL};
 static const char *const HOT_CHOICES[] = {"hottest", NULL};
+static const char *const COMPUTE_MODES[] = {"gpu", "host", "split", NULL};
+static const char *const COSTS_CHOICES[] = {"measured", NULL};
 static const char *const BATCHING_MODES[] = {"as-recorded", "apart", "mixed", "continuous", NULL};
 static const char *const ARRIVALS[] = {"at-once", "trace", "fixed", "poisson", NULL};
 
@@ -111,6 +113,26 @@ static const PlanKey PREFETCH_KEYS[] = {
      .nullable = true},
 };
 
+static const PlanKey COMPUTE_KEYS[] = {
+    {.name = "mode", .kind = KEY_CHOICE, AT(compute.mode), .names = COMPUTE_MODES},
+    {.name = "host_ns",
+     .kind = KEY_LEARNED,
+     AT(compute.host_ns),
+     .names = COSTS_CHOICES,
+     .shape = TABLE_ROWS,
+     .least = 1,
+     .most = UINT32_MAX,
+     .nullable = true},
+    {.name = "load_ns",
+     .kind = KEY_LEARNED,
+     AT(compute.load_ns),
+     .names = COSTS_CHOICES,
+     .shape = TABLE_NUMBERS,
+     .least = 1,
+     .most = UINT32_MAX,
+     .nullable = true},
+};
+
 static const PlanKey PLACEMENT_KEYS[] = {
     {.name = "ranks",
      .kind = KEY_U32,
@@ -174,6 +196,7 @@ const PlanSection PLAN_TABLE[PLAN_SECTIONS] = {
     SECTION("gating", GATING_KEYS),
     {"buffer", BUFFER_KEYS, sizeof BUFFER_KEYS / sizeof BUFFER_KEYS[0], true},
     SECTION("prefetch", PREFETCH_KEYS),
+    SECTION("compute", COMPUTE_KEYS),
     SECTION("placement", PLACEMENT_KEYS),
     SECTION("batching", BATCHING_KEYS),
     SECTION("link", LINK_KEYS),
@@ -192,6 +215,11 @@ const char *plan_scope_name(BufferScopeKind scope)
 const char *plan_order_name(ReplayOrder order)
 {
     return ORDERS[order];
+}
+
+const char *plan_compute_name(ComputeMode mode)
+{
+    return COMPUTE_MODES[mode];
 }
 
 const char *plan_batching_name(BatchingMode mode)

@@ -44,9 +44,12 @@ typedef struct {
     bool nullable; /* null stands for the section switched off */
 } PlanSection;
 
-enum { PLAN_SECTIONS = 7, PLAN_MAX_KEYS = 16 };
+enum { PLAN_SECTIONS = 8, PLAN_MAX_KEYS = 16 };
 extern const PlanSection PLAN_TABLE[PLAN_SECTIONS];
 
+/* What the keys of section "compute", at AT, must have to do with each other and with the rest of
+ * PLAN; what is left out there is to be measured. */
+Status plan_check_compute(const JsonAt *at, Plan *plan);
 /* The names that KEY allows, NULL-terminated. */
 const char *const *plan_key_names(const PlanKey *key);
 

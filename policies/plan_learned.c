@@ -7,32 +7,50 @@ PlanLearned *plan_learned(Plan *plan, size_t i, const char **path)
         const char *path;
         PlanLearned *learned;
     } all[PLAN_LEARNABLE] = {
-        {"buffer.budget", &plan->buffer.budget},   {"buffer.hot", &plan->buffer.hot},
-        {"buffer.initial", &plan->buffer.initial}, {"prefetch.table", &plan->prefetch.table},
+        {"buffer.budget", &plan->buffer.budget},     {"buffer.hot", &plan->buffer.hot},
+        {"buffer.initial", &plan->buffer.initial},   {"prefetch.table", &plan->prefetch.table},
+        {"compute.host_ns", &plan->compute.host_ns}, {"compute.load_ns", &plan->compute.load_ns},
         {"placement.map", &plan->placement.map},
     };
     *path = all[i].path;
     return all[i].learned;
 }
 
-const char *plan_unlearned(const Plan *plan)
+/* The first that is still to be learnt of those from FIRST to END - 1. */
+static const char *first_unlearned(const Plan *plan, size_t first, size_t end)
 {
     Plan view = *plan;
     const char *path;
-    for (size_t i = 0; i < PLAN_LEARNABLE; i++)
+    for (size_t i = first; i < end; i++)
         if (plan_learned(&view, i, &path)->choice != 0)
             return path;
     return NULL;
 }
 
+const char *plan_unlearned(const Plan *plan)
+{
+    return first_unlearned(plan, 0, PLAN_TRAINED);
+}
+
+const char *plan_unmeasured(const Plan *plan)
+{
+    return first_unlearned(plan, PLAN_TRAINED, PLAN_LEARNABLE);
+}
+
 Status plan_check_learned(const Plan *plan)
 {
     const char *path = plan_unlearned(plan);
-    if (path == NULL)
-        return OK;
-    return fail(ERR_INPUT,
-                "%s: must be learnt from a part of a trace (--train) before the plan can run",
-                path);
+    if (path != NULL)
+        return fail(ERR_INPUT,
+                    "%s: must be learnt from a part of a trace (--train) before the plan can run",
+                    path);
+    path = plan_unmeasured(plan);
+    if (path != NULL)
+        return fail(ERR_INPUT,
+                    "%s: must be measured (--hardware, a profile of the machine) before the plan "
+                    "can run",
+                    path);
+    return OK;
 }
 
 void plan_learn(PlanLearned *learned, const PlanTable *table)

@@ -12,6 +12,7 @@ typedef struct {
     SignalsCursor signals;    /* .signals is NULL where none are needed */
     uint8_t *hit;             /* [max_active] */
     uint16_t *touches;        /* [max_active], or NULL where they are not needed */
+    uint32_t *rows;           /* the same */
     BufferAction *actions;    /* room for an event, or NULL without an observer */
     ReplayObserver observer;
     void *argument;
@@ -77,6 +78,13 @@ static void count_event(const Replay *replay, const PackedEvent *event, uint32_t
     phase->assignment_hits += hits;
 }
 
+static void read_rows(const PackedEvent *event, uint32_t *rows)
+{
+    const uint8_t *at = event->counts;
+    for (uint32_t i = 0; i < event->n_active; i++)
+        rows[i] = event->counts != NULL ? packed_count_read(&at) : 1;
+}
+
 static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent *event,
                    uint32_t *n_actions)
 {
@@ -87,12 +95,15 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
         .experts = event->experts,
         .next_use = replay->next_use != NULL ? replay->next_use + event->first_lookup : NULL,
         .touches = replay->touches,
+        .rows = replay->rows,
         .n_coming = cursor->trace->n_active + cursor->event - 1,
         .coming = event->experts,
     };
     uint8_t *hit = event->counts != NULL ? replay->hit : NULL;
     if (replay->touches != NULL)
         packed_touches(event, replay->touches);
+    if (replay->rows != NULL)
+        read_rows(event, replay->rows);
     if (replay->signals.signals != NULL) {
         signals_next(&replay->signals, &signals);
         asked.signals = &signals;
@@ -154,6 +165,8 @@ static Status make_room(const PackedTrace *trace, Replay *replay)
     if (buffer_needs_touches(replay->buffer))
         TRY(mem_new(&replay->touches, (size_t)trace->max_active + 1, sizeof *replay->touches,
                     "replay"));
+    if (buffer_needs_rows(replay->buffer))
+        TRY(mem_new(&replay->rows, (size_t)trace->max_active + 1, sizeof *replay->rows, "replay"));
     if (replay->observer == NULL)
         return OK;
     size_t actions = buffer_max_actions(replay->buffer, trace->max_active);
@@ -181,6 +194,7 @@ Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture
     else
         replay_result_free(result);
     mem_free(replay.actions);
+    mem_free(replay.rows);
     mem_free(replay.touches);
     mem_free(replay.hit);
     buffer_free(replay.buffer);

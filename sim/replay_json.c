@@ -20,6 +20,8 @@ static Status add_counts(cJSON *json, const ReplayLayer *layer)
     TRY(json_add_u64(json, "loads", counts->loads));
     TRY(json_add_u64(json, "bypasses", counts->bypasses));
     TRY(json_add_u64(json, "bytes_loaded", counts->bytes_loaded));
+    TRY(json_add_u64(json, "host_computed", counts->host_computed));
+    TRY(json_add_u64(json, "host_rows", counts->host_rows));
     TRY(json_add_u64(json, "evictions", counts->evictions));
     TRY(json_add_u64(json, "evicted_newest", counts->evicted_newest));
     return add_ratio(json, "evicted_newest_share", counts->evicted_newest, counts->evictions);

@@ -42,6 +42,10 @@ void study_plan_name(const Plan *plan, char *name, size_t bytes)
                     plan->buffer.budget.choice == BUDGET_SKEW ? " skew" : " optimal");
     snprintf(name, bytes, "%s %s/%s %s", plan->buffer.evict, budget,
              plan_scope_name(plan->buffer.scope), plan_order_name(plan->buffer.order));
+    if (plan->compute.mode != COMPUTE_ON_GPU) {
+        append_text(name, bytes, " compute ");
+        append_text(name, bytes, plan_compute_name(plan->compute.mode));
+    }
 }
 
 /* True for grid keys whose values study_plan_name() shows. */
@@ -49,7 +53,7 @@ static bool is_shown(const char *key)
 {
     static const char *const SHOWN[] = {"buffer.evict", "buffer.slots", "buffer.bytes",
                                         "buffer.scope", "buffer.order", "buffer.budget",
-                                        "name"};
+                                        "compute.mode", "name"};
     for (size_t i = 0; i < sizeof SHOWN / sizeof SHOWN[0]; i++)
         if (strcmp(SHOWN[i], key) == 0)
             return true;
@@ -291,7 +295,7 @@ Status study_add_bounds(Study *study)
     Plan *sorted;
     TRY(mem_new(&sorted, given, sizeof *sorted, "study"));
     for (size_t i = 0; i < given; i++)
-        if (study->plans[i].buffer.on)
+        if (study->plans[i].buffer.on && study->plans[i].compute.mode == COMPUTE_ON_GPU)
             sorted[n_sorted++] = study->plans[i];
     qsort(sorted, n_sorted, sizeof *sorted, compare_bounds_first);
     for (size_t i = 0; i < n_sorted; i++) {

@@ -16,7 +16,7 @@
 
 static const char SCHEMA[] =
     "PRAGMA application_id = 1299141444;" /* STUDY_APPLICATION_ID */
-    "PRAGMA user_version = 3;"
+    "PRAGMA user_version = 4;"
     "CREATE TABLE study(id INTEGER PRIMARY KEY, created TEXT NOT NULL, tool TEXT NOT NULL,"
     " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL,"
     " train_first INTEGER, train_end INTEGER, test_first INTEGER, test_end INTEGER);"
@@ -28,12 +28,13 @@ static const char SCHEMA[] =
     " evictions INTEGER, evicted_newest INTEGER, memory_bytes INTEGER, replay_ns INTEGER,"
     " done INTEGER NOT NULL DEFAULT 0, predictor TEXT NOT NULL DEFAULT 'none',"
     " prefetches INTEGER, prefetch_hits INTEGER, prefetch_evicted INTEGER,"
-    " bytes_prefetched INTEGER);"
+    " bytes_prefetched INTEGER, compute TEXT NOT NULL DEFAULT 'gpu', host_computed INTEGER,"
+    " host_rows INTEGER);"
     "CREATE TABLE layer_result(plan_id INTEGER NOT NULL, layer INTEGER NOT NULL,"
     " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL,"
     " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;" STUDY_LEARNT_SCHEMA;
 
-_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 3, "as in SCHEMA");
+_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 4, "as in SCHEMA");
 
 static const char UPGRADE_1[] =
     "ALTER TABLE result ADD COLUMN predictor TEXT NOT NULL DEFAULT 'none';"
@@ -42,11 +43,16 @@ static const char UPGRADE_1[] =
     "ALTER TABLE result ADD COLUMN prefetch_evicted INTEGER;"
     "ALTER TABLE result ADD COLUMN bytes_prefetched INTEGER;";
 
-static const char UPGRADE_2[] = "ALTER TABLE study ADD COLUMN train_first INTEGER;"
-                                "ALTER TABLE study ADD COLUMN train_end INTEGER;"
-                                "ALTER TABLE study ADD COLUMN test_first INTEGER;"
-                                "ALTER TABLE study ADD COLUMN test_end INTEGER;"
-                                "PRAGMA user_version = 3;" STUDY_LEARNT_SCHEMA;
+static const char UPGRADE_2[] =
+    "ALTER TABLE study ADD COLUMN train_first INTEGER;"
+    "ALTER TABLE study ADD COLUMN train_end INTEGER;"
+    "ALTER TABLE study ADD COLUMN test_first INTEGER;"
+    "ALTER TABLE study ADD COLUMN test_end INTEGER;" STUDY_LEARNT_SCHEMA;
+
+static const char UPGRADE_3[] = "ALTER TABLE result ADD COLUMN compute TEXT NOT NULL DEFAULT 'gpu';"
+                                "ALTER TABLE result ADD COLUMN host_computed INTEGER;"
+                                "ALTER TABLE result ADD COLUMN host_rows INTEGER;"
+                                "PRAGMA user_version = 4;";
 
 struct StudyDb {
     sqlite3 *sqlite;
@@ -235,8 +241,8 @@ static Status prepare_all(StudyDb *db)
 {
     TRY(prepare(db,
                 "INSERT INTO result(name, plan, evict, slots, budget_bytes, scope, replay_order,"
-                " bound, predictor) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT(plan) "
-                "DO NOTHING",
+                " bound, predictor, compute) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+                " ON CONFLICT(plan) DO NOTHING",
                 &db->insert_plan));
     TRY(prepare(db, "SELECT plan_id, done FROM result WHERE plan = ?1", &db->find_plan));
     TRY(prepare(db,
@@ -244,7 +250,8 @@ static Status prepare_all(StudyDb *db)
                 " assignments = ?6, assignment_hits = ?7, loads = ?8, bytes_loaded = ?9,"
                 " evictions = ?10, evicted_newest = ?11, memory_bytes = ?12, replay_ns = ?13,"
                 " prefetches = ?14, prefetch_hits = ?15, prefetch_evicted = ?16,"
-                " bytes_prefetched = ?17, done = 1 WHERE plan_id = ?1",
+                " bytes_prefetched = ?17, host_computed = ?18, host_rows = ?19, done = 1 WHERE "
+                "plan_id = ?1",
                 &db->update));
     return prepare(db,
                    "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
@@ -292,7 +299,9 @@ static Status upgrade(StudyDb *db)
     TRY(begin(db));
     if (version < 2)
         TRY(execute(db, UPGRADE_1));
-    TRY(execute(db, UPGRADE_2));
+    if (version < 3)
+        TRY(execute(db, UPGRADE_2));
+    TRY(execute(db, UPGRADE_3));
     return commit(db);
 }
 
@@ -414,6 +423,7 @@ static Status insert_plan(StudyDb *db, const Plan *plan, const char *text, uint3
     sqlite3_bind_text(statement, 7, plan_order_name(plan->buffer.order), -1, SQLITE_STATIC);
     sqlite3_bind_int(statement, 8, plan_needs_future(plan));
     sqlite3_bind_text(statement, 9, plan->prefetch.predictor, -1, SQLITE_STATIC);
+    sqlite3_bind_text(statement, 10, plan_compute_name(plan->compute.mode), -1, SQLITE_STATIC);
     return run(db, statement);
 }
 
@@ -517,7 +527,9 @@ static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *resu
                                counts->prefetches,
                                counts->prefetch_hits,
                                counts->prefetch_evicted,
-                               counts->bytes_prefetched};
+                               counts->bytes_prefetched,
+                               counts->host_computed,
+                               counts->host_rows};
     sqlite3_stmt *statement = db->update;
     sqlite3_bind_int64(statement, 1, plan_id);
     for (int i = 0; i < (int)(sizeof values / sizeof values[0]); i++)

@@ -4,7 +4,7 @@
  * test_first, test_end) result(plan_id, name, plan, evict, slots, budget_bytes, scope,
  * replay_order, bound, lookups, hits, misses, miss_ratio, assignments, assignment_hits, loads,
  * bytes_loaded, evictions, evicted_newest, memory_bytes, replay_ns, done, predictor, prefetches,
- *            prefetch_hits, prefetch_evicted, bytes_prefetched)
+ *            prefetch_hits, prefetch_evicted, bytes_prefetched, compute, host_computed, host_rows)
  *     layer_result(plan_id, layer, lookups, hits, misses)
  *     learnt(plan_id, path, table_id), learnt_table(table_id, text): what plans learnt
  *                                                                   (sim/study_learnt.h)
@@ -17,8 +17,8 @@
  * run online. prefetch_evicted were evicted before a lookup found them. Results are of
  * the steps test_first to test_end - 1 of the trace, counted from 0; plans learnt from train_first
  * to train_end - 1 (both NULL: nothing is learnt). Studies of schema 1, which had no column of
- * prefetching, and of schema 2, which knew no parts, get what they lack when they are continued;
- * their test_first and test_end stay NULL: all steps. */
+ * prefetching, of schema 2, which knew no parts, and of schema 3, which loaded all misses, get what
+ * they lack when they are continued; test_first and test_end stay NULL: all steps. */
 #ifndef SIM_STUDY_DB_H
 #define SIM_STUDY_DB_H
 
@@ -28,7 +28,7 @@
 #include "sim/replay.h"
 #include "sim/study.h"
 
-enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 3 };
+enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 4 };
 
 typedef struct StudyDb StudyDb;
 

@@ -119,8 +119,10 @@ static inline char *dump(const char *path)
                  " 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 22, 1, 2");
 }
 
-/* Makes a study of schema 2 out of one of schema 3. */
+/* Makes a study of schema 2 out of one of schema 4. */
 #define WITHOUT_PARTS                                                                              \
+    "ALTER TABLE result DROP COLUMN compute; ALTER TABLE result DROP COLUMN host_computed;"        \
+    "ALTER TABLE result DROP COLUMN host_rows;"                                                    \
     "ALTER TABLE study DROP COLUMN train_first; ALTER TABLE study DROP COLUMN train_end;"          \
     "ALTER TABLE study DROP COLUMN test_first; ALTER TABLE study DROP COLUMN test_end;"            \
     "DROP TABLE learnt; DROP TABLE learnt_table;"

@@ -77,6 +77,9 @@ static void the_full_plan_is_read(void **unused)
     assert_true(plan.link.h2d_gb_per_s == 12.5);
 }
 
+/* A plan that splits, but the end of its section. */
+#define BUFFERED_SPLIT "\"buffer\": {\"slots\": 4}, \"compute\": {\"mode\": \"split\""
+
 static void refusals_name_the_path_and_what_is_allowed(void **unused)
 {
     (void)unused;
@@ -196,6 +199,26 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
          "{\"0\": [1]}}",
          "prefetch.table: 0: must be a list of lists"},
         {"\"prefetch\": {\"recall\": 1}", "prefetch.recall: unknown key"},
+        {"\"compute\": {\"mode\": \"cpu\"}", "compute.mode: \"cpu\", allowed are gpu, host, split"},
+        {"\"compute\": {\"mode\": \"host\"}", "compute.mode: \"host\" needs a buffer"},
+        {"\"compute\": {\"host_ns\": \"measured\"}",
+         "compute.host_ns: needs compute.mode \"split\""},
+        {"\"compute\": {\"load_ns\": {\"0\": 1}}", "compute.load_ns: needs compute.mode \"split\""},
+        {"\"compute\": {\"load\": 1}", "compute.load: unknown key"},
+        {"\"buffer\": {\"slots\": 4, \"evict\": \"belady\"}, \"compute\": {\"mode\": \"host\"}",
+         "compute.mode: \"host\" does not go with buffer.evict \"belady\""},
+        {"\"buffer\": {\"slots\": 4, \"order\": \"serial\"}, \"compute\": {\"mode\": \"split\"}",
+         "compute: mode \"split\" weighs all misses of an event"},
+        {BUFFERED_SPLIT ", \"host_ns\": {\"0\": []}}", "compute.host_ns: 0: needs at least one"},
+        {BUFFERED_SPLIT ", \"host_ns\": {\"0\": [[1]]}}",
+         "host_ns: 0: must be a list of [rows, ns]"},
+        {BUFFERED_SPLIT ", \"host_ns\": {\"0\": [[0, 5]]}}",
+         "compute.host_ns.0: 0, allowed is 1 to"},
+        {BUFFERED_SPLIT ", \"host_ns\": {\"4\": [[1, 5], [1, 6]]}}",
+         "4: [1, 6] after [1, 5]: rows"},
+        {BUFFERED_SPLIT ", \"host_ns\": {\"4\": [[1, 5], [2, 4]]}}",
+         "4: [2, 4] after [1, 5]: rows"},
+        {BUFFERED_SPLIT ", \"load_ns\": {\"0\": 0}}", "compute.load_ns.0: 0, allowed is 1 to"},
         {"\"placement\": {\"ranks\": 0}", "placement.ranks: 0, allowed is 1 to 256"},
         {"\"placement\": {\"method\": \"best\"}", "placement.method: \"best\", allowed are"},
         {"\"placement\": {\"method\": \"greedy\"}",
@@ -381,6 +404,40 @@ static void random_prefetch(uint64_t *state, Plan *plan)
         plan->prefetch.distance = 7;
 }
 
+/* Costs with ascending rows and ns that do not fall. */
+static PlanTable *random_costs(uint64_t *state)
+{
+    PlanTable *table;
+    uint32_t n = 1 + random_below(state, 5);
+    uint32_t last[2] = {0, 1};
+    assert_ok(plan_table_new(TABLE_ROWS, 1, n, 2 * n, &table));
+    PlanTableParts parts = plan_table_parts(table);
+    parts.layer[0] = random_below(state, 1000);
+    parts.first_row[1] = n;
+    for (uint32_t i = 0; i < n; i++) {
+        last[0] += 1 + random_below(state, 100);
+        last[1] += random_below(state, 1000000);
+        parts.first_value[i + 1] = 2 * (i + 1);
+        memcpy(parts.value + 2 * i, last, sizeof last);
+    }
+    return table;
+}
+
+static void random_compute(uint64_t *state, Plan *plan)
+{
+    if (!plan->buffer.on || eviction_needs_future(plan->buffer.evict))
+        return;
+    plan->compute.mode = (ComputeMode)random_below(
+        state, plan->buffer.order == ORDER_SERIAL ? COMPUTE_SPLIT : COMPUTE_SPLIT + 1);
+    if (plan->compute.mode != COMPUTE_SPLIT)
+        return;
+    plan->compute.host_ns.choice = plan->compute.load_ns.choice = COSTS_MEASURED;
+    if (random_below(state, 2))
+        take(&plan->compute.host_ns, random_costs(state));
+    if (random_below(state, 2))
+        take(&plan->compute.load_ns, random_table(state, TABLE_NUMBERS, 1, 1000000));
+}
+
 static Plan random_plan(uint64_t *state)
 {
     Plan plan = plan_default();
@@ -408,6 +465,7 @@ static Plan random_plan(uint64_t *state)
         random_learned(state, &plan);
     }
     random_prefetch(state, &plan);
+    random_compute(state, &plan);
     plan.batching.max_tokens = 1 + random_below(state, TRACE_MAX_TOKENS);
     plan.batching.mode = (BatchingMode)random_below(state, BATCHING_CONTINUOUS + 1);
     if (plan.batching.mode != BATCHING_AS_RECORDED)
@@ -442,6 +500,7 @@ static void assert_same_plan(const Plan *left, const Plan *right)
         assert_true(plan_table_is_same(plan_learned(&a, i, &path)->table,
                                        plan_learned(&b, i, &path)->table));
     }
+    assert_int_equal(left->compute.mode, right->compute.mode);
     assert_string_equal(left->prefetch.predictor, right->prefetch.predictor);
     assert_int_equal(left->prefetch.distance, right->prefetch.distance);
     assert_int_equal(left->prefetch.max_inflight, right->prefetch.max_inflight);

@@ -2,8 +2,8 @@
 
 static const char *const STACK_NAMES[] = {"decoder", "encoder"};
 static const char *const PHASE_NAMES[] = {"prefill", "decode", "encode", "mixed"};
-static const char *const RESIDENCY_NAMES[RESIDENCY_KINDS] = {"hit", "load", "prefetch", "evict",
-                                                             "bypass"};
+static const char *const RESIDENCY_NAMES[RESIDENCY_KINDS] = {"hit",   "load",   "prefetch",
+                                                             "evict", "bypass", "host"};
 
 const char *stack_name(Stack stack)
 {

@@ -73,6 +73,7 @@ typedef enum {
     RESIDENCY_EVICT,    /* the expert left SLOT */
     RESIDENCY_BYPASS,   /* a lookup that missed and passed through the staging slot (SLOT = slots of
                            the scope) */
+    RESIDENCY_HOST,     /* a lookup that missed and was computed on the host: SLOT is UINT32_MAX */
     RESIDENCY_KINDS
 } ResidencyKind;
 

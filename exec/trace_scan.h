@@ -3,7 +3,7 @@
 #ifndef EXEC_TRACE_SCAN_H
 #define EXEC_TRACE_SCAN_H
 
-#include "exec/request_table.h"
+#include "traces/request_table.h"
 #include "exec/run.h"
 #include "traces/packed.h"
 #include "traces/reader.h"

@@ -1,4 +1,4 @@
-#include "exec/request_table.h"
+#include "traces/request_table.h"
 
 enum { FIRST_ROOM = 64 };
 

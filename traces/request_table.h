@@ -1,6 +1,6 @@
 /* Request numbers of a trace -> what running them again needs to know: a hash table. */
-#ifndef EXEC_REQUEST_TABLE_H
-#define EXEC_REQUEST_TABLE_H
+#ifndef TRACES_REQUEST_TABLE_H
+#define TRACES_REQUEST_TABLE_H
 
 #include <stdbool.h>
 

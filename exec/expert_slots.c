@@ -195,34 +195,12 @@ static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
     return OK;
 }
 
-/* Without this an order may keep more than its budget for an event (order staged does). */
-static bool budget_holds_all(const ExpertSlots *slots)
-{
-    const Plan *plan = slots->plan;
-    uint64_t count = 0;
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; i < slots->n_layers; i++) {
-        const TraceLayer *layer = &slots->trace_layers[i];
-        count = (plan->buffer.scope == SCOPE_DEVICE ? count : 0) + layer->experts;
-        bytes =
-            (plan->buffer.scope == SCOPE_DEVICE ? bytes : 0) + layer->experts * layer->expert_bytes;
-        PlanRow own = plan_table_list(plan->buffer.budget.table, layer->layer);
-        if (plan->buffer.budget.table != NULL && (own.n == 0 || own.values[0] < layer->experts))
-            return false;
-        if (plan->buffer.budget.table != NULL)
-            continue;
-        if (plan->buffer.slots > 0 ? count > plan->buffer.slots : bytes > plan->buffer.bytes)
-            return false;
-    }
-    return true;
-}
-
 Status expert_slots_fill(ExpertSlots *slots)
 {
     Arena memory = {.base = slots->memory, .capacity = slots->memory_bytes};
     lay_out_slots(slots, slots->plan, slots->decisions, slots->layers, &memory);
     slots->slot_bytes = memory.used;
-    slots->holds_all = budget_holds_all(slots);
+    slots->holds_all = plan_holds_all(slots->plan, slots->trace_layers, slots->n_layers);
     slots->settled = !slots->plan->buffer.on;
     slots->n_residency = 0;
     slots->n_loads = 0;

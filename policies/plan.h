@@ -178,5 +178,8 @@ Status plan_lists_check(const char *key, const PlanTable *table, const TraceLaye
  * With the buffer off, the slots that hold everything. Per layer for scope layer (*slots is
  * [n_layers]), one for device (*slots[0]). */
 Status plan_slots(const Plan *plan, const TraceLayer *layers, uint32_t n_layers, uint32_t *slots);
+/* True when the budget of PLAN's buffer has room for every expert of LAYERS: once all are there,
+ * they stay. (The slots of order staged are no sign of it: it may keep more for an event.) */
+bool plan_holds_all(const Plan *plan, const TraceLayer *layers, uint32_t n_layers);
 
 #endif

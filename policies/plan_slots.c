@@ -84,3 +84,22 @@ Status plan_slots(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
         slots[i] = plan->buffer.on ? plan->buffer.slots : layers[i].experts;
     return OK;
 }
+
+bool plan_holds_all(const Plan *plan, const TraceLayer *layers, uint32_t n_layers)
+{
+    bool device = plan->buffer.scope == SCOPE_DEVICE;
+    uint64_t count = 0;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        count = (device ? count : 0) + layers[i].experts;
+        bytes = (device ? bytes : 0) + layers[i].experts * layers[i].expert_bytes;
+        PlanRow own = plan_table_list(plan->buffer.budget.table, layers[i].layer);
+        if (plan->buffer.budget.table != NULL && (own.n == 0 || own.values[0] < layers[i].experts))
+            return false;
+        if (plan->buffer.budget.table != NULL)
+            continue;
+        if (plan->buffer.slots > 0 ? count > plan->buffer.slots : bytes > plan->buffer.bytes)
+            return false;
+    }
+    return true;
+}

@@ -1,0 +1,172 @@
+#include "sim/features.h"
+
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "traces/request_table.h"
+
+typedef struct {
+    TraceFeatures *out;
+    uint64_t room; /* in out->steps */
+    RequestTable requests;
+    uint32_t beams; /* requests that share a source, which belongs to the first */
+} Builder;
+
+/* The notes of a recorder say how many beams each request had. */
+static Status read_beams(const TraceRun *run, const char *path, uint32_t *beams)
+{
+    cJSON *json;
+    JsonAt at;
+    *beams = 1;
+    if (run->notes == NULL || run->notes[0] == '\0')
+        return OK;
+    TRY(json_parse(run->notes, strlen(run->notes), path, &json));
+    JsonAt root = json_root(json, path);
+    Status status = json_find(&root, "beams", &at) ? json_u32(&at, 1, UINT32_MAX, beams) : OK;
+    cJSON_Delete(json);
+    return status;
+}
+
+static Status make_room(Builder *builder)
+{
+    if (builder->out->n_steps < builder->room)
+        return OK;
+    uint64_t room = builder->room > 0 ? 2 * builder->room : 256;
+    StepFeatures *steps = mem_resize(builder->out->steps, room, sizeof *steps);
+    if (steps == NULL)
+        return fail_memory("features of steps", room * sizeof *steps);
+    builder->out->steps = steps;
+    builder->room = room;
+    return OK;
+}
+
+static void widen(uint32_t *most, uint32_t by)
+{
+    *most = by > *most ? by : *most;
+}
+
+/* TOKENS tokens of REQUEST from POSITION on. */
+static Status add_span(Builder *builder, uint32_t request, uint32_t position, uint32_t tokens,
+                       StepFeatures *step)
+{
+    RequestEntry *entry;
+    RequestEntry *source;
+    uint64_t index = builder->out->n_steps;
+    TRY(request_table_get(&builder->requests, request - request % builder->beams, &source));
+    uint32_t source_length = source->source_length;
+    TRY(request_table_get(&builder->requests, request, &entry));
+    if (entry->length + entry->source_length == 0)
+        entry->first_step = index;
+    entry->last_step = index;
+    uint32_t *length = step->stack == STACK_ENCODER ? &entry->source_length : &entry->length;
+    *length = position + tokens;
+    widen(&builder->out->max_length, *length);
+    SpanGroup *group = &step->groups[tokens == 1 ? SPANS_ONE : SPANS_SEVERAL];
+    step->requests++;
+    group->requests++;
+    group->tokens += tokens;
+    group->context += position;
+    group->source += step->stack == STACK_DECODER ? source_length : 0;
+    return OK;
+}
+
+static Status add_step(Builder *builder, const TraceStep *step)
+{
+    TRY(make_room(builder));
+    StepFeatures *features = &builder->out->steps[builder->out->n_steps];
+    *features = (StepFeatures){
+        .step = step->step, .phase = step->phase, .stack = step->stack, .tokens = step->tokens};
+    for (uint32_t i = 0, n; i < step->tokens; i += n) {
+        for (n = 1; i + n < step->tokens && step->request[i + n] == step->request[i];)
+            n++;
+        TRY(add_span(builder, step->request[i], step->position[i], n, features));
+    }
+    widen(&builder->out->max_tokens, step->tokens);
+    builder->out->n_steps++;
+    return OK;
+}
+
+/* The most requests at a time. */
+static Status count_requests(Builder *builder)
+{
+    int64_t *change; /* [steps + 1] requests that begin, less those that ended before */
+    TraceFeatures *out = builder->out;
+    TRY(mem_new(&change, out->n_steps + 1, sizeof *change, "requests by step"));
+    for (size_t i = 0; i < builder->requests.room; i++) {
+        const RequestEntry *entry = &builder->requests.entries[i];
+        if (!entry->used || entry->length + entry->source_length == 0)
+            continue;
+        change[entry->first_step]++;
+        change[entry->last_step + 1]--;
+    }
+    int64_t living = 0;
+    for (uint64_t i = 0; i < out->n_steps; i++) {
+        living += change[i];
+        widen(&out->max_requests, (uint32_t)living);
+    }
+    mem_free(change);
+    return OK;
+}
+
+static Status add_recorded(const char *path, Builder *builder)
+{
+    TraceReader *reader;
+    TraceStep step;
+    TRY(trace_reader_open(path, &reader));
+    Status status = read_beams(trace_reader_run(reader), path, &builder->beams);
+    while (status == OK && (status = trace_reader_next_step(reader, &step)) == OK)
+        status = add_step(builder, &step);
+    trace_reader_close(reader);
+    return status == STATUS_END ? OK : status;
+}
+
+static Status add_rebatched(TraceShards *shards, const Batching *batching, Builder *builder)
+{
+    Rebatch *rebatch;
+    TraceStep step;
+    TRY(rebatch_open(shards, batching, &rebatch));
+    Status status = OK;
+    while (status == OK && (status = rebatch_next_step(rebatch, &step)) == OK)
+        status = add_step(builder, &step);
+    rebatch_close(rebatch);
+    return status;
+}
+
+static Status add_view(const char *const *paths, size_t count, const Batching *batching,
+                       Builder *builder)
+{
+    TraceShards *shards;
+    TraceStep step;
+    Status status = OK;
+    if (count == 1 && batching->mode == BATCHING_AS_RECORDED)
+        return add_recorded(paths[0], builder);
+    TRY(trace_shards_open(paths, count, &shards));
+    if (batching->mode != BATCHING_AS_RECORDED)
+        status = add_rebatched(shards, batching, builder);
+    else
+        while (status == OK && (status = trace_shards_next_step(shards, &step)) == OK)
+            status = add_step(builder, &step);
+    trace_shards_close(shards);
+    return status == STATUS_END ? OK : status;
+}
+
+Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
+                           TraceFeatures *features)
+{
+    Builder builder = {.out = features, .beams = 1};
+    *features = (TraceFeatures){0};
+    Status status = add_view(paths, count, batching, &builder);
+    if (status == OK)
+        status = count_requests(&builder);
+    request_table_free(&builder.requests);
+    if (status != OK)
+        trace_features_free(features);
+    return status;
+}
+
+void trace_features_free(TraceFeatures *features)
+{
+    mem_free(features->steps);
+    *features = (TraceFeatures){0};
+}

@@ -1,0 +1,44 @@
+/* What the time of a trace's steps depends on besides their routing: how many tokens of how many
+ * requests, and how long these are. */
+#ifndef SIM_FEATURES_H
+#define SIM_FEATURES_H
+
+#include "traces/rebatch.h"
+
+/* Requests of a step, summed up. */
+typedef struct {
+    uint32_t requests;
+    uint32_t tokens;
+    uint64_t context; /* sum over them of the tokens that they had before the step */
+    uint64_t source;  /* ... of the tokens of their sources; 0: they have none */
+} SpanGroup;
+
+/* Requests with one token in the step, which are generating, and those with several: their
+ * attention costs differ. */
+enum { SPANS_ONE, SPANS_SEVERAL, SPAN_GROUPS };
+
+typedef struct {
+    uint32_t step; /* the trace's number */
+    Phase phase;
+    Stack stack;
+    uint32_t tokens;
+    uint32_t requests; /* with tokens in the step */
+    SpanGroup groups[SPAN_GROUPS];
+} StepFeatures;
+
+typedef struct {
+    StepFeatures *steps; /* [n_steps] */
+    uint64_t n_steps;
+    /* What an executor must be opened for to run them. */
+    uint32_t max_tokens;   /* of a step */
+    uint32_t max_requests; /* at a time, each from its first step to its last */
+    uint32_t max_length;   /* of a request, or of a source */
+} TraceFeatures;
+
+/* Reads PATHS[count] as packed_trace_load_view() does, so that step I is the same. Fails as the
+ * reader. On failure nothing is held. */
+Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
+                           TraceFeatures *features);
+void trace_features_free(TraceFeatures *features);
+
+#endif

@@ -1,0 +1,217 @@
+#include "sim/op_costs.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+static const char *const AXIS_NAMES[AXES] = {
+    [AXIS_TOKENS] = "tokens", [AXIS_REQUESTS] = "requests", [AXIS_CONTEXT] = "context",
+    [AXIS_ROWS] = "rows",     [AXIS_ACTIVE] = "active",     [AXIS_TILES] = "tiles",
+    [AXIS_BYTES] = "bytes"};
+
+static Status find_axis(const CostTable *table, uint32_t axis, uint8_t *found)
+{
+    for (uint8_t i = 0; i < AXES; i++) {
+        *found = i;
+        if (strcmp(table->axis[axis], AXIS_NAMES[i]) == 0)
+            return OK;
+    }
+    return fail(ERR_INPUT, "hardware profile: table %s: axis \"%s\" is not known", table->name,
+                table->axis[axis]);
+}
+
+Status op_costs_find(const OpCosts *costs, const char *name, const char *shape, CostRef *ref)
+{
+    ref->table = costs_find(costs->costs, name, shape);
+    if (ref->table == COSTS_NONE)
+        ref->table = costs_find(costs->costs, name, "");
+    if (ref->table == COSTS_NONE)
+        return OK;
+    const CostTable *table = &costs->hardware->tables[ref->table];
+    ref->n_axes = table->n_axes;
+    for (uint32_t i = 0; i < table->n_axes; i++)
+        TRY(find_axis(table, i, &ref->axis[i]));
+    return OK;
+}
+
+double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *point, CostUse *use)
+{
+    double at[COST_AXES];
+    for (uint32_t i = 0; i < ref->n_axes; i++)
+        at[i] = point->at[ref->axis[i]];
+    return costs_at(costs->costs, ref->table, at, use);
+}
+
+static uint64_t whole(double ns)
+{
+    return ns > 0 ? (uint64_t)(ns + 0.5) : 0;
+}
+
+uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point, CostUse *use)
+{
+    return whole(op_costs_at(costs, ref, point, use));
+}
+
+/* ---- the list of operations ---- */
+
+static Status find_op_table(const OpCosts *costs, const char *kind, const HardwareOp *op,
+                            CostRef *ref)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s/%s", kind, op_name(op->op));
+    return op_costs_find(costs, name, op->shape, ref);
+}
+
+static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *price)
+{
+    *price =
+        (OpPrice){.op = op->op, .queued = {.table = COSTS_NONE}, .host = {.table = COSTS_NONE}};
+    TRY(find_op_table(costs, "gpu", op, &price->gpu));
+    TRY(find_op_table(costs, "issue", op, &price->issue));
+    TRY(find_op_table(costs, "slowdown", op, &price->slowdown));
+    if (op->op != OP_EXPERTS)
+        return OK;
+    TRY(find_op_table(costs, "queued", op, &price->queued));
+    if (price->queued.table == COSTS_NONE)
+        price->queued = price->gpu;
+    return find_op_table(costs, "host", op, &price->host);
+}
+
+/* The price of OP is that of an earlier one like it, of BEFORE, or a new one. */
+static Status price_op(OpCosts *costs, Stack stack, uint32_t index)
+{
+    const HardwareOp *op = &costs->model->ops[stack][index];
+    StepOp *out = &costs->ops[stack][index];
+    *out = (StepOp){.layer = op->layer, .op = op->op, .price = costs->n_prices};
+    for (Stack s = STACK_DECODER; s <= stack; s++)
+        for (uint32_t i = 0; i < (s < stack ? costs->n_ops[s] : index); i++) {
+            const HardwareOp *other = &costs->model->ops[s][i];
+            if (other->op == op->op && strcmp(other->shape, op->shape) == 0) {
+                out->price = costs->ops[s][i].price;
+                return OK;
+            }
+        }
+    return fill_price(costs, op, &costs->prices[costs->n_prices++]);
+}
+
+static Status fill(OpCosts *costs)
+{
+    const HardwareModel *model = costs->model;
+    size_t all = (size_t)model->n_ops[STACK_DECODER] + model->n_ops[STACK_ENCODER];
+    TRY(mem_new(&costs->prices, all, sizeof *costs->prices, "prices of operations"));
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
+        costs->n_ops[stack] = model->n_ops[stack];
+        TRY(mem_new(&costs->ops[stack], model->n_ops[stack], sizeof *costs->ops[stack],
+                    "operations of a step"));
+        for (uint32_t i = 0; i < model->n_ops[stack]; i++)
+            TRY(price_op(costs, stack, i));
+    }
+    return OK;
+}
+
+Status op_costs_new(const Hardware *hardware, const char *model, OpCosts *costs)
+{
+    *costs = (OpCosts){.hardware = hardware, .model = hardware_model(hardware, model)};
+    if (costs->model == NULL)
+        return fail(ERR_INPUT,
+                    "hardware profile: it does not know the model \"%s\": calibrate it with "
+                    "--model",
+                    model);
+    Status status = costs_new(hardware, &costs->costs);
+    if (status == OK)
+        status = fill(costs);
+    if (status != OK)
+        op_costs_free(costs);
+    return status;
+}
+
+void op_costs_free(OpCosts *costs)
+{
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        mem_free(costs->ops[stack]);
+    mem_free(costs->prices);
+    costs_free(costs->costs);
+    *costs = (OpCosts){0};
+}
+
+/* ---- prices ---- */
+
+/* Attention over the requests of one group; CROSS: over their sources. */
+static double attend(OpCosts *costs, const OpPrice *price, const SpanGroup *group)
+{
+    bool cross = price->op == OP_CROSS_ATTENTION;
+    double requests = group->requests;
+    CostPoint point = {0};
+    if (group->requests == 0)
+        return 0;
+    point.at[AXIS_REQUESTS] = requests;
+    point.at[AXIS_TOKENS] = (double)group->tokens / requests;
+    point.at[AXIS_CONTEXT] = (double)(cross ? group->source : group->context) / requests;
+    return op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
+}
+
+static bool attends(Op op)
+{
+    return op == OP_ATTENTION || op == OP_CROSS_ATTENTION;
+}
+
+static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
+{
+    price->issue_ns = op_costs_ns(costs, &price->issue, point, &costs->other);
+    price->slow = 1;
+    if (price->slowdown.table != COSTS_NONE)
+        price->slow = op_costs_at(costs, &price->slowdown, point, &costs->other);
+    if (price->slow < 1)
+        price->slow = 1;
+}
+
+void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued)
+{
+    CostPoint point = {0};
+    double gpu_ns;
+    point.at[AXIS_TOKENS] = step->tokens;
+    point.at[AXIS_REQUESTS] = step->requests;
+    for (uint32_t i = 0; i < costs->n_prices; i++) {
+        OpPrice *price = &costs->prices[i];
+        point.at[AXIS_ROWS] = price->op == OP_HEAD ? step->requests : step->tokens;
+        if (attends(price->op))
+            gpu_ns = attend(costs, price, &step->groups[SPANS_ONE]) +
+                     attend(costs, price, &step->groups[SPANS_SEVERAL]);
+        else if (price->op != OP_EXPERTS)
+            gpu_ns = op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
+        else
+            gpu_ns = 0;
+        price->gpu_ns = whole(gpu_ns);
+        if (issued)
+            price_issue(costs, price, &point);
+    }
+}
+
+static uint64_t work_ns(OpCosts *costs, const CostRef *ref, const ExpertWork *work)
+{
+    CostPoint point = {0};
+    point.at[AXIS_ACTIVE] = work->active;
+    point.at[AXIS_ROWS] = (double)work->rows / work->active;
+    point.at[AXIS_TILES] = (double)work->tiles / work->active;
+    return op_costs_ns(costs, ref, &point, &costs->use[OP_EXPERTS]);
+}
+
+uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
+{
+    OpPrice *price = &costs->prices[number];
+    if (work->active == 0)
+        return 0;
+    if (queued)
+        return work_ns(costs, &price->queued, work);
+    if (memcmp(&price->known, work, sizeof *work) != 0) {
+        price->known = *work;
+        price->known_ns = work_ns(costs, &price->gpu, work);
+    }
+    return price->known_ns;
+}
+
+uint64_t op_costs_host_experts(OpCosts *costs, uint32_t number, const ExpertWork *work)
+{
+    return work->active > 0 ? work_ns(costs, &costs->prices[number].host, work) : 0;
+}

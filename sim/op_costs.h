@@ -1,0 +1,100 @@
+/* The operations of a model's step, and what each costs in a given step: the tables of a hardware
+ * profile (sim/costs.h) under the names that policies/hardware.h gives them. */
+#ifndef SIM_OP_COSTS_H
+#define SIM_OP_COSTS_H
+
+#include "sim/costs.h"
+#include "sim/features.h"
+
+/* Places on the axes that tables may have. */
+typedef enum {
+    AXIS_TOKENS,
+    AXIS_REQUESTS,
+    AXIS_CONTEXT,
+    AXIS_ROWS,
+    AXIS_ACTIVE,
+    AXIS_TILES,
+    AXIS_BYTES,
+    AXES
+} Axis;
+
+typedef struct {
+    double at[AXES];
+} CostPoint;
+
+/* A table with its axes found. */
+typedef struct {
+    uint32_t table; /* of costs_at(), or COSTS_NONE */
+    uint32_t n_axes;
+    uint8_t axis[COST_AXES]; /* Axis */
+} CostRef;
+
+/* Experts that one call computes. */
+typedef struct {
+    uint32_t active;
+    uint32_t rows;  /* (token, slot) pairs of all of them */
+    uint32_t tiles; /* sum of ceil(rows of an expert / COST_TILE_ROWS) */
+} ExpertWork;
+
+static inline void expert_work_add(ExpertWork *work, uint32_t rows)
+{
+    work->active++;
+    work->rows += rows;
+    work->tiles += (rows + COST_TILE_ROWS - 1) / COST_TILE_ROWS;
+}
+
+/* One operation of the list; those with the same op and shape have the same price. */
+typedef struct {
+    uint32_t layer;
+    Op op;
+    uint32_t price;
+} StepOp;
+
+typedef struct {
+    Op op;
+    CostRef gpu;
+    CostRef queued; /* experts: of a call that is given a list */
+    CostRef host;   /* experts: on the host's cores */
+    CostRef issue;
+    CostRef slowdown;
+    uint64_t gpu_ns; /* of the step that was priced last; experts: see op_costs_experts() */
+    uint64_t issue_ns;
+    double slow;      /* factor beside copies, at least 1 */
+    ExpertWork known; /* the call that was priced last */
+    uint64_t known_ns;
+} OpPrice;
+
+typedef struct {
+    const Hardware *hardware;
+    const HardwareModel *model;
+    Costs *costs;
+    StepOp *ops[2]; /* by Stack, in order */
+    uint32_t n_ops[2];
+    OpPrice *prices;
+    uint32_t n_prices;
+    CostUse use[OPS]; /* by operation */
+    CostUse other;    /* of all other tables */
+} OpCosts;
+
+/* MODEL is a name as in a trace. HARDWARE must outlive it. Fails with ERR_INPUT when the profile
+ * does not know the model. */
+Status op_costs_new(const Hardware *hardware, const char *model, OpCosts *costs);
+void op_costs_free(OpCosts *costs);
+
+/* The table NAME of SHAPE, or of no shape. Fails with ERR_INPUT when it has an axis that is not
+ * known. */
+Status op_costs_find(const OpCosts *costs, const char *name, const char *shape, CostRef *ref);
+/* The cost at POINT, counted in USE; 0 when there is no table. */
+double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *point, CostUse *use);
+/* The same in whole nanoseconds, at least 0. */
+uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
+                     CostUse *use);
+
+/* Prices every operation of a step but its experts; ISSUED: the host's part as well. */
+void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued);
+/* Of one call that computes WORK; QUEUED: it is given a list of experts. */
+uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
+/* ... on the host's cores. */
+uint64_t op_costs_host_experts(OpCosts *costs, uint32_t price, const ExpertWork *work);
+
+#endif

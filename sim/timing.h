@@ -1,0 +1,107 @@
+/* How long the steps of a trace take under a plan, on the machine of a hardware profile.
+ *
+ * Plays what the executor does (exec/forward.c, exec/expert_slots.c): the host queues operations,
+ * the compute stream runs them in order, the copy stream loads experts. A step in which no expert
+ * can be missing is one queue, repeated as a graph; else the host waits at every MoE layer for the
+ * event's counts, decides, begins the loads, queues the experts that are in place, and then those
+ * that loads bring. Decisions are those of policies/buffer.h, which the caller makes (sim/replay.h)
+ * and hands on as actions.
+ *
+ * Each of the three does one thing after the other, in an order that is known when it is queued: a
+ * task begins when its stream is free and all it waits for is over, so that times follow at once,
+ * without a queue of events (tests/test_timing.c plays the same tasks on sim/engine.h). On a
+ * backend that computes when it is called the three are one. Times are whole nanoseconds from 0. */
+#ifndef SIM_TIMING_H
+#define SIM_TIMING_H
+
+#include "policies/buffer.h"
+#include "sim/op_costs.h"
+
+typedef struct {
+    const Hardware *hardware;
+    const char *model; /* as in a trace's run.model */
+    const Plan *plan;
+    const TraceLayer *layers; /* [n_layers] MoE layers of the trace */
+    uint32_t n_layers;
+    bool logits;  /* decoder steps compute those of the last token of each request */
+    bool stamped; /* every operation is stamped, which costs time */
+    bool records; /* steps tell their operations and loads */
+} TimingOptions;
+
+/* One step. Arrays are valid until the next step begins. */
+typedef struct {
+    uint64_t start_ns;
+    uint64_t duration_ns;
+    uint64_t exposed_load_ns; /* how much later its MoE layers ended than had every lookup hit */
+    uint64_t load_ns;         /* that the link was busy */
+    uint64_t loads;
+    uint64_t bytes_loaded;
+    const TimingRecord *ops; /* as the executor's; NULL without records */
+    size_t n_ops;
+    const ResidencyRecord *residency;
+    size_t n_residency;
+} StepTime;
+
+/* Sums over the steps of a phase. */
+typedef struct {
+    uint64_t steps;
+    uint64_t tokens;
+    uint64_t ns;
+    uint64_t exposed_load_ns;
+    uint64_t load_ns;
+    uint64_t loads;
+    uint64_t bytes_loaded;
+} PhaseTime;
+
+typedef struct {
+    PhaseTime total;
+    PhaseTime phases[PHASE_MIXED + 1]; /* by Phase */
+    uint64_t op_ns[OPS];               /* by operation, of all layers */
+    uint64_t rest_ns;                  /* of steps, outside their operations */
+    const uint64_t *layer_ns;          /* [n_model_layers] operations of each layer */
+    uint32_t n_model_layers;
+    CostUse op_use[OPS]; /* how the costs were found */
+    CostUse other_use;
+} TimingTotals;
+
+typedef struct Timing Timing;
+
+/* Fails with ERR_INPUT when the profile does not know the model, or its MoE layers are not those of
+ * the trace; with ERR_UNSUPPORTED for what no table prices (static gating). */
+Status timing_new(const TimingOptions *options, Timing **timing);
+void timing_free(Timing *timing);
+
+/* A step begins, at EARLIEST_NS or when the one before has ended. */
+void timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns);
+/* One MoE layer of it, in order: N experts with ROWS tokens each (NULL: one each), and what was
+ * decided. Fails with ERR_MEMORY, only with records. */
+typedef struct {
+    uint32_t layer_index;
+    uint32_t n;
+    const uint16_t *experts; /* [n] */
+    const uint32_t *rows;    /* [n] */
+} TimingEvent;
+Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
+                    uint32_t n_actions);
+/* The step ends. */
+Status timing_end(Timing *timing, StepTime *step);
+/* Forgets residents and time, as a fresh executor. */
+void timing_reset(Timing *timing);
+
+uint64_t timing_now(const Timing *timing);
+TimingTotals timing_totals(const Timing *timing);
+/* The operations of a step of STACK, and the shape of its experts' price: see sim/op_costs.h. */
+const OpCosts *timing_costs(const Timing *timing);
+
+/* Device memory of an executor that was opened for MAX of FEATURES, bytes. */
+typedef struct {
+    uint64_t weights;
+    uint64_t slots;
+    uint64_t caches;
+    uint64_t activations; /* and all else */
+    uint64_t total;
+} TimingMemory;
+
+TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features);
+
+#endif

@@ -1,0 +1,209 @@
+/* The experts of an event in a step that waits, as exec/expert_slots.c carries them out. */
+#include <assert.h>
+
+#include "base/memory.h"
+#include "sim/timing_parts.h"
+
+/* One event on its way. */
+typedef struct {
+    Timing *timing;
+    const TimingEvent *event;
+    uint32_t price;
+    Pending hits;
+    Pending loaded;
+    bool queued; /* operations of this event are */
+} Event;
+
+/* Time on the compute stream from START on, longer where copies run beside. */
+static uint64_t beside_copies(const Timing *timing, uint32_t price, uint64_t start_ns, uint64_t ns)
+{
+    double slow = timing->costs.prices[price].slow;
+    if (slow <= 1 || timing->copy_ns <= start_ns)
+        return ns;
+    uint64_t beside = timing->copy_ns - start_ns < ns ? timing->copy_ns - start_ns : ns;
+    return ns + (uint64_t)((slow - 1) * (double)beside);
+}
+
+static uint64_t later(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Queues what is pending in LIST. */
+static void run_jobs(Event *event, Pending *list)
+{
+    Timing *timing = event->timing;
+    if (list->work.active == 0)
+        return;
+    uint64_t ns = op_costs_experts(&timing->costs, event->price, &list->work, true);
+    if (timing->one_thread) {
+        timing->host_ns = later(timing->host_ns, list->ready_ns) + ns;
+        timing->gpu_ns = timing->host_ns;
+    } else {
+        timing->host_ns +=
+            timing->issue_await_ns * list->tickets + timing->costs.prices[event->price].issue_ns;
+        uint64_t start_ns = later(later(timing->gpu_ns, timing->host_ns), list->ready_ns);
+        timing->gpu_ns = start_ns + beside_copies(timing, event->price, start_ns, ns);
+    }
+    *list = (Pending){0};
+}
+
+static void run_pending(Event *event)
+{
+    run_jobs(event, &event->hits);
+    run_jobs(event, &event->loaded);
+    event->timing->flush++;
+}
+
+static void add_job(Event *event, Pending *list, const BufferAction *action)
+{
+    Timing *timing = event->timing;
+    expert_work_add(&list->work, timing->rows_of[action->expert]);
+    timing->slot_used[action->slot] = timing->flush;
+}
+
+/* A load from START on; beside computation the link may be slower. */
+static uint64_t copy_ns(const Timing *timing, const LayerTime *layer, uint64_t start_ns)
+{
+    uint64_t ns = layer->copy_ns;
+    if (timing->gpu_ns > start_ns && layer->copy_busy_ns > ns) {
+        uint64_t beside = timing->gpu_ns - start_ns < ns ? timing->gpu_ns - start_ns : ns;
+        ns += (uint64_t)((double)(layer->copy_busy_ns - ns) * (double)beside / (double)ns);
+    }
+    return later(ns, layer->load_ns);
+}
+
+/* Where loads are copies by the calling thread, a slow link is waited for when they are awaited. */
+static uint64_t load_in_thread(Timing *timing, const LayerTime *layer, uint64_t *start_ns)
+{
+    *start_ns = later(timing->copy_ns, timing->host_ns);
+    timing->host_ns += layer->copy_ns;
+    return later(*start_ns + layer->load_ns, timing->host_ns);
+}
+
+static uint64_t begin_load(Event *event, const BufferAction *action, ResidencyRecord *record)
+{
+    Timing *timing = event->timing;
+    const LayerTime *layer = &timing->layers[action->layer_index];
+    uint64_t start_ns;
+    if (timing->slot_used[action->slot] == timing->flush) {
+        run_pending(event);
+        event->queued = true;
+    }
+    timing->host_ns += timing->issue_load_ns;
+    uint64_t end_ns;
+    if (timing->one_thread) {
+        end_ns = load_in_thread(timing, layer, &start_ns);
+    } else {
+        start_ns = later(timing->copy_ns, timing->host_ns);
+        if (event->queued)
+            start_ns = later(start_ns, timing->gpu_ns);
+        end_ns = start_ns + copy_ns(timing, layer, start_ns);
+    }
+    timing->copy_ns = end_ns;
+    timing->out.load_ns += end_ns - start_ns;
+    timing->out.loads++;
+    record->bytes = timing->options.layers[action->layer_index].expert_bytes;
+    record->start_ns = start_ns;
+    record->duration_ns = end_ns - start_ns;
+    timing->out.bytes_loaded += record->bytes;
+    return end_ns;
+}
+
+static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns)
+{
+    add_job(event, &event->loaded, action);
+    event->loaded.tickets++;
+    event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns);
+}
+
+static void add_hit(Event *event, const BufferAction *action)
+{
+    const Timing *timing = event->timing;
+    const PrefetchTime *prefetch = &timing->layers[action->layer_index].prefetch[action->expert];
+    if (prefetch->step == timing->number)
+        add_loaded(event, action, prefetch->end_ns);
+    else
+        add_job(event, &event->hits, action);
+}
+
+static Status add_record(Timing *timing, const ResidencyRecord *record)
+{
+    size_t n = timing->out.n_residency;
+    if (!timing->options.records)
+        return OK;
+    if (n == timing->residency_room) {
+        size_t room = n > 0 ? 2 * n : 256;
+        ResidencyRecord *records = mem_resize(timing->residency, room, sizeof *records);
+        if (records == NULL)
+            return fail_memory("simulated loads", room * sizeof *records);
+        timing->residency = records;
+        timing->residency_room = room;
+    }
+    timing->residency[timing->out.n_residency++] = *record;
+    return OK;
+}
+
+static Status carry_out(Event *event, const BufferAction *action, uint64_t decided_ns)
+{
+    Timing *timing = event->timing;
+    LayerTime *layer = &timing->layers[action->layer_index];
+    PrefetchTime *prefetch = &layer->prefetch[action->expert];
+    ResidencyRecord record = {.layer = layer->layer,
+                              .expert = action->expert,
+                              .kind = action->kind,
+                              .slot = action->slot,
+                              .start_ns = decided_ns};
+    if (action->kind == RESIDENCY_HIT) {
+        add_hit(event, action);
+    } else if (action->kind == RESIDENCY_EVICT) {
+        prefetch->step = 0;
+        timing->n_resident--;
+    } else {
+        uint64_t end_ns = begin_load(event, action, &record);
+        timing->n_resident += action->kind != RESIDENCY_BYPASS;
+        if (action->kind == RESIDENCY_PREFETCH) {
+            *prefetch = (PrefetchTime){.end_ns = end_ns, .step = timing->number};
+            timing->prefetched_ns = later(timing->prefetched_ns, end_ns);
+        } else {
+            add_loaded(event, action, end_ns);
+        }
+    }
+    return add_record(timing, &record);
+}
+
+/* When the event would end, had every lookup hit. */
+static uint64_t end_of_hits(const Event *event, const ExpertWork *all)
+{
+    Timing *timing = event->timing;
+    uint64_t ns = op_costs_experts(&timing->costs, event->price, all, true);
+    if (timing->one_thread)
+        return timing->host_ns + ns;
+    return later(timing->gpu_ns, timing->host_ns + timing->costs.prices[event->price].issue_ns) +
+           ns;
+}
+
+Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferAction *actions,
+                      uint32_t n_actions, uint32_t price)
+{
+    Event event = {.timing = timing, .event = asked, .price = price};
+    ExpertWork all = {0};
+    CostPoint point = {0};
+    for (uint32_t i = 0; i < asked->n; i++) {
+        timing->rows_of[asked->experts[i]] = asked->rows != NULL ? asked->rows[i] : 1;
+        expert_work_add(&all, timing->rows_of[asked->experts[i]]);
+    }
+    point.at[AXIS_ACTIVE] = asked->n;
+    if (!timing->one_thread)
+        timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
+    timing->host_ns +=
+        op_costs_ns(&timing->costs, &timing->refs.decide, &point, &timing->costs.other);
+    uint64_t decided_ns = timing->host_ns;
+    uint64_t hits_end_ns = end_of_hits(&event, &all);
+    for (uint32_t i = 0; i < n_actions; i++)
+        TRY(carry_out(&event, &actions[i], decided_ns));
+    run_pending(&event);
+    if (timing->gpu_ns > hits_end_ns)
+        timing->out.exposed_load_ns += timing->gpu_ns - hits_end_ns;
+    return OK;
+}

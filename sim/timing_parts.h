@@ -1,0 +1,91 @@
+/* What the files of sim/timing.h share; nobody else's. */
+#ifndef SIM_TIMING_PARTS_H
+#define SIM_TIMING_PARTS_H
+
+#include "sim/timing.h"
+
+/* Experts of one event that are still to be queued. */
+typedef struct {
+    ExpertWork work;
+    uint32_t tickets;  /* loads that it waits for */
+    uint64_t ready_ns; /* when the last of them ends */
+} Pending;
+
+typedef struct {
+    uint64_t end_ns; /* of the prefetch that brings the expert */
+    uint64_t step;   /* 1 + the step in which it was begun; 0: none */
+} PrefetchTime;
+
+/* Of one MoE layer. */
+typedef struct {
+    uint32_t layer;         /* the model's number */
+    uint64_t slot_bytes;    /* that a load copies */
+    uint64_t load_ns;       /* at the least, by the plan's link */
+    uint64_t copy_ns;       /* of a load beside nothing */
+    uint64_t copy_busy_ns;  /* ... beside computation */
+    PrefetchTime *prefetch; /* [experts] */
+} LayerTime;
+
+struct Timing {
+    TimingOptions options;
+    OpCosts costs;
+    bool one_thread; /* the backend computes when it is called */
+    struct {
+        CostRef issue_load;
+        CostRef issue_await;
+        CostRef end_load;
+        CostRef decide;
+        CostRef wake;
+        CostRef stamp;
+        CostRef rest_graph;
+        CostRef rest_queued;
+        CostRef activations;
+    } refs;
+    uint64_t issue_load_ns;
+    uint64_t issue_await_ns;
+    uint64_t end_load_ns;
+    uint64_t wake_ns;
+    uint64_t stamp_ns; /* 0 unless stamped */
+
+    LayerTime *layers;   /* [n_layers] */
+    uint64_t *slot_used; /* [slots of a scope] the flush in which the slot was last queued */
+    uint32_t *rows_of;   /* [most experts] of the present event */
+    uint64_t flush;
+    uint32_t n_resident;
+    uint32_t n_initial; /* residents of a fresh buffer */
+    uint32_t n_experts;
+    bool holds_all;
+    bool settled;
+    uint64_t slot_bytes; /* of all slots */
+
+    /* The step. */
+    StepFeatures step;
+    uint64_t number; /* 1 + steps before */
+    bool waits;
+    uint32_t at; /* next operation of the stack's list */
+    uint64_t start_ns;
+    uint64_t host_ns;       /* the host has come so far */
+    uint64_t gpu_ns;        /* the compute stream is free */
+    uint64_t copy_ns;       /* the copy stream is free */
+    uint64_t stamp_at_ns;   /* the last stamp */
+    uint64_t prefetched_ns; /* the last prefetch of the step ends */
+    StepTime out;
+
+    TimingRecord *ops; /* [op_room] */
+    size_t op_room;
+    ResidencyRecord *residency; /* [residency_room] */
+    size_t residency_room;
+
+    PhaseTime phases[PHASE_MIXED + 1];
+    uint64_t op_ns[OPS];
+    uint64_t rest_ns;
+    uint64_t *layer_ns; /* [n_model_layers] */
+    uint32_t n_model_layers;
+};
+
+/* The experts of one event: decisions carried out (sim/timing_experts.c). GPU_NS moves on to the
+ * end of the last call. */
+Status timing_experts(Timing *timing, const TimingEvent *event, const BufferAction *actions,
+                      uint32_t n_actions, uint32_t price);
+
+#endif

@@ -7,7 +7,7 @@
 
 static const char *const AXIS_NAMES[AXES] = {
     [AXIS_TOKENS] = "tokens", [AXIS_REQUESTS] = "requests", [AXIS_CONTEXT] = "context",
-    [AXIS_ROWS] = "rows",     [AXIS_ACTIVE] = "active",     [AXIS_TILES] = "tiles",
+    [AXIS_ROWS] = "rows",     [AXIS_ACTIVE] = "active",     [AXIS_LOAD] = "load",
     [AXIS_BYTES] = "bytes"};
 
 static Status find_axis(const CostTable *table, uint32_t axis, uint8_t *found)
@@ -193,7 +193,7 @@ static uint64_t work_ns(OpCosts *costs, const CostRef *ref, const ExpertWork *wo
     CostPoint point = {0};
     point.at[AXIS_ACTIVE] = work->active;
     point.at[AXIS_ROWS] = (double)work->rows / work->active;
-    point.at[AXIS_TILES] = (double)work->tiles / work->active;
+    point.at[AXIS_LOAD] = work->load / work->active;
     return op_costs_ns(costs, ref, &point, &costs->use[OP_EXPERTS]);
 }
 

@@ -13,7 +13,7 @@ typedef enum {
     AXIS_CONTEXT,
     AXIS_ROWS,
     AXIS_ACTIVE,
-    AXIS_TILES,
+    AXIS_LOAD,
     AXIS_BYTES,
     AXES
 } Axis;
@@ -32,15 +32,15 @@ typedef struct {
 /* Experts that one call computes. */
 typedef struct {
     uint32_t active;
-    uint32_t rows;  /* (token, slot) pairs of all of them */
-    uint32_t tiles; /* sum of ceil(rows of an expert / COST_TILE_ROWS) */
+    uint32_t rows; /* (token, slot) pairs of all of them */
+    double load;   /* sum of cost_load_of() each expert's */
 } ExpertWork;
 
 static inline void expert_work_add(ExpertWork *work, uint32_t rows)
 {
     work->active++;
     work->rows += rows;
-    work->tiles += (rows + COST_TILE_ROWS - 1) / COST_TILE_ROWS;
+    work->load += cost_load_of(rows);
 }
 
 /* One operation of the list; those with the same op and shape have the same price. */

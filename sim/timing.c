@@ -312,7 +312,7 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
 
 static ExpertWork work_of(const TimingEvent *event)
 {
-    ExpertWork work = {.active = event->n, .rows = event->n, .tiles = event->n};
+    ExpertWork work = {.active = event->n, .rows = event->n, .load = event->n};
     if (event->rows == NULL)
         return work;
     work = (ExpertWork){0};
@@ -342,8 +342,12 @@ static int64_t rest_of(Timing *timing)
 {
     CostPoint point = {0};
     const CostRef *ref = timing->waits ? &timing->refs.rest_queued : &timing->refs.rest_graph;
-    point.at[AXIS_TOKENS] = timing->step.tokens;
-    point.at[AXIS_REQUESTS] = timing->step.requests;
+    const SpanGroup *one = &timing->step.groups[SPANS_ONE];
+    const SpanGroup *several = &timing->step.groups[SPANS_SEVERAL];
+    double requests = timing->step.requests;
+    point.at[AXIS_REQUESTS] = requests;
+    point.at[AXIS_TOKENS] = timing->step.tokens / requests;
+    point.at[AXIS_CONTEXT] = (double)(one->context + several->context) / requests;
     if (ref->table == COSTS_NONE)
         ref = &timing->refs.rest_graph;
     return (int64_t)op_costs_at(&timing->costs, ref, &point, &timing->costs.other);

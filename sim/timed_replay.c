@@ -1,0 +1,69 @@
+#include "sim/timed_replay.h"
+
+#include "base/memory.h"
+
+typedef struct {
+    Timing *timing;
+    const StepFeatures *steps; /* of the next one on */
+    uint64_t left;
+    const StepFeatures *step; /* that is played; NULL: none */
+    uint32_t *rows;           /* [most active] of an event */
+    StepObserver observer;
+    void *argument;
+} Player;
+
+static Status end_step(Player *player)
+{
+    StepTime time;
+    if (player->step == NULL)
+        return OK;
+    TRY(timing_end(player->timing, &time));
+    return player->observer != NULL ? player->observer(player->argument, player->step, &time) : OK;
+}
+
+static Status begin_step(Player *player, uint32_t step)
+{
+    TRY(end_step(player));
+    if (player->left == 0 || player->steps->step != step)
+        return fail(ERR_INPUT, "simulated time: step %u of the trace is not where it was", step);
+    player->step = player->steps++;
+    player->left--;
+    timing_begin(player->timing, player->step, 0);
+    return OK;
+}
+
+static Status play_event(void *argument, const PackedEvent *event, const BufferAction *actions,
+                         uint32_t n_actions)
+{
+    Player *player = argument;
+    const uint8_t *at = event->counts;
+    if (player->step == NULL || player->step->step != event->step)
+        TRY(begin_step(player, event->step));
+    for (uint32_t i = 0; event->counts != NULL && i < event->n_active; i++)
+        player->rows[i] = packed_count_read(&at);
+    const TimingEvent timed = {.layer_index = event->layer_index,
+                               .n = event->n_active,
+                               .experts = event->experts,
+                               .rows = event->counts != NULL ? player->rows : NULL};
+    return timing_event(player->timing, &timed, actions, n_actions);
+}
+
+Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing *timing,
+                    const TraceFeatures *features, uint64_t first, const Plan *plan,
+                    StepObserver observer, void *argument, ReplayResult *result)
+{
+    Player player = {.timing = timing,
+                     .steps = features->steps + first,
+                     .left = features->n_steps - first,
+                     .observer = observer,
+                     .argument = argument};
+    TRY(mem_new(&player.rows, (size_t)trace->max_active + 1, sizeof *player.rows, "replay"));
+    Status status = replay_run(trace, plan, future, play_event, &player, result);
+    if (status == OK) {
+        status = end_step(&player);
+        if (status != OK)
+            replay_result_free(result);
+    }
+    mem_free(player.rows);
+    return status;
+}

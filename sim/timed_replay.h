@@ -1,0 +1,23 @@
+/* A replay with its time: the decisions of sim/replay.h, played by sim/timing.h. */
+#ifndef SIM_TIMED_REPLAY_H
+#define SIM_TIMED_REPLAY_H
+
+#include "sim/replay.h"
+#include "sim/timing.h"
+
+/* Called after each step; a failure stops the replay and is returned. */
+typedef Status (*StepObserver)(void *argument, const StepFeatures *features, const StepTime *step);
+
+/* Replays TRACE, whose step I has the features FEATURES->steps[FIRST + I], under TIMING's plan, and
+ * plays it. OBSERVER may be NULL. RESULT as replay_run()'s. */
+Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing *timing,
+                    const TraceFeatures *features, uint64_t first, const Plan *plan,
+                    StepObserver observer, void *argument, ReplayResult *result);
+
+/* Of `simulate --json`: "time", with the keys total_ns, tokens_per_s, exposed_load_ns, peak_bytes
+ * and what they are made of. SIMULATED_NS is how long the simulation took. Freed with cJSON_Delete.
+ */
+Status timing_json(const Timing *timing, const TimingMemory *memory, uint64_t simulated_ns,
+                   cJSON **json);
+
+#endif

@@ -1,0 +1,116 @@
+/* Simulated time as JSON. */
+#include "sim/timed_replay.h"
+
+#include <stdio.h>
+
+static double tokens_per_s(const PhaseTime *phase)
+{
+    return phase->ns > 0 ? 1e9 * (double)phase->tokens / (double)phase->ns : 0;
+}
+
+static Status add_phase(cJSON *object, const PhaseTime *phase)
+{
+    TRY(json_add_u64(object, "steps", phase->steps));
+    TRY(json_add_u64(object, "tokens", phase->tokens));
+    TRY(json_add_u64(object, "total_ns", phase->ns));
+    TRY(json_add_f64(object, "tokens_per_s", tokens_per_s(phase)));
+    TRY(json_add_u64(object, "exposed_load_ns", phase->exposed_load_ns));
+    TRY(json_add_u64(object, "load_ns", phase->load_ns));
+    TRY(json_add_u64(object, "loads", phase->loads));
+    return json_add_u64(object, "bytes_loaded", phase->bytes_loaded);
+}
+
+static Status add_phases(cJSON *json, const TimingTotals *totals)
+{
+    cJSON *list;
+    TRY(json_add_array(json, "phases", &list));
+    for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED; phase++) {
+        if (totals->phases[phase].steps == 0)
+            continue;
+        cJSON *item = cJSON_CreateObject();
+        TRY(json_push(list, item));
+        TRY(json_add_text(item, "phase", phase_name(phase)));
+        TRY(add_phase(item, &totals->phases[phase]));
+    }
+    return OK;
+}
+
+static Status add_ops(cJSON *json, const TimingTotals *totals)
+{
+    cJSON *object;
+    TRY(json_add_object(json, "ops_ns", &object));
+    for (Op op = 0; op < OPS; op++)
+        if (totals->op_ns[op] > 0)
+            TRY(json_add_u64(object, op_name(op), totals->op_ns[op]));
+    TRY(json_add_object(json, "layers_ns", &object));
+    for (uint32_t i = 0; i < totals->n_model_layers; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "%u", i);
+        TRY(json_add_u64(object, name, totals->layer_ns[i]));
+    }
+    return OK;
+}
+
+static void add_use(CostUse *sum, const CostUse *more)
+{
+    for (CostStatus s = COST_OK; s < COST_STATUSES; s++)
+        sum->n[s] += more->n[s];
+}
+
+/* How often costs were found how, of all tables, and of which operations some were missing. */
+static Status add_costs(cJSON *json, const TimingTotals *totals)
+{
+    cJSON *object;
+    cJSON *list;
+    CostUse sum = totals->other_use;
+    for (Op op = 0; op < OPS; op++)
+        add_use(&sum, &totals->op_use[op]);
+    TRY(json_add_object(json, "costs", &object));
+    for (CostStatus s = COST_OK; s < COST_STATUSES; s++)
+        TRY(json_add_u64(object, cost_status_name(s), sum.n[s]));
+    TRY(json_add_array(object, "ops_missing", &list));
+    for (Op op = 0; op < OPS; op++)
+        if (totals->op_use[op].n[COST_MISSING] > 0)
+            TRY(json_push(list, cJSON_CreateString(op_name(op))));
+    return OK;
+}
+
+static Status add_memory(cJSON *json, const TimingMemory *memory)
+{
+    cJSON *object;
+    TRY(json_add_u64(json, "peak_bytes", memory->total));
+    TRY(json_add_object(json, "memory", &object));
+    TRY(json_add_u64(object, "weights_bytes", memory->weights));
+    TRY(json_add_u64(object, "slots_bytes", memory->slots));
+    TRY(json_add_u64(object, "caches_bytes", memory->caches));
+    return json_add_u64(object, "activations_bytes", memory->activations);
+}
+
+static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory,
+                   uint64_t simulated_ns)
+{
+    const TimingTotals totals = timing_totals(timing);
+    TRY(add_phase(json, &totals.total));
+    TRY(add_memory(json, memory));
+    TRY(add_phases(json, &totals));
+    TRY(add_ops(json, &totals));
+    TRY(json_add_u64(json, "rest_ns", totals.rest_ns));
+    TRY(add_costs(json, &totals));
+    TRY(json_add_u64(json, "simulated_in_ns", simulated_ns));
+    return json_add_f64(json, "faster_than_real",
+                        simulated_ns > 0 ? (double)totals.total.ns / (double)simulated_ns : 0);
+}
+
+Status timing_json(const Timing *timing, const TimingMemory *memory, uint64_t simulated_ns,
+                   cJSON **json)
+{
+    *json = cJSON_CreateObject();
+    if (*json == NULL)
+        return fail_memory("JSON", sizeof **json);
+    Status status = fill(*json, timing, memory, simulated_ns);
+    if (status != OK) {
+        cJSON_Delete(*json);
+        *json = NULL;
+    }
+    return status;
+}

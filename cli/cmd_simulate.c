@@ -7,8 +7,8 @@
 #include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
+#include "cli/time_input.h"
 #include "cli/trace_input.h"
-#include "sim/replay.h"
 #include "sim/static_gating.h"
 #include "sim/sweep_learn.h"
 #include "traces/packed_part.h"
@@ -19,6 +19,7 @@ typedef struct {
     OptionList sets;
     const char *train;
     const char *test;
+    TimeInput time;
     bool json;
 } Arguments;
 
@@ -30,6 +31,7 @@ typedef struct {
     TraceParts parts;
     ScoreSource scores;  /* of plans that read them */
     ReplayResult result; /* of the test part */
+    SimulatedTime time;  /* of the same, with --hardware */
     bool counts_gating;
     StaticGatingCounts gating; /* of the whole trace */
 } Simulation;
@@ -46,6 +48,13 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         TRAIN_OPTION(&arguments->train),
         TEST_OPTION(&arguments->test),
+        TIME_OPTIONS(&arguments->time),
+        {.name = "model",
+         .argument = "DIR|shape:NAME",
+         .help = "with --hardware: whose costs are looked up (default: the trace's model)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->time.model},
+        TIMELINE_OPTION(&arguments->time),
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -57,13 +66,22 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             "Replays the routing of a trace through the expert buffer of a plan, and counts "
             "hits,\nmisses and bytes loaded. Routing is taken as recorded. A plan with something "
             "to learn (a hot set,\nas evict static has) learns it from the training part "
-            "and is scored on the test part, from\na cold start.",
+            "and is scored on the test part, from\na cold start. With --hardware it plays the "
+            "operations, "
+            "loads and waits of every step on the machine that\nthe profile describes, and says "
+            "how long they take.",
         .example = "moebius simulate --trace trace.db --plan plan.json --set buffer.slots=8\n"
                    "moebius simulate --trace trace.db --set buffer.slots=8 --set "
-                   "buffer.evict=static --train 0:0.5",
+                   "buffer.evict=static --train 0:0.5\n"
+                   "moebius simulate --trace trace.db --plan plan.json --hardware hw.json "
+                   "--timeline timeline.json",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
-    return options_parse(&table, argc, argv);
+    TRY(options_parse(&table, argc, argv));
+    if (arguments->time.hardware == NULL &&
+        (arguments->time.timeline != NULL || arguments->time.model != NULL))
+        return options_fail(&table, "--timeline and --model need --hardware");
+    return OK;
 }
 
 static void add_row(Table *table, const char *name, const ReplayLayer *layer)
@@ -242,6 +260,8 @@ static Status print_people(const Simulation *simulation)
            number_text(result->total.assignments, assignments),
            bytes_text(result->memory_bytes, memory), duration_text(result->replay_ns, duration));
     print_host_share(simulation->plan, counts);
+    if (simulation->arguments->time.hardware != NULL)
+        return simulated_time_print(&simulation->time, result->replay_ns);
     return OK;
 }
 
@@ -256,6 +276,8 @@ static Status fill_json(cJSON *json, const Simulation *simulation)
     TRY(part_input_json(json, &simulation->parts));
     if (cJSON_GetObjectItemCaseSensitive(json, "memory_bytes") == NULL)
         TRY(json_add_u64(json, "memory_bytes", simulation->result.memory_bytes));
+    if (simulation->arguments->time.hardware != NULL)
+        TRY(simulated_time_json(&simulation->time, json));
     TRY(plan_to_json(simulation->plan, &canonical));
     return json_attach(json, "plan", canonical);
 }
@@ -265,6 +287,16 @@ static Status print_result_json(const Simulation *simulation)
     cJSON *json;
     TRY(replay_result_json(&simulation->result, simulation->trace->layers, &json));
     return print_json_end(json, fill_json(json, simulation));
+}
+
+/* What time is simulated with. */
+static Status open_time(Simulation *simulation)
+{
+    const Arguments *arguments = simulation->arguments;
+    if (arguments->time.hardware == NULL)
+        return OK;
+    return simulated_time_open(&arguments->time, arguments->traces.items, arguments->traces.count,
+                               simulation->plan, &simulation->time);
 }
 
 /* Replays the test part under the plan with what it learnt. */
@@ -278,7 +310,10 @@ static Status replay(Simulation *simulation, const Plan *learnt)
                            .signals_skipped =
                                packed_trace_part_first_event(simulation->trace, steps->first)};
     Status status = replay_prepare(&test, learnt, &future);
-    if (status == OK)
+    if (status == OK && simulation->arguments->time.hardware != NULL)
+        status = simulated_time_run(&simulation->time, &simulation->arguments->time, &test,
+                                    steps->first, learnt, &future, &simulation->result);
+    else if (status == OK)
         status = replay_run(&test, learnt, &future, NULL, NULL, &simulation->result);
     replay_future_free(&future);
     if (signals != NULL)
@@ -300,12 +335,15 @@ static Status simulate(const Arguments *arguments, const PackedTrace *trace, con
     TRY(learn_plan(trace, &simulation.parts, plan, &learnt));
     Status status = count_static_gating(arguments, plan, &simulation);
     if (status == OK)
+        status = open_time(&simulation);
+    if (status == OK)
         status = replay(&simulation, &learnt);
     plan_free(&learnt);
-    if (status != OK)
-        return status;
-    status = arguments->json ? print_result_json(&simulation) : print_people(&simulation);
-    replay_result_free(&simulation.result);
+    if (status == OK) {
+        status = arguments->json ? print_result_json(&simulation) : print_people(&simulation);
+        replay_result_free(&simulation.result);
+    }
+    simulated_time_close(&simulation.time);
     return status;
 }
 

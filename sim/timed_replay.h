@@ -15,9 +15,7 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
                     StepObserver observer, void *argument, ReplayResult *result);
 
 /* Of `simulate --json`: "time", with the keys total_ns, tokens_per_s, exposed_load_ns, peak_bytes
- * and what they are made of. SIMULATED_NS is how long the simulation took. Freed with cJSON_Delete.
- */
-Status timing_json(const Timing *timing, const TimingMemory *memory, uint64_t simulated_ns,
-                   cJSON **json);
+ * and what they are made of. Freed with cJSON_Delete. */
+Status timing_json(const Timing *timing, const TimingMemory *memory, cJSON **json);
 
 #endif

@@ -86,8 +86,7 @@ static Status add_memory(cJSON *json, const TimingMemory *memory)
     return json_add_u64(object, "activations_bytes", memory->activations);
 }
 
-static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory,
-                   uint64_t simulated_ns)
+static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory)
 {
     const TimingTotals totals = timing_totals(timing);
     TRY(add_phase(json, &totals.total));
@@ -95,19 +94,15 @@ static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory
     TRY(add_phases(json, &totals));
     TRY(add_ops(json, &totals));
     TRY(json_add_u64(json, "rest_ns", totals.rest_ns));
-    TRY(add_costs(json, &totals));
-    TRY(json_add_u64(json, "simulated_in_ns", simulated_ns));
-    return json_add_f64(json, "faster_than_real",
-                        simulated_ns > 0 ? (double)totals.total.ns / (double)simulated_ns : 0);
+    return add_costs(json, &totals);
 }
 
-Status timing_json(const Timing *timing, const TimingMemory *memory, uint64_t simulated_ns,
-                   cJSON **json)
+Status timing_json(const Timing *timing, const TimingMemory *memory, cJSON **json)
 {
     *json = cJSON_CreateObject();
     if (*json == NULL)
         return fail_memory("JSON", sizeof **json);
-    Status status = fill(*json, timing, memory, simulated_ns);
+    Status status = fill(*json, timing, memory);
     if (status != OK) {
         cJSON_Delete(*json);
         *json = NULL;

@@ -1,0 +1,127 @@
+#include "analysis/timeline.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "traces/ops.h"
+
+typedef enum { TRACK_HOST = 1, TRACK_COMPUTE, TRACK_COPIES } Track;
+
+enum { PROCESSES = 2 };
+
+struct Timeline {
+    OutputFile file;
+    bool seen[PROCESSES];
+    uint64_t origin_ns[PROCESSES]; /* start of the first step */
+};
+
+static const char *const PROCESS_NAMES[PROCESSES] = {"executor", "simulator"};
+
+Status timeline_open(const char *path, Timeline **out)
+{
+    Timeline *timeline;
+    TRY(mem_new(&timeline, 1, sizeof *timeline, "timeline"));
+    Status status = output_open(path, &timeline->file);
+    if (status != OK) {
+        mem_free(timeline);
+        return status;
+    }
+    fputs("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[", timeline->file.stream);
+    *out = timeline;
+    return OK;
+}
+
+/* The name of a process, or of one of its tracks where TRACK is not 0. */
+static void put_name(const Timeline *timeline, TimelineProcess process, int track, const char *name)
+{
+    fprintf(timeline->file.stream,
+            "%s\n{\"ph\":\"M\",\"pid\":%d,\"tid\":%d,\"name\":\"%s\",\"args\":{\"name\":\"%s\"}}",
+            track == 0 && !timeline->seen[!process] ? "" : ",", process + 1, track,
+            track == 0 ? "process_name" : "thread_name", name);
+}
+
+static void begin_process(Timeline *timeline, TimelineProcess process, uint64_t origin_ns)
+{
+    put_name(timeline, process, 0, PROCESS_NAMES[process]);
+    put_name(timeline, process, TRACK_HOST, "host");
+    put_name(timeline, process, TRACK_COMPUTE, "compute");
+    put_name(timeline, process, TRACK_COPIES, "copies H2D");
+    timeline->seen[process] = true;
+    timeline->origin_ns[process] = origin_ns;
+}
+
+/* Times are in microseconds, of which three decimals keep the nanoseconds. Clocks of a device and
+ * of its host may differ a little: nothing is drawn before the first step. */
+static void put_slice(const Timeline *timeline, TimelineProcess process, Track track,
+                      uint64_t start_ns, uint64_t duration_ns)
+{
+    uint64_t origin_ns = timeline->origin_ns[process];
+    uint64_t at_ns = start_ns > origin_ns ? start_ns - origin_ns : 0;
+    fprintf(timeline->file.stream,
+            ",\n{\"ph\":\"X\",\"pid\":%d,\"tid\":%d,\"ts\":%" PRIu64 ".%03u,\"dur\":%" PRIu64
+            ".%03u,",
+            process + 1, track, at_ns / 1000, (unsigned)(at_ns % 1000), duration_ns / 1000,
+            (unsigned)(duration_ns % 1000));
+}
+
+static void put_step(const Timeline *timeline, TimelineProcess process, const TimelineStep *step)
+{
+    put_slice(timeline, process, TRACK_HOST, step->start_ns, step->duration_ns);
+    fprintf(timeline->file.stream,
+            "\"name\":\"step %" PRIu32 " %s\",\"args\":{\"tokens\":%" PRIu32 "}}", step->step,
+            phase_name(step->phase), step->tokens);
+}
+
+static void put_op(const Timeline *timeline, TimelineProcess process, uint32_t step,
+                   const TimingRecord *op)
+{
+    put_slice(timeline, process, TRACK_COMPUTE, op->start_ns, op->duration_ns);
+    fprintf(timeline->file.stream,
+            "\"name\":\"%s\",\"args\":{\"layer\":%" PRIu32 ",\"step\":%" PRIu32 "}}",
+            op->op < OPS ? op_name((Op)op->op) : "?", op->layer, step);
+}
+
+static void put_load(const Timeline *timeline, TimelineProcess process, uint32_t step,
+                     const ResidencyRecord *record)
+{
+    put_slice(timeline, process, TRACK_COPIES, record->start_ns, record->duration_ns);
+    fprintf(timeline->file.stream,
+            "\"name\":\"%s\",\"args\":{\"layer\":%" PRIu32 ",\"expert\":%" PRIu32
+            ",\"slot\":%" PRIu32 ",\"bytes\":%" PRIu64 ",\"step\":%" PRIu32 "}}",
+            residency_kind_name((ResidencyKind)record->kind), record->layer, record->expert,
+            record->slot, record->bytes, step);
+}
+
+Status timeline_add(Timeline *timeline, TimelineProcess process, const TimelineStep *step)
+{
+    if (!timeline->seen[process])
+        begin_process(timeline, process, step->start_ns);
+    put_step(timeline, process, step);
+    for (size_t i = 0; i < step->n_ops; i++)
+        put_op(timeline, process, step->step, &step->ops[i]);
+    for (size_t i = 0; i < step->n_residency; i++)
+        if (step->residency[i].duration_ns > 0)
+            put_load(timeline, process, step->step, &step->residency[i]);
+    if (ferror(timeline->file.stream))
+        return fail(ERR_IO, "%s: cannot write: %s", timeline->file.path, strerror(errno));
+    return OK;
+}
+
+Status timeline_close(Timeline *timeline)
+{
+    fputs("\n]}\n", timeline->file.stream);
+    Status status = output_commit(&timeline->file);
+    mem_free(timeline);
+    return status;
+}
+
+void timeline_abandon(Timeline *timeline)
+{
+    if (timeline == NULL)
+        return;
+    output_discard(&timeline->file);
+    mem_free(timeline);
+}

@@ -1,0 +1,36 @@
+/* Timelines of steps in the Chrome trace format, which Perfetto and chrome://tracing open.
+ *
+ * A process is who ran the steps, "executor" or "simulator"; its tracks are "host" (steps),
+ * "compute" (operations) and "copies H2D" (loads). Slices have the same names from both, so that
+ * they can be laid side by side. */
+#ifndef ANALYSIS_TIMELINE_H
+#define ANALYSIS_TIMELINE_H
+
+#include "traces/trace.h"
+
+typedef enum { TIMELINE_EXECUTOR, TIMELINE_SIMULATOR } TimelineProcess;
+
+typedef struct {
+    uint32_t step;
+    Phase phase;
+    uint32_t tokens;
+    uint64_t start_ns;
+    uint64_t duration_ns;
+    const TimingRecord *ops; /* [n_ops] */
+    size_t n_ops;
+    const ResidencyRecord *residency; /* [n_residency]; those with a duration are drawn */
+    size_t n_residency;
+} TimelineStep;
+
+typedef struct Timeline Timeline;
+
+/* Begins PATH, which appears when timeline_close() has succeeded. */
+Status timeline_open(const char *path, Timeline **timeline);
+/* The first step of a process is put at time 0. */
+Status timeline_add(Timeline *timeline, TimelineProcess process, const TimelineStep *step);
+/* Ends the file. TIMELINE is gone in any case. */
+Status timeline_close(Timeline *timeline);
+/* Drops it. TIMELINE may be NULL. */
+void timeline_abandon(Timeline *timeline);
+
+#endif

@@ -1,0 +1,186 @@
+#include "cli/time_input.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "cli/table.h"
+
+/* The model that the trace names. */
+static Status read_model(const char *path, char **model)
+{
+    TraceReader *reader;
+    TRY(trace_reader_open(path, &reader));
+    const char *name = trace_reader_run(reader)->model;
+    Status status = mem_new(model, strlen(name) + 1, 1, "model name");
+    if (status == OK)
+        memcpy(*model, name, strlen(name) + 1);
+    trace_reader_close(reader);
+    return status;
+}
+
+Status simulated_time_open(const TimeInput *input, const char *const *paths, size_t count,
+                           const Plan *plan, SimulatedTime *time)
+{
+    Batching batching = plan_batching(plan);
+    TRY(hardware_load(input->hardware, &time->hardware));
+    if (input->model == NULL)
+        TRY(read_model(paths[0], &time->model));
+    return trace_features_load(paths, count, &batching, &time->features);
+}
+
+static Status draw(void *argument, const StepFeatures *features, const StepTime *step)
+{
+    SimulatedTime *time = argument;
+    return timeline_add(time->timeline, TIMELINE_SIMULATOR,
+                        &(TimelineStep){.step = features->step,
+                                        .phase = features->phase,
+                                        .tokens = features->tokens,
+                                        .start_ns = step->start_ns,
+                                        .duration_ns = step->duration_ns,
+                                        .ops = step->ops,
+                                        .n_ops = step->n_ops,
+                                        .residency = step->residency,
+                                        .n_residency = step->n_residency});
+}
+
+static Status run(SimulatedTime *time, const PackedTrace *trace, uint64_t first, const Plan *plan,
+                  const ReplayFuture *future, ReplayResult *result)
+{
+    TRY(timed_replay(trace, future, time->timing, &time->features, first, plan,
+                     time->timeline != NULL ? draw : NULL, time, result));
+    if (time->timeline == NULL)
+        return OK;
+    Timeline *done = time->timeline;
+    time->timeline = NULL;
+    Status status = timeline_close(done);
+    if (status != OK)
+        replay_result_free(result);
+    return status;
+}
+
+Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const PackedTrace *trace,
+                          uint64_t first, const Plan *plan, const ReplayFuture *future,
+                          ReplayResult *result)
+{
+    const TimingOptions options = {.hardware = &time->hardware,
+                                   .model = input->model != NULL ? input->model : time->model,
+                                   .plan = plan,
+                                   .layers = trace->layers,
+                                   .n_layers = trace->n_layers,
+                                   .logits = true,
+                                   .records = input->timeline != NULL};
+    TRY(fail_in(timing_new(&options, &time->timing), "%s", input->hardware));
+    time->memory = timing_memory(time->timing, &time->features);
+    if (input->timeline != NULL)
+        TRY(timeline_open(input->timeline, &time->timeline));
+    return run(time, trace, first, plan, future, result);
+}
+
+void simulated_time_close(SimulatedTime *time)
+{
+    timeline_abandon(time->timeline);
+    timing_free(time->timing);
+    trace_features_free(&time->features);
+    hardware_free(&time->hardware);
+    mem_free(time->model);
+}
+
+/* ---- for people ---- */
+
+static void add_phase(Table *table, const char *name, const PhaseTime *phase)
+{
+    char text[NUMBER_BYTES];
+    double ns = (double)phase->ns;
+    table_cell(table, "%s", name);
+    table_cell(table, "%s", number_text(phase->steps, text));
+    table_cell(table, "%s", number_text(phase->tokens, text));
+    table_cell(table, "%s", duration_text(phase->ns, text));
+    table_cell(table, "%s", duration_text(phase->steps > 0 ? phase->ns / phase->steps : 0, text));
+    table_cell(table, "%.0f", ns > 0 ? 1e9 * (double)phase->tokens / ns : 0);
+    table_cell(table, "%s", duration_text(phase->exposed_load_ns, text));
+    table_cell(table, "%.1f %%", ns > 0 ? 100 * (double)phase->exposed_load_ns / ns : 0);
+    table_cell(table, "%.1f %%", ns > 0 ? 100 * (double)phase->load_ns / ns : 0);
+}
+
+static Status print_phases(const TimingTotals *totals)
+{
+    static const char *const TITLES[] = {"time",     "steps",    "tokens",           "simulated",
+                                         "a step",   "tokens/s", "waited for loads", "of time",
+                                         "link busy"};
+    Table *table;
+    TRY(table_new(TITLES, "lrrrrrrrr", &table));
+    for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED; phase++)
+        if (totals->phases[phase].steps > 0)
+            add_phase(table, phase_name(phase), &totals->phases[phase]);
+    add_phase(table, "total", &totals->total);
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+static Status print_ops(const TimingTotals *totals)
+{
+    static const char *const TITLES[] = {"operation", "simulated", "share"};
+    char text[NUMBER_BYTES];
+    Table *table;
+    double all = totals->total.ns > 0 ? (double)totals->total.ns : 1;
+    TRY(table_new(TITLES, "lrr", &table));
+    for (Op op = 0; op < OPS; op++) {
+        if (totals->op_ns[op] == 0)
+            continue;
+        table_cell(table, "%s", op_name(op));
+        table_cell(table, "%s", duration_text(totals->op_ns[op], text));
+        table_cell(table, "%.1f %%", 100 * (double)totals->op_ns[op] / all);
+    }
+    Status status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+/* What costs were not measured where they were asked for. */
+static void print_costs(const TimingTotals *totals)
+{
+    CostUse sum = totals->other_use;
+    char text[NUMBER_BYTES];
+    for (Op op = 0; op < OPS; op++)
+        for (CostStatus s = COST_OK; s < COST_STATUSES; s++)
+            sum.n[s] += totals->op_use[op].n[s];
+    printf("Costs looked up:");
+    for (CostStatus s = COST_OK; s < COST_STATUSES; s++)
+        printf("%s %s %s", s == COST_OK ? "" : ",", number_text(sum.n[s], text),
+               cost_status_name(s));
+    puts(".");
+    for (Op op = 0; op < OPS; op++)
+        if (totals->op_use[op].n[COST_MISSING] > 0)
+            printf("%s has no costs in the profile and counts as no time.\n", op_name(op));
+}
+
+Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns)
+{
+    char peak[NUMBER_BYTES];
+    char parts[4][NUMBER_BYTES];
+    const TimingTotals totals = timing_totals(time->timing);
+    const TimingMemory *memory = &time->memory;
+    puts("");
+    TRY(print_phases(&totals));
+    puts("");
+    TRY(print_ops(&totals));
+    printf("\nOn %s.\nDevice memory %s: weights %s, expert slots %s, caches %s, activations and "
+           "the rest %s.\n",
+           time->hardware.device, bytes_text(memory->total, peak),
+           bytes_text(memory->weights, parts[0]), bytes_text(memory->slots, parts[1]),
+           bytes_text(memory->caches, parts[2]), bytes_text(memory->activations, parts[3]));
+    print_costs(&totals);
+    if (simulated_ns > 0)
+        printf("Simulated %.0f times as fast as it would run.\n",
+               (double)totals.total.ns / (double)simulated_ns);
+    return OK;
+}
+
+Status simulated_time_json(const SimulatedTime *time, cJSON *json)
+{
+    cJSON *object;
+    TRY(timing_json(time->timing, &time->memory, &object));
+    return json_attach(json, "time", object);
+}

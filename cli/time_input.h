@@ -1,0 +1,53 @@
+/* Simulated time on the command line: the hardware profile, the model, the timeline. */
+#ifndef CLI_TIME_INPUT_H
+#define CLI_TIME_INPUT_H
+
+#include "analysis/timeline.h"
+#include "cli/options.h"
+#include "sim/timed_replay.h"
+
+typedef struct {
+    const char *hardware; /* NULL: no time is simulated */
+    const char *model;    /* NULL: the trace's */
+    const char *timeline; /* NULL: none is written */
+} TimeInput;
+
+/* clang-format off */
+#define TIME_OPTIONS(input)                                                                        \
+    {.name = "hardware",                                                                           \
+     .argument = "FILE",                                                                           \
+     .help = "simulate time, with the costs that calibrate measured",                              \
+     .kind = OPTION_TEXT,                                                                          \
+     .value = &(input)->hardware}
+#define TIMELINE_OPTION(input)                                                                     \
+    {.name = "timeline",                                                                           \
+     .argument = "FILE",                                                                           \
+     .help = "with --hardware: write the time line, in the Chrome trace format (Perfetto)",        \
+     .kind = OPTION_TEXT,                                                                          \
+     .value = &(input)->timeline}
+/* clang-format on */
+
+/* A profile, the features of a trace, and a plan's time on it. Zero-initialise. */
+typedef struct {
+    Hardware hardware;
+    char *model;
+    TraceFeatures features;
+    Timing *timing;
+    TimingMemory memory;
+    Timeline *timeline;
+} SimulatedTime;
+
+/* Loads the profile and the features of the traces; the model is INPUT's or that of PATHS[0]. */
+Status simulated_time_open(const TimeInput *input, const char *const *paths, size_t count,
+                           const Plan *plan, SimulatedTime *time);
+/* Replays steps FIRST to END - 1 of TRACE and plays them; writes the time line. */
+Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const PackedTrace *trace,
+                          uint64_t first, const Plan *plan, const ReplayFuture *future,
+                          ReplayResult *result);
+void simulated_time_close(SimulatedTime *time);
+/* Tables of phases and operations, and what is to be said of the costs. */
+Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns);
+/* Adds "time". */
+Status simulated_time_json(const SimulatedTime *time, cJSON *json);
+
+#endif

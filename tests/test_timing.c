@@ -1,0 +1,390 @@
+/* Simulated time against the same tasks on the discrete-event engine, and its rules by themselves.
+ */
+#include "tests/support.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/engine.h"
+#include "sim/timing.h"
+
+enum { LAYERS = 4, MOE_LAYERS = 3, EXPERTS = 10, MOST_OPS = 64 };
+
+/* ---- a made-up machine and model: layer 0 is dense, the others are of experts ---- */
+
+static void put_table(Hardware *hardware, const char *name, const char *shape, const char *axis,
+                      double base, double slope)
+{
+    CostTable *table;
+    assert_ok(hardware_add_table(hardware, name, shape, UNIT_NS, &axis, axis != NULL, &table));
+    for (uint32_t i = 1; i <= (axis != NULL ? 64 : 1); i++)
+        assert_ok(cost_table_put(table, (double[]){i}, base + slope * i, 0));
+}
+
+static void put_op(HardwareModel *model, uint32_t layer, Op op)
+{
+    HardwareOp *out = &model->ops[STACK_DECODER][model->n_ops[STACK_DECODER]++];
+    *out = (HardwareOp){.layer = layer, .op = op};
+    snprintf(out->shape, sizeof out->shape, "shape");
+}
+
+static void put_ops(HardwareModel *model)
+{
+    assert_ok(mem_new(&model->ops[STACK_DECODER], MOST_OPS, sizeof(HardwareOp), "ops"));
+    put_op(model, 0, OP_EMBED);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        put_op(model, layer, OP_ATTENTION);
+        if (layer == 0) {
+            put_op(model, layer, OP_DENSE_FFN);
+            continue;
+        }
+        put_op(model, layer, OP_ROUTE);
+        put_op(model, layer, OP_EXPERTS);
+        put_op(model, layer, OP_COMBINE);
+    }
+    put_op(model, LAYERS - 1, OP_HEAD);
+}
+
+static void put_op_tables(Hardware *hardware, uint64_t *random)
+{
+    static const Op SIMPLE[] = {OP_EMBED, OP_DENSE_FFN, OP_ROUTE, OP_COMBINE, OP_HEAD};
+    char name[64];
+    for (size_t i = 0; i < sizeof SIMPLE / sizeof *SIMPLE; i++) {
+        snprintf(name, sizeof name, "gpu/%s", op_name(SIMPLE[i]));
+        put_table(hardware, name, "shape", SIMPLE[i] == OP_HEAD ? "rows" : "tokens",
+                  random_below(random, 3000), random_below(random, 50));
+    }
+    put_table(hardware, "gpu/attention", "shape", "requests", random_below(random, 3000), 7);
+    put_table(hardware, "gpu/experts", "shape", "active", random_below(random, 3000), 900);
+    put_table(hardware, "queued/experts", "shape", "active", random_below(random, 4000), 1100);
+    for (Op op = 0; op < OPS; op++) {
+        snprintf(name, sizeof name, "issue/%s", op_name(op));
+        put_table(hardware, name, "", NULL, random_below(random, 4000), 0);
+    }
+}
+
+static void make_machine(uint64_t *random, Hardware *hardware)
+{
+    HardwareModel *model;
+    *hardware = (Hardware){.backend = "cuda", .device = "cuda: made up"};
+    assert_ok(hardware_add_model(hardware, "model", &model));
+    put_ops(model);
+    assert_ok(mem_new(&model->slots, MOE_LAYERS, sizeof *model->slots, "slots"));
+    for (uint32_t i = 0; i < MOE_LAYERS; i++)
+        model->slots[model->n_slots++] =
+            (HardwareSlots){.layer = 1 + i, .experts = EXPERTS, .slot_bytes = 1000};
+    put_op_tables(hardware, random);
+    put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
+    put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
+    put_table(hardware, "decide", "", "active", random_below(random, 500), 30);
+    put_table(hardware, "wake", "", NULL, random_below(random, 9000), 0);
+    put_table(hardware, "step/rest", "model graph", "tokens", random_below(random, 9000), 1);
+    CostTable *copy;
+    const char *axis = "bytes";
+    assert_ok(hardware_add_table(hardware, "copy/h2d", "", UNIT_NS, &axis, 1, &copy));
+    assert_ok(cost_table_put(copy, (double[]){1000}, 1000 + random_below(random, 20000), 0));
+}
+
+static void make_layers(TraceLayer layers[MOE_LAYERS])
+{
+    memset(layers, 0, MOE_LAYERS * sizeof *layers);
+    for (uint32_t i = 0; i < MOE_LAYERS; i++)
+        layers[i] =
+            (TraceLayer){.layer = 1 + i, .experts = EXPERTS, .top_k = 2, .expert_bytes = 1000};
+}
+
+static Plan random_plan(uint64_t *random)
+{
+    static const char *const EVICT[] = {"lru", "lifo", "belady-admit", "random", "fifo"};
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.scope = random_below(random, 2) ? SCOPE_LAYER : SCOPE_DEVICE;
+    plan.buffer.slots = plan.buffer.scope == SCOPE_LAYER
+                            ? 1 + random_below(random, EXPERTS)
+                            : 1 + random_below(random, MOE_LAYERS * EXPERTS);
+    plan.buffer.order = random_below(random, 2) ? ORDER_BATCH : ORDER_SERIAL;
+    const char *evict = EVICT[random_below(random, 5)];
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s",
+             strcmp(evict, "belady-admit") == 0 ? "lru" : evict);
+    if (random_below(random, 2)) {
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "previous-step");
+        plan.prefetch.distance = 1;
+        plan.prefetch.max_inflight = 1 + random_below(random, 4);
+    }
+    plan.link.h2d_gb_per_s = random_below(random, 3) ? 0 : 1.0 / (1 + random_below(random, 30));
+    return plan;
+}
+
+/* ---- the same steps on the engine ---- */
+
+enum { HOST, COMPUTE, COPIES };
+
+typedef struct {
+    Engine *engine;
+    EngineTask host;                            /* the last task of the host */
+    EngineTask last;                            /* ... of the compute stream */
+    EngineTask prefetched[MOE_LAYERS][EXPERTS]; /* in this step; 0: none */
+    EngineTask prefetches[MOE_LAYERS * EXPERTS * 2];
+    uint32_t n_prefetches;
+    const OpCosts *costs;
+    const Timing *timing;
+    uint64_t load_ns;
+    Hardware *hardware;
+    uint64_t compute_ends[4096]; /* by tag */
+    uint64_t n_compute;
+} Played;
+
+/* Durations come from the tables themselves: one axis at the most, every place measured. */
+static uint64_t cost(const Played *played, const char *name, double at)
+{
+    const CostTable *table = hardware_table(played->hardware, name, "shape");
+    if (table == NULL)
+        table = hardware_table(played->hardware, name, "");
+    if (table == NULL)
+        table = hardware_table(played->hardware, name, "model graph");
+    assert_non_null(table);
+    for (uint32_t i = 0; i < table->n_points; i++)
+        if (table->n_axes == 0 || table->at[i] == at)
+            return (uint64_t)table->value[i];
+    fail_msg("%s has no place %g", name, at);
+    return 0;
+}
+
+static EngineTask put(Played *played, uint32_t resource, uint64_t ns, const EngineTask *after,
+                      size_t n)
+{
+    EngineTask task;
+    uint64_t tag = resource == COMPUTE ? played->n_compute++ : UINT64_MAX;
+    assert_true(played->n_compute < 4096);
+    assert_ok(engine_add(played->engine,
+                         &(EngineSpec){.resource = resource, .duration_ns = ns, .tag = tag}, after,
+                         n, &task));
+    if (resource == HOST)
+        played->host = task;
+    if (resource == COMPUTE)
+        played->last = task;
+    return task;
+}
+
+static void queue_op(Played *played, Op op, double at)
+{
+    char name[64];
+    snprintf(name, sizeof name, "issue/%s", op_name(op));
+    put(played, HOST, cost(played, name, 0), &played->host, 1);
+    snprintf(name, sizeof name, "gpu/%s", op_name(op));
+    put(played, COMPUTE, cost(played, name, at), &played->host, 1);
+}
+
+typedef struct {
+    uint32_t active;
+    EngineTask loads[EXPERTS];
+    uint32_t n_loads;
+    bool slots[MOE_LAYERS * EXPERTS + 1];
+} Jobs;
+
+static void queue_jobs(Played *played, Jobs *jobs)
+{
+    EngineTask after[EXPERTS + 1];
+    if (jobs->active == 0)
+        return;
+    for (uint32_t i = 0; i < jobs->n_loads; i++) {
+        put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
+        after[i] = jobs->loads[i];
+    }
+    put(played, HOST, cost(played, "issue/experts", 0), &played->host, 1);
+    after[jobs->n_loads] = played->host;
+    put(played, COMPUTE, cost(played, "queued/experts", jobs->active), after, jobs->n_loads + 1);
+    *jobs = (Jobs){0};
+}
+
+static void queue_load(Played *played, const BufferAction *action, Jobs *hits, Jobs *loaded,
+                       bool *queued)
+{
+    EngineTask after[2];
+    if (hits->slots[action->slot] || loaded->slots[action->slot]) {
+        queue_jobs(played, hits);
+        queue_jobs(played, loaded);
+        *queued = true;
+    }
+    put(played, HOST, cost(played, "issue/load", 0), &played->host, 1);
+    after[0] = played->host;
+    after[1] = played->last;
+    uint64_t ns = cost(played, "copy/h2d", 1000);
+    ns = played->load_ns > ns ? played->load_ns : ns;
+    EngineTask load = put(played, COPIES, ns, after, *queued ? 2 : 1);
+    if (action->kind == RESIDENCY_PREFETCH) {
+        played->prefetched[action->layer_index][action->expert] = load;
+        played->prefetches[played->n_prefetches++] = load;
+        return;
+    }
+    loaded->active++;
+    loaded->slots[action->slot] = true;
+    loaded->loads[loaded->n_loads++] = load;
+}
+
+static void queue_experts(Played *played, const TimingEvent *event, const BufferAction *actions,
+                          uint32_t n)
+{
+    static Jobs hits;
+    static Jobs loaded;
+    bool queued = false;
+    hits = (Jobs){0};
+    loaded = (Jobs){0};
+    /* The host waits for the queue, wakes up, and decides. */
+    EngineTask both[] = {played->host, played->last};
+    put(played, HOST, cost(played, "wake", 0), both, 2);
+    put(played, HOST, cost(played, "decide", event->n), &played->host, 1);
+    for (uint32_t i = 0; i < n; i++) {
+        const BufferAction *action = &actions[i];
+        EngineTask *prefetched = &played->prefetched[action->layer_index][action->expert];
+        if (action->kind == RESIDENCY_EVICT) {
+            *prefetched = 0;
+        } else if (action->kind != RESIDENCY_HIT) {
+            queue_load(played, action, &hits, &loaded, &queued);
+        } else {
+            Jobs *jobs = *prefetched != 0 ? &loaded : &hits;
+            jobs->active++;
+            jobs->slots[action->slot] = true;
+            if (*prefetched != 0)
+                jobs->loads[jobs->n_loads++] = *prefetched;
+        }
+    }
+    queue_jobs(played, &hits);
+    queue_jobs(played, &loaded);
+}
+
+/* Runs everything that is queued; the time when the host goes on after it. */
+static uint64_t end_step(Played *played)
+{
+    EngineTask after[MOE_LAYERS * EXPERTS * 2 + 2];
+    EngineEvent event;
+    uint64_t end_ns = 0;
+    memcpy(after, played->prefetches, played->n_prefetches * sizeof *after);
+    after[played->n_prefetches] = played->host;
+    after[played->n_prefetches + 1] = played->last;
+    uint64_t rest = cost(played, "wake", 0) + cost(played, "step/rest", 1);
+    EngineTask last = put(played, HOST, rest, after, played->n_prefetches + 2);
+    while (engine_next(played->engine, &event)) {
+        end_ns = event.end_ns;
+        if (event.tag != UINT64_MAX)
+            played->compute_ends[event.tag] = event.end_ns;
+    }
+    assert_false(engine_is_pending(played->engine, last));
+    assert_int_equal(engine_pending(played->engine), 0);
+    memset(played->prefetched, 0, sizeof played->prefetched);
+    played->n_prefetches = 0;
+    played->host = played->last = 0;
+    played->n_compute = 0;
+    return end_ns;
+}
+
+/* ---- random steps on both ---- */
+
+typedef struct {
+    uint16_t experts[EXPERTS];
+    uint32_t rows[EXPERTS];
+    BufferAction actions[8 * EXPERTS];
+    uint32_t n_actions;
+    TimingEvent event;
+} RandomEvent;
+
+static void random_event(uint64_t *random, ExpertBuffer *buffer, uint32_t layer, RandomEvent *event)
+{
+    uint32_t n = 0;
+    for (uint16_t e = 0; e < EXPERTS; e++)
+        if (random_below(random, 3) == 0 || (n == 0 && e + 1 == EXPERTS)) {
+            event->experts[n] = e;
+            event->rows[n++] = 1 + random_below(random, 3);
+        }
+    event->event =
+        (TimingEvent){.layer_index = layer, .n = n, .experts = event->experts, .rows = event->rows};
+    const BufferEvent asked = {.layer_index = layer, .n = n, .experts = event->experts};
+    assert_true(buffer_max_actions(buffer, n) <= 8 * EXPERTS);
+    buffer_event(buffer, &asked, NULL, event->actions, &event->n_actions);
+}
+
+static void compare_step(uint64_t *random, ExpertBuffer *buffer, Timing *timing, Played *played)
+{
+    RandomEvent event;
+    StepTime time;
+    uint32_t tokens = 1 + random_below(random, 30);
+    const StepFeatures step = {.phase = PHASE_DECODE,
+                               .tokens = tokens,
+                               .requests = tokens,
+                               .groups[SPANS_ONE] = {.requests = tokens, .tokens = tokens}};
+    uint64_t start_ns = timing_now(timing);
+    assert_int_equal(engine_now(played->engine), start_ns);
+    timing_begin(timing, &step, 0);
+    queue_op(played, OP_EMBED, tokens);
+    queue_op(played, OP_ATTENTION, tokens);
+    queue_op(played, OP_DENSE_FFN, tokens);
+    for (uint32_t layer = 0; layer < MOE_LAYERS; layer++) {
+        random_event(random, buffer, layer, &event);
+        assert_ok(timing_event(timing, &event.event, event.actions, event.n_actions));
+        queue_op(played, OP_ATTENTION, tokens);
+        queue_op(played, OP_ROUTE, tokens);
+        queue_experts(played, &event.event, event.actions, event.n_actions);
+        queue_op(played, OP_COMBINE, tokens);
+    }
+    queue_op(played, OP_HEAD, tokens);
+    assert_ok(timing_end(timing, &time));
+    uint64_t head = played->n_compute - 1;
+    uint64_t end_ns = end_step(played);
+    assert_int_equal(time.start_ns, start_ns);
+    assert_int_equal(time.start_ns + time.duration_ns, end_ns);
+    const TimingRecord *last = &time.ops[time.n_ops - 1];
+    assert_int_equal(last->op, OP_HEAD);
+    assert_int_equal(last->start_ns + last->duration_ns, played->compute_ends[head]);
+}
+
+static void compare_run(uint64_t seed)
+{
+    static const EngineResource STREAMS[] = {
+        {ENGINE_STREAM, 1}, {ENGINE_STREAM, 1}, {ENGINE_STREAM, 1}};
+    uint64_t random = seed;
+    Hardware hardware;
+    TraceLayer layers[MOE_LAYERS];
+    ExpertBuffer *buffer;
+    Timing *timing;
+    static Played played;
+    make_machine(&random, &hardware);
+    make_layers(layers);
+    Plan plan = random_plan(&random);
+    /* A plan that holds everything turns to graphs. */
+    if (plan_holds_all(&plan, layers, MOE_LAYERS))
+        plan.buffer.slots--;
+    assert_ok(buffer_new(&plan, layers, MOE_LAYERS, &buffer));
+    assert_ok(timing_new(&(TimingOptions){.hardware = &hardware,
+                                          .model = "model",
+                                          .plan = &plan,
+                                          .layers = layers,
+                                          .n_layers = MOE_LAYERS,
+                                          .logits = true,
+                                          .records = true},
+                         &timing));
+    played = (Played){.timing = timing, .hardware = &hardware};
+    played.load_ns = plan.link.h2d_gb_per_s > 0 ? (uint64_t)(1000 / plan.link.h2d_gb_per_s) : 0;
+    assert_ok(engine_new(STREAMS, 3, &played.engine));
+    for (int i = 0; i < 12; i++)
+        compare_step(&random, buffer, timing, &played);
+    engine_free(played.engine);
+    timing_free(timing);
+    buffer_free(buffer);
+    hardware_free(&hardware);
+}
+
+static void steps_end_as_their_tasks_do_on_the_engine(void **unused)
+{
+    (void)unused;
+    for (uint64_t seed = 1; seed <= (exhaustive() ? 3000 : 200); seed++)
+        compare_run(seed);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -125,7 +125,7 @@ static Status add_rebatched(TraceShards *shards, const Batching *batching, Build
 {
     Rebatch *rebatch;
     TraceStep step;
-    TRY(rebatch_open(shards, batching, &rebatch));
+    TRY(rebatch_open(shards, batching, NULL, &rebatch));
     Status status = OK;
     while (status == OK && (status = rebatch_next_step(rebatch, &step)) == OK)
         status = add_step(builder, &step);

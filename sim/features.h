@@ -3,7 +3,7 @@
 #ifndef SIM_FEATURES_H
 #define SIM_FEATURES_H
 
-#include "traces/rebatch.h"
+#include "policies/rebatch.h"
 
 /* Requests of a step, summed up. */
 typedef struct {

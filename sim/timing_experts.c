@@ -11,7 +11,8 @@ typedef struct {
     uint32_t price;
     Pending hits;
     Pending loaded;
-    bool queued; /* operations of this event are */
+    ExpertWork host; /* experts that the host computes */
+    bool queued;     /* operations of this event are */
 } Event;
 
 /* Time on the compute stream from START on, longer where copies run beside. */
@@ -147,14 +148,16 @@ static Status add_record(Timing *timing, const ResidencyRecord *record)
 static Status carry_out(Event *event, const BufferAction *action, uint64_t decided_ns)
 {
     Timing *timing = event->timing;
-    LayerTime *layer = &timing->layers[action->layer_index];
+    const LayerTime *layer = &timing->layers[action->layer_index];
     PrefetchTime *prefetch = &layer->prefetch[action->expert];
     ResidencyRecord record = {.layer = layer->layer,
                               .expert = action->expert,
                               .kind = action->kind,
                               .slot = action->slot,
                               .start_ns = decided_ns};
-    if (action->kind == RESIDENCY_HIT) {
+    if (action->kind == RESIDENCY_HOST) {
+        expert_work_add(&event->host, timing->rows_of[action->expert]);
+    } else if (action->kind == RESIDENCY_HIT) {
         add_hit(event, action);
     } else if (action->kind == RESIDENCY_EVICT) {
         prefetch->step = 0;
@@ -170,6 +173,17 @@ static Status carry_out(Event *event, const BufferAction *action, uint64_t decid
         }
     }
     return add_record(timing, &record);
+}
+
+/* The host computes its experts when all else is queued; what they give goes to the device, and
+ * what is queued next waits for it. */
+static void run_host(Event *event)
+{
+    Timing *timing = event->timing;
+    if (event->host.active == 0)
+        return;
+    timing->host_ns += op_costs_host_experts(&timing->costs, event->price, &event->host);
+    timing->gpu_ns = later(timing->gpu_ns, timing->host_ns);
 }
 
 /* When the event would end, had every lookup hit. */
@@ -203,6 +217,7 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
     for (uint32_t i = 0; i < n_actions; i++)
         TRY(carry_out(&event, &actions[i], decided_ns));
     run_pending(&event);
+    run_host(&event);
     if (timing->gpu_ns > hits_end_ns)
         timing->out.exposed_load_ns += timing->gpu_ns - hits_end_ns;
     return OK;

@@ -166,15 +166,22 @@ Status executor_for_requests(const Checkpoint *checkpoint, const TokenSet *set, 
     return executor_open(checkpoint, options, executor);
 }
 
+static Status check_max_tokens(const RunTraceOptions *run, const RunTraceShape *shape,
+                               const Plan *plan)
+{
+    if (shape->max_tokens <= plan->batching.max_tokens)
+        return OK;
+    return fail(ERR_INPUT, "%s: it has steps of %u tokens, the plan's batching.max_tokens is %u",
+                run->trace, shape->max_tokens, plan->batching.max_tokens);
+}
+
 Status executor_for_trace(const Checkpoint *checkpoint, const RunTraceOptions *run,
                           ExecutorOptions *options, RunTraceShape *shape, Executor **executor)
 {
     TRY(run_trace_shape(run, checkpoint_config(checkpoint), shape));
-    uint32_t most = options->plan->batching.max_tokens;
-    if (shape->max_tokens > most)
-        return fail(ERR_INPUT,
-                    "%s: it has steps of %u tokens, the plan's batching.max_tokens is %u",
-                    run->trace, shape->max_tokens, most);
+    TRY(check_max_tokens(run, shape, options->plan));
+    for (size_t i = 0; i < options->n_others; i++)
+        TRY(check_max_tokens(run, shape, &options->others[i]));
     options->max_requests = shape->max_requests;
     options->max_length = shape->max_length;
     options->max_tokens = shape->max_tokens;

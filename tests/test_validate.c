@@ -245,6 +245,70 @@ static void the_run_is_kept_only_when_asked_for(void **state)
     assert_refused("/nonexistent/folder");
 }
 
+/* Writes a plan and returns its path. */
+static const char *plan_file(const char *name, const char *text)
+{
+    const char *path = scratch_path(name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fprintf(file, "{\"moebius_plan\":1,%s}", text);
+    assert_int_equal(fclose(file), 0);
+    return path;
+}
+
+/* Each row of a validation of several plans is what the plan gives on its own. */
+static void several_plans_run_in_one_executor_each_as_on_its_own(void **state)
+{
+    (void)state;
+    static const char *const TEXTS[] = {
+        "\"name\":\"first\",\"buffer\":{\"slots\":2,\"evict\":\"lru\"}",
+        "\"name\":\"whole\"",
+        "\"name\":\"shared\",\"buffer\":{\"slots\":13,\"evict\":\"arc\",\"scope\":\"device\","
+        "\"order\":\"serial\"}",
+        "\"name\":\"ahead\",\"buffer\":{\"slots\":5,\"evict\":\"ema-score\"},"
+        "\"prefetch\":{\"predictor\":\"next-gate\",\"max_inflight\":3}",
+        "\"name\":\"learnt\",\"buffer\":{\"slots\":4,\"evict\":\"static\",\"order\":\"staged\"}",
+    };
+    enum { PLANS = sizeof TEXTS / sizeof TEXTS[0] };
+    char files[PLANS][256];
+    cJSON *alone[PLANS];
+    for (size_t i = 0; i < PLANS; i++) {
+        snprintf(files[i], sizeof files[i], "%s", plan_file("plan.json", TEXTS[i]));
+        snprintf(files[i] + strlen(files[i]) - 5, 16, "%zu.json", i);
+        assert_int_equal(rename(scratch_path("plan.json"), files[i]), 0);
+        RUN("validate", "--trace", trace, "--plan", files[i], "--threads", "1", "--json",
+            i == 4 ? "--train" : NULL, "0:0.5");
+        alone[i] = parse_output();
+    }
+    RUN("validate", "--trace", trace, "--plan", files[0], "--plan", files[1], "--plan", files[2],
+        "--plan", files[3], "--plan", files[4], "--train", "0:0.5", "--threads", "1", "--json");
+    cJSON *json = parse_output();
+    const cJSON *rows = cJSON_GetObjectItemCaseSensitive(json, "plans");
+    static const char *const KEYS[] = {"steps",     "tokens",   "slot_bytes", "memory_bytes",
+                                       "predicted", "measured", "events",     "plan"};
+    assert_int_equal(cJSON_GetArraySize(rows), PLANS);
+    for (int i = 0; i < PLANS; i++) {
+        const cJSON *row = cJSON_GetArrayItem(rows, i);
+        assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(row, "agreed")));
+        for (size_t k = 0; k < sizeof KEYS / sizeof KEYS[0]; k++) {
+            const cJSON *wanted = cJSON_GetObjectItemCaseSensitive(alone[i], KEYS[k]);
+            assert_non_null(wanted);
+            if (!cJSON_Compare(wanted, cJSON_GetObjectItemCaseSensitive(row, KEYS[k]), true))
+                fail_msg("plan %d: %s differs", i, KEYS[k]);
+        }
+        cJSON_Delete(alone[i]);
+    }
+    cJSON_Delete(json);
+    RUN("validate", "--trace", trace, "--plan", files[0], "--plan", files[2]);
+    assert_done();
+    assert_non_null(strstr(run.out, "agree on all events of all 2 plans"));
+    RUN("validate", "--trace", trace, "--plan", files[0], "--plan", files[2], "--out",
+        scratch_path("never.db"));
+    assert_refused("--out keeps the run of one plan");
+    RUN("validate", "--trace", trace, "--plan", files[0], "--plan", files[4]);
+    assert_refused("buffer.hot: must be learnt");
+}
+
 static void bad_requests_are_refused(void **state)
 {
     (void)state;
@@ -284,6 +348,7 @@ int main(void)
         cmocka_unit_test(a_policy_that_needs_the_future_is_refused_without_forced_routing),
         cmocka_unit_test(a_trace_without_tokens_runs_with_its_own_routing),
         cmocka_unit_test(the_run_is_kept_only_when_asked_for),
+        cmocka_unit_test(several_plans_run_in_one_executor_each_as_on_its_own),
         cmocka_unit_test(bad_requests_are_refused),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);

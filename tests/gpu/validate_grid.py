@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """Simulator = executor on the GPU, over a grid of plans: every residency event is compared.
 
-For each batch size a trace is recorded on the device, then `moebius validate` runs its steps again
-under each policy, size, order and scope; several run beside each other. Prints JSON; the progress
-goes to stderr. Exit status 1 when one plan does not agree.
+For each batch size a trace is recorded on the device, then one `moebius validate` runs its steps
+again under each policy, size, order and scope, in one executor. Prints JSON; the progress goes to
+stderr. Exit status 1 when one plan does not agree.
 
     tests/gpu/validate_grid.py --model ../shared/models/lm-64x8 --slots 8 24 48
     tests/gpu/validate_grid.py --model shape:qwen3-30b-a3b --layers 2 --forced trace.db --slots 16 48 96
 """
 import argparse
-import concurrent.futures
 import itertools
 import json
 import os
@@ -43,12 +42,21 @@ def record(options, batch, out):
         raise SystemExit("validate_grid: " + error)
 
 
-def validate(options, trace, plan):
+def write_plan(folder, plan):
     policy, slots, order, scope = plan
+    path = os.path.join(folder, "%s-%d-%s-%s.json" % plan)
+    with open(path, "w") as file:
+        json.dump({"moebius_plan": 1, "name": "%s %d %s %s" % plan,
+                   "buffer": {"scope": scope, "slots": slots, "order": order, "evict": policy}},
+                  file)
+    return path
+
+
+def validate(options, trace, files):
     command = [options.moebius, "validate", "--trace", trace, "--model", options.model, "--device",
-               options.device, "--json", "--set", "buffer.slots=%d" % slots, "--set",
-               "buffer.evict=" + policy, "--set", "buffer.order=" + order, "--set",
-               "buffer.scope=" + scope]
+               options.device, "--json"]
+    for path in files:
+        command += ["--plan", path]
     if options.layers:
         command += ["--layers", str(options.layers)]
     if options.forced:
@@ -59,25 +67,19 @@ def validate(options, trace, plan):
     return json.loads(out)
 
 
-def check(options, trace, batch, plan):
-    result = validate(options, trace, plan)
-    policy, slots, order, scope = plan
-    return {"policy": policy, "slots": slots, "order": order, "scope": scope, "batch": batch,
-            "agreed": result["agreed"], "events": result["events"]["compared"],
-            "steps": result["steps"], "lookups": result["measured"]["lookups"],
-            "misses": result["measured"]["misses"], "device": result["device"]}
-
-
 def grid(options, folder):
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        running = []
-        for batch in options.batch:
-            trace = os.path.join(folder, "batch%d.db" % batch)
-            record(options, batch, trace)
-            for plan in itertools.product(options.policies, options.slots, ORDERS, ["layer"]):
-                running.append(pool.submit(check, options, trace, batch, plan))
-        for one in running:
-            yield one.result()
+    plans = list(itertools.product(options.policies, options.slots, ORDERS, options.scopes))
+    files = [write_plan(folder, plan) for plan in plans]
+    for batch in options.batch:
+        trace = os.path.join(folder, "batch%d.db" % batch)
+        record(options, batch, trace)
+        result = validate(options, trace, files)
+        rows = result["plans"] if len(plans) > 1 else [result]
+        for (policy, slots, order, scope), row in zip(plans, rows):
+            yield {"policy": policy, "slots": slots, "order": order, "scope": scope,
+                   "batch": batch, "agreed": row["agreed"], "events": row["events"]["compared"],
+                   "steps": row["steps"], "lookups": row["measured"]["lookups"],
+                   "misses": row["measured"]["misses"], "device": result["device"]}
 
 
 def main():
@@ -92,7 +94,7 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--generate", type=int, default=24)
     parser.add_argument("--policies", nargs="+", default=POLICIES)
-    parser.add_argument("--jobs", type=int, default=8)
+    parser.add_argument("--scopes", nargs="+", default=["layer"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         entries = list(grid(options, folder))

@@ -1,0 +1,266 @@
+/* One plan after the other in one executor: each runs the steps of the trace with recording on, and
+ * the routing of that very run is replayed under the same plan. */
+#include "cli/validate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "cli/interrupt.h"
+#include "cli/part_input.h"
+#include "policies/signals_load.h"
+#include "sim/sweep_learn.h"
+
+/* The comparison of one run. */
+typedef struct {
+    TraceReader *reader; /* of the run's trace */
+    Compare *compare;
+    uint64_t next_step; /* number of the step whose records come next, at least */
+} Comparison;
+
+static Status name_recording(Validation *validation)
+{
+    const ValidateArguments *arguments = validation->arguments;
+    const char *folder = getenv("TMPDIR");
+    int used;
+    if (arguments->out != NULL)
+        used = snprintf(validation->recording, sizeof validation->recording, "%s", arguments->out);
+    else
+        used =
+            snprintf(validation->recording, sizeof validation->recording, "%s/moebius-run-%ld.db",
+                     folder != NULL && folder[0] != '\0' ? folder : "/tmp", (long)getpid());
+    if (used < 0 || (size_t)used >= sizeof validation->recording)
+        return fail(ERR_OUTPUT, "%s: the path is too long", arguments->out);
+    return OK;
+}
+
+static void remove_recording(Validation *validation)
+{
+    if (!validation->recorded || validation->arguments->out != NULL)
+        return;
+    validation->recorded = false;
+    static const char *const ENDINGS[] = {"", "-wal", "-shm"};
+    char path[sizeof validation->recording + 8];
+    for (size_t i = 0; i < sizeof ENDINGS / sizeof ENDINGS[0]; i++) {
+        snprintf(path, sizeof path, "%s%s", validation->recording, ENDINGS[i]);
+        unlink(path);
+    }
+}
+
+static Status open_recorder(const Validation *validation, const Plan *made, Recorder **recorder)
+{
+    char *plan;
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(validation->executor, &n_layers);
+    TRY(plan_to_text(made, &plan));
+    const TraceRun run = {.tool = "moebius " MOEBIUS_VERSION,
+                          .source = validation->arguments->trace,
+                          .model = validation->model,
+                          .model_config = checkpoint_config(validation->checkpoint)->json,
+                          .device = executor_device(validation->executor),
+                          .plan = plan,
+                          .notes = validation->forced ? "{\"routing\":\"forced\"}"
+                                                      : "{\"routing\":\"gate\"}"};
+    Status status = recorder_open(validation->recording, &run, layers, n_layers, NULL, recorder);
+    mem_free(plan);
+    return status;
+}
+
+static Status end_run(const Validation *validation, const RunTotals *totals, Recorder *recorder,
+                      Status status)
+{
+    if (status == OK && totals->stopped)
+        status = fail(ERR_INTERRUPTED, "%s: stopped before the run was complete",
+                      validation->arguments->trace);
+    if (status == OK)
+        return recorder_close(recorder);
+    recorder_abandon(recorder);
+    return status;
+}
+
+static RunTraceOptions run_options(const Validation *validation, const Plan *plan)
+{
+    const ValidateArguments *arguments = validation->arguments;
+    return (RunTraceOptions){.trace = arguments->trace,
+                             .forced = validation->forced,
+                             .tokens = arguments->tokens.file != NULL ? &validation->set : NULL,
+                             .scores = plan_needs_signals(plan).scores ? SCORES_ALL : SCORES_NONE,
+                             .residency = true};
+}
+
+/* Opens the executor for all plans, the first in place. */
+static Status open_executor(Validation *validation)
+{
+    ExecutorOptions options = {.plan = validation->plans,
+                               .others = validation->plans + 1,
+                               .n_others = validation->n_plans - 1};
+    const RunTraceOptions run = run_options(validation, validation->plans);
+    RunTraceShape shape;
+    for (size_t i = 0; i < validation->n_plans; i++) {
+        uint32_t distance = plan_needs_signals(&validation->plans[i]).distance;
+        options.predictions = distance > options.predictions ? distance : options.predictions;
+    }
+    TRY(device_input_apply(&validation->arguments->device, &options));
+    TRY(executor_for_trace(validation->checkpoint, &run, &options, &shape, &validation->executor));
+    validation->tokens = shape.tokens;
+    return OK;
+}
+
+/* Runs PLAN, which the executor has, with recording on. */
+static Status run_plan(Validation *validation, const Plan *plan, ValidatedPlan *result)
+{
+    RunTraceOptions run = run_options(validation, plan);
+    RunWatch watch = {0};
+    Recorder *recorder;
+    TRY(open_recorder(validation, plan, &recorder));
+    validation->recorded = true;
+    progress_start(&watch.progress, "run", "tokens", validation->tokens);
+    run.stop = interrupt_watch();
+    Status status = run_trace(validation->executor, checkpoint_config(validation->checkpoint), &run,
+                              recorder, run_watch, &watch, &result->totals);
+    interrupt_unwatch();
+    progress_end(&watch.progress);
+    result->measured = watch.counts;
+    result->slot_bytes = executor_slot_bytes(validation->executor);
+    return end_run(validation, &result->totals, recorder, status);
+}
+
+/* One event of the simulator; the executor's records of the step come in with its first event. */
+static Status compare_event(void *argument, const PackedEvent *event, const BufferAction *actions,
+                            uint32_t n_actions)
+{
+    Comparison *comparison = argument;
+    uint32_t n_layers;
+    const TraceLayer *layers = trace_reader_layers(comparison->reader, &n_layers);
+    const ResidencyRecord *records;
+    size_t count = 0;
+    if (event->step >= comparison->next_step)
+        TRY(trace_reader_residency(comparison->reader, event->step, 0, &records, &count));
+    comparison->next_step = (uint64_t)event->step + 1;
+    for (size_t i = 0; i < count; i++)
+        TRY(compare_actual(comparison->compare, event->step, &records[i]));
+    for (uint32_t i = 0; i < n_actions; i++) {
+        const ResidencyRecord record = {.layer = layers[actions[i].layer_index].layer,
+                                        .expert = actions[i].expert,
+                                        .kind = actions[i].kind,
+                                        .slot = actions[i].slot};
+        TRY(compare_expect(comparison->compare, event->step, &record));
+    }
+    return OK;
+}
+
+/* Replays TRACE, which is in the file PATH. */
+static Status replay(const Plan *plan, const char *path, const PackedTrace *trace,
+                     ReplayObserver observer, void *argument, ReplayResult *result)
+{
+    ReplayFuture future = {0};
+    SignalNeeds needs = plan_needs_signals(plan);
+    Batching batching = plan_batching(plan);
+    TraceSignals *signals = NULL;
+    if (signals_needed(&needs))
+        TRY(trace_signals_load(&path, 1, &batching, &needs, 1, &signals));
+    future.signals = signals;
+    Status status = replay_prepare(trace, plan, &future);
+    if (status == OK)
+        status = replay_run(trace, plan, &future, observer, argument, result);
+    replay_future_free(&future);
+    trace_signals_free(signals);
+    return status;
+}
+
+/* Replays what READER has, the routing of the run, under PLAN, and compares. */
+static Status compare_replay(const Validation *validation, const Plan *plan, Comparison *comparison,
+                             CompareReport *report)
+{
+    PackedTrace trace;
+    ReplayResult result;
+    TRY(packed_trace_load(validation->recording, &trace));
+    Status status = replay(plan, validation->recording, &trace, compare_event, comparison, &result);
+    packed_trace_free(&trace);
+    TRY(status);
+    replay_result_free(&result);
+    *report = compare_finish(comparison->compare);
+    return OK;
+}
+
+static Status compare_run(const Validation *validation, const Plan *plan, CompareReport *report)
+{
+    Comparison comparison = {0};
+    TRY(compare_new(&comparison.compare));
+    Status status = trace_reader_open(validation->recording, &comparison.reader);
+    if (status == OK)
+        status = compare_replay(validation, plan, &comparison, report);
+    trace_reader_close(comparison.reader);
+    compare_free(comparison.compare);
+    return status;
+}
+
+/* Learns from steps of TRACE, those that TRAIN says, what the plan leaves to learn. All steps run,
+ * from the first. */
+static Status learn(const char *train, const PackedTrace *trace, Plan *plan)
+{
+    const bool learns = plan_unlearned(plan) != NULL;
+    PartsAsked asked;
+    TraceParts parts;
+    Plan learnt;
+    TRY(part_input(train, learns ? "0:1" : NULL, &asked));
+    if (!asked.train.given)
+        TRY(plan_check_learned(plan));
+    TRY(trace_parts_choose(&asked, learns, trace->n_steps, &parts));
+    TRY(learn_plan(trace, &parts, plan, &learnt));
+    plan_free(plan);
+    *plan = learnt;
+    return OK;
+}
+
+static bool any_learns(const Validation *validation)
+{
+    for (size_t i = 0; i < validation->n_plans; i++)
+        if (plan_unlearned(&validation->plans[i]) != NULL)
+            return true;
+    return false;
+}
+
+/* What the simulator says before the runs: the given trace under each plan. */
+static Status predict(Validation *validation)
+{
+    const char *path = validation->arguments->trace;
+    const bool learning = any_learns(validation);
+    PackedTrace trace;
+    Status status = OK;
+    TRY(packed_trace_load(path, &trace));
+    for (size_t i = 0; i < validation->n_plans && status == OK; i++) {
+        bool asked = !learning || plan_unlearned(&validation->plans[i]) != NULL;
+        status = learn(asked ? validation->arguments->train : NULL, &trace, &validation->plans[i]);
+        if (status == OK)
+            status = replay(&validation->plans[i], path, &trace, NULL, NULL,
+                            &validation->results[i].predicted);
+    }
+    packed_trace_free(&trace);
+    return status;
+}
+
+static Status validate_plan(Validation *validation, size_t i)
+{
+    const Plan *plan = &validation->plans[i];
+    ValidatedPlan *result = &validation->results[i];
+    if (i > 0)
+        TRY(executor_set_plan(validation->executor, plan));
+    Status status = run_plan(validation, plan, result);
+    if (status == OK)
+        status = compare_run(validation, plan, &result->report);
+    remove_recording(validation);
+    return status;
+}
+
+Status validation_run(Validation *validation)
+{
+    TRY(name_recording(validation));
+    TRY(predict(validation));
+    TRY(open_executor(validation));
+    for (size_t i = 0; i < validation->n_plans; i++)
+        TRY(validation->n_plans == 1
+                ? validate_plan(validation, i)
+                : fail_in(validate_plan(validation, i), "%s", validation->results[i].name));
+    return OK;
+}

@@ -2,7 +2,9 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "cli/byte_size.h"
 #include "cli/command.h"
+#include "cli/front_print.h"
 #include "cli/options.h"
 #include "cli/plan_output.h"
 #include "cli/print.h"
@@ -12,23 +14,46 @@
 typedef struct {
     const char *from;
     const char *out;
-    int best;
+    int best;    /* PickBest, or NO_BEST */
+    bool pareto; /* the front alone */
+    const char *memory_at_most;
     bool json;
     PickOptions pick;
 } Arguments;
 
+enum { NO_BEST = -1 };
+
 static const char *const BEST_NAMES[] = {"time", "misses", "memory", NULL};
 _Static_assert(PICK_TIME == 0 && PICK_MISSES == 1 && PICK_MEMORY == 2, "as in BEST_NAMES");
 
+static Status check_best(const OptionTable *table, const Arguments *arguments)
+{
+    const StudyConditions *conditions = &arguments->pick.conditions;
+    if (arguments->pareto && (arguments->best != NO_BEST || arguments->out != NULL))
+        return options_fail(table, "--pareto shows plans, it does not go with --best and --out");
+    if (!arguments->pareto && arguments->best == NO_BEST)
+        return options_fail(table, "--best is missing");
+    if (!arguments->pareto && arguments->out == NULL)
+        return options_fail(table, "--out is missing");
+    if (arguments->best == PICK_MEMORY && conditions->misses_at_most < 0 &&
+        conditions->tokens_per_s_at_least == 0)
+        return options_fail(table, "--best memory needs --tokens-per-second-at-least or "
+                                   "--misses-at-most");
+    return OK;
+}
+
 static Status check(const OptionTable *table, Arguments *arguments)
 {
-    arguments->pick.best = (PickBest)arguments->best;
-    if (arguments->pick.misses_at_most < 0) {
-        if (arguments->pick.best == PICK_MEMORY)
-            return options_fail(table, "--best memory needs --misses-at-most");
-        arguments->pick.misses_at_most = 1;
-    }
-    return OK;
+    StudyConditions *conditions = &arguments->pick.conditions;
+    TRY(check_best(table, arguments));
+    if (arguments->best != NO_BEST)
+        arguments->pick.best = (PickBest)arguments->best;
+    if (conditions->misses_at_most < 0)
+        conditions->misses_at_most = 1;
+    if (arguments->memory_at_most == NULL)
+        return OK;
+    return byte_size(table, "memory-at-most", arguments->memory_at_most,
+                     &conditions->memory_at_most);
 }
 
 static Status parse(int argc, char **argv, Arguments *arguments)
@@ -42,32 +67,47 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->from},
         {.name = "best",
          .argument = "time|misses|memory",
-         .help = "misses: fewest bytes loaded; memory: least for the experts",
+         .help = "time: the shortest; memory: the least; misses: fewest bytes loaded",
          .kind = OPTION_CHOICE,
-         .required = true,
          .value = &arguments->best,
          .choices = BEST_NAMES},
+        {.name = "pareto",
+         .help = "only show the plans that none beats in throughput with as little memory",
+         .kind = OPTION_FLAG,
+         .value = &arguments->pareto},
+        {.name = "memory-at-most",
+         .argument = "BYTES",
+         .help = "only plans with this memory (80GiB, 500MB): of the device where the study has "
+                 "times, else of the experts",
+         .kind = OPTION_TEXT,
+         .value = &arguments->memory_at_most},
+        {.name = "tokens-per-second-at-least",
+         .argument = "X",
+         .help = "only plans with this throughput; the study must have times",
+         .kind = OPTION_F64,
+         .value = &arguments->pick.conditions.tokens_per_s_at_least,
+         .low = 1e-9,
+         .high = 1e15},
         {.name = "where",
          .argument = "SQL",
          .help = "only rows of result with this expression",
          .kind = OPTION_TEXT,
-         .value = &arguments->pick.where},
+         .value = &arguments->pick.conditions.where},
         {.name = "misses-at-most",
          .argument = "RATIO",
          .help = "only plans with this miss ratio",
          .kind = OPTION_F64,
-         .value = &arguments->pick.misses_at_most,
+         .value = &arguments->pick.conditions.misses_at_most,
          .low = 0,
          .high = 1},
         {.name = "with-bounds",
          .help = "also policies that know the future",
          .kind = OPTION_FLAG,
-         .value = &arguments->pick.with_bounds},
+         .value = &arguments->pick.conditions.with_bounds},
         {.name = "out",
          .argument = "FILE",
          .help = "where the plan is written",
          .kind = OPTION_TEXT,
-         .required = true,
          .value = &arguments->out},
         {.name = "json",
          .help = "print one JSON document",
@@ -82,9 +122,15 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             "evict, slots, "
             "budget_bytes, scope,\nreplay_order, bound, lookups, hits, misses, miss_ratio, "
             "assignments, assignment_hits, loads,\nbytes_loaded, evictions, "
-            "evicted_newest, memory_bytes, replay_ns.",
-        .example = "moebius plan --from study.db --best misses --where \"slots <= 8\" "
-                   "--out plan.json",
+            "evicted_newest, memory_bytes, replay_ns;\nof sweeps with --hardware total_ns, "
+            "tokens_per_s, exposed_load_ns, peak_bytes, and of continuous\nbatching "
+            "ttft_median_ns, ttft_p99_ns, tbt_median_ns, tbt_p99_ns.",
+        .example =
+            "moebius plan --from study.db --best time --memory-at-most 80GiB --out plan.json\n"
+            "moebius plan --from study.db --best memory --tokens-per-second-at-least 500 "
+            "--out plan.json\nmoebius plan --from study.db --pareto\n"
+            "moebius plan --from study.db --best misses --where \"slots <= 8\" "
+            "--out plan.json",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
@@ -94,6 +140,24 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 static double miss_ratio(const Pick *pick)
 {
     return pick->lookups > 0 ? (double)pick->misses / (double)pick->lookups : 0.0;
+}
+
+static Status fill_time(cJSON *json, const PlanTime *time)
+{
+    cJSON *object;
+    if (!time->known)
+        return OK;
+    TRY(json_add_object(json, "time", &object));
+    TRY(json_add_u64(object, "total_ns", time->total_ns));
+    TRY(json_add_f64(object, "tokens_per_s", time->tokens_per_s));
+    TRY(json_add_u64(object, "exposed_load_ns", time->exposed_load_ns));
+    TRY(json_add_u64(object, "peak_bytes", time->peak_bytes));
+    if (!time->served)
+        return OK;
+    TRY(json_add_u64(object, "ttft_median_ns", time->ttft_median_ns));
+    TRY(json_add_u64(object, "ttft_p99_ns", time->ttft_p99_ns));
+    TRY(json_add_u64(object, "tbt_median_ns", time->tbt_median_ns));
+    return json_add_u64(object, "tbt_p99_ns", time->tbt_p99_ns);
 }
 
 static Status fill_json(cJSON *json, const Arguments *arguments, const Pick *pick)
@@ -106,6 +170,7 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const Pick *pic
     TRY(json_add_text(json, "name", pick->plan.name));
     TRY(json_add_u64(json, "candidates", pick->candidates));
     TRY(json_add_u64(json, "plans_without_result", pick->missing));
+    TRY(fill_time(json, &pick->time));
     TRY(json_add_u64(json, "lookups", pick->lookups));
     TRY(json_add_u64(json, "hits", pick->hits));
     TRY(json_add_u64(json, "misses", pick->misses));
@@ -129,6 +194,18 @@ static Status pick_text(const Arguments *arguments, const Pick *pick, char **tex
     return status;
 }
 
+static void print_time(const PlanTime *time)
+{
+    char total[NUMBER_BYTES];
+    char exposed[NUMBER_BYTES];
+    char memory[NUMBER_BYTES];
+    if (!time->known)
+        return;
+    printf("%.1f tokens/s, %s of device memory; %s in all, of which %s waiting for loads\n",
+           time->tokens_per_s, bytes_text(time->peak_bytes, memory),
+           duration_text(time->total_ns, total), duration_text(time->exposed_load_ns, exposed));
+}
+
 static void print_pick(const Arguments *arguments, const Pick *pick)
 {
     char lookups[NUMBER_BYTES];
@@ -136,6 +213,7 @@ static void print_pick(const Arguments *arguments, const Pick *pick)
     char memory[NUMBER_BYTES];
     printf("%s: \"%s\", the best of %" PRIu64 " by %s\n", arguments->out, pick->plan.name,
            pick->candidates, BEST_NAMES[arguments->best]);
+    print_time(&pick->time);
     printf("miss ratio %.4f of %s lookups, %s loaded, %s for experts\n", miss_ratio(pick),
            number_text(pick->lookups, lookups), bytes_text(pick->bytes_loaded, loaded),
            bytes_text(pick->memory_bytes, memory));
@@ -158,11 +236,34 @@ static Status write_pick(const Arguments *arguments, const Pick *pick)
     return status;
 }
 
+static Status print_front_json(const Arguments *arguments, const StudyFront *front)
+{
+    cJSON *json;
+    TRY(print_json_begin(&json));
+    Status status = json_add_text(json, "study", arguments->from);
+    if (status == OK)
+        status = json_add_u64(json, "candidates", front->candidates);
+    if (status == OK)
+        status = front_json(front, json);
+    return print_json_end(json, status);
+}
+
+static Status show_front(const Arguments *arguments)
+{
+    StudyFront front;
+    TRY(study_front(arguments->from, &arguments->pick.conditions, &front));
+    Status status = arguments->json ? print_front_json(arguments, &front) : front_print(&front);
+    study_front_free(&front);
+    return status;
+}
+
 Status command_plan(int argc, char **argv)
 {
-    Arguments arguments = {.pick.misses_at_most = -1};
+    Arguments arguments = {.best = NO_BEST, .pick.conditions.misses_at_most = -1};
     Pick pick;
     TRY(parse(argc, argv, &arguments));
+    if (arguments.pareto)
+        return show_front(&arguments);
     TRY(study_pick(arguments.from, &arguments.pick, &pick));
     Status status = write_pick(&arguments, &pick);
     plan_free(&pick.plan);

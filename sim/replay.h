@@ -3,6 +3,7 @@
 #define SIM_REPLAY_H
 
 #include "policies/buffer.h"
+#include "sim/plan_time.h"
 #include "traces/packed.h"
 
 /* In the place of a count that is not known (sim/curve.h). */
@@ -29,6 +30,7 @@ typedef struct {
     ReplayPhase phases[PHASE_MIXED + 1]; /* by Phase */
     uint64_t memory_bytes;               /* buffer_memory_bytes() after the last event */
     uint64_t replay_ns;                  /* wall time of the replay loop */
+    PlanTime time;                       /* where it was simulated as well */
 } ReplayResult;
 
 /* The futures of one trace, shared by the replays of a sweep; built on first need. Zero-initialise.

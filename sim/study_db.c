@@ -11,48 +11,9 @@
 #include "base/memory.h"
 #include "policies/placement.h"
 #include "sim/study_learnt.h"
+#include "sim/study_schema.h"
 
 #define COMMIT_NS 250000000u
-
-static const char SCHEMA[] =
-    "PRAGMA application_id = 1299141444;" /* STUDY_APPLICATION_ID */
-    "PRAGMA user_version = 4;"
-    "CREATE TABLE study(id INTEGER PRIMARY KEY, created TEXT NOT NULL, tool TEXT NOT NULL,"
-    " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL,"
-    " train_first INTEGER, train_end INTEGER, test_first INTEGER, test_end INTEGER);"
-    "CREATE TABLE result(plan_id INTEGER PRIMARY KEY, name TEXT NOT NULL,"
-    " plan TEXT NOT NULL UNIQUE, evict TEXT NOT NULL, slots INTEGER NOT NULL,"
-    " budget_bytes INTEGER, scope TEXT NOT NULL, replay_order TEXT NOT NULL,"
-    " bound INTEGER NOT NULL, lookups INTEGER, hits INTEGER, misses INTEGER, miss_ratio REAL,"
-    " assignments INTEGER, assignment_hits INTEGER, loads INTEGER, bytes_loaded INTEGER,"
-    " evictions INTEGER, evicted_newest INTEGER, memory_bytes INTEGER, replay_ns INTEGER,"
-    " done INTEGER NOT NULL DEFAULT 0, predictor TEXT NOT NULL DEFAULT 'none',"
-    " prefetches INTEGER, prefetch_hits INTEGER, prefetch_evicted INTEGER,"
-    " bytes_prefetched INTEGER, compute TEXT NOT NULL DEFAULT 'gpu', host_computed INTEGER,"
-    " host_rows INTEGER);"
-    "CREATE TABLE layer_result(plan_id INTEGER NOT NULL, layer INTEGER NOT NULL,"
-    " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL,"
-    " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;" STUDY_LEARNT_SCHEMA;
-
-_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 4, "as in SCHEMA");
-
-static const char UPGRADE_1[] =
-    "ALTER TABLE result ADD COLUMN predictor TEXT NOT NULL DEFAULT 'none';"
-    "ALTER TABLE result ADD COLUMN prefetches INTEGER;"
-    "ALTER TABLE result ADD COLUMN prefetch_hits INTEGER;"
-    "ALTER TABLE result ADD COLUMN prefetch_evicted INTEGER;"
-    "ALTER TABLE result ADD COLUMN bytes_prefetched INTEGER;";
-
-static const char UPGRADE_2[] =
-    "ALTER TABLE study ADD COLUMN train_first INTEGER;"
-    "ALTER TABLE study ADD COLUMN train_end INTEGER;"
-    "ALTER TABLE study ADD COLUMN test_first INTEGER;"
-    "ALTER TABLE study ADD COLUMN test_end INTEGER;" STUDY_LEARNT_SCHEMA;
-
-static const char UPGRADE_3[] = "ALTER TABLE result ADD COLUMN compute TEXT NOT NULL DEFAULT 'gpu';"
-                                "ALTER TABLE result ADD COLUMN host_computed INTEGER;"
-                                "ALTER TABLE result ADD COLUMN host_rows INTEGER;"
-                                "PRAGMA user_version = 4;";
 
 struct StudyDb {
     sqlite3 *sqlite;
@@ -146,39 +107,6 @@ TraceDigest study_trace_digest(const PackedTrace *trace)
     return digest;
 }
 
-static int pragma_number(sqlite3 *sqlite, const char *sql, int64_t *value)
-{
-    sqlite3_stmt *statement;
-    int code = sqlite3_prepare_v2(sqlite, sql, -1, &statement, NULL);
-    if (code != SQLITE_OK)
-        return code;
-    code = sqlite3_step(statement);
-    *value = code == SQLITE_ROW ? sqlite3_column_int64(statement, 0) : 0;
-    sqlite3_finalize(statement);
-    return code == SQLITE_ROW ? SQLITE_OK : code;
-}
-
-Status study_db_check(sqlite3 *sqlite, const char *path)
-{
-    int64_t id = 0;
-    int64_t version = 0;
-    int code = pragma_number(sqlite, "PRAGMA application_id", &id);
-    if (code == SQLITE_OK)
-        code = pragma_number(sqlite, "PRAGMA user_version", &version);
-    if (code == SQLITE_NOMEM)
-        return fail_memory(path, 0);
-    if (code != SQLITE_OK && (code & 0xFF) != SQLITE_NOTADB)
-        return fail(ERR_INPUT, "%s: cannot read: %s", path, sqlite3_errmsg(sqlite));
-    if (code != SQLITE_OK || id != STUDY_APPLICATION_ID)
-        return fail(ERR_INPUT, "%s: not a Moebius study", path);
-    if (version > STUDY_SCHEMA)
-        return fail(ERR_SCHEMA, "%s: study schema %lld, this program knows %d", path,
-                    (long long)version, STUDY_SCHEMA);
-    if (version < 1)
-        return fail(ERR_CORRUPT, "%s: study schema %lld", path, (long long)version);
-    return OK;
-}
-
 static void bind_steps(sqlite3_stmt *statement, int at, bool known, const Steps *steps)
 {
     if (!known)
@@ -194,6 +122,15 @@ static Status other_trace(const StudyDb *db, sqlite3_stmt *statement)
                 (const char *)sqlite3_column_text(statement, 1), db->scored.digest.text);
 }
 
+static Status other_hardware(const StudyDb *db, sqlite3_stmt *statement)
+{
+    const char *theirs = (const char *)sqlite3_column_text(statement, 3);
+    return fail(ERR_INPUT, "%s: holds results %s%s, this sweep has %s%s: give it a file of its own",
+                db->path, theirs != NULL ? "with the times of " : "without times",
+                theirs != NULL ? theirs : "", db->scored.hardware[0] != '\0' ? "those of " : "none",
+                db->scored.hardware);
+}
+
 static Status other_parts(const StudyDb *db)
 {
     const TraceParts *parts = &db->scored.parts;
@@ -205,14 +142,29 @@ static Status other_parts(const StudyDb *db)
                 (unsigned long long)parts->test.end);
 }
 
-/* Studies that know no parts are of all steps. */
-static const char OTHERS[] =
-    "SELECT trace, trace_digest, trace_digest <> ?1 FROM study WHERE trace_digest <> ?1"
-    " OR train_first IS NOT ?2 OR train_end IS NOT ?3"
-    " OR ifnull(test_first, ?6) <> ?4 OR ifnull(test_end, ?7) <> ?5 LIMIT 1";
-static const char OTHERS_WITHOUT_PARTS[] =
-    "SELECT trace, trace_digest, trace_digest <> ?1 FROM study WHERE trace_digest <> ?1"
-    " OR ?2 IS NOT NULL OR ?3 IS NOT NULL OR ?4 <> ?6 OR ?5 <> ?7 LIMIT 1";
+/* Rows of a study that are of something else, by its version. Those that know no parts are of all
+ * steps, and before schema 5 there were no times. */
+#define OTHERS(hardware, parts)                                                                    \
+    "SELECT trace, trace_digest, trace_digest <> ?1, " hardware ", " hardware                      \
+    " IS NOT ?8 FROM study WHERE trace_digest <> ?1 OR " hardware " IS NOT ?8 OR " parts           \
+    " LIMIT 1"
+#define NO_PARTS "?2 IS NOT NULL OR ?3 IS NOT NULL OR ?4 <> ?6 OR ?5 <> ?7"
+#define PARTS                                                                                      \
+    "train_first IS NOT ?2 OR train_end IS NOT ?3 OR ifnull(test_first, ?6) <> ?4"                 \
+    " OR ifnull(test_end, ?7) <> ?5"
+
+static const char *others_sql(int64_t version)
+{
+    if (version < 3)
+        return OTHERS("NULL", NO_PARTS);
+    return version < 5 ? OTHERS("NULL", PARTS) : OTHERS("hardware", PARTS);
+}
+
+static void bind_hardware(sqlite3_stmt *statement, int at, const StudyScored *scored)
+{
+    if (scored->hardware[0] != '\0')
+        sqlite3_bind_text(statement, at, scored->hardware, -1, SQLITE_STATIC);
+}
 
 /* What was scored before must be what is scored now. */
 static Status check_scored(StudyDb *db)
@@ -221,16 +173,19 @@ static Status check_scored(StudyDb *db)
     const Steps all = {0, scored->n_steps};
     int64_t version = 0;
     sqlite3_stmt *statement;
-    DB_TRY(db, pragma_number(db->sqlite, "PRAGMA user_version", &version));
-    TRY(prepare(db, version < 3 ? OTHERS_WITHOUT_PARTS : OTHERS, &statement));
+    TRY(study_schema_version(db->sqlite, db->path, &version));
+    TRY(prepare(db, others_sql(version), &statement));
     sqlite3_bind_text(statement, 1, scored->digest.text, -1, SQLITE_STATIC);
     bind_steps(statement, 2, scored->parts.trains, &scored->parts.train);
     bind_steps(statement, 4, true, &scored->parts.test);
     bind_steps(statement, 6, true, &all);
+    bind_hardware(statement, 8, scored);
     int code = sqlite3_step(statement);
     Status status = OK;
-    if (code == SQLITE_ROW)
-        status = sqlite3_column_int(statement, 2) ? other_trace(db, statement) : other_parts(db);
+    if (code == SQLITE_ROW && sqlite3_column_int(statement, 2))
+        status = other_trace(db, statement);
+    else if (code == SQLITE_ROW)
+        status = sqlite3_column_int(statement, 4) ? other_hardware(db, statement) : other_parts(db);
     else if (code != SQLITE_DONE)
         status = db_fail(db, code);
     sqlite3_finalize(statement);
@@ -250,8 +205,10 @@ static Status prepare_all(StudyDb *db)
                 " assignments = ?6, assignment_hits = ?7, loads = ?8, bytes_loaded = ?9,"
                 " evictions = ?10, evicted_newest = ?11, memory_bytes = ?12, replay_ns = ?13,"
                 " prefetches = ?14, prefetch_hits = ?15, prefetch_evicted = ?16,"
-                " bytes_prefetched = ?17, host_computed = ?18, host_rows = ?19, done = 1 WHERE "
-                "plan_id = ?1",
+                " bytes_prefetched = ?17, host_computed = ?18, host_rows = ?19, total_ns = ?20,"
+                " exposed_load_ns = ?21, peak_bytes = ?22, ttft_median_ns = ?23, ttft_p99_ns = ?24,"
+                " tbt_median_ns = ?25, tbt_p99_ns = ?26, tokens_per_s = ?27, done = 1"
+                " WHERE plan_id = ?1",
                 &db->update));
     return prepare(db,
                    "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
@@ -282,26 +239,21 @@ static Status commit(StudyDb *db)
  * sweep had not committed anything. */
 static Status look_at_file(StudyDb *db)
 {
-    int64_t pages = 0;
-    int code = pragma_number(db->sqlite, "PRAGMA page_count", &pages);
-    if (code != SQLITE_OK)
+    sqlite3_stmt *statement;
+    TRY(prepare(db, "PRAGMA page_count", &statement));
+    int code = sqlite3_step(statement);
+    bool empty = code == SQLITE_ROW && sqlite3_column_int64(statement, 0) == 0;
+    sqlite3_finalize(statement);
+    if (code != SQLITE_ROW)
         return db_fail(db, code);
-    db->created = db->created || pages == 0;
+    db->created = db->created || empty;
     return OK;
 }
 
 static Status upgrade(StudyDb *db)
 {
-    int64_t version = 0;
-    DB_TRY(db, pragma_number(db->sqlite, "PRAGMA user_version", &version));
-    if (version == STUDY_SCHEMA)
-        return OK;
     TRY(begin(db));
-    if (version < 2)
-        TRY(execute(db, UPGRADE_1));
-    if (version < 3)
-        TRY(execute(db, UPGRADE_2));
-    TRY(execute(db, UPGRADE_3));
+    TRY(study_schema_upgrade(db->sqlite, db->path));
     return commit(db);
 }
 
@@ -320,9 +272,9 @@ static Status open_sqlite(StudyDb *db)
     TRY(look_at_file(db));
     if (db->created) {
         TRY(begin(db));
-        TRY(execute(db, SCHEMA));
+        TRY(study_schema_create(db->sqlite, db->path));
     } else {
-        TRY(study_db_check(db->sqlite, db->path));
+        TRY(study_schema_check(db->sqlite, db->path));
         TRY(check_scored(db));
         TRY(upgrade(db));
     }
@@ -376,8 +328,8 @@ static Status add_study(StudyDb *db, const Study *study, const char *trace_path)
     clock_wall_text(created);
     TRY(prepare(db,
                 "INSERT INTO study(created, tool, name, study, trace, trace_digest, train_first,"
-                " train_end, test_first, test_end)"
-                " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10 WHERE NOT EXISTS"
+                " train_end, test_first, test_end, hardware)"
+                " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE NOT EXISTS"
                 " (SELECT 1 FROM study WHERE study = ?4)",
                 &statement));
     sqlite3_bind_text(statement, 1, created, -1, SQLITE_STATIC);
@@ -388,6 +340,7 @@ static Status add_study(StudyDb *db, const Study *study, const char *trace_path)
     sqlite3_bind_text(statement, 6, db->scored.digest.text, -1, SQLITE_STATIC);
     bind_steps(statement, 7, parts->trains, &parts->train);
     bind_steps(statement, 9, true, &parts->test);
+    bind_hardware(statement, 11, &db->scored);
     Status status = run(db, statement);
     sqlite3_finalize(statement);
     return status;
@@ -508,9 +461,15 @@ static Status write_layer(StudyDb *db, int64_t plan_id, uint32_t layer, const Re
     return run(db, statement);
 }
 
+static uint64_t known(bool is, uint64_t value)
+{
+    return is ? value : REPLAY_UNKNOWN;
+}
+
 static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *result)
 {
     const BufferCounts *counts = &result->total.counts;
+    const PlanTime *time = &result->time;
     uint64_t lookups = counts->hits + counts->misses;
     const uint64_t values[] = {lookups,
                                counts->hits,
@@ -529,7 +488,14 @@ static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *resu
                                counts->prefetch_evicted,
                                counts->bytes_prefetched,
                                counts->host_computed,
-                               counts->host_rows};
+                               counts->host_rows,
+                               known(time->known, time->total_ns),
+                               known(time->known, time->exposed_load_ns),
+                               known(time->known, time->peak_bytes),
+                               known(time->served, time->ttft_median_ns),
+                               known(time->served, time->ttft_p99_ns),
+                               known(time->served, time->tbt_median_ns),
+                               known(time->served, time->tbt_p99_ns)};
     sqlite3_stmt *statement = db->update;
     sqlite3_bind_int64(statement, 1, plan_id);
     for (int i = 0; i < (int)(sizeof values / sizeof values[0]); i++)
@@ -537,6 +503,9 @@ static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *resu
             sqlite3_bind_null(statement, i + 2);
         else
             sqlite3_bind_int64(statement, i + 2, (int64_t)values[i]);
+    sqlite3_bind_null(statement, 27);
+    if (time->known)
+        sqlite3_bind_double(statement, 27, time->tokens_per_s);
     sqlite3_bind_double(statement, 5, lookups > 0 ? (double)counts->misses / (double)lookups : 0.0);
     return run(db, statement);
 }

@@ -1,10 +1,12 @@
 /* study.db: the plans of a sweep and their results, as rows of SQLite.
  *
  *     study(id, created, tool, name, study, trace, trace_digest, train_first, train_end,
- * test_first, test_end) result(plan_id, name, plan, evict, slots, budget_bytes, scope,
+ * test_first, test_end, hardware) result(plan_id, name, plan, evict, slots, budget_bytes, scope,
  * replay_order, bound, lookups, hits, misses, miss_ratio, assignments, assignment_hits, loads,
  * bytes_loaded, evictions, evicted_newest, memory_bytes, replay_ns, done, predictor, prefetches,
- *            prefetch_hits, prefetch_evicted, bytes_prefetched, compute, host_computed, host_rows)
+ *            prefetch_hits, prefetch_evicted, bytes_prefetched, compute, host_computed, host_rows,
+ *            total_ns, tokens_per_s, exposed_load_ns, peak_bytes, ttft_median_ns, ttft_p99_ns,
+ *            tbt_median_ns, tbt_p99_ns)
  *     layer_result(plan_id, layer, lookups, hits, misses)
  *     learnt(plan_id, path, table_id), learnt_table(table_id, text): what plans learnt
  *                                                                   (sim/study_learnt.h)
@@ -16,9 +18,11 @@
  * budget); bound is 1 for policies and predictors that know the future, which no executor can
  * run online. prefetch_evicted were evicted before a lookup found them. Results are of
  * the steps test_first to test_end - 1 of the trace, counted from 0; plans learnt from train_first
- * to train_end - 1 (both NULL: nothing is learnt). Studies of schema 1, which had no column of
- * prefetching, of schema 2, which knew no parts, and of schema 3, which loaded all misses, get what
- * they lack when they are continued; test_first and test_end stay NULL: all steps. */
+ * to train_end - 1 (both NULL: nothing is learnt). hardware names the profile whose times the
+ * columns from total_ns on are (sim/plan_time.h); NULL: they are NULL. Studies of schema 1, which
+ * had no column of prefetching, of schema 2, which knew no parts, of schema 3, which loaded all
+ * misses, and of schema 4, which had no times, get what they lack when they are continued;
+ * test_first and test_end of schema 2 and before stay NULL: all steps. */
 #ifndef SIM_STUDY_DB_H
 #define SIM_STUDY_DB_H
 
@@ -27,8 +31,6 @@
 #include "sim/parts.h"
 #include "sim/replay.h"
 #include "sim/study.h"
-
-enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 4 };
 
 typedef struct StudyDb StudyDb;
 
@@ -44,11 +46,12 @@ typedef struct {
     TraceDigest digest; /* of the whole trace */
     uint64_t n_steps;
     TraceParts parts;
+    char hardware[320]; /* what tells one profile from another; "": no times */
 } StudyScored;
 
 /* Opens PATH for writing, or creates it. Fails with ERR_INPUT when it is another kind of file or
- * holds results of another trace or of other parts, with ERR_SCHEMA when it is newer than this
- * program, with ERR_OUTPUT when it cannot be created. */
+ * holds results of another trace, of other parts or with other times, with ERR_SCHEMA when it is
+ * newer than this program, with ERR_OUTPUT when it cannot be created. */
 Status study_db_open(const char *path, const StudyScored *scored, StudyDb **db);
 /* Rolls back what was not committed. A file that study_db_open() created and that never got a
  * result is removed. Accepts NULL; keeps the error record. */
@@ -73,8 +76,5 @@ Status study_db_result(StudyDb *db, int64_t plan_id, const ReplayResult *result,
                        const TraceLayer *layers);
 /* Commits the open transaction when it is 250 ms old, or at once with NOW. */
 Status study_db_commit(StudyDb *db, bool now);
-
-/* Fails unless the open database at PATH is a study of a schema that this program knows. */
-Status study_db_check(sqlite3 *sqlite, const char *path);
 
 #endif

@@ -3,19 +3,20 @@
 #define SIM_STUDY_PICK_H
 
 #include "policies/plan.h"
+#include "sim/plan_time.h"
+#include "sim/study_query.h"
 
 typedef enum {
-    PICK_TIME,   /* shortest time; ERR_UNSUPPORTED: the study has no times */
+    PICK_TIME,   /* shortest time, then least memory; the study must have times */
     PICK_MISSES, /* fewest bytes over the link (loaded and prefetched), then fewest misses, then
                     least memory, then table order */
-    PICK_MEMORY  /* least memory, then fewest bytes over the link, fewest misses, table order */
+    PICK_MEMORY  /* least memory, then the shortest time where the study has times, fewest bytes
+                    over the link, fewest misses, table order */
 } PickBest;
 
 typedef struct {
     PickBest best;
-    const char *where;     /* an SQL expression over the columns of result; NULL: all rows */
-    double misses_at_most; /* miss ratio; 1: no limit */
-    bool with_bounds;      /* also policies that know the future */
+    StudyConditions conditions;
 } PickOptions;
 
 typedef struct {
@@ -27,13 +28,14 @@ typedef struct {
     uint64_t loads;
     uint64_t bytes_loaded;
     uint64_t memory_bytes;
+    PlanTime time;       /* where the study has times */
     uint64_t candidates; /* rows that met every condition */
     uint64_t missing;    /* plans of the study that have no result yet */
 } Pick;
 
-/* Opens PATH read-only. options->where may only read the table result. Fails with ERR_INPUT when
- * PATH is no study, the expression is wrong (with SQLite's words), or no row meets the conditions;
- * ERR_SCHEMA, ERR_CORRUPT, ERR_UNSUPPORTED. */
+/* Opens PATH read-only. Fails with ERR_INPUT when PATH is no study, the expression is wrong (with
+ * SQLite's words), no row meets the conditions, or times are asked for that the study has not;
+ * ERR_SCHEMA, ERR_CORRUPT. */
 Status study_pick(const char *path, const PickOptions *options, Pick *pick);
 
 #endif

@@ -119,10 +119,21 @@ static inline char *dump(const char *path)
                  " 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 22, 1, 2");
 }
 
-/* Makes a study of schema 2 out of one of schema 4. */
-#define WITHOUT_PARTS                                                                              \
+/* Makes a study of schema 4 out of one of schema 5, ... */
+#define WITHOUT_TIMES                                                                              \
+    "ALTER TABLE study DROP COLUMN hardware;"                                                      \
+    "ALTER TABLE result DROP COLUMN total_ns; ALTER TABLE result DROP COLUMN tokens_per_s;"        \
+    "ALTER TABLE result DROP COLUMN exposed_load_ns; ALTER TABLE result DROP COLUMN peak_bytes;"   \
+    "ALTER TABLE result DROP COLUMN ttft_median_ns; ALTER TABLE result DROP COLUMN ttft_p99_ns;"   \
+    "ALTER TABLE result DROP COLUMN tbt_median_ns; ALTER TABLE result DROP COLUMN tbt_p99_ns;"
+/* ... of schema 3, ... */
+#define WITHOUT_COMPUTE                                                                            \
+    WITHOUT_TIMES                                                                                  \
     "ALTER TABLE result DROP COLUMN compute; ALTER TABLE result DROP COLUMN host_computed;"        \
-    "ALTER TABLE result DROP COLUMN host_rows;"                                                    \
+    "ALTER TABLE result DROP COLUMN host_rows;"
+/* ... and of schema 2. */
+#define WITHOUT_PARTS                                                                              \
+    WITHOUT_COMPUTE                                                                                \
     "ALTER TABLE study DROP COLUMN train_first; ALTER TABLE study DROP COLUMN train_end;"          \
     "ALTER TABLE study DROP COLUMN test_first; ALTER TABLE study DROP COLUMN test_end;"            \
     "DROP TABLE learnt; DROP TABLE learnt_table;"

@@ -14,6 +14,7 @@
 #include "base/memory.h"
 #include "sim/study_db.h"
 #include "sim/study_pick.h"
+#include "sim/study_schema.h"
 #include "tests/sweep_maker.h"
 
 static void the_grid_is_the_product_in_key_order_with_the_last_key_fastest(void **unused)
@@ -194,7 +195,7 @@ static const char PREFETCH_STUDY[] =
 static void rows_count_prefetches_and_predictors_that_know_the_future_are_bounds(void **unused)
 {
     const PickOptions options = {
-        .best = PICK_MISSES, .where = "evict = 'lru'", .misses_at_most = 1};
+        .best = PICK_MISSES, .conditions.where = "evict = 'lru'", .conditions.misses_at_most = 1};
     uint64_t link_bytes[3];
     Pick pick;
     (void)unused;
@@ -236,7 +237,7 @@ static void a_study_of_schema_1_is_continued_with_the_columns_of_prefetching(voi
     Study small = make_study("{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2]}}");
     Study more = make_study(PREFETCH_STUDY);
     const char *out = scratch_path("older.db");
-    const PickOptions options = {.best = PICK_MISSES, .misses_at_most = 1};
+    const PickOptions options = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
     SweepTotals totals;
     Pick pick;
     sweep_once(&trace, &small, out, 1, &totals);
@@ -452,7 +453,7 @@ static void a_killed_sweep_can_be_read_and_continues_to_the_same_rows(void **unu
     char *expected = dump(whole);
     for (int round = 0; round < 20; round++) {
         Pick pick;
-        const PickOptions options = {.best = PICK_MISSES, .misses_at_most = 1};
+        const PickOptions options = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
         unlink(killed);
         sweep_and_kill(&trace, &study, killed, 1000 + random_below(&state, 20000));
         Status status = study_pick(killed, &options, &pick);
@@ -571,7 +572,7 @@ static void files_that_are_no_study_are_refused_and_left_alone(void **unused)
     assert_non_null(strstr(error_message(), "not a Moebius study"));
     assert_true(file_exists(text) && file_exists(foreign));
     sweep_once(&trace, &study, newer, 1, &totals);
-    free(query(newer, "PRAGMA user_version = 5"));
+    free(query(newer, "PRAGMA user_version = 6"));
     assert_int_equal(sweep_run(&trace, "t", &study, newer, &options, &totals), ERR_SCHEMA);
     study_free(&study);
     packed_trace_free(&trace);
@@ -628,8 +629,8 @@ static const char *picked(const char *path, PickOptions options)
 {
     static char evict[32];
     Pick pick;
-    if (options.misses_at_most == 0)
-        options.misses_at_most = 1;
+    if (options.conditions.misses_at_most == 0)
+        options.conditions.misses_at_most = 1;
     assert_ok(study_pick(path, &options, &pick));
     memcpy(evict, pick.plan.buffer.evict, sizeof evict);
     return evict;
@@ -642,16 +643,18 @@ static void the_pick_has_the_fewest_bytes_or_the_least_memory(void **unused)
     make_study_db(path, FOUR_ROWS);
     assert_string_equal(picked(path, (PickOptions){.best = PICK_MISSES}), "fifo");
     assert_string_equal(picked(path, (PickOptions){.best = PICK_MEMORY}), "lifo");
-    assert_string_equal(picked(path, (PickOptions){.best = PICK_MEMORY, .misses_at_most = 0.45}),
-                        "fifo");
     assert_string_equal(
-        picked(path, (PickOptions){.best = PICK_MISSES, .where = "evict <> 'fifo'"}), "lifo");
+        picked(path, (PickOptions){.best = PICK_MEMORY, .conditions.misses_at_most = 0.45}),
+        "fifo");
+    assert_string_equal(
+        picked(path, (PickOptions){.best = PICK_MISSES, .conditions.where = "evict <> 'fifo'"}),
+        "lifo");
     assert_string_equal(picked(path, (PickOptions){.best = PICK_MISSES,
-                                                   .where = "evict IN ('lru')"
-                                                            " OR misses > 1e9"}),
+                                                   .conditions.where = "evict IN ('lru')"
+                                                                       " OR misses > 1e9"}),
                         "lru");
     Pick pick;
-    const PickOptions options = {.best = PICK_MISSES, .misses_at_most = 1};
+    const PickOptions options = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
     assert_ok(study_pick(path, &options, &pick));
     assert_int_equal(pick.candidates, 3);
     assert_int_equal(pick.bytes_loaded, 400);
@@ -676,11 +679,12 @@ static void policies_of_the_future_are_picked_only_on_request(void **unused)
     (void)unused;
     const char *path = scratch_path("future.db");
     make_study_db(path, FOUR_ROWS);
-    assert_string_equal(picked(path, (PickOptions){.best = PICK_MISSES, .with_bounds = true}),
-                        "belady");
+    assert_string_equal(
+        picked(path, (PickOptions){.best = PICK_MISSES, .conditions.with_bounds = true}), "belady");
     Pick pick;
-    const PickOptions options = {
-        .best = PICK_MISSES, .where = "evict = 'belady'", .misses_at_most = 1};
+    const PickOptions options = {.best = PICK_MISSES,
+                                 .conditions.where = "evict = 'belady'",
+                                 .conditions.misses_at_most = 1};
     assert_int_equal(study_pick(path, &options, &pick), ERR_INPUT);
 }
 
@@ -691,11 +695,11 @@ static void plans_without_a_result_are_never_picked(void **unused)
     make_study_db(path, FOUR_ROWS);
     free(query(path, "UPDATE result SET done = 0 WHERE evict = 'fifo'"));
     Pick pick;
-    PickOptions options = {.best = PICK_MISSES, .misses_at_most = 1};
+    PickOptions options = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
     assert_ok(study_pick(path, &options, &pick));
     assert_string_equal(pick.plan.buffer.evict, "lifo");
     assert_int_equal(pick.missing, 1);
-    options.where = "evict = 'fifo'";
+    options.conditions.where = "evict = 'fifo'";
     assert_int_equal(study_pick(path, &options, &pick), ERR_INPUT);
 }
 
@@ -730,7 +734,8 @@ static void a_where_that_is_not_one_expression_is_refused_and_changes_nothing(vo
     char *before = query(path, "SELECT * FROM result");
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         Pick pick;
-        const PickOptions options = {.best = PICK_MISSES, .where = bad[i], .misses_at_most = 1};
+        const PickOptions options = {
+            .best = PICK_MISSES, .conditions.where = bad[i], .conditions.misses_at_most = 1};
         Status status = study_pick(path, &options, &pick);
         if (status == OK && strcmp(bad[i], "1 --") == 0)
             continue; /* a comment that ends with its line does no harm */
@@ -742,7 +747,8 @@ static void a_where_that_is_not_one_expression_is_refused_and_changes_nothing(vo
     free(before);
     free(after);
     Pick pick;
-    const PickOptions wrong = {.best = PICK_MISSES, .where = "sluts < 4", .misses_at_most = 1};
+    const PickOptions wrong = {
+        .best = PICK_MISSES, .conditions.where = "sluts < 4", .conditions.misses_at_most = 1};
     assert_int_equal(study_pick(path, &wrong, &pick), ERR_INPUT);
     assert_string_equal(error_message(), "--where: no such column: sluts");
 }
@@ -751,20 +757,18 @@ static void picking_from_what_is_no_study_says_so(void **unused)
 {
     (void)unused;
     Pick pick;
-    PickOptions options = {.best = PICK_MISSES, .misses_at_most = 1};
+    PickOptions options = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
     const char *text = scratch_path("pick-text.db");
     assert_ok(file_write_all(text, "this is certainly not an SQLite file, or is it?", 47));
     assert_int_equal(study_pick(text, &options, &pick), ERR_INPUT);
     assert_int_equal(study_pick(scratch_path("pick-absent.db"), &options, &pick), ERR_INPUT);
     assert_false(file_exists(scratch_path("pick-absent.db")));
     assert_int_equal(study_pick(":memory:", &options, &pick), ERR_INPUT);
-    options.best = PICK_TIME;
-    assert_int_equal(study_pick(text, &options, &pick), ERR_UNSUPPORTED);
-    assert_non_null(strstr(error_message(), "the study has no times"));
     const char *broken = scratch_path("pick-broken.db");
     make_study_db(broken, "UPDATE result SET plan = '{\"moebius_plan\": 1, \"bufer\": {}}'"
                           " WHERE evict = 'lru'");
-    options = (PickOptions){.best = PICK_MISSES, .where = "evict = 'lru'", .misses_at_most = 1};
+    options = (PickOptions){
+        .best = PICK_MISSES, .conditions.where = "evict = 'lru'", .conditions.misses_at_most = 1};
     assert_int_equal(study_pick(broken, &options, &pick), ERR_INPUT);
     assert_non_null(strstr(error_message(), "result 1: bufer: unknown key"));
 }

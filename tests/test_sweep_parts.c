@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "sim/study_db.h"
 #include "sim/study_pick.h"
+#include "sim/study_schema.h"
 #include "traces/packed_part.h"
 
 /* Replays steps FIRST to END - 1 of TRACE, cold, under row PLAN_ID as pick writes it. */
@@ -17,8 +18,10 @@ static void assert_row_is_of(const PackedTrace *trace, uint64_t first, uint64_t 
     Pick pick;
     char where[64];
     snprintf(where, sizeof where, "plan_id = %lld", (long long)plan_id);
-    const PickOptions options = {
-        .best = PICK_MISSES, .where = where, .misses_at_most = 1, .with_bounds = true};
+    const PickOptions options = {.best = PICK_MISSES,
+                                 .conditions.where = where,
+                                 .conditions.misses_at_most = 1,
+                                 .conditions.with_bounds = true};
     assert_ok(study_pick(path, &options, &pick));
     assert_null(plan_unlearned(&pick.plan));
     assert_ok(replay_prepare(&part, &pick.plan, &future));
@@ -119,7 +122,7 @@ static void a_study_of_schema_2_is_of_all_steps(void **unused)
     Study more = make_study("{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2, 4]}}");
     Study trained = make_study(TRAINED_STUDY);
     const char *out = scratch_path("schema2.db");
-    const PickOptions best = {.best = PICK_MISSES, .misses_at_most = 1};
+    const PickOptions best = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
     SweepTotals totals;
     Pick pick;
     sweep_once(&trace, &small, out, 1, &totals);

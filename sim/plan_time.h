@@ -1,0 +1,21 @@
+/* How long a plan takes on the machine of a hardware profile, and what memory it needs there. */
+#ifndef SIM_PLAN_TIME_H
+#define SIM_PLAN_TIME_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct {
+    bool known;               /* false: nothing below is */
+    uint64_t total_ns;        /* from the first arrival to the end of the last step */
+    double tokens_per_s;      /* that go through the model */
+    uint64_t exposed_load_ns; /* that MoE layers waited for loads */
+    uint64_t peak_bytes;      /* of device memory, all of it */
+    bool served;              /* continuous batching: else the times below are 0 */
+    uint64_t ttft_median_ns;  /* to the first token */
+    uint64_t ttft_p99_ns;
+    uint64_t tbt_median_ns; /* between tokens */
+    uint64_t tbt_p99_ns;
+} PlanTime;
+
+#endif

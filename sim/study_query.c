@@ -1,0 +1,189 @@
+#include "sim/study_query.h"
+
+#include <string.h>
+
+#include "base/files.h"
+#include "sim/study_schema.h"
+
+/* Lets a statement read the table result and compute, and nothing else: no other table, no write,
+ * no pragma, no attached file, no recursion. */
+static int authorize(void *argument, int action, const char *first, const char *second,
+                     const char *database, const char *trigger)
+{
+    (void)argument;
+    (void)second;
+    (void)database;
+    (void)trigger;
+    switch (action) {
+    case SQLITE_SELECT:
+    case SQLITE_FUNCTION:
+        return SQLITE_OK;
+    case SQLITE_READ:
+        return strcmp(first, "result") == 0 ? SQLITE_OK : SQLITE_DENY;
+    default:
+        return SQLITE_DENY;
+    }
+}
+
+Status study_reader_fail(const StudyReader *reader, int code)
+{
+    if ((code & 0xFF) == SQLITE_NOMEM)
+        return fail_memory(reader->path, 0);
+    Status status = (code & 0xFF) == SQLITE_CORRUPT ? ERR_CORRUPT : ERR_INPUT;
+    return fail(status, "%s: %s", reader->path, sqlite3_errmsg(reader->sqlite));
+}
+
+/* A sweep that was killed leaves a journal that only a writer may roll back. Whatever goes wrong
+ * here is found again when the file is read. */
+static void roll_back_journal(const char *path)
+{
+    sqlite3 *sqlite = NULL;
+    char *journal = sqlite3_mprintf("%s-journal", path);
+    if (journal != NULL && file_exists(journal) && file_exists(path) &&
+        sqlite3_open_v2(path, &sqlite, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK)
+        sqlite3_exec(sqlite, "PRAGMA schema_version", NULL, NULL, NULL);
+    sqlite3_close(sqlite);
+    sqlite3_free(journal);
+}
+
+static bool has_column(const StudyReader *reader, const char *column)
+{
+    return sqlite3_table_column_metadata(reader->sqlite, NULL, "result", column, NULL, NULL, NULL,
+                                         NULL, NULL) == SQLITE_OK;
+}
+
+/* What older studies lack. */
+static Status look_at_columns(StudyReader *reader)
+{
+    sqlite3_stmt *statement = NULL;
+    reader->link = has_column(reader, "bytes_prefetched")
+                       ? "bytes_loaded + ifnull(bytes_prefetched, 0)"
+                       : "bytes_loaded";
+    reader->memory = "memory_bytes";
+    if (!has_column(reader, "total_ns"))
+        return OK;
+    int code = sqlite3_prepare_v2(reader->sqlite, "SELECT 1 FROM result WHERE total_ns > 0 LIMIT 1",
+                                  -1, &statement, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(statement);
+    sqlite3_finalize(statement);
+    if (code != SQLITE_ROW && code != SQLITE_DONE)
+        return study_reader_fail(reader, code);
+    reader->has_times = code == SQLITE_ROW;
+    if (reader->has_times)
+        reader->memory = "peak_bytes";
+    return OK;
+}
+
+Status study_reader_open(const char *path, StudyReader *reader)
+{
+    int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+    *reader = (StudyReader){.path = path};
+    if (path[0] == ':')
+        return fail(ERR_INPUT, "%s: not a file name", path); /* SQLite's ":memory:" */
+    TRY(file_check_readable(path));
+    roll_back_journal(path);
+    int code = sqlite3_open_v2(path, &reader->sqlite, flags, NULL);
+    if ((code & 0xFF) == SQLITE_NOMEM)
+        return fail_memory(path, 0);
+    if (code != SQLITE_OK)
+        return fail(ERR_INPUT, "%s: cannot open: %s", path, sqlite3_errmsg(reader->sqlite));
+    sqlite3_busy_timeout(reader->sqlite, 5000);
+    TRY(study_schema_check(reader->sqlite, path));
+    code = sqlite3_exec(reader->sqlite, "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON", NULL,
+                        NULL, NULL);
+    if (code != SQLITE_OK)
+        return study_reader_fail(reader, code);
+    TRY(look_at_columns(reader));
+    sqlite3_set_authorizer(reader->sqlite, authorize, NULL);
+    return OK;
+}
+
+void study_reader_close(StudyReader *reader)
+{
+    sqlite3_close(reader->sqlite);
+    reader->sqlite = NULL;
+}
+
+void study_reader_trust(StudyReader *reader)
+{
+    sqlite3_set_authorizer(reader->sqlite, NULL, NULL);
+}
+
+static bool is_blank(const char *text)
+{
+    return text[strspn(text, " \t\r\n;")] == '\0';
+}
+
+/* The expression must stand by itself before it is put between parentheses, so that it can neither
+ * close them nor bring a second statement or a second column. */
+static Status check_expression(sqlite3 *sqlite, const char *where)
+{
+    sqlite3_stmt *statement = NULL;
+    const char *tail = "";
+    char *sql = sqlite3_mprintf("SELECT\n%s\nFROM result", where);
+    if (sql == NULL)
+        return fail_memory("--where", 0);
+    int code = sqlite3_prepare_v2(sqlite, sql, -1, &statement, &tail);
+    Status status = OK;
+    if (code == SQLITE_NOMEM)
+        status = fail_memory("--where", 0);
+    else if (code != SQLITE_OK)
+        status = fail(ERR_INPUT, "--where: %s", sqlite3_errmsg(sqlite));
+    else if (statement == NULL || !is_blank(tail) || sqlite3_column_count(statement) != 1)
+        status = fail(ERR_INPUT, "--where: not one SQL expression");
+    sqlite3_finalize(statement);
+    sqlite3_free(sql);
+    return status;
+}
+
+static Status prepare(const StudyReader *reader, const char *sql, sqlite3_stmt **statement)
+{
+    const char *tail = "";
+    if (sql == NULL)
+        return fail_memory("--where", 0);
+    int code = sqlite3_prepare_v2(reader->sqlite, sql, -1, statement, &tail);
+    if (code == SQLITE_NOMEM)
+        return fail_memory("--where", 0);
+    if (code != SQLITE_OK || !is_blank(tail))
+        return fail(ERR_INPUT, "--where: %s",
+                    code != SQLITE_OK ? sqlite3_errmsg(reader->sqlite) : "not one SQL expression");
+    return OK;
+}
+
+Status study_reader_select(const StudyReader *reader, const char *columns,
+                           const StudyConditions *conditions, const char *order,
+                           sqlite3_stmt **statement)
+{
+    const char *where = conditions->where != NULL ? conditions->where : "1";
+    if (conditions->tokens_per_s_at_least > 0 && !reader->has_times)
+        return fail(ERR_INPUT, "%s: the study has no times: sweep with --hardware", reader->path);
+    TRY(check_expression(reader->sqlite, where));
+    char *sql = sqlite3_mprintf("SELECT %s FROM result WHERE done = 1 AND (bound = 0 OR ?1)"
+                                " AND miss_ratio <= ?2 AND (?3 = 0 OR %s <= ?3)"
+                                " AND (?4 = 0 OR %s >= ?4) AND (\n%s\n) ORDER BY %s",
+                                columns, reader->memory, reader->has_times ? "tokens_per_s" : "0",
+                                where, order);
+    Status status = prepare(reader, sql, statement);
+    sqlite3_free(sql);
+    if (status != OK)
+        return status;
+    sqlite3_bind_int(*statement, 1, conditions->with_bounds);
+    sqlite3_bind_double(*statement, 2, conditions->misses_at_most);
+    sqlite3_bind_double(*statement, 3, conditions->memory_at_most);
+    sqlite3_bind_double(*statement, 4, conditions->tokens_per_s_at_least);
+    return OK;
+}
+
+Status study_reader_missing(const StudyReader *reader, uint64_t *missing)
+{
+    sqlite3_stmt *statement = NULL;
+    int code = sqlite3_prepare_v2(reader->sqlite, "SELECT count(*) FROM result WHERE done = 0", -1,
+                                  &statement, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(statement);
+    Status status = code == SQLITE_ROW ? OK : study_reader_fail(reader, code);
+    *missing = status == OK ? (uint64_t)sqlite3_column_int64(statement, 0) : 0;
+    sqlite3_finalize(statement);
+    return status;
+}

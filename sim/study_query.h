@@ -1,0 +1,47 @@
+/* Reading study.db: the rows of result that meet conditions. */
+#ifndef SIM_STUDY_QUERY_H
+#define SIM_STUDY_QUERY_H
+
+#include <sqlite3.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* Which rows: those of plans that have a result, and ... */
+typedef struct {
+    const char *where;            /* an SQL expression over the columns of result; NULL: all */
+    double misses_at_most;        /* miss ratio; 1: no limit */
+    double memory_at_most;        /* bytes of memory; 0: no limit */
+    double tokens_per_s_at_least; /* 0: no limit; else the study must have times */
+    bool with_bounds;             /* also policies that know the future */
+} StudyConditions;
+
+typedef struct {
+    sqlite3 *sqlite;
+    const char *path;   /* the caller's */
+    bool has_times;     /* some result has a time */
+    const char *memory; /* SQL of a row's memory: peak_bytes where the study has times, else
+                           memory_bytes, of the experts alone */
+    const char *link;   /* SQL of its bytes over the link: demand loads and prefetches */
+} StudyReader;
+
+/* Opens PATH read-only; statements may read the table result and compute, and nothing else, until
+ * study_reader_trust(). Fails with ERR_INPUT when PATH is no study; ERR_SCHEMA, ERR_CORRUPT. On
+ * failure READER may be closed. */
+Status study_reader_open(const char *path, StudyReader *reader);
+void study_reader_close(StudyReader *reader);
+/* Lets the caller's own statements read all tables. */
+void study_reader_trust(StudyReader *reader);
+
+/* Prepares "SELECT COLUMNS FROM result WHERE conditions ORDER BY ORDER". Fails with ERR_INPUT when
+ * the expression is wrong (with SQLite's words), or asks for times that the study has not. */
+Status study_reader_select(const StudyReader *reader, const char *columns,
+                           const StudyConditions *conditions, const char *order,
+                           sqlite3_stmt **statement);
+/* The failure of CODE. */
+Status study_reader_fail(const StudyReader *reader, int code);
+/* Plans of the study that have no result yet. */
+Status study_reader_missing(const StudyReader *reader, uint64_t *missing);
+
+#endif

@@ -8,8 +8,6 @@
 
 enum { PIECE_SLACK = 256, PIECES = 8 };
 
-static const double GIB = 1 << 30;
-
 static ComputeType compute_of(const DeviceOptions *options)
 {
     return options->compute == COMPUTE_DEFAULT ? COMPUTE_BF16 : options->compute;
@@ -130,9 +128,9 @@ static void cuda_close(Device *device)
     cuda_forget_graphs(device);
     free_events(device);
     cublas_close(&device->cublas);
-    cudaFreeHost(device->host_memory);
-    cuda_free_kept(device);
-    cudaFreeHost(device->staging);
+    pinned_free(&device->host_memory);
+    pinned_free(&device->kept);
+    pinned_free(&device->staging);
     if (device->memory.base != NULL)
         device_arena_close(&device->memory);
     if (device->copies != NULL)
@@ -226,16 +224,6 @@ static Status take_pieces(Device *device)
     return OK;
 }
 
-static Status take_pinned(size_t bytes, const char *what, void **memory)
-{
-    cudaError_t error = cudaHostAlloc(memory, bytes > 0 ? bytes : 1, cudaHostAllocDefault);
-    if (error != cudaSuccess)
-        return fail(ERR_MEMORY, "cuda: pinned host memory: %.2f GiB are wanted for %s: %s",
-                    (double)bytes / GIB, what, cudaGetErrorString(error));
-    memset(*memory, 0, bytes);
-    return OK;
-}
-
 static Status cuda_allocate(Device *device, size_t bytes, void **memory)
 {
     size_t all;
@@ -245,7 +233,8 @@ static Status cuda_allocate(Device *device, size_t bytes, void **memory)
     TRY(device_arena_open(all, &device->memory));
     TRY(device_arena_take(&device->memory, bytes, 1, memory));
     TRY(take_pieces(device));
-    TRY(take_pinned(STORE_STAGING_BYTES, "weights that are converted", &device->staging));
+    TRY(pinned_take(device->pool, STORE_STAGING_BYTES, "weights that are converted",
+                    &device->staging));
     /* What was set before is there for both streams. */
     CUDA_TRY(cudaDeviceSynchronize());
     return OK;
@@ -253,8 +242,8 @@ static Status cuda_allocate(Device *device, size_t bytes, void **memory)
 
 static Status cuda_allocate_host(Device *device, size_t bytes, void **memory)
 {
-    TRY(take_pinned(bytes, "the arrays of a step", &device->host_memory));
-    *memory = device->host_memory;
+    TRY(pinned_take(device->pool, bytes, "the arrays of a step", &device->host_memory));
+    *memory = device->host_memory.memory;
     return OK;
 }
 

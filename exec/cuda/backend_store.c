@@ -5,8 +5,6 @@
 
 #include <string.h>
 
-static const double GIB = 1 << 30;
-
 typedef struct {
     const Part *part;
     uint32_t first;
@@ -36,11 +34,11 @@ static Status convert_rows(Device *device, const Part *part, uint32_t first, uin
                            unsigned char *to)
 {
     size_t count = (size_t)n * part->columns;
-    ConvertTask task = {part, first, device->staging};
+    ConvertTask task = {part, first, device->staging.memory};
     thread_pool_run(device->pool, n, convert_row, &task);
     void *floats = bf16 ? device->staging_device : to;
-    CUDA_TRY(cudaMemcpyAsync(floats, device->staging, count * sizeof(float), cudaMemcpyHostToDevice,
-                             device->stream));
+    CUDA_TRY(cudaMemcpyAsync(floats, device->staging.memory, count * sizeof(float),
+                             cudaMemcpyHostToDevice, device->stream));
     if (bf16)
         TRY(convert_to_bf16(floats, count, to, device->stream));
     CUDA_TRY(cudaStreamSynchronize(device->stream));
@@ -110,12 +108,19 @@ Status cuda_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *t
                              (float *)(void *)(block + layout.second_bias));
 }
 
-Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
+/* Done, or queued. */
+static Status queue_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
+                           void *to)
 {
     if (!experts_packed(shape, device->compute == COMPUTE_BF16))
         return cuda_store_ffn(device, shape, tensors, to);
     TRY(cuda_store_ffn(device, shape, tensors, device->expert_dense));
-    TRY(packed_expert_store(shape, device->expert_dense, to, device->stream));
+    return packed_expert_store(shape, device->expert_dense, to, device->stream);
+}
+
+Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
+{
+    TRY(queue_expert(device, shape, tensors, to));
     CUDA_TRY(cudaStreamSynchronize(device->stream));
     return OK;
 }
@@ -132,33 +137,17 @@ static size_t bytes_of_experts(const Device *device)
     return bytes;
 }
 
-static Status open_kept(Device *device)
-{
-    size_t bytes = bytes_of_experts(device);
-    void *memory;
-    cudaError_t error = cudaHostAlloc(&memory, bytes, cudaHostAllocDefault);
-    if (error != cudaSuccess)
-        return fail(ERR_MEMORY, "cuda: pinned host memory: %.2f GiB are wanted for the experts: %s",
-                    (double)bytes / GIB, cudaGetErrorString(error));
-    device->kept = memory;
-    return OK;
-}
-
-void cuda_free_kept(Device *device)
-{
-    cudaFreeHost(device->kept);
-    device->kept = NULL;
-}
-
 Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                         const void **kept)
 {
     size_t bytes = ffn_layout(shape, cuda_weight_bytes(device)).bytes;
-    if (device->kept == NULL)
-        TRY(open_kept(device));
-    unsigned char *to = device->kept + device->kept_bytes;
-    TRY(cuda_store_expert(device, shape, tensors, device->expert_form));
-    CUDA_TRY(cudaMemcpy(to, device->expert_form, bytes, cudaMemcpyDeviceToHost));
+    if (device->kept.memory == NULL)
+        TRY(pinned_take(device->pool, bytes_of_experts(device), "the experts", &device->kept));
+    unsigned char *to = (unsigned char *)device->kept.memory + device->kept_bytes;
+    TRY(queue_expert(device, shape, tensors, device->expert_form));
+    CUDA_TRY(
+        cudaMemcpyAsync(to, device->expert_form, bytes, cudaMemcpyDeviceToHost, device->stream));
+    CUDA_TRY(cudaStreamSynchronize(device->stream));
     device->kept_bytes += bytes;
     *kept = to;
     return OK;

@@ -11,6 +11,7 @@
 #include "exec/cuda/device_arena.h"
 #include "exec/cuda/experts.h"
 #include "exec/cuda/ops.h"
+#include "exec/cuda/pinned.h"
 #include "exec/cuda/static_gating.h"
 
 enum {
@@ -44,10 +45,10 @@ struct Device {
     ExpertsWork experts;
     StaticGating gating; /* with options.capacity only */
     DeviceArena memory;
-    void *host_memory;        /* what allocate_host() handed out, pinned */
-    unsigned char *kept;      /* pinned: what keep_expert() made */
+    Pinned host_memory;       /* what allocate_host() handed out */
+    Pinned kept;              /* what keep_expert() made */
     size_t kept_bytes;        /* of it used */
-    void *staging;            /* pinned: floats of weights that are converted */
+    Pinned staging;           /* floats of weights that are converted */
     void *staging_device;     /* the same on the device */
     void *expert_dense;       /* device: an expert before it is packed */
     void *expert_form;        /* device: an expert in a slot's form */
@@ -77,8 +78,6 @@ Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors
                          void *to);
 Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                         const void **kept);
-/* What keep_expert() made. */
-void cuda_free_kept(Device *device);
 
 /* Backend.begin_step and Backend.end_step (exec/cuda/backend_graphs.c) */
 Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);

@@ -27,6 +27,8 @@
 #include "exec/cuda/tensor_map.h"
 #include "exec/cuda/wgmma.cuh"
 
+#include <math.h>
+
 static constexpr uint16_t EVERY_BLOCK = (1 << CLUSTER) - 1;
 static constexpr uint32_t THREADS = (CONSUMERS + 1) * 128;
 static constexpr uint32_t FETCH_REGISTERS = 40; /* 3 * 168 = 40 + 2 * 232 */
@@ -401,6 +403,8 @@ static Status launch_kind(const GroupedProduct &product, const GroupTable &table
         return launch<WIDEST, PRODUCT_DOWN>(product, table, stream);
     case PRODUCT_RELU:
         return launch<WIDEST, PRODUCT_RELU>(product, table, stream);
+    case PRODUCT_GELU:
+        return launch<WIDEST, PRODUCT_GELU>(product, table, stream);
     default:
         return launch<WIDEST, PRODUCT_SILU_GATED>(product, table, stream);
     }
@@ -452,8 +456,20 @@ static ProductKind kind_of(const GroupedProductShape &shape)
         return PRODUCT_DOWN;
     if (shape.expert.gated)
         return shape.expert.activation == ACTIVATION_SILU ? PRODUCT_SILU_GATED : PRODUCT_GATED;
-    return shape.expert.activation == ACTIVATION_RELU ? PRODUCT_RELU : PRODUCT_PLAIN;
+    switch (shape.expert.activation) {
+    case ACTIVATION_RELU:
+        return PRODUCT_RELU;
+    case ACTIVATION_GELU:
+    case ACTIVATION_GELU_TANH:
+        return PRODUCT_GELU;
+    default:
+        return PRODUCT_PLAIN;
+    }
 }
+
+/* That by the error function within 4e-5 * |x| (minimax in the error of tanh, found by search). */
+static const GeluTerms GELU_BY_ERF = {0.7977177f, 0.0367981f, -0.00031575f, 20};
+static const GeluTerms GELU_BY_TANH = {0.79788456f, 0.79788456f * 0.044715f, 0, INFINITY};
 
 extern "C" Status grouped_product_make(const GroupedProductShape *shape, GroupedProduct *product)
 {
@@ -466,6 +482,7 @@ extern "C" Status grouped_product_make(const GroupedProductShape *shape, Grouped
                     expert.d_model, expert.d_ff, BLOCK_COLUMNS);
     product->expert = expert;
     product->kind = kind_of(*shape);
+    product->gelu = expert.activation == ACTIVATION_GELU ? GELU_BY_ERF : GELU_BY_TANH;
     product->weights = weights + (shape->down ? layout.second : layout.first);
     product->bias =
         expert.bias ? weights + (shape->down ? layout.second_bias : layout.first_bias) : NULL;

@@ -14,6 +14,7 @@
 typedef enum {
     PRODUCT_DOWN,       /* out = in * w^T + bias */
     PRODUCT_RELU,       /* out = relu(in * w^T + bias) */
+    PRODUCT_GELU,       /* out = gelu(in * w^T + bias), by the error function or by tanh */
     PRODUCT_SILU_GATED, /* out = silu(in * gate^T + bias) . (in * up^T + bias) */
     PRODUCT_PLAIN,      /* ... with any other activation */
     PRODUCT_GATED,
@@ -35,6 +36,14 @@ typedef struct {
     CUtensorMap narrow; /* 16 */
 } RowPieces;
 
+/* gelu(x) = x / 2 * (1 + tanh(x * (c0 + s * (c1 + s * c2)))), s the lesser of x^2 and MOST. */
+typedef struct {
+    float c0;
+    float c1;
+    float c2;
+    float most;
+} GeluTerms;
+
 /* What the kernel needs to know of one product; made once for given memory, then run any number of
  * times. */
 typedef struct {
@@ -42,6 +51,7 @@ typedef struct {
     RowPieces out;
     FfnShape expert;
     ProductKind kind;
+    GeluTerms gelu; /* of PRODUCT_GELU */
     const unsigned char *weights;
     const unsigned char *bias; /* f32, or NULL */
     size_t stride_bytes;

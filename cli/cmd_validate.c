@@ -56,6 +56,25 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
          .kind = OPTION_TEXT,
          .value = &arguments->out},
         DEVICE_OPTIONS(&arguments->device),
+        {.name = "hardware",
+         .argument = "FILE",
+         .help = "a profile of this machine: compare times and memory as well",
+         .kind = OPTION_TEXT,
+         .value = &arguments->hardware},
+        {.name = "runs",
+         .argument = "N",
+         .help = "with --hardware: runs that are measured, with each operation's time and as many "
+                 "without (default 5)",
+         .kind = OPTION_U32,
+         .value = &arguments->runs,
+         .least = 1,
+         .most = 1000},
+        {.name = "timeline",
+         .argument = "FILE",
+         .help = "with --hardware: write the first plan's time line, predicted and measured "
+                 "(Chrome trace format)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->timeline},
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -69,9 +88,12 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
             "expert: hit, load, evict or\nbypass, in which slot. Without --model the trace names "
             "the model. Exit status 1 on a difference. A "
             "trace without token ids runs with its own\nrouting, as with --routing trace:FILE; "
-            "policies that know the future can only be run so.",
+            "policies that know the future can only be run so.\nWith --hardware it also says how "
+            "far "
+            "simulated times and memory are from measured ones.",
         .example = "moebius validate --trace trace.db --plan plan.json --model models/tiny-32x4\n"
-                   "moebius validate --trace trace.db --plan lru.json --plan lfu.json",
+                   "moebius validate --trace trace.db --plan lru.json --plan lfu.json\n"
+                   "moebius validate --trace trace.db --plan lru.json --hardware hw.json --runs 5",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
@@ -82,6 +104,10 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
     if (arguments->out != NULL && arguments->plans.count > 1)
         return options_fail(&table, "--out keeps the run of one plan, there are %zu",
                             arguments->plans.count);
+    if (arguments->hardware == NULL && (arguments->runs > 0 || arguments->timeline != NULL))
+        return options_fail(&table, "--runs and --timeline need --hardware");
+    if (arguments->runs == 0)
+        arguments->runs = 5;
     return routing_input(&table, arguments->routing, &arguments->forced);
 }
 
@@ -171,8 +197,11 @@ static Status validate(Validation *validation)
 static void free_validation(Validation *validation)
 {
     executor_close(validation->executor);
+    timeline_abandon(validation->timeline);
+    hardware_free(&validation->hardware);
     for (size_t i = 0; i < validation->n_plans; i++) {
         replay_result_free(&validation->results[i].predicted);
+        accuracy_report_free(&validation->results[i].time.report);
         plan_free(&validation->plans[i]);
     }
     mem_free(validation->results);

@@ -185,6 +185,7 @@ Status executor_for_trace(const Checkpoint *checkpoint, const RunTraceOptions *r
     options->max_requests = shape->max_requests;
     options->max_length = shape->max_length;
     options->max_tokens = shape->max_tokens;
+    options->logits = run->logits;
     return executor_open(checkpoint, options, executor);
 }
 

@@ -3,9 +3,11 @@
 #ifndef CLI_VALIDATE_H
 #define CLI_VALIDATE_H
 
+#include "analysis/accuracy.h"
 #include "analysis/compare.h"
+#include "analysis/timeline.h"
 #include "cli/online.h"
-#include "sim/replay.h"
+#include "sim/timed_replay.h"
 #include "traces/reader.h"
 
 typedef struct {
@@ -19,8 +21,19 @@ typedef struct {
     const char *forced; /* of --routing trace:FILE, or NULL */
     const char *out;    /* keeps the run's trace; NULL: it is removed */
     DeviceInput device;
+    const char *hardware; /* a profile: times are predicted and measured as well; NULL: not */
+    uint32_t runs;        /* that are measured, with stamps and as many without */
+    const char *timeline; /* of the first plan, predicted and measured; NULL: none */
     bool json;
 } ValidateArguments;
+
+/* Predicted and measured times and memory of one plan. */
+typedef struct {
+    AccuracyReport report;
+    TimingTotals predicted; /* without stamps; its layers are gone */
+    TimingMemory memory;
+    uint64_t device_bytes; /* of an executor that is opened for this plan alone */
+} ValidatedTime;
 
 /* What came out under one plan. */
 typedef struct {
@@ -30,6 +43,7 @@ typedef struct {
     RunTotals totals;
     uint64_t slot_bytes;
     CompareReport report;
+    ValidatedTime time; /* with a hardware profile */
 } ValidatedPlan;
 
 typedef struct {
@@ -42,10 +56,24 @@ typedef struct {
     Checkpoint *checkpoint;
     TokenSet set;
     Executor *executor;
+    Hardware hardware;
+    Timeline *timeline;
     uint64_t tokens;     /* of the trace */
     char recording[512]; /* path of the run's trace */
     bool recorded;       /* it is there, and ours */
 } Validation;
+
+/* How the steps of the trace are run under PLAN. */
+RunTraceOptions validation_run_options(const Validation *validation, const Plan *plan);
+/* Loads the profile; fails when it is of another backend. */
+Status validation_open_time(Validation *validation);
+/* Predicts the times of the run that was recorded, which was under plan I, and measures them. */
+Status validation_measure(Validation *validation, size_t i);
+/* Tables of times. */
+Status validation_print_time(const Validation *validation);
+Status validation_add_time(cJSON *json, const ValidatedTime *time);
+/* What several plans say together. */
+Status validation_add_ranking(cJSON *json, const Validation *validation);
 
 /* Runs every plan in turn, in one executor, and compares it with its replay. */
 Status validation_run(Validation *validation);

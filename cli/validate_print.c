@@ -59,6 +59,8 @@ static Status add_result(cJSON *json, const Plan *plan, const ValidatedPlan *res
     TRY(add_counts(json, "measured", &result->measured));
     TRY(compare_json(&result->report, &item));
     TRY(json_attach(json, "events", item));
+    if (result->time.report.all.steps > 0)
+        TRY(validation_add_time(json, &result->time));
     TRY(plan_to_json(plan, &item));
     return json_attach(json, "plan", item);
 }
@@ -86,8 +88,10 @@ static Status fill_json(cJSON *json, const Validation *validation)
     TRY(json_add_text(json, "model", validation->model));
     TRY(json_add_text(json, "device", executor_device(validation->executor)));
     TRY(json_add_text(json, "routing", validation->forced ? "forced" : "gate"));
-    return validation->n_plans == 1 ? add_result(json, validation->plans, validation->results)
-                                    : add_rows(json, validation);
+    if (validation->n_plans == 1)
+        return add_result(json, validation->plans, validation->results);
+    TRY(add_rows(json, validation));
+    return validation->arguments->hardware != NULL ? validation_add_ranking(json, validation) : OK;
 }
 
 static Status print_validation_json(const Validation *validation)
@@ -181,6 +185,8 @@ static Status print_validation(const Validation *validation)
     if (several && first_failed(validation) == NULL)
         printf("simulator and executor agree on all events of all %zu plans\n",
                validation->n_plans);
+    if (validation->arguments->hardware != NULL)
+        return validation_print_time(validation);
     return OK;
 }
 

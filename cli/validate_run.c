@@ -78,13 +78,14 @@ static Status end_run(const Validation *validation, const RunTotals *totals, Rec
     return status;
 }
 
-static RunTraceOptions run_options(const Validation *validation, const Plan *plan)
+RunTraceOptions validation_run_options(const Validation *validation, const Plan *plan)
 {
     const ValidateArguments *arguments = validation->arguments;
     return (RunTraceOptions){.trace = arguments->trace,
                              .forced = validation->forced,
                              .tokens = arguments->tokens.file != NULL ? &validation->set : NULL,
                              .scores = plan_needs_signals(plan).scores ? SCORES_ALL : SCORES_NONE,
+                             .logits = arguments->hardware != NULL ? LOGITS_LAST : LOGITS_NONE,
                              .residency = true};
 }
 
@@ -94,7 +95,7 @@ static Status open_executor(Validation *validation)
     ExecutorOptions options = {.plan = validation->plans,
                                .others = validation->plans + 1,
                                .n_others = validation->n_plans - 1};
-    const RunTraceOptions run = run_options(validation, validation->plans);
+    const RunTraceOptions run = validation_run_options(validation, validation->plans);
     RunTraceShape shape;
     for (size_t i = 0; i < validation->n_plans; i++) {
         uint32_t distance = plan_needs_signals(&validation->plans[i]).distance;
@@ -109,7 +110,7 @@ static Status open_executor(Validation *validation)
 /* Runs PLAN, which the executor has, with recording on. */
 static Status run_plan(Validation *validation, const Plan *plan, ValidatedPlan *result)
 {
-    RunTraceOptions run = run_options(validation, plan);
+    RunTraceOptions run = validation_run_options(validation, plan);
     RunWatch watch = {0};
     Recorder *recorder;
     TRY(open_recorder(validation, plan, &recorder));
@@ -249,6 +250,8 @@ static Status validate_plan(Validation *validation, size_t i)
     Status status = run_plan(validation, plan, result);
     if (status == OK)
         status = compare_run(validation, plan, &result->report);
+    if (status == OK && validation->arguments->hardware != NULL)
+        status = validation_measure(validation, i);
     remove_recording(validation);
     return status;
 }
@@ -256,6 +259,7 @@ static Status validate_plan(Validation *validation, size_t i)
 Status validation_run(Validation *validation)
 {
     TRY(name_recording(validation));
+    TRY(validation_open_time(validation));
     TRY(predict(validation));
     TRY(open_executor(validation));
     for (size_t i = 0; i < validation->n_plans; i++)

@@ -126,7 +126,8 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
                        .kv_slot = runner->kv_slot,
                        .source_slot = runner->source_slot,
                        .position = traced->position,
-                       .logits = LOGITS_NONE,
+                       .logits =
+                           traced->stack == STACK_DECODER ? runner->options->logits : LOGITS_NONE,
                        .timing = runner->options->timing,
                        .scores = runner->options->scores != SCORES_NONE,
                        .forced_experts = forced ? traced->experts : NULL,

@@ -1,0 +1,234 @@
+/* Times of validate: the run that was recorded is simulated, and run again to be measured. */
+#include <string.h>
+
+#include "cli/interrupt.h"
+#include "cli/validate.h"
+#include "policies/signals_load.h"
+
+/* A step's shape is run directly, then captured, then replayed: these are not measured. */
+enum { WARM_UPS = 2 };
+
+/* Where a step's times go. */
+typedef struct {
+    Validation *validation;
+    Accuracy *accuracy;
+    uint32_t run;
+    bool stamped;
+    bool drawn; /* into the timeline */
+    bool kept;  /* false: a warm-up */
+} Sink;
+
+Status validation_open_time(Validation *validation)
+{
+    const ValidateArguments *arguments = validation->arguments;
+    if (arguments->hardware == NULL)
+        return OK;
+    TRY(hardware_load(arguments->hardware, &validation->hardware));
+    if (strcmp(validation->hardware.backend, arguments->device.name) != 0)
+        return fail(ERR_INPUT, "%s: it is of device %s, the plans run on %s", arguments->hardware,
+                    validation->hardware.backend, arguments->device.name);
+    return arguments->timeline != NULL ? timeline_open(arguments->timeline, &validation->timeline)
+                                       : OK;
+}
+
+/* ---- predicted ---- */
+
+static Status take_predicted(void *argument, const StepFeatures *features, const StepTime *step)
+{
+    const Sink *sink = argument;
+    if (!sink->stamped)
+        return accuracy_predict(sink->accuracy, features->phase, features->tokens,
+                                step->duration_ns);
+    TRY(accuracy_predict_ops(sink->accuracy, step->ops, step->n_ops, step->residency,
+                             step->n_residency));
+    if (!sink->drawn)
+        return OK;
+    return timeline_add(sink->validation->timeline, TIMELINE_SIMULATOR,
+                        &(TimelineStep){.step = features->step,
+                                        .phase = features->phase,
+                                        .tokens = features->tokens,
+                                        .start_ns = step->start_ns,
+                                        .duration_ns = step->duration_ns,
+                                        .ops = step->ops,
+                                        .n_ops = step->n_ops,
+                                        .residency = step->residency,
+                                        .n_residency = step->n_residency});
+}
+
+/* A recorded run that is played. */
+typedef struct {
+    PackedTrace trace;
+    TraceFeatures features;
+    TraceSignals *signals;
+    ReplayFuture future;
+} Recorded;
+
+static void free_recorded(Recorded *recorded)
+{
+    replay_future_free(&recorded->future);
+    trace_signals_free(recorded->signals);
+    trace_features_free(&recorded->features);
+    packed_trace_free(&recorded->trace);
+}
+
+static Status load_recorded(const char *path, const Plan *plan, Recorded *recorded)
+{
+    SignalNeeds needs = plan_needs_signals(plan);
+    Batching batching = plan_batching(plan);
+    *recorded = (Recorded){0};
+    Status status = packed_trace_load(path, &recorded->trace);
+    if (status == OK)
+        status = trace_features_load(&path, 1, &batching, &recorded->features);
+    if (status == OK && signals_needed(&needs))
+        status = trace_signals_load(&path, 1, &batching, &needs, 1, &recorded->signals);
+    recorded->future.signals = recorded->signals;
+    if (status == OK)
+        status = replay_prepare(&recorded->trace, plan, &recorded->future);
+    if (status != OK)
+        free_recorded(recorded);
+    return status;
+}
+
+static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, ValidatedTime *time)
+{
+    Validation *validation = sink->validation;
+    const TimingOptions options = {.hardware = &validation->hardware,
+                                   .model = validation->model,
+                                   .plan = plan,
+                                   .layers = recorded->trace.layers,
+                                   .n_layers = recorded->trace.n_layers,
+                                   .logits = true,
+                                   .stamped = sink->stamped,
+                                   .records = sink->stamped};
+    Timing *timing;
+    ReplayResult result;
+    TRY(fail_in(timing_new(&options, &timing), "%s", validation->arguments->hardware));
+    Status status = timed_replay(&recorded->trace, &recorded->future, timing, &recorded->features,
+                                 0, plan, take_predicted, sink, &result);
+    if (status == OK)
+        replay_result_free(&result);
+    if (!sink->stamped) {
+        time->predicted = timing_totals(timing);
+        time->predicted.layer_ns = NULL;
+        time->memory = timing_memory(timing, &recorded->features);
+    }
+    timing_free(timing);
+    return status;
+}
+
+static Status predict(Validation *validation, const Plan *plan, Accuracy *accuracy, bool drawn,
+                      ValidatedTime *time)
+{
+    Recorded recorded;
+    Sink sink = {.validation = validation, .accuracy = accuracy};
+    TRY(load_recorded(validation->recording, plan, &recorded));
+    Status status = play(&recorded, plan, &sink, time);
+    sink.stamped = true;
+    sink.drawn = drawn;
+    if (status == OK)
+        status = play(&recorded, plan, &sink, time);
+    free_recorded(&recorded);
+    return status;
+}
+
+/* ---- measured ---- */
+
+static Status take_measured(void *argument, const TraceStep *step, const StepInput *input,
+                            const StepOutput *output)
+{
+    const Sink *sink = argument;
+    (void)input;
+    if (!sink->kept)
+        return OK;
+    if (!sink->stamped)
+        return accuracy_measure(sink->accuracy, sink->run, output->duration_ns);
+    TRY(accuracy_measure_ops(sink->accuracy, sink->run, output->timing, output->n_timing,
+                             output->residency, output->n_residency));
+    if (!sink->drawn)
+        return OK;
+    return timeline_add(sink->validation->timeline, TIMELINE_EXECUTOR,
+                        &(TimelineStep){.step = step->step,
+                                        .phase = step->phase,
+                                        .tokens = step->tokens,
+                                        .start_ns = output->start_ns,
+                                        .duration_ns = output->duration_ns,
+                                        .ops = output->timing,
+                                        .n_ops = output->n_timing,
+                                        .residency = output->residency,
+                                        .n_residency = output->n_residency});
+}
+
+/* Once more, from the state that the plan begins with. */
+static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
+{
+    RunTraceOptions run = validation_run_options(validation, plan);
+    RunTotals totals;
+    run.timing = sink->stamped;
+    run.scores = SCORES_NONE;
+    if (plan->buffer.on)
+        TRY(executor_set_plan(validation->executor, plan));
+    run.stop = interrupt_watch();
+    Status status = run_trace(validation->executor, checkpoint_config(validation->checkpoint), &run,
+                              NULL, take_measured, sink, &totals);
+    interrupt_unwatch();
+    if (status == OK && totals.stopped)
+        status = fail(ERR_INTERRUPTED, "%s: stopped before the runs were complete",
+                      validation->arguments->trace);
+    return status;
+}
+
+/* With a buffer every run begins cold and nothing is replayed but what settles in it: one warm-up
+ * is enough. */
+static Status measure(Validation *validation, const Plan *plan, Accuracy *accuracy, bool stamped,
+                      bool drawn)
+{
+    Sink sink = {.validation = validation, .accuracy = accuracy, .stamped = stamped};
+    for (int i = plan->buffer.on ? WARM_UPS - 1 : 0; i < WARM_UPS; i++)
+        TRY(run_again(validation, plan, &sink));
+    sink.kept = true;
+    for (sink.run = 0; sink.run < validation->arguments->runs; sink.run++) {
+        sink.drawn = drawn && sink.run == 0;
+        TRY(run_again(validation, plan, &sink));
+    }
+    return OK;
+}
+
+/* What an executor takes that is opened for PLAN alone. */
+static Status measure_memory(const Validation *validation, const Plan *plan, uint64_t *bytes)
+{
+    ExecutorOptions options = *executor_options(validation->executor);
+    ExecutorMemory memory;
+    options.plan = plan;
+    options.others = NULL;
+    options.n_others = 0;
+    options.predictions = plan_needs_signals(plan).distance;
+    TRY(executor_memory(validation->checkpoint, &options, &memory));
+    *bytes = memory.weights + memory.slots + memory.cache + memory.activations + memory.own;
+    return OK;
+}
+
+static Status compare_times(Validation *validation, size_t i, Accuracy *accuracy)
+{
+    const Plan *plan = &validation->plans[i];
+    ValidatedTime *time = &validation->results[i].time;
+    bool drawn = i == 0 && validation->timeline != NULL;
+    TRY(predict(validation, plan, accuracy, drawn, time));
+    TRY(measure(validation, plan, accuracy, false, false));
+    TRY(measure(validation, plan, accuracy, true, drawn));
+    TRY(measure_memory(validation, plan, &time->device_bytes));
+    TRY(accuracy_report(accuracy, &time->report));
+    if (!drawn)
+        return OK;
+    Timeline *done = validation->timeline;
+    validation->timeline = NULL;
+    return timeline_close(done);
+}
+
+Status validation_measure(Validation *validation, size_t i)
+{
+    Accuracy *accuracy;
+    TRY(accuracy_new(validation->arguments->runs, &accuracy));
+    Status status = compare_times(validation, i, accuracy);
+    accuracy_free(accuracy);
+    return status;
+}

@@ -6,6 +6,7 @@
 #include "cli/part_input.h"
 #include "cli/plan_input.h"
 #include "cli/print.h"
+#include "cli/serving_print.h"
 #include "cli/table.h"
 #include "cli/time_input.h"
 #include "cli/trace_input.h"
@@ -29,9 +30,10 @@ typedef struct {
     const Plan *plan; /* as it was given */
     const PackedTrace *trace;
     TraceParts parts;
-    ScoreSource scores;  /* of plans that read them */
-    ReplayResult result; /* of the test part */
-    SimulatedTime time;  /* of the same, with --hardware */
+    ScoreSource scores;           /* of plans that read them */
+    ReplayResult result;          /* of the test part */
+    SimulatedTime time;           /* of the same, with --hardware */
+    const ServingReport *serving; /* of continuous batching, else NULL */
     bool counts_gating;
     StaticGatingCounts gating; /* of the whole trace */
 } Simulation;
@@ -182,7 +184,12 @@ static void print_plan(const Plan *plan, const PackedTrace *trace, ScoreSource s
                "lookups that was predicted,\nprecision the share of the predictions that was "
                "looked up.\n",
                plan->prefetch.predictor, plan->prefetch.distance);
-    if (plan->batching.mode != BATCHING_AS_RECORDED)
+    if (plan->batching.mode == BATCHING_CONTINUOUS)
+        printf("Continuous batching: at most %" PRIu32 " requests and %" PRIu32
+               " tokens a step: %s steps.\n",
+               plan->batching.sequences, plan->batching.max_tokens,
+               number_text(trace->n_steps, steps));
+    else if (plan->batching.mode != BATCHING_AS_RECORDED)
         printf("Tokens regrouped: %" PRIu32 " sequences at once, prompts %s, at most %" PRIu32
                " tokens a step: %s steps.\n",
                plan->batching.sequences, plan_batching_name(plan->batching.mode),
@@ -240,6 +247,18 @@ static void print_host_share(const Plan *plan, const BufferCounts *counts)
                number_text(counts->misses, misses), number_text(counts->host_rows, rows));
 }
 
+/* Before what was hit and missed: time is what it is for. */
+static Status print_times(const Simulation *simulation)
+{
+    if (simulation->serving != NULL) {
+        TRY(serving_print(simulation->serving));
+        puts("");
+    }
+    TRY(simulated_time_print(&simulation->time, simulation->result.replay_ns));
+    puts("");
+    return OK;
+}
+
 static Status print_people(const Simulation *simulation)
 {
     char lookups[NUMBER_BYTES];
@@ -248,8 +267,9 @@ static Status print_people(const Simulation *simulation)
     char duration[NUMBER_BYTES];
     const ReplayResult *result = &simulation->result;
     const BufferCounts *counts = &result->total.counts;
-    TRY(print_tables(simulation->trace, simulation->plan,
-                     result)); /* first: what fails must have printed nothing */
+    if (simulation->arguments->time.hardware != NULL)
+        TRY(print_times(simulation));
+    TRY(print_tables(simulation->trace, simulation->plan, result));
     print_plan(simulation->plan, simulation->trace, simulation->scores);
     print_static_gating(simulation);
     part_input_print(&simulation->parts, simulation->trace->n_steps);
@@ -260,8 +280,6 @@ static Status print_people(const Simulation *simulation)
            number_text(result->total.assignments, assignments),
            bytes_text(result->memory_bytes, memory), duration_text(result->replay_ns, duration));
     print_host_share(simulation->plan, counts);
-    if (simulation->arguments->time.hardware != NULL)
-        return simulated_time_print(&simulation->time, result->replay_ns);
     return OK;
 }
 
@@ -278,6 +296,8 @@ static Status fill_json(cJSON *json, const Simulation *simulation)
         TRY(json_add_u64(json, "memory_bytes", simulation->result.memory_bytes));
     if (simulation->arguments->time.hardware != NULL)
         TRY(simulated_time_json(&simulation->time, json));
+    if (simulation->serving != NULL)
+        TRY(serving_report_json(simulation->serving, json));
     TRY(plan_to_json(simulation->plan, &canonical));
     return json_attach(json, "plan", canonical);
 }
@@ -322,6 +342,35 @@ static Status replay(Simulation *simulation, const Plan *learnt)
     return status;
 }
 
+static Status print_simulation(const Simulation *simulation)
+{
+    return simulation->arguments->json ? print_result_json(simulation) : print_people(simulation);
+}
+
+/* Continuous batching: the steps come of the simulation. */
+static Status simulate_served(const Arguments *arguments, const Plan *plan)
+{
+    Simulation simulation = {.arguments = arguments, .plan = plan};
+    ServedPlan served;
+    if (arguments->train != NULL || arguments->test != NULL)
+        return fail(ERR_USAGE, "--train and --test do not go with batching.mode \"continuous\", "
+                               "whose steps are not those of the trace");
+    TRY(plan_check_learned(plan));
+    Status status =
+        simulated_time_serve(&simulation.time, &arguments->time, arguments->traces.items,
+                             arguments->traces.count, plan, &served);
+    if (status == OK) {
+        simulation.trace = &served.trace;
+        simulation.parts.test = (Steps){0, served.trace.n_steps};
+        simulation.result = served.result;
+        simulation.serving = &served.serving;
+        status = print_simulation(&simulation);
+        served_plan_free(&served);
+    }
+    simulated_time_close(&simulation.time);
+    return status;
+}
+
 static Status simulate(const Arguments *arguments, const PackedTrace *trace, const Plan *plan)
 {
     Simulation simulation = {.arguments = arguments, .plan = plan, .trace = trace};
@@ -340,10 +389,21 @@ static Status simulate(const Arguments *arguments, const PackedTrace *trace, con
         status = replay(&simulation, &learnt);
     plan_free(&learnt);
     if (status == OK) {
-        status = arguments->json ? print_result_json(&simulation) : print_people(&simulation);
+        status = print_simulation(&simulation);
         replay_result_free(&simulation.result);
     }
     simulated_time_close(&simulation.time);
+    return status;
+}
+
+static Status load_and_simulate(const Arguments *arguments, const Plan *plan)
+{
+    PackedTrace trace;
+    if (plan->batching.mode == BATCHING_CONTINUOUS && arguments->time.hardware != NULL)
+        return simulate_served(arguments, plan);
+    TRY(trace_input(&arguments->traces, plan, &trace));
+    Status status = simulate(arguments, &trace, plan);
+    packed_trace_free(&trace);
     return status;
 }
 
@@ -351,16 +411,11 @@ Status command_simulate(int argc, char **argv)
 {
     Arguments arguments = {0};
     Plan plan = {0};
-    PackedTrace trace;
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
         status = plan_input(arguments.plan, &arguments.sets, &plan);
     if (status == OK)
-        status = trace_input(&arguments.traces, &plan, &trace);
-    if (status == OK) {
-        status = simulate(&arguments, &trace, &plan);
-        packed_trace_free(&trace);
-    }
+        status = load_and_simulate(&arguments, &plan);
     plan_free(&plan);
     option_list_free(&arguments.sets);
     option_list_free(&arguments.traces);

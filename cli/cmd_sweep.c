@@ -4,11 +4,13 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "cli/command.h"
+#include "cli/front_print.h"
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/part_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
+#include "cli/time_input.h"
 #include "cli/trace_input.h"
 #include "sim/curve.h"
 #include "sim/sweep.h"
@@ -22,6 +24,7 @@ typedef struct {
     const char *test;
     int sizes;
     uint32_t jobs;
+    TimeInput time;
     bool progress;
     bool json;
 } Arguments;
@@ -52,6 +55,12 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->out},
         TRAIN_OPTION(&arguments->train),
         TEST_OPTION(&arguments->test),
+        TIME_OPTIONS(&arguments->time),
+        {.name = "model",
+         .argument = "DIR|shape:NAME",
+         .help = "with --hardware: whose costs are looked up (default: the trace's model)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->time.model},
         {.name = "sizes",
          .argument = "given|all",
          .help = "the study's (default), or all from 1 slot to every expert",
@@ -83,11 +92,19 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                    "of them. Under mpirun the processes share the plans; only the first reads "
                    "and writes files.\nWhere a plan has something to learn (evict static a hot "
                    "set), all plans are scored on the steps\nthat none learnt from: the second "
-                   "half, after learning from the first, unless --train and\n--test say else.",
-        .example = "moebius sweep --trace trace.db --study study.json --out study.db",
+                   "half, after learning from the first, unless --train and\n--test say else. With "
+                   "--hardware every "
+                   "plan has its time, throughput and device memory, simulated,\nand the plans "
+                   "that none beats in both are shown.",
+        .example = "moebius sweep --trace trace.db --study study.json --out study.db\n"
+                   "moebius sweep --trace trace.db --study study.json --hardware hw.json --out "
+                   "study.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
-    return options_parse(&table, argc, argv);
+    TRY(options_parse(&table, argc, argv));
+    if (arguments->time.model != NULL && arguments->time.hardware == NULL)
+        return options_fail(&table, "--model needs --hardware");
+    return OK;
 }
 
 /* With --sizes all: below how many slots lru gets no hit at all in order serial, by scope; 0 where
@@ -136,6 +153,33 @@ static Status add_cliff(cJSON *json, const LruCliff *cliff)
     return OK;
 }
 
+/* Of plans that can be run. */
+static Status find_front(const Arguments *arguments, StudyFront *front)
+{
+    const StudyConditions runnable = {.misses_at_most = 1};
+    return study_front(arguments->out, &runnable, front);
+}
+
+static Status add_front(cJSON *json, const Arguments *arguments)
+{
+    StudyFront front;
+    TRY(find_front(arguments, &front));
+    Status status = json_add_text(json, "hardware", arguments->time.hardware);
+    if (status == OK)
+        status = front_json(&front, json);
+    study_front_free(&front);
+    return status;
+}
+
+static Status print_front(const Arguments *arguments)
+{
+    StudyFront front;
+    TRY(find_front(arguments, &front));
+    Status status = front_print(&front);
+    study_front_free(&front);
+    return status;
+}
+
 static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTotals *totals,
                         const LruCliff *cliff)
 {
@@ -151,6 +195,8 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTota
     TRY(json_add_u64(json, "elapsed_ns", totals->elapsed_ns));
     if (arguments->sizes == SIZES_ALL)
         TRY(add_cliff(json, cliff));
+    if (arguments->time.hardware != NULL && totals->done + totals->kept > 0)
+        TRY(add_front(json, arguments));
     TRY(json_add_u64(json, "ranks", totals->ranks));
     return json_add_bool(json, "complete", !totals->stopped);
 }
@@ -184,7 +230,8 @@ static void print_totals(const Arguments *arguments, const SweepTotals *totals,
 }
 
 static Status sweep(const Arguments *arguments, const PackedTrace *trace, const Study *study,
-                    const TraceSignals *signals, SweepRanks *ranks, SweepTotals *totals)
+                    const TraceSignals *signals, const PlanTimer *timer, SweepRanks *ranks,
+                    SweepTotals *totals)
 {
     Progress progress;
     char *name;
@@ -200,6 +247,7 @@ static Status sweep(const Arguments *arguments, const PackedTrace *trace, const 
                                   .progress = progress_show,
                                   .argument = &progress,
                                   .signals = signals,
+                                  .timer = timer,
                                   .ranks = ranks};
     Status status = sweep_run(trace, name, study, arguments->out, &options, totals);
     interrupt_unwatch();
@@ -214,6 +262,8 @@ static Status report(const Arguments *arguments, const SweepTotals *totals, cons
         TRY(print_totals_json(arguments, totals, cliff));
     else
         print_totals(arguments, totals, cliff);
+    if (!arguments->json && arguments->time.hardware != NULL && totals->done + totals->kept > 0)
+        TRY(print_front(arguments));
     if (!totals->stopped)
         return OK;
     uint64_t finished = totals->kept + totals->done;
@@ -222,14 +272,50 @@ static Status report(const Arguments *arguments, const SweepTotals *totals, cons
                 arguments->out, finished, totals->plans);
 }
 
+/* What is scored. With continuous batching the trace tells of layers and of what it is, and the
+ * steps come of the simulation. */
+static Status load_trace(const Arguments *arguments, const Study *study, PackedTrace *trace)
+{
+    Plan view = study->plans[0];
+    if (view.batching.mode == BATCHING_CONTINUOUS && arguments->time.hardware != NULL)
+        view.batching = plan_default().batching;
+    return trace_input(&arguments->traces, &view, trace);
+}
+
+static Status load_signals(const Arguments *arguments, const Study *study, TraceSignals **signals)
+{
+    *signals = NULL;
+    if (study->plans[0].batching.mode == BATCHING_CONTINUOUS)
+        return OK;
+    return trace_input_signals(&arguments->traces, study->plans, study->n_plans, signals);
+}
+
+static Status time_and_sweep(const Arguments *arguments, const PackedTrace *trace,
+                             const Study *study, SweepRanks *ranks, SweepTotals *totals)
+{
+    const OptionList *traces = &arguments->traces;
+    TraceSignals *signals = NULL;
+    SimulatedTime time = {0};
+    PlanTimer timer;
+    const bool timed = arguments->time.hardware != NULL;
+    Status status = load_signals(arguments, study, &signals);
+    if (status == OK && timed)
+        status = plan_timer_input(&arguments->time, traces->items, traces->count, &study->plans[0],
+                                  &time, &timer);
+    if (status == OK)
+        status = sweep(arguments, trace, study, signals, timed ? &timer : NULL, ranks, totals);
+    simulated_time_close(&time);
+    trace_signals_free(signals);
+    return status;
+}
+
 static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, SweepTotals *totals,
                              LruCliff *cliff)
 {
     Study study;
     PackedTrace trace;
-    TraceSignals *signals = NULL;
     TRY(study_load(arguments->study, &study));
-    Status status = trace_input(&arguments->traces, &study.plans[0], &trace);
+    Status status = load_trace(arguments, &study, &trace);
     if (status != OK) {
         study_free(&study);
         return status;
@@ -237,10 +323,7 @@ static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, Swee
     if (arguments->sizes == SIZES_ALL)
         status = study_every_size(&study, trace.layers, trace.n_layers);
     if (status == OK)
-        status = trace_input_signals(&arguments->traces, study.plans, study.n_plans, &signals);
-    if (status == OK)
-        status = sweep(arguments, &trace, &study, signals, ranks, totals);
-    trace_signals_free(signals);
+        status = time_and_sweep(arguments, &trace, &study, ranks, totals);
     if (status == OK && arguments->sizes == SIZES_ALL)
         status = find_cliffs(&trace, &study, &totals->parts.test, cliff);
     packed_trace_free(&trace);

@@ -19,14 +19,43 @@ static Status read_model(const char *path, char **model)
     return status;
 }
 
+static Status load_profile(const TimeInput *input, const char *path, SimulatedTime *time)
+{
+    TRY(hardware_load(input->hardware, &time->hardware));
+    return input->model == NULL ? read_model(path, &time->model) : OK;
+}
+
 Status simulated_time_open(const TimeInput *input, const char *const *paths, size_t count,
                            const Plan *plan, SimulatedTime *time)
 {
     Batching batching = plan_batching(plan);
-    TRY(hardware_load(input->hardware, &time->hardware));
-    if (input->model == NULL)
-        TRY(read_model(paths[0], &time->model));
+    TRY(load_profile(input, paths[0], time));
     return trace_features_load(paths, count, &batching, &time->features);
+}
+
+static Status read_tokens(const char *const *paths, size_t count, RebatchTokens **tokens)
+{
+    TraceShards *shards;
+    TRY(trace_shards_open(paths, count, &shards));
+    Status status = rebatch_tokens_read(shards, tokens);
+    trace_shards_close(shards);
+    return status;
+}
+
+Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t count,
+                        const Plan *plan, SimulatedTime *time, PlanTimer *timer)
+{
+    if (plan->batching.mode == BATCHING_CONTINUOUS) {
+        TRY(load_profile(input, paths[0], time));
+        TRY(read_tokens(paths, count, &time->tokens));
+    } else {
+        TRY(simulated_time_open(input, paths, count, plan, time));
+    }
+    *timer = (PlanTimer){.hardware = &time->hardware,
+                         .model = input->model != NULL ? input->model : time->model,
+                         .features = &time->features,
+                         .tokens = time->tokens};
+    return OK;
 }
 
 static Status draw(void *argument, const StepFeatures *features, const StepTime *step)
@@ -44,37 +73,72 @@ static Status draw(void *argument, const StepFeatures *features, const StepTime 
                                         .n_residency = step->n_residency});
 }
 
-static Status run(SimulatedTime *time, const PackedTrace *trace, uint64_t first, const Plan *plan,
-                  const ReplayFuture *future, ReplayResult *result)
+static Status open_timing(SimulatedTime *time, const TimeInput *input, const TraceLayer *layers,
+                          uint32_t n_layers, const Plan *plan)
 {
-    TRY(timed_replay(trace, future, time->timing, &time->features, first, plan,
-                     time->timeline != NULL ? draw : NULL, time, result));
-    if (time->timeline == NULL)
-        return OK;
+    const TimingOptions options = {.hardware = &time->hardware,
+                                   .model = input->model != NULL ? input->model : time->model,
+                                   .plan = plan,
+                                   .layers = layers,
+                                   .n_layers = n_layers,
+                                   .logits = true,
+                                   .records = input->timeline != NULL};
+    TRY(fail_in(timing_new(&options, &time->timing), "%s", input->hardware));
+    return input->timeline != NULL ? timeline_open(input->timeline, &time->timeline) : OK;
+}
+
+/* Puts the time line in its place. */
+static Status close_timeline(SimulatedTime *time)
+{
     Timeline *done = time->timeline;
     time->timeline = NULL;
-    Status status = timeline_close(done);
-    if (status != OK)
-        replay_result_free(result);
-    return status;
+    return done != NULL ? timeline_close(done) : OK;
 }
 
 Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const PackedTrace *trace,
                           uint64_t first, const Plan *plan, const ReplayFuture *future,
                           ReplayResult *result)
 {
-    const TimingOptions options = {.hardware = &time->hardware,
-                                   .model = input->model != NULL ? input->model : time->model,
-                                   .plan = plan,
-                                   .layers = trace->layers,
-                                   .n_layers = trace->n_layers,
-                                   .logits = true,
-                                   .records = input->timeline != NULL};
-    TRY(fail_in(timing_new(&options, &time->timing), "%s", input->hardware));
+    TRY(open_timing(time, input, trace->layers, trace->n_layers, plan));
     time->memory = timing_memory(time->timing, &time->features);
-    if (input->timeline != NULL)
-        TRY(timeline_open(input->timeline, &time->timeline));
-    return run(time, trace, first, plan, future, result);
+    TRY(timed_replay(trace, future, time->timing, &time->features, first, plan,
+                     time->timeline != NULL ? draw : NULL, time, result));
+    Status status = close_timeline(time);
+    if (status != OK)
+        replay_result_free(result);
+    return status;
+}
+
+static Status serve(SimulatedTime *time, const TimeInput *input, const Plan *plan, Rebatch *rebatch,
+                    ServedPlan *served)
+{
+    uint32_t n_layers;
+    const TraceLayer *layers = rebatch_layers(rebatch, &n_layers);
+    TRY(open_timing(time, input, layers, n_layers, plan));
+    TRY(timed_serve(rebatch, plan, time->timing, time->timeline != NULL ? draw : NULL, time,
+                    served));
+    time->memory = served->memory;
+    Status status = close_timeline(time);
+    if (status != OK)
+        served_plan_free(served);
+    return status;
+}
+
+Status simulated_time_serve(SimulatedTime *time, const TimeInput *input, const char *const *paths,
+                            size_t count, const Plan *plan, ServedPlan *served)
+{
+    const Batching batching = plan_batching(plan);
+    const Arrivals arrivals = plan_arrivals(plan);
+    TraceShards *shards;
+    Rebatch *rebatch = NULL;
+    TRY(load_profile(input, paths[0], time));
+    TRY(trace_shards_open(paths, count, &shards));
+    Status status = rebatch_open(shards, &batching, &arrivals, &rebatch);
+    if (status == OK)
+        status = serve(time, input, plan, rebatch, served);
+    rebatch_close(rebatch);
+    trace_shards_close(shards);
+    return status;
 }
 
 void simulated_time_close(SimulatedTime *time)
@@ -82,6 +146,7 @@ void simulated_time_close(SimulatedTime *time)
     timeline_abandon(time->timeline);
     timing_free(time->timing);
     trace_features_free(&time->features);
+    rebatch_tokens_free(time->tokens);
     hardware_free(&time->hardware);
     mem_free(time->model);
 }
@@ -162,7 +227,6 @@ Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns)
     char parts[4][NUMBER_BYTES];
     const TimingTotals totals = timing_totals(time->timing);
     const TimingMemory *memory = &time->memory;
-    puts("");
     TRY(print_phases(&totals));
     puts("");
     TRY(print_ops(&totals));

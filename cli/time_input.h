@@ -4,7 +4,7 @@
 
 #include "analysis/timeline.h"
 #include "cli/options.h"
-#include "sim/timed_replay.h"
+#include "sim/plan_timer.h"
 
 typedef struct {
     const char *hardware; /* NULL: no time is simulated */
@@ -32,10 +32,16 @@ typedef struct {
     Hardware hardware;
     char *model;
     TraceFeatures features;
+    RebatchTokens *tokens; /* of plan_timer_input() */
     Timing *timing;
     TimingMemory memory;
     Timeline *timeline;
 } SimulatedTime;
+
+/* Loads the profile, and of the traces what plans that are batched as PLAN need; *TIMER is valid
+ * until TIME is closed. */
+Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t count,
+                        const Plan *plan, SimulatedTime *time, PlanTimer *timer);
 
 /* Loads the profile and the features of the traces; the model is INPUT's or that of PATHS[0]. */
 Status simulated_time_open(const TimeInput *input, const char *const *paths, size_t count,
@@ -44,6 +50,11 @@ Status simulated_time_open(const TimeInput *input, const char *const *paths, siz
 Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const PackedTrace *trace,
                           uint64_t first, const Plan *plan, const ReplayFuture *future,
                           ReplayResult *result);
+/* Continuous batching: loads the profile, lets the requests of the traces arrive as PLAN says, and
+ * plays the steps that come of it; writes the time line. SERVED is freed with served_plan_free().
+ */
+Status simulated_time_serve(SimulatedTime *time, const TimeInput *input, const char *const *paths,
+                            size_t count, const Plan *plan, ServedPlan *served);
 void simulated_time_close(SimulatedTime *time);
 /* Tables of phases and operations, and what is to be said of the costs. */
 Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns);

@@ -6,11 +6,19 @@
 #include "policies/rebatch_store.h"
 #include "traces/step_buffer.h"
 
-struct Rebatch {
+struct RebatchTokens {
     TraceLayer *layers;
     uint32_t n_layers;
     RebatchStore store;
-    ScheduledRequest *requests; /* [store.n_requests] */
+    uint64_t *arrival_ns; /* [store.n_requests] as recorded */
+};
+
+struct Rebatch {
+    const RebatchTokens *tokens;
+    RebatchTokens *owned;       /* the same, or NULL: the caller's */
+    Work (*work)[WORK_KINDS];   /* [n_requests] what is left */
+    ScheduledRequest *requests; /* [n_requests] */
+    uint32_t n_requests;
     Scheduler *scheduler;
     ScheduledStep scheduled;
     uint32_t steps;
@@ -19,14 +27,49 @@ struct Rebatch {
     StepBuffer arrays;
 };
 
-/* When requests came, for arrivals that take what the trace says. */
-static Status fill_arrivals(TraceShards *shards, const Arrivals *arrivals, Rebatch *rebatch)
+static Status read_tokens(TraceShards *shards, RebatchTokens *tokens)
 {
-    const uint32_t n = rebatch->store.n_requests;
+    const TraceLayer *layers = trace_shards_layers(shards, &tokens->n_layers);
+    TRY(mem_new(&tokens->layers, tokens->n_layers, sizeof *layers, "rebatch"));
+    memcpy(tokens->layers, layers, tokens->n_layers * sizeof *layers);
+    TRY(rebatch_store_read(shards, &tokens->store));
+    const uint32_t n = tokens->store.n_requests;
+    TRY(mem_new(&tokens->arrival_ns, n, sizeof *tokens->arrival_ns, "arrivals"));
+    for (uint32_t i = 0; i < n; i++)
+        tokens->arrival_ns[i] = trace_shards_arrival_ns(shards, i);
+    return OK;
+}
+
+Status rebatch_tokens_read(TraceShards *shards, RebatchTokens **out)
+{
+    RebatchTokens *tokens;
+    TRY(trace_shards_check_regroup(shards));
+    TRY(mem_new(&tokens, 1, sizeof *tokens, "rebatch"));
+    Status status = read_tokens(shards, tokens);
+    if (status == OK)
+        *out = tokens;
+    else
+        rebatch_tokens_free(tokens);
+    return status;
+}
+
+void rebatch_tokens_free(RebatchTokens *tokens)
+{
+    if (tokens == NULL)
+        return;
+    rebatch_store_free(&tokens->store);
+    mem_free(tokens->layers);
+    mem_free(tokens->arrival_ns);
+    mem_free(tokens);
+}
+
+static Status fill_arrivals(const Arrivals *arrivals, Rebatch *rebatch)
+{
+    const uint32_t n = rebatch->n_requests;
     uint64_t *arrival_ns;
     TRY(mem_new(&arrival_ns, n, sizeof *arrival_ns, "arrivals"));
-    for (uint32_t i = 0; i < n; i++)
-        arrival_ns[i] = trace_shards_arrival_ns(shards, i);
+    if (n > 0)
+        memcpy(arrival_ns, rebatch->tokens->arrival_ns, n * sizeof *arrival_ns);
     Status status = arrivals_fill(arrivals, n, arrival_ns);
     for (uint32_t i = 0; i < n && status == OK; i++)
         rebatch->requests[i].arrival_ns = arrival_ns[i];
@@ -34,31 +77,31 @@ static Status fill_arrivals(TraceShards *shards, const Arrivals *arrivals, Rebat
     return status;
 }
 
-static Status open_tables(Rebatch *rebatch, TraceShards *shards, const Batching *batching,
-                          const Arrivals *arrivals)
+static Status open_tables(Rebatch *rebatch, const Batching *batching, const Arrivals *arrivals)
 {
-    const TraceLayer *layers = trace_shards_layers(shards, &rebatch->n_layers);
-    TRY(mem_new(&rebatch->layers, rebatch->n_layers, sizeof *layers, "rebatch"));
-    memcpy(rebatch->layers, layers, rebatch->n_layers * sizeof *layers);
-    TRY(rebatch_store_read(shards, &rebatch->store));
-    const RebatchStore *store = &rebatch->store;
-    TRY(mem_new(&rebatch->requests, store->n_requests, sizeof *rebatch->requests, "rebatch"));
-    for (uint32_t i = 0; i < store->n_requests; i++)
+    const RebatchStore *store = &rebatch->tokens->store;
+    const uint32_t n = store->n_requests;
+    rebatch->n_requests = n;
+    TRY(mem_new(&rebatch->requests, n, sizeof *rebatch->requests, "rebatch"));
+    TRY(mem_new(&rebatch->work, n, sizeof *rebatch->work, "rebatch"));
+    if (n > 0)
+        memcpy(rebatch->work, store->work, n * sizeof *rebatch->work);
+    for (uint32_t i = 0; i < n; i++)
         for (int kind = 0; kind < WORK_KINDS; kind++)
             rebatch->requests[i].work[kind] = store->work[i][kind].count;
     if (arrivals != NULL)
-        TRY(fill_arrivals(shards, arrivals, rebatch));
-    return scheduler_new(batching, rebatch->requests, store->n_requests, &rebatch->scheduler);
+        TRY(fill_arrivals(arrivals, rebatch));
+    return scheduler_new(batching, rebatch->requests, n, &rebatch->scheduler);
 }
 
-Status rebatch_open(TraceShards *shards, const Batching *batching, const Arrivals *arrivals,
-                    Rebatch **out)
+Status rebatch_open_tokens(const RebatchTokens *tokens, const Batching *batching,
+                           const Arrivals *arrivals, Rebatch **out)
 {
     Rebatch *rebatch;
     TRY(batching_check(batching));
-    TRY(trace_shards_check_regroup(shards));
     TRY(mem_new(&rebatch, 1, sizeof *rebatch, "rebatch"));
-    Status status = open_tables(rebatch, shards, batching, arrivals);
+    rebatch->tokens = tokens;
+    Status status = open_tables(rebatch, batching, arrivals);
     if (status != OK) {
         rebatch_close(rebatch);
         return status;
@@ -67,14 +110,28 @@ Status rebatch_open(TraceShards *shards, const Batching *batching, const Arrival
     return OK;
 }
 
+Status rebatch_open(TraceShards *shards, const Batching *batching, const Arrivals *arrivals,
+                    Rebatch **rebatch)
+{
+    RebatchTokens *tokens;
+    TRY(batching_check(batching));
+    TRY(rebatch_tokens_read(shards, &tokens));
+    Status status = rebatch_open_tokens(tokens, batching, arrivals, rebatch);
+    if (status == OK)
+        (*rebatch)->owned = tokens;
+    else
+        rebatch_tokens_free(tokens);
+    return status;
+}
+
 void rebatch_close(Rebatch *rebatch)
 {
     if (rebatch == NULL)
         return;
     scheduler_free(rebatch->scheduler);
-    rebatch_store_free(&rebatch->store);
     step_buffer_free(&rebatch->arrays);
-    mem_free(rebatch->layers);
+    rebatch_tokens_free(rebatch->owned);
+    mem_free(rebatch->work);
     mem_free(rebatch->requests);
     mem_free(rebatch->chosen);
     mem_free(rebatch);
@@ -99,9 +156,9 @@ static void choose(Rebatch *rebatch)
     uint32_t at = 0;
     for (uint32_t p = 0; p < scheduled->n_parts; p++) {
         const SchedulePart *part = &scheduled->parts[p];
-        Work *work = &rebatch->store.work[part->request][part->kind];
+        Work *work = &rebatch->work[part->request][part->kind];
         for (uint32_t i = 0; i < part->count; i++, at++) {
-            const StoredToken *token = &rebatch->store.tokens[work->first];
+            const StoredToken *token = &rebatch->tokens->store.tokens[work->first];
             rebatch->chosen[at] = work->first;
             rebatch->arrays.request[at] = part->request;
             rebatch->arrays.position[at] = token->position;
@@ -114,11 +171,11 @@ static void choose(Rebatch *rebatch)
 /* The chosen tokens' ids, [layer][token][top_k]. */
 static void gather(const Rebatch *rebatch, StackSpan span)
 {
-    const RebatchStore *store = &rebatch->store;
+    const RebatchStore *store = &rebatch->tokens->store;
     uint16_t *to = rebatch->arrays.experts;
     size_t first = 0;
     for (uint32_t layer = span.first; layer < span.first + span.count; layer++) {
-        uint32_t top_k = rebatch->layers[layer].top_k;
+        uint32_t top_k = rebatch->tokens->layers[layer].top_k;
         for (uint32_t i = 0; i < rebatch->scheduled.tokens; i++, to += top_k)
             rebatch_store_ids(store, &store->tokens[rebatch->chosen[i]], first, top_k, to);
         first += top_k;
@@ -134,7 +191,7 @@ Status rebatch_step_at(Rebatch *rebatch, uint64_t now_ns, TraceStep *step, uint6
         return scheduled->until_ns == SCHEDULE_OVER ? STATUS_END : OK;
     }
     const Stack stack = phase_stack(scheduled->phase);
-    const StackSpan span = rebatch->store.spans[stack];
+    const StackSpan span = rebatch->tokens->store.spans[stack];
     TRY(fit(rebatch, scheduled->tokens, span));
     choose(rebatch);
     gather(rebatch, span);
@@ -161,12 +218,12 @@ const ScheduledStep *rebatch_scheduled(const Rebatch *rebatch)
 
 const TraceLayer *rebatch_layers(const Rebatch *rebatch, uint32_t *n_layers)
 {
-    *n_layers = rebatch->n_layers;
-    return rebatch->layers;
+    *n_layers = rebatch->tokens->n_layers;
+    return rebatch->tokens->layers;
 }
 
 const ScheduledRequest *rebatch_requests(const Rebatch *rebatch, uint32_t *n)
 {
-    *n = rebatch->store.n_requests;
+    *n = rebatch->n_requests;
     return rebatch->requests;
 }

@@ -13,11 +13,22 @@
 #include "policies/scheduler.h"
 #include "traces/shards.h"
 
+/* The tokens of a trace by request, with their routing. Read-only: several may regroup them at
+ * once, in threads of their own. */
+typedef struct RebatchTokens RebatchTokens;
+
+/* Reads all of SHARDS, which stay the caller's. Fails as trace_shards_next_step(), and with
+ * ERR_INPUT for a trace of counts alone. */
+Status rebatch_tokens_read(TraceShards *shards, RebatchTokens **tokens);
+void rebatch_tokens_free(RebatchTokens *tokens);
+
 typedef struct Rebatch Rebatch;
 
-/* Reads all of SHARDS, which stay the caller's. ARRIVALS (NULL: all at once) says when requests
- * come. Fails as trace_shards_next_step() and arrivals_fill(), and with ERR_INPUT for a trace of
- * counts alone, or a BATCHING out of range. */
+/* Regroups TOKENS, which must outlive *REBATCH. ARRIVALS (NULL: all at once) says when requests
+ * come. Fails as arrivals_fill(), and with ERR_INPUT for a BATCHING out of range. */
+Status rebatch_open_tokens(const RebatchTokens *tokens, const Batching *batching,
+                           const Arrivals *arrivals, Rebatch **rebatch);
+/* The same of what SHARDS hold. */
 Status rebatch_open(TraceShards *shards, const Batching *batching, const Arrivals *arrivals,
                     Rebatch **rebatch);
 void rebatch_close(Rebatch *rebatch);

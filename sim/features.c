@@ -6,12 +6,14 @@
 #include "base/memory.h"
 #include "traces/request_table.h"
 
-typedef struct {
-    TraceFeatures *out;
-    uint64_t room; /* in out->steps */
+struct FeaturesBuilder {
+    TraceFeatures out;
+    uint64_t room; /* in out.steps */
     RequestTable requests;
     uint32_t beams; /* requests that share a source, which belongs to the first */
-} Builder;
+};
+
+typedef FeaturesBuilder Builder;
 
 /* The notes of a recorder say how many beams each request had. */
 static Status read_beams(const TraceRun *run, const char *path, uint32_t *beams)
@@ -30,13 +32,13 @@ static Status read_beams(const TraceRun *run, const char *path, uint32_t *beams)
 
 static Status make_room(Builder *builder)
 {
-    if (builder->out->n_steps < builder->room)
+    if (builder->out.n_steps < builder->room)
         return OK;
     uint64_t room = builder->room > 0 ? 2 * builder->room : 256;
-    StepFeatures *steps = mem_resize(builder->out->steps, room, sizeof *steps);
+    StepFeatures *steps = mem_resize(builder->out.steps, room, sizeof *steps);
     if (steps == NULL)
         return fail_memory("features of steps", room * sizeof *steps);
-    builder->out->steps = steps;
+    builder->out.steps = steps;
     builder->room = room;
     return OK;
 }
@@ -52,7 +54,7 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
 {
     RequestEntry *entry;
     RequestEntry *source;
-    uint64_t index = builder->out->n_steps;
+    uint64_t index = builder->out.n_steps;
     TRY(request_table_get(&builder->requests, request - request % builder->beams, &source));
     uint32_t source_length = source->source_length;
     TRY(request_table_get(&builder->requests, request, &entry));
@@ -61,7 +63,7 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
     entry->last_step = index;
     uint32_t *length = step->stack == STACK_ENCODER ? &entry->source_length : &entry->length;
     *length = position + tokens;
-    widen(&builder->out->max_length, *length);
+    widen(&builder->out.max_length, *length);
     SpanGroup *group = &step->groups[tokens == 1 ? SPANS_ONE : SPANS_SEVERAL];
     step->requests++;
     group->requests++;
@@ -71,10 +73,10 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
     return OK;
 }
 
-static Status add_step(Builder *builder, const TraceStep *step)
+Status features_builder_add(Builder *builder, const TraceStep *step, const StepFeatures **given)
 {
     TRY(make_room(builder));
-    StepFeatures *features = &builder->out->steps[builder->out->n_steps];
+    StepFeatures *features = &builder->out.steps[builder->out.n_steps];
     *features = (StepFeatures){
         .step = step->step, .phase = step->phase, .stack = step->stack, .tokens = step->tokens};
     for (uint32_t i = 0, n; i < step->tokens; i += n) {
@@ -82,8 +84,10 @@ static Status add_step(Builder *builder, const TraceStep *step)
             n++;
         TRY(add_span(builder, step->request[i], step->position[i], n, features));
     }
-    widen(&builder->out->max_tokens, step->tokens);
-    builder->out->n_steps++;
+    widen(&builder->out.max_tokens, step->tokens);
+    builder->out.n_steps++;
+    if (given != NULL)
+        *given = features;
     return OK;
 }
 
@@ -91,7 +95,7 @@ static Status add_step(Builder *builder, const TraceStep *step)
 static Status count_requests(Builder *builder)
 {
     int64_t *change; /* [steps + 1] requests that begin, less those that ended before */
-    TraceFeatures *out = builder->out;
+    TraceFeatures *out = &builder->out;
     TRY(mem_new(&change, out->n_steps + 1, sizeof *change, "requests by step"));
     for (size_t i = 0; i < builder->requests.room; i++) {
         const RequestEntry *entry = &builder->requests.entries[i];
@@ -116,7 +120,7 @@ static Status add_recorded(const char *path, Builder *builder)
     TRY(trace_reader_open(path, &reader));
     Status status = read_beams(trace_reader_run(reader), path, &builder->beams);
     while (status == OK && (status = trace_reader_next_step(reader, &step)) == OK)
-        status = add_step(builder, &step);
+        status = features_builder_add(builder, &step, NULL);
     trace_reader_close(reader);
     return status == STATUS_END ? OK : status;
 }
@@ -128,7 +132,7 @@ static Status add_rebatched(TraceShards *shards, const Batching *batching, Build
     TRY(rebatch_open(shards, batching, NULL, &rebatch));
     Status status = OK;
     while (status == OK && (status = rebatch_next_step(rebatch, &step)) == OK)
-        status = add_step(builder, &step);
+        status = features_builder_add(builder, &step, NULL);
     rebatch_close(rebatch);
     return status;
 }
@@ -146,23 +150,46 @@ static Status add_view(const char *const *paths, size_t count, const Batching *b
         status = add_rebatched(shards, batching, builder);
     else
         while (status == OK && (status = trace_shards_next_step(shards, &step)) == OK)
-            status = add_step(builder, &step);
+            status = features_builder_add(builder, &step, NULL);
     trace_shards_close(shards);
     return status == STATUS_END ? OK : status;
+}
+
+Status features_builder_new(uint32_t beams, Builder **out)
+{
+    Builder *builder;
+    TRY(mem_new(&builder, 1, sizeof *builder, "features of steps"));
+    builder->beams = beams;
+    *out = builder;
+    return OK;
+}
+
+Status features_builder_close(Builder *builder, TraceFeatures *features)
+{
+    Status status = OK;
+    if (builder == NULL)
+        return OK;
+    if (features != NULL)
+        status = count_requests(builder);
+    if (features != NULL && status == OK) {
+        *features = builder->out;
+        builder->out = (TraceFeatures){0};
+    }
+    trace_features_free(&builder->out);
+    request_table_free(&builder->requests);
+    mem_free(builder);
+    return status;
 }
 
 Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
                            TraceFeatures *features)
 {
-    Builder builder = {.out = features, .beams = 1};
+    Builder *builder;
     *features = (TraceFeatures){0};
-    Status status = add_view(paths, count, batching, &builder);
-    if (status == OK)
-        status = count_requests(&builder);
-    request_table_free(&builder.requests);
-    if (status != OK)
-        trace_features_free(features);
-    return status;
+    TRY(features_builder_new(1, &builder));
+    Status status = add_view(paths, count, batching, builder);
+    Status closed = features_builder_close(builder, status == OK ? features : NULL);
+    return status != OK ? status : closed;
 }
 
 void trace_features_free(TraceFeatures *features)

@@ -41,4 +41,14 @@ Status trace_features_load(const char *const *paths, size_t count, const Batchin
                            TraceFeatures *features);
 void trace_features_free(TraceFeatures *features);
 
+/* The same of steps that are given one by one. BEAMS requests share a source. */
+typedef struct FeaturesBuilder FeaturesBuilder;
+Status features_builder_new(uint32_t beams, FeaturesBuilder **builder);
+/* *FEATURES, if not NULL, points to the step's until the next call. */
+Status features_builder_add(FeaturesBuilder *builder, const TraceStep *step,
+                            const StepFeatures **features);
+/* Frees BUILDER (NULL: nothing); *FEATURES, unless NULL, receives the steps and what they want.
+ * ERR_MEMORY: nothing is held. */
+Status features_builder_close(FeaturesBuilder *builder, TraceFeatures *features);
+
 #endif

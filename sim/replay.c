@@ -6,18 +6,19 @@
 #include "base/memory.h"
 
 /* One replay on its way. */
-typedef struct {
+struct Replay {
     ExpertBuffer *buffer;
+    PackedCursor cursor;
     const uint32_t *next_use; /* [n_lookups] or NULL */
     SignalsCursor signals;    /* .signals is NULL where none are needed */
-    uint8_t *hit;             /* [max_active] */
-    uint16_t *touches;        /* [max_active], or NULL where they are not needed */
+    uint8_t *hit;             /* [most experts of a layer] */
+    uint16_t *touches;        /* [most experts of a layer], or NULL where they are not needed */
     uint32_t *rows;           /* the same */
     BufferAction *actions;    /* room for an event, or NULL without an observer */
     ReplayObserver observer;
     void *argument;
-    ReplayResult *result;
-} Replay;
+    ReplayResult result;
+};
 
 static uint32_t *const *future_of(const Plan *plan, const ReplayFuture *future)
 {
@@ -62,10 +63,10 @@ static void count_assignments(const PackedEvent *event, const uint8_t *hit, Repl
     phase->assignment_hits += hits;
 }
 
-static void count_event(const Replay *replay, const PackedEvent *event, uint32_t hits)
+static void count_event(Replay *replay, const PackedEvent *event, uint32_t hits)
 {
-    ReplayLayer *layer = &replay->result->layers[event->layer_index];
-    ReplayPhase *phase = &replay->result->phases[event->phase];
+    ReplayLayer *layer = &replay->result.layers[event->layer_index];
+    ReplayPhase *phase = &replay->result.phases[event->phase];
     phase->hits += hits;
     phase->misses += event->n_active - hits;
     if (event->counts != NULL) {
@@ -112,9 +113,9 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
                 buffer_event(replay->buffer, &asked, hit, replay->actions, n_actions));
 }
 
-static Status replay_events(Replay *replay, const PackedTrace *trace)
+static Status replay_events(Replay *replay)
 {
-    PackedCursor cursor = packed_cursor(trace);
+    PackedCursor cursor = replay->cursor;
     PackedEvent event;
     while (packed_next(&cursor, &event)) {
         uint32_t n_actions = 0;
@@ -122,6 +123,7 @@ static Status replay_events(Replay *replay, const PackedTrace *trace)
         if (replay->observer != NULL)
             TRY(replay->observer(replay->argument, &event, replay->actions, n_actions));
     }
+    replay->cursor = cursor;
     return OK;
 }
 
@@ -158,46 +160,78 @@ static Status take_signals(const Plan *plan, const ReplayFuture *future, Replay 
 
 static Status make_room(const PackedTrace *trace, Replay *replay)
 {
-    TRY(mem_new(&replay->result->layers, trace->n_layers, sizeof *replay->result->layers,
-                "replay"));
-    replay->result->n_layers = trace->n_layers;
-    TRY(mem_new(&replay->hit, (size_t)trace->max_active + 1, sizeof *replay->hit, "replay"));
+    const uint32_t most = layers_max_experts(trace->layers, trace->n_layers);
+    ReplayResult *result = &replay->result;
+    TRY(mem_new(&result->layers, trace->n_layers, sizeof *result->layers, "replay"));
+    result->n_layers = trace->n_layers;
+    TRY(mem_new(&replay->hit, (size_t)most + 1, sizeof *replay->hit, "replay"));
     if (buffer_needs_touches(replay->buffer))
-        TRY(mem_new(&replay->touches, (size_t)trace->max_active + 1, sizeof *replay->touches,
-                    "replay"));
+        TRY(mem_new(&replay->touches, (size_t)most + 1, sizeof *replay->touches, "replay"));
     if (buffer_needs_rows(replay->buffer))
-        TRY(mem_new(&replay->rows, (size_t)trace->max_active + 1, sizeof *replay->rows, "replay"));
+        TRY(mem_new(&replay->rows, (size_t)most + 1, sizeof *replay->rows, "replay"));
     if (replay->observer == NULL)
         return OK;
-    size_t actions = buffer_max_actions(replay->buffer, trace->max_active);
+    size_t actions = buffer_max_actions(replay->buffer, most);
     return mem_new(&replay->actions, actions + 1, sizeof *replay->actions, "replay");
+}
+
+Status replay_open(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                   ReplayObserver observer, void *argument, Replay **out)
+{
+    Replay *replay;
+    TRY(mem_new(&replay, 1, sizeof *replay, "replay"));
+    replay->observer = observer;
+    replay->argument = argument;
+    replay->cursor = packed_cursor(trace);
+    if (wants_future(plan))
+        replay->next_use = *future_of(plan, future);
+    Status status = take_signals(plan, future, replay);
+    if (status == OK)
+        status = buffer_new(plan, trace->layers, trace->n_layers, &replay->buffer);
+    if (status == OK)
+        status = make_room(trace, replay);
+    if (status != OK) {
+        replay_close(replay, NULL);
+        return status;
+    }
+    *out = replay;
+    return OK;
+}
+
+Status replay_go_on(Replay *replay)
+{
+    uint64_t start_ns = clock_ns();
+    Status status = replay_events(replay);
+    replay->result.replay_ns += clock_ns() - start_ns;
+    return status;
+}
+
+void replay_close(Replay *replay, ReplayResult *result)
+{
+    if (replay == NULL)
+        return;
+    if (result != NULL) {
+        add_up(replay->buffer, &replay->result);
+        *result = replay->result;
+        replay->result = (ReplayResult){0};
+    }
+    replay_result_free(&replay->result);
+    mem_free(replay->actions);
+    mem_free(replay->rows);
+    mem_free(replay->touches);
+    mem_free(replay->hit);
+    buffer_free(replay->buffer);
+    mem_free(replay);
 }
 
 Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                   ReplayObserver observer, void *argument, ReplayResult *result)
 {
-    Replay replay = {.observer = observer, .argument = argument, .result = result};
+    Replay *replay;
     *result = (ReplayResult){0};
-    if (wants_future(plan))
-        replay.next_use = *future_of(plan, future);
-    Status status = take_signals(plan, future, &replay);
-    if (status == OK)
-        status = buffer_new(plan, trace->layers, trace->n_layers, &replay.buffer);
-    if (status == OK)
-        status = make_room(trace, &replay);
-    uint64_t start_ns = clock_ns();
-    if (status == OK)
-        status = replay_events(&replay, trace);
-    result->replay_ns = clock_ns() - start_ns;
-    if (status == OK)
-        add_up(replay.buffer, result);
-    else
-        replay_result_free(result);
-    mem_free(replay.actions);
-    mem_free(replay.rows);
-    mem_free(replay.touches);
-    mem_free(replay.hit);
-    buffer_free(replay.buffer);
+    TRY(replay_open(trace, plan, future, observer, argument, &replay));
+    Status status = replay_go_on(replay);
+    replay_close(replay, status == OK ? result : NULL);
     return status;
 }
 

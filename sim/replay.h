@@ -54,6 +54,15 @@ typedef Status (*ReplayObserver)(void *argument, const PackedEvent *event,
  * the fast path. RESULT is freed with replay_result_free(). */
 Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                   ReplayObserver observer, void *argument, ReplayResult *result);
+
+/* The same over a trace that grows: opened, gone on with after steps were added, and closed. */
+typedef struct Replay Replay;
+Status replay_open(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                   ReplayObserver observer, void *argument, Replay **replay);
+/* Replays what was added since. */
+Status replay_go_on(Replay *replay);
+/* Writes the result, unless NULL, and frees REPLAY (NULL: nothing). */
+void replay_close(Replay *replay, ReplayResult *result);
 void replay_result_free(ReplayResult *result);
 
 /* The stable JSON of `simulate --json`. Freed with cJSON_Delete. */

@@ -293,6 +293,9 @@ Status study_add_bounds(Study *study)
     size_t given = study->n_plans;
     size_t n_sorted = 0;
     Plan *sorted;
+    /* With continuous batching the future depends on time, so that nobody can know it. */
+    if (given > 0 && study->plans[0].batching.mode == BATCHING_CONTINUOUS)
+        return OK;
     TRY(mem_new(&sorted, given, sizeof *sorted, "study"));
     for (size_t i = 0; i < given; i++)
         if (study->plans[i].buffer.on && study->plans[i].compute.mode == COMPUTE_ON_GPU)
@@ -308,7 +311,8 @@ Status study_add_bounds(Study *study)
     return OK;
 }
 
-/* A sweep replays one sequence of steps, so all its plans must ask for the same. */
+/* A sweep replays one sequence of steps, so all its plans must ask for the same; but continuous
+ * batching, where each plan has steps of its own. */
 static Status check_batching(const char *file, const Study *study)
 {
     for (size_t i = 1; i < study->n_plans; i++) {
@@ -316,6 +320,8 @@ static Status check_batching(const char *file, const Study *study)
         Batching other = plan_batching(&study->plans[i]);
         bool same_tokens =
             first.mode == BATCHING_AS_RECORDED || first.max_tokens == other.max_tokens;
+        if (first.mode == BATCHING_CONTINUOUS && other.mode == BATCHING_CONTINUOUS)
+            continue;
         if (first.mode != other.mode || first.sequences != other.sequences || !same_tokens)
             return fail(ERR_INPUT,
                         "%s: batching: \"%s\" of \"%s\" and \"%s\" of \"%s\" regroup the trace "

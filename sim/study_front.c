@@ -57,11 +57,13 @@ static Status read_front(const StudyReader *reader, sqlite3_stmt *statement, Stu
 static Status find_front(const StudyReader *reader, const StudyConditions *conditions,
                          StudyFront *front)
 {
+    char order[192];
     sqlite3_stmt *statement = NULL;
     if (!reader->has_times)
         return fail(ERR_INPUT, "%s: the study has no times: sweep with --hardware", reader->path);
-    TRY(study_reader_select(reader, COLUMNS, conditions, "peak_bytes, tokens_per_s DESC, plan_id",
-                            &statement));
+    snprintf(order, sizeof order, "peak_bytes, tokens_per_s DESC, %s, misses, plan_id",
+             reader->link);
+    TRY(study_reader_select(reader, COLUMNS, conditions, order, &statement));
     Status status = read_front(reader, statement, front);
     sqlite3_finalize(statement);
     return status;

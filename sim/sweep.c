@@ -100,7 +100,7 @@ static Status run_missing(StudyDb *db, SweepWork *work, StudyEntry *entries, Swe
                            .signals_skipped = work->signals_skipped};
     Status status = prepare_futures(work, &future);
     work->future = &future;
-    if (status == OK)
+    if (status == OK && work->timer == NULL)
         status = answer_curves(db, work, entries, totals);
     if (status == OK && work->n_entries > 0)
         status = sweep_lead(work, db, totals);
@@ -141,6 +141,23 @@ static Status score(SweepWork *work, const StudyScored *scored, const Study *stu
     return status;
 }
 
+/* Continuous batching is played in time, over all of the trace. */
+static Status check_times(const Study *study, const SweepOptions *options)
+{
+    const bool served = study->plans[0].batching.mode == BATCHING_CONTINUOUS;
+    if (options->timer != NULL && options->ranks != NULL && options->ranks->count > 1)
+        return fail(ERR_UNSUPPORTED, "sweep: times are simulated on one rank only");
+    if (served && options->timer == NULL)
+        return fail(ERR_INPUT, "batching.mode: \"continuous\" plays arrivals in time: it needs "
+                               "--hardware");
+    if (served && (options->parts.train.given || options->parts.test.given))
+        return fail(ERR_INPUT, "sweep: batching.mode \"continuous\" has steps of its own, of which "
+                               "no part can be chosen");
+    for (size_t i = 0; i < study->n_plans && served; i++)
+        TRY(fail_in(plan_check_learned(&study->plans[i]), "plan \"%s\"", study->plans[i].name));
+    return OK;
+}
+
 Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *study,
                  const char *out, const SweepOptions *options, SweepTotals *totals)
 {
@@ -152,14 +169,23 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     if (options->signals != NULL && totals->ranks > 1)
         return fail(ERR_UNSUPPORTED, "sweep: plans that read scores, predictions or requests of a "
                                      "trace run on one rank only");
+    TRY(check_times(study, options));
     TRY(trace_parts_choose(&options->parts, needs_training(study), trace->n_steps, &scored.parts));
+    if (options->timer != NULL)
+        TRY(plan_timer_name(options->timer->hardware, scored.hardware, sizeof scored.hardware));
     TRY(sweep_learn(trace, &scored.parts, study, &learnt));
     PackedTrace test = packed_trace_part(trace, scored.parts.test.first, scored.parts.test.end);
+    PlanTimer timer = {0};
+    if (options->timer != NULL) {
+        timer = *options->timer;
+        timer.first = scored.parts.test.first;
+    }
     SweepWork work = {.trace = &test,
                       .plans = learnt,
                       .n_plans = study->n_plans,
                       .signals_skipped =
                           packed_trace_part_first_event(trace, scored.parts.test.first),
+                      .timer = options->timer != NULL ? &timer : NULL,
                       .options = options};
     Status status = score(&work, &scored, study, trace_path, out, totals);
     sweep_forget(learnt, study->n_plans);

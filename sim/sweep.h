@@ -4,6 +4,7 @@
 #define SIM_SWEEP_H
 
 #include "sim/parts.h"
+#include "sim/plan_timer.h"
 #include "sim/study.h"
 #include "sim/sweep_ranks.h"
 #include "traces/packed.h"
@@ -19,7 +20,8 @@ typedef struct {
     void *argument;
     const TraceSignals *signals; /* of the trace, that plans of the study need; they are not shared
                                     with other ranks; NULL: none */
-    SweepRanks *ranks;           /* this process is rank 0 of them; NULL: alone */
+    const PlanTimer *timer; /* results have times: of the whole trace, on one rank; NULL: none */
+    SweepRanks *ranks;      /* this process is rank 0 of them; NULL: alone */
 } SweepOptions;
 
 typedef struct {

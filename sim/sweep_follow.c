@@ -75,7 +75,7 @@ static Status start(Follower *follower)
     const Plan *plans = follower->plans.plans;
     for (size_t i = 0; i < follower->plans.n_plans; i++)
         TRY(replay_prepare(&follower->trace, &plans[i], &follower->future));
-    return sweep_pool_new(&follower->trace, plans, &follower->future, follower->threads,
+    return sweep_pool_new(&follower->trace, plans, &follower->future, NULL, follower->threads,
                           &follower->pool);
 }
 

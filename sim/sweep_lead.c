@@ -306,7 +306,7 @@ Status sweep_lead(const SweepWork *work, StudyDb *db, SweepTotals *totals)
     if (leader.link != NULL)
         begin_followers(&leader);
     if (leader.status == OK)
-        note(&leader, sweep_pool_new(work->trace, work->plans, work->future,
+        note(&leader, sweep_pool_new(work->trace, work->plans, work->future, work->timer,
                                      leader.ranks[0].threads, &leader.pool));
     replay_all(&leader);
     sweep_pool_free(leader.pool);

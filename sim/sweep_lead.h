@@ -13,6 +13,7 @@ typedef struct {
     const StudyEntry *entries; /* [n_entries] without a result, in this order */
     size_t n_entries;
     const ReplayFuture *future; /* of all of them */
+    const PlanTimer *timer;     /* or NULL */
     uint64_t signals_skipped;   /* as in ReplayFuture */
     const SweepOptions *options;
 } SweepWork;

@@ -19,6 +19,7 @@ struct SweepPool {
     const PackedTrace *trace;
     const Plan *plans;
     const ReplayFuture *future;
+    const PlanTimer *timer; /* or NULL */
     pthread_t *threads;
     uint32_t n_threads;
     size_t room;
@@ -66,7 +67,8 @@ static void *work(void *argument)
     while (take(pool, &waiting)) {
         const Plan *plan = &pool->plans[waiting.plan];
         SweepFinished finished = {.item = waiting.item};
-        finished.status = replay_run(pool->trace, plan, pool->future, NULL, NULL, &finished.result);
+        finished.status =
+            plan_timer_run(pool->timer, pool->trace, plan, pool->future, &finished.result);
         if (finished.status != OK)
             snprintf(finished.error, sizeof finished.error, "plan \"%s\": %s", plan->name,
                      error_message());
@@ -92,13 +94,14 @@ static Status start_threads(SweepPool *pool, uint32_t wanted)
 }
 
 Status sweep_pool_new(const PackedTrace *trace, const Plan *plans, const ReplayFuture *future,
-                      uint32_t threads, SweepPool **out)
+                      const PlanTimer *timer, uint32_t threads, SweepPool **out)
 {
     SweepPool *pool;
     TRY(mem_new(&pool, 1, sizeof *pool, "sweep"));
     pool->trace = trace;
     pool->plans = plans;
     pool->future = future;
+    pool->timer = timer;
     pool->room = 2 * (size_t)threads;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->work_ready, NULL);

@@ -2,7 +2,7 @@
 #ifndef SIM_SWEEP_POOL_H
 #define SIM_SWEEP_POOL_H
 
-#include "sim/replay.h"
+#include "sim/plan_timer.h"
 
 typedef struct SweepPool SweepPool;
 
@@ -15,9 +15,10 @@ typedef struct {
 } SweepFinished;
 
 /* Starts THREADS threads, or as many as the system gives, but one. FUTURE has been prepared for
- * every plan that will be put. What is passed must outlive the pool. */
+ * every plan that will be put. TIMER may be NULL: results have no time. What is passed must outlive
+ * the pool. */
 Status sweep_pool_new(const PackedTrace *trace, const Plan *plans, const ReplayFuture *future,
-                      uint32_t threads, SweepPool **pool);
+                      const PlanTimer *timer, uint32_t threads, SweepPool **pool);
 /* Drops what has not begun and waits for what has. Accepts NULL. */
 void sweep_pool_free(SweepPool *pool);
 

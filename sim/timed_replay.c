@@ -32,20 +32,26 @@ static Status begin_step(Player *player, uint32_t step)
     return OK;
 }
 
+Status timing_packed_event(Timing *timing, const PackedEvent *event, const BufferAction *actions,
+                           uint32_t n_actions, uint32_t *rows)
+{
+    const uint8_t *at = event->counts;
+    for (uint32_t i = 0; event->counts != NULL && i < event->n_active; i++)
+        rows[i] = packed_count_read(&at);
+    const TimingEvent timed = {.layer_index = event->layer_index,
+                               .n = event->n_active,
+                               .experts = event->experts,
+                               .rows = event->counts != NULL ? rows : NULL};
+    return timing_event(timing, &timed, actions, n_actions);
+}
+
 static Status play_event(void *argument, const PackedEvent *event, const BufferAction *actions,
                          uint32_t n_actions)
 {
     Player *player = argument;
-    const uint8_t *at = event->counts;
     if (player->step == NULL || player->step->step != event->step)
         TRY(begin_step(player, event->step));
-    for (uint32_t i = 0; event->counts != NULL && i < event->n_active; i++)
-        player->rows[i] = packed_count_read(&at);
-    const TimingEvent timed = {.layer_index = event->layer_index,
-                               .n = event->n_active,
-                               .experts = event->experts,
-                               .rows = event->counts != NULL ? player->rows : NULL};
-    return timing_event(player->timing, &timed, actions, n_actions);
+    return timing_packed_event(player->timing, event, actions, n_actions, player->rows);
 }
 
 Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing *timing,
@@ -66,4 +72,15 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
     }
     mem_free(player.rows);
     return status;
+}
+
+PlanTime timing_plan_time(const Timing *timing, const TimingMemory *memory)
+{
+    const TimingTotals totals = timing_totals(timing);
+    const uint64_t ns = timing_now(timing);
+    return (PlanTime){.known = true,
+                      .total_ns = ns,
+                      .tokens_per_s = ns > 0 ? 1e9 * (double)totals.total.tokens / (double)ns : 0,
+                      .exposed_load_ns = totals.total.exposed_load_ns,
+                      .peak_bytes = memory->total};
 }

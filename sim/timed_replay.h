@@ -14,6 +14,13 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
                     const TraceFeatures *features, uint64_t first, const Plan *plan,
                     StepObserver observer, void *argument, ReplayResult *result);
 
+/* One event of a replay, played; ROWS has room for the experts of any layer. */
+Status timing_packed_event(Timing *timing, const PackedEvent *event, const BufferAction *actions,
+                           uint32_t n_actions, uint32_t *rows);
+
+/* What TIMING has played so far, of a plan that wants MEMORY. */
+PlanTime timing_plan_time(const Timing *timing, const TimingMemory *memory);
+
 /* Of `simulate --json`: "time", with the keys total_ns, tokens_per_s, exposed_load_ns, peak_bytes
  * and what they are made of. Freed with cJSON_Delete. */
 Status timing_json(const Timing *timing, const TimingMemory *memory, cJSON **json);

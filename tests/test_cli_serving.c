@@ -5,6 +5,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "tests/checkpoint_maker.h"
+#include "tests/hardware_maker.h"
 
 static char model[256];
 static char tokens[256];
@@ -35,6 +36,13 @@ static int remove_out(void **state)
     (void)state;
     unlink(out);
     return 0;
+}
+
+/* scratch_path() for longer than 16 calls, in PATH. */
+static const char *named(const char *name, char path[256])
+{
+    snprintf(path, 256, "%s", scratch_path(name));
+    return path;
 }
 
 static void assert_refused(const char *wanted)
@@ -97,14 +105,160 @@ static void what_cannot_be_served_is_refused(void **unused)
     assert_refused("batching.arrivals: \"trace\": the requests of a token file have no arrivals");
 }
 
+/* Records all requests at once, as OUT moved to NAME. */
+static void record_served(const char *name, char path[256])
+{
+    RECORD("--set", "batching.sequences=4", "--generate", "5", "--ignore-eos");
+    assert_int_equal(run.code, 0);
+    snprintf(path, 256, "%s", scratch_path(name));
+    assert_int_equal(rename(out, path), 0);
+}
+
+enum { STEP_NS = 2000000, SERVICE_NS = 5 * STEP_NS };
+
+/* One request at a time; each takes its prompt and 4 tokens more. */
+static void a_queue_that_can_be_computed_by_hand_comes_out_exact(void **unused)
+{
+    (void)unused;
+    char served[256];
+    const char *hardware = named("exact.json", (char[256]){0});
+    record_served("exact.db", served);
+    make_hardware(served, STEP_NS, 0, hardware);
+    RUN("simulate", "--trace", served, "--hardware", hardware, "--set", "batching.mode=continuous",
+        "--set", "batching.sequences=1", "--set", "batching.arrivals=fixed", "--set",
+        "batching.requests_per_s=125", "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *json = cJSON_Parse(run.out);
+    const cJSON *serving = cJSON_GetObjectItemCaseSensitive(json, "serving");
+    assert_true(number_at(serving, "requests", NULL) == 4);
+    assert_true(number_at(serving, "output_tokens", NULL) == 20);
+    assert_true(number_at(serving, "steps", NULL) == 20);
+    assert_true(number_at(serving, "duration_ns", NULL) == 4 * SERVICE_NS);
+    assert_true(number_at(serving, "ttft_ns", "median") == STEP_NS + 2000000);
+    assert_true(number_at(serving, "ttft_ns", "max") == STEP_NS + 3 * 2000000);
+    assert_true(number_at(serving, "tbt_ns", "p99") == STEP_NS);
+    assert_true(number_at(serving, "output_tokens_per_s", NULL) == 1e9 / STEP_NS);
+    assert_true(number_at(json, "time", "total_ns") == 20.0 * STEP_NS);
+    assert_true(number_at(json, "time", "peak_bytes") > 1000000);
+    cJSON_Delete(json);
+}
+
+static void time_is_said_before_hits_and_misses(void **unused)
+{
+    (void)unused;
+    char served[256];
+    const char *hardware = named("order.json", (char[256]){0});
+    record_served("order.db", served);
+    make_hardware(served, STEP_NS, 50000, hardware);
+    RUN("simulate", "--trace", served, "--hardware", hardware, "--set", "batching.mode=continuous",
+        "--set", "batching.sequences=2", "--set", "buffer.slots=3");
+    assert_int_equal(run.code, 0);
+    const char *first = strstr(run.out, "time to first token");
+    const char *steps = strstr(run.out, "waited for loads");
+    const char *misses = strstr(run.out, "miss ratio");
+    assert_true(first != NULL && steps != NULL && misses != NULL);
+    assert_true(first < steps && steps < misses);
+    assert_non_null(strstr(run.out, "Continuous batching: at most 2 requests"));
+}
+
+static void write_study(const char *path, const char *text)
+{
+    assert_ok(file_write_all(path, text, strlen(text)));
+}
+
+/* What a sweep stores of a plan is what simulate says of it. */
+static void assert_swept_as_simulated(const char *served, const char *hardware, const char *study,
+                                      const char *mode, const char *sequences)
+{
+    const char *db = named("swept.db", (char[256]){0});
+    const char *plan = named("best.json", (char[256]){0});
+    unlink(db);
+    RUN("sweep", "--trace", served, "--study", study, "--hardware", hardware, "--out", db,
+        "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *swept = cJSON_Parse(run.out);
+    const cJSON *point = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(swept, "pareto"), 0);
+    RUN("plan", "--from", db, "--best", "memory", "--tokens-per-second-at-least", "1", "--out",
+        plan, "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *picked = cJSON_Parse(run.out);
+    assert_true(number_at(picked, "plan_id", NULL) == number_at(point, "plan_id", NULL));
+    RUN("simulate", "--trace", served, "--hardware", hardware, "--plan", plan, "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *simulated = cJSON_Parse(run.out);
+    const cJSON *as = cJSON_GetObjectItemCaseSensitive(
+        cJSON_GetObjectItemCaseSensitive(simulated, "plan"), "batching");
+    assert_string_equal(cJSON_GetObjectItemCaseSensitive(as, "mode")->valuestring, mode);
+    assert_true((sequences == NULL) ==
+                (cJSON_GetObjectItemCaseSensitive(simulated, "serving") == NULL));
+    static const char *const KEYS[] = {"exposed_load_ns", "peak_bytes"};
+    for (int i = 0; i < 2; i++) {
+        double value = number_at(simulated, "time", KEYS[i]);
+        assert_true(value > 0);
+        assert_true(number_at(point, KEYS[i], NULL) == value);
+        assert_true(number_at(picked, "time", KEYS[i]) == value);
+    }
+    double total_ns = sequences != NULL ? number_at(simulated, "serving", "duration_ns")
+                                        : number_at(simulated, "time", "total_ns");
+    assert_true(number_at(picked, "time", "total_ns") == total_ns);
+    cJSON_Delete(simulated);
+    cJSON_Delete(picked);
+    cJSON_Delete(swept);
+}
+
+static void a_sweep_stores_the_time_that_simulate_says(void **unused)
+{
+    (void)unused;
+    char served[256];
+    const char *hardware = named("swept.json", (char[256]){0});
+    const char *study = named("study.json", (char[256]){0});
+    record_served("to-sweep.db", served);
+    make_hardware(served, STEP_NS, 50000, hardware);
+    write_study(study, "{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2, 4, 6],"
+                       " \"buffer.evict\": [\"lru\", \"fifo\"]}}");
+    assert_swept_as_simulated(served, hardware, study, "as-recorded", NULL);
+    write_study(study,
+                "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
+                " \"sequences\": 2, \"arrivals\": \"poisson\", \"requests_per_s\": 100}},"
+                " \"grid\": {\"buffer.slots\": [2, 4, 6], \"batching.max_tokens\": [4, 9]}}");
+    assert_swept_as_simulated(served, hardware, study, "continuous", "2");
+}
+
+static void sweeps_say_what_times_they_cannot_have(void **unused)
+{
+    (void)unused;
+    char served[256];
+    const char *hardware = named("cannot.json", (char[256]){0});
+    const char *study = named("cannot-study.json", (char[256]){0});
+    record_served("cannot.db", served);
+    make_hardware(served, STEP_NS, 50000, hardware);
+    write_study(study, "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
+                       " \"sequences\": 2}}, \"grid\": {\"buffer.slots\": [2, 4]}}");
+    RUN("sweep", "--trace", served, "--study", study, "--out", out);
+    assert_refused("it needs --hardware");
+    RUN("sweep", "--trace", served, "--study", study, "--out", out, "--hardware", hardware,
+        "--test", "0.5:1");
+    assert_refused("of which no part can be chosen");
+    RUN("sweep", "--trace", served, "--study", study, "--out", out, "--model", "other");
+    assert_refused("--model needs --hardware");
+    RUN("sweep", "--trace", served, "--study", study, "--out", out, "--hardware", hardware,
+        "--model", "other");
+    assert_refused("other");
+    write_study(study, "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
+                       " \"sequences\": 2}}, \"grid\": {\"buffer.evict\": [\"belady\"],"
+                       " \"buffer.slots\": [2, 4]}}");
+    RUN("sweep", "--trace", served, "--study", study, "--out", out, "--hardware", hardware);
+    assert_refused("buffer.evict: \"belady\" knows the future");
+    RUN("simulate", "--trace", served, "--hardware", hardware, "--set", "batching.mode=continuous",
+        "--set", "batching.sequences=2", "--test", "0:0.5");
+    assert_refused("--train and --test do not go with batching.mode \"continuous\"");
+}
+
 static void steps_of_a_trace_do_not_arrive(void **unused)
 {
     (void)unused;
     char served[256];
-    RECORD("--set", "batching.sequences=4", "--generate", "3");
-    assert_int_equal(run.code, 0);
-    snprintf(served, sizeof served, "%s", scratch_path("served.db"));
-    assert_int_equal(rename(out, served), 0);
+    record_served("served.db", served);
     RUN("validate", "--trace", served, "--model", model);
     assert_int_equal(run.code, 0);
     RUN("simulate", "--trace", served, "--set", "batching.mode=continuous", "--set",
@@ -125,6 +279,10 @@ int main(void)
         cmocka_unit_test_setup(record_prints_a_table_of_them, remove_out),
         cmocka_unit_test_setup(what_cannot_be_served_is_refused, remove_out),
         cmocka_unit_test_setup(steps_of_a_trace_do_not_arrive, remove_out),
+        cmocka_unit_test_setup(a_queue_that_can_be_computed_by_hand_comes_out_exact, remove_out),
+        cmocka_unit_test_setup(time_is_said_before_hits_and_misses, remove_out),
+        cmocka_unit_test_setup(a_sweep_stores_the_time_that_simulate_says, remove_out),
+        cmocka_unit_test_setup(sweeps_say_what_times_they_cannot_have, remove_out),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);
 }

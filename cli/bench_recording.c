@@ -9,7 +9,7 @@
 #include "cli/table.h"
 
 /* Steps that do not count: they warm the device up, and the recorder's ring when recorded. */
-enum { WARM_UP = 4, RECORDED_WARM_UP = 12, MAX_PAIRS = 100, DECODE_STEPS = 20 };
+enum { WARM_UP = 4, RECORDED_WARM_UP = 12, MAX_PAIRS = 100, DECODE_STEPS = 20, PREFILL_STEPS = 4 };
 
 typedef struct {
     ModelInput model;
@@ -154,7 +154,7 @@ static Status record_step(Measurement *m, const StepBenchStep *step, const StepO
                               .duration_ns = output->duration_ns,
                               .experts = output->experts,
                               .weights = output->weights};
-    return recorder_step(m->recorder, &traced, NULL, 0, NULL, 0);
+    return recorder_lend_step(m->recorder, &traced, output->kept_for, NULL, 0, NULL, 0);
 }
 
 static Status run_step(Measurement *m, const Load *load, bool recorded)
@@ -174,13 +174,15 @@ static Status run_step(Measurement *m, const Load *load, bool recorded)
     return recorded ? record_step(m, &step, &output) : OK;
 }
 
-/* The steps of one side, the hand-over to the recorder included. */
+/* The steps of one side, the hand-over to the recorder included: all but the first run beside the
+ * writing of those before. That of the last is waited for before the other side begins. */
 static Status run_side(Measurement *m, const Load *load, bool recorded, double *ns)
 {
     uint64_t start_ns = clock_ns();
     for (uint32_t i = 0; i < load->steps; i++)
         TRY(run_step(m, load, recorded));
     *ns = (double)(clock_ns() - start_ns) / load->steps;
+    recorder_settle(m->recorder);
     return OK;
 }
 
@@ -275,7 +277,7 @@ static Status measure(Measurement *m, int argc, char **argv)
     const Plan plan = plan_default();
     const StepBenchSetup setup = make_setup(arguments, &plan);
     m->loads[0] = (Load){.name = "decode", .batch = {arguments->batch, 1}, .steps = DECODE_STEPS};
-    m->loads[1] = (Load){.name = "prefill", .batch = arguments->prefill, .steps = 1};
+    m->loads[1] = (Load){.name = "prefill", .batch = arguments->prefill, .steps = PREFILL_STEPS};
     TRY(ceilings_measure_on(arguments->device.name, &m->ceilings));
     TRY(step_bench_open(&setup, &m->bench));
     TRY(open_recorder(m));

@@ -119,6 +119,9 @@ typedef struct {
 typedef struct {
     uint64_t start_ns; /* clock_wall_ns */
     uint64_t duration_ns;
+    uint32_t kept_for; /* EXPERTS and WEIGHTS stay as they are until this many more steps begin: 1,
+                          and more where they are large, so that they can be read beside the steps
+                          that follow */
     const uint16_t *experts; /* per MoE layer of the stack [tokens][top_k], EXPERT_DROPPED where
                                 dropped */
     const float *weights;    /* same shape; 0 where dropped */

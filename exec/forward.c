@@ -340,7 +340,33 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
     return step;
 }
 
-/* What the host learns of the routing of all layers, in one copy each. */
+/* Large routings go to another place each time, small ones always to the same. */
+static bool is_large(const Step *step)
+{
+    return count_routed(step->forward->config, step->input) >= LARGE_ROUTING;
+}
+
+static void choose_place(const Step *step)
+{
+    Forward *f = step->forward;
+    const HostRouting *place =
+        is_large(step) ? &f->host.large[f->large_steps++ % ROUTINGS_KEPT] : &f->host.small;
+    f->host.experts = place->experts;
+    f->host.weights = place->weights;
+}
+
+static Status fetch_choices(const Step *step)
+{
+    const Forward *f = step->forward;
+    size_t routed = count_routed(f->config, step->input);
+    TRY(f->backend->fetch(f->device, f->host.experts, f->at.experts,
+                          routed * sizeof *f->host.experts));
+    return f->backend->fetch(f->device, f->host.weights, f->at.route_weights,
+                             routed * sizeof *f->host.weights);
+}
+
+/* What the host learns of the routing of all layers, in one copy each; large ones are fetched
+ * outside of what the backend repeats. */
 static Status fetch_routing(const Step *step)
 {
     const Forward *f = step->forward;
@@ -349,10 +375,8 @@ static Status fetch_routing(const Step *step)
     TRY(f->backend->find_nan(f->device, f->at.route_weights, 1, step->routed, f->at.found_nan));
     TRY(f->backend->fetch(f->device, f->host.found_nan, f->at.found_nan,
                           ((size_t)step->n_logits + 1) * sizeof *f->host.found_nan));
-    TRY(f->backend->fetch(f->device, f->host.experts, f->at.experts,
-                          step->routed * sizeof *f->host.experts));
-    TRY(f->backend->fetch(f->device, f->host.weights, f->at.route_weights,
-                          step->routed * sizeof *f->host.weights));
+    if (!is_large(step))
+        TRY(fetch_choices(step));
     return f->backend->fetch(f->device,
                              forward_groups_of(f->host.row_groups, f, step->first_moe_layer),
                              forward_groups_of(f->at.row_groups, f, step->first_moe_layer),
@@ -415,6 +439,8 @@ static Status queue_and_wait(Step *step)
     Forward *f = step->forward;
     uint64_t start_ns = clock_ns();
     TRY(step->waits ? queue_step(step) : queue_whole(step));
+    if (is_large(step))
+        TRY(fetch_choices(step));
     TRY(expert_slots_await_prefetches(&f->slots));
     f->notes.queue = forward_span(start_ns);
     start_ns = clock_ns();
@@ -429,12 +455,14 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
     uint64_t wall_offset_ns = clock_wall_ns() - clock_ns();
     TRY(expert_slots_start_step(&f->slots, &step.waits));
     put_input(&step);
+    choose_place(&step);
     f->notes.n_events = 0;
     TRY(queue_and_wait(&step));
     TRY(check_routing(&step));
     TRY(check_logits(&step));
     TRY(expert_slots_end_step(&f->slots, wall_offset_ns));
-    *output = (StepOutput){.experts = f->host.experts,
+    *output = (StepOutput){.kept_for = is_large(&step) ? ROUTINGS_KEPT : 1,
+                           .experts = f->host.experts,
                            .weights = f->host.weights,
                            .residency = f->slots.residency,
                            .n_residency = f->slots.n_residency,

@@ -44,6 +44,16 @@ typedef struct {
     void *encoder_values;
 } Activations;
 
+/* Large routings of this many steps are kept; LARGE_ROUTING entries are large: of some 6 bytes,
+ * they take a tenth of a millisecond to be copied. */
+enum { ROUTINGS_KEPT = 3, LARGE_ROUTING = 1 << 17 };
+
+/* Per MoE layer of a stack [tokens][top_k]. */
+typedef struct {
+    uint16_t *experts;
+    float *weights;
+} HostRouting;
+
 /* Host memory that the device copies from and to. */
 typedef struct {
     uint32_t *ids;
@@ -51,8 +61,10 @@ typedef struct {
     uint32_t *picked;
     Span *spans;
     Span *source_spans;
-    uint16_t *experts; /* per MoE layer [tokens][top_k] */
-    float *weights;    /* same shape */
+    HostRouting small;                /* of a step with less than LARGE_ROUTING entries */
+    HostRouting large[ROUTINGS_KEPT]; /* of others, in turn */
+    uint16_t *experts;                /* of the present step: one of these */
+    float *weights;
     uint16_t *forced_experts;
     float *forced_weights;
     float *scores;        /* per MoE layer [tokens][experts] */
@@ -128,6 +140,7 @@ typedef struct {
     Ahead ahead;
     DecisionSignals signals;
     Stamps stamps;
+    uint32_t large_steps; /* that had a large routing */
     HostNotes notes;
 } Forward;
 

@@ -206,6 +206,14 @@ void forward_lay_out_activations(Forward *forward, Arena *arena)
         at->logits = lay_out(arena, times(LOGIT_ROWS, config->vocabulary), sizeof(float));
 }
 
+static HostRouting lay_out_host_routing(Arena *arena, size_t entries)
+{
+    HostRouting routing;
+    routing.experts = lay_out(arena, entries, sizeof *routing.experts);
+    routing.weights = lay_out(arena, entries, sizeof *routing.weights);
+    return routing;
+}
+
 void forward_lay_out_pinned(Forward *forward, Arena *arena)
 {
     const ModelConfig *config = forward->config;
@@ -217,8 +225,10 @@ void forward_lay_out_pinned(Forward *forward, Arena *arena)
     host->picked = lay_out(arena, tokens, sizeof *host->picked);
     host->spans = lay_out(arena, tokens, sizeof *host->spans);
     host->source_spans = lay_out(arena, tokens, sizeof *host->source_spans);
-    host->experts = lay_out(arena, times(tokens, sums.top_k), sizeof *host->experts);
-    host->weights = lay_out(arena, times(tokens, sums.top_k), sizeof(float));
+    size_t routed = times(tokens, sums.top_k);
+    host->small = lay_out_host_routing(arena, routed < LARGE_ROUTING ? routed : LARGE_ROUTING);
+    for (size_t i = 0; i < ROUTINGS_KEPT && routed >= LARGE_ROUTING; i++)
+        host->large[i] = lay_out_host_routing(arena, routed);
     host->forced_experts = lay_out(arena, times(tokens, sums.top_k), sizeof *host->experts);
     host->forced_weights = lay_out(arena, times(tokens, sums.top_k), sizeof(float));
     host->scores = lay_out(arena, times(tokens, sums.experts), sizeof(float));

@@ -388,6 +388,7 @@ Status run_requests(Executor *executor, const ModelConfig *config, const TokenSe
     run.context.scores.keep = options->scores;
     run.context.scores.layers = executor_layers(executor, &run.context.scores.n_layers);
     Status status = run_groups(&run);
+    run_settle(&run.context);
     arena_free(&run.arena);
     for (uint32_t i = 0; status != OK && i < executor_options(executor)->max_requests; i++)
         executor_release(executor, i);

@@ -31,12 +31,19 @@ Status run_step(const RunContext *run, TraceStep *step, const StepInput *input, 
     step->predicted_weights = output->predicted_weights;
     count_step(run->totals, step);
     bool logged = run->residency || executor_plan(run->executor)->buffer.on;
+    size_t n_residency = logged ? output->n_residency : 0;
     if (run->recorder != NULL)
-        TRY(recorder_step(run->recorder, step, output->residency, logged ? output->n_residency : 0,
-                          output->timing, output->n_timing));
+        TRY(recorder_lend_step(run->recorder, step, output->kept_for, output->residency,
+                               n_residency, output->timing, output->n_timing));
     if (run->observer != NULL)
         TRY(run->observer(run->argument, step, input, output));
     return OK;
+}
+
+void run_settle(const RunContext *run)
+{
+    if (run->recorder != NULL)
+        recorder_settle(run->recorder);
 }
 
 bool run_must_stop(const RunContext *run)

@@ -18,6 +18,9 @@ typedef struct {
 /* Runs INPUT. STEP has number, phase and composition; routing and times are filled in here. */
 Status run_step(const RunContext *run, TraceStep *step, const StepInput *input, StepOutput *output);
 
+/* Waits until the recorder needs nothing of the executor's any more: at the end of a run. */
+void run_settle(const RunContext *run);
+
 /* True when the user asked to stop; notes it in the totals. */
 bool run_must_stop(const RunContext *run);
 

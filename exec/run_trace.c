@@ -214,6 +214,7 @@ Status run_trace(Executor *executor, const ModelConfig *config, const RunTraceOp
     TRY(trace_scan(options, config, plan, &runner.scan, needs_future ? &future : NULL));
     runner.future = needs_future ? &future : NULL;
     Status status = run_steps(&runner);
+    run_settle(&runner.context);
     trace_reader_close(runner.reader);
     arena_free(&runner.arena);
     trace_scan_free(&runner.scan);

@@ -387,6 +387,57 @@ static void the_host_tells_when_it_queued_waited_decided_and_loaded(void **state
     }
 }
 
+/* Steps of 64 requests with 64 tokens each in a model whose tokens take 32 experts. */
+static void large_routings_stay_for_the_steps_that_follow(void **state)
+{
+    (void)state;
+    enum { REQUESTS = 64, LENGTH = 64, TOKENS = REQUESTS * LENGTH, ROUTED = 32 * TOKENS };
+    static uint32_t token[TOKENS];
+    static uint32_t slot[TOKENS];
+    static uint32_t position[TOKENS];
+    static uint16_t seen[4][ROUTED];
+    const uint16_t *experts[4];
+    const Plan plan = plan_default();
+    Checkpoint *wide;
+    Executor *executor;
+    uint64_t random = 17;
+    make_checkpoint(scratch_path("wide"),
+                    &(CheckpointSpec){.seed = 5, .n_layers = 4, .experts = 16, .top_k = 8});
+    assert_ok(checkpoint_open(scratch_path("wide"), &wide));
+    ExecutorOptions options = usual_options(&plan);
+    options.max_requests = REQUESTS;
+    options.max_tokens = TOKENS;
+    assert_ok(executor_open(wide, &options, &executor));
+    for (int step = 0; step < 4; step++) {
+        StepOutput output;
+        for (uint32_t i = 0; i < TOKENS; i++) {
+            token[i] = random_below(&random, VOCABULARY);
+            slot[i] = i / LENGTH;
+            position[i] = i % LENGTH;
+        }
+        const StepInput input = {
+            .tokens = TOKENS, .token = token, .kv_slot = slot, .position = position};
+        assert_ok(executor_step(executor, &input, &output));
+        experts[step] = output.experts;
+        memcpy(seen[step], output.experts, sizeof seen[step]);
+        assert_int_equal(output.kept_for, 3);
+        for (int before = step < 2 ? 0 : step - 2; before < step; before++) {
+            assert_memory_equal(experts[before], seen[before], sizeof seen[before]);
+            assert_memory_not_equal(seen[before], seen[step], sizeof seen[step]);
+        }
+        for (uint32_t i = 0; i < REQUESTS; i++)
+            executor_release(executor, i);
+    }
+    const Small one = {1, {5}, {0}, {0}};
+    StepInput input = small_input(&one);
+    StepOutput output;
+    assert_ok(executor_step(executor, &input, &output));
+    assert_int_equal(output.kept_for, 1);
+    assert_memory_equal(experts[3], seen[3], sizeof seen[3]);
+    executor_close(executor);
+    checkpoint_close(wide);
+}
+
 static void a_step_allocates_nothing(void **state)
 {
     (void)state;
@@ -444,6 +495,7 @@ int main(void)
         cmocka_unit_test(the_log_tells_what_every_slot_holds),
         cmocka_unit_test(a_load_takes_as_long_as_the_link_would),
         cmocka_unit_test(the_host_tells_when_it_queued_waited_decided_and_loaded),
+        cmocka_unit_test(large_routings_stay_for_the_steps_that_follow),
         cmocka_unit_test(a_step_allocates_nothing),
         cmocka_unit_test(every_failing_allocation_of_opening_is_an_error_without_a_leak),
     };

@@ -405,6 +405,64 @@ static void a_full_ring_makes_the_producer_wait_and_loses_nothing(void **unused)
     assert_int_equal(assert_reads_back(path, &trace, 200), 200);
 }
 
+static Status lend_random_step(Recorder *recorder, const RandomStep *made, uint32_t kept_for)
+{
+    return recorder_lend_step(recorder, &made->step, kept_for, made->residency, made->n_residency,
+                              made->timing, made->n_timing);
+}
+
+/* Arrays that are lent change as soon as they may, while the file is locked for a while. */
+static void what_is_lent_is_read_before_it_may_change(void **unused)
+{
+    (void)unused;
+    static RandomStep made[4];
+    for (uint32_t kept_for = 1; kept_for <= 4; kept_for++) {
+        const char *path = scratch_path("lent.db");
+        RandomTrace trace = random_trace(7 + kept_for);
+        RecorderOptions options = {.transaction_steps = 3};
+        Recorder *recorder;
+        sqlite3 *db;
+        pthread_t thread;
+        unlink(path);
+        assert_ok(
+            recorder_open(path, &(TraceRun){0}, trace.layers, trace.n_layers, &options, &recorder));
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(db, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
+        assert_int_equal(pthread_create(&thread, NULL, hold_write_lock, db), 0);
+        for (uint32_t i = 0; i < 60; i++) {
+            RandomStep *step = &made[i % kept_for];
+            random_step(&trace, i, step);
+            assert_ok(i % 5 == 4 ? record_random_step(recorder, step)
+                                 : lend_random_step(recorder, step, kept_for));
+        }
+        recorder_settle(recorder);
+        memset(made, 0xEE, sizeof made);
+        pthread_join(thread, NULL);
+        sqlite3_close(db);
+        assert_ok(recorder_close(recorder));
+        assert_int_equal(assert_reads_back(path, &trace, 60), 60);
+    }
+}
+
+static void a_wrong_expert_that_is_lent_fails_a_later_call(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("lent-wrong.db");
+    RandomTrace trace = random_trace(4);
+    static RandomStep made;
+    Recorder *recorder;
+    trace.layers[0].stack = STACK_DECODER;
+    assert_ok(recorder_open(path, &(TraceRun){0}, trace.layers, trace.n_layers, NULL, &recorder));
+    random_step(&trace, 5, &made);
+    assert_ok(record_random_step(recorder, &made));
+    random_step(&trace, 6, &made);
+    made.experts[0] = (uint16_t)trace.layers[0].experts;
+    assert_ok(lend_random_step(recorder, &made, 2));
+    recorder_settle(recorder);
+    assert_int_equal(recorder_close(recorder), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "lent-wrong.db: step"));
+}
+
 static void abandoning_keeps_what_is_committed_and_removes_an_empty_file(void **unused)
 {
     (void)unused;
@@ -618,6 +676,8 @@ int main(int count, char **arguments)
         cmocka_unit_test(a_step_is_committed_in_time_although_no_other_follows),
         cmocka_unit_test(a_reader_sees_one_state_while_the_recorder_goes_on),
         cmocka_unit_test(a_full_ring_makes_the_producer_wait_and_loses_nothing),
+        cmocka_unit_test(what_is_lent_is_read_before_it_may_change),
+        cmocka_unit_test(a_wrong_expert_that_is_lent_fails_a_later_call),
         cmocka_unit_test(abandoning_keeps_what_is_committed_and_removes_an_empty_file),
         cmocka_unit_test(every_allocation_may_fail_in_recording),
         cmocka_unit_test(every_allocation_may_fail_in_reading),

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "traces/layers.h"
+#include "traces/recorder_check.h"
 #include "traces/step_buffer.h"
 #include "traces/writer.h"
 
@@ -24,6 +25,8 @@ enum {
 /* One item on its way to the writer thread: a step, or a request. */
 typedef struct {
     bool is_request;
+    uint64_t lent_until; /* experts and weights are the producer's, who may change them from this
+                            step on, by number of those handed over; 0: they are copies */
     StepBuffer arrays;
     StepRows rows; /* points into the buffers of this slot */
     void *residency;
@@ -45,13 +48,15 @@ struct Recorder {
     StackSpan spans[2]; /* by Stack */
     bool any_step;
     uint32_t last_step;
+    uint64_t n_steps; /* handed over */
     uint32_t transaction_steps;
     uint64_t transaction_ns;
 
     pthread_t thread;
     pthread_mutex_t mutex; /* guards what follows */
     pthread_cond_t filled; /* the ring is no longer empty, or ending was asked for */
-    pthread_cond_t freed;  /* at least half of the ring is free, or the writer has failed */
+    pthread_cond_t freed;  /* at least half of the ring is free, what was lent has been read, or
+                              the writer has failed */
     Slot *slots;           /* [n_slots] */
     uint32_t n_slots;
     uint32_t head;  /* the slot written out next */
@@ -64,11 +69,21 @@ struct Recorder {
     _Atomic uint64_t committed;
 };
 
-static Status write_slot(Recorder *recorder, const Slot *slot)
+static Status write_slot(Recorder *recorder, Slot *slot)
 {
+    const TraceStep *step = &slot->rows.step;
     if (slot->is_request)
         return writer_put_request(recorder->writer, &slot->request);
-    return writer_put_step(recorder->writer, &slot->rows);
+    if (slot->lent_until == 0)
+        return writer_put_step(recorder->writer, &slot->rows);
+    TRY(layers_check_experts(recorder->path, recorder->layers, recorder->spans[step->stack],
+                             step->step, step->tokens, step->experts, ERR_INPUT));
+    TRY(writer_put_step(recorder->writer, &slot->rows));
+    pthread_mutex_lock(&recorder->mutex);
+    slot->lent_until = 0;
+    pthread_cond_signal(&recorder->freed);
+    pthread_mutex_unlock(&recorder->mutex);
+    return OK;
 }
 
 static Status commit(Recorder *recorder)
@@ -184,32 +199,6 @@ static void free_recorder(Recorder *recorder)
     mem_free(recorder);
 }
 
-static Status check_options(const char *path, const RecorderOptions *options)
-{
-    if (options->ring_slots > 1u << 20)
-        return fail(ERR_INPUT, "%s: ring_slots: %" PRIu32 ", allowed is 0 to %u", path,
-                    options->ring_slots, 1u << 20);
-    if (options->transaction_ns > (uint64_t)INT64_MAX / 2)
-        return fail(ERR_INPUT, "%s: transaction_ns: %" PRIu64 " is too long", path,
-                    options->transaction_ns);
-    return OK;
-}
-
-static Status check_head(const char *path, const TraceLayer *layers, uint32_t n_layers)
-{
-    TRY(layers_check(path, layers, n_layers, ERR_INPUT));
-    for (uint32_t i = 0; i < n_layers; i++) {
-        const TraceLayer *layer = &layers[i];
-        if (memchr(layer->name, '\0', sizeof layer->name) == NULL ||
-            memchr(layer->gate, '\0', sizeof layer->gate) == NULL)
-            return fail(ERR_INPUT, "%s: layer %u: a text has no end", path, layer->layer);
-        if (layer->expert_bytes > INT64_MAX)
-            return fail(ERR_INPUT, "%s: layer %u: expert_bytes: %" PRIu64 " is too large", path,
-                        layer->layer, layer->expert_bytes);
-    }
-    return OK;
-}
-
 static Status copy_head(Recorder *recorder, const char *path, const TraceLayer *layers,
                         uint32_t n_layers)
 {
@@ -230,8 +219,8 @@ Status recorder_open(const char *path, const TraceRun *run, const TraceLayer *la
     const RecorderOptions defaults = {0};
     if (options == NULL)
         options = &defaults;
-    TRY(check_options(path, options));
-    TRY(check_head(path, layers, n_layers));
+    TRY(recorder_check_options(path, options));
+    TRY(recorder_check_head(path, layers, n_layers));
     Recorder *recorder;
     TRY(mem_new(&recorder, 1, sizeof *recorder, "recorder"));
     recorder->n_slots = options->ring_slots ? options->ring_slots : DEFAULT_SLOTS;
@@ -271,6 +260,31 @@ static Status take_slot(Recorder *recorder, Slot **slot)
     return status;
 }
 
+/* True while something is lent that changes before step number STEP. */
+static bool is_lent(const Recorder *recorder, uint64_t step)
+{
+    for (uint32_t i = 0; i < recorder->count; i++) {
+        uint64_t until = recorder->slots[(recorder->head + i) % recorder->n_slots].lent_until;
+        if (until > 0 && until <= step)
+            return true;
+    }
+    return false;
+}
+
+/* Waits until nothing is. A writer that has failed reads no more. */
+static void await_lent(Recorder *recorder, uint64_t step)
+{
+    pthread_mutex_lock(&recorder->mutex);
+    while (is_lent(recorder, step) && recorder->status == OK)
+        pthread_cond_wait(&recorder->freed, &recorder->mutex);
+    pthread_mutex_unlock(&recorder->mutex);
+}
+
+void recorder_settle(Recorder *recorder)
+{
+    await_lent(recorder, UINT64_MAX);
+}
+
 static void hand_over(Recorder *recorder)
 {
     pthread_mutex_lock(&recorder->mutex);
@@ -287,6 +301,7 @@ Status recorder_request(Recorder *recorder, const TraceRequest *request)
                     recorder->path, request->request, request->arrival_ns);
     TRY(take_slot(recorder, &slot));
     slot->is_request = true;
+    slot->lent_until = 0;
     slot->request = *request;
     if (request->label != NULL) {
         size_t bytes = strlen(request->label) + 1;
@@ -309,8 +324,8 @@ static Status check_predictions(const Recorder *recorder, const TraceStep *step)
     return OK;
 }
 
-static Status check_step(const Recorder *recorder, const TraceStep *step, size_t n_residency,
-                         size_t n_timing)
+static Status check_step(const Recorder *recorder, const TraceStep *step, bool lent,
+                         size_t n_residency, size_t n_timing)
 {
     const uint64_t blob_limit = 1000000000; /* SQLite's */
     const char *path = recorder->path;
@@ -335,12 +350,14 @@ static Status check_step(const Recorder *recorder, const TraceStep *step, size_t
         n_timing > blob_limit / sizeof(TimingRecord))
         return fail(ERR_INPUT, "%s: step %u: larger than %" PRIu64 " bytes in one column", path,
                     step->step, blob_limit);
-    TRY(layers_check_experts(path, recorder->layers, span, step->step, step->tokens, step->experts,
-                             ERR_INPUT));
+    if (!lent)
+        TRY(layers_check_experts(path, recorder->layers, span, step->step, step->tokens,
+                                 step->experts, ERR_INPUT));
     return check_predictions(recorder, step);
 }
 
-/* Copies the arrays of STEP into SLOT; what is NULL stays NULL. */
+/* Copies the arrays of STEP into SLOT, of experts and weights IDS entries; what is NULL stays NULL.
+ * Without ids they stay where they are. */
 static Status copy_step(Slot *slot, const TraceStep *step, size_t ids)
 {
     StepBuffer *to = &slot->arrays;
@@ -350,12 +367,13 @@ static Status copy_step(Slot *slot, const TraceStep *step, size_t ids)
     *copy = *step;
     copy->request = memcpy(to->request, step->request, words);
     copy->position = memcpy(to->position, step->position, words);
-    copy->experts = memcpy(to->experts, step->experts, 2 * ids);
+    if (ids > 0)
+        copy->experts = memcpy(to->experts, step->experts, 2 * ids);
     if (step->token != NULL)
         copy->token = memcpy(to->token, step->token, words);
     if (step->rank != NULL)
         copy->rank = memcpy(to->rank, step->rank, step->tokens);
-    if (step->weights != NULL)
+    if (step->weights != NULL && ids > 0)
         copy->weights = memcpy(to->weights, step->weights, 4 * ids);
     if (step->scores != NULL)
         copy->scores = memcpy(to->scores, step->scores, 2 * step->score_count);
@@ -378,14 +396,16 @@ static Status copy_predictions(Slot *slot, const TraceStep *step, size_t ids)
     return OK;
 }
 
-Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyRecord *residency,
-                     size_t n_residency, const TimingRecord *timing, size_t n_timing)
+/* LENT_UNTIL 0: all is copied. */
+static Status put_step(Recorder *recorder, const TraceStep *step, uint64_t lent_until,
+                       const ResidencyRecord *residency, size_t n_residency,
+                       const TimingRecord *timing, size_t n_timing)
 {
     Slot *slot;
-    TRY(check_step(recorder, step, n_residency, n_timing));
+    TRY(check_step(recorder, step, lent_until > 0, n_residency, n_timing));
     TRY(take_slot(recorder, &slot));
     size_t ids = (size_t)step->tokens * recorder->spans[step->stack].top_k;
-    TRY(copy_step(slot, step, ids));
+    TRY(copy_step(slot, step, lent_until > 0 ? 0 : ids));
     TRY(copy_predictions(slot, step, ids));
     size_t residency_bytes = n_residency * sizeof *residency;
     size_t timing_bytes = n_timing * sizeof *timing;
@@ -400,10 +420,26 @@ Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyR
     slot->rows.timing = slot->timing;
     slot->rows.n_timing = n_timing;
     slot->is_request = false;
+    slot->lent_until = lent_until;
     hand_over(recorder);
     recorder->any_step = true;
     recorder->last_step = step->step;
+    await_lent(recorder, ++recorder->n_steps);
     return OK;
+}
+
+Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyRecord *residency,
+                     size_t n_residency, const TimingRecord *timing, size_t n_timing)
+{
+    return put_step(recorder, step, 0, residency, n_residency, timing, n_timing);
+}
+
+Status recorder_lend_step(Recorder *recorder, const TraceStep *step, uint32_t kept_for,
+                          const ResidencyRecord *residency, size_t n_residency,
+                          const TimingRecord *timing, size_t n_timing)
+{
+    uint64_t until = kept_for > 1 ? recorder->n_steps + kept_for : 0;
+    return put_step(recorder, step, until, residency, n_residency, timing, n_timing);
 }
 
 static void end_thread(Recorder *recorder, bool abandon)

@@ -1,10 +1,10 @@
 /* Records steps into a trace: a bounded ring of step buffers and one writer thread behind it.
  *
- * The producer (one thread) hands over a step by copying it into a ring slot; the writer thread
- * converts, checksums and inserts it. When the ring is full the producer waits: nothing is ever
- * dropped. One transaction holds up to transaction_steps steps or transaction_ns of time, so a
- * killed process loses at most the open one. The file is written under its own name, in WAL mode:
- * whatever is committed is a readable trace at every moment. */
+ * The producer (one thread) hands over a step by copying it into a ring slot, or by lending what is
+ * large of it; the writer thread converts, checksums and inserts it. When the ring is full the
+ * producer waits: nothing is ever dropped. One transaction holds up to transaction_steps steps or
+ * transaction_ns of time, so a killed process loses at most the open one. The file is written under
+ * its own name, in WAL mode: whatever is committed is a readable trace at every moment. */
 #ifndef TRACES_RECORDER_H
 #define TRACES_RECORDER_H
 
@@ -36,6 +36,16 @@ Status recorder_request(Recorder *recorder, const TraceRequest *request);
  * one, has no token, an expert id out of range, or a stack that does not go with its phase. */
 Status recorder_step(Recorder *recorder, const TraceStep *step, const ResidencyRecord *residency,
                      size_t n_residency, const TimingRecord *timing, size_t n_timing);
+
+/* The same, but with KEPT_FOR above 1 EXPERTS and WEIGHTS of STEP are not copied: the writer thread
+ * reads them where they are, and they must stay as they are until the call that hands over the
+ * (KEPT_FOR - 1)th step after this one has returned, or recorder_settle() has. The experts' ids are
+ * then checked by the writer thread: one out of range is a failure of it. */
+Status recorder_lend_step(Recorder *recorder, const TraceStep *step, uint32_t kept_for,
+                          const ResidencyRecord *residency, size_t n_residency,
+                          const TimingRecord *timing, size_t n_timing);
+/* Waits until nothing that was lent is needed any more. */
+void recorder_settle(Recorder *recorder);
 
 /* Drains the ring, commits, closes the file and leaves one file without -wal and -shm (while
  * somebody is reading it, both stay, and belong to it). Frees RECORDER in any case. After a failure

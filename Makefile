@@ -91,7 +91,7 @@ $(BUILD)/gen/commit.h: FORCE
 	@commit=$$(git describe --always --dirty --exclude '*' 2>/dev/null || echo unknown); \
 	 echo "#define MOEBIUS_COMMIT \"$$commit\"" | cmp -s - $@ || echo "#define MOEBIUS_COMMIT \"$$commit\"" > $@
 
-$(BUILD)/cli/bench_command.o: $(BUILD)/gen/commit.h
+$(BUILD)/cli/origin.o: $(BUILD)/gen/commit.h
 
 $(BUILD)/%.o: %.c $(BUILD)/.packages $(BUILD)/gen/schema_sql.h
 	@mkdir -p $(@D)

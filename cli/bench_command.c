@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cli/origin.h"
 #include "cli/table.h"
-#include "commit.h"
 
 static const BenchCommand COMMANDS[] = {
     {"decode", "one token for each of a batch of requests", command_bench_decode},
@@ -57,39 +57,16 @@ Status bench_batches_read(const OptionTable *table, const char *text, uint32_t t
     return OK;
 }
 
-static Status add_command_line(cJSON *json, int argc, char **argv)
-{
-    char line[4096] = "moebius bench";
-    size_t used = strlen(line);
-    for (int i = 0; i < argc && used < sizeof line; i++)
-        used += (size_t)snprintf(line + used, sizeof line - used, " %s", argv[i]);
-    return json_add_text(json, "command", line);
-}
-
-/* The version of the GPU's driver, where there is one. */
-static Status add_driver(cJSON *json)
-{
-    char line[256] = "";
-    char version[64] = "";
-    FILE *file = fopen("/proc/driver/nvidia/version", "r");
-    if (file == NULL)
-        return json_add_null(json, "driver");
-    if (fgets(line, sizeof line, file) != NULL)
-        for (const char *p = strstr(line, "  "); p != NULL; p = strstr(p + 1, "  "))
-            if (sscanf(p, " %63[0-9.]", version) == 1)
-                break;
-    fclose(file);
-    return version[0] != '\0' ? json_add_text(json, "driver", version)
-                              : json_add_null(json, "driver");
-}
-
 Status bench_add_command(cJSON *json, int argc, char **argv)
 {
+    Origin origin;
+    origin_of("moebius bench", argc, argv, &origin);
     TRY(json_add_text(json, "bench", argv[0]));
-    TRY(add_command_line(json, argc, argv));
+    TRY(json_add_text(json, "command", origin.command));
     TRY(json_add_text(json, "version", MOEBIUS_VERSION));
-    TRY(json_add_text(json, "commit", MOEBIUS_COMMIT));
-    return add_driver(json);
+    TRY(json_add_text(json, "commit", origin.commit));
+    return origin.driver[0] != '\0' ? json_add_text(json, "driver", origin.driver)
+                                    : json_add_null(json, "driver");
 }
 
 Status bench_add_ceilings(cJSON *json, const Ceilings *ceilings)

@@ -1,0 +1,156 @@
+#include "exec/calibrate.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "exec/calibrate_parts.h"
+
+enum {
+    MOST_REQUESTS = 64,
+    MOST_LENGTH = 4096 + 256,
+    MOST_TOKENS = 1 << 14,
+    QUICK_REQUESTS = 8,
+    QUICK_LENGTH = 256,
+    QUICK_TOKENS = 512,
+    FEW_LAYERS = 4 /* whose experts are measured, at the least */
+};
+
+static const char *compute_name(const CalibrateOptions *options)
+{
+    bool is_cuda = strcmp(options->device, "cuda") == 0;
+    return is_cuda && options->compute != COMPUTE_F32 ? "bf16" : "f32";
+}
+
+/* Appends the operations of a step of STACK, as the executor stamps them. */
+static Status describe_stack(Calibration *c, Stack stack, HardwareModel *model)
+{
+    const StepKind kind = {.stack = stack, .requests = 1, .tokens = 1, .anew = true};
+    StepOutput output;
+    double ns;
+    TRY(calibration_step(c, &kind, true, &output, &ns));
+    TRY(mem_new(&model->ops[stack], output.n_timing, sizeof *model->ops[stack], "calibration"));
+    model->n_ops[stack] = (uint32_t)output.n_timing;
+    for (uint32_t i = 0; i < output.n_timing; i++) {
+        HardwareOp *op = &model->ops[stack][i];
+        op->layer = output.timing[i].layer;
+        op->op = output.timing[i].op;
+        calibrate_shape(c->config, op->layer, op->op, c->compute, op->shape);
+    }
+    return OK;
+}
+
+static Status describe_model(Calibration *c)
+{
+    HardwareModel *model;
+    TRY(hardware_add_model(c->hardware, c->model, &model));
+    snprintf(model->compute, sizeof model->compute, "%s", c->compute);
+    model->measured_layers = c->config->n_layers;
+    TRY(describe_stack(c, STACK_DECODER, model));
+    if (model_is_encoder_decoder(c->config))
+        TRY(describe_stack(c, STACK_ENCODER, model));
+    snprintf(c->hardware->device, sizeof c->hardware->device, "%s", executor_device(c->executor));
+    snprintf(c->hardware->backend, sizeof c->hardware->backend, "%s", c->options->device);
+    return OK;
+}
+
+/* Opens MODEL with the sizes of the grid, every expert in place. */
+static Status open_resident(Calibration *c, const char *model)
+{
+    const Plan plan = plan_default();
+    bool quick = c->options->quick;
+    return calibration_open(c, model, &plan, quick ? QUICK_REQUESTS : MOST_REQUESTS,
+                            quick ? QUICK_LENGTH : MOST_LENGTH, quick ? QUICK_TOKENS : MOST_TOKENS);
+}
+
+static Status measure_whole(Calibration *c)
+{
+    TRY(open_resident(c, c->model));
+    Status status = describe_model(c);
+    if (status == OK)
+        status = calibrate_stamp(c);
+    if (status == OK)
+        status = calibrate_steps(c);
+    calibration_close(c);
+    return status;
+}
+
+/* True when the first LAYERS layers of CONFIG have a MoE layer of the decoder. */
+static bool have_experts(const ModelConfig *config, uint32_t layers)
+{
+    for (uint32_t i = config->n_encoder_layers;
+         i < config->n_layers && i < config->n_encoder_layers + layers; i++)
+        if (config->layers[i].moe)
+            return true;
+    return false;
+}
+
+/* The model with so few layers that it is quickly run and small, of which some have experts; as it
+ * is, where it cannot be cut. */
+static Status find_few(const Calibration *c, char name[512])
+{
+    Checkpoint *checkpoint;
+    snprintf(name, 512, "%s", c->model);
+    if (!checkpoint_is_shape(c->model))
+        return OK;
+    TRY(checkpoint_open_model(c->model, &checkpoint));
+    const ModelConfig *config = checkpoint_config(checkpoint);
+    uint32_t all = config->n_layers - config->n_encoder_layers;
+    uint32_t few = FEW_LAYERS;
+    while (few < all && !have_experts(config, few))
+        few++;
+    if (few < all) {
+        size_t length = strcspn(c->model + strlen("shape:"), ":") + strlen("shape:");
+        snprintf(name, 512, "%.*s:%s%u", (int)length, c->model,
+                 model_is_encoder_decoder(config) ? "1+" : "", few);
+    }
+    checkpoint_close(checkpoint);
+    return OK;
+}
+
+static Status measure_few(Calibration *c)
+{
+    char name[512];
+    TRY(find_few(c, name));
+    TRY(open_resident(c, name));
+    Status status = calibrate_experts(c);
+    calibration_close(c);
+    return status;
+}
+
+/* How many kinds of steps there will be, if the device has room for all. */
+static Status count(Calibration *c)
+{
+    bool quick = c->options->quick;
+    TRY(checkpoint_open_model(c->model, &c->checkpoint));
+    c->config = checkpoint_config(c->checkpoint);
+    c->max_requests = quick ? QUICK_REQUESTS : MOST_REQUESTS;
+    c->max_length = quick ? QUICK_LENGTH : MOST_LENGTH;
+    c->max_tokens = quick ? QUICK_TOKENS : MOST_TOKENS;
+    if (c->max_length > c->config->max_positions)
+        c->max_length = c->config->max_positions;
+    c->counting = true;
+    Status status = calibrate_stamp(c);
+    if (status == OK)
+        status = calibrate_steps(c);
+    if (status == OK)
+        status = calibrate_experts(c);
+    c->counting = false;
+    calibration_close(c);
+    return status;
+}
+
+Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware)
+{
+    Calibration c = {
+        .options = options, .hardware = hardware, .model = model, .compute = compute_name(options)};
+    Status status = count(&c);
+    if (status == OK)
+        status = measure_whole(&c);
+    if (status == OK)
+        status = measure_few(&c);
+    if (status == OK)
+        status = calibration_settle(&c);
+    calibration_free(&c);
+    return status;
+}

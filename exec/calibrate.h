@@ -1,0 +1,32 @@
+/* Measures what the executor's operations cost on the machine at hand, for the simulator.
+ *
+ * The executor itself is driven: steps of every batch, length and context of a grid, with stamps
+ * and without, and the medians of repeated runs become tables of policies/hardware.h. A table
+ * belongs to a shape key, made of the sizes and choices that an operation's cost depends on, so
+ * that models with equal layers share it. */
+#ifndef EXEC_CALIBRATE_H
+#define EXEC_CALIBRATE_H
+
+#include "exec/executor.h"
+#include "policies/hardware.h"
+
+typedef struct {
+    const char *device; /* "cuda" */
+    ComputeType compute;
+    size_t threads; /* of the host; 0: all */
+    bool quick;     /* fewer places and repeats */
+    /* Called with the steps that were run and how many there will be; NULL: not. */
+    void (*progress)(void *argument, uint64_t done, uint64_t total);
+    void *progress_argument;
+    const volatile int *stop; /* not 0: ERR_INTERRUPTED; NULL: none */
+} CalibrateOptions;
+
+/* Measures MODEL (checkpoint_open_model()'s name) and adds it, and the tables of its operations, to
+ * HARDWARE, whose device it fills in. Fails as executor_open() does. */
+Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware);
+
+/* Writes the shape key of OP of LAYER, "" for one without sizes of its own; COMPUTE is "bf16". */
+void calibrate_shape(const ModelConfig *config, uint32_t layer, Op op, const char *compute,
+                     char shape[160]);
+
+#endif

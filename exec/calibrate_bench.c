@@ -1,0 +1,302 @@
+/* The executor that is measured, and its steps. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "exec/calibrate_parts.h"
+#include "exec/layout.h"
+
+enum { SOURCE_TOKENS = 128, LEAST_LENGTH = 32, MOST_TRIES = 8 };
+
+/* ---- opening ---- */
+
+static size_t routed_per_token(const ModelConfig *config)
+{
+    size_t routed = 0;
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        routed += config->layers[i].moe ? config->layers[i].top_k : 0;
+    return routed;
+}
+
+static void lay_out_arrays(Calibration *c)
+{
+    Arena *arena = &c->arena;
+    c->max_ops = c->config->n_layers * OPS + OPS;
+    c->token = lay_out(arena, c->max_tokens, sizeof *c->token);
+    c->slot = lay_out(arena, c->max_tokens, sizeof *c->slot);
+    c->position = lay_out(arena, c->max_tokens, sizeof *c->position);
+    c->source = lay_out(arena, c->max_tokens, sizeof *c->source);
+    c->forced =
+        lay_out(arena, times(c->max_tokens, routed_per_token(c->config)), sizeof *c->forced);
+    c->length = lay_out(arena, c->max_requests, sizeof *c->length);
+    c->op_ns = lay_out(arena, times(CALIBRATE_REPEATS, c->max_ops), sizeof *c->op_ns);
+}
+
+static Status open_executor(Calibration *c)
+{
+    bool pair = model_is_encoder_decoder(c->config);
+    const ExecutorOptions options = {.plan = &c->plan,
+                                     .device = c->options->device,
+                                     .threads = c->options->threads,
+                                     .max_requests = c->max_requests * (pair ? 2 : 1),
+                                     .max_length = c->max_length,
+                                     .max_tokens = c->max_tokens,
+                                     .logits = LOGITS_LAST,
+                                     .compute = c->options->compute};
+    return executor_open(c->checkpoint, &options, &c->executor);
+}
+
+/* Where memory is short, requests become shorter, then steps. */
+static Status open_what_fits(Calibration *c)
+{
+    Status status = open_executor(c);
+    for (int i = 0; status == ERR_MEMORY && i < MOST_TRIES; i++) {
+        if (c->max_length > 8 * LEAST_LENGTH)
+            c->max_length /= 2;
+        else
+            c->max_tokens =
+                c->max_tokens / 2 > c->max_requests ? c->max_tokens / 2 : c->max_requests;
+        error_clear();
+        status = open_executor(c);
+    }
+    return status;
+}
+
+/* Sources for the decoder's requests to look at, which stay. */
+static Status encode_sources(Calibration *c)
+{
+    if (!model_is_encoder_decoder(c->config))
+        return OK;
+    c->source_length = SOURCE_TOKENS < c->max_length ? SOURCE_TOKENS : c->max_length;
+    for (uint32_t r = 0; r < c->max_requests; r++) {
+        StepOutput output;
+        for (uint32_t t = 0; t < c->source_length; t++) {
+            c->token[t] = (t * 31 + r) % c->config->vocabulary;
+            c->slot[t] = c->max_requests + r;
+            c->position[t] = t;
+        }
+        const StepInput input = {.stack = STACK_ENCODER,
+                                 .tokens = c->source_length,
+                                 .token = c->token,
+                                 .kv_slot = c->slot,
+                                 .position = c->position};
+        TRY(executor_step(c->executor, &input, &output));
+    }
+    return OK;
+}
+
+static Status open_all(Calibration *c, const char *model)
+{
+    TRY(checkpoint_open_model(model, &c->checkpoint));
+    c->config = checkpoint_config(c->checkpoint);
+    if (c->max_length > c->config->max_positions)
+        c->max_length = c->config->max_positions;
+    TRY(open_what_fits(c));
+    lay_out_arrays(c);
+    TRY(arena_commit(&c->arena, "calibration: tokens of a step"));
+    lay_out_arrays(c);
+    return encode_sources(c);
+}
+
+Status calibration_open(Calibration *c, const char *model, const Plan *plan, uint32_t requests,
+                        uint32_t length, uint32_t tokens)
+{
+    c->plan = *plan;
+    c->max_requests = requests;
+    c->max_length = length;
+    c->max_tokens = tokens;
+    Status status = open_all(c, model);
+    if (status != OK)
+        calibration_close(c);
+    return status;
+}
+
+void calibration_close(Calibration *c)
+{
+    executor_close(c->executor);
+    checkpoint_close(c->checkpoint);
+    arena_free(&c->arena);
+    c->executor = NULL;
+    c->checkpoint = NULL;
+    c->config = NULL;
+}
+
+/* ---- steps ---- */
+
+/* A token of its own for each place, never the padding. */
+static uint32_t token_at(const ModelConfig *config, uint32_t request, uint32_t position)
+{
+    uint64_t x = ((uint64_t)request << 32 | position) + 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    uint32_t token = (uint32_t)((x >> 32) % config->vocabulary);
+    return token != config->pad ? token : (token + 1) % config->vocabulary;
+}
+
+/* Adds N tokens of REQUEST from its length on to a step that has *TOKENS. */
+static void add_request(Calibration *c, uint32_t request, uint32_t n, uint32_t *tokens)
+{
+    for (uint32_t t = 0; t < n; t++, ++*tokens) {
+        c->slot[*tokens] = request;
+        c->position[*tokens] = c->length[request] + t;
+        c->token[*tokens] = token_at(c->config, request, c->position[*tokens]);
+        c->source[*tokens] = c->max_requests + request;
+    }
+}
+
+static void forget_request(Calibration *c, uint32_t request)
+{
+    executor_release(c->executor, request);
+    c->length[request] = 0;
+}
+
+static Status run(Calibration *c, StepInput *input, StepOutput *output, double *ns)
+{
+    if (c->options->stop != NULL && *c->options->stop != 0)
+        return fail(ERR_INTERRUPTED, "%s: interrupted", c->model);
+    input->token = c->token;
+    input->kv_slot = c->slot;
+    input->position = c->position;
+    if (input->stack == STACK_DECODER && model_is_encoder_decoder(c->config))
+        input->source_slot = c->source;
+    uint64_t start_ns = clock_ns();
+    TRY(executor_step(c->executor, input, output));
+    *ns = (double)(clock_ns() - start_ns);
+    return OK;
+}
+
+Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
+                        double *ns)
+{
+    bool encoder = kind->stack == STACK_ENCODER;
+    StepInput input = {.stack = kind->stack,
+                       .logits = encoder ? LOGITS_NONE : LOGITS_LAST,
+                       .timing = timing,
+                       .forced_experts = kind->forced ? c->forced : NULL};
+    for (uint32_t r = 0; r < kind->requests; r++) {
+        if (kind->anew || encoder)
+            forget_request(c, r);
+        add_request(c, r, kind->tokens, &input.tokens);
+    }
+    TRY(run(c, &input, output, ns));
+    for (uint32_t r = 0; !encoder && r < kind->requests; r++)
+        c->length[r] += kind->tokens;
+    return OK;
+}
+
+/* One step that brings requests from *FIRST on towards CONTEXT. */
+static Status fill_step(Calibration *c, uint32_t requests, uint32_t context, uint32_t *first)
+{
+    StepInput input = {.stack = STACK_DECODER};
+    StepOutput output;
+    double ns;
+    while (*first < requests && input.tokens < c->max_tokens) {
+        uint32_t room = c->max_tokens - input.tokens;
+        uint32_t missing = context - c->length[*first];
+        uint32_t n = missing < room ? missing : room;
+        add_request(c, *first, n, &input.tokens);
+        c->length[*first] += n;
+        *first += n == missing;
+    }
+    return input.tokens > 0 ? run(c, &input, &output, &ns) : OK;
+}
+
+Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context)
+{
+    for (uint32_t r = 0; r < requests; r++)
+        if (c->length[r] > context)
+            forget_request(c, r);
+    for (uint32_t first = 0; first < requests;)
+        TRY(fill_step(c, requests, context, &first));
+    return OK;
+}
+
+/* ---- measuring ---- */
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double calibration_median(double *values, uint32_t n)
+{
+    qsort(values, n, sizeof *values, compare_doubles);
+    return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+double calibration_spread(const double *values, uint32_t n)
+{
+    double sum = 0;
+    double squares = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += values[i];
+    double mean = sum / n;
+    for (uint32_t i = 0; i < n; i++)
+        squares += (values[i] - mean) * (values[i] - mean);
+    return n > 1 && mean != 0 ? sqrt(squares / (n - 1)) / fabs(mean) : 0;
+}
+
+/* Runs that come before those that count: a device without graphs needs no more than one. */
+static uint32_t warm_up_steps(const Calibration *c)
+{
+    return strcmp(c->options->device, "cpu") == 0 ? 1 : CALIBRATE_WARM_UP;
+}
+
+static Status warm_up(Calibration *c, const StepKind *kind, StepMeasured *measured)
+{
+    StepOutput output;
+    double ns[2][CALIBRATE_WARM_UP] = {{0}};
+    uint32_t n = warm_up_steps(c);
+    for (int timing = kind->stamped_only ? 1 : 0; timing < 2; timing++)
+        for (uint32_t i = 0; i < n; i++)
+            TRY(calibration_step(c, kind, timing == 1, &output, &ns[timing][i]));
+    measured->first_ns = ns[0][0];
+    measured->second_ns = ns[0][n > 1 ? 1 : 0];
+    return OK;
+}
+
+/* A stamped step: its operations become row NUMBER of op_ns. */
+static Status stamped_step(Calibration *c, const StepKind *kind, uint32_t number,
+                           StepMeasured *measured, double *whole_ns, double *launch_ns)
+{
+    StepOutput output;
+    TRY(calibration_step(c, kind, true, &output, whole_ns));
+    double *row = c->op_ns + (size_t)number * c->max_ops;
+    for (size_t i = 0; i < output.n_timing; i++)
+        row[i] = (double)output.timing[i].duration_ns;
+    *launch_ns = output.timing[0].start_ns > output.start_ns
+                     ? (double)(output.timing[0].start_ns - output.start_ns)
+                     : 0;
+    measured->ops = output.timing;
+    measured->n_ops = (uint32_t)output.n_timing;
+    return OK;
+}
+
+Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
+                           StepMeasured *measured)
+{
+    double plain[CALIBRATE_REPEATS];
+    double stamped[CALIBRATE_REPEATS];
+    double launch[CALIBRATE_REPEATS];
+    StepOutput output;
+    *measured = (StepMeasured){.repeats = repeats};
+    TRY(warm_up(c, kind, measured));
+    double before = kind->anew || kind->stack == STACK_ENCODER ? 0 : c->length[0];
+    for (uint32_t i = 0; i < repeats; i++) {
+        plain[i] = 0;
+        if (!kind->stamped_only)
+            TRY(calibration_step(c, kind, false, &output, &plain[i]));
+        TRY(stamped_step(c, kind, i, measured, &stamped[i], &launch[i]));
+    }
+    if (before > 0)
+        measured->context = before + (2 * repeats - 1) / 2.0 * kind->tokens;
+    measured->whole_spread = calibration_spread(plain, repeats);
+    measured->whole_ns = calibration_median(plain, repeats);
+    measured->stamped_ns = calibration_median(stamped, repeats);
+    measured->launch_ns = calibration_median(launch, repeats);
+    measured->stamp_ns = (measured->stamped_ns - measured->whole_ns) / (measured->n_ops + 1);
+    return OK;
+}

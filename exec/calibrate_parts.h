@@ -1,0 +1,133 @@
+/* What the files of calibration share; nobody else's. */
+#ifndef EXEC_CALIBRATE_PARTS_H
+#define EXEC_CALIBRATE_PARTS_H
+
+#include "base/memory.h"
+#include "exec/calibrate.h"
+
+enum {
+    CALIBRATE_REPEATS = 15, /* of one kind of step at the most */
+    CALIBRATE_WARM_UP = 3   /* a step's shape is noted, then captured, then replayed */
+};
+
+/* One measured cost, before those of the same place are put together. */
+typedef struct {
+    uint32_t table;
+    double at[COST_AXES];
+    double value;
+    double spread;
+} Sample;
+
+typedef struct {
+    Sample *samples; /* [n] */
+    uint32_t n;
+    uint32_t room;
+} Samples;
+
+/* An executor that is open, its requests, and what is measured. */
+typedef struct {
+    const CalibrateOptions *options;
+    Hardware *hardware;
+    const char *model;   /* as the profile names it */
+    const char *compute; /* "bf16" */
+    Checkpoint *checkpoint;
+    const ModelConfig *config;
+    Executor *executor;
+    Plan plan;
+    uint32_t max_requests; /* that are measured; as many slots more hold the sources that the
+                              decoder of an encoder-decoder model looks at */
+    uint32_t max_length;
+    uint32_t max_tokens;
+    uint32_t *token; /* [max_tokens], as are the next four */
+    uint32_t *slot;
+    uint32_t *position;
+    uint32_t *source;
+    uint16_t *forced; /* per MoE layer [max_tokens][top_k] */
+    uint32_t *length; /* [max_requests] what each has */
+    double *op_ns;    /* [CALIBRATE_REPEATS][max_ops] */
+    uint32_t max_ops;
+    Arena arena;
+    Samples samples;
+    double stamp_ns; /* what a stamp adds to a step */
+    uint32_t source_length;
+    bool counting; /* nothing is run, only counted in TOTAL */
+    uint64_t done; /* kinds of steps */
+    uint64_t total;
+} Calibration;
+
+/* One kind of step: REQUESTS requests, from slot 0 on, take TOKENS each. */
+typedef struct {
+    Stack stack;
+    uint32_t requests;
+    uint32_t tokens;
+    bool anew;         /* requests begin at position 0 each time; else they go on */
+    bool forced;       /* routing is calibration->forced */
+    bool stamped_only; /* whole steps are of no interest */
+} StepKind;
+
+/* What a step of a kind was measured to be. */
+typedef struct {
+    double context;   /* positions before, mean of the steps measured */
+    double first_ns;  /* whole steps without stamps: the first one, */
+    double second_ns; /* the second, */
+    double whole_ns;  /* the median of the others */
+    double whole_spread;
+    double launch_ns;  /* from the call to the first operation */
+    double stamped_ns; /* whole steps with stamps: the median */
+    double stamp_ns;   /* that a stamp adds */
+    uint32_t n_ops;
+    const TimingRecord *ops; /* [n_ops] layers and operations, of the last step */
+    uint32_t repeats;        /* rows of calibration->op_ns */
+} StepMeasured;
+
+/* Opens MODEL under PLAN with room for REQUESTS requests of up to LENGTH tokens and steps of
+ * TOKENS; lengths that the model or the device does not allow become shorter. C must be zeroed but
+ * for options, hardware and model. */
+Status calibration_open(Calibration *c, const char *model, const Plan *plan, uint32_t requests,
+                        uint32_t length, uint32_t tokens);
+/* Keeps the samples. */
+void calibration_close(Calibration *c);
+void calibration_free(Calibration *c);
+
+/* Runs KIND once. */
+Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
+                        double *ns);
+/* Gives the first REQUESTS requests CONTEXT positions; those that have more begin anew. */
+Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context);
+/* Runs KIND for its warm-up, then REPEATS times without and with stamps in turn. */
+Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
+                           StepMeasured *measured);
+
+/* Notes a sample of the table NAME of SHAPE. */
+Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
+                        const char *const *axis, uint32_t n_axes, const double *at, double value,
+                        double spread);
+/* Notes the operations of a step that was measured, but the experts', and what is left of it. */
+Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured);
+/* Notes the experts' operations, whose events were of ACTIVE experts, ROWS rows and a load of LOAD
+ * each. */
+Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
+                                double rows, double load);
+/* Puts the samples into the profile's tables, the median of those of one place. */
+Status calibration_settle(Calibration *c);
+
+/* Forces TOKENS tokens of every MoE layer of STACK on ACTIVE experts each: evenly, or with SKEW, a
+ * share of all rows that go to one of them, as far as they can. Returns the
+ * mean load of these experts. */
+double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active,
+                         double skew);
+
+/* What a stamp adds to a step of one token. */
+Status calibrate_stamp(Calibration *c);
+/* Decode, prefill, prompts in chunks, and the encoder's sources. */
+Status calibrate_steps(Calibration *c);
+/* Experts, by how many there are of how many rows. */
+Status calibrate_experts(Calibration *c);
+/* One kind of step comes now; true: it is only counted. */
+bool calibration_only_counts(Calibration *c);
+
+/* Median of N values, which are sorted; their coefficient of variation. */
+double calibration_median(double *values, uint32_t n);
+double calibration_spread(const double *values, uint32_t n);
+
+#endif

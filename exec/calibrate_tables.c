@@ -1,0 +1,201 @@
+/* From measured steps to the profile's tables. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "exec/calibrate_parts.h"
+
+static const char *const STEP_AXES[] = {"requests", "tokens", "context"};
+
+Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
+                        const char *const *axis, uint32_t n_axes, const double *at, double value,
+                        double spread)
+{
+    Samples *samples = &c->samples;
+    CostTable *table;
+    TRY(hardware_add_table(c->hardware, name, shape, unit, axis, n_axes, &table));
+    if (samples->n == samples->room) {
+        uint32_t room = samples->room > 0 ? 2 * samples->room : 256;
+        Sample *larger = mem_resize(samples->samples, room, sizeof *larger);
+        if (larger == NULL)
+            return fail_memory("calibration", room * sizeof *larger);
+        samples->samples = larger;
+        samples->room = room;
+    }
+    Sample *sample = &samples->samples[samples->n++];
+    *sample = (Sample){
+        .table = (uint32_t)(table - c->hardware->tables), .value = value, .spread = spread};
+    for (uint32_t i = 0; i < n_axes; i++)
+        sample->at[i] = at[i];
+    return OK;
+}
+
+/* Where OP of a step lies on its axes; the experts' have places of their own. */
+static uint32_t place_of(const Calibration *c, Op op, const StepKind *kind, double context,
+                         double at[COST_AXES], const char *axis[COST_AXES])
+{
+    uint32_t n_axes = hardware_op_axes(op, axis);
+    at[0] = op == OP_HEAD ? kind->requests : (double)kind->requests * kind->tokens;
+    if (op == OP_ATTENTION || op == OP_CROSS_ATTENTION) {
+        at[0] = kind->requests;
+        at[1] = kind->tokens;
+        at[2] = op == OP_ATTENTION ? context : c->source_length;
+    }
+    return n_axes;
+}
+
+/* True when operation number I is the first of MEASURED with its name and shape. */
+static bool is_first(const Calibration *c, const StepMeasured *measured, uint32_t i, char *shape)
+{
+    char other[160];
+    calibrate_shape(c->config, measured->ops[i].layer, measured->ops[i].op, c->compute, shape);
+    for (uint32_t j = 0; j < i; j++) {
+        if (measured->ops[j].op != measured->ops[i].op)
+            continue;
+        calibrate_shape(c->config, measured->ops[j].layer, measured->ops[j].op, c->compute, other);
+        if (strcmp(shape, other) == 0)
+            return false;
+    }
+    return true;
+}
+
+/* The median over repeats of the mean over the operations of the same name and SHAPE as number I.
+ * What a stamp adds is taken off. */
+static double cost_of(const Calibration *c, const StepMeasured *measured, uint32_t i,
+                      const char *shape, double *spread)
+{
+    double means[CALIBRATE_REPEATS];
+    char other[160];
+    for (uint32_t r = 0; r < measured->repeats; r++)
+        means[r] = 0;
+    uint32_t n = 0;
+    for (uint32_t j = i; j < measured->n_ops; j++) {
+        if (measured->ops[j].op != measured->ops[i].op)
+            continue;
+        calibrate_shape(c->config, measured->ops[j].layer, measured->ops[j].op, c->compute, other);
+        if (strcmp(shape, other) != 0)
+            continue;
+        n++;
+        for (uint32_t r = 0; r < measured->repeats; r++)
+            means[r] += c->op_ns[(size_t)r * c->max_ops + j];
+    }
+    for (uint32_t r = 0; r < measured->repeats; r++)
+        means[r] /= n;
+    *spread = calibration_spread(means, measured->repeats);
+    double ns = calibration_median(means, measured->repeats) - c->stamp_ns;
+    return ns > 0 ? ns : 0;
+}
+
+static Status note_ops(Calibration *c, const StepKind *kind, const StepMeasured *measured)
+{
+    for (uint32_t i = 0; i < measured->n_ops; i++) {
+        Op op = measured->ops[i].op;
+        const char *axis[COST_AXES];
+        double at[COST_AXES];
+        char shape[160];
+        char name[48];
+        double spread;
+        if (op == OP_EXPERTS || !is_first(c, measured, i, shape))
+            continue;
+        uint32_t n_axes = place_of(c, op, kind, measured->context, at, axis);
+        snprintf(name, sizeof name, "gpu/%s", op_name(op));
+        double ns = cost_of(c, measured, i, shape, &spread);
+        TRY(calibration_note(c, name, shape, UNIT_NS, axis, n_axes, at, ns, spread));
+    }
+    return OK;
+}
+
+/* The sum of a step's operations, each without its stamp. */
+static double sum_of_ops(const Calibration *c, const StepMeasured *measured)
+{
+    double sums[CALIBRATE_REPEATS];
+    for (uint32_t r = 0; r < measured->repeats; r++) {
+        sums[r] = 0;
+        for (uint32_t i = 0; i < measured->n_ops; i++)
+            sums[r] += c->op_ns[(size_t)r * c->max_ops + i];
+    }
+    return calibration_median(sums, measured->repeats) - measured->n_ops * c->stamp_ns;
+}
+
+static Status note_rest(Calibration *c, const char *mode, const double at[COST_AXES], double ns,
+                        double spread)
+{
+    char shape[160];
+    snprintf(shape, sizeof shape, "%.140s %s", c->model, mode);
+    return calibration_note(c, "step/rest", shape, UNIT_NS, STEP_AXES, 3, at, ns, spread);
+}
+
+Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured)
+{
+    const double at[COST_AXES] = {kind->requests, kind->tokens, measured->context};
+    const double tokens = (double)kind->requests * kind->tokens;
+    double sum = sum_of_ops(c, measured);
+    TRY(note_ops(c, kind, measured));
+    TRY(note_rest(c, "graph", at, measured->whole_ns - sum, measured->whole_spread));
+    TRY(note_rest(c, "first", at, measured->first_ns - sum, 0));
+    TRY(note_rest(c, "capture", at, measured->second_ns - sum, 0));
+    return calibration_note(c, "graph/launch", "", UNIT_NS, (const char *const[]){"tokens"}, 1,
+                            &tokens, measured->launch_ns, 0);
+}
+
+Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
+                                double rows, double load)
+{
+    const double at[COST_AXES] = {active, rows, load};
+    const char *axis[COST_AXES];
+    hardware_op_axes(OP_EXPERTS, axis);
+    for (uint32_t i = 0; i < measured->n_ops; i++) {
+        char shape[160];
+        double spread;
+        if (measured->ops[i].op != OP_EXPERTS || !is_first(c, measured, i, shape))
+            continue;
+        double ns = cost_of(c, measured, i, shape, &spread);
+        TRY(calibration_note(c, "gpu/experts", shape, UNIT_NS, axis, 3, at, ns, spread));
+    }
+    return OK;
+}
+
+static int compare_samples(const void *a, const void *b)
+{
+    const Sample *x = a;
+    const Sample *y = b;
+    if (x->table != y->table)
+        return x->table < y->table ? -1 : 1;
+    for (int i = 0; i < COST_AXES; i++)
+        if (x->at[i] != y->at[i])
+            return x->at[i] < y->at[i] ? -1 : 1;
+    return (x->value > y->value) - (x->value < y->value);
+}
+
+static bool is_same_place(const Sample *x, const Sample *y)
+{
+    return x->table == y->table && memcmp(x->at, y->at, sizeof x->at) == 0;
+}
+
+/* Samples of one place are in the order of their values. */
+Status calibration_settle(Calibration *c)
+{
+    Samples *samples = &c->samples;
+    Sample *sample = samples->samples;
+    uint32_t n;
+    if (samples->n > 0)
+        qsort(sample, samples->n, sizeof *sample, compare_samples);
+    for (uint32_t i = 0; i < samples->n; i += n) {
+        double spread = 0;
+        for (n = 0; i + n < samples->n && is_same_place(&sample[i], &sample[i + n]); n++)
+            spread = sample[i + n].spread > spread ? sample[i + n].spread : spread;
+        double value = n % 2 == 1 ? sample[i + n / 2].value
+                                  : (sample[i + n / 2 - 1].value + sample[i + n / 2].value) / 2;
+        TRY(cost_table_put(&c->hardware->tables[sample[i].table], sample[i].at, value, spread));
+    }
+    samples->n = 0;
+    return OK;
+}
+
+void calibration_free(Calibration *c)
+{
+    calibration_close(c);
+    mem_free(c->samples.samples);
+    c->samples = (Samples){0};
+}

@@ -108,12 +108,22 @@ static Status find_few(const Calibration *c, char name[512])
     return OK;
 }
 
+/* The executor makes room for the copies. */
+static Status measure_copies(Calibration *c)
+{
+    executor_close(c->executor);
+    c->executor = NULL;
+    return calibrate_copies(c);
+}
+
 static Status measure_few(Calibration *c)
 {
     char name[512];
     TRY(find_few(c, name));
     TRY(open_resident(c, name));
     Status status = calibrate_experts(c);
+    if (status == OK)
+        status = measure_copies(c);
     calibration_close(c);
     return status;
 }
@@ -135,6 +145,8 @@ static Status count(Calibration *c)
         status = calibrate_steps(c);
     if (status == OK)
         status = calibrate_experts(c);
+    if (status == OK)
+        status = calibrate_copies(c);
     c->counting = false;
     calibration_close(c);
     return status;

@@ -123,6 +123,8 @@ Status calibrate_stamp(Calibration *c);
 Status calibrate_steps(Calibration *c);
 /* Experts, by how many there are of how many rows. */
 Status calibrate_experts(Calibration *c);
+/* Copies, once for all models. */
+Status calibrate_copies(Calibration *c);
 /* One kind of step comes now; true: it is only counted. */
 bool calibration_only_counts(Calibration *c);
 

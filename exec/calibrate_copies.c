@@ -1,0 +1,292 @@
+/* Copies between host and device by size, beside nothing and beside computation, and what they cost
+ * the computation. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "exec/backend.h"
+#include "exec/calibrate_parts.h"
+
+enum {
+    LEAST_BYTES = 4 << 10,
+    BUSY_BYTES = 64 << 20, /* the largest copy that is measured beside computation */
+    BURST = 8,             /* copies at a time, one after the other */
+    ROUNDS = 5,
+    SIDE = 8192, /* of the matrix that is multiplied beside copies */
+    QUICK_SIDE = 512,
+    MANY_ROWS = 2048, /* of a product that arithmetic bounds; one row is bound by memory */
+    MOST_PRODUCTS = 4096
+};
+
+static const char *const BYTES_AXIS[] = {"bytes"};
+static const char *const TOKENS_AXIS[] = {"tokens"};
+
+/* A device of its own. */
+typedef struct {
+    Calibration *calibration;
+    const Backend *backend;
+    Device *device;
+    size_t weight_bytes; /* of an element */
+    uint32_t side;
+    size_t most_bytes;   /* of a copy */
+    unsigned char *host; /* [2 * most_bytes] */
+    unsigned char *at;   /* device [most_bytes] */
+    Matrix matrix;       /* [side][side] */
+    float *in;           /* [MANY_ROWS][side] */
+    float *out;
+} Rig;
+
+static Status open_rig(Calibration *c, Rig *rig)
+{
+    size_t side = rig->side;
+    size_t matrix = side * side * rig->weight_bytes;
+    size_t rows = (size_t)MANY_ROWS * side * sizeof(float);
+    const DeviceOptions options = {.config = c->config,
+                                   .compute = c->options->compute,
+                                   .threads = c->options->threads,
+                                   .max_requests = 1,
+                                   .max_length = 1,
+                                   .max_tokens = MANY_ROWS,
+                                   .max_loads = BURST,
+                                   .max_stamps = 2};
+    void *host;
+    void *device;
+    TRY(backend_find(c->options->device, &rig->backend));
+    TRY(rig->backend->open(&options, &rig->device));
+    TRY(rig->backend->allocate(rig->device, rig->most_bytes + matrix + 2 * rows, &device));
+    TRY(rig->backend->allocate_host(rig->device, 2 * rig->most_bytes, &host));
+    rig->host = host;
+    rig->at = device;
+    rig->matrix = (Matrix){
+        .data = rig->at + rig->most_bytes, .rows = (uint32_t)side, .columns = (uint32_t)side};
+    rig->in = (float *)(void *)(rig->at + rig->most_bytes + matrix);
+    rig->out = rig->in + (size_t)MANY_ROWS * side;
+    return OK;
+}
+
+/* An FFN of so many bytes in a slot: a load copies whole ones. */
+static FfnShape shape_of(const Rig *rig, size_t bytes)
+{
+    enum { WIDTH = 32 };
+    return (FfnShape){.d_model = WIDTH,
+                      .d_ff = (uint32_t)(bytes / (2 * WIDTH * rig->weight_bytes))};
+}
+
+static Status begin_loads(const Rig *rig, const FfnShape *shape, const void *const *kept,
+                          uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const void *from = kept != NULL ? kept[i] : rig->host;
+        const Load load = {.shape = shape, .kept = from, .slot = rig->at, .ticket = i};
+        TRY(rig->backend->load(rig->device, &load));
+    }
+    return OK;
+}
+
+/* The time of each of N loads: from the end of the one before, where that comes after its start. */
+static Status read_loads(const Rig *rig, uint32_t n, double *ns)
+{
+    uint64_t end_ns = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t start_ns;
+        uint64_t duration_ns;
+        TRY(rig->backend->load_time(rig->device, i, &start_ns, &duration_ns));
+        uint64_t from_ns = start_ns > end_ns ? start_ns : end_ns;
+        end_ns = start_ns + duration_ns;
+        ns[i] = end_ns > from_ns ? (double)(end_ns - from_ns) : 0;
+    }
+    return OK;
+}
+
+static Status multiply(const Rig *rig, uint32_t rows, uint32_t times)
+{
+    for (uint32_t i = 0; i < times; i++)
+        TRY(rig->backend->linear(rig->device, rig->in, &rig->matrix, rows, false, rig->out));
+    return OK;
+}
+
+/* The time of products beside N loads of SHAPE (0: none), for each. */
+static Status time_products(const Rig *rig, uint32_t rows, uint32_t products, const FfnShape *shape,
+                            uint32_t n, double *ns)
+{
+    uint64_t stamps[2];
+    TRY(begin_loads(rig, shape, NULL, n));
+    TRY(rig->backend->stamp(rig->device, 0));
+    TRY(multiply(rig, rows, products));
+    TRY(rig->backend->stamp(rig->device, 1));
+    for (uint32_t i = 0; i < n; i++)
+        TRY(rig->backend->await_load(rig->device, i));
+    TRY(rig->backend->wait(rig->device));
+    TRY(rig->backend->stamp_times(rig->device, 2, stamps));
+    *ns = (double)(stamps[1] - stamps[0]) / products;
+    return OK;
+}
+
+static Status note(const Rig *rig, const char *name, const char *const *axis, double place,
+                   CostUnit unit, double *values, uint32_t n)
+{
+    double spread = calibration_spread(values, n);
+    return calibration_note(rig->calibration, name, "", unit, axis, 1, &place,
+                            calibration_median(values, n), spread);
+}
+
+/* Loads of what is KEPT of SHAPE, BYTES each: one after the other, each at the heels of the one
+ * before. */
+static Status measure_loads(const Rig *rig, const FfnShape *shape, const void *const *kept,
+                            size_t bytes)
+{
+    double ns[ROUNDS * BURST];
+    uint32_t burst = bytes >= BUSY_BYTES ? 2 : BURST;
+    for (int round = -1; round < ROUNDS; round++) {
+        double *row = ns + (round > 0 ? (uint32_t)round : 0) * burst;
+        TRY(begin_loads(rig, shape, kept, burst));
+        for (uint32_t i = 0; i < burst; i++)
+            TRY(rig->backend->await_load(rig->device, i));
+        TRY(rig->backend->wait(rig->device));
+        TRY(read_loads(rig, burst, row));
+    }
+    return note(rig, "copy/h2d", BYTES_AXIS, (double)bytes, UNIT_NS, ns, ROUNDS * burst);
+}
+
+/* Loads of the model's experts, as the executor makes them. */
+static Status measure_experts(const Rig *rig, uint32_t layer)
+{
+    const Calibration *c = rig->calibration;
+    const FfnShape *shape = &c->config->layers[layer].ffn;
+    const FfnTensors *experts = checkpoint_tensors(c->checkpoint)->layers[layer].experts;
+    const void *kept[BURST];
+    for (uint32_t i = 0; i < BURST; i++)
+        TRY(rig->backend->keep_expert(rig->device, shape,
+                                      &experts[i % c->config->layers[layer].experts], &kept[i]));
+    return measure_loads(rig, shape, kept, ffn_layout(shape, rig->weight_bytes).bytes);
+}
+
+static Status measure_first_experts(const Rig *rig)
+{
+    const ModelConfig *config = rig->calibration->config;
+    for (uint32_t i = 0; i < config->n_layers; i++)
+        if (config->layers[i].moe &&
+            ffn_layout(&config->layers[i].ffn, rig->weight_bytes).bytes <= rig->most_bytes)
+            return measure_experts(rig, i);
+    return OK;
+}
+
+static Status measure_fetches(const Rig *rig, size_t bytes)
+{
+    double ns[ROUNDS];
+    for (int round = -1; round < ROUNDS; round++) {
+        uint64_t stamps[2];
+        TRY(rig->backend->stamp(rig->device, 0));
+        TRY(rig->backend->fetch(rig->device, rig->host, rig->at, bytes));
+        TRY(rig->backend->stamp(rig->device, 1));
+        TRY(rig->backend->wait(rig->device));
+        TRY(rig->backend->stamp_times(rig->device, 2, stamps));
+        ns[round > 0 ? round : 0] = (double)(stamps[1] - stamps[0]);
+    }
+    return note(rig, "copy/d2h", BYTES_AXIS, (double)bytes, UNIT_NS, ns, ROUNDS);
+}
+
+static Status measure_host_copies(const Rig *rig, size_t bytes)
+{
+    double ns[ROUNDS];
+    for (int round = -1; round < ROUNDS; round++) {
+        uint64_t start_ns = clock_ns();
+        memcpy(rig->host + rig->most_bytes, rig->host, bytes);
+        ns[round > 0 ? round : 0] = (double)(clock_ns() - start_ns);
+    }
+    return note(rig, "host/copy", BYTES_AXIS, (double)bytes, UNIT_NS, ns, ROUNDS);
+}
+
+/* Loads beside products that last longer than all of them. */
+static Status measure_busy_loads(const Rig *rig, size_t bytes, double product_ns)
+{
+    const FfnShape shape = shape_of(rig, bytes);
+    double ns[ROUNDS * BURST];
+    double ignored;
+    double loads_ns = 0;
+    for (int round = -1; round < ROUNDS; round++) {
+        double *row = ns + (round > 0 ? round : 0) * BURST;
+        double wanted = 2 * loads_ns / product_ns + 2;
+        uint32_t products = wanted < MOST_PRODUCTS ? (uint32_t)wanted : MOST_PRODUCTS;
+        TRY(time_products(rig, 1, products, &shape, BURST, &ignored));
+        TRY(read_loads(rig, BURST, row));
+        for (int i = 0; round < 0 && i < BURST; i++)
+            loads_ns += row[i];
+    }
+    return note(rig, "copy/h2d-busy", BYTES_AXIS, (double)bytes, UNIT_NS, ns, ROUNDS * BURST);
+}
+
+/* Products of ROWS rows beside loads that last longer than they do, against alone. */
+static Status measure_slowdown(const Rig *rig, uint32_t rows, double loads_ns, double *alone_ns)
+{
+    const FfnShape shape = shape_of(rig, BUSY_BYTES);
+    double alone[ROUNDS];
+    double factors[ROUNDS];
+    double beside;
+    TRY(time_products(rig, rows, 4, &shape, 0, &alone[0]));
+    double wanted = 0.7 * loads_ns / alone[0];
+    uint32_t products = wanted < 1 ? 1 : wanted < MOST_PRODUCTS ? (uint32_t)wanted : MOST_PRODUCTS;
+    for (int round = 0; round < ROUNDS; round++) {
+        TRY(time_products(rig, rows, products, &shape, 0, &alone[round]));
+        TRY(time_products(rig, rows, products, &shape, BURST, &beside));
+        factors[round] = beside / alone[round];
+    }
+    *alone_ns = calibration_median(alone, ROUNDS);
+    return note(rig, "slowdown", TOKENS_AXIS, rows, UNIT_FACTOR, factors, ROUNDS);
+}
+
+static Status measure_beside(const Rig *rig)
+{
+    const FfnShape shape = shape_of(rig, BUSY_BYTES);
+    double ns[BURST];
+    double loads_ns = 0;
+    double product_ns = 0;
+    double ignored;
+    TRY(time_products(rig, 1, 1, &shape, BURST, &ignored));
+    TRY(read_loads(rig, BURST, ns));
+    for (int i = 0; i < BURST; i++)
+        loads_ns += ns[i];
+    TRY(measure_slowdown(rig, MANY_ROWS, loads_ns, &product_ns));
+    TRY(measure_slowdown(rig, 1, loads_ns, &product_ns));
+    for (size_t bytes = LEAST_BYTES; bytes <= BUSY_BYTES; bytes *= 4)
+        TRY(measure_busy_loads(rig, bytes, product_ns));
+    return OK;
+}
+
+/* A load on the CPU converts weights as they are stored: there are only those of experts. */
+static Status measure_size(const Rig *rig, size_t bytes)
+{
+    const FfnShape shape = shape_of(rig, bytes);
+    if (strcmp(rig->backend->name, "cpu") != 0)
+        TRY(measure_loads(rig, &shape, NULL, bytes));
+    TRY(measure_fetches(rig, bytes));
+    return measure_host_copies(rig, bytes);
+}
+
+static Status measure_all(const Rig *rig)
+{
+    const Hardware *hardware = rig->calibration->hardware;
+    const CostTable *known = hardware_table(hardware, "host/copy", "");
+    TRY(measure_first_experts(rig));
+    if (known != NULL && known->n_points > 0)
+        return OK;
+    for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 4)
+        TRY(measure_size(rig, bytes));
+    return strcmp(rig->backend->name, "cpu") != 0 ? measure_beside(rig) : OK;
+}
+
+Status calibrate_copies(Calibration *c)
+{
+    bool quick = c->options->quick;
+    if (calibration_only_counts(c))
+        return OK;
+    Rig rig = {.calibration = c,
+               .weight_bytes = strcmp(c->compute, "bf16") == 0 ? 2 : 4,
+               .side = quick ? QUICK_SIDE : SIDE,
+               .most_bytes = quick ? (size_t)4 << 20 : (size_t)1 << 30};
+    Status status = open_rig(c, &rig);
+    if (status == OK)
+        status = measure_all(&rig);
+    if (rig.device != NULL)
+        rig.backend->close(rig.device);
+    return status;
+}

@@ -100,8 +100,8 @@ static void note_origin(const Arguments *arguments, int argc, char **argv, Hardw
     snprintf(hardware->driver, sizeof hardware->driver, "%s", origin.driver);
     snprintf(hardware->version, sizeof hardware->version, "%s", MOEBIUS_VERSION);
     clock_wall_text(hardware->created);
-    hardware->host_threads =
-        arguments->device.threads > 0 ? arguments->device.threads : (uint32_t)thread_count_default();
+    hardware->host_threads = arguments->device.threads > 0 ? arguments->device.threads
+                                                           : (uint32_t)thread_count_default();
 }
 
 static Status measure(const Arguments *arguments, int argc, char **argv, Hardware *hardware)

@@ -13,7 +13,7 @@ enum {
     QUICK_REQUESTS = 8,
     QUICK_LENGTH = 256,
     QUICK_TOKENS = 512,
-    FEW_LAYERS = 4 /* whose experts are measured, at the least */
+    FEW_LAYERS = 6 /* whose experts are measured, at the least */
 };
 
 static const char *compute_name(const CalibrateOptions *options)
@@ -70,7 +70,7 @@ static Status measure_whole(Calibration *c)
     if (status == OK)
         status = calibrate_stamp(c);
     if (status == OK)
-        status = calibrate_steps(c);
+        status = calibrate_whole(c);
     calibration_close(c);
     return status;
 }
@@ -121,7 +121,9 @@ static Status measure_few(Calibration *c)
     char name[512];
     TRY(find_few(c, name));
     TRY(open_resident(c, name));
-    Status status = calibrate_experts(c);
+    Status status = calibrate_ops(c);
+    if (status == OK)
+        status = calibrate_experts(c);
     if (status == OK)
         status = measure_copies(c);
     calibration_close(c);
@@ -142,7 +144,9 @@ static Status count(Calibration *c)
     c->counting = true;
     Status status = calibrate_stamp(c);
     if (status == OK)
-        status = calibrate_steps(c);
+        status = calibrate_whole(c);
+    if (status == OK)
+        status = calibrate_ops(c);
     if (status == OK)
         status = calibrate_experts(c);
     if (status == OK)

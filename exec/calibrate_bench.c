@@ -166,6 +166,14 @@ static Status run(Calibration *c, StepInput *input, StepOutput *output, double *
     return OK;
 }
 
+/* Requests that begin anew get their context. */
+static Status begin_anew(Calibration *c, const StepKind *kind)
+{
+    for (uint32_t r = 0; r < kind->requests; r++)
+        forget_request(c, r);
+    return kind->context > 0 ? calibration_fill(c, kind->requests, kind->context) : OK;
+}
+
 Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
                         double *ns)
 {
@@ -174,11 +182,10 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
                        .logits = encoder ? LOGITS_NONE : LOGITS_LAST,
                        .timing = timing,
                        .forced_experts = kind->forced ? c->forced : NULL};
-    for (uint32_t r = 0; r < kind->requests; r++) {
-        if (kind->anew || encoder)
-            forget_request(c, r);
+    if (kind->anew || encoder)
+        TRY(begin_anew(c, kind));
+    for (uint32_t r = 0; r < kind->requests; r++)
         add_request(c, r, kind->tokens, &input.tokens);
-    }
     TRY(run(c, &input, output, ns));
     for (uint32_t r = 0; !encoder && r < kind->requests; r++)
         c->length[r] += kind->tokens;
@@ -275,28 +282,45 @@ static Status stamped_step(Calibration *c, const StepKind *kind, uint32_t number
     return OK;
 }
 
-Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
+/* A step without stamps; *NS is 0 where it is of no interest: where operations run when they are
+ * called a stamp costs nothing, and a stamped step is as good. */
+static Status plain_step(Calibration *c, const StepKind *kind, double *ns)
+{
+    StepOutput output;
+    *ns = 0;
+    if (kind->stamped_only || strcmp(c->options->device, "cpu") == 0)
+        return OK;
+    return calibration_step(c, kind, false, &output, ns);
+}
+
+Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats, double long_ns,
                            StepMeasured *measured)
 {
-    double plain[CALIBRATE_REPEATS];
     double stamped[CALIBRATE_REPEATS];
     double launch[CALIBRATE_REPEATS];
-    StepOutput output;
-    *measured = (StepMeasured){.repeats = repeats};
+    double plain[CALIBRATE_REPEATS];
+    bool grows = !kind->anew && kind->stack == STACK_DECODER;
+    *measured = (StepMeasured){0};
     TRY(warm_up(c, kind, measured));
-    double before = kind->anew || kind->stack == STACK_ENCODER ? 0 : c->length[0];
+    measured->context = kind->context;
+    uint32_t before = c->length[0];
     for (uint32_t i = 0; i < repeats; i++) {
-        plain[i] = 0;
-        if (!kind->stamped_only)
-            TRY(calibration_step(c, kind, false, &output, &plain[i]));
+        TRY(plain_step(c, kind, &c->whole_ns[i]));
         TRY(stamped_step(c, kind, i, measured, &stamped[i], &launch[i]));
+        if (c->whole_ns[i] == 0)
+            c->whole_ns[i] = stamped[i];
+        measured->repeats = i + 1;
+        if (stamped[i] > long_ns && i >= 2)
+            break;
     }
-    if (before > 0)
-        measured->context = before + (2 * repeats - 1) / 2.0 * kind->tokens;
-    measured->whole_spread = calibration_spread(plain, repeats);
-    measured->whole_ns = calibration_median(plain, repeats);
-    measured->stamped_ns = calibration_median(stamped, repeats);
-    measured->launch_ns = calibration_median(launch, repeats);
-    measured->stamp_ns = (measured->stamped_ns - measured->whole_ns) / (measured->n_ops + 1);
+    if (grows)
+        measured->context = (before + c->length[0] - kind->tokens) / 2.0;
+    uint32_t n = measured->repeats;
+    memcpy(plain, c->whole_ns, sizeof plain);
+    measured->whole_spread = calibration_spread(plain, n);
+    measured->whole_ns = calibration_median(plain, n);
+    measured->launch_ns = calibration_median(launch, n);
+    measured->stamp_ns =
+        (calibration_median(stamped, n) - measured->whole_ns) / (measured->n_ops + 1);
     return OK;
 }

@@ -5,6 +5,9 @@
 
 enum { EXPERT_REPEATS = 5, EXPERT_QUICK_REPEATS = 3, MOST_ROWS = 1 << 17 };
 
+/* Steps of this length are repeated less. */
+static const double LONG_NS = 3e7;
+
 /* The rows of expert I of ACTIVE that share ROWS, where the first has FIRST of them. */
 static uint32_t rows_of(uint32_t i, uint32_t active, uint32_t rows, uint32_t first)
 {
@@ -59,9 +62,11 @@ double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t 
     for (uint32_t i = 0; i < n_layers; i++) {
         if (layers[i].stack != stack)
             continue;
-        uint32_t first = first_rows(tokens, layers[i].top_k, active, skew);
-        deal(&layers[i], tokens, active, first, experts);
-        load = mean_load(tokens, layers[i].top_k, active, first);
+        uint32_t rows = tokens * layers[i].top_k;
+        uint32_t taking_part = active < rows ? active : rows;
+        uint32_t first = first_rows(tokens, layers[i].top_k, taking_part, skew);
+        deal(&layers[i], tokens, taking_part, first, experts);
+        load = mean_load(tokens, layers[i].top_k, taking_part, first);
         experts += (size_t)tokens * layers[i].top_k;
     }
     return load;
@@ -92,7 +97,7 @@ static Status measure_place(Calibration *c, uint32_t tokens, uint32_t active, do
         return OK;
     double load = calibration_force(c, STACK_DECODER, tokens, active, skew);
     double rows = (double)tokens * c->config->max_top_k / active;
-    TRY(calibration_measure(c, &kind, repeats, &measured));
+    TRY(calibration_measure(c, &kind, repeats, LONG_NS, &measured));
     return calibration_note_experts(c, &measured, active, rows, load);
 }
 

@@ -42,14 +42,16 @@ typedef struct {
     uint32_t *slot;
     uint32_t *position;
     uint32_t *source;
-    uint16_t *forced; /* per MoE layer [max_tokens][top_k] */
-    uint32_t *length; /* [max_requests] what each has */
-    double *op_ns;    /* [CALIBRATE_REPEATS][max_ops] */
+    uint16_t *forced;                   /* per MoE layer [max_tokens][top_k] */
+    uint32_t *length;                   /* [max_requests] what each has */
+    double *op_ns;                      /* [CALIBRATE_REPEATS][max_ops] */
+    double whole_ns[CALIBRATE_REPEATS]; /* of the unstamped steps beside these */
     uint32_t max_ops;
     Arena arena;
     Samples samples;
     double stamp_ns; /* what a stamp adds to a step */
     uint32_t source_length;
+    enum { NOTE_OPS, NOTE_REST } noting;
     bool counting; /* nothing is run, only counted in TOTAL */
     uint64_t done; /* kinds of steps */
     uint64_t total;
@@ -60,7 +62,8 @@ typedef struct {
     Stack stack;
     uint32_t requests;
     uint32_t tokens;
-    bool anew;         /* requests begin at position 0 each time; else they go on */
+    uint32_t context;  /* positions of each before, where they begin anew */
+    bool anew;         /* requests begin at CONTEXT each time; else they go on */
     bool forced;       /* routing is calibration->forced */
     bool stamped_only; /* whole steps are of no interest */
 } StepKind;
@@ -72,9 +75,8 @@ typedef struct {
     double second_ns; /* the second, */
     double whole_ns;  /* the median of the others */
     double whole_spread;
-    double launch_ns;  /* from the call to the first operation */
-    double stamped_ns; /* whole steps with stamps: the median */
-    double stamp_ns;   /* that a stamp adds */
+    double launch_ns; /* from the call to the first operation */
+    double stamp_ns;  /* that a stamp adds */
     uint32_t n_ops;
     const TimingRecord *ops; /* [n_ops] layers and operations, of the last step */
     uint32_t repeats;        /* rows of calibration->op_ns */
@@ -94,15 +96,17 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
                         double *ns);
 /* Gives the first REQUESTS requests CONTEXT positions; those that have more begin anew. */
 Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context);
-/* Runs KIND for its warm-up, then REPEATS times without and with stamps in turn. */
-Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
+/* Runs KIND for its warm-up, then REPEATS times without and with stamps in turn; fewer times where
+ * a step lasts longer than LONG_NS. */
+Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats, double long_ns,
                            StepMeasured *measured);
 
 /* Notes a sample of the table NAME of SHAPE. */
 Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
                         const char *const *axis, uint32_t n_axes, const double *at, double value,
                         double spread);
-/* Notes the operations of a step that was measured, but the experts', and what is left of it. */
+/* Notes of a step that was measured what C->noting asks for: its operations, but the experts', or
+ * what is left of it. */
 Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured);
 /* Notes the experts' operations, whose events were of ACTIVE experts, ROWS rows and a load of LOAD
  * each. */
@@ -119,8 +123,10 @@ double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t 
 
 /* What a stamp adds to a step of one token. */
 Status calibrate_stamp(Calibration *c);
-/* Decode, prefill, prompts in chunks, and the encoder's sources. */
-Status calibrate_steps(Calibration *c);
+/* Decode, prefill, prompts in chunks, and the encoder's sources: the operations, by a fine grid,
+ * and what whole steps take besides them, by a coarse one. */
+Status calibrate_ops(Calibration *c);
+Status calibrate_whole(Calibration *c);
 /* Experts, by how many there are of how many rows. */
 Status calibrate_experts(Calibration *c);
 /* Copies, once for all models. */

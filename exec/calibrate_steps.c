@@ -3,28 +3,46 @@
 
 #include "exec/calibrate_parts.h"
 
-enum { DECODE_REPEATS = 9, PREFILL_REPEATS = 5, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
+enum { MOST_REPEATS = 9, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
 
-static const uint32_t REQUESTS[] = {1, 2, 4, 8, 12, 16, 24, 32, 48, 64};
-static const uint32_t CONTEXTS[] = {0, 64, 256, 512, 1024, 2048, 4096};
-static const uint32_t QUICK_REQUESTS[] = {1, 2, 4, 8};
-static const uint32_t QUICK_CONTEXTS[] = {0, 64};
+/* Steps of this length are repeated less. */
+static const double LONG_NS = 3e7;
 
+/* Places on three axes: all combinations. */
 typedef struct {
-    uint32_t requests;
-    uint32_t tokens;
-    uint32_t context;
-} Place;
+    uint32_t requests[16]; /* zero-terminated, as the others */
+    uint32_t tokens[24];
+    uint32_t contexts[28]; /* contexts[0] may be 0 */
+} Grid;
 
-static const Place PROMPTS[] = {
-    {1, 16, 0},    {1, 32, 0},    {1, 64, 0},     {1, 96, 0},     {1, 128, 0},    {1, 192, 0},
-    {1, 256, 0},   {1, 384, 0},   {1, 512, 0},    {1, 768, 0},    {1, 1024, 0},   {1, 2048, 0},
-    {1, 4096, 0},  {4, 16, 0},    {4, 64, 0},     {4, 128, 0},    {4, 256, 0},    {4, 512, 0},
-    {4, 1024, 0},  {8, 64, 0},    {8, 128, 0},    {8, 512, 0},    {16, 16, 0},    {16, 32, 0},
-    {16, 64, 0},   {16, 128, 0},  {16, 256, 0},   {16, 512, 0},   {16, 768, 0},   {16, 1024, 0},
-    {1, 128, 512}, {1, 512, 512}, {1, 128, 2048}, {1, 512, 2048}, {1, 2048, 2048}};
-static const Place QUICK_PROMPTS[] = {{1, 16, 0}, {1, 64, 0},  {1, 128, 0},
-                                      {4, 64, 0}, {4, 128, 0}, {1, 32, 64}};
+/* Attention's cost bends: its places lie close together. The kernels of few rows differ from row
+ * to row. */
+static const Grid OPS_GRIDS[] = {
+    {{1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64},
+     {1},
+     {0,   64,  128,  192,  224,  256,  320,  384,  448,  512,  640,
+      768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096}},
+    {{5, 7, 10, 14, 20, 28, 40, 56}, {1}, {0, 512}},
+    {{1, 4},
+     {16,  32,  48,  64,   96,   128,  160,  192,  256,  320, 384,
+      512, 640, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096},
+     {0}},
+    {{2, 8, 16, 32}, {16, 32, 64, 96, 128, 192, 256, 320, 384, 512, 640, 768, 1024}, {0}},
+    {{64}, {16, 32, 64, 96, 128, 192, 256}, {0}},
+    {{1, 4}, {16, 64, 128, 256, 512, 1024}, {256, 512, 1024, 2048, 3072}},
+};
+static const Grid WHOLE_GRIDS[] = {
+    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512, 2048}},
+    {{1, 4, 16}, {16, 64, 128, 256, 512, 1024}, {0}},
+    {{8}, {128, 512}, {0}},
+    {{1}, {2048, 4096}, {0}},
+    {{1}, {128, 512}, {512, 2048}},
+};
+static const Grid QUICK_GRIDS[] = {
+    {{1, 2, 4, 8}, {1}, {0, 64}},
+    {{1, 4}, {16, 64, 128}, {0}},
+    {{1}, {32}, {64}},
+};
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -43,79 +61,85 @@ Status calibrate_stamp(Calibration *c)
     StepMeasured measured;
     if (calibration_only_counts(c))
         return OK;
-    TRY(calibration_measure(c, &kind, STAMP_REPEATS, &measured));
+    TRY(calibration_measure(c, &kind, STAMP_REPEATS, LONG_NS, &measured));
     c->stamp_ns = measured.stamp_ns > 0 ? measured.stamp_ns : 0;
     return calibration_note(c, "stamp", "", UNIT_NS, NULL, 0, NULL, c->stamp_ns,
                             measured.whole_spread);
 }
 
-static Status measure_kind(Calibration *c, const StepKind *kind, uint32_t repeats)
+/* Kernels that never ran are loaded at their first launch, which is no step's cost: a run of the
+ * same operations that counts for nothing goes before, and is of another shape as its routing is
+ * forced. */
+static Status load_kernels(Calibration *c, const StepKind *kind)
+{
+    StepKind other = *kind;
+    StepOutput output;
+    double ns;
+    if (strcmp(c->options->device, "cpu") == 0 || c->config->n_moe_layers == 0)
+        return OK;
+    other.forced = true;
+    calibration_force(c, kind->stack, kind->requests * kind->tokens, c->config->max_experts, 0);
+    TRY(calibration_step(c, &other, false, &output, &ns));
+    return ns > LONG_NS ? OK : calibration_step(c, &other, false, &output, &ns);
+}
+
+/* True when the model and its device have room for all steps that measuring KIND takes. */
+static bool has_room(const Calibration *c, const StepKind *kind)
+{
+    uint32_t steps = kind->anew ? 1 : 2 + 2 * CALIBRATE_WARM_UP + 2 * MOST_REPEATS;
+    return kind->requests <= c->max_requests && kind->requests * kind->tokens <= c->max_tokens &&
+           kind->context + steps * kind->tokens <= c->max_length;
+}
+
+/* One token of each request: they grow. Else requests begin anew at their context each time. */
+static Status measure_kind(Calibration *c, StepKind kind)
 {
     StepMeasured measured;
-    TRY(calibration_measure(c, kind, c->options->quick ? QUICK_REPEATS : repeats, &measured));
-    return calibration_note_step(c, kind, &measured);
-}
-
-/* Positions that measuring a kind of one token takes, at the most. */
-static uint32_t decode_room(void)
-{
-    return 2 * CALIBRATE_WARM_UP + 2 * DECODE_REPEATS;
-}
-
-static Status measure_decode(Calibration *c, uint32_t requests, uint32_t context)
-{
-    const StepKind kind = {.requests = requests, .tokens = 1};
-    if (requests > c->max_requests || context + decode_room() > c->max_length)
-        return OK;
-    if (calibration_only_counts(c))
-        return OK;
-    TRY(calibration_fill(c, requests, context));
-    return measure_kind(c, &kind, DECODE_REPEATS);
-}
-
-static Status measure_decodes(Calibration *c)
-{
-    const uint32_t *requests = c->options->quick ? QUICK_REQUESTS : REQUESTS;
-    const uint32_t *contexts = c->options->quick ? QUICK_CONTEXTS : CONTEXTS;
-    const size_t n_requests = c->options->quick ? COUNT(QUICK_REQUESTS) : COUNT(REQUESTS);
-    size_t n_contexts = c->options->quick ? COUNT(QUICK_CONTEXTS) : COUNT(CONTEXTS);
-    for (size_t i = 0; i < n_contexts; i++)
-        for (size_t r = 0; r < n_requests; r++)
-            TRY(measure_decode(c, requests[r], contexts[i]));
-    return OK;
-}
-
-/* A prompt from its beginning, or a part of one that goes on. */
-static Status measure_prompt(Calibration *c, Stack stack, const Place *place)
-{
-    const StepKind kind = {.stack = stack,
-                           .requests = place->requests,
-                           .tokens = place->tokens,
-                           .anew = place->context == 0};
-    uint32_t steps = kind.anew ? 1 : 2 * CALIBRATE_WARM_UP + 2 * PREFILL_REPEATS;
-    if (place->requests > c->max_requests || place->requests * place->tokens > c->max_tokens ||
-        place->context + steps * place->tokens > c->max_length)
-        return OK;
-    if (calibration_only_counts(c))
+    kind.anew = kind.tokens > 1;
+    if (!has_room(c, &kind) || calibration_only_counts(c))
         return OK;
     if (!kind.anew)
-        TRY(calibration_fill(c, place->requests, place->context));
-    return measure_kind(c, &kind, PREFILL_REPEATS);
+        TRY(calibration_fill(c, kind.requests, kind.context));
+    TRY(load_kernels(c, &kind));
+    TRY(calibration_measure(c, &kind, c->options->quick ? QUICK_REPEATS : MOST_REPEATS, LONG_NS,
+                            &measured));
+    return calibration_note_step(c, &kind, &measured);
 }
 
-static Status measure_prompts(Calibration *c, Stack stack)
+static Status measure_grid(Calibration *c, Stack stack, const Grid *grid)
 {
-    const Place *places = c->options->quick ? QUICK_PROMPTS : PROMPTS;
-    size_t n = c->options->quick ? COUNT(QUICK_PROMPTS) : COUNT(PROMPTS);
-    for (size_t i = 0; i < n; i++)
-        if (stack == STACK_DECODER || places[i].context == 0)
-            TRY(measure_prompt(c, stack, &places[i]));
+    for (const uint32_t *context = grid->contexts; context == grid->contexts || *context > 0;
+         context++)
+        for (const uint32_t *requests = grid->requests; *requests > 0; requests++)
+            for (const uint32_t *tokens = grid->tokens; *tokens > 0; tokens++) {
+                const StepKind kind = {
+                    .stack = stack, .requests = *requests, .tokens = *tokens, .context = *context};
+                if (stack == STACK_DECODER || *context == 0)
+                    TRY(measure_kind(c, kind));
+            }
     return OK;
 }
 
-Status calibrate_steps(Calibration *c)
+static Status measure_grids(Calibration *c, const Grid *grids, size_t n)
 {
-    TRY(measure_decodes(c));
-    TRY(measure_prompts(c, STACK_DECODER));
-    return model_is_encoder_decoder(c->config) ? measure_prompts(c, STACK_ENCODER) : OK;
+    for (size_t i = 0; i < n; i++) {
+        TRY(measure_grid(c, STACK_DECODER, &grids[i]));
+        if (model_is_encoder_decoder(c->config))
+            TRY(measure_grid(c, STACK_ENCODER, &grids[i]));
+    }
+    return OK;
+}
+
+Status calibrate_ops(Calibration *c)
+{
+    c->noting = NOTE_OPS;
+    return c->options->quick ? measure_grids(c, QUICK_GRIDS, COUNT(QUICK_GRIDS))
+                             : measure_grids(c, OPS_GRIDS, COUNT(OPS_GRIDS));
+}
+
+Status calibrate_whole(Calibration *c)
+{
+    c->noting = NOTE_REST;
+    return c->options->quick ? measure_grids(c, QUICK_GRIDS, COUNT(QUICK_GRIDS))
+                             : measure_grids(c, WHOLE_GRIDS, COUNT(WHOLE_GRIDS));
 }

@@ -106,16 +106,13 @@ static Status note_ops(Calibration *c, const StepKind *kind, const StepMeasured 
     return OK;
 }
 
-/* The sum of a step's operations, each without its stamp. */
-static double sum_of_ops(const Calibration *c, const StepMeasured *measured)
+/* The sum of the operations of repeat R, each without its stamp. */
+static double sum_of_ops(const Calibration *c, const StepMeasured *measured, uint32_t r)
 {
-    double sums[CALIBRATE_REPEATS];
-    for (uint32_t r = 0; r < measured->repeats; r++) {
-        sums[r] = 0;
-        for (uint32_t i = 0; i < measured->n_ops; i++)
-            sums[r] += c->op_ns[(size_t)r * c->max_ops + i];
-    }
-    return calibration_median(sums, measured->repeats) - measured->n_ops * c->stamp_ns;
+    double sum = 0;
+    for (uint32_t i = 0; i < measured->n_ops; i++)
+        sum += c->op_ns[(size_t)r * c->max_ops + i] - c->stamp_ns;
+    return sum;
 }
 
 static Status note_rest(Calibration *c, const char *mode, const double at[COST_AXES], double ns,
@@ -126,17 +123,29 @@ static Status note_rest(Calibration *c, const char *mode, const double at[COST_A
     return calibration_note(c, "step/rest", shape, UNIT_NS, STEP_AXES, 3, at, ns, spread);
 }
 
-Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured)
+/* Each repeat's step without stamps is set against the one with stamps beside it. */
+static Status note_rests(Calibration *c, const StepKind *kind, const StepMeasured *measured)
 {
     const double at[COST_AXES] = {kind->requests, kind->tokens, measured->context};
     const double tokens = (double)kind->requests * kind->tokens;
-    double sum = sum_of_ops(c, measured);
-    TRY(note_ops(c, kind, measured));
-    TRY(note_rest(c, "graph", at, measured->whole_ns - sum, measured->whole_spread));
+    double sums[CALIBRATE_REPEATS];
+    double rests[CALIBRATE_REPEATS];
+    uint32_t n = measured->repeats;
+    for (uint32_t r = 0; r < n; r++) {
+        sums[r] = sum_of_ops(c, measured, r);
+        rests[r] = c->whole_ns[r] - sums[r];
+    }
+    double sum = calibration_median(sums, n);
+    TRY(note_rest(c, "graph", at, calibration_median(rests, n), measured->whole_spread));
     TRY(note_rest(c, "first", at, measured->first_ns - sum, 0));
     TRY(note_rest(c, "capture", at, measured->second_ns - sum, 0));
     return calibration_note(c, "graph/launch", "", UNIT_NS, (const char *const[]){"tokens"}, 1,
                             &tokens, measured->launch_ns, 0);
+}
+
+Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured)
+{
+    return c->noting == NOTE_OPS ? note_ops(c, kind, measured) : note_rests(c, kind, measured);
 }
 
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,

@@ -1,0 +1,278 @@
+/* Calibration on the CPU: what it forces, what it writes, what it refuses. */
+#include "tests/cli_run.h"
+
+#include <math.h>
+
+#include "base/files.h"
+#include "base/memory.h"
+#include "exec/calibrate_parts.h"
+#include "sim/costs.h"
+
+static const char MODEL[] = "models/tiny-32x4";
+static char out[256];
+static CliRun run;
+
+#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
+
+static CalibrateOptions options_of_cpu(void)
+{
+    return (CalibrateOptions){.device = "cpu", .threads = 2, .quick = true};
+}
+
+/* Rows of each of EXPERTS, of TOKENS tokens with TOP_K each, which must differ. */
+static void count_rows(const uint16_t *forced, uint32_t tokens, uint32_t top_k, uint32_t experts,
+                       uint32_t *rows)
+{
+    memset(rows, 0, experts * sizeof *rows);
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t k = 0; k < top_k; k++) {
+            uint16_t expert = forced[t * top_k + k];
+            assert_true(expert < experts);
+            for (uint32_t other = 0; other < k; other++)
+                assert_int_not_equal(forced[t * top_k + other], expert);
+            rows[expert]++;
+        }
+}
+
+static void forced_routing_is_of_as_many_experts_and_of_the_load_it_says(void **unused)
+{
+    (void)unused;
+    const CalibrateOptions options = options_of_cpu();
+    const Plan plan = plan_default();
+    Hardware hardware = {0};
+    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
+    assert_ok(calibration_open(&c, MODEL, &plan, 2, 64, 1024));
+    for (uint32_t tokens = 1; tokens <= 1024; tokens = tokens * 2 + tokens % 3)
+        for (uint32_t active = 4; active <= 32 && active <= 4 * tokens; active++)
+            for (int skew = 0; skew <= 2; skew++) {
+                uint32_t rows[32];
+                double load = calibration_force(&c, STACK_DECODER, tokens, active, skew / 2.0);
+                for (uint32_t layer = 0; layer < c.config->n_moe_layers; layer++) {
+                    uint32_t n = 0;
+                    double wanted = 0;
+                    count_rows(c.forced + (size_t)layer * tokens * 4, tokens, 4, 32, rows);
+                    for (uint32_t e = 0; e < 32; e++) {
+                        n += rows[e] > 0;
+                        wanted += rows[e] > 0 ? cost_load_of(rows[e]) : 0;
+                    }
+                    assert_int_equal(n, active);
+                    assert_true(fabs(load - wanted / n) < 1e-9);
+                }
+            }
+    calibration_free(&c);
+    hardware_free(&hardware);
+}
+
+static void requests_are_brought_to_their_contexts(void **unused)
+{
+    (void)unused;
+    const CalibrateOptions options = options_of_cpu();
+    const Plan plan = plan_default();
+    Hardware hardware = {0};
+    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
+    StepOutput output;
+    double ns;
+    assert_ok(calibration_open(&c, MODEL, &plan, 5, 200, 64));
+    assert_ok(calibration_fill(&c, 3, 100));
+    assert_ok(calibration_fill(&c, 5, 30));
+    for (uint32_t r = 0; r < 5; r++)
+        assert_int_equal(c.length[r], 30);
+    StepKind kind = {.requests = 5, .tokens = 3};
+    assert_ok(calibration_step(&c, &kind, false, &output, &ns));
+    assert_int_equal(c.length[4], 33);
+    kind = (StepKind){.requests = 2, .tokens = 4, .context = 7, .anew = true};
+    assert_ok(calibration_step(&c, &kind, true, &output, &ns));
+    assert_int_equal(c.length[1], 11);
+    assert_int_equal(c.length[2], 33);
+    assert_true(output.n_timing > 0 && ns > 0);
+    calibration_free(&c);
+    hardware_free(&hardware);
+}
+
+static void samples_of_one_place_become_their_median(void **unused)
+{
+    (void)unused;
+    const CalibrateOptions options = options_of_cpu();
+    Hardware hardware = {0};
+    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
+    static const char *const AXIS[] = {"tokens"};
+    static const double VALUES[] = {9, 1, 4, 8};
+    for (uint32_t i = 0; i < 600; i++) {
+        double at = i % 3;
+        assert_ok(calibration_note(&c, i % 2 ? "a" : "b", "", UNIT_NS, AXIS, 1, &at,
+                                   VALUES[i / 150] + at, 0.1 * (i / 150)));
+    }
+    assert_ok(calibration_settle(&c));
+    assert_int_equal(hardware.n_tables, 2);
+    for (uint32_t t = 0; t < 2; t++) {
+        assert_int_equal(hardware.tables[t].n_points, 3);
+        for (uint32_t i = 0; i < 3; i++) {
+            assert_true(hardware.tables[t].value[i] == 6 + i);
+            assert_true(fabs(hardware.tables[t].spread[i] - 0.3) < 1e-12);
+        }
+    }
+    calibration_free(&c);
+    hardware_free(&hardware);
+}
+
+/* Every operation of MODEL has a table, whose values are times. */
+static void assert_prices(const Hardware *hardware, const HardwareModel *model)
+{
+    assert_true(model->n_ops[STACK_DECODER] > 0);
+    for (uint32_t i = 0; i < model->n_ops[STACK_DECODER]; i++) {
+        const HardwareOp *op = &model->ops[STACK_DECODER][i];
+        const char *axis[COST_AXES];
+        char name[48];
+        snprintf(name, sizeof name, "gpu/%s", op_name(op->op));
+        const CostTable *table = hardware_table(hardware, name, op->shape);
+        if (table == NULL)
+            fail_msg("%s of %s has no table", name, op->shape);
+        assert_int_equal(table->n_axes, hardware_op_axes(op->op, axis));
+        for (uint32_t a = 0; a < table->n_axes; a++)
+            assert_string_equal(table->axis[a], axis[a]);
+        assert_true(table->n_points > 3);
+        for (uint32_t p = 0; p < table->n_points; p++)
+            assert_true(table->value[p] >= 0 && table->value[p] < 1e9);
+    }
+}
+
+static void a_profile_prices_every_operation_of_its_model(void **unused)
+{
+    (void)unused;
+    static const char *const OTHERS[] = {"copy/h2d", "copy/d2h", "host/copy", "graph/launch"};
+    Hardware hardware;
+    RUN("calibrate", "--model", MODEL, "--quick", "--threads", "2", "--out", out, "--json");
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    assert_ok(hardware_load(out, &hardware));
+    const HardwareModel *model = hardware_model(&hardware, MODEL);
+    assert_non_null(model);
+    assert_int_equal(model->measured_layers, 6);
+    assert_string_equal(model->compute, "f32");
+    assert_string_equal(hardware.backend, "cpu");
+    assert_int_equal(hardware.host_threads, 2);
+    assert_prices(&hardware, model);
+    for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++)
+        assert_non_null(hardware_table(&hardware, OTHERS[i], ""));
+    assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph"));
+    hardware_free(&hardware);
+}
+
+/* A small model without files. */
+static const char *small_shape(void)
+{
+    static const char CONFIG[] =
+        "{\"model_type\":\"qwen3_moe\",\"vocab_size\":96,\"hidden_size\":32,"
+        "\"num_hidden_layers\":8,\"num_attention_heads\":2,\"num_key_value_heads\":1,"
+        "\"head_dim\":16,\"moe_intermediate_size\":16,\"num_experts\":6,"
+        "\"num_experts_per_tok\":2,\"norm_topk_prob\":true,\"hidden_act\":\"silu\","
+        "\"intermediate_size\":32,\"decoder_sparse_step\":1,\"mlp_only_layers\":[],"
+        "\"max_position_embeddings\":512,\"rms_norm_eps\":1e-06,\"rope_theta\":10000.0,"
+        "\"attention_bias\":false,\"tie_word_embeddings\":false}";
+    static char name[300];
+    const char *path = scratch_path("small.json");
+    assert_ok(file_write_all(path, CONFIG, sizeof CONFIG - 1));
+    snprintf(name, sizeof name, "shape:%s", path);
+    return name;
+}
+
+static void a_profile_grows_by_another_model(void **unused)
+{
+    (void)unused;
+    const char *more = scratch_path("more.json");
+    const char *small = small_shape();
+    Hardware hardware;
+    RUN("calibrate", "--model", small, "--quick", "--threads", "2", "--add", out, "--out", more);
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    assert_ok(hardware_load(more, &hardware));
+    assert_int_equal(hardware.n_models, 2);
+    assert_non_null(hardware_model(&hardware, MODEL));
+    assert_prices(&hardware, hardware_model(&hardware, small));
+    hardware_free(&hardware);
+}
+
+static void what_cannot_be_calibrated_leaves_no_file(void **unused)
+{
+    (void)unused;
+    const char *never = scratch_path("never.json");
+    const char *other = scratch_path("other.json");
+    static const struct {
+        const char *model;
+        const char *add;
+        const char *message;
+    } CASES[] = {
+        {"models/absent", NULL, "models/absent"},
+        {"shape:none", NULL, "shape:none"},
+        {MODEL, "absent.json", "absent.json"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        RUN("calibrate", "--quick", "--model", CASES[i].model, "--out", never,
+            CASES[i].add != NULL ? "--add" : NULL, CASES[i].add);
+        assert_int_equal(run.code, 2);
+        assert_true(cli_said_one_line(&run));
+        assert_non_null(strstr(run.err, CASES[i].message));
+        assert_false(file_exists(never));
+    }
+    Hardware hardware;
+    assert_ok(hardware_load(out, &hardware));
+    snprintf(hardware.device, sizeof hardware.device, "another");
+    assert_ok(hardware_save(&hardware, other));
+    hardware_free(&hardware);
+    RUN("calibrate", "--quick", "--model", MODEL, "--add", other, "--out", never);
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "another"));
+    assert_false(file_exists(never));
+}
+
+static void a_stop_ends_calibration(void **unused)
+{
+    (void)unused;
+    const volatile int stop = 1;
+    CalibrateOptions options = options_of_cpu();
+    Hardware hardware = {0};
+    options.stop = &stop;
+    int64_t before = mem_live_blocks();
+    assert_int_equal(calibrate_model(&options, MODEL, &hardware), ERR_INTERRUPTED);
+    hardware_free(&hardware);
+    assert_int_equal(mem_live_blocks(), before);
+}
+
+static void note_progress(void *argument, uint64_t done, uint64_t total)
+{
+    uint64_t *seen = argument;
+    assert_true(done < total);
+    assert_int_equal(done, seen[0]);
+    seen[0] = done + 1;
+    seen[1] = total;
+}
+
+static void as_many_kinds_of_steps_run_as_were_counted(void **unused)
+{
+    (void)unused;
+    uint64_t seen[2] = {0};
+    CalibrateOptions options = options_of_cpu();
+    Hardware hardware = {0};
+    options.progress = note_progress;
+    options.progress_argument = seen;
+    assert_ok(calibrate_model(&options, small_shape(), &hardware));
+    assert_int_equal(seen[0], seen[1]);
+    hardware_free(&hardware);
+}
+
+int main(void)
+{
+    memory_install();
+    snprintf(out, sizeof out, "%s", scratch_path("hw.json"));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forced_routing_is_of_as_many_experts_and_of_the_load_it_says),
+        cmocka_unit_test(requests_are_brought_to_their_contexts),
+        cmocka_unit_test(samples_of_one_place_become_their_median),
+        cmocka_unit_test(a_profile_prices_every_operation_of_its_model),
+        cmocka_unit_test(a_profile_grows_by_another_model),
+        cmocka_unit_test(what_cannot_be_calibrated_leaves_no_file),
+        cmocka_unit_test(a_stop_ends_calibration),
+        cmocka_unit_test(as_many_kinds_of_steps_run_as_were_counted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,6 +1,7 @@
 /* Running requests: prefill, then greedy generation, group by group. */
 #include "exec/run.h"
 
+#include "exec/best_token.h"
 #include "exec/layout.h"
 #include "exec/run_parts.h"
 
@@ -180,16 +181,6 @@ void run_add_tokens(Run *run, uint32_t place, uint32_t end)
     line->logit_row = run->n_spans++;
     if (run->options->logits == LOGITS_ALL)
         line->logit_row = run->n_tokens - 1;
-}
-
-/* The id of the largest logit, the lower one of equals. */
-static uint32_t best_token(const float *logits, uint32_t vocabulary)
-{
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < vocabulary; i++)
-        if (logits[i] > logits[best])
-            best = i;
-    return best;
 }
 
 static bool is_end(const ModelConfig *config, uint32_t token)

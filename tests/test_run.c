@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "exec/best_token.h"
 #include "exec/run.h"
 #include "policies/buffer.h"
 #include "tests/checkpoint_maker.h"
@@ -630,10 +631,29 @@ static void a_request_that_does_not_fit_is_refused_before_any_step(void **state)
     executor_close(executor);
 }
 
+static void the_best_token_has_the_largest_logit_and_the_lowest_id(void **unused)
+{
+    (void)unused;
+    static float logits[3000];
+    uint64_t random = 3;
+    for (uint32_t n = 1; n < 3000; n += 1 + n / 3) {
+        for (int round = 0; round < 200; round++) {
+            uint32_t best = 0;
+            for (uint32_t i = 0; i < n; i++) {
+                /* Few values, so that there are equals; sometimes all below 0. */
+                logits[i] = (float)random_below(&random, round % 40 + 1) - (float)(round % 60);
+                best = logits[i] > logits[best] ? i : best;
+            }
+            assert_int_equal(best_token(logits, n), best);
+        }
+    }
+}
+
 int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_best_token_has_the_largest_logit_and_the_lowest_id),
         cmocka_unit_test(every_token_of_every_request_runs_once),
         cmocka_unit_test(batch_step_size_buffer_and_recording_change_nothing),
         cmocka_unit_test(generation_with_the_cache_equals_computing_everything_again),

@@ -36,9 +36,9 @@ static Status check_best(const OptionTable *table, const Arguments *arguments)
     if (!arguments->pareto && arguments->out == NULL)
         return options_fail(table, "--out is missing");
     if (arguments->best == PICK_MEMORY && conditions->misses_at_most < 0 &&
-        conditions->tokens_per_s_at_least == 0)
-        return options_fail(table, "--best memory needs --tokens-per-second-at-least or "
-                                   "--misses-at-most");
+        conditions->tokens_per_s_at_least + conditions->slowdown_at_most == 0)
+        return options_fail(table, "--best memory needs --slowdown-at-most, "
+                                   "--tokens-per-second-at-least or --misses-at-most");
     return OK;
 }
 
@@ -88,6 +88,14 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->pick.conditions.tokens_per_s_at_least,
          .low = 1e-9,
          .high = 1e15},
+        {.name = "slowdown-at-most",
+         .argument = "SHARE",
+         .help =
+             "only plans whose tokens take this much longer than the fastest plan's (0.1: 10 %)",
+         .kind = OPTION_F64,
+         .value = &arguments->pick.conditions.slowdown_at_most,
+         .low = 1e-9,
+         .high = 1e9},
         {.name = "where",
          .argument = "SQL",
          .help = "only rows of result with this expression",

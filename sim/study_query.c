@@ -156,14 +156,16 @@ Status study_reader_select(const StudyReader *reader, const char *columns,
                            sqlite3_stmt **statement)
 {
     const char *where = conditions->where != NULL ? conditions->where : "1";
-    if (conditions->tokens_per_s_at_least > 0 && !reader->has_times)
+    const char *speed = reader->has_times ? "tokens_per_s" : "0";
+    if (conditions->tokens_per_s_at_least + conditions->slowdown_at_most > 0 && !reader->has_times)
         return fail(ERR_INPUT, "%s: the study has no times: sweep with --hardware", reader->path);
     TRY(check_expression(reader->sqlite, where));
     char *sql = sqlite3_mprintf("SELECT %s FROM result WHERE done = 1 AND (bound = 0 OR ?1)"
                                 " AND miss_ratio <= ?2 AND (?3 = 0 OR %s <= ?3)"
-                                " AND (?4 = 0 OR %s >= ?4) AND (\n%s\n) ORDER BY %s",
-                                columns, reader->memory, reader->has_times ? "tokens_per_s" : "0",
-                                where, order);
+                                " AND (?4 = 0 OR %s >= ?4) AND (?5 = 0 OR %s * (1 + ?5) >="
+                                " (SELECT max(%s) FROM result WHERE done = 1 AND bound = 0))"
+                                " AND (\n%s\n) ORDER BY %s",
+                                columns, reader->memory, speed, speed, speed, where, order);
     Status status = prepare(reader, sql, statement);
     sqlite3_free(sql);
     if (status != OK)
@@ -172,6 +174,7 @@ Status study_reader_select(const StudyReader *reader, const char *columns,
     sqlite3_bind_double(*statement, 2, conditions->misses_at_most);
     sqlite3_bind_double(*statement, 3, conditions->memory_at_most);
     sqlite3_bind_double(*statement, 4, conditions->tokens_per_s_at_least);
+    sqlite3_bind_double(*statement, 5, conditions->slowdown_at_most);
     return OK;
 }
 

@@ -14,6 +14,8 @@ typedef struct {
     double misses_at_most;        /* miss ratio; 1: no limit */
     double memory_at_most;        /* bytes of memory; 0: no limit */
     double tokens_per_s_at_least; /* 0: no limit; else the study must have times */
+    double slowdown_at_most;      /* a token takes at most 1 + this of what it takes under the
+                                     fastest plan that can be run; 0: no limit; else as above */
     bool with_bounds;             /* also policies that know the future */
 } StudyConditions;
 

@@ -255,7 +255,7 @@ static void bad_command_lines_are_usage_errors_with_a_hint(void **unused)
         {{"plan", "--misses-at-most", "1.5"}, "--misses-at-most: 1.5, allowed is 0 to 1"},
         {{"plan", "--misses-at-most", "nan"}, "--misses-at-most: 'nan' is no number"},
         {{"plan", "--from", "a", "--out", "b", "--best", "memory"},
-         "--best memory needs --tokens-per-second-at-least or --misses-at-most"},
+         "--best memory needs --slowdown-at-most, --tokens-per-second-at-least or"},
         {{"plan", "--from", "a", "--out", "b"}, "--best is missing"},
         {{"plan", "--from", "a", "--best", "time"}, "--out is missing"},
         {{"plan", "--from", "a", "--pareto", "--best", "time"}, "--pareto shows plans"},

@@ -79,6 +79,12 @@ static void the_least_memory_with_enough_throughput_is_picked(void **unused)
     assert_picked(&pick, "lru", 4);
     pick = picked(path, PICK_MEMORY, (StudyConditions){.tokens_per_s_at_least = 109});
     assert_picked(&pick, "fifo", 8);
+    /* The fastest that can be run has 110 tokens/s. */
+    pick = picked(path, PICK_MEMORY, (StudyConditions){.slowdown_at_most = 0.08});
+    assert_picked(&pick, "lru", 2);
+    pick = picked(path, PICK_MEMORY, (StudyConditions){.slowdown_at_most = 0.07});
+    assert_picked(&pick, "lru", 4);
+    assert_int_equal(pick.candidates, 4);
     PickOptions none = {.best = PICK_MEMORY,
                         .conditions = {.misses_at_most = 1, .tokens_per_s_at_least = 111}};
     assert_int_equal(study_pick(path, &none, &pick), ERR_INPUT);

@@ -99,6 +99,7 @@ static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, Valid
                                    .n_layers = recorded->trace.n_layers,
                                    .logits = true,
                                    .stamped = sink->stamped,
+                                   .warm = !plan->buffer.on,
                                    .records = sink->stamped};
     Timing *timing;
     ReplayResult result;

@@ -64,6 +64,8 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
     uint32_t *length = step->stack == STACK_ENCODER ? &entry->source_length : &entry->length;
     *length = position + tokens;
     widen(&builder->out.max_length, *length);
+    widen(&step->most_keys, *length);
+    widen(&step->most_source, step->stack == STACK_DECODER ? source_length : 0);
     SpanGroup *group = &step->groups[tokens == 1 ? SPANS_ONE : SPANS_SEVERAL];
     step->requests++;
     group->requests++;

@@ -22,7 +22,9 @@ typedef struct {
     Phase phase;
     Stack stack;
     uint32_t tokens;
-    uint32_t requests; /* with tokens in the step */
+    uint32_t requests;    /* with tokens in the step */
+    uint32_t most_keys;   /* of a request, its tokens in the step included */
+    uint32_t most_source; /* tokens of a source that one looks at */
     SpanGroup groups[SPAN_GROUPS];
 } StepFeatures;
 

@@ -28,8 +28,7 @@ static Status begin_step(Player *player, uint32_t step)
         return fail(ERR_INPUT, "simulated time: step %u of the trace is not where it was", step);
     player->step = player->steps++;
     player->left--;
-    timing_begin(player->timing, player->step, 0);
-    return OK;
+    return timing_begin(player->timing, player->step, 0);
 }
 
 Status timing_packed_event(Timing *timing, const PackedEvent *event, const BufferAction *actions,

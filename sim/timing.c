@@ -13,6 +13,11 @@ static uint64_t later(uint64_t a, uint64_t b)
 
 /* ---- opening ---- */
 
+static const char *const MODE_NAMES[] = {[STEP_FIRST] = "first",
+                                         [STEP_CAPTURED] = "capture",
+                                         [STEP_REPEATED] = "graph",
+                                         [STEP_QUEUED] = "queued"};
+
 static Status find_tables(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
@@ -23,10 +28,10 @@ static Status find_tables(Timing *timing)
     TRY(op_costs_find(costs, "decide", "", &timing->refs.decide));
     TRY(op_costs_find(costs, "wake", "", &timing->refs.wake));
     TRY(op_costs_find(costs, "stamp", "", &timing->refs.stamp));
-    snprintf(shape, sizeof shape, "%s graph", costs->model->name);
-    TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest_graph));
-    snprintf(shape, sizeof shape, "%s queued", costs->model->name);
-    TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest_queued));
+    for (StepMode mode = STEP_FIRST; mode <= STEP_QUEUED; mode++) {
+        snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
+        TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest[mode]));
+    }
     return op_costs_find(costs, "memory/activations", costs->model->name,
                          &timing->refs.activations);
 }
@@ -204,6 +209,8 @@ void timing_free(Timing *timing)
     mem_free(timing->layers);
     mem_free(timing->slot_used);
     mem_free(timing->rows_of);
+    mem_free(timing->shapes);
+    mem_free(timing->captured);
     mem_free(timing->ops);
     mem_free(timing->residency);
     mem_free(timing->layer_ns);
@@ -220,6 +227,7 @@ void timing_reset(Timing *timing)
     timing->host_ns = 0;
     timing->copy_ns = 0;
     timing->rest_ns = 0;
+    timing->n_shapes = 0;
     for (uint32_t i = 0; i < timing->options.n_layers && timing->options.plan->buffer.on; i++)
         memset(timing->layers[i].prefetch, 0,
                timing->options.layers[i].experts * sizeof *timing->layers[i].prefetch);
@@ -230,7 +238,7 @@ void timing_reset(Timing *timing)
 
 /* ---- a step ---- */
 
-void timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
+Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
 {
     timing->step = *step;
     timing->number++;
@@ -244,7 +252,11 @@ void timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns
     if (!timing->settled && timing->holds_all && timing->n_resident == timing->n_experts)
         timing->settled = true;
     timing->waits = !timing->settled;
+    timing->mode = STEP_QUEUED;
+    if (!timing->waits)
+        TRY(timing_step_mode(timing, step, &timing->mode));
     op_costs_price(&timing->costs, step, timing->waits && !timing->one_thread);
+    return OK;
 }
 
 /* Notes that OP has run since the last stamp. */
@@ -341,7 +353,7 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
 static int64_t rest_of(Timing *timing)
 {
     CostPoint point = {0};
-    const CostRef *ref = timing->waits ? &timing->refs.rest_queued : &timing->refs.rest_graph;
+    const CostRef *ref = &timing->refs.rest[timing->mode];
     const SpanGroup *one = &timing->step.groups[SPANS_ONE];
     const SpanGroup *several = &timing->step.groups[SPANS_SEVERAL];
     double requests = timing->step.requests;
@@ -349,7 +361,7 @@ static int64_t rest_of(Timing *timing)
     point.at[AXIS_TOKENS] = timing->step.tokens / requests;
     point.at[AXIS_CONTEXT] = (double)(one->context + several->context) / requests;
     if (ref->table == COSTS_NONE)
-        ref = &timing->refs.rest_graph;
+        ref = &timing->refs.rest[STEP_REPEATED];
     return (int64_t)op_costs_at(&timing->costs, ref, &point, &timing->costs.other);
 }
 

@@ -2,10 +2,10 @@
  *
  * Plays what the executor does (exec/forward.c, exec/expert_slots.c): the host queues operations,
  * the compute stream runs them in order, the copy stream loads experts. A step in which no expert
- * can be missing is one queue, repeated as a graph; else the host waits at every MoE layer for the
- * event's counts, decides, begins the loads, queues the experts that are in place, and then those
- * that loads bring. Decisions are those of policies/buffer.h, which the caller makes (sim/replay.h)
- * and hands on as actions.
+ * can be missing is one queue, repeated as a graph from the third step of its shape on; else the
+ * host waits at every MoE layer for the event's counts, decides, begins the loads, queues the
+ * experts that are in place, and then those that loads bring. Decisions are those of
+ * policies/buffer.h, which the caller makes (sim/replay.h) and hands on as actions.
  *
  * Each of the three does one thing after the other, in an order that is known when it is queued: a
  * task begins when its stream is free and all it waits for is over, so that times follow at once,
@@ -25,6 +25,7 @@ typedef struct {
     uint32_t n_layers;
     bool logits;  /* decoder steps compute those of the last token of each request */
     bool stamped; /* every operation is stamped, which costs time */
+    bool warm;    /* graphs of all steps without a buffer have been made before */
     bool records; /* steps tell their operations and loads */
 } TimingOptions;
 
@@ -71,8 +72,8 @@ typedef struct Timing Timing;
 Status timing_new(const TimingOptions *options, Timing **timing);
 void timing_free(Timing *timing);
 
-/* A step begins, at EARLIEST_NS or when the one before has ended. */
-void timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns);
+/* A step begins, at EARLIEST_NS or when the one before has ended. Fails with ERR_MEMORY. */
+Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns);
 /* One MoE layer of it, in order: N experts with ROWS tokens each (NULL: one each), and what was
  * decided. Fails with ERR_MEMORY, only with records. */
 typedef struct {

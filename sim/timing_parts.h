@@ -16,6 +16,18 @@ typedef struct {
     uint64_t step;   /* 1 + the step in which it was begun; 0: none */
 } PrefetchTime;
 
+/* Steps of one shape (exec/backend.h's StepShape, keys counted as exec/forward.c does): the first
+ * is run directly, the second becomes a graph, which all others repeat. */
+typedef struct {
+    uint32_t stack;
+    uint32_t tokens;
+    uint32_t requests;
+    uint32_t keys;
+    uint32_t source_keys;
+} SeenShape;
+
+typedef enum { STEP_FIRST, STEP_CAPTURED, STEP_REPEATED, STEP_QUEUED } StepMode;
+
 /* Of one MoE layer. */
 typedef struct {
     uint32_t layer;         /* the model's number */
@@ -37,8 +49,7 @@ struct Timing {
         CostRef decide;
         CostRef wake;
         CostRef stamp;
-        CostRef rest_graph;
-        CostRef rest_queued;
+        CostRef rest[STEP_QUEUED + 1];
         CostRef activations;
     } refs;
     uint64_t issue_load_ns;
@@ -62,6 +73,7 @@ struct Timing {
     StepFeatures step;
     uint64_t number; /* 1 + steps before */
     bool waits;
+    StepMode mode;
     uint32_t at; /* next operation of the stack's list */
     uint64_t start_ns;
     uint64_t host_ns;       /* the host has come so far */
@@ -76,12 +88,20 @@ struct Timing {
     ResidencyRecord *residency; /* [residency_room] */
     size_t residency_room;
 
+    SeenShape *shapes; /* [n_shapes] */
+    bool *captured;    /* ... its graph is made */
+    uint32_t n_shapes;
+    uint32_t shape_room;
+
     PhaseTime phases[PHASE_MIXED + 1];
     uint64_t op_ns[OPS];
     uint64_t rest_ns;
     uint64_t *layer_ns; /* [n_model_layers] */
     uint32_t n_model_layers;
 };
+
+/* How a step that does not wait runs; notes its shape (sim/timing_shapes.c). */
+Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode);
 
 /* The experts of one event: decisions carried out (sim/timing_experts.c). GPU_NS moves on to the
  * end of the last call. */

@@ -315,7 +315,7 @@ static void compare_step(uint64_t *random, ExpertBuffer *buffer, Timing *timing,
                                .groups[SPANS_ONE] = {.requests = tokens, .tokens = tokens}};
     uint64_t start_ns = timing_now(timing);
     assert_int_equal(engine_now(played->engine), start_ns);
-    timing_begin(timing, &step, 0);
+    assert_ok(timing_begin(timing, &step, 0));
     queue_op(played, OP_EMBED, tokens);
     queue_op(played, OP_ATTENTION, tokens);
     queue_op(played, OP_DENSE_FFN, tokens);

@@ -117,7 +117,6 @@ static Status make_layers(Timing *timing)
     const TimingOptions *options = &timing->options;
     uint32_t most_slots;
     uint32_t most_experts = 1;
-    TRY(mem_new(&timing->layers, options->n_layers, sizeof *timing->layers, "simulated layers"));
     for (uint32_t i = 0; i < options->n_layers; i++) {
         TRY(price_loads(timing, &timing->layers[i], &options->layers[i]));
         if (options->layers[i].experts > most_experts)
@@ -132,17 +131,20 @@ static Status make_layers(Timing *timing)
     return OK;
 }
 
-static bool has_experts(const OpCosts *costs, const TraceLayer *layer)
+/* Finds the experts of LAYER in the list of operations. */
+static bool find_experts(const OpCosts *costs, const TraceLayer *layer, uint32_t *price)
 {
-    for (uint32_t i = 0; i < costs->n_ops[layer->stack]; i++)
-        if (costs->ops[layer->stack][i].op == OP_EXPERTS &&
-            costs->ops[layer->stack][i].layer == layer->layer)
+    for (uint32_t i = 0; i < costs->n_ops[layer->stack]; i++) {
+        const StepOp *op = &costs->ops[layer->stack][i];
+        *price = op->price;
+        if (op->op == OP_EXPERTS && op->layer == layer->layer)
             return true;
+    }
     return false;
 }
 
 /* The profile's model and the trace have the same MoE layers. */
-static Status check_layers(const Timing *timing)
+static Status check_layers(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
     uint32_t n = 0;
@@ -150,7 +152,7 @@ static Status check_layers(const Timing *timing)
         for (uint32_t i = 0; i < costs->n_ops[stack]; i++)
             n += costs->ops[stack][i].op == OP_EXPERTS;
     for (uint32_t i = 0; i < timing->options.n_layers; i++)
-        if (!has_experts(costs, &timing->options.layers[i]))
+        if (!find_experts(costs, &timing->options.layers[i], &timing->layers[i].price))
             return fail(ERR_INPUT, "hardware profile: model %s: layer %u has no experts there",
                         costs->model->name, timing->options.layers[i].layer);
     if (n != timing->options.n_layers)
@@ -159,12 +161,29 @@ static Status check_layers(const Timing *timing)
     return OK;
 }
 
-static Status count_model_layers(Timing *timing)
+static bool is_played(const Timing *timing, const StepOp *op)
 {
-    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
-        for (uint32_t i = 0; i < timing->costs.n_ops[stack]; i++)
-            if (timing->costs.ops[stack][i].layer >= timing->n_model_layers)
-                timing->n_model_layers = timing->costs.ops[stack][i].layer + 1;
+    return op->op != OP_EXPERTS && (op->op != OP_HEAD || timing->options.logits);
+}
+
+/* How many layers the model has, and how many operations of each price a step. */
+static Status count_ops(Timing *timing)
+{
+    const OpCosts *costs = &timing->costs;
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
+        TRY(mem_new(&timing->count[stack], costs->n_prices, sizeof *timing->count[stack],
+                    "simulated operations"));
+        TRY(mem_new(&timing->added_ns[stack], costs->n_prices, sizeof *timing->added_ns[stack],
+                    "simulated operations"));
+        for (uint32_t i = 0; i < costs->n_ops[stack]; i++) {
+            const StepOp *op = &costs->ops[stack][i];
+            timing->count[stack][op->price] += is_played(timing, op);
+            if (op->layer >= timing->n_model_layers)
+                timing->n_model_layers = op->layer + 1;
+        }
+    }
+    TRY(mem_new(&timing->layer_sum, timing->n_model_layers, sizeof *timing->layer_sum,
+                "simulated layers"));
     return mem_new(&timing->layer_ns, timing->n_model_layers, sizeof *timing->layer_ns,
                    "simulated layers");
 }
@@ -176,12 +195,13 @@ static Status open_timing(Timing *timing)
         return fail(ERR_UNSUPPORTED,
                     "plan: gating.mode: static: hardware profiles have no costs of it");
     TRY(op_costs_new(options->hardware, options->model, &timing->costs));
+    TRY(mem_new(&timing->layers, options->n_layers, sizeof *timing->layers, "simulated layers"));
     TRY(check_layers(timing));
     TRY(find_tables(timing));
     timing->one_thread = strcmp(options->hardware->backend, "cpu") == 0;
     price_constants(timing);
     TRY(make_layers(timing));
-    TRY(count_model_layers(timing));
+    TRY(count_ops(timing));
     timing_reset(timing);
     return OK;
 }
@@ -213,7 +233,12 @@ void timing_free(Timing *timing)
     mem_free(timing->captured);
     mem_free(timing->ops);
     mem_free(timing->residency);
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
+        mem_free(timing->count[stack]);
+        mem_free(timing->added_ns[stack]);
+    }
     mem_free(timing->layer_ns);
+    mem_free(timing->layer_sum);
     op_costs_free(&timing->costs);
     mem_free(timing);
 }
@@ -234,9 +259,23 @@ void timing_reset(Timing *timing)
     memset(timing->phases, 0, sizeof timing->phases);
     memset(timing->op_ns, 0, sizeof timing->op_ns);
     memset(timing->layer_ns, 0, timing->n_model_layers * sizeof *timing->layer_ns);
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        memset(timing->added_ns[stack], 0,
+               timing->costs.n_prices * sizeof *timing->added_ns[stack]);
 }
 
 /* ---- a step ---- */
+
+/* Adds up all operations of the step but its experts. */
+static void add_step(Timing *timing)
+{
+    Stack stack = timing->step.stack;
+    for (uint32_t i = 0; i < timing->costs.n_prices; i++) {
+        uint64_t ns = timing->costs.prices[i].gpu_ns + timing->stamp_ns;
+        timing->added_ns[stack][i] += ns;
+        timing->gpu_ns += ns * timing->count[stack][i];
+    }
+}
 
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
 {
@@ -256,6 +295,9 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     if (!timing->waits)
         TRY(timing_step_mode(timing, step, &timing->mode));
     op_costs_price(&timing->costs, step, timing->waits && !timing->one_thread);
+    timing->adds = !timing->waits && !timing->options.records;
+    if (timing->adds)
+        add_step(timing);
     return OK;
 }
 
@@ -300,7 +342,7 @@ static void run_op(Timing *timing, const StepOp *op, uint64_t ns)
 
 static Status play(Timing *timing, const StepOp *op)
 {
-    if (op->op == OP_HEAD && !timing->options.logits)
+    if (!is_played(timing, op))
         return OK;
     run_op(timing, op, timing->costs.prices[op->price].gpu_ns);
     return stamp(timing, op);
@@ -316,8 +358,7 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
         *experts = op;
         if (layer != NULL && op->op == OP_EXPERTS && op->layer == *layer)
             return OK;
-        if (op->op != OP_EXPERTS)
-            TRY(play(timing, op));
+        TRY(play(timing, op));
     }
     return OK;
 }
@@ -333,10 +374,25 @@ static ExpertWork work_of(const TimingEvent *event)
     return work;
 }
 
+/* The experts of an event of a step that is added up. */
+static void add_event(Timing *timing, const TimingEvent *event)
+{
+    const LayerTime *layer = &timing->layers[event->layer_index];
+    const ExpertWork work = work_of(event);
+    uint64_t ns = op_costs_experts(&timing->costs, layer->price, &work, false) + timing->stamp_ns;
+    timing->gpu_ns += ns;
+    timing->op_ns[OP_EXPERTS] += ns;
+    timing->layer_ns[layer->layer] += ns;
+}
+
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                     uint32_t n_actions)
 {
     const StepOp *experts = NULL;
+    if (timing->adds) {
+        add_event(timing, event);
+        return OK;
+    }
     TRY(play_until(timing, &timing->options.layers[event->layer_index].layer, &experts));
     timing->at++;
     if (timing->waits) {
@@ -381,7 +437,10 @@ static void count_step(Timing *timing)
 Status timing_end(Timing *timing, StepTime *step)
 {
     const StepOp *last;
-    TRY(play_until(timing, NULL, &last));
+    if (!timing->adds)
+        TRY(play_until(timing, NULL, &last));
+    if (timing->one_thread)
+        timing->host_ns = timing->gpu_ns;
     uint64_t end_ns = later(timing->gpu_ns, timing->prefetched_ns);
     if (!timing->one_thread)
         end_ns = later(end_ns, timing->host_ns);
@@ -417,10 +476,24 @@ static void add_phase(PhaseTime *sum, const PhaseTime *more)
     sum->bytes_loaded += more->bytes_loaded;
 }
 
-TimingTotals timing_totals(const Timing *timing)
+/* Puts what was added up to the operations and layers that it is of. */
+static void spread_added(Timing *timing, uint64_t op_ns[OPS])
+{
+    memcpy(timing->layer_sum, timing->layer_ns, timing->n_model_layers * sizeof *timing->layer_ns);
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        for (uint32_t i = 0; i < timing->costs.n_ops[stack]; i++) {
+            const StepOp *op = &timing->costs.ops[stack][i];
+            if (!is_played(timing, op))
+                continue;
+            op_ns[op->op] += timing->added_ns[stack][op->price];
+            timing->layer_sum[op->layer] += timing->added_ns[stack][op->price];
+        }
+}
+
+TimingTotals timing_totals(Timing *timing)
 {
     TimingTotals totals = {.rest_ns = timing->rest_ns,
-                           .layer_ns = timing->layer_ns,
+                           .layer_ns = timing->layer_sum,
                            .n_model_layers = timing->n_model_layers,
                            .other_use = timing->costs.other};
     for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED; phase++) {
@@ -428,6 +501,7 @@ TimingTotals timing_totals(const Timing *timing)
         add_phase(&totals.total, &timing->phases[phase]);
     }
     memcpy(totals.op_ns, timing->op_ns, sizeof totals.op_ns);
+    spread_added(timing, totals.op_ns);
     memcpy(totals.op_use, timing->costs.use, sizeof totals.op_use);
     return totals;
 }

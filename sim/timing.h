@@ -59,7 +59,8 @@ typedef struct {
     PhaseTime phases[PHASE_MIXED + 1]; /* by Phase */
     uint64_t op_ns[OPS];               /* by operation, of all layers */
     uint64_t rest_ns;                  /* of steps, outside their operations */
-    const uint64_t *layer_ns;          /* [n_model_layers] operations of each layer */
+    const uint64_t
+        *layer_ns; /* [n_model_layers] operations of each layer; valid until the next call */
     uint32_t n_model_layers;
     CostUse op_use[OPS]; /* how the costs were found */
     CostUse other_use;
@@ -90,7 +91,7 @@ Status timing_end(Timing *timing, StepTime *step);
 void timing_reset(Timing *timing);
 
 uint64_t timing_now(const Timing *timing);
-TimingTotals timing_totals(const Timing *timing);
+TimingTotals timing_totals(Timing *timing);
 /* The operations of a step of STACK, and the shape of its experts' price: see sim/op_costs.h. */
 const OpCosts *timing_costs(const Timing *timing);
 

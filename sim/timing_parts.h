@@ -31,6 +31,7 @@ typedef enum { STEP_FIRST, STEP_CAPTURED, STEP_REPEATED, STEP_QUEUED } StepMode;
 /* Of one MoE layer. */
 typedef struct {
     uint32_t layer;         /* the model's number */
+    uint32_t price;         /* of its experts */
     uint64_t slot_bytes;    /* that a load copies */
     uint64_t load_ns;       /* at the least, by the plan's link */
     uint64_t copy_ns;       /* of a load beside nothing */
@@ -88,6 +89,13 @@ struct Timing {
     ResidencyRecord *residency; /* [residency_room] */
     size_t residency_room;
 
+    /* Steps that do not wait, of which no records are wanted, are added up: all operations but the
+     * experts cost the same in every layer. By stack and price: operations of a step, and the sum
+     * of their time over steps. */
+    uint32_t *count[2]; /* [n_prices] */
+    uint64_t *added_ns[2];
+    bool adds; /* the present step is such a one */
+
     SeenShape *shapes; /* [n_shapes] */
     bool *captured;    /* ... its graph is made */
     uint32_t n_shapes;
@@ -96,7 +104,8 @@ struct Timing {
     PhaseTime phases[PHASE_MIXED + 1];
     uint64_t op_ns[OPS];
     uint64_t rest_ns;
-    uint64_t *layer_ns; /* [n_model_layers] */
+    uint64_t *layer_ns;  /* [n_model_layers], without what was added up */
+    uint64_t *layer_sum; /* [n_model_layers] with it, for timing_totals() */
     uint32_t n_model_layers;
 };
 

@@ -381,10 +381,101 @@ static void steps_end_as_their_tasks_do_on_the_engine(void **unused)
         compare_run(seed);
 }
 
+/* ---- steps without a buffer ---- */
+
+typedef struct {
+    StepTime steps[20];
+    TimingTotals totals;
+    uint64_t layer_ns[LAYERS];
+} Summary;
+
+static void run_without_buffer(uint64_t seed, bool records, bool stamped, Summary *summary)
+{
+    uint64_t random = seed;
+    Hardware hardware;
+    TraceLayer layers[MOE_LAYERS];
+    ExpertBuffer *buffer;
+    Timing *timing;
+    RandomEvent event;
+    const Plan plan = plan_default();
+    make_machine(&random, &hardware);
+    put_table(&hardware, "stamp", "", NULL, 3000, 0);
+    put_table(&hardware, "step/rest", "model first", "tokens", 70000, 0);
+    put_table(&hardware, "step/rest", "model capture", "tokens", 500000, 0);
+    make_layers(layers);
+    assert_ok(buffer_new(&plan, layers, MOE_LAYERS, &buffer));
+    const TimingOptions options = {.hardware = &hardware,
+                                   .model = "model",
+                                   .plan = &plan,
+                                   .layers = layers,
+                                   .n_layers = MOE_LAYERS,
+                                   .logits = seed % 2,
+                                   .stamped = stamped,
+                                   .records = records};
+    assert_ok(timing_new(&options, &timing));
+    for (int i = 0; i < 20; i++) {
+        uint32_t tokens = 1 + random_below(&random, 3);
+        const StepFeatures step = {.phase = PHASE_DECODE,
+                                   .tokens = tokens,
+                                   .requests = tokens,
+                                   .groups[SPANS_ONE] = {.requests = tokens, .tokens = tokens}};
+        assert_ok(timing_begin(timing, &step, 0));
+        for (uint32_t layer = 0; layer < MOE_LAYERS; layer++) {
+            random_event(&random, buffer, layer, &event);
+            assert_ok(timing_event(timing, &event.event, event.actions, event.n_actions));
+        }
+        assert_ok(timing_end(timing, &summary->steps[i]));
+    }
+    summary->totals = timing_totals(timing);
+    assert_int_equal(summary->totals.n_model_layers, LAYERS);
+    memcpy(summary->layer_ns, summary->totals.layer_ns, sizeof summary->layer_ns);
+    timing_free(timing);
+    buffer_free(buffer);
+    hardware_free(&hardware);
+}
+
+static void steps_that_are_added_up_last_as_long_as_those_that_are_played(void **unused)
+{
+    (void)unused;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        static Summary added;
+        static Summary played;
+        run_without_buffer(seed, false, seed % 3 == 0, &added);
+        run_without_buffer(seed, true, seed % 3 == 0, &played);
+        for (int i = 0; i < 20; i++) {
+            assert_int_equal(added.steps[i].start_ns, played.steps[i].start_ns);
+            assert_int_equal(added.steps[i].duration_ns, played.steps[i].duration_ns);
+        }
+        assert_memory_equal(added.totals.op_ns, played.totals.op_ns, sizeof added.totals.op_ns);
+        assert_memory_equal(added.layer_ns, played.layer_ns, sizeof added.layer_ns);
+        assert_int_equal(added.totals.op_ns[OP_HEAD] > 0, seed % 2);
+    }
+}
+
+/* Three shapes come: each is run directly, then captured, then repeated. */
+static void the_second_step_of_a_shape_becomes_a_graph(void **unused)
+{
+    (void)unused;
+    static Summary summary;
+    uint32_t first = 0;
+    uint32_t captured = 0;
+    run_without_buffer(4, true, false, &summary);
+    for (int i = 0; i < 20; i++) {
+        const StepTime *step = &summary.steps[i];
+        uint64_t ops_ns = step->ops == NULL ? 0 : step->duration_ns;
+        first += ops_ns >= 70000 && ops_ns < 500000;
+        captured += ops_ns >= 500000;
+    }
+    assert_int_equal(captured, 3);
+    assert_true(first >= 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+        cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),
+        cmocka_unit_test(the_second_step_of_a_shape_becomes_a_graph),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

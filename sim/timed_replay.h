@@ -23,6 +23,6 @@ PlanTime timing_plan_time(const Timing *timing, const TimingMemory *memory);
 
 /* Of `simulate --json`: "time", with the keys total_ns, tokens_per_s, exposed_load_ns, peak_bytes
  * and what they are made of. Freed with cJSON_Delete. */
-Status timing_json(Timing *timing, const TimingMemory *memory, cJSON **json);
+Status timing_json(const Timing *timing, const TimingMemory *memory, cJSON **json);
 
 #endif

@@ -28,7 +28,7 @@ static Status play_step(void *argument, const TraceStep *step, uint64_t start_ns
     StepTime time;
     TRY(packed_trace_add_step(server->trace, step));
     TRY(features_builder_add(server->features, step, &features));
-    timing_begin(server->timing, features, start_ns);
+    TRY(timing_begin(server->timing, features, start_ns));
     TRY(replay_go_on(server->replay));
     TRY(timing_end(server->timing, &time));
     *duration_ns = time.duration_ns;

@@ -477,7 +477,7 @@ static void add_phase(PhaseTime *sum, const PhaseTime *more)
 }
 
 /* Puts what was added up to the operations and layers that it is of. */
-static void spread_added(Timing *timing, uint64_t op_ns[OPS])
+static void spread_added(const Timing *timing, uint64_t op_ns[OPS])
 {
     memcpy(timing->layer_sum, timing->layer_ns, timing->n_model_layers * sizeof *timing->layer_ns);
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
@@ -490,7 +490,7 @@ static void spread_added(Timing *timing, uint64_t op_ns[OPS])
         }
 }
 
-TimingTotals timing_totals(Timing *timing)
+TimingTotals timing_totals(const Timing *timing)
 {
     TimingTotals totals = {.rest_ns = timing->rest_ns,
                            .layer_ns = timing->layer_sum,

@@ -91,7 +91,7 @@ Status timing_end(Timing *timing, StepTime *step);
 void timing_reset(Timing *timing);
 
 uint64_t timing_now(const Timing *timing);
-TimingTotals timing_totals(Timing *timing);
+TimingTotals timing_totals(const Timing *timing);
 /* The operations of a step of STACK, and the shape of its experts' price: see sim/op_costs.h. */
 const OpCosts *timing_costs(const Timing *timing);
 

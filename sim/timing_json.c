@@ -86,7 +86,7 @@ static Status add_memory(cJSON *json, const TimingMemory *memory)
     return json_add_u64(object, "activations_bytes", memory->activations);
 }
 
-static Status fill(cJSON *json, Timing *timing, const TimingMemory *memory)
+static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory)
 {
     const TimingTotals totals = timing_totals(timing);
     TRY(add_phase(json, &totals.total));
@@ -97,7 +97,7 @@ static Status fill(cJSON *json, Timing *timing, const TimingMemory *memory)
     return add_costs(json, &totals);
 }
 
-Status timing_json(Timing *timing, const TimingMemory *memory, cJSON **json)
+Status timing_json(const Timing *timing, const TimingMemory *memory, cJSON **json)
 {
     *json = cJSON_CreateObject();
     if (*json == NULL)

@@ -1,0 +1,285 @@
+/* Time on the command line: calibrate, then simulate and validate with the profile, on the shipped
+ * model and the CPU. Errors are not judged here, as the machine may be busy; structure is, and that
+ * a profile that is wrong is seen through. */
+#include "tests/cli_run.h"
+
+#include <math.h>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "policies/hardware.h"
+
+#define MODEL "models/tiny-32x4"
+#define RUN(run, ...) cli_run((const char *const[]){__VA_ARGS__, NULL}, run)
+
+static CliRun run;
+static char profile[512];
+static char trace[512];
+
+static void keep(char path[512], const char *name)
+{
+    snprintf(path, 512, "%s", scratch_path(name));
+}
+
+static cJSON *parse_out(void)
+{
+    cJSON *json;
+    if (run.code != 0)
+        fail_msg("exit %d: %s", run.code, run.err);
+    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+    return json;
+}
+
+static const cJSON *at(const cJSON *json, const char *key)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
+    if (item == NULL)
+        fail_msg("no key %s", key);
+    return item;
+}
+
+static double number(const cJSON *json, const char *key)
+{
+    assert_true(cJSON_IsNumber(at(json, key)));
+    return at(json, key)->valuedouble;
+}
+
+static int make_inputs(void **unused)
+{
+    (void)unused;
+    keep(profile, "hardware.json");
+    keep(trace, "time.db");
+    RUN(&run, "calibrate", "--model", MODEL, "--quick", "--threads", "1", "--out", profile);
+    assert_int_equal(run.code, 0);
+    RUN(&run, "record", "--model", MODEL, "--tokens", MODEL "/eval_tokens.safetensors",
+        "--prompt-length", "24", "--requests", "1", "--batch", "2", "--generate", "5",
+        "--ignore-eos", "--out", trace);
+    assert_int_equal(run.code, 0);
+    return 0;
+}
+
+static void simulated_time_is_the_sum_of_its_parts(void **unused)
+{
+    (void)unused;
+    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--json");
+    cJSON *json = parse_out();
+    const cJSON *time = at(json, "time");
+    double phases = 0;
+    double ops = 0;
+    double layers = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, at(time, "phases")) phases += number(item, "total_ns");
+    cJSON_ArrayForEach(item, at(time, "ops_ns")) ops += item->valuedouble;
+    cJSON_ArrayForEach(item, at(time, "layers_ns")) layers += item->valuedouble;
+    double total = number(time, "total_ns");
+    assert_true(total > 0);
+    assert_true(phases == total);
+    assert_true(layers == ops);
+    assert_true(fabs(ops + number(time, "rest_ns") - total) <= 0.2 * total);
+    assert_true(fabs(number(time, "tokens_per_s") - 1e9 * number(time, "tokens") / total) < 1);
+    assert_true(number(time, "exposed_load_ns") == 0);
+    assert_true(number(time, "peak_bytes") > 0);
+    assert_int_equal(cJSON_GetArraySize(at(at(time, "costs"), "ops_missing")), 0);
+    cJSON_Delete(json);
+}
+
+static double total_with(const char *slots, double *exposed)
+{
+    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--json", "--set", slots,
+        "--set", "buffer.evict=lru", "--set", "link.h2d_gb_per_s=0.05");
+    cJSON *json = parse_out();
+    const cJSON *time = at(json, "time");
+    double total = number(time, "total_ns");
+    *exposed = number(time, "exposed_load_ns");
+    assert_true(number(time, "bytes_loaded") == number(json, "bytes_loaded"));
+    cJSON_Delete(json);
+    return total;
+}
+
+static void fewer_slots_take_longer_and_wait_for_loads(void **unused)
+{
+    (void)unused;
+    double few_exposed;
+    double many_exposed;
+    double few = total_with("buffer.slots=4", &few_exposed);
+    double many = total_with("buffer.slots=24", &many_exposed);
+    assert_true(few > many);
+    assert_true(few_exposed > many_exposed);
+    assert_true(few_exposed <= few);
+}
+
+/* Every slice of a time line has its place, and one process those of both tracks. */
+static void count_slices(const char *path, int processes, int steps)
+{
+    char *text;
+    size_t bytes;
+    cJSON *json;
+    const cJSON *item;
+    int n_steps = 0;
+    int n_ops = 0;
+    int pids = 0;
+    assert_ok(file_read_all(path, 1 << 26, &text, &bytes));
+    assert_ok(json_parse(text, bytes, path, &json));
+    cJSON_ArrayForEach(item, at(json, "traceEvents"))
+    {
+        if (strcmp(at(item, "ph")->valuestring, "M") == 0)
+            continue;
+        assert_true(number(item, "ts") >= 0);
+        assert_true(number(item, "dur") >= 0);
+        pids |= (int)number(item, "pid");
+        n_steps += number(item, "tid") == 1;
+        n_ops += strcmp(at(item, "name")->valuestring, "experts") == 0;
+    }
+    assert_int_equal(pids, processes);
+    assert_int_equal(n_steps, steps);
+    assert_int_equal(n_ops, steps * 6);
+    cJSON_Delete(json);
+    mem_free(text);
+}
+
+static void time_lines_have_every_step_and_operation(void **unused)
+{
+    (void)unused;
+    char path[512];
+    keep(path, "line.json");
+    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--json", "--timeline", path);
+    cJSON *json = parse_out();
+    cJSON_Delete(json);
+    RUN(&run, "info", trace, "--json");
+    json = parse_out();
+    int steps = (int)number(json, "steps");
+    cJSON_Delete(json);
+    count_slices(path, 2, steps);
+    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
+        "--timeline", path, "--json");
+    json = parse_out();
+    cJSON_Delete(json);
+    count_slices(path, 3, 2 * steps);
+}
+
+static void check_stats(const cJSON *stats)
+{
+    assert_true(number(stats, "n") > 0);
+    assert_true(number(stats, "predicted_ns") > 0);
+    assert_true(number(stats, "measured_ns") > 0);
+    assert_true(number(stats, "median") <= number(stats, "p95"));
+    assert_true(number(stats, "p95") <= number(stats, "worst"));
+    assert_true(fabs(number(stats, "bias")) <= number(stats, "mean") + 1e-12);
+    assert_true(number(stats, "noise") >= 0);
+}
+
+static void validate_tells_errors_of_times_by_operation_layer_and_step(void **unused)
+{
+    (void)unused;
+    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "2",
+        "--set", "buffer.slots=8", "--set", "buffer.evict=lru", "--json");
+    cJSON *json = parse_out();
+    const cJSON *time = at(json, "time");
+    check_stats(at(at(time, "steps"), "all"));
+    check_stats(at(at(time, "steps"), "prefill"));
+    check_stats(at(at(time, "ops"), "experts"));
+    check_stats(at(at(time, "ops"), "loads"));
+    check_stats(at(at(time, "layers"), "5"));
+    assert_true(number(at(at(time, "end_to_end"), "decode"), "measured_ns") > 0);
+    assert_true(number(at(time, "memory"), "measured_bytes") > 0);
+    assert_true(cJSON_IsTrue(at(json, "agreed")));
+    cJSON_Delete(json);
+}
+
+/* Attention is said to take a hundred times as long. */
+static void an_operation_with_wrong_costs_is_blamed(void **unused)
+{
+    (void)unused;
+    Hardware hardware;
+    char wrong[512];
+    keep(wrong, "wrong.json");
+    assert_ok(hardware_load(profile, &hardware));
+    for (uint32_t t = 0; t < hardware.n_tables; t++)
+        for (uint32_t i = 0; strcmp(hardware.tables[t].name, "gpu/attention") == 0 &&
+                             i < hardware.tables[t].n_points;
+             i++)
+            hardware.tables[t].value[i] *= 100;
+    assert_ok(hardware_save(&hardware, wrong));
+    hardware_free(&hardware);
+    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", wrong, "--runs", "1",
+        "--json");
+    cJSON *json = parse_out();
+    const cJSON *blamed = at(at(json, "time"), "blamed");
+    assert_string_equal(at(blamed, "op")->valuestring, "attention");
+    assert_true(number(blamed, "error_ns") > 0);
+    cJSON_Delete(json);
+}
+
+static void several_plans_are_ranked(void **unused)
+{
+    (void)unused;
+    static const char *const TEXTS[] = {
+        "{\"moebius_plan\":1,\"name\":\"all\"}",
+        "{\"moebius_plan\":1,\"name\":\"slow\",\"buffer\":{\"slots\":4,\"evict\":\"lru\"},"
+        "\"link\":{\"h2d_gb_per_s\":0.02}}"};
+    char paths[2][512];
+    for (size_t i = 0; i < 2; i++) {
+        keep(paths[i], i == 0 ? "all.json" : "slow.json");
+        assert_ok(file_write_all(paths[i], TEXTS[i], strlen(TEXTS[i])));
+    }
+    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
+        "--plan", paths[0], "--plan", paths[1], "--json");
+    cJSON *json = parse_out();
+    assert_true(number(at(json, "ranking"), "kendall_tau") == 1);
+    assert_true(number(at(json, "ranking"), "regret") == 0);
+    cJSON_Delete(json);
+    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
+        "--plan", paths[0], "--plan", paths[1]);
+    assert_int_equal(run.code, 0);
+    assert_non_null(strstr(run.out, "Kendall's tau"));
+    assert_non_null(strstr(run.out, "To blame most"));
+}
+
+static void refuses(const char *what, const char *const *arguments)
+{
+    cli_run(arguments, &run);
+    assert_int_equal(run.code, 2);
+    assert_true(cli_said_one_line(&run));
+    if (strstr(run.err, what) == NULL)
+        fail_msg("\"%s\" is not in: %s", what, run.err);
+}
+
+static void profiles_that_do_not_fit_are_refused(void **unused)
+{
+    (void)unused;
+    Hardware hardware;
+    char other[512];
+    keep(other, "other.json");
+    refuses("need --hardware",
+            (const char *const[]){"simulate", "--trace", trace, "--timeline", "x.json", NULL});
+    refuses("need --hardware",
+            (const char *const[]){"validate", "--trace", trace, "--runs", "3", NULL});
+    refuses("does not know the model",
+            (const char *const[]){"simulate", "--trace", trace, "--hardware", profile, "--model",
+                                  "models/other", NULL});
+    refuses("gating.mode", (const char *const[]){"simulate", "--trace", trace, "--hardware",
+                                                 profile, "--set", "gating.mode=static", "--set",
+                                                 "gating.capacity_factor=0.5", NULL});
+    assert_ok(hardware_load(profile, &hardware));
+    snprintf(hardware.backend, sizeof hardware.backend, "cuda");
+    assert_ok(hardware_save(&hardware, other));
+    hardware_free(&hardware);
+    refuses("it is of device cuda",
+            (const char *const[]){"validate", "--trace", trace, "--hardware", other, NULL});
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(simulated_time_is_the_sum_of_its_parts),
+        cmocka_unit_test(fewer_slots_take_longer_and_wait_for_loads),
+        cmocka_unit_test(time_lines_have_every_step_and_operation),
+        cmocka_unit_test(validate_tells_errors_of_times_by_operation_layer_and_step),
+        cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),
+        cmocka_unit_test(several_plans_are_ranked),
+        cmocka_unit_test(profiles_that_do_not_fit_are_refused),
+    };
+    memory_install();
+    return cmocka_run_group_tests(tests, make_inputs, NULL);
+}

@@ -2,11 +2,13 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "analysis/served_trace.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/info_timing.h"
 #include "cli/options.h"
 #include "cli/print.h"
+#include "cli/serving_print.h"
 #include "cli/table.h"
 #include "traces/reader.h"
 
@@ -33,6 +35,8 @@ typedef struct {
     bool has_weights;
     bool has_scores;
     bool complete;
+    bool served; /* requests say when they arrived */
+    ServingReport serving;
 } Summary;
 
 static Status parse(int argc, char **argv, Arguments *arguments)
@@ -167,6 +171,8 @@ static Status fill_json(cJSON *json, const char *path, const TraceReader *reader
     TRY(json_add_u64(json, "timing_ops", summary->timing_ops));
     if (summary->timing_ops > 0)
         TRY(op_times_add_json(json, reader, &summary->times));
+    if (summary->served)
+        TRY(serving_report_json(&summary->serving, json));
     TRY(json_add_u64(json, "prediction_distances", summary->distances));
     TRY(json_add_u64(json, "file_bytes", summary->file_bytes));
     TRY(json_add_f64(json, "bytes_per_token", bytes_per_token(summary)));
@@ -263,6 +269,10 @@ static Status print_people(const char *path, const TraceReader *reader, const Su
         puts("");
         TRY(op_times_print(reader, &summary->times));
     }
+    if (summary->served) {
+        puts("");
+        TRY(serving_print(&summary->serving));
+    }
     printf("\n%s requests", number_text(summary->requests, text));
     printf("; token ids %s, weights %s, scores %s, ", summary->has_token_ids ? "yes" : "no",
            summary->has_weights ? "yes" : "no", summary->has_scores ? "yes" : "no");
@@ -283,6 +293,8 @@ Status command_info(int argc, char **argv)
     TRY(parse(argc, argv, &arguments));
     TRY(trace_reader_open(arguments.path, &reader));
     Status status = summarize(reader, arguments.path, &summary);
+    if (status == OK)
+        status = served_trace_report(arguments.path, &summary.served, &summary.serving);
     if (status == OK && arguments.json)
         status = print_summary_json(arguments.path, reader, &summary);
     else if (status == OK)

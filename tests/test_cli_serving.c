@@ -114,6 +114,36 @@ static void record_served(const char *name, char path[256])
     assert_int_equal(rename(out, path), 0);
 }
 
+/* The trace tells nearly what the run itself said: it lacks what lies between steps. */
+static void a_recorded_run_can_be_judged_from_its_trace(void **unused)
+{
+    (void)unused;
+    char served[256];
+    RECORD("--set", "batching.sequences=2", "--set", "batching.arrivals=fixed", "--set",
+           "batching.requests_per_s=100", "--generate", "5", "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *said = cJSON_Parse(run.out);
+    const cJSON *run_said = cJSON_GetObjectItemCaseSensitive(said, "serving");
+    named("judged.db", served);
+    assert_int_equal(rename(out, served), 0);
+    RUN("info", served, "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *told = cJSON_Parse(run.out);
+    const cJSON *trace_told = cJSON_GetObjectItemCaseSensitive(told, "serving");
+    static const char *const EQUAL[] = {"requests", "steps", "tokens", "output_tokens"};
+    static const char *const NEAR[] = {"ttft_ns", "tbt_ns", "latency_ns"};
+    for (int i = 0; i < 4; i++)
+        assert_true(number_at(run_said, EQUAL[i], NULL) == number_at(trace_told, EQUAL[i], NULL));
+    for (int i = 0; i < 3; i++) {
+        double from_run = number_at(run_said, NEAR[i], "mean");
+        double from_trace = number_at(trace_told, NEAR[i], "mean");
+        assert_true(number_at(run_said, NEAR[i], "n") == number_at(trace_told, NEAR[i], "n"));
+        assert_true(from_trace <= from_run + 1e5 && from_trace > 0.2 * from_run);
+    }
+    cJSON_Delete(told);
+    cJSON_Delete(said);
+}
+
 enum { STEP_NS = 2000000, SERVICE_NS = 5 * STEP_NS };
 
 /* One request at a time; each takes its prompt and 4 tokens more. */
@@ -277,6 +307,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(record_tells_latencies_and_throughput, remove_out),
         cmocka_unit_test_setup(record_prints_a_table_of_them, remove_out),
+        cmocka_unit_test_setup(a_recorded_run_can_be_judged_from_its_trace, remove_out),
         cmocka_unit_test_setup(what_cannot_be_served_is_refused, remove_out),
         cmocka_unit_test_setup(steps_of_a_trace_do_not_arrive, remove_out),
         cmocka_unit_test_setup(a_queue_that_can_be_computed_by_hand_comes_out_exact, remove_out),

@@ -11,6 +11,8 @@
 typedef struct {
     const char *shape; /* "olmoe-1b-7b", or NULL: all */
     bool json;
+    int argc; /* the command line, from the benchmark's name on */
+    char **argv;
 } BenchGpuOptions;
 
 typedef struct {

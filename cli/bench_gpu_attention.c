@@ -468,7 +468,7 @@ Status bench_gpu_attention(const BenchGpuOptions *options)
     TRY(ceilings_measure(&ceilings));
     for (size_t i = 0; i < n; i++)
         TRY(run_cell(&ceilings, &cells[i]));
-    TRY(options->json ? attention_cells_print_json(&ceilings, cells, n)
+    TRY(options->json ? attention_cells_print_json(options, &ceilings, cells, n)
                       : attention_cells_print(&ceilings, cells, n));
     return check_cells(cells, n);
 }

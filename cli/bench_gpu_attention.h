@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cli/bench_ceilings.h"
+#include "cli/bench_gpu.h"
 
 /* Attention of one layer of a model. */
 typedef struct {
@@ -41,6 +42,7 @@ static inline double attention_floor_ms(const AttentionCell *cell)
 }
 
 Status attention_cells_print(const Ceilings *ceilings, const AttentionCell *cells, size_t n);
-Status attention_cells_print_json(const Ceilings *ceilings, const AttentionCell *cells, size_t n);
+Status attention_cells_print_json(const BenchGpuOptions *options, const Ceilings *ceilings,
+                                  const AttentionCell *cells, size_t n);
 
 #endif

@@ -1,4 +1,5 @@
 #include "cli/bench_gpu_attention.h"
+#include "cli/bench_gpu_origin.h"
 #include "cli/print.h"
 #include "cli/table.h"
 
@@ -8,8 +9,7 @@ Status attention_cells_print(const Ceilings *ceilings, const AttentionCell *cell
                                   "floor",     "ratio",    "bound",  "GB/s",   "TFLOP/s",
                                   "append",    "floor",    "error",  "repeats"};
     Table *table;
-    printf("device copy %.0f GB/s, bf16 product %.0f TFLOP/s; times in ms\n",
-           ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12);
+    TRY(bench_gpu_print_origin(ceilings));
     TRY(table_new(titles, "lrrrrrrlrrrrrl", &table));
     for (size_t i = 0; i < n; i++) {
         const AttentionCell *cell = &cells[i];
@@ -55,21 +55,21 @@ static Status add_cell(cJSON *list, const AttentionCell *cell)
     return json_add_bool(item, "repeats_to_the_bit", cell->repeats);
 }
 
-static Status fill_json(cJSON *json, const Ceilings *ceilings, const AttentionCell *cells, size_t n)
+static Status fill_json(cJSON *json, const BenchGpuOptions *options, const Ceilings *ceilings,
+                        const AttentionCell *cells, size_t n)
 {
     cJSON *list;
-    TRY(json_add_text(json, "bench", "attention"));
-    TRY(json_add_f64(json, "copy_bytes_per_s", ceilings->bytes_per_s));
-    TRY(json_add_f64(json, "product_flops_per_s", ceilings->flops_per_s));
+    TRY(bench_gpu_add_origin(json, options, ceilings));
     TRY(json_add_array(json, "cells", &list));
     for (size_t i = 0; i < n; i++)
         TRY(add_cell(list, &cells[i]));
     return OK;
 }
 
-Status attention_cells_print_json(const Ceilings *ceilings, const AttentionCell *cells, size_t n)
+Status attention_cells_print_json(const BenchGpuOptions *options, const Ceilings *ceilings,
+                                  const AttentionCell *cells, size_t n)
 {
     cJSON *json;
     TRY(print_json_begin(&json));
-    return print_json_end(json, fill_json(json, ceilings, cells, n));
+    return print_json_end(json, fill_json(json, options, ceilings, cells, n));
 }

@@ -268,7 +268,7 @@ Status bench_gpu_moe_layer(const BenchGpuOptions *options)
     }
     if (n == 0)
         return fail(ERR_USAGE, "moe-layer: '%s' is no layer that is measured", options->shape);
-    TRY(options->json ? moe_cells_print_json(&ceilings, cells, n)
+    TRY(options->json ? moe_cells_print_json(options, &ceilings, cells, n)
                       : moe_cells_print(&ceilings, cells, n));
     return check_cells(cells, n);
 }

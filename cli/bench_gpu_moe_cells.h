@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "cli/bench_ceilings.h"
+#include "cli/bench_gpu.h"
 
 /* The backend's operations of a layer. */
 typedef enum { MOE_ROUTE, MOE_GROUP, MOE_EXPERTS, MOE_COMBINE, MOE_STAGES } MoeStage;
@@ -26,6 +27,7 @@ typedef struct {
 } MoeCell;
 
 Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n);
-Status moe_cells_print_json(const Ceilings *ceilings, const MoeCell *cells, size_t n);
+Status moe_cells_print_json(const BenchGpuOptions *options, const Ceilings *ceilings,
+                            const MoeCell *cells, size_t n);
 
 #endif

@@ -1,4 +1,5 @@
 #include "cli/bench_gpu_moe_cells.h"
+#include "cli/bench_gpu_origin.h"
 #include "cli/print.h"
 #include "cli/table.h"
 
@@ -7,8 +8,7 @@ Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n)
     const char *const titles[] = {"layer", "tokens", "active",  "ms",      "floor", "ratio",
                                   "route", "group",  "experts", "combine", "error", "repeats"};
     Table *table;
-    printf("device copy %.0f GB/s, bf16 product %.0f TFLOP/s; times in ms\n",
-           ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12);
+    TRY(bench_gpu_print_origin(ceilings));
     TRY(table_new(titles, "lrrrrrrrrrrl", &table));
     for (size_t i = 0; i < n; i++) {
         const MoeCell *cell = &cells[i];
@@ -45,21 +45,21 @@ static Status add_cell(cJSON *list, const MoeCell *cell)
     return json_add_bool(item, "repeats_to_the_bit", cell->repeats);
 }
 
-static Status fill_json(cJSON *json, const Ceilings *ceilings, const MoeCell *cells, size_t n)
+static Status fill_json(cJSON *json, const BenchGpuOptions *options, const Ceilings *ceilings,
+                        const MoeCell *cells, size_t n)
 {
     cJSON *list;
-    TRY(json_add_text(json, "bench", "moe-layer"));
-    TRY(json_add_f64(json, "copy_bytes_per_s", ceilings->bytes_per_s));
-    TRY(json_add_f64(json, "product_flops_per_s", ceilings->flops_per_s));
+    TRY(bench_gpu_add_origin(json, options, ceilings));
     TRY(json_add_array(json, "cells", &list));
     for (size_t i = 0; i < n; i++)
         TRY(add_cell(list, &cells[i]));
     return OK;
 }
 
-Status moe_cells_print_json(const Ceilings *ceilings, const MoeCell *cells, size_t n)
+Status moe_cells_print_json(const BenchGpuOptions *options, const Ceilings *ceilings,
+                            const MoeCell *cells, size_t n)
 {
     cJSON *json;
     TRY(print_json_begin(&json));
-    return print_json_end(json, fill_json(json, ceilings, cells, n));
+    return print_json_end(json, fill_json(json, options, ceilings, cells, n));
 }

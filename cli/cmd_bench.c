@@ -185,7 +185,8 @@ Status command_bench(int argc, char **argv)
     TRY(parse(argc, argv, &arguments));
     const BenchGpu *gpu = bench_gpu_find(arguments.which);
     if (gpu != NULL)
-        return gpu->run(&(BenchGpuOptions){.shape = arguments.shape, .json = arguments.json});
+        return gpu->run(&(BenchGpuOptions){
+            .shape = arguments.shape, .json = arguments.json, .argc = argc - 1, .argv = argv + 1});
     Status status = OK;
     for (size_t i = 0; i < N_BENCHES && status == OK; i++)
         if (is_wanted(&arguments, &BENCHES[i]))

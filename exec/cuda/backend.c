@@ -78,19 +78,14 @@ static Status find_device(void)
 static Status describe(Device *device)
 {
     struct cudaDeviceProp properties;
-    int driver;
     CUDA_TRY(cudaGetDeviceProperties(&properties, 0));
-    CUDA_TRY(cudaDriverGetVersion(&driver));
     device->queue.multiprocessors = (uint32_t)properties.multiProcessorCount;
     if (properties.major != 9)
         return fail(ERR_UNSUPPORTED,
                     "device cuda: %s has compute capability %d.%d: this build runs on 9.0 (Hopper)",
                     properties.name, properties.major, properties.minor);
-    snprintf(device->description, sizeof device->description,
-             "cuda: %s, %d multiprocessors, %s, CUDA %d.%d", properties.name,
-             properties.multiProcessorCount, device->compute == COMPUTE_BF16 ? "bf16" : "f32",
-             driver / 1000, driver % 1000 / 10);
-    return OK;
+    return cuda_describe_gpu(device->compute == COMPUTE_BF16 ? "bf16" : "f32", device->description,
+                             sizeof device->description);
 }
 
 static Status open_parts(Device *device)

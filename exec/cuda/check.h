@@ -15,6 +15,9 @@ extern "C" {
 /* The record of a failed call: "cuda: CALL: WHY"; out of memory is ERR_MEMORY, the rest ERR_IO. */
 Status cuda_failed(cudaError_t error, const char *call);
 
+/* "cuda: NVIDIA H200, 132 multiprocessors, COMPUTE, CUDA 13.0" of the GPU in use. */
+Status cuda_describe_gpu(const char *compute, char *text, size_t bytes);
+
 #ifdef __cplusplus
 }
 #endif

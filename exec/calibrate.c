@@ -10,6 +10,8 @@ enum {
     MOST_REQUESTS = 64,
     MOST_LENGTH = 4096 + 256,
     MOST_TOKENS = 1 << 14,
+    BUFFERED_LENGTH = 2048,
+    BUFFERED_TOKENS = 4096,
     QUICK_REQUESTS = 8,
     QUICK_LENGTH = 256,
     QUICK_TOKENS = 512,
@@ -49,6 +51,7 @@ static Status describe_model(Calibration *c)
     TRY(describe_stack(c, STACK_DECODER, model));
     if (model_is_encoder_decoder(c->config))
         TRY(describe_stack(c, STACK_ENCODER, model));
+    TRY(calibrate_memory(c, model));
     snprintf(c->hardware->device, sizeof c->hardware->device, "%s", executor_device(c->executor));
     snprintf(c->hardware->backend, sizeof c->hardware->backend, "%s", c->options->device);
     return OK;
@@ -116,16 +119,41 @@ static Status measure_copies(Calibration *c)
     return calibrate_copies(c);
 }
 
-static Status measure_few(Calibration *c)
+static Status measure_few(Calibration *c, const char *few)
 {
-    char name[512];
-    TRY(find_few(c, name));
-    TRY(open_resident(c, name));
+    TRY(open_resident(c, few));
     Status status = calibrate_ops(c);
     if (status == OK)
         status = calibrate_experts(c);
     if (status == OK)
         status = measure_copies(c);
+    calibration_close(c);
+    return status == OK ? calibration_settle(c) : status;
+}
+
+/* The whole model with a buffer, whose experts lie in host memory too; where that is short, FEW. */
+static Status open_buffered(Calibration *c, const char *few)
+{
+    bool quick = c->options->quick;
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = c->max_experts - 1;
+    uint32_t length = quick ? QUICK_LENGTH : BUFFERED_LENGTH;
+    uint32_t tokens = quick ? QUICK_TOKENS : BUFFERED_TOKENS;
+    uint32_t requests = quick ? QUICK_REQUESTS : MOST_REQUESTS;
+    Status status = calibration_open(c, c->model, &plan, requests, length, tokens);
+    if (status != ERR_MEMORY)
+        return status;
+    error_clear();
+    return calibration_open(c, few, &plan, requests, length, tokens);
+}
+
+static Status measure_buffered(Calibration *c, const char *few)
+{
+    if (c->max_experts < 2)
+        return OK;
+    TRY(open_buffered(c, few));
+    Status status = calibrate_queue(c);
     calibration_close(c);
     return status;
 }
@@ -151,6 +179,10 @@ static Status count(Calibration *c)
         status = calibrate_experts(c);
     if (status == OK)
         status = calibrate_copies(c);
+    c->max_tokens = quick ? QUICK_TOKENS : BUFFERED_TOKENS;
+    if (status == OK)
+        status = calibrate_queue(c);
+    c->max_experts = c->config->max_experts;
     c->counting = false;
     calibration_close(c);
     return status;
@@ -160,11 +192,16 @@ Status calibrate_model(const CalibrateOptions *options, const char *model, Hardw
 {
     Calibration c = {
         .options = options, .hardware = hardware, .model = model, .compute = compute_name(options)};
+    char few[512];
     Status status = count(&c);
+    if (status == OK)
+        status = find_few(&c, few);
     if (status == OK)
         status = measure_whole(&c);
     if (status == OK)
-        status = measure_few(&c);
+        status = measure_few(&c, few);
+    if (status == OK)
+        status = measure_buffered(&c, few);
     if (status == OK)
         status = calibration_settle(&c);
     calibration_free(&c);

@@ -30,7 +30,11 @@ static void lay_out_arrays(Calibration *c)
     c->forced =
         lay_out(arena, times(c->max_tokens, routed_per_token(c->config)), sizeof *c->forced);
     c->length = lay_out(arena, c->max_requests, sizeof *c->length);
-    c->op_ns = lay_out(arena, times(CALIBRATE_REPEATS, c->max_ops), sizeof *c->op_ns);
+    size_t n = times(CALIBRATE_REPEATS, c->max_ops);
+    c->op_ns = lay_out(arena, n, sizeof *c->op_ns);
+    c->issue_ns = lay_out(arena, n, sizeof *c->issue_ns);
+    c->wake_ns = lay_out(arena, n, sizeof *c->wake_ns);
+    c->decide_ns = lay_out(arena, n, sizeof *c->decide_ns);
 }
 
 static Status open_executor(Calibration *c)

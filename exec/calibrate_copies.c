@@ -71,12 +71,10 @@ static FfnShape shape_of(const Rig *rig, size_t bytes)
                       .d_ff = (uint32_t)(bytes / (2 * WIDTH * rig->weight_bytes))};
 }
 
-static Status begin_loads(const Rig *rig, const FfnShape *shape, const void *const *kept,
-                          uint32_t n)
+static Status begin_loads(const Rig *rig, const FfnShape *shape, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        const void *from = kept != NULL ? kept[i] : rig->host;
-        const Load load = {.shape = shape, .kept = from, .slot = rig->at, .ticket = i};
+        const Load load = {.shape = shape, .kept = rig->host, .slot = rig->at, .ticket = i};
         TRY(rig->backend->load(rig->device, &load));
     }
     return OK;
@@ -109,7 +107,7 @@ static Status time_products(const Rig *rig, uint32_t rows, uint32_t products, co
                             uint32_t n, double *ns)
 {
     uint64_t stamps[2];
-    TRY(begin_loads(rig, shape, NULL, n));
+    TRY(begin_loads(rig, shape, n));
     TRY(rig->backend->stamp(rig->device, 0));
     TRY(multiply(rig, rows, products));
     TRY(rig->backend->stamp(rig->device, 1));
@@ -129,45 +127,21 @@ static Status note(const Rig *rig, const char *name, const char *const *axis, do
                             calibration_median(values, n), spread);
 }
 
-/* Loads of what is KEPT of SHAPE, BYTES each: one after the other, each at the heels of the one
- * before. */
-static Status measure_loads(const Rig *rig, const FfnShape *shape, const void *const *kept,
-                            size_t bytes)
+/* Loads of BYTES: one after the other, each at the heels of the one before. */
+static Status measure_loads(const Rig *rig, size_t bytes)
 {
+    const FfnShape shape = shape_of(rig, bytes);
     double ns[ROUNDS * BURST];
     uint32_t burst = bytes >= BUSY_BYTES ? 2 : BURST;
     for (int round = -1; round < ROUNDS; round++) {
         double *row = ns + (round > 0 ? (uint32_t)round : 0) * burst;
-        TRY(begin_loads(rig, shape, kept, burst));
+        TRY(begin_loads(rig, &shape, burst));
         for (uint32_t i = 0; i < burst; i++)
             TRY(rig->backend->await_load(rig->device, i));
         TRY(rig->backend->wait(rig->device));
         TRY(read_loads(rig, burst, row));
     }
     return note(rig, "copy/h2d", BYTES_AXIS, (double)bytes, UNIT_NS, ns, ROUNDS * burst);
-}
-
-/* Loads of the model's experts, as the executor makes them. */
-static Status measure_experts(const Rig *rig, uint32_t layer)
-{
-    const Calibration *c = rig->calibration;
-    const FfnShape *shape = &c->config->layers[layer].ffn;
-    const FfnTensors *experts = checkpoint_tensors(c->checkpoint)->layers[layer].experts;
-    const void *kept[BURST];
-    for (uint32_t i = 0; i < BURST; i++)
-        TRY(rig->backend->keep_expert(rig->device, shape,
-                                      &experts[i % c->config->layers[layer].experts], &kept[i]));
-    return measure_loads(rig, shape, kept, ffn_layout(shape, rig->weight_bytes).bytes);
-}
-
-static Status measure_first_experts(const Rig *rig)
-{
-    const ModelConfig *config = rig->calibration->config;
-    for (uint32_t i = 0; i < config->n_layers; i++)
-        if (config->layers[i].moe &&
-            ffn_layout(&config->layers[i].ffn, rig->weight_bytes).bytes <= rig->most_bytes)
-            return measure_experts(rig, i);
-    return OK;
 }
 
 static Status measure_fetches(const Rig *rig, size_t bytes)
@@ -252,23 +226,18 @@ static Status measure_beside(const Rig *rig)
     return OK;
 }
 
-/* A load on the CPU converts weights as they are stored: there are only those of experts. */
+/* A load on the CPU converts weights as they are stored: those of experts are measured where steps
+ * load them. */
 static Status measure_size(const Rig *rig, size_t bytes)
 {
-    const FfnShape shape = shape_of(rig, bytes);
     if (strcmp(rig->backend->name, "cpu") != 0)
-        TRY(measure_loads(rig, &shape, NULL, bytes));
+        TRY(measure_loads(rig, bytes));
     TRY(measure_fetches(rig, bytes));
     return measure_host_copies(rig, bytes);
 }
 
 static Status measure_all(const Rig *rig)
 {
-    const Hardware *hardware = rig->calibration->hardware;
-    const CostTable *known = hardware_table(hardware, "host/copy", "");
-    TRY(measure_first_experts(rig));
-    if (known != NULL && known->n_points > 0)
-        return OK;
     for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 4)
         TRY(measure_size(rig, bytes));
     return strcmp(rig->backend->name, "cpu") != 0 ? measure_beside(rig) : OK;
@@ -276,8 +245,9 @@ static Status measure_all(const Rig *rig)
 
 Status calibrate_copies(Calibration *c)
 {
+    const CostTable *known = hardware_table(c->hardware, "host/copy", "");
     bool quick = c->options->quick;
-    if (calibration_only_counts(c))
+    if (calibration_only_counts(c) || (known != NULL && known->n_points > 0))
         return OK;
     Rig rig = {.calibration = c,
                .weight_bytes = strcmp(c->compute, "bf16") == 0 ? 2 : 4,

@@ -42,15 +42,19 @@ typedef struct {
     uint32_t *slot;
     uint32_t *position;
     uint32_t *source;
-    uint16_t *forced;                   /* per MoE layer [max_tokens][top_k] */
-    uint32_t *length;                   /* [max_requests] what each has */
-    double *op_ns;                      /* [CALIBRATE_REPEATS][max_ops] */
+    uint16_t *forced; /* per MoE layer [max_tokens][top_k] */
+    uint32_t *length; /* [max_requests] what each has */
+    double *op_ns;    /* [CALIBRATE_REPEATS][max_ops] */
+    double *issue_ns; /* the same: the host's time, */
+    double *wake_ns;  /* ... and of experts what it waited and decided */
+    double *decide_ns;
     double whole_ns[CALIBRATE_REPEATS]; /* of the unstamped steps beside these */
     uint32_t max_ops;
     Arena arena;
     Samples samples;
     double stamp_ns; /* what a stamp adds to a step */
     uint32_t source_length;
+    uint32_t max_experts; /* of a layer of the whole model */
     enum { NOTE_OPS, NOTE_REST } noting;
     bool counting; /* nothing is run, only counted in TOTAL */
     uint64_t done; /* kinds of steps */
@@ -105,6 +109,20 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
 Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
                         const char *const *axis, uint32_t n_axes, const double *at, double value,
                         double spread);
+/* ... of step/rest, MODE "graph". */
+Status calibration_note_rest(Calibration *c, const char *mode, const double at[COST_AXES],
+                             double ns, double spread);
+/* Where OP of a step lies on its axes; the experts' have places of their own. Returns how many. */
+uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double context,
+                           double at[COST_AXES], const char *axis[COST_AXES]);
+/* True when operation number I is the first of MEASURED with its name and shape, which is written
+ * to SHAPE. */
+bool calibration_is_first(const Calibration *c, const StepMeasured *measured, uint32_t i,
+                          char shape[160]);
+/* Of ROWS [CALIBRATE_REPEATS][max_ops]: the median over repeats of the mean over the operations of
+ * the name of number I and of SHAPE. */
+double calibration_cost(const Calibration *c, const double *rows, const StepMeasured *measured,
+                        uint32_t i, const char *shape, double *spread);
 /* Notes of a step that was measured what C->noting asks for: its operations, but the experts', or
  * what is left of it. */
 Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured);
@@ -127,6 +145,10 @@ Status calibrate_stamp(Calibration *c);
  * and what whole steps take besides them, by a coarse one. */
 Status calibrate_ops(Calibration *c);
 Status calibrate_whole(Calibration *c);
+/* Steps that wait for every event: C has a buffer with room for all experts of a layer but one. */
+Status calibrate_queue(Calibration *c);
+/* What the model needs of device memory. */
+Status calibrate_memory(Calibration *c, HardwareModel *model);
 /* Experts, by how many there are of how many rows. */
 Status calibrate_experts(Calibration *c);
 /* Copies, once for all models. */

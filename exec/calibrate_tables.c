@@ -31,9 +31,8 @@ Status calibration_note(Calibration *c, const char *name, const char *shape, Cos
     return OK;
 }
 
-/* Where OP of a step lies on its axes; the experts' have places of their own. */
-static uint32_t place_of(const Calibration *c, Op op, const StepKind *kind, double context,
-                         double at[COST_AXES], const char *axis[COST_AXES])
+uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double context,
+                           double at[COST_AXES], const char *axis[COST_AXES])
 {
     uint32_t n_axes = hardware_op_axes(op, axis);
     at[0] = op == OP_HEAD ? kind->requests : (double)kind->requests * kind->tokens;
@@ -45,8 +44,8 @@ static uint32_t place_of(const Calibration *c, Op op, const StepKind *kind, doub
     return n_axes;
 }
 
-/* True when operation number I is the first of MEASURED with its name and shape. */
-static bool is_first(const Calibration *c, const StepMeasured *measured, uint32_t i, char *shape)
+bool calibration_is_first(const Calibration *c, const StepMeasured *measured, uint32_t i,
+                          char shape[160])
 {
     char other[160];
     calibrate_shape(c->config, measured->ops[i].layer, measured->ops[i].op, c->compute, shape);
@@ -60,15 +59,11 @@ static bool is_first(const Calibration *c, const StepMeasured *measured, uint32_
     return true;
 }
 
-/* The median over repeats of the mean over the operations of the same name and SHAPE as number I.
- * What a stamp adds is taken off. */
-static double cost_of(const Calibration *c, const StepMeasured *measured, uint32_t i,
-                      const char *shape, double *spread)
+double calibration_cost(const Calibration *c, const double *rows, const StepMeasured *measured,
+                        uint32_t i, const char *shape, double *spread)
 {
-    double means[CALIBRATE_REPEATS];
+    double means[CALIBRATE_REPEATS] = {0};
     char other[160];
-    for (uint32_t r = 0; r < measured->repeats; r++)
-        means[r] = 0;
     uint32_t n = 0;
     for (uint32_t j = i; j < measured->n_ops; j++) {
         if (measured->ops[j].op != measured->ops[i].op)
@@ -78,12 +73,19 @@ static double cost_of(const Calibration *c, const StepMeasured *measured, uint32
             continue;
         n++;
         for (uint32_t r = 0; r < measured->repeats; r++)
-            means[r] += c->op_ns[(size_t)r * c->max_ops + j];
+            means[r] += rows[(size_t)r * c->max_ops + j];
     }
     for (uint32_t r = 0; r < measured->repeats; r++)
         means[r] /= n;
     *spread = calibration_spread(means, measured->repeats);
-    double ns = calibration_median(means, measured->repeats) - c->stamp_ns;
+    return calibration_median(means, measured->repeats);
+}
+
+/* ... of its time without its stamp. */
+static double cost_of(const Calibration *c, const StepMeasured *measured, uint32_t i,
+                      const char *shape, double *spread)
+{
+    double ns = calibration_cost(c, c->op_ns, measured, i, shape, spread) - c->stamp_ns;
     return ns > 0 ? ns : 0;
 }
 
@@ -96,9 +98,9 @@ static Status note_ops(Calibration *c, const StepKind *kind, const StepMeasured 
         char shape[160];
         char name[48];
         double spread;
-        if (op == OP_EXPERTS || !is_first(c, measured, i, shape))
+        if (op == OP_EXPERTS || !calibration_is_first(c, measured, i, shape))
             continue;
-        uint32_t n_axes = place_of(c, op, kind, measured->context, at, axis);
+        uint32_t n_axes = calibration_place(c, op, kind, measured->context, at, axis);
         snprintf(name, sizeof name, "gpu/%s", op_name(op));
         double ns = cost_of(c, measured, i, shape, &spread);
         TRY(calibration_note(c, name, shape, UNIT_NS, axis, n_axes, at, ns, spread));
@@ -115,8 +117,8 @@ static double sum_of_ops(const Calibration *c, const StepMeasured *measured, uin
     return sum;
 }
 
-static Status note_rest(Calibration *c, const char *mode, const double at[COST_AXES], double ns,
-                        double spread)
+Status calibration_note_rest(Calibration *c, const char *mode, const double at[COST_AXES],
+                             double ns, double spread)
 {
     char shape[160];
     snprintf(shape, sizeof shape, "%.140s %s", c->model, mode);
@@ -136,9 +138,10 @@ static Status note_rests(Calibration *c, const StepKind *kind, const StepMeasure
         rests[r] = c->whole_ns[r] - sums[r];
     }
     double sum = calibration_median(sums, n);
-    TRY(note_rest(c, "graph", at, calibration_median(rests, n), measured->whole_spread));
-    TRY(note_rest(c, "first", at, measured->first_ns - sum, 0));
-    TRY(note_rest(c, "capture", at, measured->second_ns - sum, 0));
+    TRY(calibration_note_rest(c, "graph", at, calibration_median(rests, n),
+                              measured->whole_spread));
+    TRY(calibration_note_rest(c, "first", at, measured->first_ns - sum, 0));
+    TRY(calibration_note_rest(c, "capture", at, measured->second_ns - sum, 0));
     return calibration_note(c, "graph/launch", "", UNIT_NS, (const char *const[]){"tokens"}, 1,
                             &tokens, measured->launch_ns, 0);
 }
@@ -157,7 +160,7 @@ Status calibration_note_experts(Calibration *c, const StepMeasured *measured, do
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         char shape[160];
         double spread;
-        if (measured->ops[i].op != OP_EXPERTS || !is_first(c, measured, i, shape))
+        if (measured->ops[i].op != OP_EXPERTS || !calibration_is_first(c, measured, i, shape))
             continue;
         double ns = cost_of(c, measured, i, shape, &spread);
         TRY(calibration_note(c, "gpu/experts", shape, UNIT_NS, axis, 3, at, ns, spread));

@@ -9,17 +9,21 @@
  *
  *   gpu/OP             on the compute stream, back to back, without the cost of stamps. OP is an
  *                      op_name(). Axes by operation: see hardware_op_axes().
- *   queued/experts     the same of a call that is given a list of experts, as where a buffer is
+ *   queued/experts     of a call that is given a list of experts, as where a buffer is: from the
+ *                      end of queueing it to its end
  *   host/experts       ... of a call that computes on the host's cores
  *   issue/OP           host time to queue OP where no graph is replayed
- *   issue/load         ... to begin one load; issue/await: to make the queue wait for one
+ *   issue/load         ... to begin one load; issue/await: to make the queue wait for one;
+ *                      end/load: to learn its time when the step is over
  *   decide             host time of the decisions on one event, by "active"
  *   wake               from the end of the queue to the host's going on
  *   graph/launch       from the call to the first operation of a step, by "tokens"
  *   step/rest          what an unstamped step takes beyond the sum of its operations, launch and
  *                      wake included, by the axes of attention; the shape is the model's name and
  *                      " graph" (its graph is replayed), " first" (the first step of its shape,
- *                      queued without a graph) or " capture" (the second, whose graph is made)
+ *                      queued without a graph), " capture" (the second, whose graph is made) or
+ *                      " queued" (the host waits for every event; beyond what sim/timing.h makes
+ *                      of the tables)
  *   stamp              what one stamp adds to a step
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation

@@ -139,7 +139,8 @@ static void assert_prices(const Hardware *hardware, const HardwareModel *model)
 static void a_profile_prices_every_operation_of_its_model(void **unused)
 {
     (void)unused;
-    static const char *const OTHERS[] = {"copy/h2d", "copy/d2h", "host/copy", "graph/launch"};
+    static const char *const OTHERS[] = {"copy/h2d", "copy/d2h",     "host/copy",
+                                         "decide",   "graph/launch", "end/load"};
     Hardware hardware;
     RUN("calibrate", "--model", MODEL, "--quick", "--threads", "2", "--out", out, "--json");
     if (run.code != 0)
@@ -155,6 +156,7 @@ static void a_profile_prices_every_operation_of_its_model(void **unused)
     for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++)
         assert_non_null(hardware_table(&hardware, OTHERS[i], ""));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph"));
+    assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 queued"));
     hardware_free(&hardware);
 }
 
@@ -174,6 +176,56 @@ static const char *small_shape(void)
     assert_ok(file_write_all(path, CONFIG, sizeof CONFIG - 1));
     snprintf(name, sizeof name, "shape:%s", path);
     return name;
+}
+
+/* Device memory by the coefficients of MODEL, with every expert in place. */
+static double memory_of(const Hardware *hardware, const HardwareModel *model,
+                        const ExecutorOptions *options)
+{
+    const HardwareMemory *memory = &model->memory;
+    CostUse use = {0};
+    Costs *costs;
+    double requests = options->max_requests;
+    double tokens = options->max_tokens;
+    double bytes = (double)memory->weights_bytes +
+                   memory->position_bytes * requests * options->max_length +
+                   memory->request_bytes * requests + memory->length_bytes * options->max_length;
+    assert_ok(costs_new(hardware, &costs));
+    bytes += costs_at(costs, costs_find(costs, "memory/activations", model->name), &tokens, &use);
+    assert_int_equal(use.n[COST_MISSING], 0);
+    costs_free(costs);
+    for (uint32_t i = 0; i < model->n_slots; i++)
+        bytes += (double)model->slots[i].slot_bytes * model->slots[i].experts;
+    return bytes;
+}
+
+static void memory_is_that_of_an_executor(void **unused)
+{
+    (void)unused;
+    const Plan plan = plan_default();
+    static const uint32_t SIZES[][3] = {{1, 64, 1}, {3, 100, 50}, {16, 512, 700}, {64, 33, 2048}};
+    Hardware hardware;
+    Checkpoint *checkpoint;
+    assert_ok(hardware_load(out, &hardware));
+    assert_ok(checkpoint_open_model(MODEL, &checkpoint));
+    for (size_t i = 0; i < sizeof SIZES / sizeof *SIZES; i++) {
+        const ExecutorOptions options = {.plan = &plan,
+                                         .device = "cpu",
+                                         .threads = 2,
+                                         .max_requests = SIZES[i][0],
+                                         .max_length = SIZES[i][1],
+                                         .max_tokens = SIZES[i][2],
+                                         .logits = LOGITS_LAST};
+        ExecutorMemory memory;
+        assert_ok(executor_memory(checkpoint, &options, &memory));
+        double is = (double)memory.weights + (double)memory.slots + (double)memory.cache +
+                    (double)memory.activations + (double)memory.own;
+        double said = memory_of(&hardware, hardware_model(&hardware, MODEL), &options);
+        if (fabs(said - is) > 0.02 * is)
+            fail_msg("size %zu: %.0f bytes, the executor takes %.0f", i, said, is);
+    }
+    checkpoint_close(checkpoint);
+    hardware_free(&hardware);
 }
 
 static void a_profile_grows_by_another_model(void **unused)
@@ -269,6 +321,7 @@ int main(void)
         cmocka_unit_test(requests_are_brought_to_their_contexts),
         cmocka_unit_test(samples_of_one_place_become_their_median),
         cmocka_unit_test(a_profile_prices_every_operation_of_its_model),
+        cmocka_unit_test(memory_is_that_of_an_executor),
         cmocka_unit_test(a_profile_grows_by_another_model),
         cmocka_unit_test(what_cannot_be_calibrated_leaves_no_file),
         cmocka_unit_test(a_stop_ends_calibration),

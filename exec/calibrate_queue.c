@@ -1,0 +1,422 @@
+/* Steps that wait for the counts of every event, as those do whose experts may have to be loaded:
+ * what the host needs to queue, to wake up, to decide and to begin loads, and what a call of some
+ * experts takes. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "exec/calibrate_parts.h"
+
+enum { QUEUE_REPEATS = 7, QUEUE_QUICK_REPEATS = 3, QUEUE_WARM_UP = 2, LOAD_STEPS = 9 };
+
+static const char *const TOKENS_AXIS[] = {"tokens"};
+static const char *const ACTIVE_AXIS[] = {"active"};
+
+/* True where operations run when they are called: nothing is queued, and nobody waits. */
+static bool runs_at_once(const Calibration *c)
+{
+    return strcmp(c->options->device, "cpu") == 0;
+}
+
+/* Host and device in one step of REPEAT, which waited. The device's clock is told to the host's
+ * with the time that waking up takes, so that waking may seem to take none. */
+static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat)
+{
+    const HostTimes *host = &output->host;
+    size_t row = (size_t)repeat * c->max_ops;
+    size_t event = 0;
+    for (size_t i = 0; i < output->n_timing; i++) {
+        c->op_ns[row + i] = (double)output->timing[i].duration_ns;
+        c->issue_ns[row + i] = (double)host->ops[i].duration_ns;
+        if (output->timing[i].op != OP_EXPERTS)
+            continue;
+        const HostEvent *waited = &host->events[event++];
+        uint64_t woken_ns = waited->wait.start_ns + waited->wait.duration_ns;
+        uint64_t decided_ns = waited->decide.start_ns + waited->decide.duration_ns;
+        uint64_t queued_ns = host->ops[i].start_ns + host->ops[i].duration_ns;
+        c->wake_ns[row + i] = (double)woken_ns - (double)output->timing[i].start_ns;
+        c->decide_ns[row + i] = (double)waited->decide.duration_ns;
+        c->issue_ns[row + i] = (double)(queued_ns - decided_ns);
+        for (uint32_t l = 0; l < waited->n_loads; l++)
+            c->issue_ns[row + i] -= (double)host->loads[waited->first_load + l].duration_ns;
+    }
+}
+
+static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measured)
+{
+    uint32_t repeats = c->options->quick ? QUEUE_QUICK_REPEATS : QUEUE_REPEATS;
+    bool one_thread = runs_at_once(c);
+    StepOutput output;
+    double ns;
+    *measured = (StepMeasured){.repeats = repeats};
+    for (int i = 0; i < QUEUE_WARM_UP; i++)
+        TRY(calibration_step(c, kind, i % 2 == 0, &output, &ns));
+    for (uint32_t r = 0; r < repeats; r++) {
+        if (!one_thread)
+            TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
+        TRY(calibration_step(c, kind, true, &output, one_thread ? &c->whole_ns[r] : &ns));
+        keep_times(c, &output, r);
+        measured->ops = output.timing;
+        measured->n_ops = (uint32_t)output.n_timing;
+    }
+    return OK;
+}
+
+/* ---- what follows from it ---- */
+
+/* One event, as the model of a step sees it. */
+typedef struct {
+    double wake_ns;
+    double decide_ns;
+    double issue_ns;
+    double call_ns; /* from the end of queueing to the end of the experts' call */
+} EventCost;
+
+static EventCost event_cost(const Calibration *c, const StepMeasured *measured, uint32_t i,
+                            const char *shape, double *spread)
+{
+    double ignored;
+    double whole = calibration_cost(c, c->op_ns, measured, i, shape, spread);
+    EventCost cost = {.decide_ns = calibration_cost(c, c->decide_ns, measured, i, shape, &ignored)};
+    if (!runs_at_once(c)) {
+        cost.wake_ns = calibration_cost(c, c->wake_ns, measured, i, shape, &ignored);
+        cost.issue_ns = calibration_cost(c, c->issue_ns, measured, i, shape, &ignored);
+    }
+    if (cost.wake_ns < 0)
+        cost.wake_ns = 0;
+    cost.call_ns = whole - c->stamp_ns - cost.wake_ns - cost.decide_ns - cost.issue_ns;
+    if (cost.call_ns < 0)
+        cost.call_ns = 0;
+    return cost;
+}
+
+static Status note_event(Calibration *c, const char *shape, const EventCost *cost, double tokens,
+                         const double at[COST_AXES], double spread)
+{
+    const char *axis[COST_AXES];
+    hardware_op_axes(OP_EXPERTS, axis);
+    TRY(calibration_note(c, "queued/experts", shape, UNIT_NS, axis, 3, at, cost->call_ns, spread));
+    TRY(calibration_note(c, "decide", "", UNIT_NS, ACTIVE_AXIS, 1, &at[0], cost->decide_ns, 0));
+    if (runs_at_once(c))
+        return OK;
+    TRY(calibration_note(c, "issue/experts", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
+                         cost->issue_ns, 0));
+    return calibration_note(c, "wake", "", UNIT_NS, NULL, 0, NULL, cost->wake_ns, 0);
+}
+
+static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasured *measured,
+                         const double at[COST_AXES])
+{
+    double tokens = (double)kind->requests * kind->tokens;
+    for (uint32_t i = 0; i < measured->n_ops; i++) {
+        Op op = measured->ops[i].op;
+        char shape[160];
+        char name[48];
+        double spread;
+        if ((op != OP_EXPERTS && runs_at_once(c)) || !calibration_is_first(c, measured, i, shape))
+            continue;
+        if (op == OP_EXPERTS) {
+            const EventCost cost = event_cost(c, measured, i, shape, &spread);
+            TRY(note_event(c, shape, &cost, tokens, at, spread));
+            continue;
+        }
+        snprintf(name, sizeof name, "issue/%s", op_name(op));
+        double ns = calibration_cost(c, c->issue_ns, measured, i, shape, &spread);
+        TRY(calibration_note(c, name, shape, UNIT_NS, TOKENS_AXIS, 1, &tokens, ns, spread));
+    }
+    return OK;
+}
+
+/* The cost at the point of the table that lies nearest to AT, by ratios. */
+static double nearest_cost(const CostTable *table, const double *at)
+{
+    double best = INFINITY;
+    double cost = 0;
+    for (uint32_t i = 0; table != NULL && i < table->n_points; i++) {
+        double distance = 0;
+        for (uint32_t a = 0; a < table->n_axes; a++)
+            distance += fabs(log((table->at[(size_t)i * table->n_axes + a] + 1) / (at[a] + 1)));
+        if (distance < best) {
+            best = distance;
+            cost = table->value[i];
+        }
+    }
+    return cost;
+}
+
+static double gpu_cost(const Calibration *c, const StepKind *kind, Op op, const char *shape)
+{
+    const char *axis[COST_AXES];
+    double at[COST_AXES];
+    char name[48];
+    snprintf(name, sizeof name, "gpu/%s", op_name(op));
+    calibration_place(c, op, kind, kind->context, at, axis);
+    return nearest_cost(hardware_table(c->hardware, name, shape), at);
+}
+
+static double later(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/* What the model of a step makes of its costs (sim/timing.c): the host queues operation by
+ * operation, and at every event waits for the device. */
+static double play(const Calibration *c, const StepKind *kind, const StepMeasured *measured)
+{
+    double host_ns = 0;
+    double gpu_ns = 0;
+    double wake_ns = 0;
+    for (uint32_t i = 0; i < measured->n_ops; i++) {
+        Op op = measured->ops[i].op;
+        char shape[160];
+        double spread;
+        calibrate_shape(c->config, measured->ops[i].layer, op, c->compute, shape);
+        if (op == OP_EXPERTS) {
+            const EventCost cost = event_cost(c, measured, i, shape, &spread);
+            host_ns = later(host_ns, gpu_ns) + cost.wake_ns + cost.decide_ns + cost.issue_ns;
+            gpu_ns = later(gpu_ns, host_ns) + cost.call_ns;
+            wake_ns = cost.wake_ns;
+            continue;
+        }
+        host_ns += calibration_cost(c, c->issue_ns, measured, i, shape, &spread);
+        gpu_ns = later(gpu_ns, host_ns) + gpu_cost(c, kind, op, shape);
+    }
+    return later(host_ns, gpu_ns) + wake_ns;
+}
+
+/* ... on a device that computes when it is called. */
+static double add_up(const Calibration *c, const StepMeasured *measured)
+{
+    double sums[CALIBRATE_REPEATS] = {0};
+    for (uint32_t r = 0; r < measured->repeats; r++)
+        for (uint32_t i = 0; i < measured->n_ops; i++)
+            sums[r] += c->op_ns[(size_t)r * c->max_ops + i];
+    return calibration_median(sums, measured->repeats);
+}
+
+static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured *measured)
+{
+    const double at[COST_AXES] = {kind->requests, kind->tokens, kind->context};
+    double whole[CALIBRATE_REPEATS];
+    memcpy(whole, c->whole_ns, sizeof whole);
+    double spread = calibration_spread(whole, measured->repeats);
+    double played = runs_at_once(c) ? add_up(c, measured) : play(c, kind, measured);
+    return calibration_note_rest(c, "queued", at,
+                                 calibration_median(whole, measured->repeats) - played, spread);
+}
+
+/* ---- the places ---- */
+
+/* Leaves each token of one-token steps only ACTIVE experts: fewer than it wants, as where a call is
+ * of those alone that were in place. */
+static void drop_others(Calibration *c, uint32_t active)
+{
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    uint16_t *experts = c->forced;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        if (layers[i].stack != STACK_DECODER)
+            continue;
+        for (uint32_t k = active; k < layers[i].top_k; k++)
+            experts[k] = EXPERT_DROPPED;
+        experts += layers[i].top_k;
+    }
+}
+
+static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, uint32_t active,
+                            double skew)
+{
+    const StepKind kind = {.requests = requests, .tokens = tokens, .anew = true, .forced = true};
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t all = requests * tokens;
+    StepMeasured measured;
+    if (requests > c->max_requests || all > c->max_tokens || tokens > c->max_length ||
+        calibration_only_counts(c))
+        return OK;
+    double load = calibration_force(c, STACK_DECODER, all, active < top_k ? top_k : active, skew);
+    if (active < top_k)
+        drop_others(c, active);
+    double rows = active < top_k ? all : (double)all * top_k / active;
+    const double at[COST_AXES] = {active, rows, load};
+    TRY(measure(c, &kind, &measured));
+    TRY(note_costs(c, &kind, &measured, at));
+    return active < top_k ? OK : note_rest(c, &kind, &measured);
+}
+
+/* Steps of one token of each request. */
+static Status measure_decode(Calibration *c, uint32_t requests)
+{
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t most = c->config->max_experts - 1;
+    uint32_t active = requests * top_k;
+    if (requests == 1)
+        for (active = 1; active < top_k && active <= most; active += 1 + active / 2)
+            TRY(measure_place(c, 1, 1, active, 0));
+    for (active = top_k; active < requests * top_k && active < most; active *= 2)
+        TRY(measure_place(c, requests, 1, active, 0));
+    active = requests * top_k < most ? requests * top_k : most;
+    return active >= top_k ? measure_place(c, requests, 1, active, 0) : OK;
+}
+
+static Status measure_prompt(Calibration *c, uint32_t requests, uint32_t tokens)
+{
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t most = c->config->max_experts - 1;
+    uint64_t all = (uint64_t)requests * tokens * top_k;
+    if (most < top_k)
+        return OK;
+    most = all < most ? (uint32_t)all : most;
+    uint32_t half = most / 2 < top_k ? top_k : most / 2;
+    TRY(measure_place(c, requests, tokens, half, 0));
+    TRY(measure_place(c, requests, tokens, most, 0));
+    return measure_place(c, requests, tokens, most, 1);
+}
+
+static Status measure_hits(Calibration *c)
+{
+    static const uint32_t REQUESTS[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 0};
+    static const uint32_t QUICK_REQUESTS[] = {1, 4, 0};
+    static const uint32_t PROMPTS[][2] = {{1, 32},  {1, 128}, {1, 512}, {1, 2048},
+                                          {4, 256}, {16, 64}, {16, 256}};
+    size_t prompts = c->options->quick ? 2 : sizeof PROMPTS / sizeof *PROMPTS;
+    for (const uint32_t *r = c->options->quick ? QUICK_REQUESTS : REQUESTS; *r > 0; r++)
+        TRY(measure_decode(c, *r));
+    for (size_t i = 0; i < prompts; i++)
+        TRY(measure_prompt(c, PROMPTS[i][0], PROMPTS[i][1]));
+    return OK;
+}
+
+/* ---- loads ---- */
+
+/* Turns the forced routing of one token over by half of the experts. */
+static void turn_over(Calibration *c, bool second)
+{
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    uint16_t *experts = c->forced;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        if (layers[i].stack != STACK_DECODER)
+            continue;
+        for (uint32_t k = 0; k < layers[i].top_k; k++)
+            *experts++ = (uint16_t)(2 * k + second);
+    }
+}
+
+/* The host's time in a step beyond queueing it and waiting for it. */
+static double outside(const StepOutput *output)
+{
+    return (double)output->duration_ns -
+           (double)(output->host.queue.duration_ns + output->host.wait.duration_ns);
+}
+
+/* Adds up what queueing the experts of a step takes beyond beginning loads. */
+static double queueing(const StepOutput *output)
+{
+    const HostTimes *host = &output->host;
+    size_t event = 0;
+    double ns = 0;
+    for (size_t i = 0; i < output->n_timing; i++) {
+        if (output->timing[i].op != OP_EXPERTS)
+            continue;
+        const HostEvent *waited = &host->events[event++];
+        ns += (double)(host->ops[i].start_ns + host->ops[i].duration_ns) -
+              (double)(waited->decide.start_ns + waited->decide.duration_ns);
+        for (uint32_t l = 0; l < waited->n_loads; l++)
+            ns -= (double)host->loads[waited->first_load + l].duration_ns;
+    }
+    return ns;
+}
+
+typedef struct {
+    double issue_ns[LOAD_STEPS]; /* mean of a load's call */
+    double copy_ns[LOAD_STEPS];  /* mean of a load, from the end of the one before */
+    double queueing_ns[LOAD_STEPS];
+    double outside_ns[LOAD_STEPS];
+    double loads;
+} LoadTimes;
+
+/* A load's time: loads follow each other, and one that is begun before another has ended begins
+ * with its end. */
+static double copying(const StepOutput *output)
+{
+    uint64_t end_ns = 0;
+    double ns = 0;
+    for (size_t i = 0; i < output->n_residency; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0)
+            continue;
+        uint64_t from_ns = record->start_ns > end_ns ? record->start_ns : end_ns;
+        end_ns = record->start_ns + record->duration_ns;
+        ns += end_ns > from_ns ? (double)(end_ns - from_ns) : 0;
+    }
+    return ns / (double)output->host.n_loads;
+}
+
+/* Steps of one token whose experts are all hit, or all loaded. */
+static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
+{
+    const StepKind kind = {.requests = 1, .tokens = 1, .anew = true, .forced = true};
+    for (int i = -2; i < LOAD_STEPS; i++) {
+        StepOutput output;
+        double ns;
+        int at = i > 0 ? i : 0;
+        turn_over(c, missing && i % 2 == 0);
+        TRY(calibration_step(c, &kind, true, &output, &ns));
+        times->loads = (double)output.host.n_loads;
+        times->issue_ns[at] = 0;
+        for (size_t l = 0; l < output.host.n_loads; l++)
+            times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
+        times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
+        times->queueing_ns[at] = queueing(&output);
+        times->outside_ns[at] = outside(&output);
+    }
+    return OK;
+}
+
+/* What MISSES take more than HITS, for each load. */
+static double for_a_load(double *misses, double *hits, double loads)
+{
+    double more = calibration_median(misses, LOAD_STEPS) - calibration_median(hits, LOAD_STEPS);
+    return more > 0 ? more / loads : 0;
+}
+
+static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
+{
+    static const char *const BYTES_AXIS[] = {"bytes"};
+    double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
+    double spread = calibration_spread(misses->copy_ns, LOAD_STEPS);
+    TRY(calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                         calibration_median(misses->copy_ns, LOAD_STEPS), spread));
+    TRY(calibration_note(c, "end/load", "", UNIT_NS, NULL, 0, NULL,
+                         for_a_load(misses->outside_ns, hits->outside_ns, misses->loads), 0));
+    if (runs_at_once(c))
+        return OK;
+    spread = calibration_spread(misses->issue_ns, LOAD_STEPS);
+    TRY(calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
+                         calibration_median(misses->issue_ns, LOAD_STEPS), spread));
+    return calibration_note(c, "issue/await", "", UNIT_NS, NULL, 0, NULL,
+                            for_a_load(misses->queueing_ns, hits->queueing_ns, misses->loads), 0);
+}
+
+/* With room for a token's experts only, two tokens that share none take turns. */
+static Status measure_loads(Calibration *c)
+{
+    LoadTimes hits = {.loads = 0};
+    LoadTimes misses = {.loads = 0};
+    Plan plan = c->plan;
+    if (2 * c->config->max_top_k > c->config->max_experts || calibration_only_counts(c))
+        return OK;
+    plan.buffer.slots = c->config->max_top_k;
+    TRY(executor_set_plan(c->executor, &plan));
+    TRY(time_steps(c, false, &hits));
+    TRY(time_steps(c, true, &misses));
+    return misses.loads > 0 ? note_loads(c, &hits, &misses) : OK;
+}
+
+Status calibrate_queue(Calibration *c)
+{
+    if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
+        return OK;
+    TRY(measure_hits(c));
+    return measure_loads(c);
+}

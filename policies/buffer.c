@@ -14,7 +14,7 @@
 
 struct ExpertBuffer {
     const EvictionPolicy *policy; /* NULL: everything is resident */
-    EvictionEvent event;
+    EvictionRun run;
     uint64_t seed;
     uint32_t n_layers;
     uint32_t n_scopes; /* one, or one a layer */
@@ -217,20 +217,25 @@ static Status make_arrays(ExpertBuffer *buffer)
 }
 
 /* With the buffer off, expert e lies in slot e of its layer. */
-static uint32_t all_resident(Scope *scope, ScopeEvent *event)
+static void all_resident(Scope *scope, ScopeEvent *events, const BufferRun *run)
 {
-    for (uint32_t i = 0; i < event->n; i++) {
-        if (event->hit != NULL)
-            event->hit[i] = 1;
-        if (event->actions != NULL)
-            scope_report(scope, event, RESIDENCY_HIT, event->experts[i], event->experts[i]);
+    for (uint32_t i = 0; i < run->n_spans; i++) {
+        BufferSpan span = run->spans[i];
+        ScopeEvent *event = &events[span.layer_index];
+        event->hits += span.n;
+        event->lookups += span.n;
+        if (run->hit != NULL)
+            memset(run->hit + span.first, 1, span.n);
+        for (uint32_t j = 0; event->actions != NULL && j < span.n; j++) {
+            uint32_t expert = run->experts[span.first + j];
+            scope_report(scope, event, RESIDENCY_HIT, expert, expert);
+        }
     }
-    return event->n;
 }
 
 static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
 {
-    buffer->event = all_resident;
+    buffer->run = all_resident;
     TRY(placement_check_one_rank(plan));
     if (!plan->buffer.on)
         return OK;
@@ -239,7 +244,7 @@ static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
     if (buffer->policy == NULL)
         return fail(ERR_INPUT, "buffer.evict: \"%s\" is no eviction policy", plan->buffer.evict);
     buffer->order = plan->buffer.order;
-    buffer->event = buffer->policy->event[plan->buffer.order];
+    buffer->run = buffer->policy->run[plan->buffer.order];
     buffer->bypasses = buffer->policy->may_bypass && plan->buffer.order != ORDER_STAGED;
     return OK;
 }
@@ -556,13 +561,6 @@ uint64_t buffer_memory_bytes(const ExpertBuffer *buffer)
     return (buffer->weighs ? most : most * largest) + staging * largest;
 }
 
-/* A pass over the layers ends where they do not ascend. */
-static void note_layer(Scope *scope, uint32_t layer)
-{
-    scope->step += layer <= scope->layer || scope->step == 0;
-    scope->layer = layer;
-}
-
 /* A policy with a hot set loads nobody else ahead. */
 static bool is_welcome(const ExpertBuffer *buffer, const Scope *scope, uint32_t object)
 {
@@ -623,12 +621,25 @@ static void prefetch_ahead(ExpertBuffer *buffer, const BufferEvent *given, Scope
     event->n_actions += ahead.n_actions;
 }
 
+/* EVENT as a run of its own. */
+static void decide_one(const ExpertBuffer *buffer, Scope *scope, const ScopeEvent *event)
+{
+    const BufferSpan span = {.n = (uint16_t)event->n, .layer_index = (uint16_t)event->layer_index};
+    const BufferRun run = {.spans = &span,
+                           .n_spans = 1,
+                           .experts = event->experts,
+                           .next_use = event->next_use,
+                           .touches = event->touches,
+                           .hit = event->hit};
+    buffer->run(scope, buffer->events, &run);
+}
+
 uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *hit,
                       BufferAction *actions, uint32_t *n_actions)
 {
-    uint32_t layer_index = given->layer_index;
-    Scope *scope = scope_of(buffer, layer_index);
-    ScopeEvent *event = &buffer->events[layer_index];
+    Scope *scope = scope_of(buffer, given->layer_index);
+    ScopeEvent *event = &buffer->events[given->layer_index];
+    uint64_t hits_before = event->hits;
     event->experts = given->experts;
     event->n = given->n;
     event->next_use = given->next_use;
@@ -637,19 +648,43 @@ uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *given, uint8_t *h
     event->hit = hit;
     event->actions = actions != NULL ? actions : buffer->actions;
     event->n_actions = 0;
-    note_layer(scope, is_shared(buffer) ? layer_index : 0);
     if (buffer->host_share != NULL)
         host_share_take(buffer->host_share, scope, given, event);
-    uint32_t hits = buffer->event(scope, event);
+    decide_one(buffer, scope, event);
+    event->lookups += given->n - event->n;
     if (buffer->host_share != NULL)
         host_share_hits(buffer->host_share, given, hit);
-    event->hits += hits;
-    event->lookups += given->n;
+    uint32_t hits = (uint32_t)(event->hits - hits_before);
     if (buffer->prefetch != NULL)
         prefetch_ahead(buffer, given, event);
     if (actions != NULL)
         *n_actions = event->n_actions;
+    event->actions = NULL;
     return hits;
+}
+
+bool buffer_takes_runs(const ExpertBuffer *buffer)
+{
+    return buffer->prefetch == NULL && buffer->host_share == NULL &&
+           (buffer->policy == NULL || !buffer->policy->needs_scores);
+}
+
+bool buffer_is_shared(const ExpertBuffer *buffer)
+{
+    return is_shared(buffer);
+}
+
+void buffer_run(ExpertBuffer *buffer, const BufferRun *run)
+{
+    if (run->n_spans > 0)
+        buffer->run(scope_of(buffer, run->spans[0].layer_index), buffer->events, run);
+}
+
+void buffer_tally(const ExpertBuffer *buffer, uint32_t layer_index, uint64_t *lookups,
+                  uint64_t *hits)
+{
+    *lookups = buffer->events[layer_index].lookups;
+    *hits = buffer->events[layer_index].hits;
 }
 
 BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index)

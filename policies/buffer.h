@@ -127,6 +127,35 @@ typedef struct {
 uint32_t buffer_event(ExpertBuffer *buffer, const BufferEvent *event, uint8_t *hit,
                       BufferAction *actions, uint32_t *n_actions);
 
+/* One event of a run: its experts begin at FIRST of the run's. */
+typedef struct {
+    uint32_t first;
+    uint16_t n;
+    uint16_t layer_index;
+} BufferSpan;
+
+/* Events that are decided in order without telling the actions: what replays ask for. */
+typedef struct {
+    const BufferSpan *spans; /* [n_spans]; all of one scope */
+    uint32_t n_spans;
+    const uint16_t *experts;  /* as in BufferEvent, of all events, like the next three */
+    const uint32_t *next_use; /* or NULL */
+    const uint16_t *touches;  /* or NULL */
+    uint8_t *hit;             /* 1 for each that hit, 0 for each that missed; or NULL */
+} BufferRun;
+
+/* True when buffer_run() can take this buffer's events: nothing is prefetched, and nothing is read
+ * that a run does not bring. */
+bool buffer_takes_runs(const ExpertBuffer *buffer);
+/* True when all layers share one scope, so that a run has them in the order of the trace; else it
+ * has one layer. */
+bool buffer_is_shared(const ExpertBuffer *buffer);
+/* The same decisions as buffer_event() makes of one event after the other. */
+void buffer_run(ExpertBuffer *buffer, const BufferRun *run);
+/* Lookups of a layer since the start, and how many hit. */
+void buffer_tally(const ExpertBuffer *buffer, uint32_t layer_index, uint64_t *lookups,
+                  uint64_t *hits);
+
 /* Counts since the start, of one layer's lookups (evictions count at the layer whose load caused
  * them). */
 BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index);

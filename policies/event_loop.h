@@ -227,17 +227,94 @@ ALWAYS_INLINE void prefetch_event(const EvictionRules *rules, Scope *scope, Scop
         rules->end(scope);
 }
 
-/* Defines the event functions of a policy from its constant RULES. */
-#define DEFINE_EVENTS(prefix, RULES)                                                               \
-    static uint32_t prefix##_serial(Scope *scope, ScopeEvent *event)                               \
+/* A pass over the layers ends where they do not ascend. */
+ALWAYS_INLINE void note_layer(Scope *scope, uint32_t layer_index)
+{
+    uint32_t layer = scope->object_layer != NULL ? layer_index : 0;
+    scope->step += layer <= scope->layer || scope->step == 0;
+    scope->layer = layer;
+}
+
+/* The event of SPAN, with nothing counted yet. */
+ALWAYS_INLINE ScopeEvent event_of(const ScopeEvent *events, const BufferRun *run, BufferSpan span)
+{
+    const ScopeEvent *of = &events[span.layer_index];
+    return (ScopeEvent){
+        .experts = run->experts + span.first,
+        .n = span.n,
+        .first_object = of->first_object,
+        .weight = of->weight,
+        .actions = of->actions,
+        .hit = run->hit != NULL ? run->hit + span.first : NULL,
+        .next_use = run->next_use != NULL ? run->next_use + span.first : NULL,
+        .n_experts = of->n_experts,
+        .scores = of->scores,
+        .touches = run->touches != NULL ? run->touches + span.first : NULL,
+        .layer_objects = of->layer_objects,
+        .layer_index = span.layer_index,
+        .n_actions = of->n_actions,
+    };
+}
+
+ALWAYS_INLINE void add_event(ScopeEvent *of, const ScopeEvent *event, uint32_t hits)
+{
+    of->hits += hits;
+    of->lookups += event->n;
+    of->loads += event->loads;
+    of->evictions += event->evictions;
+    of->evicted_newest += event->evicted_newest;
+    of->bypasses += event->bypasses;
+    of->n_actions = event->n_actions;
+}
+
+/* Nobody wants the actions, and all weigh the same. */
+ALWAYS_INLINE bool is_quiet(const Scope *scope, const ScopeEvent *events, const BufferRun *run)
+{
+    return scope->layer_weight == NULL && run->n_spans > 0 &&
+           events[run->spans[0].layer_index].actions == NULL;
+}
+
+/* Defines NAME, which decides runs of events with DECIDE, uint32_t (Scope *, ScopeEvent *), which
+ * returns an event's hits. It is compiled twice: a quiet run has a copy of the scope that no
+ * pointer leads to, so that its numbers can stay in registers from one event to the next. */
+#define DEFINE_RUN(name, decide)                                                                   \
+    __attribute__((flatten)) static void name(Scope *scope, ScopeEvent *events,                    \
+                                              const BufferRun *run)                                \
+    {                                                                                              \
+        if (is_quiet(scope, events, run)) {                                                        \
+            Scope own = *scope;                                                                    \
+            own.layer_weight = NULL;                                                               \
+            for (uint32_t i = 0; i < run->n_spans; i++) {                                          \
+                ScopeEvent event = event_of(events, run, run->spans[i]);                           \
+                event.actions = NULL;                                                              \
+                event.weight = 1;                                                                  \
+                note_layer(&own, event.layer_index);                                               \
+                uint32_t hits = decide(&own, &event);                                              \
+                add_event(&events[event.layer_index], &event, hits);                               \
+            }                                                                                      \
+            *scope = own;                                                                          \
+            return;                                                                                \
+        }                                                                                          \
+        for (uint32_t i = 0; i < run->n_spans; i++) {                                              \
+            ScopeEvent event = event_of(events, run, run->spans[i]);                               \
+            note_layer(scope, event.layer_index);                                                  \
+            uint32_t hits = decide(scope, &event);                                                 \
+            add_event(&events[event.layer_index], &event, hits);                                   \
+        }                                                                                          \
+    }
+
+/* Defines how a policy decides an event in each order, and how it prefetches, from its constant
+ * RULES. */
+#define DEFINE_DECISIONS(prefix, RULES)                                                            \
+    ALWAYS_INLINE uint32_t prefix##_serial_event(Scope *scope, ScopeEvent *event)                  \
     {                                                                                              \
         return serial_event(&RULES, scope, event);                                                 \
     }                                                                                              \
-    static uint32_t prefix##_batch(Scope *scope, ScopeEvent *event)                                \
+    ALWAYS_INLINE uint32_t prefix##_batch_event(Scope *scope, ScopeEvent *event)                   \
     {                                                                                              \
         return batch_event(&RULES, scope, event);                                                  \
     }                                                                                              \
-    static uint32_t prefix##_staged(Scope *scope, ScopeEvent *event)                               \
+    ALWAYS_INLINE uint32_t prefix##_staged_event(Scope *scope, ScopeEvent *event)                  \
     {                                                                                              \
         return staged_event(&RULES, scope, event);                                                 \
     }                                                                                              \
@@ -246,11 +323,18 @@ ALWAYS_INLINE void prefetch_event(const EvictionRules *rules, Scope *scope, Scop
         prefetch_event(&RULES, scope, event);                                                      \
     }
 
+/* The same, and runs of them for all orders. */
+#define DEFINE_EVENTS(prefix, RULES)                                                               \
+    DEFINE_DECISIONS(prefix, RULES)                                                                \
+    DEFINE_RUN(prefix##_serial, prefix##_serial_event)                                             \
+    DEFINE_RUN(prefix##_batch, prefix##_batch_event)                                               \
+    DEFINE_RUN(prefix##_staged, prefix##_staged_event)
+
 /* Their place in the policy's row. */
 #define EVENTS(prefix)                                                                             \
-    .event = {[ORDER_SERIAL] = prefix##_serial,                                                    \
-              [ORDER_BATCH] = prefix##_batch,                                                      \
-              [ORDER_STAGED] = prefix##_staged},                                                   \
+    .run = {[ORDER_SERIAL] = prefix##_serial,                                                      \
+            [ORDER_BATCH] = prefix##_batch,                                                        \
+            [ORDER_STAGED] = prefix##_staged},                                                     \
     .prefetch = prefix##_prefetch
 
 #endif

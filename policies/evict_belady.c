@@ -130,7 +130,7 @@ ALWAYS_INLINE uint32_t batch(Scope *scope, ScopeEvent *event, bool may_bypass)
 }
 
 /* Nothing is passed by under order staged: what was loaded stays for its event. */
-static uint32_t staged(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t staged_events(Scope *scope, ScopeEvent *event)
 {
     uint32_t n_misses = stage(scope, event);
     uint32_t outside = scope->n_residents - event->n;
@@ -141,25 +141,31 @@ static uint32_t staged(Scope *scope, ScopeEvent *event)
     return event->n - n_misses;
 }
 
-static uint32_t belady_serial(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t belady_serial_event(Scope *scope, ScopeEvent *event)
 {
     return serial(scope, event, true);
 }
 
-static uint32_t belady_batch(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t belady_batch_event(Scope *scope, ScopeEvent *event)
 {
     return batch(scope, event, true);
 }
 
-static uint32_t admit_serial(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t admit_serial_event(Scope *scope, ScopeEvent *event)
 {
     return serial(scope, event, false);
 }
 
-static uint32_t admit_batch(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t admit_batch_event(Scope *scope, ScopeEvent *event)
 {
     return batch(scope, event, false);
 }
+
+DEFINE_RUN(belady_serial, belady_serial_event)
+DEFINE_RUN(belady_batch, belady_batch_event)
+DEFINE_RUN(admit_serial, admit_serial_event)
+DEFINE_RUN(admit_batch, admit_batch_event)
+DEFINE_RUN(staged, staged_events)
 
 /* The offline optimum. Belady 1966 (A study of replacement algorithms for virtual-storage
  * computers): the resident needed farthest in the future goes, ties to the lower layer, then the
@@ -168,8 +174,7 @@ static uint32_t admit_batch(Scope *scope, ScopeEvent *event)
  * future too; under order staged nothing is passed by, and it is belady-admit. */
 const EvictionPolicy EVICT_BELADY = {
     .name = "belady",
-    .event =
-        {[ORDER_SERIAL] = belady_serial, [ORDER_BATCH] = belady_batch, [ORDER_STAGED] = staged},
+    .run = {[ORDER_SERIAL] = belady_serial, [ORDER_BATCH] = belady_batch, [ORDER_STAGED] = staged},
     .needs_future = true,
     .may_bypass = true,
     .needs_heap = true,
@@ -178,7 +183,7 @@ const EvictionPolicy EVICT_BELADY = {
 /* The same for a cache that must keep what it loads. */
 const EvictionPolicy EVICT_BELADY_ADMIT = {
     .name = "belady-admit",
-    .event = {[ORDER_SERIAL] = admit_serial, [ORDER_BATCH] = admit_batch, [ORDER_STAGED] = staged},
+    .run = {[ORDER_SERIAL] = admit_serial, [ORDER_BATCH] = admit_batch, [ORDER_STAGED] = staged},
     .needs_future = true,
     .needs_heap = true,
     .needs_where = true};

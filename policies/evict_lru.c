@@ -28,13 +28,13 @@ static const EvictionRules RULES = {.hit = lru_touch,
                                     .victim_outside = lru_victim_outside,
                                     .is_oldest_outside = true};
 
-DEFINE_EVENTS(lru, RULES)
+DEFINE_DECISIONS(lru, RULES)
 
 /* What follows decides as the rules do, with the moves of an event at once and hardly a branch that
  * depends on what is found. */
 
 /* True when it can: all weigh the same, and the ring has room. */
-static bool is_quick(Scope *scope, const ScopeEvent *event)
+static bool has_room_for(Scope *scope, const ScopeEvent *event)
 {
     Ring *ring = &scope->rings[0];
     if (scope->layer_weight != NULL || event->n > scope->n_slots)
@@ -73,10 +73,10 @@ static uint32_t move_hits(Scope *scope, const ScopeEvent *event)
     return n_misses;
 }
 
-static uint32_t quick_batch(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t quick_batch_event(Scope *scope, ScopeEvent *event)
 {
-    if (!is_quick(scope, event))
-        return lru_batch(scope, event);
+    if (!has_room_for(scope, event))
+        return lru_batch_event(scope, event);
     Ring *ring = &scope->rings[0];
     uint32_t n_misses = move_hits(scope, event);
     RecencyWalk walk = recency_walk(ring);
@@ -118,10 +118,10 @@ static uint32_t look_at_all(const Scope *scope, const ScopeEvent *event, uint32_
 
 /* As long as no member of A is among the oldest that must go, all lookups find what is there at the
  * start, and the victims are the oldest at the start. Otherwise the lookups go one by one. */
-static uint32_t quick_serial(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
 {
-    if (!is_quick(scope, event))
-        return lru_serial(scope, event);
+    if (!has_room_for(scope, event))
+        return lru_serial_event(scope, event);
     Ring *ring = &scope->rings[0];
     uint32_t nearest;
     uint32_t n_misses = look_at_all(scope, event, &nearest);
@@ -129,11 +129,11 @@ static uint32_t quick_serial(Scope *scope, ScopeEvent *event)
     uint32_t n_victims = n_misses > room ? (uint32_t)(n_misses - room) : 0;
     RecencyWalk walk = recency_walk(ring);
     if (n_victims > scope->n_residents)
-        return lru_serial(scope, event);
+        return lru_serial_event(scope, event);
     for (uint32_t i = 0; i < n_victims; i++)
         scope->aside[i] = recency_walk_next(scope, ring, &walk);
     if (nearest < recency_walk_end(ring, &walk) - ring->tail)
-        return lru_serial(scope, event);
+        return lru_serial_event(scope, event);
     ring->tail = recency_walk_end(ring, &walk);
     for (uint32_t i = 0; i < event->n; i++)
         lru_touch(scope, event->first_object + event->experts[i]);
@@ -157,10 +157,14 @@ static uint32_t quick_serial(Scope *scope, ScopeEvent *event)
     return event->n - n_misses;
 }
 
+DEFINE_RUN(quick_batch, quick_batch_event)
+DEFINE_RUN(lru_staged, lru_staged_event)
+DEFINE_RUN(quick_serial, quick_serial_event)
+
 /* Least recently used: the one whose last lookup is longest ago. */
 const EvictionPolicy EVICT_LRU = {
     .name = "lru",
-    .event =
+    .run =
         {[ORDER_SERIAL] = quick_serial, [ORDER_BATCH] = quick_batch, [ORDER_STAGED] = lru_staged},
     .prefetch = lru_prefetch,
     .needs_positions = true,

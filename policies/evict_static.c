@@ -20,7 +20,7 @@ static void miss(Scope *scope, ScopeEvent *event, uint32_t object)
         scope_pass_by(scope, event, object);
 }
 
-static uint32_t static_serial(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t static_serial_event(Scope *scope, ScopeEvent *event)
 {
     uint32_t hits = 0;
     for (uint32_t i = 0; i < event->n; i++) {
@@ -37,7 +37,7 @@ static uint32_t static_serial(Scope *scope, ScopeEvent *event)
     return hits;
 }
 
-static uint32_t static_batch(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t static_batch_event(Scope *scope, ScopeEvent *event)
 {
     uint32_t n_misses = find_misses(scope, event);
     if (event->actions != NULL)
@@ -62,7 +62,7 @@ static void evict_down_to_budget(Scope *scope, ScopeEvent *event)
         ring_push_oldest(ring, scope->aside[--scope->n_aside]);
 }
 
-static uint32_t static_staged(Scope *scope, ScopeEvent *event)
+ALWAYS_INLINE uint32_t static_staged_event(Scope *scope, ScopeEvent *event)
 {
     scope_begin_event(scope);
     uint32_t n_misses = stage(scope, event);
@@ -77,6 +77,10 @@ static uint32_t static_staged(Scope *scope, ScopeEvent *event)
     return event->n - n_misses;
 }
 
+DEFINE_RUN(static_serial, static_serial_event)
+DEFINE_RUN(static_batch, static_batch_event)
+DEFINE_RUN(static_staged, static_staged_event)
+
 static void static_prefetch(Scope *scope, ScopeEvent *event)
 {
     for (uint32_t i = 0; i < event->n; i++)
@@ -90,9 +94,9 @@ static void static_prefetch(Scope *scope, ScopeEvent *event)
  * set fills the budget, what an event holds besides goes beyond it. Prefetches load none but the
  * hot set. */
 const EvictionPolicy EVICT_STATIC = {.name = "static",
-                                     .event = {[ORDER_SERIAL] = static_serial,
-                                               [ORDER_BATCH] = static_batch,
-                                               [ORDER_STAGED] = static_staged},
+                                     .run = {[ORDER_SERIAL] = static_serial,
+                                             [ORDER_BATCH] = static_batch,
+                                             [ORDER_STAGED] = static_staged},
                                      .prefetch = static_prefetch,
                                      .needs_hot = true,
                                      .may_bypass = true,

@@ -1,20 +1,21 @@
 /* The table of eviction policies: one file and one row each. Inside policies/ only.
  *
  * A policy sees residents, the active set A and its own state, never a clock, a device or a file.
- * Its event functions are whole event loops, one for each replay order, so that the table is called
- * once per event; most policies make them from a few rules with policies/event_loop.h. */
+ * Its functions are whole event loops, one for each replay order, over as many events as there are:
+ * the executor has one, a replay thousands. Most policies make them from a few rules with
+ * policies/event_loop.h. */
 #ifndef POLICIES_EVICTION_H
 #define POLICIES_EVICTION_H
 
 #include "policies/scope.h"
 
-/* Decides one event and returns its hits. */
-typedef uint32_t (*EvictionEvent)(Scope *scope, ScopeEvent *event);
+/* Decides the events of a run, one or many, and adds what they come to to EVENTS[n_layers]. */
+typedef void (*EvictionRun)(Scope *scope, ScopeEvent *events, const BufferRun *run);
 
 /* A policy's row; what follows the functions is the state that its scopes must hold. */
 typedef struct {
     const char *name;
-    EvictionEvent event[REPLAY_ORDERS];
+    EvictionRun run[REPLAY_ORDERS];
     /* Loads the event's experts, none resident, in order; evicts residents without a mark only, and
      * stops where there are not enough. Where the policy needs a hot set, all are of it. NULL: the
      * policy cannot admit ahead of a lookup. */

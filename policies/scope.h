@@ -10,6 +10,7 @@
 #define POLICIES_SCOPE_H
 
 #include <assert.h>
+#include <string.h>
 
 #include "policies/buffer.h"
 #include "policies/heap.h"
@@ -91,7 +92,7 @@ typedef struct {
     uint64_t evictions;
     uint64_t evicted_newest;
     uint64_t bypasses;
-    uint64_t hits; /* added by the caller of the event function */
+    uint64_t hits;
     uint64_t lookups;
     const uint32_t *next_use; /* [n], or NULL */
     uint32_t n_experts;       /* of the layer */
@@ -114,19 +115,63 @@ ALWAYS_INLINE bool scope_is_active(const Scope *scope, uint32_t object)
 }
 
 /* Starts an event: nothing is marked. */
-void scope_begin_event(Scope *scope);
+ALWAYS_INLINE void scope_begin_event(Scope *scope)
+{
+    scope->marked = false;
+    scope->kept = 0;
+    if (++scope->event != 0)
+        return;
+    memset(scope->mark, 0, scope->n_objects * sizeof *scope->mark);
+    scope->event = 1;
+}
+
 /* Marks A and counts the residents outside it; once per event, when the first victim is wanted. */
-void scope_mark(Scope *scope, const ScopeEvent *event);
+ALWAYS_INLINE void scope_mark(Scope *scope, const ScopeEvent *event)
+{
+    uint32_t active = 0;
+    for (uint32_t i = 0; i < event->n; i++) {
+        uint32_t object = event->first_object + event->experts[i];
+        scope->mark[object] = scope->event;
+        active += scope_holds(scope, object);
+    }
+    scope->outside = scope->n_residents - active;
+    scope->marked = true;
+}
 
 /* Prefetching: OBJECT, resident or not, is not to be evicted until the next event begins. */
 void scope_keep(Scope *scope, uint32_t object);
 
-/* Appends to the event's actions, when they are wanted. */
-void scope_report(const Scope *scope, ScopeEvent *event, ResidencyKind kind, uint32_t object,
-                  uint32_t slot);
-void scope_report_hits(const Scope *scope, ScopeEvent *event);
+/* Appends to the event's actions, which are wanted. Inline, as all that takes a scope or an event
+ * in the loops over them: a copy that no pointer leads to stays in registers. */
+ALWAYS_INLINE void scope_report(const Scope *scope, ScopeEvent *event, ResidencyKind kind,
+                                uint32_t object, uint32_t slot)
+{
+    bool shared = scope->object_layer != NULL;
+    uint32_t layer = shared ? scope->object_layer[object] : event->layer_index;
+    uint32_t expert = shared ? object - event->layer_objects[layer] : object;
+    event->actions[event->n_actions++] = (BufferAction){.kind = (uint8_t)kind,
+                                                        .layer_index = (uint16_t)layer,
+                                                        .expert = (uint16_t)expert,
+                                                        .slot = slot};
+}
+
+ALWAYS_INLINE void scope_report_hits(const Scope *scope, ScopeEvent *event)
+{
+    for (uint32_t i = 0; i < event->n; i++) {
+        uint32_t object = event->first_object + event->experts[i];
+        if (scope_holds(scope, object))
+            scope_report(scope, event, RESIDENCY_HIT, object, scope->slot[object]);
+    }
+}
+
 /* Sets the event's hit[n]: 0 at the positions of the MISSES. */
-void scope_write_hits(const ScopeEvent *event, const uint16_t *misses, uint32_t n_misses);
+ALWAYS_INLINE void scope_write_hits(const ScopeEvent *event, const uint16_t *misses,
+                                    uint32_t n_misses)
+{
+    memset(event->hit, 1, event->n);
+    for (uint32_t i = 0; i < n_misses; i++)
+        event->hit[misses[i]] = 0;
+}
 
 ALWAYS_INLINE uint64_t scope_weight(const Scope *scope, uint32_t object)
 {

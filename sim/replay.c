@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "sim/replay_blocks.h"
 
 /* One replay on its way. */
 struct Replay {
@@ -45,24 +46,6 @@ void replay_future_free(ReplayFuture *future)
     *future = (ReplayFuture){0};
 }
 
-/* Tokens of the event's lookups, and those of the lookups that hit. */
-static void count_assignments(const PackedEvent *event, const uint8_t *hit, ReplayLayer *layer,
-                              ReplayPhase *phase)
-{
-    const uint8_t *at = event->counts;
-    uint64_t assignments = 0;
-    uint64_t hits = 0;
-    for (uint32_t i = 0; i < event->n_active; i++) {
-        uint64_t tokens = packed_count_read(&at);
-        assignments += tokens;
-        hits += hit[i] ? tokens : 0;
-    }
-    layer->assignments += assignments;
-    layer->assignment_hits += hits;
-    phase->assignments += assignments;
-    phase->assignment_hits += hits;
-}
-
 static void count_event(Replay *replay, const PackedEvent *event, uint32_t hits)
 {
     ReplayLayer *layer = &replay->result.layers[event->layer_index];
@@ -70,7 +53,7 @@ static void count_event(Replay *replay, const PackedEvent *event, uint32_t hits)
     phase->hits += hits;
     phase->misses += event->n_active - hits;
     if (event->counts != NULL) {
-        count_assignments(event, replay->hit, layer, phase);
+        replay_count_assignments(event->counts, replay->hit, event->n_active, layer, phase);
         return;
     }
     layer->assignments += event->n_active;
@@ -115,6 +98,8 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
 
 static Status replay_events(Replay *replay)
 {
+    if (replay->observer == NULL && buffer_takes_runs(replay->buffer))
+        return replay_blocks(&replay->cursor, replay->buffer, replay->next_use, &replay->result);
     PackedCursor cursor = replay->cursor;
     PackedEvent event;
     while (packed_next(&cursor, &event)) {

@@ -90,7 +90,8 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
             "trace without token ids runs with its own\nrouting, as with --routing trace:FILE; "
             "policies that know the future can only be run so.\nWith --hardware it also says how "
             "far "
-            "simulated times and memory are from measured ones.",
+            "simulated times and memory are from measured ones. With batching.mode \"continuous\" "
+            "the requests\nof the trace arrive again, and steps are composed anew.",
         .example = "moebius validate --trace trace.db --plan plan.json --model models/tiny-32x4\n"
                    "moebius validate --trace trace.db --plan lru.json --plan lfu.json\n"
                    "moebius validate --trace trace.db --plan lru.json --hardware hw.json --runs 5",
@@ -163,6 +164,21 @@ static Status read_origin(Validation *validation)
                 arguments->trace, validation->model);
 }
 
+/* Requests arrive under all plans, or under none. */
+static Status check_batching(Validation *validation)
+{
+    const ValidateArguments *arguments = validation->arguments;
+    validation->serves = validation->plans[0].batching.mode == BATCHING_CONTINUOUS;
+    for (size_t i = 1; i < validation->n_plans; i++)
+        if ((validation->plans[i].batching.mode == BATCHING_CONTINUOUS) != validation->serves)
+            return fail(ERR_INPUT, "%s: batching.mode: all plans are \"continuous\", or none",
+                        arguments->plans.items[i]);
+    if (validation->serves && (arguments->timeline != NULL || arguments->tokens.file != NULL))
+        return fail(ERR_USAGE, "--timeline and --tokens do not go with batching.mode "
+                               "\"continuous\"");
+    return OK;
+}
+
 static Status read_plans(Validation *validation)
 {
     const ValidateArguments *arguments = validation->arguments;
@@ -176,7 +192,7 @@ static Status read_plans(Validation *validation)
         validation->n_plans++;
         validation->results[i].name = plan->name[0] != '\0' || file == NULL ? plan->name : file;
     }
-    return OK;
+    return check_batching(validation);
 }
 
 static Status validate(Validation *validation)

@@ -43,7 +43,8 @@ typedef struct {
     RunTotals totals;
     uint64_t slot_bytes;
     CompareReport report;
-    ValidatedTime time; /* with a hardware profile */
+    ValidatedTime time;   /* with a hardware profile */
+    ServingReport served; /* ... predicted, with continuous batching; totals.serving is measured */
 } ValidatedPlan;
 
 typedef struct {
@@ -56,6 +57,7 @@ typedef struct {
     Checkpoint *checkpoint;
     TokenSet set;
     Executor *executor;
+    bool serves; /* plans of continuous batching: requests arrive again, in place of steps */
     Hardware hardware;
     Timeline *timeline;
     uint64_t tokens;     /* of the trace */
@@ -65,6 +67,21 @@ typedef struct {
 
 /* How the steps of the trace are run under PLAN. */
 RunTraceOptions validation_run_options(const Validation *validation, const Plan *plan);
+/* Opens the recorder of a run under PLAN, which VALIDATION->recorded then notes. */
+Status validation_open_recorder(Validation *validation, const Plan *plan, Recorder **recorder);
+void validation_remove_recording(Validation *validation);
+/* Closes it, with how the run went. */
+Status validation_end_run(const Validation *validation, const RunTotals *totals, Recorder *recorder,
+                          Status status);
+/* Compares the run's residency with the replay of its routing under PLAN. */
+Status validation_compare_run(const Validation *validation, const Plan *plan,
+                              CompareReport *report);
+/* Plans of continuous batching: the requests of the trace arrive again, in real time. */
+Status validation_serve(Validation *validation);
+/* Latencies and throughput, predicted and measured. */
+Status validation_print_serving(const Validation *validation);
+Status validation_add_serving(cJSON *json, const Validation *validation,
+                              const ValidatedPlan *result);
 /* Loads the profile; fails when it is of another backend. */
 Status validation_open_time(Validation *validation);
 /* Predicts the times of the run that was recorded, which was under plan I, and measures them. */

@@ -48,8 +48,10 @@ Status validation_status(const Validation *validation)
     return validation->n_plans == 1 ? status : fail_in(status, "%s", failed->name);
 }
 
-static Status add_result(cJSON *json, const Plan *plan, const ValidatedPlan *result)
+static Status add_result(cJSON *json, const Validation *validation, size_t i)
 {
+    const Plan *plan = &validation->plans[i];
+    const ValidatedPlan *result = &validation->results[i];
     cJSON *item;
     TRY(json_add_u64(json, "steps", result->totals.steps));
     TRY(json_add_u64(json, "tokens", result->totals.tokens));
@@ -61,6 +63,8 @@ static Status add_result(cJSON *json, const Plan *plan, const ValidatedPlan *res
     TRY(json_attach(json, "events", item));
     if (result->time.report.all.steps > 0)
         TRY(validation_add_time(json, &result->time));
+    if (validation->serves)
+        TRY(validation_add_serving(json, validation, result));
     TRY(plan_to_json(plan, &item));
     return json_attach(json, "plan", item);
 }
@@ -75,7 +79,7 @@ static Status add_rows(cJSON *json, const Validation *validation)
         TRY(json_push(rows, row));
         TRY(json_add_text(row, "name", result->name));
         TRY(json_add_bool(row, "agreed", result->report.agreed));
-        TRY(add_result(row, &validation->plans[i], result));
+        TRY(add_result(row, validation, i));
     }
     return OK;
 }
@@ -89,9 +93,10 @@ static Status fill_json(cJSON *json, const Validation *validation)
     TRY(json_add_text(json, "device", executor_device(validation->executor)));
     TRY(json_add_text(json, "routing", validation->forced ? "forced" : "gate"));
     if (validation->n_plans == 1)
-        return add_result(json, validation->plans, validation->results);
+        return add_result(json, validation, 0);
     TRY(add_rows(json, validation));
-    return validation->arguments->hardware != NULL ? validation_add_ranking(json, validation) : OK;
+    bool ranks = validation->arguments->hardware != NULL && !validation->serves;
+    return ranks ? validation_add_ranking(json, validation) : OK;
 }
 
 static Status print_validation_json(const Validation *validation)
@@ -185,6 +190,8 @@ static Status print_validation(const Validation *validation)
     if (several && first_failed(validation) == NULL)
         printf("simulator and executor agree on all events of all %zu plans\n",
                validation->n_plans);
+    if (validation->serves)
+        return validation_print_serving(validation);
     if (validation->arguments->hardware != NULL)
         return validation_print_time(validation);
     return OK;

@@ -34,7 +34,7 @@ static Status name_recording(Validation *validation)
     return OK;
 }
 
-static void remove_recording(Validation *validation)
+void validation_remove_recording(Validation *validation)
 {
     if (!validation->recorded || validation->arguments->out != NULL)
         return;
@@ -47,7 +47,7 @@ static void remove_recording(Validation *validation)
     }
 }
 
-static Status open_recorder(const Validation *validation, const Plan *made, Recorder **recorder)
+Status validation_open_recorder(Validation *validation, const Plan *made, Recorder **recorder)
 {
     char *plan;
     uint32_t n_layers;
@@ -63,11 +63,12 @@ static Status open_recorder(const Validation *validation, const Plan *made, Reco
                                                       : "{\"routing\":\"gate\"}"};
     Status status = recorder_open(validation->recording, &run, layers, n_layers, NULL, recorder);
     mem_free(plan);
+    validation->recorded = status == OK;
     return status;
 }
 
-static Status end_run(const Validation *validation, const RunTotals *totals, Recorder *recorder,
-                      Status status)
+Status validation_end_run(const Validation *validation, const RunTotals *totals, Recorder *recorder,
+                          Status status)
 {
     if (status == OK && totals->stopped)
         status = fail(ERR_INTERRUPTED, "%s: stopped before the run was complete",
@@ -113,8 +114,7 @@ static Status run_plan(Validation *validation, const Plan *plan, ValidatedPlan *
     RunTraceOptions run = validation_run_options(validation, plan);
     RunWatch watch = {0};
     Recorder *recorder;
-    TRY(open_recorder(validation, plan, &recorder));
-    validation->recorded = true;
+    TRY(validation_open_recorder(validation, plan, &recorder));
     progress_start(&watch.progress, "run", "tokens", validation->tokens);
     run.stop = interrupt_watch();
     Status status = run_trace(validation->executor, checkpoint_config(validation->checkpoint), &run,
@@ -123,7 +123,7 @@ static Status run_plan(Validation *validation, const Plan *plan, ValidatedPlan *
     progress_end(&watch.progress);
     result->measured = watch.counts;
     result->slot_bytes = executor_slot_bytes(validation->executor);
-    return end_run(validation, &result->totals, recorder, status);
+    return validation_end_run(validation, &result->totals, recorder, status);
 }
 
 /* One event of the simulator; the executor's records of the step come in with its first event. */
@@ -184,7 +184,7 @@ static Status compare_replay(const Validation *validation, const Plan *plan, Com
     return OK;
 }
 
-static Status compare_run(const Validation *validation, const Plan *plan, CompareReport *report)
+Status validation_compare_run(const Validation *validation, const Plan *plan, CompareReport *report)
 {
     Comparison comparison = {0};
     TRY(compare_new(&comparison.compare));
@@ -233,9 +233,11 @@ static Status predict(Validation *validation)
     for (size_t i = 0; i < validation->n_plans && status == OK; i++) {
         bool asked = !learning || plan_unlearned(&validation->plans[i]) != NULL;
         status = learn(asked ? validation->arguments->train : NULL, &trace, &validation->plans[i]);
+        Plan as_recorded = validation->plans[i];
+        as_recorded.batching = plan_default().batching;
         if (status == OK)
-            status = replay(&validation->plans[i], path, &trace, NULL, NULL,
-                            &validation->results[i].predicted);
+            status =
+                replay(&as_recorded, path, &trace, NULL, NULL, &validation->results[i].predicted);
     }
     packed_trace_free(&trace);
     return status;
@@ -249,10 +251,10 @@ static Status validate_plan(Validation *validation, size_t i)
         TRY(executor_set_plan(validation->executor, plan));
     Status status = run_plan(validation, plan, result);
     if (status == OK)
-        status = compare_run(validation, plan, &result->report);
+        status = validation_compare_run(validation, plan, &result->report);
     if (status == OK && validation->arguments->hardware != NULL)
         status = validation_measure(validation, i);
-    remove_recording(validation);
+    validation_remove_recording(validation);
     return status;
 }
 
@@ -261,6 +263,8 @@ Status validation_run(Validation *validation)
     TRY(name_recording(validation));
     TRY(validation_open_time(validation));
     TRY(predict(validation));
+    if (validation->serves)
+        return validation_serve(validation);
     TRY(open_executor(validation));
     for (size_t i = 0; i < validation->n_plans; i++)
         TRY(validation->n_plans == 1

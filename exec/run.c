@@ -191,6 +191,12 @@ static bool is_end(const ModelConfig *config, uint32_t token)
     return false;
 }
 
+uint32_t run_generate(const Run *run, uint32_t number)
+{
+    const uint32_t *each = run->options->generate_each;
+    return each != NULL ? each[number] : run->options->generate;
+}
+
 void run_accept_token(Run *run, Running *line, const StepOutput *output)
 {
     size_t vocabulary = run->config->vocabulary;
@@ -199,7 +205,7 @@ void run_accept_token(Run *run, Running *line, const StepOutput *output)
         run->output[line->number][line->n_output] = line->pending;
     line->n_output++;
     run->context.totals->generated++;
-    if (line->n_output == run->options->generate ||
+    if (line->n_output == run_generate(run, line->number) ||
         (!run->options->ignore_eos && is_end(run->config, line->pending)))
         line->done = true;
 }
@@ -368,6 +374,7 @@ Status run_requests(Executor *executor, const ModelConfig *config, const TokenSe
                            .recorder = recorder,
                            .observer = observer,
                            .argument = argument,
+                           .residency = options->residency,
                            .stop = options->stop,
                            .totals = totals},
                .config = config,

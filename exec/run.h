@@ -10,11 +10,14 @@
 #include "traces/recorder.h"
 
 typedef struct {
-    uint32_t batch;           /* requests at a time, 1 or more */
-    const Arrivals *arrivals; /* continuous batching: when requests come; NULL: in groups */
-    uint32_t generate;        /* tokens per request */
-    uint32_t beams;           /* of the search for them; 0 or 1: greedy */
-    double length_penalty;    /* of beams: log probability / length^this */
+    uint32_t batch;                /* requests at a time, 1 or more */
+    const Arrivals *arrivals;      /* continuous batching: when requests come; NULL: in groups */
+    const uint64_t *arrival_ns;    /* [requests] as recorded, for arrivals of a trace; else NULL */
+    uint32_t generate;             /* tokens per request */
+    const uint32_t *generate_each; /* [requests] of each, 1 to GENERATE; NULL: GENERATE. With
+                                      ARRIVALS only */
+    uint32_t beams;                /* of the search for them; 0 or 1: greedy */
+    double length_penalty;         /* of beams: log probability / length^this */
     bool ignore_eos;
     /* Encoder-decoder models: what the decoder of each request begins with, or is scored on; NULL:
      * the model's decoder_start_token_id. */
@@ -22,6 +25,7 @@ typedef struct {
     uint32_t max_tokens; /* of one step: the plan's batching.max_tokens */
     LogitsWanted logits; /* that OBSERVER needs of every step; generating asks for its own */
     bool timing;         /* record each operation's time */
+    bool residency;      /* record residency also when the plan's buffer is off */
     uint32_t scores;     /* router scores to record: SCORES_NONE, SCORES_ALL or M */
     const RoutingSource *routing; /* in place of the router's choices; NULL: none */
     const volatile int *stop; /* set by a signal handler; NULL: none. A stop ends after the current
@@ -52,15 +56,15 @@ const uint32_t *run_prompt(const ModelConfig *config, const TokenSet *set,
 /* Runs SET in groups of options.batch requests: the prompts in prefill steps of at most max_tokens
  * (a longer prompt is cut over steps; requests of different lengths share a step), then one decode
  * step per output token for the requests that are not done. Records each step (and the requests)
- * when RECORDER is not NULL (residency only when the plan's buffer is on: without one every
- * lookup hits). In an encoder-decoder model SET is the sources, which go through the encoder
- * first, each whole in one step, and the prompts are the targets. With beams each is a request of
- * its own in the trace, number request * beams + beam, and all feed the prompt; the source belongs
- * to the first. Every request must fit the executor's max_length with its output.
+ * when RECORDER is not NULL (residency only when the plan's buffer is on, unless asked for:
+ * without one every lookup hits). In an encoder-decoder model SET is the sources, which go through
+ * the encoder first, each whole in one step, and the prompts are the targets. With beams each is a
+ * request of its own in the trace, number request * beams + beam, and all feed the prompt; the
+ * source belongs to the first. Every request must fit the executor's max_length with its output.
  *
  * With options.arrivals the requests arrive in real time instead, batch is how many run at once,
  * and policies/scheduler.h composes each step (BATCHING_CONTINUOUS): decoder-only models, greedy,
- * with tokens to generate, and arrivals that are not a trace's. The trace tells when requests
+ * with tokens to generate. The trace tells when requests
  * arrived, on the clock of the steps' start_ns. When
  * OUTPUT is not NULL, OUTPUT[i] ([generate], caller's) receives the tokens of request i and
  * N_OUTPUT[i] their number. */

@@ -1,5 +1,6 @@
 /* Continuous batching in real time: requests arrive by the wall clock, and policies/scheduler.h
  * composes each step from those that have. */
+#include <string.h>
 #include <time.h>
 
 #include "base/clock.h"
@@ -26,7 +27,7 @@ static Status check_continuous(const Run *run)
         return fail(ERR_UNSUPPORTED, "batching.mode: \"continuous\" does not go with beams");
     if (run->options->generate == 0)
         return fail(ERR_INPUT, "batching.mode: \"continuous\" needs tokens to generate");
-    if (run->options->arrivals->kind == ARRIVALS_TRACE)
+    if (run->options->arrivals->kind == ARRIVALS_TRACE && run->options->arrival_ns == NULL)
         return fail(ERR_UNSUPPORTED,
                     "batching.arrivals: \"trace\": the requests of a token file have no arrivals");
     return OK;
@@ -37,12 +38,14 @@ static Status fill_requests(Serving *serving)
     const Run *run = serving->run;
     uint64_t *arrival_ns;
     TRY(mem_new(&arrival_ns, serving->n_requests, sizeof *arrival_ns, "arrivals"));
+    if (run->options->arrival_ns != NULL)
+        memcpy(arrival_ns, run->options->arrival_ns, serving->n_requests * sizeof *arrival_ns);
     Status status = arrivals_fill(run->options->arrivals, serving->n_requests, arrival_ns);
     for (uint32_t i = 0; i < serving->n_requests && status == OK; i++) {
         ScheduledRequest *request = &serving->requests[i];
         request->arrival_ns = arrival_ns[i];
         run_prompt(run->config, run->set, run->options, i, &request->work[WORK_PROMPT]);
-        request->work[WORK_OUTPUT] = run->options->generate - 1;
+        request->work[WORK_OUTPUT] = run_generate(run, i) - 1;
     }
     mem_free(arrival_ns);
     return status;

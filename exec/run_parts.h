@@ -46,6 +46,8 @@ typedef struct {
 
 /* Requests of the largest group. */
 uint32_t run_group_requests(const Run *run);
+/* Tokens to generate for request NUMBER of the set. */
+uint32_t run_generate(const Run *run, uint32_t number);
 /* The number of a line in the trace. */
 uint32_t run_request_number(const Run *run, const Running *line);
 /* True when the line's prompt is in the cache but for nothing. */

@@ -191,9 +191,60 @@ static void time_is_said_before_hits_and_misses(void **unused)
     assert_non_null(strstr(run.out, "Continuous batching: at most 2 requests"));
 }
 
-static void write_study(const char *path, const char *text)
+static void write_file(const char *path, const char *text)
 {
     assert_ok(file_write_all(path, text, strlen(text)));
+}
+
+/* The same requests with as many tokens each, whatever the model says now; all events agree. */
+static void validate_lets_the_requests_of_a_trace_arrive_again(void **unused)
+{
+    (void)unused;
+    char served[256];
+    char forced[300];
+    const char *hardware = named("again.json", (char[256]){0});
+    record_served("again.db", served);
+    make_hardware(served, STEP_NS, 50000, hardware);
+    snprintf(forced, sizeof forced, "trace:%s", served);
+    for (int i = 0; i < 2; i++) {
+        RUN("validate", "--trace", served, "--model", model, "--routing", i > 0 ? forced : "gate",
+            "--hardware", hardware, "--set", "batching.mode=continuous", "--set",
+            "batching.sequences=2", "--set", "batching.arrivals=trace", "--set", "buffer.slots=3",
+            "--json");
+        assert_int_equal(run.code, 0);
+        cJSON *json = cJSON_Parse(run.out);
+        assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
+        assert_true(number_at(json, "tokens", NULL) == 8 + 2 + 5 + 1 + 4 * 4);
+        const cJSON *sides = cJSON_GetObjectItemCaseSensitive(json, "served");
+        static const char *const SIDES[] = {"predicted", "measured"};
+        for (int side = 0; side < 2; side++) {
+            const cJSON *of = cJSON_GetObjectItemCaseSensitive(sides, SIDES[side]);
+            assert_true(number_at(of, "device_bytes", NULL) > 0);
+            of = cJSON_GetObjectItemCaseSensitive(of, "serving");
+            assert_true(number_at(of, "requests", NULL) == 4);
+            assert_true(number_at(of, "output_tokens", NULL) == 20);
+            assert_true(number_at(of, "tbt_ns", "n") == 16);
+        }
+        cJSON_Delete(json);
+    }
+}
+
+static void validate_takes_plans_that_arrive_or_plans_that_do_not(void **unused)
+{
+    (void)unused;
+    char served[256];
+    const char *plain = named("plain.json", (char[256]){0});
+    const char *continuous = named("continuous.json", (char[256]){0});
+    record_served("mixed.db", served);
+    write_file(plain, "{\"moebius_plan\": 1}");
+    write_file(continuous, "{\"moebius_plan\": 1, \"batching\": {\"mode\": \"continuous\","
+                           " \"sequences\": 2}}");
+    RUN("validate", "--trace", served, "--model", model, "--plan", plain, "--plan", continuous);
+    assert_refused("batching.mode: all plans are \"continuous\", or none");
+    RUN("validate", "--trace", served, "--model", model, "--plan", continuous, "--plan",
+        continuous);
+    assert_int_equal(run.code, 0);
+    assert_non_null(strstr(run.out, "time between tokens"));
 }
 
 /* What a sweep stores of a plan is what simulate says of it. */
@@ -244,13 +295,12 @@ static void a_sweep_stores_the_time_that_simulate_says(void **unused)
     const char *study = named("study.json", (char[256]){0});
     record_served("to-sweep.db", served);
     make_hardware(served, STEP_NS, 50000, hardware);
-    write_study(study, "{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2, 4, 6],"
-                       " \"buffer.evict\": [\"lru\", \"fifo\"]}}");
+    write_file(study, "{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [2, 4, 6],"
+                      " \"buffer.evict\": [\"lru\", \"fifo\"]}}");
     assert_swept_as_simulated(served, hardware, study, "as-recorded", NULL);
-    write_study(study,
-                "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
-                " \"sequences\": 2, \"arrivals\": \"poisson\", \"requests_per_s\": 100}},"
-                " \"grid\": {\"buffer.slots\": [2, 4, 6], \"batching.max_tokens\": [4, 9]}}");
+    write_file(study, "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
+                      " \"sequences\": 2, \"arrivals\": \"poisson\", \"requests_per_s\": 100}},"
+                      " \"grid\": {\"buffer.slots\": [2, 4, 6], \"batching.max_tokens\": [4, 9]}}");
     assert_swept_as_simulated(served, hardware, study, "continuous", "2");
 }
 
@@ -262,8 +312,8 @@ static void sweeps_say_what_times_they_cannot_have(void **unused)
     const char *study = named("cannot-study.json", (char[256]){0});
     record_served("cannot.db", served);
     make_hardware(served, STEP_NS, 50000, hardware);
-    write_study(study, "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
-                       " \"sequences\": 2}}, \"grid\": {\"buffer.slots\": [2, 4]}}");
+    write_file(study, "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
+                      " \"sequences\": 2}}, \"grid\": {\"buffer.slots\": [2, 4]}}");
     RUN("sweep", "--trace", served, "--study", study, "--out", out);
     assert_refused("it needs --hardware");
     RUN("sweep", "--trace", served, "--study", study, "--out", out, "--hardware", hardware,
@@ -274,9 +324,9 @@ static void sweeps_say_what_times_they_cannot_have(void **unused)
     RUN("sweep", "--trace", served, "--study", study, "--out", out, "--hardware", hardware,
         "--model", "other");
     assert_refused("other");
-    write_study(study, "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
-                       " \"sequences\": 2}}, \"grid\": {\"buffer.evict\": [\"belady\"],"
-                       " \"buffer.slots\": [2, 4]}}");
+    write_file(study, "{\"moebius_study\": 1, \"base\": {\"batching\": {\"mode\": \"continuous\","
+                      " \"sequences\": 2}}, \"grid\": {\"buffer.evict\": [\"belady\"],"
+                      " \"buffer.slots\": [2, 4]}}");
     RUN("sweep", "--trace", served, "--study", study, "--out", out, "--hardware", hardware);
     assert_refused("buffer.evict: \"belady\" knows the future");
     RUN("simulate", "--trace", served, "--hardware", hardware, "--set", "batching.mode=continuous",
@@ -314,6 +364,8 @@ int main(void)
         cmocka_unit_test_setup(time_is_said_before_hits_and_misses, remove_out),
         cmocka_unit_test_setup(a_sweep_stores_the_time_that_simulate_says, remove_out),
         cmocka_unit_test_setup(sweeps_say_what_times_they_cannot_have, remove_out),
+        cmocka_unit_test_setup(validate_lets_the_requests_of_a_trace_arrive_again, remove_out),
+        cmocka_unit_test_setup(validate_takes_plans_that_arrive_or_plans_that_do_not, remove_out),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);
 }

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 struct ThreadPool {
@@ -20,6 +21,7 @@ struct ThreadPool {
     _Atomic uint64_t generation; /* counts the loops started */
     _Atomic size_t busy;         /* helpers that have not finished this loop */
     _Atomic bool stopping;
+    _Atomic uint64_t awake_ns;
     size_t helpers;
     struct Helper {
         struct ThreadPool *pool;
@@ -53,11 +55,31 @@ static void run_items(ThreadPool *pool, size_t worker)
     }
 }
 
+static bool has_work(ThreadPool *pool, uint64_t seen)
+{
+    return atomic_load(&pool->generation) != seen || atomic_load(&pool->stopping);
+}
+
+/* After a round of looking: whether another one is due. Others may have the processor meanwhile. */
+static bool stays_awake(ThreadPool *pool, uint64_t *start_ns)
+{
+    uint64_t awake_ns = atomic_load(&pool->awake_ns);
+    if (awake_ns == 0)
+        return false;
+    uint64_t now_ns = clock_ns();
+    *start_ns = *start_ns == 0 ? now_ns : *start_ns;
+    sched_yield();
+    return now_ns - *start_ns < awake_ns;
+}
+
 static bool wait_for_work(ThreadPool *pool, uint64_t seen)
 {
-    for (int i = 0; i < SPINS; i++)
-        if (atomic_load(&pool->generation) != seen || atomic_load(&pool->stopping))
-            return !atomic_load(&pool->stopping);
+    uint64_t start_ns = 0;
+    do {
+        for (int i = 0; i < SPINS; i++)
+            if (has_work(pool, seen))
+                return !atomic_load(&pool->stopping);
+    } while (stays_awake(pool, &start_ns));
     pthread_mutex_lock(&pool->lock);
     while (atomic_load(&pool->generation) == seen && !atomic_load(&pool->stopping))
         pthread_cond_wait(&pool->work_ready, &pool->lock);
@@ -123,6 +145,11 @@ void thread_pool_free(ThreadPool *pool)
     mem_free(pool);
 }
 
+void thread_pool_keep_awake(ThreadPool *pool, uint64_t ns)
+{
+    atomic_store(&pool->awake_ns, ns);
+}
+
 size_t thread_pool_size(const ThreadPool *pool)
 {
     return pool->helpers + 1;
@@ -130,9 +157,12 @@ size_t thread_pool_size(const ThreadPool *pool)
 
 static void wait_for_helpers(ThreadPool *pool)
 {
-    for (int i = 0; i < SPINS; i++)
-        if (atomic_load(&pool->busy) == 0)
-            return;
+    uint64_t start_ns = 0;
+    do {
+        for (int i = 0; i < SPINS; i++)
+            if (atomic_load(&pool->busy) == 0)
+                return;
+    } while (stays_awake(pool, &start_ns));
     pthread_mutex_lock(&pool->lock);
     while (atomic_load(&pool->busy) != 0)
         pthread_cond_wait(&pool->work_done, &pool->lock);

@@ -3,6 +3,7 @@
 #define BASE_THREADS_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -19,6 +20,11 @@ size_t thread_count_default(void);
 Status thread_pool_new(size_t threads, ThreadPool **pool);
 void thread_pool_free(ThreadPool *pool);
 size_t thread_pool_size(const ThreadPool *pool);
+
+/* Threads that have nothing to do look for work for at least NS before they sleep: waking one up
+ * takes longer than small loops do. 0, as at first: for some microseconds. Not while a loop runs.
+ */
+void thread_pool_keep_awake(ThreadPool *pool, uint64_t ns);
 
 /* Runs TASK for items 0 to COUNT - 1, each once, in any order on any thread; returns when all are
  * done. Allocates nothing. Only one caller at a time. */

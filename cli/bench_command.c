@@ -12,6 +12,7 @@ static const BenchCommand COMMANDS[] = {
     {"prefill", "prompts, and the encoder of encoder-decoder models", command_bench_prefill},
     {"gating", "dynamic and static gating, each at its best batch", command_bench_gating},
     {"buffer", "decode with an expert buffer of every size", command_bench_buffer},
+    {"host-experts", "experts that the host's cores compute", command_bench_host_experts},
     {"recording", "what recording takes from decode and prefill", command_bench_recording},
 };
 

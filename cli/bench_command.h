@@ -21,6 +21,7 @@ Status command_bench_decode(int argc, char **argv);
 Status command_bench_prefill(int argc, char **argv);
 Status command_bench_gating(int argc, char **argv);
 Status command_bench_buffer(int argc, char **argv);
+Status command_bench_host_experts(int argc, char **argv);
 Status command_bench_recording(int argc, char **argv);
 
 /* One item of a list of batches: "8", or "16x1024". */

@@ -62,7 +62,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         {.name = "BENCH",
          .help = "replay, record, forward or engine (default: these four); on the GPU: moe-layer, "
                  "attention; or, with options of their own (--help): decode, prefill, gating, "
-                 "buffer, recording",
+                 "buffer, host-experts, recording",
          .kind = OPTION_POSITIONAL,
          .value = &arguments->which},
         {.name = "model",

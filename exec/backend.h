@@ -204,6 +204,12 @@ typedef struct {
     uint32_t slot;
 } ExpertJob;
 
+/* EXPERT is to be computed on the host, from KEPT, which is keep_expert()'s. */
+typedef struct {
+    uint32_t expert;
+    const void *kept;
+} HostJob;
+
 /* What run_experts computes for any of the layer's experts. */
 typedef struct {
     const FfnShape *shape;

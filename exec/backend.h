@@ -37,6 +37,7 @@ typedef struct {
     uint32_t max_stamps;   /* of one step */
     uint32_t capacity;     /* of run_static() for max_tokens; 0: it is not called */
     bool mask;             /* expert rows may be gathered by one-hot products */
+    bool host;             /* run_host() is called */
 } DeviceOptions;
 
 /* What DeviceOptions make of sizes, in bytes. */
@@ -357,6 +358,14 @@ typedef struct {
      * numbers do not depend on which jobs share the call. JOBS may be reused on return. */
     Status (*run_experts)(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                           uint32_t n_jobs, const float *in, void *out);
+    /* Queues what run_host() reads of the batch and of IN: before the wait() that tells which
+     * experts the host computes. */
+    Status (*offer_host)(Device *device, const ExpertBatch *batch, const float *in);
+    /* Computes the rows of N_JOBS experts on the host's cores, beside what is queued, and queues
+     * what they give into OUT, as run_experts() would put it there: what is queued from now on
+     * comes after it. Returns when they are computed. */
+    Status (*run_host)(Device *device, const ExpertBatch *batch, const HostJob *jobs,
+                       uint32_t n_jobs, const float *in, void *out);
     /* Static gating with all experts in the slots of their own numbers: run_experts() and
      * combine() in one, the whole BATCH->capacity of every expert computed. ROWS is room for
      * what run_experts() would give. */

@@ -99,6 +99,7 @@ static void widen_for(Executor *executor, const Plan *plan)
     PlanDemands demands = executor_demands(executor, plan);
     most->capacity = demands.capacity > most->capacity ? demands.capacity : most->capacity;
     most->mask = demands.mask || most->mask;
+    most->host = demands.host || most->host;
     most->distance = demands.distance > most->distance ? demands.distance : most->distance;
 }
 

@@ -47,7 +47,8 @@ DeviceOptions executor_device_options(const Executor *executor)
                                             : 0,
                            .max_stamps = forward_max_stamps(executor->config) + 1,
                            .capacity = executor->laid_out.capacity,
-                           .mask = executor->laid_out.mask};
+                           .mask = executor->laid_out.mask,
+                           .host = executor->laid_out.host};
 }
 
 /* Returns what ARENA has grown by since *MARK, and moves *MARK. */

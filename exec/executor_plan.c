@@ -17,7 +17,8 @@ PlanDemands executor_demands(const Executor *executor, const Plan *plan)
     return (PlanDemands){
         .capacity = plan->buffer.on ? 0 : gating_capacity(plan, executor->options.max_tokens),
         .mask = plan->gating.mode == GATING_STATIC && plan->gating.dispatch == DISPATCH_MASK,
-        .distance = distance <= executor_most_ahead(executor->config) ? distance : 0};
+        .distance = distance <= executor_most_ahead(executor->config) ? distance : 0,
+        .host = plan->compute.mode != COMPUTE_ON_GPU};
 }
 
 Status executor_check_plan(const Plan *plan)
@@ -27,9 +28,6 @@ Status executor_check_plan(const Plan *plan)
                     "plan: batching.mode: \"%s\" regroups the tokens of a trace, which only "
                     "simulate and sweep do",
                     plan_batching_name(plan->batching.mode));
-    if (plan->compute.mode != COMPUTE_ON_GPU)
-        return fail(ERR_UNSUPPORTED, "plan: compute.mode: \"%s\" is for simulate and sweep only",
-                    plan_compute_name(plan->compute.mode));
     return OK;
 }
 
@@ -56,6 +54,10 @@ static Status check_demands(const Executor *executor, const Plan *plan)
         return fail(ERR_UNSUPPORTED,
                     "executor: the plan asks the routers %u MoE layers ahead, it was opened for %u",
                     demands.distance, executor->forward.ahead.distances);
+    if (demands.host && !most->host)
+        return fail(ERR_UNSUPPORTED,
+                    "executor: the plan's compute.mode is %s, it was opened for gpu alone",
+                    plan_compute_name(plan->compute.mode));
     return OK;
 }
 

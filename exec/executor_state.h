@@ -9,6 +9,7 @@ typedef struct {
     uint32_t capacity; /* DeviceOptions.capacity */
     bool mask;
     uint32_t distance; /* MoE layers ahead whose routers it asks; 0: none */
+    bool host;         /* experts are computed on the host */
 } PlanDemands;
 
 struct Executor {

@@ -1,3 +1,10 @@
+/* How an event overlaps, where there is something to load or to compute on the host. The host waits
+ * for the event's counts, with which the inputs of host experts come; it decides; it begins the
+ * loads, which the copy stream runs one after the other; it queues the hits, then what waits for
+ * loads; and only then its own threads compute the host's experts, all of them together, beside the
+ * loads and the GPU. What they give is fetched in a stream of its own, and the weighted sum waits
+ * for that as for everything else. So an event takes the longest of three: hits and loaded experts
+ * on the GPU, the loads, and deciding, queueing and the host's experts one after the other. */
 #include "exec/expert_slots.h"
 
 #include <assert.h>
@@ -148,6 +155,8 @@ void expert_slots_lay_out_deciding(ExpertSlots *slots, Arena *arena)
     slots->active = lay_out(arena, widest, sizeof *slots->active);
     slots->place = lay_out(arena, widest, sizeof *slots->place);
     slots->touches = lay_out(arena, widest, sizeof *slots->touches);
+    slots->rows = lay_out(arena, widest, sizeof *slots->rows);
+    slots->host_jobs = lay_out(arena, widest, sizeof *slots->host_jobs);
     lay_out_jobs(&slots->hits, widest, false, arena);
     lay_out_jobs(&slots->loaded, widest, true, arena);
     slots->residency = lay_out(arena, records, sizeof *slots->residency);
@@ -372,6 +381,17 @@ static const uint16_t *order_touches(const ExpertSlots *slots, const ExpertEvent
     return slots->touches;
 }
 
+/* ... and how many rows each of them has. */
+static const uint32_t *count_rows(const ExpertSlots *slots, const ExpertEvent *event,
+                                  uint32_t n_active)
+{
+    if (!buffer_needs_rows(slots->decisions))
+        return NULL;
+    for (uint32_t i = 0; i < n_active; i++)
+        slots->rows[i] = event->first[slots->active[i] + 1] - event->first[slots->active[i]];
+    return slots->rows;
+}
+
 /* Fills slots->actions[*n_actions]; returns how many experts take part. */
 static uint32_t decide(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_actions)
 {
@@ -382,11 +402,43 @@ static uint32_t decide(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n
                                .experts = slots->active,
                                .next_use = event->next_use,
                                .touches = order_touches(slots, event, n_active),
+                               .rows = count_rows(slots, event, n_active),
                                .n_coming = event->n_coming,
                                .coming = event->coming,
                                .signals = event->signals};
     buffer_event(slots->decisions, &asked, NULL, slots->actions, n_actions);
     return n_active;
+}
+
+/* The actions of the event that begin with the host's: how many those are. Appends their records.
+ */
+static uint32_t take_host_jobs(ExpertSlots *slots, uint32_t n_actions)
+{
+    uint32_t n = 0;
+    for (; n < n_actions && slots->actions[n].kind == RESIDENCY_HOST; n++) {
+        const BufferAction *action = &slots->actions[n];
+        slots->host_jobs[n] =
+            (HostJob){action->expert, slots->layers[action->layer_index].kept[action->expert]};
+        add_record(slots, action, 0);
+    }
+    return n;
+}
+
+/* They are computed together, so that RECORDS[n] have one time. */
+static Status run_on_host(const ExpertSlots *slots, const ExpertEvent *event,
+                          ResidencyRecord *records, uint32_t n)
+{
+    if (n == 0)
+        return OK;
+    uint64_t start_ns = clock_wall_ns();
+    TRY(slots->backend->run_host(slots->device, event->batch, slots->host_jobs, n, event->in,
+                                 event->out));
+    uint64_t duration_ns = clock_wall_ns() - start_ns;
+    for (uint32_t i = 0; i < n; i++) {
+        records[i].start_ns = start_ns;
+        records[i].duration_ns = duration_ns;
+    }
+    return OK;
 }
 
 Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *n_active)
@@ -396,9 +448,12 @@ Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *
     *n_active = decide(slots, event, &n_actions);
     slots->decided_ns = clock_ns();
     uint64_t start_ns = clock_wall_ns();
-    for (uint32_t i = 0; i < n_actions; i++)
+    ResidencyRecord *host_records = slots->residency + slots->n_residency;
+    uint32_t n_host = take_host_jobs(slots, n_actions);
+    for (uint32_t i = n_host; i < n_actions; i++)
         TRY(carry_out(slots, event, &slots->actions[i], start_ns, &queued));
-    return run_pending(slots, event);
+    TRY(run_pending(slots, event));
+    return run_on_host(slots, event, host_records, n_host);
 }
 
 uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event)

@@ -53,8 +53,10 @@ typedef struct {
     uint16_t *active;      /* of one event */
     uint16_t *touches;     /* of one event, where the decisions ask for them */
     uint16_t *place;       /* scratch of last_touches() */
+    uint32_t *rows;        /* of one event, likewise: of each of the active */
     JobList hits;
     JobList loaded;
+    HostJob *host_jobs;         /* of one event */
     ResidencyRecord *residency; /* of one step */
     uint32_t *load_records;     /* [loads of the step] the record of each ticket */
     size_t n_residency;

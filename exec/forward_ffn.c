@@ -108,6 +108,8 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     *note = (HostEvent){.layer = f->slots.layers[step->moe_layer].layer,
                         .first_load = f->slots.n_loads};
     uint64_t start_ns = clock_ns();
+    if (f->plan->compute.mode != COMPUTE_ON_GPU)
+        TRY(f->backend->offer_host(f->device, batch, f->at.normed));
     TRY(f->backend->wait(f->device));
     note->wait = forward_span(start_ns);
     uint64_t woken_ns = clock_ns();

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "exec/cpu/host_experts.h"
 #include "exec/layout.h"
 
 /* Fills NAME with the processor's name, or "unknown processor". */
@@ -69,6 +70,8 @@ static void cpu_close(Device *device)
 {
     if (device == NULL)
         return;
+    host_experts_free(device->host);
+    mem_free(device->host_rows);
     thread_pool_free(device->pool);
     arena_free(&device->memory);
     arena_free(&device->host_memory);
@@ -131,6 +134,13 @@ static Status cpu_begin_anew(Device *device, uint32_t max_loads)
     return OK;
 }
 
+static Status open_host(Device *device, const DeviceOptions *options)
+{
+    TRY(mem_new(&device->host_rows, host_experts_rows(options->config, options->max_tokens),
+                sizeof *device->host_rows, "experts on the host"));
+    return host_experts_new(options->config, options->max_tokens, device->pool, &device->host);
+}
+
 static Status cpu_open(const DeviceOptions *options, Device **out)
 {
     Device *device;
@@ -147,6 +157,8 @@ static Status cpu_open(const DeviceOptions *options, Device **out)
     }
     if (status == OK)
         status = cpu_begin_anew(device, options->max_loads);
+    if (status == OK && options->host && options->config->max_experts > 0)
+        status = open_host(device, options);
     if (status != OK) {
         cpu_close(device);
         return status;
@@ -269,6 +281,8 @@ const Backend BACKEND_CPU = {
     .limit = cpu_limit,
     .group = cpu_group,
     .run_experts = cpu_run_experts,
+    .offer_host = cpu_offer_host,
+    .run_host = cpu_run_host,
     .run_static = cpu_run_static,
     .combine = cpu_combine,
 };

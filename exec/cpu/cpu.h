@@ -24,10 +24,14 @@ typedef struct {
     uint64_t end_ns; /* when the throttled link is through with it */
 } LoadTime;
 
+struct HostExperts;
+
 struct Device {
     ThreadPool *pool;
-    Arena memory;      /* what allocate() handed out */
-    Arena host_memory; /* what allocate_host() handed out */
+    struct HostExperts *host; /* with DeviceOptions.host only */
+    uint32_t *host_rows;      /* [host_experts_rows()] */
+    Arena memory;             /* what allocate() handed out */
+    Arena host_memory;        /* what allocate_host() handed out */
     size_t threads;
     Arena arena;    /* of the pointers below, but for loads */
     float *scratch; /* [threads][scratch_floats] */
@@ -126,6 +130,9 @@ Status cpu_group(Device *device, const uint16_t *experts, uint32_t tokens, uint3
                  uint32_t n_experts, const RowGroups *groups);
 Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                        uint32_t n_jobs, const float *in, void *out);
+Status cpu_offer_host(Device *device, const ExpertBatch *batch, const float *in);
+Status cpu_run_host(Device *device, const ExpertBatch *batch, const HostJob *jobs, uint32_t n_jobs,
+                    const float *in, void *out);
 Status cpu_run_static(Device *device, const ExpertBatch *batch, float scale, const float *in,
                       void *rows, float *out);
 Status cpu_combine(Device *device, const ExpertBatch *batch, float scale, const void *in,

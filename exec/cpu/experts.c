@@ -5,6 +5,7 @@
  * mask of the paper). Rows between an expert's own and the capacity are zero and are computed like
  * the others. */
 #include "exec/cpu/cpu.h"
+#include "exec/cpu/host_experts.h"
 
 #include <string.h>
 
@@ -172,6 +173,30 @@ Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob
         n = cut_tiles(device, batch, e, batch->placed != NULL ? batch->placed[e].slot : e, n);
     ExpertTask task = {device, batch, in, out};
     thread_pool_run(device->pool, n, run_tile, &task);
+    return OK;
+}
+
+/* Everything lies where the host reads it. */
+Status cpu_offer_host(Device *device, const ExpertBatch *batch, const float *in)
+{
+    (void)device;
+    (void)batch;
+    (void)in;
+    return OK;
+}
+
+Status cpu_run_host(Device *device, const ExpertBatch *batch, const HostJob *jobs, uint32_t n_jobs,
+                    const float *in, void *out)
+{
+    HostWork work = {.shape = batch->shape,
+                     .form = HOST_PARTS,
+                     .top_k = batch->top_k,
+                     .groups = batch->groups,
+                     .jobs = jobs,
+                     .n_jobs = n_jobs,
+                     .in = in};
+    while (host_experts_next(device->host, &work, true, out, device->host_rows) > 0)
+        ;
     return OK;
 }
 

@@ -123,6 +123,7 @@ static void cuda_close(Device *device)
     cuda_forget_graphs(device);
     free_events(device);
     cublas_close(&device->cublas);
+    cuda_close_host(device);
     pinned_free(&device->host_memory);
     pinned_free(&device->kept);
     pinned_free(&device->staging);
@@ -230,6 +231,7 @@ static Status cuda_allocate(Device *device, size_t bytes, void **memory)
     TRY(take_pieces(device));
     TRY(pinned_take(device->pool, STORE_STAGING_BYTES, "weights that are converted",
                     &device->staging));
+    TRY(cuda_open_host(device));
     /* What was set before is there for both streams. */
     CUDA_TRY(cudaDeviceSynchronize());
     return OK;
@@ -428,6 +430,8 @@ const Backend BACKEND_CUDA = {
     .limit = cuda_limit,
     .group = cuda_group,
     .run_experts = cuda_run_experts,
+    .offer_host = cuda_offer_host,
+    .run_host = cuda_run_host,
     .run_static = cuda_run_static,
     .combine = cuda_combine,
 };

@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "base/threads.h"
+#include "exec/cpu/host_experts.h"
 #include "exec/cuda/device_arena.h"
 #include "exec/cuda/experts.h"
 #include "exec/cuda/ops.h"
@@ -34,6 +35,27 @@ typedef struct {
     uint64_t last_step;
 } StepGraph;
 
+enum { HOST_BUFFERS = 2 };
+
+/* Results of host experts on their way. */
+typedef struct {
+    void *out;           /* pinned [host_experts_rows()][d_model] */
+    uint32_t *rows;      /* pinned [host_experts_rows()]: the assignment of each */
+    cudaEvent_t fetched; /* by the GPU */
+    bool used;           /* in this call */
+} HostBuffer;
+
+/* Experts on the host (exec/cuda/backend_host.c); with options.host only. */
+typedef struct {
+    HostExperts *experts;
+    Pinned memory;         /* of the arrays */
+    float *in;             /* [max_tokens][d_model] */
+    uint32_t *group_first; /* [max_experts + 1] RowGroups */
+    uint32_t *group_rows;  /* [max_tokens * max_top_k] */
+    HostBuffer buffers[HOST_BUFFERS];
+    cudaStream_t results; /* puts results among the rows */
+} HostSide;
+
 struct Device {
     DeviceOptions options;
     ComputeType compute; /* COMPUTE_F32 or COMPUTE_BF16 */
@@ -45,11 +67,12 @@ struct Device {
     ExpertsWork experts;
     StaticGating gating; /* with options.capacity only */
     DeviceArena memory;
-    Pinned host_memory;       /* what allocate_host() handed out */
-    Pinned kept;              /* what keep_expert() made */
-    size_t kept_bytes;        /* of it used */
-    Pinned staging;           /* floats of weights that are converted */
-    void *staging_device;     /* the same on the device */
+    Pinned host_memory;   /* what allocate_host() handed out */
+    Pinned kept;          /* what keep_expert() made */
+    size_t kept_bytes;    /* of it used */
+    Pinned staging;       /* floats of weights that are converted */
+    void *staging_device; /* the same on the device */
+    HostSide host_side;
     void *expert_dense;       /* device: an expert before it is packed */
     void *expert_form;        /* device: an expert in a slot's form */
     uint64_t *throttle_start; /* device: when the throttled load began */
@@ -89,6 +112,13 @@ Status cuda_begin_anew(Device *device, uint32_t max_loads);
 /* Makes the events of N loads, where there are fewer. */
 Status cuda_make_loads(Device *device, uint32_t n);
 void cuda_free_loads(Device *device);
+/* Open and close device->host_side. */
+Status cuda_open_host(Device *device);
+void cuda_close_host(Device *device);
+Status cuda_offer_host(Device *device, const ExpertBatch *batch, const float *in);
+Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jobs, uint32_t n_jobs,
+                     const float *in, void *out);
+
 Status cuda_load(Device *device, const Load *load);
 Status cuda_await_load(Device *device, uint32_t ticket);
 Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);

@@ -163,6 +163,35 @@ extern "C" Status expert_rows_multiply(const ExpertRows *rows)
     return grouped_product_run(&product, &rows->table, rows->max_width, rows->stream);
 }
 
+/* ---- from the host ---- */
+
+/* Block (i, c): part of row I. Reads host memory over the link, which bounds it. */
+__global__ void __launch_bounds__(THREADS)
+    put_rows(const uint32_t *__restrict__ row, const uint32_t *__restrict__ assignments,
+             const uint32_t *__restrict__ from, uint32_t words, uint32_t *__restrict__ to)
+{
+    uint32_t word = blockIdx.y * THREADS + threadIdx.x;
+    uint32_t at = row[assignments[blockIdx.x]];
+    if (word < words)
+        to[(size_t)at * words + word] = from[(size_t)blockIdx.x * words + word];
+}
+
+extern "C" Status expert_rows_put(const ExpertRows *rows, const Grouping *grouping,
+                                  const uint32_t *assignments, uint32_t n, const void *from)
+{
+    uint32_t columns = rows->batch->shape->d_model;
+    uint32_t words = rows->packed ? columns / 2 : columns;
+    void *device_assignments;
+    void *device_from;
+    CUDA_TRY(cudaHostGetDevicePointer(&device_assignments, (void *)assignments, 0));
+    CUDA_TRY(cudaHostGetDevicePointer(&device_from, (void *)from, 0));
+    put_rows<<<dim3(n, divide_up(words, THREADS)), THREADS, 0, rows->stream>>>(
+        grouping->row, (const uint32_t *)device_assignments, (const uint32_t *)device_from, words,
+        (uint32_t *)rows->out);
+    CUDA_TRY(cudaGetLastError());
+    return OK;
+}
+
 /* ---- and back ---- */
 
 /* Block (t, c): part of a token. Reads top_k rows and OUT, writes OUT; bound by memory. */

@@ -36,6 +36,9 @@ Status expert_rows_fill(const ExpertRows *rows, const Grouping *grouping, const 
 Status expert_rows_multiply(const ExpertRows *rows);
 /* ... in f32, whatever the sizes: what expert_rows_multiply() does unless they are packed. */
 Status expert_rows_multiply_plainly(const ExpertRows *rows);
+/* rows->out[row of each of N ASSIGNMENTS] = FROM, in the same form. Both lie in pinned memory. */
+Status expert_rows_put(const ExpertRows *rows, const Grouping *grouping,
+                       const uint32_t *assignments, uint32_t n, const void *from);
 /* out[token] += scale * sum over slots, in order, of weight * in[row of (token, slot)]; IN is what
  * rows->out was. */
 Status expert_rows_combine(const ExpertRows *rows, const Grouping *grouping, const float *weights,

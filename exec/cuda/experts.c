@@ -154,6 +154,17 @@ Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const Expe
     return expert_rows_multiply(&rows);
 }
 
+Status experts_put_rows(const ExpertsWork *work, const ExpertBatch *batch,
+                        const uint32_t *assignments, uint32_t n, const void *rows, void *out,
+                        cudaStream_t stream)
+{
+    const ExpertRows to = {.batch = batch,
+                           .packed = experts_packed(batch->shape, work->bf16),
+                           .out = out,
+                           .stream = stream};
+    return expert_rows_put(&to, &work->grouping, assignments, n, rows);
+}
+
 Status experts_combine(const ExpertsWork *work, const ExpertBatch *batch, float scale,
                        const void *in, float *out, cudaStream_t stream)
 {

@@ -44,6 +44,11 @@ Status experts_group(const ExpertsWork *work, const uint16_t *experts, uint32_t 
 /* Backend.run_experts */
 Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
                    uint32_t n_jobs, const float *in, void *out, cudaStream_t stream);
+/* Puts N ROWS, in pinned memory and OUT's form, where OUT has the assignments of the same numbers.
+ */
+Status experts_put_rows(const ExpertsWork *work, const ExpertBatch *batch,
+                        const uint32_t *assignments, uint32_t n, const void *rows, void *out,
+                        cudaStream_t stream);
 /* Backend.combine */
 Status experts_combine(const ExpertsWork *work, const ExpertBatch *batch, float scale,
                        const void *in, float *out, cudaStream_t stream);

@@ -73,6 +73,8 @@ typedef struct {
     unsigned char *slots; /* experts in the slots of their own numbers */
     unsigned char *moved; /* ... and the other way round */
     ExpertJob *placed;    /* where they are there */
+    FfnTensors *tensors;  /* [experts] */
+    const void **kept;    /* [experts] what the host computes with */
     Router router;
     float *in;
     float *out;
@@ -194,13 +196,15 @@ static void store_layer(Side *side, const Inputs *inputs)
     assert_ok(backend->store(side->device, &matrix, side->router.matrix.data));
     assert_ok(backend->upload(side->device, side->router.matrix.bias, at, n * sizeof(float)));
     for (uint32_t e = 0; e < n; e++) {
-        const FfnTensors tensors =
+        FfnTensors *tensors = &side->tensors[e];
+        *tensors =
             expert_tensors(&layer->shape, inputs->weights + e * expert_floats(&layer->shape));
         placed[e] = (ExpertJob){e, n - 1 - e};
-        assert_ok(backend->store_expert(side->device, &layer->shape, &tensors,
+        assert_ok(backend->store_expert(side->device, &layer->shape, tensors,
                                         side->slots + e * side->slot_stride));
-        assert_ok(backend->store_expert(side->device, &layer->shape, &tensors,
+        assert_ok(backend->store_expert(side->device, &layer->shape, tensors,
                                         side->moved + (n - 1 - e) * side->slot_stride));
+        assert_ok(backend->keep_expert(side->device, &layer->shape, tensors, &side->kept[e]));
     }
     assert_ok(backend->upload(side->device, side->placed, placed, n * sizeof *placed));
     free(placed);
@@ -241,7 +245,8 @@ static void open_side(const Backend *backend, ComputeType compute, const Layer *
                                    .max_requests = 1,
                                    .max_length = layer->max_tokens,
                                    .max_tokens = layer->max_tokens,
-                                   .max_stamps = 1};
+                                   .max_stamps = 1,
+                                   .host = true};
     void *memory;
     assert_ok(backend->open(&options, &side->device));
     BackendSizes sizes;
@@ -260,12 +265,16 @@ static void open_side(const Backend *backend, ComputeType compute, const Layer *
     side->batch.n_experts = layer->experts;
     side->batch.slot_stride = side->slot_stride;
     side->got = take_results(layer);
+    side->tensors = take(layer->experts, sizeof *side->tensors);
+    side->kept = take(layer->experts, sizeof *side->kept);
     store_layer(side, inputs);
 }
 
 static void close_side(Side *side)
 {
     side->backend->close(side->device);
+    free(side->tensors);
+    free(side->kept);
     free(side->got.experts);
     free(side->got.weights);
     free(side->got.first);
@@ -322,7 +331,7 @@ static void group_side(Side *side, uint32_t capacity)
 }
 
 /* Ways to ask for the same experts. */
-typedef enum { ALL_AT_ONCE, WHERE_PLACED, BY_JOBS, WAYS } Way;
+typedef enum { ALL_AT_ONCE, WHERE_PLACED, BY_JOBS, WAYS, SOME_ON_HOST = WAYS } Way;
 
 static void run_jobs(Side *side)
 {
@@ -339,6 +348,29 @@ static void run_jobs(Side *side)
     }
 }
 
+/* Every third expert in its slot, the others on the host. */
+static void run_some_on_host(Side *side)
+{
+    uint32_t n = side->layer->experts;
+    ExpertJob *jobs = take(n, sizeof *jobs);
+    HostJob *host_jobs = take(n, sizeof *host_jobs);
+    uint32_t n_jobs = 0;
+    uint32_t n_host = 0;
+    for (uint32_t e = 0; e < n; e++)
+        if (e % 3 == 1)
+            jobs[n_jobs++] = (ExpertJob){e, n - 1 - e};
+        else if (side->got.first[e + 1] > side->got.first[e])
+            host_jobs[n_host++] = (HostJob){e, side->kept[e]};
+    assert_ok(side->backend->offer_host(side->device, &side->batch, side->in));
+    assert_ok(side->backend->wait(side->device));
+    assert_ok(side->backend->run_experts(side->device, &side->batch, jobs, n_jobs, side->in,
+                                         side->expert_out));
+    assert_ok(side->backend->run_host(side->device, &side->batch, host_jobs, n_host, side->in,
+                                      side->expert_out));
+    free(host_jobs);
+    free(jobs);
+}
+
 /* Experts and sum, added to zeros -> got.out. */
 static void run_side(Side *side, Way way)
 {
@@ -349,7 +381,9 @@ static void run_side(Side *side, Way way)
     assert_ok(backend->upload(side->device, side->out, side->got.out, bytes));
     batch->slots = way == ALL_AT_ONCE ? side->slots : side->moved;
     batch->placed = way == WHERE_PLACED ? side->placed : NULL;
-    if (way == BY_JOBS)
+    if (way == SOME_ON_HOST)
+        run_some_on_host(side);
+    else if (way == BY_JOBS)
         run_jobs(side);
     else
         assert_ok(backend->run_experts(side->device, batch, NULL, 0, side->in, side->expert_out));
@@ -413,6 +447,14 @@ static void check_step(Side *cpu, Side *gpu, const Inputs *inputs, uint32_t toke
         run_side(gpu, (Way)way);
         assert_memory_equal(gpu->got.out, once, n * sizeof *once);
     }
+    run_side(gpu, SOME_ON_HOST);
+    assert_true(distance(gpu->got.out, cpu->got.out, n) < tolerance);
+    memcpy(once, gpu->got.out, n * sizeof *once);
+    run_side(gpu, SOME_ON_HOST);
+    assert_memory_equal(gpu->got.out, once, n * sizeof *once);
+    memcpy(once, cpu->got.out, n * sizeof *once);
+    run_side(cpu, SOME_ON_HOST);
+    assert_true(distance(cpu->got.out, once, n) < 2e-5);
     free(once);
 }
 

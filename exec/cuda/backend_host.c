@@ -1,0 +1,126 @@
+/* Experts on the host's cores beside the GPU: what they read of a layer comes over the link before
+ * the host waits for the event's counts, what they give is fetched by a kernel that puts it among
+ * the rows of the others.
+ *
+ * The kernel runs in a stream of its own, beside the hits and their loads, and reads the pinned
+ * rows where they are, so that they do not queue up behind loads. Two buffers take turns where an
+ * event has more rows than are computed at a time. */
+#include "exec/cuda/device.h"
+#include "exec/layout.h"
+
+enum { AWAKE_NS = 2000000 /* longer than a layer of a decode step takes */ };
+
+static void lay_out_host(Device *device, Arena *arena)
+{
+    const DeviceOptions *options = &device->options;
+    const ModelConfig *config = options->config;
+    HostSide *side = &device->host_side;
+    size_t rows = host_experts_rows(config, options->max_tokens);
+    side->in = lay_out(arena, times(options->max_tokens, config->d_model), sizeof *side->in);
+    side->group_rows =
+        lay_out(arena, times(options->max_tokens, config->max_top_k), sizeof *side->group_rows);
+    side->group_first = lay_out(arena, (size_t)config->max_experts + 1, sizeof *side->group_first);
+    for (size_t i = 0; i < HOST_BUFFERS; i++) {
+        side->buffers[i].out = lay_out(arena, times(rows, config->d_model), sizeof(float));
+        side->buffers[i].rows = lay_out(arena, rows, sizeof *side->buffers[i].rows);
+    }
+}
+
+Status cuda_open_host(Device *device)
+{
+    HostSide *side = &device->host_side;
+    Arena arena = {0};
+    if (!device->options.host || device->options.config->max_experts == 0)
+        return OK;
+    lay_out_host(device, &arena);
+    if (arena.overflow)
+        return fail(ERR_MEMORY, "cuda: rows of host experts do not fit in an address");
+    TRY(pinned_take(device->pool, arena.capacity, "rows of experts on the host", &side->memory));
+    arena.base = side->memory.memory;
+    lay_out_host(device, &arena);
+    CUDA_TRY(cudaStreamCreateWithFlags(&side->results, cudaStreamNonBlocking));
+    for (size_t i = 0; i < HOST_BUFFERS; i++)
+        CUDA_TRY(cudaEventCreateWithFlags(&side->buffers[i].fetched, cudaEventDisableTiming));
+    thread_pool_keep_awake(device->pool, AWAKE_NS);
+    return host_experts_new(device->options.config, device->options.max_tokens, device->pool,
+                            &side->experts);
+}
+
+void cuda_close_host(Device *device)
+{
+    HostSide *side = &device->host_side;
+    if (side->results != NULL)
+        cudaStreamSynchronize(side->results);
+    for (size_t i = 0; i < HOST_BUFFERS; i++)
+        if (side->buffers[i].fetched != NULL)
+            cudaEventDestroy(side->buffers[i].fetched);
+    if (side->results != NULL)
+        cudaStreamDestroy(side->results);
+    host_experts_free(side->experts);
+    pinned_free(&side->memory);
+}
+
+static Status fetch(Device *device, void *to, const void *from, size_t bytes)
+{
+    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream));
+    return OK;
+}
+
+Status cuda_offer_host(Device *device, const ExpertBatch *batch, const float *in)
+{
+    const HostSide *side = &device->host_side;
+    size_t assignments = (size_t)batch->tokens * batch->top_k;
+    TRY(fetch(device, side->in, in,
+              (size_t)batch->tokens * batch->shape->d_model * sizeof *side->in));
+    TRY(fetch(device, side->group_first, batch->groups.first,
+              ((size_t)batch->n_experts + 1) * sizeof *side->group_first));
+    return fetch(device, side->group_rows, batch->groups.rows,
+                 assignments * sizeof *side->group_rows);
+}
+
+static HostForm form_of(const Device *device, const FfnShape *shape)
+{
+    bool bf16 = device->compute == COMPUTE_BF16;
+    return experts_packed(shape, bf16) ? HOST_PACKED : bf16 ? HOST_BF16 : HOST_F32;
+}
+
+/* Has the GPU fetch N rows of BUFFER. */
+static Status put_rows(const Device *device, const ExpertBatch *batch, HostBuffer *buffer,
+                       uint32_t n, void *out)
+{
+    const HostSide *side = &device->host_side;
+    TRY(experts_put_rows(&device->experts, batch, buffer->rows, n, buffer->out, out,
+                         side->results));
+    CUDA_TRY(cudaEventRecord(buffer->fetched, side->results));
+    buffer->used = true;
+    return OK;
+}
+
+Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jobs, uint32_t n_jobs,
+                     const float *in, void *out)
+{
+    HostSide *side = &device->host_side;
+    HostWork work = {.shape = batch->shape,
+                     .form = form_of(device, batch->shape),
+                     .top_k = batch->top_k,
+                     .groups = {side->group_first, side->group_rows},
+                     .jobs = jobs,
+                     .n_jobs = n_jobs,
+                     .in = side->in};
+    (void)in;
+    for (size_t i = 0; i < HOST_BUFFERS; i++)
+        side->buffers[i].used = false;
+    for (size_t turn = 0;; turn++) {
+        HostBuffer *buffer = &side->buffers[turn % HOST_BUFFERS];
+        if (buffer->used)
+            CUDA_TRY(cudaEventSynchronize(buffer->fetched));
+        uint32_t n = host_experts_next(side->experts, &work, false, buffer->out, buffer->rows);
+        if (n == 0)
+            break;
+        TRY(put_rows(device, batch, buffer, n, out));
+    }
+    for (size_t i = 0; i < HOST_BUFFERS; i++)
+        if (side->buffers[i].used)
+            CUDA_TRY(cudaStreamWaitEvent(device->stream, side->buffers[i].fetched, 0));
+    return OK;
+}

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "analysis/leave_one_out.h"
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/memory.h"
@@ -112,6 +113,16 @@ static Status measure(const Arguments *arguments, int argc, char **argv, Hardwar
     return OK;
 }
 
+/* What was measured first and last is told; the commit is that of the last. */
+static void join_origins(Hardware *all, const Hardware *more)
+{
+    size_t used = strlen(all->command);
+    snprintf(all->command + used, sizeof all->command - used, "; %s", more->command);
+    memcpy(all->commit, more->commit, sizeof all->commit);
+    memcpy(all->version, more->version, sizeof all->version);
+    memcpy(all->created, more->created, sizeof all->created);
+}
+
 /* Puts what was measured into the profile that it shall join. */
 static Status join(const char *path, Hardware *hardware)
 {
@@ -122,87 +133,110 @@ static Status join(const char *path, Hardware *hardware)
         hardware_free(&all);
         return status;
     }
+    join_origins(&all, hardware);
     hardware_free(hardware);
     *hardware = all;
     return OK;
 }
 
-static int compare_doubles(const void *a, const void *b)
+/* True for a table of device times, whose points predict each other. */
+static bool is_judged(const CostTable *table)
 {
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-    return (x > y) - (x < y);
+    return strncmp(table->name, "gpu/", 4) == 0 || strncmp(table->name, "queued/", 7) == 0 ||
+           strncmp(table->name, "copy/", 5) == 0 || strncmp(table->name, "host/", 5) == 0;
 }
 
-/* What there is of it, and how much the measurements of one place differed. */
-typedef struct {
-    uint32_t points;
-    double median_spread;
-    double high_spread; /* 95 of 100 are below */
-    uint64_t duration_ns;
-} Summary;
-
-static Status sum_up(const Hardware *hardware, Summary *summary)
+static Status add_table_json(cJSON *list, const CostTable *table)
 {
-    double *spreads;
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < hardware->n_tables; i++)
-        summary->points += hardware->tables[i].n_points;
-    TRY(mem_new(&spreads, summary->points + 1, sizeof *spreads, "summary"));
-    for (uint32_t i = 0; i < hardware->n_tables; i++)
-        for (uint32_t p = 0; p < hardware->tables[i].n_points; p++)
-            if (hardware->tables[i].spread[p] > 0)
-                spreads[n++] = hardware->tables[i].spread[p];
-    qsort(spreads, n, sizeof *spreads, compare_doubles);
-    if (n > 0) {
-        summary->median_spread = spreads[n / 2];
-        summary->high_spread = spreads[(uint32_t)(0.95 * (n - 1))];
-    }
-    mem_free(spreads);
-    return OK;
+    LeaveOneOut judged;
+    cJSON *item = cJSON_CreateObject();
+    TRY(json_push(list, item));
+    TRY(leave_one_out(table, &judged));
+    TRY(json_add_text(item, "name", table->name));
+    TRY(json_add_text(item, "shape", table->shape));
+    TRY(json_add_u64(item, "points", table->n_points));
+    TRY(json_add_u64(item, "predicted", judged.points));
+    TRY(json_add_f64(item, "mean_error", judged.mean));
+    TRY(json_add_f64(item, "p95_error", judged.p95));
+    return json_add_f64(item, "noise", judged.noise);
 }
 
 static Status fill_json(cJSON *json, const Arguments *arguments, const Hardware *hardware,
-                        const Summary *summary)
+                        uint64_t duration_ns)
 {
+    cJSON *list;
     TRY(json_add_text(json, "out", arguments->out));
     TRY(json_add_text(json, "device", hardware->device));
     TRY(json_add_u64(json, "models", hardware->n_models));
     TRY(json_add_u64(json, "tables", hardware->n_tables));
-    TRY(json_add_u64(json, "points", summary->points));
-    TRY(json_add_f64(json, "spread_median", summary->median_spread));
-    TRY(json_add_f64(json, "spread_p95", summary->high_spread));
-    return json_add_u64(json, "duration_ns", summary->duration_ns);
+    TRY(json_add_u64(json, "duration_ns", duration_ns));
+    TRY(json_add_array(json, "leave_one_out", &list));
+    for (uint32_t i = 0; i < hardware->n_tables; i++)
+        if (is_judged(&hardware->tables[i]))
+            TRY(add_table_json(list, &hardware->tables[i]));
+    return OK;
 }
 
-static Status print(const Arguments *arguments, const Hardware *hardware, const Summary *summary)
+static Status add_row(Table *table, const CostTable *cost)
+{
+    LeaveOneOut judged;
+    TRY(leave_one_out(cost, &judged));
+    table_cell(table, "%s", cost->name);
+    table_cell(table, "%s", cost->shape);
+    table_cell(table, "%u", cost->n_points);
+    table_cell(table, "%.2f %%", 100 * judged.noise);
+    if (judged.points == 0) {
+        table_cell(table, "-");
+        table_cell(table, "-");
+        return OK;
+    }
+    table_cell(table, "%.2f %%", 100 * judged.mean);
+    table_cell(table, "%.2f %%", 100 * judged.p95);
+    return OK;
+}
+
+static Status print_tables(const Hardware *hardware)
+{
+    static const char *const TITLES[] = {"cost",  "of",         "points",
+                                         "noise", "mean error", "95 of 100 below"};
+    Table *table;
+    TRY(table_new(TITLES, "llrrrr", &table));
+    Status status = OK;
+    for (uint32_t i = 0; i < hardware->n_tables && status == OK; i++)
+        if (is_judged(&hardware->tables[i]))
+            status = add_row(table, &hardware->tables[i]);
+    if (status == OK)
+        status = table_print(table, stdout);
+    table_free(table);
+    return status;
+}
+
+static Status print(const Arguments *arguments, const Hardware *hardware, uint64_t duration_ns)
 {
     char duration[NUMBER_BYTES];
     if (arguments->json) {
         cJSON *json;
         TRY(print_json_begin(&json));
-        return print_json_end(json, fill_json(json, arguments, hardware, summary));
+        return print_json_end(json, fill_json(json, arguments, hardware, duration_ns));
     }
-    printf("%s: %s; %u models, %u tables, %u points, in %s\n"
-           "repeated measurements of a point differed by %.1f %% (median), %.1f %% (95 of 100 by "
-           "less)\n",
-           arguments->out, hardware->device, hardware->n_models, hardware->n_tables,
-           summary->points, duration_text(summary->duration_ns, duration),
-           100 * summary->median_spread, 100 * summary->high_spread);
+    TRY(print_tables(hardware));
+    printf(
+        "\nNoise is the coefficient of variation of repeated measurements of a point; errors are "
+        "of points\nthat are left out and predicted from the others, which lie twice as far "
+        "apart then.\n\n%s: %u tables of %u models, measured in %s on %s\n",
+        arguments->out, hardware->n_tables, hardware->n_models,
+        duration_text(duration_ns, duration), hardware->device);
     return OK;
 }
 
 static Status run(const Arguments *arguments, int argc, char **argv, Hardware *hardware)
 {
-    Summary summary = {0};
     uint64_t start_ns = clock_ns();
     TRY(measure(arguments, argc, argv, hardware));
     if (arguments->add != NULL)
         TRY(join(arguments->add, hardware));
     TRY(hardware_save(hardware, arguments->out));
-    summary.duration_ns = clock_ns() - start_ns;
-    TRY(sum_up(hardware, &summary));
-    return print(arguments, hardware, &summary);
+    return print(arguments, hardware, clock_ns() - start_ns);
 }
 
 Status command_calibrate(int argc, char **argv)

@@ -317,6 +317,7 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
         if (stamped[i] > long_ns && i >= 2)
             break;
     }
+    calibration_note_clock(c);
     if (grows)
         measured->context = (before + c->length[0] - kind->tokens) / 2.0;
     uint32_t n = measured->repeats;

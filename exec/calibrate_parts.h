@@ -53,6 +53,7 @@ typedef struct {
     Arena arena;
     Samples samples;
     double stamp_ns; /* what a stamp adds to a step */
+    void *driver;    /* the driver's library, once it was opened */
     uint32_t source_length;
     uint32_t max_experts; /* of a layer of the whole model */
     enum { NOTE_OPS, NOTE_REST } noting;
@@ -130,6 +131,9 @@ Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMea
  * each. */
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
                                 double rows, double load);
+/* Notes the clock that the device has now, where its driver tells. */
+void calibration_note_clock(Calibration *c);
+void calibration_close_clock(Calibration *c);
 /* Puts the samples into the profile's tables, the median of those of one place. */
 Status calibration_settle(Calibration *c);
 

@@ -208,6 +208,7 @@ Status calibration_settle(Calibration *c)
 void calibration_free(Calibration *c)
 {
     calibration_close(c);
+    calibration_close_clock(c);
     mem_free(c->samples.samples);
     c->samples = (Samples){0};
 }

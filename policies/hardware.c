@@ -220,10 +220,21 @@ static Status merge_model(Hardware *hardware, const HardwareModel *from)
     return OK;
 }
 
+static void merge_clocks(Hardware *hardware, const Hardware *from)
+{
+    if (from->least_clock_mhz == 0)
+        return;
+    if (hardware->least_clock_mhz == 0 || from->least_clock_mhz < hardware->least_clock_mhz)
+        hardware->least_clock_mhz = from->least_clock_mhz;
+    if (from->most_clock_mhz > hardware->most_clock_mhz)
+        hardware->most_clock_mhz = from->most_clock_mhz;
+}
+
 Status hardware_merge(Hardware *hardware, const Hardware *from)
 {
     if (strcmp(hardware->device, from->device) != 0)
         return fail(ERR_INPUT, "measured on \"%s\", not on \"%s\"", hardware->device, from->device);
+    merge_clocks(hardware, from);
     for (uint32_t i = 0; i < from->n_tables; i++)
         TRY(merge_table(hardware, &from->tables[i]));
     for (uint32_t i = 0; i < from->n_models; i++)

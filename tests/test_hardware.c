@@ -234,8 +234,11 @@ static void merging_keeps_what_is_there_and_takes_what_is_new(void **unused)
     assert_ok(hardware_add_table(&more, "new", "", UNIT_NS, AXES, 1, &table));
     assert_ok(cost_table_put(table, &(double){3}, 33, 0));
     assert_ok(hardware_add_model(&more, "other", &model));
+    more.least_clock_mhz = 1400;
     assert_ok(hardware_merge(&all, &more));
     assert_int_equal(all.n_tables, 7);
+    assert_int_equal(all.least_clock_mhz, 1400);
+    assert_int_equal(all.most_clock_mhz, 1980);
     assert_int_equal(all.n_models, 3);
     for (uint32_t t = 0; t < more.n_tables; t++) {
         const CostTable *from = &more.tables[t];

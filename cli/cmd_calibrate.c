@@ -22,6 +22,7 @@ typedef struct {
     const char *add; /* a profile to go on from; NULL: none */
     const char *out;
     bool quick;
+    bool progress;
     bool json;
 } Arguments;
 
@@ -50,6 +51,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "fewer places and repeats, for a first look",
          .kind = OPTION_FLAG,
          .value = &arguments->quick},
+        {.name = "progress",
+         .help = "a line every ten seconds, also where stderr is no terminal",
+         .kind = OPTION_FLAG,
+         .value = &arguments->progress},
         {.name = "json",
          .help = "print one JSON document",
          .kind = OPTION_FLAG,
@@ -86,6 +91,8 @@ static Status measure_model(const Arguments *arguments, const char *model, Hardw
                                       .stop = interrupt_watch()};
     snprintf(watch.what, sizeof watch.what, "calibrating %s", model);
     progress_start(&watch.progress, watch.what, "kinds of steps", 0);
+    if (arguments->progress)
+        progress_in_lines(&watch.progress);
     Status status = calibrate_model(&options, model, hardware);
     progress_end(&watch.progress);
     interrupt_unwatch();

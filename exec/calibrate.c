@@ -27,7 +27,7 @@ static const char *compute_name(const CalibrateOptions *options)
 /* Appends the operations of a step of STACK, as the executor stamps them. */
 static Status describe_stack(Calibration *c, Stack stack, HardwareModel *model)
 {
-    const StepKind kind = {.stack = stack, .requests = 1, .tokens = 1, .anew = true};
+    const StepKind kind = {.stack = stack, .requests = 1, .tokens = 1};
     StepOutput output;
     double ns;
     TRY(calibration_step(c, &kind, true, &output, &ns));

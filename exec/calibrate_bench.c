@@ -170,14 +170,6 @@ static Status run(Calibration *c, StepInput *input, StepOutput *output, double *
     return OK;
 }
 
-/* Requests that begin anew get their context. */
-static Status begin_anew(Calibration *c, const StepKind *kind)
-{
-    for (uint32_t r = 0; r < kind->requests; r++)
-        forget_request(c, r);
-    return kind->context > 0 ? calibration_fill(c, kind->requests, kind->context) : OK;
-}
-
 Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
                         double *ns)
 {
@@ -186,10 +178,13 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
                        .logits = encoder ? LOGITS_NONE : LOGITS_LAST,
                        .timing = timing,
                        .forced_experts = kind->forced ? c->forced : NULL};
-    if (kind->anew || encoder)
-        TRY(begin_anew(c, kind));
-    for (uint32_t r = 0; r < kind->requests; r++)
+    if (!encoder)
+        TRY(calibration_fill(c, kind->requests, kind->context));
+    for (uint32_t r = 0; r < kind->requests; r++) {
+        if (encoder)
+            forget_request(c, r);
         add_request(c, r, kind->tokens, &input.tokens);
+    }
     TRY(run(c, &input, output, ns));
     for (uint32_t r = 0; !encoder && r < kind->requests; r++)
         c->length[r] += kind->tokens;
@@ -216,8 +211,10 @@ static Status fill_step(Calibration *c, uint32_t requests, uint32_t context, uin
 Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context)
 {
     for (uint32_t r = 0; r < requests; r++)
-        if (c->length[r] > context)
-            forget_request(c, r);
+        if (c->length[r] > context) {
+            executor_rewind(c->executor, r, context);
+            c->length[r] = context;
+        }
     for (uint32_t first = 0; first < requests;)
         TRY(fill_step(c, requests, context, &first));
     return OK;
@@ -256,14 +253,20 @@ static uint32_t warm_up_steps(const Calibration *c)
     return strcmp(c->options->device, "cpu") == 0 ? 1 : CALIBRATE_WARM_UP;
 }
 
+/* Steps of this length are bound by the device however they are queued, and differ little. */
+static const double LONG_NS = 1e7;
+
 static Status warm_up(Calibration *c, const StepKind *kind, StepMeasured *measured)
 {
     StepOutput output;
     double ns[2][CALIBRATE_WARM_UP] = {{0}};
     uint32_t n = warm_up_steps(c);
     for (int timing = kind->stamped_only ? 1 : 0; timing < 2; timing++)
-        for (uint32_t i = 0; i < n; i++)
+        for (uint32_t i = 0; i < n; i++) {
             TRY(calibration_step(c, kind, timing == 1, &output, &ns[timing][i]));
+            if (timing == 1 && ns[timing][i] > LONG_NS)
+                break;
+        }
     measured->first_ns = ns[0][0];
     measured->second_ns = ns[0][n > 1 ? 1 : 0];
     return OK;
@@ -297,29 +300,24 @@ static Status plain_step(Calibration *c, const StepKind *kind, double *ns)
     return calibration_step(c, kind, false, &output, ns);
 }
 
-Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats, double long_ns,
+Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
                            StepMeasured *measured)
 {
     double stamped[CALIBRATE_REPEATS];
     double launch[CALIBRATE_REPEATS];
     double plain[CALIBRATE_REPEATS];
-    bool grows = !kind->anew && kind->stack == STACK_DECODER;
     *measured = (StepMeasured){0};
     TRY(warm_up(c, kind, measured));
-    measured->context = kind->context;
-    uint32_t before = c->length[0];
     for (uint32_t i = 0; i < repeats; i++) {
         TRY(plain_step(c, kind, &c->whole_ns[i]));
         TRY(stamped_step(c, kind, i, measured, &stamped[i], &launch[i]));
         if (c->whole_ns[i] == 0)
             c->whole_ns[i] = stamped[i];
         measured->repeats = i + 1;
-        if (stamped[i] > long_ns && i >= 2)
+        if (stamped[i] > LONG_NS && i >= 2)
             break;
     }
     calibration_note_clock(c);
-    if (grows)
-        measured->context = (before + c->length[0] - kind->tokens) / 2.0;
     uint32_t n = measured->repeats;
     memcpy(plain, c->whole_ns, sizeof plain);
     measured->whole_spread = calibration_spread(plain, n);

@@ -5,9 +5,6 @@
 
 enum { EXPERT_REPEATS = 5, EXPERT_QUICK_REPEATS = 3, MOST_ROWS = 1 << 17 };
 
-/* Steps of this length are repeated less. */
-static const double LONG_NS = 3e7;
-
 /* The rows of expert I of ACTIVE that share ROWS, where the first has FIRST of them. */
 static uint32_t rows_of(uint32_t i, uint32_t active, uint32_t rows, uint32_t first)
 {
@@ -85,11 +82,8 @@ static Status measure_place(Calibration *c, uint32_t tokens, uint32_t active, do
 {
     uint32_t requests = requests_for(c, tokens);
     uint32_t repeats = c->options->quick ? EXPERT_QUICK_REPEATS : EXPERT_REPEATS;
-    const StepKind kind = {.requests = requests,
-                           .tokens = tokens / requests,
-                           .anew = true,
-                           .forced = true,
-                           .stamped_only = true};
+    const StepKind kind = {
+        .requests = requests, .tokens = tokens / requests, .forced = true, .stamped_only = true};
     StepMeasured measured;
     if (kind.tokens > c->max_length)
         return OK;
@@ -97,7 +91,7 @@ static Status measure_place(Calibration *c, uint32_t tokens, uint32_t active, do
         return OK;
     double load = calibration_force(c, STACK_DECODER, tokens, active, skew);
     double rows = (double)tokens * c->config->max_top_k / active;
-    TRY(calibration_measure(c, &kind, repeats, LONG_NS, &measured));
+    TRY(calibration_measure(c, &kind, repeats, &measured));
     return calibration_note_experts(c, &measured, active, rows, load);
 }
 

@@ -67,15 +67,13 @@ typedef struct {
     Stack stack;
     uint32_t requests;
     uint32_t tokens;
-    uint32_t context;  /* positions of each before, where they begin anew */
-    bool anew;         /* requests begin at CONTEXT each time; else they go on */
+    uint32_t context;  /* positions of each before */
     bool forced;       /* routing is calibration->forced */
     bool stamped_only; /* whole steps are of no interest */
 } StepKind;
 
 /* What a step of a kind was measured to be. */
 typedef struct {
-    double context;   /* positions before, mean of the steps measured */
     double first_ns;  /* whole steps without stamps: the first one, */
     double second_ns; /* the second, */
     double whole_ns;  /* the median of the others */
@@ -96,14 +94,14 @@ Status calibration_open(Calibration *c, const char *model, const Plan *plan, uin
 void calibration_close(Calibration *c);
 void calibration_free(Calibration *c);
 
-/* Runs KIND once. */
+/* Runs KIND once, its requests brought to their context. */
 Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
                         double *ns);
-/* Gives the first REQUESTS requests CONTEXT positions; those that have more begin anew. */
+/* Gives the first REQUESTS requests CONTEXT positions; those that have more forget the rest. */
 Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context);
 /* Runs KIND for its warm-up, then REPEATS times without and with stamps in turn; fewer times where
- * a step lasts longer than LONG_NS. */
-Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats, double long_ns,
+ * a step lasts long. */
+Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
                            StepMeasured *measured);
 
 /* Notes a sample of the table NAME of SHAPE. */
@@ -114,8 +112,8 @@ Status calibration_note(Calibration *c, const char *name, const char *shape, Cos
 Status calibration_note_rest(Calibration *c, const char *mode, const double at[COST_AXES],
                              double ns, double spread);
 /* Where OP of a step lies on its axes; the experts' have places of their own. Returns how many. */
-uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double context,
-                           double at[COST_AXES], const char *axis[COST_AXES]);
+uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double at[COST_AXES],
+                           const char *axis[COST_AXES]);
 /* True when operation number I is the first of MEASURED with its name and shape, which is written
  * to SHAPE. */
 bool calibration_is_first(const Calibration *c, const StepMeasured *measured, uint32_t i,

@@ -150,7 +150,7 @@ static double gpu_cost(const Calibration *c, const StepKind *kind, Op op, const 
     double at[COST_AXES];
     char name[48];
     snprintf(name, sizeof name, "gpu/%s", op_name(op));
-    calibration_place(c, op, kind, kind->context, at, axis);
+    calibration_place(c, op, kind, at, axis);
     return nearest_cost(hardware_table(c->hardware, name, shape), at);
 }
 
@@ -226,7 +226,7 @@ static void drop_others(Calibration *c, uint32_t active)
 static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, uint32_t active,
                             double skew)
 {
-    const StepKind kind = {.requests = requests, .tokens = tokens, .anew = true, .forced = true};
+    const StepKind kind = {.requests = requests, .tokens = tokens, .forced = true};
     uint32_t top_k = c->config->max_top_k;
     uint32_t all = requests * tokens;
     StepMeasured measured;
@@ -355,7 +355,7 @@ static double copying(const StepOutput *output)
 /* Steps of one token whose experts are all hit, or all loaded. */
 static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
 {
-    const StepKind kind = {.requests = 1, .tokens = 1, .anew = true, .forced = true};
+    const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
     for (int i = -2; i < LOAD_STEPS; i++) {
         StepOutput output;
         double ns;

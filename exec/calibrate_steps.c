@@ -3,10 +3,7 @@
 
 #include "exec/calibrate_parts.h"
 
-enum { MOST_REPEATS = 9, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
-
-/* Steps of this length are repeated less. */
-static const double LONG_NS = 3e7;
+enum { MOST_REPEATS = 7, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
 
 /* Places on three axes: all combinations. */
 typedef struct {
@@ -61,7 +58,7 @@ Status calibrate_stamp(Calibration *c)
     StepMeasured measured;
     if (calibration_only_counts(c))
         return OK;
-    TRY(calibration_measure(c, &kind, STAMP_REPEATS, LONG_NS, &measured));
+    TRY(calibration_measure(c, &kind, STAMP_REPEATS, &measured));
     c->stamp_ns = measured.stamp_ns > 0 ? measured.stamp_ns : 0;
     return calibration_note(c, "stamp", "", UNIT_NS, NULL, 0, NULL, c->stamp_ns,
                             measured.whole_spread);
@@ -79,30 +76,25 @@ static Status load_kernels(Calibration *c, const StepKind *kind)
         return OK;
     other.forced = true;
     calibration_force(c, kind->stack, kind->requests * kind->tokens, c->config->max_experts, 0);
-    TRY(calibration_step(c, &other, false, &output, &ns));
-    return ns > LONG_NS ? OK : calibration_step(c, &other, false, &output, &ns);
+    return calibration_step(c, &other, false, &output, &ns);
 }
 
-/* True when the model and its device have room for all steps that measuring KIND takes. */
+/* True when the model and its device have room for KIND. */
 static bool has_room(const Calibration *c, const StepKind *kind)
 {
-    uint32_t steps = kind->anew ? 1 : 2 + 2 * CALIBRATE_WARM_UP + 2 * MOST_REPEATS;
     return kind->requests <= c->max_requests && kind->requests * kind->tokens <= c->max_tokens &&
-           kind->context + steps * kind->tokens <= c->max_length;
+           kind->context + kind->tokens <= c->max_length;
 }
 
-/* One token of each request: they grow. Else requests begin anew at their context each time. */
 static Status measure_kind(Calibration *c, StepKind kind)
 {
     StepMeasured measured;
-    kind.anew = kind.tokens > 1;
     if (!has_room(c, &kind) || calibration_only_counts(c))
         return OK;
-    if (!kind.anew)
-        TRY(calibration_fill(c, kind.requests, kind.context));
-    TRY(load_kernels(c, &kind));
-    TRY(calibration_measure(c, &kind, c->options->quick ? QUICK_REPEATS : MOST_REPEATS, LONG_NS,
-                            &measured));
+    kind.stamped_only = c->noting == NOTE_OPS;
+    if (!kind.stamped_only)
+        TRY(load_kernels(c, &kind));
+    TRY(calibration_measure(c, &kind, c->options->quick ? QUICK_REPEATS : MOST_REPEATS, &measured));
     return calibration_note_step(c, &kind, &measured);
 }
 

@@ -31,15 +31,15 @@ Status calibration_note(Calibration *c, const char *name, const char *shape, Cos
     return OK;
 }
 
-uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double context,
-                           double at[COST_AXES], const char *axis[COST_AXES])
+uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double at[COST_AXES],
+                           const char *axis[COST_AXES])
 {
     uint32_t n_axes = hardware_op_axes(op, axis);
     at[0] = op == OP_HEAD ? kind->requests : (double)kind->requests * kind->tokens;
     if (op == OP_ATTENTION || op == OP_CROSS_ATTENTION) {
         at[0] = kind->requests;
         at[1] = kind->tokens;
-        at[2] = op == OP_ATTENTION ? context : c->source_length;
+        at[2] = op == OP_ATTENTION ? kind->context : c->source_length;
     }
     return n_axes;
 }
@@ -100,7 +100,7 @@ static Status note_ops(Calibration *c, const StepKind *kind, const StepMeasured 
         double spread;
         if (op == OP_EXPERTS || !calibration_is_first(c, measured, i, shape))
             continue;
-        uint32_t n_axes = calibration_place(c, op, kind, measured->context, at, axis);
+        uint32_t n_axes = calibration_place(c, op, kind, at, axis);
         snprintf(name, sizeof name, "gpu/%s", op_name(op));
         double ns = cost_of(c, measured, i, shape, &spread);
         TRY(calibration_note(c, name, shape, UNIT_NS, axis, n_axes, at, ns, spread));
@@ -128,7 +128,7 @@ Status calibration_note_rest(Calibration *c, const char *mode, const double at[C
 /* Each repeat's step without stamps is set against the one with stamps beside it. */
 static Status note_rests(Calibration *c, const StepKind *kind, const StepMeasured *measured)
 {
-    const double at[COST_AXES] = {kind->requests, kind->tokens, measured->context};
+    const double at[COST_AXES] = {kind->requests, kind->tokens, kind->context};
     const double tokens = (double)kind->requests * kind->tokens;
     double sums[CALIBRATE_REPEATS];
     double rests[CALIBRATE_REPEATS];

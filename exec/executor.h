@@ -147,6 +147,8 @@ Status executor_check_future(const Executor *executor, const StepInput *input);
 Status executor_step(Executor *executor, const StepInput *input, StepOutput *output);
 /* Frees a KV slot, and the source of that number, for another request. */
 void executor_release(Executor *executor, uint32_t kv_slot);
+/* Forgets what the request in KV_SLOT has from position LENGTH on, none of it padding. */
+void executor_rewind(Executor *executor, uint32_t kv_slot, uint32_t length);
 /* Makes the request in slot TO a copy of that in FROM (beams that part). */
 Status executor_copy_slot(Executor *executor, uint32_t from, uint32_t to);
 

@@ -1,4 +1,6 @@
 /* A step: its checks, its spans, and what the KV slots hold after it. */
+#include <assert.h>
+
 #include "base/clock.h"
 #include "exec/executor_state.h"
 
@@ -185,6 +187,12 @@ void executor_release(Executor *executor, uint32_t kv_slot)
     executor->kv_length[kv_slot] = 0;
     executor->kv_padding[kv_slot] = 0;
     executor->source_length[kv_slot] = 0;
+}
+
+void executor_rewind(Executor *executor, uint32_t kv_slot, uint32_t length)
+{
+    assert(length <= executor->kv_length[kv_slot]);
+    executor->kv_length[kv_slot] = length;
 }
 
 /* Copies LENGTH positions of one layer's cache. */

@@ -77,10 +77,10 @@ static void requests_are_brought_to_their_contexts(void **unused)
     assert_ok(calibration_fill(&c, 5, 30));
     for (uint32_t r = 0; r < 5; r++)
         assert_int_equal(c.length[r], 30);
-    StepKind kind = {.requests = 5, .tokens = 3};
+    StepKind kind = {.requests = 5, .tokens = 3, .context = 30};
     assert_ok(calibration_step(&c, &kind, false, &output, &ns));
     assert_int_equal(c.length[4], 33);
-    kind = (StepKind){.requests = 2, .tokens = 4, .context = 7, .anew = true};
+    kind = (StepKind){.requests = 2, .tokens = 4, .context = 7};
     assert_ok(calibration_step(&c, &kind, true, &output, &ns));
     assert_int_equal(c.length[1], 11);
     assert_int_equal(c.length[2], 33);

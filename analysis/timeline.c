@@ -87,7 +87,8 @@ static void put_op(const Timeline *timeline, TimelineProcess process, uint32_t s
 static void put_load(const Timeline *timeline, TimelineProcess process, uint32_t step,
                      const ResidencyRecord *record)
 {
-    put_slice(timeline, process, TRACK_COPIES, record->start_ns, record->duration_ns);
+    Track track = record->kind == RESIDENCY_HOST ? TRACK_HOST : TRACK_COPIES;
+    put_slice(timeline, process, track, record->start_ns, record->duration_ns);
     fprintf(timeline->file.stream,
             "\"name\":\"%s\",\"args\":{\"layer\":%" PRIu32 ",\"expert\":%" PRIu32
             ",\"slot\":%" PRIu32 ",\"bytes\":%" PRIu64 ",\"step\":%" PRIu32 "}}",

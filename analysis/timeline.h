@@ -1,8 +1,8 @@
 /* Timelines of steps in the Chrome trace format, which Perfetto and chrome://tracing open.
  *
- * A process is who ran the steps, "executor" or "simulator"; its tracks are "host" (steps),
- * "compute" (operations) and "copies H2D" (loads). Slices have the same names from both, so that
- * they can be laid side by side. */
+ * A process is who ran the steps, "executor" or "simulator"; its tracks are "host" (steps,
+ * and the experts that it computes), "compute" (operations) and "copies H2D" (loads). Slices have
+ * the same names from both, so that they can be laid side by side. */
 #ifndef ANALYSIS_TIMELINE_H
 #define ANALYSIS_TIMELINE_H
 

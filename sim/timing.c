@@ -27,6 +27,8 @@ static Status find_tables(Timing *timing)
     TRY(op_costs_find(costs, "end/load", "", &timing->refs.end_load));
     TRY(op_costs_find(costs, "decide", "", &timing->refs.decide));
     TRY(op_costs_find(costs, "wake", "", &timing->refs.wake));
+    TRY(op_costs_find(costs, "copy/h2d", "", &timing->refs.h2d));
+    TRY(op_costs_find(costs, "copy/d2h", "", &timing->refs.d2h));
     TRY(op_costs_find(costs, "stamp", "", &timing->refs.stamp));
     for (StepMode mode = STEP_FIRST; mode <= STEP_QUEUED; mode++) {
         snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
@@ -69,16 +71,14 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
 {
     const Plan *plan = timing->options.plan;
     CostPoint point = {0};
-    CostRef copy;
     CostRef busy;
     layer->layer = of->layer;
     layer->slot_bytes = slot_bytes_of(timing, of);
     if (!plan->buffer.on)
         return OK;
     point.at[AXIS_BYTES] = (double)layer->slot_bytes;
-    TRY(op_costs_find(&timing->costs, "copy/h2d", "", &copy));
     TRY(op_costs_find(&timing->costs, "copy/h2d-busy", "", &busy));
-    layer->copy_ns = op_costs_ns(&timing->costs, &copy, &point, &timing->costs.other);
+    layer->copy_ns = op_costs_ns(&timing->costs, &timing->refs.h2d, &point, &timing->costs.other);
     layer->copy_busy_ns = layer->copy_ns;
     if (busy.table != COSTS_NONE)
         layer->copy_busy_ns = op_costs_ns(&timing->costs, &busy, &point, &timing->costs.other);

@@ -11,8 +11,9 @@ typedef struct {
     uint32_t price;
     Pending hits;
     Pending loaded;
-    ExpertWork host; /* experts that the host computes */
-    bool queued;     /* operations of this event are */
+    ExpertWork host;   /* experts that the host computes */
+    size_t first_host; /* their records, which come first */
+    bool queued;       /* operations of this event are */
 } Event;
 
 /* Time on the compute stream from START on, longer where copies run beside. */
@@ -175,15 +176,51 @@ static Status carry_out(Event *event, const BufferAction *action, uint64_t decid
     return add_record(timing, &record);
 }
 
-/* The host computes its experts when all else is queued; what they give goes to the device, and
- * what is queued next waits for it. */
+/* Time of BYTES over the link, by REF. */
+static uint64_t cross(Timing *timing, const CostRef *ref, uint64_t bytes)
+{
+    CostPoint point = {0};
+    point.at[AXIS_BYTES] = (double)bytes;
+    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
+}
+
+static uint64_t row_bytes(const Event *event)
+{
+    return event->timing->options.layers[event->event->layer_index].d_model * sizeof(float);
+}
+
+/* Where the host may have to compute, the tokens and which expert has which come to it before it
+ * goes on. */
+static void offer_host(const Event *event)
+{
+    Timing *timing = event->timing;
+    const TraceLayer *layer = &timing->options.layers[event->event->layer_index];
+    uint64_t tokens = timing->step.tokens;
+    if (timing->options.plan->compute.mode == COMPUTE_ON_GPU || timing->one_thread)
+        return;
+    timing->gpu_ns += cross(timing, &timing->refs.d2h, tokens * row_bytes(event)) +
+                      cross(timing, &timing->refs.d2h, (layer->experts + 1) * sizeof(uint32_t)) +
+                      cross(timing, &timing->refs.d2h, tokens * layer->top_k * sizeof(uint32_t));
+}
+
+/* The host computes its experts when all else is queued; what they give is fetched by the device,
+ * and what is queued next waits for it. */
 static void run_host(Event *event)
 {
     Timing *timing = event->timing;
     if (event->host.active == 0)
         return;
+    uint64_t start_ns = timing->host_ns;
     timing->host_ns += op_costs_host_experts(&timing->costs, event->price, &event->host);
-    timing->gpu_ns = later(timing->gpu_ns, timing->host_ns);
+    uint64_t fetched_ns = timing->host_ns;
+    if (!timing->one_thread)
+        fetched_ns += cross(timing, &timing->refs.h2d, event->host.rows * row_bytes(event));
+    timing->gpu_ns = later(timing->gpu_ns, fetched_ns);
+    for (uint32_t i = 0; timing->options.records && i < event->host.active; i++) {
+        ResidencyRecord *record = &timing->residency[event->first_host + i];
+        record->start_ns = start_ns;
+        record->duration_ns = timing->host_ns - start_ns;
+    }
 }
 
 /* When the event would end, had every lookup hit. */
@@ -207,7 +244,9 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
         timing->rows_of[asked->experts[i]] = asked->rows != NULL ? asked->rows[i] : 1;
         expert_work_add(&all, timing->rows_of[asked->experts[i]]);
     }
+    event.first_host = timing->out.n_residency;
     point.at[AXIS_ACTIVE] = asked->n;
+    offer_host(&event);
     if (!timing->one_thread)
         timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
     timing->host_ns +=

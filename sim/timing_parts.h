@@ -49,6 +49,8 @@ struct Timing {
         CostRef end_load;
         CostRef decide;
         CostRef wake;
+        CostRef h2d;
+        CostRef d2h;
         CostRef stamp;
         CostRef rest[STEP_QUEUED + 1];
         CostRef activations;

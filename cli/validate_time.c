@@ -98,6 +98,7 @@ static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, Valid
                                    .layers = recorded->trace.layers,
                                    .n_layers = recorded->trace.n_layers,
                                    .logits = true,
+                                   .forced = validation->forced,
                                    .stamped = sink->stamped,
                                    .warm = !plan->buffer.on,
                                    .records = sink->stamped};

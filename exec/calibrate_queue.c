@@ -149,7 +149,8 @@ static double gpu_cost(const Calibration *c, const StepKind *kind, Op op, const 
     const char *axis[COST_AXES];
     double at[COST_AXES];
     char name[48];
-    snprintf(name, sizeof name, "gpu/%s", op_name(op));
+    snprintf(name, sizeof name, "%s/%s", op == OP_ROUTE && kind->forced ? "forced" : "gpu",
+             op_name(op));
     calibration_place(c, op, kind, at, axis);
     return nearest_cost(hardware_table(c->hardware, name, shape), at);
 }

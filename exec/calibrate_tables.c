@@ -151,6 +151,21 @@ Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMea
     return c->noting == NOTE_OPS ? note_ops(c, kind, measured) : note_rests(c, kind, measured);
 }
 
+/* Routing that is forced spares the router its choice. */
+static Status note_forced_route(Calibration *c, const StepMeasured *measured, uint32_t i,
+                                double rows)
+{
+    char shape[160];
+    double spread;
+    uint32_t layer = measured->ops[i].layer;
+    double tokens = rows / c->config->layers[layer].top_k;
+    if (!calibration_is_first(c, measured, i, shape))
+        return OK;
+    double ns = cost_of(c, measured, i, shape, &spread);
+    return calibration_note(c, "forced/route", shape, UNIT_NS, (const char *const[]){"tokens"}, 1,
+                            &tokens, ns, spread);
+}
+
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
                                 double rows, double load)
 {
@@ -160,6 +175,8 @@ Status calibration_note_experts(Calibration *c, const StepMeasured *measured, do
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         char shape[160];
         double spread;
+        if (measured->ops[i].op == OP_ROUTE)
+            TRY(note_forced_route(c, measured, i, active * rows));
         if (measured->ops[i].op != OP_EXPERTS || !calibration_is_first(c, measured, i, shape))
             continue;
         double ns = cost_of(c, measured, i, shape, &spread);

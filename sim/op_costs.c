@@ -70,6 +70,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(find_op_table(costs, "slowdown", op, &price->slowdown));
+    if (op->op == OP_ROUTE)
+        TRY(find_op_table(costs, "forced", op, &price->forced));
     if (op->op != OP_EXPERTS)
         return OK;
     TRY(find_op_table(costs, "queued", op, &price->queued));
@@ -166,7 +168,7 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
         price->slow = 1;
 }
 
-void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued)
+void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced)
 {
     CostPoint point = {0};
     double gpu_ns;
@@ -179,7 +181,9 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued)
             gpu_ns = attend(costs, price, &step->groups[SPANS_ONE]) +
                      attend(costs, price, &step->groups[SPANS_SEVERAL]);
         else if (price->op != OP_EXPERTS)
-            gpu_ns = op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
+            gpu_ns = op_costs_at(
+                costs, forced && price->forced.table != COSTS_NONE ? &price->forced : &price->gpu,
+                &point, &costs->use[price->op]);
         else
             gpu_ns = 0;
         price->gpu_ns = whole(gpu_ns);

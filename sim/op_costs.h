@@ -53,6 +53,7 @@ typedef struct {
 typedef struct {
     Op op;
     CostRef gpu;
+    CostRef forced; /* route: of routing that is forced */
     CostRef queued; /* experts: of a call that is given a list */
     CostRef host;   /* experts: on the host's cores */
     CostRef issue;
@@ -90,8 +91,9 @@ double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *po
 uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
                      CostUse *use);
 
-/* Prices every operation of a step but its experts; ISSUED: the host's part as well. */
-void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued);
+/* Prices every operation of a step but its experts; ISSUED: the host's part as well; FORCED:
+ * routing is not the router's. */
+void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced);
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
 uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
 /* ... on the host's cores. */

@@ -294,7 +294,8 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->mode = STEP_QUEUED;
     if (!timing->waits)
         TRY(timing_step_mode(timing, step, &timing->mode));
-    op_costs_price(&timing->costs, step, timing->waits && !timing->one_thread);
+    op_costs_price(&timing->costs, step, timing->waits && !timing->one_thread,
+                   timing->options.forced);
     timing->adds = !timing->waits && !timing->options.records;
     if (timing->adds)
         add_step(timing);

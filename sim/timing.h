@@ -24,6 +24,7 @@ typedef struct {
     const TraceLayer *layers; /* [n_layers] MoE layers of the trace */
     uint32_t n_layers;
     bool logits;  /* decoder steps compute those of the last token of each request */
+    bool forced;  /* routing is laid on the model */
     bool stamped; /* every operation is stamped, which costs time */
     bool warm;    /* graphs of all steps without a buffer have been made before */
     bool records; /* steps tell their operations and loads */

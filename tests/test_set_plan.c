@@ -1,5 +1,5 @@
 /* One executor under many plans: after executor_set_plan() it does what a fresh one does; and the
- * memory that an executor would take. */
+ * memory that an executor would take. tests/gpu/test_set_plan.c runs this on the GPU. */
 #include "base/status.h" /* before cmocka, which has a macro called fail */
 
 #include "tests/support.h"
@@ -13,6 +13,10 @@
 
 enum { VOCABULARY = 96, EXPERTS = 8, LAYERS = 3 };
 enum { MAX_REQUESTS = 4, MAX_LENGTH = 64, MAX_TOKENS = 16, STEPS = 12, MOST_PLANS = 256 };
+
+#ifndef TEST_DEVICE
+#define TEST_DEVICE "cpu"
+#endif
 
 static Checkpoint *checkpoint;
 
@@ -34,7 +38,7 @@ static int close_model(void **state)
 static ExecutorOptions usual_options(const Plan *plan)
 {
     return (ExecutorOptions){.plan = plan,
-                             .device = "cpu",
+                             .device = TEST_DEVICE,
                              .threads = 1,
                              .max_requests = MAX_REQUESTS,
                              .max_length = MAX_LENGTH,

@@ -16,7 +16,7 @@ static inline void put_constant(Hardware *hardware, const char *name, double ns)
 {
     CostTable *table;
     assert_ok(hardware_add_table(hardware, name, "", UNIT_NS, NULL, 0, &table));
-    assert_ok(cost_table_put(table, NULL, ns, 0));
+    assert_ok(cost_table_put(table, (const double[1]){0}, ns, 0));
 }
 
 /* Of the model that the trace in PATH names, whose embedding takes STEP_NS and nothing else takes

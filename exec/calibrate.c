@@ -88,9 +88,9 @@ static bool have_experts(const ModelConfig *config, uint32_t layers)
     return false;
 }
 
-/* The model with so few layers that it is quickly run and small, of which some have experts; as it
- * is, where it cannot be cut. */
-static Status find_few(const Calibration *c, char name[512])
+/* The model with as few layers that it is quickly run and small, LEAST or more, of which some have
+ * experts; as it is, where it cannot be cut. */
+static Status find_few(const Calibration *c, uint32_t least, char name[512])
 {
     Checkpoint *checkpoint;
     snprintf(name, 512, "%s", c->model);
@@ -99,7 +99,7 @@ static Status find_few(const Calibration *c, char name[512])
     TRY(checkpoint_open_model(c->model, &checkpoint));
     const ModelConfig *config = checkpoint_config(checkpoint);
     uint32_t all = config->n_layers - config->n_encoder_layers;
-    uint32_t few = FEW_LAYERS;
+    uint32_t few = least;
     while (few < all && !have_experts(config, few))
         few++;
     if (few < all) {
@@ -148,6 +148,22 @@ static Status open_buffered(Calibration *c, const char *few)
     return calibration_open(c, few, &plan, requests, length, tokens);
 }
 
+/* Of one MoE layer, since the host is slow; a model that cannot be cut is taken whole. */
+static Status measure_host(Calibration *c, const char *one)
+{
+    bool quick = c->options->quick;
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = 1;
+    plan.compute.mode = COMPUTE_ON_HOST;
+    TRY(calibration_open(c, one, &plan, quick ? QUICK_REQUESTS : MOST_REQUESTS,
+                         quick ? QUICK_LENGTH : BUFFERED_LENGTH,
+                         quick ? QUICK_TOKENS : BUFFERED_TOKENS));
+    Status status = calibrate_host(c);
+    calibration_close(c);
+    return status;
+}
+
 static Status measure_buffered(Calibration *c, const char *few)
 {
     if (c->max_experts < 2)
@@ -182,6 +198,8 @@ static Status count(Calibration *c)
     c->max_tokens = quick ? QUICK_TOKENS : BUFFERED_TOKENS;
     if (status == OK)
         status = calibrate_queue(c);
+    if (status == OK)
+        status = calibrate_host(c);
     c->max_experts = c->config->max_experts;
     c->counting = false;
     calibration_close(c);
@@ -193,15 +211,20 @@ Status calibrate_model(const CalibrateOptions *options, const char *model, Hardw
     Calibration c = {
         .options = options, .hardware = hardware, .model = model, .compute = compute_name(options)};
     char few[512];
+    char one[512];
     Status status = count(&c);
     if (status == OK)
-        status = find_few(&c, few);
+        status = find_few(&c, FEW_LAYERS, few);
+    if (status == OK)
+        status = find_few(&c, 1, one);
     if (status == OK)
         status = measure_whole(&c);
     if (status == OK)
         status = measure_few(&c, few);
     if (status == OK)
         status = measure_buffered(&c, few);
+    if (status == OK && c.max_experts > 0)
+        status = measure_host(&c, one);
     if (status == OK)
         status = calibration_settle(&c);
     calibration_free(&c);

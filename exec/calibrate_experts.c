@@ -17,15 +17,15 @@ static uint32_t rows_of(uint32_t i, uint32_t active, uint32_t rows, uint32_t fir
 /* Deals the rows of the experts to the tokens one after the other: as none has more rows than there
  * are tokens, a token never gets an expert twice. */
 static void deal(const TraceLayer *layer, uint32_t tokens, uint32_t active, uint32_t first,
-                 uint16_t *experts)
+                 uint32_t first_expert, uint16_t *experts)
 {
     uint32_t rows = tokens * layer->top_k;
     uint32_t row = 0;
     for (uint32_t i = 0; i < active; i++) {
         uint32_t n = active == 1 ? rows : rows_of(i, active, rows, first);
         /* Spread over all experts, others in each layer. */
-        uint32_t expert =
-            (uint32_t)(((uint64_t)i * layer->experts / active + layer->layer * 7) % layer->experts);
+        uint64_t spread = (uint64_t)i * layer->experts / active;
+        uint32_t expert = (uint32_t)((spread + layer->layer * 7 + first_expert) % layer->experts);
         for (uint32_t r = 0; r < n; r++, row++)
             experts[(size_t)(row % tokens) * layer->top_k + row / tokens] = (uint16_t)expert;
     }
@@ -62,7 +62,7 @@ double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t 
         uint32_t rows = tokens * layers[i].top_k;
         uint32_t taking_part = active < rows ? active : rows;
         uint32_t first = first_rows(tokens, layers[i].top_k, taking_part, skew);
-        deal(&layers[i], tokens, taking_part, first, experts);
+        deal(&layers[i], tokens, taking_part, first, c->first_expert, experts);
         load = mean_load(tokens, layers[i].top_k, taking_part, first);
         experts += (size_t)tokens * layers[i].top_k;
     }

@@ -52,8 +52,9 @@ typedef struct {
     uint32_t max_ops;
     Arena arena;
     Samples samples;
-    double stamp_ns; /* what a stamp adds to a step */
-    void *driver;    /* the driver's library, once it was opened */
+    uint32_t first_expert; /* that forced routing begins with */
+    double stamp_ns;       /* what a stamp adds to a step */
+    void *driver;          /* the driver's library, once it was opened */
     uint32_t source_length;
     uint32_t max_experts; /* of a layer of the whole model */
     enum { NOTE_OPS, NOTE_REST } noting;
@@ -141,6 +142,10 @@ Status calibration_settle(Calibration *c);
 double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active,
                          double skew);
 
+/* Leaves the one token of a step that was forced only ACTIVE experts: fewer than it wants, as where
+ * a call is of those alone that were in place. */
+void calibration_drop(Calibration *c, uint32_t active);
+
 /* What a stamp adds to a step of one token. */
 Status calibrate_stamp(Calibration *c);
 /* Decode, prefill, prompts in chunks, and the encoder's sources: the operations, by a fine grid,
@@ -149,6 +154,8 @@ Status calibrate_ops(Calibration *c);
 Status calibrate_whole(Calibration *c);
 /* Steps that wait for every event: C has a buffer with room for all experts of a layer but one. */
 Status calibrate_queue(Calibration *c);
+/* Experts on the host's cores: C's plan computes all that it misses there. */
+Status calibrate_host(Calibration *c);
 /* What the model needs of device memory. */
 Status calibrate_memory(Calibration *c, HardwareModel *model);
 /* Experts, by how many there are of how many rows. */

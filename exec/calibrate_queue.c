@@ -208,9 +208,7 @@ static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured
 
 /* ---- the places ---- */
 
-/* Leaves each token of one-token steps only ACTIVE experts: fewer than it wants, as where a call is
- * of those alone that were in place. */
-static void drop_others(Calibration *c, uint32_t active)
+void calibration_drop(Calibration *c, uint32_t active)
 {
     uint32_t n_layers;
     const TraceLayer *layers = executor_layers(c->executor, &n_layers);
@@ -236,7 +234,7 @@ static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, 
         return OK;
     double load = calibration_force(c, STACK_DECODER, all, active < top_k ? top_k : active, skew);
     if (active < top_k)
-        drop_others(c, active);
+        calibration_drop(c, active);
     double rows = active < top_k ? all : (double)all * top_k / active;
     const double at[COST_AXES] = {active, rows, load};
     TRY(measure(c, &kind, &measured));

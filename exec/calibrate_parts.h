@@ -142,9 +142,9 @@ Status calibration_settle(Calibration *c);
 double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active,
                          double skew);
 
-/* Leaves the one token of a step that was forced only ACTIVE experts: fewer than it wants, as where
- * a call is of those alone that were in place. */
-void calibration_drop(Calibration *c, uint32_t active);
+/* Leaves the TOKENS tokens of a step, all forced on the same experts, only ACTIVE of these: fewer
+ * than a token wants, as where a call is of those alone that were in place. */
+void calibration_drop(Calibration *c, uint32_t tokens, uint32_t active);
 
 /* What a stamp adds to a step of one token. */
 Status calibrate_stamp(Calibration *c);

@@ -208,7 +208,15 @@ static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured
 
 /* ---- the places ---- */
 
-void calibration_drop(Calibration *c, uint32_t active)
+static bool is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (experts[i] == expert)
+            return true;
+    return false;
+}
+
+void calibration_drop(Calibration *c, uint32_t tokens, uint32_t active)
 {
     uint32_t n_layers;
     const TraceLayer *layers = executor_layers(c->executor, &n_layers);
@@ -216,9 +224,11 @@ void calibration_drop(Calibration *c, uint32_t active)
     for (uint32_t i = 0; i < n_layers; i++) {
         if (layers[i].stack != STACK_DECODER)
             continue;
-        for (uint32_t k = active; k < layers[i].top_k; k++)
-            experts[k] = EXPERT_DROPPED;
-        experts += layers[i].top_k;
+        size_t ids = (size_t)tokens * layers[i].top_k;
+        for (size_t k = active; k < ids; k++)
+            if (!is_among(experts, active, experts[k]))
+                experts[k] = EXPERT_DROPPED;
+        experts += ids;
     }
 }
 
@@ -234,12 +244,23 @@ static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, 
         return OK;
     double load = calibration_force(c, STACK_DECODER, all, active < top_k ? top_k : active, skew);
     if (active < top_k)
-        calibration_drop(c, active);
+        calibration_drop(c, all, active);
     double rows = active < top_k ? all : (double)all * top_k / active;
     const double at[COST_AXES] = {active, rows, load};
     TRY(measure(c, &kind, &measured));
     TRY(note_costs(c, &kind, &measured, at));
     return active < top_k ? OK : note_rest(c, &kind, &measured);
+}
+
+/* Calls of few experts that have many rows, as where each waits for the slot of the one before. */
+static Status measure_few(Calibration *c)
+{
+    static const uint32_t TOKENS[] = {4, 16, 64, 256};
+    uint32_t top_k = c->config->max_top_k;
+    for (uint32_t active = 1; active < top_k; active *= 4)
+        for (size_t i = 0; i < sizeof TOKENS / sizeof *TOKENS && !c->options->quick; i++)
+            TRY(measure_place(c, 1, TOKENS[i], active, 0));
+    return OK;
 }
 
 /* Steps of one token of each request. */
@@ -280,6 +301,7 @@ static Status measure_hits(Calibration *c)
     size_t prompts = c->options->quick ? 2 : sizeof PROMPTS / sizeof *PROMPTS;
     for (const uint32_t *r = c->options->quick ? QUICK_REQUESTS : REQUESTS; *r > 0; r++)
         TRY(measure_decode(c, *r));
+    TRY(measure_few(c));
     for (size_t i = 0; i < prompts; i++)
         TRY(measure_prompt(c, PROMPTS[i][0], PROMPTS[i][1]));
     return OK;

@@ -192,13 +192,33 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
     }
 }
 
-static uint64_t work_ns(OpCosts *costs, const CostRef *ref, const ExpertWork *work)
+static CostPoint place_of(const ExpertWork *work)
 {
     CostPoint point = {0};
     point.at[AXIS_ACTIVE] = work->active;
     point.at[AXIS_ROWS] = (double)work->rows / work->active;
     point.at[AXIS_LOAD] = work->load / work->active;
-    return op_costs_ns(costs, ref, &point, &costs->use[OP_EXPERTS]);
+    return point;
+}
+
+/* A call that is given a list of experts. Where so many rows of so many experts were not measured,
+ * it is a call of all experts, which was measured at more places, and what a list adds to one of as
+ * many experts with a row each. */
+static double queued_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *work)
+{
+    CostUse use = {0};
+    CostUse ignored = {0};
+    CostPoint point = place_of(work);
+    double ns = op_costs_at(costs, &price->queued, &point, &use);
+    if (use.n[COST_EXTRAPOLATED] == 0 || price->queued.table == price->gpu.table) {
+        for (CostStatus status = COST_OK; status < COST_STATUSES; status++)
+            costs->use[OP_EXPERTS].n[status] += use.n[status];
+        return ns;
+    }
+    ns = op_costs_at(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
+    point.at[AXIS_ROWS] = point.at[AXIS_LOAD] = 1;
+    return ns + op_costs_at(costs, &price->queued, &point, &ignored) -
+           op_costs_at(costs, &price->gpu, &point, &ignored);
 }
 
 uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
@@ -207,15 +227,19 @@ uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *wor
     if (work->active == 0)
         return 0;
     if (queued)
-        return work_ns(costs, &price->queued, work);
+        return whole(queued_ns(costs, price, work));
     if (memcmp(&price->known, work, sizeof *work) != 0) {
+        const CostPoint point = place_of(work);
         price->known = *work;
-        price->known_ns = work_ns(costs, &price->gpu, work);
+        price->known_ns = op_costs_ns(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
     }
     return price->known_ns;
 }
 
 uint64_t op_costs_host_experts(OpCosts *costs, uint32_t number, const ExpertWork *work)
 {
-    return work->active > 0 ? work_ns(costs, &costs->prices[number].host, work) : 0;
+    if (work->active == 0)
+        return 0;
+    const CostPoint point = place_of(work);
+    return op_costs_ns(costs, &costs->prices[number].host, &point, &costs->use[OP_EXPERTS]);
 }

@@ -157,6 +157,31 @@ static void a_released_slot_begins_again(void **state)
     executor_close(executor);
 }
 
+static void a_request_that_is_wound_back_goes_on_as_if_it_had_not_gone_further(void **state)
+{
+    (void)state;
+    static const Small begin = {2, {5, 6}, {1, 1}, {0, 1}};
+    static const Small away = {3, {9, 3, 8}, {1, 1, 1}, {2, 3, 4}};
+    static const Small on = {1, {7}, {1}, {2}};
+    const Plan plan = plan_default();
+    float first[VOCABULARY];
+    Executor *executor = open_executor(&plan);
+    const StepInput beginning = small_input(&begin);
+    const StepInput further = small_input(&away);
+    const StepInput again = small_input(&on);
+    StepOutput output;
+    assert_ok(executor_step(executor, &beginning, &output));
+    assert_ok(executor_step(executor, &again, &output));
+    memcpy(first, output.logits, sizeof first);
+    executor_rewind(executor, 1, 2);
+    assert_ok(executor_step(executor, &further, &output));
+    assert_int_equal(executor_step(executor, &again, &output), ERR_INPUT);
+    executor_rewind(executor, 1, 2);
+    assert_ok(executor_step(executor, &again, &output));
+    assert_memory_equal(first, output.logits, sizeof first);
+    executor_close(executor);
+}
+
 static void options_that_cannot_be_met_are_refused(void **state)
 {
     (void)state;
@@ -491,6 +516,7 @@ int main(void)
         cmocka_unit_test(a_bad_step_is_refused_and_changes_nothing),
         cmocka_unit_test(forced_routing_is_checked_against_the_layer),
         cmocka_unit_test(a_released_slot_begins_again),
+        cmocka_unit_test(a_request_that_is_wound_back_goes_on_as_if_it_had_not_gone_further),
         cmocka_unit_test(options_that_cannot_be_met_are_refused),
         cmocka_unit_test(the_log_tells_what_every_slot_holds),
         cmocka_unit_test(a_load_takes_as_long_as_the_link_would),

@@ -31,6 +31,8 @@ static void lay_out_arrays(Calibration *c)
         lay_out(arena, times(c->max_tokens, routed_per_token(c->config)), sizeof *c->forced);
     c->length = lay_out(arena, c->max_requests, sizeof *c->length);
     size_t n = times(CALIBRATE_REPEATS, c->max_ops);
+    c->first_of = lay_out(arena, c->max_ops, sizeof *c->first_of);
+    c->shape = lay_out(arena, c->max_ops, sizeof *c->shape);
     c->op_ns = lay_out(arena, n, sizeof *c->op_ns);
     c->issue_ns = lay_out(arena, n, sizeof *c->issue_ns);
     c->wake_ns = lay_out(arena, n, sizeof *c->wake_ns);
@@ -124,6 +126,7 @@ void calibration_close(Calibration *c)
     c->executor = NULL;
     c->checkpoint = NULL;
     c->config = NULL;
+    c->n_ops = 0;
 }
 
 /* ---- steps ---- */
@@ -278,6 +281,7 @@ static Status stamped_step(Calibration *c, const StepKind *kind, uint32_t number
 {
     StepOutput output;
     TRY(calibration_step(c, kind, true, &output, whole_ns));
+    calibration_list(c, kind->stack, &output);
     double *row = c->op_ns + (size_t)number * c->max_ops;
     for (size_t i = 0; i < output.n_timing; i++)
         row[i] = (double)output.timing[i].duration_ns;

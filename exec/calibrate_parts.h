@@ -50,6 +50,10 @@ typedef struct {
     double *decide_ns;
     double whole_ns[CALIBRATE_REPEATS]; /* of the unstamped steps beside these */
     uint32_t max_ops;
+    uint32_t n_ops; /* of the list: operations of a step of STACK ... */
+    Stack stack;
+    uint32_t *first_of; /* [n_ops] the first with the same name and shape */
+    char (*shape)[160]; /* [n_ops] */
     Arena arena;
     Samples samples;
     uint32_t first_expert; /* that forced routing begins with */
@@ -115,14 +119,14 @@ Status calibration_note_rest(Calibration *c, const char *mode, const double at[C
 /* Where OP of a step lies on its axes; the experts' have places of their own. Returns how many. */
 uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double at[COST_AXES],
                            const char *axis[COST_AXES]);
-/* True when operation number I is the first of MEASURED with its name and shape, which is written
- * to SHAPE. */
-bool calibration_is_first(const Calibration *c, const StepMeasured *measured, uint32_t i,
-                          char shape[160]);
+/* Lists the operations of a step of STACK, where the list is not that of the step before. */
+void calibration_list(Calibration *c, Stack stack, const StepOutput *output);
+/* True when operation number I is the first of the list with its name and shape. */
+bool calibration_is_first(const Calibration *c, uint32_t i);
 /* Of ROWS [CALIBRATE_REPEATS][max_ops]: the median over repeats of the mean over the operations of
- * the name of number I and of SHAPE. */
+ * the name and shape of number I. */
 double calibration_cost(const Calibration *c, const double *rows, const StepMeasured *measured,
-                        uint32_t i, const char *shape, double *spread);
+                        uint32_t i, double *spread);
 /* Notes of a step that was measured what C->noting asks for: its operations, but the experts', or
  * what is left of it. */
 Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured);

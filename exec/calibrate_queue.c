@@ -55,6 +55,7 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
         if (!one_thread)
             TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
         TRY(calibration_step(c, kind, true, &output, one_thread ? &c->whole_ns[r] : &ns));
+        calibration_list(c, kind->stack, &output);
         keep_times(c, &output, r);
         measured->ops = output.timing;
         measured->n_ops = (uint32_t)output.n_timing;
@@ -73,14 +74,14 @@ typedef struct {
 } EventCost;
 
 static EventCost event_cost(const Calibration *c, const StepMeasured *measured, uint32_t i,
-                            const char *shape, double *spread)
+                            double *spread)
 {
     double ignored;
-    double whole = calibration_cost(c, c->op_ns, measured, i, shape, spread);
-    EventCost cost = {.decide_ns = calibration_cost(c, c->decide_ns, measured, i, shape, &ignored)};
+    double whole = calibration_cost(c, c->op_ns, measured, i, spread);
+    EventCost cost = {.decide_ns = calibration_cost(c, c->decide_ns, measured, i, &ignored)};
     if (!runs_at_once(c)) {
-        cost.wake_ns = calibration_cost(c, c->wake_ns, measured, i, shape, &ignored);
-        cost.issue_ns = calibration_cost(c, c->issue_ns, measured, i, shape, &ignored);
+        cost.wake_ns = calibration_cost(c, c->wake_ns, measured, i, &ignored);
+        cost.issue_ns = calibration_cost(c, c->issue_ns, measured, i, &ignored);
     }
     if (cost.wake_ns < 0)
         cost.wake_ns = 0;
@@ -110,19 +111,18 @@ static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasure
     double tokens = (double)kind->requests * kind->tokens;
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         Op op = measured->ops[i].op;
-        char shape[160];
         char name[48];
         double spread;
-        if ((op != OP_EXPERTS && runs_at_once(c)) || !calibration_is_first(c, measured, i, shape))
+        if ((op != OP_EXPERTS && runs_at_once(c)) || !calibration_is_first(c, i))
             continue;
         if (op == OP_EXPERTS) {
-            const EventCost cost = event_cost(c, measured, i, shape, &spread);
-            TRY(note_event(c, shape, &cost, tokens, at, spread));
+            const EventCost cost = event_cost(c, measured, i, &spread);
+            TRY(note_event(c, c->shape[i], &cost, tokens, at, spread));
             continue;
         }
         snprintf(name, sizeof name, "issue/%s", op_name(op));
-        double ns = calibration_cost(c, c->issue_ns, measured, i, shape, &spread);
-        TRY(calibration_note(c, name, shape, UNIT_NS, TOKENS_AXIS, 1, &tokens, ns, spread));
+        double ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
+        TRY(calibration_note(c, name, c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens, ns, spread));
     }
     return OK;
 }
@@ -169,18 +169,16 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
     double wake_ns = 0;
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         Op op = measured->ops[i].op;
-        char shape[160];
         double spread;
-        calibrate_shape(c->config, measured->ops[i].layer, op, c->compute, shape);
         if (op == OP_EXPERTS) {
-            const EventCost cost = event_cost(c, measured, i, shape, &spread);
+            const EventCost cost = event_cost(c, measured, i, &spread);
             host_ns = later(host_ns, gpu_ns) + cost.wake_ns + cost.decide_ns + cost.issue_ns;
             gpu_ns = later(gpu_ns, host_ns) + cost.call_ns;
             wake_ns = cost.wake_ns;
             continue;
         }
-        host_ns += calibration_cost(c, c->issue_ns, measured, i, shape, &spread);
-        gpu_ns = later(gpu_ns, host_ns) + gpu_cost(c, kind, op, shape);
+        host_ns += calibration_cost(c, c->issue_ns, measured, i, &spread);
+        gpu_ns = later(gpu_ns, host_ns) + gpu_cost(c, kind, op, c->shape[i]);
     }
     return later(host_ns, gpu_ns) + wake_ns;
 }

@@ -44,32 +44,36 @@ uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, do
     return n_axes;
 }
 
-bool calibration_is_first(const Calibration *c, const StepMeasured *measured, uint32_t i,
-                          char shape[160])
+void calibration_list(Calibration *c, Stack stack, const StepOutput *output)
 {
-    char other[160];
-    calibrate_shape(c->config, measured->ops[i].layer, measured->ops[i].op, c->compute, shape);
-    for (uint32_t j = 0; j < i; j++) {
-        if (measured->ops[j].op != measured->ops[i].op)
-            continue;
-        calibrate_shape(c->config, measured->ops[j].layer, measured->ops[j].op, c->compute, other);
-        if (strcmp(shape, other) == 0)
-            return false;
+    uint32_t n = (uint32_t)output->n_timing;
+    if (c->n_ops == n && c->stack == stack)
+        return;
+    c->n_ops = n;
+    c->stack = stack;
+    for (uint32_t i = 0; i < n; i++) {
+        const TimingRecord *op = &output->timing[i];
+        calibrate_shape(c->config, op->layer, op->op, c->compute, c->shape[i]);
+        uint32_t first = 0;
+        while (first < i &&
+               (output->timing[first].op != op->op || strcmp(c->shape[first], c->shape[i]) != 0))
+            first++;
+        c->first_of[i] = first;
     }
-    return true;
+}
+
+bool calibration_is_first(const Calibration *c, uint32_t i)
+{
+    return c->first_of[i] == i;
 }
 
 double calibration_cost(const Calibration *c, const double *rows, const StepMeasured *measured,
-                        uint32_t i, const char *shape, double *spread)
+                        uint32_t i, double *spread)
 {
     double means[CALIBRATE_REPEATS] = {0};
-    char other[160];
     uint32_t n = 0;
-    for (uint32_t j = i; j < measured->n_ops; j++) {
-        if (measured->ops[j].op != measured->ops[i].op)
-            continue;
-        calibrate_shape(c->config, measured->ops[j].layer, measured->ops[j].op, c->compute, other);
-        if (strcmp(shape, other) != 0)
+    for (uint32_t j = 0; j < measured->n_ops; j++) {
+        if (c->first_of[j] != c->first_of[i])
             continue;
         n++;
         for (uint32_t r = 0; r < measured->repeats; r++)
@@ -83,9 +87,9 @@ double calibration_cost(const Calibration *c, const double *rows, const StepMeas
 
 /* ... of its time without its stamp. */
 static double cost_of(const Calibration *c, const StepMeasured *measured, uint32_t i,
-                      const char *shape, double *spread)
+                      double *spread)
 {
-    double ns = calibration_cost(c, c->op_ns, measured, i, shape, spread) - c->stamp_ns;
+    double ns = calibration_cost(c, c->op_ns, measured, i, spread) - c->stamp_ns;
     return ns > 0 ? ns : 0;
 }
 
@@ -95,15 +99,14 @@ static Status note_ops(Calibration *c, const StepKind *kind, const StepMeasured 
         Op op = measured->ops[i].op;
         const char *axis[COST_AXES];
         double at[COST_AXES];
-        char shape[160];
         char name[48];
         double spread;
-        if (op == OP_EXPERTS || !calibration_is_first(c, measured, i, shape))
+        if (op == OP_EXPERTS || !calibration_is_first(c, i))
             continue;
         uint32_t n_axes = calibration_place(c, op, kind, at, axis);
         snprintf(name, sizeof name, "gpu/%s", op_name(op));
-        double ns = cost_of(c, measured, i, shape, &spread);
-        TRY(calibration_note(c, name, shape, UNIT_NS, axis, n_axes, at, ns, spread));
+        double ns = cost_of(c, measured, i, &spread);
+        TRY(calibration_note(c, name, c->shape[i], UNIT_NS, axis, n_axes, at, ns, spread));
     }
     return OK;
 }
@@ -155,15 +158,14 @@ Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMea
 static Status note_forced_route(Calibration *c, const StepMeasured *measured, uint32_t i,
                                 double rows)
 {
-    char shape[160];
     double spread;
     uint32_t layer = measured->ops[i].layer;
     double tokens = rows / c->config->layers[layer].top_k;
-    if (!calibration_is_first(c, measured, i, shape))
+    if (!calibration_is_first(c, i))
         return OK;
-    double ns = cost_of(c, measured, i, shape, &spread);
-    return calibration_note(c, "forced/route", shape, UNIT_NS, (const char *const[]){"tokens"}, 1,
-                            &tokens, ns, spread);
+    double ns = cost_of(c, measured, i, &spread);
+    return calibration_note(c, "forced/route", c->shape[i], UNIT_NS,
+                            (const char *const[]){"tokens"}, 1, &tokens, ns, spread);
 }
 
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
@@ -173,14 +175,13 @@ Status calibration_note_experts(Calibration *c, const StepMeasured *measured, do
     const char *axis[COST_AXES];
     hardware_op_axes(OP_EXPERTS, axis);
     for (uint32_t i = 0; i < measured->n_ops; i++) {
-        char shape[160];
         double spread;
         if (measured->ops[i].op == OP_ROUTE)
             TRY(note_forced_route(c, measured, i, active * rows));
-        if (measured->ops[i].op != OP_EXPERTS || !calibration_is_first(c, measured, i, shape))
+        if (measured->ops[i].op != OP_EXPERTS || !calibration_is_first(c, i))
             continue;
-        double ns = cost_of(c, measured, i, shape, &spread);
-        TRY(calibration_note(c, "gpu/experts", shape, UNIT_NS, axis, 3, at, ns, spread));
+        double ns = cost_of(c, measured, i, &spread);
+        TRY(calibration_note(c, "gpu/experts", c->shape[i], UNIT_NS, axis, 3, at, ns, spread));
     }
     return OK;
 }

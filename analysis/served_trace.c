@@ -65,7 +65,7 @@ static Status has_arrivals(const char *path, bool *has)
 {
     TraceReader *reader;
     TraceRequest request;
-    Status status;
+    Status status = OK;
     *has = false;
     TRY(trace_reader_open(path, &reader));
     while (!*has && (status = trace_reader_next_request(reader, &request)) == OK)

@@ -99,6 +99,7 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     scope->list = piece(arena, policy->needs_flags, objects, sizeof *scope->list);
     scope->value = piece(arena, policy->needs_values, objects, sizeof *scope->value);
     scope->position = piece(arena, policy->needs_positions, objects, sizeof *scope->position);
+    scope->turn = piece(arena, policy->needs_turns, objects, sizeof *scope->turn);
     scope->nodes = piece(arena, nodes > 0, nodes, sizeof *scope->nodes);
     lay_out_rings(policy, scope, arena);
 }
@@ -410,6 +411,9 @@ static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t se
         memset(scope->flag, 0, objects * sizeof *scope->flag);
         memset(scope->list, 0, objects * sizeof *scope->list);
     }
+    scope->turns = 0;
+    if (policy->needs_turns)
+        memset(scope->turn, 0, objects * sizeof *scope->turn);
     if (policy->needs_values)
         memset(scope->value, 0, objects * sizeof *scope->value);
 }

@@ -91,27 +91,17 @@ ALWAYS_INLINE uint32_t serial_event(const EvictionRules *rules, Scope *scope, Sc
 ALWAYS_INLINE uint32_t split(const EvictionRules *rules, Scope *scope, ScopeEvent *event)
 {
     const uint16_t *experts = event->experts;
-    uint16_t *restrict misses = scope->misses;
-    uint16_t *restrict mark = scope->mark + event->first_object;
-    const bool *resident = scope->resident + event->first_object;
-    uint16_t number = scope->event;
-    uint32_t n = event->n;
-    uint32_t n_misses = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t expert = experts[i];
-        bool hit = resident[expert];
-        misses[n_misses] = (uint16_t)i;
-        n_misses += !hit;
-        if (!rules->is_oldest_outside)
-            mark[expert] = number;
-        if (rules->look_up != NULL)
-            rules->look_up(scope, event->first_object + expert, hit);
-        else if (rules->hit != NULL && hit)
-            rules->hit(scope, event->first_object + expert);
-    }
+    uint32_t first = event->first_object;
+    uint32_t n_misses = scope_split(experts, event->n, scope->resident + first, scope->event,
+                                    scope->mark + first, scope->misses);
+    for (uint32_t i = 0; i < event->n && rules->look_up != NULL; i++)
+        rules->look_up(scope, first + experts[i], scope->resident[first + experts[i]]);
+    for (uint32_t i = 0; i < event->n && rules->look_up == NULL && rules->hit != NULL; i++)
+        if (scope->resident[first + experts[i]])
+            rules->hit(scope, first + experts[i]);
     if (event->hit != NULL)
-        scope_write_hits(event, misses, n_misses);
-    scope->outside = scope->n_residents - (n - n_misses);
+        scope_write_hits(event, scope->misses, n_misses);
+    scope->outside = scope->n_residents - (event->n - n_misses);
     scope->marked = true;
     return n_misses;
 }

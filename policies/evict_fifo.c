@@ -1,4 +1,4 @@
-#include "policies/event_loop.h"
+#include "policies/turns.h"
 
 /* Members of A that were passed over are the oldest again. */
 static void fifo_end(Scope *scope)
@@ -33,7 +33,20 @@ static const EvictionRules RULES = {.admit = fifo_admit,
                                     .victim_outside = fifo_victim_outside,
                                     .end = fifo_end};
 
-DEFINE_EVENTS(fifo, RULES)
+DEFINE_DECISIONS(fifo, RULES)
+
+static uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, uint64_t *visited)
+{
+    (void)turns;
+    (void)at;
+    (void)visited;
+    return ring_pop_oldest(&scope->rings[0]);
+}
+
+static const TurnsRules TURNS = {
+    .decide = fifo_serial_event, .victim = victim_at, .admit = fifo_admit};
+
+DEFINE_RUNS_BY_TURNS(fifo, TURNS)
 
 /* First in, first out: the earliest loaded goes, however often it was used since. */
-const EvictionPolicy EVICT_FIFO = {.name = "fifo", EVENTS(fifo), .n_rings = 1};
+const EvictionPolicy EVICT_FIFO = {.name = "fifo", EVENTS(fifo), .needs_turns = true, .n_rings = 1};

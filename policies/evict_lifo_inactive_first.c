@@ -6,7 +6,20 @@ static const EvictionRules RULES = {.admit = lifo_admit,
                                     .end = lifo_end,
                                     .inactive_first_in_serial = true};
 
-DEFINE_EVENTS(inactive_first, RULES)
+DEFINE_DECISIONS(inactive_first, RULES)
+
+/* Nobody of A goes where its members all have room: then the order of the lookups shows in the
+ * actions alone. */
+ALWAYS_INLINE uint32_t serial_as_batch(Scope *scope, ScopeEvent *event)
+{
+    bool is_same = event->actions == NULL && scope->layer_weight == NULL;
+    return is_same && event->n <= scope->n_slots ? inactive_first_batch_event(scope, event)
+                                                 : inactive_first_serial_event(scope, event);
+}
+
+DEFINE_RUN(inactive_first_serial, serial_as_batch)
+DEFINE_RUN(inactive_first_batch, inactive_first_batch_event)
+DEFINE_RUN(inactive_first_staged, inactive_first_staged_event)
 
 /* Last in, first out, but an expert that this event does not need goes first; among those too the
  * latest loaded. Huang et al. 2023 (Towards MoE Deployment), section V: experts run in ascending

@@ -1,5 +1,6 @@
 #include "policies/event_loop.h"
 #include "policies/recency.h"
+#include "policies/turns.h"
 
 static void lru_touch(Scope *scope, uint32_t object)
 {
@@ -44,41 +45,16 @@ static bool has_room_for(Scope *scope, const ScopeEvent *event)
     return true; /* it has room for four times the slots */
 }
 
-static void report_hits(const Scope *scope, ScopeEvent *event, uint32_t from, uint32_t to)
-{
-    for (uint32_t i = from; i < to; i++) {
-        uint32_t object = event->first_object + event->experts[i];
-        scope_report(scope, event, RESIDENCY_HIT, object, scope->slot[object]);
-    }
-}
-
-/* Writes the positions in A of the misses to scope->misses and moves the hits to the new end.
- * Returns the number of misses. */
-static uint32_t move_hits(Scope *scope, const ScopeEvent *event)
-{
-    Ring ring = scope->rings[0];
-    uint16_t *misses = scope->misses;
-    uint32_t n_misses = 0;
-    for (uint32_t i = 0; i < event->n; i++) {
-        uint32_t object = event->first_object + event->experts[i];
-        uint32_t at = ring.head & ring.mask;
-        bool hit = scope_holds(scope, object);
-        misses[n_misses] = (uint16_t)i;
-        n_misses += !hit;
-        ring.objects[at] = object;
-        scope->position[object] = at; /* a miss has none; it gets one with its load */
-        ring.head += hit;
-    }
-    scope->rings[0].head = ring.head;
-    return n_misses;
-}
-
 ALWAYS_INLINE uint32_t quick_batch_event(Scope *scope, ScopeEvent *event)
 {
     if (!has_room_for(scope, event))
         return lru_batch_event(scope, event);
     Ring *ring = &scope->rings[0];
-    uint32_t n_misses = move_hits(scope, event);
+    uint32_t first = event->first_object;
+    uint32_t n_misses = recency_move_hits(event->experts, event->n, first, scope->resident + first,
+                                          scope->position + first, ring->objects, ring->mask,
+                                          ring->head, scope->misses);
+    ring->head += event->n - n_misses;
     RecencyWalk walk = recency_walk(ring);
     if (event->hit != NULL)
         scope_write_hits(event, scope->misses, n_misses);
@@ -93,79 +69,54 @@ ALWAYS_INLINE uint32_t quick_batch_event(Scope *scope, ScopeEvent *event)
         scope->newest = object;
     }
     ring->tail = recency_walk_end(ring, &walk);
-    for (uint32_t i = 0; i < n_misses; i++)
-        lru_touch(scope, event->first_object + event->experts[scope->misses[i]]);
+    recency_append_misses(event->experts, scope->misses, n_misses, first, scope->position + first,
+                          ring->objects, ring->mask, ring->head);
+    ring->head += n_misses;
     return event->n - n_misses;
 }
 
-/* Writes the positions in A of the misses to scope->misses. Returns their number, and in *NEAREST
- * how far from the old end the oldest of the hits is. */
-static uint32_t look_at_all(const Scope *scope, const ScopeEvent *event, uint32_t *nearest)
-{
-    const Ring *ring = &scope->rings[0];
-    uint32_t n_misses = 0;
-    *nearest = UINT32_MAX;
-    for (uint32_t i = 0; i < event->n; i++) {
-        uint32_t object = event->first_object + event->experts[i];
-        bool hit = scope_holds(scope, object);
-        uint32_t age = (scope->position[object] - ring->tail) & ring->mask;
-        scope->misses[n_misses] = (uint16_t)i;
-        n_misses += !hit;
-        *nearest = hit && age < *nearest ? age : *nearest;
-    }
-    return n_misses;
-}
-
-/* As long as no member of A is among the oldest that must go, all lookups find what is there at the
- * start, and the victims are the oldest at the start. Otherwise the lookups go one by one. */
+/* Those of A whose turn has been are no longer where they were at the start: all of A moves at the
+ * end, and until then they are passed over. */
 ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
 {
-    if (!has_room_for(scope, event))
+    if (!turns_can(scope, event) || !has_room_for(scope, event))
         return lru_serial_event(scope, event);
+    Turns turns = turns_begin(scope, event);
     Ring *ring = &scope->rings[0];
-    uint32_t nearest;
-    uint32_t n_misses = look_at_all(scope, event, &nearest);
-    uint64_t room = scope->budget - scope->used;
-    uint32_t n_victims = n_misses > room ? (uint32_t)(n_misses - room) : 0;
     RecencyWalk walk = recency_walk(ring);
-    if (n_victims > scope->n_residents)
-        return lru_serial_event(scope, event);
-    for (uint32_t i = 0; i < n_victims; i++)
-        scope->aside[i] = recency_walk_next(scope, ring, &walk);
-    if (nearest < recency_walk_end(ring, &walk) - ring->tail)
-        return lru_serial_event(scope, event);
-    ring->tail = recency_walk_end(ring, &walk);
-    for (uint32_t i = 0; i < event->n; i++)
-        lru_touch(scope, event->first_object + event->experts[i]);
-    if (event->hit != NULL)
-        scope_write_hits(event, scope->misses, n_misses);
     uint32_t reported = 0;
-    for (uint32_t i = 0; i < n_misses; i++) {
-        uint32_t at = scope->misses[i];
-        uint32_t object = event->first_object + event->experts[at];
-        if (event->actions != NULL)
-            report_hits(scope, event, reported, at);
+    for (uint64_t left = turns.missed; left != 0;) {
+        uint32_t at = (uint32_t)__builtin_ctzll(left);
+        uint32_t object = turns_object(event, at);
+        uint32_t victim;
+        do
+            victim = recency_walk_next(scope, ring, &walk);
+        while (turns_of(scope, &turns, victim) < at);
+        uint64_t evicted = turns_evicted(scope, event, &turns, victim, at);
+        turns_report_hits(scope, event, &turns, reported, at);
         reported = at + 1;
-        if (i < room)
-            scope_load(scope, event, object);
-        else
-            scope_replace(scope, event, scope->aside[i - room], object);
+        turns.missed |= evicted;
+        left = (left & (left - 1)) | evicted;
+        scope_replace(scope, event, victim, object);
         scope->newest = object;
     }
-    if (event->actions != NULL)
-        report_hits(scope, event, reported, event->n);
-    return event->n - n_misses;
+    turns_report_hits(scope, event, &turns, reported, event->n);
+    ring->tail = recency_walk_end(ring, &walk);
+    recency_append(event->experts, event->n, event->first_object,
+                   scope->position + event->first_object, ring->objects, ring->mask, ring->head);
+    ring->head += event->n;
+    return turns_end(event, &turns, (uint32_t)event->loads);
 }
 
 DEFINE_RUN(quick_batch, quick_batch_event)
 DEFINE_RUN(lru_staged, lru_staged_event)
-DEFINE_RUN(quick_serial, quick_serial_event)
+DEFINE_RUN(lru_serial, quick_serial_event)
 
 /* Least recently used: the one whose last lookup is longest ago. */
 const EvictionPolicy EVICT_LRU = {
     .name = "lru",
-    .run =
-        {[ORDER_SERIAL] = quick_serial, [ORDER_BATCH] = quick_batch, [ORDER_STAGED] = lru_staged},
+    .run = {[ORDER_SERIAL] = lru_serial, [ORDER_BATCH] = quick_batch, [ORDER_STAGED] = lru_staged},
     .prefetch = lru_prefetch,
     .needs_positions = true,
+    .needs_turns = true,
     .n_rings = 1};

@@ -1,4 +1,4 @@
-#include "policies/event_loop.h"
+#include "policies/turns.h"
 
 /* The queue in load order, cut where the hand stands. When the hand has passed everybody, the two
  * change places. */
@@ -62,10 +62,31 @@ static const EvictionRules RULES = {.hit = sieve_hit,
                                     .victim = sieve_victim,
                                     .victim_outside = sieve_victim_outside};
 
-DEFINE_EVENTS(sieve, RULES)
+DEFINE_DECISIONS(sieve, RULES)
+
+ALWAYS_INLINE uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, uint64_t *visited)
+{
+    for (;;) {
+        if (ring_is_empty(&scope->rings[AHEAD]))
+            begin_again(scope);
+        uint32_t object = ring_pop_oldest(&scope->rings[AHEAD]);
+        if (turns_clear_visited(scope, turns, object, at, visited)) {
+            ring_push(&scope->rings[PASSED], object);
+            continue;
+        }
+        if (ring_is_empty(&scope->rings[AHEAD]))
+            begin_again(scope);
+        return object;
+    }
+}
+
+static const TurnsRules TURNS = {
+    .decide = sieve_serial_event, .victim = victim_at, .admit = sieve_admit, .visits = true};
+
+DEFINE_RUNS_BY_TURNS(sieve, TURNS)
 
 /* SIEVE. Zhang et al. 2024 (NSDI): a queue in load order with one visited bit, and a hand that
  * clears bits and takes the first without. The hand passes members of A over: they keep their bit.
  * On layer-ordered lookups it freezes: the hand trails the head and takes each newcomer. */
 const EvictionPolicy EVICT_SIEVE = {
-    .name = "sieve", EVENTS(sieve), .needs_flags = true, .n_rings = 2};
+    .name = "sieve", EVENTS(sieve), .needs_flags = true, .needs_turns = true, .n_rings = 2};

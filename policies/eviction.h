@@ -30,6 +30,7 @@ typedef struct {
     bool needs_flags;     /* flag and list */
     bool needs_values;    /* value */
     bool needs_positions; /* position */
+    bool needs_turns;     /* turn */
     bool has_layer_lists; /* nodes: a list a layer */
     uint32_t n_rings;
 } EvictionPolicy;

@@ -10,6 +10,8 @@
 
 #include "policies/scope.h"
 
+enum { RECENCY_STRIDE = 8 };
+
 /* True when the object at position AT is not stale; LIST as in scope->list, or 0 for the one ring
  * of a policy. */
 ALWAYS_INLINE bool recency_is_at(const Scope *scope, const Ring *ring, uint16_t list, uint32_t at)
@@ -40,6 +42,27 @@ ALWAYS_INLINE void recency_push(Scope *scope, Ring *ring, uint16_t list, uint32_
     scope->position[object] = ring->head & ring->mask;
     ring_push(ring, object);
 }
+
+/* Steps of whole events, as functions of their own, so that their loops have the registers to
+ * themselves. EXPERTS[n] and what is by expert are of one layer, whose expert 0 is the object
+ * FIRST; OBJECTS is the array of a ring with MASK, HEAD its head. */
+
+/* Writes the positions in A of the misses to MISSES and moves the hits to the new end, where there
+ * is room. Returns the number of misses. POSITION of those is not of use then. */
+uint32_t recency_move_hits(const uint16_t *experts, uint32_t n, uint32_t first,
+                           const bool *resident, uint32_t *position, uint32_t *objects,
+                           uint32_t mask, uint32_t head, uint16_t *misses);
+/* Moves all to the new end. */
+void recency_append(const uint16_t *experts, uint32_t n, uint32_t first, uint32_t *position,
+                    uint32_t *objects, uint32_t mask, uint32_t head);
+/* Moves those at the positions MISSES[n] of EXPERTS to the new end. */
+void recency_append_misses(const uint16_t *experts, const uint16_t *misses, uint32_t n,
+                           uint32_t first, uint32_t *position, uint32_t *objects, uint32_t mask,
+                           uint32_t head);
+/* A bit for each of the RECENCY_STRIDE positions from AT on that is not stale; POSITION is by
+ * object. */
+uint32_t recency_live(const uint32_t *objects, const uint32_t *position, uint32_t mask,
+                      uint32_t at);
 
 /* The oldest or newest, of which there is one; the stale at that end are gone then. */
 
@@ -87,8 +110,6 @@ typedef struct {
     uint32_t bits; /* of those not stale, and not walked over */
 } RecencyWalk;
 
-enum { RECENCY_STRIDE = 8 };
-
 ALWAYS_INLINE RecencyWalk recency_walk(const Ring *ring)
 {
     return (RecencyWalk){.at = ring->tail - RECENCY_STRIDE};
@@ -98,8 +119,7 @@ ALWAYS_INLINE uint32_t recency_walk_next(const Scope *scope, const Ring *ring, R
 {
     while (walk->bits == 0) {
         walk->at += RECENCY_STRIDE;
-        for (uint32_t i = 0; i < RECENCY_STRIDE; i++)
-            walk->bits |= (uint32_t)recency_is_at(scope, ring, 0, walk->at + i) << i;
+        walk->bits = recency_live(ring->objects, scope->position, ring->mask, walk->at);
     }
     uint32_t bit = (uint32_t)__builtin_ctz(walk->bits);
     walk->bits &= walk->bits - 1;

@@ -64,6 +64,8 @@ typedef struct {
     uint32_t *aside;        /* [2 * n_slots] taken out of the order for the rest of the event */
     uint32_t n_aside;
     uint32_t n_newer;   /* lifo: in the second half of aside, those admitted since */
+    uint32_t *turn;     /* [n_objects] when it was last looked up, in policies/turns.h */
+    uint32_t turns;     /* of the event begun last */
     uint16_t *flag;     /* [n_objects] visited, or lookups up to a cap */
     uint16_t *list;     /* [n_objects] the list it is in; 0: none */
     uint32_t length[5]; /* objects of each such list */
@@ -137,6 +139,17 @@ ALWAYS_INLINE void scope_mark(Scope *scope, const ScopeEvent *event)
     scope->outside = scope->n_residents - active;
     scope->marked = true;
 }
+
+/* The lookups of EXPERTS[n] against RESIDENT, both of one layer: writes NUMBER to each one's MARK
+ * and the positions of those that missed to MISSES, and returns how many. A function of its own, so
+ * that its loop has the registers to itself; nothing branches on what is found. */
+uint32_t scope_split(const uint16_t *experts, uint32_t n, const bool *resident, uint16_t number,
+                     uint16_t *mark, uint16_t *misses);
+
+/* The same for at most 64 experts: writes FIRST + its position to each one's TURN, and returns a
+ * bit for each that missed. */
+uint64_t scope_look_at(const uint16_t *experts, uint32_t n, const bool *resident, uint32_t first,
+                       uint32_t *turn);
 
 /* Prefetching: OBJECT, resident or not, is not to be evicted until the next event begins. */
 void scope_keep(Scope *scope, uint32_t object);

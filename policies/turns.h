@@ -1,0 +1,162 @@
+/* Serial events without a branch on each lookup: all are looked up against the start first, and
+ * what the event itself changes is put right. Inside policies/ only.
+ *
+ * A member of A that misses at the start misses when its turn comes, for nobody is loaded but for a
+ * lookup. One that hits at the start misses if it was evicted before its turn; so whoever is
+ * evicted is asked for its turn. Lookups are bits of one word: events of more than TURNS_MOST
+ * experts, and scopes that are not full, are left to the rules. */
+#ifndef POLICIES_TURNS_H
+#define POLICIES_TURNS_H
+
+#include "policies/event_loop.h"
+
+enum { TURNS_MOST = 63, TURNS_APART = 64 };
+
+typedef struct {
+    uint32_t base;   /* turn of the first lookup */
+    uint64_t missed; /* a bit a lookup */
+} Turns;
+
+/* True when an event can be decided so: every load takes one victim. */
+ALWAYS_INLINE bool turns_can(const Scope *scope, const ScopeEvent *event)
+{
+    return scope->n_free == 0 && scope->layer_weight == NULL && event->n <= TURNS_MOST &&
+           event->n > 0;
+}
+
+/* Looks all up against the start. */
+ALWAYS_INLINE Turns turns_begin(Scope *scope, const ScopeEvent *event)
+{
+    if (scope->turns > UINT32_MAX - 2 * TURNS_APART) {
+        memset(scope->turn, 0, scope->n_objects * sizeof *scope->turn);
+        scope->turns = 0;
+    }
+    scope->turns += TURNS_APART;
+    return (Turns){.base = scope->turns,
+                   .missed = scope_look_at(event->experts, event->n,
+                                           scope->resident + event->first_object, scope->turns,
+                                           scope->turn + event->first_object)};
+}
+
+/* The turn of OBJECT in the event; event->n or more when it is no member of A. */
+ALWAYS_INLINE uint32_t turns_of(const Scope *scope, const Turns *turns, uint32_t object)
+{
+    return scope->turn[object] - turns->base;
+}
+
+/* VICTIM was evicted at turn AT: it misses if its own is still to come. */
+ALWAYS_INLINE uint64_t turns_evicted(const Scope *scope, const ScopeEvent *event,
+                                     const Turns *turns, uint32_t victim, uint32_t at)
+{
+    uint32_t turn = turns_of(scope, turns, victim);
+    return (uint64_t)(turn < event->n && turn > at) << (turn % TURNS_APART);
+}
+
+ALWAYS_INLINE uint32_t turns_object(const ScopeEvent *event, uint32_t at)
+{
+    return event->first_object + event->experts[at];
+}
+
+/* Bits of the lookups that hit as far as is known. */
+ALWAYS_INLINE uint64_t turns_hits(const ScopeEvent *event, const Turns *turns)
+{
+    return ~turns->missed & ((UINT64_C(1) << event->n) - 1);
+}
+
+/* For policies with a visited bit, which a hit sets when its turn comes: VISITED has the hits whose
+ * bit is not set yet. True when OBJECT's is set at turn AT; then it is cleared. */
+ALWAYS_INLINE bool turns_clear_visited(Scope *scope, const Turns *turns, uint32_t object,
+                                       uint32_t at, uint64_t *visited)
+{
+    uint32_t turn = turns_of(scope, turns, object);
+    uint64_t bit = (uint64_t)(turn < at) << (turn % TURNS_APART) & *visited;
+    bool is_visited = (scope->flag[object] != 0) | (bit != 0);
+    scope->flag[object] = 0;
+    *visited ^= bit;
+    return is_visited;
+}
+
+/* Sets the bits of those VISITED whose turn has not been asked for. */
+ALWAYS_INLINE void turns_set_visited(Scope *scope, const ScopeEvent *event, uint64_t visited)
+{
+    uint16_t *flag = scope->flag + event->first_object;
+    for (uint32_t i = 0; i < event->n; i++)
+        flag[event->experts[i]] |= (uint16_t)(visited >> i & 1);
+}
+
+/* Bits that are set: the compiler calls a function for it where the machine may lack the
+ * instruction. */
+ALWAYS_INLINE uint32_t turns_count(uint64_t bits)
+{
+    bits -= bits >> 1 & 0x5555555555555555u;
+    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+    bits = (bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
+    return (uint32_t)(bits * 0x0101010101010101u >> 56);
+}
+
+/* Reports the hits from turn FROM to TO - 1, whose misses are known. */
+ALWAYS_INLINE void turns_report_hits(const Scope *scope, ScopeEvent *event, const Turns *turns,
+                                     uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to && event->actions != NULL; i++)
+        if (!(turns->missed >> i & 1))
+            scope_report(scope, event, RESIDENCY_HIT, turns_object(event, i),
+                         scope->slot[turns_object(event, i)]);
+}
+
+/* Writes what each lookup found. Returns the hits, which N_MISSES leave. */
+ALWAYS_INLINE uint32_t turns_end(const ScopeEvent *event, const Turns *turns, uint32_t n_misses)
+{
+    for (uint32_t i = 0; i < event->n && event->hit != NULL; i++)
+        event->hit[i] = !(turns->missed >> i & 1);
+    return event->n - n_misses;
+}
+
+/* What a policy does with turns. */
+typedef struct {
+    uint32_t (*decide)(Scope *scope, ScopeEvent *event); /* by the rules */
+    /* Leaves the order, at turn AT; VISITED as in turns_clear_visited(). */
+    uint32_t (*victim)(Scope *scope, const Turns *turns, uint32_t at, uint64_t *visited);
+    void (*admit)(Scope *scope, uint32_t object);
+    bool visits; /* hits set visited bits; else they change nothing */
+} TurnsRules;
+
+/* As the rules decide. */
+ALWAYS_INLINE uint32_t turns_event(const TurnsRules *rules, Scope *scope, ScopeEvent *event)
+{
+    if (!turns_can(scope, event))
+        return rules->decide(scope, event);
+    Turns turns = turns_begin(scope, event);
+    uint64_t visited = rules->visits ? turns_hits(event, &turns) : 0;
+    uint32_t reported = 0;
+    for (uint64_t left = turns.missed; left != 0;) {
+        uint32_t at = (uint32_t)__builtin_ctzll(left);
+        uint32_t object = turns_object(event, at);
+        uint32_t victim = rules->victim(scope, &turns, at, &visited);
+        uint64_t evicted = turns_evicted(scope, event, &turns, victim, at);
+        turns_report_hits(scope, event, &turns, reported, at);
+        reported = at + 1;
+        turns.missed |= evicted;
+        visited &= ~evicted;
+        left = (left & (left - 1)) | evicted;
+        scope_replace(scope, event, victim, object);
+        scope->newest = object;
+        rules->admit(scope, object);
+    }
+    turns_report_hits(scope, event, &turns, reported, event->n);
+    if (rules->visits)
+        turns_set_visited(scope, event, visited);
+    return turns_end(event, &turns, (uint32_t)event->loads);
+}
+
+/* Defines a policy's runs: serial ones by TURNS, a constant TurnsRules. */
+#define DEFINE_RUNS_BY_TURNS(prefix, TURNS)                                                        \
+    ALWAYS_INLINE uint32_t prefix##_turns_event(Scope *scope, ScopeEvent *event)                   \
+    {                                                                                              \
+        return turns_event(&TURNS, scope, event);                                                  \
+    }                                                                                              \
+    DEFINE_RUN(prefix##_serial, prefix##_turns_event)                                              \
+    DEFINE_RUN(prefix##_batch, prefix##_batch_event)                                               \
+    DEFINE_RUN(prefix##_staged, prefix##_staged_event)
+
+#endif

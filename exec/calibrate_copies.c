@@ -40,12 +40,14 @@ static Status open_rig(Calibration *c, Rig *rig)
     size_t side = rig->side;
     size_t matrix = side * side * rig->weight_bytes;
     size_t rows = (size_t)MANY_ROWS * side * sizeof(float);
+    /* A product's scratch is sized by tokens of the model's width. */
+    uint32_t tokens = MANY_ROWS * (1 + rig->side / c->config->d_model);
     const DeviceOptions options = {.config = c->config,
                                    .compute = c->options->compute,
                                    .threads = c->options->threads,
                                    .max_requests = 1,
                                    .max_length = 1,
-                                   .max_tokens = MANY_ROWS,
+                                   .max_tokens = tokens,
                                    .max_loads = BURST,
                                    .max_stamps = 2};
     void *host;
@@ -221,7 +223,7 @@ static Status measure_beside(const Rig *rig)
         loads_ns += ns[i];
     TRY(measure_slowdown(rig, MANY_ROWS, loads_ns, &product_ns));
     TRY(measure_slowdown(rig, 1, loads_ns, &product_ns));
-    for (size_t bytes = LEAST_BYTES; bytes <= BUSY_BYTES; bytes *= 4)
+    for (size_t bytes = LEAST_BYTES; bytes <= BUSY_BYTES; bytes *= 2)
         TRY(measure_busy_loads(rig, bytes, product_ns));
     return OK;
 }
@@ -238,7 +240,7 @@ static Status measure_size(const Rig *rig, size_t bytes)
 
 static Status measure_all(const Rig *rig)
 {
-    for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 4)
+    for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 2)
         TRY(measure_size(rig, bytes));
     return strcmp(rig->backend->name, "cpu") != 0 ? measure_beside(rig) : OK;
 }

@@ -34,8 +34,7 @@ static const Grid OPS_GRIDS[] = {
      {16, 32, 64, 128, 192, 256, 384, 512, 768, 1024},
      {128, 256, 512, 1024, 2048, 3072}},
 };
-/* The first is short and measured again and again: a moment of other clocks is not taken for the
- * model's. */
+/* The first comes three times, so that a moment of other clocks is not taken for the model's. */
 static const Grid WHOLE_GRIDS[] = {
     {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512, 2048}},
     {{1, 4, 16}, {16, 64, 128, 256, 512, 1024}, {0}},

@@ -278,14 +278,13 @@ static uint32_t moe_layers_of(const ModelConfig *config, Stack stack)
     return n;
 }
 
-/* Keys are counted in such steps, so that a request that grows keeps the shape of its steps. */
+/* Keys are counted in such steps, so that a request that grows keeps the shape of its steps, and
+ * beyond the room of a request, so that its numbers and its time do not depend on that. */
 enum { KEYS_AT_ONCE = 256 };
 
-static uint32_t round_keys(const Forward *f, uint32_t keys)
+static uint32_t round_keys(uint32_t keys)
 {
-    uint32_t over = keys % KEYS_AT_ONCE;
-    uint32_t missing = over == 0 ? 0 : KEYS_AT_ONCE - over;
-    return missing < f->max_length - keys ? keys + missing : f->max_length;
+    return (keys + KEYS_AT_ONCE - 1) / KEYS_AT_ONCE * KEYS_AT_ONCE;
 }
 
 static uint32_t most_keys(const Span *spans, uint32_t n)
@@ -296,14 +295,13 @@ static uint32_t most_keys(const Span *spans, uint32_t n)
     return most;
 }
 
-static Spans make_spans(const Forward *f, const Span *host, const Span *device, uint32_t n,
-                        uint32_t tokens)
+static Spans make_spans(const Span *host, const Span *device, uint32_t n, uint32_t tokens)
 {
     return (Spans){.host = host,
                    .device = device,
                    .n = n,
                    .tokens = tokens,
-                   .most_keys = round_keys(f, most_keys(host, n))};
+                   .most_keys = round_keys(most_keys(host, n))};
 }
 
 /* A long request turns by the long table, and the whole step with it. */
@@ -326,7 +324,7 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
                  .input = input,
                  .n_logits = count_logits(input, n_spans),
                  .ops = &f->stamps.lists[input->stack][input->logits != LOGITS_NONE],
-                 .spans = make_spans(f, f->host.spans, f->at.spans, n_spans, input->tokens),
+                 .spans = make_spans(f->host.spans, f->at.spans, n_spans, input->tokens),
                  .rotary = &f->weights.rotary[turns_long(f, n_spans)],
                  .moe_layer = before,
                  .first_moe_layer = before,
@@ -336,7 +334,7 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
                  .coming = input->coming};
     if (input->stack == STACK_DECODER && model_is_encoder_decoder(f->config))
         step.source_spans =
-            make_spans(f, f->host.source_spans, f->at.source_spans, n_spans, input->tokens);
+            make_spans(f->host.source_spans, f->at.source_spans, n_spans, input->tokens);
     return step;
 }
 

@@ -84,6 +84,8 @@ static size_t make_plans(Plan *plans)
                            "\"initial\":{\"0\":[1,2],\"2\":[7]}}}");
     plans[n++] = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"static\","
                            "\"hot\":{\"0\":[1,2],\"1\":[0,3,4],\"2\":[7]}}}");
+    plans[n++] = make_plan("{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
+                           "\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
     plans[n++] = plan_default();
     assert_true(n <= MOST_PLANS);
     return n;
@@ -204,6 +206,9 @@ static void a_plan_that_does_not_fit_is_refused_and_changes_nothing(void **state
         {"{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lru\"},"
          "\"prefetch\":{\"predictor\":\"next-gate\"}}",
          ERR_UNSUPPORTED, "1 MoE layers ahead, it was opened for 0"},
+        {"{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
+         "\"buffer\":{\"slots\":2,\"evict\":\"lru\"}}",
+         ERR_UNSUPPORTED, "compute.mode is host"},
         {"{\"moebius_plan\":1,\"batching\":{\"mode\":\"apart\",\"sequences\":2}}", ERR_UNSUPPORTED,
          "batching.mode"},
         {"{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lru\",\"initial\":{\"0\":[9]}}}",

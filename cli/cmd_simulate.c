@@ -415,6 +415,8 @@ Status command_simulate(int argc, char **argv)
     if (status == OK)
         status = plan_input(arguments.plan, &arguments.sets, &plan);
     if (status == OK)
+        status = time_input_measure(&arguments.time, arguments.traces.items[0], &plan);
+    if (status == OK)
         status = load_and_simulate(&arguments, &plan);
     plan_free(&plan);
     option_list_free(&arguments.sets);

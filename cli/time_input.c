@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "cli/table.h"
+#include "policies/plan_measured.h"
 
 /* The model that the trace names. */
 static Status read_model(const char *path, char **model)
@@ -31,6 +32,26 @@ Status simulated_time_open(const TimeInput *input, const char *const *paths, siz
     Batching batching = plan_batching(plan);
     TRY(load_profile(input, paths[0], time));
     return trace_features_load(paths, count, &batching, &time->features);
+}
+
+Status time_input_measure(const TimeInput *input, const char *path, Plan *plan)
+{
+    SimulatedTime time = {0};
+    TraceReader *reader;
+    uint32_t n_layers;
+    if (input->hardware == NULL || plan_unmeasured(plan) == NULL)
+        return OK;
+    TRY(trace_reader_open(path, &reader));
+    const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
+    Status status = load_profile(input, path, &time);
+    if (status == OK)
+        status = fail_in(plan_measure_on(plan, &time.hardware,
+                                         input->model != NULL ? input->model : time.model, layers,
+                                         n_layers),
+                         "%s", input->hardware);
+    simulated_time_close(&time);
+    trace_reader_close(reader);
+    return status;
 }
 
 static Status read_tokens(const char *const *paths, size_t count, RebatchTokens **tokens)

@@ -38,6 +38,10 @@ typedef struct {
     Timeline *timeline;
 } SimulatedTime;
 
+/* Puts what the profile says of the trace at PATH in the place of what PLAN leaves to be measured;
+ * nothing without a profile. */
+Status time_input_measure(const TimeInput *input, const char *path, Plan *plan);
+
 /* Loads the profile, and of the traces what plans that are batched as PLAN need; *TIMER is valid
  * until TIME is closed. */
 Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t count,

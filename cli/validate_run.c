@@ -1,6 +1,7 @@
 /* One plan after the other in one executor: each runs the steps of the trace with recording on, and
  * the routing of that very run is replayed under the same plan. */
 #include "cli/validate.h"
+#include "policies/plan_measured.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -232,7 +233,12 @@ static Status predict(Validation *validation)
     TRY(packed_trace_load(path, &trace));
     for (size_t i = 0; i < validation->n_plans && status == OK; i++) {
         bool asked = !learning || plan_unlearned(&validation->plans[i]) != NULL;
-        status = learn(asked ? validation->arguments->train : NULL, &trace, &validation->plans[i]);
+        if (validation->arguments->hardware != NULL)
+            status = plan_measure_on(&validation->plans[i], &validation->hardware,
+                                     validation->model, trace.layers, trace.n_layers);
+        if (status == OK)
+            status =
+                learn(asked ? validation->arguments->train : NULL, &trace, &validation->plans[i]);
         Plan as_recorded = validation->plans[i];
         as_recorded.batching = plan_default().batching;
         if (status == OK)

@@ -27,9 +27,9 @@ typedef struct {
 /* Where an expert runs that an event misses (policies/buffer.h). */
 typedef enum { COMPUTE_ON_GPU, COMPUTE_ON_HOST, COMPUTE_SPLIT } ComputeMode;
 
-typedef enum { COSTS_NONE, COSTS_MEASURED } CostsChoice;     /* of host_ns, load_ns */
-typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice;            /* of hot, initial */
-typedef enum { TABLE_ONLINE, TABLE_TRAINED } PredictorTable; /* of prefetch.table */
+typedef enum { COMPUTE_COSTS_NONE, COMPUTE_COSTS_MEASURED } CostsChoice; /* of host_ns, load_ns */
+typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice;                        /* of hot, initial */
+typedef enum { TABLE_ONLINE, TABLE_TRAINED } PredictorTable;             /* of prefetch.table */
 typedef enum {
     PLACEMENT_CONTIGUOUS, /* these three follow from the numbers of experts and ranks, and the seed
                            */

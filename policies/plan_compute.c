@@ -63,9 +63,9 @@ Status plan_check_compute(const JsonAt *at, Plan *plan)
     if (plan->compute.mode != COMPUTE_SPLIT)
         return OK;
     if (plan->compute.host_ns.table == NULL)
-        plan->compute.host_ns.choice = COSTS_MEASURED;
+        plan->compute.host_ns.choice = COMPUTE_COSTS_MEASURED;
     if (plan->compute.load_ns.table == NULL)
-        plan->compute.load_ns.choice = COSTS_MEASURED;
+        plan->compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
     if (plan->compute.host_ns.table == NULL || !json_find(at, "host_ns", &value))
         return OK;
     return fail_in(check_costs(plan->compute.host_ns.table), "%s: %s", value.file, value.path);
@@ -118,7 +118,7 @@ Status plan_measure(Plan *plan, const TraceLayer *layers, uint32_t n_layers,
 {
     PlanTable *table = NULL;
     Status status = OK;
-    if (plan->compute.host_ns.choice == COSTS_MEASURED) {
+    if (plan->compute.host_ns.choice == COMPUTE_COSTS_MEASURED) {
         status = host_table(layers, n_layers, costs, &table);
         if (status == OK)
             status = fail_in(check_costs(table), "compute.host_ns");
@@ -126,7 +126,7 @@ Status plan_measure(Plan *plan, const TraceLayer *layers, uint32_t n_layers,
             plan_learn(&plan->compute.host_ns, table);
         plan_table_release(table);
     }
-    if (status != OK || plan->compute.load_ns.choice != COSTS_MEASURED)
+    if (status != OK || plan->compute.load_ns.choice != COMPUTE_COSTS_MEASURED)
         return status;
     TRY(load_table(layers, n_layers, costs, &table));
     plan_learn(&plan->compute.load_ns, table);

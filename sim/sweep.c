@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "policies/plan_measured.h"
 #include "sim/curve.h"
 #include "sim/sweep_lead.h"
 #include "sim/sweep_learn.h"
@@ -154,8 +155,27 @@ static Status check_times(const Study *study, const SweepOptions *options)
         return fail(ERR_INPUT, "sweep: batching.mode \"continuous\" has steps of its own, of which "
                                "no part can be chosen");
     for (size_t i = 0; i < study->n_plans && served; i++)
-        TRY(fail_in(plan_check_learned(&study->plans[i]), "plan \"%s\"", study->plans[i].name));
+        if (plan_unlearned(&study->plans[i]) != NULL)
+            return fail_in(plan_check_learned(&study->plans[i]), "plan \"%s\"",
+                           study->plans[i].name);
     return OK;
+}
+
+/* What the plans leave to be measured comes of the profile. */
+static Status measure_plans(const PackedTrace *trace, const SweepOptions *options, Plan *plans,
+                            size_t n_plans)
+{
+    Status status = OK;
+    for (size_t i = 0; i < n_plans && status == OK; i++) {
+        if (options->timer != NULL)
+            status = plan_measure_on(&plans[i], options->timer->hardware, options->timer->model,
+                                     trace->layers, trace->n_layers);
+        if (status == OK)
+            status = plan_check_learned(&plans[i]);
+        if (plans[i].name[0] != '\0')
+            status = fail_in(status, "plan \"%s\"", plans[i].name);
+    }
+    return status;
 }
 
 Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *study,
@@ -174,6 +194,11 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     if (options->timer != NULL)
         TRY(plan_timer_name(options->timer->hardware, scored.hardware, sizeof scored.hardware));
     TRY(sweep_learn(trace, &scored.parts, study, &learnt));
+    Status measured = measure_plans(trace, options, learnt, study->n_plans);
+    if (measured != OK) {
+        sweep_forget(learnt, study->n_plans);
+        return measured;
+    }
     PackedTrace test = packed_trace_part(trace, scored.parts.test.first, scored.parts.test.end);
     PlanTimer timer = {0};
     if (options->timer != NULL) {

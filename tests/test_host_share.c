@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "policies/host_share.h"
+#include "policies/plan_measured.h"
 #include "sim/replay.h"
 
 static uint64_t larger(uint64_t a, uint64_t b)
@@ -117,8 +118,8 @@ static void give_costs(const RefTrace *trace, uint64_t *state, Plan *plan)
     uint32_t rows[REF_LAYERS][3];
     uint32_t host_ns[REF_LAYERS][3];
     ExpertCosts costs[REF_LAYERS];
-    plan->compute.host_ns.choice = COSTS_MEASURED;
-    plan->compute.load_ns.choice = COSTS_MEASURED;
+    plan->compute.host_ns.choice = COMPUTE_COSTS_MEASURED;
+    plan->compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t points = 1 + random_below(state, 3);
         for (uint32_t at = 0; at < points; at++) {
@@ -337,7 +338,7 @@ static void costs_that_lack_a_layer_are_refused(void **unused)
     plan.buffer.on = true;
     plan.buffer.slots = 2;
     plan.compute.mode = COMPUTE_SPLIT;
-    plan.compute.host_ns.choice = plan.compute.load_ns.choice = COSTS_MEASURED;
+    plan.compute.host_ns.choice = plan.compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
     assert_int_equal(buffer_new(&plan, layers, 1, &buffer), ERR_INPUT);
     assert_non_null(strstr(error_message(), "compute.host_ns: must be measured (--hardware"));
     assert_ok(plan_table_new(TABLE_NUMBERS, 1, 1, 1, &load_ns));
@@ -362,7 +363,7 @@ static void measured_costs_must_ascend(void **unused)
     static const uint32_t NS[] = {10, 9, 11};
     const TraceLayer layer = {.layer = 3, .experts = 4, .top_k = 1};
     Plan plan = plan_default();
-    plan.compute.host_ns.choice = COSTS_MEASURED;
+    plan.compute.host_ns.choice = COMPUTE_COSTS_MEASURED;
     ExpertCosts costs = {.n = 2, .rows = ROWS, .host_ns = NS, .load_ns = 1};
     assert_int_equal(plan_measure(&plan, &layer, 1, &costs), ERR_INPUT);
     assert_non_null(strstr(error_message(), "compute.host_ns: 3: [4, 9] after [1, 10]"));
@@ -373,6 +374,70 @@ static void measured_costs_must_ascend(void **unused)
     costs.n = 1;
     assert_ok(plan_measure(&plan, &layer, 1, &costs));
     plan_free(&plan);
+}
+
+static void put(CostTable *table, double active, double rows, double value)
+{
+    const double at[] = {active, rows, rows};
+    assert_ok(cost_table_put(table, at, value, 0));
+}
+
+/* A machine that computes calls of 4 experts at three numbers of rows, of 1 at one, and copies. */
+static void make_profile(Hardware *hardware)
+{
+    static const char *const AXES[] = {"active", "rows", "load"};
+    static const char *const BYTES[] = {"bytes"};
+    HardwareModel *model;
+    CostTable *table;
+    *hardware = (Hardware){.backend = "cpu", .device = "a machine"};
+    assert_ok(hardware_add_model(hardware, "dir/m", &model));
+    assert_ok(mem_new(&model->ops[0], 1, sizeof(HardwareOp), "ops"));
+    model->ops[0][0] = (HardwareOp){.layer = 3, .op = OP_EXPERTS, .shape = "d8"};
+    model->n_ops[0] = 1;
+    assert_ok(mem_new(&model->slots, 1, sizeof *model->slots, "slots"));
+    model->slots[0] = (HardwareSlots){.layer = 3, .experts = 8, .slot_bytes = 3000};
+    model->n_slots = 1;
+    assert_ok(hardware_add_table(hardware, "host/experts", "d8", UNIT_NS, AXES, 3, &table));
+    put(table, 1, 1, 70);
+    put(table, 4, 1, 200);
+    put(table, 4, 2.5, 900); /* no whole number of rows */
+    put(table, 4, 8, 180);   /* noise: no less than before */
+    put(table, 4, 16, 1000);
+    assert_ok(hardware_add_table(hardware, "copy/h2d", "", UNIT_NS, BYTES, 1, &table));
+    assert_ok(cost_table_put(table, (const double[]){1000}, 100, 0));
+    assert_ok(cost_table_put(table, (const double[]){5000}, 300, 0));
+}
+
+static void a_profile_gives_the_costs_that_a_plan_leaves_to_be_measured(void **unused)
+{
+    (void)unused;
+    static const uint32_t WANTED[][2] = {{1, 50}, {8, 50}, {16, 250}};
+    const TraceLayer layers[] = {{.layer = 3, .experts = 8, .expert_bytes = 6000},
+                                 {.layer = 4, .experts = 8, .expert_bytes = 6000}};
+    Hardware hardware;
+    make_profile(&hardware);
+    Plan plan = plan_default();
+    assert_ok(plan_measure_on(&plan, &hardware, "other", layers, 2)); /* nothing to be measured */
+    plan.compute.host_ns.choice = plan.compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
+    assert_int_equal(plan_measure_on(&plan, &hardware, "other", layers, 1), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "has no model other"));
+    assert_int_equal(plan_measure_on(&plan, &hardware, "m", layers, 2), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "no table host/experts for layer 4"));
+    assert_ok(plan_measure_on(&plan, &hardware, "m", layers, 1));
+    assert_null(plan_unmeasured(&plan));
+    assert_int_equal(plan_table_rows(plan.compute.host_ns.table, 0), 3);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_memory_equal(plan_table_row(plan.compute.host_ns.table, 0, i).values, WANTED[i],
+                            sizeof WANTED[i]);
+    assert_int_equal(plan_table_list(plan.compute.load_ns.table, 3).values[0], 200);
+    plan_free(&plan);
+    plan = plan_default();
+    plan.compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
+    plan.link.h2d_gb_per_s = 12; /* 6000 bytes take longer over it */
+    assert_ok(plan_measure_on(&plan, &hardware, "m", layers, 1));
+    assert_int_equal(plan_table_list(plan.compute.load_ns.table, 3).values[0], 500);
+    plan_free(&plan);
+    hardware_free(&hardware);
 }
 
 static void every_failed_allocation_is_reported_and_leaks_nothing(void **unused)
@@ -411,6 +476,7 @@ int main(void)
         cmocka_unit_test(host_keeps_what_the_plan_begins_with),
         cmocka_unit_test(costs_that_lack_a_layer_are_refused),
         cmocka_unit_test(measured_costs_must_ascend),
+        cmocka_unit_test(a_profile_gives_the_costs_that_a_plan_leaves_to_be_measured),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -431,7 +431,7 @@ static void random_compute(uint64_t *state, Plan *plan)
         state, plan->buffer.order == ORDER_SERIAL ? COMPUTE_SPLIT : COMPUTE_SPLIT + 1);
     if (plan->compute.mode != COMPUTE_SPLIT)
         return;
-    plan->compute.host_ns.choice = plan->compute.load_ns.choice = COSTS_MEASURED;
+    plan->compute.host_ns.choice = plan->compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
     if (random_below(state, 2))
         take(&plan->compute.host_ns, random_costs(state));
     if (random_below(state, 2))

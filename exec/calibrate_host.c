@@ -34,7 +34,7 @@ static Status time_steps(Calibration *c, const StepKind *kind, uint32_t active, 
         c->first_expert += active;
         *load = calibration_force(c, STACK_DECODER, tokens, active < top_k ? top_k : active, 0);
         if (active < top_k)
-            calibration_drop(c, 1, active);
+            calibration_drop(c, tokens, active);
         TRY(calibration_step(c, kind, false, &output, &whole_ns));
         if (i > 0)
             *n = event_times(&output, *n, ns);

@@ -75,6 +75,21 @@ static void put_step(const Timeline *timeline, TimelineProcess process, const Ti
             phase_name(step->phase), step->tokens);
 }
 
+/* A counter, of which Perfetto draws each value; it has the step's end. */
+static void put_memory(const Timeline *timeline, TimelineProcess process, const TimelineStep *step)
+{
+    const TimelineMemory *memory = &step->memory;
+    uint64_t at_ns = step->start_ns + step->duration_ns - timeline->origin_ns[process];
+    if (memory->weights + memory->slots + memory->caches + memory->activations == 0)
+        return;
+    fprintf(timeline->file.stream,
+            ",\n{\"ph\":\"C\",\"pid\":%d,\"ts\":%" PRIu64 ".%03u,\"name\":\"device memory\","
+            "\"args\":{\"weights\":%" PRIu64 ",\"slots\":%" PRIu64 ",\"caches\":%" PRIu64
+            ",\"activations\":%" PRIu64 "}}",
+            process + 1, at_ns / 1000, (unsigned)(at_ns % 1000), memory->weights, memory->slots,
+            memory->caches, memory->activations);
+}
+
 static void put_op(const Timeline *timeline, TimelineProcess process, uint32_t step,
                    const TimingRecord *op)
 {
@@ -101,6 +116,7 @@ Status timeline_add(Timeline *timeline, TimelineProcess process, const TimelineS
     if (!timeline->seen[process])
         begin_process(timeline, process, step->start_ns);
     put_step(timeline, process, step);
+    put_memory(timeline, process, step);
     for (size_t i = 0; i < step->n_ops; i++)
         put_op(timeline, process, step->step, &step->ops[i]);
     for (size_t i = 0; i < step->n_residency; i++)

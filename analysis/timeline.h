@@ -1,7 +1,8 @@
 /* Timelines of steps in the Chrome trace format, which Perfetto and chrome://tracing open.
  *
  * A process is who ran the steps, "executor" or "simulator"; its tracks are "host" (steps,
- * and the experts that it computes), "compute" (operations) and "copies H2D" (loads). Slices have
+ * and the experts that it computes), "compute" (operations) and "copies H2D" (loads), and
+ * a counter of device memory. Slices have
  * the same names from both, so that they can be laid side by side. */
 #ifndef ANALYSIS_TIMELINE_H
 #define ANALYSIS_TIMELINE_H
@@ -9,6 +10,14 @@
 #include "traces/trace.h"
 
 typedef enum { TIMELINE_EXECUTOR, TIMELINE_SIMULATOR } TimelineProcess;
+
+/* Device memory that holds something at the end of a step, bytes. */
+typedef struct {
+    uint64_t weights;
+    uint64_t slots;
+    uint64_t caches;
+    uint64_t activations;
+} TimelineMemory;
 
 typedef struct {
     uint32_t step;
@@ -20,6 +29,7 @@ typedef struct {
     size_t n_ops;
     const ResidencyRecord *residency; /* [n_residency]; those with a duration are drawn */
     size_t n_residency;
+    TimelineMemory memory; /* all 0: not known, and not drawn */
 } TimelineStep;
 
 typedef struct Timeline Timeline;

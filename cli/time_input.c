@@ -91,7 +91,11 @@ static Status draw(void *argument, const StepFeatures *features, const StepTime 
                                         .ops = step->ops,
                                         .n_ops = step->n_ops,
                                         .residency = step->residency,
-                                        .n_residency = step->n_residency});
+                                        .n_residency = step->n_residency,
+                                        .memory = {.weights = step->in_use.weights,
+                                                   .slots = step->in_use.slots,
+                                                   .caches = step->in_use.caches,
+                                                   .activations = step->in_use.activations}});
 }
 
 static Status open_timing(SimulatedTime *time, const TimeInput *input, const TraceLayer *layers,

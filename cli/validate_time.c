@@ -52,7 +52,11 @@ static Status take_predicted(void *argument, const StepFeatures *features, const
                                         .ops = step->ops,
                                         .n_ops = step->n_ops,
                                         .residency = step->residency,
-                                        .n_residency = step->n_residency});
+                                        .n_residency = step->n_residency,
+                                        .memory = {.weights = step->in_use.weights,
+                                                   .slots = step->in_use.slots,
+                                                   .caches = step->in_use.caches,
+                                                   .activations = step->in_use.activations}});
 }
 
 /* A recorded run that is played. */

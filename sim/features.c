@@ -93,25 +93,40 @@ Status features_builder_add(Builder *builder, const TraceStep *step, const StepF
     return OK;
 }
 
-/* The most requests at a time. */
-static Status count_requests(Builder *builder)
+/* What comes and goes with a step. */
+typedef struct {
+    int64_t requests;
+    int64_t positions;
+} Change;
+
+static void note_requests(const Builder *builder, Change *changes)
 {
-    int64_t *change; /* [steps + 1] requests that begin, less those that ended before */
-    TraceFeatures *out = &builder->out;
-    TRY(mem_new(&change, out->n_steps + 1, sizeof *change, "requests by step"));
     for (size_t i = 0; i < builder->requests.room; i++) {
         const RequestEntry *entry = &builder->requests.entries[i];
-        if (!entry->used || entry->length + entry->source_length == 0)
+        int64_t positions = (int64_t)entry->length + entry->source_length;
+        if (!entry->used || positions == 0)
             continue;
-        change[entry->first_step]++;
-        change[entry->last_step + 1]--;
+        changes[entry->first_step].requests++;
+        changes[entry->last_step + 1].requests--;
+        changes[entry->last_step + 1].positions -= positions;
     }
-    int64_t living = 0;
+}
+
+/* The most requests at a time, each from its first step to its last, and what they hold. */
+static Status count_requests(Builder *builder)
+{
+    Change *changes; /* [steps + 1] */
+    Change now = {0};
+    TraceFeatures *out = &builder->out;
+    TRY(mem_new(&changes, out->n_steps + 1, sizeof *changes, "requests by step"));
+    note_requests(builder, changes);
     for (uint64_t i = 0; i < out->n_steps; i++) {
-        living += change[i];
-        widen(&out->max_requests, (uint32_t)living);
+        now.requests += changes[i].requests;
+        now.positions += changes[i].positions + out->steps[i].tokens;
+        out->steps[i].positions = (uint64_t)now.positions;
+        widen(&out->max_requests, (uint32_t)now.requests);
     }
-    mem_free(change);
+    mem_free(changes);
     return OK;
 }
 

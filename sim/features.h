@@ -25,6 +25,8 @@ typedef struct {
     uint32_t requests;    /* with tokens in the step */
     uint32_t most_keys;   /* of a request, its tokens in the step included */
     uint32_t most_source; /* tokens of a source that one looks at */
+    uint64_t positions;   /* that all requests under way have in the caches, with those of the step;
+                             known when all steps are (features_builder_close()), before that 0 */
     SpanGroup groups[SPAN_GROUPS];
 } StepFeatures;
 

@@ -105,9 +105,14 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
         timing->slot_bytes =
             shared ? slots * widest : timing->slot_bytes + slots * timing->layers[i].slot_bytes;
         timing->n_experts += options->layers[i].experts;
-        for (uint32_t e = 0; options->plan->buffer.on && e < options->layers[i].experts; e++)
-            timing->n_initial += buffer_slot_of(buffer, i, e) != BUFFER_NO_SLOT;
+        for (uint32_t e = 0; options->plan->buffer.on && e < options->layers[i].experts; e++) {
+            bool is_there = buffer_slot_of(buffer, i, e) != BUFFER_NO_SLOT;
+            timing->n_initial += is_there;
+            timing->initial_bytes += is_there ? timing->layers[i].slot_bytes : 0;
+        }
     }
+    if (!options->plan->buffer.on)
+        timing->initial_bytes = timing->slot_bytes;
     buffer_free(buffer);
     return OK;
 }
@@ -246,6 +251,8 @@ void timing_free(Timing *timing)
 void timing_reset(Timing *timing)
 {
     timing->n_resident = timing->n_initial;
+    timing->resident_bytes = timing->initial_bytes;
+    timing->peak_in_use = (TimingMemory){0};
     timing->settled = !timing->options.plan->buffer.on;
     timing->flush = 1;
     timing->number = 0;
@@ -422,6 +429,33 @@ static int64_t rest_of(Timing *timing)
     return (int64_t)op_costs_at(&timing->costs, ref, &point, &timing->costs.other);
 }
 
+static uint64_t activations_of(Timing *timing, uint32_t tokens)
+{
+    CostUse ignored = {0};
+    CostPoint point = {0};
+    if (timing->activation_tokens == tokens)
+        return timing->activation_bytes;
+    point.at[AXIS_TOKENS] = tokens;
+    timing->activation_tokens = tokens;
+    timing->activation_bytes =
+        op_costs_ns(&timing->costs, &timing->refs.activations, &point, &ignored);
+    return timing->activation_bytes;
+}
+
+static void count_memory(Timing *timing)
+{
+    const HardwareMemory *memory = &timing->costs.model->memory;
+    TimingMemory *in_use = &timing->out.in_use;
+    *in_use = (TimingMemory){
+        .weights = memory->weights_bytes,
+        .slots = timing->resident_bytes,
+        .caches = (uint64_t)(memory->position_bytes * (double)timing->step.positions),
+        .activations = activations_of(timing, timing->step.tokens)};
+    in_use->total = in_use->weights + in_use->slots + in_use->caches + in_use->activations;
+    if (in_use->total > timing->peak_in_use.total)
+        timing->peak_in_use = *in_use;
+}
+
 static void count_step(Timing *timing)
 {
     PhaseTime *phase = &timing->phases[timing->step.phase];
@@ -454,6 +488,7 @@ Status timing_end(Timing *timing, StepTime *step)
     timing->rest_ns += timing->host_ns > timing->gpu_ns ? timing->host_ns - timing->gpu_ns : 0;
     timing->out.ops = timing->ops;
     timing->out.residency = timing->residency;
+    count_memory(timing);
     count_step(timing);
     *step = timing->out;
     return OK;
@@ -493,7 +528,8 @@ static void spread_added(const Timing *timing, uint64_t op_ns[OPS])
 
 TimingTotals timing_totals(const Timing *timing)
 {
-    TimingTotals totals = {.rest_ns = timing->rest_ns,
+    TimingTotals totals = {.peak_in_use = timing->peak_in_use,
+                           .rest_ns = timing->rest_ns,
                            .layer_ns = timing->layer_sum,
                            .n_model_layers = timing->n_model_layers,
                            .other_use = timing->costs.other};

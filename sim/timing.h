@@ -30,6 +30,15 @@ typedef struct {
     bool records; /* steps tell their operations and loads */
 } TimingOptions;
 
+/* Device memory, bytes. */
+typedef struct {
+    uint64_t weights;
+    uint64_t slots;
+    uint64_t caches;
+    uint64_t activations; /* and all else */
+    uint64_t total;
+} TimingMemory;
+
 /* One step. Arrays are valid until the next step begins. */
 typedef struct {
     uint64_t start_ns;
@@ -38,6 +47,7 @@ typedef struct {
     uint64_t load_ns;         /* that the link was busy */
     uint64_t loads;
     uint64_t bytes_loaded;
+    TimingMemory in_use;     /* at its end: of what an executor has taken, what holds something */
     const TimingRecord *ops; /* as the executor's; NULL without records */
     size_t n_ops;
     const ResidencyRecord *residency;
@@ -59,6 +69,7 @@ typedef struct {
     PhaseTime total;
     PhaseTime phases[PHASE_MIXED + 1]; /* by Phase */
     uint64_t op_ns[OPS];               /* by operation, of all layers */
+    TimingMemory peak_in_use;          /* of the step with the largest total */
     uint64_t rest_ns;                  /* of steps, outside their operations */
     const uint64_t
         *layer_ns; /* [n_model_layers] operations of each layer; valid until the next call */
@@ -97,14 +108,6 @@ TimingTotals timing_totals(const Timing *timing);
 const OpCosts *timing_costs(const Timing *timing);
 
 /* Device memory of an executor that was opened for MAX of FEATURES, bytes. */
-typedef struct {
-    uint64_t weights;
-    uint64_t slots;
-    uint64_t caches;
-    uint64_t activations; /* and all else */
-    uint64_t total;
-} TimingMemory;
-
 TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features);
 
 #endif

@@ -163,9 +163,13 @@ static Status carry_out(Event *event, const BufferAction *action, uint64_t decid
     } else if (action->kind == RESIDENCY_EVICT) {
         prefetch->step = 0;
         timing->n_resident--;
+        timing->resident_bytes -= layer->slot_bytes;
     } else {
         uint64_t end_ns = begin_load(event, action, &record);
-        timing->n_resident += action->kind != RESIDENCY_BYPASS;
+        if (action->kind != RESIDENCY_BYPASS) {
+            timing->n_resident++;
+            timing->resident_bytes += layer->slot_bytes;
+        }
         if (action->kind == RESIDENCY_PREFETCH) {
             *prefetch = (PrefetchTime){.end_ns = end_ns, .step = timing->number};
             timing->prefetched_ns = later(timing->prefetched_ns, end_ns);

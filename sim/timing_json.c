@@ -75,22 +75,31 @@ static Status add_costs(cJSON *json, const TimingTotals *totals)
     return OK;
 }
 
-static Status add_memory(cJSON *json, const TimingMemory *memory)
+static Status fill_memory(cJSON *object, const TimingMemory *memory)
 {
-    cJSON *object;
-    TRY(json_add_u64(json, "peak_bytes", memory->total));
-    TRY(json_add_object(json, "memory", &object));
     TRY(json_add_u64(object, "weights_bytes", memory->weights));
     TRY(json_add_u64(object, "slots_bytes", memory->slots));
     TRY(json_add_u64(object, "caches_bytes", memory->caches));
     return json_add_u64(object, "activations_bytes", memory->activations);
 }
 
+/* What an executor takes, and what of it ever holds something at one time. */
+static Status add_memory(cJSON *json, const TimingMemory *memory, const TimingMemory *in_use)
+{
+    cJSON *object;
+    TRY(json_add_u64(json, "peak_bytes", memory->total));
+    TRY(json_add_object(json, "memory", &object));
+    TRY(fill_memory(object, memory));
+    TRY(json_add_u64(json, "peak_in_use_bytes", in_use->total));
+    TRY(json_add_object(json, "memory_in_use", &object));
+    return fill_memory(object, in_use);
+}
+
 static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory)
 {
     const TimingTotals totals = timing_totals(timing);
     TRY(add_phase(json, &totals.total));
-    TRY(add_memory(json, memory));
+    TRY(add_memory(json, memory, &totals.peak_in_use));
     TRY(add_phases(json, &totals));
     TRY(add_ops(json, &totals));
     TRY(json_add_u64(json, "rest_ns", totals.rest_ns));

@@ -70,7 +70,12 @@ struct Timing {
     uint32_t n_experts;
     bool holds_all;
     bool settled;
-    uint64_t slot_bytes; /* of all slots */
+    uint64_t slot_bytes;     /* of all slots */
+    uint64_t initial_bytes;  /* of those that a fresh buffer fills */
+    uint64_t resident_bytes; /* ... that are filled */
+    TimingMemory peak_in_use;
+    uint32_t activation_tokens; /* what the next is of */
+    uint64_t activation_bytes;
 
     /* The step. */
     StepFeatures step;

@@ -79,7 +79,8 @@ static void simulated_time_is_the_sum_of_its_parts(void **unused)
     assert_true(fabs(ops + number(time, "rest_ns") - total) <= 0.2 * total);
     assert_true(fabs(number(time, "tokens_per_s") - 1e9 * number(time, "tokens") / total) < 1);
     assert_true(number(time, "exposed_load_ns") == 0);
-    assert_true(number(time, "peak_bytes") > 0);
+    assert_true(number(time, "peak_bytes") >= number(time, "peak_in_use_bytes"));
+    assert_true(number(time, "peak_in_use_bytes") > 0);
     assert_int_equal(cJSON_GetArraySize(at(at(time, "costs"), "ops_missing")), 0);
     cJSON_Delete(json);
 }
@@ -119,11 +120,16 @@ static void count_slices(const char *path, int processes, int steps)
     int n_steps = 0;
     int n_ops = 0;
     int pids = 0;
+    int counters = 0;
     assert_ok(file_read_all(path, 1 << 26, &text, &bytes));
     assert_ok(json_parse(text, bytes, path, &json));
     cJSON_ArrayForEach(item, at(json, "traceEvents"))
     {
-        if (strcmp(at(item, "ph")->valuestring, "M") == 0)
+        if (strcmp(at(item, "ph")->valuestring, "C") == 0) {
+            assert_true(number(at(item, "args"), "slots") > 0);
+            counters++;
+        }
+        if (strcmp(at(item, "ph")->valuestring, "X") != 0)
             continue;
         assert_true(number(item, "ts") >= 0);
         assert_true(number(item, "dur") >= 0);
@@ -133,6 +139,7 @@ static void count_slices(const char *path, int processes, int steps)
     }
     assert_int_equal(pids, processes);
     assert_int_equal(n_steps, steps);
+    assert_int_equal(counters, processes == 2 ? steps : steps / 2);
     assert_int_equal(n_ops, steps * 6);
     cJSON_Delete(json);
     mem_free(text);

@@ -2,49 +2,12 @@
 
 #include <string.h>
 
-#include "exec/cpu/cpu.h"
-#include "exec/cpu/host_packed.h"
+#include "exec/cpu/host_experts_parts.h"
 
 enum {
     MOST_ROWS = 2048,
-    PLAIN_COLUMNS = 16, /* of the inside that are computed as one strip */
-    ROWS_AT_ONCE = 2    /* that one thread gathers */
+    PLAIN_COLUMNS = 16 /* of the inside that are computed as one strip */
 };
-
-/* Rows [first, first + n) of those computed at a time, of one expert. */
-typedef struct {
-    const void *weights;
-    uint32_t first;
-    uint32_t n;
-} Piece;
-
-struct HostExperts {
-    ThreadPool *pool;
-    const PackedKernel *packed;
-    uint32_t max_rows;
-    void *in;       /* [max_rows][d_model] f32; bf16 for packed experts, each piece's in the form
-                       that the kernel asks for */
-    void *inside;   /* [max_rows][d_ff] likewise */
-    float *scratch; /* [threads][scratch_floats] */
-    size_t scratch_floats;
-    uint32_t *tokens;   /* [max_rows] */
-    uint32_t *piece_of; /* [max_rows] */
-    Piece *pieces;      /* [max_pieces] */
-    uint32_t max_pieces;
-};
-
-/* One call on its way. */
-typedef struct {
-    HostExperts *host;
-    const HostWork *work;
-    uint32_t n_rows;
-    uint32_t n_pieces;
-    uint32_t strips; /* of each piece */
-    FfnLayout layout;
-    bool scatter;
-    void *out;
-    const uint32_t *rows;
-} Task;
 
 /* The largest sizes over the layers. */
 typedef struct {
@@ -73,13 +36,15 @@ static Status take_arrays(const ModelConfig *config, HostExperts *host)
     static const char WHAT[] = "experts on the host";
     Widest widest = widest_of(config);
     size_t rows = host->max_rows;
-    host->scratch_floats = 2 * PLAIN_COLUMNS * (widest.columns + rows);
+    size_t plain = 2 * PLAIN_COLUMNS * (widest.columns + rows);
+    size_t packed = MOST_STRIPS * STRIP_ROWS * rows;
+    host->scratch_floats = plain > packed ? plain : packed;
     TRY(mem_new(&host->in, rows * config->d_model, sizeof(float), WHAT));
     TRY(mem_new(&host->inside, rows * widest.d_ff, sizeof(float), WHAT));
     TRY(mem_new(&host->scratch, thread_pool_size(host->pool) * host->scratch_floats, sizeof(float),
                 WHAT));
     TRY(mem_new(&host->tokens, rows, sizeof *host->tokens, WHAT));
-    TRY(mem_new(&host->piece_of, rows, sizeof *host->piece_of, WHAT));
+    TRY(mem_new(&host->sets, rows / PAIR_ROWS + host->max_pieces, sizeof *host->sets, WHAT));
     return mem_new(&host->pieces, host->max_pieces, sizeof *host->pieces, WHAT);
 }
 
@@ -106,7 +71,7 @@ void host_experts_free(HostExperts *host)
     if (host == NULL)
         return;
     mem_free(host->pieces);
-    mem_free(host->piece_of);
+    mem_free(host->sets);
     mem_free(host->tokens);
     mem_free(host->scratch);
     mem_free(host->inside);
@@ -120,64 +85,13 @@ const char *host_experts_kernel(void)
     return packed_kernels(&n)->name;
 }
 
-static bool is_packed(const Task *task)
-{
-    return task->work->form == HOST_PACKED;
-}
-
-static void to_bf16(const float *from, size_t n, uint16_t *to)
-{
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, from + i, sizeof bits);
-        uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
-        to[i] = (uint16_t)((bits & 0x7FFFFFFF) > 0x7F800000 ? bits >> 16 | 0x40 : rounded);
-    }
-}
-
-static uint16_t one_bf16(float value)
-{
-    uint16_t half;
-    to_bf16(&value, 1, &half);
-    return half;
-}
-
-/* Columns [first, first + n), even numbers both, of row I of PIECE in ARRAY, which has COLUMNS and
- * is what a product reads. */
-static void put_input(const Task *task, void *array, const Piece *piece, uint32_t i,
-                      uint32_t columns, uint32_t first, uint32_t n, const float *values)
-{
-    size_t base = (size_t)piece->first * columns;
-    if (!is_packed(task)) {
-        memcpy((float *)array + base + (size_t)i * columns + first, values, n * sizeof *values);
-        return;
-    }
-    bool pairs = task->host->packed->pairs;
-    uint16_t *to = (uint16_t *)array + base + packed_input_at(pairs, i, first, piece->n, columns);
-    if (!pairs) {
-        to_bf16(values, n, to);
-        return;
-    }
-    size_t step = packed_input_at(true, i, 2, piece->n, columns) -
-                  packed_input_at(true, i, 0, piece->n, columns);
-    for (uint32_t at = 0; at < n; at += 2, to += step) {
-        to[0] = one_bf16(values[at]);
-        to[1] = one_bf16(values[at + 1]);
-    }
-}
-
 static void gather(void *argument, size_t item, size_t worker)
 {
     (void)worker;
-    const Task *task = argument;
-    const HostExperts *host = task->host;
-    uint32_t d = task->work->shape->d_model;
-    size_t first = item * ROWS_AT_ONCE;
-    for (size_t i = first; i < first + ROWS_AT_ONCE && i < task->n_rows; i++) {
-        const Piece *piece = &host->pieces[host->piece_of[i]];
-        put_input(task, host->in, piece, (uint32_t)i - piece->first, d, 0, d,
-                  task->work->in + (size_t)host->tokens[i] * d);
-    }
+    const HostTask *task = argument;
+    size_t d = task->work->shape->d_model;
+    memcpy((float *)task->host->in + item * d, task->work->in + task->host->tokens[item] * d,
+           d * sizeof(float));
 }
 
 /* ---- weights that are not packed ---- */
@@ -198,7 +112,7 @@ static void read_bf16(const uint16_t *from, size_t n, float *to)
 
 /* N rows from FIRST on of the matrix [..][columns] that lies at AT of a slot's plain form: in
  * place, or converted to TO. */
-static const float *read_plain(const Task *task, const void *weights, size_t at, uint32_t first,
+static const float *read_plain(const HostTask *task, const void *weights, size_t at, uint32_t first,
                                uint32_t n, uint32_t columns, float *to)
 {
     const unsigned char *matrix = (const unsigned char *)weights + at;
@@ -210,7 +124,7 @@ static const float *read_plain(const Task *task, const void *weights, size_t at,
 }
 
 /* N rows of gate (UP false) or of up. */
-static const float *first_rows(const Task *task, const void *weights, bool up, uint32_t first,
+static const float *first_rows(const HostTask *task, const void *weights, bool up, uint32_t first,
                                uint32_t n, float *to)
 {
     const FfnShape *shape = task->work->shape;
@@ -222,8 +136,8 @@ static const float *first_rows(const Task *task, const void *weights, bool up, u
     return to;
 }
 
-static const float *second_rows(const Task *task, const void *weights, uint32_t first, uint32_t n,
-                                float *to)
+static const float *second_rows(const HostTask *task, const void *weights, uint32_t first,
+                                uint32_t n, float *to)
 {
     const FfnTensors *tensors = weights;
     if (task->work->form != HOST_PARTS)
@@ -235,10 +149,8 @@ static const float *second_rows(const Task *task, const void *weights, uint32_t 
 
 /* ---- biases ---- */
 
-typedef enum { BIAS_GATE, BIAS_UP, BIAS_DOWN } Bias;
-
-static void read_bias(const Task *task, const void *weights, Bias which, uint32_t first, uint32_t n,
-                      float *to)
+void host_read_bias(const HostTask *task, const void *weights, Bias which, uint32_t first,
+                    uint32_t n, float *to)
 {
     const FfnTensors *tensors = weights;
     const FfnShape *shape = task->work->shape;
@@ -266,25 +178,26 @@ static void add_to_rows(const float *bias, uint32_t n, float *rows, size_t n_row
 
 /* HIDDEN [piece->n][gated ? 2 n : n], gate before up, without bias -> columns [first, first + n) of
  * the inside. */
-static void activate(const Task *task, const Piece *piece, uint32_t first, uint32_t n,
+static void activate(const HostTask *task, const Piece *piece, uint32_t first, uint32_t n,
                      float *hidden)
 {
     FfnShape shape = *task->work->shape;
-    uint32_t d_ff = shape.d_ff;
+    size_t d_ff = shape.d_ff;
     size_t width = shape.gated ? 2 * n : n;
     float bias[STRIP_ROWS];
     if (shape.bias && shape.gated) {
-        read_bias(task, piece->weights, BIAS_GATE, first, n, bias);
+        host_read_bias(task, piece->weights, BIAS_GATE, first, n, bias);
         add_to_rows(bias, n, hidden, piece->n, width);
     }
     if (shape.bias) {
-        read_bias(task, piece->weights, BIAS_UP, first, n, bias);
+        host_read_bias(task, piece->weights, BIAS_UP, first, n, bias);
         add_to_rows(bias, n, hidden + width - n, piece->n, width);
     }
     shape.d_ff = n;
     for (size_t i = 0; i < piece->n; i++) {
         cpu_activate_row(&shape, hidden + i * width, hidden + i * width);
-        put_input(task, task->host->inside, piece, (uint32_t)i, d_ff, first, n, hidden + i * width);
+        memcpy((float *)task->host->inside + (piece->first + i) * d_ff + first, hidden + i * width,
+               n * sizeof *hidden);
     }
 }
 
@@ -299,7 +212,7 @@ static void multiply_plain(const float *from, uint32_t n, uint32_t columns, cons
                                 out + (size_t)first * stride, stride);
 }
 
-static void plain_inside(const Task *task, const Piece *piece, uint32_t strip, float *scratch)
+static void plain_inside(const HostTask *task, const Piece *piece, uint32_t strip, float *scratch)
 {
     const FfnShape *shape = task->work->shape;
     uint32_t first = strip * PLAIN_COLUMNS;
@@ -314,89 +227,49 @@ static void plain_inside(const Task *task, const Piece *piece, uint32_t strip, f
     activate(task, piece, first, n, hidden);
 }
 
-/* Packed rows come by eights, of gate, then of up. */
-static void order_gates(float *row)
-{
-    float up[8];
-    memcpy(up, row + 8, sizeof up);
-    memcpy(row + 8, row + 16, sizeof up);
-    memcpy(row + 16, up, sizeof up);
-}
-
-static PackedStrip strip_of(const Piece *piece, size_t matrix, uint32_t rows, uint32_t columns,
-                            uint32_t strip, const void *in, float *out)
-{
-    PackedStrip packed =
-        packed_strip((const unsigned char *)piece->weights + matrix, rows, columns, strip);
-    packed.in = (const uint16_t *)in + (size_t)piece->first * columns;
-    packed.n = piece->n;
-    packed.out = out;
-    return packed;
-}
-
-static void packed_inside(const Task *task, const Piece *piece, uint32_t strip, float *scratch)
-{
-    const FfnShape *shape = task->work->shape;
-    const PackedStrip packed = strip_of(piece, task->layout.first, ffn_first_rows(shape),
-                                        shape->d_model, strip, task->host->in, scratch);
-    task->host->packed->multiply(&packed);
-    for (size_t i = 0; i < piece->n && shape->gated; i++)
-        order_gates(scratch + i * STRIP_ROWS);
-    uint32_t n = shape->gated ? STRIP_ROWS / 2 : STRIP_ROWS;
-    activate(task, piece, strip * n, n, scratch);
-}
-
 static void inside_strip(void *argument, size_t item, size_t worker)
 {
-    const Task *task = argument;
-    const Piece *piece = &task->host->pieces[item / task->strips];
-    float *scratch = task->host->scratch + worker * task->host->scratch_floats;
-    uint32_t strip = (uint32_t)(item % task->strips);
-    if (is_packed(task))
-        packed_inside(task, piece, strip, scratch);
-    else
-        plain_inside(task, piece, strip, scratch);
+    const HostTask *task = argument;
+    plain_inside(task, &task->host->pieces[item / task->items], (uint32_t)(item % task->items),
+                 task->host->scratch + worker * task->host->scratch_floats);
 }
 
 /* ---- what comes out ---- */
 
-/* N values to element AT of what comes out. */
-static void put_output(const Task *task, size_t at, const float *values, size_t n)
-{
-    if (is_packed(task))
-        to_bf16(values, n, (uint16_t *)task->out + at);
-    else
-        memcpy((float *)task->out + at, values, n * sizeof *values);
-}
-
 static void out_strip(void *argument, size_t item, size_t worker)
 {
-    const Task *task = argument;
+    const HostTask *task = argument;
     const FfnShape *shape = task->work->shape;
-    const Piece *piece = &task->host->pieces[item / task->strips];
+    const Piece *piece = &task->host->pieces[item / task->items];
     float *scratch = task->host->scratch + worker * task->host->scratch_floats;
-    uint32_t first = (uint32_t)(item % task->strips) * STRIP_ROWS;
+    uint32_t first = (uint32_t)(item % task->items) * STRIP_ROWS;
     uint32_t n = least(STRIP_ROWS, shape->d_model - first);
     float *out = scratch + 2 * PLAIN_COLUMNS * (size_t)shape->d_ff;
     float bias[STRIP_ROWS];
-    if (is_packed(task)) {
-        const PackedStrip packed = strip_of(piece, task->layout.second, shape->d_model, shape->d_ff,
-                                            first / STRIP_ROWS, task->host->inside, out);
-        task->host->packed->multiply(&packed);
-    } else {
-        multiply_plain((const float *)task->host->inside + (size_t)piece->first * shape->d_ff,
-                       piece->n, shape->d_ff, second_rows(task, piece->weights, first, n, scratch),
-                       n, out, STRIP_ROWS);
-    }
+    multiply_plain((const float *)task->host->inside + (size_t)piece->first * shape->d_ff, piece->n,
+                   shape->d_ff, second_rows(task, piece->weights, first, n, scratch), n, out,
+                   STRIP_ROWS);
     if (shape->bias) {
-        read_bias(task, piece->weights, BIAS_DOWN, first, n, bias);
+        host_read_bias(task, piece->weights, BIAS_DOWN, first, n, bias);
         add_to_rows(bias, n, out, piece->n, STRIP_ROWS);
     }
     for (size_t i = 0; i < piece->n; i++) {
         size_t row = piece->first + i;
-        put_output(task, (task->scatter ? task->rows[row] : row) * shape->d_model + first,
-                   out + i * STRIP_ROWS, n);
+        memcpy((float *)task->out + (task->scatter ? task->rows[row] : row) * shape->d_model +
+                   first,
+               out + i * STRIP_ROWS, n * sizeof *out);
     }
+}
+
+static void run_plain(HostTask *task)
+{
+    const FfnShape *shape = task->work->shape;
+    ThreadPool *pool = task->host->pool;
+    thread_pool_run(pool, task->n_rows, gather, task);
+    task->items = divide_up(shape->d_ff, PLAIN_COLUMNS);
+    thread_pool_run(pool, (size_t)task->n_pieces * task->items, inside_strip, task);
+    task->items = divide_up(shape->d_model, STRIP_ROWS);
+    thread_pool_run(pool, (size_t)task->n_pieces * task->items, out_strip, task);
 }
 
 /* ---- all of it ---- */
@@ -408,7 +281,7 @@ static uint32_t cut_rows(uint32_t left, uint32_t room)
 }
 
 /* The next pieces of WORK, as far as there is room. */
-static void take_pieces(HostExperts *host, HostWork *work, uint32_t *rows, Task *task)
+static void take_pieces(HostExperts *host, HostWork *work, uint32_t *rows, HostTask *task)
 {
     while (work->job < work->n_jobs && task->n_pieces < host->max_pieces) {
         const HostJob *job = &work->jobs[work->job];
@@ -418,12 +291,14 @@ static void take_pieces(HostExperts *host, HostWork *work, uint32_t *rows, Task 
         const uint32_t *from = work->groups.rows + first[0] + work->row;
         if (n == 0 && left > 0)
             return;
-        host->pieces[task->n_pieces] = (Piece){job->kept, task->n_rows, n};
+        const Piece piece = {job->kept, task->n_rows, n};
         for (uint32_t i = 0; i < n; i++) {
             rows[task->n_rows] = from[i];
-            host->piece_of[task->n_rows] = task->n_pieces;
             host->tokens[task->n_rows++] = from[i] / work->top_k;
         }
+        for (uint32_t i = 0; i < n; i += PAIR_ROWS)
+            host->sets[task->n_sets++] = (RowSet){task->n_pieces, i, packed_set_rows(n, i)};
+        host->pieces[task->n_pieces] = piece;
         task->n_pieces += n > 0;
         work->row = n < left ? work->row + n : 0;
         work->job += n == left;
@@ -433,18 +308,15 @@ static void take_pieces(HostExperts *host, HostWork *work, uint32_t *rows, Task 
 uint32_t host_experts_next(HostExperts *host, HostWork *work, bool scatter, void *out,
                            uint32_t *rows)
 {
-    const FfnShape *shape = work->shape;
-    bool packed = work->form == HOST_PACKED;
-    Task task = {.host = host, .work = work, .scatter = scatter, .out = out, .rows = rows};
-    task.layout = ffn_layout(shape, work->form == HOST_F32 ? sizeof(float) : sizeof(uint16_t));
+    HostTask task = {.host = host, .work = work, .scatter = scatter, .out = out, .rows = rows};
+    task.layout =
+        ffn_layout(work->shape, work->form == HOST_F32 ? sizeof(float) : sizeof(uint16_t));
     take_pieces(host, work, rows, &task);
     if (task.n_rows == 0)
         return 0;
-    thread_pool_run(host->pool, divide_up(task.n_rows, ROWS_AT_ONCE), gather, &task);
-    task.strips =
-        packed ? ffn_first_rows(shape) / STRIP_ROWS : divide_up(shape->d_ff, PLAIN_COLUMNS);
-    thread_pool_run(host->pool, (size_t)task.n_pieces * task.strips, inside_strip, &task);
-    task.strips = divide_up(shape->d_model, STRIP_ROWS);
-    thread_pool_run(host->pool, (size_t)task.n_pieces * task.strips, out_strip, &task);
+    if (work->form == HOST_PACKED)
+        host_run_packed(&task);
+    else
+        run_plain(&task);
     return task.n_rows;
 }

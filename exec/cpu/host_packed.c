@@ -32,6 +32,7 @@ PackedStrip packed_strip(const void *matrix, uint32_t rows, uint32_t columns, ui
     uint32_t row = strip * STRIP_ROWS;
     return (PackedStrip){.weights = (const unsigned char *)matrix + row_at(row, columns),
                          .block_bytes = (size_t)block_height(row, rows) * PACKED_ROW_BYTES,
+                         .strips = 1,
                          .columns = columns};
 }
 
@@ -50,7 +51,7 @@ static float from_bf16(uint16_t half)
     return value;
 }
 
-/* Word WORD of row ROW of the strip, of 8 columns. */
+/* Word WORD, of 8 columns, of row ROW of the strips, which goes on into the next strip. */
 static void read_word(const PackedStrip *strip, uint32_t row, uint32_t word, float *to)
 {
     uint16_t halves[8];
@@ -64,9 +65,10 @@ static void read_word(const PackedStrip *strip, uint32_t row, uint32_t word, flo
 
 void packed_strip_plain(const PackedStrip *strip)
 {
-    for (uint32_t row = 0; row < STRIP_ROWS; row++) {
+    for (uint32_t row = 0; row < strip->strips * STRIP_ROWS; row++) {
+        float *out = strip->out + (size_t)(row / STRIP_ROWS) * strip->n * STRIP_ROWS;
         for (uint32_t i = 0; i < strip->n; i++)
-            strip->out[(size_t)i * STRIP_ROWS + row] = 0;
+            out[packed_output_at(row % STRIP_ROWS, i, strip->n)] = 0;
         for (uint32_t word = 0; word < strip->columns / 8; word++) {
             float weights[8];
             read_word(strip, row, word, weights);
@@ -75,7 +77,7 @@ void packed_strip_plain(const PackedStrip *strip)
                 float sum = 0;
                 for (uint32_t j = 0; j < 8; j++)
                     sum += weights[j] * from_bf16(in[j]);
-                strip->out[(size_t)i * STRIP_ROWS + row] += sum;
+                out[packed_output_at(row % STRIP_ROWS, i, strip->n)] += sum;
             }
         }
     }

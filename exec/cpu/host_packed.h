@@ -17,22 +17,39 @@ enum {
     PAIR_ROWS = 16 /* of the input that are paired */
 };
 
-/* out[i][r] = row r of the strip * row i of the input. What is added to what depends on COLUMNS
- * alone.
+/* Products of every row of some strips and every row of the input. What is added to what depends on
+ * COLUMNS alone.
  *
  * The input is bf16, [n][columns]; or in pairs, for kernels that ask for them: of each PAIR_ROWS
  * rows, or those that are left, columns 2 c and 2 c + 1 of all of them, one row after the other,
  * before the next two columns. */
 typedef struct {
-    const unsigned char *weights; /* the strip's part of the first block */
+    const unsigned char *weights; /* the first strip's part of the first block */
+    uint32_t strips;              /* that follow each other in the block; 1 to 4 */
     size_t block_bytes;           /* from block to block of the same rows */
     uint32_t columns;             /* a multiple of 64 */
     const uint16_t *in;
     uint32_t n;
-    float *out; /* [n][STRIP_ROWS] */
+    /* [strips][n * STRIP_ROWS]: of each set of PAIR_ROWS rows, or those that are left, the sums
+     * [STRIP_ROWS][rows of the set]; where packed_output_at() says */
+    float *out;
 } PackedStrip;
 
-/* Strip STRIP of the matrix [rows][columns] at MATRIX; rows and columns are multiples of 64. */
+/* Rows of the set that begins with row FIRST, a multiple of PAIR_ROWS, of N. */
+static inline uint32_t packed_set_rows(uint32_t n, uint32_t first)
+{
+    return n - first < PAIR_ROWS ? n - first : PAIR_ROWS;
+}
+
+/* Where the sum of row ROW of the strip and row INPUT of the input lies in a strip's out. */
+static inline size_t packed_output_at(uint32_t row, uint32_t input, uint32_t n)
+{
+    uint32_t first = input / PAIR_ROWS * PAIR_ROWS;
+    return (size_t)first * STRIP_ROWS + row * packed_set_rows(n, first) + input - first;
+}
+
+/* One strip, STRIP, of the matrix [rows][columns] at MATRIX; rows and columns are multiples of 64.
+ */
 PackedStrip packed_strip(const void *matrix, uint32_t rows, uint32_t columns, uint32_t strip);
 
 typedef struct {

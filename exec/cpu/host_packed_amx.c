@@ -14,7 +14,12 @@
 #define WITH_AMX __attribute__((target("avx512f,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline))
 
-enum { TILE_ROWS = 16, HALF_BYTES = 64, AHEAD = 4 /* blocks */ };
+enum {
+    TILE_ROWS = 16,
+    HALF_BYTES = 64,
+    AHEAD = 4 /* blocks */,
+    INPUT_AHEAD = 2 * PACKED_BLOCK_COLUMNS
+};
 
 /* The first 64 bytes of what LDTILECFG reads: palette 1 and each tile's shape. */
 typedef struct {
@@ -38,6 +43,7 @@ WITH_AMX INLINE void configure(uint32_t n0, uint32_t n1)
         config.rows[tile] = TILE_ROWS;
         config.row_bytes[tile] = (uint16_t)(is_weights ? HALF_BYTES : 4 * n);
     }
+    __asm__ volatile("" ::: "memory"); /* all of it is read */
     _tile_loadconfig(&config);
 }
 
@@ -71,67 +77,80 @@ WITH_AMX INLINE void order_block(const unsigned char *block, size_t ahead,
     }
 }
 
-/* Sums of one tile's column of inputs: SUMS [STRIP_ROWS][n] -> out[first ...][STRIP_ROWS]. */
-static void put_sums(const PackedStrip *strip, const float *sums, uint32_t first, uint32_t n)
+/* The intrinsics do not tell the compiler what memory they read and write. */
+#define SEE_MEMORY() __asm__ volatile("" ::: "memory")
+
+static inline void fetch_input(const uint16_t *in, size_t bytes)
 {
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t row = 0; row < STRIP_ROWS; row++)
-            strip->out[(size_t)(first + i) * STRIP_ROWS + row] = sums[row * n + i];
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)in + i, _MM_HINT_T0);
 }
 
-/* Inputs [first, first + n0 + n1), which are up to two groups of PAIR_ROWS; N1 may be 0. */
-WITH_AMX static void multiply_pair(const PackedStrip *strip, uint32_t first, uint32_t n0,
-                                   uint32_t n1)
+/* One block of weights, in order, with the same columns of one set or two. */
+WITH_AMX INLINE void multiply_block(unsigned char (*block)[STRIP_ROWS][HALF_BYTES],
+                                    const uint16_t *in0, uint32_t n0, const uint16_t *in1,
+                                    uint32_t n1)
+{
+    for (uint32_t half = 0; half < 2; half++) {
+        size_t at = 32 * half;
+        _tile_loadd(4, block[half], HALF_BYTES);
+        _tile_loadd(6, in0 + at * n0, 4 * n0);
+        _tile_loadd(5, block[half] + TILE_ROWS, HALF_BYTES);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 5, 6);
+        if (n1 == 0)
+            continue;
+        _tile_loadd(7, in1 + at * n1, 4 * n1);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
+/* Strip AT with rows [first, first + n0 + n1) of the input, which are one set or two; N1 may be 0.
+ * A block is put in order while the one before it is multiplied, since a tile cannot be loaded from
+ * stores that are still on their way to the cache. */
+WITH_AMX static void multiply_sets(const PackedStrip *strip, uint32_t at, uint32_t first,
+                                   uint32_t n0, uint32_t n1)
 {
     _Alignas(64) unsigned char ordered[2][2][STRIP_ROWS][HALF_BYTES];
-    _Alignas(64) float sums[STRIP_ROWS * PAIR_ROWS];
-    const unsigned char *block = strip->weights;
-    const size_t ahead = AHEAD * strip->block_bytes;
+    const unsigned char *block = strip->weights + (size_t)at * STRIP_ROWS * PACKED_ROW_BYTES;
+    const size_t ahead = first == 0 ? AHEAD * strip->block_bytes : 0;
     const uint16_t *in0 = strip->in + (size_t)first * strip->columns;
     const uint16_t *in1 = in0 + (size_t)n0 * strip->columns;
-    configure(n0, n1 > 0 ? n1 : 1);
+    float *out = strip->out + ((size_t)at * strip->n + first) * STRIP_ROWS;
+    uint32_t blocks = strip->columns / PACKED_BLOCK_COLUMNS;
+    order_block(block, ahead, ordered[0]);
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (uint32_t column = 0; column < strip->columns; column += PACKED_BLOCK_COLUMNS) {
-        unsigned char(*now)[STRIP_ROWS][HALF_BYTES] = ordered[column / PACKED_BLOCK_COLUMNS % 2];
-        order_block(block, ahead, now);
-        block += strip->block_bytes;
-        for (uint32_t half = 0; half < 2; half++) {
-            size_t at = column + 32 * half;
-            _tile_loadd(4, now[half], HALF_BYTES);
-            _tile_loadd(5, now[half] + TILE_ROWS, HALF_BYTES);
-            _tile_loadd(6, in0 + at * n0, 4 * n0);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 5, 6);
-            if (n1 == 0)
-                continue;
-            _tile_loadd(7, in1 + at * n1, 4 * n1);
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-        }
+    for (uint32_t b = 0; b < blocks; b++) {
+        size_t column = (size_t)b * PACKED_BLOCK_COLUMNS;
+        if (b + 1 < blocks)
+            order_block(block + (b + 1) * strip->block_bytes, ahead, ordered[(b + 1) % 2]);
+        fetch_input(in0 + (column + INPUT_AHEAD) * n0, 2 * PACKED_BLOCK_COLUMNS * n0);
+        fetch_input(in1 + (column + INPUT_AHEAD) * n1, 2 * PACKED_BLOCK_COLUMNS * n1);
+        SEE_MEMORY();
+        multiply_block(ordered[b % 2], in0 + column * n0, n0, in1 + column * n1, n1);
     }
-    _tile_stored(0, sums, 4 * n0);
-    _tile_stored(1, sums + TILE_ROWS * n0, 4 * n0);
-    put_sums(strip, sums, first, n0);
+    _tile_stored(0, out, 4 * n0);
+    _tile_stored(1, out + TILE_ROWS * n0, 4 * n0);
     if (n1 > 0) {
-        _tile_stored(2, sums, 4 * n1);
-        _tile_stored(3, sums + TILE_ROWS * n1, 4 * n1);
-        put_sums(strip, sums, first + n0, n1);
+        _tile_stored(2, out + (size_t)n0 * STRIP_ROWS, 4 * n1);
+        _tile_stored(3, out + (size_t)n0 * STRIP_ROWS + TILE_ROWS * n1, 4 * n1);
+    }
+    SEE_MEMORY();
+}
+
+WITH_AMX void packed_strip_amx(const PackedStrip *strip)
+{
+    for (uint32_t first = 0; first < strip->n; first += 2 * PAIR_ROWS) {
+        uint32_t n0 = packed_set_rows(strip->n, first);
+        uint32_t n1 = first + n0 < strip->n ? packed_set_rows(strip->n, first + n0) : 0;
+        configure(n0, n1 > 0 ? n1 : 1);
+        for (uint32_t at = 0; at < strip->strips; at++)
+            multiply_sets(strip, at, first, n0, n1);
     }
     _tile_release();
-}
-
-static uint32_t group_rows(const PackedStrip *strip, uint32_t first)
-{
-    uint32_t left = first < strip->n ? strip->n - first : 0;
-    return left < PAIR_ROWS ? left : PAIR_ROWS;
-}
-
-void packed_strip_amx(const PackedStrip *strip)
-{
-    for (uint32_t first = 0; first < strip->n; first += 2 * PAIR_ROWS)
-        multiply_pair(strip, first, group_rows(strip, first), group_rows(strip, first + PAIR_ROWS));
 }
 #endif

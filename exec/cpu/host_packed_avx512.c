@@ -28,7 +28,7 @@ enum { GROUP_ROWS = 8, HALF_BYTES = 64, MOST_INPUTS = 3, AHEAD = 4 /* blocks */ 
             sum[S][i] = _mm512_dpbf16_ps(sum[S][i], weight, (__m512bh)in[i]);                      \
     } while (0)
 
-/* N rows of the input from FIRST on, with the eight rows of the strip from ROW on. */
+/* N rows of the input from FIRST on, with the eight rows of the strips from ROW on. */
 WITH_BF16 INLINE void multiply_group(const PackedStrip *strip, uint32_t row, uint32_t first,
                                      const uint32_t n, const int fetches)
 {
@@ -55,15 +55,16 @@ WITH_BF16 INLINE void multiply_group(const PackedStrip *strip, uint32_t row, uin
         }
         at += block_bytes;
     }
+    float *out = strip->out + (size_t)(row / STRIP_ROWS) * strip->n * STRIP_ROWS;
     for (uint32_t s = 0; s < GROUP_ROWS; s++)
         for (uint32_t i = 0; i < n; i++)
-            strip->out[(size_t)(first + i) * STRIP_ROWS + row + s] =
+            out[packed_output_at(row % STRIP_ROWS + s, first + i, strip->n)] =
                 _mm512_reduce_add_ps(sum[s][i]);
 }
 
 WITH_BF16 void packed_strip_avx512_bf16(const PackedStrip *strip)
 {
-    for (uint32_t row = 0; row < STRIP_ROWS; row += GROUP_ROWS)
+    for (uint32_t row = 0; row < strip->strips * STRIP_ROWS; row += GROUP_ROWS)
         for (uint32_t first = 0; first < strip->n; first += MOST_INPUTS) {
             uint32_t left = strip->n - first;
             if (left >= 3 && first == 0)

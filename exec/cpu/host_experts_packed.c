@@ -1,0 +1,207 @@
+/* Packed experts on the host: what lies between the kernels' products.
+ *
+ * Sums come from a kernel by rows of weights, [STRIP_ROWS][n] for each set of up to 16 rows. Gate
+ * and up lie by eights, so that eight rows of gate, all their columns, are followed by the same
+ * eight of up: activations run over whole blocks of numbers, and the next product's input, whose
+ * columns go by pairs, is written in lines that no other thread writes. */
+#include <string.h>
+
+#include "exec/cpu/host_experts_parts.h"
+
+enum {
+    GATHER_COLUMNS = 256, /* of one item */
+    EIGHT = 8             /* rows of gate before those of up */
+};
+
+/* The nearest bf16, as the upper half of a word; NaN stays NaN. */
+static inline uint32_t rounded(float value)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    uint32_t near = bits + 0x7FFF + (bits >> 16 & 1);
+    return ((bits & 0x7FFFFFFF) > 0x7F800000 ? bits | 0x400000 : near) & 0xFFFF0000;
+}
+
+/* VALUES [columns][n] of a set's rows into ARRAY, which has WIDTH columns, from COLUMN on, as the
+ * kernel reads its input. COLUMN and COLUMNS are even. */
+static void put_columns(const HostTask *task, const RowSet *set, void *array, uint32_t width,
+                        uint32_t column, uint32_t columns, const float *values)
+{
+    const HostExperts *host = task->host;
+    uint32_t n = set->n;
+    uint16_t *to =
+        (uint16_t *)array + (size_t)(host->pieces[set->piece].first + set->first) * width;
+    if (!host->packed->pairs) {
+        for (uint32_t c = 0; c < columns; c++)
+            for (uint32_t i = 0; i < n; i++)
+                to[(size_t)i * width + column + c] = (uint16_t)(rounded(values[c * n + i]) >> 16);
+        return;
+    }
+    for (uint32_t c = 0; c < columns; c += 2) {
+        const float *low = values + (size_t)c * n;
+        uint32_t *pairs = (uint32_t *)(void *)(to + (size_t)(column + c) * n);
+        for (uint32_t i = 0; i < n; i++)
+            pairs[i] = rounded(low[i]) >> 16 | rounded(low[n + i]);
+    }
+}
+
+static void gather_item(void *argument, size_t item, size_t worker)
+{
+    (void)worker;
+    const HostTask *task = argument;
+    const HostExperts *host = task->host;
+    const RowSet *set = &host->sets[item / task->items];
+    uint32_t d = task->work->shape->d_model;
+    uint32_t first = (uint32_t)(item % task->items) * GATHER_COLUMNS;
+    uint32_t end = least(first + GATHER_COLUMNS, d);
+    const uint32_t *tokens = host->tokens + host->pieces[set->piece].first + set->first;
+    float values[2 * EIGHT * PAIR_ROWS];
+    for (uint32_t column = first; column < end; column += 2 * EIGHT) {
+        for (uint32_t i = 0; i < set->n; i++) {
+            const float *from = task->work->in + (size_t)tokens[i] * d + column;
+            for (uint32_t c = 0; c < 2 * EIGHT; c++)
+                values[c * set->n + i] = from[c];
+        }
+        put_columns(task, set, host->in, d, column, 2 * EIGHT, values);
+    }
+}
+
+static void add_bias(const float *bias, uint32_t rows, uint32_t n, float *values)
+{
+    for (uint32_t row = 0; row < rows; row++)
+        for (uint32_t i = 0; i < n; i++)
+            values[row * n + i] += bias[row];
+}
+
+/* SUMS [rows][n] of the first matrix -> the inside's COLUMNS of a set from FIRST on. */
+static void activate(const HostTask *task, const RowSet *set, uint32_t first, uint32_t columns,
+                     float *sums)
+{
+    FfnShape shape = *task->work->shape;
+    const void *weights = task->host->pieces[set->piece].weights;
+    float bias[STRIP_ROWS];
+    float *up = shape.gated ? sums + (size_t)columns * set->n : sums;
+    if (shape.bias && shape.gated) {
+        host_read_bias(task, weights, BIAS_GATE, first, columns, bias);
+        add_bias(bias, columns, set->n, sums);
+    }
+    if (shape.bias) {
+        host_read_bias(task, weights, BIAS_UP, first, columns, bias);
+        add_bias(bias, columns, set->n, up);
+    }
+    uint32_t d_ff = shape.d_ff;
+    shape.d_ff = columns * set->n;
+    cpu_activate_row(&shape, sums, sums);
+    put_columns(task, set, task->host->inside, d_ff, first, columns, sums);
+}
+
+/* The strips of ITEM of the matrix at MATRIX of PIECE's expert; their number is the first one's. */
+static PackedStrip strips_of(const HostTask *task, const Piece *piece, size_t matrix, uint32_t rows,
+                             uint32_t columns, size_t item, const void *in, float *out)
+{
+    uint32_t first = (uint32_t)(item % task->items) * task->strips;
+    PackedStrip strips =
+        packed_strip((const unsigned char *)piece->weights + matrix, rows, columns, first);
+    strips.strips = least(task->strips, rows / STRIP_ROWS - first);
+    strips.in = (const uint16_t *)in + (size_t)piece->first * columns;
+    strips.n = piece->n;
+    strips.out = out;
+    return strips;
+}
+
+/* One strip's SUMS of all rows of PIECE, number PIECE_AT. */
+static void activate_strip(const HostTask *task, uint32_t piece_at, uint32_t strip, float *sums)
+{
+    const Piece *piece = &task->host->pieces[piece_at];
+    for (uint32_t first = 0; first < piece->n; first += PAIR_ROWS) {
+        const RowSet set = {piece_at, first, packed_set_rows(piece->n, first)};
+        float *of_set = sums + (size_t)first * STRIP_ROWS;
+        if (!task->work->shape->gated) {
+            activate(task, &set, strip * STRIP_ROWS, STRIP_ROWS, of_set);
+            continue;
+        }
+        activate(task, &set, strip * 2 * EIGHT, EIGHT, of_set);
+        activate(task, &set, strip * 2 * EIGHT + EIGHT, EIGHT, of_set + 2 * EIGHT * set.n);
+    }
+}
+
+static void inside_item(void *argument, size_t item, size_t worker)
+{
+    const HostTask *task = argument;
+    const FfnShape *shape = task->work->shape;
+    uint32_t piece_at = (uint32_t)(item / task->items);
+    const Piece *piece = &task->host->pieces[piece_at];
+    float *sums = task->host->scratch + worker * task->host->scratch_floats;
+    const PackedStrip strips = strips_of(task, piece, task->layout.first, ffn_first_rows(shape),
+                                         shape->d_model, item, task->host->in, sums);
+    task->host->packed->multiply(&strips);
+    for (uint32_t i = 0; i < strips.strips; i++)
+        activate_strip(task, piece_at, (uint32_t)(item % task->items) * task->strips + i,
+                       sums + (size_t)i * piece->n * STRIP_ROWS);
+}
+
+/* SUMS [STRIP_ROWS][n] of rows [first, first + n) of PIECE -> columns from COLUMN on of their
+ * results. */
+static void put_results(const HostTask *task, const Piece *piece, uint32_t first, uint32_t n,
+                        uint32_t column, const float *sums)
+{
+    uint16_t halves[STRIP_ROWS * PAIR_ROWS];
+    for (uint32_t i = 0; i < STRIP_ROWS * n; i++)
+        halves[i] = (uint16_t)(rounded(sums[i]) >> 16);
+    for (uint32_t i = 0; i < n; i++) {
+        size_t row = piece->first + first + i;
+        uint16_t *to = (uint16_t *)task->out +
+                       (task->scatter ? task->rows[row] : row) * task->work->shape->d_model +
+                       column;
+        for (uint32_t c = 0; c < STRIP_ROWS; c++)
+            to[c] = halves[c * n + i];
+    }
+}
+
+static void out_item(void *argument, size_t item, size_t worker)
+{
+    const HostTask *task = argument;
+    const FfnShape *shape = task->work->shape;
+    const Piece *piece = &task->host->pieces[item / task->items];
+    float *sums = task->host->scratch + worker * task->host->scratch_floats;
+    const PackedStrip strips = strips_of(task, piece, task->layout.second, shape->d_model,
+                                         shape->d_ff, item, task->host->inside, sums);
+    task->host->packed->multiply(&strips);
+    for (uint32_t i = 0; i < strips.strips; i++) {
+        uint32_t column = ((uint32_t)(item % task->items) * task->strips + i) * STRIP_ROWS;
+        float bias[STRIP_ROWS];
+        if (shape->bias)
+            host_read_bias(task, piece->weights, BIAS_DOWN, column, STRIP_ROWS, bias);
+        for (uint32_t first = 0; first < piece->n; first += PAIR_ROWS) {
+            uint32_t n = packed_set_rows(piece->n, first);
+            float *of_set = sums + ((size_t)i * piece->n + first) * STRIP_ROWS;
+            if (shape->bias)
+                add_bias(bias, STRIP_ROWS, n, of_set);
+            put_results(task, piece, first, n, column, of_set);
+        }
+    }
+}
+
+/* Cuts the STRIPS of a matrix into items: several strips to one, so that the input is read less
+ * often, where there are rows that it matters for and items for all threads all the same. */
+static void cut_items(HostTask *task, uint32_t strips)
+{
+    size_t threads = thread_pool_size(task->host->pool);
+    task->strips = 1;
+    while (task->strips < MOST_STRIPS && task->n_rows > task->n_pieces * 2 * PAIR_ROWS &&
+           (size_t)task->n_pieces * strips / (2 * task->strips) >= 2 * threads)
+        task->strips *= 2;
+    task->items = divide_up(strips, task->strips);
+}
+
+void host_run_packed(HostTask *task)
+{
+    const FfnShape *shape = task->work->shape;
+    ThreadPool *pool = task->host->pool;
+    task->items = divide_up(shape->d_model, GATHER_COLUMNS);
+    thread_pool_run(pool, (size_t)task->n_sets * task->items, gather_item, task);
+    cut_items(task, ffn_first_rows(shape) / STRIP_ROWS);
+    thread_pool_run(pool, (size_t)task->n_pieces * task->items, inside_item, task);
+    cut_items(task, shape->d_model / STRIP_ROWS);
+    thread_pool_run(pool, (size_t)task->n_pieces * task->items, out_item, task);
+}

@@ -230,6 +230,30 @@ static void rows_count_prefetches_and_predictors_that_know_the_future_are_bounds
     packed_trace_free(&trace);
 }
 
+static void plans_of_the_host_count_what_it_computes_and_get_no_bound(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(15, 60);
+    Study study = make_study("{\"moebius_study\": 1, \"plans\": [{\"buffer\": {\"slots\": 3},"
+                             " \"compute\": {\"mode\": \"host\"}}]}");
+    Study split = make_study(
+        "{\"moebius_study\": 1, \"plans\": [{\"name\": \"s\", \"buffer\": {\"slots\": 3},"
+        " \"compute\": {\"mode\": \"split\"}}]}");
+    const char *out = scratch_path("host.db");
+    const SweepOptions options = {.jobs = 1};
+    SweepTotals totals;
+    sweep_once(&trace, &study, out, 1, &totals);
+    assert_int_equal(totals.plans, 1);
+    assert_int_equal(query_number(out, "SELECT host_computed = misses AND loads = 0 AND"
+                                       " host_rows = assignments AND compute = 'host' FROM result"),
+                     1);
+    assert_int_equal(sweep_run(&trace, "t", &split, out, &options, &totals), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "plan \"s\": compute.host_ns: must be measured"));
+    study_free(&study);
+    study_free(&split);
+    packed_trace_free(&trace);
+}
+
 static void a_study_of_schema_1_is_continued_with_the_columns_of_prefetching(void **unused)
 {
     (void)unused;
@@ -820,6 +844,7 @@ int main(void)
         cmocka_unit_test(a_grid_of_more_than_a_million_plans_is_refused_before_it_is_made),
         cmocka_unit_test(rows_are_what_each_replay_gives),
         cmocka_unit_test(rows_count_prefetches_and_predictors_that_know_the_future_are_bounds),
+        cmocka_unit_test(plans_of_the_host_count_what_it_computes_and_get_no_bound),
         cmocka_unit_test(a_study_of_schema_1_is_continued_with_the_columns_of_prefetching),
         cmocka_unit_test(no_policy_beats_the_bound_of_its_budget_in_serial_order_by_layer),
         cmocka_unit_test(every_size_gets_the_row_that_its_replay_gives),

@@ -8,8 +8,9 @@
 
 enum {
     LEAST_BYTES = 4 << 10,
-    BUSY_BYTES = 64 << 20, /* the largest copy that is measured beside computation */
-    BURST = 8,             /* copies at a time, one after the other */
+    BUSY_BYTES =
+        64 << 20, /* the largest copy that is measured beside computation, if there is room */
+    BURST = 8,    /* copies at a time, one after the other */
     ROUNDS = 5,
     SIDE = 8192, /* of the matrix that is multiplied beside copies */
     QUICK_SIDE = 512,
@@ -63,6 +64,11 @@ static Status open_rig(Calibration *c, Rig *rig)
     rig->in = (float *)(void *)(rig->at + rig->most_bytes + matrix);
     rig->out = rig->in + (size_t)MANY_ROWS * side;
     return OK;
+}
+
+static size_t busy_bytes(const Rig *rig)
+{
+    return rig->most_bytes < BUSY_BYTES ? rig->most_bytes : BUSY_BYTES;
 }
 
 /* An FFN of so many bytes in a slot: a load copies whole ones. */
@@ -194,7 +200,7 @@ static Status measure_busy_loads(const Rig *rig, size_t bytes, double product_ns
 /* Products of ROWS rows beside loads that last longer than they do, against alone. */
 static Status measure_slowdown(const Rig *rig, uint32_t rows, double loads_ns, double *alone_ns)
 {
-    const FfnShape shape = shape_of(rig, BUSY_BYTES);
+    const FfnShape shape = shape_of(rig, busy_bytes(rig));
     double alone[ROUNDS];
     double factors[ROUNDS];
     double beside;
@@ -212,7 +218,7 @@ static Status measure_slowdown(const Rig *rig, uint32_t rows, double loads_ns, d
 
 static Status measure_beside(const Rig *rig)
 {
-    const FfnShape shape = shape_of(rig, BUSY_BYTES);
+    const FfnShape shape = shape_of(rig, busy_bytes(rig));
     double ns[BURST];
     double loads_ns = 0;
     double product_ns = 0;
@@ -223,7 +229,7 @@ static Status measure_beside(const Rig *rig)
         loads_ns += ns[i];
     TRY(measure_slowdown(rig, MANY_ROWS, loads_ns, &product_ns));
     TRY(measure_slowdown(rig, 1, loads_ns, &product_ns));
-    for (size_t bytes = LEAST_BYTES; bytes <= BUSY_BYTES; bytes *= 2)
+    for (size_t bytes = LEAST_BYTES; bytes <= busy_bytes(rig); bytes *= 2)
         TRY(measure_busy_loads(rig, bytes, product_ns));
     return OK;
 }

@@ -1,6 +1,7 @@
 #include "tests/gpu/gpu_support.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,18 @@ static struct {
     size_t n_device;
     size_t n_host;
 } gpu;
+
+bool gpu_wants_case(void)
+{
+    static unsigned cases;
+    unsigned part = 0;
+    unsigned parts = 1;
+    const char *share = getenv("GPU_CASES");
+    if (share != NULL)
+        assert_int_equal(sscanf(share, "%u/%u", &part, &parts), 2);
+    assert_true(part < parts);
+    return cases++ % parts == part;
+}
 
 static void *take_device(size_t bytes)
 {

@@ -1,5 +1,6 @@
 /* Whole passes of small models on the device: against the CPU's, replayed graphs against steps that
  * were queued directly, and the expert buffer's events against the CPU's. */
+#include "tests/gpu/gpu_support.h"
 #include "tests/random_checkpoint.h"
 
 #include "base/memory.h"
@@ -192,6 +193,8 @@ static void every_architecture_computes_what_the_cpu_computes(void **unused)
     (void)unused;
     const Plan plan = plan_default();
     for (size_t i = 0; i < N_MODELS; i++) {
+        if (!gpu_wants_case())
+            continue;
         Checkpoint *checkpoint = open_model(i);
         Executor *cpu = open_on("cpu", COMPUTE_F32, checkpoint, &plan);
         Executor *cuda = open_on("cuda", COMPUTE_F32, checkpoint, &plan);
@@ -212,6 +215,8 @@ static void bf16_stays_near_f32(void **unused)
     (void)unused;
     const Plan plan = plan_default();
     for (size_t i = 0; i < N_MODELS; i++) {
+        if (!gpu_wants_case())
+            continue;
         Checkpoint *checkpoint = open_model(i);
         Executor *cpu = open_on("cpu", COMPUTE_F32, checkpoint, &plan);
         Executor *cuda = open_on("cuda", COMPUTE_BF16, checkpoint, &plan);
@@ -235,6 +240,8 @@ static void a_replayed_step_computes_what_a_queued_one_does(void **unused)
     const Plan plan = plan_default();
     for (size_t i = 0; i < 2 * N_MODELS; i++)
         for (int timing = 0; timing < 2; timing++) {
+            if (!gpu_wants_case())
+                continue;
             Checkpoint *checkpoint = open_model(i / 2);
             Executor *executor = open_on("cuda", COMPUTES[i % 2], checkpoint, &plan);
             Run *runs[4];
@@ -271,6 +278,8 @@ static void a_buffer_changes_no_number_and_has_the_events_of_the_cpu(void **unus
     static const uint32_t SLOTS[] = {4, 12};
     const Plan off = plan_default();
     for (size_t i = 0; i < N_MODELS; i++) {
+        if (!gpu_wants_case())
+            continue;
         Checkpoint *checkpoint = open_model(i);
         Executor *whole = open_on("cuda", COMPUTE_F32, checkpoint, &off);
         Run *wanted = run_all(whole, NULL, false);

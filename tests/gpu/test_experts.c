@@ -28,7 +28,13 @@ static const Layer LAYERS[] = {
      900,
      true,
      {.kind = ROUTER_TOP_K_SOFTMAX, .bias = true}},
-    {{64, 128, false, true, ACTIVATION_GELU, 0, 0}, 5, 3, 90, true, {.kind = ROUTER_SOFTMAX}},
+    {{64, 128, false, true, ACTIVATION_GELU, 0, 0}, 5, 3, 900, true, {.kind = ROUTER_SOFTMAX}},
+    {{128, 64, false, false, ACTIVATION_GELU_TANH, 0, 0},
+     9,
+     2,
+     1300,
+     true,
+     {.kind = ROUTER_SPARSEMIXER, .jitter = 0.1f}},
     {{64, 64, true, false, ACTIVATION_GELU_TANH, 0, 0},
      60,
      6,
@@ -76,7 +82,10 @@ typedef struct {
     FfnTensors *tensors;  /* [experts] */
     const void **kept;    /* [experts] what the host computes with */
     Router router;
+    float *norm;
     float *in;
+    float *normed;
+    const float *experts_in; /* one of the two */
     float *out;
     uint16_t *forced;
     float *forced_weights;
@@ -172,7 +181,9 @@ static size_t lay_out_side(Side *side, unsigned char *base)
     side->placed = cut(&at, base, layer->experts * sizeof *side->placed);
     side->router.matrix.data = cut(&at, base, matrix * sizeof(float));
     side->router.matrix.bias = cut(&at, base, layer->experts * sizeof(float));
+    side->norm = cut(&at, base, row);
     side->in = cut(&at, base, layer->max_tokens * row);
+    side->normed = cut(&at, base, layer->max_tokens * row);
     side->out = cut(&at, base, layer->max_tokens * row);
     side->forced = cut(&at, base, assignments * sizeof(uint16_t));
     side->forced_weights = cut(&at, base, assignments * sizeof(float));
@@ -195,6 +206,13 @@ static void store_layer(Side *side, const Inputs *inputs)
     ExpertJob *placed = take(n, sizeof *placed);
     assert_ok(backend->store(side->device, &matrix, side->router.matrix.data));
     assert_ok(backend->upload(side->device, side->router.matrix.bias, at, n * sizeof(float)));
+    /* any positive numbers will do */
+    float *norm = take(layer->shape.d_model, sizeof *norm);
+    for (uint32_t i = 0; i < layer->shape.d_model; i++)
+        norm[i] = gpu_rounded(1 + 0.5f * sinf((float)i));
+    assert_ok(
+        backend->upload(side->device, side->norm, norm, layer->shape.d_model * sizeof(float)));
+    free(norm);
     for (uint32_t e = 0; e < n; e++) {
         FfnTensors *tensors = &side->tensors[e];
         *tensors =
@@ -292,12 +310,13 @@ static void fetch_routing(Side *side)
                                       assignments * sizeof(float)));
 }
 
-/* Routes TOKENS of the inputs, freely or as LIKE has done. */
-static void route_side(Side *side, const Inputs *inputs, uint32_t tokens, const Results *like)
+/* Puts TOKENS of the inputs in place, and the routing that LIKE has. */
+static void put_inputs(Side *side, const Inputs *inputs, uint32_t tokens, const Results *like)
 {
     const Backend *backend = side->backend;
     size_t assignments = (size_t)tokens * side->layer->top_k;
     side->batch.tokens = tokens;
+    side->experts_in = side->in;
     assert_ok(backend->upload(side->device, side->in, inputs->in,
                               (size_t)tokens * side->layer->shape.d_model * sizeof(float)));
     if (like != NULL) {
@@ -306,10 +325,48 @@ static void route_side(Side *side, const Inputs *inputs, uint32_t tokens, const 
         assert_ok(backend->upload(side->device, side->forced_weights, like->weights,
                                   assignments * sizeof(float)));
     }
-    assert_ok(backend->route(side->device, &side->router, side->in, tokens,
-                             like != NULL ? side->forced : NULL,
-                             like != NULL ? side->forced_weights : NULL, &side->batch.routing));
+}
+
+/* Routes TOKENS of the inputs, freely or as LIKE has done. */
+static void route_side(Side *side, const Inputs *inputs, uint32_t tokens, const Results *like)
+{
+    put_inputs(side, inputs, tokens, like);
+    assert_ok(side->backend->route(
+        side->device, &side->router, side->in, tokens, like != NULL ? side->forced : NULL,
+        like != NULL ? side->forced_weights : NULL, &side->batch.routing));
     fetch_routing(side);
+}
+
+static void fetch_groups(Side *side)
+{
+    size_t assignments = (size_t)side->batch.tokens * side->layer->top_k;
+    const RowGroups *groups = &side->batch.groups;
+    fetch_routing(side);
+    assert_ok(side->backend->download(side->device, side->got.first, groups->first,
+                                      (side->layer->experts + 1) * sizeof(uint32_t)));
+    assert_ok(side->backend->download(side->device, side->got.rows, groups->rows,
+                                      assignments * sizeof(uint32_t)));
+}
+
+/* All before the experts in one, the norm included when NORMS. */
+static void enter_side(Side *side, const Inputs *inputs, uint32_t tokens, const Results *like,
+                       bool norms)
+{
+    const Norm norm = {.kind = NORM_RMS, .eps = 1e-5f, .weight = side->norm};
+    put_inputs(side, inputs, tokens, like);
+    side->experts_in = norms ? side->normed : side->in;
+    const MoeEntry entry = {.shape = side->batch.shape,
+                            .norm = norms ? &norm : NULL,
+                            .in = side->in,
+                            .normed = norms ? side->normed : side->in,
+                            .tokens = tokens,
+                            .router = &side->router,
+                            .forced = like != NULL ? side->forced : NULL,
+                            .forced_weights = like != NULL ? side->forced_weights : NULL,
+                            .routing = side->batch.routing,
+                            .groups = side->batch.groups};
+    assert_ok(side->backend->enter_moe(side->device, &entry));
+    fetch_groups(side);
 }
 
 static void group_side(Side *side, uint32_t capacity)
@@ -317,17 +374,12 @@ static void group_side(Side *side, uint32_t capacity)
     const Backend *backend = side->backend;
     const Layer *layer = side->layer;
     const ExpertBatch *batch = &side->batch;
-    size_t assignments = (size_t)batch->tokens * layer->top_k;
     if (capacity > 0)
         assert_ok(backend->limit(side->device, capacity, batch->tokens, layer->top_k,
                                  layer->experts, true, &batch->routing));
     assert_ok(backend->group(side->device, batch->routing.experts, batch->tokens, layer->top_k,
                              layer->experts, &batch->groups));
-    fetch_routing(side);
-    assert_ok(backend->download(side->device, side->got.first, batch->groups.first,
-                                (layer->experts + 1) * sizeof(uint32_t)));
-    assert_ok(backend->download(side->device, side->got.rows, batch->groups.rows,
-                                assignments * sizeof(uint32_t)));
+    fetch_groups(side);
 }
 
 /* Ways to ask for the same experts. */
@@ -342,8 +394,8 @@ static void run_jobs(Side *side)
         for (uint32_t e = 0; e < n; e++)
             if (e % 2 == odd)
                 jobs[n_jobs++] = (ExpertJob){e, n - 1 - e};
-        assert_ok(side->backend->run_experts(side->device, &side->batch, jobs, n_jobs, side->in,
-                                             side->expert_out));
+        assert_ok(side->backend->run_experts(side->device, &side->batch, jobs, n_jobs,
+                                             side->experts_in, side->expert_out));
         free(jobs);
     }
 }
@@ -386,7 +438,8 @@ static void run_side(Side *side, Way way)
     else if (way == BY_JOBS)
         run_jobs(side);
     else
-        assert_ok(backend->run_experts(side->device, batch, NULL, 0, side->in, side->expert_out));
+        assert_ok(
+            backend->run_experts(side->device, batch, NULL, 0, side->experts_in, side->expert_out));
     assert_ok(backend->combine(side->device, batch, 0.75f, side->expert_out, side->out));
     assert_ok(backend->download(side->device, side->got.out, side->out, bytes));
 }
@@ -458,6 +511,32 @@ static void check_step(Side *cpu, Side *gpu, const Inputs *inputs, uint32_t toke
     free(once);
 }
 
+/* What comes before the experts, in one: as it is one by one, and with a norm as on the CPU. */
+static void check_entry(Side *cpu, Side *gpu, const Inputs *inputs, uint32_t tokens,
+                        double tolerance)
+{
+    size_t n = (size_t)tokens * cpu->layer->shape.d_model;
+    float *once = take(n, sizeof *once);
+    route_side(gpu, inputs, tokens, NULL);
+    group_side(gpu, 0);
+    run_side(gpu, ALL_AT_ONCE);
+    memcpy(once, gpu->got.out, n * sizeof *once);
+    enter_side(gpu, inputs, tokens, NULL, false);
+    for (int way = 0; way < WAYS; way++) {
+        run_side(gpu, (Way)way);
+        assert_memory_equal(gpu->got.out, once, n * sizeof *once);
+    }
+    enter_side(cpu, inputs, tokens, NULL, true);
+    enter_side(gpu, inputs, tokens, NULL, true);
+    check_choice(cpu, gpu);
+    enter_side(gpu, inputs, tokens, &cpu->got, true);
+    check_groups(cpu, gpu);
+    run_side(cpu, ALL_AT_ONCE);
+    run_side(gpu, ALL_AT_ONCE);
+    assert_true(distance(gpu->got.out, cpu->got.out, n) < tolerance);
+    free(once);
+}
+
 static void check_layer(uint64_t *state, const Layer *layer, ComputeType compute)
 {
     const double tolerance = compute == COMPUTE_BF16 && layer->packed ? 1e-2 : 2e-5;
@@ -467,9 +546,15 @@ static void check_layer(uint64_t *state, const Layer *layer, ComputeType compute
     open_side(&BACKEND_CPU, COMPUTE_F32, layer, &inputs, &cpu);
     open_side(&BACKEND_CUDA, compute, layer, &inputs, &gpu);
     for (uint32_t tokens = 1; tokens <= layer->max_tokens; tokens = tokens * 5 + 2)
-        check_step(&cpu, &gpu, &inputs, tokens, 0, tolerance);
-    check_step(&cpu, &gpu, &inputs, layer->max_tokens, 0, tolerance);
-    check_step(&cpu, &gpu, &inputs, layer->max_tokens, 1 + layer->max_tokens / 8, tolerance);
+        if (gpu_wants_case())
+            check_step(&cpu, &gpu, &inputs, tokens, 0, tolerance);
+    for (uint32_t tokens = 1; tokens <= layer->max_tokens && tokens <= 64; tokens = tokens * 3 + 5)
+        if (gpu_wants_case())
+            check_entry(&cpu, &gpu, &inputs, tokens, tolerance);
+    if (gpu_wants_case())
+        check_step(&cpu, &gpu, &inputs, layer->max_tokens, 0, tolerance);
+    if (gpu_wants_case())
+        check_step(&cpu, &gpu, &inputs, layer->max_tokens, 1 + layer->max_tokens / 8, tolerance);
     close_side(&gpu);
     close_side(&cpu);
     free_inputs(&inputs);

@@ -194,6 +194,35 @@ extern "C" Status expert_rows_put(const ExpertRows *rows, const Grouping *groupi
 
 /* ---- and back ---- */
 
+static constexpr uint32_t AT_ONCE = 8; /* rows that are on their way together */
+
+/* Adds slots FIRST and AT_ONCE more of a token; IN is the thread's columns of row 0. */
+template <typename Element, uint32_t COUNT>
+__device__ static void add_rows(const uint32_t *row, const float *weights, uint32_t first,
+                                uint32_t top_k, const Element *in, uint32_t columns,
+                                Values<COUNT> &sum)
+{
+    uint32_t from[AT_ONCE];
+    float weight[AT_ONCE];
+    Values<COUNT> values[AT_ONCE];
+#pragma unroll
+    for (uint32_t i = 0; i < AT_ONCE; i++) {
+        from[i] = first + i < top_k ? row[first + i] : NO_ROW;
+        weight[i] = first + i < top_k ? weights[first + i] : 0;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < AT_ONCE; i++) {
+        values[i] = Values<COUNT>{};
+        if (from[i] != NO_ROW)
+            values[i].load(in + (size_t)from[i] * columns);
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < AT_ONCE; i++)
+#pragma unroll
+        for (uint32_t c = 0; c < COUNT; c++)
+            sum.v[c] = from[i] != NO_ROW ? fmaf(weight[i], values[i].v[c], sum.v[c]) : sum.v[c];
+}
+
 /* Block (t, c): part of a token. Reads top_k rows and OUT, writes OUT; bound by memory. */
 template <typename Element, uint32_t COUNT>
 __global__ void __launch_bounds__(THREADS)
@@ -207,18 +236,11 @@ __global__ void __launch_bounds__(THREADS)
     if (column >= columns)
         return;
     Values<COUNT> sum = {};
-#pragma unroll 8
-    for (uint32_t i = blockIdx.x * top_k; i < (blockIdx.x + 1) * top_k; i++) {
-        if (row[i] == NO_ROW)
-            continue;
-        Values<COUNT> values;
-        values.load(in + (size_t)row[i] * columns + column);
-#pragma unroll
-        for (uint32_t c = 0; c < COUNT; c++)
-            sum.v[c] = fmaf(weights[i], values.v[c], sum.v[c]);
-    }
     Values<COUNT> total;
     total.load(out + (size_t)blockIdx.x * columns + column);
+    for (uint32_t first = 0; first < top_k; first += AT_ONCE)
+        add_rows(row + blockIdx.x * top_k, weights + blockIdx.x * top_k, first, top_k, in + column,
+                 columns, sum);
 #pragma unroll
     for (uint32_t c = 0; c < COUNT; c++)
         total.v[c] += scale * sum.v[c];

@@ -15,6 +15,7 @@ static constexpr uint32_t COUNT_THREADS = 1024;
 static constexpr uint32_t MANY_ROWS = 128; /* an expert's that are bound by arithmetic, about */
 
 static_assert(COUNT_THREADS >= MAX_EXPERTS, "a thread per expert");
+static_assert(COUNT_THREADS == 32 * 32, "a lane per warp");
 static_assert(GROUP_ROWS % MAX_WIDTH == 0, "only an expert's last group has padding");
 
 /* Which tokens of a block chose each expert. */
@@ -72,6 +73,12 @@ struct Totals {
         tiles += other.tiles;
         small_tiles += other.small_tiles;
     }
+    __device__ Totals of_lane(uint32_t lane) const
+    {
+        return Totals{__shfl_sync(0xFFFFFFFF, assignments, lane),
+                      __shfl_sync(0xFFFFFFFF, rows, lane), __shfl_sync(0xFFFFFFFF, tiles, lane),
+                      __shfl_sync(0xFFFFFFFF, small_tiles, lane)};
+    }
     __device__ Totals from_lane_below(uint32_t distance) const
     {
         return Totals{__shfl_up_sync(0xFFFFFFFF, assignments, distance),
@@ -101,13 +108,11 @@ __device__ static Totals block_scan(const Totals &own, Totals *all)
     if (threadIdx.x % 32 == 31)
         warps[warp] = sum;
     __syncthreads();
-    *all = Totals{0, 0, 0, 0};
-    Totals before = *all;
-    for (uint32_t w = 0; w < COUNT_THREADS / 32; w++) {
-        if (w < warp)
-            before.add(warps[w]);
-        all->add(warps[w]);
-    }
+    const Totals of_warps = warp_scan(warps[threadIdx.x % 32]);
+    *all = of_warps.of_lane(31);
+    Totals before = of_warps.of_lane(warp > 0 ? warp - 1 : 0);
+    if (warp == 0)
+        before = Totals{0, 0, 0, 0};
     before.add(Totals{sum.assignments - own.assignments, sum.rows - own.rows, sum.tiles - own.tiles,
                       sum.small_tiles - own.small_tiles});
     return before;

@@ -45,9 +45,9 @@ typedef struct {
 } MoeBench;
 
 /* Queues one operation for input I. */
-Status moe_bench_stage(const MoeBench *bench, MoeStage stage, int i);
+Status moe_bench_stage(MoeBench *bench, MoeStage stage, int i);
 /* ... and all of them. */
-Status moe_bench_layer(const MoeBench *bench, int i);
+Status moe_bench_layer(MoeBench *bench, int i);
 
 /* Runs the layer twice on poisoned memory and compares. Fails with ERR_MISMATCH when a token went
  * to the wrong experts. */

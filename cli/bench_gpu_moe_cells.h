@@ -10,7 +10,7 @@
 #include "cli/bench_gpu.h"
 
 /* The backend's operations of a layer. */
-typedef enum { MOE_ROUTE, MOE_GROUP, MOE_EXPERTS, MOE_COMBINE, MOE_STAGES } MoeStage;
+typedef enum { MOE_ROUTE, MOE_EXPERTS, MOE_COMBINE, MOE_STAGES } MoeStage;
 
 extern const char *const MOE_STAGE_NAMES[MOE_STAGES];
 

@@ -5,11 +5,11 @@
 
 Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n)
 {
-    const char *const titles[] = {"layer", "tokens", "active",  "ms",      "floor", "ratio",
-                                  "route", "group",  "experts", "combine", "error", "repeats"};
+    const char *const titles[] = {"layer", "tokens",  "active",  "ms",    "floor",  "ratio",
+                                  "route", "experts", "combine", "error", "repeats"};
     Table *table;
     TRY(bench_gpu_print_origin(ceilings));
-    TRY(table_new(titles, "lrrrrrrrrrrl", &table));
+    TRY(table_new(titles, "lrrrrrrrrrl", &table));
     for (size_t i = 0; i < n; i++) {
         const MoeCell *cell = &cells[i];
         table_cell(table, "%s", cell->shape);

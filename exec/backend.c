@@ -22,3 +22,19 @@ Status backend_find(const char *name, const Backend **backend)
     }
     return fail(ERR_UNSUPPORTED, "device %s: this build has: %s", name, known);
 }
+
+Status backend_enter_moe(const Backend *backend, Device *device, const MoeEntry *entry)
+{
+    const Router *router = entry->router;
+    uint32_t experts = router->matrix.rows;
+    if (entry->norm != NULL)
+        TRY(backend->norm(device, entry->norm, entry->in, NULL, entry->tokens,
+                          router->matrix.columns, entry->normed));
+    TRY(backend->route(device, router, entry->normed, entry->tokens, entry->forced,
+                       entry->forced_weights, &entry->routing));
+    if (entry->capacity > 0)
+        TRY(backend->limit(device, entry->capacity, entry->tokens, router->top_k, experts,
+                           entry->normalise_kept, &entry->routing));
+    return backend->group(device, entry->routing.experts, entry->tokens, router->top_k, experts,
+                          &entry->groups);
+}

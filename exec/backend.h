@@ -199,6 +199,22 @@ typedef struct {
     uint32_t *rows;  /* [tokens * top_k] */
 } RowGroups;
 
+/* The tokens of a MoE layer on the way to their experts, of SHAPE. */
+typedef struct {
+    const FfnShape *shape;
+    const Norm *norm; /* NULL: IN is normed */
+    const float *in;  /* [tokens][d_model] */
+    float *normed;    /* where the experts find it; IN without a norm */
+    uint32_t tokens;
+    const Router *router;
+    const uint16_t *forced; /* as of route() */
+    const float *forced_weights;
+    uint32_t capacity; /* as of limit(); 0: none */
+    bool normalise_kept;
+    Routing routing;
+    RowGroups groups;
+} MoeEntry;
+
 /* The weights of EXPERT lie in SLOT. */
 typedef struct {
     uint32_t expert;
@@ -353,6 +369,8 @@ typedef struct {
     /* Sorts the rows of EXPERTS by expert; dropped ones are left out. */
     Status (*group)(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                     uint32_t n_experts, const RowGroups *groups);
+    /* norm(), route(), limit() and group() in one. */
+    Status (*enter_moe)(Device *device, const MoeEntry *entry);
     /* For the rows of each job's expert, its FFN of in[row / top_k] into OUT
      * (BackendSizes.expert_out); JOBS NULL: of every expert, where batch->placed says. A row's
      * numbers do not depend on which jobs share the call. JOBS may be reused on return. */
@@ -381,6 +399,9 @@ extern const Backend BACKEND_CPU;
 #ifdef HAVE_CUDA
 extern const Backend BACKEND_CUDA;
 #endif
+
+/* Backend.enter_moe by BACKEND's operations one after the other. */
+Status backend_enter_moe(const Backend *backend, Device *device, const MoeEntry *entry);
 
 /* The backend NAME; ERR_UNSUPPORTED names those there are. */
 Status backend_find(const char *name, const Backend **backend);

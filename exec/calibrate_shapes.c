@@ -121,6 +121,7 @@ void calibrate_shape(const ModelConfig *config, uint32_t layer_number, Op op, co
         break;
     case OP_ROUTE:
         add_router(&key, layer);
+        add(&key, "%s", config->norm == NORM_LAYER ? "layer-norm " : "");
         break;
     case OP_EXPERTS:
         add_experts(&key, layer);

@@ -72,25 +72,30 @@ static Status fetch_event(const Step *step, const LayerConfig *config, const Rou
                              ((size_t)config->experts + 1) * sizeof *host->row_groups);
 }
 
-/* Asks the router, or puts forced routing in its place; drops what is over CAPACITY; groups the
- * rows by expert. */
+/* Norms; asks the router, or puts forced routing in its place; drops what is over CAPACITY; groups
+ * the rows by expert. */
 static Status route(const Step *step, uint32_t layer, uint32_t capacity, const Routing *routing,
                     const RowGroups *groups)
 {
     const Forward *f = step->forward;
     const StepInput *input = step->input;
     const LayerConfig *config = &f->config->layers[layer];
-    const uint16_t *forced =
-        input->forced_experts != NULL ? f->at.forced_experts + step->routed : NULL;
-    const float *weights =
-        input->forced_weights != NULL ? f->at.forced_weights + step->routed : NULL;
-    TRY(f->backend->route(f->device, &f->weights.layers[layer].router, f->at.normed, input->tokens,
-                          forced, weights, routing));
-    if (capacity > 0)
-        TRY(f->backend->limit(f->device, capacity, input->tokens, config->top_k, config->experts,
-                              config->router.normalise_kept, routing));
-    TRY(f->backend->group(f->device, routing->experts, input->tokens, config->top_k,
-                          config->experts, groups));
+    const LayerWeights *weights = &f->weights.layers[layer];
+    const MoeEntry entry = {
+        .shape = &config->ffn,
+        .norm = &weights->ffn_norm,
+        .in = f->at.hidden,
+        .normed = f->at.normed,
+        .tokens = input->tokens,
+        .router = &weights->router,
+        .forced = input->forced_experts != NULL ? f->at.forced_experts + step->routed : NULL,
+        .forced_weights =
+            input->forced_weights != NULL ? f->at.forced_weights + step->routed : NULL,
+        .capacity = capacity,
+        .normalise_kept = config->router.normalise_kept,
+        .routing = *routing,
+        .groups = *groups};
+    TRY(f->backend->enter_moe(f->device, &entry));
     TRY(fetch_event(step, config, routing));
     return forward_stamp(step, layer, OP_ROUTE);
 }
@@ -175,11 +180,11 @@ static Status moe_ffn(Step *step, uint32_t layer)
 Status forward_ffn(Step *step, uint32_t layer)
 {
     const Forward *f = step->forward;
+    if (f->config->layers[layer].moe)
+        return moe_ffn(step, layer);
     TRY(f->backend->norm(f->device, &f->weights.layers[layer].ffn_norm, f->at.hidden, NULL,
                          step->input->tokens, f->config->d_model, f->at.normed));
     TRY(forward_stamp(step, layer, OP_FFN_NORM));
-    if (f->config->layers[layer].moe)
-        return moe_ffn(step, layer);
     TRY(dense_ffn(step, &f->config->layers[layer].ffn, &f->weights.layers[layer].dense, NULL));
     return forward_stamp(step, layer, OP_DENSE_FFN);
 }

@@ -12,9 +12,9 @@ typedef enum {
     OP_ATTENTION,
     OP_ATTENTION_OUTPUT,
     OP_CROSS_ATTENTION, /* all of it */
-    OP_FFN_NORM,
+    OP_FFN_NORM,        /* of a dense layer */
     OP_DENSE_FFN,
-    OP_ROUTE,   /* scores, choice, capacity, grouping by expert */
+    OP_ROUTE,   /* of a MoE layer its norm, scores, choice, capacity, grouping by expert */
     OP_EXPERTS, /* with the loads that they wait for */
     OP_COMBINE,
     OP_SHARED_EXPERTS,

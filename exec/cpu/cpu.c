@@ -239,6 +239,11 @@ static Status cpu_stamp_times(Device *device, uint32_t n, uint64_t *ns)
     return OK;
 }
 
+static Status cpu_enter_moe(Device *device, const MoeEntry *entry)
+{
+    return backend_enter_moe(&BACKEND_CPU, device, entry);
+}
+
 const Backend BACKEND_CPU = {
     .name = "cpu",
     .sizes = cpu_sizes,
@@ -280,6 +285,7 @@ const Backend BACKEND_CPU = {
     .route = cpu_route,
     .limit = cpu_limit,
     .group = cpu_group,
+    .enter_moe = cpu_enter_moe,
     .run_experts = cpu_run_experts,
     .offer_host = cpu_offer_host,
     .run_host = cpu_run_host,

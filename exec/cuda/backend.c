@@ -362,6 +362,20 @@ static Status cuda_limit(Device *device, uint32_t capacity, uint32_t tokens, uin
     return router_limit(capacity, tokens, top_k, n_experts, normalise, routing, device->stream);
 }
 
+static Status cuda_enter_moe(Device *device, const MoeEntry *entry)
+{
+    MoeEntry rest = *entry;
+    if (entry->norm != NULL && entry->norm->kind != NORM_RMS) {
+        TRY(cuda_norm(device, entry->norm, entry->in, NULL, entry->tokens,
+                      entry->router->matrix.columns, entry->normed));
+        rest.norm = NULL;
+        rest.in = entry->normed;
+    }
+    if (experts_entry_fits(&device->experts, &rest))
+        return experts_enter(&device->experts, &rest, device->stream);
+    return backend_enter_moe(&BACKEND_CUDA, device, &rest);
+}
+
 static Status cuda_group(Device *device, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                          uint32_t n_experts, const RowGroups *groups)
 {
@@ -429,6 +443,7 @@ const Backend BACKEND_CUDA = {
     .route = cuda_route,
     .limit = cuda_limit,
     .group = cuda_group,
+    .enter_moe = cuda_enter_moe,
     .run_experts = cuda_run_experts,
     .offer_host = cuda_offer_host,
     .run_host = cuda_run_host,

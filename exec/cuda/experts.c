@@ -1,5 +1,6 @@
 #include "exec/cuda/experts.h"
 
+#include "exec/cuda/router.h"
 #include "exec/layout.h"
 
 enum { PIECES = 12, PIECE_SLACK = 256 };
@@ -106,11 +107,27 @@ static GroupingShape grouping_shape(uint32_t tokens, uint32_t top_k, uint32_t n_
                            .max_width = grouping_max_width((size_t)tokens * top_k, n_experts)};
 }
 
-Status experts_group(const ExpertsWork *work, const uint16_t *experts, uint32_t tokens,
-                     uint32_t top_k, uint32_t n_experts, const RowGroups *groups,
-                     cudaStream_t stream)
+bool experts_entry_fits(const ExpertsWork *work, const MoeEntry *entry)
+{
+    return work->bf16 && router_entry_fits(entry);
+}
+
+Status experts_enter(ExpertsWork *work, const MoeEntry *entry, cudaStream_t stream)
+{
+    const Router *router = entry->router;
+    const GroupingShape shape = grouping_shape(entry->tokens, router->top_k, router->matrix.rows);
+    bool gathers = work->gathered != NULL && experts_packed(entry->shape, work->bf16);
+    TRY(router_enter(entry, &work->grouping, shape.max_width, gathers ? work->gathered : NULL,
+                     stream));
+    work->in = gathers ? entry->normed : NULL;
+    return OK;
+}
+
+Status experts_group(ExpertsWork *work, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
+                     uint32_t n_experts, const RowGroups *groups, cudaStream_t stream)
 {
     const GroupingShape shape = grouping_shape(tokens, top_k, n_experts);
+    work->in = NULL;
     return grouping_run(&shape, experts, groups, &work->grouping, stream);
 }
 
@@ -150,7 +167,8 @@ Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const Expe
         TRY(select_jobs(work, batch, jobs, jobs != NULL ? n_jobs : batch->n_experts, &shape,
                         stream));
     }
-    TRY(expert_rows_fill(&rows, &work->grouping, jobs != NULL ? work->selected : NULL, in));
+    if (in != work->in)
+        TRY(expert_rows_fill(&rows, &work->grouping, jobs != NULL ? work->selected : NULL, in));
     return expert_rows_multiply(&rows);
 }
 

@@ -26,6 +26,7 @@ typedef struct {
     Grouping grouping; /* by the last group() */
     GroupTable some;   /* of the jobs */
     void *gathered;    /* [max_rows][d_model] */
+    const void *in;    /* whose rows lie there since the last grouping; NULL: none */
     void *inside;      /* [max_rows][d_ff] */
 } ExpertsWork;
 
@@ -37,10 +38,13 @@ size_t experts_bytes(const DeviceOptions *options, bool bf16);
 size_t experts_out_bytes(const DeviceOptions *options, bool bf16);
 Status experts_open(const DeviceOptions *options, bool bf16, DeviceArena *arena, ExpertsWork *work);
 
+/* True where experts_enter() can do ENTRY: few tokens, bf16, no capacity. */
+bool experts_entry_fits(const ExpertsWork *work, const MoeEntry *entry);
+/* Backend.enter_moe, by one kernel; packed experts then find their rows gathered. */
+Status experts_enter(ExpertsWork *work, const MoeEntry *entry, cudaStream_t stream);
 /* Backend.group */
-Status experts_group(const ExpertsWork *work, const uint16_t *experts, uint32_t tokens,
-                     uint32_t top_k, uint32_t n_experts, const RowGroups *groups,
-                     cudaStream_t stream);
+Status experts_group(ExpertsWork *work, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
+                     uint32_t n_experts, const RowGroups *groups, cudaStream_t stream);
 /* Backend.run_experts */
 Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
                    uint32_t n_jobs, const float *in, void *out, cudaStream_t stream);

@@ -95,6 +95,18 @@ __device__ inline float load_shared_of(uint32_t rank, uint32_t from)
     return value;
 }
 
+/* VALUE -> the place TO of block RANK's shared memory. */
+__device__ inline void store_shared_of(uint32_t rank, uint32_t to, uint32_t value)
+{
+    asm volatile("{\n"
+                 ".reg .b32 place;\n"
+                 "mapa.shared::cluster.u32 place, %0, %1;\n"
+                 "st.shared::cluster.u32 [place], %2;\n"
+                 "}" ::"r"(to),
+                 "r"(rank), "r"(value)
+                 : "memory");
+}
+
 /* ---- tensor copies ---- */
 
 __device__ inline void tensor_map_prefetch(const CUtensorMap *map)

@@ -1,0 +1,373 @@
+/* Scores, choice and weights of many tokens.
+ *
+ * A block takes 32 tokens and all experts. The logits are computed transposed, with the experts as
+ * the rows of the matrix instruction; a token is the sum of two bf16 numbers, which keeps 16 bits
+ * of it, and both are columns of one instruction, whose sums are added in the end. Four warps bring
+ * the tokens, each its blocks of columns by way of its own shared memory, split them and
+ * put them where the instruction reads; two warpgroups multiply; then each warp chooses for
+ * some of the tokens. The four blocks of a cluster share the matrix, of which each fetches a
+ * quarter for all.
+ *
+ * Per block and column 4 * 32 bytes of tokens and experts / 2 bytes of the matrix, from the L2
+ * mostly, which bounds it. */
+#include "exec/cuda/router_tiles.h"
+
+#include "exec/cuda/hopper.cuh"
+#include "exec/cuda/launch.cuh"
+#include "exec/cuda/router.cuh"
+#include "exec/cuda/tensor_map.h"
+#include "exec/cuda/wgmma.cuh"
+
+static constexpr uint32_t CLUSTER = 4; /* blocks */
+static constexpr uint16_t EVERY_BLOCK = (1 << CLUSTER) - 1;
+static constexpr uint32_t TOKENS = 32; /* of a block */
+static constexpr uint32_t COLUMNS = 64;
+static constexpr uint32_t ROW_BYTES = COLUMNS * 2;
+static constexpr uint32_t TOKEN_BYTES = 2 * TOKENS * ROW_BYTES; /* of a stage: both parts */
+static constexpr uint32_t FETCHERS = 4;                         /* warps */
+static constexpr uint32_t THREADS = 3 * 128;
+static constexpr uint32_t WARPS = THREADS / 32;
+static constexpr uint32_t MOST_STAGES = 6;
+static constexpr uint32_t STAGES_BYTES = 160 * 1024;                   /* about, of all stages */
+static constexpr uint32_t ROW_WORDS = 4;                               /* of a lane and token */
+static constexpr uint32_t RAW_BYTES = FETCHERS * TOKENS * COLUMNS * 4; /* tokens on their way */
+static constexpr uint32_t MOST_EXPERTS = 512;
+/* From where it pays: on an H200, with the grouping behind it, 4096 tokens and 512 experts 95
+ * against 199 us, 128 experts 72 against 97, 64 experts 69 against 75; 1024 tokens and 128 experts
+ * 42 against 38; 8 experts twice as long. */
+static constexpr uint32_t MANY_TOKENS = 256;
+static constexpr uint32_t MANY_EXPERTS = 64;
+static constexpr uint32_t MANY_LOGITS = 1 << 18;
+
+struct TilesShape {
+    CUtensorMap matrix; /* boxes of 64 columns of a block's quarter of the experts */
+    const float *in;
+    const float *bias;
+    uint32_t columns;
+    uint32_t blocks;  /* of columns */
+    uint32_t experts; /* rounded up to a multiple of 64 */
+    uint32_t stages;
+    uint32_t stage_bytes; /* experts' rows, then the tokens' */
+    uint32_t multipliers; /* warpgroups that have experts */
+    /* Warps that fetch, no more than stages: one that waits for a stage is then never so far ahead
+     * that it takes an earlier phase of its barrier for the one that it wants. */
+    uint32_t fetchers;
+};
+
+struct TilesControl {
+    uint64_t full[MOST_STAGES];
+    uint64_t empty[MOST_STAGES];
+};
+
+/* One thread's place in the ring of stages. */
+struct TilesRing {
+    uint32_t base; /* of the stages, aligned to 1024 */
+    uint32_t stage_bytes;
+    uint32_t stages;
+    TilesControl *control;
+    uint32_t at;
+    uint32_t parity;
+
+    __device__ uint32_t experts() const
+    {
+        return base + at * stage_bytes;
+    }
+    __device__ uint32_t tokens() const
+    {
+        return experts() + stage_bytes - TOKEN_BYTES;
+    }
+    __device__ uint32_t full() const
+    {
+        return shared_address(&control->full[at]);
+    }
+    __device__ uint32_t empty(uint32_t of_stage) const
+    {
+        return shared_address(&control->empty[of_stage]);
+    }
+    __device__ void advance()
+    {
+        at = at + 1 == stages ? 0 : at + 1;
+        parity ^= at == 0;
+    }
+};
+
+__device__ static void init_ring(const TilesRing &ring, uint32_t multipliers)
+{
+    for (uint32_t i = 0; i < ring.stages; i++) {
+        barrier_init(shared_address(&ring.control->full[i]), 2);
+        barrier_init(ring.empty(i), multipliers * 4 * CLUSTER);
+    }
+    barrier_init_fence();
+}
+
+/* ---- the warpgroup that fetches ---- */
+
+/* 16 bytes of device memory, or zeros, on their way to shared memory. */
+__device__ static void copy_word(uint32_t to, const float *from, bool there)
+{
+    uint32_t bytes = there ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
+                 : "memory");
+}
+
+/* A warp, which brings some of the blocks of columns. A lane has of every eighth token 16 of the 64
+ * columns: words of 4, every fourth. */
+struct TokenFetcher {
+    const TilesShape &shape;
+    uint32_t tokens; /* of the step */
+    uint32_t first;  /* column */
+    uint32_t raw;    /* the lane's first word */
+
+    __device__ TokenFetcher(const TilesShape &tiles_shape, uint32_t all_tokens, uint32_t raw_at)
+        : shape(tiles_shape), tokens(all_tokens), first(threadIdx.x % 4 * 4),
+          raw(raw_at + threadIdx.x / 32 * RAW_BYTES / FETCHERS + threadIdx.x % 32 * 16)
+    {
+    }
+    __device__ uint32_t token(uint32_t row) const
+    {
+        return row * 8 + threadIdx.x % 32 / 4;
+    }
+    __device__ void ask(uint32_t block) const
+    {
+#pragma unroll
+        for (uint32_t row = 0; row < TOKENS / 8; row++) {
+            size_t number = (size_t)blockIdx.x * TOKENS + token(row);
+            const float *from = shape.in + (number < tokens ? number : 0) * shape.columns;
+#pragma unroll
+            for (uint32_t i = 0; i < ROW_WORDS; i++) {
+                uint32_t column = block * COLUMNS + first + 16 * i;
+                bool there = number < tokens && column < shape.columns;
+                copy_word(raw + (row * ROW_WORDS + i) * 32 * 16, there ? from + column : from,
+                          there);
+            }
+        }
+        asm volatile("cp.async.commit_group;" ::: "memory");
+    }
+    /* Puts the two parts of four columns where the matrix instruction reads. */
+    __device__ void put_word(uint32_t row, uint32_t i, uint32_t to) const
+    {
+        const uint4 word = load_shared_word(raw + (row * ROW_WORDS + i) * 32 * 16);
+        const float x[4] = {__uint_as_float(word.x), __uint_as_float(word.y),
+                            __uint_as_float(word.z), __uint_as_float(word.w)};
+        uint32_t high[2];
+        uint32_t low[2];
+#pragma unroll
+        for (uint32_t j = 0; j < 2; j++) {
+            high[j] = pack_bf16(x[2 * j], x[2 * j + 1]);
+            float2 rounded = __bfloat1622float2(*(__nv_bfloat162 *)&high[j]);
+            low[j] = pack_bf16(x[2 * j] - rounded.x, x[2 * j + 1] - rounded.y);
+        }
+        uint32_t column = first + 16 * i;
+        uint32_t at =
+            to + token(row) * ROW_BYTES + (column / 8 ^ token(row) % 8) * 16 + column % 8 * 2;
+        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(high[0]), "r"(high[1])
+                     : "memory");
+        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at + TOKENS * ROW_BYTES), "r"(low[0]),
+                     "r"(low[1])
+                     : "memory");
+    }
+    /* What has come, to TO. */
+    __device__ void put(uint32_t to) const
+    {
+        asm volatile("cp.async.wait_group 0;" ::: "memory");
+#pragma unroll
+        for (uint32_t row = 0; row < TOKENS / 8; row++)
+#pragma unroll
+            for (uint32_t i = 0; i < ROW_WORDS; i++)
+                put_word(row, i, to);
+    }
+};
+
+/* This block's quarter of the experts' columns, for every block of the cluster. */
+__device__ static void fetch_experts(const TilesShape &shape, const TilesRing &ring, uint32_t block)
+{
+    uint32_t rows = shape.experts / CLUSTER;
+    barrier_arrive_expect(ring.full(), shape.experts * ROW_BYTES);
+    copy_box_2d_to(EVERY_BLOCK, ring.experts() + cluster_rank() * rows * ROW_BYTES, &shape.matrix,
+                   ring.full(), block * COLUMNS, cluster_rank() * rows);
+}
+
+__device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing ring, uint32_t raw)
+{
+    const TokenFetcher fetcher(shape, tokens, raw);
+    uint32_t warp = threadIdx.x / 32;
+    if (warp >= shape.fetchers)
+        return;
+    wait_for_earlier_kernels();
+    fetcher.ask(warp);
+    for (uint32_t i = 0; i < warp; i++)
+        ring.advance();
+    for (uint32_t block = warp; block < shape.blocks; block += shape.fetchers) {
+        barrier_wait(ring.empty(ring.at), ring.parity ^ 1);
+        if (threadIdx.x % 32 == 0)
+            fetch_experts(shape, ring, block);
+        __syncwarp();
+        fetcher.put(ring.tokens());
+        fetcher.ask(block + shape.fetchers);
+        fence_for_copies();
+        __syncwarp();
+        if (threadIdx.x % 32 == 0)
+            barrier_arrive(ring.full());
+        for (uint32_t i = 0; i < shape.fetchers; i++)
+            ring.advance();
+    }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+}
+
+/* ---- the warpgroups that multiply ---- */
+
+__device__ static void release(const TilesRing &ring)
+{
+    uint32_t lane = threadIdx.x % 32;
+    if (lane < CLUSTER)
+        barrier_arrive_at(ring.empty(ring.at), lane);
+}
+
+/* sum[i] = experts 64 (PARTS * warpgroup + i) on times the tokens, both parts. */
+template <uint32_t PARTS>
+__device__ static void multiply(const TilesShape &shape, TilesRing ring, uint32_t warpgroup,
+                                float (&sum)[PARTS][TOKENS])
+{
+#pragma unroll 1
+    for (uint32_t block = 0; block < shape.blocks; block++) {
+        barrier_wait(ring.full(), ring.parity);
+        uint64_t b = swizzled_operand(ring.tokens());
+        wgmma_fence();
+#pragma unroll
+        for (uint32_t part = 0; part < PARTS; part++) {
+            uint64_t a =
+                swizzled_operand(ring.experts() + (warpgroup * PARTS + part) * 64 * ROW_BYTES);
+#pragma unroll
+            for (uint32_t step = 0; step < COLUMNS / 16; step++)
+                Wgmma<2 * TOKENS>::add_product(sum[part], a + 2 * step, b + 2 * step);
+        }
+        wgmma_commit();
+        wgmma_wait<0>();
+#pragma unroll
+        for (uint32_t part = 0; part < PARTS; part++)
+            wgmma_results(sum[part]);
+        release(ring);
+        ring.advance();
+    }
+}
+
+/* The logits, to where a warp chooses by them: LOGITS [TOKENS][words]. */
+template <uint32_t PARTS>
+__device__ static void put_logits(const TilesShape &shape, uint32_t experts, uint32_t warpgroup,
+                                  const float (&sum)[PARTS][TOKENS], uint32_t words, float *logits)
+{
+    uint32_t row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+#pragma unroll
+    for (uint32_t part = 0; part < PARTS; part++)
+#pragma unroll
+        for (uint32_t i = 0; i < TOKENS; i++) {
+            uint32_t expert = (warpgroup * PARTS + part) * 64 + row + i / 2 % 2 * 8;
+            uint32_t token = i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
+            if (i < TOKENS / 2 && expert < experts)
+                logits[token * words + expert] = sum[part][i + TOKENS / 2] + sum[part][i] +
+                                                 (shape.bias != nullptr ? shape.bias[expert] : 0);
+        }
+}
+
+template <uint32_t PARTS>
+__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+    route_in_tiles(const __grid_constant__ TilesShape shape, const __grid_constant__ RouteTask task)
+{
+    extern __shared__ unsigned char shared[];
+    __shared__ TilesControl control;
+    unsigned char *stages = (unsigned char *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
+    const TilesRing ring = {
+        shared_address(stages), shape.stage_bytes, shape.stages, &control, 0, 0};
+    float *logits = (float *)stages; /* in the end */
+    uint32_t words = router_words(task);
+    /* the multipliers come after the fetchers */
+    uint32_t warpgroup = threadIdx.x / 128 - 1;
+    let_next_kernel_start();
+    if (threadIdx.x == 0) {
+        init_ring(ring, shape.multipliers);
+        tensor_map_prefetch(&shape.matrix);
+    }
+    cluster_sync();
+    if (threadIdx.x / 32 < FETCHERS) {
+        fetch(shape, task.tokens, ring, ring.base + shape.stages * shape.stage_bytes);
+        __syncthreads();
+    } else if (warpgroup >= shape.multipliers) {
+        __syncthreads();
+    } else {
+        float sum[PARTS][TOKENS];
+#pragma unroll
+        for (uint32_t i = 0; i < PARTS * TOKENS; i++)
+            sum[i / TOKENS][i % TOKENS] = 0;
+        multiply<PARTS>(shape, ring, warpgroup, sum);
+        __syncthreads();
+        put_logits<PARTS>(shape, task.experts, warpgroup, sum, words, logits);
+    }
+    __syncthreads();
+    wait_for_earlier_kernels();
+    for (uint32_t i = threadIdx.x / 32; i < TOKENS; i += WARPS) {
+        size_t token = (size_t)blockIdx.x * TOKENS + i;
+        if (token >= task.tokens)
+            break;
+        TokenRouter<4 * PARTS> router(task, logits + i * words);
+        router.route(token);
+    }
+    /* no block may end while another signals to it */
+    __syncwarp();
+    cluster_sync();
+}
+
+/* ---- host ---- */
+
+static uint32_t rounded_experts(const RouteTask &task)
+{
+    return divide_up(task.experts, 64) * 64;
+}
+
+static uint32_t stages_of(uint32_t stage_bytes)
+{
+    return min(MOST_STAGES, max(2u, STAGES_BYTES / stage_bytes));
+}
+
+bool route_tiles_fit(const Matrix &matrix, const float *in, const RouteTask &task)
+{
+    uint32_t stage_bytes = rounded_experts(task) * ROW_BYTES + TOKEN_BYTES;
+    return task.tokens >= MANY_TOKENS && task.experts >= MANY_EXPERTS &&
+           (uint64_t)task.tokens * task.experts >= MANY_LOGITS && task.experts <= MOST_EXPERTS &&
+           matrix.columns % 8 == 0 && ((uintptr_t)matrix.data | (uintptr_t)in) % 16 == 0 &&
+           TOKENS * router_words(task) * sizeof(float) <= stages_of(stage_bytes) * stage_bytes;
+}
+
+template <uint32_t PARTS>
+static Status launch(const TilesShape &shape, const RouteTask &task, cudaStream_t stream)
+{
+    uint32_t bytes = 1024 + shape.stages * shape.stage_bytes + RAW_BYTES;
+    const LaunchShape launch = {dim3(divide_up(divide_up(task.tokens, TOKENS), CLUSTER) * CLUSTER),
+                                THREADS, bytes, 0};
+    CUDA_TRY(cudaFuncSetAttribute(route_in_tiles<PARTS>,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    return launch_after(route_in_tiles<PARTS>, launch, stream, shape, task);
+}
+
+Status route_tiles_run(const Matrix &matrix, const float *in, const RouteTask &task,
+                       cudaStream_t stream)
+{
+    TilesShape shape = {};
+    shape.in = in;
+    shape.bias = matrix.bias;
+    shape.columns = matrix.columns;
+    shape.blocks = divide_up(matrix.columns, COLUMNS);
+    shape.experts = rounded_experts(task);
+    shape.stage_bytes = shape.experts * ROW_BYTES + TOKEN_BYTES;
+    shape.stages = stages_of(shape.stage_bytes);
+    shape.multipliers = shape.experts <= 64 ? 1 : 2;
+    shape.fetchers = min(FETCHERS, shape.stages);
+    const TensorShape map = {matrix.data,
+                             2,
+                             {matrix.columns, matrix.rows},
+                             {0, (uint64_t)matrix.columns * 2},
+                             {COLUMNS, shape.experts / CLUSTER}};
+    TRY(tensor_map_make(&map, &shape.matrix));
+    if (shape.experts <= 128)
+        return launch<1>(shape, task, stream);
+    return shape.experts <= 256 ? launch<2>(shape, task, stream) : launch<4>(shape, task, stream);
+}

@@ -206,6 +206,22 @@ static void results_with_the_times_of_a_profile_take_no_others(void **unused)
     packed_trace_free(&trace);
 }
 
+static void times_are_simulated_on_one_rank(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(22, 10);
+    Study study = make_study("{\"moebius_study\": 1, \"grid\": {\"buffer.slots\": [3]}}");
+    const PlanTimer timer = {0};
+    SweepRanks ranks = {.count = 2};
+    const SweepOptions options = {.jobs = 1, .timer = &timer, .ranks = &ranks};
+    SweepTotals totals;
+    const char *path = scratch_path("ranks.db");
+    assert_int_equal(sweep_run(&trace, "t", &study, path, &options, &totals), ERR_UNSUPPORTED);
+    assert_non_null(strstr(error_message(), "times are simulated on one rank only"));
+    study_free(&study);
+    packed_trace_free(&trace);
+}
+
 int main(void)
 {
     memory_install();
@@ -217,6 +233,7 @@ int main(void)
         cmocka_unit_test(the_front_is_of_those_that_no_other_beats),
         cmocka_unit_test(a_study_of_schema_3_gets_columns_of_times_and_its_plans_are_found_again),
         cmocka_unit_test(results_with_the_times_of_a_profile_take_no_others),
+        cmocka_unit_test(times_are_simulated_on_one_rank),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

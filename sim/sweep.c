@@ -145,7 +145,7 @@ static Status score(SweepWork *work, const StudyScored *scored, const Study *stu
 /* Continuous batching is played in time, over all of the trace. */
 static Status check_times(const Study *study, const SweepOptions *options)
 {
-    const bool served = study->plans[0].batching.mode == BATCHING_CONTINUOUS;
+    const bool served = study->n_plans > 0 && study->plans[0].batching.mode == BATCHING_CONTINUOUS;
     if (options->timer != NULL && options->ranks != NULL && options->ranks->count > 1)
         return fail(ERR_UNSUPPORTED, "sweep: times are simulated on one rank only");
     if (served && options->timer == NULL)

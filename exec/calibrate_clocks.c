@@ -7,10 +7,8 @@
 
 /* Of nvml.h, whose functions return 0 for success. */
 enum { CLOCK_OF_PROCESSORS = 1 };
-typedef struct nvmlDevice *NvmlDevice;
 typedef int (*NvmlInit)(void);
-typedef int (*NvmlHandle)(unsigned index, NvmlDevice *device);
-typedef int (*NvmlClock)(NvmlDevice device, int type, unsigned *mhz);
+typedef int (*NvmlHandle)(unsigned index, void **device);
 
 /* POSIX has objects and functions share addresses; C does not say so. */
 static bool find(void *library, const char *name, void *function)
@@ -20,32 +18,30 @@ static bool find(void *library, const char *name, void *function)
     return symbol != NULL;
 }
 
-static void read_clock(void *library, uint32_t *mhz)
+static void open_driver(Calibration *c)
 {
+    DeviceClock *clock = &c->clock;
     NvmlInit init;
     NvmlHandle handle;
-    NvmlClock clock;
-    NvmlDevice device;
-    unsigned now = 0;
-    if (find(library, "nvmlInit_v2", &init) &&
-        find(library, "nvmlDeviceGetHandleByIndex_v2", &handle) &&
-        find(library, "nvmlDeviceGetClockInfo", &clock) && init() == 0 && handle(0, &device) == 0 &&
-        clock(device, CLOCK_OF_PROCESSORS, &now) == 0)
-        *mhz = now;
+    clock->asked = true;
+    clock->library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (clock->library == NULL || !find(clock->library, "nvmlInit_v2", &init) ||
+        !find(clock->library, "nvmlDeviceGetHandleByIndex_v2", &handle) ||
+        !find(clock->library, "nvmlDeviceGetClockInfo", &clock->read) || init() != 0 ||
+        handle(0, &clock->device) != 0)
+        clock->read = NULL;
 }
 
 void calibration_note_clock(Calibration *c)
 {
     Hardware *hardware = c->hardware;
-    uint32_t mhz = 0;
+    unsigned mhz = 0;
     if (strcmp(c->options->device, "cuda") != 0)
         return;
-    if (c->driver == NULL)
-        c->driver = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (c->driver == NULL)
-        return;
-    read_clock(c->driver, &mhz);
-    if (mhz == 0)
+    if (!c->clock.asked)
+        open_driver(c);
+    if (c->clock.read == NULL || c->clock.read(c->clock.device, CLOCK_OF_PROCESSORS, &mhz) != 0 ||
+        mhz == 0)
         return;
     if (hardware->least_clock_mhz == 0 || mhz < hardware->least_clock_mhz)
         hardware->least_clock_mhz = mhz;
@@ -55,7 +51,7 @@ void calibration_note_clock(Calibration *c)
 
 void calibration_close_clock(Calibration *c)
 {
-    if (c->driver != NULL)
-        dlclose(c->driver);
-    c->driver = NULL;
+    if (c->clock.library != NULL)
+        dlclose(c->clock.library);
+    c->clock = (DeviceClock){.asked = false};
 }

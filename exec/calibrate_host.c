@@ -3,7 +3,7 @@
 
 #include "exec/calibrate_parts.h"
 
-enum { HOST_REPEATS = 5, HOST_QUICK_REPEATS = 3, MOST_VALUES = 64, HOST_ROWS = 512 };
+enum { HOST_REPEATS = 4, HOST_QUICK_REPEATS = 3, MOST_VALUES = 64, HOST_ROWS = 256 };
 
 /* The time of each event of STEP on the host: the first records of a layer are the host's, and have
  * one time. */
@@ -77,7 +77,7 @@ static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, 
 /* ACTIVE experts of 1 row each and more. */
 static Status measure_active(Calibration *c, uint32_t active)
 {
-    static const uint32_t ROWS[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 0};
+    static const uint32_t ROWS[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 0};
     static const uint32_t QUICK_ROWS[] = {1, 4, 0};
     uint32_t before = 0;
     for (const uint32_t *rows = c->options->quick ? QUICK_ROWS : ROWS; *rows > 0; rows++) {

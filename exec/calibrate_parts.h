@@ -24,6 +24,14 @@ typedef struct {
     uint32_t room;
 } Samples;
 
+/* How the device's clock is read; READ is NULL where it is not. */
+typedef struct {
+    bool asked;
+    void *library; /* the driver's */
+    void *device;
+    int (*read)(void *device, int type, unsigned *mhz);
+} DeviceClock;
+
 /* An executor that is open, its requests, and what is measured. */
 typedef struct {
     const CalibrateOptions *options;
@@ -58,7 +66,7 @@ typedef struct {
     Samples samples;
     uint32_t first_expert; /* that forced routing begins with */
     double stamp_ns;       /* what a stamp adds to a step */
-    void *driver;          /* the driver's library, once it was opened */
+    DeviceClock clock;
     uint32_t source_length;
     uint32_t max_experts; /* of a layer of the whole model */
     enum { NOTE_OPS, NOTE_REST } noting;

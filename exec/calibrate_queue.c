@@ -161,7 +161,8 @@ static double later(double a, double b)
 }
 
 /* What the model of a step makes of its costs (sim/timing.c): the host queues operation by
- * operation, and at every event waits for the device. */
+ * operation, and at every event waits for the device. An operation that lasts much longer than
+ * queueing it has not waited for the host, and is taken for what it lasted there and then. */
 static double play(const Calibration *c, const StepKind *kind, const StepMeasured *measured)
 {
     double host_ns = 0;
@@ -177,8 +178,11 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
             wake_ns = cost.wake_ns;
             continue;
         }
-        host_ns += calibration_cost(c, c->issue_ns, measured, i, &spread);
-        gpu_ns = later(gpu_ns, host_ns) + gpu_cost(c, kind, op, c->shape[i]);
+        double issue_ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
+        double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->stamp_ns;
+        host_ns += issue_ns;
+        gpu_ns = later(gpu_ns, host_ns) +
+                 (op_ns > 2 * issue_ns ? op_ns : gpu_cost(c, kind, op, c->shape[i]));
     }
     return later(host_ns, gpu_ns) + wake_ns;
 }

@@ -34,15 +34,15 @@ static const Grid OPS_GRIDS[] = {
      {16, 32, 64, 128, 192, 256, 384, 512, 768, 1024},
      {128, 256, 512, 1024, 2048, 3072}},
 };
-/* The first comes three times, so that a moment of other clocks is not taken for the model's. */
+/* Short steps come again and again, so that a moment of other clocks is not taken for theirs. */
 static const Grid WHOLE_GRIDS[] = {
     {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512, 2048}},
-    {{1, 4, 16}, {16, 64, 128, 256, 512, 1024}, {0}},
-    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512, 2048}},
-    {{8}, {128, 512}, {0}},
+    {{1, 4, 16}, {16, 64, 256, 1024}, {0}},
+    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512}},
+    {{1, 8}, {128, 512}, {0}},
     {{1}, {2048, 4096}, {0}},
     {{1}, {128, 512}, {512, 2048}},
-    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512, 2048}},
+    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0}},
 };
 static const Grid QUICK_GRIDS[] = {
     {{1, 2, 4, 8}, {1}, {0, 64}},

@@ -32,7 +32,10 @@ static void cost_admit(Scope *scope, uint32_t object)
 {
     scope->count[object] = 0;
     look_up(scope, object);
-    heap_push(&scope->heap, object, scope->value[object]);
+    if (scope->marked) /* no victim in this event */
+        scope->aside[scope->n_aside++] = object;
+    else
+        heap_push(&scope->heap, object, scope->value[object]);
 }
 
 /* As in lfu: values only grow while an object is resident, so entries are lower bounds. */

@@ -1,15 +1,17 @@
 #include "policies/lfu.h"
 
-/* Ages grow all the time, so objects have no order to keep. But for a whole number R, lookups over
- * age are at most 1/R from the time on that is the last lookup + lookups * R, less one: a lookup
- * puts it off, nothing else moves it. Whoever has come so far is due, and the victim is among them
- * where there are any. They are set aside; all others wait in the heap, by times that may be too
- * early. R goes up where many are due, and down where nobody is. */
-enum { FEW_SLOTS = 64, MOST_DUE = 200, RATE_STEP = 64 };
+/* Ages grow all the time, so objects have no order to keep. But lookups over age are at most 1/R
+ * from the time on that is the last lookup + lookups * R, less one: a lookup puts it off, nothing
+ * else moves it. Whoever has come so far is due, and the victim is among them where there are any.
+ * They are set aside; all others wait in the heap, by times that may be too early. R, in 2^-16,
+ * goes up where many are due, and down to a little less than the least used has where nobody is. */
+enum { FEW_DUE = 6, SLOTS_A_DUE = 48, RATE_STEP = 32, RATE_BITS = 16 };
 
 static uint64_t due_at(const Scope *scope, uint32_t object)
 {
-    return scope->last[object] + scope->count[object] * scope->inflation;
+    uint64_t count = scope->count[object];
+    uint64_t low = count * (scope->inflation & 0xFFFF) + 0xFFFF; /* rounded up */
+    return scope->last[object] + count * (scope->inflation >> RATE_BITS) + (low >> RATE_BITS);
 }
 
 static bool is_due(const Scope *scope, uint32_t object)
@@ -106,18 +108,44 @@ static uint32_t find_least(const Scope *scope, bool outside)
     return least;
 }
 
+/* R for which the least used of those that wait, and those near it, are due; lower than now. */
+static uint64_t rate_of_waiting(const Scope *scope)
+{
+    uint32_t least = NOBODY;
+    for (uint32_t i = 0; i < scope->heap.size; i++) {
+        uint32_t object = scope->heap.entries[i].object;
+        if (least == NOBODY || is_less_used(scope, object, least))
+            least = object;
+    }
+    uint64_t rate = scope->inflation - 1;
+    if (least != NOBODY) {
+        uint64_t age = (uint64_t)scope->time - scope->last[least] + 1;
+        uint64_t own = (age << RATE_BITS) / scope->count[least];
+        rate = own < rate ? own : rate;
+    }
+    return rate - rate / RATE_STEP;
+}
+
+/* Set right so that R stays below 2^48 and products of it below 2^64. */
+static uint64_t higher_rate(uint64_t rate)
+{
+    uint64_t most = UINT64_C(1) << (32 + RATE_BITS - 1);
+    uint64_t higher = rate + rate / RATE_STEP + 1;
+    return higher < most ? higher : most;
+}
+
 static uint32_t least_used(Scope *scope, bool outside)
 {
     collect_due(scope);
     uint32_t least = find_least(scope, outside);
     while (least == NOBODY) {
-        change_rate(scope, scope->inflation - scope->inflation / RATE_STEP - 1);
+        change_rate(scope, rate_of_waiting(scope));
         least = find_least(scope, outside);
     }
     uint32_t object = scope->aside[least];
     scope->aside[least] = scope->aside[--scope->n_aside];
-    if (scope->n_aside > MOST_DUE && scope->n_slots > FEW_SLOTS)
-        change_rate(scope, scope->inflation + scope->inflation / RATE_STEP + 1);
+    if (scope->n_aside > FEW_DUE + scope->n_slots / SLOTS_A_DUE)
+        change_rate(scope, higher_rate(scope->inflation));
     return object;
 }
 

@@ -45,10 +45,14 @@ static inline void lfu_look_up(Scope *scope, uint32_t object, bool hit)
     scope->count[object] += hit & (scope->count[object] != UINT32_MAX);
 }
 
+/* While A is marked its members are no victims, and wait for the end of the event. */
 static inline void lfu_admit(Scope *scope, uint32_t object)
 {
     lfu_hit(scope, object);
-    heap_push(&scope->heap, object, lfu_key(scope, object));
+    if (scope->marked)
+        scope->aside[scope->n_aside++] = object;
+    else
+        heap_push(&scope->heap, object, lfu_key(scope, object));
 }
 
 /* Keys only grow while an object is resident, so a hit leaves the heap alone and the entries are

@@ -85,7 +85,8 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
         .summary =
             "Runs the steps of a trace in the executor under a plan, replays the routing of that "
             "very run in\nthe simulator under the same plan, and compares what both say of every "
-            "expert: hit, load, evict or\nbypass, in which slot. Without --model the trace names "
+            "expert: hit, load, evict, bypass\nor computed on the host, and in which slot. Without "
+            "--model the trace names "
             "the model. Exit status 1 on a difference. A "
             "trace without token ids runs with its own\nrouting, as with --routing trace:FILE; "
             "policies that know the future can only be run so.\nWith --hardware it also says how "

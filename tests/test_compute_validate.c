@@ -77,6 +77,26 @@ static void a_plan_that_lacks_costs_is_refused(void **state)
     assert_non_null(strstr(run.err, "compute.host_ns: must be measured (--hardware"));
 }
 
+static void simulate_says_what_the_host_computes(void **state)
+{
+    (void)state;
+    RUN("simulate", "--trace", trace, "--set", "buffer.slots=4", "--set", "compute.mode=host");
+    assert_done();
+    assert_non_null(strstr(run.out, "Compute host: the host computes "));
+    RUN("simulate", "--trace", trace, "--set", "buffer.slots=4", "--set", "compute.mode=split",
+        "--set", HOST_NS, "--set", LOAD_NS, "--json");
+    assert_done();
+    cJSON *json = NULL;
+    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+    const cJSON *computed = cJSON_GetObjectItemCaseSensitive(json, "host_computed");
+    const cJSON *rows = cJSON_GetObjectItemCaseSensitive(json, "host_rows");
+    assert_true(computed->valuedouble > 0 && rows->valuedouble >= computed->valuedouble);
+    cJSON_Delete(json);
+    RUN("simulate", "--trace", trace, "--set", "buffer.slots=4");
+    assert_done();
+    assert_null(strstr(run.out, "Compute "));
+}
+
 enum { TOKENS = 24, VOCABULARY = 96 };
 
 /* The logits of all tokens of a prompt, and what was done. */
@@ -206,6 +226,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_order_and_scope_agrees_event_by_event),
         cmocka_unit_test(a_plan_that_lacks_costs_is_refused),
+        cmocka_unit_test(simulate_says_what_the_host_computes),
         cmocka_unit_test(logits_do_not_depend_on_where_experts_run),
         cmocka_unit_test(an_executor_takes_a_plan_of_the_host_if_it_was_opened_for_one),
         cmocka_unit_test(every_failing_allocation_of_opening_is_an_error_without_a_leak),

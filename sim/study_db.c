@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/crc32c.h"
 #include "base/files.h"
 #include "base/memory.h"
 #include "policies/placement.h"
@@ -79,34 +78,6 @@ static Status run(StudyDb *db, sqlite3_stmt *statement)
     return OK;
 }
 
-static uint32_t crc_u64(uint32_t crc, uint64_t value)
-{
-    return crc32c(crc, &value, sizeof value);
-}
-
-TraceDigest study_trace_digest(const PackedTrace *trace)
-{
-    uint32_t crc = 0;
-    for (uint32_t i = 0; i < trace->n_layers; i++) {
-        const TraceLayer *layer = &trace->layers[i];
-        crc = crc_u64(crc, layer->layer);
-        crc = crc_u64(crc, layer->experts);
-        crc = crc_u64(crc, layer->expert_bytes);
-    }
-    crc = crc32c(crc, trace->step_id, trace->n_steps * sizeof *trace->step_id);
-    crc = crc32c(crc, trace->step_events, trace->n_steps * sizeof *trace->step_events);
-    crc = crc32c(crc, trace->step_first_layer, trace->n_steps * sizeof *trace->step_first_layer);
-    crc = crc32c(crc, trace->n_active, trace->n_events * sizeof *trace->n_active);
-    crc = crc32c(crc, trace->experts, trace->n_lookups * sizeof *trace->experts);
-    crc = crc32c(crc, trace->counts, trace->counts_bytes);
-    crc = crc32c(crc, trace->touches, trace->touches_bytes);
-    crc = crc32c(crc, trace->step_phase, trace->n_steps * sizeof *trace->step_phase);
-    TraceDigest digest;
-    snprintf(digest.text, sizeof digest.text, "steps=%llu lookups=%llu crc32c=%08x",
-             (unsigned long long)trace->n_steps, (unsigned long long)trace->n_lookups, crc);
-    return digest;
-}
-
 static void bind_steps(sqlite3_stmt *statement, int at, bool known, const Steps *steps)
 {
     if (!known)
@@ -145,8 +116,8 @@ static Status other_parts(const StudyDb *db)
 /* Rows of a study that are of something else, by its version. Those that know no parts are of all
  * steps, and before schema 5 there were no times. */
 #define OTHERS(hardware, parts)                                                                    \
-    "SELECT trace, trace_digest, trace_digest <> ?1, " hardware ", " hardware                      \
-    " IS NOT ?8 FROM study WHERE trace_digest <> ?1 OR " hardware " IS NOT ?8 OR " parts           \
+    "SELECT trace, trace_digest, NOT agrees(trace_digest, ?1), " hardware ", " hardware            \
+    " IS NOT ?8 FROM study WHERE NOT agrees(trace_digest, ?1) OR " hardware " IS NOT ?8 OR " parts \
     " LIMIT 1"
 #define NO_PARTS "?2 IS NOT NULL OR ?3 IS NOT NULL OR ?4 <> ?6 OR ?5 <> ?7"
 #define PARTS                                                                                      \
@@ -164,6 +135,15 @@ static void bind_hardware(sqlite3_stmt *statement, int at, const StudyScored *sc
 {
     if (scored->hardware[0] != '\0')
         sqlite3_bind_text(statement, at, scored->hardware, -1, SQLITE_STATIC);
+}
+
+/* agrees(digest, digest) in SQL. */
+static void digests_agree(sqlite3_context *context, int n, sqlite3_value **values)
+{
+    const char *left = (const char *)sqlite3_value_text(values[0]);
+    const char *right = (const char *)sqlite3_value_text(values[1]);
+    (void)n;
+    sqlite3_result_int(context, left != NULL && right != NULL && study_digests_agree(left, right));
 }
 
 /* What was scored before must be what is scored now. */
@@ -275,6 +255,8 @@ static Status open_sqlite(StudyDb *db)
         TRY(study_schema_create(db->sqlite, db->path));
     } else {
         TRY(study_schema_check(db->sqlite, db->path));
+        DB_TRY(db, sqlite3_create_function(db->sqlite, "agrees", 2, SQLITE_UTF8, NULL,
+                                           digests_agree, NULL, NULL));
         TRY(check_scored(db));
         TRY(upgrade(db));
     }

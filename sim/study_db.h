@@ -31,19 +31,13 @@
 #include "sim/parts.h"
 #include "sim/replay.h"
 #include "sim/study.h"
+#include "sim/study_digest.h"
 
 typedef struct StudyDb StudyDb;
 
-/* What tells one trace from another: steps, lookups, layers, and a CRC-32C over all of it. */
-typedef struct {
-    char text[96];
-} TraceDigest;
-
-TraceDigest study_trace_digest(const PackedTrace *trace);
-
 /* What the results of a study.db are of. */
 typedef struct {
-    TraceDigest digest; /* of the whole trace */
+    TraceDigest digest; /* of the whole trace, and the signals that plans read */
     uint64_t n_steps;
     TraceParts parts;
     char hardware[320]; /* what tells one profile from another; "": no times */

@@ -182,7 +182,8 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
                  const char *out, const SweepOptions *options, SweepTotals *totals)
 {
     uint64_t start_ns = clock_ns();
-    StudyScored scored = {.digest = study_trace_digest(trace), .n_steps = trace->n_steps};
+    StudyScored scored = {.digest = study_trace_digest(trace, options->signals),
+                          .n_steps = trace->n_steps};
     Plan *learnt = NULL;
     *totals = (SweepTotals){.bounds = study->n_bounds, .steps = trace->n_steps};
     totals->ranks = options->ranks != NULL ? options->ranks->count : 1;

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "policies/signals_load.h"
 #include "sim/sweep.h"
+#include "sim/sweep.h"
 #include "tests/action_log.h"
 #include "tests/random_trace.h"
 
@@ -683,6 +684,46 @@ static void every_failed_allocation_is_reported_and_leaks_nothing(void **state)
     }
 }
 
+/* Sweeps TEXT's study over IT into OUT. */
+static Status sweep_signalled(const Signalled *it, const char *text, const char *out)
+{
+    cJSON *json;
+    Study study;
+    SweepTotals totals;
+    assert_ok(json_parse(text, strlen(text), "study.json", &json));
+    assert_ok(study_from_json(json, "study.json", &study));
+    cJSON_Delete(json);
+    SignalNeeds needs = plan_needs_signals(&study.plans[0]);
+    TraceSignals *signals = signals_needed(&needs) ? signals_of(it, &needs) : NULL;
+    const SweepOptions options = {.jobs = 1, .signals = signals};
+    Status status = sweep_run(&it->ref.packed, "trace", &study, out, &options, &totals);
+    trace_signals_free(signals);
+    study_free(&study);
+    return status;
+}
+
+static void results_over_other_scores_are_refused(void **state)
+{
+    (void)state;
+    static Signalled it;
+    static const char SCORED[] = "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"evict\":"
+                                 " \"ema-score\"}}, \"grid\": {\"buffer.slots\": [1]}}";
+    static const char PLAIN[] = "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"evict\":"
+                                " \"lru\"}}, \"grid\": {\"buffer.slots\": [1]}}";
+    const char *out = scratch_path("scored.db");
+    signalled_make(&it, 5, 20);
+    it.has_scores = true;
+    assert_ok(sweep_signalled(&it, PLAIN, out));
+    assert_ok(sweep_signalled(&it, SCORED, out));
+    assert_ok(sweep_signalled(&it, SCORED, out));
+    it.scores[0][0][0] ^= 0x2000;
+    assert_ok(sweep_signalled(&it, PLAIN, out));
+    assert_int_equal(sweep_signalled(&it, SCORED, out), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "holds results of another trace"));
+    assert_non_null(strstr(error_message(), "scores="));
+    ref_trace_free(&it.ref);
+}
+
 int main(void)
 {
     memory_install();
@@ -697,6 +738,7 @@ int main(void)
         cmocka_unit_test(a_replay_without_the_signals_of_its_plan_is_refused),
         cmocka_unit_test(a_sweep_of_several_ranks_refuses_plans_that_read_signals),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
+        cmocka_unit_test(results_over_other_scores_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -562,17 +562,35 @@ static void the_digest_sees_every_part_of_a_trace(void **unused)
 {
     (void)unused;
     PackedTrace trace = make_trace(19, 20);
-    TraceDigest digest = study_trace_digest(&trace);
-    assert_string_equal(study_trace_digest(&trace).text, digest.text);
+    TraceDigest digest = study_trace_digest(&trace, NULL);
+    assert_string_equal(study_trace_digest(&trace, NULL).text, digest.text);
     trace.layers[1].expert_bytes++;
-    assert_string_not_equal(study_trace_digest(&trace).text, digest.text);
+    assert_string_not_equal(study_trace_digest(&trace, NULL).text, digest.text);
     trace.layers[1].expert_bytes--;
     trace.experts[trace.n_lookups - 1] ^= 1;
-    assert_string_not_equal(study_trace_digest(&trace).text, digest.text);
+    assert_string_not_equal(study_trace_digest(&trace, NULL).text, digest.text);
     trace.experts[trace.n_lookups - 1] ^= 1;
     trace.counts[trace.counts_bytes - 1] ^= 1;
-    assert_string_not_equal(study_trace_digest(&trace).text, digest.text);
+    assert_string_not_equal(study_trace_digest(&trace, NULL).text, digest.text);
     packed_trace_free(&trace);
+}
+
+static void digests_agree_where_both_say_something(void **unused)
+{
+    (void)unused;
+    const char *plain = "steps=5 lookups=9 crc32c=00000001";
+    const char *scored = "steps=5 lookups=9 crc32c=00000001 scores=0000000a";
+    const char *other = "steps=5 lookups=9 crc32c=00000001 scores=0000000b";
+    const char *ahead = "steps=5 lookups=9 crc32c=00000001 predictions2=0000000b";
+    assert_true(study_digests_agree(plain, plain));
+    assert_true(study_digests_agree(plain, scored));
+    assert_true(study_digests_agree(scored, plain));
+    assert_true(study_digests_agree(scored, ahead));
+    assert_false(study_digests_agree(scored, other));
+    assert_false(study_digests_agree("steps=5 lookups=9 crc32c=00000002", plain));
+    assert_false(study_digests_agree("steps=5 lookups=99 crc32c=00000001", plain));
+    assert_false(study_digests_agree("scores=0000000a", scored));
+    assert_false(study_digests_agree("", plain));
 }
 
 static void files_that_are_no_study_are_refused_and_left_alone(void **unused)
@@ -856,6 +874,7 @@ int main(void)
         cmocka_unit_test(a_larger_study_of_the_same_trace_adds_its_plans),
         cmocka_unit_test(results_of_another_trace_are_refused_and_left_alone),
         cmocka_unit_test(the_digest_sees_every_part_of_a_trace),
+        cmocka_unit_test(digests_agree_where_both_say_something),
         cmocka_unit_test(files_that_are_no_study_are_refused_and_left_alone),
         cmocka_unit_test(a_sweep_that_writes_nothing_leaves_no_file),
         cmocka_unit_test(the_pick_has_the_fewest_bytes_or_the_least_memory),

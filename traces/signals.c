@@ -1,7 +1,9 @@
 #include "traces/signals.h"
 
+#include <stdio.h>
 #include <string.h>
 
+#include "base/crc32c.h"
 #include "base/memory.h"
 
 /* An array that grows. */
@@ -313,6 +315,36 @@ const char *score_source_name(ScoreSource source)
 ScoreSource trace_signals_source(const TraceSignals *signals)
 {
     return signals->source;
+}
+
+static uint32_t crc_of(uint32_t crc, const Growing *array, size_t size)
+{
+    return array->used > 0 ? crc32c(crc, array->data, array->used * size) : crc;
+}
+
+bool trace_signals_digest(const TraceSignals *signals, size_t i, char *word, size_t room,
+                          uint32_t *crc)
+{
+    size_t first = (size_t)signals->scores_needed + signals->requests_needed;
+    if (i == 0 && signals->scores_needed) {
+        snprintf(word, room, "scores");
+        *crc = crc_of(0, &signals->scores, sizeof(uint32_t));
+        return true;
+    }
+    if (i < first) {
+        snprintf(word, room, "requests");
+        *crc = crc_of(crc_of(0, &signals->requests, sizeof(uint32_t)), &signals->routing,
+                      sizeof(uint16_t));
+        return true;
+    }
+    if (i - first >= signals->n_distances)
+        return false;
+    const Predictions *set = &signals->sets[i - first];
+    snprintf(word, room, "predictions%u", signals->distances[i - first]);
+    *crc =
+        crc_of(crc_of(crc_of(0, &set->counts, sizeof(uint16_t)), &set->predicted, sizeof(uint16_t)),
+               &set->weights, sizeof(uint64_t));
+    return true;
 }
 
 SignalsCursor signals_cursor(const TraceSignals *signals, const SignalNeeds *needs)

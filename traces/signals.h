@@ -70,6 +70,10 @@ Status trace_signals_add_predictions(TraceSignals *signals, const char *file, co
 /* True when SIGNALS (NULL: none) are all that NEEDS asks for. */
 bool trace_signals_have(const TraceSignals *signals, const SignalNeeds *needs);
 ScoreSource trace_signals_source(const TraceSignals *signals);
+/* Number I of the kinds of signals held: its name in WORD[room] ("scores", "predictions2") and a
+ * CRC-32C over all of it. False when there are no more. */
+bool trace_signals_digest(const TraceSignals *signals, size_t i, char *word, size_t room,
+                          uint32_t *crc);
 
 /* Walks the events in their order; from signals_cursor(). */
 typedef struct {

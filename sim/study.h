@@ -34,7 +34,8 @@ void study_free(Study *study);
 
 /* Puts every size in the place of the sizes that STUDY gives: each of its plans, taken without its
  * budget and once where they are then the same, with 1 slot, 2 and so on up to the experts of the
- * largest scope over LAYERS; plans without a buffer stay as they are. Fails with ERR_INPUT above
+ * largest scope over LAYERS, from as many on as its own lists of experts (buffer.hot,
+ * buffer.initial) need; plans without a buffer stay as they are. Fails with ERR_INPUT above
  * STUDY_MAX_PLANS; STUDY is then unchanged. */
 Status study_every_size(Study *study, const TraceLayer *layers, uint32_t n_layers);
 

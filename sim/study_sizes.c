@@ -68,18 +68,39 @@ static uint32_t n_sizes(const Plan *plan, const TraceLayer *layers, uint32_t n_l
     return plan->buffer.scope == SCOPE_DEVICE ? all : most;
 }
 
+/* What the lists of TABLE need at least. */
+static uint32_t slots_of_lists(const PlanTable *table, bool shared)
+{
+    uint32_t slots = 0;
+    for (uint32_t at = 0; table != NULL && at < plan_table_layers(table); at++) {
+        uint32_t n = plan_table_row(table, at, 0).n;
+        slots = shared ? slots + n : (n > slots ? n : slots);
+    }
+    return slots;
+}
+
+/* The smallest size: one that has room for the experts that the plan lists. */
+static uint32_t least_size(const Plan *plan)
+{
+    bool shared = plan->buffer.scope == SCOPE_DEVICE;
+    uint32_t hot = slots_of_lists(plan->buffer.hot.table, shared);
+    uint32_t initial = slots_of_lists(plan->buffer.initial.table, shared);
+    uint32_t least = hot > initial ? hot : initial;
+    return least > 1 ? least : 1;
+}
+
 static Status spread(const Study *study, const Kind *kinds, size_t n_kinds,
                      const TraceLayer *layers, uint32_t n_layers, Study *sized)
 {
     uint64_t total = 0;
     for (size_t i = 0; i < n_kinds; i++)
-        total += kinds[i].again ? 0 : n_sizes(&study->plans[i], layers, n_layers);
+        total += kinds[i].again ? 0 : n_sizes(&study->plans[i], layers, n_layers); /* at most */
     if (total > STUDY_MAX_PLANS)
         return fail(ERR_INPUT, "every size of every plan: %llu plans, allowed are %d",
                     (unsigned long long)total, STUDY_MAX_PLANS);
     TRY(mem_new(&sized->plans, 2 * total, sizeof *sized->plans, "study"));
     for (size_t i = 0; i < n_kinds; i++)
-        for (uint32_t slots = 1;
+        for (uint32_t slots = least_size(&study->plans[i]);
              !kinds[i].again && slots <= n_sizes(&study->plans[i], layers, n_layers); slots++) {
             Plan plan = with_size(&study->plans[i], slots);
             sized->plans[sized->n_plans++] = plan_share(&plan);

@@ -3,7 +3,7 @@
  *
  *   buffer.budget   skew: slots in proportion to the effective number of experts of each layer
  *                   (train_budget.c), by highest averages. optimal: those that load the fewest
- * bytes over the training part under the plan's eviction and order, without its prefetching
+ * bytes over the training part under the plan's eviction and order
  * (sim/budget.h, sim/layer_curves.h); where sizes of experts are not known, those that miss least.
  * Together the layers take no more than they would with an equal share; each has one slot at least,
  * but under order staged with a budget in bytes buffer.hot, buffer.initial hottest: of each scope

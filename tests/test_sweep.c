@@ -359,6 +359,31 @@ static void every_size_gets_the_row_that_its_replay_gives(void **unused)
     packed_trace_free(&trace);
 }
 
+static void sizes_begin_where_the_listed_experts_fit(void **unused)
+{
+    (void)unused;
+    PackedTrace trace = make_trace(28, 40);
+    static const char TEXT[] =
+        "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"slots\": 9, \"evict\": \"static\", "
+        "\"hot\":"
+        " {\"1\": [0, 2, 4], \"3\": [1], \"5\": [0, 1]}}}, \"grid\": {\"buffer.scope\":"
+        " [\"layer\", \"device\"]}}";
+    Study study = make_study(TEXT);
+    SweepTotals totals;
+    const char *out = scratch_path("listed.db");
+    assert_ok(study_every_size(&study, trace.layers, trace.n_layers));
+    sweep_once(&trace, &study, out, 1, &totals);
+    assert_int_equal(query_number(out, "SELECT min(slots) FROM result WHERE evict = 'static' AND"
+                                       " scope = 'layer'"),
+                     3);
+    assert_int_equal(query_number(out, "SELECT min(slots) FROM result WHERE evict = 'static' AND"
+                                       " scope = 'device'"),
+                     6);
+    assert_int_equal(query_number(out, "SELECT count(*) FROM result WHERE done = 0"), 0);
+    study_free(&study);
+    packed_trace_free(&trace);
+}
+
 static void one_job_and_two_jobs_give_the_same_rows(void **unused)
 {
     (void)unused;
@@ -866,6 +891,7 @@ int main(void)
         cmocka_unit_test(a_study_of_schema_1_is_continued_with_the_columns_of_prefetching),
         cmocka_unit_test(no_policy_beats_the_bound_of_its_budget_in_serial_order_by_layer),
         cmocka_unit_test(every_size_gets_the_row_that_its_replay_gives),
+        cmocka_unit_test(sizes_begin_where_the_listed_experts_fit),
         cmocka_unit_test(one_job_and_two_jobs_give_the_same_rows),
         cmocka_unit_test(a_stopped_sweep_continues_to_the_same_rows),
         cmocka_unit_test(a_stopped_sweep_of_every_size_replays_none_that_a_curve_answered),

@@ -470,6 +470,8 @@ static Plan random_plan(uint64_t *state)
         random_learned(state, &plan);
     }
     random_prefetch(state, &plan);
+    if (plan_prefetches(&plan) || eviction_needs_scores(plan.buffer.evict))
+        plan.buffer.budget.choice %= BUDGET_OPTIMAL;
     random_compute(state, &plan);
     plan.batching.max_tokens = 1 + random_below(state, TRACE_MAX_TOKENS);
     plan.batching.mode = (BatchingMode)random_below(state, BATCHING_CONTINUOUS + 1);

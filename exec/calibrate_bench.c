@@ -253,7 +253,7 @@ double calibration_spread(const double *values, uint32_t n)
 /* Runs that come before those that count: a device without graphs needs no more than one. */
 static uint32_t warm_up_steps(const Calibration *c)
 {
-    return strcmp(c->options->device, "cpu") == 0 ? 1 : CALIBRATE_WARM_UP;
+    return calibration_runs_at_once(c) ? 1 : CALIBRATE_WARM_UP;
 }
 
 /* Steps of this length are bound by the device however they are queued, and differ little. */
@@ -299,7 +299,7 @@ static Status plain_step(Calibration *c, const StepKind *kind, double *ns)
 {
     StepOutput output;
     *ns = 0;
-    if (kind->stamped_only || strcmp(c->options->device, "cpu") == 0)
+    if (kind->stamped_only || calibration_runs_at_once(c))
         return OK;
     return calibration_step(c, kind, false, &output, ns);
 }

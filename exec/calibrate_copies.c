@@ -238,7 +238,7 @@ static Status measure_beside(const Rig *rig)
  * load them. */
 static Status measure_size(const Rig *rig, size_t bytes)
 {
-    if (strcmp(rig->backend->name, "cpu") != 0)
+    if (!calibration_runs_at_once(rig->calibration))
         TRY(measure_loads(rig, bytes));
     TRY(measure_fetches(rig, bytes));
     return measure_host_copies(rig, bytes);
@@ -248,7 +248,7 @@ static Status measure_all(const Rig *rig)
 {
     for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 2)
         TRY(measure_size(rig, bytes));
-    return strcmp(rig->backend->name, "cpu") != 0 ? measure_beside(rig) : OK;
+    return !calibration_runs_at_once(rig->calibration) ? measure_beside(rig) : OK;
 }
 
 Status calibrate_copies(Calibration *c)

@@ -2,6 +2,8 @@
 #ifndef EXEC_CALIBRATE_PARTS_H
 #define EXEC_CALIBRATE_PARTS_H
 
+#include <string.h>
+
 #include "base/memory.h"
 #include "exec/calibrate.h"
 
@@ -98,6 +100,12 @@ typedef struct {
     uint32_t repeats;        /* rows of calibration->op_ns */
 } StepMeasured;
 
+/* True where operations run when they are called: nothing is queued, and nobody waits. */
+static inline bool calibration_runs_at_once(const Calibration *c)
+{
+    return strcmp(c->options->device, "cpu") == 0;
+}
+
 /* Opens MODEL under PLAN with room for REQUESTS requests of up to LENGTH tokens and steps of
  * TOKENS; lengths that the model or the device does not allow become shorter. C must be zeroed but
  * for options, hardware and model. */
@@ -166,6 +174,8 @@ Status calibrate_ops(Calibration *c);
 Status calibrate_whole(Calibration *c);
 /* Steps that wait for every event: C has a buffer with room for all experts of a layer but one. */
 Status calibrate_queue(Calibration *c);
+/* ... and steps that load experts, with a buffer for those of one token. */
+Status calibrate_loads(Calibration *c);
 /* Experts on the host's cores: C's plan computes all that it misses there. */
 Status calibrate_host(Calibration *c);
 /* What the model needs of device memory. */

@@ -7,16 +7,10 @@
 
 #include "exec/calibrate_parts.h"
 
-enum { QUEUE_REPEATS = 7, QUEUE_QUICK_REPEATS = 3, QUEUE_WARM_UP = 2, LOAD_STEPS = 9 };
+enum { QUEUE_REPEATS = 7, QUEUE_QUICK_REPEATS = 3, QUEUE_WARM_UP = 2 };
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};
-
-/* True where operations run when they are called: nothing is queued, and nobody waits. */
-static bool runs_at_once(const Calibration *c)
-{
-    return strcmp(c->options->device, "cpu") == 0;
-}
 
 /* Host and device in one step of REPEAT, which waited. The device's clock is told to the host's
  * with the time that waking up takes, so that waking may seem to take none. */
@@ -45,7 +39,7 @@ static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat
 static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measured)
 {
     uint32_t repeats = c->options->quick ? QUEUE_QUICK_REPEATS : QUEUE_REPEATS;
-    bool one_thread = runs_at_once(c);
+    bool one_thread = calibration_runs_at_once(c);
     StepOutput output;
     double ns;
     *measured = (StepMeasured){.repeats = repeats};
@@ -79,7 +73,7 @@ static EventCost event_cost(const Calibration *c, const StepMeasured *measured, 
     double ignored;
     double whole = calibration_cost(c, c->op_ns, measured, i, spread);
     EventCost cost = {.decide_ns = calibration_cost(c, c->decide_ns, measured, i, &ignored)};
-    if (!runs_at_once(c)) {
+    if (!calibration_runs_at_once(c)) {
         cost.wake_ns = calibration_cost(c, c->wake_ns, measured, i, &ignored);
         cost.issue_ns = calibration_cost(c, c->issue_ns, measured, i, &ignored);
     }
@@ -98,7 +92,7 @@ static Status note_event(Calibration *c, const char *shape, const EventCost *cos
     hardware_op_axes(OP_EXPERTS, axis);
     TRY(calibration_note(c, "queued/experts", shape, UNIT_NS, axis, 3, at, cost->call_ns, spread));
     TRY(calibration_note(c, "decide", "", UNIT_NS, ACTIVE_AXIS, 1, &at[0], cost->decide_ns, 0));
-    if (runs_at_once(c))
+    if (calibration_runs_at_once(c))
         return OK;
     TRY(calibration_note(c, "issue/experts", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
                          cost->issue_ns, 0));
@@ -113,7 +107,7 @@ static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasure
         Op op = measured->ops[i].op;
         char name[48];
         double spread;
-        if ((op != OP_EXPERTS && runs_at_once(c)) || !calibration_is_first(c, i))
+        if ((op != OP_EXPERTS && calibration_runs_at_once(c)) || !calibration_is_first(c, i))
             continue;
         if (op == OP_EXPERTS) {
             const EventCost cost = event_cost(c, measured, i, &spread);
@@ -203,7 +197,7 @@ static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured
     double whole[CALIBRATE_REPEATS];
     memcpy(whole, c->whole_ns, sizeof whole);
     double spread = calibration_spread(whole, measured->repeats);
-    double played = runs_at_once(c) ? add_up(c, measured) : play(c, kind, measured);
+    double played = calibration_runs_at_once(c) ? add_up(c, measured) : play(c, kind, measured);
     return calibration_note_rest(c, "queued", at,
                                  calibration_median(whole, measured->repeats) - played, spread);
 }
@@ -309,137 +303,10 @@ static Status measure_hits(Calibration *c)
     return OK;
 }
 
-/* ---- loads ---- */
-
-/* Turns the forced routing of one token over by half of the experts. */
-static void turn_over(Calibration *c, bool second)
-{
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        if (layers[i].stack != STACK_DECODER)
-            continue;
-        for (uint32_t k = 0; k < layers[i].top_k; k++)
-            *experts++ = (uint16_t)(2 * k + second);
-    }
-}
-
-/* The host's time in a step beyond queueing it and waiting for it. */
-static double outside(const StepOutput *output)
-{
-    return (double)output->duration_ns -
-           (double)(output->host.queue.duration_ns + output->host.wait.duration_ns);
-}
-
-/* Adds up what queueing the experts of a step takes beyond beginning loads. */
-static double queueing(const StepOutput *output)
-{
-    const HostTimes *host = &output->host;
-    size_t event = 0;
-    double ns = 0;
-    for (size_t i = 0; i < output->n_timing; i++) {
-        if (output->timing[i].op != OP_EXPERTS)
-            continue;
-        const HostEvent *waited = &host->events[event++];
-        ns += (double)(host->ops[i].start_ns + host->ops[i].duration_ns) -
-              (double)(waited->decide.start_ns + waited->decide.duration_ns);
-        for (uint32_t l = 0; l < waited->n_loads; l++)
-            ns -= (double)host->loads[waited->first_load + l].duration_ns;
-    }
-    return ns;
-}
-
-typedef struct {
-    double issue_ns[LOAD_STEPS]; /* mean of a load's call */
-    double copy_ns[LOAD_STEPS];  /* mean of a load, from the end of the one before */
-    double queueing_ns[LOAD_STEPS];
-    double outside_ns[LOAD_STEPS];
-    double loads;
-} LoadTimes;
-
-/* A load's time: loads follow each other, and one that is begun before another has ended begins
- * with its end. */
-static double copying(const StepOutput *output)
-{
-    uint64_t end_ns = 0;
-    double ns = 0;
-    for (size_t i = 0; i < output->n_residency; i++) {
-        const ResidencyRecord *record = &output->residency[i];
-        if (record->bytes == 0)
-            continue;
-        uint64_t from_ns = record->start_ns > end_ns ? record->start_ns : end_ns;
-        end_ns = record->start_ns + record->duration_ns;
-        ns += end_ns > from_ns ? (double)(end_ns - from_ns) : 0;
-    }
-    return ns / (double)output->host.n_loads;
-}
-
-/* Steps of one token whose experts are all hit, or all loaded. */
-static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
-{
-    const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
-    for (int i = -2; i < LOAD_STEPS; i++) {
-        StepOutput output;
-        double ns;
-        int at = i > 0 ? i : 0;
-        turn_over(c, missing && i % 2 == 0);
-        TRY(calibration_step(c, &kind, true, &output, &ns));
-        times->loads = (double)output.host.n_loads;
-        times->issue_ns[at] = 0;
-        for (size_t l = 0; l < output.host.n_loads; l++)
-            times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
-        times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
-        times->queueing_ns[at] = queueing(&output);
-        times->outside_ns[at] = outside(&output);
-    }
-    return OK;
-}
-
-/* What MISSES take more than HITS, for each load. */
-static double for_a_load(double *misses, double *hits, double loads)
-{
-    double more = calibration_median(misses, LOAD_STEPS) - calibration_median(hits, LOAD_STEPS);
-    return more > 0 ? more / loads : 0;
-}
-
-static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
-{
-    static const char *const BYTES_AXIS[] = {"bytes"};
-    double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
-    double spread = calibration_spread(misses->copy_ns, LOAD_STEPS);
-    TRY(calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(misses->copy_ns, LOAD_STEPS), spread));
-    TRY(calibration_note(c, "end/load", "", UNIT_NS, NULL, 0, NULL,
-                         for_a_load(misses->outside_ns, hits->outside_ns, misses->loads), 0));
-    if (runs_at_once(c))
-        return OK;
-    spread = calibration_spread(misses->issue_ns, LOAD_STEPS);
-    TRY(calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
-                         calibration_median(misses->issue_ns, LOAD_STEPS), spread));
-    return calibration_note(c, "issue/await", "", UNIT_NS, NULL, 0, NULL,
-                            for_a_load(misses->queueing_ns, hits->queueing_ns, misses->loads), 0);
-}
-
-/* With room for a token's experts only, two tokens that share none take turns. */
-static Status measure_loads(Calibration *c)
-{
-    LoadTimes hits = {.loads = 0};
-    LoadTimes misses = {.loads = 0};
-    Plan plan = c->plan;
-    if (2 * c->config->max_top_k > c->config->max_experts || calibration_only_counts(c))
-        return OK;
-    plan.buffer.slots = c->config->max_top_k;
-    TRY(executor_set_plan(c->executor, &plan));
-    TRY(time_steps(c, false, &hits));
-    TRY(time_steps(c, true, &misses));
-    return misses.loads > 0 ? note_loads(c, &hits, &misses) : OK;
-}
-
 Status calibrate_queue(Calibration *c)
 {
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
     TRY(measure_hits(c));
-    return measure_loads(c);
+    return calibrate_loads(c);
 }

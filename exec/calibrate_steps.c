@@ -67,7 +67,7 @@ static Status warm_device(Calibration *c, const StepKind *kind)
     StepOutput output;
     double sum_ns = 0;
     double ns;
-    while (strcmp(c->options->device, "cpu") != 0 && sum_ns < WARM_NS) {
+    while (!calibration_runs_at_once(c) && sum_ns < WARM_NS) {
         TRY(calibration_step(c, kind, false, &output, &ns));
         sum_ns += ns;
     }
@@ -95,7 +95,7 @@ static Status load_kernels(Calibration *c, const StepKind *kind)
     StepKind other = *kind;
     StepOutput output;
     double ns;
-    if (strcmp(c->options->device, "cpu") == 0 || c->config->n_moe_layers == 0)
+    if (calibration_runs_at_once(c) || c->config->n_moe_layers == 0)
         return OK;
     other.forced = true;
     calibration_force(c, kind->stack, kind->requests * kind->tokens, c->config->max_experts, 0);

@@ -1,0 +1,130 @@
+/* Loads: what the host needs to begin one, to make the queue wait for it and to learn its time, and
+ * how long it takes where steps load experts. */
+#include "exec/calibrate_parts.h"
+
+enum { LOAD_STEPS = 9 };
+
+/* Turns the forced routing of one token over by half of the experts. */
+static void turn_over(Calibration *c, bool second)
+{
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    uint16_t *experts = c->forced;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        if (layers[i].stack != STACK_DECODER)
+            continue;
+        for (uint32_t k = 0; k < layers[i].top_k; k++)
+            *experts++ = (uint16_t)(2 * k + second);
+    }
+}
+
+/* The host's time in a step beyond queueing it and waiting for it. */
+static double outside(const StepOutput *output)
+{
+    return (double)output->duration_ns -
+           (double)(output->host.queue.duration_ns + output->host.wait.duration_ns);
+}
+
+/* Adds up what queueing the experts of a step takes beyond beginning loads. */
+static double queueing(const StepOutput *output)
+{
+    const HostTimes *host = &output->host;
+    size_t event = 0;
+    double ns = 0;
+    for (size_t i = 0; i < output->n_timing; i++) {
+        if (output->timing[i].op != OP_EXPERTS)
+            continue;
+        const HostEvent *waited = &host->events[event++];
+        ns += (double)(host->ops[i].start_ns + host->ops[i].duration_ns) -
+              (double)(waited->decide.start_ns + waited->decide.duration_ns);
+        for (uint32_t l = 0; l < waited->n_loads; l++)
+            ns -= (double)host->loads[waited->first_load + l].duration_ns;
+    }
+    return ns;
+}
+
+typedef struct {
+    double issue_ns[LOAD_STEPS]; /* mean of a load's call */
+    double copy_ns[LOAD_STEPS];  /* mean of a load, from the end of the one before */
+    double queueing_ns[LOAD_STEPS];
+    double outside_ns[LOAD_STEPS];
+    double loads;
+} LoadTimes;
+
+/* A load's time: loads follow each other, and one that is begun before another has ended begins
+ * with its end. */
+static double copying(const StepOutput *output)
+{
+    uint64_t end_ns = 0;
+    double ns = 0;
+    for (size_t i = 0; i < output->n_residency; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0)
+            continue;
+        uint64_t from_ns = record->start_ns > end_ns ? record->start_ns : end_ns;
+        end_ns = record->start_ns + record->duration_ns;
+        ns += end_ns > from_ns ? (double)(end_ns - from_ns) : 0;
+    }
+    return ns / (double)output->host.n_loads;
+}
+
+/* Steps of one token whose experts are all hit, or all loaded. */
+static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
+{
+    const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
+    for (int i = -2; i < LOAD_STEPS; i++) {
+        StepOutput output;
+        double ns;
+        int at = i > 0 ? i : 0;
+        turn_over(c, missing && i % 2 == 0);
+        TRY(calibration_step(c, &kind, true, &output, &ns));
+        times->loads = (double)output.host.n_loads;
+        times->issue_ns[at] = 0;
+        for (size_t l = 0; l < output.host.n_loads; l++)
+            times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
+        times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
+        times->queueing_ns[at] = queueing(&output);
+        times->outside_ns[at] = outside(&output);
+    }
+    return OK;
+}
+
+/* What MISSES take more than HITS, for each load. */
+static double for_a_load(double *misses, double *hits, double loads)
+{
+    double more = calibration_median(misses, LOAD_STEPS) - calibration_median(hits, LOAD_STEPS);
+    return more > 0 ? more / loads : 0;
+}
+
+static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
+{
+    static const char *const BYTES_AXIS[] = {"bytes"};
+    double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
+    double spread = calibration_spread(misses->copy_ns, LOAD_STEPS);
+    TRY(calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                         calibration_median(misses->copy_ns, LOAD_STEPS), spread));
+    TRY(calibration_note(c, "end/load", "", UNIT_NS, NULL, 0, NULL,
+                         for_a_load(misses->outside_ns, hits->outside_ns, misses->loads), 0));
+    if (calibration_runs_at_once(c))
+        return OK;
+    spread = calibration_spread(misses->issue_ns, LOAD_STEPS);
+    TRY(calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
+                         calibration_median(misses->issue_ns, LOAD_STEPS), spread));
+    return calibration_note(c, "issue/await", "", UNIT_NS, NULL, 0, NULL,
+                            for_a_load(misses->queueing_ns, hits->queueing_ns, misses->loads), 0);
+}
+
+/* With room for a token's experts only, two tokens that share none take turns. */
+Status calibrate_loads(Calibration *c)
+{
+    LoadTimes hits = {.loads = 0};
+    LoadTimes misses = {.loads = 0};
+    Plan plan = c->plan;
+    if (2 * c->config->max_top_k > c->config->max_experts || calibration_only_counts(c))
+        return OK;
+    plan.buffer.slots = c->config->max_top_k;
+    TRY(executor_set_plan(c->executor, &plan));
+    TRY(time_steps(c, false, &hits));
+    TRY(time_steps(c, true, &misses));
+    return misses.loads > 0 ? note_loads(c, &hits, &misses) : OK;
+}

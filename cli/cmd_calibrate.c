@@ -38,7 +38,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         DEVICE_OPTIONS(&arguments->device),
         {.name = "add",
          .argument = "FILE",
-         .help = "a profile of the same device: what is measured joins it",
+         .help = "a profile of the same device, which grows; operations of shapes that it has are "
+                 "not measured again",
          .kind = OPTION_TEXT,
          .value = &arguments->add},
         {.name = "out",
@@ -77,7 +78,8 @@ typedef struct {
     char what[128];
 } Watch;
 
-static Status measure_model(const Arguments *arguments, const char *model, Hardware *hardware)
+static Status measure_model(const Arguments *arguments, const char *model, const Hardware *known,
+                            Hardware *hardware)
 {
     Watch watch;
     ExecutorOptions executor = {0};
@@ -86,6 +88,7 @@ static Status measure_model(const Arguments *arguments, const char *model, Hardw
                                       .compute = executor.compute,
                                       .threads = executor.threads,
                                       .quick = arguments->quick,
+                                      .known = known,
                                       .progress = progress_show,
                                       .progress_argument = &watch.progress,
                                       .stop = interrupt_watch()};
@@ -112,11 +115,12 @@ static void note_origin(const Arguments *arguments, int argc, char **argv, Hardw
                                                            : (uint32_t)thread_count_default();
 }
 
-static Status measure(const Arguments *arguments, int argc, char **argv, Hardware *hardware)
+static Status measure(const Arguments *arguments, int argc, char **argv, const Hardware *known,
+                      Hardware *hardware)
 {
     note_origin(arguments, argc, argv, hardware);
     for (size_t i = 0; i < arguments->models.count; i++)
-        TRY(measure_model(arguments, arguments->models.items[i], hardware));
+        TRY(measure_model(arguments, arguments->models.items[i], known, hardware));
     return OK;
 }
 
@@ -130,19 +134,14 @@ static void join_origins(Hardware *all, const Hardware *more)
     memcpy(all->created, more->created, sizeof all->created);
 }
 
-/* Puts what was measured into the profile that it shall join. */
-static Status join(const char *path, Hardware *hardware)
+/* Puts what was measured, HARDWARE, into the profile that it shall join; HARDWARE becomes both. */
+static Status join(const char *path, Hardware *all, Hardware *hardware)
 {
-    Hardware all;
-    TRY(hardware_load(path, &all));
-    Status status = fail_in(hardware_merge(&all, hardware), "%s", path);
-    if (status != OK) {
-        hardware_free(&all);
-        return status;
-    }
-    join_origins(&all, hardware);
+    TRY(fail_in(hardware_merge(all, hardware), "%s", path));
+    join_origins(all, hardware);
     hardware_free(hardware);
-    *hardware = all;
+    *hardware = *all;
+    *all = (Hardware){0};
     return OK;
 }
 
@@ -239,9 +238,14 @@ static Status print(const Arguments *arguments, const Hardware *hardware, uint64
 static Status run(const Arguments *arguments, int argc, char **argv, Hardware *hardware)
 {
     uint64_t start_ns = clock_ns();
-    TRY(measure(arguments, argc, argv, hardware));
-    if (arguments->add != NULL)
-        TRY(join(arguments->add, hardware));
+    Hardware known = {0};
+    Status status = arguments->add != NULL ? hardware_load(arguments->add, &known) : OK;
+    if (status == OK)
+        status = measure(arguments, argc, argv, arguments->add != NULL ? &known : NULL, hardware);
+    if (status == OK && arguments->add != NULL)
+        status = join(arguments->add, &known, hardware);
+    hardware_free(&known);
+    TRY(status);
     TRY(hardware_save(hardware, arguments->out));
     return print(arguments, hardware, clock_ns() - start_ns);
 }

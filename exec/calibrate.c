@@ -66,10 +66,42 @@ static Status open_resident(Calibration *c, const char *model)
                             quick ? QUICK_LENGTH : MOST_LENGTH, quick ? QUICK_TOKENS : MOST_TOKENS);
 }
 
+static bool has_points(const Hardware *hardware, const char *name, const char *shape)
+{
+    const CostTable *table = hardware_table(hardware, name, shape);
+    return table != NULL && table->n_points > 0;
+}
+
+bool calibration_knows(const Calibration *c, const char *name, const char *shape)
+{
+    const Hardware *known = c->options->known;
+    return has_points(c->hardware, name, shape) ||
+           (known != NULL && has_points(known, name, shape));
+}
+
+/* What models of the same shapes have left in the profile is not measured again. */
+static void look_for_known(Calibration *c)
+{
+    const HardwareModel *model = hardware_model(c->hardware, c->model);
+    c->knows_ops = calibration_knows(c, "host/copy", "");
+    c->knows_host = true;
+    for (int stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        for (uint32_t i = 0; i < model->n_ops[stack]; i++) {
+            const HardwareOp *op = &model->ops[stack][i];
+            char name[48];
+            snprintf(name, sizeof name, "gpu/%s", op_name(op->op));
+            c->knows_ops = c->knows_ops && calibration_knows(c, name, op->shape);
+            if (op->op == OP_EXPERTS)
+                c->knows_host = c->knows_host && calibration_knows(c, "host/experts", op->shape);
+        }
+}
+
 static Status measure_whole(Calibration *c)
 {
     TRY(open_resident(c, c->model));
     Status status = describe_model(c);
+    if (status == OK)
+        look_for_known(c);
     if (status == OK)
         status = calibrate_stamp(c);
     if (status == OK)
@@ -121,6 +153,10 @@ static Status measure_copies(Calibration *c)
 
 static Status measure_few(Calibration *c, const char *few)
 {
+    if (c->knows_ops) {
+        c->done += c->few_total;
+        return OK;
+    }
     TRY(open_resident(c, few));
     Status status = calibrate_ops(c);
     if (status == OK)
@@ -153,6 +189,10 @@ static Status measure_host(Calibration *c, const char *one)
 {
     bool quick = c->options->quick;
     Plan plan = plan_default();
+    if (c->knows_host) {
+        c->done += c->host_total;
+        return OK;
+    }
     plan.buffer.on = true;
     plan.buffer.slots = 1;
     plan.compute.mode = COMPUTE_ON_HOST;
@@ -189,17 +229,21 @@ static Status count(Calibration *c)
     Status status = calibrate_stamp(c);
     if (status == OK)
         status = calibrate_whole(c);
+    c->few_total = c->total;
     if (status == OK)
         status = calibrate_ops(c);
     if (status == OK)
         status = calibrate_experts(c);
     if (status == OK)
         status = calibrate_copies(c);
+    c->few_total = c->total - c->few_total;
     c->max_tokens = quick ? QUICK_TOKENS : BUFFERED_TOKENS;
     if (status == OK)
         status = calibrate_queue(c);
+    c->host_total = c->total;
     if (status == OK)
         status = calibrate_host(c);
+    c->host_total = c->total - c->host_total;
     c->max_experts = c->config->max_experts;
     c->counting = false;
     calibration_close(c);

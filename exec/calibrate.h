@@ -3,7 +3,7 @@
  * The executor itself is driven: steps of every batch, length and context of a grid, with stamps
  * and without, and the medians of repeated runs become tables of policies/hardware.h. A table
  * belongs to a shape key, made of the sizes and choices that an operation's cost depends on, so
- * that models with equal layers share it. */
+ * that models with equal layers share it, and what a profile has already is not measured again. */
 #ifndef EXEC_CALIBRATE_H
 #define EXEC_CALIBRATE_H
 
@@ -15,6 +15,8 @@ typedef struct {
     ComputeType compute;
     size_t threads; /* of the host; 0: all */
     bool quick;     /* fewer places and repeats */
+    /* Of the same device: operations and copies that it has are not measured; NULL: none. */
+    const Hardware *known;
     /* Called with the steps that were run and how many there will be; NULL: not. */
     void (*progress)(void *argument, uint64_t done, uint64_t total);
     void *progress_argument;

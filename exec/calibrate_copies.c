@@ -253,9 +253,8 @@ static Status measure_all(const Rig *rig)
 
 Status calibrate_copies(Calibration *c)
 {
-    const CostTable *known = hardware_table(c->hardware, "host/copy", "");
     bool quick = c->options->quick;
-    if (calibration_only_counts(c) || (known != NULL && known->n_points > 0))
+    if (calibration_only_counts(c) || calibration_knows(c, "host/copy", ""))
         return OK;
     Rig rig = {.calibration = c,
                .weight_bytes = strcmp(c->compute, "bf16") == 0 ? 2 : 4,

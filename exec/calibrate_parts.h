@@ -75,6 +75,10 @@ typedef struct {
     bool counting; /* nothing is run, only counted in TOTAL */
     uint64_t done; /* kinds of steps */
     uint64_t total;
+    uint64_t few_total;  /* of these, of the model with few layers, */
+    uint64_t host_total; /* ... and with experts on the host */
+    bool knows_ops;      /* the profile that is added to has the model's operations, by shape, */
+    bool knows_host;     /* ... and its experts on the host */
 } Calibration;
 
 /* One kind of step: REQUESTS requests, from slot 0 on, take TOKENS each. */
@@ -105,6 +109,9 @@ static inline bool calibration_runs_at_once(const Calibration *c)
 {
     return strcmp(c->options->device, "cpu") == 0;
 }
+
+/* True when the profile that is made, or the one that it joins, has points of the table. */
+bool calibration_knows(const Calibration *c, const char *name, const char *shape);
 
 /* Opens MODEL under PLAN with room for REQUESTS requests of up to LENGTH tokens and steps of
  * TOKENS; lengths that the model or the device does not allow become shorter. C must be zeroed but

@@ -244,6 +244,30 @@ static void a_profile_grows_by_another_model(void **unused)
     hardware_free(&hardware);
 }
 
+static void what_a_profile_has_is_not_measured_again(void **unused)
+{
+    (void)unused;
+    const char *again = scratch_path("again.json");
+    Hardware before;
+    Hardware after;
+    RUN("calibrate", "--model", MODEL, "--quick", "--threads", "2", "--add", out, "--out", again);
+    assert_int_equal(run.code, 0);
+    assert_ok(hardware_load(out, &before));
+    assert_ok(hardware_load(again, &after));
+    assert_int_equal(after.n_tables, before.n_tables);
+    for (uint32_t i = 0; i < before.n_tables; i++) {
+        const CostTable *old = &before.tables[i];
+        const CostTable *table = hardware_table(&after, old->name, old->shape);
+        if (strncmp(old->name, "gpu/", 4) != 0 && strncmp(old->name, "host/", 5) != 0)
+            continue;
+        assert_non_null(table);
+        assert_int_equal(table->n_points, old->n_points);
+        assert_memory_equal(table->value, old->value, old->n_points * sizeof *old->value);
+    }
+    hardware_free(&before);
+    hardware_free(&after);
+}
+
 static void what_cannot_be_calibrated_leaves_no_file(void **unused)
 {
     (void)unused;
@@ -323,6 +347,7 @@ int main(void)
         cmocka_unit_test(a_profile_prices_every_operation_of_its_model),
         cmocka_unit_test(memory_is_that_of_an_executor),
         cmocka_unit_test(a_profile_grows_by_another_model),
+        cmocka_unit_test(what_a_profile_has_is_not_measured_again),
         cmocka_unit_test(what_cannot_be_calibrated_leaves_no_file),
         cmocka_unit_test(a_stop_ends_calibration),
         cmocka_unit_test(as_many_kinds_of_steps_run_as_were_counted),

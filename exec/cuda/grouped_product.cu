@@ -1,7 +1,7 @@
 /* A persistent grouped product for Hopper.
  *
  * The product is computed transposed, out^T = w * in^T, so that the weights' rows fill the 64 rows
- * of the matrix instruction and the tile's width (16 to 320 rows of IN) its columns: an expert with
+ * of the matrix instruction and the tile's width (16 to 288 rows of IN) its columns: an expert with
  * few rows then wastes little arithmetic.
  *
  * A block computes 128 rows of weights times one tile: one thread fetches blocks of 64 columns of
@@ -296,8 +296,6 @@ __device__ static void do_tile_of_width(const GroupedProduct &product, Ring<WIDE
         CASE(256)
         CASE(272)
         CASE(288)
-        CASE(304)
-        CASE(320)
     }
 }
 

@@ -16,7 +16,9 @@ static constexpr uint32_t MANY_ROWS = 128; /* an expert's that are bound by arit
 
 static_assert(COUNT_THREADS >= MAX_EXPERTS, "a thread per expert");
 static_assert(COUNT_THREADS == 32 * 32, "a lane per warp");
-static_assert(GROUP_ROWS % MAX_WIDTH == 0, "only an expert's last group has padding");
+static_assert(GROUP_ROWS % MAX_WIDTH == 0 && GROUP_ROWS % MIDDLE_WIDTH == 0 &&
+                  GROUP_ROWS % NARROW_WIDTH == 0,
+              "only an expert's last group has padding");
 
 /* Which tokens of a block chose each expert. */
 struct Marks {

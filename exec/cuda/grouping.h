@@ -18,10 +18,11 @@ extern "C" {
 
 enum {
     MAX_EXPERTS = 1024,
-    MAX_WIDTH = 320,    /* rows of a tile */
-    MIDDLE_WIDTH = 192, /* ... where experts have fewer */
-    NARROW_WIDTH = 128, /* ... and where they have few */
-    GROUP_ROWS = 1920,  /* most rows of a group: what a product reads again comes from the L2 */
+    MAX_WIDTH = 288,         /* rows of a tile */
+    MIDDLE_WIDTH = 192,      /* ... where experts have fewer */
+    NARROW_WIDTH = 128,      /* ... and where they have few */
+    MANY_ASSIGNMENTS = 8192, /* from which some experts may have many, whatever the average */
+    GROUP_ROWS = 2304, /* most rows of a group: what a product reads again comes from the L2 */
     TOKENS_PER_BLOCK = 128
 };
 
@@ -55,7 +56,9 @@ static inline size_t grouping_max_tiles(size_t assignments, size_t experts)
 static inline uint32_t grouping_max_width(size_t assignments, uint32_t experts)
 {
     size_t average = assignments / experts;
-    return average < 96 ? NARROW_WIDTH : average < 160 ? MIDDLE_WIDTH : MAX_WIDTH;
+    if (average < 160)
+        return average < 96 && assignments < MANY_ASSIGNMENTS ? NARROW_WIDTH : MIDDLE_WIDTH;
+    return MAX_WIDTH;
 }
 
 /* The most rows that up to ASSIGNMENTS take, padding included: a multiple of 16. */

@@ -60,8 +60,8 @@ template <> struct RingSize<MIDDLE_WIDTH> {
 };
 
 template <> struct RingSize<MAX_WIDTH> {
-    static constexpr uint32_t STAGES = 3;
-    static constexpr uint32_t BOXES = 3;
+    static constexpr uint32_t STAGES = 4;
+    static constexpr uint32_t BOXES = 1;
 };
 
 /* One thread's view. */

@@ -207,20 +207,21 @@ __global__ void __launch_bounds__(THREADS)
 {
     constexpr uint32_t DIM = 4 * LANES;
     constexpr uint32_t WARP_HEADS = 32 / LANES;
+    /* spans and angles are older than the kernels that may still run */
+    const SpanTile at = find_token(spans, n_spans, blockIdx.x);
+    uint32_t position = at.tokens > 0 ? at.span.position + at.first : 0;
+    const Rotation rotation = load_rotation<LANES>(layer, position);
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const SpanTile at = find_token(spans, n_spans, blockIdx.x);
     if (at.tokens == 0)
         return;
     uint32_t heads = layer.n_heads + layer.n_kv_heads;
     uint32_t v = layer.n_kv_heads * layer.value_dim;
     float *row = qkv + (size_t)blockIdx.x * ((size_t)heads * DIM + v);
-    uint32_t position = at.span.position + at.first;
     size_t place = (size_t)at.span.kv_slot * layer.cache.positions + position;
     Element *keys = (Element *)layer.cache.keys + place * layer.cache.key_stride;
     Element *values = (Element *)layer.cache.values + place * layer.cache.value_stride;
     uint32_t element = threadIdx.x % LANES * 4;
-    const Rotation rotation = load_rotation<LANES>(layer, position);
     bool norms = layer.k_norm != nullptr;
     /* all lanes of a warp go round together: they exchange numbers */
     for (uint32_t first = (blockIdx.y * WARPS + threadIdx.x / 32) * WARP_HEADS; first < heads;

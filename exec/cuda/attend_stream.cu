@@ -232,9 +232,10 @@ template <uint32_t DIM>
 __global__ void __launch_bounds__(WARPS * 32, DIM == 64 ? 3 : 2) attend_rows_stream(AttendTask task)
 {
     __shared__ __align__(16) StreamParts<DIM> parts;
+    /* spans are older than the kernels that may still run */
+    const AttendTile tile = find_attend_tile(task, blockIdx);
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    const AttendTile tile = find_attend_tile(task, blockIdx);
     if (tile.at.tokens == 0)
         return;
     const AttendLayer &layer = task.layer;

@@ -196,55 +196,70 @@ extern "C" Status expert_rows_put(const ExpertRows *rows, const Grouping *groupi
 
 static constexpr uint32_t AT_ONCE = 8; /* rows that are on their way together */
 
-/* Adds slots FIRST and AT_ONCE more of a token; IN is the thread's columns of row 0. */
-template <typename Element, uint32_t COUNT>
-__device__ static void add_rows(const uint32_t *row, const float *weights, uint32_t first,
-                                uint32_t top_k, const Element *in, uint32_t columns,
-                                Values<COUNT> &sum)
-{
-    uint32_t from[AT_ONCE];
+/* Some of a token's slots. */
+struct CombineSlots {
+    uint32_t row[AT_ONCE];
     float weight[AT_ONCE];
-    Values<COUNT> values[AT_ONCE];
-#pragma unroll
-    for (uint32_t i = 0; i < AT_ONCE; i++) {
-        from[i] = first + i < top_k ? row[first + i] : NO_ROW;
-        weight[i] = first + i < top_k ? weights[first + i] : 0;
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < AT_ONCE; i++) {
-        values[i] = Values<COUNT>{};
-        if (from[i] != NO_ROW)
-            values[i].load(in + (size_t)from[i] * columns);
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < AT_ONCE; i++)
-#pragma unroll
-        for (uint32_t c = 0; c < COUNT; c++)
-            sum.v[c] = from[i] != NO_ROW ? fmaf(weight[i], values[i].v[c], sum.v[c]) : sum.v[c];
-}
 
-/* Block (t, c): part of a token. Reads top_k rows and OUT, writes OUT; bound by memory. */
+    /* From slot FIRST of TOP_K on. */
+    __device__ void load(const uint32_t *rows, const float *weights, uint32_t first, uint32_t top_k)
+    {
+#pragma unroll
+        for (uint32_t i = 0; i < AT_ONCE; i++) {
+            row[i] = first + i < top_k ? rows[first + i] : NO_ROW;
+            weight[i] = first + i < top_k ? weights[first + i] : 0;
+        }
+    }
+    /* SUM += what they give; IN is the thread's columns of row 0. */
+    template <typename Element, uint32_t COUNT>
+    __device__ void add(const Element *in, uint32_t columns, Values<COUNT> &sum) const
+    {
+        Values<COUNT> values[AT_ONCE];
+#pragma unroll
+        for (uint32_t i = 0; i < AT_ONCE; i++) {
+            values[i] = Values<COUNT>{};
+            if (row[i] != NO_ROW)
+                values[i].load(in + (size_t)row[i] * columns);
+        }
+#pragma unroll
+        for (uint32_t i = 0; i < AT_ONCE; i++)
+#pragma unroll
+            for (uint32_t c = 0; c < COUNT; c++)
+                sum.v[c] = row[i] != NO_ROW ? fmaf(weight[i], values[i].v[c], sum.v[c]) : sum.v[c];
+    }
+};
+
+/* Block (t, c): part of a token. Reads top_k rows and OUT, writes OUT; bound by memory. Only the
+ * rows come from the kernel ahead, which starts when all before it have ended. */
 template <typename Element, uint32_t COUNT>
 __global__ void __launch_bounds__(THREADS)
     combine_rows(const uint32_t *__restrict__ row, const float *__restrict__ weights,
                  const Element *__restrict__ in, uint32_t top_k, uint32_t columns, float scale,
                  float *__restrict__ out)
 {
+    uint32_t column = (blockIdx.y * THREADS + threadIdx.x) * COUNT;
+    const uint32_t *rows = row + blockIdx.x * top_k;
+    const float *weight = weights + blockIdx.x * top_k;
+    float *to = out + (size_t)blockIdx.x * columns + column;
+    CombineSlots slots;
+    Values<COUNT> total = {};
+    Values<COUNT> sum = {};
+    slots.load(rows, weight, 0, top_k);
+    if (column < columns)
+        total.load(to);
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    uint32_t column = (blockIdx.y * THREADS + threadIdx.x) * COUNT;
     if (column >= columns)
         return;
-    Values<COUNT> sum = {};
-    Values<COUNT> total;
-    total.load(out + (size_t)blockIdx.x * columns + column);
-    for (uint32_t first = 0; first < top_k; first += AT_ONCE)
-        add_rows(row + blockIdx.x * top_k, weights + blockIdx.x * top_k, first, top_k, in + column,
-                 columns, sum);
+    slots.add(in + column, columns, sum);
+    for (uint32_t first = AT_ONCE; first < top_k; first += AT_ONCE) {
+        slots.load(rows, weight, first, top_k);
+        slots.add(in + column, columns, sum);
+    }
 #pragma unroll
     for (uint32_t c = 0; c < COUNT; c++)
         total.v[c] += scale * sum.v[c];
-    total.store(out + (size_t)blockIdx.x * columns + column);
+    total.store(to);
 }
 
 template <typename Element, uint32_t COUNT>

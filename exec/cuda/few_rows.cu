@@ -14,7 +14,8 @@ static constexpr uint32_t OWN_SHARED_BYTES = 12 * 1024; /* at the most, beside o
 
 struct FewRowsTask {
     const float *in;
-    const float *norm; /* weights, or NULL */
+    const __nv_bfloat16 *rounded; /* instead of IN; or NULL */
+    const float *norm;            /* weights, or NULL */
     float eps;
     const __nv_bfloat16 *weight;
     const float *bias;
@@ -116,6 +117,17 @@ __device__ static void stage_rows(const FewRowsTask &task, const DepthPart &part
     __syncthreads();
 }
 
+/* PART of rows that are rounded already, by the copy engine. A thread. */
+__device__ static void copy_rows(const FewRowsTask &task, const DepthPart &part, uint32_t staged,
+                                 uint32_t barrier)
+{
+    uint32_t bytes = part.length * (uint32_t)sizeof(__nv_bfloat16);
+    barrier_arrive_expect(barrier, task.rows * bytes);
+    for (uint32_t row = 0; row < task.rows && bytes > 0; row++)
+        copy_bytes(staged + row * task.stride * (uint32_t)sizeof(__nv_bfloat16),
+                   task.rounded + (size_t)row * task.k + part.begin, bytes, barrier);
+}
+
 /* A warp: sum += PART's product, its weights at WEIGHTS, its rows at STAGED. Of both a lane takes 8
  * of the depth at once, permuted alike, so that they lie together. */
 __device__ static void multiply(const FewRowsTask &task, const DepthPart &part,
@@ -127,14 +139,18 @@ __device__ static void multiply(const FewRowsTask &task, const DepthPart &part,
     const __nv_bfloat16 *low = weights + group * task.slice + offset;
     const __nv_bfloat16 *high = low + 8 * task.slice;
     uint32_t row = min(group, task.rows - 1);
+    float other[4] = {};
 #pragma unroll 4
     for (uint32_t at = 0; at < part.length; at += 32) {
         uint4 a = *(const uint4 *)(low + at);
         uint4 b = *(const uint4 *)(high + at);
         uint4 x = *(const uint4 *)(staged + row * task.stride + at + offset);
         mma_16x8x16(sum, a.x, b.x, a.y, b.y, x.x, x.y);
-        mma_16x8x16(sum, a.z, b.z, a.w, b.w, x.z, x.w);
+        mma_16x8x16(other, a.z, b.z, a.w, b.w, x.z, x.w);
     }
+#pragma unroll
+    for (uint32_t i = 0; i < 4; i++)
+        sum[i] += other[i];
 }
 
 /* The sum of a block of the cluster at a place of its shared memory. */
@@ -158,13 +174,30 @@ struct Sums {
     float squares[FEW_ROWS][WARPS];
 };
 
-/* Adds the warps' sums up in their order, then those of the cluster's blocks, and writes them. */
-__device__ static void write_columns(const FewRowsTask &task, uint32_t first, Sums &sums)
+/* The element of OUT that a thread of the cluster's blocks writes. */
+struct FewRowsPlace {
+    uint32_t column;
+    bool there;
+    float *to;
+
+    __device__ FewRowsPlace(const FewRowsTask &task, uint32_t first)
+    {
+        uint32_t row = threadIdx.x / COLUMNS;
+        column = first + threadIdx.x % COLUMNS;
+        there = column < task.n && row < task.rows;
+        to = task.out + (size_t)row * task.n + column;
+    }
+};
+
+/* BEFORE is what OUT has at PLACE. Adds the warps' sums up in their order, then those of the
+ * cluster's blocks, and writes them. */
+__device__ static void write_columns(const FewRowsTask &task, const FewRowsPlace &place,
+                                     float before, Sums &sums)
 {
     uint32_t rank = task.splits > 1 ? cluster_rank() : 0;
     uint32_t column = threadIdx.x % COLUMNS;
     uint32_t row = threadIdx.x / COLUMNS;
-    bool there = first + column < task.n && row < task.rows;
+    bool there = place.there;
     __syncthreads();
     float product = 0;
     float squares = 0;
@@ -194,8 +227,7 @@ __device__ static void write_columns(const FewRowsTask &task, uint32_t first, Su
         return;
     if (task.norm != nullptr)
         product *= 1 / sqrtf(squares / task.k + task.eps);
-    float *to = task.out + (size_t)row * task.n + first + column;
-    *to = (task.add ? *to : 0) + (product + (task.bias != nullptr ? task.bias[first + column] : 0));
+    *place.to = before + (product + (task.bias != nullptr ? task.bias[place.column] : 0));
 }
 
 /* A cluster makes COLUMNS columns of OUT, its blocks sharing the depth and the warps of a block its
@@ -211,6 +243,7 @@ __global__ void __launch_bounds__(THREADS, 3) few_rows(const FewRowsTask task)
     extern __shared__ __align__(128) __nv_bfloat16 operands[];
     __shared__ Sums sums;
     __shared__ uint64_t barriers[WARPS];
+    __shared__ uint64_t rows_barrier;
     uint32_t warp = threadIdx.x / 32;
     uint32_t lane = threadIdx.x % 32;
     uint32_t first = blockIdx.x / task.splits * COLUMNS;
@@ -220,17 +253,32 @@ __global__ void __launch_bounds__(THREADS, 3) few_rows(const FewRowsTask task)
     const __nv_bfloat16 *weights = operands + warp * COLUMNS * task.slice;
     __nv_bfloat16 *staged = operands + WARPS * COLUMNS * task.slice;
     uint32_t barrier = shared_address(&barriers[warp]);
+    const FewRowsPlace place(task, first);
     let_next_kernel_start();
     copy_weights(task, mine, first, shared_address(weights), barrier);
-    wait_for_earlier_kernels();
-    stage_rows(task, part, staged, sums.squares);
+    if (task.rounded != nullptr) {
+        uint32_t rows = shared_address(&rows_barrier);
+        if (threadIdx.x == 0) {
+            barrier_init(rows, 1);
+            barrier_init_fence();
+            wait_for_earlier_kernels();
+            copy_rows(task, part, shared_address(staged), rows);
+        }
+        __syncthreads();
+        wait_for_earlier_kernels();
+        barrier_wait(rows, 0);
+    } else {
+        wait_for_earlier_kernels();
+        stage_rows(task, part, staged, sums.squares);
+    }
+    float before = task.add && place.there ? *place.to : 0;
     barrier_wait(barrier, 0);
     float sum[4] = {};
     multiply(task, mine, weights, staged + (mine.begin - part.begin), sum);
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++)
         sums.product[warp][lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = sum[i];
-    write_columns(task, first, sums);
+    write_columns(task, place, before, sums);
 }
 
 /* ---- the cut ---- */
@@ -253,14 +301,15 @@ static size_t operand_bytes(uint32_t rows, uint32_t k, uint32_t splits)
     return elements * sizeof(__nv_bfloat16);
 }
 
-/* Each cluster reads all rows for itself, so that more rows pay off only while there are few
- * clusters. On an H200, against cuBLAS with its operand normed or rounded by a kernel before it:
- * 5120 x 2048, a row 6.8 against 9.1 us, two 10.3 against 9.1; 2048 x 4096, a row 6.3 against 10.2,
- * eight 9.1 against 10.2; 151936 x 2048, a row 139 against 147, two 148 against 147. */
+/* Each cluster reads all rows for itself, so that several pay off only while there are few
+ * clusters, and rounded before. On an H200, against cuBLAS with its operand normed or rounded by a
+ * kernel before it: 5120 x 2048, a row 6.8 against 9.1 us, two 10.3 against 9.1; 2048 x 4096, a
+ * row 6.3 against 10.2, eight 9.1 against 10.2; 151936 x 2048, a row 139 against 147, two 148
+ * against 147. */
 static bool pays_off(const OpsQueue *queue, const FewRows *product)
 {
     return product->rows == 1 ||
-           (product->rows <= FEW_ROWS && product->norm == nullptr &&
+           (product->rows <= FEW_ROWS && product->rounded != nullptr &&
             divide_up(product->weight->rows, COLUMNS) <= queue->multiprocessors);
 }
 
@@ -269,7 +318,10 @@ extern "C" bool few_rows_fit(const OpsQueue *queue, const FewRows *product, uint
     const Matrix *weight = product->weight;
     const size_t room = MOST_SHARED_BYTES - OWN_SHARED_BYTES;
     if (queue->compute != COMPUTE_BF16 || weight->columns % 32 != 0 ||
-        ((uintptr_t)weight->data | (uintptr_t)product->in) % 16 != 0 ||
+        ((uintptr_t)weight->data |
+         (uintptr_t)(product->rounded != nullptr ? product->rounded : product->in)) %
+                16 !=
+            0 ||
         (product->norm != nullptr && product->norm->kind != NORM_RMS) || !pays_off(queue, product))
         return false;
     uint32_t clusters = divide_up(weight->rows, COLUMNS);
@@ -287,6 +339,7 @@ extern "C" Status few_rows_run(const OpsQueue *queue, const FewRows *product, ui
     const Norm *norm = product->norm;
     uint32_t depth = depth_of(weight->columns, splits);
     const FewRowsTask task = {product->in,
+                              (const __nv_bfloat16 *)product->rounded,
                               norm != nullptr ? norm->weight : nullptr,
                               norm != nullptr ? norm->eps : 0,
                               (const __nv_bfloat16 *)weight->data,

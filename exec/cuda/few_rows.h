@@ -9,7 +9,7 @@ enum { FEW_ROWS = 8 };
 
 /* out[rows][n] = in[rows][k] * weight[n][k]^T + bias, added to OUT when ADD; with NORM (of kind
  * NORM_RMS) the rows of IN are normed first. IN is rounded to bf16, sums are f32 in a fixed order.
- */
+ * Several rows are read from ROUNDED, where they are normed and rounded already. */
 typedef struct {
     const float *in;
     const Norm *norm; /* NULL: none */
@@ -17,6 +17,7 @@ typedef struct {
     uint32_t rows; /* up to FEW_ROWS */
     bool add;
     float *out;
+    const void *rounded; /* bf16, of several rows; else NULL */
 } FewRows;
 
 #ifdef __cplusplus

@@ -141,12 +141,15 @@ static Status multiply(const OpsQueue *queue, const void *in, const Matrix *weig
 extern "C" Status ops_linear(const OpsQueue *queue, const float *in, const Matrix *weight,
                              uint32_t rows, bool add, float *out)
 {
-    const FewRows few = {in, nullptr, weight, rows, add, out};
+    const FewRows few = {in, nullptr, weight, rows, add, out, rows > 1 ? queue->scratch : nullptr};
     uint32_t splits;
     if (rows == 0 || weight->rows == 0)
         return OK;
-    if (few_rows_fit(queue, &few, &splits))
+    if (few_rows_fit(queue, &few, &splits)) {
+        if (rows > 1)
+            TRY(round_to_scratch(queue, in, weight->columns, 0, rows, 1, weight->columns));
         return few_rows_run(queue, &few, splits);
+    }
     if (queue->compute != COMPUTE_BF16)
         return multiply(queue, in, weight, rows, add, out);
     TRY(round_to_scratch(queue, in, weight->columns, 0, rows, 1, weight->columns));
@@ -156,12 +159,17 @@ extern "C" Status ops_linear(const OpsQueue *queue, const float *in, const Matri
 extern "C" Status ops_norm_linear(const OpsQueue *queue, const Norm *norm, const float *in,
                                   const Matrix *weight, uint32_t rows, float *normed, float *out)
 {
-    const FewRows few = {in, norm, weight, rows, false, out};
+    bool several = rows > 1;
+    const FewRows few = {in,  several ? nullptr : norm,  weight, rows, false,
+                         out, several ? normed : nullptr};
     uint32_t splits;
     if (rows == 0 || weight->rows == 0)
         return OK;
-    if (few_rows_fit(queue, &few, &splits))
+    if (few_rows_fit(queue, &few, &splits)) {
+        if (several)
+            TRY(ops_norm_rounded(queue, norm, in, rows, weight->columns, normed));
         return few_rows_run(queue, &few, splits);
+    }
     if (queue->compute != COMPUTE_BF16) {
         TRY(ops_norm(queue, norm, in, nullptr, rows, weight->columns, normed));
         return multiply(queue, normed, weight, rows, false, out);
@@ -196,7 +204,8 @@ static Status ffn_of_many(const OpsQueue *queue, const DenseFfn *ffn, const floa
 extern "C" Status ops_ffn(const OpsQueue *queue, const DenseFfn *ffn, const float *in,
                           uint32_t rows, float *out)
 {
-    const FewRows few = {in, nullptr, ffn->first, rows, false, ffn->hidden};
+    const FewRows few = {
+        in, nullptr, ffn->first, rows, false, ffn->hidden, rows > 1 ? queue->scratch : nullptr};
     uint32_t splits;
     if (rows == 0)
         return OK;

@@ -279,9 +279,10 @@ __device__ static void multiply_slice(const WarpWeights<TILES> &weights, const C
     uint32_t row = min(token + lane / 4, part.tokens - 1) * shape.stride;
     uint32_t row_8 = min(token + lane / 4 + 8, part.tokens - 1) * shape.stride;
     float sum[TILES][4] = {};
+    float rest[TILES][4] = {};
     auto add = [&](uint32_t chunk, const uint4(&of_chunk)[TILES]) {
         uint32_t column = chunk * CHUNK - part.begin + lane % 4 * 8;
-        multiply_chunk(room.low + row + column, room.low + row_8 + column, of_chunk, sum);
+        multiply_chunk(room.low + row + column, room.low + row_8 + column, of_chunk, rest);
         multiply_chunk(room.high + row + column, room.high + row_8 + column, of_chunk, sum);
     };
 #pragma unroll
@@ -299,7 +300,8 @@ __device__ static void multiply_slice(const WarpWeights<TILES> &weights, const C
     for (uint32_t n = 0; n < TILES; n++)
 #pragma unroll
         for (uint32_t i = 0; i < 4; i++)
-            parts[(token + lane / 4 + i / 2 * 8) * shape.width + first + n * 8 + i % 2] = sum[n][i];
+            parts[(token + lane / 4 + i / 2 * 8) * shape.width + first + n * 8 + i % 2] =
+                sum[n][i] + rest[n][i];
 }
 
 /* The parts of all blocks of what lies at AT in each, in order. */

@@ -13,14 +13,31 @@ static uint64_t smallest_weight(const Scope *scope)
     return smallest;
 }
 
-static void look_up(Scope *scope, uint32_t object)
+/* What OBJECT is worth after COUNT lookups. */
+ALWAYS_INLINE uint64_t value_of(const Scope *scope, uint32_t object, uint64_t count)
 {
     uint64_t weight = scope_weight(scope, object);
     uint64_t gain = scope->layer_weight == NULL
                         ? UINT64_C(1) << FRACTION_BITS
                         : (smallest_weight(scope) << FRACTION_BITS) / weight;
+    return (scope->inflation + count * gain) << OBJECT_BITS | object;
+}
+
+static void look_up(Scope *scope, uint32_t object)
+{
     scope->count[object]++;
-    scope->value[object] = (scope->inflation + scope->count[object] * gain) << OBJECT_BITS | object;
+    scope->value[object] = value_of(scope, object, scope->count[object]);
+}
+
+/* The same, or nothing, without a branch. */
+static void cost_look_up(Scope *scope, uint32_t object, bool hit)
+{
+    uint32_t count = scope->count[object] + hit;
+    uint64_t before = scope->value[object];
+    uint64_t after = value_of(scope, object, count);
+    scope->count[object] = count;
+    uint64_t counts = -(uint64_t)hit; /* all ones, or none: compilers branch on choices */
+    scope->value[object] = (after & counts) | (before & ~counts);
 }
 
 static void cost_hit(Scope *scope, uint32_t object)
@@ -86,6 +103,7 @@ static uint32_t cost_victim_outside(Scope *scope)
 }
 
 static const EvictionRules RULES = {.hit = cost_hit,
+                                    .look_up = cost_look_up,
                                     .admit = cost_admit,
                                     .victim = cost_victim,
                                     .victim_outside = cost_victim_outside,

@@ -102,16 +102,17 @@ static void add_row(Table *table, const char *name, const ReplayLayer *layer)
     table_cell(table, "%.2f", (double)counts->bytes_loaded / 1048576.0);
     table_cell(table, "%s", number_text(counts->evictions, text));
     table_cell(table, "%s", ratio_text(counts->evicted_newest, counts->evictions, text));
+    table_cell(table, "%s", ratio_text(counts->evicted_young, counts->evictions, text));
 }
 
 static Status print_layers(const PackedTrace *trace, const ReplayResult *result)
 {
     static const char *const TITLES[] = {
-        "layer",           "lookups", "hits", "misses",    "miss ratio",    "assignments",
-        "assignment hits", "loads",   "MiB",  "evictions", "newest evicted"};
+        "layer",           "lookups", "hits", "misses",    "miss ratio",     "assignments",
+        "assignment hits", "loads",   "MiB",  "evictions", "newest evicted", "young"};
     Table *table;
     char name[16];
-    TRY(table_new(TITLES, "rrrrrrrrrrr", &table));
+    TRY(table_new(TITLES, "rrrrrrrrrrrr", &table));
     for (uint32_t i = 0; i < result->n_layers; i++) {
         snprintf(name, sizeof name, "%" PRIu32, trace->layers[i].layer);
         add_row(table, name, &result->layers[i]);
@@ -275,7 +276,8 @@ static Status print_people(const Simulation *simulation)
     part_input_print(&simulation->parts, simulation->trace->n_steps);
     printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
-           "loaded last.\nExperts take %s of device memory. Replayed in %s.\n",
+           "loaded last;\nyoung: one of the newest eighth. Experts take %s of device memory. "
+           "Replayed in %s.\n",
            number_text(counts->hits + counts->misses, lookups),
            number_text(result->total.assignments, assignments),
            bytes_text(result->memory_bytes, memory), duration_text(result->replay_ns, duration));

@@ -86,6 +86,7 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     scope->resident = piece(arena, true, objects, sizeof *scope->resident);
     scope->slot = piece(arena, true, objects, sizeof *scope->slot);
     scope->mark = piece(arena, true, objects, sizeof *scope->mark);
+    scope->loaded_at = piece(arena, true, objects, sizeof *scope->loaded_at);
     scope->slot_object = piece(arena, true, slots, sizeof *scope->slot_object);
     scope->free_slots = piece(arena, true, slots, sizeof *scope->free_slots);
     scope->misses = piece(arena, true, widest, sizeof *scope->misses);
@@ -157,6 +158,7 @@ static void size_scope(const Plan *plan, uint32_t slots, uint32_t widest, bool k
     uint64_t count = slots < objects ? slots : objects;
     scope->budget = count;
     scope->capacity = (uint32_t)count;
+    scope->young = count < 16 ? 2 : (uint32_t)count / 8;
     if (plan->buffer.order == ORDER_STAGED)
         count = (count > widest || keeps ? count : widest) + (keeps ? 2 : 1) * (uint64_t)widest;
     scope->n_slots = (uint32_t)(count < objects ? count : objects);
@@ -370,7 +372,9 @@ static void reset_residency(Scope *scope)
         scope->free_slots[i] = scope->n_slots - 1 - i;
     }
     scope->n_free = scope->n_slots;
+    memset(scope->loaded_at, 0, objects * sizeof *scope->loaded_at);
     scope->n_residents = 0;
+    scope->n_loaded = 0;
     scope->newest = NOBODY;
     scope->event = 0;
     scope->used = 0;
@@ -622,6 +626,7 @@ static void prefetch_ahead(ExpertBuffer *buffer, const BufferEvent *given, Scope
     counts->bytes_prefetched += ahead.loads * buffer->expert_bytes[wish.layer_index];
     counts->evictions += ahead.evictions;
     counts->evicted_newest += ahead.evicted_newest;
+    counts->evicted_young += ahead.evicted_young;
     event->n_actions += ahead.n_actions;
 }
 
@@ -701,6 +706,7 @@ BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index)
     counts.bypasses = events->bypasses;
     counts.evictions += events->evictions;
     counts.evicted_newest += events->evicted_newest;
+    counts.evicted_young += events->evicted_young;
     counts.bytes_loaded = events->loads * buffer->expert_bytes[layer_index];
     if (buffer->host_share != NULL)
         host_share_count(buffer->host_share, layer_index, &counts);
@@ -715,6 +721,7 @@ void buffer_counts_add(BufferCounts *sum, const BufferCounts *more)
     sum->bypasses += more->bypasses;
     sum->evictions += more->evictions;
     sum->evicted_newest += more->evicted_newest;
+    sum->evicted_young += more->evicted_young;
     sum->bytes_loaded += more->bytes_loaded;
     sum->host_computed += more->host_computed;
     sum->host_rows += more->host_rows;

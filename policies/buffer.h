@@ -49,6 +49,8 @@ typedef struct {
     uint64_t evictions;
     uint64_t evicted_newest; /* evictions of the expert loaded last before this load (order staged:
                                 before this event): near 1 = a frozen cache */
+    uint64_t evicted_young;  /* evictions of one of the newest eighth by load (two at least): near
+                                1 of all = a frozen cache, or a policy that means to */
     uint64_t bytes_loaded;   /* by loads */
     uint64_t host_computed;  /* misses that were computed on the host, not loaded */
     uint64_t host_rows;      /* their assignments */

@@ -253,6 +253,7 @@ ALWAYS_INLINE void add_event(ScopeEvent *of, const ScopeEvent *event, uint32_t h
     of->loads += event->loads;
     of->evictions += event->evictions;
     of->evicted_newest += event->evicted_newest;
+    of->evicted_young += event->evicted_young;
     of->bypasses += event->bypasses;
     of->n_actions = event->n_actions;
 }

@@ -46,6 +46,9 @@ ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
         event->loads += misses;
         event->evictions += misses;
         event->evicted_newest += misses - (newest != scope->newest);
+        event->evicted_young += misses - !scope_is_young(scope, newest);
+        scope->n_loaded += misses;
+        scope->loaded_at[last] = scope->n_loaded;
         scope->resident[newest] = false;
         scope->resident[last] = true;
         scope->slot[last] = slot;

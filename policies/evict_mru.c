@@ -56,8 +56,7 @@ ALWAYS_INLINE void report_all(const Scope *scope, ScopeEvent *event, const Turns
 
 /* Of each run of misses the last takes the slot of the lookup before the run, who goes; those in
  * between come and go. */
-ALWAYS_INLINE void settle_runs(Scope *scope, const ScopeEvent *event, uint64_t missed,
-                               uint32_t before)
+ALWAYS_INLINE void settle_runs(Scope *scope, ScopeEvent *event, uint64_t missed, uint32_t before)
 {
     while (missed != 0) {
         uint32_t from = (uint32_t)__builtin_ctzll(missed);
@@ -65,6 +64,9 @@ ALWAYS_INLINE void settle_runs(Scope *scope, const ScopeEvent *event, uint64_t m
         uint32_t source = from > 0 ? turns_object(event, from - 1) : before;
         uint32_t last = turns_object(event, from + length - 1);
         uint32_t slot = scope->slot[source];
+        event->evicted_young += length - !scope_is_young(scope, source);
+        scope->n_loaded += length;
+        scope->loaded_at[last] = scope->n_loaded;
         scope->resident[source] = false;
         recency_remove(scope, source);
         scope->resident[last] = true;

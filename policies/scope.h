@@ -37,13 +37,16 @@ typedef struct {
     uint32_t *free_slots; /* [n_free] a stack: from 0 up at first, then the slot freed last */
     uint32_t n_free;
     uint32_t n_residents;
-    uint32_t newest;  /* the object loaded last, or NOBODY */
-    uint16_t event;   /* number of the event, from 1 and round again */
-    bool marked;      /* A carries this event's mark */
-    uint32_t outside; /* residents outside A; valid once marked */
-    uint64_t kept;    /* prefetching: what those that must stay take of the budget */
-    uint16_t *misses; /* [experts of the widest layer] positions in A that missed */
-    uint8_t *missed;  /* [experts of the widest layer] order staged: whether each of A missed */
+    uint32_t n_loaded;   /* loads so far */
+    uint32_t *loaded_at; /* [n_objects] their number after its last load */
+    uint32_t young;      /* so many residents, the newest, are young */
+    uint32_t newest;     /* the object loaded last, or NOBODY */
+    uint16_t event;      /* number of the event, from 1 and round again */
+    bool marked;         /* A carries this event's mark */
+    uint32_t outside;    /* residents outside A; valid once marked */
+    uint64_t kept;       /* prefetching: what those that must stay take of the budget */
+    uint16_t *misses;    /* [experts of the widest layer] positions in A that missed */
+    uint8_t *missed;     /* [experts of the widest layer] order staged: whether each of A missed */
 
     /* The budget, in slots (each object weighs 1) or in bytes where sizes differ. */
     uint64_t budget;
@@ -90,9 +93,10 @@ typedef struct {
     uint64_t weight;       /* of each of them */
     BufferAction *actions; /* or NULL */
     uint8_t *hit;          /* [n], or NULL */
-    uint64_t loads;        /* these six add up over events */
+    uint64_t loads;        /* these seven add up over events */
     uint64_t evictions;
     uint64_t evicted_newest;
+    uint64_t evicted_young;
     uint64_t bypasses;
     uint64_t hits;
     uint64_t lookups;
@@ -197,11 +201,18 @@ ALWAYS_INLINE bool scope_has_room(const Scope *scope, const ScopeEvent *event)
     return scope->used + event->weight <= scope->budget;
 }
 
+/* True for residents that few have been loaded after. */
+ALWAYS_INLINE bool scope_is_young(const Scope *scope, uint32_t object)
+{
+    return scope->n_loaded - scope->loaded_at[object] < scope->young;
+}
+
 ALWAYS_INLINE void scope_count_eviction(const Scope *scope, ScopeEvent *event, uint32_t victim)
 {
     assert(scope_holds(scope, victim));
     event->evictions++;
     event->evicted_newest += victim == scope->newest;
+    event->evicted_young += scope_is_young(scope, victim);
     if (event->actions != NULL)
         scope_report(scope, event, RESIDENCY_EVICT, victim, scope->slot[victim]);
 }
@@ -211,6 +222,7 @@ ALWAYS_INLINE void scope_take_slot(Scope *scope, ScopeEvent *event, uint32_t obj
     scope->resident[object] = true;
     scope->slot[object] = slot;
     scope->slot_object[slot] = object;
+    scope->loaded_at[object] = ++scope->n_loaded;
     event->loads++;
     if (event->actions != NULL)
         scope_report(scope, event, RESIDENCY_LOAD, object, slot);

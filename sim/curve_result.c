@@ -23,6 +23,7 @@ static ReplayLayer layer_result(const MissCurve *curve, uint32_t layer, uint32_t
                                     .bypasses = REPLAY_UNKNOWN,
                                     .evictions = REPLAY_UNKNOWN,
                                     .evicted_newest = REPLAY_UNKNOWN,
+                                    .evicted_young = REPLAY_UNKNOWN,
                                     .bytes_loaded = misses * shape->expert_bytes},
                          .assignments = curve->assignments[layer],
                          .assignment_hits = curve->assignment_hits[at]};
@@ -66,6 +67,7 @@ static void fill(const MissCurve *curve, const PackedTrace *trace, const Plan *p
     result->total.counts.evictions = count_evictions(curve, plan, size, &result->total, bypasses);
     result->total.counts.bypasses = bypasses ? REPLAY_UNKNOWN : 0;
     result->total.counts.evicted_newest = REPLAY_UNKNOWN;
+    result->total.counts.evicted_young = REPLAY_UNKNOWN;
     result->memory_bytes = buffer_memory_bytes(buffer);
     result->replay_ns = REPLAY_UNKNOWN;
 }

@@ -24,7 +24,9 @@ static Status add_counts(cJSON *json, const ReplayLayer *layer)
     TRY(json_add_u64(json, "host_rows", counts->host_rows));
     TRY(json_add_u64(json, "evictions", counts->evictions));
     TRY(json_add_u64(json, "evicted_newest", counts->evicted_newest));
-    return add_ratio(json, "evicted_newest_share", counts->evicted_newest, counts->evictions);
+    TRY(add_ratio(json, "evicted_newest_share", counts->evicted_newest, counts->evictions));
+    TRY(json_add_u64(json, "evicted_young", counts->evicted_young));
+    return add_ratio(json, "evicted_young_share", counts->evicted_young, counts->evictions);
 }
 
 static Status add_prefetch(cJSON *json, const BufferCounts *counts)

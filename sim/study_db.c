@@ -180,16 +180,17 @@ static Status prepare_all(StudyDb *db)
                 " ON CONFLICT(plan) DO NOTHING",
                 &db->insert_plan));
     TRY(prepare(db, "SELECT plan_id, done FROM result WHERE plan = ?1", &db->find_plan));
-    TRY(prepare(db,
-                "UPDATE result SET lookups = ?2, hits = ?3, misses = ?4, miss_ratio = ?5,"
-                " assignments = ?6, assignment_hits = ?7, loads = ?8, bytes_loaded = ?9,"
-                " evictions = ?10, evicted_newest = ?11, memory_bytes = ?12, replay_ns = ?13,"
-                " prefetches = ?14, prefetch_hits = ?15, prefetch_evicted = ?16,"
-                " bytes_prefetched = ?17, host_computed = ?18, host_rows = ?19, total_ns = ?20,"
-                " exposed_load_ns = ?21, peak_bytes = ?22, ttft_median_ns = ?23, ttft_p99_ns = ?24,"
-                " tbt_median_ns = ?25, tbt_p99_ns = ?26, tokens_per_s = ?27, done = 1"
-                " WHERE plan_id = ?1",
-                &db->update));
+    TRY(prepare(
+        db,
+        "UPDATE result SET lookups = ?2, hits = ?3, misses = ?4, miss_ratio = ?5,"
+        " assignments = ?6, assignment_hits = ?7, loads = ?8, bytes_loaded = ?9,"
+        " evictions = ?10, evicted_newest = ?11, memory_bytes = ?12, replay_ns = ?13,"
+        " prefetches = ?14, prefetch_hits = ?15, prefetch_evicted = ?16,"
+        " bytes_prefetched = ?17, host_computed = ?18, host_rows = ?19, total_ns = ?20,"
+        " exposed_load_ns = ?21, peak_bytes = ?22, ttft_median_ns = ?23, ttft_p99_ns = ?24,"
+        " tbt_median_ns = ?25, tbt_p99_ns = ?26, tokens_per_s = ?27, evicted_young = ?28, done = 1"
+        " WHERE plan_id = ?1",
+        &db->update));
     return prepare(db,
                    "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
                    " VALUES(?1, ?2, ?3, ?4, ?5)",
@@ -486,6 +487,9 @@ static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *resu
         else
             sqlite3_bind_int64(statement, i + 2, (int64_t)values[i]);
     sqlite3_bind_null(statement, 27);
+    sqlite3_bind_null(statement, 28);
+    if (counts->evicted_young != REPLAY_UNKNOWN)
+        sqlite3_bind_int64(statement, 28, (int64_t)counts->evicted_young);
     if (time->known)
         sqlite3_bind_double(statement, 27, time->tokens_per_s);
     sqlite3_bind_double(statement, 5, lookups > 0 ? (double)counts->misses / (double)lookups : 0.0);

@@ -6,23 +6,24 @@
  * bytes_loaded, evictions, evicted_newest, memory_bytes, replay_ns, done, predictor, prefetches,
  *            prefetch_hits, prefetch_evicted, bytes_prefetched, compute, host_computed, host_rows,
  *            total_ns, tokens_per_s, exposed_load_ns, peak_bytes, ttft_median_ns, ttft_p99_ns,
- *            tbt_median_ns, tbt_p99_ns)
+ *            tbt_median_ns, tbt_p99_ns, evicted_young)
  *     layer_result(plan_id, layer, lookups, hits, misses)
  *     learnt(plan_id, path, table_id), learnt_table(table_id, text): what plans learnt
  *                                                                   (sim/study_learnt.h)
  *
  * Every plan has its row from the start, with done = 0 and NULL numbers until it was replayed, so
  * that a sweep can be stopped at any moment and continued. plan is the canonical text of the plan
- * and its identity. Numbers that a one-pass curve does not know (evicted_newest, replay_ns,
- * evictions of belady) stay NULL. slots are those of one scope (the most of any, under a byte
- * budget); bound is 1 for policies and predictors that know the future, which no executor can
- * run online. prefetch_evicted were evicted before a lookup found them. Results are of
- * the steps test_first to test_end - 1 of the trace, counted from 0; plans learnt from train_first
- * to train_end - 1 (both NULL: nothing is learnt). hardware names the profile whose times the
- * columns from total_ns on are (sim/plan_time.h); NULL: they are NULL. Studies of schema 1, which
- * had no column of prefetching, of schema 2, which knew no parts, of schema 3, which loaded all
- * misses, and of schema 4, which had no times, get what they lack when they are continued;
- * test_first and test_end of schema 2 and before stay NULL: all steps. */
+ * and its identity. Numbers that a one-pass curve does not know (evicted_newest,
+ * evicted_young, replay_ns, evictions of belady) stay NULL. slots are those of one scope (the most
+ * of any, under a byte budget); bound is 1 for policies and predictors that know the future, which
+ * no executor can run online. prefetch_evicted were evicted before a lookup found them. Results are
+ * of the steps test_first to test_end - 1 of the trace, counted from 0; plans learnt from
+ * train_first to train_end - 1 (both NULL: nothing is learnt). hardware names the profile whose
+ * times the columns from total_ns on are (sim/plan_time.h); NULL: they are NULL. Studies of schema
+ * 1, which had no column of prefetching, of schema 2, which knew no parts, of schema 3, which
+ * loaded all misses, of schema 4, which had no times, and of schema 5, which had no evicted_young,
+ * get what they lack when they are continued; test_first and test_end of schema 2 and before stay
+ * NULL: all steps. */
 #ifndef SIM_STUDY_DB_H
 #define SIM_STUDY_DB_H
 

@@ -9,7 +9,7 @@
 
 static const char TABLES[] =
     "PRAGMA application_id = 1299141444;" /* STUDY_APPLICATION_ID */
-    "PRAGMA user_version = 5;"
+    "PRAGMA user_version = 6;"
     "CREATE TABLE study(id INTEGER PRIMARY KEY, created TEXT NOT NULL, tool TEXT NOT NULL,"
     " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL,"
     " train_first INTEGER, train_end INTEGER, test_first INTEGER, test_end INTEGER,"
@@ -25,12 +25,12 @@ static const char TABLES[] =
     " bytes_prefetched INTEGER, compute TEXT NOT NULL DEFAULT 'gpu', host_computed INTEGER,"
     " host_rows INTEGER, total_ns INTEGER, tokens_per_s REAL, exposed_load_ns INTEGER,"
     " peak_bytes INTEGER, ttft_median_ns INTEGER, ttft_p99_ns INTEGER, tbt_median_ns INTEGER,"
-    " tbt_p99_ns INTEGER);"
+    " tbt_p99_ns INTEGER, evicted_young INTEGER);"
     "CREATE TABLE layer_result(plan_id INTEGER NOT NULL, layer INTEGER NOT NULL,"
     " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL,"
     " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;" STUDY_LEARNT_SCHEMA;
 
-_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 5, "as in TABLES");
+_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 6, "as in TABLES");
 
 /* From version I + 1 to the next. */
 static const char *const UPGRADES[STUDY_SCHEMA - 1] = {
@@ -54,7 +54,8 @@ static const char *const UPGRADES[STUDY_SCHEMA - 1] = {
     "ALTER TABLE result ADD COLUMN ttft_median_ns INTEGER;"
     "ALTER TABLE result ADD COLUMN ttft_p99_ns INTEGER;"
     "ALTER TABLE result ADD COLUMN tbt_median_ns INTEGER;"
-    "ALTER TABLE result ADD COLUMN tbt_p99_ns INTEGER;"};
+    "ALTER TABLE result ADD COLUMN tbt_p99_ns INTEGER;",
+    "ALTER TABLE result ADD COLUMN evicted_young INTEGER;"};
 
 static Status sql_fail(sqlite3 *sqlite, const char *path, int code)
 {

@@ -7,7 +7,7 @@
 
 #include "base/status.h"
 
-enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 5 };
+enum { STUDY_APPLICATION_ID = 0x4D6F5344 /* "MoSD" */, STUDY_SCHEMA = 6 };
 
 /* Makes the tables in an open database without any. */
 Status study_schema_create(sqlite3 *sqlite, const char *path);

@@ -49,6 +49,7 @@ typedef struct {
     uint64_t count;
     uint64_t count_resident; /* since it was loaded */
     uint64_t value;          /* cost-aware */
+    uint64_t load_number;    /* in the scope */
 } RefExpert;
 
 typedef struct RefBuffer {
@@ -73,6 +74,8 @@ typedef struct RefBuffer {
     BufferAction *actions;
     size_t n_actions;
     uint64_t evicted_newest;
+    uint64_t evicted_young;
+    uint64_t n_loads[REF_LAYERS]; /* by scope */
 } RefBuffer;
 
 static inline void ref_add_event(RefTrace *trace, uint32_t layer, const uint16_t *ids, uint32_t n)
@@ -508,6 +511,8 @@ static inline void ref_evict(RefBuffer *buffer, uint32_t layer)
     RefExpert *it = &buffer->experts[victim.layer][victim.expert];
     ref_act(buffer, RESIDENCY_EVICT, victim.layer, victim.expert, it->slot);
     buffer->evicted_newest += it == buffer->newest[scope];
+    uint64_t young = ref_capacity(buffer, layer) / 8;
+    buffer->evicted_young += buffer->n_loads[scope] - it->load_number < (young > 2 ? young : 2);
     it->resident = false;
     if (it->value > buffer->inflation[scope])
         buffer->inflation[scope] = it->value;
@@ -520,6 +525,7 @@ static inline void ref_load(RefBuffer *buffer, uint32_t layer, uint32_t expert)
     uint32_t scope = ref_scope(buffer, layer);
     RefExpert *it = &buffer->experts[layer][expert];
     it->resident = true;
+    it->load_number = ++buffer->n_loads[scope];
     it->slot = buffer->free_slots[scope][--buffer->n_free[scope]];
     buffer->used[scope] += ref_weight(buffer, layer);
     ref_act(buffer, RESIDENCY_LOAD, layer, expert, it->slot);

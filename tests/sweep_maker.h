@@ -111,16 +111,18 @@ static inline int64_t query_number(const char *path, const char *sql)
 /* Everything but what may differ from run to run. */
 static inline char *dump(const char *path)
 {
-    return query(path,
-                 "SELECT plan_id, name, plan, evict, slots, budget_bytes, scope, replay_order,"
-                 " bound, lookups, hits, misses, miss_ratio, assignments, assignment_hits, loads,"
-                 " bytes_loaded, evictions, evicted_newest, memory_bytes, done, 0 FROM result"
-                 " UNION ALL SELECT plan_id, layer, lookups, hits, misses, 0, 0, 0, 0, 0, 0, 0, 0,"
-                 " 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 22, 1, 2");
+    return query(
+        path, "SELECT plan_id, name, plan, evict, slots, budget_bytes, scope, replay_order,"
+              " bound, lookups, hits, misses, miss_ratio, assignments, assignment_hits, loads,"
+              " bytes_loaded, evictions, evicted_newest, ifnull(evicted_young, -1), memory_bytes,"
+              " done, 0 FROM result"
+              " UNION ALL SELECT plan_id, layer, lookups, hits, misses, 0, 0, 0, 0, 0, 0, 0, 0,"
+              " 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 23, 1, 2");
 }
 
-/* Makes a study of schema 4 out of one of schema 5, ... */
+/* Makes a study of schema 4 out of one of schema 6, ... */
 #define WITHOUT_TIMES                                                                              \
+    "ALTER TABLE result DROP COLUMN evicted_young;"                                                \
     "ALTER TABLE study DROP COLUMN hardware;"                                                      \
     "ALTER TABLE result DROP COLUMN total_ns; ALTER TABLE result DROP COLUMN tokens_per_s;"        \
     "ALTER TABLE result DROP COLUMN exposed_load_ns; ALTER TABLE result DROP COLUMN peak_bytes;"   \

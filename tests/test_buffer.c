@@ -117,6 +117,7 @@ static void check_against_reference(const RefTrace *trace, const Plan *plan, uin
     }
     assert_int_equal(log.n, reference.n_actions);
     assert_int_equal(result.total.counts.evicted_newest, reference.evicted_newest);
+    assert_int_equal(result.total.counts.evicted_young, reference.evicted_young);
     replay_result_free(&result);
     free(reference.actions);
     free(log.actions);

@@ -106,6 +106,7 @@ static void assert_same_counts(const BufferCounts *is, const RefPrefetch *wanted
     assert_true(is->predicted == must->predicted);
     assert_true(is->predicted_right == must->predicted_right);
     assert_true(is->evicted_newest == wanted->buffer.evicted_newest);
+    assert_true(is->evicted_young == wanted->buffer.evicted_young);
 }
 
 static void every_decision_and_count_is_that_of_the_plain_reference(void **state)

@@ -108,6 +108,7 @@ static void assert_json_of(const cJSON *json, const ReplayLayer *layer)
     assert_true(number_at(json, "bytes_loaded") == (double)counts->bytes_loaded);
     assert_true(number_at(json, "evictions") == (double)counts->evictions);
     assert_true(number_at(json, "evicted_newest") == (double)counts->evicted_newest);
+    assert_true(number_at(json, "evicted_young") == (double)counts->evicted_young);
     if (counts->evictions > 0)
         assert_true(number_at(json, "evicted_newest_share") ==
                     (double)counts->evicted_newest / (double)counts->evictions);

@@ -639,7 +639,7 @@ static void files_that_are_no_study_are_refused_and_left_alone(void **unused)
     assert_non_null(strstr(error_message(), "not a Moebius study"));
     assert_true(file_exists(text) && file_exists(foreign));
     sweep_once(&trace, &study, newer, 1, &totals);
-    free(query(newer, "PRAGMA user_version = 6"));
+    free(query(newer, "PRAGMA user_version = 7"));
     assert_int_equal(sweep_run(&trace, "t", &study, newer, &options, &totals), ERR_SCHEMA);
     study_free(&study);
     packed_trace_free(&trace);

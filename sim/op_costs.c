@@ -65,8 +65,10 @@ static Status find_op_table(const OpCosts *costs, const char *kind, const Hardwa
 
 static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *price)
 {
-    *price =
-        (OpPrice){.op = op->op, .queued = {.table = COSTS_NONE}, .host = {.table = COSTS_NONE}};
+    *price = (OpPrice){.op = op->op,
+                       .forced = {.table = COSTS_NONE},
+                       .queued = {.table = COSTS_NONE},
+                       .host = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(find_op_table(costs, "slowdown", op, &price->slowdown));

@@ -390,7 +390,14 @@ typedef struct {
     uint64_t layer_ns[LAYERS];
 } Summary;
 
-static void run_without_buffer(uint64_t seed, bool records, bool stamped, Summary *summary)
+typedef struct {
+    bool records;
+    bool stamped;
+    bool forced;
+    double forced_route_ns; /* 0: the profile does not have it */
+} Variant;
+
+static void run_without_buffer(uint64_t seed, const Variant *variant, Summary *summary)
 {
     uint64_t random = seed;
     Hardware hardware;
@@ -400,6 +407,8 @@ static void run_without_buffer(uint64_t seed, bool records, bool stamped, Summar
     RandomEvent event;
     const Plan plan = plan_default();
     make_machine(&random, &hardware);
+    if (variant->forced_route_ns > 0)
+        put_table(&hardware, "forced/route", "shape", "tokens", variant->forced_route_ns, 0);
     put_table(&hardware, "stamp", "", NULL, 3000, 0);
     put_table(&hardware, "step/rest", "model first", "tokens", 70000, 0);
     put_table(&hardware, "step/rest", "model capture", "tokens", 500000, 0);
@@ -411,8 +420,9 @@ static void run_without_buffer(uint64_t seed, bool records, bool stamped, Summar
                                    .layers = layers,
                                    .n_layers = MOE_LAYERS,
                                    .logits = seed % 2,
-                                   .stamped = stamped,
-                                   .records = records};
+                                   .forced = variant->forced,
+                                   .stamped = variant->stamped,
+                                   .records = variant->records};
     assert_ok(timing_new(&options, &timing));
     for (int i = 0; i < 20; i++) {
         uint32_t tokens = summary->tokens[i] = 1 + random_below(&random, 3);
@@ -441,8 +451,8 @@ static void steps_that_are_added_up_last_as_long_as_those_that_are_played(void *
     for (uint64_t seed = 1; seed <= 40; seed++) {
         static Summary added;
         static Summary played;
-        run_without_buffer(seed, false, seed % 3 == 0, &added);
-        run_without_buffer(seed, true, seed % 3 == 0, &played);
+        run_without_buffer(seed, &(Variant){.stamped = seed % 3 == 0}, &added);
+        run_without_buffer(seed, &(Variant){.stamped = seed % 3 == 0, .records = true}, &played);
         for (int i = 0; i < 20; i++) {
             assert_int_equal(added.steps[i].start_ns, played.steps[i].start_ns);
             assert_int_equal(added.steps[i].duration_ns, played.steps[i].duration_ns);
@@ -458,7 +468,7 @@ static void the_second_step_of_a_shape_becomes_a_graph(void **unused)
 {
     (void)unused;
     static Summary summary;
-    run_without_buffer(4, true, false, &summary);
+    run_without_buffer(4, &(Variant){.records = true}, &summary);
     for (int i = 0; i < 20; i++) {
         uint32_t before = 0;
         for (int j = 0; j < i; j++)
@@ -470,12 +480,33 @@ static void the_second_step_of_a_shape_becomes_a_graph(void **unused)
     }
 }
 
+/* Forced routing costs what the router's does where the profile says nothing of it, and changes no
+ * other operation. */
+static void forced_routing_has_a_price_of_its_own(void **unused)
+{
+    (void)unused;
+    static Summary free_choice;
+    static Summary unpriced;
+    static Summary priced;
+    run_without_buffer(6, &(Variant){.records = true}, &free_choice);
+    run_without_buffer(6, &(Variant){.records = true, .forced = true}, &unpriced);
+    run_without_buffer(6, &(Variant){.records = true, .forced = true, .forced_route_ns = 12345},
+                       &priced);
+    for (Op op = 0; op < OPS; op++) {
+        assert_int_equal(unpriced.totals.op_ns[op], free_choice.totals.op_ns[op]);
+        if (op != OP_ROUTE)
+            assert_int_equal(priced.totals.op_ns[op], free_choice.totals.op_ns[op]);
+    }
+    assert_int_equal(priced.totals.op_ns[OP_ROUTE], 20 * MOE_LAYERS * 12345);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
         cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),
         cmocka_unit_test(the_second_step_of_a_shape_becomes_a_graph),
+        cmocka_unit_test(forced_routing_has_a_price_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -146,7 +146,10 @@ static double gpu_cost(const Calibration *c, const StepKind *kind, Op op, const 
     snprintf(name, sizeof name, "%s/%s", op == OP_ROUTE && kind->forced ? "forced" : "gpu",
              op_name(op));
     calibration_place(c, op, kind, at, axis);
-    return nearest_cost(hardware_table(c->hardware, name, shape), at);
+    const CostTable *table = hardware_table(c->hardware, name, shape);
+    if ((table == NULL || table->n_points == 0) && c->options->known != NULL)
+        table = hardware_table(c->options->known, name, shape);
+    return nearest_cost(table, at);
 }
 
 static double later(double a, double b)

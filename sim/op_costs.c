@@ -226,16 +226,16 @@ static double queued_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *
 uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
 {
     OpPrice *price = &costs->prices[number];
+    KnownWork *known = &price->known[queued][(work->active + 8 * work->rows) % KNOWN_WORKS];
     if (work->active == 0)
         return 0;
-    if (queued)
-        return whole(queued_ns(costs, price, work));
-    if (memcmp(&price->known, work, sizeof *work) != 0) {
-        const CostPoint point = place_of(work);
-        price->known = *work;
-        price->known_ns = op_costs_ns(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
-    }
-    return price->known_ns;
+    if (memcmp(&known->work, work, sizeof *work) == 0)
+        return known->ns;
+    const CostPoint point = place_of(work);
+    known->work = *work;
+    known->ns = queued ? whole(queued_ns(costs, price, work))
+                       : op_costs_ns(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
+    return known->ns;
 }
 
 uint64_t op_costs_host_experts(OpCosts *costs, uint32_t number, const ExpertWork *work)

@@ -43,6 +43,14 @@ static inline void expert_work_add(ExpertWork *work, uint32_t rows)
     work->load += cost_load_of(rows);
 }
 
+/* A call that was priced before; none: active is 0. */
+typedef struct {
+    ExpertWork work;
+    uint64_t ns;
+} KnownWork;
+
+enum { KNOWN_WORKS = 64 };
+
 /* One operation of the list; those with the same op and shape have the same price. */
 typedef struct {
     uint32_t layer;
@@ -60,9 +68,8 @@ typedef struct {
     CostRef slowdown;
     uint64_t gpu_ns; /* of the step that was priced last; experts: see op_costs_experts() */
     uint64_t issue_ns;
-    double slow;      /* factor beside copies, at least 1 */
-    ExpertWork known; /* the call that was priced last */
-    uint64_t known_ns;
+    double slow;                     /* factor beside copies, at least 1 */
+    KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
 } OpPrice;
 
 typedef struct {

@@ -10,7 +10,9 @@ enum {
     LEAST_BYTES = 4 << 10,
     BUSY_BYTES =
         64 << 20, /* the largest copy that is measured beside computation, if there is room */
-    BURST = 8,    /* copies at a time, one after the other */
+    TURN_BYTES = 4 << 20,
+    THROTTLED_NS = 400000, /* longer than such a load takes by itself */
+    BURST = 8,             /* copies at a time, one after the other */
     ROUNDS = 5,
     SIDE = 8192, /* of the matrix that is multiplied beside copies */
     QUICK_SIDE = 512,
@@ -131,7 +133,7 @@ static Status note(const Rig *rig, const char *name, const char *const *axis, do
                    CostUnit unit, double *values, uint32_t n)
 {
     double spread = calibration_spread(values, n);
-    return calibration_note(rig->calibration, name, "", unit, axis, 1, &place,
+    return calibration_note(rig->calibration, name, "", unit, axis, axis != NULL, &place,
                             calibration_median(values, n), spread);
 }
 
@@ -234,6 +236,68 @@ static Status measure_beside(const Rig *rig)
     return OK;
 }
 
+/* Loads and products in turns: each load waits for the product before it, each product for its
+ * load. What they take longer than one after the other is spent on handing over, twice a turn. */
+static Status measure_turns(const Rig *rig)
+{
+    const FfnShape shape = shape_of(rig, TURN_BYTES);
+    double ns[ROUNDS];
+    double product_ns;
+    TRY(time_products(rig, 1, BURST, &shape, 0, &product_ns));
+    for (int round = -1; round < ROUNDS; round++) {
+        double *turn_ns = &ns[round > 0 ? round : 0];
+        double loads_ns[BURST];
+        uint64_t stamps[2];
+        TRY(rig->backend->stamp(rig->device, 0));
+        for (uint32_t i = 0; i < BURST; i++) {
+            const Load load = {.shape = &shape,
+                               .kept = rig->host,
+                               .slot = rig->at,
+                               .after_queue = true,
+                               .ticket = i};
+            TRY(rig->backend->load(rig->device, &load));
+            TRY(rig->backend->await_load(rig->device, i));
+            TRY(multiply(rig, 1, 1));
+        }
+        TRY(rig->backend->stamp(rig->device, 1));
+        TRY(rig->backend->wait(rig->device));
+        TRY(rig->backend->stamp_times(rig->device, 2, stamps));
+        TRY(read_loads(rig, BURST, loads_ns));
+        *turn_ns = (double)(stamps[1] - stamps[0]) / BURST - product_ns;
+        for (int i = 0; i < BURST; i++)
+            *turn_ns -= loads_ns[i] / BURST;
+        *turn_ns = *turn_ns > 0 ? *turn_ns / 2 : 0;
+    }
+    return note(rig, "sync", NULL, 0, UNIT_NS, ns, ROUNDS);
+}
+
+/* What a load over a slow link takes longer than the link is said to. */
+static Status measure_throttle(const Rig *rig)
+{
+    const FfnShape shape = shape_of(rig, TURN_BYTES);
+    double ns[BURST];
+    for (uint32_t i = 0; i < BURST; i++) {
+        const Load load = {.shape = &shape,
+                           .kept = rig->host,
+                           .slot = rig->at,
+                           .at_least_ns = THROTTLED_NS,
+                           .ticket = i};
+        TRY(rig->backend->load(rig->device, &load));
+        TRY(rig->backend->await_load(rig->device, i));
+    }
+    TRY(rig->backend->wait(rig->device));
+    TRY(read_loads(rig, BURST, ns));
+    for (int i = 0; i < BURST; i++)
+        ns[i] = ns[i] > THROTTLED_NS ? ns[i] - THROTTLED_NS : 0;
+    return note(rig, "throttle", NULL, 0, UNIT_NS, ns, BURST);
+}
+
+static Status measure_streams(const Rig *rig)
+{
+    TRY(measure_turns(rig));
+    return measure_throttle(rig);
+}
+
 /* A load on the CPU converts weights as they are stored: those of experts are measured where steps
  * load them. */
 static Status measure_size(const Rig *rig, size_t bytes)
@@ -254,15 +318,19 @@ static Status measure_all(const Rig *rig)
 Status calibrate_copies(Calibration *c)
 {
     bool quick = c->options->quick;
-    if (calibration_only_counts(c) || calibration_knows(c, "host/copy", ""))
+    bool copies = !calibration_knows(c, "host/copy", "");
+    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "sync", "");
+    if (calibration_only_counts(c) || (!copies && !streams))
         return OK;
     Rig rig = {.calibration = c,
                .weight_bytes = strcmp(c->compute, "bf16") == 0 ? 2 : 4,
                .side = quick ? QUICK_SIDE : SIDE,
                .most_bytes = quick ? (size_t)4 << 20 : (size_t)1 << 30};
     Status status = open_rig(c, &rig);
-    if (status == OK)
+    if (status == OK && copies)
         status = measure_all(&rig);
+    if (status == OK && streams)
+        status = measure_streams(&rig);
     if (rig.device != NULL)
         rig.backend->close(rig.device);
     return status;

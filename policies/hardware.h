@@ -16,6 +16,9 @@
  *   issue/OP           host time to queue OP where no graph is replayed
  *   issue/load         ... to begin one load; issue/await: to make the queue wait for one;
  *                      end/load: to learn its time when the step is over
+ *   sync               from the end of a load to what awaits it, and from the end of what is queued
+ *                      to a load that comes after it
+ *   throttle           what a load over a slow link takes longer than the link is said to
  *   decide             host time of the decisions on one event, by "active"
  *   wake               from the end of the queue to the host's going on
  *   graph/launch       from the call to the first operation of a step, by "tokens"
@@ -28,7 +31,7 @@
  *   stamp              what one stamp adds to a step
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation
- *   slowdown/OP        factor of computation's time beside copies */
+ *   slowdown           factor of computation's time beside copies */
 #ifndef POLICIES_HARDWARE_H
 #define POLICIES_HARDWARE_H
 

@@ -71,7 +71,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .host = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
-    TRY(find_op_table(costs, "slowdown", op, &price->slowdown));
+    TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
     if (op->op == OP_ROUTE)
         TRY(find_op_table(costs, "forced", op, &price->forced));
     if (op->op != OP_EXPERTS)

@@ -25,6 +25,8 @@ static Status find_tables(Timing *timing)
     TRY(op_costs_find(costs, "issue/load", "", &timing->refs.issue_load));
     TRY(op_costs_find(costs, "issue/await", "", &timing->refs.issue_await));
     TRY(op_costs_find(costs, "end/load", "", &timing->refs.end_load));
+    TRY(op_costs_find(costs, "sync", "", &timing->refs.sync));
+    TRY(op_costs_find(costs, "throttle", "", &timing->refs.throttle));
     TRY(op_costs_find(costs, "decide", "", &timing->refs.decide));
     TRY(op_costs_find(costs, "wake", "", &timing->refs.wake));
     TRY(op_costs_find(costs, "copy/h2d", "", &timing->refs.h2d));
@@ -44,6 +46,12 @@ static uint64_t constant(Timing *timing, const CostRef *ref)
     return op_costs_ns(&timing->costs, ref, &nowhere, &timing->costs.other);
 }
 
+/* ... which not every backend has. */
+static uint64_t constant_if_known(Timing *timing, const CostRef *ref)
+{
+    return ref->table != COSTS_NONE ? constant(timing, ref) : 0;
+}
+
 static void price_constants(Timing *timing)
 {
     if (!timing->one_thread && timing->options.plan->buffer.on) {
@@ -51,8 +59,9 @@ static void price_constants(Timing *timing)
         timing->issue_await_ns = constant(timing, &timing->refs.issue_await);
         timing->wake_ns = constant(timing, &timing->refs.wake);
     }
-    if (timing->refs.end_load.table != COSTS_NONE)
-        timing->end_load_ns = constant(timing, &timing->refs.end_load);
+    timing->end_load_ns = constant_if_known(timing, &timing->refs.end_load);
+    timing->sync_ns = constant_if_known(timing, &timing->refs.sync);
+    timing->throttle_ns = constant_if_known(timing, &timing->refs.throttle);
     if (timing->options.stamped)
         timing->stamp_ns = constant(timing, &timing->refs.stamp);
 }
@@ -83,7 +92,8 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
     if (busy.table != COSTS_NONE)
         layer->copy_busy_ns = op_costs_ns(&timing->costs, &busy, &point, &timing->costs.other);
     if (plan->link.h2d_gb_per_s > 0)
-        layer->load_ns = (uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s);
+        layer->load_ns =
+            (uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s) + timing->throttle_ns;
     return mem_new(&layer->prefetch, of->experts, sizeof *layer->prefetch, "simulated loads");
 }
 

@@ -99,7 +99,7 @@ static uint64_t begin_load(Event *event, const BufferAction *action, ResidencyRe
     } else {
         start_ns = later(timing->copy_ns, timing->host_ns);
         if (event->queued)
-            start_ns = later(start_ns, timing->gpu_ns);
+            start_ns = later(start_ns, timing->gpu_ns + timing->sync_ns);
         end_ns = start_ns + copy_ns(timing, layer, start_ns);
     }
     timing->copy_ns = end_ns;
@@ -116,7 +116,7 @@ static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns
 {
     add_job(event, &event->loaded, action);
     event->loaded.tickets++;
-    event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns);
+    event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns + event->timing->sync_ns);
 }
 
 static void add_hit(Event *event, const BufferAction *action)

@@ -47,6 +47,8 @@ struct Timing {
         CostRef issue_load;
         CostRef issue_await;
         CostRef end_load;
+        CostRef sync;
+        CostRef throttle;
         CostRef decide;
         CostRef wake;
         CostRef h2d;
@@ -58,6 +60,8 @@ struct Timing {
     uint64_t issue_load_ns;
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
+    uint64_t sync_ns;
+    uint64_t throttle_ns;
     uint64_t wake_ns;
     uint64_t stamp_ns; /* 0 unless stamped */
 

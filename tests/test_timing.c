@@ -77,6 +77,8 @@ static void make_machine(uint64_t *random, Hardware *hardware)
     put_op_tables(hardware, random);
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
+    put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "throttle", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "decide", "", "active", random_below(random, 500), 30);
     put_table(hardware, "wake", "", NULL, random_below(random, 9000), 0);
     put_table(hardware, "step/rest", "model graph", "tokens", random_below(random, 9000), 1);
@@ -183,6 +185,12 @@ typedef struct {
     bool slots[MOE_LAYERS * EXPERTS + 1];
 } Jobs;
 
+/* What comes after TASK on another stream learns of its end a little later. */
+static EngineTask hand_over(Played *played, EngineTask task)
+{
+    return put(played, ENGINE_NO_RESOURCE, cost(played, "sync", 0), &task, 1);
+}
+
 static void queue_jobs(Played *played, Jobs *jobs)
 {
     EngineTask after[EXPERTS + 1];
@@ -190,7 +198,7 @@ static void queue_jobs(Played *played, Jobs *jobs)
         return;
     for (uint32_t i = 0; i < jobs->n_loads; i++) {
         put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
-        after[i] = jobs->loads[i];
+        after[i] = hand_over(played, jobs->loads[i]);
     }
     put(played, HOST, cost(played, "issue/experts", 0), &played->host, 1);
     after[jobs->n_loads] = played->host;
@@ -209,9 +217,10 @@ static void queue_load(Played *played, const BufferAction *action, Jobs *hits, J
     }
     put(played, HOST, cost(played, "issue/load", 0), &played->host, 1);
     after[0] = played->host;
-    after[1] = played->last;
+    after[1] = *queued ? hand_over(played, played->last) : 0;
     uint64_t ns = cost(played, "copy/h2d", 1000);
-    ns = played->load_ns > ns ? played->load_ns : ns;
+    uint64_t throttled_ns = played->load_ns > 0 ? played->load_ns + cost(played, "throttle", 0) : 0;
+    ns = throttled_ns > ns ? throttled_ns : ns;
     EngineTask load = put(played, COPIES, ns, after, *queued ? 2 : 1);
     if (action->kind == RESIDENCY_PREFETCH) {
         played->prefetched[action->layer_index][action->expert] = load;

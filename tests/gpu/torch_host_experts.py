@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What PyTorch's CPU products take for the experts that `moebius bench host-experts` times: bf16, all processors, more
-weights than the caches hold, one expert after the other. Prints one JSON document."""
+weights than the caches hold, one expert after the other. Prints a line of JSON for each cell as it is measured."""
 
 import json
 import statistics
@@ -17,31 +17,30 @@ WEIGHT_BYTES = 768 << 20
 
 def measure(d_model, d_ff, rows, repeats):
     n = WEIGHT_BYTES // (3 * 2 * d_model * d_ff) + 2
-    first = [torch.randn(2 * d_ff, d_model, dtype=torch.bfloat16) / d_model**0.5 for _ in range(n)]
-    second = [torch.randn(d_model, d_ff, dtype=torch.bfloat16) / d_ff**0.5 for _ in range(n)]
-    cells = {}
+    first = torch.randn(2 * d_ff, d_model, dtype=torch.bfloat16) / d_model**0.5
+    second = torch.randn(d_model, d_ff, dtype=torch.bfloat16) / d_ff**0.5
+    experts = [(first.clone(), second.clone()) for _ in range(n)]
     at = 0
     for count in rows:
         x = torch.randn(count, d_model, dtype=torch.bfloat16)
         times = []
         for _ in range(repeats + 1):
-            start = time.perf_counter()
-            gate, up = F.linear(x, first[at % n]).chunk(2, dim=-1)
-            F.linear(F.silu(gate) * up, second[at % n])
-            times.append(time.perf_counter() - start)
+            up_and_gate, down = experts[at % n]
             at += 1
-        cells[count] = statistics.median(times[1:]) * 1e9
-    return cells
+            start = time.perf_counter()
+            gate, up = F.linear(x, up_and_gate).chunk(2, dim=-1)
+            F.linear(F.silu(gate) * up, down)
+            times.append(time.perf_counter() - start)
+        yield count, statistics.median(times[1:]) * 1e9
 
 
 def main():
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 15
-    cells = []
+    origin = {"torch": torch.__version__, "threads": torch.get_num_threads(), "active": 1}
     with torch.inference_mode():
         for name, (d_model, d_ff) in SHAPES.items():
-            for rows, ns in measure(d_model, d_ff, ROWS, repeats).items():
-                cells.append({"shape": name, "active": 1, "rows": rows, "median_ns": ns})
-    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads(), "cells": cells}))
+            for rows, ns in measure(d_model, d_ff, ROWS, repeats):
+                print(json.dumps({"shape": name, "rows": rows, "median_ns": ns, **origin}), flush=True)
 
 
 if __name__ == "__main__":

@@ -52,11 +52,12 @@ typedef struct {
     uint32_t *slot;
     uint32_t *position;
     uint32_t *source;
-    uint16_t *forced; /* per MoE layer [max_tokens][top_k] */
-    uint32_t *length; /* [max_requests] what each has */
-    double *op_ns;    /* [CALIBRATE_REPEATS][max_ops] */
-    double *issue_ns; /* the same: the host's time, */
-    double *wake_ns;  /* ... and of experts what it waited and decided */
+    uint16_t *forced;     /* per MoE layer [max_tokens][top_k] */
+    uint32_t *length;     /* [max_requests] what each has */
+    unsigned char *other; /* memory that has nothing to do with steps */
+    double *op_ns;        /* [CALIBRATE_REPEATS][max_ops] */
+    double *issue_ns;     /* the same: the host's time, */
+    double *wake_ns;      /* ... and of experts what it waited and decided */
     double *decide_ns;
     double whole_ns[CALIBRATE_REPEATS]; /* of the unstamped steps beside these */
     uint32_t max_ops;

@@ -99,6 +99,16 @@ static Status note_event(Calibration *c, const char *shape, const EventCost *cos
     return calibration_note(c, "wake", "", UNIT_NS, NULL, 0, NULL, cost->wake_ns, 0);
 }
 
+/* The router where the host waits for it: with what it tells the host. */
+static Status note_waited_route(Calibration *c, const StepMeasured *measured, uint32_t i,
+                                double tokens)
+{
+    double spread;
+    double ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->stamp_ns;
+    return calibration_note(c, "queued/route", c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens,
+                            ns > 0 ? ns : 0, spread);
+}
+
 static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasured *measured,
                          const double at[COST_AXES])
 {
@@ -114,6 +124,8 @@ static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasure
             TRY(note_event(c, c->shape[i], &cost, tokens, at, spread));
             continue;
         }
+        if (op == OP_ROUTE)
+            TRY(note_waited_route(c, measured, i, tokens));
         snprintf(name, sizeof name, "issue/%s", op_name(op));
         double ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
         TRY(calibration_note(c, name, c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens, ns, spread));

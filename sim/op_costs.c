@@ -72,8 +72,10 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
-    if (op->op == OP_ROUTE)
+    if (op->op == OP_ROUTE) {
         TRY(find_op_table(costs, "forced", op, &price->forced));
+        TRY(find_op_table(costs, "queued", op, &price->queued));
+    }
     if (op->op != OP_EXPERTS)
         return OK;
     TRY(find_op_table(costs, "queued", op, &price->queued));
@@ -170,6 +172,21 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
         price->slow = 1;
 }
 
+/* The router. Where the host waits for it, it tells the host as much whoever chose. */
+static double route_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point, bool waited,
+                       bool forced)
+{
+    CostUse *use = &costs->use[OP_ROUTE];
+    const CostRef *chosen = &price->gpu;
+    if (forced && price->forced.table != COSTS_NONE)
+        chosen = &price->forced;
+    double ns = op_costs_at(costs, chosen, point, use);
+    if (waited && price->queued.table != COSTS_NONE && price->forced.table != COSTS_NONE)
+        ns += op_costs_at(costs, &price->queued, point, use) -
+              op_costs_at(costs, &price->forced, point, use);
+    return ns;
+}
+
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced)
 {
     CostPoint point = {0};
@@ -182,10 +199,10 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
         if (attends(price->op))
             gpu_ns = attend(costs, price, &step->groups[SPANS_ONE]) +
                      attend(costs, price, &step->groups[SPANS_SEVERAL]);
+        else if (price->op == OP_ROUTE)
+            gpu_ns = route_ns(costs, price, &point, issued, forced);
         else if (price->op != OP_EXPERTS)
-            gpu_ns = op_costs_at(
-                costs, forced && price->forced.table != COSTS_NONE ? &price->forced : &price->gpu,
-                &point, &costs->use[price->op]);
+            gpu_ns = op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
         else
             gpu_ns = 0;
         price->gpu_ns = whole(gpu_ns);

@@ -62,7 +62,7 @@ typedef struct {
     Op op;
     CostRef gpu;
     CostRef forced; /* route: of routing that is forced */
-    CostRef queued; /* experts: of a call that is given a list */
+    CostRef queued; /* experts: of a call that is given a list; route: that the host waits for */
     CostRef host;   /* experts: on the host's cores */
     CostRef issue;
     CostRef slowdown;
@@ -98,7 +98,8 @@ double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *po
 uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
                      CostUse *use);
 
-/* Prices every operation of a step but its experts; ISSUED: the host's part as well; FORCED:
+/* Prices every operation of a step but its experts; ISSUED: the host queues them one by one and
+ * waits at every event, and its part is priced as well; FORCED:
  * routing is not the router's. */
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced);
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */

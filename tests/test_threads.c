@@ -40,8 +40,8 @@ static void every_item_runs_once_in_every_loop(void **unused)
             static Work work;
             work = (Work){.workers = threads,
                           .items = counts[(size_t)round % (sizeof counts / sizeof *counts)]};
-            if (round % 50 == 25) /* some loops while helpers stay awake, some after that */
-                thread_pool_keep_awake(pool, round % 100 == 25 ? 1000000 : 0);
+            if (round == 20 || round == 40) /* the loops between them while helpers stay awake */
+                thread_pool_keep_awake(pool, round == 20 ? 1000000 : 0);
             if (round % 20 == 19) /* long enough for the helpers to sleep */
                 nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
             thread_pool_run(pool, work.items, do_item, &work);

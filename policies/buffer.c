@@ -11,6 +11,7 @@
 #include "policies/placement.h"
 #include "policies/predictor.h"
 #include "policies/prefetch.h"
+#include "policies/scope_layout.h"
 
 struct ExpertBuffer {
     const EvictionPolicy *policy; /* NULL: everything is resident */
@@ -51,78 +52,12 @@ static Scope *scope_of(const ExpertBuffer *buffer, uint32_t layer_index)
     return &buffer->scopes[buffer->n_scopes == 1 ? 0 : layer_index];
 }
 
-/* One pass of the arrays of a scope over ARENA: reserves them, or takes them when it has a base. */
-static void *piece(Arena *arena, bool wanted, size_t count, size_t size)
-{
-    if (!wanted)
-        return NULL;
-    if (arena->base != NULL)
-        return arena_take(arena, count, size);
-    arena_reserve(arena, count, size);
-    return NULL;
-}
-
-static uint32_t n_lists(const EvictionPolicy *policy, const Scope *scope)
-{
-    return policy->has_layer_lists ? scope->n_layers : 0;
-}
-
-static void lay_out_rings(const EvictionPolicy *policy, Scope *scope, Arena *arena)
-{
-    uint32_t room = ring_room(scope->n_slots);
-    for (uint32_t i = 0; i < policy->n_rings; i++) {
-        Ring *ring = &scope->rings[i];
-        ring->objects = piece(arena, true, room, sizeof *ring->objects);
-        ring->mask = room - 1;
-    }
-}
-
-static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t widest, Arena *arena)
-{
-    size_t objects = scope->n_objects;
-    size_t slots = scope->n_slots;
-    size_t nodes = n_lists(policy, scope) > 0 ? objects + n_lists(policy, scope) : 0;
-    bool counts = policy->needs_counts;
-    scope->resident = piece(arena, true, objects, sizeof *scope->resident);
-    scope->slot = piece(arena, true, objects, sizeof *scope->slot);
-    scope->mark = piece(arena, true, objects, sizeof *scope->mark);
-    scope->loaded_at = piece(arena, true, objects, sizeof *scope->loaded_at);
-    scope->slot_object = piece(arena, true, slots, sizeof *scope->slot_object);
-    scope->free_slots = piece(arena, true, slots, sizeof *scope->free_slots);
-    scope->misses = piece(arena, true, widest, sizeof *scope->misses);
-    scope->missed = piece(arena, true, widest, sizeof *scope->missed);
-    scope->aside = piece(arena, true, 2 * slots, sizeof *scope->aside);
-    scope->heap.entries = piece(arena, policy->needs_heap, slots, sizeof *scope->heap.entries);
-    scope->heap.where = piece(arena, policy->needs_where, objects, sizeof *scope->heap.where);
-    scope->count = piece(arena, counts, objects, sizeof *scope->count);
-    scope->last = piece(arena, counts, objects, sizeof *scope->last);
-    scope->flag = piece(arena, policy->needs_flags, objects, sizeof *scope->flag);
-    scope->list = piece(arena, policy->needs_flags, objects, sizeof *scope->list);
-    scope->value = piece(arena, policy->needs_values, objects, sizeof *scope->value);
-    scope->position = piece(arena, policy->needs_positions, objects, sizeof *scope->position);
-    scope->turn = piece(arena, policy->needs_turns, objects, sizeof *scope->turn);
-    scope->nodes = piece(arena, nodes > 0, nodes, sizeof *scope->nodes);
-    lay_out_rings(policy, scope, arena);
-}
-
 static uint32_t widest_layer(const ExpertBuffer *buffer)
 {
     uint32_t widest = 0;
     for (uint32_t i = 0; i < buffer->n_layers; i++)
         widest = buffer->experts[i] > widest ? buffer->experts[i] : widest;
     return widest;
-}
-
-static Status make_scopes(ExpertBuffer *buffer)
-{
-    Arena arena = {0};
-    uint32_t widest = widest_layer(buffer);
-    for (uint32_t i = 0; i < buffer->n_scopes; i++)
-        lay_out_scope(buffer->policy, &buffer->scopes[i], widest, &arena);
-    TRY(arena_commit(&arena, "expert buffer"));
-    for (uint32_t i = 0; i < buffer->n_scopes; i++)
-        lay_out_scope(buffer->policy, &buffer->scopes[i], widest, &arena);
-    return OK;
 }
 
 static Status map_objects(ExpertBuffer *buffer)
@@ -323,7 +258,7 @@ static Status fill_buffer(const Plan *plan, const TraceLayer *layers, ExpertBuff
         TRY(take_lists(buffer, "buffer.initial", plan->buffer.initial.table, layers,
                        buffer->initial));
         TRY(check_initial(buffer, plan, layers));
-        TRY(make_scopes(buffer));
+        TRY(scopes_make(buffer->policy, buffer->scopes, buffer->n_scopes, widest_layer(buffer)));
     }
     TRY(make_prefetch(plan, layers, buffer));
     if (buffer->policy != NULL)
@@ -353,73 +288,13 @@ void buffer_free(ExpertBuffer *buffer)
     if (buffer == NULL)
         return;
     if (buffer->scopes != NULL)
-        mem_free(buffer->scopes[0].resident); /* the first piece of its arena is the block */
+        scopes_free(buffer->scopes);
     prefetch_free(buffer->prefetch);
     host_share_free(buffer->host_share);
     mem_free(buffer->actions);
     mem_free(buffer->scopes);
     mem_free(buffer->object_layer);
     mem_free(buffer);
-}
-
-static void reset_residency(Scope *scope)
-{
-    size_t objects = scope->n_objects;
-    memset(scope->resident, 0, objects * sizeof *scope->resident);
-    memset(scope->mark, 0, objects * sizeof *scope->mark);
-    for (uint32_t i = 0; i < scope->n_slots; i++) {
-        scope->slot_object[i] = NOBODY;
-        scope->free_slots[i] = scope->n_slots - 1 - i;
-    }
-    scope->n_free = scope->n_slots;
-    memset(scope->loaded_at, 0, objects * sizeof *scope->loaded_at);
-    scope->n_residents = 0;
-    scope->n_loaded = 0;
-    scope->newest = NOBODY;
-    scope->event = 0;
-    scope->used = 0;
-    scope->peak = 0;
-}
-
-static void reset_order(const EvictionPolicy *policy, Scope *scope)
-{
-    for (uint32_t i = 0; i < n_lists(policy, scope); i++) {
-        uint32_t sentinel = scope->n_objects + i;
-        scope->nodes[sentinel] = (ScopeNode){.newer = sentinel, .older = sentinel};
-    }
-    for (uint32_t i = 0; i < policy->n_rings; i++)
-        scope->rings[i].tail = scope->rings[i].head = 0;
-    for (uint32_t i = 0; policy->needs_positions && i < scope->n_objects; i++)
-        scope->position[i] = NOBODY;
-}
-
-static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t seed)
-{
-    size_t objects = scope->n_objects;
-    reset_order(policy, scope);
-    scope->random = seed;
-    scope->heap.size = 0;
-    scope->n_aside = 0;
-    scope->n_newer = 0;
-    scope->time = 0;
-    memset(scope->length, 0, sizeof scope->length);
-    scope->target = 0;
-    scope->has_evicted = false;
-    scope->step = 0;
-    scope->inflation = 0;
-    if (policy->needs_counts) {
-        memset(scope->count, 0, objects * sizeof *scope->count);
-        memset(scope->last, 0, objects * sizeof *scope->last);
-    }
-    if (policy->needs_flags) {
-        memset(scope->flag, 0, objects * sizeof *scope->flag);
-        memset(scope->list, 0, objects * sizeof *scope->list);
-    }
-    scope->turns = 0;
-    if (policy->needs_turns)
-        memset(scope->turn, 0, objects * sizeof *scope->turn);
-    if (policy->needs_values)
-        memset(scope->value, 0, objects * sizeof *scope->value);
 }
 
 static uint32_t object_in_scope(const ExpertBuffer *buffer, uint32_t layer_index, uint32_t expert)
@@ -465,9 +340,8 @@ void buffer_reset(ExpertBuffer *buffer)
                                          .layer_objects = buffer->first_object,
                                          .layer_index = i};
     for (uint32_t i = 0; i < buffer->n_scopes && buffer->policy != NULL; i++) {
-        reset_residency(&buffer->scopes[i]);
-        reset_policy(buffer->policy, &buffer->scopes[i],
-                     buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
+        scope_reset(buffer->policy, &buffer->scopes[i],
+                    buffer->seed + i * UINT64_C(0xD1B54A32D192ED03));
     }
     mark_hot(buffer);
     if (buffer->policy != NULL)

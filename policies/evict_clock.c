@@ -1,3 +1,4 @@
+#include "policies/clock_word.h"
 #include "policies/turns.h"
 
 /* The hand stands between the oldest of the ring and the newest. */
@@ -65,8 +66,41 @@ static const TurnsRules TURNS = {
 
 DEFINE_RUNS_BY_TURNS(clock, TURNS)
 
+/* Runs shorter than this are not worth laying the ring out anew. */
+enum { LONG_RUN = 8 };
+
+/* Decides RUN in one word where that goes, and else by the ring, with PLAIN. */
+ALWAYS_INLINE void run_either(Scope *scope, ScopeEvent *events, const BufferRun *run, bool serial,
+                              EvictionRun plain)
+{
+    for (uint32_t from = 0; from < run->n_spans;) {
+        uint32_t left = run->n_spans - from;
+        uint32_t next = left >= LONG_RUN ? clock_word_run(scope, events, run, from, serial) : from;
+        BufferRun rest = *run;
+        rest.spans += next;
+        rest.n_spans = next == from ? left : next < run->n_spans;
+        plain(scope, events, &rest);
+        from = next + rest.n_spans;
+    }
+}
+
+static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    run_either(scope, events, run, true, clock_serial);
+}
+
+static void run_batch(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    run_either(scope, events, run, false, clock_batch);
+}
+
 /* Second chance, one bit. Corbato 1968 (A paging experiment with the Multics system): the hand
  * clears the bit of those looked up since it passed, and takes the first without. A newcomer has
  * none. */
 const EvictionPolicy EVICT_CLOCK = {
-    .name = "clock", EVENTS(clock), .needs_flags = true, .needs_turns = true, .n_rings = 1};
+    .name = "clock",
+    .run = {[ORDER_SERIAL] = run_serial, [ORDER_BATCH] = run_batch, [ORDER_STAGED] = clock_staged},
+    .prefetch = clock_prefetch,
+    .needs_flags = true,
+    .needs_turns = true,
+    .n_rings = 1};

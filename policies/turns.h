@@ -24,14 +24,20 @@ ALWAYS_INLINE bool turns_can(const Scope *scope, const ScopeEvent *event)
            event->n > 0;
 }
 
-/* Looks all up against the start. */
-ALWAYS_INLINE Turns turns_begin(Scope *scope, const ScopeEvent *event)
+/* The turn of an event's first lookup. */
+ALWAYS_INLINE uint32_t turns_next(Scope *scope)
 {
     if (scope->turns > UINT32_MAX - 2 * TURNS_APART) {
         memset(scope->turn, 0, scope->n_objects * sizeof *scope->turn);
         scope->turns = 0;
     }
-    scope->turns += TURNS_APART;
+    return scope->turns += TURNS_APART;
+}
+
+/* Looks all up against the start. */
+ALWAYS_INLINE Turns turns_begin(Scope *scope, const ScopeEvent *event)
+{
+    turns_next(scope);
     return (Turns){.base = scope->turns,
                    .missed = scope_look_at(event->experts, event->n,
                                            scope->resident + event->first_object, scope->turns,

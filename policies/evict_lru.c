@@ -75,12 +75,48 @@ ALWAYS_INLINE uint32_t quick_batch_event(Scope *scope, ScopeEvent *event)
     return event->n - n_misses;
 }
 
+/* As long as no member of A is older than the last that must go, the lookups find what is there at
+ * the start, and the victims are the oldest of the others. Else nothing has changed, and it returns
+ * false. */
+ALWAYS_INLINE bool decide_at_once(Scope *scope, ScopeEvent *event, uint32_t *n_misses)
+{
+    Ring *ring = &scope->rings[0];
+    uint32_t first = event->first_object;
+    uint32_t *position = scope->position + first;
+    uint32_t before[TURNS_MOST];
+    uint32_t nearest;
+    *n_misses = recency_append_all(event->experts, event->n, first, scope->resident + first,
+                                   position, ring, scope->misses, before, &nearest);
+    RecencyWalk walk = recency_walk(ring);
+    for (uint32_t i = 0; i < *n_misses; i++)
+        scope->aside[i] = recency_walk_next(scope, ring, &walk);
+    uint32_t end = recency_walk_end(ring, &walk);
+    if (*n_misses > 0 && nearest < end - ring->tail) {
+        for (uint32_t i = 0; i < event->n; i++)
+            position[event->experts[i]] = before[i];
+        return false;
+    }
+    for (uint32_t i = 0; i < *n_misses; i++) {
+        uint32_t object = first + event->experts[scope->misses[i]];
+        scope_replace(scope, event, scope->aside[i], object);
+        scope->newest = object;
+    }
+    ring->tail = end;
+    ring->head += event->n;
+    if (event->hit != NULL)
+        scope_write_hits(event, scope->misses, *n_misses);
+    return true;
+}
+
 /* Those of A whose turn has been are no longer where they were at the start: all of A moves at the
  * end, and until then they are passed over. */
 ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
 {
     if (!turns_can(scope, event) || !has_room_for(scope, event))
         return lru_serial_event(scope, event);
+    uint32_t n_misses;
+    if (event->actions == NULL && decide_at_once(scope, event, &n_misses))
+        return event->n - n_misses;
     Turns turns = turns_begin(scope, event);
     Ring *ring = &scope->rings[0];
     RecencyWalk walk = recency_walk(ring);

@@ -55,6 +55,12 @@ uint32_t recency_move_hits(const uint16_t *experts, uint32_t n, uint32_t first,
 /* Moves all to the new end. */
 void recency_append(const uint16_t *experts, uint32_t n, uint32_t first, uint32_t *position,
                     uint32_t *objects, uint32_t mask, uint32_t head);
+/* Moves all to the new end, and writes the positions in A of the misses to MISSES and where each
+ * was before to BEFORE[n]. Returns the misses, and in *NEAREST how far from TAIL the oldest of the
+ * hits was. */
+uint32_t recency_append_all(const uint16_t *experts, uint32_t n, uint32_t first,
+                            const bool *resident, uint32_t *position, const Ring *ring,
+                            uint16_t *misses, uint32_t *before, uint32_t *nearest);
 /* Moves those at the positions MISSES[n] of EXPERTS to the new end. */
 void recency_append_misses(const uint16_t *experts, const uint16_t *misses, uint32_t n,
                            uint32_t first, uint32_t *position, uint32_t *objects, uint32_t mask,

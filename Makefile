@@ -173,12 +173,13 @@ fuzz: ## run every fuzz target for FUZZ_SECONDS (60) each; needs clang
 	$(Q)$(MAKE) --no-print-directory VARIANT=fuzz CC=clang fuzzers-built
 	$(Q)tests/fuzz.sh build/fuzz/tests $(or $(FUZZ_SECONDS),60)
 
-install: all ## install the program, the SQLite extension, the capture script and the JSON Schemas
+install: all ## install the program, the SQLite extension, the capture script, the JSON Schemas and the H200's profile
 	install -D $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/moebius
 	install -D $(EXTENSION) $(DESTDIR)$(PREFIX)/lib/moebius/moebius_sqlite.so
 	install -D tools/capture/moebius_capture.py $(DESTDIR)$(PREFIX)/share/moebius/moebius_capture.py
 	install -D -m 644 policies/plan.schema.json $(DESTDIR)$(PREFIX)/share/moebius/plan.schema.json
 	install -D -m 644 policies/hardware.schema.json $(DESTDIR)$(PREFIX)/share/moebius/hardware.schema.json
+	install -D -m 644 hardware/h200.json $(DESTDIR)$(PREFIX)/share/moebius/hardware/h200.json
 
 clean: ## remove build/
 	rm -rf build

@@ -262,6 +262,23 @@ static void models_in_folders_are_found_by_their_last_name(void **unused)
     hardware_free(&hardware);
 }
 
+static void the_profile_that_ships_is_read_and_prices_its_models(void **unused)
+{
+    (void)unused;
+    Hardware hardware;
+    assert_ok(hardware_load("hardware/h200.json", &hardware));
+    assert_true(hardware.n_models >= 3);
+    for (uint32_t m = 0; m < hardware.n_models; m++)
+        for (uint32_t i = 0; i < hardware.models[m].n_ops[STACK_DECODER]; i++) {
+            const HardwareOp *op = &hardware.models[m].ops[STACK_DECODER][i];
+            char name[48];
+            snprintf(name, sizeof name, "gpu/%s", op_name(op->op));
+            if (hardware_table(&hardware, name, op->shape) == NULL)
+                fail_msg("%s: %s of %s has no table", hardware.models[m].name, name, op->shape);
+        }
+    hardware_free(&hardware);
+}
+
 static void every_failed_allocation_of_a_profile_is_reported_and_leaks_nothing(void **unused)
 {
     (void)unused;
@@ -298,6 +315,7 @@ int main(void)
         cmocka_unit_test(the_schema_has_the_keys_of_the_writer),
         cmocka_unit_test(merging_keeps_what_is_there_and_takes_what_is_new),
         cmocka_unit_test(models_in_folders_are_found_by_their_last_name),
+        cmocka_unit_test(the_profile_that_ships_is_read_and_prices_its_models),
         cmocka_unit_test(every_failed_allocation_of_a_profile_is_reported_and_leaks_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

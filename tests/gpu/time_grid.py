@@ -161,6 +161,13 @@ def summarise(documents):
         "regret": max(document["ranking"]["regret"] for document in documents)}
 
 
+def without_layers(document):
+    """Layers are many and alike: what is kept of a run is the rest."""
+    rows = [{**row, "time": {k: v for k, v in row["time"].items() if k != "layers"}}
+            for row in document["plans"]]
+    return {**document, "plans": rows}
+
+
 def summary(options):
     documents = []
     for folder in options.folders:
@@ -179,7 +186,8 @@ def summary(options):
                                   f"{'met' if value <= bound else 'missed'})" if bound else ""))
     if options.json:
         with open(options.json, "w") as file:
-            json.dump({"summary": figures, "bounds": BOUNDS, "documents": documents}, file)
+            json.dump({"summary": figures, "bounds": BOUNDS,
+                       "documents": [without_layers(document) for document in documents]}, file)
 
 
 def main():

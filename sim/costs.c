@@ -1,5 +1,7 @@
 #include "sim/costs.h"
 
+#include <string.h>
+
 #include "base/memory.h"
 
 /* The distinct places of one axis under each place of the axis before: a node's children are those
@@ -13,6 +15,7 @@ typedef struct {
 
 typedef struct {
     Level levels[COST_AXES];
+    bool holds; /* beyond the largest place of an axis its value stays as it is */
 } Index;
 
 struct Costs {
@@ -76,6 +79,9 @@ static void build(Costs *costs, bool take)
         costs->index = arena_take(arena, n_tables, sizeof *costs->index);
     for (uint32_t i = 0; i < n_tables; i++) {
         const CostTable *table = &costs->hardware->tables[i];
+        if (take)
+            costs->index[i].holds =
+                table->unit == UNIT_FACTOR || strcmp(table->name, "step/rest") == 0;
         for (uint32_t axis = 0; axis < table->n_axes; axis++) {
             uint32_t n = count_places(table, axis);
             bool last = axis + 1 == table->n_axes;
@@ -168,7 +174,7 @@ static double on_line(const CostTable *table, const Index *index, uint32_t axis,
         return low;
     if (x < here || node + 1 == end) {
         note(status, COST_EXTRAPOLATED);
-        bool grows = x > here && here > 0 && table->unit != UNIT_FACTOR;
+        bool grows = x > here && here > 0 && !index->holds;
         return grows ? low * (x / here) : low;
     }
     note(status, COST_INTERPOLATED);

@@ -148,6 +148,28 @@ static void outside_the_grid_the_utilisation_is_held(void **unused)
     hardware_free(&hardware);
 }
 
+/* It is no work of the tokens: of two requests with many it is what it is of two with one. */
+static void what_is_left_of_a_step_stays_outside_the_grid(void **unused)
+{
+    (void)unused;
+    static const char *const AXES[] = {"requests", "tokens"};
+    Hardware hardware = {0};
+    CostTable *table;
+    Costs *costs;
+    CostUse use = {0};
+    assert_ok(hardware_add_table(&hardware, "step/rest", "model graph", UNIT_NS, AXES, 2, &table));
+    assert_ok(cost_table_put(table, (const double[]){1, 1}, 100, 0));
+    assert_ok(cost_table_put(table, (const double[]){1, 256}, 400, 0));
+    assert_ok(cost_table_put(table, (const double[]){2, 1}, 200, 0));
+    assert_ok(costs_new(&hardware, &costs));
+    uint32_t rest = costs_find(costs, "step/rest", "model graph");
+    assert_true(costs_at(costs, rest, (const double[]){2, 128}, &use) == 200);
+    assert_true(costs_at(costs, rest, (const double[]){1, 1000}, &use) == 400);
+    assert_int_equal(use.n[COST_EXTRAPOLATED], 2);
+    costs_free(costs);
+    hardware_free(&hardware);
+}
+
 static void what_has_no_table_is_missing(void **unused)
 {
     (void)unused;
@@ -172,6 +194,7 @@ int main(void)
         cmocka_unit_test(costs_are_those_of_a_plain_reference),
         cmocka_unit_test(measured_points_come_back_exactly),
         cmocka_unit_test(outside_the_grid_the_utilisation_is_held),
+        cmocka_unit_test(what_is_left_of_a_step_stays_outside_the_grid),
         cmocka_unit_test(what_has_no_table_is_missing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -509,12 +509,72 @@ static void forced_routing_has_a_price_of_its_own(void **unused)
     assert_int_equal(priced.totals.op_ns[OP_ROUTE], 20 * MOE_LAYERS * 12345);
 }
 
+/* A step under a plan that loads, with records. */
+static Status run_one_step(const TimingOptions *options, ExpertBuffer *buffer)
+{
+    const StepFeatures step = {.phase = PHASE_DECODE,
+                               .tokens = 2,
+                               .requests = 2,
+                               .groups[SPANS_ONE] = {.requests = 2, .tokens = 2}};
+    uint64_t random = 9;
+    RandomEvent event;
+    StepTime time;
+    Timing *timing;
+    TRY(timing_new(options, &timing));
+    Status status = timing_begin(timing, &step, 0);
+    for (uint32_t layer = 0; layer < MOE_LAYERS && status == OK; layer++) {
+        random_event(&random, buffer, layer, &event);
+        status = timing_event(timing, &event.event, event.actions, event.n_actions);
+    }
+    if (status == OK)
+        status = timing_end(timing, &time);
+    timing_free(timing);
+    return status;
+}
+
+static void memory_that_ends_is_told_and_nothing_is_lost(void **unused)
+{
+    (void)unused;
+    uint64_t random = 5;
+    Hardware hardware;
+    TraceLayer layers[MOE_LAYERS];
+    ExpertBuffer *buffer;
+    Plan plan = plan_default();
+    make_machine(&random, &hardware);
+    make_layers(layers);
+    plan.buffer.on = true;
+    plan.buffer.slots = 4;
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
+    assert_ok(buffer_new(&plan, layers, MOE_LAYERS, &buffer));
+    const TimingOptions options = {.hardware = &hardware,
+                                   .model = "model",
+                                   .plan = &plan,
+                                   .layers = layers,
+                                   .n_layers = MOE_LAYERS,
+                                   .logits = true,
+                                   .records = true};
+    bool failed = true;
+    for (uint64_t k = 1; failed; k++) {
+        int64_t blocks = mem_live_blocks();
+        mem_fail_at(k);
+        Status status = run_one_step(&options, buffer);
+        failed = mem_fail_reached();
+        mem_fail_at(0);
+        assert_int_equal(status, failed ? ERR_MEMORY : OK);
+        assert_int_equal(mem_live_blocks(), blocks);
+        buffer_reset(buffer);
+    }
+    buffer_free(buffer);
+    hardware_free(&hardware);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
         cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),
         cmocka_unit_test(the_second_step_of_a_shape_becomes_a_graph),
+        cmocka_unit_test(memory_that_ends_is_told_and_nothing_is_lost),
         cmocka_unit_test(forced_routing_has_a_price_of_its_own),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

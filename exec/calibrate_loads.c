@@ -48,6 +48,9 @@ typedef struct {
     double copy_ns[LOAD_STEPS];  /* mean of a load, from the end of the one before */
     double queueing_ns[LOAD_STEPS];
     double outside_ns[LOAD_STEPS];
+    double before_ns[LOAD_STEPS]; /* mean of an event: until its first load starts */
+    double
+        after_ns[LOAD_STEPS]; /* ... from its last load, or from the end of queueing, to its end */
     double loads;
 } LoadTimes;
 
@@ -68,6 +71,49 @@ static double copying(const StepOutput *output)
     return ns / (double)output->host.n_loads;
 }
 
+/* The first start and the last end of the loads of LAYER; false: it has none. */
+static bool find_loads(const StepOutput *output, uint32_t layer, HostSpan *span)
+{
+    uint64_t end_ns = 0;
+    *span = (HostSpan){.start_ns = UINT64_MAX};
+    for (size_t i = 0; i < output->n_residency; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0 || record->layer != layer)
+            continue;
+        uint64_t this_end_ns = record->start_ns + record->duration_ns;
+        span->start_ns = record->start_ns < span->start_ns ? record->start_ns : span->start_ns;
+        end_ns = this_end_ns > end_ns ? this_end_ns : end_ns;
+    }
+    span->duration_ns = end_ns - span->start_ns;
+    return end_ns > 0;
+}
+
+/* What comes before an event's loads beyond deciding and beginning one, and after them; where all
+ * hit, after queueing. Means over the events of the step. */
+static void around(const StepOutput *output, double *before_ns, double *after_ns)
+{
+    const HostTimes *host = &output->host;
+    size_t event = 0;
+    *before_ns = *after_ns = 0;
+    for (size_t i = 0; i < output->n_timing; i++) {
+        const TimingRecord *op = &output->timing[i];
+        HostSpan loads;
+        if (op->op != OP_EXPERTS)
+            continue;
+        const HostEvent *waited = &host->events[event++];
+        uint64_t from_ns = host->ops[i].start_ns + host->ops[i].duration_ns;
+        if (find_loads(output, op->layer, &loads)) {
+            from_ns = loads.start_ns + loads.duration_ns;
+            *before_ns += (double)loads.start_ns - (double)op->start_ns -
+                          (double)waited->decide.duration_ns -
+                          (double)host->loads[waited->first_load].duration_ns;
+        }
+        *after_ns += (double)(op->start_ns + op->duration_ns) - (double)from_ns;
+    }
+    *before_ns /= event > 0 ? (double)event : 1;
+    *after_ns /= event > 0 ? (double)event : 1;
+}
+
 /* Steps of one token whose experts are all hit, or all loaded. */
 static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
 {
@@ -85,6 +131,7 @@ static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
         times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
         times->queueing_ns[at] = queueing(&output);
         times->outside_ns[at] = outside(&output);
+        around(&output, &times->before_ns[at], &times->after_ns[at]);
     }
     return OK;
 }
@@ -94,6 +141,11 @@ static double for_a_load(double *misses, double *hits, double loads)
 {
     double more = calibration_median(misses, LOAD_STEPS) - calibration_median(hits, LOAD_STEPS);
     return more > 0 ? more / loads : 0;
+}
+
+static double at_least_0(double ns)
+{
+    return ns > 0 ? ns : 0;
 }
 
 static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
@@ -107,6 +159,10 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
                          for_a_load(misses->outside_ns, hits->outside_ns, misses->loads), 0));
     if (calibration_runs_at_once(c))
         return OK;
+    TRY(calibration_note(c, "before/load", "", UNIT_NS, NULL, 0, NULL,
+                         at_least_0(calibration_median(misses->before_ns, LOAD_STEPS)), 0));
+    TRY(calibration_note(c, "after/load", "", UNIT_NS, NULL, 0, NULL,
+                         for_a_load(misses->after_ns, hits->after_ns, 1), 0));
     spread = calibration_spread(misses->issue_ns, LOAD_STEPS);
     TRY(calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
                          calibration_median(misses->issue_ns, LOAD_STEPS), spread));

@@ -17,6 +17,9 @@
  *   issue/OP           host time to queue OP where no graph is replayed
  *   issue/load         ... to begin one load; issue/await: to make the queue wait for one;
  *                      end/load: to learn its time when the step is over
+ *   before/load        from an event's counts to the start of its first load, beyond deciding and
+ *                      beginning it; after/load: from the end of its last to the end of the call
+ *                      that awaits it, beyond what such a call takes from the end of queueing it
  *   sync               from the end of a load to what awaits it, and from the end of what is queued
  *                      to a load that comes after it
  *   throttle           what a load over a slow link takes longer than the link is said to

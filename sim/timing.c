@@ -26,6 +26,8 @@ static Status find_tables(Timing *timing)
     TRY(op_costs_find(costs, "issue/await", "", &timing->refs.issue_await));
     TRY(op_costs_find(costs, "end/load", "", &timing->refs.end_load));
     TRY(op_costs_find(costs, "sync", "", &timing->refs.sync));
+    TRY(op_costs_find(costs, "before/load", "", &timing->refs.before_load));
+    TRY(op_costs_find(costs, "after/load", "", &timing->refs.after_load));
     TRY(op_costs_find(costs, "throttle", "", &timing->refs.throttle));
     TRY(op_costs_find(costs, "decide", "", &timing->refs.decide));
     TRY(op_costs_find(costs, "wake", "", &timing->refs.wake));
@@ -61,6 +63,10 @@ static void price_constants(Timing *timing)
     }
     timing->end_load_ns = constant_if_known(timing, &timing->refs.end_load);
     timing->sync_ns = constant_if_known(timing, &timing->refs.sync);
+    timing->before_load_ns = constant_if_known(timing, &timing->refs.before_load);
+    timing->after_load_ns = constant_if_known(timing, timing->refs.after_load.table != COSTS_NONE
+                                                          ? &timing->refs.after_load
+                                                          : &timing->refs.sync);
     timing->throttle_ns = constant_if_known(timing, &timing->refs.throttle);
     if (timing->options.stamped)
         timing->stamp_ns = constant(timing, &timing->refs.stamp);

@@ -14,6 +14,7 @@ typedef struct {
     ExpertWork host;   /* experts that the host computes */
     size_t first_host; /* their records, which come first */
     bool queued;       /* operations of this event are */
+    bool loads;        /* a load of it has begun */
 } Event;
 
 /* Time on the compute stream from START on, longer where copies run beside. */
@@ -98,6 +99,9 @@ static uint64_t begin_load(Event *event, const BufferAction *action, ResidencyRe
         end_ns = load_in_thread(timing, layer, &start_ns);
     } else {
         start_ns = later(timing->copy_ns, timing->host_ns);
+        if (!event->loads)
+            start_ns = later(start_ns, timing->host_ns + timing->before_load_ns);
+        event->loads = true;
         if (event->queued)
             start_ns = later(start_ns, timing->gpu_ns + timing->sync_ns);
         end_ns = start_ns + copy_ns(timing, layer, start_ns);
@@ -116,7 +120,7 @@ static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns
 {
     add_job(event, &event->loaded, action);
     event->loaded.tickets++;
-    event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns + event->timing->sync_ns);
+    event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns + event->timing->after_load_ns);
 }
 
 static void add_hit(Event *event, const BufferAction *action)

@@ -48,6 +48,8 @@ struct Timing {
         CostRef issue_await;
         CostRef end_load;
         CostRef sync;
+        CostRef before_load;
+        CostRef after_load;
         CostRef throttle;
         CostRef decide;
         CostRef wake;
@@ -61,6 +63,8 @@ struct Timing {
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
     uint64_t sync_ns;
+    uint64_t before_load_ns;
+    uint64_t after_load_ns;
     uint64_t throttle_ns;
     uint64_t wake_ns;
     uint64_t stamp_ns; /* 0 unless stamped */

@@ -78,6 +78,8 @@ static void make_machine(uint64_t *random, Hardware *hardware)
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
     put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "before/load", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "after/load", "", NULL, random_below(random, 9000), 0);
     put_table(hardware, "throttle", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "decide", "", "active", random_below(random, 500), 30);
     put_table(hardware, "wake", "", NULL, random_below(random, 9000), 0);
@@ -132,6 +134,7 @@ typedef struct {
     const OpCosts *costs;
     const Timing *timing;
     uint64_t load_ns;
+    bool loads; /* the event has begun one */
     Hardware *hardware;
     uint64_t compute_ends[4096]; /* by tag */
     uint64_t n_compute;
@@ -186,9 +189,9 @@ typedef struct {
 } Jobs;
 
 /* What comes after TASK on another stream learns of its end a little later. */
-static EngineTask hand_over(Played *played, EngineTask task)
+static EngineTask hand_over(Played *played, EngineTask task, const char *name)
 {
-    return put(played, ENGINE_NO_RESOURCE, cost(played, "sync", 0), &task, 1);
+    return put(played, ENGINE_NO_RESOURCE, cost(played, name, 0), &task, 1);
 }
 
 static void queue_jobs(Played *played, Jobs *jobs)
@@ -198,7 +201,7 @@ static void queue_jobs(Played *played, Jobs *jobs)
         return;
     for (uint32_t i = 0; i < jobs->n_loads; i++) {
         put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
-        after[i] = hand_over(played, jobs->loads[i]);
+        after[i] = hand_over(played, jobs->loads[i], "after/load");
     }
     put(played, HOST, cost(played, "issue/experts", 0), &played->host, 1);
     after[jobs->n_loads] = played->host;
@@ -217,7 +220,10 @@ static void queue_load(Played *played, const BufferAction *action, Jobs *hits, J
     }
     put(played, HOST, cost(played, "issue/load", 0), &played->host, 1);
     after[0] = played->host;
-    after[1] = *queued ? hand_over(played, played->last) : 0;
+    if (!played->loads)
+        after[0] = hand_over(played, played->host, "before/load");
+    played->loads = true;
+    after[1] = *queued ? hand_over(played, played->last, "sync") : 0;
     uint64_t ns = cost(played, "copy/h2d", 1000);
     uint64_t throttled_ns = played->load_ns > 0 ? played->load_ns + cost(played, "throttle", 0) : 0;
     ns = throttled_ns > ns ? throttled_ns : ns;
@@ -240,6 +246,7 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
     bool queued = false;
     hits = (Jobs){0};
     loaded = (Jobs){0};
+    played->loads = false;
     /* The host waits for the queue, wakes up, and decides. */
     EngineTask both[] = {played->host, played->last};
     put(played, HOST, cost(played, "wake", 0), both, 2);

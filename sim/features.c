@@ -62,6 +62,7 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
         entry->first_step = index;
     entry->last_step = index;
     uint32_t *length = step->stack == STACK_ENCODER ? &entry->source_length : &entry->length;
+    entry->unseen += (int64_t)position - *length;
     *length = position + tokens;
     widen(&builder->out.max_length, *length);
     widen(&step->most_keys, *length);
@@ -107,6 +108,7 @@ static void note_requests(const Builder *builder, Change *changes)
         if (!entry->used || positions == 0)
             continue;
         changes[entry->first_step].requests++;
+        changes[entry->first_step].positions += entry->unseen;
         changes[entry->last_step + 1].requests--;
         changes[entry->last_step + 1].positions -= positions;
     }

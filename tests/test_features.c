@@ -171,11 +171,36 @@ static void a_step_of_beams_looks_at_the_source_of_the_first(void **unused)
     assert_ok(features_builder_close(builder, NULL));
 }
 
+/* A trace may begin in the middle of its requests, as one whose prompts were cached. */
+static void requests_that_begin_late_hold_what_came_before(void **unused)
+{
+    (void)unused;
+    static const uint32_t REQUEST[3][2] = {{0, 1}, {0, 1}, {1}};
+    static const uint32_t POSITION[3][2] = {{100, 0}, {101, 1}, {2}};
+    static const uint64_t HELD[] = {101 + 1, 102 + 2, 3};
+    FeaturesBuilder *builder;
+    TraceFeatures features;
+    assert_ok(features_builder_new(1, &builder));
+    for (uint32_t i = 0; i < 3; i++)
+        assert_ok(features_builder_add(builder,
+                                       &(TraceStep){.step = i,
+                                                    .phase = PHASE_DECODE,
+                                                    .tokens = i < 2 ? 2 : 1,
+                                                    .request = REQUEST[i],
+                                                    .position = POSITION[i]},
+                                       NULL));
+    assert_ok(features_builder_close(builder, &features));
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(features.steps[i].positions, HELD[i]);
+    trace_features_free(&features);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(features_are_the_sums_over_the_requests_of_a_step),
         cmocka_unit_test(a_step_of_beams_looks_at_the_source_of_the_first),
+        cmocka_unit_test(requests_that_begin_late_hold_what_came_before),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,6 +15,7 @@ typedef struct {
     uint32_t source_length; /* ... of its source, in the encoder */
     uint64_t first_step;    /* index of the first and last step with a token of it */
     uint64_t last_step;
+    int64_t unseen; /* positions that it has and whose tokens are in no step */
 } RequestEntry;
 
 typedef struct {

@@ -182,12 +182,24 @@ Status hardware_add_model(Hardware *hardware, const char *name, HardwareModel **
     return OK;
 }
 
+static bool has_axes_of(const CostTable *table, const CostTable *from)
+{
+    bool same = table->unit == from->unit && table->n_axes == from->n_axes;
+    for (uint32_t i = 0; same && i < table->n_axes; i++)
+        same = strcmp(table->axis[i], from->axis[i]) == 0;
+    return same;
+}
+
 static Status merge_table(Hardware *hardware, const CostTable *from)
 {
     const char *axis[COST_AXES] = {from->axis[0], from->axis[1], from->axis[2]};
     CostTable *table;
     TRY(hardware_add_table(hardware, from->name, from->shape, from->unit, axis, from->n_axes,
                            &table));
+    if (!has_axes_of(table, from))
+        return fail(ERR_INPUT,
+                    "the table \"%s\" of shape \"%s\" has not the unit and axes of what is put in",
+                    from->name, from->shape);
     for (uint32_t i = 0; i < from->n_points; i++)
         TRY(cost_table_put(table, from->at + i * from->n_axes, from->value[i], from->spread[i]));
     return OK;
@@ -230,10 +242,25 @@ static void merge_clocks(Hardware *hardware, const Hardware *from)
         hardware->most_clock_mhz = from->most_clock_mhz;
 }
 
-Status hardware_merge(Hardware *hardware, const Hardware *from)
+Status hardware_check_merge(const Hardware *hardware, const Hardware *from)
 {
+    if (strcmp(hardware->backend, from->backend) != 0)
+        return fail(ERR_INPUT, "measured with %s, not with %s", hardware->backend, from->backend);
     if (strcmp(hardware->device, from->device) != 0)
         return fail(ERR_INPUT, "measured on \"%s\", not on \"%s\"", hardware->device, from->device);
+    for (uint32_t i = 0; i < from->n_models; i++) {
+        const HardwareModel *more = &from->models[i];
+        const HardwareModel *model = hardware_model(hardware, more->name);
+        if (model != NULL && strcmp(model->compute, more->compute) != 0)
+            return fail(ERR_INPUT, "model %s: measured in %s, not in %s", model->name,
+                        model->compute, more->compute);
+    }
+    return OK;
+}
+
+Status hardware_merge(Hardware *hardware, const Hardware *from)
+{
+    TRY(hardware_check_merge(hardware, from));
     merge_clocks(hardware, from);
     for (uint32_t i = 0; i < from->n_tables; i++)
         TRY(merge_table(hardware, &from->tables[i]));

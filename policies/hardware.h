@@ -162,8 +162,12 @@ Status cost_table_put(CostTable *table, const double *at, double value, double s
 int cost_place_compare(const CostTable *table, const double *left, const double *right);
 /* Adds a zeroed model, or empties the one of that name. */
 Status hardware_add_model(Hardware *hardware, const char *name, HardwareModel **model);
+/* OK when hardware_merge() can be: device and backend are the same, and so is the compute type of
+ * models that both have. Else ERR_INPUT. */
+Status hardware_check_merge(const Hardware *hardware, const Hardware *from);
 /* Puts tables and models of FROM, of the same device and backend, into HARDWARE; points and models
- * that both have are FROM's. Fails with ERR_INPUT when the devices differ. */
+ * that both have are FROM's. Fails with ERR_INPUT as hardware_check_merge(), and when a table of
+ * both has other axes in each. */
 Status hardware_merge(Hardware *hardware, const Hardware *from);
 
 #endif

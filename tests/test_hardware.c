@@ -251,6 +251,32 @@ static void merging_keeps_what_is_there_and_takes_what_is_new(void **unused)
     hardware_free(&more);
 }
 
+static void what_does_not_go_together_is_not_merged(void **unused)
+{
+    (void)unused;
+    Hardware all = random_hardware(1);
+    Hardware more = random_hardware(2);
+    CostTable *table;
+    assert_ok(hardware_add_table(&all, "new", "", UNIT_NS, AXES, 1, &table));
+    assert_ok(cost_table_put(table, (double[]){3}, 33, 0));
+    assert_ok(hardware_add_table(&more, "new", "", UNIT_NS, AXES, 2, &table));
+    assert_ok(cost_table_put(table, (double[]){3, 4}, 33, 0));
+    assert_int_equal(hardware_merge(&all, &more), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "\"new\""));
+    hardware_free(&more);
+    more = random_hardware(2);
+    snprintf(more.models[1].compute, sizeof more.models[1].compute, "f16");
+    assert_int_equal(hardware_merge(&all, &more), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "not in f16"));
+    hardware_free(&more);
+    more = random_hardware(2);
+    snprintf(more.backend, sizeof more.backend, "other");
+    assert_int_equal(hardware_merge(&all, &more), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "not with other"));
+    hardware_free(&all);
+    hardware_free(&more);
+}
+
 static void models_in_folders_are_found_by_their_last_name(void **unused)
 {
     (void)unused;
@@ -314,6 +340,7 @@ int main(void)
         cmocka_unit_test(refusals_name_the_path_and_what_is_allowed),
         cmocka_unit_test(the_schema_has_the_keys_of_the_writer),
         cmocka_unit_test(merging_keeps_what_is_there_and_takes_what_is_new),
+        cmocka_unit_test(what_does_not_go_together_is_not_merged),
         cmocka_unit_test(models_in_folders_are_found_by_their_last_name),
         cmocka_unit_test(the_profile_that_ships_is_read_and_prices_its_models),
         cmocka_unit_test(every_failed_allocation_of_a_profile_is_reported_and_leaks_nothing),

@@ -89,6 +89,7 @@ static Status measure_model(const Arguments *arguments, const char *model, const
                                       .threads = executor.threads,
                                       .quick = arguments->quick,
                                       .known = known,
+                                      .known_path = arguments->add,
                                       .progress = progress_show,
                                       .progress_argument = &watch.progress,
                                       .stop = interrupt_watch()};

@@ -18,6 +18,20 @@ typedef struct {
     bool kept;  /* false: a warm-up */
 } Sink;
 
+/* A profile has the times of one compute type. */
+static Status check_compute(const Validation *validation)
+{
+    const DeviceInput *device = &validation->arguments->device;
+    const HardwareModel *model = hardware_model(&validation->hardware, validation->model);
+    ExecutorOptions options = {0};
+    TRY(device_input_apply(device, &options));
+    const char *compute = executor_compute_name(device->name, options.compute);
+    if (model != NULL && strcmp(model->compute, compute) != 0)
+        return fail(ERR_INPUT, "%s: model %s was measured in %s, the plans run in %s",
+                    validation->arguments->hardware, model->name, model->compute, compute);
+    return OK;
+}
+
 Status validation_open_time(Validation *validation)
 {
     const ValidateArguments *arguments = validation->arguments;
@@ -27,6 +41,7 @@ Status validation_open_time(Validation *validation)
     if (strcmp(validation->hardware.backend, arguments->device.name) != 0)
         return fail(ERR_INPUT, "%s: it is of device %s, the plans run on %s", arguments->hardware,
                     validation->hardware.backend, arguments->device.name);
+    TRY(check_compute(validation));
     return arguments->timeline != NULL ? timeline_open(arguments->timeline, &validation->timeline)
                                        : OK;
 }

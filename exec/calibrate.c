@@ -18,12 +18,6 @@ enum {
     FEW_LAYERS = 6 /* whose experts are measured, at the least */
 };
 
-static const char *compute_name(const CalibrateOptions *options)
-{
-    bool is_cuda = strcmp(options->device, "cuda") == 0;
-    return is_cuda && options->compute != COMPUTE_F32 ? "bf16" : "f32";
-}
-
 /* Appends the operations of a step of STACK, as the executor stamps them. */
 static Status describe_stack(Calibration *c, Stack stack, HardwareModel *model)
 {
@@ -54,6 +48,9 @@ static Status describe_model(Calibration *c)
     TRY(calibrate_memory(c, model));
     snprintf(c->hardware->device, sizeof c->hardware->device, "%s", executor_device(c->executor));
     snprintf(c->hardware->backend, sizeof c->hardware->backend, "%s", c->options->device);
+    if (c->options->known != NULL)
+        return fail_in(hardware_check_merge(c->options->known, c->hardware), "%s",
+                       c->options->known_path);
     return OK;
 }
 
@@ -252,8 +249,10 @@ static Status count(Calibration *c)
 
 Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware)
 {
-    Calibration c = {
-        .options = options, .hardware = hardware, .model = model, .compute = compute_name(options)};
+    Calibration c = {.options = options,
+                     .hardware = hardware,
+                     .model = model,
+                     .compute = executor_compute_name(options->device, options->compute)};
     char few[512];
     char one[512];
     Status status = count(&c);

@@ -17,6 +17,7 @@ typedef struct {
     bool quick;     /* fewer places and repeats */
     /* Of the same device: operations and copies that it has are not measured; NULL: none. */
     const Hardware *known;
+    const char *known_path; /* where it is from, for errors */
     /* Called with the steps that were run and how many there will be; NULL: not. */
     void (*progress)(void *argument, uint64_t done, uint64_t total);
     void *progress_argument;

@@ -274,3 +274,9 @@ Status executor_find_compute(const char *name, ComputeType *compute)
         return fail(ERR_USAGE, "--compute %s: f32 or bf16", name);
     return OK;
 }
+
+const char *executor_compute_name(const char *device, ComputeType compute)
+{
+    bool is_cuda = strcmp(device, "cuda") == 0;
+    return is_cuda && compute != COMPUTE_F32 ? "bf16" : "f32";
+}

@@ -65,6 +65,8 @@ Status executor_memory(const Checkpoint *checkpoint, const ExecutorOptions *opti
 const TraceLayer *executor_layers(const Executor *executor, uint32_t *count);
 /* The compute type NAME, "f32" or "bf16"; NULL: COMPUTE_DEFAULT. Fails with ERR_USAGE. */
 Status executor_find_compute(const char *name, ComputeType *compute);
+/* The name of what COMPUTE is on DEVICE. */
+const char *executor_compute_name(const char *device, ComputeType compute);
 /* "cpu: AMD EPYC ..., 2 threads, OpenBLAS 0.3.21 ..." */
 const char *executor_device(const Executor *executor);
 /* Device memory of the expert slots of the plan, bytes, in the compute type. */

@@ -164,6 +164,17 @@ static bool find_experts(const OpCosts *costs, const TraceLayer *layer, uint32_t
     return false;
 }
 
+/* The trace routes to no experts that LAYER of the profile's model lacks. */
+static Status check_experts(const HardwareModel *model, const TraceLayer *layer)
+{
+    for (uint32_t i = 0; i < model->n_slots; i++)
+        if (model->slots[i].layer == layer->layer && model->slots[i].experts < layer->experts)
+            return fail(ERR_INPUT,
+                        "hardware profile: model %s: layer %u has %u experts, the trace has %u",
+                        model->name, layer->layer, model->slots[i].experts, layer->experts);
+    return OK;
+}
+
 /* The profile's model and the trace have the same MoE layers. */
 static Status check_layers(Timing *timing)
 {
@@ -179,6 +190,8 @@ static Status check_layers(Timing *timing)
     if (n != timing->options.n_layers)
         return fail(ERR_INPUT, "hardware profile: model %s: %u MoE layers, the trace has %u",
                     costs->model->name, n, timing->options.n_layers);
+    for (uint32_t i = 0; i < timing->options.n_layers; i++)
+        TRY(check_experts(costs->model, &timing->options.layers[i]));
     return OK;
 }
 
@@ -384,6 +397,11 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
             return OK;
         TRY(play(timing, op));
     }
+    if (layer != NULL)
+        return fail(ERR_INPUT,
+                    "hardware profile: model %s: layer %u: its experts are not in the order of the "
+                    "trace",
+                    timing->costs.model->name, *layer);
     return OK;
 }
 

@@ -35,6 +35,7 @@ static inline void make_hardware(const char *path, double step_ns, double load_n
     for (uint32_t i = 0; i < n_layers; i++)
         model->ops[STACK_DECODER][model->n_ops[STACK_DECODER]++] =
             (HardwareOp){.layer = layers[i].layer, .op = OP_EXPERTS};
+    snprintf(model->compute, sizeof model->compute, "f32");
     model->measured_layers = 1;
     model->memory.weights_bytes = 1000000;
     model->memory.position_bytes = 10;

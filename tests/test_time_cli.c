@@ -252,6 +252,21 @@ static void refuses(const char *what, const char *const *arguments)
         fail_msg("\"%s\" is not in: %s", what, run.err);
 }
 
+static void swap_first_and_last_experts(HardwareModel *model)
+{
+    HardwareOp *first = NULL;
+    HardwareOp *last = NULL;
+    for (uint32_t i = 0; i < model->n_ops[STACK_DECODER]; i++) {
+        HardwareOp *op = &model->ops[STACK_DECODER][i];
+        first = op->op == OP_EXPERTS && first == NULL ? op : first;
+        last = op->op == OP_EXPERTS ? op : last;
+    }
+    assert_true(first != NULL && first != last);
+    HardwareOp other = *first;
+    *first = *last;
+    *last = other;
+}
+
 static void profiles_that_do_not_fit_are_refused(void **unused)
 {
     (void)unused;
@@ -269,6 +284,23 @@ static void profiles_that_do_not_fit_are_refused(void **unused)
                                                  profile, "--set", "gating.mode=static", "--set",
                                                  "gating.capacity_factor=0.5", NULL});
     assert_ok(hardware_load(profile, &hardware));
+    HardwareModel *model = &hardware.models[0];
+    uint32_t experts = model->slots[0].experts;
+    model->slots[0].experts = experts / 2;
+    assert_ok(hardware_save(&hardware, other));
+    refuses("experts, the trace has",
+            (const char *const[]){"simulate", "--trace", trace, "--hardware", other, NULL});
+    model->slots[0].experts = experts;
+    swap_first_and_last_experts(model);
+    assert_ok(hardware_save(&hardware, other));
+    refuses("not in the order of the trace",
+            (const char *const[]){"simulate", "--trace", trace, "--hardware", other, "--set",
+                                  "buffer.slots=8", NULL});
+    swap_first_and_last_experts(model);
+    snprintf(model->compute, sizeof model->compute, "bf16");
+    assert_ok(hardware_save(&hardware, other));
+    refuses("in bf16, the plans run in f32",
+            (const char *const[]){"validate", "--trace", trace, "--hardware", other, NULL});
     snprintf(hardware.backend, sizeof hardware.backend, "cuda");
     assert_ok(hardware_save(&hardware, other));
     hardware_free(&hardware);

@@ -112,11 +112,6 @@ void scheduler_end(Scheduler *scheduler, uint32_t request)
     memset(scheduler->left[request], 0, sizeof scheduler->left[request]);
 }
 
-const ScheduledRequest *scheduler_request(const Scheduler *scheduler, uint32_t request)
-{
-    return &scheduler->requests[request];
-}
-
 static uint32_t take_slot(Scheduler *scheduler)
 {
     uint32_t slot = 0;

@@ -82,7 +82,5 @@ bool scheduler_next(Scheduler *scheduler, uint64_t now_ns, ScheduledStep *step);
 void scheduler_end(Scheduler *scheduler, uint32_t request);
 /* True when nothing of REQUEST is left to run. */
 bool scheduler_is_over(const Scheduler *scheduler, uint32_t request);
-/* As it was given. */
-const ScheduledRequest *scheduler_request(const Scheduler *scheduler, uint32_t request);
 
 #endif

@@ -577,11 +577,6 @@ TimingTotals timing_totals(const Timing *timing)
     return totals;
 }
 
-const OpCosts *timing_costs(const Timing *timing)
-{
-    return &timing->costs;
-}
-
 TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features)
 {
     const HardwareMemory *memory = &timing->costs.model->memory;

@@ -104,8 +104,6 @@ void timing_reset(Timing *timing);
 
 uint64_t timing_now(const Timing *timing);
 TimingTotals timing_totals(const Timing *timing);
-/* The operations of a step of STACK, and the shape of its experts' price: see sim/op_costs.h. */
-const OpCosts *timing_costs(const Timing *timing);
 
 /* Device memory of an executor that was opened for MAX of FEATURES, bytes. */
 TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features);

@@ -79,10 +79,9 @@ Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t
     return OK;
 }
 
-static Status draw(void *argument, const StepFeatures *features, const StepTime *step)
+Status simulated_step_draw(Timeline *timeline, const StepFeatures *features, const StepTime *step)
 {
-    SimulatedTime *time = argument;
-    return timeline_add(time->timeline, TIMELINE_SIMULATOR,
+    return timeline_add(timeline, TIMELINE_SIMULATOR,
                         &(TimelineStep){.step = features->step,
                                         .phase = features->phase,
                                         .tokens = features->tokens,
@@ -96,6 +95,12 @@ static Status draw(void *argument, const StepFeatures *features, const StepTime 
                                                    .slots = step->in_use.slots,
                                                    .caches = step->in_use.caches,
                                                    .activations = step->in_use.activations}});
+}
+
+static Status draw(void *argument, const StepFeatures *features, const StepTime *step)
+{
+    SimulatedTime *time = argument;
+    return simulated_step_draw(time->timeline, features, step);
 }
 
 static Status open_timing(SimulatedTime *time, const TimeInput *input, const TraceLayer *layers,

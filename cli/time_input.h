@@ -18,7 +18,12 @@ typedef struct {
      .argument = "FILE",                                                                           \
      .help = "simulate time, with the costs that calibrate measured",                              \
      .kind = OPTION_TEXT,                                                                          \
-     .value = &(input)->hardware}
+     .value = &(input)->hardware},                                                                 \
+    {.name = "model",                                                                              \
+     .argument = "DIR|shape:NAME",                                                                 \
+     .help = "with --hardware: whose costs are looked up (default: the trace's model)",            \
+     .kind = OPTION_TEXT,                                                                          \
+     .value = &(input)->model}
 #define TIMELINE_OPTION(input)                                                                     \
     {.name = "timeline",                                                                           \
      .argument = "FILE",                                                                           \
@@ -60,6 +65,8 @@ Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const Pac
 Status simulated_time_serve(SimulatedTime *time, const TimeInput *input, const char *const *paths,
                             size_t count, const Plan *plan, ServedPlan *served);
 void simulated_time_close(SimulatedTime *time);
+/* Adds a step that was played to the simulator's process of TIMELINE. */
+Status simulated_step_draw(Timeline *timeline, const StepFeatures *features, const StepTime *step);
 /* Tables of phases and operations, and what is to be said of the costs. */
 Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns);
 /* Adds "time". */

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli/interrupt.h"
+#include "cli/time_input.h"
 #include "cli/validate.h"
 #include "policies/signals_load.h"
 
@@ -58,20 +59,7 @@ static Status take_predicted(void *argument, const StepFeatures *features, const
                              step->n_residency));
     if (!sink->drawn)
         return OK;
-    return timeline_add(sink->validation->timeline, TIMELINE_SIMULATOR,
-                        &(TimelineStep){.step = features->step,
-                                        .phase = features->phase,
-                                        .tokens = features->tokens,
-                                        .start_ns = step->start_ns,
-                                        .duration_ns = step->duration_ns,
-                                        .ops = step->ops,
-                                        .n_ops = step->n_ops,
-                                        .residency = step->residency,
-                                        .n_residency = step->n_residency,
-                                        .memory = {.weights = step->in_use.weights,
-                                                   .slots = step->in_use.slots,
-                                                   .caches = step->in_use.caches,
-                                                   .activations = step->in_use.activations}});
+    return simulated_step_draw(sink->validation->timeline, features, step);
 }
 
 /* A recorded run that is played. */

@@ -78,23 +78,16 @@ static size_t expert_floats(const FfnShape *shape)
     return 3 * matrix + 2 * (size_t)shape->d_ff + shape->d_model;
 }
 
-static float *random_floats(uint64_t *state, size_t n, float scale)
-{
-    float *floats = take(n, sizeof *floats);
-    for (size_t i = 0; i < n; i++)
-        floats[i] = gpu_rounded(scale * random_float(state));
-    return floats;
-}
-
 /* The tokens lean one way, so that some experts get many and others none. */
 static Inputs make_inputs(uint64_t *state, const Layer *layer)
 {
     const FfnShape *shape = &layer->shape;
     size_t d = shape->d_model;
     float scale = 1.5f / sqrtf((float)d);
-    Inputs inputs = {.weights = random_floats(state, layer->experts * expert_floats(shape), scale),
-                     .router = random_floats(state, layer->experts * (d + 1), 2 * scale),
-                     .in = random_floats(state, layer->max_tokens * d, 1)};
+    Inputs inputs = {.weights =
+                         gpu_random_floats(state, layer->experts * expert_floats(shape), scale),
+                     .router = gpu_random_floats(state, layer->experts * (d + 1), 2 * scale),
+                     .in = gpu_random_floats(state, layer->max_tokens * d, 1)};
     for (size_t i = 0; i < layer->max_tokens * d; i++)
         inputs.in[i] = gpu_rounded(inputs.in[i] + (i % d % 3 == 0 ? 0.7f : 0));
     return inputs;
@@ -107,26 +100,14 @@ static void free_inputs(Inputs *inputs)
     free(inputs->in);
 }
 
-static Part matrix_part(float **at, uint32_t rows, uint32_t columns)
-{
-    size_t n = (size_t)rows * columns;
-    const Tensor tensor = {.dtype = DTYPE_F32,
-                           .rank = 2,
-                           .shape = {rows, columns},
-                           .data = *at,
-                           .bytes = n * sizeof(float)};
-    *at += n;
-    return part_of(&tensor);
-}
-
 static FfnTensors expert_tensors(const FfnShape *shape, float *at)
 {
-    FfnTensors tensors = {.gate = matrix_part(&at, shape->d_ff, shape->d_model),
-                          .up = matrix_part(&at, shape->d_ff, shape->d_model),
-                          .down = matrix_part(&at, shape->d_model, shape->d_ff)};
-    tensors.gate_bias = matrix_part(&at, 1, shape->d_ff);
-    tensors.up_bias = matrix_part(&at, 1, shape->d_ff);
-    tensors.down_bias = matrix_part(&at, 1, shape->d_model);
+    FfnTensors tensors = {.gate = gpu_matrix_part(&at, shape->d_ff, shape->d_model),
+                          .up = gpu_matrix_part(&at, shape->d_ff, shape->d_model),
+                          .down = gpu_matrix_part(&at, shape->d_model, shape->d_ff)};
+    tensors.gate_bias = gpu_matrix_part(&at, 1, shape->d_ff);
+    tensors.up_bias = gpu_matrix_part(&at, 1, shape->d_ff);
+    tensors.down_bias = gpu_matrix_part(&at, 1, shape->d_model);
     return tensors;
 }
 
@@ -172,7 +153,7 @@ static void store_layer(Side *side, const Inputs *inputs)
     const Backend *backend = side->backend;
     uint32_t n = layer->experts;
     float *at = inputs->router;
-    Part matrix = matrix_part(&at, n, layer->shape.d_model);
+    Part matrix = gpu_matrix_part(&at, n, layer->shape.d_model);
     ExpertJob *placed = take(n, sizeof *placed);
     assert_ok(backend->store(side->device, &matrix, side->router.matrix.data));
     assert_ok(backend->upload(side->device, side->router.matrix.bias, at, n * sizeof(float)));

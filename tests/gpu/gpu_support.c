@@ -166,6 +166,27 @@ void gpu_assert_near(const OpsQueue *queue, const Floats *floats, float toleranc
     assert_near(read_device(queue, floats->device, floats->n * sizeof(float)), floats, tolerance);
 }
 
+float *gpu_random_floats(uint64_t *state, size_t n, float scale)
+{
+    float *floats = calloc(n, sizeof *floats);
+    assert_non_null(floats);
+    for (size_t i = 0; i < n; i++)
+        floats[i] = gpu_rounded(scale * random_float(state));
+    return floats;
+}
+
+Part gpu_matrix_part(float **at, uint32_t rows, uint32_t columns)
+{
+    size_t n = (size_t)rows * columns;
+    const Tensor tensor = {.dtype = DTYPE_F32,
+                           .rank = 2,
+                           .shape = {rows, columns},
+                           .data = *at,
+                           .bytes = n * sizeof(float)};
+    *at += n;
+    return part_of(&tensor);
+}
+
 void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const void *elements,
                               const Floats *floats, float tolerance)
 {

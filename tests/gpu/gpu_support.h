@@ -33,6 +33,11 @@ Floats gpu_result(size_t n);
 void *gpu_elements(const Floats *floats, ComputeType compute);
 float gpu_rounded(float value);
 
+/* N random numbers in -SCALE to SCALE at the nearest bf16, on the host; the caller frees them. */
+float *gpu_random_floats(uint64_t *state, size_t n, float scale);
+/* The matrix [rows][columns] of the floats at *AT, which moves behind it. */
+Part gpu_matrix_part(float **at, uint32_t rows, uint32_t columns);
+
 /* Waits, and compares elements of COMPUTE on the device with what FLOATS has on the host. */
 void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const void *elements,
                               const Floats *floats, float tolerance);

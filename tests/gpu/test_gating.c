@@ -69,14 +69,6 @@ static size_t expert_floats(const FfnShape *shape)
     return 3 * matrix + biases;
 }
 
-static float *random_floats(uint64_t *state, size_t n, float scale)
-{
-    float *floats = take(n, sizeof *floats);
-    for (size_t i = 0; i < n; i++)
-        floats[i] = gpu_rounded(scale * random_float(state));
-    return floats;
-}
-
 /* Distinct experts for a token, low ones more often, some dropped already. */
 static void choose(uint64_t *state, const Layer *layer, uint16_t *experts)
 {
@@ -99,12 +91,12 @@ static Inputs make_inputs(uint64_t *state, const Layer *layer)
     const FfnShape *shape = &layer->shape;
     size_t rows = (size_t)layer->max_tokens * shape->d_model;
     size_t assignments = (size_t)layer->max_tokens * layer->top_k;
-    Inputs inputs = {.weights = random_floats(state, layer->experts * expert_floats(shape),
-                                              1.5f / sqrtf((float)shape->d_model)),
-                     .in = random_floats(state, rows, 1),
-                     .before = random_floats(state, rows, 1),
+    Inputs inputs = {.weights = gpu_random_floats(state, layer->experts * expert_floats(shape),
+                                                  1.5f / sqrtf((float)shape->d_model)),
+                     .in = gpu_random_floats(state, rows, 1),
+                     .before = gpu_random_floats(state, rows, 1),
                      .experts = take(assignments, sizeof(uint16_t)),
-                     .route_weights = random_floats(state, assignments, 0.5f)};
+                     .route_weights = gpu_random_floats(state, assignments, 0.5f)};
     for (size_t i = 0; i < assignments; i++)
         inputs.route_weights[i] += 0.6f;
     for (size_t token = 0; token < layer->max_tokens; token++)
@@ -121,27 +113,15 @@ static void free_inputs(Inputs *inputs)
     free(inputs->route_weights);
 }
 
-static Part matrix_part(float **at, uint32_t rows, uint32_t columns)
-{
-    size_t n = (size_t)rows * columns;
-    const Tensor tensor = {.dtype = DTYPE_F32,
-                           .rank = 2,
-                           .shape = {rows, columns},
-                           .data = *at,
-                           .bytes = n * sizeof(float)};
-    *at += n;
-    return part_of(&tensor);
-}
-
 static FfnTensors expert_tensors(const FfnShape *shape, float *at)
 {
-    FfnTensors tensors = {.gate = matrix_part(&at, shape->d_ff, shape->d_model),
-                          .up = matrix_part(&at, shape->d_ff, shape->d_model),
-                          .down = matrix_part(&at, shape->d_model, shape->d_ff)};
+    FfnTensors tensors = {.gate = gpu_matrix_part(&at, shape->d_ff, shape->d_model),
+                          .up = gpu_matrix_part(&at, shape->d_ff, shape->d_model),
+                          .down = gpu_matrix_part(&at, shape->d_model, shape->d_ff)};
     if (shape->bias) {
-        tensors.gate_bias = matrix_part(&at, 1, shape->d_ff);
-        tensors.up_bias = matrix_part(&at, 1, shape->d_ff);
-        tensors.down_bias = matrix_part(&at, 1, shape->d_model);
+        tensors.gate_bias = gpu_matrix_part(&at, 1, shape->d_ff);
+        tensors.up_bias = gpu_matrix_part(&at, 1, shape->d_ff);
+        tensors.down_bias = gpu_matrix_part(&at, 1, shape->d_model);
     }
     return tensors;
 }

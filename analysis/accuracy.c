@@ -36,14 +36,8 @@ struct Accuracy {
 
 static Status push(Numbers *numbers, double value)
 {
-    if (numbers->n == numbers->room) {
-        size_t room = numbers->room > 0 ? 2 * numbers->room : 256;
-        double *items = mem_resize(numbers->items, room, sizeof *items);
-        if (items == NULL)
-            return fail_memory("measured times", room * sizeof *items);
-        numbers->items = items;
-        numbers->room = room;
-    }
+    TRY(mem_grow(&numbers->items, &numbers->room, numbers->n, sizeof *numbers->items,
+                 "measured times"));
     numbers->items[numbers->n++] = value;
     return OK;
 }

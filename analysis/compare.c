@@ -51,14 +51,8 @@ static Status enqueue(Compare *compare, Log log, const CompareRecord *record)
                 compare->count * sizeof *compare->queue);
         compare->head = 0;
     }
-    if (compare->head + compare->count == compare->room) {
-        size_t room = compare->room == 0 ? 64 : 2 * compare->room;
-        CompareRecord *queue = mem_resize(compare->queue, room, sizeof *queue);
-        if (queue == NULL)
-            return fail_memory("comparison", room * sizeof *queue);
-        compare->queue = queue;
-        compare->room = room;
-    }
+    TRY(mem_grow(&compare->queue, &compare->room, compare->head + compare->count,
+                 sizeof *compare->queue, "comparison"));
     compare->queue[compare->head + compare->count++] = *record;
     compare->ahead = log;
     return OK;

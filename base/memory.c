@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALIGNMENT = 64, LARGE_BYTES = 16 << 20 };
+enum { ALIGNMENT = 64, LARGE_BYTES = 16 << 20, LEAST_ROOM = 64 };
 
 /* Sits in front of every block, so that a block's size and start are known when it is resized or
  * freed. MAPPED_BYTES is what was mapped for it, 0 when it came from the heap. */
@@ -114,6 +114,21 @@ void *mem_resize(void *block, size_t count, size_t size)
     memcpy(moved, block, old_bytes < bytes ? old_bytes : bytes);
     mem_free(block);
     return moved;
+}
+
+Status mem_grow(void *array_pointer, size_t *room, size_t n, size_t size, const char *what)
+{
+    void *array;
+    if (n < *room)
+        return OK;
+    size_t wanted = *room > 0 ? 2 * *room : LEAST_ROOM;
+    memcpy(&array, array_pointer, sizeof array);
+    array = mem_resize(array, wanted, size);
+    if (array == NULL)
+        return fail_memory(what, wanted * size);
+    memcpy(array_pointer, &array, sizeof array);
+    *room = wanted;
+    return OK;
 }
 
 Status mem_new(void *out_pointer, size_t count, size_t size, const char *what)

@@ -22,6 +22,11 @@ void mem_free(void *block);
 /* Like mem_alloc, but writes the error record: WHAT names the object. */
 Status mem_new(void *out_pointer, size_t count, size_t size, const char *what);
 
+/* Room for one item more than the N of SIZE bytes in the array that ARRAY_POINTER points to, which
+ * has room for *ROOM and grows to twice that. On ERR_MEMORY, whose record has WHAT, both are as
+ * they were. */
+Status mem_grow(void *array_pointer, size_t *room, size_t n, size_t size, const char *what);
+
 /* Makes the K-th allocation from now on (1 = the next) return NULL, once; 0 switches this off. */
 void mem_fail_at(uint64_t k);
 /* True when the allocation armed by mem_fail_at has been reached. */

@@ -23,7 +23,7 @@ typedef struct {
 typedef struct {
     Sample *samples; /* [n] */
     uint32_t n;
-    uint32_t room;
+    size_t room;
 } Samples;
 
 /* How the device's clock is read; READ is NULL where it is not. */

@@ -15,14 +15,8 @@ Status calibration_note(Calibration *c, const char *name, const char *shape, Cos
     Samples *samples = &c->samples;
     CostTable *table;
     TRY(hardware_add_table(c->hardware, name, shape, unit, axis, n_axes, &table));
-    if (samples->n == samples->room) {
-        uint32_t room = samples->room > 0 ? 2 * samples->room : 256;
-        Sample *larger = mem_resize(samples->samples, room, sizeof *larger);
-        if (larger == NULL)
-            return fail_memory("calibration", room * sizeof *larger);
-        samples->samples = larger;
-        samples->room = room;
-    }
+    TRY(mem_grow(&samples->samples, &samples->room, samples->n, sizeof *samples->samples,
+                 "calibration"));
     Sample *sample = &samples->samples[samples->n++];
     *sample = (Sample){
         .table = (uint32_t)(table - c->hardware->tables), .value = value, .spread = spread};

@@ -28,14 +28,8 @@ typedef struct {
 static Status add_request(Reading *reading, const TraceRequest *request)
 {
     RequestEntry *entry;
-    if (reading->n_told == reading->room) {
-        size_t room = reading->room > 0 ? 2 * reading->room : 64;
-        Told *grown = mem_resize(reading->told, room, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("requests", room * sizeof *grown);
-        reading->told = grown;
-        reading->room = room;
-    }
+    TRY(mem_grow(&reading->told, &reading->room, reading->n_told, sizeof *reading->told,
+                 "requests"));
     Told *told = &reading->told[reading->n_told];
     *told = (Told){.request = request->request,
                    .prompt = request->prompt_tokens,

@@ -8,7 +8,7 @@
 
 struct FeaturesBuilder {
     TraceFeatures out;
-    uint64_t room; /* in out.steps */
+    size_t room; /* in out.steps */
     RequestTable requests;
     uint32_t beams; /* requests that share a source, which belongs to the first */
 };
@@ -28,19 +28,6 @@ static Status read_beams(const TraceRun *run, const char *path, uint32_t *beams)
     Status status = json_find(&root, "beams", &at) ? json_u32(&at, 1, UINT32_MAX, beams) : OK;
     cJSON_Delete(json);
     return status;
-}
-
-static Status make_room(Builder *builder)
-{
-    if (builder->out.n_steps < builder->room)
-        return OK;
-    uint64_t room = builder->room > 0 ? 2 * builder->room : 256;
-    StepFeatures *steps = mem_resize(builder->out.steps, room, sizeof *steps);
-    if (steps == NULL)
-        return fail_memory("features of steps", room * sizeof *steps);
-    builder->out.steps = steps;
-    builder->room = room;
-    return OK;
 }
 
 static void widen(uint32_t *most, uint32_t by)
@@ -78,7 +65,8 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
 
 Status features_builder_add(Builder *builder, const TraceStep *step, const StepFeatures **given)
 {
-    TRY(make_room(builder));
+    TRY(mem_grow(&builder->out.steps, &builder->room, builder->out.n_steps,
+                 sizeof *builder->out.steps, "features of steps"));
     StepFeatures *features = &builder->out.steps[builder->out.n_steps];
     *features = (StepFeatures){
         .step = step->step, .phase = step->phase, .stack = step->stack, .tokens = step->tokens};

@@ -25,14 +25,7 @@ static void read_point(sqlite3_stmt *statement, FrontPoint *point)
 
 static Status add_point(StudyFront *front, size_t *room, const FrontPoint *point)
 {
-    if (front->n_points == *room) {
-        size_t wanted = *room > 0 ? 2 * *room : 16;
-        FrontPoint *grown = mem_resize(front->points, wanted, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("front", wanted * sizeof *grown);
-        front->points = grown;
-        *room = wanted;
-    }
+    TRY(mem_grow(&front->points, room, front->n_points, sizeof *front->points, "front"));
     front->points[front->n_points++] = *point;
     return OK;
 }

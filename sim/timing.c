@@ -342,18 +342,11 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
 static Status stamp(Timing *timing, const StepOp *op)
 {
     uint64_t ns = timing->gpu_ns - timing->stamp_at_ns;
-    size_t n = timing->out.n_ops;
     timing->op_ns[op->op] += ns;
     timing->layer_ns[op->layer] += ns;
     if (timing->options.records) {
-        if (n == timing->op_room) {
-            size_t room = n > 0 ? 2 * n : 256;
-            TimingRecord *ops = mem_resize(timing->ops, room, sizeof *ops);
-            if (ops == NULL)
-                return fail_memory("simulated operations", room * sizeof *ops);
-            timing->ops = ops;
-            timing->op_room = room;
-        }
+        TRY(mem_grow(&timing->ops, &timing->op_room, timing->out.n_ops, sizeof *timing->ops,
+                     "simulated operations"));
         timing->ops[timing->out.n_ops++] = (TimingRecord){
             .layer = op->layer, .op = op->op, .start_ns = timing->stamp_at_ns, .duration_ns = ns};
     }

@@ -135,17 +135,10 @@ static void add_hit(Event *event, const BufferAction *action)
 
 static Status add_record(Timing *timing, const ResidencyRecord *record)
 {
-    size_t n = timing->out.n_residency;
     if (!timing->options.records)
         return OK;
-    if (n == timing->residency_room) {
-        size_t room = n > 0 ? 2 * n : 256;
-        ResidencyRecord *records = mem_resize(timing->residency, room, sizeof *records);
-        if (records == NULL)
-            return fail_memory("simulated loads", room * sizeof *records);
-        timing->residency = records;
-        timing->residency_room = room;
-    }
+    TRY(mem_grow(&timing->residency, &timing->residency_room, timing->out.n_residency,
+                 sizeof *timing->residency, "simulated loads"));
     timing->residency[timing->out.n_residency++] = *record;
     return OK;
 }

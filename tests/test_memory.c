@@ -162,6 +162,29 @@ static void an_arena_larger_than_the_address_space_is_refused(void **unused)
     arena_free(&arena);
 }
 
+static void an_array_grows_when_it_is_full_and_keeps_what_it_holds(void **unused)
+{
+    (void)unused;
+    uint32_t *numbers = NULL;
+    size_t room = 0;
+    for (uint32_t n = 0; n < 1000; n++) {
+        const uint32_t *before = numbers;
+        size_t room_before = room;
+        mem_fail_at(1);
+        Status status = mem_grow(&numbers, &room, n, sizeof *numbers, "numbers");
+        mem_fail_at(0);
+        assert_int_equal(status, n == room_before ? ERR_MEMORY : OK);
+        assert_ptr_equal(numbers, before);
+        assert_int_equal(room, room_before);
+        assert_int_equal(mem_grow(&numbers, &room, n, sizeof *numbers, "numbers"), OK);
+        assert_true(n < room);
+        numbers[n] = n;
+    }
+    for (uint32_t n = 0; n < 1000; n++)
+        assert_int_equal(numbers[n], n);
+    mem_free(numbers);
+}
+
 int main(void)
 {
     memory_install();
@@ -173,6 +196,7 @@ int main(void)
         cmocka_unit_test(sqlite_and_cjson_allocate_here),
         cmocka_unit_test(pieces_of_an_arena_do_not_overlap_and_lie_in_it),
         cmocka_unit_test(an_arena_larger_than_the_address_space_is_refused),
+        cmocka_unit_test(an_array_grows_when_it_is_full_and_keeps_what_it_holds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

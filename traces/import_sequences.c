@@ -155,14 +155,7 @@ static Status check_distinct(const char *path, const ImportSequences *sequences)
 
 static Status append(ImportSequences *sequences, size_t *room, const ImportSequence *found)
 {
-    if (sequences->count == *room) {
-        size_t wanted = *room > 0 ? 2 * *room : 256;
-        ImportSequence *grown = mem_resize(sequences->items, wanted, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("sequences", wanted * sizeof *grown);
-        sequences->items = grown;
-        *room = wanted;
-    }
+    TRY(mem_grow(&sequences->items, room, sequences->count, sizeof *sequences->items, "sequences"));
     sequences->items[sequences->count++] = *found;
     return OK;
 }

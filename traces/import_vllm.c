@@ -164,14 +164,8 @@ static Status add_sequence(Responses *responses, uint64_t tokens, uint64_t promp
     ImportSequences *sequences = &responses->sequences;
     if (tokens == 0)
         return OK;
-    if (sequences->count == responses->sequences_room) {
-        size_t room = sequences->count > 0 ? 2 * sequences->count : 64;
-        ImportSequence *grown = mem_resize(sequences->items, room, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("sequences", room * sizeof *grown);
-        sequences->items = grown;
-        responses->sequences_room = room;
-    }
+    TRY(mem_grow(&sequences->items, &responses->sequences_room, sequences->count,
+                 sizeof *sequences->items, "sequences"));
     if (tokens + prompt > UINT32_MAX || sequences->count == UINT32_MAX)
         return line_fail(responses, "choices", "too long");
     sequences->items[sequences->count] =

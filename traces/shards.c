@@ -83,14 +83,8 @@ static Status give_number(TraceShards *shards, Entry *entry)
 {
     if (shards->n_requests == NO_NUMBER)
         return fail(ERR_INPUT, "%s: too many requests", shards->paths[shards->next - 1]);
-    if (shards->n_requests == shards->told_room) {
-        size_t room = shards->told_room > 0 ? 2 * shards->told_room : 256;
-        Told *grown = mem_resize(shards->told, room, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("requests", room * sizeof *grown);
-        shards->told = grown;
-        shards->told_room = room;
-    }
+    TRY(mem_grow(&shards->told, &shards->told_room, shards->n_requests, sizeof *shards->told,
+                 "requests"));
     shards->told[shards->n_requests] = (Told){entry->arrival_ns, entry->prompt_tokens};
     entry->number = shards->n_requests++;
     return OK;

@@ -255,6 +255,8 @@ Status calibrate_model(const CalibrateOptions *options, const char *model, Hardw
                      .compute = executor_compute_name(options->device, options->compute)};
     char few[512];
     char one[512];
+    if (strlen(model) > CALIBRATE_NAME_BYTES)
+        return fail(ERR_INPUT, "%s: the name is longer than %d bytes", model, CALIBRATE_NAME_BYTES);
     Status status = count(&c);
     if (status == OK)
         status = find_few(&c, FEW_LAYERS, few);

@@ -8,8 +8,9 @@
 #include "exec/calibrate.h"
 
 enum {
-    CALIBRATE_REPEATS = 15, /* of one kind of step at the most */
-    CALIBRATE_WARM_UP = 3   /* a step's shape is noted, then captured, then replayed */
+    CALIBRATE_REPEATS = 15,     /* of one kind of step at the most */
+    CALIBRATE_WARM_UP = 3,      /* a step's shape is noted, then captured, then replayed */
+    CALIBRATE_NAME_BYTES = 140, /* of a model's name, which stands in shape keys */
 };
 
 /* One measured cost, before those of the same place are put together. */

@@ -118,7 +118,7 @@ Status calibration_note_rest(Calibration *c, const char *mode, const double at[C
                              double ns, double spread)
 {
     char shape[160];
-    snprintf(shape, sizeof shape, "%.140s %s", c->model, mode);
+    snprintf(shape, sizeof shape, "%s %s", c->model, mode);
     return calibration_note(c, "step/rest", shape, UNIT_NS, STEP_AXES, 3, at, ns, spread);
 }
 

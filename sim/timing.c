@@ -152,12 +152,14 @@ static Status make_layers(Timing *timing)
     return OK;
 }
 
-/* Finds the experts of LAYER in the list of operations. */
-static bool find_experts(const OpCosts *costs, const TraceLayer *layer, uint32_t *price)
+/* Finds the experts of LAYER in the list of operations from *FIRST on, which then is past them. */
+static bool find_experts(const OpCosts *costs, const TraceLayer *layer, uint32_t *first,
+                         uint32_t *price)
 {
-    for (uint32_t i = 0; i < costs->n_ops[layer->stack]; i++) {
+    for (uint32_t i = *first; i < costs->n_ops[layer->stack]; i++) {
         const StepOp *op = &costs->ops[layer->stack][i];
         *price = op->price;
+        *first = i + 1;
         if (op->op == OP_EXPERTS && op->layer == layer->layer)
             return true;
     }
@@ -175,18 +177,23 @@ static Status check_experts(const HardwareModel *model, const TraceLayer *layer)
     return OK;
 }
 
-/* The profile's model and the trace have the same MoE layers. */
+/* The profile's model and the trace have the same MoE layers in the same order. */
 static Status check_layers(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
+    uint32_t first[2] = {0}; /* by Stack */
     uint32_t n = 0;
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (uint32_t i = 0; i < costs->n_ops[stack]; i++)
             n += costs->ops[stack][i].op == OP_EXPERTS;
-    for (uint32_t i = 0; i < timing->options.n_layers; i++)
-        if (!find_experts(costs, &timing->options.layers[i], &timing->layers[i].price))
-            return fail(ERR_INPUT, "hardware profile: model %s: layer %u has no experts there",
-                        costs->model->name, timing->options.layers[i].layer);
+    for (uint32_t i = 0; i < timing->options.n_layers; i++) {
+        const TraceLayer *layer = &timing->options.layers[i];
+        if (!find_experts(costs, layer, &first[layer->stack], &timing->layers[i].price))
+            return fail(ERR_INPUT,
+                        "hardware profile: model %s: layer %u has no experts there, or not in the "
+                        "order of the trace",
+                        costs->model->name, layer->layer);
+    }
     if (n != timing->options.n_layers)
         return fail(ERR_INPUT, "hardware profile: model %s: %u MoE layers, the trace has %u",
                     costs->model->name, n, timing->options.n_layers);

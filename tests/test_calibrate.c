@@ -281,6 +281,10 @@ static void what_cannot_be_calibrated_leaves_no_file(void **unused)
         {"models/absent", NULL, "models/absent"},
         {"shape:none", NULL, "shape:none"},
         {MODEL, "absent.json", "absent.json"},
+        {"././././././././././././././././././././././././././././././././././././././././././././"
+         "./"
+         "./././././././././././././././././././././././././././models/tiny-32x4",
+         NULL, "longer than 140 bytes"},
     };
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         RUN("calibrate", "--quick", "--model", CASES[i].model, "--out", never,

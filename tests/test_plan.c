@@ -681,6 +681,16 @@ static void assert_schema_says(const cJSON *node, const PlanKey *key)
     }
 }
 
+/* A branch without a type takes null, whatever properties it asks of objects. */
+static void assert_one_branch_takes_null(const cJSON *branches)
+{
+    int n = 0;
+    const cJSON *branch;
+    cJSON_ArrayForEach(branch, branches) n +=
+        !cJSON_HasObjectItem(branch, "type") || has_type(branch, "null");
+    assert_int_equal(n, 1);
+}
+
 static int count_properties(const cJSON *schema, const char *section)
 {
     const cJSON *object = schema;
@@ -707,6 +717,8 @@ static void the_schema_says_what_the_parser_does(void **unused)
             assert_schema_says(schema_of(schema, section->name, section->keys[i].name),
                                &section->keys[i]);
     }
+    assert_one_branch_takes_null(
+        cJSON_GetObjectItemCaseSensitive(schema_of(schema, "", "buffer"), "oneOf"));
     cJSON_Delete(schema);
 }
 

@@ -239,7 +239,10 @@ static Status print(const Arguments *arguments, const Hardware *hardware, uint64
 static Status run(const Arguments *arguments, int argc, char **argv, Hardware *hardware)
 {
     uint64_t start_ns = clock_ns();
+    OutputFile output;
     Hardware known = {0};
+    TRY(output_open(arguments->out, &output)); /* before minutes of measuring */
+    output_discard(&output);
     Status status = arguments->add != NULL ? hardware_load(arguments->add, &known) : OK;
     if (status == OK)
         status = measure(arguments, argc, argv, arguments->add != NULL ? &known : NULL, hardware);

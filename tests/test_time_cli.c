@@ -275,6 +275,9 @@ static void profiles_that_do_not_fit_are_refused(void **unused)
     keep(other, "other.json");
     refuses("need --hardware",
             (const char *const[]){"simulate", "--trace", trace, "--timeline", "x.json", NULL});
+    refuses("/no/such/hw.json: cannot create", /* before the model is opened, and measured */
+            (const char *const[]){"calibrate", "--model", "models/other", "--out",
+                                  "/no/such/hw.json", NULL});
     refuses("need --hardware",
             (const char *const[]){"validate", "--trace", trace, "--runs", "3", NULL});
     refuses("does not know the model",

@@ -105,7 +105,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
     TRY(model_input_check(&table, &arguments->model));
-    return bench_batches_read(&table, arguments->batches_text, 1, arguments->batches,
+    return bench_batches_read(&table, "batch", arguments->batches_text, 1, arguments->batches,
                               &arguments->n_batches);
 }
 

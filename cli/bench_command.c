@@ -45,15 +45,17 @@ static bool read_batch(const char **text, uint32_t tokens, BenchBatch *batch)
     return batch->requests <= MAX_BATCH && all > 0 && all <= TRACE_MAX_TOKENS;
 }
 
-Status bench_batches_read(const OptionTable *table, const char *text, uint32_t tokens,
-                          BenchBatch batches[BENCH_MAX_BATCHES], uint32_t *n)
+Status bench_batches_read(const OptionTable *table, const char *option, const char *text,
+                          uint32_t tokens, BenchBatch batches[BENCH_MAX_BATCHES], uint32_t *n)
 {
     const char *at = text;
     *n = 0;
     do {
         if (*n == BENCH_MAX_BATCHES || !read_batch(&at, tokens, &batches[(*n)++]))
-            return options_fail(table, "'%s' is no list of up to %d batches like 1,8 or 16x1024",
-                                text, BENCH_MAX_BATCHES);
+            return options_fail(
+                table,
+                "--%s: '%s' is no list of up to %d numbers or batches, as 1,8 or 16x1024 are",
+                option, text, BENCH_MAX_BATCHES);
     } while (*at != '\0');
     return OK;
 }

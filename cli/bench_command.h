@@ -32,10 +32,10 @@ typedef struct {
 
 enum { BENCH_MAX_BATCHES = 32 };
 
-/* Reads TEXT, items with commas between them; one without "xTOKENS" has TOKENS. Fails with
- * ERR_USAGE. */
-Status bench_batches_read(const OptionTable *table, const char *text, uint32_t tokens,
-                          BenchBatch batches[BENCH_MAX_BATCHES], uint32_t *n);
+/* Reads TEXT of OPTION, items with commas between them; one without "xTOKENS" has TOKENS. Fails
+ * with ERR_USAGE. */
+Status bench_batches_read(const OptionTable *table, const char *option, const char *text,
+                          uint32_t tokens, BenchBatch batches[BENCH_MAX_BATCHES], uint32_t *n);
 
 /* Parts of what follows: the benchmark, its command line, the program's version and commit and the
  * GPU's driver (null where there is none); and the ceilings. */

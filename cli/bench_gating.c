@@ -81,7 +81,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         return options_fail(&table, "--stack: '%s', allowed are encoder and decoder",
                             arguments->stack);
     TRY(model_input_check(&table, &load->model));
-    return bench_batches_read(&table, arguments->batches, arguments->length, load->batches,
+    return bench_batches_read(&table, "batch", arguments->batches, arguments->length, load->batches,
                               &load->n_batches);
 }
 

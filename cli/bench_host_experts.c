@@ -88,9 +88,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
-    TRY(bench_batches_read(&table, arguments->active_text, 1, arguments->active,
+    TRY(bench_batches_read(&table, "active", arguments->active_text, 1, arguments->active,
                            &arguments->n_active));
-    return bench_batches_read(&table, arguments->rows_text, 1, arguments->rows, &arguments->n_rows);
+    return bench_batches_read(&table, "rows", arguments->rows_text, 1, arguments->rows,
+                              &arguments->n_rows);
 }
 
 /* The experts of the first MoE layer of shape NAME. */

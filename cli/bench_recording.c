@@ -98,7 +98,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     uint32_t n;
     TRY(options_parse(&table, argc, argv));
     TRY(model_input_check(&table, &arguments->model));
-    TRY(bench_batches_read(&table, arguments->prefill_text, 512, batches, &n));
+    TRY(bench_batches_read(&table, "prefill", arguments->prefill_text, 512, batches, &n));
     if (n != 1)
         return options_fail(&table, "--prefill: '%s', wanted is one batch",
                             arguments->prefill_text);

@@ -130,7 +130,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             "evict, slots, "
             "budget_bytes, scope,\nreplay_order, bound, lookups, hits, misses, miss_ratio, "
             "assignments, assignment_hits, loads,\nbytes_loaded, evictions, "
-            "evicted_newest, evicted_young, memory_bytes, replay_ns;\nof sweeps with --hardware "
+            "evicted_newest, evicted_young, memory_bytes, replay_ns, predictor,\nprefetches, "
+            "prefetch_hits, prefetch_evicted, bytes_prefetched, compute, host_computed, "
+            "host_rows;\nof sweeps with --hardware "
             "total_ns, "
             "tokens_per_s, exposed_load_ns, peak_bytes, and of continuous\nbatching "
             "ttft_median_ns, ttft_p99_ns, tbt_median_ns, tbt_p99_ns.",

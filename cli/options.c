@@ -65,6 +65,17 @@ static void print_help_line(const Option *option)
     printf("  %-26s %s\n", left, option->help);
 }
 
+/* Lines that go on from the one before bring an indent of their own. */
+static void print_example(const char *text)
+{
+    printf("\nexample:\n");
+    while (*text != '\0') {
+        size_t length = strcspn(text, "\n");
+        printf("  %.*s\n", (int)length, text);
+        text += length + (text[length] == '\n');
+    }
+}
+
 static void print_help(const OptionTable *table)
 {
     printf("usage: moebius %s", table->command);
@@ -73,7 +84,8 @@ static void print_help(const OptionTable *table)
     printf("\n\n%s\n\n", table->summary);
     for (size_t i = 0; i < table->n_options; i++)
         print_help_line(&table->options[i]);
-    printf("  %-26s %s\n\nexample:\n  %s\n", "--help", "this text", table->example);
+    printf("  %-26s %s\n", "--help", "this text");
+    print_example(table->example);
 }
 
 static Status parse_whole(const Parse *parse, const Option *option, const char *text,

@@ -128,13 +128,13 @@ static void lists_of_batches_are_read_or_refused(void **unused)
     const OptionTable table = {.command = "bench decode"};
     BenchBatch batches[BENCH_MAX_BATCHES];
     uint32_t n;
-    assert_ok(bench_batches_read(&table, "1,16x1024,8", 5, batches, &n));
+    assert_ok(bench_batches_read(&table, "batch", "1,16x1024,8", 5, batches, &n));
     assert_int_equal(n, 3);
     assert_int_equal(batches[0].requests * 1000 + batches[0].tokens, 1005);
     assert_int_equal(batches[1].tokens, 1024);
     assert_int_equal(batches[2].requests * 1000 + batches[2].tokens, 8005);
     for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++)
-        assert_int_equal(bench_batches_read(&table, BAD[i], 1, batches, &n), ERR_USAGE);
+        assert_int_equal(bench_batches_read(&table, "batch", BAD[i], 1, batches, &n), ERR_USAGE);
 }
 
 /* ---- at the command line ---- */

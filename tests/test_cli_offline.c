@@ -262,6 +262,7 @@ static void bad_command_lines_are_usage_errors_with_a_hint(void **unused)
         {{"plan", "--from", "a", "--pareto", "--memory-at-most", "80Gib"},
          "--memory-at-most: '80Gib' is no size"},
         {{"plan", "--from", "a", "--pareto", "--memory-at-most", "0.2"}, "'0.2' is no size"},
+        {{"bench", "host-experts", "--rows", "1,0"}, "--rows: '1,0' is no list"},
         {{"info"}, "info: TRACE is missing"},
         {{"check", "a", "b"}, "'b': unexpected argument"},
         {{"check", ""}, "TRACE: the value is empty"},
@@ -294,6 +295,7 @@ static void help_lists_every_command_and_each_has_an_example(void **unused)
         assert_memory_equal(one.out, usage, strlen(usage));
         snprintf(usage, sizeof usage, "example:\n  moebius %s ", COMMANDS[i]);
         assert_non_null(strstr(one.out, usage));
+        assert_null(strstr(one.out, "\nmoebius ")); /* further examples are indented as well */
     }
     Run version = RUN("--version");
     assert_done(&version);

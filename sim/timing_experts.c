@@ -27,11 +27,6 @@ static uint64_t beside_copies(const Timing *timing, uint32_t price, uint64_t sta
     return ns + (uint64_t)((slow - 1) * (double)beside);
 }
 
-static uint64_t later(uint64_t a, uint64_t b)
-{
-    return a > b ? a : b;
-}
-
 /* Queues what is pending in LIST. */
 static void run_jobs(Event *event, Pending *list)
 {

@@ -124,6 +124,14 @@ struct Timing {
     uint32_t n_model_layers;
 };
 
+static inline uint64_t later(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Whether OP is run and is no experts' call. */
+bool timing_is_played(const Timing *timing, const StepOp *op);
+
 /* How a step that does not wait runs; notes its shape (sim/timing_shapes.c). */
 Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode);
 

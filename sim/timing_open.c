@@ -1,0 +1,296 @@
+/* What a simulation of time looks up once: what the profile says of the model's operations, the
+ * slots of the plan, and the memory for it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "sim/timing_parts.h"
+
+static const char *const MODE_NAMES[] = {[STEP_FIRST] = "first",
+                                         [STEP_CAPTURED] = "capture",
+                                         [STEP_REPEATED] = "graph",
+                                         [STEP_QUEUED] = "queued"};
+
+static Status find_tables(Timing *timing)
+{
+    const OpCosts *costs = &timing->costs;
+    char shape[300];
+    TRY(op_costs_find(costs, "issue/load", "", &timing->refs.issue_load));
+    TRY(op_costs_find(costs, "issue/await", "", &timing->refs.issue_await));
+    TRY(op_costs_find(costs, "end/load", "", &timing->refs.end_load));
+    TRY(op_costs_find(costs, "sync", "", &timing->refs.sync));
+    TRY(op_costs_find(costs, "before/load", "", &timing->refs.before_load));
+    TRY(op_costs_find(costs, "after/load", "", &timing->refs.after_load));
+    TRY(op_costs_find(costs, "throttle", "", &timing->refs.throttle));
+    TRY(op_costs_find(costs, "decide", "", &timing->refs.decide));
+    TRY(op_costs_find(costs, "wake", "", &timing->refs.wake));
+    TRY(op_costs_find(costs, "copy/h2d", "", &timing->refs.h2d));
+    TRY(op_costs_find(costs, "copy/d2h", "", &timing->refs.d2h));
+    TRY(op_costs_find(costs, "stamp", "", &timing->refs.stamp));
+    for (StepMode mode = STEP_FIRST; mode <= STEP_QUEUED; mode++) {
+        snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
+        TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest[mode]));
+    }
+    return op_costs_find(costs, "memory/activations", costs->model->name,
+                         &timing->refs.activations);
+}
+
+static uint64_t constant(Timing *timing, const CostRef *ref)
+{
+    const CostPoint nowhere = {0};
+    return op_costs_ns(&timing->costs, ref, &nowhere, &timing->costs.other);
+}
+
+/* ... which not every backend has. */
+static uint64_t constant_if_known(Timing *timing, const CostRef *ref)
+{
+    return ref->table != COSTS_NONE ? constant(timing, ref) : 0;
+}
+
+static void price_constants(Timing *timing)
+{
+    if (!timing->one_thread && timing->options.plan->buffer.on) {
+        timing->issue_load_ns = constant(timing, &timing->refs.issue_load);
+        timing->issue_await_ns = constant(timing, &timing->refs.issue_await);
+        timing->wake_ns = constant(timing, &timing->refs.wake);
+    }
+    timing->end_load_ns = constant_if_known(timing, &timing->refs.end_load);
+    timing->sync_ns = constant_if_known(timing, &timing->refs.sync);
+    timing->before_load_ns = constant_if_known(timing, &timing->refs.before_load);
+    timing->after_load_ns = constant_if_known(timing, timing->refs.after_load.table != COSTS_NONE
+                                                          ? &timing->refs.after_load
+                                                          : &timing->refs.sync);
+    timing->throttle_ns = constant_if_known(timing, &timing->refs.throttle);
+    if (timing->options.stamped)
+        timing->stamp_ns = constant(timing, &timing->refs.stamp);
+}
+
+/* Device bytes of a slot of LAYER, from the profile; else the expert's own. */
+static uint64_t slot_bytes_of(const Timing *timing, const TraceLayer *layer)
+{
+    const HardwareModel *model = timing->costs.model;
+    for (uint32_t i = 0; i < model->n_slots; i++)
+        if (model->slots[i].layer == layer->layer)
+            return model->slots[i].slot_bytes;
+    return layer->expert_bytes;
+}
+
+static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of)
+{
+    const Plan *plan = timing->options.plan;
+    CostPoint point = {0};
+    CostRef busy;
+    layer->layer = of->layer;
+    layer->slot_bytes = slot_bytes_of(timing, of);
+    if (!plan->buffer.on)
+        return OK;
+    point.at[AXIS_BYTES] = (double)layer->slot_bytes;
+    TRY(op_costs_find(&timing->costs, "copy/h2d-busy", "", &busy));
+    layer->copy_ns = op_costs_ns(&timing->costs, &timing->refs.h2d, &point, &timing->costs.other);
+    layer->copy_busy_ns = layer->copy_ns;
+    if (busy.table != COSTS_NONE)
+        layer->copy_busy_ns = op_costs_ns(&timing->costs, &busy, &point, &timing->costs.other);
+    if (plan->link.h2d_gb_per_s > 0)
+        layer->load_ns =
+            (uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s) + timing->throttle_ns;
+    return mem_new(&layer->prefetch, of->experts, sizeof *layer->prefetch, "simulated loads");
+}
+
+/* The slots that the plan gives, their memory, and who is in them from the start. */
+static Status count_slots(Timing *timing, uint32_t *most_slots)
+{
+    const TimingOptions *options = &timing->options;
+    bool shared = options->plan->buffer.on && options->plan->buffer.scope == SCOPE_DEVICE;
+    ExpertBuffer *buffer;
+    uint64_t widest = 0;
+    TRY(buffer_new(options->plan, options->layers, options->n_layers, &buffer));
+    uint32_t staging = buffer_uses_staging(buffer) ? 1 : 0;
+    *most_slots = 1;
+    for (uint32_t i = 0; i < options->n_layers; i++) {
+        uint32_t slots = options->plan->buffer.on ? buffer_slots(buffer, i) + staging
+                                                  : options->layers[i].experts;
+        *most_slots = slots > *most_slots ? slots : *most_slots;
+        widest = later(widest, timing->layers[i].slot_bytes);
+        timing->slot_bytes =
+            shared ? slots * widest : timing->slot_bytes + slots * timing->layers[i].slot_bytes;
+        timing->n_experts += options->layers[i].experts;
+        for (uint32_t e = 0; options->plan->buffer.on && e < options->layers[i].experts; e++) {
+            bool is_there = buffer_slot_of(buffer, i, e) != BUFFER_NO_SLOT;
+            timing->n_initial += is_there;
+            timing->initial_bytes += is_there ? timing->layers[i].slot_bytes : 0;
+        }
+    }
+    if (!options->plan->buffer.on)
+        timing->initial_bytes = timing->slot_bytes;
+    buffer_free(buffer);
+    return OK;
+}
+
+static Status make_layers(Timing *timing)
+{
+    const TimingOptions *options = &timing->options;
+    uint32_t most_slots;
+    uint32_t most_experts = 1;
+    for (uint32_t i = 0; i < options->n_layers; i++) {
+        TRY(price_loads(timing, &timing->layers[i], &options->layers[i]));
+        if (options->layers[i].experts > most_experts)
+            most_experts = options->layers[i].experts;
+    }
+    TRY(count_slots(timing, &most_slots));
+    TRY(mem_new(&timing->slot_used, (size_t)most_slots + 1, sizeof *timing->slot_used,
+                "simulated slots"));
+    TRY(mem_new(&timing->rows_of, most_experts, sizeof *timing->rows_of, "simulated experts"));
+    timing->holds_all = options->plan->buffer.on &&
+                        plan_holds_all(options->plan, options->layers, options->n_layers);
+    return OK;
+}
+
+/* Finds the experts of LAYER in the list of operations from *FIRST on, which then is past them. */
+static bool find_experts(const OpCosts *costs, const TraceLayer *layer, uint32_t *first,
+                         uint32_t *price)
+{
+    for (uint32_t i = *first; i < costs->n_ops[layer->stack]; i++) {
+        const StepOp *op = &costs->ops[layer->stack][i];
+        *price = op->price;
+        *first = i + 1;
+        if (op->op == OP_EXPERTS && op->layer == layer->layer)
+            return true;
+    }
+    return false;
+}
+
+/* The trace routes to no experts that LAYER of the profile's model lacks. */
+static Status check_experts(const HardwareModel *model, const TraceLayer *layer)
+{
+    for (uint32_t i = 0; i < model->n_slots; i++)
+        if (model->slots[i].layer == layer->layer && model->slots[i].experts < layer->experts)
+            return fail(ERR_INPUT,
+                        "hardware profile: model %s: layer %u has %u experts, the trace has %u",
+                        model->name, layer->layer, model->slots[i].experts, layer->experts);
+    return OK;
+}
+
+/* The profile's model and the trace have the same MoE layers in the same order. */
+static Status check_layers(Timing *timing)
+{
+    const OpCosts *costs = &timing->costs;
+    uint32_t first[2] = {0}; /* by Stack */
+    uint32_t n = 0;
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        for (uint32_t i = 0; i < costs->n_ops[stack]; i++)
+            n += costs->ops[stack][i].op == OP_EXPERTS;
+    for (uint32_t i = 0; i < timing->options.n_layers; i++) {
+        const TraceLayer *layer = &timing->options.layers[i];
+        if (!find_experts(costs, layer, &first[layer->stack], &timing->layers[i].price))
+            return fail(ERR_INPUT,
+                        "hardware profile: model %s: layer %u has no experts there, or not in the "
+                        "order of the trace",
+                        costs->model->name, layer->layer);
+    }
+    if (n != timing->options.n_layers)
+        return fail(ERR_INPUT, "hardware profile: model %s: %u MoE layers, the trace has %u",
+                    costs->model->name, n, timing->options.n_layers);
+    for (uint32_t i = 0; i < timing->options.n_layers; i++)
+        TRY(check_experts(costs->model, &timing->options.layers[i]));
+    return OK;
+}
+
+/* How many layers the model has, and how many operations of each price a step. */
+static Status count_ops(Timing *timing)
+{
+    const OpCosts *costs = &timing->costs;
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
+        TRY(mem_new(&timing->count[stack], costs->n_prices, sizeof *timing->count[stack],
+                    "simulated operations"));
+        TRY(mem_new(&timing->added_ns[stack], costs->n_prices, sizeof *timing->added_ns[stack],
+                    "simulated operations"));
+        for (uint32_t i = 0; i < costs->n_ops[stack]; i++) {
+            const StepOp *op = &costs->ops[stack][i];
+            timing->count[stack][op->price] += timing_is_played(timing, op);
+            if (op->layer >= timing->n_model_layers)
+                timing->n_model_layers = op->layer + 1;
+        }
+    }
+    TRY(mem_new(&timing->layer_sum, timing->n_model_layers, sizeof *timing->layer_sum,
+                "simulated layers"));
+    return mem_new(&timing->layer_ns, timing->n_model_layers, sizeof *timing->layer_ns,
+                   "simulated layers");
+}
+
+static Status open_timing(Timing *timing)
+{
+    const TimingOptions *options = &timing->options;
+    if (options->plan->gating.mode == GATING_STATIC)
+        return fail(ERR_UNSUPPORTED,
+                    "plan: gating.mode: static: hardware profiles have no costs of it");
+    TRY(op_costs_new(options->hardware, options->model, &timing->costs));
+    TRY(mem_new(&timing->layers, options->n_layers, sizeof *timing->layers, "simulated layers"));
+    TRY(check_layers(timing));
+    TRY(find_tables(timing));
+    timing->one_thread = strcmp(options->hardware->backend, "cpu") == 0;
+    price_constants(timing);
+    TRY(make_layers(timing));
+    TRY(count_ops(timing));
+    timing_reset(timing);
+    return OK;
+}
+
+Status timing_new(const TimingOptions *options, Timing **out)
+{
+    Timing *timing;
+    TRY(mem_new(&timing, 1, sizeof *timing, "simulated time"));
+    timing->options = *options;
+    Status status = open_timing(timing);
+    if (status != OK) {
+        timing_free(timing);
+        return status;
+    }
+    *out = timing;
+    return OK;
+}
+
+void timing_free(Timing *timing)
+{
+    if (timing == NULL)
+        return;
+    for (uint32_t i = 0; timing->layers != NULL && i < timing->options.n_layers; i++)
+        mem_free(timing->layers[i].prefetch);
+    mem_free(timing->layers);
+    mem_free(timing->slot_used);
+    mem_free(timing->rows_of);
+    mem_free(timing->shapes);
+    mem_free(timing->captured);
+    mem_free(timing->ops);
+    mem_free(timing->residency);
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
+        mem_free(timing->count[stack]);
+        mem_free(timing->added_ns[stack]);
+    }
+    mem_free(timing->layer_ns);
+    mem_free(timing->layer_sum);
+    op_costs_free(&timing->costs);
+    mem_free(timing);
+}
+
+void timing_reset(Timing *timing)
+{
+    timing->n_resident = timing->n_initial;
+    timing->resident_bytes = timing->initial_bytes;
+    timing->peak_in_use = (TimingMemory){0};
+    timing->settled = !timing->options.plan->buffer.on;
+    timing->flush = 1;
+    timing->number = 0;
+    timing->host_ns = 0;
+    timing->copy_ns = 0;
+    timing->rest_ns = 0;
+    timing->n_shapes = 0;
+    for (uint32_t i = 0; i < timing->options.n_layers && timing->options.plan->buffer.on; i++)
+        memset(timing->layers[i].prefetch, 0,
+               timing->options.layers[i].experts * sizeof *timing->layers[i].prefetch);
+    memset(timing->phases, 0, sizeof timing->phases);
+    memset(timing->op_ns, 0, sizeof timing->op_ns);
+    memset(timing->layer_ns, 0, timing->n_model_layers * sizeof *timing->layer_ns);
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        memset(timing->added_ns[stack], 0,
+               timing->costs.n_prices * sizeof *timing->added_ns[stack]);
+}

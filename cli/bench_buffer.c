@@ -88,10 +88,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .most = BENCH_MAX_REPEATS},
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         DEVICE_OPTIONS(&arguments->device),
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "bench buffer",

@@ -60,10 +60,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .least = 1,
          .most = BENCH_MAX_REPEATS},
         DEVICE_OPTIONS(&load->device),
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "bench gating",

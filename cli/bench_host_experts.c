@@ -75,10 +75,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->repeats,
          .least = 1,
          .most = 10000},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "bench host-experts",

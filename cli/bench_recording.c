@@ -82,10 +82,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .kind = OPTION_TEXT,
          .value = &arguments->routing},
         DEVICE_OPTIONS(&arguments->device),
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "bench recording",

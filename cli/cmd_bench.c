@@ -87,10 +87,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "the one model that these measure (default: all)",
          .kind = OPTION_TEXT,
          .value = &arguments->shape},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "bench",

@@ -52,14 +52,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "fewer places and repeats, for a first look",
          .kind = OPTION_FLAG,
          .value = &arguments->quick},
-        {.name = "progress",
-         .help = "a line every ten seconds, also where stderr is no terminal",
-         .kind = OPTION_FLAG,
-         .value = &arguments->progress},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        PROGRESS_OPTION(&arguments->progress),
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "calibrate",

@@ -90,10 +90,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->updates,
          .least = 1,
          .most = TRACE_MAX_LAYERS},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "export",

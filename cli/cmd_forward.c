@@ -78,10 +78,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .most = MAX_BATCH},
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         DEVICE_OPTIONS(&arguments->device),
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "forward",

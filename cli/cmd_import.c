@@ -116,10 +116,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "the model's name, for run.model",
          .kind = OPTION_TEXT,
          .value = &import->model},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "import",

@@ -47,10 +47,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .kind = OPTION_POSITIONAL,
          .required = true,
          .value = &arguments->path},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "info",

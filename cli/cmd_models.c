@@ -53,10 +53,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->memory_gib,
          .low = 0.001,
          .high = 1e6},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "models",

@@ -87,10 +87,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .kind = OPTION_TEXT,
          .required = true,
          .value = &arguments->out},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "place",

@@ -117,10 +117,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "where the plan is written",
          .kind = OPTION_TEXT,
          .value = &arguments->out},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "plan",

@@ -52,10 +52,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         TEST_OPTION(&arguments->test),
         TIME_OPTIONS(&arguments->time),
         TIMELINE_OPTION(&arguments->time),
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "simulate",

@@ -82,10 +82,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .help = "write the tokens as JSON lines, or the decoded text",
          .kind = OPTION_TEXT,
          .value = &arguments->out},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "tokenize",

@@ -75,10 +75,7 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
                  "(Chrome trace format)",
          .kind = OPTION_TEXT,
          .value = &arguments->timeline},
-        {.name = "json",
-         .help = "print one JSON document",
-         .kind = OPTION_FLAG,
-         .value = &arguments->json},
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "validate",

@@ -38,6 +38,20 @@ typedef struct {
     const char *const *choices; /* OPTION_CHOICE, NULL-terminated */
 } Option;
 
+/* Options that many commands have; FLAG is a bool *. */
+/* clang-format off */
+#define JSON_OPTION(flag)                                                                          \
+    {.name = "json",                                                                               \
+     .help = "print one JSON document",                                                            \
+     .kind = OPTION_FLAG,                                                                          \
+     .value = (flag)}
+#define PROGRESS_OPTION(flag)                                                                      \
+    {.name = "progress",                                                                           \
+     .help = "a line every ten seconds, also where stderr is no terminal",                         \
+     .kind = OPTION_FLAG,                                                                          \
+     .value = (flag)}
+/* clang-format on */
+
 /* The values of a repeated option, in order. Zero-initialise; free with option_list_free(). */
 typedef struct {
     const char **items; /* [count] */

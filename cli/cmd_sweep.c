@@ -75,19 +75,23 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "sweep",
         .summary = "Replays a trace under every plan of a study and writes one row for each into "
-                   "an SQLite\nfile. A sweep that was stopped goes on where it was when it is run "
-                   "again. With\n--sizes all every plan gets every size; stack policies under "
-                   "order serial (lru, mru, lfu,\nbelady, belady-admit) take one pass for all "
-                   "of them. Under mpirun the processes share the plans; only the first reads "
-                   "and writes files.\nWhere a plan has something to learn (evict static a hot "
-                   "set), all plans are scored on the steps\nthat none learnt from: the second "
-                   "half, after learning from the first, unless --train and\n--test say else. With "
-                   "--hardware every "
-                   "plan has its time, throughput and device memory, simulated,\nand the plans "
-                   "that none beats in both are shown.",
-        .example = "moebius sweep --trace trace.db --study study.json --out study.db\n"
-                   "moebius sweep --trace trace.db --study study.json --hardware hw.json --out "
-                   "study.db",
+                   "an SQLite file. A\n"
+                   "sweep that was stopped goes on where it was when it is run again. With --sizes "
+                   "all every plan\n"
+                   "gets every size; stack policies under order serial (lru, mru, lfu, belady, "
+                   "belady-admit) take one\n"
+                   "pass for all of them. Under mpirun the processes share the plans; only the "
+                   "first reads and writes\n"
+                   "files. Where a plan has something to learn (evict static a hot set), all plans "
+                   "are scored on the\n"
+                   "steps that none learnt from: the second half, after learning from the first, "
+                   "unless --train and\n"
+                   "--test say else. With --hardware every plan has its time, throughput and "
+                   "device memory,\n"
+                   "simulated, and the plans that none beats in both are shown.",
+        .example =
+            "moebius sweep --trace trace.db --study study.json --out study.db\n"
+            "moebius sweep --trace trace.db --study study.json --hardware hw.json --out times.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));

@@ -79,17 +79,19 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
     };
     const OptionTable table = {
         .command = "validate",
-        .summary =
-            "Runs the steps of a trace in the executor under a plan, replays the routing of that "
-            "very run in\nthe simulator under the same plan, and compares what both say of every "
-            "expert: hit, load, evict, bypass\nor computed on the host, and in which slot. Without "
-            "--model the trace names "
-            "the model. Exit status 1 on a difference. A "
-            "trace without token ids runs with its own\nrouting, as with --routing trace:FILE; "
-            "policies that know the future can only be run so.\nWith --hardware it also says how "
-            "far "
-            "simulated times and memory are from measured ones. With batching.mode \"continuous\" "
-            "the requests\nof the trace arrive again, and steps are composed anew.",
+        .summary = "Runs the steps of a trace in the executor under a plan, replays the routing of "
+                   "that very run in\n"
+                   "the simulator under the same plan, and compares what both say of every expert: "
+                   "hit, load, evict,\n"
+                   "bypass or computed on the host, and in which slot. Without --model the trace "
+                   "names the model.\n"
+                   "Exit status 1 on a difference. A trace without token ids runs with its own "
+                   "routing, as with\n"
+                   "--routing trace:FILE; policies that know the future can only be run so. With "
+                   "--hardware it also\n"
+                   "says how far simulated times and memory are from measured ones. With "
+                   "batching.mode \"continuous\"\n"
+                   "the requests of the trace arrive again, and steps are composed anew.",
         .example = "moebius validate --trace trace.db --plan plan.json --model models/tiny-32x4\n"
                    "moebius validate --trace trace.db --plan lru.json --plan lfu.json\n"
                    "moebius validate --trace trace.db --plan lru.json --hardware hw.json --runs 5",

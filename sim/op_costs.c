@@ -43,9 +43,13 @@ double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *po
     return costs_at(costs->costs, ref->table, at, use);
 }
 
+/* What a profile may hold is held at eleven days, so that sums of it stay times. */
 static uint64_t whole(double ns)
 {
-    return ns > 0 ? (uint64_t)(ns + 0.5) : 0;
+    static const double MOST_NS = 1e15;
+    if (!(ns > 0))
+        return 0;
+    return ns < MOST_NS ? (uint64_t)(ns + 0.5) : (uint64_t)MOST_NS;
 }
 
 uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point, CostUse *use)

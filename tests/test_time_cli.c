@@ -194,21 +194,43 @@ static void validate_tells_errors_of_times_by_operation_layer_and_step(void **un
     cJSON_Delete(json);
 }
 
-/* Attention is said to take a hundred times as long. */
-static void an_operation_with_wrong_costs_is_blamed(void **unused)
+/* The profile with costs of attention that are FACTOR times what they were, and MORE. */
+static void keep_wrong_profile(char path[512], double factor, double more)
 {
-    (void)unused;
     Hardware hardware;
-    char wrong[512];
-    keep(wrong, "wrong.json");
+    keep(path, "wrong.json");
     assert_ok(hardware_load(profile, &hardware));
     for (uint32_t t = 0; t < hardware.n_tables; t++)
         for (uint32_t i = 0; strcmp(hardware.tables[t].name, "gpu/attention") == 0 &&
                              i < hardware.tables[t].n_points;
              i++)
-            hardware.tables[t].value[i] *= 100;
-    assert_ok(hardware_save(&hardware, wrong));
+            hardware.tables[t].value[i] = factor * hardware.tables[t].value[i] + more;
+    assert_ok(hardware_save(&hardware, path));
     hardware_free(&hardware);
+}
+
+/* Where a profile says that attention takes years it is held at eleven days: times do not run over.
+ */
+static void absurd_costs_stay_times(void **unused)
+{
+    (void)unused;
+    char wrong[512];
+    keep_wrong_profile(wrong, 0, 9e17);
+    RUN(&run, "simulate", "--trace", trace, "--hardware", wrong, "--json");
+    cJSON *json = parse_out();
+    double ns = number(at(at(json, "time"), "ops_ns"), "attention");
+    double steps = number(at(json, "time"), "steps");
+    double layers = cJSON_GetArraySize(at(json, "per_layer"));
+    assert_true(ns == steps * layers * 1e15);
+    cJSON_Delete(json);
+}
+
+/* Attention is said to take a hundred times as long. */
+static void an_operation_with_wrong_costs_is_blamed(void **unused)
+{
+    (void)unused;
+    char wrong[512];
+    keep_wrong_profile(wrong, 100, 0);
     RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", wrong, "--runs", "1",
         "--json");
     cJSON *json = parse_out();
@@ -319,6 +341,7 @@ int main(void)
         cmocka_unit_test(fewer_slots_take_longer_and_wait_for_loads),
         cmocka_unit_test(time_lines_have_every_step_and_operation),
         cmocka_unit_test(validate_tells_errors_of_times_by_operation_layer_and_step),
+        cmocka_unit_test(absurd_costs_stay_times),
         cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),
         cmocka_unit_test(several_plans_are_ranked),
         cmocka_unit_test(profiles_that_do_not_fit_are_refused),

@@ -90,13 +90,8 @@ static void note_dropped(const GatingLoad *load, const StepBench *bench, const S
                          GatingCell *cell)
 {
     size_t tokens = (size_t)cell->batch.requests * cell->batch.tokens;
-    size_t n = 0;
+    size_t n = tokens * model_stack_routed(bench->config, load->stack);
     size_t dropped = 0;
-    uint32_t first;
-    uint32_t end;
-    model_stack(bench->config, load->stack, &first, &end);
-    for (uint32_t i = first; i < end; i++)
-        n += bench->config->layers[i].moe ? tokens * bench->config->layers[i].top_k : 0;
     for (size_t i = 0; i < n; i++)
         dropped += output->experts[i] == EXPERT_DROPPED;
     cell->dropped = (double)dropped / (double)n;

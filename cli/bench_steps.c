@@ -6,14 +6,6 @@
 #include "base/clock.h"
 #include "exec/layout.h"
 
-static size_t routed_per_token(const ModelConfig *config)
-{
-    size_t routed = 0;
-    for (uint32_t i = 0; i < config->n_layers; i++)
-        routed += config->layers[i].moe ? config->layers[i].top_k : 0;
-    return routed;
-}
-
 static void lay_out_bench(StepBench *bench)
 {
     Arena *arena = &bench->arena;
@@ -23,7 +15,7 @@ static void lay_out_bench(StepBench *bench)
     bench->position = lay_out(arena, tokens, sizeof *bench->position);
     if (bench->routing != NULL)
         bench->forced =
-            lay_out(arena, times(tokens, routed_per_token(bench->config)), sizeof *bench->forced);
+            lay_out(arena, times(tokens, model_routed(bench->config)), sizeof *bench->forced);
 }
 
 static Status open_all(StepBench *bench)

@@ -17,14 +17,6 @@ enum {
 
 /* ---- opening ---- */
 
-static size_t routed_per_token(const ModelConfig *config)
-{
-    size_t routed = 0;
-    for (uint32_t i = 0; i < config->n_layers; i++)
-        routed += config->layers[i].moe ? config->layers[i].top_k : 0;
-    return routed;
-}
-
 static void lay_out_arrays(Calibration *c)
 {
     Arena *arena = &c->arena;
@@ -33,8 +25,7 @@ static void lay_out_arrays(Calibration *c)
     c->slot = lay_out(arena, c->max_tokens, sizeof *c->slot);
     c->position = lay_out(arena, c->max_tokens, sizeof *c->position);
     c->source = lay_out(arena, c->max_tokens, sizeof *c->source);
-    c->forced =
-        lay_out(arena, times(c->max_tokens, routed_per_token(c->config)), sizeof *c->forced);
+    c->forced = lay_out(arena, times(c->max_tokens, model_routed(c->config)), sizeof *c->forced);
     c->other = lay_out(arena, OTHER_BYTES, 1);
     c->length = lay_out(arena, c->max_requests, sizeof *c->length);
     size_t n = times(CALIBRATE_REPEATS, c->max_ops);

@@ -27,13 +27,7 @@ Status forward_stamp(const Step *step, uint32_t layer, Op op)
 /* Entries of the stack's routing. */
 static size_t count_routed(const ModelConfig *config, const StepInput *input)
 {
-    size_t routed = 0;
-    uint32_t first;
-    uint32_t end;
-    model_stack(config, input->stack, &first, &end);
-    for (uint32_t i = first; i < end; i++)
-        routed += config->layers[i].moe ? (size_t)input->tokens * config->layers[i].top_k : 0;
-    return routed;
+    return input->tokens * model_stack_routed(config, input->stack);
 }
 
 /* The step's inputs, where the device copies them from. */

@@ -185,4 +185,22 @@ static inline void model_stack(const ModelConfig *config, Stack stack, uint32_t 
     *end = stack == STACK_ENCODER ? config->n_encoder_layers : config->n_layers;
 }
 
+/* Experts that a token of STACK is given to, in all of its MoE layers together. */
+static inline size_t model_stack_routed(const ModelConfig *config, Stack stack)
+{
+    size_t routed = 0;
+    uint32_t first;
+    uint32_t end;
+    model_stack(config, stack, &first, &end);
+    for (uint32_t i = first; i < end; i++)
+        routed += config->layers[i].moe ? config->layers[i].top_k : 0;
+    return routed;
+}
+
+/* The same of both stacks. */
+static inline size_t model_routed(const ModelConfig *config)
+{
+    return model_stack_routed(config, STACK_DECODER) + model_stack_routed(config, STACK_ENCODER);
+}
+
 #endif

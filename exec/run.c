@@ -126,15 +126,6 @@ static void lay_out_searches(Run *run)
     }
 }
 
-/* Ids of a token in all MoE layers. */
-static size_t routed_per_token(const Run *run)
-{
-    size_t routed = 0;
-    for (uint32_t i = 0; i < run->config->n_layers; i++)
-        routed += run->config->layers[i].moe ? run->config->layers[i].top_k : 0;
-    return routed;
-}
-
 static void lay_out_run(Run *run)
 {
     size_t tokens = run->options->max_tokens;
@@ -148,7 +139,7 @@ static void lay_out_run(Run *run)
     score_rows_lay_out(&run->context.scores, run->options->max_tokens, &run->arena);
     if (run->options->routing != NULL)
         run->forced =
-            lay_out(&run->arena, times(tokens, routed_per_token(run)), sizeof *run->forced);
+            lay_out(&run->arena, times(tokens, model_routed(run->config)), sizeof *run->forced);
     if (run->beams > 1)
         lay_out_searches(run);
 }

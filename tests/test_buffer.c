@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "sim/replay.h"
+#include "tests/action_log.h"
 
 /* Makes the plan of one case. */
 static Plan make_plan(const char *evict, ReplayOrder order, BufferScopeKind scope, uint32_t slots)
@@ -18,29 +19,12 @@ static Plan make_plan(const char *evict, ReplayOrder order, BufferScopeKind scop
     return plan;
 }
 
-/* Every action of a replay, one after the other. */
-typedef struct {
-    BufferAction *actions;
-    size_t n;
-} Log;
-
-static Status append_actions(void *argument, const PackedEvent *event, const BufferAction *actions,
-                             uint32_t n_actions)
-{
-    Log *log = argument;
-    (void)event;
-    memcpy(log->actions + log->n, actions, n_actions * sizeof *actions);
-    log->n += n_actions;
-    return OK;
-}
-
 static Log run_logged(const PackedTrace *trace, const Plan *plan, ReplayResult *result)
 {
-    Log log = {.actions =
-                   calloc(2 * trace->n_lookups + REF_LAYERS * REF_EXPERTS, sizeof *log.actions)};
+    Log log = {0};
     ReplayFuture future = {0};
     assert_ok(replay_prepare(trace, plan, &future));
-    assert_ok(replay_run(trace, plan, &future, append_actions, &log, result));
+    assert_ok(replay_run(trace, plan, &future, log_append, &log, result));
     replay_future_free(&future);
     return log;
 }

@@ -6,6 +6,7 @@
 #include "policies/host_share.h"
 #include "policies/plan_measured.h"
 #include "sim/replay.h"
+#include "tests/action_log.h"
 
 static uint64_t larger(uint64_t a, uint64_t b)
 {
@@ -203,26 +204,11 @@ static void take_out(RefBuffer *buffer, RefEvent *event, uint32_t host, BufferCo
     *event = rest;
 }
 
-typedef struct {
-    BufferAction *actions;
-    size_t n;
-} Log;
-
-static Status append_actions(void *argument, const PackedEvent *event, const BufferAction *actions,
-                             uint32_t n_actions)
-{
-    Log *log = argument;
-    (void)event;
-    memcpy(log->actions + log->n, actions, n_actions * sizeof *actions);
-    log->n += n_actions;
-    return OK;
-}
-
 static void run(const RefTrace *trace, const Plan *plan, Log *log, ReplayResult *result)
 {
     ReplayFuture future = {0};
-    assert_ok(replay_run(&trace->packed, plan, &future, log != NULL ? append_actions : NULL, log,
-                         result));
+    assert_ok(
+        replay_run(&trace->packed, plan, &future, log != NULL ? log_append : NULL, log, result));
 }
 
 /* Follows the plain reference, whose events lose what the host computes before it sees them. */
@@ -231,7 +217,7 @@ static void check_against_reference(const RefTrace *trace, const Plan *plan)
     static RefTrace rest;
     static RefBuffer reference;
     size_t most = 3 * trace->packed.n_lookups + REF_LAYERS * REF_EXPERTS;
-    Log log = {.actions = calloc(most, sizeof *log.actions)};
+    Log log = {0};
     BufferCounts wanted = {0};
     ReplayResult result;
     ReplayResult fast;

@@ -54,13 +54,33 @@ static Status describe_model(Calibration *c)
     return OK;
 }
 
-/* Opens MODEL with the sizes of the grid, every expert in place. */
+/* What the largest steps of a grid need. */
+typedef struct {
+    uint32_t requests;
+    uint32_t length;
+    uint32_t tokens;
+} Room;
+
+static Room room_of(const Calibration *c, bool buffered)
+{
+    if (c->options->quick)
+        return (Room){QUICK_REQUESTS, QUICK_LENGTH, QUICK_TOKENS};
+    return buffered ? (Room){MOST_REQUESTS, BUFFERED_LENGTH, BUFFERED_TOKENS}
+                    : (Room){MOST_REQUESTS, MOST_LENGTH, MOST_TOKENS};
+}
+
+/* Opens MODEL under PLAN with the room that its grid needs. */
+static Status open_model(Calibration *c, const char *model, const Plan *plan)
+{
+    const Room room = room_of(c, plan->buffer.on);
+    return calibration_open(c, model, plan, room.requests, room.length, room.tokens);
+}
+
+/* Every expert in place. */
 static Status open_resident(Calibration *c, const char *model)
 {
     const Plan plan = plan_default();
-    bool quick = c->options->quick;
-    return calibration_open(c, model, &plan, quick ? QUICK_REQUESTS : MOST_REQUESTS,
-                            quick ? QUICK_LENGTH : MOST_LENGTH, quick ? QUICK_TOKENS : MOST_TOKENS);
+    return open_model(c, model, &plan);
 }
 
 static bool has_points(const Hardware *hardware, const char *name, const char *shape)
@@ -167,24 +187,19 @@ static Status measure_few(Calibration *c, const char *few)
 /* The whole model with a buffer, whose experts lie in host memory too; where that is short, FEW. */
 static Status open_buffered(Calibration *c, const char *few)
 {
-    bool quick = c->options->quick;
     Plan plan = plan_default();
     plan.buffer.on = true;
     plan.buffer.slots = c->max_experts - 1;
-    uint32_t length = quick ? QUICK_LENGTH : BUFFERED_LENGTH;
-    uint32_t tokens = quick ? QUICK_TOKENS : BUFFERED_TOKENS;
-    uint32_t requests = quick ? QUICK_REQUESTS : MOST_REQUESTS;
-    Status status = calibration_open(c, c->model, &plan, requests, length, tokens);
+    Status status = open_model(c, c->model, &plan);
     if (status != ERR_MEMORY)
         return status;
     error_clear();
-    return calibration_open(c, few, &plan, requests, length, tokens);
+    return open_model(c, few, &plan);
 }
 
 /* Of one MoE layer, since the host is slow; a model that cannot be cut is taken whole. */
 static Status measure_host(Calibration *c, const char *one)
 {
-    bool quick = c->options->quick;
     Plan plan = plan_default();
     if (c->knows_host) {
         c->done += c->host_total;
@@ -193,9 +208,7 @@ static Status measure_host(Calibration *c, const char *one)
     plan.buffer.on = true;
     plan.buffer.slots = 1;
     plan.compute.mode = COMPUTE_ON_HOST;
-    TRY(calibration_open(c, one, &plan, quick ? QUICK_REQUESTS : MOST_REQUESTS,
-                         quick ? QUICK_LENGTH : BUFFERED_LENGTH,
-                         quick ? QUICK_TOKENS : BUFFERED_TOKENS));
+    TRY(open_model(c, one, &plan));
     Status status = calibrate_host(c);
     calibration_close(c);
     return status;
@@ -214,12 +227,12 @@ static Status measure_buffered(Calibration *c, const char *few)
 /* How many kinds of steps there will be, if the device has room for all. */
 static Status count(Calibration *c)
 {
-    bool quick = c->options->quick;
+    const Room room = room_of(c, false);
     TRY(checkpoint_open_model(c->model, &c->checkpoint));
     c->config = checkpoint_config(c->checkpoint);
-    c->max_requests = quick ? QUICK_REQUESTS : MOST_REQUESTS;
-    c->max_length = quick ? QUICK_LENGTH : MOST_LENGTH;
-    c->max_tokens = quick ? QUICK_TOKENS : MOST_TOKENS;
+    c->max_requests = room.requests;
+    c->max_length = room.length;
+    c->max_tokens = room.tokens;
     if (c->max_length > c->config->max_positions)
         c->max_length = c->config->max_positions;
     c->counting = true;
@@ -234,7 +247,7 @@ static Status count(Calibration *c)
     if (status == OK)
         status = calibrate_copies(c);
     c->few_total = c->total - c->few_total;
-    c->max_tokens = quick ? QUICK_TOKENS : BUFFERED_TOKENS;
+    c->max_tokens = room_of(c, true).tokens;
     if (status == OK)
         status = calibrate_queue(c);
     c->host_total = c->total;

@@ -352,6 +352,7 @@ static void buffers_of_all_sizes_have_a_row(void **unused)
         assert_true(number(row, "slot_bytes") == whole * SLOTS[i] / 8);
         assert_true(number(row, "saved_bytes") == whole * (8 - SLOTS[i]) / 8);
         assert_true(ratio > last);
+        assert_true((ratio > 0) == (SLOTS[i] < 8)); /* one slot for each is full from the start */
         assert_true((number(row, "load_bytes_per_s") > 0) == (ratio > 0));
         last = ratio;
     }

@@ -2,11 +2,13 @@
 """Simulator = executor on the GPU, over a grid of plans: every residency event is compared.
 
 For each batch size a trace is recorded on the device, then one `moebius validate` runs its steps
-again under each policy, size, order and scope, in one executor. Prints JSON; the progress goes to
+again under each policy, size, order, scope and predictor, in one executor. Prints JSON; the progress goes to
 stderr. Exit status 1 when one plan does not agree.
 
     tests/gpu/validate_grid.py --model ../shared/models/lm-64x8 --slots 8 24 48
     tests/gpu/validate_grid.py --model shape:qwen3-30b-a3b --layers 2 --forced trace.db --slots 16 48 96
+    tests/gpu/validate_grid.py --model shape:config.json --forced trace.db --slots 24 \
+        --predictors previous-step transition
 """
 import argparse
 import itertools
@@ -37,18 +39,20 @@ def record(options, batch, out):
                ["--tokens", "random:%dx48" % (2 * batch)]
     command += ["--prompt-length", "48", "--requests", "1" if options.tokens else str(2 * batch),
                 "--generate", str(options.generate), "--ignore-eos"]
+    if "next-gate" in options.predictors or "pre-gate" in options.predictors:
+        command += ["--predictions", "1"]
     code, _, error = run(command)
     if code != 0:
         raise SystemExit("validate_grid: " + error)
 
 
 def write_plan(folder, plan):
-    policy, slots, order, scope = plan
-    path = os.path.join(folder, "%s-%d-%s-%s.json" % plan)
+    policy, slots, order, scope, predictor = plan
+    path = os.path.join(folder, "%s-%d-%s-%s-%s.json" % plan)
     with open(path, "w") as file:
-        json.dump({"moebius_plan": 1, "name": "%s %d %s %s" % plan,
-                   "buffer": {"scope": scope, "slots": slots, "order": order, "evict": policy}},
-                  file)
+        json.dump({"moebius_plan": 1, "name": "%s %d %s %s %s" % plan,
+                   "buffer": {"scope": scope, "slots": slots, "order": order, "evict": policy},
+                   "prefetch": {"predictor": predictor, "max_inflight": 4}}, file)
     return path
 
 
@@ -68,16 +72,17 @@ def validate(options, trace, files):
 
 
 def grid(options, folder):
-    plans = list(itertools.product(options.policies, options.slots, ORDERS, options.scopes))
+    plans = list(itertools.product(options.policies, options.slots, options.orders, options.scopes,
+                                   options.predictors))
     files = [write_plan(folder, plan) for plan in plans]
     for batch in options.batch:
         trace = os.path.join(folder, "batch%d.db" % batch)
         record(options, batch, trace)
         result = validate(options, trace, files)
         rows = result["plans"] if len(plans) > 1 else [result]
-        for (policy, slots, order, scope), row in zip(plans, rows):
+        for (policy, slots, order, scope, predictor), row in zip(plans, rows):
             yield {"policy": policy, "slots": slots, "order": order, "scope": scope,
-                   "batch": batch, "agreed": row["agreed"], "events": row["events"]["compared"],
+                   "predictor": predictor, "batch": batch, "agreed": row["agreed"], "events": row["events"]["compared"],
                    "steps": row["steps"], "lookups": row["measured"]["lookups"],
                    "misses": row["measured"]["misses"], "device": result["device"]}
 
@@ -94,7 +99,9 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--generate", type=int, default=24)
     parser.add_argument("--policies", nargs="+", default=POLICIES)
+    parser.add_argument("--orders", nargs="+", default=ORDERS)
     parser.add_argument("--scopes", nargs="+", default=["layer"])
+    parser.add_argument("--predictors", nargs="+", default=["none"])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         entries = list(grid(options, folder))

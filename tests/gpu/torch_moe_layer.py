@@ -1,8 +1,12 @@
 """PyTorch's time of the MoE layers of `moebius bench moe-layer`, for comparison in the same run.
 
 Router, sort, torch._grouped_mm twice, SwiGLU and combine, bf16, random weights, the same shapes and
-skew. Prints one line per cell: layer, tokens, active experts, milliseconds (median of 15).
+skew. Prints one line per cell: layer, tokens, active experts, milliseconds (median of 15); or,
+with --json, one document.
 """
+
+import json
+import sys
 
 import torch
 
@@ -46,8 +50,9 @@ def median_ms(inputs, *rest):
     return sorted(times[2:])[REPEATS // 2]
 
 
-def main():
+def main(as_json):
     torch.manual_seed(1)
+    cells = []
     options = {"device": "cuda", "dtype": torch.bfloat16}
     for name, d, ff, experts, top_k, skew in SHAPES:
         up = torch.randn(experts, 2 * ff, d, **options) / d**0.5
@@ -60,10 +65,16 @@ def main():
                 layer(x, router, up, down, top_k)[1].unique().numel() for x in inputs
             ) / len(inputs)
             time = median_ms(inputs, router, up, down, top_k)
-            print(f"{name:14s} {tokens:5d} {active:6.0f} {time:9.4f}", flush=True)
+            cells.append({"layer": name, "tokens": tokens, "active_experts": active,
+                          "milliseconds": time})
+            if not as_json:
+                print(f"{name:14s} {tokens:5d} {active:6.0f} {time:9.4f}", flush=True)
         del up, down, router
         torch.cuda.empty_cache()
+    if as_json:
+        json.dump({"torch": torch.__version__, "device": torch.cuda.get_device_name(),
+                   "cells": cells}, sys.stdout, indent=1)
 
 
 with torch.inference_mode():
-    main()
+    main(sys.argv[1:] == ["--json"])

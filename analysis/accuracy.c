@@ -369,6 +369,24 @@ double accuracy_kendall(const double *left, const double *right, size_t n)
     return left_pairs > 0 && right_pairs > 0 ? agree / sqrt(left_pairs * right_pairs) : 1;
 }
 
+DistinctRanking accuracy_rank_distinct(const double *predicted, const double *measured,
+                                       const double *deviation, size_t n)
+{
+    DistinctRanking ranking = {.tau = 1, .pairs = n * (n - (n > 0)) / 2};
+    double agree = 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < i; j++) {
+            if (fabs(measured[i] - measured[j]) <= deviation[i] + deviation[j])
+                continue;
+            int told = (predicted[i] > predicted[j]) - (predicted[i] < predicted[j]);
+            agree += measured[i] > measured[j] ? told : -told;
+            ranking.distinct++;
+        }
+    if (ranking.distinct > 0)
+        ranking.tau = agree / (double)ranking.distinct;
+    return ranking;
+}
+
 double accuracy_regret(const double *predicted, const double *measured, size_t n)
 {
     size_t picked = 0;

@@ -80,6 +80,17 @@ Status accuracy_json(const AccuracyReport *report, cJSON **json);
 
 /* Kendall's tau-b of N pairs; 1 for fewer than two, or when either side is constant. */
 double accuracy_kendall(const double *left, const double *right, size_t n);
+/* ... of plans that the runs can tell apart. */
+typedef struct {
+    double tau;      /* pairs in the order that was predicted less those in the other, as a share of
+                        DISTINCT; 1 when there are none */
+    size_t pairs;    /* of plans */
+    size_t distinct; /* whose measured times differ by more than their noise, one's and the other's
+                        standard deviation added */
+} DistinctRanking;
+/* DEVIATION [n] of MEASURED. */
+DistinctRanking accuracy_rank_distinct(const double *predicted, const double *measured,
+                                       const double *deviation, size_t n);
 /* How much longer than the best MEASURED that with the least PREDICTED takes, as a share. */
 double accuracy_regret(const double *predicted, const double *measured, size_t n);
 

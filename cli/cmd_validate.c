@@ -217,6 +217,7 @@ static void free_validation(Validation *validation)
     hardware_free(&validation->hardware);
     for (size_t i = 0; i < validation->n_plans; i++) {
         replay_result_free(&validation->results[i].predicted);
+        accuracy_free(validation->results[i].time.accuracy);
         accuracy_report_free(&validation->results[i].time.report);
         plan_free(&validation->plans[i]);
     }

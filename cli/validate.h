@@ -29,6 +29,7 @@ typedef struct {
 
 /* Predicted and measured times and memory of one plan. */
 typedef struct {
+    Accuracy *accuracy; /* until the report is made */
     AccuracyReport report;
     TimingTotals predicted; /* without stamps; its layers are gone */
     TimingMemory memory;
@@ -84,8 +85,11 @@ Status validation_add_serving(cJSON *json, const Validation *validation,
                               const ValidatedPlan *result);
 /* Loads the profile; fails when it is of another backend. */
 Status validation_open_time(Validation *validation);
-/* Predicts the times of the run that was recorded, which was under plan I, and measures them. */
-Status validation_measure(Validation *validation, size_t i);
+/* Predicts the times of the run that was recorded, which was under plan I. */
+Status validation_predict(Validation *validation, size_t i);
+/* Measures them, of all plans: in every round each plan has its turn, so that what changes as time
+ * passes is noise of each of them, and no difference between them. */
+Status validation_measure(Validation *validation);
 /* Tables of times. */
 Status validation_print_time(const Validation *validation);
 Status validation_add_time(cJSON *json, const ValidatedTime *time);

@@ -105,29 +105,29 @@ static void print_blame(const ValidatedPlan *result)
            100 * ((double)time->memory.total - bytes) / bytes);
 }
 
-/* Total times of the plans, in LEFT as predicted and RIGHT as measured [n_plans]. */
-static void take_totals(const Validation *validation, double *left, double *right)
-{
-    for (size_t i = 0; i < validation->n_plans; i++) {
-        left[i] = validation->results[i].time.report.all.predicted_ns;
-        right[i] = validation->results[i].time.report.all.measured_ns;
-    }
-}
-
 typedef struct {
     double tau;
     double regret;
+    DistinctRanking distinct;
 } Ranking;
 
 static Status rank(const Validation *validation, Ranking *ranking)
 {
-    double *totals;
+    double *predicted; /* of each plan, then measured, then the runs' standard deviation */
     size_t n = validation->n_plans;
-    TRY(mem_new(&totals, 2 * n, sizeof *totals, "ranking of plans"));
-    take_totals(validation, totals, totals + n);
+    TRY(mem_new(&predicted, 3 * n, sizeof *predicted, "ranking of plans"));
+    double *measured = predicted + n;
+    double *deviation = measured + n;
+    for (size_t i = 0; i < n; i++) {
+        const EndToEnd *all = &validation->results[i].time.report.all;
+        predicted[i] = all->predicted_ns;
+        measured[i] = all->measured_ns;
+        deviation[i] = all->noise * all->measured_ns;
+    }
     *ranking =
-        (Ranking){accuracy_kendall(totals, totals + n, n), accuracy_regret(totals, totals + n, n)};
-    mem_free(totals);
+        (Ranking){accuracy_kendall(predicted, measured, n), accuracy_regret(predicted, measured, n),
+                  accuracy_rank_distinct(predicted, measured, deviation, n)};
+    mem_free(predicted);
     return OK;
 }
 
@@ -145,9 +145,12 @@ Status validation_print_time(const Validation *validation)
     if (validation->n_plans == 1)
         return OK;
     TRY(rank(validation, &ranking));
-    printf("\nKendall's tau of predicted and measured times: %.3f. The plan that the simulator "
-           "picks takes %.2f %% longer than the best.\n",
-           ranking.tau, 100 * ranking.regret);
+    printf(
+        "\nKendall's tau of predicted and measured times: %.3f over the %zu of %zu pairs of plans "
+        "that differ by more\nthan the noise of their runs (%.3f over all). The plan that the "
+        "simulator picks takes %.2f %% longer than the best.\n",
+        ranking.distinct.tau, ranking.distinct.distinct, ranking.distinct.pairs, ranking.tau,
+        100 * ranking.regret);
     return OK;
 }
 
@@ -176,6 +179,9 @@ Status validation_add_ranking(cJSON *json, const Validation *validation)
     Ranking ranking;
     TRY(rank(validation, &ranking));
     TRY(json_add_object(json, "ranking", &object));
-    TRY(json_add_f64(object, "kendall_tau", ranking.tau));
+    TRY(json_add_f64(object, "kendall_tau", ranking.distinct.tau));
+    TRY(json_add_u64(object, "distinct_pairs", ranking.distinct.distinct));
+    TRY(json_add_u64(object, "pairs", ranking.distinct.pairs));
+    TRY(json_add_f64(object, "kendall_tau_all_pairs", ranking.tau));
     return json_add_f64(object, "regret", ranking.regret);
 }

@@ -259,7 +259,7 @@ static Status validate_plan(Validation *validation, size_t i)
     if (status == OK)
         status = validation_compare_run(validation, plan, &result->report);
     if (status == OK && validation->arguments->hardware != NULL)
-        status = validation_measure(validation, i);
+        status = validation_predict(validation, i);
     validation_remove_recording(validation);
     return status;
 }
@@ -276,5 +276,5 @@ Status validation_run(Validation *validation)
         TRY(validation->n_plans == 1
                 ? validate_plan(validation, i)
                 : fail_in(validate_plan(validation, i), "%s", validation->results[i].name));
-    return OK;
+    return validation->arguments->hardware != NULL ? validation_measure(validation) : OK;
 }

@@ -186,20 +186,34 @@ static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
     return status;
 }
 
-/* With a buffer every run begins cold and nothing is replayed but what settles in it: one warm-up
- * is enough. */
-static Status measure(Validation *validation, const Plan *plan, Accuracy *accuracy, bool stamped,
-                      bool drawn)
+/* One run of the sort that SINK asks for, after those that count for nothing: graphs are gone when
+ * the plan is new in the executor, and the first ROUND, -1, is one. */
+static Status run_once(Validation *validation, const Plan *plan, int round, Sink *sink)
 {
-    Sink sink = {.validation = validation, .accuracy = accuracy, .stamped = stamped};
-    for (int i = plan->buffer.on ? WARM_UPS - 1 : 0; i < WARM_UPS; i++)
-        TRY(run_again(validation, plan, &sink));
-    sink.kept = true;
-    for (sink.run = 0; sink.run < validation->arguments->runs; sink.run++) {
-        sink.drawn = drawn && sink.run == 0;
-        TRY(run_again(validation, plan, &sink));
-    }
-    return OK;
+    bool replays = !plan->buffer.on;
+    int warm_ups = replays && (validation->n_plans > 1 || round < 0) ? WARM_UPS : 0;
+    warm_ups += !replays && round < 0;
+    sink->kept = false;
+    for (int i = 0; i < warm_ups; i++)
+        TRY(run_again(validation, plan, sink));
+    if (round < 0)
+        return OK;
+    sink->kept = true;
+    sink->run = (uint32_t)round;
+    return run_again(validation, plan, sink);
+}
+
+/* Plan I without stamps and with them. */
+static Status measure_round(Validation *validation, size_t i, int round)
+{
+    const Plan *plan = &validation->plans[i];
+    Sink sink = {.validation = validation, .accuracy = validation->results[i].time.accuracy};
+    if (!plan->buffer.on && validation->n_plans > 1)
+        TRY(executor_set_plan(validation->executor, plan));
+    TRY(run_once(validation, plan, round, &sink));
+    sink.stamped = true;
+    sink.drawn = i == 0 && round == 0 && validation->timeline != NULL;
+    return run_once(validation, plan, round, &sink);
 }
 
 /* What an executor takes that is opened for PLAN alone. */
@@ -216,28 +230,33 @@ static Status measure_memory(const Validation *validation, const Plan *plan, uin
     return OK;
 }
 
-static Status compare_times(Validation *validation, size_t i, Accuracy *accuracy)
+Status validation_predict(Validation *validation, size_t i)
 {
-    const Plan *plan = &validation->plans[i];
     ValidatedTime *time = &validation->results[i].time;
     bool drawn = i == 0 && validation->timeline != NULL;
-    TRY(predict(validation, plan, accuracy, drawn, time));
-    TRY(measure(validation, plan, accuracy, false, false));
-    TRY(measure(validation, plan, accuracy, true, drawn));
-    TRY(measure_memory(validation, plan, &time->device_bytes));
-    TRY(accuracy_report(accuracy, &time->report));
-    if (!drawn)
-        return OK;
-    Timeline *done = validation->timeline;
-    validation->timeline = NULL;
-    return timeline_close(done);
+    TRY(accuracy_new(validation->arguments->runs, &time->accuracy));
+    return predict(validation, &validation->plans[i], time->accuracy, drawn, time);
 }
 
-Status validation_measure(Validation *validation, size_t i)
+static Status close_timeline(Validation *validation)
 {
-    Accuracy *accuracy;
-    TRY(accuracy_new(validation->arguments->runs, &accuracy));
-    Status status = compare_times(validation, i, accuracy);
-    accuracy_free(accuracy);
-    return status;
+    Timeline *done = validation->timeline;
+    validation->timeline = NULL;
+    return done != NULL ? timeline_close(done) : OK;
+}
+
+Status validation_measure(Validation *validation)
+{
+    int rounds = (int)validation->arguments->runs;
+    for (int round = -1; round < rounds; round++)
+        for (size_t i = 0; i < validation->n_plans; i++)
+            TRY(validation->n_plans == 1 ? measure_round(validation, i, round)
+                                         : fail_in(measure_round(validation, i, round), "%s",
+                                                   validation->results[i].name));
+    for (size_t i = 0; i < validation->n_plans; i++) {
+        ValidatedTime *time = &validation->results[i].time;
+        TRY(measure_memory(validation, &validation->plans[i], &time->device_bytes));
+        TRY(accuracy_report(time->accuracy, &time->report));
+    }
+    return close_timeline(validation);
 }

@@ -12,7 +12,8 @@ enum {
         64 << 20, /* the largest copy that is measured beside computation, if there is room */
     TURN_BYTES = 4 << 20,
     THROTTLED_NS = 400000, /* longer than such a load takes by itself */
-    BURST = 8,             /* copies at a time, one after the other */
+    SHORT_BYTES = 128 << 10,
+    BURST = 8, /* copies at a time, one after the other */
     ROUNDS = 5,
     SIDE = 8192, /* of the matrix that is multiplied beside copies */
     QUICK_SIDE = 512,
@@ -271,25 +272,54 @@ static Status measure_turns(const Rig *rig)
     return note(rig, "sync", NULL, 0, UNIT_NS, ns, ROUNDS);
 }
 
-/* What a load over a slow link takes longer than the link is said to. */
+/* BURST loads of BYTES that take AT_LEAST_NS, and the host's time to begin each; those of the
+ * second round are kept, when nothing is new any more. */
+static Status time_loads(const Rig *rig, size_t bytes, uint64_t at_least_ns, double *ns,
+                         double *issue_ns)
+{
+    const FfnShape shape = shape_of(rig, bytes);
+    for (int round = 0; round < 2; round++) {
+        for (uint32_t i = 0; i < BURST; i++) {
+            const Load load = {.shape = &shape,
+                               .kept = rig->host,
+                               .slot = rig->at,
+                               .at_least_ns = at_least_ns,
+                               .ticket = i};
+            uint64_t start_ns = clock_ns();
+            TRY(rig->backend->load(rig->device, &load));
+            issue_ns[i] = (double)(clock_ns() - start_ns);
+            TRY(rig->backend->await_load(rig->device, i));
+        }
+        TRY(rig->backend->wait(rig->device));
+        TRY(read_loads(rig, BURST, ns));
+    }
+    return OK;
+}
+
+/* VALUES [BURST] beyond BASE. */
+static void take_away(double *values, double base)
+{
+    for (int i = 0; i < BURST; i++)
+        values[i] = values[i] > base ? values[i] - base : 0;
+}
+
+/* What a load over a slow link takes longer than the link is said to, what it takes more than a
+ * copy, however fast the link, and what the host needs to begin it more. */
 static Status measure_throttle(const Rig *rig)
 {
-    const FfnShape shape = shape_of(rig, TURN_BYTES);
     double ns[BURST];
-    for (uint32_t i = 0; i < BURST; i++) {
-        const Load load = {.shape = &shape,
-                           .kept = rig->host,
-                           .slot = rig->at,
-                           .at_least_ns = THROTTLED_NS,
-                           .ticket = i};
-        TRY(rig->backend->load(rig->device, &load));
-        TRY(rig->backend->await_load(rig->device, i));
-    }
-    TRY(rig->backend->wait(rig->device));
-    TRY(read_loads(rig, BURST, ns));
-    for (int i = 0; i < BURST; i++)
-        ns[i] = ns[i] > THROTTLED_NS ? ns[i] - THROTTLED_NS : 0;
-    return note(rig, "throttle", NULL, 0, UNIT_NS, ns, BURST);
+    double issue_ns[BURST];
+    double plain_ns[BURST];
+    double plain_issue_ns[BURST];
+    TRY(time_loads(rig, TURN_BYTES, THROTTLED_NS, ns, issue_ns));
+    take_away(ns, THROTTLED_NS);
+    TRY(note(rig, "throttle", NULL, 0, UNIT_NS, ns, BURST));
+    TRY(time_loads(rig, SHORT_BYTES, 0, plain_ns, plain_issue_ns));
+    TRY(time_loads(rig, SHORT_BYTES, 1, ns, issue_ns));
+    take_away(ns, calibration_median(plain_ns, BURST));
+    take_away(issue_ns, calibration_median(plain_issue_ns, BURST));
+    TRY(note(rig, "throttle/least", NULL, 0, UNIT_NS, ns, BURST));
+    return note(rig, "issue/throttle", NULL, 0, UNIT_NS, issue_ns, BURST);
 }
 
 static Status measure_streams(const Rig *rig)
@@ -319,7 +349,7 @@ Status calibrate_copies(Calibration *c)
 {
     bool quick = c->options->quick;
     bool copies = !calibration_knows(c, "host/copy", "");
-    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "sync", "");
+    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "throttle/least", "");
     if (calibration_only_counts(c) || (!copies && !streams))
         return OK;
     Rig rig = {.calibration = c,

@@ -48,7 +48,7 @@ typedef struct {
     double copy_ns[LOAD_STEPS];  /* mean of a load, from the end of the one before */
     double queueing_ns[LOAD_STEPS];
     double outside_ns[LOAD_STEPS];
-    double before_ns[LOAD_STEPS]; /* mean of an event: until its first load starts */
+    double lag_ns[LOAD_STEPS]; /* mean of an event: from beginning its first load to its start */
     double
         after_ns[LOAD_STEPS]; /* ... from its last load, or from the end of queueing, to its end */
     double loads;
@@ -88,13 +88,13 @@ static bool find_loads(const StepOutput *output, uint32_t layer, HostSpan *span)
     return end_ns > 0;
 }
 
-/* What comes before an event's loads beyond deciding and beginning one, and after them; where all
- * hit, after queueing. Means over the events of the step. */
-static void around(const StepOutput *output, double *before_ns, double *after_ns)
+/* What passes before an event's first load starts, from the host's beginning it on, and after its
+ * last; where all hit, after queueing. Means over the events of the step. */
+static void around(const StepOutput *output, double *lag_ns, double *after_ns)
 {
     const HostTimes *host = &output->host;
     size_t event = 0;
-    *before_ns = *after_ns = 0;
+    *lag_ns = *after_ns = 0;
     for (size_t i = 0; i < output->n_timing; i++) {
         const TimingRecord *op = &output->timing[i];
         HostSpan loads;
@@ -104,13 +104,11 @@ static void around(const StepOutput *output, double *before_ns, double *after_ns
         uint64_t from_ns = host->ops[i].start_ns + host->ops[i].duration_ns;
         if (find_loads(output, op->layer, &loads)) {
             from_ns = loads.start_ns + loads.duration_ns;
-            *before_ns += (double)loads.start_ns - (double)op->start_ns -
-                          (double)waited->decide.duration_ns -
-                          (double)host->loads[waited->first_load].duration_ns;
+            *lag_ns += (double)loads.start_ns - (double)host->loads[waited->first_load].start_ns;
         }
         *after_ns += (double)(op->start_ns + op->duration_ns) - (double)from_ns;
     }
-    *before_ns /= event > 0 ? (double)event : 1;
+    *lag_ns /= event > 0 ? (double)event : 1;
     *after_ns /= event > 0 ? (double)event : 1;
 }
 
@@ -131,7 +129,7 @@ static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
         times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
         times->queueing_ns[at] = queueing(&output);
         times->outside_ns[at] = outside(&output);
-        around(&output, &times->before_ns[at], &times->after_ns[at]);
+        around(&output, &times->lag_ns[at], &times->after_ns[at]);
     }
     return OK;
 }
@@ -159,10 +157,13 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
                          for_a_load(misses->outside_ns, hits->outside_ns, misses->loads), 0));
     if (calibration_runs_at_once(c))
         return OK;
-    TRY(calibration_note(c, "before/load", "", UNIT_NS, NULL, 0, NULL,
-                         at_least_0(calibration_median(misses->before_ns, LOAD_STEPS)), 0));
+    c->lag_ns = at_least_0(calibration_median(misses->lag_ns, LOAD_STEPS));
+    TRY(calibration_note(c, "lag", "", UNIT_NS, NULL, 0, NULL, c->lag_ns,
+                         calibration_spread(misses->lag_ns, LOAD_STEPS)));
     TRY(calibration_note(c, "after/load", "", UNIT_NS, NULL, 0, NULL,
-                         for_a_load(misses->after_ns, hits->after_ns, 1), 0));
+                         calibration_median(misses->after_ns, LOAD_STEPS) -
+                             calibration_median(hits->after_ns, LOAD_STEPS),
+                         0));
     spread = calibration_spread(misses->issue_ns, LOAD_STEPS);
     TRY(calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
                          calibration_median(misses->issue_ns, LOAD_STEPS), spread));
@@ -182,5 +183,6 @@ Status calibrate_loads(Calibration *c)
     TRY(executor_set_plan(c->executor, &plan));
     TRY(time_steps(c, false, &hits));
     TRY(time_steps(c, true, &misses));
+    TRY(executor_set_plan(c->executor, &c->plan));
     return misses.loads > 0 ? note_loads(c, &hits, &misses) : OK;
 }

@@ -70,6 +70,7 @@ typedef struct {
     Samples samples;
     uint32_t first_expert; /* that forced routing begins with */
     double stamp_ns;       /* what a stamp adds to a step */
+    double lag_ns;         /* see the table "lag" */
     DeviceClock clock;
     uint32_t source_length;
     uint32_t max_experts; /* of a layer of the whole model */

@@ -175,23 +175,28 @@ static double later(double a, double b)
 static double play(const Calibration *c, const StepKind *kind, const StepMeasured *measured)
 {
     double host_ns = 0;
-    double gpu_ns = 0;
+    double gpu_ns = c->lag_ns;
     double wake_ns = 0;
+    double launch_ns = 0;
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         Op op = measured->ops[i].op;
         double spread;
         if (op == OP_EXPERTS) {
             const EventCost cost = event_cost(c, measured, i, &spread);
             host_ns = later(host_ns, gpu_ns) + cost.wake_ns + cost.decide_ns + cost.issue_ns;
-            gpu_ns = later(gpu_ns, host_ns) + cost.call_ns;
+            gpu_ns = later(gpu_ns + later(cost.issue_ns - c->lag_ns, 0), host_ns) + cost.call_ns;
             wake_ns = cost.wake_ns;
             continue;
         }
         double issue_ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
         double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->stamp_ns;
+        if (op_ns <= 2 * issue_ns)
+            op_ns = gpu_cost(c, kind, op, c->shape[i]);
+        launch_ns = op == OP_EMBED ? issue_ns : launch_ns;
+        double kernels = launch_ns > 0 ? later(floor(issue_ns / launch_ns + 0.5), 1) : 1;
+        gpu_ns = later(gpu_ns, host_ns + c->lag_ns) + op_ns;
         host_ns += issue_ns;
-        gpu_ns = later(gpu_ns, host_ns) +
-                 (op_ns > 2 * issue_ns ? op_ns : gpu_cost(c, kind, op, c->shape[i]));
+        gpu_ns = later(gpu_ns, host_ns + c->lag_ns + (op_ns - issue_ns) / kernels);
     }
     return later(host_ns, gpu_ns) + wake_ns;
 }
@@ -322,6 +327,6 @@ Status calibrate_queue(Calibration *c)
 {
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
-    TRY(measure_hits(c));
-    return calibrate_loads(c);
+    TRY(calibrate_loads(c));
+    return measure_hits(c);
 }

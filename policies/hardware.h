@@ -17,12 +17,15 @@
  *   issue/OP           host time to queue OP where no graph is replayed
  *   issue/load         ... to begin one load; issue/await: to make the queue wait for one;
  *                      end/load: to learn its time when the step is over
- *   before/load        from an event's counts to the start of its first load, beyond deciding and
- *                      beginning it; after/load: from the end of its last to the end of the call
- *                      that awaits it, beyond what such a call takes from the end of queueing it
+ *   lag                from the host's beginning to queue something to its start, where the stream
+ *                      is free, as the host's clock is told of the device's
+ *   after/load         from the end of an event's last load to the end of the call that awaits it,
+ *                      beyond what such a call takes from the end of queueing it; may be negative
  *   sync               from the end of a load to what awaits it, and from the end of what is queued
  *                      to a load that comes after it
- *   throttle           what a load over a slow link takes longer than the link is said to
+ *   throttle           what a load over a slow link takes longer than the link is said to;
+ *                      throttle/least: what it takes longer than its copy, at the least;
+ *                      issue/throttle: what the host needs to begin it more
  *   decide             host time of the decisions on one event, by "active"
  *   wake               from the end of the queue to the host's going on
  *   graph/launch       from the call to the first operation of a step, by "tokens"

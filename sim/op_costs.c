@@ -169,6 +169,12 @@ static bool attends(Op op)
 static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
 {
     price->issue_ns = op_costs_ns(costs, &price->issue, point, &costs->other);
+    /* Embedding is one kernel, and operations come after it. */
+    if (price->op == OP_EMBED)
+        costs->launch_ns = price->issue_ns;
+    uint64_t launch_ns = costs->launch_ns;
+    price->kernels = launch_ns > 0 ? (uint32_t)((price->issue_ns + launch_ns / 2) / launch_ns) : 1;
+    price->kernels = price->kernels > 0 ? price->kernels : 1;
     price->slow = 1;
     if (price->slowdown.table != COSTS_NONE)
         price->slow = op_costs_at(costs, &price->slowdown, point, &costs->other);
@@ -259,10 +265,12 @@ uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *wor
     return known->ns;
 }
 
-uint64_t op_costs_host_experts(OpCosts *costs, uint32_t number, const ExpertWork *work)
+double op_costs_host_expert(OpCosts *costs, uint32_t number, uint32_t active, uint32_t rows)
 {
-    if (work->active == 0)
-        return 0;
-    const CostPoint point = place_of(work);
-    return op_costs_ns(costs, &costs->prices[number].host, &point, &costs->use[OP_EXPERTS]);
+    CostPoint point = {0};
+    point.at[AXIS_ACTIVE] = active;
+    point.at[AXIS_ROWS] = rows;
+    point.at[AXIS_LOAD] = cost_load_of(rows);
+    double ns = op_costs_at(costs, &costs->prices[number].host, &point, &costs->use[OP_EXPERTS]);
+    return ns > 0 ? ns : 0;
 }

@@ -68,6 +68,7 @@ typedef struct {
     CostRef slowdown;
     uint64_t gpu_ns; /* of the step that was priced last; experts: see op_costs_experts() */
     uint64_t issue_ns;
+    uint32_t kernels;                /* that are queued in this time, about */
     double slow;                     /* factor beside copies, at least 1 */
     KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
 } OpPrice;
@@ -80,8 +81,9 @@ typedef struct {
     uint32_t n_ops[2];
     OpPrice *prices;
     uint32_t n_prices;
-    CostUse use[OPS]; /* by operation */
-    CostUse other;    /* of all other tables */
+    uint64_t launch_ns; /* to queue one kernel */
+    CostUse use[OPS];   /* by operation */
+    CostUse other;      /* of all other tables */
 } OpCosts;
 
 /* MODEL is a name as in a trace. HARDWARE must outlive it. Fails with ERR_INPUT when the profile
@@ -104,7 +106,8 @@ uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced);
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
 uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
-/* ... on the host's cores. */
-uint64_t op_costs_host_experts(OpCosts *costs, uint32_t price, const ExpertWork *work);
+/* Of one of ACTIVE experts of ROWS rows each that the host's cores compute together: all of them.
+ */
+double op_costs_host_expert(OpCosts *costs, uint32_t price, uint32_t active, uint32_t rows);
 
 #endif

@@ -36,6 +36,8 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
         timing->settled = true;
     timing->waits = !timing->settled;
     timing->mode = STEP_QUEUED;
+    if (timing->waits && !timing->one_thread)
+        timing->gpu_ns = timing->stamp_at_ns = timing->start_ns + timing->lag_ns;
     if (!timing->waits)
         TRY(timing_step_mode(timing, step, &timing->mode));
     op_costs_price(&timing->costs, step, timing->waits && !timing->one_thread,
@@ -62,6 +64,17 @@ static Status stamp(Timing *timing, const StepOp *op)
     return OK;
 }
 
+/* Kernels begin a lag after the host has begun to queue them, where the stream is free: the first
+ * of an operation, and the last, which is queued at the end. */
+static void queue_op(Timing *timing, const OpPrice *price, uint64_t ns)
+{
+    uint64_t first_ns = timing->host_ns + timing->lag_ns;
+    int64_t last_ns = ((int64_t)ns - (int64_t)price->issue_ns) / (int64_t)price->kernels;
+    timing->host_ns += price->issue_ns;
+    timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
+    timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
+}
+
 /* Runs NS on the compute stream, queued by the host where no graph does it. */
 static void run_op(Timing *timing, const StepOp *op, uint64_t ns)
 {
@@ -71,11 +84,10 @@ static void run_op(Timing *timing, const StepOp *op, uint64_t ns)
         timing->gpu_ns = timing->host_ns;
         return;
     }
-    if (timing->waits) {
-        timing->host_ns += timing->costs.prices[op->price].issue_ns;
-        timing->gpu_ns = later(timing->gpu_ns, timing->host_ns);
-    }
-    timing->gpu_ns += ns;
+    if (timing->waits)
+        queue_op(timing, &timing->costs.prices[op->price], ns);
+    else
+        timing->gpu_ns += ns;
 }
 
 static Status play(Timing *timing, const StepOp *op)

@@ -14,7 +14,6 @@ typedef struct {
     ExpertWork host;   /* experts that the host computes */
     size_t first_host; /* their records, which come first */
     bool queued;       /* operations of this event are */
-    bool loads;        /* a load of it has begun */
 } Event;
 
 /* Time on the compute stream from START on, longer where copies run beside. */
@@ -25,6 +24,13 @@ static uint64_t beside_copies(const Timing *timing, uint32_t price, uint64_t sta
         return ns;
     uint64_t beside = timing->copy_ns - start_ns < ns ? timing->copy_ns - start_ns : ns;
     return ns + (uint64_t)((slow - 1) * (double)beside);
+}
+
+/* A call's time is from the end of queueing it to its end, while its first kernels run already;
+ * behind other work it takes so much more. */
+static uint64_t queued_behind(const Timing *timing, uint64_t issue_ns)
+{
+    return issue_ns > timing->lag_ns ? issue_ns - timing->lag_ns : 0;
 }
 
 /* Queues what is pending in LIST. */
@@ -38,9 +44,10 @@ static void run_jobs(Event *event, Pending *list)
         timing->host_ns = later(timing->host_ns, list->ready_ns) + ns;
         timing->gpu_ns = timing->host_ns;
     } else {
-        timing->host_ns +=
-            timing->issue_await_ns * list->tickets + timing->costs.prices[event->price].issue_ns;
-        uint64_t start_ns = later(later(timing->gpu_ns, timing->host_ns), list->ready_ns);
+        uint64_t issue_ns = timing->costs.prices[event->price].issue_ns;
+        timing->host_ns += timing->issue_await_ns * list->tickets + issue_ns;
+        uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
+        uint64_t start_ns = later(later(free_ns, timing->host_ns), list->ready_ns);
         timing->gpu_ns = start_ns + beside_copies(timing, event->price, start_ns, ns);
     }
     *list = (Pending){0};
@@ -88,15 +95,13 @@ static uint64_t begin_load(Event *event, const BufferAction *action, ResidencyRe
         run_pending(event);
         event->queued = true;
     }
+    uint64_t begun_ns = timing->host_ns;
     timing->host_ns += timing->issue_load_ns;
     uint64_t end_ns;
     if (timing->one_thread) {
         end_ns = load_in_thread(timing, layer, &start_ns);
     } else {
-        start_ns = later(timing->copy_ns, timing->host_ns);
-        if (!event->loads)
-            start_ns = later(start_ns, timing->host_ns + timing->before_load_ns);
-        event->loads = true;
+        start_ns = later(timing->copy_ns, begun_ns + timing->lag_ns);
         if (event->queued)
             start_ns = later(start_ns, timing->gpu_ns + timing->sync_ns);
         end_ns = start_ns + copy_ns(timing, layer, start_ns);
@@ -115,7 +120,8 @@ static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns
 {
     add_job(event, &event->loaded, action);
     event->loaded.tickets++;
-    event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns + event->timing->after_load_ns);
+    event->loaded.ready_ns =
+        later(event->loaded.ready_ns, moved(end_ns, event->timing->after_load_ns));
 }
 
 static void add_hit(Event *event, const BufferAction *action)
@@ -199,15 +205,29 @@ static void offer_host(const Event *event)
                       cross(timing, &timing->refs.d2h, tokens * layer->top_k * sizeof(uint32_t));
 }
 
+/* Each of the host's experts takes its share of the time of as many that have as many rows. */
+static uint64_t host_ns(const Event *event, const BufferAction *actions, uint32_t n_actions)
+{
+    const Timing *timing = event->timing;
+    uint32_t active = event->host.active;
+    double ns = 0;
+    for (uint32_t i = 0; i < n_actions; i++)
+        if (actions[i].kind == RESIDENCY_HOST)
+            ns += op_costs_host_expert(&event->timing->costs, event->price, active,
+                                       timing->rows_of[actions[i].expert]) /
+                  active;
+    return (uint64_t)ns;
+}
+
 /* The host computes its experts when all else is queued; what they give is fetched by the device,
  * and what is queued next waits for it. */
-static void run_host(Event *event)
+static void run_host(Event *event, const BufferAction *actions, uint32_t n_actions)
 {
     Timing *timing = event->timing;
     if (event->host.active == 0)
         return;
     uint64_t start_ns = timing->host_ns;
-    timing->host_ns += op_costs_host_experts(&timing->costs, event->price, &event->host);
+    timing->host_ns += host_ns(event, actions, n_actions);
     uint64_t fetched_ns = timing->host_ns;
     if (!timing->one_thread)
         fetched_ns += cross(timing, &timing->refs.h2d, event->host.rows * row_bytes(event));
@@ -224,10 +244,10 @@ static uint64_t end_of_hits(const Event *event, const ExpertWork *all)
 {
     Timing *timing = event->timing;
     uint64_t ns = op_costs_experts(&timing->costs, event->price, all, true);
+    uint64_t issue_ns = timing->costs.prices[event->price].issue_ns;
     if (timing->one_thread)
         return timing->host_ns + ns;
-    return later(timing->gpu_ns, timing->host_ns + timing->costs.prices[event->price].issue_ns) +
-           ns;
+    return later(timing->gpu_ns + queued_behind(timing, issue_ns), timing->host_ns + issue_ns) + ns;
 }
 
 Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferAction *actions,
@@ -252,7 +272,7 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
     for (uint32_t i = 0; i < n_actions; i++)
         TRY(carry_out(&event, &actions[i], decided_ns));
     run_pending(&event);
-    run_host(&event);
+    run_host(&event, actions, n_actions);
     if (timing->gpu_ns > hits_end_ns)
         timing->out.exposed_load_ns += timing->gpu_ns - hits_end_ns;
     return OK;

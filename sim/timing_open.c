@@ -19,9 +19,11 @@ static Status find_tables(Timing *timing)
     TRY(op_costs_find(costs, "issue/await", "", &timing->refs.issue_await));
     TRY(op_costs_find(costs, "end/load", "", &timing->refs.end_load));
     TRY(op_costs_find(costs, "sync", "", &timing->refs.sync));
-    TRY(op_costs_find(costs, "before/load", "", &timing->refs.before_load));
+    TRY(op_costs_find(costs, "lag", "", &timing->refs.lag));
     TRY(op_costs_find(costs, "after/load", "", &timing->refs.after_load));
     TRY(op_costs_find(costs, "throttle", "", &timing->refs.throttle));
+    TRY(op_costs_find(costs, "throttle/least", "", &timing->refs.throttle_least));
+    TRY(op_costs_find(costs, "issue/throttle", "", &timing->refs.issue_throttle));
     TRY(op_costs_find(costs, "decide", "", &timing->refs.decide));
     TRY(op_costs_find(costs, "wake", "", &timing->refs.wake));
     TRY(op_costs_find(costs, "copy/h2d", "", &timing->refs.h2d));
@@ -41,26 +43,37 @@ static uint64_t constant(Timing *timing, const CostRef *ref)
     return op_costs_ns(&timing->costs, ref, &nowhere, &timing->costs.other);
 }
 
-/* ... which not every backend has. */
-static uint64_t constant_if_known(Timing *timing, const CostRef *ref)
+/* Of loads over a slow link. */
+static void price_throttle(Timing *timing)
 {
-    return ref->table != COSTS_NONE ? constant(timing, ref) : 0;
+    if (timing->options.plan->link.h2d_gb_per_s <= 0)
+        return;
+    timing->throttle_ns = constant(timing, &timing->refs.throttle);
+    timing->throttle_least_ns = constant(timing, &timing->refs.throttle_least);
+    timing->issue_load_ns += constant(timing, &timing->refs.issue_throttle);
+}
+
+/* Of steps that wait for every event, on a device that has a queue. */
+static void price_queue(Timing *timing)
+{
+    const CostPoint nowhere = {0};
+    CostUse *use = &timing->costs.other;
+    timing->issue_load_ns = constant(timing, &timing->refs.issue_load);
+    timing->issue_await_ns = constant(timing, &timing->refs.issue_await);
+    timing->wake_ns = constant(timing, &timing->refs.wake);
+    timing->sync_ns = constant(timing, &timing->refs.sync);
+    timing->lag_ns = constant(timing, &timing->refs.lag);
+    timing->after_load_ns =
+        (int64_t)op_costs_at(&timing->costs, &timing->refs.after_load, &nowhere, use);
+    price_throttle(timing);
 }
 
 static void price_constants(Timing *timing)
 {
-    if (!timing->one_thread && timing->options.plan->buffer.on) {
-        timing->issue_load_ns = constant(timing, &timing->refs.issue_load);
-        timing->issue_await_ns = constant(timing, &timing->refs.issue_await);
-        timing->wake_ns = constant(timing, &timing->refs.wake);
-    }
-    timing->end_load_ns = constant_if_known(timing, &timing->refs.end_load);
-    timing->sync_ns = constant_if_known(timing, &timing->refs.sync);
-    timing->before_load_ns = constant_if_known(timing, &timing->refs.before_load);
-    timing->after_load_ns = constant_if_known(timing, timing->refs.after_load.table != COSTS_NONE
-                                                          ? &timing->refs.after_load
-                                                          : &timing->refs.sync);
-    timing->throttle_ns = constant_if_known(timing, &timing->refs.throttle);
+    if (timing->options.plan->buffer.on)
+        timing->end_load_ns = constant(timing, &timing->refs.end_load);
+    if (timing->options.plan->buffer.on && !timing->one_thread)
+        price_queue(timing);
     if (timing->options.stamped)
         timing->stamp_ns = constant(timing, &timing->refs.stamp);
 }
@@ -91,8 +104,9 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
     if (busy.table != COSTS_NONE)
         layer->copy_busy_ns = op_costs_ns(&timing->costs, &busy, &point, &timing->costs.other);
     if (plan->link.h2d_gb_per_s > 0)
-        layer->load_ns =
-            (uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s) + timing->throttle_ns;
+        layer->load_ns = later((uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s) +
+                                   timing->throttle_ns,
+                               layer->copy_ns + timing->throttle_least_ns);
     return mem_new(&layer->prefetch, of->experts, sizeof *layer->prefetch, "simulated loads");
 }
 

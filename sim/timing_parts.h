@@ -48,9 +48,11 @@ struct Timing {
         CostRef issue_await;
         CostRef end_load;
         CostRef sync;
-        CostRef before_load;
+        CostRef lag;
         CostRef after_load;
         CostRef throttle;
+        CostRef throttle_least;
+        CostRef issue_throttle;
         CostRef decide;
         CostRef wake;
         CostRef h2d;
@@ -63,9 +65,10 @@ struct Timing {
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
     uint64_t sync_ns;
-    uint64_t before_load_ns;
-    uint64_t after_load_ns;
+    uint64_t lag_ns;
+    int64_t after_load_ns; /* beyond what a call takes that waits for none */
     uint64_t throttle_ns;
+    uint64_t throttle_least_ns;
     uint64_t wake_ns;
     uint64_t stamp_ns; /* 0 unless stamped */
 
@@ -123,6 +126,12 @@ struct Timing {
     uint64_t *layer_sum; /* [n_model_layers] with it, for timing_totals() */
     uint32_t n_model_layers;
 };
+
+/* NS later, or earlier where it is negative. */
+static inline uint64_t moved(uint64_t at_ns, int64_t ns)
+{
+    return ns < 0 && (uint64_t)-ns > at_ns ? 0 : at_ns + (uint64_t)ns;
+}
 
 static inline uint64_t later(uint64_t a, uint64_t b)
 {

@@ -190,6 +190,15 @@ static void tau_counts_pairs_and_regret_looks_at_the_pick(void **unused)
     assert_near(accuracy_kendall(up, one_swap, 4), 4.0 / 6);
     assert_near(accuracy_kendall(up, ties, 4), 5 / sqrt(6.0 * 5));
     assert_near(accuracy_kendall(up, up, 1), 1);
+    const double near[] = {0.6, 0.6, 0.1, 0.1};
+    DistinctRanking ranking = accuracy_rank_distinct(up, up, near, 4);
+    assert_near(ranking.tau, 1);
+    assert_int_equal(ranking.pairs, 6);
+    assert_int_equal(ranking.distinct, 5);
+    assert_near(accuracy_rank_distinct(down, up, near, 4).tau, -1);
+    const double far[] = {9, 9, 9, 9};
+    assert_int_equal(accuracy_rank_distinct(down, up, far, 4).distinct, 0);
+    assert_near(accuracy_rank_distinct(down, up, far, 4).tau, 1);
     assert_near(accuracy_regret(up, up, 4), 0);
     assert_near(accuracy_regret(up, one_swap + 1, 3), 0.5);
     assert_near(accuracy_regret(down, up, 4), 3);

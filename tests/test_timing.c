@@ -78,7 +78,10 @@ static void make_machine(uint64_t *random, Hardware *hardware)
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
     put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
-    put_table(hardware, "before/load", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "lag", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "end/load", "", NULL, 0, 0);
+    put_table(hardware, "throttle/least", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "issue/throttle", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "after/load", "", NULL, random_below(random, 9000), 0);
     put_table(hardware, "throttle", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "decide", "", "active", random_below(random, 500), 30);
@@ -134,7 +137,7 @@ typedef struct {
     const OpCosts *costs;
     const Timing *timing;
     uint64_t load_ns;
-    bool loads; /* the event has begun one */
+    EngineTask before_op; /* the host's last before the operation */
     Hardware *hardware;
     uint64_t compute_ends[4096]; /* by tag */
     uint64_t n_compute;
@@ -172,13 +175,31 @@ static EngineTask put(Played *played, uint32_t resource, uint64_t ns, const Engi
     return task;
 }
 
+/* What comes after TASK on another stream learns of its end a little later. */
+static EngineTask hand_over(Played *played, EngineTask task, const char *name)
+{
+    return put(played, ENGINE_NO_RESOURCE, cost(played, name, 0), &task, 1);
+}
+
 static void queue_op(Played *played, Op op, double at)
 {
     char name[64];
     snprintf(name, sizeof name, "issue/%s", op_name(op));
-    put(played, HOST, cost(played, name, 0), &played->host, 1);
+    uint64_t issue_ns = cost(played, name, 0);
+    EngineTask first = hand_over(played, played->host, "lag");
+    played->before_op = played->host;
+    put(played, HOST, issue_ns, &played->host, 1);
     snprintf(name, sizeof name, "gpu/%s", op_name(op));
-    put(played, COMPUTE, cost(played, name, at), &played->host, 1);
+    uint64_t ns = cost(played, name, at);
+    put(played, COMPUTE, ns, &first, 1);
+    /* The last of its kernels cannot end before it has been queued and run. */
+    uint64_t launch_ns = cost(played, "issue/embed", 0);
+    int64_t kernels = launch_ns > 0 ? (int64_t)((issue_ns + launch_ns / 2) / launch_ns) : 1;
+    int64_t last_ns = ((int64_t)ns - (int64_t)issue_ns) / (kernels > 0 ? kernels : 1);
+    int64_t begun_ns = (int64_t)(issue_ns + cost(played, "lag", 0)) + last_ns;
+    EngineTask last = put(played, ENGINE_NO_RESOURCE, begun_ns > 0 ? (uint64_t)begun_ns : 0,
+                          &played->before_op, 1);
+    put(played, COMPUTE, 0, &last, 1);
 }
 
 typedef struct {
@@ -188,24 +209,23 @@ typedef struct {
     bool slots[MOE_LAYERS * EXPERTS + 1];
 } Jobs;
 
-/* What comes after TASK on another stream learns of its end a little later. */
-static EngineTask hand_over(Played *played, EngineTask task, const char *name)
-{
-    return put(played, ENGINE_NO_RESOURCE, cost(played, name, 0), &task, 1);
-}
-
 static void queue_jobs(Played *played, Jobs *jobs)
 {
-    EngineTask after[EXPERTS + 1];
+    EngineTask after[EXPERTS + 2];
     if (jobs->active == 0)
         return;
     for (uint32_t i = 0; i < jobs->n_loads; i++) {
         put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
         after[i] = hand_over(played, jobs->loads[i], "after/load");
     }
-    put(played, HOST, cost(played, "issue/experts", 0), &played->host, 1);
+    uint64_t issue_ns = cost(played, "issue/experts", 0);
+    uint64_t lag_ns = cost(played, "lag", 0);
+    EngineTask free = put(played, ENGINE_NO_RESOURCE, issue_ns > lag_ns ? issue_ns - lag_ns : 0,
+                          &played->last, 1);
+    put(played, HOST, issue_ns, &played->host, 1);
     after[jobs->n_loads] = played->host;
-    put(played, COMPUTE, cost(played, "queued/experts", jobs->active), after, jobs->n_loads + 1);
+    after[jobs->n_loads + 1] = free;
+    put(played, COMPUTE, cost(played, "queued/experts", jobs->active), after, jobs->n_loads + 2);
     *jobs = (Jobs){0};
 }
 
@@ -218,15 +238,18 @@ static void queue_load(Played *played, const BufferAction *action, Jobs *hits, J
         queue_jobs(played, loaded);
         *queued = true;
     }
-    put(played, HOST, cost(played, "issue/load", 0), &played->host, 1);
-    after[0] = played->host;
-    if (!played->loads)
-        after[0] = hand_over(played, played->host, "before/load");
-    played->loads = true;
+    bool slow = played->load_ns > 0;
+    after[0] = hand_over(played, played->host, "lag");
+    put(played, HOST,
+        cost(played, "issue/load", 0) + (slow ? cost(played, "issue/throttle", 0) : 0),
+        &played->host, 1);
     after[1] = *queued ? hand_over(played, played->last, "sync") : 0;
     uint64_t ns = cost(played, "copy/h2d", 1000);
-    uint64_t throttled_ns = played->load_ns > 0 ? played->load_ns + cost(played, "throttle", 0) : 0;
-    ns = throttled_ns > ns ? throttled_ns : ns;
+    if (slow) {
+        uint64_t asked_ns = played->load_ns + cost(played, "throttle", 0);
+        ns += cost(played, "throttle/least", 0);
+        ns = asked_ns > ns ? asked_ns : ns;
+    }
     EngineTask load = put(played, COPIES, ns, after, *queued ? 2 : 1);
     if (action->kind == RESIDENCY_PREFETCH) {
         played->prefetched[action->layer_index][action->expert] = load;
@@ -246,7 +269,6 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
     bool queued = false;
     hits = (Jobs){0};
     loaded = (Jobs){0};
-    played->loads = false;
     /* The host waits for the queue, wakes up, and decides. */
     EngineTask both[] = {played->host, played->last};
     put(played, HOST, cost(played, "wake", 0), both, 2);

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/memory.h"
+
 static char folder[160];
 static pid_t owner;
 
@@ -49,6 +51,29 @@ bool exhaustive(void)
 {
     const char *value = getenv("MOEBIUS_EXHAUSTIVE");
     return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
+}
+
+bool failing_next(FailingAllocation *failing)
+{
+    if (failing->k > 0) {
+        assert_int_equal(mem_live_blocks(), failing->live_blocks);
+        if (!failing->reached)
+            return false;
+    }
+    failing->k += 1 + (failing->sparse > 0 ? failing->k / failing->sparse : 0);
+    failing->live_blocks = mem_live_blocks();
+    error_clear();
+    mem_fail_at(failing->k);
+    return true;
+}
+
+void failing_end(FailingAllocation *failing, Status status)
+{
+    failing->reached = mem_fail_reached();
+    mem_fail_at(0);
+    if (!failing->may_do_without || !failing->reached || status != OK)
+        assert_int_equal(status, failing->reached ? ERR_MEMORY : OK);
+    assert_true(status == OK || error_message()[0] != '\0');
 }
 
 uint64_t random_next(uint64_t *state)

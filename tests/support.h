@@ -29,6 +29,26 @@ const char *scratch_path(const char *name);
  */
 bool exhaustive(void);
 
+/* Fails the first allocation of what is tried, then the second, the third and so on, until it gets
+ * through. Each try must have given back all memory when the next begins, and says ERR_MEMORY.
+ *
+ *     for (FailingAllocation failing = {0}; failing_next(&failing);) {
+ *         Status status = what_is_tried();
+ *         failing_end(&failing, status);
+ *         ... free what it made ...
+ *     } */
+typedef struct {
+    uint64_t k;          /* number of the allocation that fails */
+    uint64_t sparse;     /* a sample: leaves out K / SPARSE after number K; 0: takes all */
+    bool may_do_without; /* what is tried may succeed all the same, as SQLite can */
+    bool reached;
+    int64_t live_blocks; /* before the try */
+} FailingAllocation;
+
+bool failing_next(FailingAllocation *failing);
+/* Allocations work again; what was tried gave STATUS. */
+void failing_end(FailingAllocation *failing, Status status);
+
 /* splitmix64 */
 uint64_t random_next(uint64_t *state);
 /* 0 to BELOW - 1 */

@@ -7,43 +7,18 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "exec/executor.h"
 #include "policies/buffer.h"
-#include "tests/checkpoint_maker.h"
+#include "tests/small_executor.h"
 
-enum { VOCABULARY = 96, EXPERTS = 8, LAYERS = 3 };
-enum { MAX_REQUESTS = 4, MAX_LENGTH = 64, MAX_TOKENS = 16, STEPS = 12, MOST_PLANS = 256 };
+enum { MAX_TOKENS = 16, STEPS = 12, MOST_PLANS = 256 };
 
 #ifndef TEST_DEVICE
 #define TEST_DEVICE "cpu"
 #endif
 
-static Checkpoint *checkpoint;
-
-static int make_model(void **state)
-{
-    (void)state;
-    make_checkpoint(scratch_path("model"), &(CheckpointSpec){.seed = 43, .max_positions = 64});
-    assert_ok(checkpoint_open(scratch_path("model"), &checkpoint));
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    checkpoint_close(checkpoint);
-    return 0;
-}
-
 static ExecutorOptions usual_options(const Plan *plan)
 {
-    return (ExecutorOptions){.plan = plan,
-                             .device = TEST_DEVICE,
-                             .threads = 1,
-                             .max_requests = MAX_REQUESTS,
-                             .max_length = MAX_LENGTH,
-                             .max_tokens = MAX_TOKENS,
-                             .logits = LOGITS_LAST};
+    return small_options(plan, TEST_DEVICE, MAX_TOKENS);
 }
 
 /* A plan with a buffer, as JSON has it. */

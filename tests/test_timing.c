@@ -582,15 +582,9 @@ static void memory_that_ends_is_told_and_nothing_is_lost(void **unused)
                                    .n_layers = MOE_LAYERS,
                                    .logits = true,
                                    .records = true};
-    bool failed = true;
-    for (uint64_t k = 1; failed; k++) {
-        int64_t blocks = mem_live_blocks();
-        mem_fail_at(k);
+    for (FailingAllocation failing = {0}; failing_next(&failing);) {
         Status status = run_one_step(&options, buffer);
-        failed = mem_fail_reached();
-        mem_fail_at(0);
-        assert_int_equal(status, failed ? ERR_MEMORY : OK);
-        assert_int_equal(mem_live_blocks(), blocks);
+        failing_end(&failing, status);
         buffer_reset(buffer);
     }
     buffer_free(buffer);

@@ -1,4 +1,4 @@
-/* The inside of a TraceReader, for traces/reader.c and traces/check.c. */
+/* The inside of a TraceReader, for traces/reader.c, traces/reader_records.c and traces/check.c. */
 #ifndef TRACES_READER_STATE_H
 #define TRACES_READER_STATE_H
 
@@ -35,6 +35,9 @@ struct TraceReader {
     void *predicted; /* u16 ids, then f16 scores */
     size_t predicted_bytes;
 };
+
+/* COUNT ids of a byte each, as EXPERTS has them. */
+void reader_widen(const uint8_t *ids, size_t count, uint16_t *experts);
 
 /* Check the row (step, rank, events or ops, crc) that ROW stands on and copy its records into the
  * reader. */

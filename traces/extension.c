@@ -8,19 +8,15 @@ sqlite3_moebiussqlite_init(sqlite3 *db, char **message, const sqlite3_api_routin
 
 int sqlite3_moebiussqlite_init(sqlite3 *db, char **message, const sqlite3_api_routines *api)
 {
-    static const struct {
-        const char *name;
-        const sqlite3_module *module;
-    } TABLES[] = {{"moe_route", &MOE_ROUTE_MODULE},
-                  {"expert_load", &EXPERT_LOAD_MODULE},
-                  {"moe_residency", &MOE_RESIDENCY_MODULE},
-                  {"moe_timing", &MOE_TIMING_MODULE},
-                  {"moe_prediction", &MOE_PREDICTION_MODULE}};
+    static const TableShape *const TABLES[] = {&MOE_ROUTE_TABLE, &EXPERT_LOAD_TABLE,
+                                               &MOE_RESIDENCY_TABLE, &MOE_TIMING_TABLE,
+                                               &MOE_PREDICTION_TABLE};
     SQLITE_EXTENSION_INIT2(api)
     for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++) {
-        int code = sqlite3_create_module_v2(db, TABLES[i].name, TABLES[i].module, NULL, NULL);
+        int code = sqlite3_create_module_v2(db, TABLES[i]->name, TABLES[i]->module,
+                                            (void *)TABLES[i], NULL);
         if (code != SQLITE_OK) {
-            *message = sqlite3_mprintf("cannot make the table %s", TABLES[i].name);
+            *message = sqlite3_mprintf("cannot make the table %s", TABLES[i]->name);
             return code;
         }
     }

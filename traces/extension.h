@@ -26,8 +26,10 @@ typedef struct {
     const char *name;
     const char *declaration; /* as CREATE TABLE */
     int layer_column;
-    int schema_column; /* the first hidden one: the argument in moe_route('schema') */
-    int ordered;       /* rows ascend by the first so many columns */
+    int schema_column;   /* the first hidden one: the argument in moe_route('schema') */
+    int ordered;         /* rows ascend by the first so many columns */
+    size_t cursor_bytes; /* of a cursor, whose first member is a TableCursor */
+    const sqlite3_module *module;
 } TableShape;
 
 /* What a query wants of a table. Bounds are inclusive. */
@@ -43,10 +45,31 @@ typedef struct {
     const TableShape *shape;
 } TraceTable;
 
-int table_connect(sqlite3 *db, const TableShape *shape, sqlite3_vtab **out);
+/* How a table's cursor begins. */
+typedef struct {
+    sqlite3_vtab_cursor base;
+    sqlite3_int64 row;
+    bool ended;
+} TableCursor;
+
+/* What all tables do alike. A module's SHAPE is the pointer that it is made with; cursors are
+ * zeroed when they are opened. */
+int table_connect(sqlite3 *db, void *shape, int argc, const char *const *argv, sqlite3_vtab **out,
+                  char **message);
 int table_disconnect(sqlite3_vtab *base);
+int table_open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out);
+int table_eof(sqlite3_vtab_cursor *cursor);
+int table_row_id(sqlite3_vtab_cursor *cursor, sqlite3_int64 *row);
 /* Chooses the constraints that table_range() reads; idxNum is the mask of columns used. */
 int table_best_index(sqlite3_vtab *base, sqlite3_index_info *info);
+/* A module: the four functions in which the tables differ. */
+#define TABLE_MODULE(close_cursor, filter, next, column)                                           \
+    {                                                                                              \
+        .iVersion = 1, .xConnect = table_connect, .xBestIndex = table_best_index,                  \
+        .xDisconnect = table_disconnect, .xOpen = table_open_cursor, .xClose = close_cursor,       \
+        .xFilter = filter, .xNext = next, .xEof = table_eof, .xColumn = column,                    \
+        .xRowid = table_row_id                                                                     \
+    }
 TableRange table_range(const char *chosen, int argc, sqlite3_value **argv);
 /* "NAME: WHY" as the query's error; SQLITE_CORRUPT_VTAB. */
 int table_fail(TraceTable *table, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -98,10 +121,10 @@ int view_number(TraceView *view, const char *name, int column, int64_t least, in
 int view_blob(TraceView *view, const char *name, int column, bool optional, uint64_t bytes,
               size_t unit, const unsigned char **data, size_t *length);
 
-extern const sqlite3_module MOE_ROUTE_MODULE;
-extern const sqlite3_module EXPERT_LOAD_MODULE;
-extern const sqlite3_module MOE_RESIDENCY_MODULE;
-extern const sqlite3_module MOE_TIMING_MODULE;
-extern const sqlite3_module MOE_PREDICTION_MODULE;
+extern const TableShape MOE_ROUTE_TABLE;
+extern const TableShape EXPERT_LOAD_TABLE;
+extern const TableShape MOE_RESIDENCY_TABLE;
+extern const TableShape MOE_TIMING_TABLE;
+extern const TableShape MOE_PREDICTION_TABLE;
 
 #endif

@@ -8,44 +8,12 @@ SQLITE_EXTENSION_INIT3
 
 enum { STEP, LAYER, EXPERT, TOKENS, SCHEMA };
 
-static const TableShape SHAPE = {
-    .name = "expert_load",
-    .declaration = "CREATE TABLE x(step INTEGER, layer INTEGER, expert INTEGER, tokens INTEGER, "
-                   "schema TEXT HIDDEN)",
-    .layer_column = LAYER,
-    .schema_column = SCHEMA,
-    .ordered = 3,
-};
-
 typedef struct {
-    sqlite3_vtab_cursor base;
+    TableCursor at;
     StepWalk walk;
-    sqlite3_int64 row;
     uint32_t expert;
     uint32_t counts[TRACE_MAX_EXPERTS]; /* of the event */
 } LoadCursor;
-
-static int connect_table(sqlite3 *db, void *unused, int argc, const char *const *argv,
-                         sqlite3_vtab **out, char **message)
-{
-    (void)unused;
-    (void)argc;
-    (void)argv;
-    (void)message;
-    return table_connect(db, &SHAPE, out);
-}
-
-static int open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
-{
-    (void)base;
-    LoadCursor *cursor = sqlite3_malloc64(sizeof *cursor);
-    if (cursor == NULL)
-        return SQLITE_NOMEM;
-    memset(cursor, 0, sizeof *cursor);
-    cursor->walk.ended = true;
-    *out = &cursor->base;
-    return SQLITE_OK;
-}
 
 static int close_cursor(sqlite3_vtab_cursor *base)
 {
@@ -65,7 +33,7 @@ static int count_event(LoadCursor *cursor)
         if (expert < layer->experts)
             cursor->counts[expert]++;
         else if (expert != EXPERT_DROPPED)
-            return table_fail((TraceTable *)cursor->base.pVtab,
+            return table_fail((TraceTable *)cursor->at.base.pVtab,
                               "step %lld: layer %u: expert %u, the model has %u",
                               (long long)walk->step, layer->layer, expert, layer->experts);
     }
@@ -81,6 +49,7 @@ static int find_row(LoadCursor *cursor)
                 if (cursor->counts[cursor->expert] > 0)
                     return SQLITE_OK;
         int code = step_walk_next(&cursor->walk);
+        cursor->at.ended = cursor->walk.ended;
         if (code != SQLITE_OK || cursor->walk.ended)
             return code;
         code = count_event(cursor);
@@ -96,7 +65,7 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
     (void)used;
     LoadCursor *cursor = (LoadCursor *)base;
     TableRange range = table_range(chosen, argc, argv);
-    cursor->row = 0;
+    cursor->at.row = 0;
     int code = step_walk_open(&cursor->walk, (TraceTable *)base->pVtab, &range);
     return code == SQLITE_OK ? find_row(cursor) : code;
 }
@@ -104,14 +73,9 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
 static int next(sqlite3_vtab_cursor *base)
 {
     LoadCursor *cursor = (LoadCursor *)base;
-    cursor->row++;
+    cursor->at.row++;
     cursor->expert++;
     return find_row(cursor);
-}
-
-static int eof(sqlite3_vtab_cursor *base)
-{
-    return ((LoadCursor *)base)->walk.ended;
 }
 
 static int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int i)
@@ -136,22 +100,15 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int i)
     return SQLITE_OK;
 }
 
-static int row_id(sqlite3_vtab_cursor *base, sqlite3_int64 *row)
-{
-    *row = ((LoadCursor *)base)->row;
-    return SQLITE_OK;
-}
+static const sqlite3_module MODULE = TABLE_MODULE(close_cursor, filter, next, column);
 
-const sqlite3_module EXPERT_LOAD_MODULE = {
-    .iVersion = 1,
-    .xConnect = connect_table,
-    .xBestIndex = table_best_index,
-    .xDisconnect = table_disconnect,
-    .xOpen = open_cursor,
-    .xClose = close_cursor,
-    .xFilter = filter,
-    .xNext = next,
-    .xEof = eof,
-    .xColumn = column,
-    .xRowid = row_id,
+const TableShape EXPERT_LOAD_TABLE = {
+    .name = "expert_load",
+    .declaration = "CREATE TABLE x(step INTEGER, layer INTEGER, expert INTEGER, tokens INTEGER, "
+                   "schema TEXT HIDDEN)",
+    .layer_column = LAYER,
+    .schema_column = SCHEMA,
+    .ordered = 3,
+    .cursor_bytes = sizeof(LoadCursor),
+    .module = &MODULE,
 };

@@ -8,15 +8,6 @@ SQLITE_EXTENSION_INIT3
 
 enum { STEP, DISTANCE, LAYER, TOKEN, SLOT, EXPERT, SCORE, SCHEMA };
 
-static const TableShape SHAPE = {
-    .name = "moe_prediction",
-    .declaration = "CREATE TABLE x(step INTEGER, distance INTEGER, layer INTEGER, token INTEGER, "
-                   "slot INTEGER, expert INTEGER, score REAL, schema TEXT HIDDEN)",
-    .layer_column = LAYER,
-    .schema_column = SCHEMA,
-    .ordered = 5,
-};
-
 static const char SQL[] =
     "SELECT p.step, p.distance, p.experts, p.scores, p.crc, s.tokens, s.phase "
     "FROM \"%w\".prediction p LEFT JOIN \"%w\".step s ON s.step = p.step "
@@ -25,11 +16,9 @@ static const char SQL[] =
 enum { COLUMN_EXPERTS = 2, COLUMN_SCORES = 3, COLUMN_TOKENS = 5, COLUMN_PHASE = 6 };
 
 typedef struct {
-    sqlite3_vtab_cursor base;
+    TableCursor at;
     TraceView view;
     TableRange range;
-    bool ended;
-    sqlite3_int64 row;
     int64_t step;
     int64_t distance;
     uint32_t tokens;
@@ -43,27 +32,6 @@ typedef struct {
     uint32_t token;
     uint32_t slot;
 } PredictionCursor;
-
-static int connect_table(sqlite3 *db, void *unused, int argc, const char *const *argv,
-                         sqlite3_vtab **out, char **message)
-{
-    (void)unused;
-    (void)argc;
-    (void)argv;
-    (void)message;
-    return table_connect(db, &SHAPE, out);
-}
-
-static int open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
-{
-    (void)base;
-    PredictionCursor *cursor = sqlite3_malloc64(sizeof *cursor);
-    if (cursor == NULL)
-        return SQLITE_NOMEM;
-    *cursor = (PredictionCursor){.ended = true};
-    *out = &cursor->base;
-    return SQLITE_OK;
-}
 
 static int close_cursor(sqlite3_vtab_cursor *base)
 {
@@ -149,8 +117,8 @@ static int next_event(PredictionCursor *cursor)
 {
     while (!next_layer(cursor)) {
         int code = view_next(&cursor->view);
-        cursor->ended = code == SQLITE_DONE;
-        if (cursor->ended)
+        cursor->at.ended = code == SQLITE_DONE;
+        if (cursor->at.ended)
             return SQLITE_OK;
         if (code == SQLITE_ROW)
             code = take_row(cursor);
@@ -167,9 +135,9 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
     PredictionCursor *cursor = (PredictionCursor *)base;
     TableRange range = table_range(chosen, argc, argv);
     view_close(&cursor->view);
-    cursor->row = 0;
+    cursor->at.row = 0;
     cursor->experts = NULL;
-    cursor->ended = false;
+    cursor->at.ended = false;
     cursor->range = range;
     cursor->range.schema = NULL;
     int code = view_open(&cursor->view, (TraceTable *)base->pVtab, &range, SQL);
@@ -179,17 +147,12 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
 static int next(sqlite3_vtab_cursor *base)
 {
     PredictionCursor *cursor = (PredictionCursor *)base;
-    cursor->row++;
+    cursor->at.row++;
     cursor->id++;
     if (++cursor->slot < cursor->layer->top_k)
         return SQLITE_OK;
     cursor->slot = 0;
     return ++cursor->token < cursor->tokens ? SQLITE_OK : next_event(cursor);
-}
-
-static int eof(sqlite3_vtab_cursor *base)
-{
-    return ((PredictionCursor *)base)->ended;
 }
 
 static int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int i)
@@ -210,22 +173,15 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int i)
     return SQLITE_OK;
 }
 
-static int row_id(sqlite3_vtab_cursor *base, sqlite3_int64 *row)
-{
-    *row = ((PredictionCursor *)base)->row;
-    return SQLITE_OK;
-}
+static const sqlite3_module MODULE = TABLE_MODULE(close_cursor, filter, next, column);
 
-const sqlite3_module MOE_PREDICTION_MODULE = {
-    .iVersion = 1,
-    .xConnect = connect_table,
-    .xBestIndex = table_best_index,
-    .xDisconnect = table_disconnect,
-    .xOpen = open_cursor,
-    .xClose = close_cursor,
-    .xFilter = filter,
-    .xNext = next,
-    .xEof = eof,
-    .xColumn = column,
-    .xRowid = row_id,
+const TableShape MOE_PREDICTION_TABLE = {
+    .name = "moe_prediction",
+    .declaration = "CREATE TABLE x(step INTEGER, distance INTEGER, layer INTEGER, token INTEGER, "
+                   "slot INTEGER, expert INTEGER, score REAL, schema TEXT HIDDEN)",
+    .layer_column = LAYER,
+    .schema_column = SCHEMA,
+    .ordered = 5,
+    .cursor_bytes = sizeof(PredictionCursor),
+    .module = &MODULE,
 };

@@ -9,36 +9,16 @@ SQLITE_EXTENSION_INIT3
 enum { R_STEP, R_RANK, R_LAYER, R_EXPERT, R_KIND, R_SLOT, R_BYTES, R_START, R_DURATION, R_COLUMNS };
 enum { T_STEP, T_RANK, T_LAYER, T_OP, T_START, T_DURATION, T_COLUMNS };
 
-static const TableShape RESIDENCY_SHAPE = {
-    .name = "moe_residency",
-    .declaration = "CREATE TABLE x(step INTEGER, rank INTEGER, layer INTEGER, expert INTEGER, "
-                   "kind TEXT, slot INTEGER, bytes INTEGER, start_ns INTEGER, "
-                   "duration_ns INTEGER, schema TEXT HIDDEN)",
-    .layer_column = R_LAYER,
-    .schema_column = R_COLUMNS,
-    .ordered = 2,
-};
-static const TableShape TIMING_SHAPE = {
-    .name = "moe_timing",
-    .declaration = "CREATE TABLE x(step INTEGER, rank INTEGER, layer INTEGER, op INTEGER, "
-                   "start_ns INTEGER, duration_ns INTEGER, schema TEXT HIDDEN)",
-    .layer_column = T_LAYER,
-    .schema_column = T_COLUMNS,
-    .ordered = 2,
-};
-
 static const char RESIDENCY_SQL[] = "SELECT step, rank, events, crc FROM \"%w\".residency "
                                     "WHERE step BETWEEN ?1 AND ?2 ORDER BY step, rank";
 static const char TIMING_SQL[] = "SELECT step, rank, ops, crc FROM \"%w\".timing "
                                  "WHERE step BETWEEN ?1 AND ?2 ORDER BY step, rank";
 
 typedef struct {
-    sqlite3_vtab_cursor base;
+    TableCursor at;
     TraceView view;
     TableRange range;
     bool timing;
-    bool ended;
-    sqlite3_int64 row;
     int64_t step;
     int64_t rank;
     const unsigned char *records; /* of the blob that the view stands on; may lie unaligned */
@@ -48,37 +28,6 @@ typedef struct {
         TimingRecord timing;
     } record;
 } RecordCursor;
-
-static int connect_residency(sqlite3 *db, void *unused, int argc, const char *const *argv,
-                             sqlite3_vtab **out, char **message)
-{
-    (void)unused;
-    (void)argc;
-    (void)argv;
-    (void)message;
-    return table_connect(db, &RESIDENCY_SHAPE, out);
-}
-
-static int connect_timing(sqlite3 *db, void *unused, int argc, const char *const *argv,
-                          sqlite3_vtab **out, char **message)
-{
-    (void)unused;
-    (void)argc;
-    (void)argv;
-    (void)message;
-    return table_connect(db, &TIMING_SHAPE, out);
-}
-
-static int open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
-{
-    RecordCursor *cursor = sqlite3_malloc64(sizeof *cursor);
-    if (cursor == NULL)
-        return SQLITE_NOMEM;
-    *cursor = (RecordCursor){.ended = true};
-    cursor->timing = ((TraceTable *)base)->shape == &TIMING_SHAPE;
-    *out = &cursor->base;
-    return SQLITE_OK;
-}
 
 static int close_cursor(sqlite3_vtab_cursor *base)
 {
@@ -121,8 +70,8 @@ static int next_record(RecordCursor *cursor)
     do {
         while (cursor->left == 0) {
             int code = view_next(&cursor->view);
-            cursor->ended = code == SQLITE_DONE;
-            if (cursor->ended)
+            cursor->at.ended = code == SQLITE_DONE;
+            if (cursor->at.ended)
                 return SQLITE_OK;
             if (code == SQLITE_ROW)
                 code = take_row(cursor);
@@ -143,9 +92,10 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
     RecordCursor *cursor = (RecordCursor *)base;
     TableRange range = table_range(chosen, argc, argv);
     view_close(&cursor->view);
-    cursor->row = 0;
+    cursor->timing = ((const TraceTable *)base->pVtab)->shape == &MOE_TIMING_TABLE;
+    cursor->at.row = 0;
     cursor->left = 0;
-    cursor->ended = false;
+    cursor->at.ended = false;
     cursor->range = range;
     cursor->range.schema = NULL;
     int code = view_open(&cursor->view, (TraceTable *)base->pVtab, &range,
@@ -156,13 +106,8 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
 static int next(sqlite3_vtab_cursor *base)
 {
     RecordCursor *cursor = (RecordCursor *)base;
-    cursor->row++;
+    cursor->at.row++;
     return next_record(cursor);
-}
-
-static int eof(sqlite3_vtab_cursor *base)
-{
-    return ((RecordCursor *)base)->ended;
 }
 
 static void give_kind(uint32_t kind, sqlite3_context *context)
@@ -211,36 +156,30 @@ static int timing_column(sqlite3_vtab_cursor *base, sqlite3_context *context, in
     return SQLITE_OK;
 }
 
-static int row_id(sqlite3_vtab_cursor *base, sqlite3_int64 *row)
-{
-    *row = ((RecordCursor *)base)->row;
-    return SQLITE_OK;
-}
+static const sqlite3_module RESIDENCY_MODULE =
+    TABLE_MODULE(close_cursor, filter, next, residency_column);
 
-const sqlite3_module MOE_RESIDENCY_MODULE = {
-    .iVersion = 1,
-    .xConnect = connect_residency,
-    .xBestIndex = table_best_index,
-    .xDisconnect = table_disconnect,
-    .xOpen = open_cursor,
-    .xClose = close_cursor,
-    .xFilter = filter,
-    .xNext = next,
-    .xEof = eof,
-    .xColumn = residency_column,
-    .xRowid = row_id,
+const TableShape MOE_RESIDENCY_TABLE = {
+    .name = "moe_residency",
+    .declaration = "CREATE TABLE x(step INTEGER, rank INTEGER, layer INTEGER, expert INTEGER, "
+                   "kind TEXT, slot INTEGER, bytes INTEGER, start_ns INTEGER, "
+                   "duration_ns INTEGER, schema TEXT HIDDEN)",
+    .layer_column = R_LAYER,
+    .schema_column = R_COLUMNS,
+    .ordered = 2,
+    .cursor_bytes = sizeof(RecordCursor),
+    .module = &RESIDENCY_MODULE,
 };
 
-const sqlite3_module MOE_TIMING_MODULE = {
-    .iVersion = 1,
-    .xConnect = connect_timing,
-    .xBestIndex = table_best_index,
-    .xDisconnect = table_disconnect,
-    .xOpen = open_cursor,
-    .xClose = close_cursor,
-    .xFilter = filter,
-    .xNext = next,
-    .xEof = eof,
-    .xColumn = timing_column,
-    .xRowid = row_id,
+static const sqlite3_module TIMING_MODULE = TABLE_MODULE(close_cursor, filter, next, timing_column);
+
+const TableShape MOE_TIMING_TABLE = {
+    .name = "moe_timing",
+    .declaration = "CREATE TABLE x(step INTEGER, rank INTEGER, layer INTEGER, op INTEGER, "
+                   "start_ns INTEGER, duration_ns INTEGER, schema TEXT HIDDEN)",
+    .layer_column = T_LAYER,
+    .schema_column = T_COLUMNS,
+    .ordered = 2,
+    .cursor_bytes = sizeof(RecordCursor),
+    .module = &TIMING_MODULE,
 };

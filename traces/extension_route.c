@@ -6,46 +6,14 @@ SQLITE_EXTENSION_INIT3
 
 enum { STEP, LAYER, TOKEN, SLOT, EXPERT, WEIGHT, SCHEMA, REQUEST, POSITION, TOKEN_ID };
 
-static const TableShape SHAPE = {
-    .name = "moe_route",
-    .declaration = "CREATE TABLE x(step INTEGER, layer INTEGER, token INTEGER, slot INTEGER, "
-                   "expert INTEGER, weight REAL, schema TEXT HIDDEN, request INTEGER HIDDEN, "
-                   "position INTEGER HIDDEN, token_id INTEGER HIDDEN)",
-    .layer_column = LAYER,
-    .schema_column = SCHEMA,
-    .ordered = 4,
-};
-
 typedef struct {
-    sqlite3_vtab_cursor base;
+    TableCursor at;
     StepWalk walk;
-    sqlite3_int64 row;
     size_t id; /* of the step */
     uint32_t token;
     uint32_t slot;
     uint32_t top_k;
 } RouteCursor;
-
-static int connect_table(sqlite3 *db, void *unused, int argc, const char *const *argv,
-                         sqlite3_vtab **out, char **message)
-{
-    (void)unused;
-    (void)argc;
-    (void)argv;
-    (void)message;
-    return table_connect(db, &SHAPE, out);
-}
-
-static int open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
-{
-    (void)base;
-    RouteCursor *cursor = sqlite3_malloc64(sizeof *cursor);
-    if (cursor == NULL)
-        return SQLITE_NOMEM;
-    *cursor = (RouteCursor){.walk.ended = true};
-    *out = &cursor->base;
-    return SQLITE_OK;
-}
 
 static int close_cursor(sqlite3_vtab_cursor *base)
 {
@@ -58,6 +26,7 @@ static int close_cursor(sqlite3_vtab_cursor *base)
 static int next_event(RouteCursor *cursor)
 {
     int code = step_walk_next(&cursor->walk);
+    cursor->at.ended = cursor->walk.ended;
     if (code != SQLITE_OK || cursor->walk.ended)
         return code;
     cursor->id = cursor->walk.first_id;
@@ -73,7 +42,7 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
     (void)used;
     RouteCursor *cursor = (RouteCursor *)base;
     TableRange range = table_range(chosen, argc, argv);
-    cursor->row = 0;
+    cursor->at.row = 0;
     int code = step_walk_open(&cursor->walk, (TraceTable *)base->pVtab, &range);
     return code == SQLITE_OK ? next_event(cursor) : code;
 }
@@ -81,17 +50,12 @@ static int filter(sqlite3_vtab_cursor *base, int used, const char *chosen, int a
 static int next(sqlite3_vtab_cursor *base)
 {
     RouteCursor *cursor = (RouteCursor *)base;
-    cursor->row++;
+    cursor->at.row++;
     cursor->id++;
     if (++cursor->slot < cursor->top_k)
         return SQLITE_OK;
     cursor->slot = 0;
     return ++cursor->token < cursor->walk.tokens ? SQLITE_OK : next_event(cursor);
-}
-
-static int eof(sqlite3_vtab_cursor *base)
-{
-    return ((RouteCursor *)base)->walk.ended;
 }
 
 static void give_expert(const RouteCursor *cursor, sqlite3_context *context)
@@ -158,22 +122,16 @@ static int column(sqlite3_vtab_cursor *base, sqlite3_context *context, int i)
     return SQLITE_OK;
 }
 
-static int row_id(sqlite3_vtab_cursor *base, sqlite3_int64 *row)
-{
-    *row = ((RouteCursor *)base)->row;
-    return SQLITE_OK;
-}
+static const sqlite3_module MODULE = TABLE_MODULE(close_cursor, filter, next, column);
 
-const sqlite3_module MOE_ROUTE_MODULE = {
-    .iVersion = 1,
-    .xConnect = connect_table,
-    .xBestIndex = table_best_index,
-    .xDisconnect = table_disconnect,
-    .xOpen = open_cursor,
-    .xClose = close_cursor,
-    .xFilter = filter,
-    .xNext = next,
-    .xEof = eof,
-    .xColumn = column,
-    .xRowid = row_id,
+const TableShape MOE_ROUTE_TABLE = {
+    .name = "moe_route",
+    .declaration = "CREATE TABLE x(step INTEGER, layer INTEGER, token INTEGER, slot INTEGER, "
+                   "expert INTEGER, weight REAL, schema TEXT HIDDEN, request INTEGER HIDDEN, "
+                   "position INTEGER HIDDEN, token_id INTEGER HIDDEN)",
+    .layer_column = LAYER,
+    .schema_column = SCHEMA,
+    .ordered = 4,
+    .cursor_bytes = sizeof(RouteCursor),
+    .module = &MODULE,
 };

@@ -5,9 +5,13 @@
 
 SQLITE_EXTENSION_INIT3
 
-int table_connect(sqlite3 *db, const TableShape *shape, sqlite3_vtab **out)
+int table_connect(sqlite3 *db, void *shape, int argc, const char *const *argv, sqlite3_vtab **out,
+                  char **message)
 {
-    int code = sqlite3_declare_vtab(db, shape->declaration);
+    (void)argc;
+    (void)argv;
+    (void)message;
+    int code = sqlite3_declare_vtab(db, ((const TableShape *)shape)->declaration);
     if (code != SQLITE_OK)
         return code;
     TraceTable *table = sqlite3_malloc64(sizeof *table);
@@ -16,6 +20,28 @@ int table_connect(sqlite3 *db, const TableShape *shape, sqlite3_vtab **out)
     *table = (TraceTable){.db = db, .shape = shape};
     sqlite3_vtab_config(db, SQLITE_VTAB_INNOCUOUS);
     *out = &table->base;
+    return SQLITE_OK;
+}
+
+int table_open_cursor(sqlite3_vtab *base, sqlite3_vtab_cursor **out)
+{
+    size_t bytes = ((const TraceTable *)base)->shape->cursor_bytes;
+    TableCursor *cursor = sqlite3_malloc64(bytes);
+    if (cursor == NULL)
+        return SQLITE_NOMEM;
+    memset(cursor, 0, bytes);
+    *out = &cursor->base;
+    return SQLITE_OK;
+}
+
+int table_eof(sqlite3_vtab_cursor *cursor)
+{
+    return ((const TableCursor *)cursor)->ended;
+}
+
+int table_row_id(sqlite3_vtab_cursor *cursor, sqlite3_int64 *row)
+{
+    *row = ((const TableCursor *)cursor)->row;
     return SQLITE_OK;
 }
 

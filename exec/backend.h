@@ -8,9 +8,9 @@
  * (norms, biases, tables) are f32.
  *
  * Operations are queued: they happen on the device in the order of the calls, and the host waits
- * for them only in wait(), download() and upload(). Host memory that fetch(), send() and load()
- * touch must be allocate_host()'s or the checkpoint's, and stay as it is until wait(). Only while
- * the plan's buffer has loads to make does the host wait inside a step (for the counts of an
+ * for them only in wait(), download() and upload(). Host memory that fetch(), tell(), send() and
+ * load() touch must be allocate_host()'s or the checkpoint's, and stay as it is until wait(). Only
+ * while the plan's buffer has loads to make does the host wait inside a step (for the counts of an
  * event); else a step is one uninterrupted queue, with counts and offsets on the device, which
  * depends on nothing but the step's shape: begin_step() and end_step() stand around it, so that a
  * backend may capture and replay it.
@@ -280,6 +280,9 @@ typedef struct {
     Status (*send)(Device *device, void *to, const void *from, size_t bytes);
     Status (*fetch)(Device *device, void *to, const void *from, size_t bytes);
     Status (*move)(Device *device, void *to, const void *from, size_t bytes);
+    /* Device to host like fetch(), but at the end of the queue that the next wait() waits for: of
+     * few bytes, which the host is about to wait for. Until then FROM stays as it is. */
+    Status (*tell)(Device *device, void *to, const void *from, size_t bytes);
     /* Returns when everything queued has happened; loads that nothing queued awaits may go on. */
     Status (*wait)(Device *device);
 
@@ -307,10 +310,12 @@ typedef struct {
     Status (*keep_expert)(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                           const void **kept);
 
-    /* Begins a load; loads follow each other in the order of the calls. */
-    Status (*load)(Device *device, const Load *load);
-    /* What is queued from now on comes after the load. */
-    Status (*await_load)(Device *device, uint32_t ticket);
+    /* Begins N loads; loads follow each other in the order of the calls and of LOADS. Neighbours of
+     * one size of at most LOADED_TOGETHER_BYTES (policies/link.h) may be copied together, and then
+     * have one time. */
+    Status (*load)(Device *device, const Load *loads, uint32_t n);
+    /* What is queued from now on comes after the loads of TICKETS[n]. */
+    Status (*await_loads)(Device *device, const uint32_t *tickets, uint32_t n);
     /* Waits for the load of this step: when it ran, in clock_ns(). */
     Status (*load_time)(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
 

@@ -86,7 +86,7 @@ static Status begin_loads(const Rig *rig, const FfnShape *shape, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         const Load load = {.shape = shape, .kept = rig->host, .slot = rig->at, .ticket = i};
-        TRY(rig->backend->load(rig->device, &load));
+        TRY(rig->backend->load(rig->device, &load, 1));
     }
     return OK;
 }
@@ -123,7 +123,7 @@ static Status time_products(const Rig *rig, uint32_t rows, uint32_t products, co
     TRY(multiply(rig, rows, products));
     TRY(rig->backend->stamp(rig->device, 1));
     for (uint32_t i = 0; i < n; i++)
-        TRY(rig->backend->await_load(rig->device, i));
+        TRY(rig->backend->await_loads(rig->device, &i, 1));
     TRY(rig->backend->wait(rig->device));
     TRY(rig->backend->stamp_times(rig->device, 2, stamps));
     *ns = (double)(stamps[1] - stamps[0]) / products;
@@ -148,7 +148,7 @@ static Status measure_loads(const Rig *rig, size_t bytes)
         double *row = ns + (round > 0 ? (uint32_t)round : 0) * burst;
         TRY(begin_loads(rig, &shape, burst));
         for (uint32_t i = 0; i < burst; i++)
-            TRY(rig->backend->await_load(rig->device, i));
+            TRY(rig->backend->await_loads(rig->device, &i, 1));
         TRY(rig->backend->wait(rig->device));
         TRY(read_loads(rig, burst, row));
     }
@@ -256,8 +256,8 @@ static Status measure_turns(const Rig *rig)
                                .slot = rig->at,
                                .after_queue = true,
                                .ticket = i};
-            TRY(rig->backend->load(rig->device, &load));
-            TRY(rig->backend->await_load(rig->device, i));
+            TRY(rig->backend->load(rig->device, &load, 1));
+            TRY(rig->backend->await_loads(rig->device, &i, 1));
             TRY(multiply(rig, 1, 1));
         }
         TRY(rig->backend->stamp(rig->device, 1));
@@ -286,9 +286,9 @@ static Status time_loads(const Rig *rig, size_t bytes, uint64_t at_least_ns, dou
                                .at_least_ns = at_least_ns,
                                .ticket = i};
             uint64_t start_ns = clock_ns();
-            TRY(rig->backend->load(rig->device, &load));
+            TRY(rig->backend->load(rig->device, &load, 1));
             issue_ns[i] = (double)(clock_ns() - start_ns);
-            TRY(rig->backend->await_load(rig->device, i));
+            TRY(rig->backend->await_loads(rig->device, &i, 1));
         }
         TRY(rig->backend->wait(rig->device));
         TRY(read_loads(rig, BURST, ns));

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "exec/gating.h"
 #include "exec/layout.h"
+#include "policies/link.h"
 #include "traces/active.h"
 
 /* Experts of layer LAYER_INDEX that the tokens of a step can reach. */
@@ -156,6 +157,8 @@ void expert_slots_lay_out_deciding(ExpertSlots *slots, Arena *arena)
     slots->place = lay_out(arena, widest, sizeof *slots->place);
     slots->touches = lay_out(arena, widest, sizeof *slots->touches);
     slots->rows = lay_out(arena, widest, sizeof *slots->rows);
+    slots->gathered =
+        lay_out(arena, widest + buffer_max_prefetches(slots->decisions), sizeof *slots->gathered);
     slots->host_jobs = lay_out(arena, widest, sizeof *slots->host_jobs);
     lay_out_jobs(&slots->hits, widest, false, arena);
     lay_out_jobs(&slots->loaded, widest, true, arena);
@@ -181,8 +184,8 @@ static Status put_in_place(const ExpertSlots *slots, uint32_t layer_index, uint3
         return slots->backend->store_expert(
             slots->device, layer->shape, &slots->tensors->layers[layer->layer].experts[expert], to);
     const Load load = {.shape = layer->shape, .kept = layer->kept[expert], .slot = to};
-    TRY(slots->backend->load(slots->device, &load));
-    return slots->backend->await_load(slots->device, load.ticket);
+    TRY(slots->backend->load(slots->device, &load, 1));
+    return slots->backend->await_loads(slots->device, &load.ticket, 1);
 }
 
 static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
@@ -273,15 +276,48 @@ static Status run_jobs(const ExpertSlots *slots, const ExpertEvent *event, JobLi
     list->n = 0;
     if (n == 0)
         return OK;
-    for (uint32_t i = 0; list->tickets != NULL && i < n; i++)
-        TRY(slots->backend->await_load(slots->device, list->tickets[i]));
+    if (list->tickets != NULL)
+        TRY(slots->backend->await_loads(slots->device, list->tickets, n));
     return slots->backend->run_experts(slots->device, event->batch, list->jobs, n, event->in,
                                        event->out);
+}
+
+/* Begins the loads that were gathered. */
+static Status begin_gathered(ExpertSlots *slots)
+{
+    uint32_t n = slots->n_gathered;
+    slots->n_gathered = 0;
+    if (n == 0)
+        return OK;
+    uint64_t start_ns = clock_ns();
+    TRY(slots->backend->load(slots->device, slots->gathered, n));
+    slots->load_calls[slots->gathered->ticket] = (HostSpan){start_ns, clock_ns() - start_ns};
+    for (uint32_t i = 1; i < n; i++)
+        slots->load_calls[slots->gathered[i].ticket] = (HostSpan){clock_ns(), 0};
+    return OK;
+}
+
+/* Computes the hits with what short loads bring. */
+static void join_hits(ExpertSlots *slots, const ExpertEvent *event)
+{
+    JobList *hits = &slots->hits;
+    JobList *loaded = &slots->loaded;
+    if (loaded->n == 0 || !link_joins_hits(loaded->n, slot_stride(slots, event->layer_index),
+                                           slots->plan->link.h2d_gb_per_s))
+        return;
+    for (uint32_t i = 0; i < hits->n; i++) {
+        loaded->tickets[loaded->n + i] = loaded->tickets[0];
+        loaded->jobs[loaded->n + i] = hits->jobs[i];
+    }
+    loaded->n += hits->n;
+    hits->n = 0;
 }
 
 /* Queues all that is pending: what is in place first, so that it runs beside the loads. */
 static Status run_pending(ExpertSlots *slots, const ExpertEvent *event)
 {
+    TRY(begin_gathered(slots));
+    join_hits(slots, event);
     TRY(run_jobs(slots, event, &slots->hits));
     return run_jobs(slots, event, &slots->loaded);
 }
@@ -294,7 +330,8 @@ static bool is_in(const JobList *list, uint32_t slot)
     return false;
 }
 
-/* Begins the load of ACTION, on demand or ahead; *QUEUED tells whether operations of this event are
+/* Begins the load of ACTION, on demand or ahead, or gathers it with others that are as small;
+ * *QUEUED tells whether operations of this event are
  * queued. A slot that a pending expert lies in is computed with first. Slots that earlier events
  * read are free: the host has waited for this event's counts. */
 static Status begin_load(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
@@ -315,10 +352,9 @@ static Status begin_load(ExpertSlots *slots, const ExpertEvent *event, const Buf
                        .at_least_ns =
                            gb_per_s > 0 ? (uint64_t)((double)record->bytes / gb_per_s) : 0,
                        .ticket = slots->n_loads++};
-    uint64_t start_ns = clock_ns();
-    TRY(slots->backend->load(slots->device, &load));
-    slots->load_calls[load.ticket] = (HostSpan){start_ns, clock_ns() - start_ns};
-    return OK;
+    slots->gathered[slots->n_gathered++] = load;
+    return slot_stride(slots, action->layer_index) > LOADED_TOGETHER_BYTES ? begin_gathered(slots)
+                                                                           : OK;
 }
 
 static void add_loaded(JobList *loaded, const BufferAction *action, uint32_t ticket)
@@ -470,9 +506,9 @@ uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event)
 
 Status expert_slots_await_prefetches(const ExpertSlots *slots)
 {
-    for (uint32_t ticket = 0; ticket < slots->n_loads; ticket++)
+    for (uint32_t ticket = slots->n_loads; ticket-- > 0;)
         if (slots->residency[slots->load_records[ticket]].kind == RESIDENCY_PREFETCH)
-            TRY(slots->backend->await_load(slots->device, ticket));
+            return slots->backend->await_loads(slots->device, &ticket, 1);
     return OK;
 }
 

@@ -54,6 +54,8 @@ typedef struct {
     uint16_t *touches;     /* of one event, where the decisions ask for them */
     uint16_t *place;       /* scratch of last_touches() */
     uint32_t *rows;        /* of one event, likewise: of each of the active */
+    Load *gathered;        /* of one event: those to be begun */
+    uint32_t n_gathered;
     JobList hits;
     JobList loaded;
     HostJob *host_jobs;         /* of one event */

@@ -65,11 +65,11 @@ static Status fetch_event(const Step *step, const LayerConfig *config, const Rou
     if (!step->waits)
         return OK;
     if (buffer_needs_touches(f->slots.decisions) || f->signals.needs.requests)
-        TRY(f->backend->fetch(f->device, host->experts + step->routed, routing->experts,
-                              tokens * config->top_k * sizeof *host->experts));
-    return f->backend->fetch(f->device, forward_groups_of(host->row_groups, f, step->moe_layer),
-                             forward_groups_of(f->at.row_groups, f, step->moe_layer),
-                             ((size_t)config->experts + 1) * sizeof *host->row_groups);
+        TRY(f->backend->tell(f->device, host->experts + step->routed, routing->experts,
+                             tokens * config->top_k * sizeof *host->experts));
+    return f->backend->tell(f->device, forward_groups_of(host->row_groups, f, step->moe_layer),
+                            forward_groups_of(f->at.row_groups, f, step->moe_layer),
+                            ((size_t)config->experts + 1) * sizeof *host->row_groups);
 }
 
 /* Norms; asks the router, or puts forced routing in its place; drops what is over CAPACITY; groups

@@ -100,8 +100,8 @@ Status cpu_store_floats(Device *device, const Part *part, float *to);
 Status cpu_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to);
 Status cpu_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                        const void **kept);
-Status cpu_load(Device *device, const Load *load);
-Status cpu_await_load(Device *device, uint32_t ticket);
+Status cpu_load(Device *device, const Load *loads, uint32_t n);
+Status cpu_await_loads(Device *device, const uint32_t *tickets, uint32_t n);
 Status cpu_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
 
 Status cpu_embed(Device *device, const Matrix *table, const uint32_t *ids, uint32_t tokens,

@@ -78,7 +78,7 @@ Status cpu_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *
     return OK;
 }
 
-Status cpu_load(Device *device, const Load *load)
+static Status load_one(Device *device, const Load *load)
 {
     uint64_t now = clock_ns();
     uint64_t start_ns = device->link_free_ns > now ? device->link_free_ns : now;
@@ -88,6 +88,13 @@ Status cpu_load(Device *device, const Load *load)
     end_ns = end_ns > copied_ns ? end_ns : copied_ns;
     device->link_free_ns = end_ns;
     device->loads[load->ticket] = (LoadTime){start_ns, end_ns};
+    return OK;
+}
+
+Status cpu_load(Device *device, const Load *loads, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        TRY(load_one(device, &loads[i]));
     return OK;
 }
 
@@ -104,9 +111,10 @@ static void wait_until(uint64_t end_ns)
     }
 }
 
-Status cpu_await_load(Device *device, uint32_t ticket)
+Status cpu_await_loads(Device *device, const uint32_t *tickets, uint32_t n)
 {
-    wait_until(device->loads[ticket].end_ns);
+    for (uint32_t i = 0; i < n; i++)
+        wait_until(device->loads[tickets[i]].end_ns);
     return OK;
 }
 

@@ -127,6 +127,7 @@ static void cuda_close(Device *device)
     pinned_free(&device->host_memory);
     pinned_free(&device->kept);
     pinned_free(&device->staging);
+    pinned_free(&device->told_word);
     if (device->memory.base != NULL)
         device_arena_close(&device->memory);
     if (device->copies != NULL)
@@ -231,6 +232,7 @@ static Status cuda_allocate(Device *device, size_t bytes, void **memory)
     TRY(take_pieces(device));
     TRY(pinned_take(device->pool, STORE_STAGING_BYTES, "weights that are converted",
                     &device->staging));
+    TRY(pinned_take(device->pool, sizeof device->told, "the word that tells", &device->told_word));
     TRY(cuda_open_host(device));
     /* What was set before is there for both streams. */
     CUDA_TRY(cudaDeviceSynchronize());
@@ -267,12 +269,6 @@ static Status cuda_fetch(Device *device, void *to, const void *from, size_t byte
 static Status cuda_move(Device *device, void *to, const void *from, size_t bytes)
 {
     return copy(device, to, from, bytes, cudaMemcpyDeviceToDevice);
-}
-
-static Status cuda_wait(Device *device)
-{
-    CUDA_TRY(cudaStreamSynchronize(device->stream));
-    return OK;
 }
 
 static Status cuda_upload(Device *device, void *to, const void *from, size_t bytes)
@@ -415,6 +411,7 @@ const Backend BACKEND_CUDA = {
     .download = cuda_download,
     .send = cuda_send,
     .fetch = cuda_fetch,
+    .tell = cuda_tell,
     .move = cuda_move,
     .wait = cuda_wait,
     .begin_step = cuda_begin_step,
@@ -426,7 +423,7 @@ const Backend BACKEND_CUDA = {
     .store_expert = cuda_store_expert,
     .keep_expert = cuda_keep_expert,
     .load = cuda_load,
-    .await_load = cuda_await_load,
+    .await_loads = cuda_await_loads,
     .load_time = cuda_load_time,
     .stamp = cuda_stamp,
     .stamp_times = cuda_stamp_times,

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "exec/cuda/convert.h"
 #include "exec/cuda/device.h"
+#include "policies/link.h"
 
 static Status make_events(LoadEvents *events)
 {
@@ -64,29 +65,85 @@ Status cuda_begin_anew(Device *device, uint32_t max_loads)
     return cuda_make_loads(device, max_loads);
 }
 
-Status cuda_load(Device *device, const Load *load)
+static size_t bytes_of(const Device *device, const Load *load)
 {
-    const LoadEvents *events = &device->loads[load->ticket];
-    size_t bytes = ffn_layout(load->shape, cuda_weight_bytes(device)).bytes;
-    device->anchored = false;
-    if (load->after_queue) {
+    return ffn_layout(load->shape, cuda_weight_bytes(device)).bytes;
+}
+
+/* How many of the next N loads are copied together; few bytes, whatever holds one holds all. */
+static uint32_t count_together(const Device *device, const Load *loads, uint32_t n)
+{
+    size_t bytes = bytes_of(device, &loads[0]);
+    uint32_t some = 1;
+    while (bytes <= LOADED_TOGETHER_BYTES && some < n && some < MOST_TOGETHER &&
+           bytes_of(device, &loads[some]) == bytes &&
+           loads[some].after_queue == loads[0].after_queue)
+        some++;
+    return some;
+}
+
+/* Queues the copies of N loads of BYTES each. */
+static Status copy_loads(Device *device, const Load *loads, uint32_t n, size_t bytes)
+{
+    SmallLoad together[MOST_TOGETHER];
+    if (bytes > LOADED_TOGETHER_BYTES) {
+        CUDA_TRY(cudaMemcpyAsync(loads->slot, loads->kept, bytes, cudaMemcpyHostToDevice,
+                                 device->copies));
+        return OK;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        together[i] = (SmallLoad){loads[i].kept, loads[i].slot};
+    return copy_together(together, n, bytes, device->copies);
+}
+
+/* ... between the events of the first of them. */
+static Status begin_together(Device *device, const Load *loads, uint32_t n)
+{
+    LoadEvents *events = &device->loads[loads->ticket];
+    uint64_t at_least_ns = 0;
+    events->timed = false;
+    for (uint32_t i = 0; i < n; i++)
+        at_least_ns += loads[i].at_least_ns;
+    if (loads->after_queue) {
         CUDA_TRY(cudaEventRecord(device->queued, device->stream));
         CUDA_TRY(cudaStreamWaitEvent(device->copies, device->queued, 0));
     }
     CUDA_TRY(cudaEventRecord(events->start, device->copies));
-    if (load->at_least_ns > 0)
+    if (at_least_ns > 0)
         TRY(clock_note(device->throttle_start, device->copies));
-    CUDA_TRY(
-        cudaMemcpyAsync(load->slot, load->kept, bytes, cudaMemcpyHostToDevice, device->copies));
-    if (load->at_least_ns > 0)
-        TRY(clock_wait(device->throttle_start, load->at_least_ns, device->copies));
+    TRY(copy_loads(device, loads, n, bytes_of(device, loads)));
+    if (at_least_ns > 0)
+        TRY(clock_wait(device->throttle_start, at_least_ns, device->copies));
     CUDA_TRY(cudaEventRecord(events->end, device->copies));
+    device->load_order++;
+    for (uint32_t i = 0; i < n; i++) {
+        device->loads[loads[i].ticket].first = loads->ticket;
+        device->loads[loads[i].ticket].order = device->load_order;
+    }
     return OK;
 }
 
-Status cuda_await_load(Device *device, uint32_t ticket)
+Status cuda_load(Device *device, const Load *loads, uint32_t n)
 {
-    CUDA_TRY(cudaStreamWaitEvent(device->stream, device->loads[ticket].end, 0));
+    device->anchored = false;
+    for (uint32_t first = 0; first < n;) {
+        uint32_t some = count_together(device, loads + first, n - first);
+        TRY(begin_together(device, loads + first, some));
+        first += some;
+    }
+    return OK;
+}
+
+/* The stream of the copies keeps its order: its last load is waited for. */
+Status cuda_await_loads(Device *device, const uint32_t *tickets, uint32_t n)
+{
+    const LoadEvents *last = NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        const LoadEvents *load = &device->loads[tickets[i]];
+        last = last == NULL || load->order > last->order ? load : last;
+    }
+    if (last != NULL)
+        CUDA_TRY(cudaStreamWaitEvent(device->stream, device->loads[last->first].end, 0));
     return OK;
 }
 
@@ -122,12 +179,17 @@ static Status read_time(Device *device, cudaEvent_t event, uint64_t *ns)
 
 Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns)
 {
-    const LoadEvents *events = &device->loads[ticket];
+    LoadEvents *events = &device->loads[device->loads[ticket].first];
     int64_t elapsed_ns = 0;
-    CUDA_TRY(cudaEventSynchronize(events->end));
-    TRY(read_time(device, events->start, start_ns));
-    TRY(read_elapsed(events->start, events->end, &elapsed_ns));
-    *duration_ns = elapsed_ns > 0 ? (uint64_t)elapsed_ns : 0;
+    if (!events->timed) {
+        CUDA_TRY(cudaEventSynchronize(events->end));
+        TRY(read_time(device, events->start, &events->start_ns));
+        TRY(read_elapsed(events->start, events->end, &elapsed_ns));
+        events->duration_ns = elapsed_ns > 0 ? (uint64_t)elapsed_ns : 0;
+        events->timed = true;
+    }
+    *start_ns = events->start_ns;
+    *duration_ns = events->duration_ns;
     return OK;
 }
 

@@ -13,6 +13,7 @@
 #include "exec/cuda/experts.h"
 #include "exec/cuda/ops.h"
 #include "exec/cuda/pinned.h"
+#include "exec/cuda/small_copies.h"
 #include "exec/cuda/static_gating.h"
 
 enum {
@@ -22,10 +23,16 @@ enum {
     MOST_GRAPHS = 32
 };
 
-/* A load runs between its two events, in the stream of the copies. */
+/* A load runs between its two events, in the stream of the copies; one that is copied together with
+ * others, between those of the first of them. */
 typedef struct {
     cudaEvent_t start;
     cudaEvent_t end;
+    uint32_t first; /* ticket of the load whose events count */
+    uint64_t order; /* of the end in the stream */
+    bool timed;     /* what follows is known */
+    uint64_t start_ns;
+    uint64_t duration_ns;
 } LoadEvents;
 
 /* A step's shape, and what it queued as a graph, or NULL when it came only once. */
@@ -78,6 +85,11 @@ struct Device {
     uint64_t *throttle_start; /* device: when the throttled load began */
     LoadEvents *loads;        /* [n_loads] */
     uint32_t n_loads;
+    uint64_t load_order; /* of the load that was begun last */
+    Tell tells[MOST_TELLS];
+    uint32_t n_tells;    /* that the next wait() is for */
+    uint32_t told;       /* the number that the last of them ended with */
+    Pinned told_word;    /* where it appears */
     Arena tables;        /* of the array below */
     cudaEvent_t *stamps; /* [max_stamps] */
     cudaEvent_t queued;  /* what a load comes after */
@@ -107,6 +119,10 @@ Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);
 Status cuda_end_step(Device *device, bool whole);
 void cuda_forget_graphs(Device *device);
 
+/* Backend.tell and Backend.wait (exec/cuda/backend_wait.c) */
+Status cuda_tell(Device *device, void *to, const void *from, size_t bytes);
+Status cuda_wait(Device *device);
+
 /* Backend.begin_anew (exec/cuda/backend_loads.c) */
 Status cuda_begin_anew(Device *device, uint32_t max_loads);
 /* Makes the events of N loads, where there are fewer. */
@@ -119,8 +135,8 @@ Status cuda_offer_host(Device *device, const ExpertBatch *batch, const float *in
 Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jobs, uint32_t n_jobs,
                      const float *in, void *out);
 
-Status cuda_load(Device *device, const Load *load);
-Status cuda_await_load(Device *device, uint32_t ticket);
+Status cuda_load(Device *device, const Load *loads, uint32_t n);
+Status cuda_await_loads(Device *device, const uint32_t *tickets, uint32_t n);
 Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
 Status cuda_stamp(Device *device, uint32_t index);
 Status cuda_stamp_times(Device *device, uint32_t n, uint64_t *ns);

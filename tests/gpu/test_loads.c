@@ -92,7 +92,7 @@ static void load(Link *link, uint32_t expert, uint32_t slot, uint64_t at_least_n
                        .after_queue = after_queue,
                        .at_least_ns = at_least_ns,
                        .ticket = ticket};
-    assert_ok(BACKEND_CUDA.load(link->device, &load));
+    assert_ok(BACKEND_CUDA.load(link->device, &load, 1));
 }
 
 /* What a load brings is what store_expert() would have put there. */
@@ -119,7 +119,7 @@ static void an_awaited_load_has_filled_its_slot(void **unused)
         for (uint32_t e = 0; e < EXPERTS; e++) {
             uint32_t slot = (e * 5 + 1) % EXPERTS;
             load(&link, e, slot, 0, e % 2 == 1, e);
-            assert_ok(BACKEND_CUDA.await_load(link.device, e));
+            assert_ok(BACKEND_CUDA.await_loads(link.device, &e, 1));
             assert_holds(&link, slot, e);
         }
         close_link(&link);

@@ -1,0 +1,83 @@
+#include "exec/cuda/small_copies.h"
+
+#include "exec/cuda/hopper.cuh"
+#include "exec/cuda/launch.cuh"
+
+static constexpr uint32_t THREADS = 256;
+
+/* ---- to the host ---- */
+
+struct TellBlock {
+    Tell tell[MOST_TELLS];
+};
+
+/* One block: the word comes after what all of its threads have written. */
+__global__ void __launch_bounds__(THREADS)
+    tell(const __grid_constant__ TellBlock block, uint32_t n, uint32_t *told, uint32_t number)
+{
+    wait_for_earlier_kernels();
+    for (uint32_t t = 0; t < n; t++) {
+        const uint16_t *from = (const uint16_t *)block.tell[t].from;
+        uint16_t *to = (uint16_t *)block.tell[t].to;
+        uint32_t count = (uint32_t)(block.tell[t].bytes / sizeof *to);
+        for (uint32_t i = threadIdx.x; i < count; i += THREADS)
+            to[i] = from[i];
+    }
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x == 0)
+        asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(told), "r"(number) : "memory");
+}
+
+extern "C" Status tell_host(const Tell *tells, uint32_t n, uint32_t *told, uint32_t number,
+                            cudaStream_t stream)
+{
+    TellBlock block = {};
+    for (uint32_t t = 0; t < n; t++)
+        block.tell[t] = tells[t];
+    const LaunchShape shape = {dim3(1), THREADS, 0, 0};
+    return launch_after(tell, shape, stream, block, n, told, number);
+}
+
+/* ---- to the device ---- */
+
+struct LoadBlock {
+    SmallLoad load[MOST_TOGETHER];
+};
+
+/* A block copies so much of a load, every thread 64 bytes, which are under way together: enough
+ * blocks to cover the link's latency run at a time. */
+static constexpr uint32_t WORDS = 4;
+static constexpr uint32_t CHUNK = WORDS * THREADS;
+
+__global__ void __launch_bounds__(THREADS)
+    copy_loads(const __grid_constant__ LoadBlock block, uint32_t words)
+{
+    const uint4 *from = (const uint4 *)block.load[blockIdx.y].from;
+    uint4 *to = (uint4 *)block.load[blockIdx.y].to;
+    uint32_t first = blockIdx.x * CHUNK + threadIdx.x;
+    uint4 word[WORDS];
+#pragma unroll
+    for (uint32_t i = 0; i < WORDS; i++)
+        if (first + i * THREADS < words)
+            word[i] = from[first + i * THREADS];
+#pragma unroll
+    for (uint32_t i = 0; i < WORDS; i++)
+        if (first + i * THREADS < words)
+            to[first + i * THREADS] = word[i];
+}
+
+extern "C" Status copy_together(const SmallLoad *loads, uint32_t n, size_t bytes,
+                                cudaStream_t stream)
+{
+    uint32_t words = (uint32_t)(bytes / sizeof(uint4));
+    for (uint32_t first = 0; first < n; first += MOST_TOGETHER) {
+        uint32_t some = min(n - first, (uint32_t)MOST_TOGETHER);
+        LoadBlock block = {};
+        for (uint32_t i = 0; i < some; i++)
+            block.load[i] = loads[first + i];
+        copy_loads<<<dim3(divide_up(words, CHUNK), some), THREADS, 0, stream>>>(block, words);
+        CUDA_TRY(cudaGetLastError());
+    }
+    return OK;
+}

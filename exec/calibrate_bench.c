@@ -1,5 +1,7 @@
 /* The executor that is measured, and its steps. */
 #include <math.h>
+#include <stdio.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,7 +42,11 @@ static void lay_out_arrays(Calibration *c)
 static Status open_executor(Calibration *c)
 {
     bool pair = model_is_encoder_decoder(c->config);
+    Plan ahead = c->plan;
+    snprintf(ahead.prefetch.predictor, sizeof ahead.prefetch.predictor, "next-gate");
     const ExecutorOptions options = {.plan = &c->plan,
+                                     .others = &ahead,
+                                     .n_others = calibration_looks_ahead(c),
                                      .device = c->options->device,
                                      .threads = c->options->threads,
                                      .max_requests = c->max_requests * (pair ? 2 : 1),

@@ -113,6 +113,8 @@ static inline bool calibration_runs_at_once(const Calibration *c)
     return strcmp(c->options->device, "cpu") == 0;
 }
 
+/* True when steps of the open model under its plan can ask the router of the next MoE layer. */
+bool calibration_looks_ahead(const Calibration *c);
 /* True when the profile that is made, or the one that it joins, has points of the table. */
 bool calibration_knows(const Calibration *c, const char *name, const char *shape);
 
@@ -184,6 +186,8 @@ Status calibrate_ops(Calibration *c);
 Status calibrate_whole(Calibration *c);
 /* Steps that wait for every event: C has a buffer with room for all experts of a layer but one. */
 Status calibrate_queue(Calibration *c);
+/* ... steps that ask the router of the next MoE layer, too, */
+Status calibrate_ahead(Calibration *c);
 /* ... and steps that load experts, with a buffer for those of one token. */
 Status calibrate_loads(Calibration *c);
 /* Experts on the host's cores: C's plan computes all that it misses there. */

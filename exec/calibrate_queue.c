@@ -328,5 +328,6 @@ Status calibrate_queue(Calibration *c)
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
     TRY(calibrate_loads(c));
-    return measure_hits(c);
+    TRY(measure_hits(c));
+    return calibrate_ahead(c);
 }

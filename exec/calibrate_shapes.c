@@ -120,6 +120,7 @@ void calibrate_shape(const ModelConfig *config, uint32_t layer_number, Op op, co
         add_ffn(&key, &layer->ffn);
         break;
     case OP_ROUTE:
+    case OP_PREDICT:
         add_router(&key, layer);
         add(&key, "%s", config->norm == NORM_LAYER ? "layer-norm " : "");
         break;
@@ -136,9 +137,6 @@ void calibrate_shape(const ModelConfig *config, uint32_t layer_number, Op op, co
     case OP_HEAD:
         add(&key, "d%u v%u %s", config->d_model, config->vocabulary,
             config->head_bias ? "bias " : "");
-        break;
-    case OP_PREDICT:
-        add_router(&key, layer);
         break;
     case OPS:
         break;

@@ -72,6 +72,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     *price = (OpPrice){.op = op->op,
                        .forced = {.table = COSTS_NONE},
                        .queued = {.table = COSTS_NONE},
+                       .predict = {.table = COSTS_NONE},
+                       .issue_predict = {.table = COSTS_NONE},
                        .host = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
@@ -79,6 +81,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     if (op->op == OP_ROUTE) {
         TRY(find_op_table(costs, "forced", op, &price->forced));
         TRY(find_op_table(costs, "queued", op, &price->queued));
+        TRY(op_costs_find(costs, "gpu/predict", op->shape, &price->predict));
+        TRY(op_costs_find(costs, "issue/predict", op->shape, &price->issue_predict));
     }
     if (op->op != OP_EXPERTS)
         return OK;
@@ -166,15 +170,20 @@ static bool attends(Op op)
     return op == OP_ATTENTION || op == OP_CROSS_ATTENTION;
 }
 
+uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns)
+{
+    uint64_t launch_ns = costs->launch_ns;
+    uint64_t kernels = launch_ns > 0 ? (issue_ns + launch_ns / 2) / launch_ns : 1;
+    return kernels > 0 ? (uint32_t)kernels : 1;
+}
+
 static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
 {
     price->issue_ns = op_costs_ns(costs, &price->issue, point, &costs->other);
     /* Embedding is one kernel, and operations come after it. */
     if (price->op == OP_EMBED)
         costs->launch_ns = price->issue_ns;
-    uint64_t launch_ns = costs->launch_ns;
-    price->kernels = launch_ns > 0 ? (uint32_t)((price->issue_ns + launch_ns / 2) / launch_ns) : 1;
-    price->kernels = price->kernels > 0 ? price->kernels : 1;
+    price->kernels = op_costs_kernels(costs, price->issue_ns);
     price->slow = 1;
     if (price->slowdown.table != COSTS_NONE)
         price->slow = op_costs_at(costs, &price->slowdown, point, &costs->other);
@@ -216,6 +225,12 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
         else
             gpu_ns = 0;
         price->gpu_ns = whole(gpu_ns);
+        if (price->predict.table != COSTS_NONE)
+            price->predict_ns =
+                op_costs_ns(costs, &price->predict, &point, &costs->use[OP_PREDICT]);
+        if (price->issue_predict.table != COSTS_NONE)
+            price->issue_predict_ns =
+                op_costs_ns(costs, &price->issue_predict, &point, &costs->other);
         if (issued)
             price_issue(costs, price, &point);
     }

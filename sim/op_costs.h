@@ -66,8 +66,12 @@ typedef struct {
     CostRef host;   /* experts: on the host's cores */
     CostRef issue;
     CostRef slowdown;
+    CostRef predict; /* route: the same router asked for a layer before its own */
+    CostRef issue_predict;
     uint64_t gpu_ns; /* of the step that was priced last; experts: see op_costs_experts() */
     uint64_t issue_ns;
+    uint64_t predict_ns;
+    uint64_t issue_predict_ns;
     uint32_t kernels;                /* that are queued in this time, about */
     double slow;                     /* factor beside copies, at least 1 */
     KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
@@ -104,6 +108,8 @@ uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *
  * waits at every event, and its part is priced as well; FORCED:
  * routing is not the router's. */
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced);
+/* About how many kernels the host queues in ISSUE_NS, at least 1. */
+uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns);
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
 uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
 /* Of one of ACTIVE experts of ROWS rows each that the host's cores compute together: all of them.

@@ -76,7 +76,7 @@ static void queue_op(Timing *timing, const OpPrice *price, uint64_t ns)
 }
 
 /* Runs NS on the compute stream, queued by the host where no graph does it. */
-static void run_op(Timing *timing, const StepOp *op, uint64_t ns)
+static void run_op(Timing *timing, const OpPrice *price, uint64_t ns)
 {
     ns += timing->stamp_ns;
     if (timing->one_thread) {
@@ -85,17 +85,34 @@ static void run_op(Timing *timing, const StepOp *op, uint64_t ns)
         return;
     }
     if (timing->waits)
-        queue_op(timing, &timing->costs.prices[op->price], ns);
+        queue_op(timing, price, ns);
     else
         timing->gpu_ns += ns;
 }
 
+/* After the router of a layer that of one further on, where the plan decides by it. */
+static Status predict(Timing *timing, const StepOp *route)
+{
+    const OpPrice *of = &timing->costs.prices[route->price];
+    const StepOp op = {.layer = route->layer, .op = OP_PREDICT, .price = route->price};
+    OpPrice price = {.kernels = 1};
+    for (uint32_t i = 0; i < timing->options.n_layers; i++)
+        if (timing->layers[i].layer == route->layer && timing->layers[i].predicts)
+            price = (OpPrice){.gpu_ns = of->predict_ns,
+                              .issue_ns = of->issue_predict_ns,
+                              .kernels = op_costs_kernels(&timing->costs, of->issue_predict_ns)};
+    run_op(timing, &price, price.gpu_ns);
+    return stamp(timing, &op);
+}
+
 static Status play(Timing *timing, const StepOp *op)
 {
+    const OpPrice *price = &timing->costs.prices[op->price];
     if (!timing_is_played(timing, op))
         return OK;
-    run_op(timing, op, timing->costs.prices[op->price].gpu_ns);
-    return stamp(timing, op);
+    run_op(timing, price, price->gpu_ns);
+    TRY(stamp(timing, op));
+    return op->op == OP_ROUTE && timing->distance > 0 ? predict(timing, op) : OK;
 }
 
 /* Plays all operations before the experts of LAYER, and says which they are; NULL: to the end. */
@@ -155,7 +172,8 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
         timing->gpu_ns += timing->stamp_ns;
     } else {
         const ExpertWork work = work_of(event);
-        run_op(timing, experts, op_costs_experts(&timing->costs, experts->price, &work, false));
+        run_op(timing, &timing->costs.prices[experts->price],
+               op_costs_experts(&timing->costs, experts->price, &work, false));
     }
     return stamp(timing, experts);
 }

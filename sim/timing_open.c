@@ -6,78 +6,6 @@
 #include "base/memory.h"
 #include "sim/timing_parts.h"
 
-static const char *const MODE_NAMES[] = {[STEP_FIRST] = "first",
-                                         [STEP_CAPTURED] = "capture",
-                                         [STEP_REPEATED] = "graph",
-                                         [STEP_QUEUED] = "queued"};
-
-static Status find_tables(Timing *timing)
-{
-    const OpCosts *costs = &timing->costs;
-    char shape[300];
-    TRY(op_costs_find(costs, "issue/load", "", &timing->refs.issue_load));
-    TRY(op_costs_find(costs, "issue/await", "", &timing->refs.issue_await));
-    TRY(op_costs_find(costs, "end/load", "", &timing->refs.end_load));
-    TRY(op_costs_find(costs, "sync", "", &timing->refs.sync));
-    TRY(op_costs_find(costs, "lag", "", &timing->refs.lag));
-    TRY(op_costs_find(costs, "after/load", "", &timing->refs.after_load));
-    TRY(op_costs_find(costs, "throttle", "", &timing->refs.throttle));
-    TRY(op_costs_find(costs, "throttle/least", "", &timing->refs.throttle_least));
-    TRY(op_costs_find(costs, "issue/throttle", "", &timing->refs.issue_throttle));
-    TRY(op_costs_find(costs, "decide", "", &timing->refs.decide));
-    TRY(op_costs_find(costs, "wake", "", &timing->refs.wake));
-    TRY(op_costs_find(costs, "copy/h2d", "", &timing->refs.h2d));
-    TRY(op_costs_find(costs, "copy/d2h", "", &timing->refs.d2h));
-    TRY(op_costs_find(costs, "stamp", "", &timing->refs.stamp));
-    for (StepMode mode = STEP_FIRST; mode <= STEP_QUEUED; mode++) {
-        snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
-        TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest[mode]));
-    }
-    return op_costs_find(costs, "memory/activations", costs->model->name,
-                         &timing->refs.activations);
-}
-
-static uint64_t constant(Timing *timing, const CostRef *ref)
-{
-    const CostPoint nowhere = {0};
-    return op_costs_ns(&timing->costs, ref, &nowhere, &timing->costs.other);
-}
-
-/* Of loads over a slow link. */
-static void price_throttle(Timing *timing)
-{
-    if (timing->options.plan->link.h2d_gb_per_s <= 0)
-        return;
-    timing->throttle_ns = constant(timing, &timing->refs.throttle);
-    timing->throttle_least_ns = constant(timing, &timing->refs.throttle_least);
-    timing->issue_load_ns += constant(timing, &timing->refs.issue_throttle);
-}
-
-/* Of steps that wait for every event, on a device that has a queue. */
-static void price_queue(Timing *timing)
-{
-    const CostPoint nowhere = {0};
-    CostUse *use = &timing->costs.other;
-    timing->issue_load_ns = constant(timing, &timing->refs.issue_load);
-    timing->issue_await_ns = constant(timing, &timing->refs.issue_await);
-    timing->wake_ns = constant(timing, &timing->refs.wake);
-    timing->sync_ns = constant(timing, &timing->refs.sync);
-    timing->lag_ns = constant(timing, &timing->refs.lag);
-    timing->after_load_ns =
-        (int64_t)op_costs_at(&timing->costs, &timing->refs.after_load, &nowhere, use);
-    price_throttle(timing);
-}
-
-static void price_constants(Timing *timing)
-{
-    if (timing->options.plan->buffer.on)
-        timing->end_load_ns = constant(timing, &timing->refs.end_load);
-    if (timing->options.plan->buffer.on && !timing->one_thread)
-        price_queue(timing);
-    if (timing->options.stamped)
-        timing->stamp_ns = constant(timing, &timing->refs.stamp);
-}
-
 /* Device bytes of a slot of LAYER, from the profile; else the expert's own. */
 static uint64_t slot_bytes_of(const Timing *timing, const TraceLayer *layer)
 {
@@ -146,6 +74,9 @@ static Status make_layers(Timing *timing)
     uint32_t most_slots;
     uint32_t most_experts = 1;
     for (uint32_t i = 0; i < options->n_layers; i++) {
+        uint32_t target = i + timing->distance;
+        timing->layers[i].predicts = timing->distance > 0 && target < options->n_layers &&
+                                     options->layers[target].stack == options->layers[i].stack;
         TRY(price_loads(timing, &timing->layers[i], &options->layers[i]));
         if (options->layers[i].experts > most_experts)
             most_experts = options->layers[i].experts;
@@ -240,9 +171,9 @@ static Status open_timing(Timing *timing)
     TRY(op_costs_new(options->hardware, options->model, &timing->costs));
     TRY(mem_new(&timing->layers, options->n_layers, sizeof *timing->layers, "simulated layers"));
     TRY(check_layers(timing));
-    TRY(find_tables(timing));
     timing->one_thread = strcmp(options->hardware->backend, "cpu") == 0;
-    price_constants(timing);
+    timing->distance = plan_needs_signals(options->plan).distance;
+    TRY(timing_find_tables(timing));
     TRY(make_layers(timing));
     TRY(count_ops(timing));
     timing_reset(timing);

@@ -32,6 +32,7 @@ typedef enum { STEP_FIRST, STEP_CAPTURED, STEP_REPEATED, STEP_QUEUED } StepMode;
 typedef struct {
     uint32_t layer;         /* the model's number */
     uint32_t price;         /* of its experts */
+    bool predicts;          /* the plan asks the router of a layer further on, and there is one */
     uint64_t slot_bytes;    /* that a load copies */
     uint64_t load_ns;       /* at the least, by the plan's link */
     uint64_t copy_ns;       /* of a load beside nothing */
@@ -79,6 +80,7 @@ struct Timing {
     uint32_t n_resident;
     uint32_t n_initial; /* residents of a fresh buffer */
     uint32_t n_experts;
+    uint32_t distance; /* of that router; 0: none is asked */
     bool holds_all;
     bool settled;
     uint64_t slot_bytes;     /* of all slots */
@@ -140,6 +142,11 @@ static inline uint64_t later(uint64_t a, uint64_t b)
 
 /* Whether OP is run and is no experts' call. */
 bool timing_is_played(const Timing *timing, const StepOp *op);
+
+/* Finds the tables that the plan's times need, and prices what is the same in every step. Fails
+ * with ERR_INPUT, naming the first that is missing: nothing counts as no time for want of a table
+ * (sim/timing_tables.c). */
+Status timing_find_tables(Timing *timing);
 
 /* How a step that does not wait runs; notes its shape (sim/timing_shapes.c). */
 Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode);

@@ -40,6 +40,9 @@ static inline void make_hardware(const char *path, double step_ns, double load_n
     model->memory.weights_bytes = 1000000;
     model->memory.position_bytes = 10;
     put_constant(&hardware, "gpu/embed", step_ns);
+    put_constant(&hardware, "gpu/experts", 0);
+    put_constant(&hardware, "decide", 0);
+    put_constant(&hardware, "end/load", 0);
     put_constant(&hardware, "copy/h2d", load_ns);
     assert_ok(hardware_save(&hardware, out));
     hardware_free(&hardware);

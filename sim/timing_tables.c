@@ -1,0 +1,169 @@
+/* The tables of a profile that a plan's times need: found, and none of them missing. */
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "sim/timing_parts.h"
+
+static const char *const MODE_NAMES[] = {[STEP_FIRST] = "first",
+                                         [STEP_CAPTURED] = "capture",
+                                         [STEP_REPEATED] = "graph",
+                                         [STEP_QUEUED] = "queued"};
+
+/* Which plans cannot do without a table. */
+typedef enum {
+    NEEDED_BY_BUFFERS,
+    NEEDED_BY_QUEUES, /* with a buffer, on a device that runs beside the host */
+    NEEDED_BY_SLOW_LINKS,
+    NEEDED_BY_HOST_EXPERTS,
+    NEEDED_BY_STAMPS
+} Need;
+
+static const struct {
+    const char *name;
+    size_t ref; /* of Timing */
+    Need need;
+} TABLES[] = {
+    {"copy/h2d", offsetof(Timing, refs.h2d), NEEDED_BY_BUFFERS},
+    {"decide", offsetof(Timing, refs.decide), NEEDED_BY_BUFFERS},
+    {"end/load", offsetof(Timing, refs.end_load), NEEDED_BY_BUFFERS},
+    {"issue/load", offsetof(Timing, refs.issue_load), NEEDED_BY_QUEUES},
+    {"issue/await", offsetof(Timing, refs.issue_await), NEEDED_BY_QUEUES},
+    {"sync", offsetof(Timing, refs.sync), NEEDED_BY_QUEUES},
+    {"lag", offsetof(Timing, refs.lag), NEEDED_BY_QUEUES},
+    {"after/load", offsetof(Timing, refs.after_load), NEEDED_BY_QUEUES},
+    {"wake", offsetof(Timing, refs.wake), NEEDED_BY_QUEUES},
+    {"throttle", offsetof(Timing, refs.throttle), NEEDED_BY_SLOW_LINKS},
+    {"throttle/least", offsetof(Timing, refs.throttle_least), NEEDED_BY_SLOW_LINKS},
+    {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
+    {"copy/d2h", offsetof(Timing, refs.d2h), NEEDED_BY_HOST_EXPERTS},
+    {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
+};
+
+static bool is_needed(const Timing *timing, Need need)
+{
+    const Plan *plan = timing->options.plan;
+    bool queues = plan->buffer.on && !timing->one_thread;
+    switch (need) {
+    case NEEDED_BY_BUFFERS:
+        return plan->buffer.on;
+    case NEEDED_BY_QUEUES:
+        return queues;
+    case NEEDED_BY_SLOW_LINKS:
+        return queues && plan->link.h2d_gb_per_s > 0;
+    case NEEDED_BY_HOST_EXPERTS:
+        return queues && plan->compute.mode != COMPUTE_ON_GPU;
+    case NEEDED_BY_STAMPS:
+        return timing->options.stamped;
+    }
+    return false;
+}
+
+static Status lacks(const Timing *timing, const char *name, const char *shape)
+{
+    return fail(ERR_INPUT,
+                "hardware profile: model %s: it has no table \"%s\"%s%s, which times of this plan "
+                "need: calibrate the model again",
+                timing->costs.model->name, name, shape[0] != '\0' ? " of " : "", shape);
+}
+
+static Status find_constants(Timing *timing)
+{
+    for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++) {
+        CostRef *ref = (CostRef *)(void *)((char *)timing + TABLES[i].ref);
+        TRY(op_costs_find(&timing->costs, TABLES[i].name, "", ref));
+        if (ref->table == COSTS_NONE && is_needed(timing, TABLES[i].need))
+            return lacks(timing, TABLES[i].name, "");
+    }
+    return OK;
+}
+
+/* The shape of the first operation that has the price. */
+static const char *shape_of(const OpCosts *costs, uint32_t price)
+{
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        for (uint32_t i = 0; i < costs->n_ops[stack]; i++)
+            if (costs->ops[stack][i].price == price)
+                return costs->model->ops[stack][i].shape;
+    return "";
+}
+
+static Status check_op(const Timing *timing, uint32_t number)
+{
+    const OpPrice *price = &timing->costs.prices[number];
+    const char *shape = shape_of(&timing->costs, number);
+    char name[64];
+    snprintf(name, sizeof name, "gpu/%s", op_name(price->op));
+    if (price->gpu.table == COSTS_NONE && (price->op != OP_HEAD || timing->options.logits))
+        return lacks(timing, name, shape);
+    snprintf(name, sizeof name, "issue/%s", op_name(price->op));
+    if (price->issue.table == COSTS_NONE && is_needed(timing, NEEDED_BY_QUEUES))
+        return lacks(timing, name, shape);
+    if (price->op == OP_ROUTE && timing->distance > 0 && price->predict.table == COSTS_NONE)
+        return lacks(timing, "gpu/predict", shape);
+    if (price->op == OP_EXPERTS && price->host.table == COSTS_NONE &&
+        timing->options.plan->compute.mode != COMPUTE_ON_GPU)
+        return lacks(timing, "host/experts", shape);
+    return OK;
+}
+
+static Status find_of_model(Timing *timing)
+{
+    const OpCosts *costs = &timing->costs;
+    char shape[300];
+    for (StepMode mode = STEP_FIRST; mode <= STEP_QUEUED; mode++) {
+        snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
+        TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest[mode]));
+    }
+    return op_costs_find(costs, "memory/activations", costs->model->name,
+                         &timing->refs.activations);
+}
+
+static uint64_t constant(Timing *timing, const CostRef *ref)
+{
+    const CostPoint nowhere = {0};
+    return op_costs_ns(&timing->costs, ref, &nowhere, &timing->costs.other);
+}
+
+/* Of steps that wait for every event, on a device that has a queue. */
+static void price_queue(Timing *timing)
+{
+    const CostPoint nowhere = {0};
+    CostUse *use = &timing->costs.other;
+    timing->issue_load_ns = constant(timing, &timing->refs.issue_load);
+    timing->issue_await_ns = constant(timing, &timing->refs.issue_await);
+    timing->wake_ns = constant(timing, &timing->refs.wake);
+    timing->sync_ns = constant(timing, &timing->refs.sync);
+    timing->lag_ns = constant(timing, &timing->refs.lag);
+    timing->after_load_ns =
+        (int64_t)op_costs_at(&timing->costs, &timing->refs.after_load, &nowhere, use);
+}
+
+static void price_slow_link(Timing *timing)
+{
+    timing->throttle_ns = constant(timing, &timing->refs.throttle);
+    timing->throttle_least_ns = constant(timing, &timing->refs.throttle_least);
+    timing->issue_load_ns += constant(timing, &timing->refs.issue_throttle);
+}
+
+static void price_constants(Timing *timing)
+{
+    if (is_needed(timing, NEEDED_BY_BUFFERS))
+        timing->end_load_ns = constant(timing, &timing->refs.end_load);
+    if (is_needed(timing, NEEDED_BY_QUEUES))
+        price_queue(timing);
+    if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
+        price_slow_link(timing);
+    if (is_needed(timing, NEEDED_BY_STAMPS))
+        timing->stamp_ns = constant(timing, &timing->refs.stamp);
+}
+
+Status timing_find_tables(Timing *timing)
+{
+    TRY(find_constants(timing));
+    TRY(find_of_model(timing));
+    for (uint32_t i = 0; i < timing->costs.n_prices; i++)
+        TRY(check_op(timing, i));
+    price_constants(timing);
+    return OK;
+}

@@ -233,6 +233,22 @@ static Status print_ops(const TimingTotals *totals)
     return status;
 }
 
+/* Whose costs are guesses from other places. */
+static void print_extrapolated(const TimingTotals *totals)
+{
+    char text[NUMBER_BYTES];
+    const char *before = "EXTRAPOLATED, at the utilisation of the nearest measured place: ";
+    for (Op op = 0; op < OPS; op++) {
+        uint64_t n = totals->op_use[op].n[COST_EXTRAPOLATED];
+        if (n == 0)
+            continue;
+        printf("%s%s (%s)", before, op_name(op), number_text(n, text));
+        before = ", ";
+    }
+    if (before[0] == ',')
+        puts(".");
+}
+
 /* What costs were not measured where they were asked for. */
 static void print_costs(const TimingTotals *totals)
 {
@@ -246,6 +262,7 @@ static void print_costs(const TimingTotals *totals)
         printf("%s %s %s", s == COST_OK ? "" : ",", number_text(sum.n[s], text),
                cost_status_name(s));
     puts(".");
+    print_extrapolated(totals);
     for (Op op = 0; op < OPS; op++)
         if (totals->op_use[op].n[COST_MISSING] > 0)
             printf("%s has no costs in the profile and counts as no time.\n", op_name(op));

@@ -170,6 +170,7 @@ Status validation_add_time(cJSON *json, const ValidatedTime *time)
     TRY(accuracy_json(&time->report, &object));
     TRY(json_attach(json, "time", object));
     TRY(json_add_u64(object, "exposed_load_ns", time->predicted.total.exposed_load_ns));
+    TRY(timing_costs_json(object, &time->predicted));
     return add_memory(object, time);
 }
 

@@ -1,5 +1,6 @@
 #include "sim/costs.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -196,4 +197,22 @@ double costs_at(const Costs *costs, uint32_t table, const double *at, CostUse *u
                        : on_line(found, index, 0, 0, index->levels[0].n, at, &status);
     use->n[status]++;
     return value;
+}
+
+double costs_nearest(const Costs *costs, uint32_t table, const double *at, double *nearest)
+{
+    const CostTable *found = &costs->hardware->tables[table];
+    uint32_t best = 0;
+    double least = INFINITY;
+    for (uint32_t i = 0; i < found->n_points; i++) {
+        double distance = 0;
+        for (uint32_t a = 0; a < found->n_axes; a++)
+            distance += fabs(log((found->at[(size_t)i * found->n_axes + a] + 1) / (at[a] + 1)));
+        if (distance < least) {
+            least = distance;
+            best = i;
+        }
+    }
+    memcpy(nearest, found->at + (size_t)best * found->n_axes, found->n_axes * sizeof *nearest);
+    return found->value[best];
 }

@@ -151,18 +151,46 @@ void op_costs_free(OpCosts *costs)
 
 /* ---- prices ---- */
 
+/* What attention multiplies: pairs of a token and a position that it sees. */
+static double pairs_of(const CostPoint *point, bool cross)
+{
+    double seen = point->at[AXIS_CONTEXT] + (cross ? 0 : (point->at[AXIS_TOKENS] + 1) / 2);
+    return point->at[AXIS_REQUESTS] * point->at[AXIS_TOKENS] * (seen > 1 ? seen : 1);
+}
+
+/* Beyond the measured places attention has the utilisation of the nearest: its work grows with
+ * several axes at once, of which lines know one. Fewer pairs take no less. */
+static double attend_beyond(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
+                            bool cross)
+{
+    double at[COST_AXES];
+    double nearest[COST_AXES];
+    CostPoint measured = {0};
+    for (uint32_t i = 0; i < ref->n_axes; i++)
+        at[i] = point->at[ref->axis[i]];
+    double ns = costs_nearest(costs->costs, ref->table, at, nearest);
+    for (uint32_t i = 0; i < ref->n_axes; i++)
+        measured.at[ref->axis[i]] = nearest[i];
+    double ratio = pairs_of(point, cross) / pairs_of(&measured, cross);
+    return ratio > 1 ? ns * ratio : ns;
+}
+
 /* Attention over the requests of one group; CROSS: over their sources. */
 static double attend(OpCosts *costs, const OpPrice *price, const SpanGroup *group)
 {
     bool cross = price->op == OP_CROSS_ATTENTION;
     double requests = group->requests;
     CostPoint point = {0};
+    CostUse use = {0};
     if (group->requests == 0)
         return 0;
     point.at[AXIS_REQUESTS] = requests;
     point.at[AXIS_TOKENS] = (double)group->tokens / requests;
     point.at[AXIS_CONTEXT] = (double)(cross ? group->source : group->context) / requests;
-    return op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
+    double ns = op_costs_at(costs, &price->gpu, &point, &use);
+    for (CostStatus status = COST_OK; status < COST_STATUSES; status++)
+        costs->use[price->op].n[status] += use.n[status];
+    return use.n[COST_EXTRAPOLATED] > 0 ? attend_beyond(costs, &price->gpu, &point, cross) : ns;
 }
 
 static bool attends(Op op)
@@ -225,10 +253,10 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
         else
             gpu_ns = 0;
         price->gpu_ns = whole(gpu_ns);
-        if (price->predict.table != COSTS_NONE)
+        if (costs->predicts && price->predict.table != COSTS_NONE)
             price->predict_ns =
                 op_costs_ns(costs, &price->predict, &point, &costs->use[OP_PREDICT]);
-        if (price->issue_predict.table != COSTS_NONE)
+        if (costs->predicts && issued && price->issue_predict.table != COSTS_NONE)
             price->issue_predict_ns =
                 op_costs_ns(costs, &price->issue_predict, &point, &costs->other);
         if (issued)

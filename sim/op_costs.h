@@ -86,6 +86,7 @@ typedef struct {
     OpPrice *prices;
     uint32_t n_prices;
     uint64_t launch_ns; /* to queue one kernel */
+    bool predicts;      /* routers are asked ahead: that is priced, too */
     CostUse use[OPS];   /* by operation */
     CostUse other;      /* of all other tables */
 } OpCosts;

@@ -21,6 +21,9 @@ Status timing_packed_event(Timing *timing, const PackedEvent *event, const Buffe
 /* What TIMING has played so far, of a plan that wants MEMORY. */
 PlanTime timing_plan_time(const Timing *timing, const TimingMemory *memory);
 
+/* How often costs were found how, of all tables, and of which operations some were missing or
+ * extrapolated: the object "costs" of JSON. */
+Status timing_costs_json(cJSON *json, const TimingTotals *totals);
 /* Of `simulate --json`: "time", with the keys total_ns, tokens_per_s, exposed_load_ns, peak_bytes
  * and what they are made of. Freed with cJSON_Delete. */
 Status timing_json(const Timing *timing, const TimingMemory *memory, cJSON **json);

@@ -57,8 +57,7 @@ static void add_use(CostUse *sum, const CostUse *more)
         sum->n[s] += more->n[s];
 }
 
-/* How often costs were found how, of all tables, and of which operations some were missing. */
-static Status add_costs(cJSON *json, const TimingTotals *totals)
+Status timing_costs_json(cJSON *json, const TimingTotals *totals)
 {
     cJSON *object;
     cJSON *list;
@@ -71,6 +70,10 @@ static Status add_costs(cJSON *json, const TimingTotals *totals)
     TRY(json_add_array(object, "ops_missing", &list));
     for (Op op = 0; op < OPS; op++)
         if (totals->op_use[op].n[COST_MISSING] > 0)
+            TRY(json_push(list, cJSON_CreateString(op_name(op))));
+    TRY(json_add_array(object, "ops_extrapolated", &list));
+    for (Op op = 0; op < OPS; op++)
+        if (totals->op_use[op].n[COST_EXTRAPOLATED] > 0)
             TRY(json_push(list, cJSON_CreateString(op_name(op))));
     return OK;
 }
@@ -103,7 +106,7 @@ static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory
     TRY(add_phases(json, &totals));
     TRY(add_ops(json, &totals));
     TRY(json_add_u64(json, "rest_ns", totals.rest_ns));
-    return add_costs(json, &totals);
+    return timing_costs_json(json, &totals);
 }
 
 Status timing_json(const Timing *timing, const TimingMemory *memory, cJSON **json)

@@ -45,6 +45,28 @@ static void cost_hit(Scope *scope, uint32_t object)
     look_up(scope, object);
 }
 
+/* Whole lookups; where all weigh the same there are no others, and the smallest have buckets. */
+static uint64_t whole(uint64_t value)
+{
+    return value >> (OBJECT_BITS + FRACTION_BITS);
+}
+
+static uint64_t base_of(const Scope *scope)
+{
+    return scope->inflation >> FRACTION_BITS;
+}
+
+/* Puts OBJECT where its value belongs. As in lfu: values only grow while an object is resident, so
+ * what stands there is a lower bound. */
+static void wait_for_turn(Scope *scope, uint32_t object)
+{
+    uint64_t value = scope->value[object];
+    if (scope->layer_weight == NULL && value_queue_has(base_of(scope), whole(value)))
+        value_queue_put(&scope->queue, whole(value), object);
+    else
+        heap_fill(&scope->heap, object, value);
+}
+
 static void cost_admit(Scope *scope, uint32_t object)
 {
     scope->count[object] = 0;
@@ -52,31 +74,49 @@ static void cost_admit(Scope *scope, uint32_t object)
     if (scope->marked) /* no victim in this event */
         scope->aside[scope->n_aside++] = object;
     else
-        heap_push(&scope->heap, object, scope->value[object]);
+        wait_for_turn(scope, object);
 }
 
-/* As in lfu: values only grow while an object is resident, so entries are lower bounds. */
-static uint32_t settle_top(Scope *scope)
+/* Whether the least of the buckets comes before the top of the heap: then it is *OBJECT, under
+ * *VALUE. */
+static bool comes_first(Scope *scope, uint32_t *object, uint64_t *value)
 {
     Heap *heap = &scope->heap;
-    while (heap->entries[0].key != scope->value[heap->entries[0].object])
-        heap_enlarge_top(heap, scope->value[heap->entries[0].object]);
-    return heap->entries[0].object;
+    heap_close(heap);
+    if (scope->queue.in_use == 0)
+        return false;
+    *value = value_queue_least(&scope->queue, base_of(scope));
+    if (heap->size > 0 && whole(heap->entries[0].key) < *value)
+        return false;
+    *object = value_queue_first(&scope->queue, *value);
+    uint64_t key = *value << (OBJECT_BITS + FRACTION_BITS) | *object;
+    return heap->size == 0 || key < heap->entries[0].key;
 }
 
-static uint32_t take_top(Scope *scope)
+static uint32_t take_least(Scope *scope)
 {
-    uint32_t object = settle_top(scope);
-    heap_pop(&scope->heap);
-    return object;
+    for (;;) {
+        uint32_t object;
+        uint64_t value;
+        bool is_right;
+        if (comes_first(scope, &object, &value)) {
+            value_queue_take(&scope->queue, value, object);
+            is_right = whole(scope->value[object]) == value;
+        } else {
+            object = scope->heap.entries[0].object;
+            is_right = scope->heap.entries[0].key == scope->value[object];
+            heap_open(&scope->heap);
+        }
+        if (is_right)
+            return object;
+        wait_for_turn(scope, object);
+    }
 }
 
 static void cost_end(Scope *scope)
 {
-    while (scope->n_aside > 0) {
-        uint32_t object = scope->aside[--scope->n_aside];
-        heap_push(&scope->heap, object, scope->value[object]);
-    }
+    while (scope->n_aside > 0)
+        wait_for_turn(scope, scope->aside[--scope->n_aside]);
 }
 
 static uint32_t leave(Scope *scope, uint32_t object)
@@ -89,13 +129,13 @@ static uint32_t leave(Scope *scope, uint32_t object)
 static uint32_t cost_victim(Scope *scope)
 {
     cost_end(scope);
-    return leave(scope, take_top(scope));
+    return leave(scope, take_least(scope));
 }
 
 static uint32_t cost_victim_outside(Scope *scope)
 {
     for (;;) {
-        uint32_t object = take_top(scope);
+        uint32_t object = take_least(scope);
         if (!scope_is_active(scope, object))
             return leave(scope, object);
         scope->aside[scope->n_aside++] = object;
@@ -117,5 +157,6 @@ DEFINE_EVENTS(cost, RULES)
 const EvictionPolicy EVICT_COST_AWARE = {.name = "cost-aware",
                                          EVENTS(cost),
                                          .needs_heap = true,
+                                         .needs_queue = true,
                                          .needs_counts = true,
                                          .needs_values = true};

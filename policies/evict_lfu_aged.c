@@ -29,7 +29,7 @@ static void change_rate(Scope *scope, uint64_t rate)
     uint32_t n_due = 0;
     for (uint32_t i = 0; i < scope->heap.size; i++)
         scope->aside[scope->n_aside++] = scope->heap.entries[i].object;
-    scope->heap.size = 0;
+    heap_reset(&scope->heap, scope->heap.size);
     scope->inflation = rate;
     for (uint32_t i = 0; i < scope->n_aside; i++) {
         uint32_t object = scope->aside[i];

@@ -26,6 +26,7 @@ typedef struct {
     bool may_bypass;      /* an expert may pass through the staging slot */
     bool needs_heap;      /* heap */
     bool needs_where;     /* heap.where */
+    bool needs_queue;     /* queue */
     bool needs_counts;    /* count, last */
     bool needs_flags;     /* flag and list */
     bool needs_values;    /* value */

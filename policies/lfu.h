@@ -52,7 +52,7 @@ static inline void lfu_admit(Scope *scope, uint32_t object)
     if (scope->marked)
         scope->aside[scope->n_aside++] = object;
     else
-        heap_push(&scope->heap, object, lfu_key(scope, object));
+        heap_fill(&scope->heap, object, lfu_key(scope, object));
 }
 
 /* Keys only grow while an object is resident, so a hit leaves the heap alone and the entries are
@@ -60,6 +60,7 @@ static inline void lfu_admit(Scope *scope, uint32_t object)
 static inline uint32_t lfu_settle_top(Scope *scope)
 {
     Heap *heap = &scope->heap;
+    heap_close(heap);
     for (;;) {
         uint32_t object = heap->entries[0].object;
         uint64_t key = lfu_key(scope, object);
@@ -73,23 +74,27 @@ static inline void lfu_end(Scope *scope)
 {
     while (scope->n_aside > 0) {
         uint32_t object = scope->aside[--scope->n_aside];
-        heap_push(&scope->heap, object, lfu_key(scope, object));
+        heap_fill(&scope->heap, object, lfu_key(scope, object));
     }
+}
+
+static inline uint32_t lfu_take_top(Scope *scope)
+{
+    uint32_t object = lfu_settle_top(scope);
+    heap_open(&scope->heap);
+    return object;
 }
 
 static inline uint32_t lfu_victim(Scope *scope)
 {
     lfu_end(scope);
-    uint32_t object = lfu_settle_top(scope);
-    heap_pop(&scope->heap);
-    return object;
+    return lfu_take_top(scope);
 }
 
 static inline uint32_t lfu_victim_outside(Scope *scope)
 {
     for (;;) {
-        uint32_t object = lfu_settle_top(scope);
-        heap_pop(&scope->heap);
+        uint32_t object = lfu_take_top(scope);
         if (!scope_is_active(scope, object))
             return object;
         scope->aside[scope->n_aside++] = object;

@@ -15,6 +15,7 @@
 #include "policies/buffer.h"
 #include "policies/heap.h"
 #include "policies/ring.h"
+#include "policies/value_queue.h"
 
 #define NOBODY UINT32_MAX
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
@@ -61,6 +62,7 @@ typedef struct {
     ScopeNode *nodes;       /* [n_objects + lists of the policy]; the last are their sentinels */
     uint64_t random;        /* state of its random numbers */
     Heap heap;              /* residents, where the policy asks for it */
+    ValueQueue queue;       /* residents of the smallest values, where it asks for that */
     uint32_t *count;        /* [n_objects] lookups of each */
     uint32_t *last;         /* [n_objects] time of its last lookup */
     uint32_t time;          /* lookups so far */

@@ -45,8 +45,13 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     scope->misses = piece(arena, true, widest, sizeof *scope->misses);
     scope->missed = piece(arena, true, widest, sizeof *scope->missed);
     scope->aside = piece(arena, true, 2 * slots, sizeof *scope->aside);
-    scope->heap.entries = piece(arena, policy->needs_heap, slots, sizeof *scope->heap.entries);
+    HeapEntry *entries =
+        piece(arena, policy->needs_heap, HEAP_ROOM(slots), sizeof *scope->heap.entries);
+    scope->heap.entries = entries != NULL ? entries + HEAP_OFFSET : NULL;
     scope->heap.where = piece(arena, policy->needs_where, objects, sizeof *scope->heap.where);
+    scope->queue.n_words = value_queue_words(scope->n_objects);
+    scope->queue.words = piece(arena, policy->needs_queue,
+                               (size_t)VALUE_BUCKETS * scope->queue.n_words, sizeof(uint64_t));
     scope->count = piece(arena, counts, objects, sizeof *scope->count);
     scope->last = piece(arena, counts, objects, sizeof *scope->last);
     scope->flag = piece(arena, policy->needs_flags, objects, sizeof *scope->flag);
@@ -110,7 +115,10 @@ static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t se
     size_t objects = scope->n_objects;
     reset_order(policy, scope);
     scope->random = seed;
-    scope->heap.size = 0;
+    if (policy->needs_heap)
+        heap_reset(&scope->heap, scope->n_slots);
+    if (policy->needs_queue)
+        value_queue_reset(&scope->queue);
     scope->n_aside = 0;
     scope->n_newer = 0;
     scope->time = 0;

@@ -61,10 +61,24 @@ static Status predict_last(const CostTable *table, double *error)
     return OK;
 }
 
+/* True when points LEFT and RIGHT, numbers of tokens next to each other, hold a jump between them:
+ * they were put there so that no line crosses it. */
+static bool hold_jump(const CostTable *table, uint32_t left, uint32_t right)
+{
+    static const double JUMP = 0.02;
+    if (table->n_axes != 1 || strcmp(table->axis[0], "tokens") != 0 || right >= table->n_points)
+        return false;
+    double step = table->at[right] - table->at[left];
+    return (step <= 1 || step <= table->at[left] / COST_NEXT_TO) &&
+           fabs(table->value[right] - table->value[left]) > JUMP * table->value[left];
+}
+
 static Status predict_all(CostTable *table, double *errors, uint32_t *n)
 {
     for (uint32_t i = 0; i < table->n_points; i++) {
         double error;
+        if ((i > 0 && hold_jump(table, i - 1, i)) || hold_jump(table, i, i + 1))
+            continue;
         move_out(table, i);
         Status status = predict_last(table, &error);
         move_back(table, i);

@@ -1,5 +1,6 @@
 /* How well a profile's tables predict what they do not have: each measured point is left out and
- * predicted from the others. */
+ * predicted from the others. Kept are points that hold a jump of costs between them, numbers of
+ * tokens next to each other. */
 #ifndef ANALYSIS_LEAVE_ONE_OUT_H
 #define ANALYSIS_LEAVE_ONE_OUT_H
 

@@ -224,7 +224,8 @@ static Status print(const Arguments *arguments, const Hardware *hardware, uint64
     printf(
         "\nNoise is the coefficient of variation of repeated measurements of a point; errors are "
         "of points\nthat are left out and predicted from the others, which lie twice as far "
-        "apart then.\n\n%s: %u tables of %u models, measured in %s on %s\n",
+        "apart then; points at\nboth sides of a jump stay.\n\n%s: %u tables of %u models, measured "
+        "in %s on %s\n",
         arguments->out, hardware->n_tables, hardware->n_models,
         duration_text(duration_ns, duration), hardware->device);
     return OK;

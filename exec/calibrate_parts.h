@@ -184,6 +184,8 @@ Status calibrate_stamp(Calibration *c);
  * and what whole steps take besides them, by a coarse one. */
 Status calibrate_ops(Calibration *c);
 Status calibrate_whole(Calibration *c);
+/* More places of operations by tokens, where their costs jump. */
+Status calibrate_refine(Calibration *c);
 /* Steps that wait for every event: C has a buffer with room for all experts of a layer but one. */
 Status calibrate_queue(Calibration *c);
 /* ... steps that ask the router of the next MoE layer, too, */

@@ -148,8 +148,10 @@ static Status measure_grids(Calibration *c, const Grid *grids, size_t n)
 Status calibrate_ops(Calibration *c)
 {
     c->noting = NOTE_OPS;
-    return c->options->quick ? measure_grids(c, QUICK_GRIDS, COUNT(QUICK_GRIDS))
-                             : measure_grids(c, OPS_GRIDS, COUNT(OPS_GRIDS));
+    if (c->options->quick)
+        return measure_grids(c, QUICK_GRIDS, COUNT(QUICK_GRIDS));
+    TRY(measure_grids(c, OPS_GRIDS, COUNT(OPS_GRIDS)));
+    return calibrate_refine(c);
 }
 
 Status calibrate_whole(Calibration *c)

@@ -52,6 +52,8 @@ enum {
     HARDWARE_VERSION = 1,
     HARDWARE_BYTES = 64 << 20, /* of a file at the most */
     COST_AXES = 3,
+    COST_NEXT_TO =
+        64, /* places that differ by at most such a part, or by 1, are next to each other */
     COST_LOAD_ROWS = 192 /* rows of one expert from which on they count more than its weights */
 };
 

@@ -64,7 +64,7 @@ PROGRAM  := $(BUILD)/moebius
 EXTENSION := $(BUILD)/moebius_sqlite.so
 EXTENSION_SOURCES := $(wildcard traces/extension*.c) base/crc32c.c traces/f16.c traces/rowcrc.c traces/trace.c
 
-.PHONY: all deps quickstart test test-gpu bench sanitize fuzz install clean help tests-built gpu-tests-built fuzzers-built FORCE
+.PHONY: all deps quickstart test test-gpu bench sanitize sanitize-gpu fuzz install clean help tests-built gpu-tests-built fuzzers-built FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -168,6 +168,11 @@ bench: all ## measure replay, recording and the forward pass
 sanitize: ## run the tests under AddressSanitizer + UBSan, then ThreadSanitizer
 	$(Q)$(MAKE) --no-print-directory VARIANT=asan tests-built && tests/run.sh build/asan
 	$(Q)$(MAKE) --no-print-directory VARIANT=tsan tests-built && tests/run.sh build/tsan
+
+sanitize-gpu: ## run the tests of the CUDA kernels under compute-sanitizer: racecheck, memcheck, initcheck
+	@$(if $(NVCC),:,echo "moebius: sanitize-gpu: nvcc is not here, so there is nothing to run" >&2; exit 1)
+	$(Q)$(MAKE) --no-print-directory gpu-tests-built
+	$(Q)tests/gpu/sanitize.sh $(BUILD)
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS (60) each; needs clang
 	$(Q)$(MAKE) --no-print-directory VARIANT=fuzz CC=clang fuzzers-built

@@ -53,6 +53,11 @@ bool exhaustive(void)
     return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
 }
 
+bool brief(void)
+{
+    return getenv("MOEBIUS_BRIEF") != NULL;
+}
+
 bool failing_next(FailingAllocation *failing)
 {
     if (failing->k > 0) {

@@ -28,6 +28,9 @@ const char *scratch_path(const char *name);
 /* True when MOEBIUS_EXHAUSTIVE is set: take every case, however long it lasts, instead of a sample.
  */
 bool exhaustive(void);
+/* True when MOEBIUS_BRIEF is set: take the fewest cases and the least sizes that still go through
+ * all code, as under checkers that make a GPU a hundred times as slow. */
+bool brief(void);
 
 /* Fails the first allocation of what is tried, then the second, the third and so on, until it gets
  * through. Each try must have given back all memory when the next begins, and says ERR_MEMORY.

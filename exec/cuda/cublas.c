@@ -22,8 +22,9 @@ static Status cublas_failed(cublasStatus_t error, const char *call)
 static Status find_library(void **library)
 {
     *library = NULL;
+    /* Once there it stays: its kernels are registered anew each time that it is loaded. */
     for (size_t i = 0; *library == NULL && i < sizeof LIBRARIES / sizeof *LIBRARIES; i++)
-        *library = dlopen(LIBRARIES[i], RTLD_NOW | RTLD_LOCAL);
+        *library = dlopen(LIBRARIES[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (*library == NULL)
         return fail(ERR_UNSUPPORTED, "cuda: cuBLAS (libcublas.so.13) is not installed");
     return OK;

@@ -11,14 +11,15 @@
 
 #include "exec/backend.h"
 
-enum { PIECE = 256 };
+enum { PIECE = 256, BRIEF_EXPERTS = 8 /* that differ, in a brief test */ };
 
 typedef struct {
     FfnShape shape;
     uint32_t experts;
     uint32_t top_k;
     uint32_t max_tokens;
-    bool packed; /* what bf16 experts of the shape must be */
+    uint32_t brief_tokens; /* max_tokens of a brief test */
+    bool packed;           /* what bf16 experts of the shape must be */
     RouterConfig router;
 } Layer;
 
@@ -166,13 +167,17 @@ static void store_layer(Side *side, const Inputs *inputs)
     free(norm);
     for (uint32_t e = 0; e < n; e++) {
         FfnTensors *tensors = &side->tensors[e];
+        unsigned char *slot = side->slots + e * side->slot_stride;
+        uint32_t like = brief() ? e % BRIEF_EXPERTS : e;
         *tensors =
-            expert_tensors(&layer->shape, inputs->weights + e * expert_floats(&layer->shape));
+            expert_tensors(&layer->shape, inputs->weights + like * expert_floats(&layer->shape));
         placed[e] = (ExpertJob){e, n - 1 - e};
-        assert_ok(backend->store_expert(side->device, &layer->shape, tensors,
-                                        side->slots + e * side->slot_stride));
-        assert_ok(backend->store_expert(side->device, &layer->shape, tensors,
-                                        side->moved + (n - 1 - e) * side->slot_stride));
+        assert_ok(like < e
+                      ? backend->move(side->device, slot, side->slots + like * side->slot_stride,
+                                      side->slot_stride)
+                      : backend->store_expert(side->device, &layer->shape, tensors, slot));
+        assert_ok(backend->move(side->device, side->moved + (n - 1 - e) * side->slot_stride, slot,
+                                side->slot_stride));
         assert_ok(backend->keep_expert(side->device, &layer->shape, tensors, &side->kept[e]));
     }
     assert_ok(backend->upload(side->device, side->placed, placed, n * sizeof *placed));

@@ -1,4 +1,4 @@
-#include "sim/study_db.h"
+#include "sim/study_db_state.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,23 +14,7 @@
 
 #define COMMIT_NS 250000000u
 
-struct StudyDb {
-    sqlite3 *sqlite;
-    char *path;
-    StudyScored scored;
-    bool created;    /* by study_db_open() */
-    bool has_result; /* a result was committed since */
-    bool in_transaction;
-    bool dirty; /* the open transaction holds a result */
-    uint64_t begun_ns;
-    sqlite3_stmt *insert_plan;
-    sqlite3_stmt *find_plan;
-    sqlite3_stmt *update;
-    sqlite3_stmt *insert_layer;
-};
-
-/* Code to Status: a full disk and the like are ERR_IO, a foreign or damaged file is the user's. */
-static Status db_fail(const StudyDb *db, int code)
+Status study_db_fail(const StudyDb *db, int code)
 {
     int kind = code & 0xFF;
     if (kind == SQLITE_NOMEM)
@@ -46,20 +30,13 @@ static Status db_fail(const StudyDb *db, int code)
     return fail(ERR_IO, "%s: %s", db->path, sqlite3_errmsg(db->sqlite));
 }
 
-#define DB_TRY(db, call)                                                                           \
-    do {                                                                                           \
-        int db_code = (call);                                                                      \
-        if (db_code != SQLITE_OK)                                                                  \
-            return db_fail(db, db_code);                                                           \
-    } while (0)
-
 static Status execute(StudyDb *db, const char *sql)
 {
     DB_TRY(db, sqlite3_exec(db->sqlite, sql, NULL, NULL, NULL));
     return OK;
 }
 
-static Status prepare(StudyDb *db, const char *sql, sqlite3_stmt **statement)
+Status study_db_prepare(StudyDb *db, const char *sql, sqlite3_stmt **statement)
 {
     DB_TRY(db, sqlite3_prepare_v2(db->sqlite, sql, -1, statement, NULL));
     return OK;
@@ -70,7 +47,7 @@ static Status run(StudyDb *db, sqlite3_stmt *statement)
 {
     int code = sqlite3_step(statement);
     if (code != SQLITE_DONE) {
-        Status status = db_fail(db, code);
+        Status status = study_db_fail(db, code);
         sqlite3_reset(statement);
         return status;
     }
@@ -78,109 +55,16 @@ static Status run(StudyDb *db, sqlite3_stmt *statement)
     return OK;
 }
 
-static void bind_steps(sqlite3_stmt *statement, int at, bool known, const Steps *steps)
-{
-    if (!known)
-        return; /* NULL */
-    sqlite3_bind_int64(statement, at, (int64_t)steps->first);
-    sqlite3_bind_int64(statement, at + 1, (int64_t)steps->end);
-}
-
-static Status other_trace(const StudyDb *db, sqlite3_stmt *statement)
-{
-    return fail(ERR_INPUT, "%s: holds results of another trace: %s (%s), this one has %s", db->path,
-                (const char *)sqlite3_column_text(statement, 0),
-                (const char *)sqlite3_column_text(statement, 1), db->scored.digest.text);
-}
-
-static Status other_hardware(const StudyDb *db, sqlite3_stmt *statement)
-{
-    const char *theirs = (const char *)sqlite3_column_text(statement, 3);
-    return fail(ERR_INPUT, "%s: holds results %s%s, this sweep has %s%s: give it a file of its own",
-                db->path, theirs != NULL ? "with the times of " : "without times",
-                theirs != NULL ? theirs : "", db->scored.hardware[0] != '\0' ? "those of " : "none",
-                db->scored.hardware);
-}
-
-static Status other_parts(const StudyDb *db)
-{
-    const TraceParts *parts = &db->scored.parts;
-    return fail(ERR_INPUT,
-                "%s: holds results of other parts of the trace (see its table study); this sweep "
-                "learns from steps %llu to %llu and scores %llu to %llu: give it a file of its own",
-                db->path, (unsigned long long)parts->train.first,
-                (unsigned long long)parts->train.end, (unsigned long long)parts->test.first,
-                (unsigned long long)parts->test.end);
-}
-
-/* Rows of a study that are of something else, by its version. Those that know no parts are of all
- * steps, and before schema 5 there were no times. */
-#define OTHERS(hardware, parts)                                                                    \
-    "SELECT trace, trace_digest, NOT agrees(trace_digest, ?1), " hardware ", " hardware            \
-    " IS NOT ?8 FROM study WHERE NOT agrees(trace_digest, ?1) OR " hardware " IS NOT ?8 OR " parts \
-    " LIMIT 1"
-#define NO_PARTS "?2 IS NOT NULL OR ?3 IS NOT NULL OR ?4 <> ?6 OR ?5 <> ?7"
-#define PARTS                                                                                      \
-    "train_first IS NOT ?2 OR train_end IS NOT ?3 OR ifnull(test_first, ?6) <> ?4"                 \
-    " OR ifnull(test_end, ?7) <> ?5"
-
-static const char *others_sql(int64_t version)
-{
-    if (version < 3)
-        return OTHERS("NULL", NO_PARTS);
-    return version < 5 ? OTHERS("NULL", PARTS) : OTHERS("hardware", PARTS);
-}
-
-static void bind_hardware(sqlite3_stmt *statement, int at, const StudyScored *scored)
-{
-    if (scored->hardware[0] != '\0')
-        sqlite3_bind_text(statement, at, scored->hardware, -1, SQLITE_STATIC);
-}
-
-/* agrees(digest, digest) in SQL. */
-static void digests_agree(sqlite3_context *context, int n, sqlite3_value **values)
-{
-    const char *left = (const char *)sqlite3_value_text(values[0]);
-    const char *right = (const char *)sqlite3_value_text(values[1]);
-    (void)n;
-    sqlite3_result_int(context, left != NULL && right != NULL && study_digests_agree(left, right));
-}
-
-/* What was scored before must be what is scored now. */
-static Status check_scored(StudyDb *db)
-{
-    const StudyScored *scored = &db->scored;
-    const Steps all = {0, scored->n_steps};
-    int64_t version = 0;
-    sqlite3_stmt *statement;
-    TRY(study_schema_version(db->sqlite, db->path, &version));
-    TRY(prepare(db, others_sql(version), &statement));
-    sqlite3_bind_text(statement, 1, scored->digest.text, -1, SQLITE_STATIC);
-    bind_steps(statement, 2, scored->parts.trains, &scored->parts.train);
-    bind_steps(statement, 4, true, &scored->parts.test);
-    bind_steps(statement, 6, true, &all);
-    bind_hardware(statement, 8, scored);
-    int code = sqlite3_step(statement);
-    Status status = OK;
-    if (code == SQLITE_ROW && sqlite3_column_int(statement, 2))
-        status = other_trace(db, statement);
-    else if (code == SQLITE_ROW)
-        status = sqlite3_column_int(statement, 4) ? other_hardware(db, statement) : other_parts(db);
-    else if (code != SQLITE_DONE)
-        status = db_fail(db, code);
-    sqlite3_finalize(statement);
-    return status;
-}
-
 static Status prepare_all(StudyDb *db)
 {
-    TRY(prepare(db,
-                "INSERT INTO result(name, plan, evict, slots, budget_bytes, scope, replay_order,"
-                " bound, predictor, compute) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
-                " ON CONFLICT(plan) DO NOTHING",
-                &db->insert_plan));
-    TRY(prepare(db, "SELECT plan_id, done FROM result WHERE plan = ?1", &db->find_plan));
-    TRY(prepare(
+    TRY(study_db_prepare(
+        db,
+        "INSERT INTO result(name, plan, evict, slots, budget_bytes, scope, replay_order,"
+        " bound, predictor, compute) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+        " ON CONFLICT(plan) DO NOTHING",
+        &db->insert_plan));
+    TRY(study_db_prepare(db, "SELECT plan_id, done FROM result WHERE plan = ?1", &db->find_plan));
+    TRY(study_db_prepare(
         db,
         "UPDATE result SET lookups = ?2, hits = ?3, misses = ?4, miss_ratio = ?5,"
         " assignments = ?6, assignment_hits = ?7, loads = ?8, bytes_loaded = ?9,"
@@ -191,10 +75,11 @@ static Status prepare_all(StudyDb *db)
         " tbt_median_ns = ?25, tbt_p99_ns = ?26, tokens_per_s = ?27, evicted_young = ?28, done = 1"
         " WHERE plan_id = ?1",
         &db->update));
-    return prepare(db,
-                   "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
-                   " VALUES(?1, ?2, ?3, ?4, ?5)",
-                   &db->insert_layer);
+    return study_db_prepare(
+        db,
+        "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
+        " VALUES(?1, ?2, ?3, ?4, ?5)",
+        &db->insert_layer);
 }
 
 static Status begin(StudyDb *db)
@@ -221,12 +106,12 @@ static Status commit(StudyDb *db)
 static Status look_at_file(StudyDb *db)
 {
     sqlite3_stmt *statement;
-    TRY(prepare(db, "PRAGMA page_count", &statement));
+    TRY(study_db_prepare(db, "PRAGMA page_count", &statement));
     int code = sqlite3_step(statement);
     bool empty = code == SQLITE_ROW && sqlite3_column_int64(statement, 0) == 0;
     sqlite3_finalize(statement);
     if (code != SQLITE_ROW)
-        return db_fail(db, code);
+        return study_db_fail(db, code);
     db->created = db->created || empty;
     return OK;
 }
@@ -257,8 +142,8 @@ static Status open_sqlite(StudyDb *db)
     } else {
         TRY(study_schema_check(db->sqlite, db->path));
         DB_TRY(db, sqlite3_create_function(db->sqlite, "agrees", 2, SQLITE_UTF8, NULL,
-                                           digests_agree, NULL, NULL));
-        TRY(check_scored(db));
+                                           study_db_digests_agree, NULL, NULL));
+        TRY(study_db_check_scored(db));
         TRY(upgrade(db));
     }
     return prepare_all(db);
@@ -309,21 +194,22 @@ static Status add_study(StudyDb *db, const Study *study, const char *trace_path)
     sqlite3_stmt *statement;
     char created[21];
     clock_wall_text(created);
-    TRY(prepare(db,
-                "INSERT INTO study(created, tool, name, study, trace, trace_digest, train_first,"
-                " train_end, test_first, test_end, hardware)"
-                " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE NOT EXISTS"
-                " (SELECT 1 FROM study WHERE study = ?4)",
-                &statement));
+    TRY(study_db_prepare(
+        db,
+        "INSERT INTO study(created, tool, name, study, trace, trace_digest, train_first,"
+        " train_end, test_first, test_end, hardware)"
+        " SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11 WHERE NOT EXISTS"
+        " (SELECT 1 FROM study WHERE study = ?4)",
+        &statement));
     sqlite3_bind_text(statement, 1, created, -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 2, "moebius " MOEBIUS_VERSION, -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 3, study->name, -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 4, study->text, -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 5, trace_path, -1, SQLITE_STATIC);
     sqlite3_bind_text(statement, 6, db->scored.digest.text, -1, SQLITE_STATIC);
-    bind_steps(statement, 7, parts->trains, &parts->train);
-    bind_steps(statement, 9, true, &parts->test);
-    bind_hardware(statement, 11, &db->scored);
+    study_db_bind_steps(statement, 7, parts->trains, &parts->train);
+    study_db_bind_steps(statement, 9, true, &parts->test);
+    study_db_bind_hardware(statement, 11, &db->scored);
     Status status = run(db, statement);
     sqlite3_finalize(statement);
     return status;
@@ -372,7 +258,7 @@ static Status find_plan(StudyDb *db, const char *text, StudyEntry *entry)
         entry->plan_id = sqlite3_column_int64(db->find_plan, 0);
         entry->done = sqlite3_column_int(db->find_plan, 1) != 0;
     } else {
-        status = db_fail(db, code);
+        status = study_db_fail(db, code);
     }
     sqlite3_reset(db->find_plan);
     return status;

@@ -15,6 +15,8 @@ enum {
     QUICK_REQUESTS = 8,
     QUICK_LENGTH = 256,
     QUICK_TOKENS = 512,
+    STATIC_LENGTH = 256,
+    STATIC_TOKENS = 1024,
     FEW_LAYERS = 6 /* whose experts are measured, at the least */
 };
 
@@ -101,15 +103,17 @@ static void look_for_known(Calibration *c)
 {
     const HardwareModel *model = hardware_model(c->hardware, c->model);
     c->knows_ops = calibration_knows(c, "host/copy", "");
-    c->knows_host = true;
+    c->knows_host = c->knows_static = true;
     for (int stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (uint32_t i = 0; i < model->n_ops[stack]; i++) {
             const HardwareOp *op = &model->ops[stack][i];
             char name[48];
             snprintf(name, sizeof name, "gpu/%s", op_name(op->op));
             c->knows_ops = c->knows_ops && calibration_knows(c, name, op->shape);
-            if (op->op == OP_EXPERTS)
-                c->knows_host = c->knows_host && calibration_knows(c, "host/experts", op->shape);
+            if (op->op != OP_EXPERTS)
+                continue;
+            c->knows_host = c->knows_host && calibration_knows(c, "host/experts", op->shape);
+            c->knows_static = c->knows_static && calibration_knows(c, "mask/experts", op->shape);
         }
 }
 
@@ -214,6 +218,21 @@ static Status measure_host(Calibration *c, const char *one)
     return status;
 }
 
+/* Of few MoE layers, with less room: masks are large. */
+static Status measure_static(Calibration *c, const char *one)
+{
+    const Plan plan = calibration_static_plan();
+    if (c->knows_static) {
+        c->done += c->static_total;
+        return OK;
+    }
+    uint32_t tokens = c->options->quick ? QUICK_TOKENS : STATIC_TOKENS;
+    TRY(calibration_open(c, one, &plan, room_of(c, false).requests, STATIC_LENGTH, tokens));
+    Status status = calibrate_static(c);
+    calibration_close(c);
+    return status;
+}
+
 static Status measure_buffered(Calibration *c, const char *few)
 {
     if (c->max_experts < 2)
@@ -254,6 +273,12 @@ static Status count(Calibration *c)
     if (status == OK)
         status = calibrate_host(c);
     c->host_total = c->total - c->host_total;
+    c->static_total = c->total;
+    c->max_tokens = c->options->quick ? QUICK_TOKENS : STATIC_TOKENS;
+    c->max_length = c->max_length < STATIC_LENGTH ? c->max_length : STATIC_LENGTH;
+    if (status == OK && c->config->n_moe_layers > 0)
+        status = calibrate_static(c);
+    c->static_total = c->total - c->static_total;
     c->max_experts = c->config->max_experts;
     c->counting = false;
     calibration_close(c);
@@ -283,6 +308,8 @@ Status calibrate_model(const CalibrateOptions *options, const char *model, Hardw
         status = measure_buffered(&c, few);
     if (status == OK && c.max_experts > 0)
         status = measure_host(&c, one);
+    if (status == OK && c.max_experts > 0)
+        status = measure_static(&c, one);
     if (status == OK)
         status = calibration_settle(&c);
     calibration_free(&c);

@@ -46,14 +46,19 @@ static Status note_coefficients(Calibration *c, HardwareMemory *out)
     return OK;
 }
 
+Status calibration_memory_for(const Calibration *c, uint32_t tokens, ExecutorMemory *memory)
+{
+    uint32_t length = LENGTH < c->max_length ? LENGTH : c->max_length / 2;
+    return memory_for(c, 1, length, tokens, memory);
+}
+
 static Status note_activations(Calibration *c)
 {
     static const char *const AXIS[] = {"tokens"};
-    uint32_t length = LENGTH < c->max_length ? LENGTH : c->max_length / 2;
     for (uint32_t tokens = 1; tokens <= 1 << 15; tokens *= 2) {
         ExecutorMemory memory;
         double at = tokens;
-        TRY(memory_for(c, 1, length, tokens, &memory));
+        TRY(calibration_memory_for(c, tokens, &memory));
         TRY(calibration_note(c, "memory/activations", c->model, UNIT_BYTES, AXIS, 1, &at,
                              working(&memory), 0));
     }
@@ -77,5 +82,6 @@ Status calibrate_memory(Calibration *c, HardwareModel *model)
 {
     TRY(note_slots(c, model));
     TRY(note_coefficients(c, &model->memory));
-    return note_activations(c);
+    TRY(note_activations(c));
+    return c->config->n_moe_layers > 0 ? calibrate_static_memory(c) : OK;
 }

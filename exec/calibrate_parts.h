@@ -78,10 +78,12 @@ typedef struct {
     bool counting; /* nothing is run, only counted in TOTAL */
     uint64_t done; /* kinds of steps */
     uint64_t total;
-    uint64_t few_total;  /* of these, of the model with few layers, */
-    uint64_t host_total; /* ... and with experts on the host */
-    bool knows_ops;      /* the profile that is added to has the model's operations, by shape, */
-    bool knows_host;     /* ... and its experts on the host */
+    uint64_t few_total;    /* of these, of the model with few layers, */
+    uint64_t host_total;   /* ... and with experts on the host, */
+    uint64_t static_total; /* ... and of static gating */
+    bool knows_ops;        /* the profile that is added to has the model's operations, by shape, */
+    bool knows_host;       /* ... and its experts on the host, */
+    bool knows_static;     /* ... and those of static gating */
 } Calibration;
 
 /* One kind of step: REQUESTS requests, from slot 0 on, take TOKENS each. */
@@ -184,6 +186,13 @@ Status calibrate_stamp(Calibration *c);
  * and what whole steps take besides them, by a coarse one. */
 Status calibrate_ops(Calibration *c);
 Status calibrate_whole(Calibration *c);
+/* Steps of static gating, of an executor that was opened for calibration_static_plan(); and what
+ * executors of such plans need of device memory, of one that is open. */
+Status calibrate_static(Calibration *c);
+Plan calibration_static_plan(void);
+Status calibrate_static_memory(Calibration *c);
+/* Device memory of C's model and plan, for steps of up to TOKENS of one request. */
+Status calibration_memory_for(const Calibration *c, uint32_t tokens, ExecutorMemory *memory);
 /* More places of operations by tokens, where their costs jump. */
 Status calibrate_refine(Calibration *c);
 /* Steps that wait for every event: C has a buffer with room for all experts of a layer but one. */

@@ -7,7 +7,14 @@
 
 #include "exec/calibrate_parts.h"
 
-enum { QUEUE_REPEATS = 7, QUEUE_QUICK_REPEATS = 3, QUEUE_WARM_UP = 2 };
+/* Costs are means over the layers of a step: where there are many of them, few steps are enough. */
+enum {
+    QUEUE_REPEATS = 7,
+    QUEUE_QUICK_REPEATS = 3,
+    QUEUE_LONG_REPEATS = 3,
+    QUEUE_MANY_LAYERS = 16,
+    QUEUE_WARM_UP = 2
+};
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};
@@ -38,7 +45,9 @@ static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat
 
 static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measured)
 {
-    uint32_t repeats = c->options->quick ? QUEUE_QUICK_REPEATS : QUEUE_REPEATS;
+    uint32_t repeats = c->options->quick                              ? QUEUE_QUICK_REPEATS
+                       : c->config->n_moe_layers >= QUEUE_MANY_LAYERS ? QUEUE_LONG_REPEATS
+                                                                      : QUEUE_REPEATS;
     bool one_thread = calibration_runs_at_once(c);
     StepOutput output;
     double ns;

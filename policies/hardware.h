@@ -13,6 +13,10 @@
  *   queued/route       the same where the host waits for it, with what it tells the host
  *   queued/experts     of a call that is given a list of experts, as where a buffer is: from the
  *                      end of queueing it to its end
+ *   limited/route      with the limit of static gating, by "tokens"; padded/experts, mask/experts:
+ *                      the experts of static gating, combining included, by "tokens" and "share",
+ *                      an expert's capacity as a share of them
+ *   gpu/predict        the router of a layer further on, asked before this layer's experts run
  *   host/experts       ... of a call that computes on the host's cores
  *   issue/OP           host time to queue OP where no graph is replayed
  *   issue/load         ... to begin one load; issue/await: to make the queue wait for one;
@@ -89,7 +93,8 @@ typedef struct {
 /* Device memory of an executor is the sum of
  *   weights_bytes, slots of each MoE layer,
  *   position_bytes * requests * length (caches), request_bytes * requests, length_bytes * length,
- *   and the table "memory/activations" of shape MODEL, by "tokens" of the largest step. */
+ *   and the table "memory/activations" of shape MODEL, by "tokens" of the largest step; with static
+ *   gating "memory/padded" or "memory/mask" in its place, by "tokens" and "share". */
 typedef struct {
     uint64_t weights_bytes;
     double position_bytes;

@@ -4,11 +4,12 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "policies/capacity.h"
 
 static const char *const AXIS_NAMES[AXES] = {
     [AXIS_TOKENS] = "tokens", [AXIS_REQUESTS] = "requests", [AXIS_CONTEXT] = "context",
     [AXIS_ROWS] = "rows",     [AXIS_ACTIVE] = "active",     [AXIS_LOAD] = "load",
-    [AXIS_BYTES] = "bytes"};
+    [AXIS_BYTES] = "bytes",   [AXIS_SHARE] = "share"};
 
 static Status find_axis(const CostTable *table, uint32_t axis, uint8_t *found)
 {
@@ -72,6 +73,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     *price = (OpPrice){.op = op->op,
                        .forced = {.table = COSTS_NONE},
                        .queued = {.table = COSTS_NONE},
+                       .limited = {.table = COSTS_NONE},
                        .predict = {.table = COSTS_NONE},
                        .issue_predict = {.table = COSTS_NONE},
                        .host = {.table = COSTS_NONE}};
@@ -79,6 +81,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
     if (op->op == OP_ROUTE) {
+        TRY(find_op_table(costs, "limited", op, &price->limited));
         TRY(find_op_table(costs, "forced", op, &price->forced));
         TRY(find_op_table(costs, "queued", op, &price->queued));
         TRY(op_costs_find(costs, "gpu/predict", op->shape, &price->predict));
@@ -89,6 +92,9 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(find_op_table(costs, "queued", op, &price->queued));
     if (price->queued.table == COSTS_NONE)
         price->queued = price->gpu;
+    if (costs->fixed != NULL)
+        TRY(find_op_table(costs, costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask" : "padded",
+                          op, &price->limited));
     return find_op_table(costs, "host", op, &price->host);
 }
 
@@ -124,9 +130,11 @@ static Status fill(OpCosts *costs)
     return OK;
 }
 
-Status op_costs_new(const Hardware *hardware, const char *model, OpCosts *costs)
+Status op_costs_new(const Hardware *hardware, const char *model, const Plan *plan, OpCosts *costs)
 {
-    *costs = (OpCosts){.hardware = hardware, .model = hardware_model(hardware, model)};
+    *costs = (OpCosts){.hardware = hardware,
+                       .model = hardware_model(hardware, model),
+                       .fixed = plan->gating.mode == GATING_STATIC ? plan : NULL};
     if (costs->model == NULL)
         return fail(ERR_INPUT,
                     "hardware profile: it does not know the model \"%s\": calibrate it with "
@@ -234,6 +242,15 @@ static double route_ns(OpCosts *costs, const OpPrice *price, const CostPoint *po
     return ns;
 }
 
+/* Router and experts of static gating, for which AT has the tokens. */
+static double fixed_ns(OpCosts *costs, const OpPrice *price, const CostPoint *at)
+{
+    CostPoint point = *at;
+    uint32_t tokens = (uint32_t)at->at[AXIS_TOKENS];
+    point.at[AXIS_SHARE] = (double)gating_capacity(costs->fixed, tokens) / tokens;
+    return op_costs_at(costs, &price->limited, &point, &costs->use[price->op]);
+}
+
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced)
 {
     CostPoint point = {0};
@@ -246,6 +263,8 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
         if (attends(price->op))
             gpu_ns = attend(costs, price, &step->groups[SPANS_ONE]) +
                      attend(costs, price, &step->groups[SPANS_SEVERAL]);
+        else if (costs->fixed != NULL && (price->op == OP_ROUTE || price->op == OP_EXPERTS))
+            gpu_ns = fixed_ns(costs, price, &point);
         else if (price->op == OP_ROUTE)
             gpu_ns = route_ns(costs, price, &point, issued, forced);
         else if (price->op != OP_EXPERTS)

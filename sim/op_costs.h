@@ -3,6 +3,7 @@
 #ifndef SIM_OP_COSTS_H
 #define SIM_OP_COSTS_H
 
+#include "policies/plan.h"
 #include "sim/costs.h"
 #include "sim/features.h"
 
@@ -15,6 +16,7 @@ typedef enum {
     AXIS_ACTIVE,
     AXIS_LOAD,
     AXIS_BYTES,
+    AXIS_SHARE,
     AXES
 } Axis;
 
@@ -66,6 +68,7 @@ typedef struct {
     CostRef host;   /* experts: on the host's cores */
     CostRef issue;
     CostRef slowdown;
+    CostRef limited; /* route, experts: of static gating */
     CostRef predict; /* route: the same router asked for a layer before its own */
     CostRef issue_predict;
     uint64_t gpu_ns; /* of the step that was priced last; experts: see op_costs_experts() */
@@ -86,14 +89,16 @@ typedef struct {
     OpPrice *prices;
     uint32_t n_prices;
     uint64_t launch_ns; /* to queue one kernel */
+    const Plan *fixed;  /* of static gating; NULL: gating is dynamic */
     bool predicts;      /* routers are asked ahead: that is priced, too */
     CostUse use[OPS];   /* by operation */
     CostUse other;      /* of all other tables */
 } OpCosts;
 
-/* MODEL is a name as in a trace. HARDWARE must outlive it. Fails with ERR_INPUT when the profile
+/* MODEL is a name as in a trace, PLAN says how is gated. HARDWARE and PLAN must outlive it. Fails
+ * with ERR_INPUT when the profile
  * does not know the model. */
-Status op_costs_new(const Hardware *hardware, const char *model, OpCosts *costs);
+Status op_costs_new(const Hardware *hardware, const char *model, const Plan *plan, OpCosts *costs);
 void op_costs_free(OpCosts *costs);
 
 /* The table NAME of SHAPE, or of no shape. Fails with ERR_INPUT when it has an axis that is not

@@ -3,11 +3,13 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "policies/capacity.h"
 #include "sim/timing_parts.h"
 
 bool timing_is_played(const Timing *timing, const StepOp *op)
 {
-    return op->op != OP_EXPERTS && (op->op != OP_HEAD || timing->options.logits);
+    bool combined = op->op == OP_COMBINE && timing->costs.fixed != NULL; /* with the experts */
+    return op->op != OP_EXPERTS && !combined && (op->op != OP_HEAD || timing->options.logits);
 }
 
 /* Adds up all operations of the step but its experts. */
@@ -146,12 +148,20 @@ static ExpertWork work_of(const TimingEvent *event)
     return work;
 }
 
+/* The experts of an event of a step that does not wait. */
+static uint64_t experts_ns(Timing *timing, const TimingEvent *event, uint32_t price)
+{
+    const ExpertWork work = work_of(event);
+    if (timing->costs.fixed != NULL)
+        return timing->costs.prices[price].gpu_ns;
+    return op_costs_experts(&timing->costs, price, &work, false);
+}
+
 /* The experts of an event of a step that is added up. */
 static void add_event(Timing *timing, const TimingEvent *event)
 {
     const LayerTime *layer = &timing->layers[event->layer_index];
-    const ExpertWork work = work_of(event);
-    uint64_t ns = op_costs_experts(&timing->costs, layer->price, &work, false) + timing->stamp_ns;
+    uint64_t ns = experts_ns(timing, event, layer->price) + timing->stamp_ns;
     timing->gpu_ns += ns;
     timing->op_ns[OP_EXPERTS] += ns;
     timing->layer_ns[layer->layer] += ns;
@@ -171,9 +181,8 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
         TRY(timing_experts(timing, event, actions, n_actions, experts->price));
         timing->gpu_ns += timing->stamp_ns;
     } else {
-        const ExpertWork work = work_of(event);
         run_op(timing, &timing->costs.prices[experts->price],
-               op_costs_experts(&timing->costs, experts->price, &work, false));
+               experts_ns(timing, event, experts->price));
     }
     return stamp(timing, experts);
 }
@@ -201,6 +210,7 @@ static uint64_t activations_of(Timing *timing, uint32_t tokens)
     if (timing->activation_tokens == tokens)
         return timing->activation_bytes;
     point.at[AXIS_TOKENS] = tokens;
+    point.at[AXIS_SHARE] = (double)gating_capacity(timing->options.plan, tokens) / tokens;
     timing->activation_tokens = tokens;
     timing->activation_bytes =
         op_costs_ns(&timing->costs, &timing->refs.activations, &point, &ignored);

@@ -93,6 +93,11 @@ static Status check_op(const Timing *timing, uint32_t number)
     const OpPrice *price = &timing->costs.prices[number];
     const char *shape = shape_of(&timing->costs, number);
     char name[64];
+    bool fixed = timing->costs.fixed != NULL;
+    if (fixed && price->op == OP_EXPERTS && price->limited.table == COSTS_NONE)
+        return lacks(timing, "padded/experts or mask/experts", shape);
+    if (fixed && price->op == OP_ROUTE && price->limited.table == COSTS_NONE)
+        return lacks(timing, "limited/route", shape);
     snprintf(name, sizeof name, "gpu/%s", op_name(price->op));
     if (price->gpu.table == COSTS_NONE && (price->op != OP_HEAD || timing->options.logits))
         return lacks(timing, name, shape);
@@ -115,8 +120,11 @@ static Status find_of_model(Timing *timing)
         snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
         TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest[mode]));
     }
-    return op_costs_find(costs, "memory/activations", costs->model->name,
-                         &timing->refs.activations);
+    const char *memory = costs->fixed == NULL                             ? "activations"
+                         : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
+                                                                          : "padded";
+    snprintf(shape, sizeof shape, "memory/%s", memory);
+    return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
 }
 
 static uint64_t constant(Timing *timing, const CostRef *ref)

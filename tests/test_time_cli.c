@@ -289,6 +289,40 @@ static void swap_first_and_last_experts(HardwareModel *model)
     *last = other;
 }
 
+static uint32_t find_table(const Hardware *hardware, const char *name)
+{
+    const CostTable *table = hardware_table(hardware, name, "");
+    assert_non_null(table);
+    return (uint32_t)(table - hardware->tables);
+}
+
+/* Every expert computes its capacity, whatever it is given: masks cost more than slots that are
+ * filled, and more capacity takes longer. */
+static double total_of_static(const char *dispatch, const char *factor)
+{
+    char mode[64];
+    char capacity[64];
+    snprintf(mode, sizeof mode, "gating.dispatch=%s", dispatch);
+    snprintf(capacity, sizeof capacity, "gating.capacity_factor=%s", factor);
+    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--set", "gating.mode=static",
+        "--set", mode, "--set", capacity, "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *json = parse_out();
+    const cJSON *time = at(json, "time");
+    assert_true(number(at(time, "ops_ns"), "experts") > 0);
+    assert_null(cJSON_GetObjectItem(at(time, "ops_ns"), "combine"));
+    double total = number(time, "total_ns");
+    cJSON_Delete(json);
+    return total;
+}
+
+static void static_gating_takes_as_long_as_its_capacity(void **unused)
+{
+    (void)unused;
+    assert_true(total_of_static("padded", "1") > total_of_static("padded", "0.1"));
+    assert_true(total_of_static("mask", "1") > total_of_static("mask", "0.1"));
+}
+
 static void profiles_that_do_not_fit_are_refused(void **unused)
 {
     (void)unused;
@@ -305,10 +339,19 @@ static void profiles_that_do_not_fit_are_refused(void **unused)
     refuses("does not know the model",
             (const char *const[]){"simulate", "--trace", trace, "--hardware", profile, "--model",
                                   "models/other", NULL});
-    refuses("gating.mode", (const char *const[]){"simulate", "--trace", trace, "--hardware",
-                                                 profile, "--set", "gating.mode=static", "--set",
-                                                 "gating.capacity_factor=0.5", NULL});
+    refuses("gating.mode: static with a buffer",
+            (const char *const[]){"simulate", "--trace", trace, "--hardware", profile, "--set",
+                                  "gating.mode=static", "--set", "gating.capacity_factor=0.5",
+                                  "--set", "buffer.slots=8", NULL});
     assert_ok(hardware_load(profile, &hardware));
+    snprintf(hardware.tables[find_table(&hardware, "copy/h2d")].name, sizeof hardware.tables->name,
+             "copy/other");
+    assert_ok(hardware_save(&hardware, other));
+    refuses("it has no table \"copy/h2d\", which times of this plan need",
+            (const char *const[]){"simulate", "--trace", trace, "--hardware", other, "--set",
+                                  "buffer.slots=8", NULL});
+    snprintf(hardware.tables[find_table(&hardware, "copy/other")].name,
+             sizeof hardware.tables->name, "copy/h2d");
     HardwareModel *model = &hardware.models[0];
     uint32_t experts = model->slots[0].experts;
     model->slots[0].experts = experts / 2;
@@ -344,6 +387,7 @@ int main(void)
         cmocka_unit_test(absurd_costs_stay_times),
         cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),
         cmocka_unit_test(several_plans_are_ranked),
+        cmocka_unit_test(static_gating_takes_as_long_as_its_capacity),
         cmocka_unit_test(profiles_that_do_not_fit_are_refused),
     };
     memory_install();

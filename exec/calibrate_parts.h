@@ -69,6 +69,7 @@ typedef struct {
     Arena arena;
     Samples samples;
     uint32_t first_expert; /* that forced routing begins with */
+    double cache_bytes;    /* of experts that the host's cache holds */
     double stamp_ns;       /* what a stamp adds to a step */
     double lag_ns;         /* see the table "lag" */
     DeviceClock clock;

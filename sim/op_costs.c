@@ -76,7 +76,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .limited = {.table = COSTS_NONE},
                        .predict = {.table = COSTS_NONE},
                        .issue_predict = {.table = COSTS_NONE},
-                       .host = {.table = COSTS_NONE}};
+                       .host = {.table = COSTS_NONE},
+                       .warm = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
@@ -95,6 +96,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     if (costs->fixed != NULL)
         TRY(find_op_table(costs, costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask" : "padded",
                           op, &price->limited));
+    TRY(op_costs_find(costs, "host/warm", op->shape, &price->warm));
     return find_op_table(costs, "host", op, &price->host);
 }
 
@@ -327,12 +329,15 @@ uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *wor
     return known->ns;
 }
 
-double op_costs_host_expert(OpCosts *costs, uint32_t number, uint32_t active, uint32_t rows)
+double op_costs_host_expert(OpCosts *costs, uint32_t number, uint32_t active, uint32_t rows,
+                            bool warm)
 {
+    const OpPrice *price = &costs->prices[number];
+    const CostRef *ref = warm && price->warm.table != COSTS_NONE ? &price->warm : &price->host;
     CostPoint point = {0};
     point.at[AXIS_ACTIVE] = active;
     point.at[AXIS_ROWS] = rows;
     point.at[AXIS_LOAD] = cost_load_of(rows);
-    double ns = op_costs_at(costs, &costs->prices[number].host, &point, &costs->use[OP_EXPERTS]);
+    double ns = op_costs_at(costs, ref, &point, &costs->use[OP_EXPERTS]);
     return ns > 0 ? ns : 0;
 }

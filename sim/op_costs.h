@@ -65,7 +65,8 @@ typedef struct {
     CostRef gpu;
     CostRef forced; /* route: of routing that is forced */
     CostRef queued; /* experts: of a call that is given a list; route: that the host waits for */
-    CostRef host;   /* experts: on the host's cores */
+    CostRef host;   /* experts: on the host's cores, */
+    CostRef warm;   /* ... with weights that its cache holds */
     CostRef issue;
     CostRef slowdown;
     CostRef limited; /* route, experts: of static gating */
@@ -118,8 +119,9 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
 uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns);
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
 uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
-/* Of one of ACTIVE experts of ROWS rows each that the host's cores compute together: all of them.
- */
-double op_costs_host_expert(OpCosts *costs, uint32_t price, uint32_t active, uint32_t rows);
+/* ACTIVE experts of ROWS rows each that the host's cores compute together; WARM: its cache has the
+ * weights. */
+double op_costs_host_expert(OpCosts *costs, uint32_t price, uint32_t active, uint32_t rows,
+                            bool warm);
 
 #endif

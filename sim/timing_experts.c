@@ -205,20 +205,6 @@ static void offer_host(const Event *event)
                       cross(timing, &timing->refs.d2h, tokens * layer->top_k * sizeof(uint32_t));
 }
 
-/* Each of the host's experts takes its share of the time of as many that have as many rows. */
-static uint64_t host_ns(const Event *event, const BufferAction *actions, uint32_t n_actions)
-{
-    const Timing *timing = event->timing;
-    uint32_t active = event->host.active;
-    double ns = 0;
-    for (uint32_t i = 0; i < n_actions; i++)
-        if (actions[i].kind == RESIDENCY_HOST)
-            ns += op_costs_host_expert(&event->timing->costs, event->price, active,
-                                       timing->rows_of[actions[i].expert]) /
-                  active;
-    return (uint64_t)ns;
-}
-
 /* The host computes its experts when all else is queued; what they give is fetched by the device,
  * and what is queued next waits for it. */
 static void run_host(Event *event, const BufferAction *actions, uint32_t n_actions)
@@ -227,7 +213,7 @@ static void run_host(Event *event, const BufferAction *actions, uint32_t n_actio
     if (event->host.active == 0)
         return;
     uint64_t start_ns = timing->host_ns;
-    timing->host_ns += host_ns(event, actions, n_actions);
+    timing->host_ns += timing_host_ns(timing, event->price, actions, n_actions);
     uint64_t fetched_ns = timing->host_ns;
     if (!timing->one_thread)
         fetched_ns += cross(timing, &timing->refs.h2d, event->host.rows * row_bytes(event));

@@ -35,6 +35,8 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
         layer->load_ns = later((uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s) +
                                    timing->throttle_ns,
                                layer->copy_ns + timing->throttle_least_ns);
+    if (plan->compute.mode != COMPUTE_ON_GPU)
+        TRY(mem_new(&layer->host_read, of->experts, sizeof *layer->host_read, "simulated experts"));
     return mem_new(&layer->prefetch, of->experts, sizeof *layer->prefetch, "simulated loads");
 }
 
@@ -195,12 +197,18 @@ Status timing_new(const TimingOptions *options, Timing **out)
     return OK;
 }
 
+static void free_layer(const LayerTime *layer)
+{
+    mem_free(layer->prefetch);
+    mem_free(layer->host_read);
+}
+
 void timing_free(Timing *timing)
 {
     if (timing == NULL)
         return;
     for (uint32_t i = 0; timing->layers != NULL && i < timing->options.n_layers; i++)
-        mem_free(timing->layers[i].prefetch);
+        free_layer(&timing->layers[i]);
     mem_free(timing->layers);
     mem_free(timing->slot_used);
     mem_free(timing->rows_of);
@@ -230,9 +238,14 @@ void timing_reset(Timing *timing)
     timing->copy_ns = 0;
     timing->rest_ns = 0;
     timing->n_shapes = 0;
-    for (uint32_t i = 0; i < timing->options.n_layers && timing->options.plan->buffer.on; i++)
-        memset(timing->layers[i].prefetch, 0,
-               timing->options.layers[i].experts * sizeof *timing->layers[i].prefetch);
+    timing->host_read = 0;
+    for (uint32_t i = 0; i < timing->options.n_layers && timing->options.plan->buffer.on; i++) {
+        const LayerTime *layer = &timing->layers[i];
+        uint32_t experts = timing->options.layers[i].experts;
+        memset(layer->prefetch, 0, experts * sizeof *layer->prefetch);
+        if (layer->host_read != NULL)
+            memset(layer->host_read, 0, experts * sizeof *layer->host_read);
+    }
     memset(timing->phases, 0, sizeof timing->phases);
     memset(timing->op_ns, 0, sizeof timing->op_ns);
     memset(timing->layer_ns, 0, timing->n_model_layers * sizeof *timing->layer_ns);

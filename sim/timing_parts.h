@@ -38,6 +38,8 @@ typedef struct {
     uint64_t copy_ns;       /* of a load beside nothing */
     uint64_t copy_busy_ns;  /* ... beside computation */
     PrefetchTime *prefetch; /* [experts] */
+    uint64_t *host_read; /* [experts] what the host had read when it had read the expert; 0: never;
+                            NULL unless the host computes */
 } LayerTime;
 
 struct Timing {
@@ -58,6 +60,7 @@ struct Timing {
         CostRef wake;
         CostRef h2d;
         CostRef d2h;
+        CostRef host_cache;
         CostRef stamp;
         CostRef rest[STEP_QUEUED + 1];
         CostRef activations;
@@ -77,6 +80,8 @@ struct Timing {
     uint64_t *slot_used; /* [slots of a scope] the flush in which the slot was last queued */
     uint32_t *rows_of;   /* [most experts] of the present event */
     uint64_t flush;
+    uint64_t host_read;  /* bytes of experts that the host has read */
+    uint64_t host_cache; /* ... and that its cache holds */
     uint32_t n_resident;
     uint32_t n_initial; /* residents of a fresh buffer */
     uint32_t n_experts;
@@ -150,6 +155,11 @@ Status timing_find_tables(Timing *timing);
 
 /* How a step that does not wait runs; notes its shape (sim/timing_shapes.c). */
 Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode);
+
+/* How long the host's cores compute the experts that ACTIONS leave to them: at least one
+ * (sim/timing_host.c). */
+uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *actions,
+                        uint32_t n_actions);
 
 /* The experts of one event: decisions carried out (sim/timing_experts.c). GPU_NS moves on to the
  * end of the last call. */

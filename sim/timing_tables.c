@@ -37,6 +37,7 @@ static const struct {
     {"throttle/least", offsetof(Timing, refs.throttle_least), NEEDED_BY_SLOW_LINKS},
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
     {"copy/d2h", offsetof(Timing, refs.d2h), NEEDED_BY_HOST_EXPERTS},
+    {"host/cache", offsetof(Timing, refs.host_cache), NEEDED_BY_HOST_EXPERTS},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
 };
 
@@ -162,6 +163,9 @@ static void price_constants(Timing *timing)
         price_queue(timing);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         price_slow_link(timing);
+    if (timing->refs.host_cache.table != COSTS_NONE &&
+        timing->options.plan->compute.mode != COMPUTE_ON_GPU)
+        timing->host_cache = constant(timing, &timing->refs.host_cache);
     if (is_needed(timing, NEEDED_BY_STAMPS))
         timing->stamp_ns = constant(timing, &timing->refs.stamp);
 }

@@ -1,0 +1,39 @@
+/* Experts on the host's cores. */
+#include "sim/timing_parts.h"
+
+static uint32_t count_host(const BufferAction *actions, uint32_t n)
+{
+    uint32_t active = 0;
+    for (uint32_t i = 0; i < n; i++)
+        active += actions[i].kind == RESIDENCY_HOST;
+    return active;
+}
+
+/* The host reads the expert of ACTION; true when it has not read more since the last time than its
+ * cache holds. */
+static bool read_expert(Timing *timing, const BufferAction *action)
+{
+    LayerTime *layer = &timing->layers[action->layer_index];
+    uint64_t *read = &layer->host_read[action->expert];
+    bool warm = *read > 0 && timing->host_read - *read + layer->slot_bytes <= timing->host_cache;
+    timing->host_read += layer->slot_bytes;
+    *read = timing->host_read;
+    return warm;
+}
+
+/* Each takes its share of the time of as many that have as many rows. */
+uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *actions,
+                        uint32_t n_actions)
+{
+    uint32_t active = count_host(actions, n_actions);
+    double ns = 0;
+    for (uint32_t i = 0; i < n_actions; i++) {
+        if (actions[i].kind != RESIDENCY_HOST)
+            continue;
+        bool warm = read_expert(timing, &actions[i]);
+        ns += op_costs_host_expert(&timing->costs, price, active,
+                                   timing->rows_of[actions[i].expert], warm) /
+              active;
+    }
+    return (uint64_t)ns;
+}

@@ -563,6 +563,12 @@ void buffer_run(ExpertBuffer *buffer, const BufferRun *run)
         buffer->run(scope_of(buffer, run->spans[0].layer_index), buffer->events, run);
 }
 
+void buffer_decide_plainly(ExpertBuffer *buffer)
+{
+    for (uint32_t i = 0; i < buffer->n_scopes; i++)
+        buffer->scopes[i].is_wide = false;
+}
+
 void buffer_tally(const ExpertBuffer *buffer, uint32_t layer_index, uint64_t *lookups,
                   uint64_t *hits)
 {

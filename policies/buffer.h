@@ -154,6 +154,9 @@ bool buffer_takes_runs(const ExpertBuffer *buffer);
 bool buffer_is_shared(const ExpertBuffer *buffer);
 /* The same decisions as buffer_event() makes of one event after the other. */
 void buffer_run(ExpertBuffer *buffer, const BufferRun *run);
+/* From now on runs are decided as on any machine: without AVX-512, which changes nothing but the
+ * time. For tests. */
+void buffer_decide_plainly(ExpertBuffer *buffer);
 /* Lookups of a layer since the start, and how many hit. */
 void buffer_tally(const ExpertBuffer *buffer, uint32_t layer_index, uint64_t *lookups,
                   uint64_t *hits);

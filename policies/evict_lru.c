@@ -1,6 +1,7 @@
 #include "policies/event_loop.h"
 #include "policies/recency.h"
 #include "policies/turns.h"
+#include "policies/wide.h"
 
 static void lru_touch(Scope *scope, uint32_t object)
 {
@@ -34,6 +35,13 @@ DEFINE_DECISIONS(lru, RULES)
 /* What follows decides as the rules do, with the moves of an event at once and hardly a branch that
  * depends on what is found. */
 
+/* VICTIM has been passed over by the ring's old end. */
+ALWAYS_INLINE void replace(Scope *scope, ScopeEvent *event, uint32_t victim, uint32_t object)
+{
+    recency_remove(scope, victim);
+    scope_replace(scope, event, victim, object);
+}
+
 /* True when it can: all weigh the same, and the ring has room. */
 static bool has_room_for(Scope *scope, const ScopeEvent *event)
 {
@@ -65,7 +73,7 @@ ALWAYS_INLINE uint32_t quick_batch_event(Scope *scope, ScopeEvent *event)
         if (scope_has_room(scope, event))
             scope_load(scope, event, object);
         else
-            scope_replace(scope, event, recency_walk_next(scope, ring, &walk), object);
+            replace(scope, event, recency_walk_next(scope, ring, &walk), object);
         scope->newest = object;
     }
     ring->tail = recency_walk_end(ring, &walk);
@@ -98,7 +106,7 @@ ALWAYS_INLINE bool decide_at_once(Scope *scope, ScopeEvent *event, uint32_t *n_m
     }
     for (uint32_t i = 0; i < *n_misses; i++) {
         uint32_t object = first + event->experts[scope->misses[i]];
-        scope_replace(scope, event, scope->aside[i], object);
+        replace(scope, event, scope->aside[i], object);
         scope->newest = object;
     }
     ring->tail = end;
@@ -133,7 +141,7 @@ ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
         reported = at + 1;
         turns.missed |= evicted;
         left = (left & (left - 1)) | evicted;
-        scope_replace(scope, event, victim, object);
+        replace(scope, event, victim, object);
         scope->newest = object;
     }
     turns_report_hits(scope, event, &turns, reported, event->n);
@@ -148,10 +156,20 @@ DEFINE_RUN(quick_batch, quick_batch_event)
 DEFINE_RUN(lru_staged, lru_staged_event)
 DEFINE_RUN(lru_serial, quick_serial_event)
 
+static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    wide_run(scope, events, run, wide_lru_serial, lru_serial);
+}
+
+static void run_batch(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    wide_run(scope, events, run, wide_lru_batch, quick_batch);
+}
+
 /* Least recently used: the one whose last lookup is longest ago. */
 const EvictionPolicy EVICT_LRU = {
     .name = "lru",
-    .run = {[ORDER_SERIAL] = lru_serial, [ORDER_BATCH] = quick_batch, [ORDER_STAGED] = lru_staged},
+    .run = {[ORDER_SERIAL] = run_serial, [ORDER_BATCH] = run_batch, [ORDER_STAGED] = lru_staged},
     .prefetch = lru_prefetch,
     .needs_positions = true,
     .needs_turns = true,

@@ -43,6 +43,7 @@ typedef struct {
     uint32_t young;      /* so many residents, the newest, are young */
     uint32_t newest;     /* the object loaded last, or NOBODY */
     uint16_t event;      /* number of the event, from 1 and round again */
+    bool is_wide;        /* runs may be wide */
     bool marked;         /* A carries this event's mark */
     uint32_t outside;    /* residents outside A; valid once marked */
     uint64_t kept;       /* prefetching: what those that must stay take of the budget */

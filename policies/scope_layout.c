@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "policies/wide.h"
 
 /* One pass of the arrays of a scope over ARENA: reserves them, or takes them when it has a base. */
 static void *piece(Arena *arena, bool wanted, size_t count, size_t size)
@@ -30,17 +31,18 @@ static void lay_out_rings(const EvictionPolicy *policy, Scope *scope, Arena *are
     }
 }
 
+/* What is by object, and by slot, has an entry for nobody (policies/wide.h). */
 static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t widest, Arena *arena)
 {
     size_t objects = scope->n_objects;
     size_t slots = scope->n_slots;
     size_t nodes = n_lists(policy, scope) > 0 ? objects + n_lists(policy, scope) : 0;
     bool counts = policy->needs_counts;
-    scope->resident = piece(arena, true, objects, sizeof *scope->resident);
-    scope->slot = piece(arena, true, objects, sizeof *scope->slot);
+    scope->resident = piece(arena, true, objects + 1, sizeof *scope->resident);
+    scope->slot = piece(arena, true, objects + 1, sizeof *scope->slot);
     scope->mark = piece(arena, true, objects, sizeof *scope->mark);
-    scope->loaded_at = piece(arena, true, objects, sizeof *scope->loaded_at);
-    scope->slot_object = piece(arena, true, slots, sizeof *scope->slot_object);
+    scope->loaded_at = piece(arena, true, objects + 1, sizeof *scope->loaded_at);
+    scope->slot_object = piece(arena, true, slots + 1, sizeof *scope->slot_object);
     scope->free_slots = piece(arena, true, slots, sizeof *scope->free_slots);
     scope->misses = piece(arena, true, widest, sizeof *scope->misses);
     scope->missed = piece(arena, true, widest, sizeof *scope->missed);
@@ -57,7 +59,7 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     scope->flag = piece(arena, policy->needs_flags, objects, sizeof *scope->flag);
     scope->list = piece(arena, policy->needs_flags, objects, sizeof *scope->list);
     scope->value = piece(arena, policy->needs_values, objects, sizeof *scope->value);
-    scope->position = piece(arena, policy->needs_positions, objects, sizeof *scope->position);
+    scope->position = piece(arena, policy->needs_positions, objects + 1, sizeof *scope->position);
     scope->turn = piece(arena, policy->needs_turns, objects, sizeof *scope->turn);
     scope->nodes = piece(arena, nodes > 0, nodes, sizeof *scope->nodes);
     lay_out_rings(policy, scope, arena);
@@ -69,8 +71,10 @@ Status scopes_make(const EvictionPolicy *policy, Scope *scopes, uint32_t n, uint
     for (uint32_t i = 0; i < n; i++)
         lay_out_scope(policy, &scopes[i], widest, &arena);
     TRY(arena_commit(&arena, "expert buffer"));
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         lay_out_scope(policy, &scopes[i], widest, &arena);
+        scopes[i].is_wide = wide_is_supported();
+    }
     return OK;
 }
 
@@ -82,14 +86,15 @@ void scopes_free(Scope *scopes)
 static void reset_residency(Scope *scope)
 {
     size_t objects = scope->n_objects;
-    memset(scope->resident, 0, objects * sizeof *scope->resident);
+    memset(scope->resident, 0, (objects + 1) * sizeof *scope->resident);
     memset(scope->mark, 0, objects * sizeof *scope->mark);
     for (uint32_t i = 0; i < scope->n_slots; i++) {
         scope->slot_object[i] = NOBODY;
         scope->free_slots[i] = scope->n_slots - 1 - i;
     }
     scope->n_free = scope->n_slots;
-    memset(scope->loaded_at, 0, objects * sizeof *scope->loaded_at);
+    scope->slot[objects] = scope->n_slots;
+    memset(scope->loaded_at, 0, (objects + 1) * sizeof *scope->loaded_at);
     scope->n_residents = 0;
     scope->n_loaded = 0;
     scope->newest = NOBODY;
@@ -106,7 +111,7 @@ static void reset_order(const EvictionPolicy *policy, Scope *scope)
     }
     for (uint32_t i = 0; i < policy->n_rings; i++)
         scope->rings[i].tail = scope->rings[i].head = 0;
-    for (uint32_t i = 0; policy->needs_positions && i < scope->n_objects; i++)
+    for (uint32_t i = 0; policy->needs_positions && i <= scope->n_objects; i++)
         scope->position[i] = NOBODY;
 }
 

@@ -1,4 +1,5 @@
-/* Runs of events decide what the same events decide one by one, and leave the same buffer. */
+/* Runs of events decide what the same events decide one by one, and leave the same buffer; on any
+ * machine, and with AVX-512. */
 #include "base/status.h" /* before cmocka, which has a macro called fail */
 #include "tests/support.h"
 
@@ -247,7 +248,7 @@ static void walk(Pair *pair, uint64_t *state)
     }
 }
 
-static void walk_twice(const PackedTrace *trace, const Plan *plan)
+static void walk_by_both(const PackedTrace *trace, const Plan *plan, bool plainly)
 {
     static Pair pair;
     ReplayFuture future = {0};
@@ -258,6 +259,8 @@ static void walk_twice(const PackedTrace *trace, const Plan *plan)
     assert_ok(buffer_new(plan, trace->layers, trace->n_layers, &pair.one_by_one));
     assert_ok(buffer_new(plan, trace->layers, trace->n_layers, &pair.in_runs));
     assert_true(buffer_takes_runs(pair.in_runs));
+    if (plainly)
+        buffer_decide_plainly(pair.in_runs);
     size_t actions = buffer_max_actions(pair.one_by_one, trace->max_active);
     assert_ok(mem_new(&pair.actions, actions + 1, sizeof *pair.actions, "test"));
     assert_ok(mem_new(&pair.touches, trace->n_lookups, sizeof *pair.touches, "test"));
@@ -270,6 +273,12 @@ static void walk_twice(const PackedTrace *trace, const Plan *plan)
     buffer_free(pair.in_runs);
     buffer_free(pair.one_by_one);
     replay_future_free(&future);
+}
+
+static void walk_twice(const PackedTrace *trace, const Plan *plan)
+{
+    walk_by_both(trace, plan, false);
+    walk_by_both(trace, plan, true);
 }
 
 static void runs_and_single_events_leave_the_same_buffer(void **unused)

@@ -1,0 +1,63 @@
+/* Runs of small events that nobody watches, with all of A in one vector (AVX-512). Inside policies/
+ * only.
+ *
+ * What an event costs is what the processor guesses wrong: which lookups hit, and how many. Here
+ * hardly anything branches on either: lookups are lanes, what is found is a mask, victims are
+ * picked out of windows of neighbours in the policy's order, and misses are exchanged in groups of
+ * four, the last of which is filled up with nobody: the object n_objects, which has entries of its
+ * own in what is by object, and a slot of its own behind the last.
+ *
+ * A policy's wide run decides what its plain one decides, in the cases that make up nearly all of a
+ * replay, and leaves the others to it. */
+#ifndef POLICIES_WIDE_H
+#define POLICIES_WIDE_H
+
+#include "policies/event_loop.h"
+
+/* Most lookups of an event, and fewest slots of a scope. */
+enum { WIDE_LANES = 8, WIDE_SLOTS = 32 };
+
+/* Decides the events of RUN, which is quiet, from number FROM on for as long as it can; returns the
+ * number of the first that is left, which may be all. */
+typedef uint32_t (*WideRun)(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+
+/* True when this machine has what wide runs need. */
+bool wide_is_supported(void);
+
+uint32_t wide_lru_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+uint32_t wide_lru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+
+/* Defines a wide run for machines of another kind. */
+#define WIDE_NONE(name)                                                                            \
+    uint32_t name(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from)           \
+    {                                                                                              \
+        (void)scope;                                                                               \
+        (void)events;                                                                              \
+        (void)run;                                                                                 \
+        return from;                                                                               \
+    }
+
+/* True when WIDE can decide SPAN: every miss takes one victim, and A has a lane each. */
+ALWAYS_INLINE bool wide_can(const Scope *scope, BufferSpan span)
+{
+    return scope->n_free == 0 && span.n <= WIDE_LANES;
+}
+
+/* Decides RUN by WIDE where that goes, and else by PLAIN. */
+ALWAYS_INLINE void wide_run(Scope *scope, ScopeEvent *events, const BufferRun *run, WideRun wide,
+                            EvictionRun plain)
+{
+    BufferRun one = *run;
+    uint32_t from = 0;
+    if (!scope->is_wide || !is_quiet(scope, events, run) || scope->n_slots < WIDE_SLOTS) {
+        plain(scope, events, run);
+        return;
+    }
+    while ((from = wide(scope, events, run, from)) < run->n_spans) {
+        one.spans = run->spans + from++;
+        one.n_spans = 1;
+        plain(scope, events, &one);
+    }
+}
+
+#endif

@@ -317,6 +317,35 @@ static Status measure_prompt(Calibration *c, uint32_t requests, uint32_t tokens)
     return measure_place(c, requests, tokens, most, 1);
 }
 
+/* The encoder's operations are queued, too. */
+static Status measure_source(Calibration *c, uint32_t requests, uint32_t tokens)
+{
+    const StepKind kind = {
+        .stack = STACK_ENCODER, .requests = requests, .tokens = tokens, .forced = true};
+    uint32_t all = requests * tokens;
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t most = c->config->max_experts - 1;
+    uint32_t active = all * top_k < most ? all * top_k : most;
+    StepMeasured measured;
+    if (requests > c->max_requests || all > c->max_tokens || tokens > c->max_length ||
+        active < top_k || calibration_only_counts(c))
+        return OK;
+    double load = calibration_force(c, STACK_ENCODER, all, active, 0);
+    const double at[COST_AXES] = {active, (double)all * top_k / active, load};
+    TRY(measure(c, &kind, &measured));
+    return note_costs(c, &kind, &measured, at);
+}
+
+static Status measure_sources(Calibration *c)
+{
+    static const uint32_t PLACES[][2] = {{1, 1},   {1, 8},  {1, 16},  {1, 32},  {1, 64},
+                                         {1, 128}, {4, 64}, {16, 16}, {16, 32}, {16, 64}};
+    size_t n = c->options->quick ? 2 : sizeof PLACES / sizeof *PLACES;
+    for (size_t i = 0; i < n && model_is_encoder_decoder(c->config); i++)
+        TRY(measure_source(c, PLACES[i][0], PLACES[i][1]));
+    return OK;
+}
+
 static Status measure_hits(Calibration *c)
 {
     static const uint32_t REQUESTS[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 0};
@@ -338,5 +367,6 @@ Status calibrate_queue(Calibration *c)
         return OK;
     TRY(calibrate_loads(c));
     TRY(measure_hits(c));
+    TRY(measure_sources(c));
     return calibrate_ahead(c);
 }

@@ -33,7 +33,7 @@ static Plan make_plan(const char *text)
 }
 
 /* Every eviction that knows no future, order and scope, with predictors in turn; sizes grow and
- * shrink. */
+ * shrink. Static gating by masks, then padded. */
 static size_t make_plans(Plan *plans)
 {
     static const char *const PREDICTORS[] = {"none",      "frequency",  "previous-step",
@@ -61,6 +61,14 @@ static size_t make_plans(Plan *plans)
                            "\"hot\":{\"0\":[1,2],\"1\":[0,3,4],\"2\":[7]}}}");
     plans[n++] = make_plan("{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
                            "\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
+    for (int mask = 1; mask >= 0; mask--) {
+        char text[256];
+        snprintf(text, sizeof text,
+                 "{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\",\"capacity_factor\":0.5,"
+                 "\"dispatch\":\"%s\"},\"buffer\":null}",
+                 mask ? "mask" : "padded");
+        plans[n++] = make_plan(text);
+    }
     plans[n++] = plan_default();
     assert_true(n <= MOST_PLANS);
     return n;

@@ -7,7 +7,7 @@
 #include "exec/layout.h"
 
 /* Slots computed at a time: enough that the device is busy with whole tiles. */
-enum { SLOTS_AT_ONCE = 65536, PIECES = 11, PIECE_SLACK = 256 };
+enum { SLOTS_AT_ONCE = 65536, PIECES = 12, PIECE_SLACK = 256 };
 
 static StaticTiles tiles_of(uint32_t capacity)
 {
@@ -77,11 +77,10 @@ size_t static_gating_bytes(const DeviceOptions *options, bool bf16)
     StaticSize size = measure(options, bf16);
     size_t rows = add(times(size.slots, 2 * size.d_model), times(size.inside, size.d_ff));
     size_t small = size.tiles * sizeof(RowGroup) + PIECES * PIECE_SLACK;
+    small = add(small, times(size.assignments, sizeof(uint32_t)));
     if (size.mask) {
         rows = add(rows, times(size.tokens, size.d_model));
         rows = add(rows, times(times(2, size.tokens), size.slots));
-    } else {
-        small = add(small, times(size.assignments, sizeof(uint32_t)));
     }
     return add(times(rows, size.element), small);
 }
@@ -110,8 +109,9 @@ Status static_gating_open(const DeviceOptions *options, bool bf16, const Cublas 
                     "numbers must be a multiple of 4",
                     size.slots, size.d_model, INT32_MAX);
     TRY(take_rows(&size, arena, gating));
+    TRY(device_arena_take(arena, size.assignments, sizeof(uint32_t), &gating->slot_of));
     if (!size.mask)
-        return device_arena_take(arena, size.assignments, sizeof(uint32_t), &gating->slot_of);
+        return OK;
     size_t mask = times(size.tokens, size.slots);
     TRY(device_arena_take(arena, times(size.tokens, size.d_model), size.element, &gating->in));
     TRY(device_arena_take(arena, mask, size.element, &gating->dispatch));

@@ -30,7 +30,7 @@ typedef struct {
     void *in;          /* mask: [max_tokens][d_model] */
     void *dispatch;    /* mask: [max_tokens][slots] */
     void *weights;     /* mask: [max_tokens][slots] */
-    uint32_t *slot_of; /* else: [max_tokens * top_k] of an assignment that was not dropped */
+    uint32_t *slot_of; /* padded: [max_tokens * top_k] of an assignment that was not dropped */
     bool bf16;
     GroupTable table;
     void *gathered; /* [slots][d_model] */

@@ -84,8 +84,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .summary =
             prefill ? "Measures a step that takes whole prompts (of encoder-decoder models: whole "
                       "sources, through the\nencoder)."
-                    : "Measures a step of one token for each request of a batch, logits on the "
-                      "host included.",
+                    : "Measures a step of one token for each request of a batch, the greedy choice "
+                      "of the next\nincluded.",
         .example = prefill
                        ? "moebius bench prefill --model shape:qwen3-30b-a3b --device cuda "
                          "--batch 16x1024"

@@ -89,6 +89,7 @@ Status step_bench_run(StepBench *bench, const StepBenchStep *step, StepOutput *o
                              .kv_slot = bench->slot,
                              .position = bench->position,
                              .logits = step->logits,
+                             .greedy = step->logits == LOGITS_LAST,
                              .timing = step->timing,
                              .forced_experts = bench->forced};
     uint64_t start_ns = clock_ns();

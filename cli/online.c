@@ -185,7 +185,7 @@ Status executor_for_trace(const Checkpoint *checkpoint, const RunTraceOptions *r
     options->max_requests = shape->max_requests;
     options->max_length = shape->max_length;
     options->max_tokens = shape->max_tokens;
-    options->logits = run->logits;
+    options->logits = run->greedy ? LOGITS_LAST : LOGITS_NONE;
     return executor_open(checkpoint, options, executor);
 }
 

@@ -87,7 +87,7 @@ RunTraceOptions validation_run_options(const Validation *validation, const Plan 
                              .forced = validation->forced,
                              .tokens = arguments->tokens.file != NULL ? &validation->set : NULL,
                              .scores = plan_needs_signals(plan).scores ? SCORES_ALL : SCORES_NONE,
-                             .logits = arguments->hardware != NULL ? LOGITS_LAST : LOGITS_NONE,
+                             .greedy = arguments->hardware != NULL,
                              .residency = true};
 }
 

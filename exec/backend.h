@@ -342,6 +342,10 @@ typedef struct {
     /* found[row] = 1 where row ROW of IN [rows][columns] has a NaN, else 0. */
     Status (*find_nan)(Device *device, const float *in, uint32_t rows, size_t columns,
                        uint32_t *found);
+    /* best[row] = the place of the largest in row ROW of IN [rows][columns], the lowest of equals;
+     * UINT32_MAX where the row has a NaN. */
+    Status (*find_best)(Device *device, const float *in, uint32_t rows, uint32_t columns,
+                        uint32_t *best);
     /* out[token][head] = in[token][head] * weights[head]^T */
     Status (*linear_heads)(Device *device, const HeadMatrices *matrices, const float *in,
                            uint32_t tokens, float *out);

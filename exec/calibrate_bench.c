@@ -183,6 +183,7 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
     bool encoder = kind->stack == STACK_ENCODER;
     StepInput input = {.stack = kind->stack,
                        .logits = encoder ? LOGITS_NONE : LOGITS_LAST,
+                       .greedy = !encoder,
                        .timing = timing,
                        .forced_experts = kind->forced ? c->forced : NULL};
     if (!encoder)

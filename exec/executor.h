@@ -102,6 +102,7 @@ typedef struct {
     const uint32_t *source_slot; /* [tokens] the source that each token's request looks at; NULL:
                                     the one in the slot of the same number */
     LogitsWanted logits;         /* an encoder has none */
+    bool greedy;                 /* of each row of logits OUTPUT->best is wanted, and no more */
     bool timing;                 /* OUTPUT->timing is wanted; costs a little */
     bool scores;                 /* OUTPUT->router_scores are wanted; large, for prompts */
     /* Forced routing, or NULL to ask the router: per MoE layer of the stack [tokens][top_k], one
@@ -131,6 +132,8 @@ typedef struct {
     size_t n_residency;
     const float *logits; /* [n_logits][vocabulary] in token order, or NULL */
     uint32_t n_logits;
+    const uint32_t *best;       /* [n_logits] of a greedy step: the token with the largest logit, of
+                                   equals the lowest; else NULL */
     const float *router_scores; /* per MoE layer [tokens][experts] probabilities over all experts;
                                    NULL unless wanted */
     /* As in TraceStep, of options.predictions distances. */

@@ -115,10 +115,22 @@ static Status end_encoder(const Step *step)
     return forward_fill_cross_caches(step);
 }
 
-static Status compute_logits(const Step *step)
+/* What the host gets of N rows of logits, from ROW of the step's on: a token each, or all. */
+static Status end_logits(const Step *step, uint32_t row, uint32_t n)
 {
     const Forward *f = step->forward;
     size_t vocabulary = f->config->vocabulary;
+    uint32_t *found = f->at.found + 1 + row;
+    if (step->input->greedy)
+        return f->backend->find_best(f->device, f->at.logits, n, (uint32_t)vocabulary, found);
+    TRY(f->backend->find_nan(f->device, f->at.logits, n, vocabulary, found));
+    return f->backend->fetch(f->device, f->host.logits + row * vocabulary, f->at.logits,
+                             n * vocabulary * sizeof(float));
+}
+
+static Status compute_logits(const Step *step)
+{
+    const Forward *f = step->forward;
     const uint32_t *picked = step->input->logits == LOGITS_LAST ? f->at.picked : NULL;
     TRY(f->backend->norm(f->device, &f->weights.final_norm, f->at.hidden, picked, step->n_logits,
                          f->config->d_model, f->at.normed));
@@ -126,10 +138,7 @@ static Status compute_logits(const Step *step)
         uint32_t n = step->n_logits - row < LOGIT_ROWS ? step->n_logits - row : LOGIT_ROWS;
         TRY(f->backend->linear(f->device, f->at.normed + (size_t)row * f->config->d_model,
                                &f->weights.head, n, false, f->at.logits));
-        TRY(f->backend->find_nan(f->device, f->at.logits, n, vocabulary,
-                                 f->at.found_nan + 1 + row));
-        TRY(f->backend->fetch(f->device, f->host.logits + row * vocabulary, f->at.logits,
-                              n * vocabulary * sizeof(float)));
+        TRY(end_logits(step, row, n));
     }
     return forward_stamp(step, f->config->n_layers - 1, OP_HEAD);
 }
@@ -137,7 +146,7 @@ static Status compute_logits(const Step *step)
 static Status check_logits(const Step *step)
 {
     for (uint32_t row = 0; row < step->n_logits; row++) {
-        if (!step->forward->host.found_nan[1 + row])
+        if (step->forward->host.found[1 + row] != (step->input->greedy ? UINT32_MAX : 1))
             continue;
         const Span *span = &step->spans.host[step->input->logits == LOGITS_ALL ? 0 : row];
         uint32_t token =
@@ -210,7 +219,7 @@ static Status check_routing(Step *step)
     for (step->moe_layer = step->first_moe_layer; step->moe_layer < step->end_moe_layer;
          step->moe_layer++) {
         const TraceLayer *layer = &f->slots.trace_layers[step->moe_layer];
-        if (f->host.found_nan[0])
+        if (f->host.found[0])
             TRY(check_layer_routing(step, layer->layer, f->host.weights + step->routed));
         if (!step->waits)
             note_event(step);
@@ -364,9 +373,9 @@ static Status fetch_routing(const Step *step)
     const Forward *f = step->forward;
     size_t groups =
         (step->end_moe_layer - step->first_moe_layer) * ((size_t)f->config->max_experts + 1);
-    TRY(f->backend->find_nan(f->device, f->at.route_weights, 1, step->routed, f->at.found_nan));
-    TRY(f->backend->fetch(f->device, f->host.found_nan, f->at.found_nan,
-                          ((size_t)step->n_logits + 1) * sizeof *f->host.found_nan));
+    TRY(f->backend->find_nan(f->device, f->at.route_weights, 1, step->routed, f->at.found));
+    TRY(f->backend->fetch(f->device, f->host.found, f->at.found,
+                          ((size_t)step->n_logits + 1) * sizeof *f->host.found));
     if (!is_large(step))
         TRY(fetch_choices(step));
     return f->backend->fetch(f->device,
@@ -403,7 +412,8 @@ static StepShape shape_of(const Step *step)
                              input->scores,
                              input->forced_experts != NULL,
                              input->forced_weights != NULL,
-                             step->rotary == &f->weights.rotary[1]};
+                             step->rotary == &f->weights.rotary[1],
+                             input->greedy};
     uint32_t variant = 0;
     for (size_t i = 0; i < sizeof bits / sizeof *bits; i++)
         variant |= bits[i] << i;
@@ -458,8 +468,9 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
                            .weights = f->host.weights,
                            .residency = f->slots.residency,
                            .n_residency = f->slots.n_residency,
-                           .logits = step.n_logits > 0 ? f->host.logits : NULL,
+                           .logits = step.n_logits > 0 && !input->greedy ? f->host.logits : NULL,
                            .n_logits = step.n_logits,
+                           .best = input->greedy ? f->host.found + 1 : NULL,
                            .router_scores = input->scores ? f->host.scores : NULL,
                            .n_distances = f->ahead.recorded,
                            .predicted = f->ahead.experts,

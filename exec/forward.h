@@ -33,7 +33,8 @@ typedef struct {
     float *forced_weights;
     uint32_t *row_groups; /* per MoE layer [max_experts + 1]: RowGroups.first */
     uint32_t *group_rows; /* [T * K] RowGroups.rows */
-    uint32_t *found_nan;  /* [1 + rows of logits]: in the routing's weights, in each row */
+    uint32_t *found;      /* [1 + rows of logits]: 1 where the routing's weights have a NaN, else 0;
+                             of each row the same, or in a greedy step its best token */
     void *expert_out;     /* what the experts give, in the backend's form */
     float *logits;        /* [LOGIT_ROWS][vocabulary] */
     void *keys;       /* decoder layers' caches, one after the other: [max_requests][max_length] */
@@ -70,7 +71,7 @@ typedef struct {
     float *scores;        /* per MoE layer [tokens][experts] */
     float *logits;        /* [rows wanted][vocabulary] */
     uint32_t *row_groups; /* per MoE layer [max_experts + 1] */
-    uint32_t *found_nan;
+    uint32_t *found;
 } ForwardHost;
 
 /* Predictions of the routing of layers ahead (exec/forward_ahead.c). The part of distance D begins

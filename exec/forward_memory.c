@@ -179,7 +179,7 @@ static void lay_out_routing(const Forward *forward, Activations *at, Arena *aren
     at->row_groups = lay_out(arena, times(config->n_moe_layers, (size_t)config->max_experts + 1),
                              sizeof *at->row_groups);
     at->group_rows = lay_out(arena, rows, sizeof *at->group_rows);
-    at->found_nan = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *at->found_nan);
+    at->found = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *at->found);
     at->expert_out = lay_out(arena, forward->sizes.expert_out, 1);
 }
 
@@ -236,7 +236,7 @@ void forward_lay_out_pinned(Forward *forward, Arena *arena)
     forward_lay_out_ahead_pinned(forward, times(tokens, sums.top_k), arena);
     host->row_groups = lay_out(arena, times(config->n_moe_layers, (size_t)config->max_experts + 1),
                                sizeof *host->row_groups);
-    host->found_nan = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *host->found_nan);
+    host->found = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *host->found);
 }
 
 uint32_t forward_max_stamps(const ModelConfig *config)

@@ -191,7 +191,9 @@ uint32_t run_generate(const Run *run, uint32_t number)
 void run_accept_token(Run *run, Running *line, const StepOutput *output)
 {
     size_t vocabulary = run->config->vocabulary;
-    line->pending = best_token(output->logits + line->logit_row * vocabulary, (uint32_t)vocabulary);
+    line->pending = output->best != NULL ? output->best[line->logit_row]
+                                         : best_token(output->logits + line->logit_row * vocabulary,
+                                                      (uint32_t)vocabulary);
     if (run->output != NULL)
         run->output[line->number][line->n_output] = line->pending;
     line->n_output++;
@@ -218,6 +220,7 @@ Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *outp
                       .request = run->request,
                       .position = run->position,
                       .token = run->token};
+    LogitsWanted wanted = run->options->logits;
     const StepInput input = {.tokens = run->n_tokens,
                              .token = run->token,
                              .kv_slot = run->kv_slot,
@@ -226,8 +229,9 @@ Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *outp
                              .forced_experts = run_forced(run, STACK_DECODER),
                              .timing = run->options->timing,
                              .scores = run->options->scores != SCORES_NONE,
-                             .logits =
-                                 run->options->logits > needed ? run->options->logits : needed};
+                             .logits = wanted > needed ? wanted : needed,
+                             .greedy =
+                                 needed != LOGITS_NONE && wanted == LOGITS_NONE && run->beams == 1};
     run->n_tokens = 0;
     run->n_spans = 0;
     return run_step(&run->context, &step, &input, output);

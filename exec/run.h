@@ -78,7 +78,8 @@ typedef struct {
     bool forced;            /* routing from the trace; otherwise the router decides */
     const TokenSet *tokens; /* token ids of the requests by their number, for those the trace does
                                not have; where it has them they must be equal. NULL: none */
-    LogitsWanted logits;    /* of the decoder's steps; the executor must be open for them */
+    bool greedy;            /* the decoder's steps choose a token for each of their requests, which
+                               goes nowhere; the executor must be open for LOGITS_LAST */
     bool timing;            /* record each operation's time */
     bool residency;         /* record residency also when the plan's buffer is off */
     uint32_t scores;        /* as in RunOptions */

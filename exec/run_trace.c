@@ -119,6 +119,7 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
     uint64_t index = runner->context.totals->steps;
     bool forced = runner->options->forced;
     bool has_tokens = traced->token != NULL || runner->options->tokens != NULL;
+    bool greedy = runner->options->greedy && traced->stack == STACK_DECODER;
     TRY(place_tokens(runner, traced));
     StepInput input = {.stack = traced->stack,
                        .tokens = traced->tokens,
@@ -126,8 +127,8 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
                        .kv_slot = runner->kv_slot,
                        .source_slot = runner->source_slot,
                        .position = traced->position,
-                       .logits =
-                           traced->stack == STACK_DECODER ? runner->options->logits : LOGITS_NONE,
+                       .logits = greedy ? LOGITS_LAST : LOGITS_NONE,
+                       .greedy = greedy,
                        .timing = runner->options->timing,
                        .scores = runner->options->scores != SCORES_NONE,
                        .forced_experts = forced ? traced->experts : NULL,

@@ -114,6 +114,34 @@ static void forced_routing_is_checked_against_the_layer(void **state)
     executor_close(executor);
 }
 
+static void a_greedy_step_chooses_the_largest_logit_of_each_request(void **state)
+{
+    (void)state;
+    static const Small step = {4, {5, 6, 7, 9}, {1, 1, 0, 3}, {0, 1, 0, 0}};
+    const Plan plan = plan_default();
+    Executor *executor = open_executor(&plan);
+    StepInput input = small_input(&step);
+    StepOutput output;
+    uint32_t wanted[3];
+    assert_ok(executor_step(executor, &input, &output));
+    assert_null(output.best);
+    for (uint32_t row = 0; row < 3; row++) {
+        const float *logits = output.logits + (size_t)row * VOCABULARY;
+        wanted[row] = 0;
+        for (uint32_t i = 1; i < VOCABULARY; i++)
+            if (logits[i] > logits[wanted[row]])
+                wanted[row] = i;
+    }
+    for (uint32_t slot = 0; slot < 4; slot++)
+        executor_release(executor, slot);
+    input.greedy = true;
+    assert_ok(executor_step(executor, &input, &output));
+    assert_null(output.logits);
+    assert_int_equal(output.n_logits, 3);
+    assert_memory_equal(output.best, wanted, sizeof wanted);
+    executor_close(executor);
+}
+
 static void a_released_slot_begins_again(void **state)
 {
     (void)state;
@@ -481,6 +509,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_bad_step_is_refused_and_changes_nothing),
         cmocka_unit_test(forced_routing_is_checked_against_the_layer),
+        cmocka_unit_test(a_greedy_step_chooses_the_largest_logit_of_each_request),
         cmocka_unit_test(a_released_slot_begins_again),
         cmocka_unit_test(a_request_that_is_wound_back_goes_on_as_if_it_had_not_gone_further),
         cmocka_unit_test(options_that_cannot_be_met_are_refused),

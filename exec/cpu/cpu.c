@@ -278,6 +278,7 @@ const Backend BACKEND_CPU = {
     .linear = cpu_linear,
     .norm_linear = cpu_norm_linear,
     .find_nan = cpu_find_nan,
+    .find_best = cpu_find_best,
     .linear_heads = cpu_linear_heads,
     .ffn = cpu_ffn,
     .append = cpu_append,

@@ -110,6 +110,8 @@ Status cpu_norm(Device *device, const Norm *norm, const float *in, const uint32_
                 uint32_t rows, uint32_t columns, float *out);
 Status cpu_find_nan(Device *device, const float *in, uint32_t rows, size_t columns,
                     uint32_t *found);
+Status cpu_find_best(Device *device, const float *in, uint32_t rows, uint32_t columns,
+                     uint32_t *best);
 Status cpu_norm_linear(Device *device, const Norm *norm, const float *in, const Matrix *weight,
                        uint32_t rows, float *normed, float *out);
 Status cpu_linear(Device *device, const float *in, const Matrix *weight, uint32_t rows, bool add,

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "exec/best_token.h"
 #include "exec/cpu/exponential.h"
 
 void cpu_multiply_transposed(uint32_t m, uint32_t n, uint32_t k, float scale, const float *a,
@@ -200,6 +201,30 @@ Status cpu_find_nan(Device *device, const float *in, uint32_t rows, size_t colum
 {
     NanTask task = {in, columns, found};
     thread_pool_run(device->pool, rows, find_nan_in_row, &task);
+    return OK;
+}
+
+typedef struct {
+    const float *in;
+    uint32_t columns;
+    uint32_t *best;
+} BestTask;
+
+static void find_best_in_row(void *argument, size_t row, size_t worker)
+{
+    const BestTask *task = argument;
+    const float *in = task->in + row * task->columns;
+    uint32_t nan = 0;
+    NanTask found = {in, task->columns, &nan};
+    find_nan_in_row(&found, 0, worker);
+    task->best[row] = nan ? UINT32_MAX : best_token(in, task->columns);
+}
+
+Status cpu_find_best(Device *device, const float *in, uint32_t rows, uint32_t columns,
+                     uint32_t *best)
+{
+    BestTask task = {in, columns, best};
+    thread_pool_run(device->pool, rows, find_best_in_row, &task);
     return OK;
 }
 

@@ -309,6 +309,12 @@ static Status cuda_find_nan(Device *device, const float *in, uint32_t rows, size
     return ops_find_nan(&device->queue, in, rows, columns, found);
 }
 
+static Status cuda_find_best(Device *device, const float *in, uint32_t rows, uint32_t columns,
+                             uint32_t *best)
+{
+    return ops_find_best(&device->queue, in, rows, columns, best);
+}
+
 static Status cuda_norm_linear(Device *device, const Norm *norm, const float *in,
                                const Matrix *weight, uint32_t rows, float *normed, float *out)
 {
@@ -432,6 +438,7 @@ const Backend BACKEND_CUDA = {
     .linear = cuda_linear,
     .norm_linear = cuda_norm_linear,
     .find_nan = cuda_find_nan,
+    .find_best = cuda_find_best,
     .linear_heads = cuda_linear_heads,
     .ffn = cuda_ffn,
     .append = cuda_append,

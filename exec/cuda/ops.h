@@ -45,6 +45,10 @@ Status ops_norm_linear(const OpsQueue *queue, const Norm *norm, const float *in,
                        const Matrix *weight, uint32_t rows, float *normed, float *out);
 Status ops_find_nan(const OpsQueue *queue, const float *in, uint32_t rows, size_t columns,
                     uint32_t *found);
+/* best[row] = place of the largest in row ROW, 0 to COLUMNS - 1; the lowest of equals; UINT32_MAX
+ * where there is a NaN. */
+Status ops_find_best(const OpsQueue *queue, const float *in, uint32_t rows, uint32_t columns,
+                     uint32_t *best);
 Status ops_linear_heads(const OpsQueue *queue, const HeadMatrices *matrices, const float *in,
                         uint32_t tokens, float *out);
 /* HIDDEN [rows][gated ? 2 d_ff : d_ff], the first matrix' output -> OUT [rows][d_ff], the second's

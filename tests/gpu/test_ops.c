@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/memory.h"
+
 static const ComputeType COMPUTES[] = {COMPUTE_F32, COMPUTE_BF16};
 
 static float near_of(ComputeType compute)
@@ -347,6 +349,37 @@ static void what_is_no_number_is_found_in_its_row(void **unused)
         }
 }
 
+/* Rows of few different values, so that the largest comes often; the third has a NaN. */
+static void the_best_of_a_row_is_the_first_of_the_largest(void **unused)
+{
+    (void)unused;
+    uint64_t state = 9;
+    const OpsQueue queue = gpu_queue(COMPUTE_F32);
+    for (uint32_t columns = 1; columns < 200000; columns = columns * 5 + 2) {
+        float *in;
+        uint32_t wanted[3] = {0, 0, UINT32_MAX};
+        uint32_t best[3] = {7, 7, 7};
+        assert_ok(mem_new(&in, (size_t)3 * columns, sizeof *in, "logits"));
+        for (uint32_t i = 0; i < 3 * columns; i++)
+            in[i] = random_below(&state, 2) ? -0.0f : -(float)random_below(&state, 3);
+        for (uint32_t i = 0; i < columns; i++)
+            in[columns + i] = random_below(&state, columns) == 0 ? 1e30f : -INFINITY;
+        in[2 * columns + random_below(&state, columns)] = NAN;
+        for (uint32_t row = 0; row < 2; row++)
+            for (uint32_t i = 1; i < columns; i++)
+                if (in[row * columns + i] > in[row * columns + wanted[row]])
+                    wanted[row] = i;
+        const float *device = gpu_upload(in, (size_t)3 * columns * sizeof *in);
+        uint32_t *found = gpu_upload(best, sizeof best);
+        assert_ok(ops_find_best(&queue, device, 3, columns, found));
+        assert_int_equal(cudaStreamSynchronize(queue.stream), cudaSuccess);
+        assert_int_equal(cudaMemcpy(best, found, sizeof best, cudaMemcpyDeviceToHost), cudaSuccess);
+        assert_memory_equal(best, wanted, sizeof wanted);
+        mem_free(in);
+        gpu_reset();
+    }
+}
+
 static void each_head_has_its_own_matrix(void **unused)
 {
     (void)unused;
@@ -392,6 +425,7 @@ int main(void)
         cmocka_unit_test(networks_of_few_and_of_many_rows_add_what_a_loop_adds),
         cmocka_unit_test(products_of_normed_rows_are_those_of_the_norm),
         cmocka_unit_test(what_is_no_number_is_found_in_its_row),
+        cmocka_unit_test(the_best_of_a_row_is_the_first_of_the_largest),
         cmocka_unit_test(each_head_has_its_own_matrix),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -289,9 +289,11 @@ typedef struct {
     /* What is queued in between is a step of SHAPE: operations, stamps and copies, no loads. Where
      * *REPEATED, the backend has queued what it noted of an earlier one, and the caller queues
      * nothing. Each begin_step() that succeeded is followed by one end_step(), with WHOLE false
-     * when the step could not be queued to its end; only then does it never fail. */
+     * when the step could not be queued to its end; only then does it never fail. Where end_step()
+     * says *AGAIN, the caller queues the same once more, of which nothing happens but that it is
+     * noted, and calls end_step() for it. */
     Status (*begin_step)(Device *device, const StepShape *shape, bool *repeated);
-    Status (*end_step)(Device *device, bool whole);
+    Status (*end_step)(Device *device, bool whole, bool *again);
     /* Between steps: whatever was noted of steps is forgotten, since the next ones find other
      * things in other places; they may have MAX_LOADS tickets. */
     Status (*begin_anew)(Device *device, uint32_t max_loads);

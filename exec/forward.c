@@ -430,9 +430,15 @@ static Status queue_whole(Step *step)
 {
     const Forward *f = step->forward;
     const StepShape shape = shape_of(step);
+    Step noted = *step;
+    bool again;
     TRY(f->backend->begin_step(f->device, &shape, &step->repeated));
     Status status = step->repeated ? OK : queue_step(step);
-    Status ended = f->backend->end_step(f->device, status == OK);
+    Status ended = f->backend->end_step(f->device, status == OK, &again);
+    if (!again)
+        return status != OK ? status : ended;
+    status = queue_step(&noted);
+    ended = f->backend->end_step(f->device, status == OK, &again);
     return status != OK ? status : ended;
 }
 

@@ -220,10 +220,11 @@ static Status cpu_begin_step(Device *device, const StepShape *shape, bool *repea
     return OK;
 }
 
-static Status cpu_end_step(Device *device, bool whole)
+static Status cpu_end_step(Device *device, bool whole, bool *again)
 {
     (void)device;
     (void)whole;
+    *again = false;
     return OK;
 }
 

@@ -19,8 +19,9 @@
 enum {
     /* Pinned host memory through which weights pass that must be converted. */
     STORE_STAGING_BYTES = 32 << 20,
-    /* Shapes of steps that are remembered. */
-    MOST_GRAPHS = 32
+    /* Shapes of steps that are remembered, and how many of them may have a graph. */
+    MOST_SHAPES = 512,
+    MOST_GRAPHS = 128
 };
 
 /* A load runs between its two events, in the stream of the copies; one that is copied together with
@@ -95,10 +96,12 @@ struct Device {
     cudaEvent_t queued;  /* what a load comes after */
     cudaEvent_t anchor;  /* at ANCHOR_NS in clock_ns() */
     uint64_t anchor_ns;
-    bool anchored; /* since the last stamp or load */
-    StepGraph graphs[MOST_GRAPHS];
+    bool anchored;                 /* since the last stamp or load */
+    StepGraph graphs[MOST_SHAPES]; /* [n_graphs] */
     uint32_t n_graphs;
     uint64_t step;       /* number of the one that began last */
+    StepGraph *again;    /* of the present step, whose shape came before; NULL: it did not, or the
+                            step repeats its graph */
     StepGraph *captured; /* whose step is being captured; NULL: none */
     char description[512];
 };
@@ -116,7 +119,7 @@ Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors 
 
 /* Backend.begin_step and Backend.end_step (exec/cuda/backend_graphs.c) */
 Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);
-Status cuda_end_step(Device *device, bool whole);
+Status cuda_end_step(Device *device, bool whole, bool *again);
 void cuda_forget_graphs(Device *device);
 
 /* Backend.tell and Backend.wait (exec/cuda/backend_wait.c) */

@@ -12,6 +12,8 @@ static void lay_out_host(Executor *executor)
     executor->source_length =
         lay_out(arena, options->max_requests, sizeof *executor->source_length);
     executor->kv_seen = lay_out(arena, options->max_requests, sizeof *executor->kv_seen);
+    executor->forced_seen =
+        lay_out(arena, executor->config->max_experts, sizeof *executor->forced_seen);
     forward_lay_out_host(&executor->forward, arena);
     expert_slots_lay_out_host(&executor->forward.slots, arena);
 }

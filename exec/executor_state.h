@@ -29,6 +29,8 @@ struct Executor {
     uint32_t *source_length;  /* [max_requests] tokens of the source in each slot; 0: none */
     uint32_t *kv_seen; /* [max_requests] number of the step that last used the slot, plus 1 */
     uint32_t step_number;
+    uint32_t *forced_seen; /* [max_experts] which check of forced routing last saw the expert */
+    uint32_t n_checks;
 };
 
 /* The most MoE layers that a layer of MODEL has ahead of it. */

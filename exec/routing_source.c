@@ -6,12 +6,24 @@
 #include "exec/routing_skew.h"
 #include "exec/routing_tile.h"
 
+/* Bytes of draws that are made ahead at the most. */
+enum { MOST_AHEAD = 64 << 20 };
+
+/* What was drawn ahead for a request: per layer [length][top_k]. */
+typedef struct {
+    const uint16_t *experts;
+    uint32_t length;
+} DrawnAhead;
+
 struct RoutingSource {
     const TraceLayer *layers;
     uint32_t n_layers;
     bool tiled;
     RoutingSkew skew;
     RoutingTile tile;
+    DrawnAhead *ahead; /* [n_ahead] by request */
+    uint32_t n_ahead;
+    uint16_t *drawn; /* all of them */
 };
 
 static const char ZIPF[] = "zipf:";
@@ -83,20 +95,88 @@ void routing_source_close(RoutingSource *source)
         return;
     routing_skew_close(&source->skew);
     routing_tile_close(&source->tile);
+    mem_free(source->ahead);
+    mem_free(source->drawn);
     mem_free(source);
+}
+
+/* One token of layer number L. */
+static void take(const RoutingSource *source, uint32_t l, uint32_t request, uint32_t position,
+                 uint16_t *experts)
+{
+    if (source->tiled)
+        routing_tile_take(&source->tile, l, request, position, experts);
+    else
+        routing_skew_draw(&source->skew, l, request, position, experts);
+}
+
+static void draw_request(const RoutingSource *source, uint32_t request, uint32_t length,
+                         uint16_t *experts)
+{
+    for (uint32_t l = 0; l < source->n_layers; l++)
+        for (uint32_t p = 0; p < length; p++, experts += source->layers[l].top_k)
+            take(source, l, request, p, experts);
+}
+
+Status routing_source_draw_ahead(RoutingSource *source, const uint32_t *length, uint32_t n)
+{
+    size_t of_token = 0;
+    size_t tokens = 0;
+    uint32_t fit = 0;
+    for (uint32_t l = 0; l < source->n_layers; l++)
+        of_token += source->layers[l].top_k;
+    for (; fit < n && (tokens + length[fit]) * of_token * sizeof(uint16_t) <= MOST_AHEAD; fit++)
+        tokens += length[fit];
+    TRY(mem_new(&source->ahead, (size_t)fit + 1, sizeof *source->ahead, "routing"));
+    TRY(mem_new(&source->drawn, tokens * of_token + 1, sizeof *source->drawn, "routing"));
+    uint16_t *drawn = source->drawn;
+    for (uint32_t i = 0; i < fit; i++) {
+        draw_request(source, i, length[i], drawn);
+        source->ahead[i] = (DrawnAhead){drawn, length[i]};
+        drawn += length[i] * of_token;
+    }
+    source->n_ahead = fit;
+    return OK;
+}
+
+/* How many tokens from the first on follow one another and were drawn ahead. */
+static uint32_t count_run(const DrawnAhead *ahead, uint32_t tokens, const uint32_t *request,
+                          const uint32_t *position)
+{
+    uint32_t n = 0;
+    while (n < tokens && request[n] == request[0] && position[n] == position[0] + n &&
+           position[n] < ahead->length)
+        n++;
+    return n;
+}
+
+/* Takes tokens from the first on in layer number L, which comes behind BEFORE draws of a token;
+ * returns how many. */
+static uint32_t take_run(const RoutingSource *source, uint32_t l, size_t before, uint32_t tokens,
+                         const uint32_t *request, const uint32_t *position, uint16_t *experts)
+{
+    size_t top_k = source->layers[l].top_k;
+    if (request[0] < source->n_ahead) {
+        const DrawnAhead *ahead = &source->ahead[request[0]];
+        uint32_t n = count_run(ahead, tokens, request, position);
+        if (n > 0) {
+            memcpy(experts, ahead->experts + before * ahead->length + position[0] * top_k,
+                   n * top_k * sizeof *experts);
+            return n;
+        }
+    }
+    take(source, l, request[0], position[0], experts);
+    return 1;
 }
 
 void routing_source_fill(const RoutingSource *source, Stack stack, uint32_t tokens,
                          const uint32_t *request, const uint32_t *position, uint16_t *experts)
 {
-    for (uint32_t l = 0; l < source->n_layers; l++) {
-        const TraceLayer *layer = &source->layers[l];
-        if (layer->stack != stack)
+    size_t before = 0;
+    for (uint32_t l = 0; l < source->n_layers; before += source->layers[l++].top_k) {
+        if (source->layers[l].stack != stack)
             continue;
-        for (uint32_t i = 0; i < tokens; i++, experts += layer->top_k)
-            if (source->tiled)
-                routing_tile_take(&source->tile, l, request[i], position[i], experts);
-            else
-                routing_skew_draw(&source->skew, l, request[i], position[i], experts);
+        for (uint32_t i = 0, n; i < tokens; i += n, experts += (size_t)n * source->layers[l].top_k)
+            n = take_run(source, l, before, tokens - i, request + i, position + i, experts);
     }
 }

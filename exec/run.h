@@ -22,12 +22,12 @@ typedef struct {
     /* Encoder-decoder models: what the decoder of each request begins with, or is scored on; NULL:
      * the model's decoder_start_token_id. */
     const TokenSet *targets;
-    uint32_t max_tokens; /* of one step: the plan's batching.max_tokens */
-    LogitsWanted logits; /* that OBSERVER needs of every step; generating asks for its own */
-    bool timing;         /* record each operation's time */
-    bool residency;      /* record residency also when the plan's buffer is off */
-    uint32_t scores;     /* router scores to record: SCORES_NONE, SCORES_ALL or M */
-    const RoutingSource *routing; /* in place of the router's choices; NULL: none */
+    uint32_t max_tokens;      /* of one step: the plan's batching.max_tokens */
+    LogitsWanted logits;      /* that OBSERVER needs of every step; generating asks for its own */
+    bool timing;              /* record each operation's time */
+    bool residency;           /* record residency also when the plan's buffer is off */
+    uint32_t scores;          /* router scores to record: SCORES_NONE, SCORES_ALL or M */
+    RoutingSource *routing;   /* in place of the router's choices; NULL: none */
     const volatile int *stop; /* set by a signal handler; NULL: none. A stop ends after the current
                                  step, with OK. */
 } RunOptions;

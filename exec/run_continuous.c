@@ -51,6 +51,22 @@ static Status fill_requests(Serving *serving)
     return status;
 }
 
+/* What takes the place of a router's choices is drawn before it is needed, as a router's would cost
+ * nothing between two steps. */
+static Status draw_routing_ahead(const Serving *serving)
+{
+    uint32_t *length;
+    if (serving->run->options->routing == NULL)
+        return OK;
+    TRY(mem_new(&length, serving->n_requests, sizeof *length, "routing"));
+    for (uint32_t i = 0; i < serving->n_requests; i++)
+        length[i] = serving->requests[i].work[WORK_PROMPT] + serving->requests[i].work[WORK_OUTPUT];
+    Status status =
+        routing_source_draw_ahead(serving->run->options->routing, length, serving->n_requests);
+    mem_free(length);
+    return status;
+}
+
 static Status open_serving(Serving *serving)
 {
     const Run *run = serving->run;
@@ -60,6 +76,7 @@ static Status open_serving(Serving *serving)
     TRY(check_continuous(run));
     TRY(mem_new(&serving->requests, serving->n_requests, sizeof *serving->requests, "requests"));
     TRY(fill_requests(serving));
+    TRY(draw_routing_ahead(serving));
     TRY(scheduler_new(&batching, serving->requests, serving->n_requests, &serving->scheduler));
     return latency_new(serving->requests, serving->n_requests, &serving->latency);
 }

@@ -57,6 +57,35 @@ static void draws_are_distinct_experts_of_the_layer(void **unused)
     }
 }
 
+/* A step of two requests' tokens, some of which lie beyond what was drawn ahead. */
+static void fill_mixed_step(const RoutingSource *source, Stack stack, uint16_t experts[9 * 8])
+{
+    static const uint32_t REQUEST[] = {0, 0, 0, 1, 1, 2, 2, 2, 7};
+    static const uint32_t POSITION[] = {0, 1, 2, 4, 5, 9, 10, 11, 0};
+    memset(experts, 0xEE, 9 * 8 * sizeof *experts);
+    routing_source_fill(source, stack, 9, REQUEST, POSITION, experts);
+}
+
+static void draws_made_ahead_are_those_made_when_they_are_needed(void **unused)
+{
+    (void)unused;
+    static const TraceLayer LAYERS[] = {
+        {.layer = 0, .stack = STACK_ENCODER, .experts = 9, .top_k = 2},
+        {.layer = 1, .experts = 8, .top_k = 3},
+        {.layer = 2, .experts = 300, .top_k = 5}};
+    static const uint32_t LENGTH[] = {3, 5, 11, 0};
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
+        uint16_t wanted[9 * 8];
+        uint16_t experts[9 * 8];
+        RoutingSource *source = open_source("zipf:1", LAYERS, 3, 5);
+        fill_mixed_step(source, stack, wanted);
+        assert_ok(routing_source_draw_ahead(source, LENGTH, 4));
+        fill_mixed_step(source, stack, experts);
+        assert_memory_equal(experts, wanted, sizeof wanted);
+        routing_source_close(source);
+    }
+}
+
 /* Share of DRAWS single choices that each expert of a layer got. */
 static void count_shares(const char *text, uint32_t experts, uint64_t seed, double *shares)
 {
@@ -394,6 +423,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(draws_are_distinct_experts_of_the_layer),
+        cmocka_unit_test(draws_made_ahead_are_those_made_when_they_are_needed),
         cmocka_unit_test(shares_follow_the_named_law),
         cmocka_unit_test(second_choices_are_those_of_the_rest),
         cmocka_unit_test(layers_and_seeds_have_their_own_favourites),

@@ -98,6 +98,19 @@ bool calibration_knows(const Calibration *c, const char *name, const char *shape
            (known != NULL && has_points(known, name, shape));
 }
 
+bool calibration_constant(const Calibration *c, const char *name, double *value)
+{
+    const Hardware *profile[] = {c->hardware, c->options->known};
+    for (size_t i = 0; i < 2; i++) {
+        const CostTable *table = profile[i] != NULL ? hardware_table(profile[i], name, "") : NULL;
+        if (table != NULL && table->n_axes == 0 && table->n_points == 1) {
+            *value = table->value[0];
+            return true;
+        }
+    }
+    return false;
+}
+
 /* What models of the same shapes have left in the profile is not measured again. */
 static void look_for_known(Calibration *c)
 {

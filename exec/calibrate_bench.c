@@ -136,9 +136,10 @@ void calibration_close(Calibration *c)
 /* ---- steps ---- */
 
 /* A token of its own for each place, never the padding. */
-static uint32_t token_at(const ModelConfig *config, uint32_t request, uint32_t position)
+static uint32_t token_at(const Calibration *c, uint32_t request, uint32_t position)
 {
-    uint64_t x = ((uint64_t)request << 32 | position) + 0x9E3779B97F4A7C15u;
+    const ModelConfig *config = c->config;
+    uint64_t x = ((uint64_t)request << 32 | position) + (c->texts + 1) * 0x9E3779B97F4A7C15u;
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
     x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
     uint32_t token = (uint32_t)((x >> 32) % config->vocabulary);
@@ -151,7 +152,7 @@ static void add_request(Calibration *c, uint32_t request, uint32_t n, uint32_t *
     for (uint32_t t = 0; t < n; t++, ++*tokens) {
         c->slot[*tokens] = request;
         c->position[*tokens] = c->length[request] + t;
-        c->token[*tokens] = token_at(c->config, request, c->position[*tokens]);
+        c->token[*tokens] = token_at(c, request, c->position[*tokens]);
         c->source[*tokens] = c->max_requests + request;
     }
 }
@@ -327,6 +328,7 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
     *measured = (StepMeasured){0};
     TRY(warm_up(c, kind, measured));
     for (uint32_t i = 0; i < repeats; i++) {
+        c->texts += kind->stamped_only;
         TRY(plain_step(c, kind, &c->whole_ns[i]));
         TRY(stamped_step(c, kind, i, measured, &stamped[i], &launch[i]));
         if (c->whole_ns[i] == 0)

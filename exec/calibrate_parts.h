@@ -56,6 +56,8 @@ typedef struct {
     uint16_t *forced;     /* per MoE layer [max_tokens][top_k] */
     uint32_t *length;     /* [max_requests] what each has */
     unsigned char *other; /* memory that has nothing to do with steps */
+    uint64_t texts;       /* that tokens were taken from before: of another text, a token's weights
+                             are in no cache */
     double *op_ns;        /* [CALIBRATE_REPEATS][max_ops] */
     double *issue_ns;     /* the same: the host's time, */
     double *wake_ns;      /* ... and of experts what it waited and decided */
@@ -120,6 +122,8 @@ static inline bool calibration_runs_at_once(const Calibration *c)
 bool calibration_looks_ahead(const Calibration *c);
 /* True when the profile that is made, or the one that it joins, has points of the table. */
 bool calibration_knows(const Calibration *c, const char *name, const char *shape);
+/* Whether either has the one value of a table without axes, which *VALUE then is. */
+bool calibration_constant(const Calibration *c, const char *name, double *value);
 
 /* Opens MODEL under PLAN with room for REQUESTS requests of up to LENGTH tokens and steps of
  * TOKENS; lengths that the model or the device does not allow become shorter. C must be zeroed but

@@ -74,6 +74,8 @@ static Status warm_device(Calibration *c, const StepKind *kind)
     return OK;
 }
 
+/* Operations of all models of a profile are without the same stamp, so that those of one tell what
+ * stamped ones of another take. */
 Status calibrate_stamp(Calibration *c)
 {
     const StepKind kind = {.requests = 1, .tokens = 1};
@@ -81,6 +83,8 @@ Status calibrate_stamp(Calibration *c)
     if (calibration_only_counts(c))
         return OK;
     TRY(warm_device(c, &kind));
+    if (calibration_constant(c, "stamp", &c->stamp_ns))
+        return OK;
     TRY(calibration_measure(c, &kind, STAMP_REPEATS, &measured));
     c->stamp_ns = measured.stamp_ns > 0 ? measured.stamp_ns : 0;
     return calibration_note(c, "stamp", "", UNIT_NS, NULL, 0, NULL, c->stamp_ns,

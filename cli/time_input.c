@@ -7,15 +7,33 @@
 #include "cli/table.h"
 #include "policies/plan_measured.h"
 
-/* The model that the trace names. */
-static Status read_model(const char *path, char **model)
+/* Whether the notes of a run say that its routing was laid on the model; others' may say anything.
+ */
+static bool is_forced(const char *notes)
+{
+    cJSON *json;
+    if (notes == NULL)
+        return false;
+    if (json_parse(notes, strlen(notes), "notes", &json) != OK) {
+        error_clear();
+        return false;
+    }
+    const cJSON *routing = cJSON_GetObjectItemCaseSensitive(json, "routing");
+    bool forced = cJSON_IsString(routing) && strcmp(routing->valuestring, "gate") != 0;
+    cJSON_Delete(json);
+    return forced;
+}
+
+/* The model that the trace names, and how it was routed. */
+static Status read_run(const char *path, SimulatedTime *time)
 {
     TraceReader *reader;
     TRY(trace_reader_open(path, &reader));
-    const char *name = trace_reader_run(reader)->model;
-    Status status = mem_new(model, strlen(name) + 1, 1, "model name");
+    const TraceRun *run = trace_reader_run(reader);
+    time->forced = is_forced(run->notes);
+    Status status = mem_new(&time->model, strlen(run->model) + 1, 1, "model name");
     if (status == OK)
-        memcpy(*model, name, strlen(name) + 1);
+        memcpy(time->model, run->model, strlen(run->model) + 1);
     trace_reader_close(reader);
     return status;
 }
@@ -23,7 +41,7 @@ static Status read_model(const char *path, char **model)
 static Status load_profile(const TimeInput *input, const char *path, SimulatedTime *time)
 {
     TRY(hardware_load(input->hardware, &time->hardware));
-    return input->model == NULL ? read_model(path, &time->model) : OK;
+    return read_run(path, time);
 }
 
 Status simulated_time_open(const TimeInput *input, const char *const *paths, size_t count,
@@ -75,7 +93,8 @@ Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t
     *timer = (PlanTimer){.hardware = &time->hardware,
                          .model = input->model != NULL ? input->model : time->model,
                          .features = &time->features,
-                         .tokens = time->tokens};
+                         .tokens = time->tokens,
+                         .forced = time->forced};
     return OK;
 }
 
@@ -112,6 +131,7 @@ static Status open_timing(SimulatedTime *time, const TimeInput *input, const Tra
                                    .layers = layers,
                                    .n_layers = n_layers,
                                    .logits = true,
+                                   .forced = time->forced,
                                    .records = input->timeline != NULL};
     TRY(fail_in(timing_new(&options, &time->timing), "%s", input->hardware));
     return input->timeline != NULL ? timeline_open(input->timeline, &time->timeline) : OK;

@@ -35,7 +35,8 @@ typedef struct {
 /* A profile, the features of a trace, and a plan's time on it. Zero-initialise. */
 typedef struct {
     Hardware hardware;
-    char *model;
+    char *model; /* that the trace names */
+    bool forced; /* its routing was laid on the model */
     TraceFeatures features;
     RebatchTokens *tokens; /* of plan_timer_input() */
     Timing *timing;

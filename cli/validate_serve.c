@@ -86,7 +86,8 @@ static Status serve(const Validation *validation, const Plan *plan, Rebatch *reb
                                    .plan = plan,
                                    .layers = layers,
                                    .n_layers = n_layers,
-                                   .logits = true};
+                                   .logits = true,
+                                   .forced = validation->forced};
     Timing *timing;
     ServedPlan served;
     TRY(fail_in(timing_new(&options, &timing), "%s", validation->arguments->hardware));

@@ -140,6 +140,8 @@ static Status measure_whole(Calibration *c)
         status = calibrate_stamp(c);
     if (status == OK)
         status = calibrate_whole(c);
+    if (status == OK)
+        status = calibrate_between(c);
     calibration_close(c);
     return status;
 }
@@ -271,6 +273,8 @@ static Status count(Calibration *c)
     Status status = calibrate_stamp(c);
     if (status == OK)
         status = calibrate_whole(c);
+    if (status == OK)
+        status = calibrate_between(c);
     c->few_total = c->total;
     if (status == OK)
         status = calibrate_ops(c);

@@ -200,6 +200,8 @@ Status calibrate_static_memory(Calibration *c);
 Status calibration_memory_for(const Calibration *c, uint32_t tokens, ExecutorMemory *memory);
 /* More places of operations by tokens, where their costs jump. */
 Status calibrate_refine(Calibration *c);
+/* What passes between two steps while requests are served. */
+Status calibrate_between(Calibration *c);
 /* Steps that wait for every event: C has a buffer with room for all experts of a layer but one. */
 Status calibrate_queue(Calibration *c);
 /* ... steps that ask the router of the next MoE layer, too, */

@@ -41,6 +41,10 @@
  *                      queued without a graph), " capture" (the second, whose graph is made) or
  *                      " queued" (the host waits for every event; beyond what sim/timing.h makes
  *                      of the tables)
+ *   between            what passes between two steps while requests are served: from the end of
+ *                      one to the start of the next where all is at hand, by "tokens" of both, with
+ *                      recording; the shape is the model's name, and " forced" where routing is
+ *                      laid on it
  *   stamp              what one stamp adds to a step
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation

@@ -27,7 +27,8 @@ static Status open_timing(const PlanTimer *timer, const Plan *plan, const TraceL
                                    .plan = plan,
                                    .layers = layers,
                                    .n_layers = n_layers,
-                                   .logits = true};
+                                   .logits = true,
+                                   .forced = timer->forced};
     return timing_new(&options, timing);
 }
 

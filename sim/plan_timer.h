@@ -13,6 +13,7 @@ typedef struct {
     uint64_t first; /* step of FEATURES that is the first of the trace that is replayed */
     /* ... and its tokens, for those of continuous batching. NULL: there are none. */
     const RebatchTokens *tokens;
+    bool forced; /* routing is laid on the model */
 } PlanTimer;
 
 /* What tells HARDWARE from another profile, and for people its device: TEXT[bytes]. */

@@ -6,7 +6,8 @@
 #include "policies/latency.h"
 #include "policies/rebatch.h"
 
-/* Sets *DURATION_NS to how long STEP takes when it begins at START_NS. A failure ends the run. */
+/* Sets *DURATION_NS to how long STEP takes when it begins at START_NS, until its tokens are known
+ * and the next one can begin. A failure ends the run. */
 typedef Status (*ServeStep)(void *argument, const TraceStep *step, uint64_t start_ns,
                             uint64_t *duration_ns);
 

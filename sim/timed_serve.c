@@ -31,7 +31,7 @@ static Status play_step(void *argument, const TraceStep *step, uint64_t start_ns
     TRY(timing_begin(server->timing, features, start_ns));
     TRY(replay_go_on(server->replay));
     TRY(timing_end(server->timing, &time));
-    *duration_ns = time.duration_ns;
+    *duration_ns = time.duration_ns + timing_between(server->timing);
     return server->observer != NULL ? server->observer(server->argument, features, &time) : OK;
 }
 

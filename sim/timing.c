@@ -269,6 +269,18 @@ Status timing_end(Timing *timing, StepTime *step)
     return OK;
 }
 
+uint64_t timing_between(Timing *timing)
+{
+    CostPoint point = {0};
+    if (timing->refs.between.table == COSTS_NONE)
+        return 0;
+    point.at[AXIS_TOKENS] = timing->step.tokens;
+    uint64_t ns = op_costs_ns(&timing->costs, &timing->refs.between, &point, &timing->costs.other);
+    timing->between_ns += ns;
+    timing->host_ns += ns;
+    return ns;
+}
+
 /* ---- results ---- */
 
 uint64_t timing_now(const Timing *timing)
@@ -305,6 +317,7 @@ TimingTotals timing_totals(const Timing *timing)
 {
     TimingTotals totals = {.peak_in_use = timing->peak_in_use,
                            .rest_ns = timing->rest_ns,
+                           .between_ns = timing->between_ns,
                            .layer_ns = timing->layer_sum,
                            .n_model_layers = timing->n_model_layers,
                            .other_use = timing->costs.other};

@@ -71,6 +71,7 @@ typedef struct {
     uint64_t op_ns[OPS];               /* by operation, of all layers */
     TimingMemory peak_in_use;          /* of the step with the largest total */
     uint64_t rest_ns;                  /* of steps, outside their operations */
+    uint64_t between_ns;               /* outside of steps: timing_between() */
     const uint64_t
         *layer_ns; /* [n_model_layers] operations of each layer; valid until the next call */
     uint32_t n_model_layers;
@@ -99,6 +100,9 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
                     uint32_t n_actions);
 /* The step ends. */
 Status timing_end(Timing *timing, StepTime *step);
+/* What passes after the step that has ended before the next one can begin, while requests are
+ * served; time moves on by it. 0 where the profile does not say. */
+uint64_t timing_between(Timing *timing);
 /* Forgets residents and time, as a fresh executor. */
 void timing_reset(Timing *timing);
 

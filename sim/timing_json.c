@@ -106,6 +106,7 @@ static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory
     TRY(add_phases(json, &totals));
     TRY(add_ops(json, &totals));
     TRY(json_add_u64(json, "rest_ns", totals.rest_ns));
+    TRY(json_add_u64(json, "between_ns", totals.between_ns));
     return timing_costs_json(json, &totals);
 }
 

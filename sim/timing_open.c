@@ -237,6 +237,7 @@ void timing_reset(Timing *timing)
     timing->host_ns = 0;
     timing->copy_ns = 0;
     timing->rest_ns = 0;
+    timing->between_ns = 0;
     timing->n_shapes = 0;
     timing->host_read = 0;
     for (uint32_t i = 0; i < timing->options.n_layers && timing->options.plan->buffer.on; i++) {

@@ -63,6 +63,7 @@ struct Timing {
         CostRef host_cache;
         CostRef stamp;
         CostRef rest[STEP_QUEUED + 1];
+        CostRef between;
         CostRef activations;
     } refs;
     uint64_t issue_load_ns;
@@ -129,6 +130,7 @@ struct Timing {
     PhaseTime phases[PHASE_MIXED + 1];
     uint64_t op_ns[OPS];
     uint64_t rest_ns;
+    uint64_t between_ns;
     uint64_t *layer_ns;  /* [n_model_layers], without what was added up */
     uint64_t *layer_sum; /* [n_model_layers] with it, for timing_totals() */
     uint32_t n_model_layers;

@@ -113,6 +113,21 @@ static Status check_op(const Timing *timing, uint32_t number)
     return OK;
 }
 
+/* Where it was not measured with forced routing, it is as without. */
+static Status find_between(Timing *timing)
+{
+    const OpCosts *costs = &timing->costs;
+    CostRef *between = &timing->refs.between;
+    char shape[300];
+    snprintf(shape, sizeof shape, "%s forced", costs->model->name);
+    *between = (CostRef){.table = COSTS_NONE};
+    if (timing->options.forced)
+        TRY(op_costs_find(costs, "between", shape, between));
+    return between->table != COSTS_NONE
+               ? OK
+               : op_costs_find(costs, "between", costs->model->name, between);
+}
+
 static Status find_of_model(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
@@ -121,6 +136,7 @@ static Status find_of_model(Timing *timing)
         snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
         TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest[mode]));
     }
+    TRY(find_between(timing));
     const char *memory = costs->fixed == NULL                             ? "activations"
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
                                                                           : "padded";

@@ -157,6 +157,8 @@ static void a_profile_prices_every_operation_of_its_model(void **unused)
         assert_non_null(hardware_table(&hardware, OTHERS[i], ""));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph"));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 queued"));
+    assert_non_null(hardware_table(&hardware, "between", "models/tiny-32x4"));
+    assert_non_null(hardware_table(&hardware, "between", "models/tiny-32x4 forced"));
     hardware_free(&hardware);
 }
 

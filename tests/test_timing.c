@@ -483,6 +483,43 @@ static void run_without_buffer(uint64_t seed, const Variant *variant, Summary *s
     hardware_free(&hardware);
 }
 
+static void time_between_steps_is_that_of_their_tokens_and_routing(void **unused)
+{
+    (void)unused;
+    uint64_t random = 3;
+    Hardware hardware;
+    TraceLayer layers[MOE_LAYERS];
+    const Plan plan = plan_default();
+    make_machine(&random, &hardware);
+    put_table(&hardware, "between", "model", "tokens", 1000, 10);
+    make_layers(layers);
+    for (int known = 0; known < 2; known++)
+        for (int forced = 0; forced < 2; forced++) {
+            const TimingOptions options = {.hardware = &hardware,
+                                           .model = "model",
+                                           .plan = &plan,
+                                           .layers = layers,
+                                           .n_layers = MOE_LAYERS,
+                                           .forced = forced};
+            const StepFeatures step = {.phase = PHASE_DECODE, .tokens = 2, .requests = 2};
+            const uint64_t wanted_ns = known && forced ? 5040 : 1020;
+            Timing *timing;
+            StepTime time;
+            if (known && !forced)
+                put_table(&hardware, "between", "model forced", "tokens", 5000, 20);
+            assert_ok(timing_new(&options, &timing));
+            for (uint64_t i = 1; i <= 3; i++) {
+                assert_ok(timing_begin(timing, &step, 0));
+                assert_ok(timing_end(timing, &time));
+                assert_int_equal(timing_between(timing), wanted_ns);
+                assert_int_equal(timing_now(timing), time.start_ns + time.duration_ns + wanted_ns);
+                assert_int_equal(timing_totals(timing).between_ns, i * wanted_ns);
+            }
+            timing_free(timing);
+        }
+    hardware_free(&hardware);
+}
+
 static void steps_that_are_added_up_last_as_long_as_those_that_are_played(void **unused)
 {
     (void)unused;
@@ -595,6 +632,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+        cmocka_unit_test(time_between_steps_is_that_of_their_tokens_and_routing),
         cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),
         cmocka_unit_test(the_second_step_of_a_shape_becomes_a_graph),
         cmocka_unit_test(memory_that_ends_is_told_and_nothing_is_lost),

@@ -90,6 +90,11 @@ Status validation_predict(Validation *validation, size_t i);
 /* Measures them, of all plans: in every round each plan has its turn, so that what changes as time
  * passes is noise of each of them, and no difference between them. */
 Status validation_measure(Validation *validation);
+/* Sets the times of the steps of the run that was recorded, which were AS_RUN, beside those
+ * predicted of the same steps, those that come for the first time among them. */
+Status validation_compare_steps(Validation *validation, const Plan *as_run, AccuracyReport *report);
+/* Prints the errors of steps, operations and layers, as far as there are any. */
+Status validation_print_report(const AccuracyReport *report);
 /* Tables of times. */
 Status validation_print_time(const Validation *validation);
 Status validation_add_time(cJSON *json, const ValidatedTime *time);

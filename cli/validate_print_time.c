@@ -44,7 +44,7 @@ static void add_report(Table *table, const AccuracyReport *report)
     }
 }
 
-static Status print_report(const AccuracyReport *report)
+Status validation_print_report(const AccuracyReport *report)
 {
     static const char *const TITLES[] = {"of a step", "n",   "predicted", "measured", "mean error",
                                          "median",    "p95", "worst",     "bias",     "noise"};
@@ -137,7 +137,7 @@ Status validation_print_time(const Validation *validation)
     for (size_t i = 0; i < validation->n_plans; i++) {
         printf("\n%s%s\n", validation->results[i].name,
                validation->results[i].name[0] != '\0' ? ":" : "");
-        TRY(print_report(&validation->results[i].time.report));
+        TRY(validation_print_report(&validation->results[i].time.report));
         print_blame(&validation->results[i]);
     }
     puts("");

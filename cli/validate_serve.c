@@ -92,9 +92,12 @@ static Status serve(const Validation *validation, const Plan *plan, Rebatch *reb
     ServedPlan served;
     TRY(fail_in(timing_new(&options, &timing), "%s", validation->arguments->hardware));
     Status status = timed_serve(rebatch, plan, timing, NULL, NULL, &served);
+    TimingTotals totals = timing_totals(timing);
+    totals.layer_ns = NULL;
     timing_free(timing);
     TRY(status);
     result->served = served.serving;
+    result->time.predicted = totals;
     result->time.memory = served.memory;
     served_plan_free(&served);
     return OK;
@@ -127,8 +130,10 @@ static Status validate_plan(Validation *validation, size_t i, const TraceRequest
     validation->executor = NULL;
     TRY(run_plan(validation, plan, requests, result));
     TRY(validation_compare_run(validation, &as_run, &result->report));
-    if (validation->arguments->hardware != NULL)
+    if (validation->arguments->hardware != NULL) {
         TRY(predict(validation, plan, result));
+        TRY(validation_compare_steps(validation, &as_run, &result->time.report));
+    }
     result->time.device_bytes = executor_device_bytes(validation->executor);
     return OK;
 }
@@ -175,6 +180,19 @@ static void add_times(Table *table, const char *const names[3], const LatencySum
     add_time(table, names[2], predicted->p99, measured->p99);
 }
 
+/* The mean of what passes between two steps. */
+static uint64_t between_steps(const ServingReport *report, uint64_t ns)
+{
+    return report->steps > 0 ? ns / report->steps : 0;
+}
+
+static uint64_t measured_between(const RunTotals *totals)
+{
+    uint64_t in_steps = totals->prefill_ns + totals->decode_ns;
+    uint64_t busy = totals->serving.busy_ns;
+    return between_steps(&totals->serving, busy > in_steps ? busy - in_steps : 0);
+}
+
 static Status print_compared(const ValidatedPlan *result)
 {
     static const char *const TITLES[] = {"", "predicted", "measured", "error"};
@@ -189,6 +207,9 @@ static Status print_compared(const ValidatedPlan *result)
     TRY(table_new(TITLES, "lrrr", &table));
     add_times(table, TTFT, &predicted->ttft, &measured->ttft);
     add_times(table, TBT, &predicted->tbt, &measured->tbt);
+    add_time(table, "between two steps",
+             between_steps(predicted, result->time.predicted.between_ns),
+             measured_between(&result->totals));
     add_time(table, "whole run", predicted->duration_ns, measured->duration_ns);
     table_cell(table, "output tokens/s");
     table_cell(table, "%.1f", per_s);
@@ -216,6 +237,8 @@ Status validation_print_serving(const Validation *validation)
             continue;
         puts("");
         TRY(print_compared(result));
+        puts("\nThe steps as they ran:");
+        TRY(validation_print_report(&result->time.report));
     }
     return OK;
 }
@@ -229,9 +252,12 @@ Status validation_add_serving(cJSON *json, const Validation *validation,
     TRY(json_add_object(object, "measured", &side));
     TRY(serving_report_json(&result->totals.serving, side));
     TRY(json_add_u64(side, "device_bytes", result->time.device_bytes));
+    TRY(json_add_u64(side, "between_ns", measured_between(&result->totals)));
     if (validation->arguments->hardware == NULL)
         return OK;
     TRY(json_add_object(object, "predicted", &side));
     TRY(json_add_u64(side, "device_bytes", result->time.memory.total));
+    TRY(json_add_u64(side, "between_ns",
+                     between_steps(&result->served, result->time.predicted.between_ns)));
     return serving_report_json(&result->served, side);
 }

@@ -17,6 +17,7 @@ typedef struct {
     bool stamped;
     bool drawn; /* into the timeline */
     bool kept;  /* false: a warm-up */
+    bool cold;  /* the first steps of their shapes are among those that are predicted */
 } Sink;
 
 /* A profile has the times of one compute type. */
@@ -107,7 +108,7 @@ static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, Valid
                                    .logits = true,
                                    .forced = validation->forced,
                                    .stamped = sink->stamped,
-                                   .warm = !plan->buffer.on,
+                                   .warm = !plan->buffer.on && !sink->cold,
                                    .records = sink->stamped};
     Timing *timing;
     ReplayResult result;
@@ -116,7 +117,7 @@ static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, Valid
                                  0, plan, take_predicted, sink, &result);
     if (status == OK)
         replay_result_free(&result);
-    if (!sink->stamped) {
+    if (time != NULL && !sink->stamped) {
         time->predicted = timing_totals(timing);
         time->predicted.layer_ns = NULL;
         time->memory = timing_memory(timing, &recorded->features);
@@ -137,6 +138,44 @@ static Status predict(Validation *validation, const Plan *plan, Accuracy *accura
     if (status == OK)
         status = play(&recorded, plan, &sink, time);
     free_recorded(&recorded);
+    return status;
+}
+
+/* How long the steps of a recorded run took. */
+static Status take_recorded(const char *path, Accuracy *accuracy)
+{
+    TraceReader *reader;
+    TraceStep step;
+    Status status;
+    TRY(trace_reader_open(path, &reader));
+    do {
+        status = trace_reader_next_step(reader, &step);
+        if (status == OK)
+            status = accuracy_measure(accuracy, 0, step.duration_ns);
+    } while (status == OK);
+    trace_reader_close(reader);
+    return status == STATUS_END ? OK : status;
+}
+
+static Status compare_steps(Validation *validation, const Plan *plan, Accuracy *accuracy,
+                            AccuracyReport *report)
+{
+    Recorded recorded;
+    Sink sink = {.validation = validation, .accuracy = accuracy, .cold = true};
+    TRY(load_recorded(validation->recording, plan, &recorded));
+    Status status = play(&recorded, plan, &sink, NULL);
+    free_recorded(&recorded);
+    if (status == OK)
+        status = take_recorded(validation->recording, accuracy);
+    return status == OK ? accuracy_report(accuracy, report) : status;
+}
+
+Status validation_compare_steps(Validation *validation, const Plan *as_run, AccuracyReport *report)
+{
+    Accuracy *accuracy;
+    TRY(accuracy_new(1, &accuracy));
+    Status status = compare_steps(validation, as_run, accuracy, report);
+    accuracy_free(accuracy);
     return status;
 }
 

@@ -220,11 +220,17 @@ static void validate_lets_the_requests_of_a_trace_arrive_again(void **unused)
         for (int side = 0; side < 2; side++) {
             const cJSON *of = cJSON_GetObjectItemCaseSensitive(sides, SIDES[side]);
             assert_true(number_at(of, "device_bytes", NULL) > 0);
+            assert_true(number_at(of, "between_ns", NULL) >= (side == 1));
             of = cJSON_GetObjectItemCaseSensitive(of, "serving");
             assert_true(number_at(of, "requests", NULL) == 4);
             assert_true(number_at(of, "output_tokens", NULL) == 20);
             assert_true(number_at(of, "tbt_ns", "n") == 16);
         }
+        const cJSON *plan = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(json, "plans"), 0);
+        const cJSON *time = cJSON_GetObjectItemCaseSensitive(plan != NULL ? plan : json, "time");
+        const cJSON *steps = cJSON_GetObjectItemCaseSensitive(time, "steps");
+        assert_true(number_at(steps, "all", "predicted_ns") > 0);
+        assert_true(number_at(steps, "all", "measured_ns") > 0);
         cJSON_Delete(json);
     }
 }

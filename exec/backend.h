@@ -258,6 +258,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    bool loads_at_first_call; /* what an operation needs, which takes long */
 
     /* SIZE_MAX stands for what fits in no address. Nothing is opened; a device whose sizes depend
      * on the hardware must be there. */

@@ -157,7 +157,8 @@ static Status open_all(Executor *executor, const Checkpoint *checkpoint)
     TRY(executor_take_pinned(executor));
     TRY(weights_store(&forward->weights, checkpoint, forward->backend, forward->device,
                       forward->sizes.weight, forward->max_length));
-    return expert_slots_fill(&forward->slots);
+    TRY(expert_slots_fill(&forward->slots));
+    return executor_warm_up(executor);
 }
 
 /* An executor with its plans, and nothing else. */

@@ -41,6 +41,9 @@ Status executor_check_plan(const Plan *plan);
 /* Has the forward pass bring what the decisions of PLAN ask for. */
 void executor_decide_by(Executor *executor, const Plan *plan);
 
+/* Runs steps that leave nothing behind, where operations take longer when they are first called. */
+Status executor_warm_up(Executor *executor);
+
 /* What the device is opened with. */
 DeviceOptions executor_device_options(const Executor *executor);
 /* Take the host arrays; the device's memory; and what it copies to and from. */

@@ -97,7 +97,7 @@ static Status run_layers(Step *step)
     uint32_t first;
     uint32_t end;
     model_stack(step->forward->config, step->input->stack, &first, &end);
-    for (uint32_t layer = first; layer < end; layer++) {
+    for (uint32_t layer = first; layer < end && layer - first < step->n_layers; layer++) {
         TRY(forward_attention(step, layer));
         if (step->forward->config->layers[layer].cross)
             TRY(forward_cross_attention(step, layer));
@@ -325,6 +325,7 @@ static Step start_step(Forward *f, const StepInput *input, uint32_t n_spans)
     uint32_t before = input->stack == STACK_DECODER ? moe_layers_of(f->config, STACK_ENCODER) : 0;
     Step step = {.forward = f,
                  .input = input,
+                 .n_layers = f->config->n_layers,
                  .n_logits = count_logits(input, n_spans),
                  .ops = &f->stamps.lists[input->stack][input->logits != LOGITS_NONE],
                  .spans = make_spans(f->host.spans, f->at.spans, n_spans, input->tokens),
@@ -455,6 +456,16 @@ static Status queue_and_wait(Step *step)
     TRY(f->backend->wait(f->device));
     f->notes.wait = forward_span(start_ns);
     return OK;
+}
+
+Status forward_warm_up(Forward *f, const StepInput *input, uint32_t n_spans, uint32_t layers)
+{
+    Step step = start_step(f, input, n_spans);
+    step.n_layers = layers;
+    put_input(&step);
+    choose_place(&step);
+    TRY(queue_step(&step));
+    return f->backend->wait(f->device);
 }
 
 Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOutput *output)

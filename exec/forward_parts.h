@@ -13,6 +13,7 @@ typedef struct {
     const StepInput *input;
     bool waits;        /* for the counts of each event: there may be experts to load */
     bool repeated;     /* by the backend, as a whole */
+    uint32_t n_layers; /* of the stack, that are run */
     uint32_t n_logits; /* rows that are wanted */
     OpList *ops;
     Spans spans;        /* of the step's tokens in their own caches */

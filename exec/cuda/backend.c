@@ -406,6 +406,7 @@ static Status cuda_combine(Device *device, const ExpertBatch *batch, float scale
 
 const Backend BACKEND_CUDA = {
     .name = "cuda",
+    .loads_at_first_call = true,
     .sizes = cuda_sizes,
     .open = cuda_open,
     .close = cuda_close,

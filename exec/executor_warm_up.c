@@ -1,0 +1,121 @@
+/* What a device does only once, before the first step: kernels that were never launched are loaded
+ * at their first call, and which of them a product takes depends on how many rows it has. Steps of
+ * many sizes, of which nothing is kept, run when an executor is opened, so that no step that counts
+ * loads any. */
+#include "exec/executor_state.h"
+#include "exec/layout.h"
+
+/* Rows of products: other libraries' kernels change with them, and where they are not aligned. */
+static const uint32_t ROWS[] = {9,   10,  11,  12,  13,  14,  15,   17,   20,   24,   25,
+                                28,  33,  40,  48,  49,  56,  65,   80,   96,   97,   112,
+                                129, 160, 192, 193, 224, 257, 264,  265,  272,  320,  384,
+                                385, 448, 513, 640, 768, 896, 1025, 1536, 2049, 3072, 0};
+
+enum { MOST_TOKENS = 4096, WARM_UP_LAYERS = 8 };
+
+typedef struct {
+    uint32_t *token; /* [max_tokens], as are the next two */
+    uint32_t *kv_slot;
+    uint32_t *position;
+    uint16_t *dropped; /* [max_tokens * routed entries]: forced routing to no expert */
+    Arena arena;
+} WarmUp;
+
+static void lay_out_warm_up(WarmUp *warm_up, const Executor *executor)
+{
+    size_t tokens = executor->options.max_tokens;
+    Arena *arena = &warm_up->arena;
+    warm_up->token = lay_out(arena, tokens, sizeof *warm_up->token);
+    warm_up->kv_slot = lay_out(arena, tokens, sizeof *warm_up->kv_slot);
+    warm_up->position = lay_out(arena, tokens, sizeof *warm_up->position);
+    warm_up->dropped =
+        lay_out(arena, times(tokens, model_routed(executor->config)), sizeof *warm_up->dropped);
+}
+
+/* Requests of LENGTH tokens each, the last maybe of fewer, until there are TOKENS. */
+static uint32_t make_spans(const Executor *executor, const WarmUp *warm_up, uint32_t tokens,
+                           uint32_t length)
+{
+    const ForwardHost *host = &executor->forward.host;
+    uint32_t n = 0;
+    for (uint32_t first = 0; first < tokens; first += length, n++) {
+        uint32_t count = tokens - first < length ? tokens - first : length;
+        host->spans[n] = (Span){n, first, count, 0, count};
+        host->source_spans[n] = (Span){n, first, count, 0, 1};
+        for (uint32_t i = first; i < first + count; i++) {
+            warm_up->kv_slot[i] = n;
+            warm_up->position[i] = i - first;
+            if (model_adds_positions(executor->config))
+                host->places[i] = i - first + 1;
+        }
+    }
+    return n;
+}
+
+/* A step of requests of LENGTH. With DROPPED no token has an expert, so that it does not matter
+ * which experts are where. */
+static Status run_step(Executor *executor, const WarmUp *warm_up, Stack stack, uint32_t tokens,
+                       uint32_t length, bool dropped)
+{
+    const ExecutorOptions *options = &executor->options;
+    uint32_t n_spans = make_spans(executor, warm_up, tokens, length);
+    bool logits = stack == STACK_DECODER && options->logits != LOGITS_NONE;
+    const StepInput input = {.stack = stack,
+                             .tokens = tokens,
+                             .token = warm_up->token,
+                             .kv_slot = warm_up->kv_slot,
+                             .position = warm_up->position,
+                             .logits = logits ? LOGITS_LAST : LOGITS_NONE,
+                             .greedy = logits,
+                             .forced_experts = dropped ? warm_up->dropped : NULL};
+    return forward_warm_up(&executor->forward, &input, n_spans, WARM_UP_LAYERS);
+}
+
+/* A token each of TOKENS requests, and TOKENS of as few as can be, as far as there is room. */
+static Status run_both(Executor *executor, const WarmUp *warm_up, Stack stack, uint32_t tokens)
+{
+    const ExecutorOptions *options = &executor->options;
+    bool buffered = executor->plan.buffer.on;
+    uint64_t room = (uint64_t)options->max_requests * options->max_length;
+    if (tokens <= options->max_requests)
+        TRY(run_step(executor, warm_up, stack, tokens, 1, buffered));
+    if (tokens > room)
+        return OK;
+    TRY(run_step(executor, warm_up, stack, tokens, options->max_length, true));
+    return buffered ? OK : run_step(executor, warm_up, stack, tokens, options->max_length, false);
+}
+
+static Status run_sizes(Executor *executor, const WarmUp *warm_up, Stack stack)
+{
+    const ExecutorOptions *options = &executor->options;
+    uint64_t room = (uint64_t)options->max_requests * options->max_length;
+    for (uint32_t n = 1; n <= options->max_tokens && n <= MOST_TOKENS; n *= 2)
+        TRY(run_both(executor, warm_up, stack, n));
+    for (const uint32_t *n = ROWS; *n > 0; n++)
+        if (*n <= options->max_tokens && *n <= room)
+            TRY(run_step(executor, warm_up, stack, *n, options->max_length, true));
+    return OK;
+}
+
+static Status warm_up_with(Executor *executor, WarmUp *warm_up)
+{
+    lay_out_warm_up(warm_up, executor);
+    TRY(arena_commit(&warm_up->arena, "executor: a first step"));
+    lay_out_warm_up(warm_up, executor);
+    size_t routed = executor->options.max_tokens * (size_t)model_routed(executor->config);
+    for (size_t i = 0; i < routed; i++)
+        warm_up->dropped[i] = EXPERT_DROPPED;
+    if (model_is_encoder_decoder(executor->config))
+        TRY(run_sizes(executor, warm_up, STACK_ENCODER));
+    return run_sizes(executor, warm_up, STACK_DECODER);
+}
+
+Status executor_warm_up(Executor *executor)
+{
+    WarmUp warm_up = {0};
+    if (!executor->forward.backend->loads_at_first_call)
+        return OK;
+    Status status = warm_up_with(executor, &warm_up);
+    arena_free(&warm_up.arena);
+    return status;
+}

@@ -203,6 +203,21 @@ static double attend(OpCosts *costs, const OpPrice *price, const SpanGroup *grou
     return use.n[COST_EXTRAPOLATED] > 0 ? attend_beyond(costs, &price->gpu, &point, cross) : ns;
 }
 
+/* Over all requests of a step, whose operation begins once: what the shortest attention takes is in
+ * the costs of both groups. */
+static double attend_all(OpCosts *costs, const OpPrice *price, const SpanGroup *groups)
+{
+    const CostPoint least = {.at = {[AXIS_REQUESTS] = 1, [AXIS_TOKENS] = 1}};
+    CostUse ignored = {0};
+    double one = attend(costs, price, &groups[SPANS_ONE]);
+    double several = attend(costs, price, &groups[SPANS_SEVERAL]);
+    if (groups[SPANS_ONE].requests == 0 || groups[SPANS_SEVERAL].requests == 0)
+        return one + several;
+    double both = one + several - op_costs_at(costs, &price->gpu, &least, &ignored);
+    double longer = one > several ? one : several;
+    return both > longer ? both : longer;
+}
+
 static bool attends(Op op)
 {
     return op == OP_ATTENTION || op == OP_CROSS_ATTENTION;
@@ -263,8 +278,7 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
         OpPrice *price = &costs->prices[i];
         point.at[AXIS_ROWS] = price->op == OP_HEAD ? step->requests : step->tokens;
         if (attends(price->op))
-            gpu_ns = attend(costs, price, &step->groups[SPANS_ONE]) +
-                     attend(costs, price, &step->groups[SPANS_SEVERAL]);
+            gpu_ns = attend_all(costs, price, step->groups);
         else if (costs->fixed != NULL && (price->op == OP_ROUTE || price->op == OP_EXPERTS))
             gpu_ns = fixed_ns(costs, price, &point);
         else if (price->op == OP_ROUTE)

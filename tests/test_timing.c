@@ -483,6 +483,60 @@ static void run_without_buffer(uint64_t seed, const Variant *variant, Summary *s
     hardware_free(&hardware);
 }
 
+/* Attention of a step of ONE requests that generate and SEVERAL of 5 tokens. */
+static uint64_t attention_ns(const Hardware *hardware, uint32_t one, uint32_t several)
+{
+    TraceLayer layers[MOE_LAYERS];
+    const Plan plan = plan_default();
+    Timing *timing;
+    StepTime time;
+    make_layers(layers);
+    const TimingOptions options = {.hardware = hardware,
+                                   .model = "model",
+                                   .plan = &plan,
+                                   .layers = layers,
+                                   .n_layers = MOE_LAYERS};
+    const StepFeatures step = {
+        .phase = PHASE_MIXED,
+        .tokens = one + 5 * several,
+        .requests = one + several,
+        .groups = {[SPANS_ONE] = {.requests = one, .tokens = one, .context = 9 * one},
+                   [SPANS_SEVERAL] = {.requests = several, .tokens = 5 * several}}};
+    assert_ok(timing_new(&options, &timing));
+    assert_ok(timing_begin(timing, &step, 0));
+    assert_ok(timing_end(timing, &time));
+    uint64_t ns = timing_totals(timing).op_ns[OP_ATTENTION];
+    timing_free(timing);
+    return ns;
+}
+
+static void attention_of_both_sorts_of_requests_begins_once(void **unused)
+{
+    (void)unused;
+    static const char *const AXES[] = {"requests", "tokens", "context"};
+    uint64_t random = 3;
+    Hardware hardware;
+    CostTable *table;
+    make_machine(&random, &hardware);
+    assert_ok(hardware_add_table(&hardware, "gpu/attention", "other", UNIT_NS, AXES, 3, &table));
+    for (uint32_t i = 0; i < MOST_OPS && i < hardware.models[0].n_ops[STACK_DECODER]; i++)
+        if (hardware.models[0].ops[STACK_DECODER][i].op == OP_ATTENTION)
+            snprintf(hardware.models[0].ops[STACK_DECODER][i].shape, 160, "other");
+    for (uint32_t requests = 1; requests <= 4; requests++)
+        for (uint32_t tokens = 1; tokens <= 5; tokens += 4)
+            for (uint32_t context = 0; context <= 9; context += 9)
+                assert_ok(cost_table_put(table, (double[]){requests, tokens, context},
+                                         4000 + 100 * requests * tokens * (1 + context), 0));
+    uint64_t least_ns = LAYERS * 4100;
+    for (uint32_t one = 1; one <= 4; one++)
+        for (uint32_t several = 1; several <= 4; several++) {
+            uint64_t apart_ns =
+                attention_ns(&hardware, one, 0) + attention_ns(&hardware, 0, several);
+            assert_int_equal(attention_ns(&hardware, one, several), apart_ns - least_ns);
+        }
+    hardware_free(&hardware);
+}
+
 static void time_between_steps_is_that_of_their_tokens_and_routing(void **unused)
 {
     (void)unused;
@@ -632,6 +686,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+        cmocka_unit_test(attention_of_both_sorts_of_requests_begins_once),
         cmocka_unit_test(time_between_steps_is_that_of_their_tokens_and_routing),
         cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),
         cmocka_unit_test(the_second_step_of_a_shape_becomes_a_graph),

@@ -13,6 +13,7 @@ enum {
     SOURCE_TOKENS = 128,
     LEAST_LENGTH = 32,
     MOST_TRIES = 8,
+    FIRST_STEPS = 3,
     OTHER_BYTES = 4 << 20, /* more than a processor's own cache */
     CACHE_LINE = 64
 };
@@ -265,19 +266,33 @@ static uint32_t warm_up_steps(const Calibration *c)
 /* Steps of this length are bound by the device however they are queued, and differ little. */
 static const double LONG_NS = 1e7;
 
+/* The first two steps of their shape, again and again; one at the least repeats them after that. */
+static Status first_steps(Calibration *c, const StepKind *kind, StepMeasured *measured)
+{
+    StepOutput output;
+    double first[FIRST_STEPS];
+    double second[FIRST_STEPS];
+    double ns;
+    uint32_t n = calibration_runs_at_once(c) ? 1 : FIRST_STEPS;
+    for (uint32_t i = 0; i < n; i++) {
+        TRY(executor_forget_steps(c->executor));
+        TRY(calibration_step(c, kind, false, &output, &first[i]));
+        TRY(calibration_step(c, kind, false, &output, &second[i]));
+    }
+    measured->first_ns = calibration_median(first, n);
+    measured->second_ns = calibration_median(second, n);
+    return calibration_step(c, kind, false, &output, &ns);
+}
+
 static Status warm_up(Calibration *c, const StepKind *kind, StepMeasured *measured)
 {
     StepOutput output;
-    double ns[2][CALIBRATE_WARM_UP] = {{0}};
+    double ns = 0;
     uint32_t n = warm_up_steps(c);
-    for (int timing = kind->stamped_only ? 1 : 0; timing < 2; timing++)
-        for (uint32_t i = 0; i < n; i++) {
-            TRY(calibration_step(c, kind, timing == 1, &output, &ns[timing][i]));
-            if (timing == 1 && ns[timing][i] > LONG_NS)
-                break;
-        }
-    measured->first_ns = ns[0][0];
-    measured->second_ns = ns[0][n > 1 ? 1 : 0];
+    if (!kind->stamped_only)
+        TRY(first_steps(c, kind, measured));
+    for (uint32_t i = 0; i < n && ns <= LONG_NS; i++)
+        TRY(calibration_step(c, kind, true, &output, &ns));
     return OK;
 }
 

@@ -150,6 +150,9 @@ Status executor_check_future(const Executor *executor, const StepInput *input);
 /* Fails with ERR_INPUT for a token or position out of range (checked first), ERR_INPUT when NaN
  * appears. */
 Status executor_step(Executor *executor, const StepInput *input, StepOutput *output);
+/* The next step of any shape is as the first of it: what was noted of earlier ones to repeat them
+ * is forgotten. */
+Status executor_forget_steps(Executor *executor);
 /* Frees a KV slot, and the source of that number, for another request. */
 void executor_release(Executor *executor, uint32_t kv_slot);
 /* Forgets what the request in KV_SLOT has from position LENGTH on, none of it padding. */

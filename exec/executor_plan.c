@@ -86,15 +86,20 @@ static void exchange(Executor *executor, Choice *choice)
     *choice = before;
 }
 
+Status executor_forget_steps(Executor *executor)
+{
+    const Forward *forward = &executor->forward;
+    return forward->backend->begin_anew(forward->device, expert_slots_max_loads(&forward->slots));
+}
+
 /* Room for the decisions, in an arena that has none, and for the loads. */
 static Status make_room(Executor *executor)
 {
-    const Forward *forward = &executor->forward;
     Arena *arena = &executor->deciding;
     executor_lay_out_deciding(executor, arena);
     TRY(arena_commit(arena, "executor: host arrays of the decisions"));
     executor_lay_out_deciding(executor, arena);
-    return forward->backend->begin_anew(forward->device, expert_slots_max_loads(&forward->slots));
+    return executor_forget_steps(executor);
 }
 
 Status executor_set_plan(Executor *executor, const Plan *plan)

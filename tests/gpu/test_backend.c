@@ -66,20 +66,27 @@ typedef struct {
     ResidencyRecord events[MOST_RECORDS];
     size_t n_events;
     size_t n_timing;
+    bool greedy; /* in place of logits there is the best token of each row */
+    uint32_t best[(1 + DECODES) * REQUESTS];
+    size_t n_best;
 } Run;
 
 /* Appends what a step gave. */
 static void keep(Run *run, const StepInput *input, const TraceLayer *layers, uint32_t n_layers,
                  const StepOutput *output)
 {
-    size_t numbers = (size_t)output->n_logits * VOCABULARY;
+    size_t numbers = run->greedy ? 0 : (size_t)output->n_logits * VOCABULARY;
     size_t ids = 0;
     for (uint32_t i = 0; i < n_layers; i++)
         ids += (size_t)input->tokens * layers[i].top_k;
     assert_true(run->n_logits + numbers <= sizeof run->logits / sizeof *run->logits);
     assert_true(run->n_ids + ids <= MOST_IDS &&
                 run->n_events + output->n_residency <= MOST_RECORDS);
-    memcpy(run->logits + run->n_logits, output->logits, numbers * sizeof(float));
+    if (run->greedy)
+        memcpy(run->best + run->n_best, output->best, output->n_logits * sizeof *run->best);
+    else
+        memcpy(run->logits + run->n_logits, output->logits, numbers * sizeof(float));
+    run->n_best += run->greedy ? output->n_logits : 0;
     memcpy(run->experts + run->n_ids, output->experts, ids * sizeof *run->experts);
     memcpy(run->events + run->n_events, output->residency,
            output->n_residency * sizeof *run->events);
@@ -103,6 +110,7 @@ static void run_step(Executor *executor, uint32_t step, const Run *forced, bool 
                        .kv_slot = slot,
                        .position = position,
                        .logits = LOGITS_LAST,
+                       .greedy = run->greedy,
                        .timing = timing,
                        .forced_experts = forced != NULL ? forced->experts + run->n_ids : NULL};
     uint64_t random = 100 + step;
@@ -116,15 +124,21 @@ static void run_step(Executor *executor, uint32_t step, const Run *forced, bool 
     keep(run, &input, layers, n_layers, &output);
 }
 
-static Run *run_all(Executor *executor, const Run *forced, bool timing)
+static Run *run_with(Executor *executor, const Run *forced, bool timing, bool greedy)
 {
     Run *run = calloc(1, sizeof *run);
     assert_non_null(run);
+    run->greedy = greedy;
     for (uint32_t step = 0; step <= (brief() ? 2 : DECODES); step++)
         run_step(executor, step, forced, timing, run);
     for (uint32_t r = 0; r < REQUESTS; r++)
         executor_release(executor, r);
     return run;
+}
+
+static Run *run_all(Executor *executor, const Run *forced, bool timing)
+{
+    return run_with(executor, forced, timing, false);
 }
 
 static Executor *open_on(const char *device, ComputeType compute, const Checkpoint *checkpoint,
@@ -260,6 +274,37 @@ static void a_replayed_step_computes_what_a_queued_one_does(void **unused)
         }
 }
 
+static uint32_t largest(const float *logits)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < VOCABULARY; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
+static void greedy_steps_choose_by_the_logits_of_others(void **unused)
+{
+    (void)unused;
+    const Plan plan = plan_default();
+    for (size_t i = 0; i < N_MODELS; i++) {
+        if (!gpu_wants_case())
+            continue;
+        Checkpoint *checkpoint = open_model(i);
+        Executor *executor = open_on("cuda", COMPUTE_BF16, checkpoint, &plan);
+        Run *wanted = run_all(executor, NULL, false);
+        Run *got = run_with(executor, NULL, false, true);
+        assert_true(got->n_best > 0);
+        assert_int_equal(got->n_best, wanted->n_logits / VOCABULARY);
+        for (size_t row = 0; row < got->n_best; row++)
+            assert_int_equal(got->best[row], largest(wanted->logits + row * VOCABULARY));
+        free(got);
+        free(wanted);
+        executor_close(executor);
+        checkpoint_close(checkpoint);
+    }
+}
+
 static Plan buffer_plan(ReplayOrder order, uint32_t slots)
 {
     Plan plan = plan_default();
@@ -314,6 +359,7 @@ int main(void)
         cmocka_unit_test(every_architecture_computes_what_the_cpu_computes),
         cmocka_unit_test(bf16_stays_near_f32),
         cmocka_unit_test(a_replayed_step_computes_what_a_queued_one_does),
+        cmocka_unit_test(greedy_steps_choose_by_the_logits_of_others),
         cmocka_unit_test(a_buffer_changes_no_number_and_has_the_events_of_the_cpu),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

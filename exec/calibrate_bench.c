@@ -289,6 +289,7 @@ static Status warm_up(Calibration *c, const StepKind *kind, StepMeasured *measur
     StepOutput output;
     double ns = 0;
     uint32_t n = warm_up_steps(c);
+    n -= kind->stamped_only && n > 1; /* the first replay counts already */
     if (!kind->stamped_only)
         TRY(first_steps(c, kind, measured));
     for (uint32_t i = 0; i < n && ns <= LONG_NS; i++)

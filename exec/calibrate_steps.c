@@ -3,7 +3,7 @@
 
 #include "exec/calibrate_parts.h"
 
-enum { MOST_REPEATS = 7, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
+enum { MOST_REPEATS = 7, OPS_REPEATS = 5, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
 
 static const double WARM_NS = 1e9;
 
@@ -121,7 +121,8 @@ static Status measure_kind(Calibration *c, StepKind kind)
     kind.stamped_only = c->noting == NOTE_OPS;
     if (!kind.stamped_only)
         TRY(load_kernels(c, &kind));
-    TRY(calibration_measure(c, &kind, c->options->quick ? QUICK_REPEATS : MOST_REPEATS, &measured));
+    uint32_t repeats = kind.stamped_only ? OPS_REPEATS : MOST_REPEATS;
+    TRY(calibration_measure(c, &kind, c->options->quick ? QUICK_REPEATS : repeats, &measured));
     return calibration_note_step(c, &kind, &measured);
 }
 

@@ -80,15 +80,17 @@ def run(options):
         files.append(os.path.join(options.out, f"plan{i}.json"))
         with open(files[-1], "w") as file:
             json.dump(plan, file)
-    name = os.path.basename(options.model.rstrip("/")).replace("shape:", "").replace(":", "-")
-    for batch in options.batch:
-        trace = os.path.join(options.out, f"{name}-b{batch}.db")
-        if not record(options, batch, trace):
+    name = options.name or os.path.basename(
+        options.model.rstrip("/")).replace("shape:", "").replace(":", "-")
+    for i, batch in enumerate(options.batch):
+        trace = options.trace[i] if options.trace else os.path.join(options.out,
+                                                                    f"{name}-b{batch}.db")
+        if not options.trace and not record(options, batch, trace):
             continue
         command = [options.moebius, "validate", "--trace", trace, "--model", options.model,
                    "--device", options.device, "--hardware", options.hardware, "--runs",
                    str(options.runs), "--json"]
-        command += ["--routing", "trace:" + trace] if options.routing else []
+        command += ["--routing", "trace:" + trace] if options.routing or options.trace else []
         command += ["--train", "0:1"] if options.host else []
         for file in files:
             command += ["--plan", file]
@@ -134,11 +136,17 @@ def mean(values):
     return statistics.fmean(values) if values else 0.0
 
 
+def load_bytes(row):
+    counts = row["measured"]
+    return counts["bytes_loaded"] / counts["loads"] if counts["loads"] else 0
+
+
 def summarise(documents):
     """Each figure of BOUNDS, the mean over all cells but for p95, bias and ranking."""
     cells = [cell for document in documents for _, cell, _ in cells_of(document)]
     ops = [stats for cell in cells for op, stats in cell["ops"].items() if op != "loads"]
-    loads = [cell["ops"]["loads"] for cell in cells if "loads" in cell["ops"]]
+    loads = [row["time"]["ops"]["loads"] for document in documents for row in document["plans"]
+             if "loads" in row["time"]["ops"] and load_bytes(row) >= 1 << 20]
     ends = [cell["end_to_end"] for cell in cells]
     weight = sum(stats["measured_ns"] for stats in ops)
     return {
@@ -158,6 +166,8 @@ def summarise(documents):
         "noise": mean(end["all"]["noise"] for end in ends),
         "memory": max(abs(cell["memory"]["error"]) for cell in cells),
         "tau, least": min(document["ranking"]["kendall_tau"] for document in documents),
+        "pairs of plans": sum(document["ranking"]["pairs"] for document in documents),
+        "pairs that differ": sum(document["ranking"]["distinct_pairs"] for document in documents),
         "regret": max(document["ranking"]["regret"] for document in documents)}
 
 
@@ -205,6 +215,8 @@ def main():
     grid.add_argument("--slots", type=int, nargs=2, default=[96, 32], metavar=("LARGE", "SMALL"))
     grid.add_argument("--throttles", type=float, nargs="*", default=[])
     grid.add_argument("--host", action="store_true", help="a plan that computes on the host too")
+    grid.add_argument("--trace", nargs="+", help="one of each batch, whose routing is forced")
+    grid.add_argument("--name", help="of the files of results (default: the model's)")
     grid.add_argument("--tokens", help="file of token ids (default: random ones)")
     grid.add_argument("--routing", help="forced while recording and validating: zipf:1")
     grid.add_argument("--lengths", type=lambda text: tuple(map(int, text.split("x"))), nargs=2,

@@ -114,7 +114,7 @@ static void assert_same_step(const StepOutput *a, const StepOutput *b)
 static void assert_same_runs(Executor *a, Executor *b, uint32_t steps)
 {
     uint64_t random[2] = {11, 11};
-    for (uint32_t step = 0; step < (brief() ? 3 : steps); step++) {
+    for (uint32_t step = 0; step < (brief() ? 2 : steps); step++) {
         StepOutput outputs[2];
         run_random(a, step, &random[0], &outputs[0]);
         run_random(b, step, &random[1], &outputs[1]);
@@ -135,7 +135,7 @@ static void after_set_plan_every_event_is_a_fresh_executors(void **state)
     assert_ok(executor_open(checkpoint, &options, &executor));
     for (size_t i = 0; i < 2 * n; i++) {
         const Plan *plan = &plans[i < n ? i : random_below(&random, (uint32_t)n)];
-        if (brief() && i % 37 != 0)
+        if (brief() && i % 101 != 0)
             continue;
         const ExecutorOptions fresh_options = usual_options(plan);
         Executor *fresh;
@@ -205,7 +205,7 @@ static void a_plan_that_does_not_fit_is_refused_and_changes_nothing(void **state
     uint64_t random[2] = {7, 7};
     for (int i = 0; i < 2; i++)
         assert_ok(executor_open(checkpoint, &options, &executors[i]));
-    for (uint32_t step = 0; step < 4 * sizeof cases / sizeof cases[0]; step++) {
+    for (uint32_t step = 0; step < 4 * sizeof cases / sizeof cases[0]; step += brief() ? 9 : 1) {
         StepOutput outputs[2];
         for (int i = 0; i < 2; i++)
             run_random(executors[i], step, &random[i], &outputs[i]);
@@ -233,7 +233,7 @@ static void every_failing_allocation_of_set_plan_leaves_all_as_it_was(void **sta
     bool reached = true;
     for (int i = 0; i < 2; i++)
         assert_ok(executor_open(checkpoint, &options, &executors[i]));
-    for (uint64_t k = 1; reached; k += brief() ? k : 1) {
+    for (uint64_t k = 1; reached; k += brief() ? 2 * k : 1) {
         StepOutput outputs[2];
         for (int i = 0; i < 2; i++)
             run_random(executors[i], (uint32_t)k, &random[i], &outputs[i]);

@@ -129,7 +129,7 @@ static Run *run_with(Executor *executor, const Run *forced, bool timing, bool gr
     Run *run = calloc(1, sizeof *run);
     assert_non_null(run);
     run->greedy = greedy;
-    for (uint32_t step = 0; step <= (brief() ? 2 : DECODES); step++)
+    for (uint32_t step = 0; step <= (brief() ? 1 : DECODES); step++)
         run_step(executor, step, forced, timing, run);
     for (uint32_t r = 0; r < REQUESTS; r++)
         executor_release(executor, r);
@@ -254,7 +254,7 @@ static void a_replayed_step_computes_what_a_queued_one_does(void **unused)
     const Plan plan = plan_default();
     for (size_t i = 0; i < 2 * N_MODELS; i++)
         for (int timing = 0; timing < 2; timing++) {
-            if ((brief() && (i % 2 != i / 2 % 2 || timing != (int)i / 4 % 2)) || !gpu_wants_case())
+            if ((brief() && (i < 2 || i > 4 || timing != (int)i % 2)) || !gpu_wants_case())
                 continue;
             Checkpoint *checkpoint = open_model(i / 2);
             Executor *executor = open_on("cuda", COMPUTES[i % 2], checkpoint, &plan);
@@ -323,14 +323,14 @@ static void a_buffer_changes_no_number_and_has_the_events_of_the_cpu(void **unus
     static const ReplayOrder ORDERS[] = {ORDER_SERIAL, ORDER_BATCH, ORDER_STAGED};
     static const uint32_t SLOTS[] = {4, 12};
     const Plan off = plan_default();
-    for (size_t i = 0; i < N_MODELS; i++) {
+    for (size_t i = 0; i < (brief() ? 3 : N_MODELS); i++) {
         if (!gpu_wants_case())
             continue;
         Checkpoint *checkpoint = open_model(i);
         Executor *whole = open_on("cuda", COMPUTE_F32, checkpoint, &off);
         Run *wanted = run_all(whole, NULL, false);
         for (size_t o = 0; o < 6; o++) {
-            if (brief() && o != i % 6)
+            if (brief() && o != 2 * i + i % 2) /* each order */
                 continue;
             const Plan plan = buffer_plan(ORDERS[o / 2], SLOTS[o % 2]);
             Executor *cpu = open_on("cpu", COMPUTE_F32, checkpoint, &plan);

@@ -182,23 +182,21 @@ static void check_entry(Side *cpu, Side *gpu, const Inputs *inputs, uint32_t tok
 static void check_layer(uint64_t *state, Layer of, ComputeType compute)
 {
     const Layer *layer = &of;
+    if (!gpu_wants_case())
+        return;
     const double tolerance = compute == COMPUTE_BF16 && layer->packed ? 1e-2 : 2e-5;
     Inputs inputs = make_inputs(state, layer);
     Side cpu;
     Side gpu;
     open_side(&BACKEND_CPU, COMPUTE_F32, layer, &inputs, &cpu);
     open_side(&BACKEND_CUDA, compute, layer, &inputs, &gpu);
-    for (uint32_t tokens = brief() ? 38 : 1; tokens <= layer->max_tokens; tokens = tokens * 5 + 2)
-        if ((!brief() || tokens == 38) && gpu_wants_case())
-            check_step(&cpu, &gpu, &inputs, tokens, 0, tolerance);
-    for (uint32_t tokens = brief() ? 29 : 1; tokens <= layer->max_tokens && tokens <= 64;
-         tokens = tokens * 3 + 5)
-        if ((!brief() || compute == COMPUTE_BF16) && gpu_wants_case())
+    for (uint32_t tokens = 1; tokens <= layer->max_tokens && !brief(); tokens = tokens * 5 + 2)
+        check_step(&cpu, &gpu, &inputs, tokens, 0, tolerance);
+    for (uint32_t tokens = 1; tokens <= layer->max_tokens && tokens <= 64; tokens = tokens * 3 + 5)
+        if (!brief() || (tokens == 29 && compute == COMPUTE_BF16))
             check_entry(&cpu, &gpu, &inputs, tokens, tolerance);
-    if (!brief() && gpu_wants_case())
-        check_step(&cpu, &gpu, &inputs, layer->max_tokens, 0, tolerance);
-    if (gpu_wants_case())
-        check_step(&cpu, &gpu, &inputs, layer->max_tokens, 1 + layer->max_tokens / 8, tolerance);
+    check_step(&cpu, &gpu, &inputs, brief() ? 38 : layer->max_tokens, 0, tolerance);
+    check_step(&cpu, &gpu, &inputs, layer->max_tokens, 1 + layer->max_tokens / 8, tolerance);
     close_side(&gpu);
     close_side(&cpu);
     free_inputs(&inputs);

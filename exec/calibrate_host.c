@@ -13,7 +13,7 @@ enum {
     CACHE_PLACES = 16
 };
 
-/* Memory that takes less more than the cache does not show. */
+/* Where memory takes less more than the cache, all of a layer's experts are in one or the other. */
 static const double CACHE_SHOWS = 1.15;
 
 /* The time of each event of STEP on the host: the first records of a layer are the host's, and have
@@ -120,6 +120,15 @@ static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, 
     return n > 0 ? note(c, "host/warm", at, ns, n) : OK;
 }
 
+/* What the profile has, of this model or of others. */
+static const CostTable *known_cache(const Calibration *c)
+{
+    const CostTable *table = hardware_table(c->hardware, "host/cache", "");
+    if ((table == NULL || table->n_points == 0) && c->options->known != NULL)
+        table = hardware_table(c->options->known, "host/cache", "");
+    return table != NULL && table->n_points > 0 ? table : NULL;
+}
+
 /* Experts of one token, of which more and more sets take turns: what they read until half of what
  * memory costs more is there. */
 static Status measure_cache(Calibration *c)
@@ -130,7 +139,9 @@ static Status measure_cache(Calibration *c)
     double medians[CACHE_PLACES] = {0};
     uint32_t sets[CACHE_PLACES];
     uint32_t places = 0;
-    if (calibration_only_counts(c))
+    const CostTable *known = known_cache(c);
+    c->cache_bytes = known != NULL ? known->value[0] : 0;
+    if (calibration_only_counts(c) || known != NULL)
         return OK;
     for (uint32_t n = 1; n <= most && places < CACHE_PLACES; n += 1 + n / 4) {
         double ns[MOST_VALUES];
@@ -143,11 +154,11 @@ static Status measure_cache(Calibration *c)
         sets[places] = n;
         medians[places++] = calibration_median(ns, values);
     }
-    if (places == 0)
+    if (places == 0 || medians[places - 1] < medians[0] * CACHE_SHOWS)
         return OK;
     double half = (medians[0] + medians[places - 1]) / 2;
     uint32_t held = places - 1;
-    while (medians[places - 1] > medians[0] * CACHE_SHOWS && held > 0 && medians[held] > half)
+    while (held > 0 && medians[held] > half)
         held--;
     c->cache_bytes = sets[held] * active * expert_bytes(c);
     return calibration_note(c, "host/cache", "", UNIT_BYTES, NULL, 0, NULL, c->cache_bytes, 0);

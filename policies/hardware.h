@@ -19,7 +19,7 @@
  *   gpu/predict        the router of a layer further on, asked before this layer's experts run
  *   host/experts       ... of a call that computes on the host's cores
  *   host/warm          the same where the host's cache holds the weights, of which it holds
- *                      host/cache, bytes
+ *                      host/cache, bytes; without that table, all
  *   issue/OP           host time to queue OP where no graph is replayed
  *   issue/load         ... to begin one load; issue/await: to make the queue wait for one;
  *                      end/load: to learn its time when the step is over

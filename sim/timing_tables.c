@@ -37,7 +37,6 @@ static const struct {
     {"throttle/least", offsetof(Timing, refs.throttle_least), NEEDED_BY_SLOW_LINKS},
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
     {"copy/d2h", offsetof(Timing, refs.d2h), NEEDED_BY_HOST_EXPERTS},
-    {"host/cache", offsetof(Timing, refs.host_cache), NEEDED_BY_HOST_EXPERTS},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
 };
 
@@ -141,6 +140,7 @@ static Status find_of_model(Timing *timing)
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
                                                                           : "padded";
     snprintf(shape, sizeof shape, "memory/%s", memory);
+    TRY(op_costs_find(costs, "host/cache", "", &timing->refs.host_cache));
     return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
 }
 
@@ -179,8 +179,8 @@ static void price_constants(Timing *timing)
         price_queue(timing);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         price_slow_link(timing);
-    if (timing->refs.host_cache.table != COSTS_NONE &&
-        timing->options.plan->compute.mode != COMPUTE_ON_GPU)
+    timing->host_cache = UINT64_MAX;
+    if (timing->refs.host_cache.table != COSTS_NONE)
         timing->host_cache = constant(timing, &timing->refs.host_cache);
     if (is_needed(timing, NEEDED_BY_STAMPS))
         timing->stamp_ns = constant(timing, &timing->refs.stamp);

@@ -1,6 +1,7 @@
 #include "policies/event_loop.h"
 #include "policies/recency.h"
 #include "policies/turns.h"
+#include "policies/wide.h"
 
 static void mru_touch(Scope *scope, uint32_t object)
 {
@@ -185,6 +186,21 @@ DEFINE_RUN(mru_serial, quick_serial_event)
 DEFINE_RUN(mru_batch, quick_batch_event)
 DEFINE_RUN(mru_staged, mru_staged_event)
 
+static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    wide_run(scope, events, run, wide_mru_serial, mru_serial);
+}
+
+static void run_batch(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    wide_run(scope, events, run, wide_mru_batch, mru_batch);
+}
+
 /* Most recently used: the one looked up last. */
 const EvictionPolicy EVICT_MRU = {
-    .name = "mru", EVENTS(mru), .needs_positions = true, .needs_turns = true, .n_rings = 1};
+    .name = "mru",
+    .run = {[ORDER_SERIAL] = run_serial, [ORDER_BATCH] = run_batch, [ORDER_STAGED] = mru_staged},
+    .prefetch = mru_prefetch,
+    .needs_positions = true,
+    .needs_turns = true,
+    .n_rings = 1};

@@ -51,6 +51,8 @@ ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
         scope->loaded_at[last] = scope->n_loaded;
         scope->resident[newest] = false;
         scope->resident[last] = true;
+        scope->position[newest] = NOBODY;
+        scope->position[last] = 0;
         scope->slot[last] = slot;
         scope->slot_object[slot] = last;
         scope->newest = last;
@@ -63,5 +65,16 @@ DEFINE_RUN(lifo_serial, quick_serial_event)
 DEFINE_RUN(lifo_batch, lifo_batch_event)
 DEFINE_RUN(lifo_staged, lifo_staged_event)
 
+static void run_batch(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    wide_run(scope, events, run, wide_lifo_batch, lifo_batch);
+}
+
 /* Last in, first out: the latest loaded goes. */
-const EvictionPolicy EVICT_LIFO = {.name = "lifo", EVENTS(lifo), .needs_turns = true, .n_rings = 1};
+const EvictionPolicy EVICT_LIFO = {
+    .name = "lifo",
+    .run = {[ORDER_SERIAL] = lifo_serial, [ORDER_BATCH] = run_batch, [ORDER_STAGED] = lifo_staged},
+    .prefetch = lifo_prefetch,
+    .needs_positions = true,
+    .needs_turns = true,
+    .n_rings = 1};

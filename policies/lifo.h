@@ -1,9 +1,11 @@
 /* A stack of residents in load order: what lifo and lifo-inactive-first share. Inside policies/
- * only. */
+ * only. The position of a resident is 0, that of others NOBODY: it says the same as scope->resident
+ * in a form that wide runs can read. */
 #ifndef POLICIES_LIFO_H
 #define POLICIES_LIFO_H
 
 #include "policies/event_loop.h"
+#include "policies/wide.h"
 
 /* The members of A that were passed over come back, then those admitted since: they are newer. */
 static inline void lifo_end(Scope *scope)
@@ -18,6 +20,7 @@ static inline void lifo_end(Scope *scope)
 
 static inline void lifo_admit(Scope *scope, uint32_t object)
 {
+    scope->position[object] = 0;
     if (scope->n_aside > 0)
         scope->aside[scope->n_slots + scope->n_newer++] = object;
     else
@@ -27,15 +30,19 @@ static inline void lifo_admit(Scope *scope, uint32_t object)
 static inline uint32_t lifo_victim(Scope *scope)
 {
     lifo_end(scope);
-    return ring_pop_newest(&scope->rings[0]);
+    uint32_t object = ring_pop_newest(&scope->rings[0]);
+    scope->position[object] = NOBODY;
+    return object;
 }
 
 static inline uint32_t lifo_victim_outside(Scope *scope)
 {
     for (;;) {
         uint32_t object = ring_pop_newest(&scope->rings[0]);
-        if (!scope_is_active(scope, object))
+        if (!scope_is_active(scope, object)) {
+            scope->position[object] = NOBODY;
             return object;
+        }
         scope->aside[scope->n_aside++] = object;
     }
 }

@@ -128,15 +128,15 @@ WIDE_INLINE void wide_write_hits(const WideEvent *event, uint8_t *hit)
         hit[i] = !(event->misses >> i & 1);
 }
 
-/* The N VICTIMS have no KEYS any more. */
-WIDE_INLINE void wide_forget(uint32_t *keys, uint32_t n, __m256i victims)
+/* The N first of OBJECTS, and nobody, get KEY. */
+WIDE_INLINE void wide_set_keys(uint32_t *keys, uint32_t n, __m256i objects, uint32_t key)
 {
-    uint32_t out[WIDE_LANES];
+    uint32_t list[WIDE_LANES];
     uint32_t i = 0;
-    wide_store(out, victims);
+    wide_store(list, objects);
     do
         for (uint32_t end = i + 4; i < end; i++)
-            keys[out[i]] = NOBODY;
+            keys[list[i]] = key;
     while (i < n);
 }
 

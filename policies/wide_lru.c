@@ -29,7 +29,7 @@ WIDE_INLINE bool decide(Scope *scope, ScopeEvent *counts, const BufferRun *run, 
     __m256i out = wide_end_pick(scope, &end, victims);
     __m256i in = wide_pick(scope, event.objects, event.misses);
     ring->tail += wide_end_free(&end, others & ~victims);
-    wide_forget(scope->position, event.n_misses, out);
+    wide_set_keys(scope->position, event.n_misses, out, NOBODY);
     wide_append(scope, ring, event.n, serial ? event.objects : wide_hits_first(scope, &event, in));
     wide_exchange(scope, counts, &event, in, out);
     wide_write_hits(&event, run->hit != NULL ? run->hit + span.first : NULL);

@@ -19,7 +19,7 @@ WIDE_INLINE bool decide_batch(Scope *scope, ScopeEvent *counts, const BufferRun 
     __m256i out = wide_end_pick(scope, &end, victims);
     __m256i in = wide_pick(scope, event.objects, event.misses);
     ring->head -= wide_end_free(&end, others & ~victims);
-    wide_forget(scope->position, event.n_misses, out);
+    wide_set_keys(scope->position, event.n_misses, out, NOBODY);
     wide_append(scope, ring, event.n, wide_hits_first(scope, &event, in));
     wide_exchange(scope, counts, &event, in, out);
     wide_write_hits(&event, run->hit != NULL ? run->hit + span.first : NULL);

@@ -1,61 +1,194 @@
-#include "policies/lfu.h"
+/* Ages grow all the time, so residents have no order to keep. But age over lookups reaches a
+ * threshold R not before the last lookup + lookups * R, less one: a lookup puts it off, nothing
+ * else moves it. Whoever may have come so far is near, and the victim is among them where anyone
+ * has: they are compared. All others wait for their turn of time in a wheel, at times that may be
+ * too early. R goes up where many are near, and to a little less than the most there is where
+ * nobody has come so far. Few residents are all near, with R at 0. */
+#include "policies/event_loop.h"
 
-/* Ages grow all the time, so objects have no order to keep. But lookups over age are at most 1/R
- * from the time on that is the last lookup + lookups * R, less one: a lookup puts it off, nothing
- * else moves it. Whoever has come so far is due, and the victim is among them where there are any.
- * They are set aside; all others wait in the heap, by times that may be too early. R, in 2^-16,
- * goes up where many are due, and down to a little less than the least used has where nobody is. */
-enum { FEW_DUE = 6, SLOTS_A_DUE = 48, RATE_STEP = 32, RATE_BITS = 16 };
+/* Of the error of a score, which is three roundings. */
+static const float CLOSE = 1.0F - 0x1p-20F;
 
-static uint64_t due_at(const Scope *scope, uint32_t object)
+static void put_near(Scope *scope, uint32_t object)
 {
-    uint64_t count = scope->count[object];
-    uint64_t low = count * (scope->inflation & 0xFFFF) + 0xFFFF; /* rounded up */
-    return scope->last[object] + count * (scope->inflation >> RATE_BITS) + (low >> RATE_BITS);
+    AgedQueue *queue = &scope->aged;
+    uint32_t at = queue->n++;
+    queue->last[at] = scope->last[object];
+    queue->rate[at] = 1.0F / (float)scope->count[object];
+    queue->object[at] = object;
+    queue->place[object] = at;
 }
 
-static bool is_due(const Scope *scope, uint32_t object)
+static void leave_near(AgedQueue *queue, uint32_t at)
 {
-    return due_at(scope, object) <= (uint64_t)scope->time + 1;
-}
-
-static void wait_in_heap(Scope *scope, uint32_t object)
-{
-    heap_push(&scope->heap, object, due_at(scope, object));
-}
-
-static void change_rate(Scope *scope, uint64_t rate)
-{
-    uint32_t n_due = 0;
-    for (uint32_t i = 0; i < scope->heap.size; i++)
-        scope->aside[scope->n_aside++] = scope->heap.entries[i].object;
-    heap_reset(&scope->heap, scope->heap.size);
-    scope->inflation = rate;
-    for (uint32_t i = 0; i < scope->n_aside; i++) {
-        uint32_t object = scope->aside[i];
-        if (is_due(scope, object))
-            scope->aside[n_due++] = object;
-        else
-            wait_in_heap(scope, object);
+    uint32_t end = --queue->n;
+    queue->place[queue->object[at]] = queue->none;
+    if (at != end) {
+        queue->last[at] = queue->last[end];
+        queue->rate[at] = queue->rate[end];
+        queue->object[at] = queue->object[end];
+        queue->place[queue->object[at]] = at;
     }
-    scope->n_aside = n_due;
+    queue->rate[end] = 0;
+}
+
+/* A time before which OBJECT does not reach the threshold. */
+static double due_of(const Scope *scope, uint32_t object)
+{
+    return scope->last[object] + scope->aged.threshold * scope->count[object] - 2;
+}
+
+/* Puts OBJECT near if it is due in the present turn, else where it waits: at most a whole round of
+ * the wheel. */
+static void put(Scope *scope, uint32_t object)
+{
+    AgedQueue *queue = &scope->aged;
+    double due = due_of(scope, object);
+    uint64_t next_turn = ((uint64_t)scope->time >> queue->shift) + 1;
+    uint32_t last_turn = queue->turn + AGED_TURNS - 1;
+    if (due < (double)(next_turn << queue->shift)) {
+        put_near(scope, object);
+        return;
+    }
+    uint64_t end = (uint64_t)last_turn << queue->shift;
+    uint32_t turn = due < (double)end ? (uint32_t)((uint64_t)due >> queue->shift) : last_turn;
+    queue->next[object] = queue->head[turn % AGED_TURNS];
+    queue->head[turn % AGED_TURNS] = object;
+}
+
+/* Everybody whose turn has come since. */
+static void advance(Scope *scope)
+{
+    AgedQueue *queue = &scope->aged;
+    uint32_t now = scope->time >> queue->shift;
+    if (now - queue->turn > AGED_TURNS)
+        queue->turn = now - AGED_TURNS;
+    while (queue->turn != now) {
+        uint32_t *head = &queue->head[++queue->turn % AGED_TURNS];
+        uint32_t object = *head;
+        *head = NOBODY;
+        while (object != NOBODY) {
+            uint32_t next = queue->next[object];
+            put(scope, object);
+            object = next;
+        }
+    }
+}
+
+/* Takes all that are near to OBJECTS; returns how many. */
+static uint32_t take_near(AgedQueue *queue, uint32_t *objects)
+{
+    uint32_t n = queue->n;
+    for (uint32_t i = 0; i < n; i++)
+        objects[i] = queue->object[i];
+    while (queue->n > 0)
+        leave_near(queue, queue->n - 1);
+    return n;
+}
+
+static uint32_t take_waiting(AgedQueue *queue, uint32_t *objects)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < AGED_TURNS; i++) {
+        for (uint32_t object = queue->head[i]; object != NOBODY; object = queue->next[object])
+            objects[n++] = object;
+        queue->head[i] = NOBODY;
+    }
+    return n;
+}
+
+/* Where nobody of OBJECTS[n] is set aside there is room for all of them behind. */
+static uint32_t *room_behind_aside(const Scope *scope)
+{
+    return scope->aside + scope->n_slots;
+}
+
+static double score_of(const Scope *scope, uint32_t object)
+{
+    return ((double)scope->time + 1 - scope->last[object]) / scope->count[object];
+}
+
+/* All find their places again. */
+static void put_all(Scope *scope, const uint32_t *objects, uint32_t n)
+{
+    scope->aged.turn = scope->time >> scope->aged.shift;
+    for (uint32_t i = 0; i < n; i++)
+        put(scope, objects[i]);
+}
+
+/* Nobody has come as far as the threshold. */
+static void lower_threshold(Scope *scope)
+{
+    AgedQueue *queue = &scope->aged;
+    uint32_t *objects = room_behind_aside(scope);
+    uint32_t n = take_near(queue, objects);
+    double most = 0;
+    n += take_waiting(queue, objects + n);
+    for (uint32_t i = 0; i < n; i++) {
+        double score = score_of(scope, objects[i]);
+        most = score > most ? score : most;
+    }
+    most = most < queue->threshold ? most : queue->threshold;
+    queue->threshold = most * (1 - queue->share);
+    put_all(scope, objects, n);
+    if (queue->n < queue->near / 3 && queue->share < 0.5)
+        queue->share *= 1.5;
+    else if (queue->n > 2 * queue->near / 3 && queue->share > 0x1p-8)
+        queue->share /= 1.5;
+}
+
+/* Too many are near: those below the mean wait again. */
+static void raise_threshold(Scope *scope)
+{
+    AgedQueue *queue = &scope->aged;
+    uint32_t *objects = room_behind_aside(scope);
+    uint32_t n = take_near(queue, objects);
+    double mean = 0;
+    for (uint32_t i = 0; i < n; i++)
+        mean += score_of(scope, objects[i]) / n;
+    queue->threshold = mean > queue->threshold ? mean : queue->threshold;
+    for (uint32_t i = 0; i < n; i++)
+        put(scope, objects[i]);
+    queue->most = queue->n < n ? queue->near : 2 * n;
+}
+
+/* Times have 32 bits, and ages 31. When they run out, half of the range is subtracted from all:
+ * lookups further back than a thousand million others then count as equally old. */
+static void start_time_again(Scope *scope)
+{
+    uint32_t half = INT32_MAX / 2;
+    uint32_t *objects = room_behind_aside(scope);
+    uint32_t n = take_near(&scope->aged, objects);
+    n += take_waiting(&scope->aged, objects + n);
+    for (uint32_t i = 0; i < scope->n_objects; i++)
+        scope->last[i] = scope->last[i] > half ? scope->last[i] - half : 0;
+    scope->time -= half;
+    put_all(scope, objects, n);
+}
+
+/* Counts a lookup of OBJECT where it HIT, without a branch; who missed is not near. */
+static void aged_look_up(Scope *scope, uint32_t object, bool hit)
+{
+    AgedQueue *queue = &scope->aged;
+    if (scope->time == INT32_MAX && hit)
+        start_time_again(scope);
+    uint32_t at = queue->place[object];
+    scope->time += hit;
+    scope->last[object] = hit ? scope->time : scope->last[object];
+    scope->count[object] += hit & (scope->count[object] != UINT32_MAX);
+    queue->last[at] = scope->time;
+    queue->rate[at] = 1.0F / (float)scope->count[object];
 }
 
 static void aged_hit(Scope *scope, uint32_t object)
 {
-    bool starts_again = scope->time == UINT32_MAX;
-    lfu_hit(scope, object);
-    if (starts_again)
-        change_rate(scope, scope->inflation);
+    aged_look_up(scope, object, true);
 }
 
 static void aged_admit(Scope *scope, uint32_t object)
 {
-    aged_hit(scope, object);
-    if (scope->inflation == 0)
-        scope->aside[scope->n_aside++] = object;
-    else
-        wait_in_heap(scope, object);
+    aged_look_up(scope, object, true);
+    put(scope, object);
 }
 
 /* True when LEFT's lookups over age are fewer than RIGHT's; products of 32-bit numbers are exact.
@@ -69,100 +202,75 @@ static bool is_less_used(const Scope *scope, uint32_t left, uint32_t right)
     return a != b ? a < b : left < right;
 }
 
-/* Brings what is set aside up to date: who was looked up since waits again. */
-static void collect_due(Scope *scope)
+/* The place of the least used of those with a score of LIMIT or more. */
+static uint32_t least_of_close(const Scope *scope, float limit)
 {
-    Heap *heap = &scope->heap;
-    uint32_t n_due = 0;
-    if (scope->inflation == 0)
-        return; /* all are due */
-    for (uint32_t i = 0; i < scope->n_aside; i++) {
-        uint32_t object = scope->aside[i];
-        if (is_due(scope, object))
-            scope->aside[n_due++] = object;
-        else
-            wait_in_heap(scope, object);
-    }
-    scope->n_aside = n_due;
-    while (heap->size > 0 && heap->entries[0].key <= (uint64_t)scope->time + 1) {
-        uint32_t object = heap->entries[0].object;
-        if (!is_due(scope, object)) {
-            heap_enlarge_top(heap, due_at(scope, object));
-            continue;
-        }
-        heap_pop(heap);
-        scope->aside[scope->n_aside++] = object;
-    }
-}
-
-/* The place of the least used of those that are due, or NOBODY. */
-static uint32_t find_least(const Scope *scope, bool outside)
-{
+    const AgedQueue *queue = &scope->aged;
     uint32_t least = NOBODY;
-    for (uint32_t i = 0; i < scope->n_aside; i++) {
-        if (outside && scope_is_active(scope, scope->aside[i]))
-            continue;
-        if (least == NOBODY || is_less_used(scope, scope->aside[i], scope->aside[least]))
+    for (uint32_t i = 0; i < queue->n; i++)
+        if (queue->score[i] >= limit &&
+            (least == NOBODY || is_less_used(scope, queue->object[i], queue->object[least])))
             least = i;
-    }
     return least;
 }
 
-/* R for which the least used of those that wait, and those near it, are due; lower than now. */
-static uint64_t rate_of_waiting(const Scope *scope)
+/* The place of the least used of all. */
+static uint32_t find_least(Scope *scope)
 {
-    uint32_t least = NOBODY;
-    for (uint32_t i = 0; i < scope->heap.size; i++) {
-        uint32_t object = scope->heap.entries[i].object;
-        if (least == NOBODY || is_less_used(scope, object, least))
-            least = object;
+    AgedQueue *queue = &scope->aged;
+    for (;;) {
+        uint32_t n = (queue->n + AGED_STRIDE - 1) / AGED_STRIDE * AGED_STRIDE;
+        float most = aged_scores(queue->last, queue->rate, n, scope->time + 1, queue->score);
+        if (queue->n > 0 && (double)(most * CLOSE) >= queue->threshold) {
+            uint32_t at;
+            float limit = most * CLOSE;
+            uint32_t n_close = aged_count(queue->score, n, limit, &at);
+            return n_close == 1 ? at : least_of_close(scope, limit);
+        }
+        lower_threshold(scope);
     }
-    uint64_t rate = scope->inflation - 1;
-    if (least != NOBODY) {
-        uint64_t age = (uint64_t)scope->time - scope->last[least] + 1;
-        uint64_t own = (age << RATE_BITS) / scope->count[least];
-        rate = own < rate ? own : rate;
-    }
-    return rate - rate / RATE_STEP;
 }
 
-/* Set right so that R stays below 2^48 and products of it below 2^64. */
-static uint64_t higher_rate(uint64_t rate)
+static uint32_t take_least(Scope *scope)
 {
-    uint64_t most = UINT64_C(1) << (32 + RATE_BITS - 1);
-    uint64_t higher = rate + rate / RATE_STEP + 1;
-    return higher < most ? higher : most;
-}
-
-static uint32_t least_used(Scope *scope, bool outside)
-{
-    collect_due(scope);
-    uint32_t least = find_least(scope, outside);
-    while (least == NOBODY) {
-        change_rate(scope, rate_of_waiting(scope));
-        least = find_least(scope, outside);
-    }
-    uint32_t object = scope->aside[least];
-    scope->aside[least] = scope->aside[--scope->n_aside];
-    if (scope->n_aside > FEW_DUE + scope->n_slots / SLOTS_A_DUE)
-        change_rate(scope, higher_rate(scope->inflation));
+    AgedQueue *queue = &scope->aged;
+    advance(scope);
+    while (queue->n > queue->most)
+        raise_threshold(scope);
+    uint32_t at = find_least(scope);
+    uint32_t object = queue->object[at];
+    leave_near(queue, at);
     return object;
+}
+
+static void aged_end(Scope *scope)
+{
+    while (scope->n_aside > 0)
+        put(scope, scope->aside[--scope->n_aside]);
 }
 
 static uint32_t aged_victim(Scope *scope)
 {
-    return least_used(scope, false);
+    aged_end(scope);
+    return take_least(scope);
 }
 
 static uint32_t aged_victim_outside(Scope *scope)
 {
-    return least_used(scope, true);
+    for (;;) {
+        uint32_t object = take_least(scope);
+        if (!scope_is_active(scope, object))
+            return object;
+        scope->aside[scope->n_aside++] = object;
+    }
 }
 
 static const EvictionRules RULES = {.hit = aged_hit,
+                                    .look_up = aged_look_up,
                                     .admit = aged_admit,
                                     .victim = aged_victim,
-                                    .victim_outside = aged_victim_outside};
+                                    .victim_outside = aged_victim_outside,
+                                    .end = aged_end};
 
 DEFINE_EVENTS(lfu_aged, RULES)
 
@@ -171,4 +279,4 @@ DEFINE_EVENTS(lfu_aged, RULES)
  * offloading call it LFRU; among causal policies it did best in replays with all of an event's
  * lookups against its start. */
 const EvictionPolicy EVICT_LFU_AGED = {
-    .name = "lfu-aged", EVENTS(lfu_aged), .needs_counts = true, .needs_heap = true};
+    .name = "lfu-aged", EVENTS(lfu_aged), .needs_counts = true, .needs_aged = true};

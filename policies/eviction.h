@@ -27,6 +27,7 @@ typedef struct {
     bool needs_heap;      /* heap */
     bool needs_where;     /* heap.where */
     bool needs_queue;     /* queue */
+    bool needs_aged;      /* aged */
     bool needs_counts;    /* count, last */
     bool needs_flags;     /* flag and list */
     bool needs_values;    /* value */

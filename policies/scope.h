@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "policies/aged_queue.h"
 #include "policies/buffer.h"
 #include "policies/heap.h"
 #include "policies/ring.h"
@@ -63,6 +64,7 @@ typedef struct {
     ScopeNode *nodes;       /* [n_objects + lists of the policy]; the last are their sentinels */
     uint64_t random;        /* state of its random numbers */
     Heap heap;              /* residents, where the policy asks for it */
+    AgedQueue aged;         /* residents, where the policy asks for it */
     ValueQueue queue;       /* residents of the smallest values, where it asks for that */
     uint32_t *count;        /* [n_objects] lookups of each */
     uint32_t *last;         /* [n_objects] time of its last lookup */
@@ -83,7 +85,7 @@ typedef struct {
     uint32_t step;  /* number of the pass over the layers, from 1 */
     uint32_t layer; /* of the event */
     uint32_t n_layers;
-    uint64_t inflation; /* cost-aware: the value of the last victim; lfu-aged: R */
+    uint64_t inflation; /* cost-aware: the value of the last victim */
     uint64_t *value;    /* [n_objects] cost-aware, ema-score */
     uint32_t alpha;     /* ema-score: what share of 2^16 the newest score has */
 } Scope;

@@ -31,6 +31,20 @@ static void lay_out_rings(const EvictionPolicy *policy, Scope *scope, Arena *are
     }
 }
 
+static void lay_out_aged(Scope *scope, Arena *arena)
+{
+    AgedQueue *aged = &scope->aged;
+    size_t room = aged_room(scope->n_slots);
+    aged->last = piece(arena, true, room, sizeof *aged->last);
+    aged->rate = piece(arena, true, room, sizeof *aged->rate);
+    aged->score = piece(arena, true, room, sizeof *aged->score);
+    aged->object = piece(arena, true, room, sizeof *aged->object);
+    aged->place = piece(arena, true, scope->n_objects, sizeof *aged->place);
+    aged->next = piece(arena, true, scope->n_objects, sizeof *aged->next);
+    aged->head = piece(arena, true, AGED_TURNS, sizeof *aged->head);
+    aged->none = (uint32_t)room - 1;
+}
+
 /* What is by object, and by slot, has an entry for nobody (policies/wide.h). */
 static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t widest, Arena *arena)
 {
@@ -51,6 +65,8 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
         piece(arena, policy->needs_heap, HEAP_ROOM(slots), sizeof *scope->heap.entries);
     scope->heap.entries = entries != NULL ? entries + HEAP_OFFSET : NULL;
     scope->heap.where = piece(arena, policy->needs_where, objects, sizeof *scope->heap.where);
+    if (policy->needs_aged)
+        lay_out_aged(scope, arena);
     scope->queue.n_words = value_queue_words(scope->n_objects);
     scope->queue.words = piece(arena, policy->needs_queue,
                                (size_t)VALUE_BUCKETS * scope->queue.n_words, sizeof(uint64_t));
@@ -115,6 +131,17 @@ static void reset_order(const EvictionPolicy *policy, Scope *scope)
         scope->position[i] = NOBODY;
 }
 
+static void reset_aged(Scope *scope)
+{
+    AgedQueue *aged = &scope->aged;
+    for (uint32_t i = 0; i < scope->n_objects; i++)
+        aged->place[i] = aged->none;
+    for (uint32_t i = 0; i < AGED_TURNS; i++)
+        aged->head[i] = NOBODY;
+    memset(aged->rate, 0, aged_room(scope->n_slots) * sizeof *aged->rate);
+    aged_reset(aged, scope->n_slots);
+}
+
 static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t seed)
 {
     size_t objects = scope->n_objects;
@@ -122,6 +149,8 @@ static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t se
     scope->random = seed;
     if (policy->needs_heap)
         heap_reset(&scope->heap, scope->n_slots);
+    if (policy->needs_aged)
+        reset_aged(scope);
     if (policy->needs_queue)
         value_queue_reset(&scope->queue);
     scope->n_aside = 0;

@@ -476,6 +476,9 @@ static Status fill_buffer_json(cJSON *json, const Recording *recording)
     TRY(json_add_u64(json, "loads", counts->loads));
     TRY(json_add_u64(json, "bytes_loaded", counts->bytes_loaded));
     TRY(json_add_u64(json, "host_computed", counts->host_computed));
+    TRY(json_add_u64(json, "prefetches", counts->prefetches));
+    TRY(json_add_u64(json, "bytes_prefetched", counts->bytes_prefetched));
+    TRY(prefetch_fates_json(&recording->watch.fates, json));
     TRY(json_add_u64(json, "evictions", counts->evictions));
     return json_add_u64(json, "slot_bytes", executor_slot_bytes(recording->executor));
 }

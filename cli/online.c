@@ -207,13 +207,31 @@ static void count_record(BufferCounts *counts, const ResidencyRecord *record)
     counts->bytes_loaded += record->bytes;
 }
 
+/* A load that was not made has no bytes, a hit that waited for one of its own has some. */
+static void note_fate(RunWatch *watch, const ResidencyRecord *record)
+{
+    watch->fates.cancelled += record->kind == RESIDENCY_PREFETCH && record->bytes == 0;
+    if (record->kind == RESIDENCY_HIT && record->bytes > 0) {
+        watch->fates.late++;
+        watch->counts.bytes_prefetched += record->bytes;
+    }
+}
+
+Status prefetch_fates_json(const PrefetchFates *fates, cJSON *json)
+{
+    TRY(json_add_u64(json, "prefetches_cancelled", fates->cancelled));
+    return json_add_u64(json, "late_loads", fates->late);
+}
+
 Status run_watch(void *argument, const TraceStep *step, const StepInput *input,
                  const StepOutput *output)
 {
     RunWatch *watch = argument;
     (void)input;
-    for (size_t i = 0; i < output->n_residency; i++)
+    for (size_t i = 0; i < output->n_residency; i++) {
         count_record(&watch->counts, &output->residency[i]);
+        note_fate(watch, &output->residency[i]);
+    }
     watch->tokens += step->tokens;
     progress_update(&watch->progress, watch->tokens);
     return OK;

@@ -92,16 +92,26 @@ Status executor_for_requests(const Checkpoint *checkpoint, const TokenSet *set, 
 Status executor_for_trace(const Checkpoint *checkpoint, const RunTraceOptions *run,
                           ExecutorOptions *options, RunTraceShape *shape, Executor **executor);
 
+/* What became of prefetches that other loads overtook (policies/link.h). */
+typedef struct {
+    uint64_t cancelled; /* before they began */
+    uint64_t late;      /* hits whose expert had to be loaded then */
+} PrefetchFates;
+
 /* Follows a run. */
 typedef struct {
     Progress progress;
     uint64_t tokens;
     BufferCounts counts; /* of the residency records; evicted_newest stays 0 */
+    PrefetchFates fates;
 } RunWatch;
 
 /* An observer (RunObserver) that takes a RunWatch, whose progress must have been started. */
 Status run_watch(void *argument, const TraceStep *step, const StepInput *input,
                  const StepOutput *output);
+
+/* Adds "prefetches_cancelled" and "late_loads". */
+Status prefetch_fates_json(const PrefetchFates *fates, cJSON *json);
 
 /* Tokens per second, 0 when there was no time. */
 double per_second(uint64_t count, uint64_t duration_ns);

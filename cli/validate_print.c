@@ -14,7 +14,9 @@ static double miss_ratio(const BufferCounts *counts)
     return lookups > 0 ? (double)counts->misses / (double)lookups : 0.0;
 }
 
-static Status add_counts(cJSON *json, const char *key, const BufferCounts *counts)
+/* FATES are of a run; NULL: of a replay, which does not know them. */
+static Status add_counts(cJSON *json, const char *key, const BufferCounts *counts,
+                         const PrefetchFates *fates)
 {
     cJSON *object;
     TRY(json_add_object(json, key, &object));
@@ -27,6 +29,8 @@ static Status add_counts(cJSON *json, const char *key, const BufferCounts *count
     TRY(json_add_u64(object, "host_computed", counts->host_computed));
     TRY(json_add_u64(object, "prefetches", counts->prefetches));
     TRY(json_add_u64(object, "bytes_prefetched", counts->bytes_prefetched));
+    if (fates != NULL)
+        TRY(prefetch_fates_json(fates, object));
     return json_add_u64(object, "evictions", counts->evictions);
 }
 
@@ -57,8 +61,8 @@ static Status add_result(cJSON *json, const Validation *validation, size_t i)
     TRY(json_add_u64(json, "tokens", result->totals.tokens));
     TRY(json_add_u64(json, "slot_bytes", result->slot_bytes));
     TRY(json_add_u64(json, "memory_bytes", result->predicted.memory_bytes));
-    TRY(add_counts(json, "predicted", &result->predicted.total.counts));
-    TRY(add_counts(json, "measured", &result->measured));
+    TRY(add_counts(json, "predicted", &result->predicted.total.counts, NULL));
+    TRY(add_counts(json, "measured", &result->measured, &result->fates));
     TRY(compare_json(&result->report, &item));
     TRY(json_attach(json, "events", item));
     if (result->time.report.all.steps > 0)

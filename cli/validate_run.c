@@ -123,6 +123,7 @@ static Status run_plan(Validation *validation, const Plan *plan, ValidatedPlan *
     interrupt_unwatch();
     progress_end(&watch.progress);
     result->measured = watch.counts;
+    result->fates = watch.fates;
     result->slot_bytes = executor_slot_bytes(validation->executor);
     return validation_end_run(validation, &result->totals, recorder, status);
 }

@@ -49,6 +49,7 @@ static Status record(Validation *validation, const Plan *plan, const TraceReques
     progress_end(&watch.progress);
     routing_source_close(routing);
     result->measured = watch.counts;
+    result->fates = watch.fates;
     return validation_end_run(validation, &result->totals, recorder, status);
 }
 

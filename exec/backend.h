@@ -254,6 +254,12 @@ typedef struct {
     bool after_queue;
     uint64_t at_least_ns; /* how long it occupies the link at the least; 0: as it comes */
     uint32_t ticket;      /* below max_loads, once per step */
+    /* Only parts [first_part, end_part) of PARTS equal ones, which come in their order, by calls of
+     * their own that the ticket's time spans. PARTS 0: all of it. A backend may copy all of it with
+     * the first part. */
+    uint32_t first_part;
+    uint32_t end_part;
+    uint32_t parts;
 } Load;
 
 typedef struct {
@@ -286,6 +292,9 @@ typedef struct {
     Status (*tell)(Device *device, void *to, const void *from, size_t bytes);
     /* Returns when everything queued has happened; loads that nothing queued awaits may go on. */
     Status (*wait)(Device *device);
+    /* Whether it has: a caller who asks until it has, and queues nothing but loads meanwhile, has
+     * waited. */
+    Status (*poll)(Device *device, bool *done);
 
     /* What is queued in between is a step of SHAPE: operations, stamps and copies, no loads. Where
      * *REPEATED, the backend has queued what it noted of an earlier one, and the caller queues
@@ -319,6 +328,8 @@ typedef struct {
     Status (*load)(Device *device, const Load *loads, uint32_t n);
     /* What is queued from now on comes after the loads of TICKETS[n]. */
     Status (*await_loads)(Device *device, const uint32_t *tickets, uint32_t n);
+    /* Whether every load that was begun is over. */
+    Status (*link_idle)(Device *device, bool *idle);
     /* Waits for the load of this step: when it ran, in clock_ns(). */
     Status (*load_time)(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
 

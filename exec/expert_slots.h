@@ -19,14 +19,28 @@ typedef struct {
     uint32_t layer; /* the model's layer number */
     const FfnShape *shape;
     const void **kept;    /* [experts] what loads read */
-    uint32_t *prefetched; /* [experts] 1 + the ticket of the prefetch, from this step, that the
+    uint32_t *prefetched; /* [experts] 1 + the number of the prefetch, of this step, that the
                              expert's slot still waits for; 0: none */
+    bool *is_owed;        /* [experts] the prefetch into the slot of each was cancelled */
     ExpertJob *slot_of;   /* [experts] ... in the slot of each; NO_SLOT: it has none */
     ExpertJob *places;    /* device [experts]: room for PLACED */
     ExpertJob *placed;    /* device: slot_of, once every expert is there to stay; else NULL */
     size_t slot_stride;   /* device bytes from slot to slot */
     unsigned char *slots; /* device: the layer's own, or those shared by all */
 } LayerSlots;
+
+/* A prefetch of this step. */
+typedef struct {
+    uint16_t layer_index;
+    uint16_t expert;
+    uint32_t slot;
+    uint32_t record;  /* of the residency */
+    uint32_t parts;   /* of its load ... */
+    uint32_t begun;   /* ... and so many of them have */
+    Load load;        /* once one has */
+    bool after_queue; /* as of its parts */
+    bool cancelled;   /* no more parts begin */
+} AheadLoad;
 
 /* Experts that an event still has to compute; those of loads wait for these. */
 typedef struct {
@@ -56,6 +70,11 @@ typedef struct {
     uint32_t *rows;        /* of one event, likewise: of each of the active */
     Load *gathered;        /* of one event: those to be begun */
     uint32_t n_gathered;
+    bool queued;      /* operations of this event are, whose slots loads may overwrite */
+    AheadLoad *ahead; /* [n_ahead] in the order of the decisions */
+    uint32_t n_ahead;
+    uint32_t first_ahead; /* those before it have begun as a whole, or never will */
+    uint32_t last_ahead;  /* ticket of that of which a part began last */
     JobList hits;
     JobList loaded;
     HostJob *host_jobs;         /* of one event */
@@ -119,9 +138,15 @@ Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *
 /* Where it does not: decides an event that was computed already, and appends its records, which are
  * hits. Returns how many experts took part. */
 uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event);
-/* What is queued from now on comes after the step's prefetches, those included that nobody has
- * computed with: a step ends when its loads have ended. */
-Status expert_slots_await_prefetches(const ExpertSlots *slots);
+/* Begins what may begin of the prefetches that are held back. */
+Status expert_slots_hand_over(ExpertSlots *slots);
+/* Waits for everything queued, and hands over prefetches meanwhile. */
+Status expert_slots_wait(ExpertSlots *slots);
+/* Begins all that is left of prefetches; what is queued from now on comes after them, those
+ * included that nobody has computed with: a step ends when its loads have ended. */
+Status expert_slots_await_prefetches(ExpertSlots *slots);
+/* Forgets the prefetches of a step that has ended. */
+void expert_slots_forget_prefetches(ExpertSlots *slots);
 /* After the backend's wait(): the times of the step's loads. WALL_OFFSET_NS is what clock_wall_ns()
  * is ahead of clock_ns(). */
 Status expert_slots_end_step(ExpertSlots *slots, uint64_t wall_offset_ns);

@@ -14,6 +14,7 @@ Status forward_stamp(const Step *step, uint32_t layer, Op op)
 {
     Forward *f = step->forward;
     HostNotes *notes = &f->notes;
+    TRY(expert_slots_hand_over(&f->slots));
     if (!step->input->timing)
         return OK;
     notes->ops[step->ops->n] = forward_span(notes->stamp_ns);

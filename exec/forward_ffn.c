@@ -115,7 +115,7 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     uint64_t start_ns = clock_ns();
     if (f->plan->compute.mode != COMPUTE_ON_GPU)
         TRY(f->backend->offer_host(f->device, batch, f->at.normed));
-    TRY(f->backend->wait(f->device));
+    TRY(expert_slots_wait(&f->slots));
     note->wait = forward_span(start_ns);
     uint64_t woken_ns = clock_ns();
     forward_signals(step, &signals);

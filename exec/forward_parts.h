@@ -42,7 +42,8 @@ size_t forward_value_width(const AttentionConfig *attention);
 
 /* From START_NS until now, in clock_ns(). */
 HostSpan forward_span(uint64_t start_ns);
-/* When the step's times are wanted: what was queued since the last call was OP of LAYER. */
+/* What was queued since the last call was OP of LAYER: stamped when the step's times are wanted.
+ * Hands over prefetches that are held back. */
 Status forward_stamp(const Step *step, uint32_t layer, Op op);
 
 /* hidden += attention(norm(hidden)) */

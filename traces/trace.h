@@ -67,9 +67,11 @@ typedef struct {
 } TraceRequest;
 
 typedef enum {
-    RESIDENCY_HIT,      /* a lookup that found its expert in SLOT */
+    RESIDENCY_HIT,      /* a lookup that found its expert in SLOT; with bytes and time where it had
+                           to be loaded then, since its prefetch had been cancelled */
     RESIDENCY_LOAD,     /* a lookup that missed: host -> SLOT */
-    RESIDENCY_PREFETCH, /* host -> SLOT without a lookup */
+    RESIDENCY_PREFETCH, /* host -> SLOT without a lookup; of 0 bytes when it was cancelled before it
+                           began */
     RESIDENCY_EVICT,    /* the expert left SLOT */
     RESIDENCY_BYPASS,   /* a lookup that missed and passed through the staging slot (SLOT = slots of
                            the scope) */

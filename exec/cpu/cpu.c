@@ -211,6 +211,13 @@ static Status cpu_wait(Device *device)
     return OK;
 }
 
+static Status cpu_poll(Device *device, bool *done)
+{
+    (void)device;
+    *done = true;
+    return OK;
+}
+
 /* Nothing is noted: operations are done as they come. */
 static Status cpu_begin_step(Device *device, const StepShape *shape, bool *repeated)
 {
@@ -261,6 +268,7 @@ const Backend BACKEND_CPU = {
     .tell = cpu_copy,
     .move = cpu_copy,
     .wait = cpu_wait,
+    .poll = cpu_poll,
     .begin_step = cpu_begin_step,
     .end_step = cpu_end_step,
     .begin_anew = cpu_begin_anew,
@@ -271,6 +279,7 @@ const Backend BACKEND_CPU = {
     .keep_expert = cpu_keep_expert,
     .load = cpu_load,
     .await_loads = cpu_await_loads,
+    .link_idle = cpu_link_idle,
     .load_time = cpu_load_time,
     .stamp = cpu_stamp,
     .stamp_times = cpu_stamp_times,

@@ -101,6 +101,7 @@ Status cpu_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *te
 Status cpu_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                        const void **kept);
 Status cpu_load(Device *device, const Load *loads, uint32_t n);
+Status cpu_link_idle(Device *device, bool *idle);
 Status cpu_await_loads(Device *device, const uint32_t *tickets, uint32_t n);
 Status cpu_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
 

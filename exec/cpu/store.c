@@ -2,9 +2,9 @@
  *
  * The host's copy of an expert is the mapped checkpoint itself, in the file's own element type: a
  * load converts from the map into the slot, so that beside the slots there is only page cache,
- * which the system takes back when it needs to. A load is done on return; what the plan's link
- * throttle adds is waited for by whoever awaits the load, so that the throttled link is busy beside
- * the compute as a copy engine would be. */
+ * which the system takes back when it needs to. A load is done on return of its first part; what
+ * the plan's link throttle adds is waited for by whoever awaits the load, so that the throttled
+ * link is busy beside the compute as a copy engine would be. */
 #include <time.h>
 
 #include "base/clock.h"
@@ -80,14 +80,18 @@ Status cpu_keep_expert(Device *device, const FfnShape *shape, const FfnTensors *
 
 static Status load_one(Device *device, const Load *load)
 {
+    LoadTime *time = &device->loads[load->ticket];
     uint64_t now = clock_ns();
     uint64_t start_ns = device->link_free_ns > now ? device->link_free_ns : now;
-    TRY(cpu_store_ffn(device, load->shape, load->kept, load->slot));
-    uint64_t copied_ns = clock_ns();
     uint64_t end_ns = start_ns + load->at_least_ns;
-    end_ns = end_ns > copied_ns ? end_ns : copied_ns;
+    if (load->first_part == 0) {
+        TRY(cpu_store_ffn(device, load->shape, load->kept, load->slot));
+        uint64_t copied_ns = clock_ns();
+        end_ns = end_ns > copied_ns ? end_ns : copied_ns;
+        time->start_ns = start_ns;
+    }
+    time->end_ns = end_ns;
     device->link_free_ns = end_ns;
-    device->loads[load->ticket] = (LoadTime){start_ns, end_ns};
     return OK;
 }
 
@@ -95,6 +99,12 @@ Status cpu_load(Device *device, const Load *loads, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         TRY(load_one(device, &loads[i]));
+    return OK;
+}
+
+Status cpu_link_idle(Device *device, bool *idle)
+{
+    *idle = device->link_free_ns <= clock_ns();
     return OK;
 }
 

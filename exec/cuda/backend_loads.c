@@ -12,6 +12,9 @@
 #include "exec/cuda/device.h"
 #include "policies/link.h"
 
+/* Of parts of loads, bytes. */
+enum { PART_ALIGNMENT = 64 };
+
 static Status make_events(LoadEvents *events)
 {
     CUDA_TRY(cudaEventCreate(&events->start));
@@ -82,43 +85,66 @@ static uint32_t count_together(const Device *device, const Load *loads, uint32_t
     return some;
 }
 
+/* Where part PART of an expert of BYTES begins. */
+static size_t part_at(const Load *load, size_t bytes, uint32_t part)
+{
+    return part < load->parts ? bytes / PART_ALIGNMENT * part / load->parts * PART_ALIGNMENT
+                              : bytes;
+}
+
+static Status copy_parts(const Device *device, const Load *load, size_t bytes)
+{
+    size_t first = load->first_part > 0 ? part_at(load, bytes, load->first_part) : 0;
+    size_t end = part_at(load, bytes, load->parts > 0 ? load->end_part : 0);
+    CUDA_TRY(cudaMemcpyAsync((unsigned char *)load->slot + first,
+                             (const unsigned char *)load->kept + first, end - first,
+                             cudaMemcpyHostToDevice, device->copies));
+    return OK;
+}
+
 /* Queues the copies of N loads of BYTES each. */
-static Status copy_loads(Device *device, const Load *loads, uint32_t n, size_t bytes)
+static Status copy_loads(const Device *device, const Load *loads, uint32_t n, size_t bytes)
 {
     SmallLoad together[MOST_TOGETHER];
-    if (bytes > LOADED_TOGETHER_BYTES) {
-        CUDA_TRY(cudaMemcpyAsync(loads->slot, loads->kept, bytes, cudaMemcpyHostToDevice,
-                                 device->copies));
-        return OK;
-    }
+    if (bytes > LOADED_TOGETHER_BYTES)
+        return copy_parts(device, loads, bytes);
     for (uint32_t i = 0; i < n; i++)
         together[i] = (SmallLoad){loads[i].kept, loads[i].slot};
     return copy_together(together, n, bytes, device->copies);
 }
 
 /* ... between the events of the first of them. */
-static Status begin_together(Device *device, const Load *loads, uint32_t n)
+static Status copy_between(const Device *device, const Load *loads, uint32_t n,
+                           const LoadEvents *events)
 {
-    LoadEvents *events = &device->loads[loads->ticket];
     uint64_t at_least_ns = 0;
-    events->timed = false;
     for (uint32_t i = 0; i < n; i++)
         at_least_ns += loads[i].at_least_ns;
-    if (loads->after_queue) {
-        CUDA_TRY(cudaEventRecord(device->queued, device->stream));
-        CUDA_TRY(cudaStreamWaitEvent(device->copies, device->queued, 0));
-    }
-    CUDA_TRY(cudaEventRecord(events->start, device->copies));
+    if (loads->first_part == 0)
+        CUDA_TRY(cudaEventRecord(events->start, device->copies));
     if (at_least_ns > 0)
         TRY(clock_note(device->throttle_start, device->copies));
     TRY(copy_loads(device, loads, n, bytes_of(device, loads)));
     if (at_least_ns > 0)
         TRY(clock_wait(device->throttle_start, at_least_ns, device->copies));
     CUDA_TRY(cudaEventRecord(events->end, device->copies));
+    return OK;
+}
+
+static Status begin_together(Device *device, const Load *loads, uint32_t n)
+{
+    if (loads->after_queue) {
+        CUDA_TRY(cudaEventRecord(device->queued, device->stream));
+        CUDA_TRY(cudaStreamWaitEvent(device->copies, device->queued, 0));
+    }
+    TRY(copy_between(device, loads, n, &device->loads[loads->ticket]));
+    device->last_load = loads->ticket;
     device->load_order++;
     for (uint32_t i = 0; i < n; i++) {
-        device->loads[loads[i].ticket].first = loads->ticket;
-        device->loads[loads[i].ticket].order = device->load_order;
+        LoadEvents *events = &device->loads[loads[i].ticket];
+        events->first = loads->ticket;
+        events->order = device->load_order;
+        events->timed = false;
     }
     return OK;
 }
@@ -145,6 +171,18 @@ Status cuda_await_loads(Device *device, const uint32_t *tickets, uint32_t n)
     if (last != NULL)
         CUDA_TRY(cudaStreamWaitEvent(device->stream, device->loads[last->first].end, 0));
     return OK;
+}
+
+Status cuda_link_idle(Device *device, bool *idle)
+{
+    *idle = true;
+    if (device->load_order == 0)
+        return OK;
+    cudaError_t error = cudaEventQuery(device->loads[device->last_load].end);
+    *idle = error == cudaSuccess;
+    if (error == cudaSuccess || error == cudaErrorNotReady)
+        return OK;
+    return cuda_failed(error, "cudaEventQuery(device->loads[device->last_load].end)");
 }
 
 static Status take_anchor(Device *device)

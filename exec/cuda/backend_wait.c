@@ -1,6 +1,6 @@
 /* Waiting for the queue. Where the host is told something few bytes long, a kernel writes it to
  * host memory, and behind it a number, which the host watches: that takes some microseconds less
- * than a copy and the driver's own wait. The stream is asked now and then whether it has failed. */
+ * than a copy and the driver's own wait. */
 #include "base/clock.h"
 #include "exec/cuda/device.h"
 
@@ -17,43 +17,62 @@ Status cuda_tell(Device *device, void *to, const void *from, size_t bytes)
     return OK;
 }
 
-static bool is_told(const Device *device)
+static void rest_a_little(void)
 {
-    const uint32_t *word = device->told_word.memory;
-    for (int i = 0; i < LOOKS; i++) {
-        if (__atomic_load_n(word, __ATOMIC_ACQUIRE) == device->told)
-            return true;
-        __builtin_ia32_pause();
-    }
-    return false;
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
 }
 
-/* Asks the stream from time to time: what has failed would never tell. */
-static Status watch(const Device *device)
+/* The stream, or an error where it failed. */
+static Status ask_stream(Device *device, bool *done)
 {
-    uint64_t asked_ns = clock_ns();
-    while (!is_told(device)) {
-        uint64_t now_ns = clock_ns();
-        if (now_ns - asked_ns < ASK_NS)
-            continue;
-        asked_ns = now_ns;
-        cudaError_t error = cudaStreamQuery(device->stream);
-        if (error == cudaSuccess)
-            break;
-        if (error != cudaErrorNotReady)
-            return cuda_failed(error, "cudaStreamQuery(device->stream)");
+    cudaError_t error = cudaStreamQuery(device->stream);
+    *done = error == cudaSuccess;
+    if (error == cudaSuccess || error == cudaErrorNotReady)
+        return OK;
+    return cuda_failed(error, "cudaStreamQuery(device->stream)");
+}
+
+/* Looks for the number; the stream is asked now and then, since what has failed would never tell.
+ */
+static Status look(Device *device, bool *done)
+{
+    const uint32_t *word = device->told_word.memory;
+    *done = false;
+    for (int i = 0; i < LOOKS && !*done; i++) {
+        *done = __atomic_load_n(word, __ATOMIC_ACQUIRE) == device->told;
+        rest_a_little();
     }
+    uint64_t now_ns = clock_ns();
+    if (!*done && now_ns - device->asked_ns > ASK_NS) {
+        device->asked_ns = now_ns;
+        TRY(ask_stream(device, done));
+    }
+    device->is_telling = !*done;
     return OK;
+}
+
+Status cuda_poll(Device *device, bool *done)
+{
+    if (device->n_tells > 0) {
+        TRY(tell_host(device->tells, device->n_tells, device->told_word.memory, ++device->told,
+                      device->stream));
+        device->n_tells = 0;
+        device->is_telling = true;
+        device->asked_ns = clock_ns();
+    }
+    return device->is_telling ? look(device, done) : ask_stream(device, done);
 }
 
 Status cuda_wait(Device *device)
 {
-    if (device->n_tells == 0) {
+    bool done = false;
+    if (device->n_tells == 0 && !device->is_telling) {
         CUDA_TRY(cudaStreamSynchronize(device->stream));
         return OK;
     }
-    TRY(tell_host(device->tells, device->n_tells, device->told_word.memory, ++device->told,
-                  device->stream));
-    device->n_tells = 0;
-    return watch(device);
+    while (!done)
+        TRY(cuda_poll(device, &done));
+    return OK;
 }

@@ -86,11 +86,14 @@ struct Device {
     uint64_t *throttle_start; /* device: when the throttled load began */
     LoadEvents *loads;        /* [n_loads] */
     uint32_t n_loads;
-    uint64_t load_order; /* of the load that was begun last */
+    uint64_t load_order; /* of the load that was begun last ... */
+    uint32_t last_load;  /* ... and its ticket */
     Tell tells[MOST_TELLS];
-    uint32_t n_tells;    /* that the next wait() is for */
-    uint32_t told;       /* the number that the last of them ended with */
-    Pinned told_word;    /* where it appears */
+    uint32_t n_tells; /* that the next wait() is for */
+    uint32_t told;    /* the number that the last of them ended with */
+    Pinned told_word; /* where it appears */
+    bool is_telling;  /* it has not been seen there */
+    uint64_t asked_ns;
     Arena tables;        /* of the array below */
     cudaEvent_t *stamps; /* [max_stamps] */
     cudaEvent_t queued;  /* what a load comes after */
@@ -122,9 +125,10 @@ Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);
 Status cuda_end_step(Device *device, bool whole, bool *again);
 void cuda_forget_graphs(Device *device);
 
-/* Backend.tell and Backend.wait (exec/cuda/backend_wait.c) */
+/* Backend.tell, Backend.wait and Backend.poll (exec/cuda/backend_wait.c) */
 Status cuda_tell(Device *device, void *to, const void *from, size_t bytes);
 Status cuda_wait(Device *device);
+Status cuda_poll(Device *device, bool *done);
 
 /* Backend.begin_anew (exec/cuda/backend_loads.c) */
 Status cuda_begin_anew(Device *device, uint32_t max_loads);
@@ -140,6 +144,7 @@ Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jo
 
 Status cuda_load(Device *device, const Load *loads, uint32_t n);
 Status cuda_await_loads(Device *device, const uint32_t *tickets, uint32_t n);
+Status cuda_link_idle(Device *device, bool *idle);
 Status cuda_load_time(Device *device, uint32_t ticket, uint64_t *start_ns, uint64_t *duration_ns);
 Status cuda_stamp(Device *device, uint32_t index);
 Status cuda_stamp_times(Device *device, uint32_t n, uint64_t *ns);

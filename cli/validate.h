@@ -41,7 +41,7 @@ typedef struct {
     const char *name;       /* of the plan, for people */
     ReplayResult predicted; /* the given trace under the plan */
     BufferCounts measured;
-    PrefetchFates fates; /* ... */
+    PrefetchFates fates; /* of the run */
     RunTotals totals;
     uint64_t slot_bytes;
     CompareReport report;

@@ -52,7 +52,6 @@ typedef struct {
     uint32_t head; /* stream: the tasks that have not begun, in order */
     uint32_t tail;
     Entries ready; /* priority: the ready ones */
-    uint64_t busy_ns;
 } Resource;
 
 struct Engine {
@@ -440,10 +439,13 @@ bool engine_cancel(Engine *engine, EngineTask name)
     return true;
 }
 
-bool engine_is_pending(const Engine *engine, EngineTask task)
+bool engine_begun(const Engine *engine, EngineTask name, uint64_t *end_ns)
 {
     uint32_t index;
-    return find(engine, task, &index);
+    if (!find(engine, name, &index) || engine->tasks[index].state != RUNNING)
+        return false;
+    *end_ns = engine->tasks[index].start_ns + engine->tasks[index].duration_ns;
+    return true;
 }
 
 bool engine_next(Engine *engine, EngineEvent *event)
@@ -461,10 +463,8 @@ bool engine_next(Engine *engine, EngineEvent *event)
                            .ready_ns = task->ready_ns,
                            .start_ns = task->start_ns,
                            .end_ns = entry.first};
-    if (resource != NULL) {
-        resource->busy_ns += task->duration_ns;
+    if (resource != NULL)
         resource->free_servers++;
-    }
     let_go(engine, entry.task);
     if (resource != NULL)
         serve(engine, resource);
@@ -479,9 +479,4 @@ uint64_t engine_now(const Engine *engine)
 uint32_t engine_pending(const Engine *engine)
 {
     return engine->pending;
-}
-
-uint64_t engine_busy_ns(const Engine *engine, uint32_t resource)
-{
-    return engine->resources[resource].busy_ns;
 }

@@ -70,8 +70,8 @@ Status engine_add(Engine *engine, const EngineSpec *spec, const EngineTask *afte
 /* Takes TASK away when it has not begun; those that wait for it need not any longer. False when it
  * has begun or ended. */
 bool engine_cancel(Engine *engine, EngineTask task);
-/* True when the task has neither ended nor been cancelled. */
-bool engine_is_pending(const Engine *engine, EngineTask task);
+/* True when TASK has begun and not ended: *END_NS is when it will. */
+bool engine_begun(const Engine *engine, EngineTask task, uint64_t *end_ns);
 
 /* Goes on to the next end of a task, *EVENT. False when nothing runs; tasks that are still there
  * then wait for one another. */
@@ -80,7 +80,5 @@ bool engine_next(Engine *engine, EngineEvent *event);
 uint64_t engine_now(const Engine *engine);
 /* Tasks that have been added and have not ended. */
 uint32_t engine_pending(const Engine *engine);
-/* Sum of the durations of the tasks that RESOURCE has ended. */
-uint64_t engine_busy_ns(const Engine *engine, uint32_t resource);
 
 #endif

@@ -34,6 +34,8 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->stamp_at_ns = timing->start_ns;
     timing->prefetched_ns = 0;
     timing->out = (StepTime){.start_ns = timing->start_ns};
+    if (timing->link != NULL)
+        TRY(link_begin_step(timing));
     if (!timing->settled && timing->holds_all && timing->n_resident == timing->n_experts)
         timing->settled = true;
     timing->waits = !timing->settled;
@@ -242,6 +244,8 @@ static void count_step(Timing *timing)
     phase->load_ns += step->load_ns;
     phase->loads += step->loads;
     phase->bytes_loaded += step->bytes_loaded;
+    phase->prefetches_cancelled += step->prefetches_cancelled;
+    phase->late_loads += step->late_loads;
 }
 
 Status timing_end(Timing *timing, StepTime *step)
@@ -251,6 +255,8 @@ Status timing_end(Timing *timing, StepTime *step)
         TRY(play_until(timing, NULL, &last));
     if (timing->one_thread)
         timing->host_ns = timing->gpu_ns;
+    if (timing->link != NULL)
+        TRY(link_end_step(timing));
     uint64_t end_ns = later(timing->gpu_ns, timing->prefetched_ns);
     if (!timing->one_thread)
         end_ns = later(end_ns, timing->host_ns);
@@ -297,6 +303,8 @@ static void add_phase(PhaseTime *sum, const PhaseTime *more)
     sum->load_ns += more->load_ns;
     sum->loads += more->loads;
     sum->bytes_loaded += more->bytes_loaded;
+    sum->prefetches_cancelled += more->prefetches_cancelled;
+    sum->late_loads += more->late_loads;
 }
 
 /* Puts what was added up to the operations and layers that it is of. */

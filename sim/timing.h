@@ -9,7 +9,9 @@
  *
  * Each of the three does one thing after the other, in an order that is known when it is queued: a
  * task begins when its stream is free and all it waits for is over, so that times follow at once,
- * without a queue of events (tests/test_timing.c plays the same tasks on sim/engine.h). On a
+ * without a queue of events (tests/test_timing.c plays the same tasks on sim/engine.h). Only where
+ * prefetches are held back, which loads on demand overtake, the link is played on sim/engine.h
+ * (sim/timing_link.c). On a
  * backend that computes when it is called the three are one. Times are whole nanoseconds from 0. */
 #ifndef SIM_TIMING_H
 #define SIM_TIMING_H
@@ -47,6 +49,8 @@ typedef struct {
     uint64_t load_ns;         /* that the link was busy */
     uint64_t loads;
     uint64_t bytes_loaded;
+    uint64_t prefetches_cancelled; /* before they began (policies/link.h) */
+    uint64_t late_loads;           /* hits that had to be loaded, since theirs was */
     TimingMemory in_use;     /* at its end: of what an executor has taken, what holds something */
     const TimingRecord *ops; /* as the executor's; NULL without records */
     size_t n_ops;
@@ -63,6 +67,8 @@ typedef struct {
     uint64_t load_ns;
     uint64_t loads;
     uint64_t bytes_loaded;
+    uint64_t prefetches_cancelled;
+    uint64_t late_loads;
 } PhaseTime;
 
 typedef struct {
@@ -103,8 +109,6 @@ Status timing_end(Timing *timing, StepTime *step);
 /* What passes after the step that has ended before the next one can begin, while requests are
  * served; time moves on by it. 0 where the profile does not say. */
 uint64_t timing_between(Timing *timing);
-/* Forgets residents and time, as a fresh executor. */
-void timing_reset(Timing *timing);
 
 uint64_t timing_now(const Timing *timing);
 TimingTotals timing_totals(const Timing *timing);

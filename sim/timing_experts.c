@@ -1,4 +1,4 @@
-/* The experts of an event in a step that waits, as exec/expert_slots.c carries them out. */
+/* The experts of an event in a step that waits, as exec/expert_event.c carries them out. */
 #include <assert.h>
 
 #include "base/memory.h"
@@ -11,10 +11,15 @@ typedef struct {
     uint32_t price;
     Pending hits;
     Pending loaded;
-    ExpertWork host;   /* experts that the host computes */
-    size_t first_host; /* their records, which come first */
-    bool queued;       /* operations of this event are */
+    ExpertWork host;       /* experts that the host computes */
+    size_t first_host;     /* their records, which come first */
+    bool queued;           /* operations of this event are */
+    uint32_t gathered;     /* loads that are copied together */
+    size_t first_gathered; /* their records are from here on */
 } Event;
+
+/* The duration of a record whose load is still to be begun. */
+#define GATHERED UINT64_MAX
 
 /* Time on the compute stream from START on, longer where copies run beside. */
 static uint64_t beside_copies(const Timing *timing, uint32_t price, uint64_t start_ns, uint64_t ns)
@@ -45,19 +50,12 @@ static void run_jobs(Event *event, Pending *list)
         timing->gpu_ns = timing->host_ns;
     } else {
         uint64_t issue_ns = timing->costs.prices[event->price].issue_ns;
-        timing->host_ns += timing->issue_await_ns * list->tickets + issue_ns;
+        timing->host_ns += (list->tickets > 0 ? timing->issue_await_ns : 0) + issue_ns;
         uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
         uint64_t start_ns = later(later(free_ns, timing->host_ns), list->ready_ns);
         timing->gpu_ns = start_ns + beside_copies(timing, event->price, start_ns, ns);
     }
     *list = (Pending){0};
-}
-
-static void run_pending(Event *event)
-{
-    run_jobs(event, &event->hits);
-    run_jobs(event, &event->loaded);
-    event->timing->flush++;
 }
 
 static void add_job(Event *event, Pending *list, const BufferAction *action)
@@ -78,42 +76,115 @@ static uint64_t copy_ns(const Timing *timing, const LayerTime *layer, uint64_t s
     return later(ns, layer->load_ns);
 }
 
-/* Where loads are copies by the calling thread, a slow link is waited for when they are awaited. */
-static uint64_t load_in_thread(Timing *timing, const LayerTime *layer, uint64_t *start_ns)
+/* Time of BYTES over the link, by REF. */
+static uint64_t cross(Timing *timing, const CostRef *ref, uint64_t bytes)
 {
-    *start_ns = later(timing->copy_ns, timing->host_ns);
-    timing->host_ns += layer->copy_ns;
-    return later(*start_ns + layer->load_ns, timing->host_ns);
+    CostPoint point = {0};
+    point.at[AXIS_BYTES] = (double)bytes;
+    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
 }
 
-static uint64_t begin_load(Event *event, const BufferAction *action, ResidencyRecord *record)
+/* When a load that the host began to begin at BEGUN_NS starts, where the link is free from FREE_NS
+ * on. */
+static uint64_t load_start(const Event *event, uint64_t begun_ns, uint64_t free_ns)
+{
+    const Timing *timing = event->timing;
+    uint64_t start_ns = later(free_ns, begun_ns + timing->lag_ns);
+    return event->queued ? later(start_ns, timing->gpu_ns + timing->sync_ns) : start_ns;
+}
+
+/* LOADS that take the link from START_NS to END_NS. */
+static Status note_load(Timing *timing, uint64_t free_ns, uint64_t start_ns, uint64_t end_ns,
+                        uint32_t loads)
+{
+    timing->out.load_ns += end_ns - start_ns;
+    timing->out.loads += loads;
+    return link_take(timing, free_ns, end_ns);
+}
+
+static Status begin_load(Event *event, const LayerTime *layer, ResidencyRecord *record)
 {
     Timing *timing = event->timing;
-    const LayerTime *layer = &timing->layers[action->layer_index];
-    uint64_t start_ns;
-    if (timing->slot_used[action->slot] == timing->flush) {
-        run_pending(event);
-        event->queued = true;
-    }
     uint64_t begun_ns = timing->host_ns;
-    timing->host_ns += timing->issue_load_ns;
+    uint64_t start_ns;
     uint64_t end_ns;
+    uint64_t free_ns;
+    TRY(link_free(timing, &free_ns));
     if (timing->one_thread) {
-        end_ns = load_in_thread(timing, layer, &start_ns);
+        start_ns = later(free_ns, timing->host_ns);
+        timing->host_ns += layer->copy_ns;
+        end_ns = later(start_ns + layer->load_ns, timing->host_ns);
     } else {
-        start_ns = later(timing->copy_ns, begun_ns + timing->lag_ns);
-        if (event->queued)
-            start_ns = later(start_ns, timing->gpu_ns + timing->sync_ns);
+        timing->host_ns += timing->issue_load_ns;
+        start_ns = load_start(event, begun_ns, free_ns);
         end_ns = start_ns + copy_ns(timing, layer, start_ns);
     }
-    timing->copy_ns = end_ns;
-    timing->out.load_ns += end_ns - start_ns;
-    timing->out.loads++;
-    record->bytes = timing->options.layers[action->layer_index].expert_bytes;
     record->start_ns = start_ns;
     record->duration_ns = end_ns - start_ns;
-    timing->out.bytes_loaded += record->bytes;
-    return end_ns;
+    return note_load(timing, free_ns, start_ns, end_ns, 1);
+}
+
+/* Begins what was gathered: one copy, whose time all of them have. */
+static Status begin_gathered(Event *event)
+{
+    Timing *timing = event->timing;
+    const LayerTime *layer = &timing->layers[event->event->layer_index];
+    uint32_t n = event->gathered;
+    uint64_t begun_ns = timing->host_ns;
+    uint64_t free_ns;
+    if (n == 0)
+        return OK;
+    TRY(link_free(timing, &free_ns));
+    timing->host_ns += timing->issue_together_ns;
+    uint64_t start_ns = load_start(event, begun_ns, free_ns);
+    uint64_t ns = cross(timing, &timing->refs.together, n * layer->slot_bytes);
+    if (layer->load_ns > 0)
+        ns = later(ns, n * (layer->load_ns - timing->throttle_ns) + timing->throttle_ns);
+    for (size_t i = event->first_gathered; timing->options.records && i < timing->out.n_residency;
+         i++) {
+        if (timing->residency[i].duration_ns != GATHERED)
+            continue;
+        timing->residency[i].start_ns = start_ns;
+        timing->residency[i].duration_ns = ns;
+    }
+    event->gathered = 0;
+    event->loaded.ready_ns =
+        later(event->loaded.ready_ns, moved(start_ns + ns, timing->after_load_ns));
+    return note_load(timing, free_ns, start_ns, start_ns + ns, n);
+}
+
+/* Computes the hits with what short loads bring. */
+static void join_hits(Event *event)
+{
+    const Timing *timing = event->timing;
+    const LayerTime *layer = &timing->layers[event->event->layer_index];
+    ExpertWork *work = &event->loaded.work;
+    if (work->active == 0 ||
+        !link_joins_hits(work->active, layer->slot_bytes, timing->options.plan->link.h2d_gb_per_s))
+        return;
+    work->active += event->hits.work.active;
+    work->rows += event->hits.work.rows;
+    work->load += event->hits.work.load;
+    event->hits = (Pending){0};
+}
+
+static Status run_pending(Event *event)
+{
+    TRY(begin_gathered(event));
+    join_hits(event);
+    run_jobs(event, &event->hits);
+    run_jobs(event, &event->loaded);
+    event->timing->flush++;
+    return OK;
+}
+
+/* A pending expert in SLOT is computed before it is loaded into. */
+static Status clear_slot(Event *event, uint32_t slot)
+{
+    if (event->timing->slot_used[slot] != event->timing->flush)
+        return OK;
+    event->queued = true;
+    return run_pending(event);
 }
 
 static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns)
@@ -124,14 +195,70 @@ static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns
         later(event->loaded.ready_ns, moved(end_ns, event->timing->after_load_ns));
 }
 
-static void add_hit(Event *event, const BufferAction *action)
+static Status load_on_demand(Event *event, const BufferAction *action, ResidencyRecord *record)
 {
-    const Timing *timing = event->timing;
-    const PrefetchTime *prefetch = &timing->layers[action->layer_index].prefetch[action->expert];
-    if (prefetch->step == timing->number)
-        add_loaded(event, action, prefetch->end_ns);
-    else
+    Timing *timing = event->timing;
+    const LayerTime *layer = &timing->layers[action->layer_index];
+    record->bytes = timing->options.layers[action->layer_index].expert_bytes;
+    timing->out.bytes_loaded += record->bytes;
+    if (layer->together) {
+        if (event->gathered++ == 0)
+            event->first_gathered = timing->out.n_residency;
+        record->duration_ns = GATHERED;
+        add_loaded(event, action, 0);
+        return OK;
+    }
+    TRY(begin_load(event, layer, record));
+    add_loaded(event, action, record->start_ns + record->duration_ns);
+    return OK;
+}
+
+static Status carry_out_hit(Event *event, const BufferAction *action, ResidencyRecord *record)
+{
+    Timing *timing = event->timing;
+    PrefetchTime *prefetch = &timing->layers[action->layer_index].prefetch[action->expert];
+    uint64_t end_ns = prefetch->end_ns;
+    if (prefetch->is_owed) {
+        prefetch->is_owed = false;
+        timing->out.late_loads++;
+        return load_on_demand(event, action, record);
+    }
+    if (prefetch->step != timing->number) {
         add_job(event, &event->hits, action);
+        return OK;
+    }
+    if (prefetch->held)
+        TRY(link_take_over(timing, prefetch, &end_ns));
+    add_loaded(event, action, end_ns);
+    return OK;
+}
+
+static Status carry_out_prefetch(Event *event, const BufferAction *action, ResidencyRecord *record)
+{
+    Timing *timing = event->timing;
+    const LayerTime *layer = &timing->layers[action->layer_index];
+    if (layer->holds_back)
+        return link_prefetch(timing, action);
+    TRY(begin_load(event, layer, record));
+    record->bytes = timing->options.layers[action->layer_index].expert_bytes;
+    timing->out.bytes_loaded += record->bytes;
+    uint64_t end_ns = record->start_ns + record->duration_ns;
+    layer->prefetch[action->expert] = (PrefetchTime){.end_ns = end_ns, .step = timing->number};
+    timing->prefetched_ns = later(timing->prefetched_ns, end_ns);
+    return OK;
+}
+
+static Status carry_out_eviction(Event *event, const BufferAction *action)
+{
+    Timing *timing = event->timing;
+    const LayerTime *layer = &timing->layers[action->layer_index];
+    PrefetchTime *prefetch = &layer->prefetch[action->expert];
+    timing->n_resident--;
+    timing->resident_bytes -= layer->slot_bytes;
+    if (prefetch->held && prefetch->step == timing->number)
+        TRY(link_forget(timing, prefetch));
+    *prefetch = (PrefetchTime){0};
+    return OK;
 }
 
 static Status add_record(Timing *timing, const ResidencyRecord *record)
@@ -144,46 +271,51 @@ static Status add_record(Timing *timing, const ResidencyRecord *record)
     return OK;
 }
 
+static Status carry_out_load(Event *event, const BufferAction *action, ResidencyRecord *record)
+{
+    Timing *timing = event->timing;
+    TRY(clear_slot(event, action->slot));
+    if (action->kind != RESIDENCY_BYPASS) {
+        timing->n_resident++;
+        timing->resident_bytes += timing->layers[action->layer_index].slot_bytes;
+    }
+    return action->kind == RESIDENCY_PREFETCH ? carry_out_prefetch(event, action, record)
+                                              : load_on_demand(event, action, record);
+}
+
 static Status carry_out(Event *event, const BufferAction *action, uint64_t decided_ns)
 {
     Timing *timing = event->timing;
-    const LayerTime *layer = &timing->layers[action->layer_index];
-    PrefetchTime *prefetch = &layer->prefetch[action->expert];
-    ResidencyRecord record = {.layer = layer->layer,
+    ResidencyRecord record = {.layer = timing->layers[action->layer_index].layer,
                               .expert = action->expert,
                               .kind = action->kind,
                               .slot = action->slot,
                               .start_ns = decided_ns};
-    if (action->kind == RESIDENCY_HOST) {
+    if (action->kind == RESIDENCY_HOST)
         expert_work_add(&event->host, timing->rows_of[action->expert]);
-    } else if (action->kind == RESIDENCY_HIT) {
-        add_hit(event, action);
-    } else if (action->kind == RESIDENCY_EVICT) {
-        prefetch->step = 0;
-        timing->n_resident--;
-        timing->resident_bytes -= layer->slot_bytes;
-    } else {
-        uint64_t end_ns = begin_load(event, action, &record);
-        if (action->kind != RESIDENCY_BYPASS) {
-            timing->n_resident++;
-            timing->resident_bytes += layer->slot_bytes;
-        }
-        if (action->kind == RESIDENCY_PREFETCH) {
-            *prefetch = (PrefetchTime){.end_ns = end_ns, .step = timing->number};
-            timing->prefetched_ns = later(timing->prefetched_ns, end_ns);
-        } else {
-            add_loaded(event, action, end_ns);
-        }
-    }
+    else if (action->kind == RESIDENCY_HIT)
+        TRY(carry_out_hit(event, action, &record));
+    else if (action->kind == RESIDENCY_EVICT)
+        TRY(carry_out_eviction(event, action));
+    else
+        TRY(carry_out_load(event, action, &record));
     return add_record(timing, &record);
 }
 
-/* Time of BYTES over the link, by REF. */
-static uint64_t cross(Timing *timing, const CostRef *ref, uint64_t bytes)
+/* The lookups come first, and then what is prefetched. */
+static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t n)
 {
-    CostPoint point = {0};
-    point.at[AXIS_BYTES] = (double)bytes;
-    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
+    Timing *timing = event->timing;
+    uint64_t decided_ns = timing->host_ns;
+    uint32_t i = 0;
+    for (; i < n && actions[i].kind != RESIDENCY_PREFETCH; i++)
+        TRY(carry_out(event, &actions[i], decided_ns));
+    TRY(begin_gathered(event));
+    if (timing->link != NULL)
+        TRY(link_pass(timing, event->event->layer_index));
+    for (; i < n; i++)
+        TRY(carry_out(event, &actions[i], decided_ns));
+    return run_pending(event);
 }
 
 static uint64_t row_bytes(const Event *event)
@@ -253,11 +385,8 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
         timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
     timing->host_ns +=
         op_costs_ns(&timing->costs, &timing->refs.decide, &point, &timing->costs.other);
-    uint64_t decided_ns = timing->host_ns;
     uint64_t hits_end_ns = end_of_hits(&event, &all);
-    for (uint32_t i = 0; i < n_actions; i++)
-        TRY(carry_out(&event, &actions[i], decided_ns));
-    run_pending(&event);
+    TRY(carry_out_all(&event, actions, n_actions));
     run_host(&event, actions, n_actions);
     if (timing->gpu_ns > hits_end_ns)
         timing->out.exposed_load_ns += timing->gpu_ns - hits_end_ns;

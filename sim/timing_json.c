@@ -17,7 +17,9 @@ static Status add_phase(cJSON *object, const PhaseTime *phase)
     TRY(json_add_u64(object, "exposed_load_ns", phase->exposed_load_ns));
     TRY(json_add_u64(object, "load_ns", phase->load_ns));
     TRY(json_add_u64(object, "loads", phase->loads));
-    return json_add_u64(object, "bytes_loaded", phase->bytes_loaded);
+    TRY(json_add_u64(object, "bytes_loaded", phase->bytes_loaded));
+    TRY(json_add_u64(object, "prefetches_cancelled", phase->prefetches_cancelled));
+    return json_add_u64(object, "late_loads", phase->late_loads);
 }
 
 static Status add_phases(cJSON *json, const TimingTotals *totals)

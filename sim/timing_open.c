@@ -16,6 +16,21 @@ static uint64_t slot_bytes_of(const Timing *timing, const TraceLayer *layer)
     return layer->expert_bytes;
 }
 
+/* The parts of a prefetch that is held back: one after the other on an idle link. */
+static void price_parts(Timing *timing, LayerTime *layer, const TraceLayer *of)
+{
+    double gb_per_s = timing->options.plan->link.h2d_gb_per_s;
+    CostPoint point = {0};
+    layer->holds_back = link_holds_back(layer->slot_bytes, gb_per_s);
+    layer->parts = link_parts(layer->slot_bytes);
+    point.at[AXIS_BYTES] = (double)layer->slot_bytes / layer->parts;
+    layer->part_ns = op_costs_ns(&timing->costs, &timing->refs.h2d, &point, &timing->costs.other);
+    if (gb_per_s > 0)
+        layer->part_ns = later((uint64_t)((double)of->expert_bytes / gb_per_s) / layer->parts +
+                                   timing->throttle_ns,
+                               layer->part_ns + timing->throttle_least_ns);
+}
+
 static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of)
 {
     const Plan *plan = timing->options.plan;
@@ -37,6 +52,9 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
                                layer->copy_ns + timing->throttle_least_ns);
     if (plan->compute.mode != COMPUTE_ON_GPU)
         TRY(mem_new(&layer->host_read, of->experts, sizeof *layer->host_read, "simulated experts"));
+    layer->together = !timing->one_thread && layer->slot_bytes <= LOADED_TOGETHER_BYTES;
+    if (plan_prefetches(plan))
+        price_parts(timing, layer, of);
     return mem_new(&layer->prefetch, of->experts, sizeof *layer->prefetch, "simulated loads");
 }
 
@@ -179,7 +197,13 @@ static Status open_timing(Timing *timing)
     TRY(timing_find_tables(timing));
     TRY(make_layers(timing));
     TRY(count_ops(timing));
-    timing_reset(timing);
+    for (uint32_t i = 0; i < options->n_layers && timing->link == NULL; i++)
+        if (timing->layers[i].holds_back)
+            TRY(link_open(timing));
+    timing->n_resident = timing->n_initial;
+    timing->resident_bytes = timing->initial_bytes;
+    timing->settled = !options->plan->buffer.on;
+    timing->flush = 1;
     return OK;
 }
 
@@ -216,6 +240,8 @@ void timing_free(Timing *timing)
     mem_free(timing->captured);
     mem_free(timing->ops);
     mem_free(timing->residency);
+    engine_free(timing->link);
+    mem_free(timing->ahead);
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
         mem_free(timing->count[stack]);
         mem_free(timing->added_ns[stack]);
@@ -224,33 +250,4 @@ void timing_free(Timing *timing)
     mem_free(timing->layer_sum);
     op_costs_free(&timing->costs);
     mem_free(timing);
-}
-
-void timing_reset(Timing *timing)
-{
-    timing->n_resident = timing->n_initial;
-    timing->resident_bytes = timing->initial_bytes;
-    timing->peak_in_use = (TimingMemory){0};
-    timing->settled = !timing->options.plan->buffer.on;
-    timing->flush = 1;
-    timing->number = 0;
-    timing->host_ns = 0;
-    timing->copy_ns = 0;
-    timing->rest_ns = 0;
-    timing->between_ns = 0;
-    timing->n_shapes = 0;
-    timing->host_read = 0;
-    for (uint32_t i = 0; i < timing->options.n_layers && timing->options.plan->buffer.on; i++) {
-        const LayerTime *layer = &timing->layers[i];
-        uint32_t experts = timing->options.layers[i].experts;
-        memset(layer->prefetch, 0, experts * sizeof *layer->prefetch);
-        if (layer->host_read != NULL)
-            memset(layer->host_read, 0, experts * sizeof *layer->host_read);
-    }
-    memset(timing->phases, 0, sizeof timing->phases);
-    memset(timing->op_ns, 0, sizeof timing->op_ns);
-    memset(timing->layer_ns, 0, timing->n_model_layers * sizeof *timing->layer_ns);
-    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
-        memset(timing->added_ns[stack], 0,
-               timing->costs.n_prices * sizeof *timing->added_ns[stack]);
 }

@@ -2,6 +2,8 @@
 #ifndef SIM_TIMING_PARTS_H
 #define SIM_TIMING_PARTS_H
 
+#include "policies/link.h"
+#include "sim/engine.h"
 #include "sim/timing.h"
 
 /* Experts of one event that are still to be queued. */
@@ -11,10 +13,27 @@ typedef struct {
     uint64_t ready_ns; /* when the last of them ends */
 } Pending;
 
+/* How an expert comes into its slot ahead of its lookup. */
 typedef struct {
-    uint64_t end_ns; /* of the prefetch that brings the expert */
-    uint64_t step;   /* 1 + the step in which it was begun; 0: none */
+    uint64_t end_ns; /* of its prefetch, unless that is held back */
+    uint64_t step;   /* 1 + the step in which it was decided; 0: none */
+    uint32_t number; /* of Timing.ahead, where it is */
+    bool held;
+    bool is_owed; /* it does not: the prefetch was cancelled */
 } PrefetchTime;
+
+/* A prefetch of this step that is held back. */
+typedef struct {
+    uint16_t layer_index;
+    uint16_t expert;
+    size_t record;          /* of the residency */
+    uint32_t begun_at_most; /* parts that have begun or will by themselves */
+    uint32_t ended;         /* of these */
+    bool handed;            /* the rest was begun at once */
+    uint64_t start_ns;      /* once a part has begun */
+    uint64_t end_ns;        /* of those that have ended or were handed over */
+    EngineTask part[MOST_PREFETCH_PARTS];
+} AheadTime;
 
 /* Steps of one shape (exec/backend.h's StepShape, keys counted as exec/forward.c does): the first
  * is run directly, the second becomes a graph, which all others repeat. */
@@ -37,6 +56,10 @@ typedef struct {
     uint64_t load_ns;       /* at the least, by the plan's link */
     uint64_t copy_ns;       /* of a load beside nothing */
     uint64_t copy_busy_ns;  /* ... beside computation */
+    bool together;          /* loads of an event are copied together */
+    bool holds_back;        /* its prefetches are held back ... */
+    uint32_t parts;         /* ... and loaded in so many parts */
+    uint64_t part_ns;       /* each as long as this */
     PrefetchTime *prefetch; /* [experts] */
     uint64_t *host_read; /* [experts] what the host had read when it had read the expert; 0: never;
                             NULL unless the host computes */
@@ -48,6 +71,7 @@ struct Timing {
     bool one_thread; /* the backend computes when it is called */
     struct {
         CostRef issue_load;
+        CostRef issue_together;
         CostRef issue_await;
         CostRef end_load;
         CostRef sync;
@@ -59,6 +83,7 @@ struct Timing {
         CostRef decide;
         CostRef wake;
         CostRef h2d;
+        CostRef together;
         CostRef d2h;
         CostRef host_cache;
         CostRef stamp;
@@ -67,6 +92,7 @@ struct Timing {
         CostRef activations;
     } refs;
     uint64_t issue_load_ns;
+    uint64_t issue_together_ns;
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
     uint64_t sync_ns;
@@ -109,6 +135,14 @@ struct Timing {
     uint64_t stamp_at_ns;   /* the last stamp */
     uint64_t prefetched_ns; /* the last prefetch of the step ends */
     StepTime out;
+
+    /* Only where prefetches are held back. */
+    Engine *link;
+    AheadTime *ahead; /* [n_ahead] in the order of the decisions */
+    uint32_t n_ahead;
+    uint32_t first_ahead; /* those before it are over */
+    size_t ahead_room;
+    uint64_t first_tag; /* of the step's in the engine */
 
     TimingRecord *ops; /* [op_room] */
     size_t op_room;
@@ -154,6 +188,24 @@ bool timing_is_played(const Timing *timing, const StepOp *op);
  * with ERR_INPUT, naming the first that is missing: nothing counts as no time for want of a table
  * (sim/timing_tables.c). */
 Status timing_find_tables(Timing *timing);
+
+/* The link (sim/timing_link.c). All fail with ERR_MEMORY. */
+Status link_open(Timing *timing);
+Status link_begin_step(Timing *timing);
+/* From when on the link is free for a load that the host begins now. */
+Status link_free(Timing *timing, uint64_t *free_ns);
+/* It is: the load occupies it until END_NS. */
+Status link_take(Timing *timing, uint64_t free_ns, uint64_t end_ns);
+/* ACTION's expert is prefetched, as far as nothing else is in the way. */
+Status link_prefetch(Timing *timing, const BufferAction *action);
+/* What is left of PREFETCH, which is held back, is loaded on demand; *END_NS is when it ends. */
+Status link_take_over(Timing *timing, const PrefetchTime *prefetch, uint64_t *end_ns);
+/* What is left of it is cancelled: its expert leaves. */
+Status link_forget(Timing *timing, const PrefetchTime *prefetch);
+/* The event of LAYER_INDEX is decided: prefetches for it that have not begun are cancelled. */
+Status link_pass(Timing *timing, uint32_t layer_index);
+/* All that is left of prefetches is loaded, and counted. */
+Status link_end_step(Timing *timing);
 
 /* How a step that does not wait runs; notes its shape (sim/timing_shapes.c). */
 Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode);

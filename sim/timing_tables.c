@@ -14,6 +14,7 @@ static const char *const MODE_NAMES[] = {[STEP_FIRST] = "first",
 typedef enum {
     NEEDED_BY_BUFFERS,
     NEEDED_BY_QUEUES, /* with a buffer, on a device that runs beside the host */
+    NEEDED_BY_SMALL_LOADS,
     NEEDED_BY_SLOW_LINKS,
     NEEDED_BY_HOST_EXPERTS,
     NEEDED_BY_STAMPS
@@ -28,6 +29,8 @@ static const struct {
     {"decide", offsetof(Timing, refs.decide), NEEDED_BY_BUFFERS},
     {"end/load", offsetof(Timing, refs.end_load), NEEDED_BY_BUFFERS},
     {"issue/load", offsetof(Timing, refs.issue_load), NEEDED_BY_QUEUES},
+    {"issue/together", offsetof(Timing, refs.issue_together), NEEDED_BY_SMALL_LOADS},
+    {"copy/together", offsetof(Timing, refs.together), NEEDED_BY_SMALL_LOADS},
     {"issue/await", offsetof(Timing, refs.issue_await), NEEDED_BY_QUEUES},
     {"sync", offsetof(Timing, refs.sync), NEEDED_BY_QUEUES},
     {"lag", offsetof(Timing, refs.lag), NEEDED_BY_QUEUES},
@@ -40,6 +43,15 @@ static const struct {
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
 };
 
+static bool has_small_experts(const Timing *timing)
+{
+    const HardwareModel *model = timing->costs.model;
+    for (uint32_t i = 0; i < model->n_slots; i++)
+        if (model->slots[i].slot_bytes <= LOADED_TOGETHER_BYTES)
+            return true;
+    return false;
+}
+
 static bool is_needed(const Timing *timing, Need need)
 {
     const Plan *plan = timing->options.plan;
@@ -49,6 +61,8 @@ static bool is_needed(const Timing *timing, Need need)
         return plan->buffer.on;
     case NEEDED_BY_QUEUES:
         return queues;
+    case NEEDED_BY_SMALL_LOADS:
+        return queues && has_small_experts(timing);
     case NEEDED_BY_SLOW_LINKS:
         return queues && plan->link.h2d_gb_per_s > 0;
     case NEEDED_BY_HOST_EXPERTS:
@@ -150,6 +164,13 @@ static uint64_t constant(Timing *timing, const CostRef *ref)
     return op_costs_ns(&timing->costs, ref, &nowhere, &timing->costs.other);
 }
 
+static void price_small_loads(Timing *timing)
+{
+    timing->issue_together_ns = constant(timing, &timing->refs.issue_together);
+    if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
+        timing->issue_together_ns += constant(timing, &timing->refs.issue_throttle);
+}
+
 /* Of steps that wait for every event, on a device that has a queue. */
 static void price_queue(Timing *timing)
 {
@@ -177,6 +198,8 @@ static void price_constants(Timing *timing)
         timing->end_load_ns = constant(timing, &timing->refs.end_load);
     if (is_needed(timing, NEEDED_BY_QUEUES))
         price_queue(timing);
+    if (is_needed(timing, NEEDED_BY_SMALL_LOADS))
+        price_small_loads(timing);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         price_slow_link(timing);
     timing->host_cache = UINT64_MAX;

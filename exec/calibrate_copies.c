@@ -14,6 +14,8 @@ enum {
     THROTTLED_NS = 400000, /* longer than such a load takes by itself */
     SHORT_BYTES = 128 << 10,
     BURST = 8, /* copies at a time, one after the other */
+    TOGETHER_BYTES = 64 << 10,
+    MOST_LOADS = 64, /* that are copied together */
     ROUNDS = 5,
     SIDE = 8192, /* of the matrix that is multiplied beside copies */
     QUICK_SIDE = 512,
@@ -52,7 +54,7 @@ static Status open_rig(Calibration *c, Rig *rig)
                                    .max_requests = 1,
                                    .max_length = 1,
                                    .max_tokens = tokens,
-                                   .max_loads = BURST,
+                                   .max_loads = MOST_LOADS,
                                    .max_stamps = 2};
     void *host;
     void *device;
@@ -153,6 +155,29 @@ static Status measure_loads(const Rig *rig, size_t bytes)
         TRY(read_loads(rig, burst, row));
     }
     return note(rig, "copy/h2d", BYTES_AXIS, (double)bytes, UNIT_NS, ns, ROUNDS * burst);
+}
+
+/* Small loads that are begun together, by the bytes of all. */
+static Status measure_together(const Rig *rig, uint32_t n)
+{
+    const FfnShape shape = shape_of(rig, TOGETHER_BYTES);
+    Load loads[MOST_LOADS];
+    double ns[ROUNDS];
+    for (uint32_t i = 0; i < n; i++)
+        loads[i] = (Load){.shape = &shape,
+                          .kept = rig->host + i * TOGETHER_BYTES,
+                          .slot = rig->at + i * TOGETHER_BYTES,
+                          .ticket = i};
+    for (int round = -1; round < ROUNDS; round++) {
+        uint64_t start_ns;
+        uint64_t duration_ns;
+        TRY(rig->backend->load(rig->device, loads, n));
+        TRY(rig->backend->await_loads(rig->device, &loads->ticket, 1));
+        TRY(rig->backend->wait(rig->device));
+        TRY(rig->backend->load_time(rig->device, 0, &start_ns, &duration_ns));
+        ns[round > 0 ? round : 0] = (double)duration_ns;
+    }
+    return note(rig, "copy/together", BYTES_AXIS, (double)n * TOGETHER_BYTES, UNIT_NS, ns, ROUNDS);
 }
 
 static Status measure_fetches(const Rig *rig, size_t bytes)
@@ -324,7 +349,13 @@ static Status measure_throttle(const Rig *rig)
 
 static Status measure_streams(const Rig *rig)
 {
+    double ns[BURST];
+    double issue_ns[BURST];
     TRY(measure_turns(rig));
+    for (uint32_t n = 1; n <= MOST_LOADS && n * TOGETHER_BYTES <= rig->most_bytes; n *= 2)
+        TRY(measure_together(rig, n));
+    TRY(time_loads(rig, TURN_BYTES, 0, ns, issue_ns));
+    TRY(note(rig, "issue/load", NULL, 0, UNIT_NS, issue_ns, BURST));
     return measure_throttle(rig);
 }
 
@@ -349,7 +380,7 @@ Status calibrate_copies(Calibration *c)
 {
     bool quick = c->options->quick;
     bool copies = !calibration_knows(c, "host/copy", "");
-    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "throttle/least", "");
+    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "copy/together", "");
     if (calibration_only_counts(c) || (!copies && !streams))
         return OK;
     Rig rig = {.calibration = c,

@@ -1,8 +1,11 @@
 /* Loads: what the host needs to begin one, to make the queue wait for it and to learn its time, and
  * how long it takes where steps load experts. */
 #include "exec/calibrate_parts.h"
+#include "policies/link.h"
 
 enum { LOAD_STEPS = 9 };
+
+static const char *const BYTES_AXIS[] = {"bytes"};
 
 /* Turns the forced routing of one token over by half of the experts. */
 static void turn_over(Calibration *c, bool second)
@@ -52,6 +55,7 @@ typedef struct {
     double
         after_ns[LOAD_STEPS]; /* ... from its last load, or from the end of queueing, to its end */
     double loads;
+    double events; /* that have them */
 } LoadTimes;
 
 /* A load's time: loads follow each other, and one that is begun before another has ended begins
@@ -123,6 +127,7 @@ static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
         turn_over(c, missing && i % 2 == 0);
         TRY(calibration_step(c, &kind, true, &output, &ns));
         times->loads = (double)output.host.n_loads;
+        times->events = (double)output.host.n_events;
         times->issue_ns[at] = 0;
         for (size_t l = 0; l < output.host.n_loads; l++)
             times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
@@ -134,11 +139,11 @@ static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
     return OK;
 }
 
-/* What MISSES take more than HITS, for each load. */
-static double for_a_load(double *misses, double *hits, double loads)
+/* What MISSES take more than HITS, for each of N. */
+static double for_each(double *misses, double *hits, double n)
 {
     double more = calibration_median(misses, LOAD_STEPS) - calibration_median(hits, LOAD_STEPS);
-    return more > 0 ? more / loads : 0;
+    return more > 0 ? more / n : 0;
 }
 
 static double at_least_0(double ns)
@@ -146,15 +151,39 @@ static double at_least_0(double ns)
     return ns > 0 ? ns : 0;
 }
 
+/* Loads of which each is copied by itself. */
+static Status note_copies(Calibration *c, LoadTimes *misses, double bytes)
+{
+    TRY(calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                         calibration_median(misses->copy_ns, LOAD_STEPS),
+                         calibration_spread(misses->copy_ns, LOAD_STEPS)));
+    if (calibration_runs_at_once(c))
+        return OK;
+    return calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
+                            calibration_median(misses->issue_ns, LOAD_STEPS),
+                            calibration_spread(misses->issue_ns, LOAD_STEPS));
+}
+
+/* ... and where those of an event are copied together. */
+static Status note_together(Calibration *c, LoadTimes *misses, double bytes)
+{
+    double in_event = misses->loads / misses->events;
+    bytes *= in_event;
+    TRY(calibration_note(c, "copy/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                         calibration_median(misses->copy_ns, LOAD_STEPS) * in_event,
+                         calibration_spread(misses->copy_ns, LOAD_STEPS)));
+    return calibration_note(c, "issue/together", "", UNIT_NS, NULL, 0, NULL,
+                            calibration_median(misses->issue_ns, LOAD_STEPS) * in_event,
+                            calibration_spread(misses->issue_ns, LOAD_STEPS));
+}
+
 static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
 {
-    static const char *const BYTES_AXIS[] = {"bytes"};
     double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
-    double spread = calibration_spread(misses->copy_ns, LOAD_STEPS);
-    TRY(calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(misses->copy_ns, LOAD_STEPS), spread));
+    bool together = bytes <= LOADED_TOGETHER_BYTES && !calibration_runs_at_once(c);
+    TRY(together ? note_together(c, misses, bytes) : note_copies(c, misses, bytes));
     TRY(calibration_note(c, "end/load", "", UNIT_NS, NULL, 0, NULL,
-                         for_a_load(misses->outside_ns, hits->outside_ns, misses->loads), 0));
+                         for_each(misses->outside_ns, hits->outside_ns, misses->loads), 0));
     if (calibration_runs_at_once(c))
         return OK;
     c->lag_ns = at_least_0(calibration_median(misses->lag_ns, LOAD_STEPS));
@@ -164,11 +193,8 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
                          calibration_median(misses->after_ns, LOAD_STEPS) -
                              calibration_median(hits->after_ns, LOAD_STEPS),
                          0));
-    spread = calibration_spread(misses->issue_ns, LOAD_STEPS);
-    TRY(calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
-                         calibration_median(misses->issue_ns, LOAD_STEPS), spread));
     return calibration_note(c, "issue/await", "", UNIT_NS, NULL, 0, NULL,
-                            for_a_load(misses->queueing_ns, hits->queueing_ns, misses->loads), 0);
+                            for_each(misses->queueing_ns, hits->queueing_ns, misses->events), 0);
 }
 
 /* With room for a token's experts only, two tokens that share none take turns. */

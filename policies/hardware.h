@@ -21,8 +21,10 @@
  *   host/warm          the same where the host's cache holds the weights, of which it holds
  *                      host/cache, bytes; without that table, all
  *   issue/OP           host time to queue OP where no graph is replayed
- *   issue/load         ... to begin one load; issue/await: to make the queue wait for one;
- *                      end/load: to learn its time when the step is over
+ *   issue/load         ... to begin one load; issue/together: all small ones of an event
+ *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
+ *                      end/load: to learn a load's time when the step is over
+ *   copy/together      of small loads that are copied together, by the bytes of all
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
  *   after/load         from the end of an event's last load to the end of the call that awaits it,

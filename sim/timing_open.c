@@ -17,17 +17,15 @@ static uint64_t slot_bytes_of(const Timing *timing, const TraceLayer *layer)
 }
 
 /* The parts of a prefetch that is held back: one after the other on an idle link. */
-static void price_parts(Timing *timing, LayerTime *layer, const TraceLayer *of)
+static void price_parts(Timing *timing, LayerTime *layer)
 {
-    double gb_per_s = timing->options.plan->link.h2d_gb_per_s;
     CostPoint point = {0};
-    layer->holds_back = link_holds_back(layer->slot_bytes, gb_per_s);
+    layer->holds_back = link_holds_back(layer->slot_bytes, timing->options.plan->link.h2d_gb_per_s);
     layer->parts = link_parts(layer->slot_bytes);
     point.at[AXIS_BYTES] = (double)layer->slot_bytes / layer->parts;
     layer->part_ns = op_costs_ns(&timing->costs, &timing->refs.h2d, &point, &timing->costs.other);
-    if (gb_per_s > 0)
-        layer->part_ns = later((uint64_t)((double)of->expert_bytes / gb_per_s) / layer->parts +
-                                   timing->throttle_ns,
+    if (layer->asked_ns > 0)
+        layer->part_ns = later(layer->asked_ns / layer->parts + timing->throttle_ns,
                                layer->part_ns + timing->throttle_least_ns);
 }
 
@@ -46,15 +44,16 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
     layer->copy_busy_ns = layer->copy_ns;
     if (busy.table != COSTS_NONE)
         layer->copy_busy_ns = op_costs_ns(&timing->costs, &busy, &point, &timing->costs.other);
-    if (plan->link.h2d_gb_per_s > 0)
-        layer->load_ns = later((uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s) +
-                                   timing->throttle_ns,
+    if (plan->link.h2d_gb_per_s > 0) {
+        layer->asked_ns = (uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s);
+        layer->load_ns = later(layer->asked_ns + timing->throttle_ns,
                                layer->copy_ns + timing->throttle_least_ns);
+    }
     if (plan->compute.mode != COMPUTE_ON_GPU)
         TRY(mem_new(&layer->host_read, of->experts, sizeof *layer->host_read, "simulated experts"));
     layer->together = !timing->one_thread && layer->slot_bytes <= LOADED_TOGETHER_BYTES;
     if (plan_prefetches(plan))
-        price_parts(timing, layer, of);
+        price_parts(timing, layer);
     return mem_new(&layer->prefetch, of->experts, sizeof *layer->prefetch, "simulated loads");
 }
 

@@ -53,7 +53,8 @@ typedef struct {
     uint32_t price;         /* of its experts */
     bool predicts;          /* the plan asks the router of a layer further on, and there is one */
     uint64_t slot_bytes;    /* that a load copies */
-    uint64_t load_ns;       /* at the least, by the plan's link */
+    uint64_t asked_ns;      /* of a load, by the plan's link; 0: as it comes */
+    uint64_t load_ns;       /* ... and with what that costs: at the least */
     uint64_t copy_ns;       /* of a load beside nothing */
     uint64_t copy_busy_ns;  /* ... beside computation */
     bool together;          /* loads of an event are copied together */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "policies/link.h"
 #include "sim/engine.h"
 #include "sim/timing.h"
 
@@ -64,7 +65,8 @@ static void put_op_tables(Hardware *hardware, uint64_t *random)
     }
 }
 
-static void make_machine(uint64_t *random, Hardware *hardware)
+/* Experts take SLOT_BYTES. */
+static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardware)
 {
     HardwareModel *model;
     *hardware = (Hardware){.backend = "cuda", .device = "cuda: made up"};
@@ -73,9 +75,10 @@ static void make_machine(uint64_t *random, Hardware *hardware)
     assert_ok(mem_new(&model->slots, MOE_LAYERS, sizeof *model->slots, "slots"));
     for (uint32_t i = 0; i < MOE_LAYERS; i++)
         model->slots[model->n_slots++] =
-            (HardwareSlots){.layer = 1 + i, .experts = EXPERTS, .slot_bytes = 1000};
+            (HardwareSlots){.layer = 1 + i, .experts = EXPERTS, .slot_bytes = slot_bytes};
     put_op_tables(hardware, random);
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
+    put_table(hardware, "issue/together", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
     put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "lag", "", NULL, random_below(random, 3000), 0);
@@ -90,7 +93,13 @@ static void make_machine(uint64_t *random, Hardware *hardware)
     CostTable *copy;
     const char *axis = "bytes";
     assert_ok(hardware_add_table(hardware, "copy/h2d", "", UNIT_NS, &axis, 1, &copy));
-    assert_ok(cost_table_put(copy, (double[]){1000}, 1000 + random_below(random, 20000), 0));
+    assert_ok(cost_table_put(copy, (double[]){slot_bytes}, 1000 + random_below(random, 20000), 0));
+    if (link_parts(slot_bytes) > 1)
+        assert_ok(cost_table_put(copy, (double[]){(double)slot_bytes / link_parts(slot_bytes)},
+                                 1000 + random_below(random, 8000), 0));
+    assert_ok(hardware_add_table(hardware, "copy/together", "", UNIT_NS, &axis, 1, &copy));
+    for (uint32_t n = 1; n <= EXPERTS; n++)
+        assert_ok(cost_table_put(copy, (double[]){n * slot_bytes}, 1000 + n * 300, 0));
 }
 
 static void make_layers(TraceLayer layers[MOE_LAYERS])
@@ -127,20 +136,39 @@ static Plan random_plan(uint64_t *random)
 
 enum { HOST, COMPUTE, COPIES };
 
+/* A prefetch that is held back: parts of it follow each other as the stream of copies is empty. */
+typedef struct {
+    uint32_t layer;
+    uint32_t expert;
+    uint32_t parts;
+    uint32_t begun;
+    bool gone;       /* no more parts begin */
+    EngineTask last; /* of its parts */
+} Held;
+
 typedef struct {
     Engine *engine;
     EngineTask host;                            /* the last task of the host */
+    EngineTask host_ended;                      /* ... that has ended */
     EngineTask last;                            /* ... of the compute stream */
-    EngineTask prefetched[MOE_LAYERS][EXPERTS]; /* in this step; 0: none */
-    EngineTask prefetches[MOE_LAYERS * EXPERTS * 2];
+    EngineTask prefetched[MOE_LAYERS][EXPERTS]; /* in this step, not held back; 0: none */
+    EngineTask prefetches[MOE_LAYERS * EXPERTS * 4];
     uint32_t n_prefetches;
-    const OpCosts *costs;
-    const Timing *timing;
+    Held held[MOE_LAYERS * EXPERTS * 2]; /* of this step */
+    uint32_t n_held;
+    uint32_t held_of[MOE_LAYERS][EXPERTS]; /* 1 + its number; 0: none */
+    bool owed[MOE_LAYERS][EXPERTS];
+    uint32_t outstanding; /* copies that have been queued and have not ended */
+    uint32_t cancelled;   /* in all steps */
+    uint32_t late;
+    uint64_t slot_bytes;
     uint64_t load_ns;
     EngineTask before_op; /* the host's last before the operation */
     Hardware *hardware;
     uint64_t compute_ends[4096]; /* by tag */
     uint64_t n_compute;
+    EngineEvent ended[8192]; /* of this step */
+    uint32_t n_ended;
 } Played;
 
 /* Durations come from the tables themselves: one axis at the most, every place measured. */
@@ -159,15 +187,16 @@ static uint64_t cost(const Played *played, const char *name, double at)
     return 0;
 }
 
-static EngineTask put(Played *played, uint32_t resource, uint64_t ns, const EngineTask *after,
+static EngineTask put(Played *played, uint32_t resource, uint64_t ns, const EngineTask *waits,
                       size_t n)
 {
     EngineTask task;
     uint64_t tag = resource == COMPUTE ? played->n_compute++ : UINT64_MAX;
     assert_true(played->n_compute < 4096);
     assert_ok(engine_add(played->engine,
-                         &(EngineSpec){.resource = resource, .duration_ns = ns, .tag = tag}, after,
+                         &(EngineSpec){.resource = resource, .duration_ns = ns, .tag = tag}, waits,
                          n, &task));
+    played->outstanding += resource == COPIES;
     if (resource == HOST)
         played->host = task;
     if (resource == COMPUTE)
@@ -175,10 +204,23 @@ static EngineTask put(Played *played, uint32_t resource, uint64_t ns, const Engi
     return task;
 }
 
+/* NS after the end of TASK, which may have been some time ago. */
+static EngineTask after(Played *played, EngineTask task, uint64_t ns)
+{
+    uint64_t now_ns = engine_now(played->engine);
+    for (uint32_t i = 0; i < played->n_ended; i++) {
+        if (played->ended[i].task != task)
+            continue;
+        uint64_t end_ns = played->ended[i].end_ns + ns;
+        return put(played, ENGINE_NO_RESOURCE, end_ns > now_ns ? end_ns - now_ns : 0, NULL, 0);
+    }
+    return put(played, ENGINE_NO_RESOURCE, ns, &task, 1);
+}
+
 /* What comes after TASK on another stream learns of its end a little later. */
 static EngineTask hand_over(Played *played, EngineTask task, const char *name)
 {
-    return put(played, ENGINE_NO_RESOURCE, cost(played, name, 0), &task, 1);
+    return after(played, task, cost(played, name, 0));
 }
 
 static void queue_op(Played *played, Op op, double at)
@@ -202,6 +244,119 @@ static void queue_op(Played *played, Op op, double at)
     put(played, COMPUTE, 0, &last, 1);
 }
 
+/* Of a load of BYTES, which the plan's link lets take ASKED_NS. */
+static uint64_t copy_cost(const Played *played, double bytes, uint64_t asked_ns)
+{
+    uint64_t ns = cost(played, "copy/h2d", bytes);
+    if (played->load_ns == 0)
+        return ns;
+    asked_ns += cost(played, "throttle", 0);
+    ns += cost(played, "throttle/least", 0);
+    return asked_ns > ns ? asked_ns : ns;
+}
+
+static uint64_t part_cost(const Played *played)
+{
+    uint32_t parts = link_parts(played->slot_bytes);
+    return copy_cost(played, (double)played->slot_bytes / parts, played->load_ns / parts);
+}
+
+static uint64_t issue_load(const Played *played, const char *name)
+{
+    return cost(played, name, 0) + (played->load_ns > 0 ? cost(played, "issue/throttle", 0) : 0);
+}
+
+/* Begins the next part of what is held back when nothing is in the stream of copies. */
+static void pump(Played *played)
+{
+    for (uint32_t i = 0; i < played->n_held && played->outstanding == 0; i++) {
+        Held *held = &played->held[i];
+        if (held->gone || held->begun == held->parts)
+            continue;
+        held->begun++;
+        held->last = put(played, COPIES, cost(played, "lag", 0) + part_cost(played), NULL, 0);
+    }
+}
+
+static bool next(Played *played, uint64_t *end_ns)
+{
+    EngineEvent event;
+    if (!engine_next(played->engine, &event))
+        return false;
+    *end_ns = event.end_ns;
+    assert_true(played->n_ended < 8192);
+    played->ended[played->n_ended++] = event;
+    if (event.tag != UINT64_MAX)
+        played->compute_ends[event.tag] = event.end_ns;
+    if (event.resource == HOST)
+        played->host_ended = event.task;
+    played->outstanding -= event.resource == COPIES;
+    pump(played);
+    return true;
+}
+
+/* Until the host has done all that it was given. */
+static void run_to_host(Played *played)
+{
+    uint64_t end_ns;
+    while (played->host_ended != played->host)
+        assert_true(next(played, &end_ns));
+}
+
+/* What is left of HELD is loaded on demand. */
+static void take_over(Played *played, Held *held)
+{
+    run_to_host(played);
+    if (held->gone || held->begun == held->parts)
+        return;
+    EngineTask begun = hand_over(played, played->host, "lag");
+    held->last = put(played, COPIES, (held->parts - held->begun) * part_cost(played), &begun, 1);
+    held->begun = held->parts;
+    put(played, HOST, issue_load(played, "issue/load"), &played->host, 1);
+}
+
+static void hold(Played *played, const BufferAction *action)
+{
+    run_to_host(played);
+    bool idle = played->outstanding == 0;
+    played->held[played->n_held++] = (Held){.layer = action->layer_index,
+                                            .expert = action->expert,
+                                            .parts = link_parts(played->slot_bytes)};
+    played->held_of[action->layer_index][action->expert] = played->n_held;
+    pump(played);
+    if (idle)
+        put(played, HOST, issue_load(played, "issue/load"), &played->host, 1);
+}
+
+static void leave(Played *played, const BufferAction *action)
+{
+    uint32_t *number = &played->held_of[action->layer_index][action->expert];
+    if (*number > 0) {
+        run_to_host(played);
+        Held *held = &played->held[*number - 1];
+        held->gone = true;
+        played->cancelled += held->begun == 0;
+    }
+    *number = 0;
+    played->prefetched[action->layer_index][action->expert] = 0;
+    played->owed[action->layer_index][action->expert] = false;
+}
+
+/* The lookups of LAYER are over. */
+static void pass(Played *played, uint32_t layer)
+{
+    run_to_host(played);
+    for (uint32_t i = 0; i < played->n_held; i++) {
+        Held *held = &played->held[i];
+        if (held->layer != layer || held->begun > 0 || held->gone)
+            continue;
+        held->gone = true;
+        played->cancelled++;
+        played->held_of[layer][held->expert] = 0;
+        played->owed[layer][held->expert] = true;
+    }
+}
+
 typedef struct {
     uint32_t active;
     EngineTask loads[EXPERTS];
@@ -209,111 +364,181 @@ typedef struct {
     bool slots[MOE_LAYERS * EXPERTS + 1];
 } Jobs;
 
+/* Of an event. */
+typedef struct {
+    Jobs hits;
+    Jobs loaded;
+    uint32_t gathered; /* loads that are to be copied together */
+    bool queued;
+} Pending;
+
 static void queue_jobs(Played *played, Jobs *jobs)
 {
-    EngineTask after[EXPERTS + 2];
+    EngineTask waits[EXPERTS + 2];
     if (jobs->active == 0)
         return;
-    for (uint32_t i = 0; i < jobs->n_loads; i++) {
+    if (jobs->n_loads > 0)
         put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
-        after[i] = hand_over(played, jobs->loads[i], "after/load");
-    }
+    for (uint32_t i = 0; i < jobs->n_loads; i++)
+        waits[i] = hand_over(played, jobs->loads[i], "after/load");
     uint64_t issue_ns = cost(played, "issue/experts", 0);
     uint64_t lag_ns = cost(played, "lag", 0);
-    EngineTask free = put(played, ENGINE_NO_RESOURCE, issue_ns > lag_ns ? issue_ns - lag_ns : 0,
-                          &played->last, 1);
+    EngineTask free = after(played, played->last, issue_ns > lag_ns ? issue_ns - lag_ns : 0);
     put(played, HOST, issue_ns, &played->host, 1);
-    after[jobs->n_loads] = played->host;
-    after[jobs->n_loads + 1] = free;
-    put(played, COMPUTE, cost(played, "queued/experts", jobs->active), after, jobs->n_loads + 2);
+    waits[jobs->n_loads] = played->host;
+    waits[jobs->n_loads + 1] = free;
+    put(played, COMPUTE, cost(played, "queued/experts", jobs->active), waits, jobs->n_loads + 2);
     *jobs = (Jobs){0};
 }
 
-static void queue_load(Played *played, const BufferAction *action, Jobs *hits, Jobs *loaded,
-                       bool *queued)
+/* A load that takes NS in the stream of copies, and the host ISSUE to begin. */
+static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, const char *issue)
 {
-    EngineTask after[2];
-    if (hits->slots[action->slot] || loaded->slots[action->slot]) {
-        queue_jobs(played, hits);
-        queue_jobs(played, loaded);
-        *queued = true;
-    }
-    bool slow = played->load_ns > 0;
-    after[0] = hand_over(played, played->host, "lag");
-    put(played, HOST,
-        cost(played, "issue/load", 0) + (slow ? cost(played, "issue/throttle", 0) : 0),
-        &played->host, 1);
-    after[1] = *queued ? hand_over(played, played->last, "sync") : 0;
-    uint64_t ns = cost(played, "copy/h2d", 1000);
-    if (slow) {
-        uint64_t asked_ns = played->load_ns + cost(played, "throttle", 0);
+    EngineTask both[2];
+    run_to_host(played);
+    both[0] = hand_over(played, played->host, "lag");
+    both[1] = pending->queued ? hand_over(played, played->last, "sync") : 0;
+    EngineTask load = put(played, COPIES, ns, both, pending->queued ? 2 : 1);
+    put(played, HOST, issue_load(played, issue), &played->host, 1);
+    return load;
+}
+
+static void begin_gathered(Played *played, Pending *pending)
+{
+    uint32_t n = pending->gathered;
+    pending->gathered = 0;
+    if (n == 0)
+        return;
+    uint64_t ns = cost(played, "copy/together", (double)n * (double)played->slot_bytes);
+    if (played->load_ns > 0) {
+        uint64_t asked_ns = n * played->load_ns + cost(played, "throttle", 0);
         ns += cost(played, "throttle/least", 0);
         ns = asked_ns > ns ? asked_ns : ns;
     }
-    EngineTask load = put(played, COPIES, ns, after, *queued ? 2 : 1);
-    if (action->kind == RESIDENCY_PREFETCH) {
-        played->prefetched[action->layer_index][action->expert] = load;
-        played->prefetches[played->n_prefetches++] = load;
-        return;
+    pending->loaded.loads[pending->loaded.n_loads++] =
+        begin_load(played, pending, ns, "issue/together");
+}
+
+static void queue_pending(Played *played, Pending *pending)
+{
+    Jobs *loaded = &pending->loaded;
+    begin_gathered(played, pending);
+    if (loaded->active > 0 && played->load_ns == 0 &&
+        loaded->active * played->slot_bytes <= SHORT_LOADS_BYTES) {
+        loaded->active += pending->hits.active;
+        pending->hits = (Jobs){0};
     }
+    queue_jobs(played, &pending->hits);
+    queue_jobs(played, loaded);
+}
+
+static void load_on_demand(Played *played, const BufferAction *action, Pending *pending)
+{
+    Jobs *loaded = &pending->loaded;
     loaded->active++;
     loaded->slots[action->slot] = true;
-    loaded->loads[loaded->n_loads++] = load;
+    if (played->slot_bytes <= LOADED_TOGETHER_BYTES) {
+        pending->gathered++;
+        return;
+    }
+    uint64_t ns = copy_cost(played, (double)played->slot_bytes, played->load_ns);
+    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, "issue/load");
+}
+
+static void queue_load(Played *played, const BufferAction *action, Pending *pending)
+{
+    if (pending->hits.slots[action->slot] || pending->loaded.slots[action->slot]) {
+        pending->queued = true;
+        queue_pending(played, pending);
+    }
+    if (action->kind != RESIDENCY_PREFETCH) {
+        load_on_demand(played, action, pending);
+    } else if (played->load_ns > 0 || played->slot_bytes > LOADED_TOGETHER_BYTES) {
+        hold(played, action);
+    } else {
+        EngineTask load = begin_load(
+            played, pending, copy_cost(played, (double)played->slot_bytes, 0), "issue/load");
+        played->prefetched[action->layer_index][action->expert] = load;
+        played->prefetches[played->n_prefetches++] = load;
+    }
+}
+
+static void queue_hit(Played *played, const BufferAction *action, Pending *pending)
+{
+    uint32_t number = played->held_of[action->layer_index][action->expert];
+    EngineTask prefetch = played->prefetched[action->layer_index][action->expert];
+    bool *owed = &played->owed[action->layer_index][action->expert];
+    if (*owed) {
+        *owed = false;
+        played->late++;
+        load_on_demand(played, action, pending);
+        return;
+    }
+    if (number > 0) {
+        take_over(played, &played->held[number - 1]);
+        prefetch = played->held[number - 1].last;
+    }
+    Jobs *jobs = prefetch != 0 ? &pending->loaded : &pending->hits;
+    jobs->active++;
+    jobs->slots[action->slot] = true;
+    if (prefetch != 0)
+        jobs->loads[jobs->n_loads++] = prefetch;
 }
 
 static void queue_experts(Played *played, const TimingEvent *event, const BufferAction *actions,
                           uint32_t n)
 {
-    static Jobs hits;
-    static Jobs loaded;
-    bool queued = false;
-    hits = (Jobs){0};
-    loaded = (Jobs){0};
+    static Pending pending;
+    bool passed = false;
+    pending = (Pending){0};
     /* The host waits for the queue, wakes up, and decides. */
     EngineTask both[] = {played->host, played->last};
     put(played, HOST, cost(played, "wake", 0), both, 2);
     put(played, HOST, cost(played, "decide", event->n), &played->host, 1);
     for (uint32_t i = 0; i < n; i++) {
-        const BufferAction *action = &actions[i];
-        EngineTask *prefetched = &played->prefetched[action->layer_index][action->expert];
-        if (action->kind == RESIDENCY_EVICT) {
-            *prefetched = 0;
-        } else if (action->kind != RESIDENCY_HIT) {
-            queue_load(played, action, &hits, &loaded, &queued);
-        } else {
-            Jobs *jobs = *prefetched != 0 ? &loaded : &hits;
-            jobs->active++;
-            jobs->slots[action->slot] = true;
-            if (*prefetched != 0)
-                jobs->loads[jobs->n_loads++] = *prefetched;
+        if (actions[i].kind == RESIDENCY_PREFETCH && !passed) {
+            begin_gathered(played, &pending);
+            pass(played, event->layer_index);
+            passed = true;
         }
+        if (actions[i].kind == RESIDENCY_EVICT)
+            leave(played, &actions[i]);
+        else if (actions[i].kind == RESIDENCY_HIT)
+            queue_hit(played, &actions[i], &pending);
+        else
+            queue_load(played, &actions[i], &pending);
     }
-    queue_jobs(played, &hits);
-    queue_jobs(played, &loaded);
+    begin_gathered(played, &pending);
+    if (!passed)
+        pass(played, event->layer_index);
+    queue_pending(played, &pending);
 }
 
 /* Runs everything that is queued; the time when the host goes on after it. */
 static uint64_t end_step(Played *played)
 {
-    EngineTask after[MOE_LAYERS * EXPERTS * 2 + 2];
-    EngineEvent event;
+    EngineTask all[MOE_LAYERS * EXPERTS * 4 + 2];
     uint64_t end_ns = 0;
-    memcpy(after, played->prefetches, played->n_prefetches * sizeof *after);
-    after[played->n_prefetches] = played->host;
-    after[played->n_prefetches + 1] = played->last;
-    uint64_t rest = cost(played, "wake", 0) + cost(played, "step/rest", 1);
-    EngineTask last = put(played, HOST, rest, after, played->n_prefetches + 2);
-    while (engine_next(played->engine, &event)) {
-        end_ns = event.end_ns;
-        if (event.tag != UINT64_MAX)
-            played->compute_ends[event.tag] = event.end_ns;
+    for (uint32_t i = 0; i < played->n_held; i++) {
+        take_over(played, &played->held[i]);
+        if (played->held[i].begun > 0)
+            played->prefetches[played->n_prefetches++] = played->held[i].last;
     }
-    assert_false(engine_is_pending(played->engine, last));
+    memcpy(all, played->prefetches, played->n_prefetches * sizeof *all);
+    all[played->n_prefetches] = played->host;
+    all[played->n_prefetches + 1] = played->last;
+    uint64_t rest = cost(played, "wake", 0) + cost(played, "step/rest", 1);
+    put(played, HOST, rest, all, played->n_prefetches + 2);
+    while (next(played, &end_ns))
+        ;
     assert_int_equal(engine_pending(played->engine), 0);
     memset(played->prefetched, 0, sizeof played->prefetched);
+    memset(played->held_of, 0, sizeof played->held_of);
+    played->n_held = 0;
     played->n_prefetches = 0;
-    played->host = played->last = 0;
+    played->host = played->host_ended = played->last = 0;
     played->n_compute = 0;
+    played->n_ended = 0;
     return end_ns;
 }
 
@@ -376,8 +601,15 @@ static void compare_step(uint64_t *random, ExpertBuffer *buffer, Timing *timing,
     assert_int_equal(last->start_ns + last->duration_ns, played->compute_ends[head]);
 }
 
-static void compare_run(uint64_t seed)
+/* Of the prefetches of all runs. */
+typedef struct {
+    uint64_t cancelled;
+    uint64_t late;
+} Fates;
+
+static void compare_run(uint64_t seed, Fates *fates)
 {
+    static const uint64_t SLOT_BYTES[] = {1000, 400000, 24 << 20};
     static const EngineResource STREAMS[] = {
         {ENGINE_STREAM, 1}, {ENGINE_STREAM, 1}, {ENGINE_STREAM, 1}};
     uint64_t random = seed;
@@ -386,7 +618,8 @@ static void compare_run(uint64_t seed)
     ExpertBuffer *buffer;
     Timing *timing;
     static Played played;
-    make_machine(&random, &hardware);
+    uint64_t slot_bytes = SLOT_BYTES[seed % 3];
+    make_machine(&random, slot_bytes, &hardware);
     make_layers(layers);
     Plan plan = random_plan(&random);
     /* A plan that holds everything turns to graphs. */
@@ -401,11 +634,16 @@ static void compare_run(uint64_t seed)
                                           .logits = true,
                                           .records = true},
                          &timing));
-    played = (Played){.timing = timing, .hardware = &hardware};
+    played = (Played){.hardware = &hardware, .slot_bytes = slot_bytes};
     played.load_ns = plan.link.h2d_gb_per_s > 0 ? (uint64_t)(1000 / plan.link.h2d_gb_per_s) : 0;
     assert_ok(engine_new(STREAMS, 3, &played.engine));
     for (int i = 0; i < 12; i++)
         compare_step(&random, buffer, timing, &played);
+    TimingTotals totals = timing_totals(timing);
+    assert_int_equal(totals.total.prefetches_cancelled, played.cancelled);
+    assert_int_equal(totals.total.late_loads, played.late);
+    fates->cancelled += played.cancelled;
+    fates->late += played.late;
     engine_free(played.engine);
     timing_free(timing);
     buffer_free(buffer);
@@ -415,8 +653,10 @@ static void compare_run(uint64_t seed)
 static void steps_end_as_their_tasks_do_on_the_engine(void **unused)
 {
     (void)unused;
+    Fates fates = {0};
     for (uint64_t seed = 1; seed <= (exhaustive() ? 3000 : 200); seed++)
-        compare_run(seed);
+        compare_run(seed, &fates);
+    assert_true(fates.cancelled > 0 && fates.late > 0);
 }
 
 /* ---- steps without a buffer ---- */
@@ -444,7 +684,7 @@ static void run_without_buffer(uint64_t seed, const Variant *variant, Summary *s
     Timing *timing;
     RandomEvent event;
     const Plan plan = plan_default();
-    make_machine(&random, &hardware);
+    make_machine(&random, 1000, &hardware);
     if (variant->forced_route_ns > 0)
         put_table(&hardware, "forced/route", "shape", "tokens", variant->forced_route_ns, 0);
     put_table(&hardware, "stamp", "", NULL, 3000, 0);
@@ -517,7 +757,7 @@ static void attention_of_both_sorts_of_requests_begins_once(void **unused)
     uint64_t random = 3;
     Hardware hardware;
     CostTable *table;
-    make_machine(&random, &hardware);
+    make_machine(&random, 1000, &hardware);
     assert_ok(hardware_add_table(&hardware, "gpu/attention", "other", UNIT_NS, AXES, 3, &table));
     for (uint32_t i = 0; i < MOST_OPS && i < hardware.models[0].n_ops[STACK_DECODER]; i++)
         if (hardware.models[0].ops[STACK_DECODER][i].op == OP_ATTENTION)
@@ -544,7 +784,7 @@ static void time_between_steps_is_that_of_their_tokens_and_routing(void **unused
     Hardware hardware;
     TraceLayer layers[MOE_LAYERS];
     const Plan plan = plan_default();
-    make_machine(&random, &hardware);
+    make_machine(&random, 1000, &hardware);
     put_table(&hardware, "between", "model", "tokens", 1000, 10);
     make_layers(layers);
     for (int known = 0; known < 2; known++)
@@ -660,7 +900,7 @@ static void memory_that_ends_is_told_and_nothing_is_lost(void **unused)
     TraceLayer layers[MOE_LAYERS];
     ExpertBuffer *buffer;
     Plan plan = plan_default();
-    make_machine(&random, &hardware);
+    make_machine(&random, 1000, &hardware);
     make_layers(layers);
     plan.buffer.on = true;
     plan.buffer.slots = 4;

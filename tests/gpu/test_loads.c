@@ -148,6 +148,99 @@ static void loads_follow_each_other_and_take_as_long_as_the_link_would(void **un
     close_link(&link);
 }
 
+static void loads_begun_together_fill_their_slots_and_have_one_time(void **unused)
+{
+    (void)unused;
+    Link link;
+    Load loads[EXPERTS];
+    uint64_t start_ns[EXPERTS];
+    uint64_t duration_ns[EXPERTS];
+    open_link(COMPUTE_BF16, &link);
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        loads[e] = (Load){.shape = &SHAPE,
+                          .kept = link.kept[e],
+                          .slot = link.slots + (e + 2) % EXPERTS * link.bytes,
+                          .ticket = EXPERTS - 1 - e};
+    assert_ok(BACKEND_CUDA.load(link.device, loads, EXPERTS));
+    assert_ok(BACKEND_CUDA.await_loads(link.device, &loads[2].ticket, 1));
+    assert_ok(BACKEND_CUDA.wait(link.device));
+    for (uint32_t t = 0; t < EXPERTS; t++) {
+        assert_ok(BACKEND_CUDA.load_time(link.device, t, &start_ns[t], &duration_ns[t]));
+        assert_int_equal(start_ns[t], start_ns[0]);
+        assert_int_equal(duration_ns[t], duration_ns[0]);
+    }
+    for (uint32_t e = 0; e + 1 < EXPERTS; e++)
+        assert_holds(&link, (e + 2) % EXPERTS, e);
+    close_link(&link);
+}
+
+static bool link_is_idle(const Link *link)
+{
+    bool idle;
+    assert_ok(BACKEND_CUDA.link_idle(link->device, &idle));
+    return idle;
+}
+
+static void a_load_in_parts_is_whole_after_its_last_and_the_link_idle_in_between(void **unused)
+{
+    (void)unused;
+    const uint64_t part_ns = 5000000;
+    Link link;
+    uint64_t start_ns;
+    uint64_t duration_ns;
+    open_link(COMPUTE_F32, &link);
+    assert_true(link_is_idle(&link));
+    for (uint32_t part = 0; part < 3; part++) {
+        const Load load = {.shape = &SHAPE,
+                           .kept = link.kept[4],
+                           .slot = link.slots,
+                           .at_least_ns = part_ns,
+                           .first_part = part,
+                           .end_part = part + 1,
+                           .parts = 3};
+        assert_ok(BACKEND_CUDA.load(link.device, &load, 1));
+        assert_false(link_is_idle(&link));
+        while (!link_is_idle(&link))
+            ;
+    }
+    assert_ok(BACKEND_CUDA.load_time(link.device, 0, &start_ns, &duration_ns));
+    assert_true(duration_ns + 3 * CLOCK_NS >= 3 * part_ns);
+    assert_holds(&link, 0, 4);
+    close_link(&link);
+}
+
+/* Small and large, in one wait and in several; the numbers must be there when it returns. */
+static void what_the_host_is_told_is_there_after_the_wait(void **unused)
+{
+    (void)unused;
+    enum { MOST = 6, COUNT = 9000 };
+    static const size_t BYTES[MOST] = {2, 260, 8192, 18000, 514, 30};
+    Link link;
+    void *memory;
+    uint64_t random = 9;
+    open_link(COMPUTE_F32, &link);
+    assert_ok(BACKEND_CUDA.allocate_host(link.device, 2 * MOST * COUNT * 2, &memory));
+    uint16_t *from = memory;
+    uint16_t *to = from + MOST * COUNT;
+    for (int round = 0; round < 50; round++) {
+        uint32_t n = 1 + random_below(&random, MOST);
+        bool done = false;
+        for (uint32_t i = 0; i < MOST * COUNT; i++)
+            from[i] = (uint16_t)random_below(&random, 65536);
+        assert_ok(BACKEND_CUDA.send(link.device, link.slots, from, MOST * COUNT * 2));
+        for (uint32_t i = 0; i < n; i++)
+            assert_ok(BACKEND_CUDA.tell(link.device, to + i * COUNT, link.slots + i * COUNT * 2,
+                                        BYTES[i]));
+        while (round % 2 == 0 && !done)
+            assert_ok(BACKEND_CUDA.poll(link.device, &done));
+        if (round % 2 == 1)
+            assert_ok(BACKEND_CUDA.wait(link.device));
+        for (uint32_t i = 0; i < n; i++)
+            assert_memory_equal(to + i * COUNT, from + i * COUNT, BYTES[i]);
+    }
+    close_link(&link);
+}
+
 static void waiting_for_the_queue_does_not_wait_for_loads(void **unused)
 {
     (void)unused;
@@ -189,6 +282,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_awaited_load_has_filled_its_slot),
         cmocka_unit_test(loads_follow_each_other_and_take_as_long_as_the_link_would),
+        cmocka_unit_test(loads_begun_together_fill_their_slots_and_have_one_time),
+        cmocka_unit_test(a_load_in_parts_is_whole_after_its_last_and_the_link_idle_in_between),
+        cmocka_unit_test(what_the_host_is_told_is_there_after_the_wait),
         cmocka_unit_test(waiting_for_the_queue_does_not_wait_for_loads),
         cmocka_unit_test(stamps_ascend_in_the_order_of_the_queue),
     };

@@ -355,7 +355,7 @@ static Status measure_streams(const Rig *rig)
     for (uint32_t n = 1; n <= MOST_LOADS && n * TOGETHER_BYTES <= rig->most_bytes; n *= 2)
         TRY(measure_together(rig, n));
     TRY(time_loads(rig, TURN_BYTES, 0, ns, issue_ns));
-    TRY(note(rig, "issue/load", NULL, 0, UNIT_NS, issue_ns, BURST));
+    TRY(note(rig, "issue/load", BYTES_AXIS, TURN_BYTES, UNIT_NS, issue_ns, BURST));
     return measure_throttle(rig);
 }
 

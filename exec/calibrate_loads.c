@@ -159,7 +159,7 @@ static Status note_copies(Calibration *c, LoadTimes *misses, double bytes)
                          calibration_spread(misses->copy_ns, LOAD_STEPS)));
     if (calibration_runs_at_once(c))
         return OK;
-    return calibration_note(c, "issue/load", "", UNIT_NS, NULL, 0, NULL,
+    return calibration_note(c, "issue/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                             calibration_median(misses->issue_ns, LOAD_STEPS),
                             calibration_spread(misses->issue_ns, LOAD_STEPS));
 }
@@ -182,18 +182,18 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
     double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     bool together = bytes <= LOADED_TOGETHER_BYTES && !calibration_runs_at_once(c);
     TRY(together ? note_together(c, misses, bytes) : note_copies(c, misses, bytes));
-    TRY(calibration_note(c, "end/load", "", UNIT_NS, NULL, 0, NULL,
+    TRY(calibration_note(c, "end/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                          for_each(misses->outside_ns, hits->outside_ns, misses->loads), 0));
     if (calibration_runs_at_once(c))
         return OK;
     c->lag_ns = at_least_0(calibration_median(misses->lag_ns, LOAD_STEPS));
-    TRY(calibration_note(c, "lag", "", UNIT_NS, NULL, 0, NULL, c->lag_ns,
+    TRY(calibration_note(c, "lag", "", UNIT_NS, BYTES_AXIS, 1, &bytes, c->lag_ns,
                          calibration_spread(misses->lag_ns, LOAD_STEPS)));
-    TRY(calibration_note(c, "after/load", "", UNIT_NS, NULL, 0, NULL,
+    TRY(calibration_note(c, "after/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                          calibration_median(misses->after_ns, LOAD_STEPS) -
                              calibration_median(hits->after_ns, LOAD_STEPS),
                          0));
-    return calibration_note(c, "issue/await", "", UNIT_NS, NULL, 0, NULL,
+    return calibration_note(c, "issue/await", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                             for_each(misses->queueing_ns, hits->queueing_ns, misses->events), 0);
 }
 

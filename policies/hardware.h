@@ -25,6 +25,7 @@
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
  *                      end/load: to learn a load's time when the step is over
  *   copy/together      of small loads that are copied together, by the bytes of all
+ *                      (loads, lag and after/load by the "bytes" of an expert)
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
  *   after/load         from the end of an event's last load to the end of the call that awaits it,

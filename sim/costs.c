@@ -69,6 +69,16 @@ static void fill_level(const CostTable *table, uint32_t axis, Level *level)
         level->first[n] = children;
 }
 
+/* What does no work that grows with its axes. */
+static bool holds(const CostTable *table)
+{
+    static const char *const NAMES[] = {"step/rest", "lag", "after/load", "end/load"};
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (strcmp(table->name, NAMES[i]) == 0)
+            return true;
+    return table->unit == UNIT_FACTOR || strncmp(table->name, "issue/", strlen("issue/")) == 0;
+}
+
 /* Sums the sizes, or takes the pieces and fills them in. */
 static void build(Costs *costs, bool take)
 {
@@ -81,8 +91,7 @@ static void build(Costs *costs, bool take)
     for (uint32_t i = 0; i < n_tables; i++) {
         const CostTable *table = &costs->hardware->tables[i];
         if (take)
-            costs->index[i].holds =
-                table->unit == UNIT_FACTOR || strcmp(table->name, "step/rest") == 0;
+            costs->index[i].holds = holds(table);
         for (uint32_t axis = 0; axis < table->n_axes; axis++) {
             uint32_t n = count_places(table, axis);
             bool last = axis + 1 == table->n_axes;

@@ -2,9 +2,10 @@
  *
  * What was measured comes back exactly; between neighbours costs are linear on each axis, the inner
  * axis first, on each of the two neighbouring lines. Beyond the largest place of an axis the
- * utilisation is held: times and bytes grow in proportion to the axis (factors stay, and so does
- * what is left of a step, "step/rest", which is no work of its tokens); below the smallest its cost
- * is held. (AIConfigurator, arXiv 2601.06288: interpolates latency, extrapolates utilisation.) */
+ * utilisation is held: times and bytes grow in proportion to the axis (factors stay, and so
+ * does what is no work that grows: what is left of a step, and what the host needs to queue); below
+ * the smallest its cost is held. (AIConfigurator, arXiv 2601.06288: interpolates latency,
+ * extrapolates utilisation.) */
 #ifndef SIM_COSTS_H
 #define SIM_COSTS_H
 

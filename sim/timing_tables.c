@@ -158,10 +158,20 @@ static Status find_of_model(Timing *timing)
     return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
 }
 
+/* What is the same in every step, by the bytes of an expert at the most. */
+static double constant_or_less(Timing *timing, const CostRef *ref)
+{
+    const HardwareModel *model = timing->costs.model;
+    CostPoint point = {0};
+    if (model->n_slots > 0)
+        point.at[AXIS_BYTES] = (double)model->slots[0].slot_bytes;
+    return op_costs_at(&timing->costs, ref, &point, &timing->costs.other);
+}
+
 static uint64_t constant(Timing *timing, const CostRef *ref)
 {
-    const CostPoint nowhere = {0};
-    return op_costs_ns(&timing->costs, ref, &nowhere, &timing->costs.other);
+    double ns = constant_or_less(timing, ref);
+    return ns > 0 ? (uint64_t)(ns + 0.5) : 0;
 }
 
 static void price_small_loads(Timing *timing)
@@ -174,15 +184,12 @@ static void price_small_loads(Timing *timing)
 /* Of steps that wait for every event, on a device that has a queue. */
 static void price_queue(Timing *timing)
 {
-    const CostPoint nowhere = {0};
-    CostUse *use = &timing->costs.other;
     timing->issue_load_ns = constant(timing, &timing->refs.issue_load);
     timing->issue_await_ns = constant(timing, &timing->refs.issue_await);
     timing->wake_ns = constant(timing, &timing->refs.wake);
     timing->sync_ns = constant(timing, &timing->refs.sync);
     timing->lag_ns = constant(timing, &timing->refs.lag);
-    timing->after_load_ns =
-        (int64_t)op_costs_at(&timing->costs, &timing->refs.after_load, &nowhere, use);
+    timing->after_load_ns = (int64_t)constant_or_less(timing, &timing->refs.after_load);
 }
 
 static void price_slow_link(Timing *timing)

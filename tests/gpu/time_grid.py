@@ -35,7 +35,7 @@ def plans_of(slots, host, throttles):
             if (evict, n) != ("lru", large):
                 out.append(plan(f"{evict} {n}", {"slots": n, "evict": evict}))
     out.append(plan(f"lru {large}, prefetch", lru(large),
-                    prefetch={"predictor": "previous-step", "max_inflight": 4}))
+                    prefetch={"predictor": "synthetic:0.7,0.7", "max_inflight": 4}))
     if host:
         out.append(plan(f"host {large}", {**lru(large), "initial": "hottest"},
                         compute={"mode": "host"}))

@@ -96,9 +96,17 @@ ALWAYS_INLINE uint32_t split(const EvictionRules *rules, Scope *scope, ScopeEven
                                     scope->mark + first, scope->misses);
     for (uint32_t i = 0; i < event->n && rules->look_up != NULL; i++)
         rules->look_up(scope, first + experts[i], scope->resident[first + experts[i]]);
-    for (uint32_t i = 0; i < event->n && rules->look_up == NULL && rules->hit != NULL; i++)
-        if (scope->resident[first + experts[i]])
-            rules->hit(scope, first + experts[i]);
+    if (rules->look_up == NULL && rules->hit != NULL) {
+        uint16_t *hits =
+            scope->misses + event->n; /* found first: a branch on each would cost more */
+        uint32_t n_hits = 0;
+        for (uint32_t i = 0; i < event->n; i++) {
+            hits[n_hits] = experts[i];
+            n_hits += scope->resident[first + experts[i]];
+        }
+        for (uint32_t i = 0; i < n_hits; i++)
+            rules->hit(scope, first + hits[i]);
+    }
     if (event->hit != NULL)
         scope_write_hits(event, scope->misses, n_misses);
     scope->outside = scope->n_residents - (event->n - n_misses);

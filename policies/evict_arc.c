@@ -1,33 +1,48 @@
 #include "policies/event_loop.h"
-#include "policies/recency.h"
 
-/* Residents seen once and more often, and the ghosts of each. */
-enum { ONCE = 1, OFTEN, GHOST_ONCE, GHOST_OFTEN };
+/* Residents seen once and more often, and the ghosts of each: linked lists, so that whoever goes or
+ * is wanted is found without a search. list says in which an object is. */
+enum { NOWHERE, ONCE, OFTEN, GHOST_ONCE, GHOST_OFTEN, LISTS };
 
-static void enter(Scope *scope, uint16_t list, uint32_t object)
+static uint32_t sentinel_of(const Scope *scope, uint32_t list)
 {
-    scope->list[object] = list;
+    return scope->n_objects + list;
+}
+
+static void enter(Scope *scope, uint32_t list, uint32_t object)
+{
+    scope->list[object] = (uint16_t)list;
     scope->length[list]++;
-    recency_push(scope, &scope->rings[list], list, object);
-}
-
-/* What stays behind in the ring is stale. */
-static void leave(Scope *scope, uint32_t object)
-{
-    scope->length[scope->list[object]]--;
-    scope->list[object] = 0;
-}
-
-static void drop_oldest(Scope *scope, uint16_t list)
-{
-    if (scope->length[list] > 0)
-        leave(scope, recency_oldest(scope, &scope->rings[list], list));
+    list_push(scope, sentinel_of(scope, list), object);
 }
 
 static void arc_hit(Scope *scope, uint32_t object)
 {
-    leave(scope, object);
-    enter(scope, OFTEN, object);
+    uint32_t once = scope->list[object] == ONCE;
+    scope->length[ONCE] -= once;
+    scope->length[OFTEN] += once;
+    scope->list[object] = OFTEN;
+    list_remove(scope, object);
+    list_push(scope, sentinel_of(scope, OFTEN), object);
+}
+
+/* Takes OBJECT out of LIST. */
+static void leave(Scope *scope, uint32_t list, uint32_t object)
+{
+    scope->list[object] = NOWHERE;
+    scope->length[list]--;
+    list_remove(scope, object);
+}
+
+static uint32_t oldest(const Scope *scope, uint32_t list)
+{
+    return scope->nodes[sentinel_of(scope, list)].newer;
+}
+
+static void drop_oldest(Scope *scope, uint32_t list)
+{
+    if (scope->length[list] > 0)
+        leave(scope, list, oldest(scope, list));
 }
 
 static double at_least_one(uint32_t part, uint32_t whole)
@@ -35,76 +50,76 @@ static double at_least_one(uint32_t part, uint32_t whole)
     return part > whole ? (double)part / (double)whole : 1.0;
 }
 
-/* What came back says which list deserved more. flag tells admission and replacement: the ghost
- * list it stood in. */
+/* What came back says which list deserved more; admission and replacement are told the ghost list
+ * that it stood in. */
 static void arc_miss(Scope *scope, uint32_t object)
 {
     uint32_t once = scope->length[GHOST_ONCE];
     uint32_t often = scope->length[GHOST_OFTEN];
-    uint16_t ghost = scope->list[object];
-    if (ghost == GHOST_ONCE)
+    uint32_t list = scope->list[object];
+    scope->came_from = list;
+    if (list == NOWHERE)
+        return;
+    if (list == GHOST_ONCE)
         scope->target += at_least_one(often, once);
-    if (ghost == GHOST_OFTEN)
+    else
         scope->target -= at_least_one(once, often);
     if (scope->target > scope->capacity)
         scope->target = scope->capacity;
     if (scope->target < 0)
         scope->target = 0;
-    scope->came_back = ghost != 0;
-    scope->flag[object] = ghost;
-    scope->missing = object;
-    if (ghost != 0)
-        leave(scope, object);
+    leave(scope, list, object);
 }
 
 static void arc_admit(Scope *scope, uint32_t object)
 {
-    enter(scope, scope->flag[object] != 0 ? OFTEN : ONCE, object);
+    enter(scope, scope->came_from != NOWHERE ? OFTEN : ONCE, object);
 }
 
 /* The oldest of LIST that may go, or NOBODY. */
-static uint32_t candidate(Scope *scope, uint16_t list, bool outside)
+ALWAYS_INLINE uint32_t candidate(const Scope *scope, uint32_t list, bool outside)
 {
-    if (scope->length[list] == 0)
-        return NOBODY;
-    uint32_t object = recency_oldest(scope, &scope->rings[list], list);
-    if (!outside || !scope_is_active(scope, object))
-        return object;
-    return recency_oldest_outside(scope, &scope->rings[list], list);
+    uint32_t sentinel = sentinel_of(scope, list);
+    uint32_t object = scope->nodes[sentinel].newer;
+    while (outside && object != sentinel && scope_is_active(scope, object))
+        object = scope->nodes[object].newer;
+    return object != sentinel ? object : NOBODY;
 }
 
-static uint32_t take(Scope *scope, uint32_t object, bool remembered)
+ALWAYS_INLINE uint32_t take(Scope *scope, uint32_t list, uint32_t object, bool remembered)
 {
-    uint16_t list = scope->list[object];
-    leave(scope, object);
+    leave(scope, list, object);
     if (remembered)
-        enter(scope, list == ONCE ? GHOST_ONCE : GHOST_OFTEN, object);
+        enter(scope, list + GHOST_ONCE - ONCE, object);
     return object;
 }
 
 /* REPLACE of the paper. */
-static uint32_t replace(Scope *scope, bool outside)
+ALWAYS_INLINE uint32_t replace(Scope *scope, bool outside)
 {
     double once = scope->length[ONCE];
-    bool was_often = scope->flag[scope->missing] == GHOST_OFTEN;
+    bool was_often = scope->came_from == GHOST_OFTEN;
     bool from_once =
         scope->length[ONCE] > 0 && (once > scope->target || (was_often && once == scope->target));
-    uint32_t object = candidate(scope, from_once ? ONCE : OFTEN, outside);
-    if (object == NOBODY)
-        object = candidate(scope, from_once ? OFTEN : ONCE, outside);
-    return take(scope, object, true);
+    uint32_t list = from_once ? ONCE : OFTEN;
+    uint32_t object = candidate(scope, list, outside);
+    if (object == NOBODY) {
+        list = from_once ? OFTEN : ONCE;
+        object = candidate(scope, list, outside);
+    }
+    return take(scope, list, object, true);
 }
 
 ALWAYS_INLINE uint32_t arc_take(Scope *scope, bool outside)
 {
     uint32_t seen_once = scope->length[ONCE] + scope->length[GHOST_ONCE];
     uint32_t all = seen_once + scope->length[OFTEN] + scope->length[GHOST_OFTEN];
-    if (scope->came_back)
+    if (scope->came_from != NOWHERE)
         return replace(scope, outside);
     if (seen_once >= scope->capacity) {
         uint32_t once = candidate(scope, ONCE, outside);
         if (scope->length[GHOST_ONCE] == 0 && once != NOBODY)
-            return take(scope, once, false);
+            return take(scope, ONCE, once, false);
         drop_oldest(scope, GHOST_ONCE);
     } else if (all >= 2 * (uint64_t)scope->capacity) {
         drop_oldest(scope, GHOST_OFTEN);
@@ -135,4 +150,4 @@ DEFINE_EVENTS(arc, RULES)
  * that moves with the ghosts that come back. Where the chosen list holds members of A alone, the
  * other gives the victim. */
 const EvictionPolicy EVICT_ARC = {
-    .name = "arc", EVENTS(arc), .needs_flags = true, .needs_positions = true, .n_rings = 5};
+    .name = "arc", EVENTS(arc), .needs_flags = true, .n_lists = LISTS};

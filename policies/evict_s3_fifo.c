@@ -1,7 +1,9 @@
 #include "policies/event_loop.h"
-#include "policies/recency.h"
 
-enum { NOWHERE, GHOST, SMALL, MAIN, COUNT_CAP = 3, PROMOTE_AT = 2 };
+enum { SMALL, MAIN, COUNT_CAP = 3, PROMOTE_AT = 2 };
+
+/* Whether an object is among the ghosts, which are linked: they come back from anywhere. */
+enum { NOWHERE, GHOST };
 
 static void enter(Scope *scope, uint16_t list, uint32_t object)
 {
@@ -13,11 +15,11 @@ static uint32_t size_of(const Scope *scope, uint16_t list)
     return ring_size(&scope->rings[list]);
 }
 
-/* Who comes back leaves the ghosts from anywhere: what it leaves behind in the ring is stale. */
 static void forget(Scope *scope, uint32_t object)
 {
     scope->list[object] = NOWHERE;
     scope->length[GHOST]--;
+    list_remove(scope, object);
 }
 
 /* A tenth of the capacity, at least one. */
@@ -61,14 +63,14 @@ static void s3_admit(Scope *scope, uint32_t object)
 static void remember(Scope *scope, uint32_t object)
 {
     uint32_t most = main_capacity(scope);
-    Ring *ghosts = &scope->rings[GHOST];
+    uint32_t ghosts = scope->n_objects; /* their sentinel */
     if (most == 0)
         return;
     while (scope->length[GHOST] >= most)
-        forget(scope, recency_oldest(scope, ghosts, GHOST));
+        forget(scope, scope->nodes[ghosts].newer);
     scope->list[object] = GHOST;
     scope->length[GHOST]++;
-    recency_push(scope, ghosts, GHOST, object);
+    list_push(scope, ghosts, object);
 }
 
 /* Members of A are passed over as they are. NOBODY when the queue has no one else to give. */
@@ -139,4 +141,4 @@ DEFINE_EVENTS(s3, RULES)
  * each time round. As in libCacheSim, newcomers go to the main queue while the small one is full
  * and nobody was evicted yet. */
 const EvictionPolicy EVICT_S3_FIFO = {
-    .name = "s3-fifo", EVENTS(s3), .needs_flags = true, .needs_positions = true, .n_rings = 4};
+    .name = "s3-fifo", EVENTS(s3), .needs_flags = true, .n_lists = 1, .n_rings = 2};

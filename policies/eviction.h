@@ -34,6 +34,7 @@ typedef struct {
     bool needs_positions; /* position */
     bool needs_turns;     /* turn */
     bool has_layer_lists; /* nodes: a list a layer */
+    uint32_t n_lists;     /* nodes: so many */
     uint32_t n_rings;
 } EvictionPolicy;
 

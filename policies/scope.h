@@ -48,7 +48,7 @@ typedef struct {
     bool marked;         /* A carries this event's mark */
     uint32_t outside;    /* residents outside A; valid once marked */
     uint64_t kept;       /* prefetching: what those that must stay take of the budget */
-    uint16_t *misses;    /* [experts of the widest layer] positions in A that missed */
+    uint16_t *misses;    /* [2 * experts of the widest layer] positions in A that missed */
     uint8_t *missed;     /* [experts of the widest layer] order staged: whether each of A missed */
 
     /* The budget, in slots (each object weighs 1) or in bytes where sizes differ. */
@@ -78,7 +78,7 @@ typedef struct {
     uint16_t *list;     /* [n_objects] the list it is in; 0: none */
     uint32_t length[5]; /* objects of each such list */
     uint32_t capacity;  /* most residents that the budget allows, of the smallest size */
-    uint32_t missing;   /* arc: the miss being admitted */
+    uint32_t came_from; /* arc: the ghost list that the miss being admitted was in, or 0 */
     double target;      /* arc: what part of the capacity seen once is aimed at */
     bool has_evicted;
     bool came_back; /* the miss being admitted was remembered */

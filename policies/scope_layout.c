@@ -18,7 +18,7 @@ static void *piece(Arena *arena, bool wanted, size_t count, size_t size)
 
 static uint32_t n_lists(const EvictionPolicy *policy, const Scope *scope)
 {
-    return policy->has_layer_lists ? scope->n_layers : 0;
+    return policy->has_layer_lists ? scope->n_layers : policy->n_lists;
 }
 
 static void lay_out_rings(const EvictionPolicy *policy, Scope *scope, Arena *arena)
@@ -58,7 +58,7 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     scope->loaded_at = piece(arena, true, objects + 1, sizeof *scope->loaded_at);
     scope->slot_object = piece(arena, true, slots + 1, sizeof *scope->slot_object);
     scope->free_slots = piece(arena, true, slots, sizeof *scope->free_slots);
-    scope->misses = piece(arena, true, widest, sizeof *scope->misses);
+    scope->misses = piece(arena, true, 2 * (size_t)widest, sizeof *scope->misses);
     scope->missed = piece(arena, true, widest, sizeof *scope->missed);
     scope->aside = piece(arena, true, 2 * slots, sizeof *scope->aside);
     HeapEntry *entries =

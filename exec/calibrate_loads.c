@@ -49,6 +49,8 @@ static double queueing(const StepOutput *output)
 typedef struct {
     double issue_ns[LOAD_STEPS]; /* mean of a load's call */
     double copy_ns[LOAD_STEPS];  /* mean of a load, from the end of the one before */
+    double gap_ns[LOAD_STEPS];   /* mean, from there to its start, where the host was ahead */
+    double gaps;                 /* in the last step */
     double queueing_ns[LOAD_STEPS];
     double outside_ns[LOAD_STEPS];
     double lag_ns[LOAD_STEPS]; /* mean of an event: from beginning its first load to its start */
@@ -73,6 +75,30 @@ static double copying(const StepOutput *output)
         ns += end_ns > from_ns ? (double)(end_ns - from_ns) : 0;
     }
     return ns / (double)output->host.n_loads;
+}
+
+/* Adds up what passes between a load and the next one that was begun while it ran; how many those
+ * are. */
+static double gaps(const StepOutput *output, double *ns)
+{
+    const HostTimes *host = &output->host;
+    const ResidencyRecord *before = NULL;
+    double n = 0;
+    size_t load = 0;
+    *ns = 0;
+    for (size_t i = 0; i < output->n_residency && load < host->n_loads; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0)
+            continue;
+        const HostSpan *call = &host->loads[load++];
+        uint64_t end_ns = before != NULL ? before->start_ns + before->duration_ns : 0;
+        before = record;
+        if (call->start_ns + call->duration_ns >= end_ns || record->start_ns < end_ns)
+            continue;
+        *ns += (double)(record->start_ns - end_ns);
+        n++;
+    }
+    return n;
 }
 
 /* The first start and the last end of the loads of LAYER; false: it has none. */
@@ -132,6 +158,8 @@ static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
         for (size_t l = 0; l < output.host.n_loads; l++)
             times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
         times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
+        times->gaps = gaps(&output, &times->gap_ns[at]);
+        times->gap_ns[at] /= times->gaps > 0 ? times->gaps : 1;
         times->queueing_ns[at] = queueing(&output);
         times->outside_ns[at] = outside(&output);
         around(&output, &times->lag_ns[at], &times->after_ns[at]);
@@ -159,6 +187,10 @@ static Status note_copies(Calibration *c, LoadTimes *misses, double bytes)
                          calibration_spread(misses->copy_ns, LOAD_STEPS)));
     if (calibration_runs_at_once(c))
         return OK;
+    if (misses->gaps > 0)
+        TRY(calibration_note(c, "copy/gap", "", UNIT_NS, NULL, 0, NULL,
+                             calibration_median(misses->gap_ns, LOAD_STEPS),
+                             calibration_spread(misses->gap_ns, LOAD_STEPS)));
     return calibration_note(c, "issue/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                             calibration_median(misses->issue_ns, LOAD_STEPS),
                             calibration_spread(misses->issue_ns, LOAD_STEPS));

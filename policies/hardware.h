@@ -24,6 +24,7 @@
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
  *                      end/load: to learn a load's time when the step is over
+ *   copy/gap           from the end of a load to the start of the next, which waits for it
  *   copy/together      of small loads that are copied together, by the bytes of all
  *                      (loads, lag and after/load by the "bytes" of an expert)
  *   lag                from the host's beginning to queue something to its start, where the stream

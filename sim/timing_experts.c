@@ -89,7 +89,7 @@ static uint64_t cross(Timing *timing, const CostRef *ref, uint64_t bytes)
 static uint64_t load_start(const Event *event, uint64_t begun_ns, uint64_t free_ns)
 {
     const Timing *timing = event->timing;
-    uint64_t start_ns = later(free_ns, begun_ns + timing->lag_ns);
+    uint64_t start_ns = later(free_ns + timing->gap_ns, begun_ns + timing->lag_ns);
     return event->queued ? later(start_ns, timing->gpu_ns + timing->sync_ns) : start_ns;
 }
 

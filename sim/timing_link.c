@@ -32,6 +32,7 @@ static void note_end(Timing *timing, const EngineEvent *event)
     if (ahead->ended++ == 0)
         ahead->start_ns = event->start_ns + timing->lag_ns;
     ahead->end_ns = later(ahead->end_ns, event->end_ns);
+    timing->copy_ns = later(timing->copy_ns, event->end_ns);
 }
 
 /* Goes on to NS: what has become of prefetches until then. */
@@ -146,7 +147,7 @@ static Status hand_over(Timing *timing, AheadTime *ahead)
     TRY(link_free(timing, &free_ns));
     if (!timing->one_thread)
         timing->host_ns += timing->issue_load_ns;
-    uint64_t start_ns = later(free_ns, begun_ns + timing->lag_ns);
+    uint64_t start_ns = later(free_ns + timing->gap_ns, begun_ns + timing->lag_ns);
     if (ahead->begun_at_most == 0)
         ahead->start_ns = start_ns;
     ahead->begun_at_most += rest;

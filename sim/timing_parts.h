@@ -77,6 +77,7 @@ struct Timing {
         CostRef end_load;
         CostRef sync;
         CostRef lag;
+        CostRef gap;
         CostRef after_load;
         CostRef throttle;
         CostRef throttle_least;
@@ -98,6 +99,7 @@ struct Timing {
     uint64_t end_load_ns;
     uint64_t sync_ns;
     uint64_t lag_ns;
+    uint64_t gap_ns;
     int64_t after_load_ns; /* beyond what a call takes that waits for none */
     uint64_t throttle_ns;
     uint64_t throttle_least_ns;

@@ -17,7 +17,8 @@ typedef enum {
     NEEDED_BY_SMALL_LOADS,
     NEEDED_BY_SLOW_LINKS,
     NEEDED_BY_HOST_EXPERTS,
-    NEEDED_BY_STAMPS
+    NEEDED_BY_STAMPS,
+    NEEDED_BY_NONE /* 0 where it is missing */
 } Need;
 
 static const struct {
@@ -40,6 +41,7 @@ static const struct {
     {"throttle/least", offsetof(Timing, refs.throttle_least), NEEDED_BY_SLOW_LINKS},
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
     {"copy/d2h", offsetof(Timing, refs.d2h), NEEDED_BY_HOST_EXPERTS},
+    {"copy/gap", offsetof(Timing, refs.gap), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
 };
 
@@ -69,6 +71,8 @@ static bool is_needed(const Timing *timing, Need need)
         return queues && plan->compute.mode != COMPUTE_ON_GPU;
     case NEEDED_BY_STAMPS:
         return timing->options.stamped;
+    case NEEDED_BY_NONE:
+        return false;
     }
     return false;
 }
@@ -189,6 +193,8 @@ static void price_queue(Timing *timing)
     timing->wake_ns = constant(timing, &timing->refs.wake);
     timing->sync_ns = constant(timing, &timing->refs.sync);
     timing->lag_ns = constant(timing, &timing->refs.lag);
+    if (timing->refs.gap.table != COSTS_NONE)
+        timing->gap_ns = constant(timing, &timing->refs.gap);
     timing->after_load_ns = (int64_t)constant_or_less(timing, &timing->refs.after_load);
 }
 

@@ -82,6 +82,7 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
     put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "lag", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "copy/gap", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "end/load", "", NULL, 0, 0);
     put_table(hardware, "throttle/least", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "issue/throttle", "", NULL, random_below(random, 3000), 0);
@@ -151,6 +152,7 @@ typedef struct {
     EngineTask host;                            /* the last task of the host */
     EngineTask host_ended;                      /* ... that has ended */
     EngineTask last;                            /* ... of the compute stream */
+    EngineTask last_copy;                       /* ... of the stream of copies */
     EngineTask prefetched[MOE_LAYERS][EXPERTS]; /* in this step, not held back; 0: none */
     EngineTask prefetches[MOE_LAYERS * EXPERTS * 4];
     uint32_t n_prefetches;
@@ -201,6 +203,8 @@ static EngineTask put(Played *played, uint32_t resource, uint64_t ns, const Engi
         played->host = task;
     if (resource == COMPUTE)
         played->last = task;
+    if (resource == COPIES)
+        played->last_copy = task;
     return task;
 }
 
@@ -303,14 +307,20 @@ static void run_to_host(Played *played)
         assert_true(next(played, &end_ns));
 }
 
+/* What a load after others waits for. */
+static EngineTask leave_gap(Played *played)
+{
+    return played->last_copy != 0 ? hand_over(played, played->last_copy, "copy/gap") : 0;
+}
+
 /* What is left of HELD is loaded on demand. */
 static void take_over(Played *played, Held *held)
 {
     run_to_host(played);
     if (held->gone || held->begun == held->parts)
         return;
-    EngineTask begun = hand_over(played, played->host, "lag");
-    held->last = put(played, COPIES, (held->parts - held->begun) * part_cost(played), &begun, 1);
+    const EngineTask waits[] = {hand_over(played, played->host, "lag"), leave_gap(played)};
+    held->last = put(played, COPIES, (held->parts - held->begun) * part_cost(played), waits, 2);
     held->begun = held->parts;
     put(played, HOST, issue_load(played, "issue/load"), &played->host, 1);
 }
@@ -394,11 +404,12 @@ static void queue_jobs(Played *played, Jobs *jobs)
 /* A load that takes NS in the stream of copies, and the host ISSUE to begin. */
 static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, const char *issue)
 {
-    EngineTask both[2];
+    EngineTask waits[3];
     run_to_host(played);
-    both[0] = hand_over(played, played->host, "lag");
-    both[1] = pending->queued ? hand_over(played, played->last, "sync") : 0;
-    EngineTask load = put(played, COPIES, ns, both, pending->queued ? 2 : 1);
+    waits[0] = hand_over(played, played->host, "lag");
+    waits[1] = pending->queued ? hand_over(played, played->last, "sync") : 0;
+    waits[2] = leave_gap(played);
+    EngineTask load = put(played, COPIES, ns, waits, 3);
     put(played, HOST, issue_load(played, issue), &played->host, 1);
     return load;
 }
@@ -538,7 +549,12 @@ static uint64_t end_step(Played *played)
     played->n_prefetches = 0;
     played->host = played->host_ended = played->last = 0;
     played->n_compute = 0;
-    played->n_ended = 0;
+    /* The last copy is waited for in the next step, too. */
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < played->n_ended; i++)
+        if (played->ended[i].task == played->last_copy)
+            played->ended[kept++] = played->ended[i];
+    played->n_ended = kept;
     return end_ns;
 }
 

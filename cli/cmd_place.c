@@ -1,5 +1,6 @@
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "cli/command.h"
 #include "cli/options.h"
@@ -40,6 +41,12 @@ static Status check(const OptionTable *table, const Arguments *arguments)
     PlacementMethod method = (PlacementMethod)arguments->method;
     if (method == PLACEMENT_GIVEN && arguments->plan == NULL)
         return options_fail(table, "--method given scores the map of --plan");
+    for (size_t i = 0; i < arguments->sets.count; i++)
+        if (strncmp(arguments->sets.items[i], "placement.", strlen("placement.")) == 0)
+            return options_fail(table,
+                                "--set %s: the placement is what --ranks, --method and --replicas "
+                                "ask for",
+                                arguments->sets.items[i]);
     if (arguments->replicas > 0 && method != PLACEMENT_REPLICATE)
         return options_fail(table, "--replicas needs --method replicate");
     if (arguments->replicas == 0 && method == PLACEMENT_REPLICATE)

@@ -5,8 +5,7 @@
 
 #include "commit.h"
 
-/* The version of the GPU's driver, where there is one. */
-static void read_driver(char version[64])
+void origin_driver(char version[64])
 {
     char line[256] = "";
     FILE *file = fopen("/proc/driver/nvidia/version", "r");
@@ -27,5 +26,5 @@ void origin_of(const char *program, int argc, char **argv, Origin *origin)
     for (int i = 0; i < argc && used < room; i++)
         used += (size_t)snprintf(origin->command + used, room - used, " %s", argv[i]);
     snprintf(origin->commit, sizeof origin->commit, "%s", MOEBIUS_COMMIT);
-    read_driver(origin->driver);
+    origin_driver(origin->driver);
 }

@@ -8,6 +8,8 @@ typedef struct {
     char driver[64]; /* "": there is none */
 } Origin;
 
+/* The version of this machine's GPU driver; "": there is none. */
+void origin_driver(char version[64]);
 /* PROGRAM is what stands before ARGV[0]: "moebius". */
 void origin_of(const char *program, int argc, char **argv, Origin *origin);
 

@@ -86,6 +86,12 @@ Status validation_add_serving(cJSON *json, const Validation *validation,
                               const ValidatedPlan *result);
 /* Loads the profile; fails when it is of another backend. */
 Status validation_open_time(Validation *validation);
+/* The executor is open: fails with ERR_INPUT, and both names, when the profile is of another
+ * device.
+ */
+Status validation_check_device(const Validation *validation);
+/* True when the profile was made with another driver than THIS one. */
+bool validation_driver_differs(const Validation *validation, char this[64]);
 /* Predicts the times of the run that was recorded, which was under plan I. */
 Status validation_predict(Validation *validation, size_t i);
 /* Measures them, of all plans: in every round each plan has its turn, so that what changes as time

@@ -95,6 +95,12 @@ static Status fill_json(cJSON *json, const Validation *validation)
     TRY(json_add_text(json, "trace", validation->arguments->trace));
     TRY(json_add_text(json, "model", validation->model));
     TRY(json_add_text(json, "device", executor_device(validation->executor)));
+    char driver[64];
+    if (validation->arguments->hardware != NULL) {
+        TRY(json_add_text(json, "profile_device", validation->hardware.device));
+        TRY(json_add_text(json, "profile_driver", validation->hardware.driver));
+        TRY(json_add_bool(json, "driver_differs", validation_driver_differs(validation, driver)));
+    }
     TRY(json_add_text(json, "routing", validation->forced ? "forced" : "gate"));
     if (validation->n_plans == 1)
         return add_result(json, validation, 0);
@@ -166,9 +172,14 @@ static void print_origin(const Validation *validation)
 {
     const RunTotals *totals = &validation->results[0].totals;
     char tokens[NUMBER_BYTES];
+    char driver[64];
     printf("\n%s: %" PRIu64 " steps, %s tokens, routing %s, on %s\n\n",
            validation->arguments->trace, totals->steps, number_text(totals->tokens, tokens),
            validation->forced ? "forced" : "by the router", executor_device(validation->executor));
+    if (validation_driver_differs(validation, driver))
+        printf("The profile was made with driver %s, this is %s: times may differ.\n\n",
+               validation->hardware.driver[0] != '\0' ? validation->hardware.driver : "none",
+               driver[0] != '\0' ? driver : "none");
 }
 
 static Status print_report(const Validation *validation, const ValidatedPlan *result)

@@ -273,6 +273,7 @@ Status validation_run(Validation *validation)
     if (validation->serves)
         return validation_serve(validation);
     TRY(open_executor(validation));
+    TRY(validation_check_device(validation));
     for (size_t i = 0; i < validation->n_plans; i++)
         TRY(validation->n_plans == 1
                 ? validate_plan(validation, i)

@@ -71,6 +71,7 @@ static Status run_plan(Validation *validation, const Plan *plan, const TraceRequ
     TRY(device_input_apply(&validation->arguments->device, &options));
     TRY(executor_for_requests(validation->checkpoint, &requests->set, &run, &options,
                               &validation->executor));
+    TRY(validation_check_device(validation));
     result->slot_bytes = executor_slot_bytes(validation->executor);
     return record(validation, plan, requests, &run, result);
 }

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "cli/interrupt.h"
+#include "cli/origin.h"
 #include "cli/time_input.h"
 #include "cli/validate.h"
 #include "policies/signals_load.h"
@@ -46,6 +47,35 @@ Status validation_open_time(Validation *validation)
     TRY(check_compute(validation));
     return arguments->timeline != NULL ? timeline_open(arguments->timeline, &validation->timeline)
                                        : OK;
+}
+
+/* The name in what a backend says of its device: "cuda: NAME, and more". */
+static int device_name(const char *text, const char **name)
+{
+    const char *colon = strstr(text, ": ");
+    *name = colon != NULL ? colon + 2 : text;
+    return (int)strcspn(*name, ",");
+}
+
+Status validation_check_device(const Validation *validation)
+{
+    const char *theirs;
+    const char *ours;
+    if (validation->arguments->hardware == NULL)
+        return OK;
+    int theirs_length = device_name(validation->hardware.device, &theirs);
+    int ours_length = device_name(executor_device(validation->executor), &ours);
+    if (theirs_length == ours_length && strncmp(theirs, ours, (size_t)ours_length) == 0)
+        return OK;
+    return fail(ERR_INPUT, "%s: the profile is of \"%.*s\", the plans run on \"%.*s\"",
+                validation->arguments->hardware, theirs_length, theirs, ours_length, ours);
+}
+
+bool validation_driver_differs(const Validation *validation, char this[64])
+{
+    origin_driver(this);
+    return validation->arguments->hardware != NULL &&
+           strcmp(validation->hardware.driver, this) != 0;
 }
 
 /* ---- predicted ---- */

@@ -42,13 +42,14 @@ Status plan_check_learned(const Plan *plan)
     const char *path = plan_unlearned(plan);
     if (path != NULL)
         return fail(ERR_INPUT,
-                    "%s: must be learnt from a part of a trace (--train) before the plan can run",
+                    "%s: must be learnt from a part of a trace before the plan can run (simulate, "
+                    "sweep and validate do that with --train, and plan writes it into a plan)",
                     path);
     path = plan_unmeasured(plan);
     if (path != NULL)
         return fail(ERR_INPUT,
-                    "%s: must be measured (--hardware, a profile of the machine) before the plan "
-                    "can run",
+                    "%s: must be measured before the plan can run (simulate, sweep and validate "
+                    "take it from --hardware, and plan writes it into a plan)",
                     path);
     return OK;
 }

@@ -1,5 +1,5 @@
-/* Made-up hardware profiles: a machine on which every step takes the same time, and a missing
- * expert as long as its load. */
+/* Made-up hardware profiles of the machine that recorded a trace, on which every step takes the
+ * same time, and a missing expert as long as its load. */
 #ifndef TESTS_HARDWARE_MAKER_H
 #define TESTS_HARDWARE_MAKER_H
 
@@ -23,11 +23,12 @@ static inline void put_constant(Hardware *hardware, const char *name, double ns)
  * any time; saved as OUT. */
 static inline void make_hardware(const char *path, double step_ns, double load_ns, const char *out)
 {
-    Hardware hardware = {.backend = "cpu", .device = "a made-up machine", .host_threads = 1};
+    Hardware hardware = {.backend = "cpu", .host_threads = 1};
     HardwareModel *model;
     TraceReader *reader;
     uint32_t n_layers;
     assert_ok(trace_reader_open(path, &reader));
+    snprintf(hardware.device, sizeof hardware.device, "%s", trace_reader_run(reader)->device);
     const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
     assert_ok(hardware_add_model(&hardware, trace_reader_run(reader)->model, &model));
     assert_ok(mem_new(&model->ops[STACK_DECODER], n_layers + 1, sizeof(HardwareOp), "ops"));

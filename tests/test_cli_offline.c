@@ -479,7 +479,7 @@ static void a_plan_that_learnt_says_all_that_it_needs(void **unused)
     assert_non_null(strstr(people.out, "Nothing learnt, scored on steps "));
     Run none = RUN("simulate", "--trace", trace_path, "--set", "buffer.slots=4", "--set",
                    "buffer.evict=static");
-    assert_refused(&none, 2, "buffer.hot: must be learnt from a part of a trace (--train)");
+    assert_refused(&none, 2, "buffer.hot: must be learnt from a part of a trace before");
     Run idle = RUN("simulate", "--trace", trace_path, "--plan", best, "--train", "0:0.5");
     assert_refused(&idle, 2, "--train: nothing is learnt");
     Run wrong = RUN("simulate", "--trace", trace_path, "--test", "1:0");

@@ -348,6 +348,18 @@ static void a_plan_of_several_ranks_is_not_replayed(void **unused)
                    "placement.ranks: 2, replays and runs have one rank");
 }
 
+static void a_value_of_the_placement_is_asked_for_in_one_way(void **unused)
+{
+    (void)unused;
+    const char *trace = make_trace("o.db", STACK_DECODER);
+    const char *out = scratch_path("o-plan.json");
+    assert_refused(
+        (const char *[]){"place", "--trace", trace, "--ranks", "4", "--method", "greedy", "--set",
+                         "placement.ranks=2", "--out", out, NULL},
+        "--set placement.ranks=2: the placement is what --ranks, --method and --replicas");
+    assert_false(file_exists(out));
+}
+
 int main(void)
 {
     memory_install();
@@ -356,6 +368,7 @@ int main(void)
         cmocka_unit_test(sglang_layers_are_given_or_end_with_the_last),
         cmocka_unit_test(trtllm_yaml_has_the_slots_of_each_moe_layer),
         cmocka_unit_test(blocks_come_out_as_blocks),
+        cmocka_unit_test(a_value_of_the_placement_is_asked_for_in_one_way),
         cmocka_unit_test(what_a_format_cannot_say_is_refused),
         cmocka_unit_test(place_learns_and_scores_on_parts),
         cmocka_unit_test(command_lines_that_do_not_go_together),

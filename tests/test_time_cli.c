@@ -240,6 +240,29 @@ static void an_operation_with_wrong_costs_is_blamed(void **unused)
     cJSON_Delete(json);
 }
 
+static void a_profile_of_another_device_is_refused_and_of_another_driver_told(void **unused)
+{
+    (void)unused;
+    char other[512];
+    Hardware hardware;
+    keep(other, "elsewhere.json");
+    assert_ok(hardware_load(profile, &hardware));
+    snprintf(hardware.driver, sizeof hardware.driver, "1.2.3");
+    assert_ok(hardware_save(&hardware, other));
+    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1",
+        "--json");
+    cJSON *json = parse_out();
+    assert_true(cJSON_IsTrue(at(json, "driver_differs")));
+    assert_string_equal(at(json, "profile_driver")->valuestring, "1.2.3");
+    cJSON_Delete(json);
+    snprintf(hardware.device, sizeof hardware.device, "cpu: Abacus 7, 1 thread");
+    assert_ok(hardware_save(&hardware, other));
+    hardware_free(&hardware);
+    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1");
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "elsewhere.json: the profile is of \"Abacus 7\", the plans "));
+}
+
 static void several_plans_are_ranked(void **unused)
 {
     (void)unused;
@@ -386,6 +409,7 @@ int main(void)
         cmocka_unit_test(validate_tells_errors_of_times_by_operation_layer_and_step),
         cmocka_unit_test(absurd_costs_stay_times),
         cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),
+        cmocka_unit_test(a_profile_of_another_device_is_refused_and_of_another_driver_told),
         cmocka_unit_test(several_plans_are_ranked),
         cmocka_unit_test(static_gating_takes_as_long_as_its_capacity),
         cmocka_unit_test(profiles_that_do_not_fit_are_refused),

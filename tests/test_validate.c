@@ -143,7 +143,7 @@ static void a_plan_with_something_to_learn_is_refused_without_a_training_part(vo
 {
     (void)state;
     RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--set", "buffer.evict=static");
-    assert_refused("buffer.hot: must be learnt from a part of a trace (--train)");
+    assert_refused("buffer.hot: must be learnt from a part of a trace before");
     RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--train", "0:0.5");
     assert_refused("--train: nothing is learnt");
     RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--set", "buffer.evict=static",

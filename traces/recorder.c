@@ -20,6 +20,7 @@ enum {
     DEFAULT_TRANSACTION_STEPS = 256,
     DEFAULT_TRANSACTION_NS = 250000000,
     MESSAGE_BYTES = 1024,
+    SHARE_AT_ONCE = 8, /* of the ring */
 };
 
 /* One item on its way to the writer thread: a step, or a request. */
@@ -59,8 +60,9 @@ struct Recorder {
                               the writer has failed */
     Slot *slots;           /* [n_slots] */
     uint32_t n_slots;
-    uint32_t head;  /* the slot written out next */
-    uint32_t count; /* slots filled */
+    uint32_t head;   /* the slot written out next */
+    uint32_t count;  /* slots filled */
+    uint32_t n_lent; /* of those, whose arrays are the producer's */
     bool ending;
     bool abandoned; /* do not write what is left */
     Status status;  /* of the writer thread */
@@ -81,6 +83,7 @@ static Status write_slot(Recorder *recorder, Slot *slot)
     TRY(writer_put_step(recorder->writer, &slot->rows));
     pthread_mutex_lock(&recorder->mutex);
     slot->lent_until = 0;
+    recorder->n_lent--;
     pthread_cond_signal(&recorder->freed);
     pthread_mutex_unlock(&recorder->mutex);
     return OK;
@@ -108,12 +111,30 @@ static bool wait_for_slot(Recorder *recorder, uint64_t deadline_ns)
     return recorder->count > 0 && !recorder->abandoned;
 }
 
-static void release_slot(Recorder *recorder)
+/* How many slots the writer takes at once: where there are many, it need not ask for each. */
+static uint32_t slots_to_write(const Recorder *recorder)
 {
-    recorder->head = (recorder->head + 1) % recorder->n_slots;
-    recorder->count--;
+    uint32_t most = recorder->n_slots < 2 * SHARE_AT_ONCE ? 1 : recorder->n_slots / SHARE_AT_ONCE;
+    return recorder->count < most ? recorder->count : most;
+}
+
+static void release_slots(Recorder *recorder, uint32_t n)
+{
+    recorder->head = (recorder->head + n) % recorder->n_slots;
+    recorder->count -= n;
     if (recorder->count <= recorder->n_slots / 2)
         pthread_cond_signal(&recorder->freed);
+}
+
+static Status write_and_commit(Recorder *recorder, Slot *slot, uint64_t *deadline_ns)
+{
+    if (!writer_in_transaction(recorder->writer))
+        *deadline_ns = clock_ns() + recorder->transaction_ns;
+    TRY(slot != NULL ? write_slot(recorder, slot) : OK);
+    if (writer_open_steps(recorder->writer) < recorder->transaction_steps &&
+        clock_ns() < *deadline_ns)
+        return OK;
+    return commit(recorder);
 }
 
 /* Writes and commits until the recording ends. The mutex is held on entry and exit. */
@@ -124,19 +145,18 @@ static Status write_all(Recorder *recorder)
         bool have = wait_for_slot(recorder, deadline_ns);
         if (recorder->ending && !have)
             return OK;
-        Slot *slot = &recorder->slots[recorder->head];
+        uint32_t head = recorder->head;
+        uint32_t n = have ? slots_to_write(recorder) : 0;
         pthread_mutex_unlock(&recorder->mutex);
-        if (!writer_in_transaction(recorder->writer))
-            deadline_ns = clock_ns() + recorder->transaction_ns;
-        Status status = have ? write_slot(recorder, slot) : OK;
-        if (status == OK && (writer_open_steps(recorder->writer) >= recorder->transaction_steps ||
-                             clock_ns() >= deadline_ns))
-            status = commit(recorder);
+        Status status = have ? OK : write_and_commit(recorder, NULL, &deadline_ns);
+        for (uint32_t i = 0; i < n && status == OK; i++)
+            status = write_and_commit(recorder, &recorder->slots[(head + i) % recorder->n_slots],
+                                      &deadline_ns);
         pthread_mutex_lock(&recorder->mutex);
         if (status != OK)
             return status;
         if (have)
-            release_slot(recorder);
+            release_slots(recorder, n);
     }
 }
 
@@ -263,7 +283,7 @@ static Status take_slot(Recorder *recorder, Slot **slot)
 /* True while something is lent that changes before step number STEP. */
 static bool is_lent(const Recorder *recorder, uint64_t step)
 {
-    for (uint32_t i = 0; i < recorder->count; i++) {
+    for (uint32_t i = 0; i < recorder->count && recorder->n_lent > 0; i++) {
         uint64_t until = recorder->slots[(recorder->head + i) % recorder->n_slots].lent_until;
         if (until > 0 && until <= step)
             return true;
@@ -271,25 +291,28 @@ static bool is_lent(const Recorder *recorder, uint64_t step)
     return false;
 }
 
-/* Waits until nothing is. A writer that has failed reads no more. */
+/* Waits, with the mutex held, until nothing is. A writer that has failed reads no more. */
 static void await_lent(Recorder *recorder, uint64_t step)
 {
-    pthread_mutex_lock(&recorder->mutex);
     while (is_lent(recorder, step) && recorder->status == OK)
         pthread_cond_wait(&recorder->freed, &recorder->mutex);
-    pthread_mutex_unlock(&recorder->mutex);
 }
 
 void recorder_settle(Recorder *recorder)
 {
+    pthread_mutex_lock(&recorder->mutex);
     await_lent(recorder, UINT64_MAX);
+    pthread_mutex_unlock(&recorder->mutex);
 }
 
-static void hand_over(Recorder *recorder)
+/* Gives SLOT to the writer; then the producer may change what it lent up to now. */
+static void hand_over(Recorder *recorder, const Slot *slot)
 {
     pthread_mutex_lock(&recorder->mutex);
+    recorder->n_lent += slot->lent_until > 0;
     if (recorder->count++ == 0)
         pthread_cond_signal(&recorder->filled);
+    await_lent(recorder, recorder->n_steps);
     pthread_mutex_unlock(&recorder->mutex);
 }
 
@@ -309,7 +332,7 @@ Status recorder_request(Recorder *recorder, const TraceRequest *request)
         memcpy(slot->label, request->label, bytes);
         slot->request.label = slot->label;
     }
-    hand_over(recorder);
+    hand_over(recorder, slot);
     return OK;
 }
 
@@ -421,10 +444,10 @@ static Status put_step(Recorder *recorder, const TraceStep *step, uint64_t lent_
     slot->rows.n_timing = n_timing;
     slot->is_request = false;
     slot->lent_until = lent_until;
-    hand_over(recorder);
     recorder->any_step = true;
     recorder->last_step = step->step;
-    await_lent(recorder, ++recorder->n_steps);
+    recorder->n_steps++;
+    hand_over(recorder, slot);
     return OK;
 }
 

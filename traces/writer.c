@@ -109,7 +109,6 @@ static Status put_done(NewRow *row)
     const Store *store = &row->writer->store;
     Status status =
         row->code == SQLITE_OK ? store_run(store, row->statement) : store_fail(store, row->code);
-    sqlite3_clear_bindings(row->statement);
     return status;
 }
 

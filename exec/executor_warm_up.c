@@ -5,13 +5,15 @@
 #include "exec/executor_state.h"
 #include "exec/layout.h"
 
-/* Rows of products: other libraries' kernels change with them, and where they are not aligned. */
-static const uint32_t ROWS[] = {9,   10,  11,  12,  13,  14,  15,   17,   20,   24,   25,
-                                28,  33,  40,  48,  49,  56,  65,   80,   96,   97,   112,
-                                129, 160, 192, 193, 224, 257, 264,  265,  272,  320,  384,
-                                385, 448, 513, 640, 768, 896, 1025, 1536, 2049, 3072, 0};
-
-enum { MOST_TOKENS = 4096, WARM_UP_LAYERS = 8 };
+enum {
+    MOST_TOKENS = 4096,
+    WARM_UP_LAYERS = 8, /* of which some have experts, in models that have any */
+    /* Where a number of rows comes for the first time, cuBLAS looks for a kernel, a tenth of a
+     * millisecond for each product: it meets every number up to here, and then some. */
+    EVERY_ROWS = 768,
+    SOME_ROWS = 255,
+    ROW_LAYERS = 4
+};
 
 typedef struct {
     uint32_t *token; /* [max_tokens], as are the next two */
@@ -55,7 +57,7 @@ static uint32_t make_spans(const Executor *executor, const WarmUp *warm_up, uint
 /* A step of requests of LENGTH. With DROPPED no token has an expert, so that it does not matter
  * which experts are where. */
 static Status run_step(Executor *executor, const WarmUp *warm_up, Stack stack, uint32_t tokens,
-                       uint32_t length, bool dropped)
+                       uint32_t length, bool dropped, uint32_t layers)
 {
     const ExecutorOptions *options = &executor->options;
     uint32_t n_spans = make_spans(executor, warm_up, tokens, length);
@@ -68,7 +70,7 @@ static Status run_step(Executor *executor, const WarmUp *warm_up, Stack stack, u
                              .logits = logits ? LOGITS_LAST : LOGITS_NONE,
                              .greedy = logits,
                              .forced_experts = dropped ? warm_up->dropped : NULL};
-    return forward_warm_up(&executor->forward, &input, n_spans, WARM_UP_LAYERS);
+    return forward_warm_up(&executor->forward, &input, n_spans, layers);
 }
 
 /* A token each of TOKENS requests, and TOKENS of as few as can be, as far as there is room. */
@@ -78,11 +80,13 @@ static Status run_both(Executor *executor, const WarmUp *warm_up, Stack stack, u
     bool buffered = executor->plan.buffer.on;
     uint64_t room = (uint64_t)options->max_requests * options->max_length;
     if (tokens <= options->max_requests)
-        TRY(run_step(executor, warm_up, stack, tokens, 1, buffered));
+        TRY(run_step(executor, warm_up, stack, tokens, 1, buffered, WARM_UP_LAYERS));
     if (tokens > room)
         return OK;
-    TRY(run_step(executor, warm_up, stack, tokens, options->max_length, true));
-    return buffered ? OK : run_step(executor, warm_up, stack, tokens, options->max_length, false);
+    TRY(run_step(executor, warm_up, stack, tokens, options->max_length, true, WARM_UP_LAYERS));
+    return buffered ? OK
+                    : run_step(executor, warm_up, stack, tokens, options->max_length, false,
+                               WARM_UP_LAYERS);
 }
 
 static Status run_sizes(Executor *executor, const WarmUp *warm_up, Stack stack)
@@ -91,9 +95,9 @@ static Status run_sizes(Executor *executor, const WarmUp *warm_up, Stack stack)
     uint64_t room = (uint64_t)options->max_requests * options->max_length;
     for (uint32_t n = 1; n <= options->max_tokens && n <= MOST_TOKENS; n *= 2)
         TRY(run_both(executor, warm_up, stack, n));
-    for (const uint32_t *n = ROWS; *n > 0; n++)
-        if (*n <= options->max_tokens && *n <= room)
-            TRY(run_step(executor, warm_up, stack, *n, options->max_length, true));
+    for (uint32_t n = 1; n <= options->max_tokens && n <= room && n <= MOST_TOKENS;
+         n += n < EVERY_ROWS ? 1 : SOME_ROWS)
+        TRY(run_step(executor, warm_up, stack, n, options->max_length, true, ROW_LAYERS));
     return OK;
 }
 

@@ -90,10 +90,13 @@ static Status instantiate(Device *device, StepGraph *captured, cudaGraph_t graph
             forget(&device->graphs[i]);
         error = cudaGraphInstantiate(&captured->executable, graph, 0);
     }
-    if (error == cudaSuccess)
-        return OK;
-    captured->executable = NULL;
-    return cuda_failed(error, "cudaGraphInstantiate(&captured->executable, graph, 0)");
+    if (error != cudaSuccess) {
+        captured->executable = NULL;
+        return cuda_failed(error, "cudaGraphInstantiate(&captured->executable, graph, 0)");
+    }
+    /* Beside the step that runs: else the first that repeats it would wait for this. */
+    CUDA_TRY(cudaGraphUpload(captured->executable, device->copies));
+    return OK;
 }
 
 static Status end_capture(Device *device, bool whole)

@@ -14,17 +14,71 @@ static uint32_t rows_of(uint32_t i, uint32_t active, uint32_t rows, uint32_t fir
     return left / (active - 1) + (i - 1 < left % (active - 1));
 }
 
+/* How the rows of a step fall on the experts that take part. */
+typedef struct {
+    uint32_t tokens;
+    uint32_t rows;
+    uint32_t active;
+    uint32_t first; /* rows of the first expert, the others share the rest; 0: as below */
+    /* The expert in place I gets rows in proportion to 1 / I, as far as none has more than there
+     * are tokens, and each has one. */
+    uint32_t left;
+    double weight;   /* of those from the next one on */
+    uint32_t stride; /* between the ids of one place and the next */
+} Shares;
+
+static uint32_t common_divisor(uint32_t a, uint32_t b)
+{
+    return b == 0 ? a : common_divisor(b, a % b);
+}
+
+static Shares zipf_shares(uint32_t tokens, uint32_t top_k, uint32_t active)
+{
+    Shares shares = {.tokens = tokens, .rows = tokens * top_k, .active = active};
+    shares.left = shares.rows;
+    for (uint32_t i = 0; i < active; i++)
+        shares.weight += 1.0 / (i + 1);
+    for (shares.stride = active / 2 + 1; common_divisor(shares.stride, active) > 1;)
+        shares.stride++;
+    return shares;
+}
+
+static Shares steep_shares(uint32_t tokens, uint32_t top_k, uint32_t active, uint32_t first)
+{
+    return (Shares){.tokens = tokens,
+                    .rows = tokens * top_k,
+                    .active = active,
+                    .first = active == 1 ? tokens * top_k : first,
+                    .stride = 1};
+}
+
+/* Rows of expert I; asked for one after the other. */
+static uint32_t take_share(Shares *shares, uint32_t i)
+{
+    if (shares->first > 0)
+        return rows_of(i, shares->active, shares->rows, shares->first);
+    uint64_t others = shares->active - i - 1;
+    uint64_t most = shares->left - others < shares->tokens ? shares->left - others : shares->tokens;
+    uint64_t room = others * shares->tokens;
+    uint64_t least = shares->left > room + 1 ? shares->left - room : 1;
+    uint64_t n = (uint64_t)(shares->left / shares->weight / (i + 1) + 0.5);
+    n = n > most ? most : n < least ? least : n;
+    shares->left -= (uint32_t)n;
+    shares->weight -= 1.0 / (i + 1);
+    return (uint32_t)n;
+}
+
 /* Deals the rows of the experts to the tokens one after the other: as none has more rows than there
  * are tokens, a token never gets an expert twice. */
-static void deal(const TraceLayer *layer, uint32_t tokens, uint32_t active, uint32_t first,
-                 uint32_t first_expert, uint16_t *experts)
+static void deal(const TraceLayer *layer, Shares shares, uint32_t first_expert, uint16_t *experts)
 {
-    uint32_t rows = tokens * layer->top_k;
+    uint32_t tokens = shares.tokens;
     uint32_t row = 0;
-    for (uint32_t i = 0; i < active; i++) {
-        uint32_t n = active == 1 ? rows : rows_of(i, active, rows, first);
+    for (uint32_t i = 0; i < shares.active; i++) {
+        uint32_t n = take_share(&shares, i);
         /* Spread over all experts, others in each layer. */
-        uint64_t spread = (uint64_t)i * layer->experts / active;
+        uint64_t place = (uint64_t)i * shares.stride % shares.active;
+        uint64_t spread = place * layer->experts / shares.active;
         uint32_t expert = (uint32_t)((spread + layer->layer * 7 + first_expert) % layer->experts);
         for (uint32_t r = 0; r < n; r++, row++)
             experts[(size_t)(row % tokens) * layer->top_k + row / tokens] = (uint16_t)expert;
@@ -50,6 +104,22 @@ static double mean_load(uint32_t tokens, uint32_t top_k, uint32_t active, uint32
     return load / active;
 }
 
+/* See cost_unevenness(). */
+static double unevenness_of(Shares shares)
+{
+    double squares = 0;
+    for (uint32_t i = 0; i < shares.active; i++) {
+        double rows = take_share(&shares, i);
+        squares += rows * rows;
+    }
+    return cost_unevenness(shares.active, shares.rows, squares);
+}
+
+static uint32_t taking_part(uint32_t tokens, uint32_t top_k, uint32_t active)
+{
+    return active < tokens * top_k ? active : tokens * top_k;
+}
+
 double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active, double skew)
 {
     uint32_t n_layers;
@@ -57,16 +127,34 @@ double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t 
     uint16_t *experts = c->forced;
     double load = 1;
     for (uint32_t i = 0; i < n_layers; i++) {
+        uint32_t top_k = layers[i].top_k;
         if (layers[i].stack != stack)
             continue;
-        uint32_t rows = tokens * layers[i].top_k;
-        uint32_t taking_part = active < rows ? active : rows;
-        uint32_t first = first_rows(tokens, layers[i].top_k, taking_part, skew);
-        deal(&layers[i], tokens, taking_part, first, c->first_expert, experts);
-        load = mean_load(tokens, layers[i].top_k, taking_part, first);
-        experts += (size_t)tokens * layers[i].top_k;
+        uint32_t n = taking_part(tokens, top_k, active);
+        uint32_t first = first_rows(tokens, top_k, n, skew);
+        deal(&layers[i], steep_shares(tokens, top_k, n, first), c->first_expert, experts);
+        load = mean_load(tokens, top_k, n, first);
+        experts += (size_t)tokens * top_k;
     }
     return load;
+}
+
+double calibration_force_zipf(Calibration *c, Stack stack, uint32_t tokens, uint32_t active)
+{
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    uint16_t *experts = c->forced;
+    double unevenness = 0;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        uint32_t top_k = layers[i].top_k;
+        if (layers[i].stack != stack)
+            continue;
+        const Shares shares = zipf_shares(tokens, top_k, taking_part(tokens, top_k, active));
+        deal(&layers[i], shares, c->first_expert, experts);
+        unevenness = unevenness_of(shares);
+        experts += (size_t)tokens * top_k;
+    }
+    return unevenness;
 }
 
 /* The most requests that TOKENS can be shared among evenly. */
@@ -78,31 +166,72 @@ static uint32_t requests_for(const Calibration *c, uint32_t tokens)
     return requests;
 }
 
-static Status measure_place(Calibration *c, uint32_t tokens, uint32_t active, double skew)
+/* Steps of TOKENS whose routing is C->forced. */
+static Status measure_forced(Calibration *c, uint32_t tokens, StepMeasured *measured)
 {
     uint32_t requests = requests_for(c, tokens);
     uint32_t repeats = c->options->quick ? EXPERT_QUICK_REPEATS : EXPERT_REPEATS;
     const StepKind kind = {
         .requests = requests, .tokens = tokens / requests, .forced = true, .stamped_only = true};
+    return calibration_measure(c, &kind, repeats, measured);
+}
+
+/* What the experts of the first layer that has any took, with the stamp. */
+static double experts_ns(const Calibration *c, const StepMeasured *measured, const char **shape)
+{
+    double spread;
+    for (uint32_t i = 0; i < measured->n_ops; i++)
+        if (measured->ops[i].op == OP_EXPERTS) {
+            *shape = c->shape[i];
+            return calibration_cost(c, c->op_ns, measured, i, &spread);
+        }
+    return 0;
+}
+
+static Status measure_place(Calibration *c, uint32_t tokens, uint32_t active, double skew,
+                            double *ns)
+{
     StepMeasured measured;
-    if (kind.tokens > c->max_length)
-        return OK;
+    const char *shape;
     if (calibration_only_counts(c))
         return OK;
     double load = calibration_force(c, STACK_DECODER, tokens, active, skew);
     double rows = (double)tokens * c->config->max_top_k / active;
-    TRY(calibration_measure(c, &kind, repeats, &measured));
+    TRY(measure_forced(c, tokens, &measured));
+    *ns = experts_ns(c, &measured, &shape);
     return calibration_note_experts(c, &measured, active, rows, load);
+}
+
+/* What it adds to EVEN_NS that few of the experts have most of the rows. */
+static Status measure_zipf(Calibration *c, uint32_t tokens, uint32_t active, double even_ns)
+{
+    static const char *const AXES[] = {"active", "rows"};
+    const double at[] = {active, (double)tokens * c->config->max_top_k / active};
+    StepMeasured measured;
+    const char *shape = "";
+    if (calibration_only_counts(c))
+        return OK;
+    double unevenness = calibration_force_zipf(c, STACK_DECODER, tokens, active);
+    TRY(measure_forced(c, tokens, &measured));
+    double added_ns = experts_ns(c, &measured, &shape) - even_ns;
+    TRY(calibration_note(c, "uneven/experts", shape, UNIT_NS, AXES, 2, at, added_ns, 0));
+    return calibration_note(c, "unevenness", shape, UNIT_FACTOR, AXES, 2, at, unevenness, 0);
 }
 
 /* ACTIVE experts of as many rows as TOKENS give; unevenly, too, where that makes a difference. */
 static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active)
 {
     uint32_t top_k = c->config->max_top_k;
-    TRY(measure_place(c, tokens, active, 0));
+    double even_ns = 0;
+    double ns;
+    if (tokens / requests_for(c, tokens) > c->max_length)
+        return OK;
+    TRY(measure_place(c, tokens, active, 0, &even_ns));
     double even = mean_load(tokens, top_k, active, first_rows(tokens, top_k, active, 0));
     double steep = mean_load(tokens, top_k, active, first_rows(tokens, top_k, active, 1));
-    return steep > even * 1.001 ? measure_place(c, tokens, active, 1) : OK;
+    if (tokens * top_k >= 2 * active)
+        TRY(measure_zipf(c, tokens, active, even_ns));
+    return steep > even * 1.001 ? measure_place(c, tokens, active, 1, &ns) : OK;
 }
 
 /* Rows that each of ACTIVE experts has, from 1 on. */

@@ -181,6 +181,10 @@ Status calibration_settle(Calibration *c);
 double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active,
                          double skew);
 
+/* The same with rows that fall by the rank of an expert, as 1 / rank; returns their
+ * cost_unevenness(). */
+double calibration_force_zipf(Calibration *c, Stack stack, uint32_t tokens, uint32_t active);
+
 /* Leaves the TOKENS tokens of a step, all forced on the same experts, only ACTIVE of these: fewer
  * than a token wants, as where a call is of those alone that were in place. */
 void calibration_drop(Calibration *c, uint32_t tokens, uint32_t active);

@@ -17,6 +17,8 @@
  *                      the experts of static gating, combining included, by "tokens" and "share",
  *                      an expert's capacity as a share of them
  *   gpu/predict        the router of a layer further on, asked before this layer's experts run
+ *   uneven/experts     what is added to evenly shared rows where a few of the experts have most of
+ *                      them, by "active" and "rows"; unevenness: cost_unevenness() then
  *   host/experts       ... of a call that computes on the host's cores
  *   host/warm          the same where the host's cache holds the weights, of which it holds
  *                      host/cache, bytes; without that table, all
@@ -169,6 +171,13 @@ uint32_t hardware_op_axes(Op op, const char *axis[COST_AXES]);
 static inline double cost_load_of(uint32_t rows)
 {
     return rows > COST_LOAD_ROWS ? (double)rows / COST_LOAD_ROWS : 1;
+}
+
+/* How unevenly ROWS fall on ACTIVE experts, the sum of whose squares is SQUARES: the variance over
+ * the square of the mean; 0: evenly. */
+static inline double cost_unevenness(uint32_t active, uint32_t rows, double squares)
+{
+    return active * squares / ((double)rows * rows) - 1;
 }
 
 /* ---- making one ---- */

@@ -76,6 +76,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .limited = {.table = COSTS_NONE},
                        .predict = {.table = COSTS_NONE},
                        .issue_predict = {.table = COSTS_NONE},
+                       .uneven = {.table = COSTS_NONE},
+                       .unevenness = {.table = COSTS_NONE},
                        .host = {.table = COSTS_NONE},
                        .warm = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
@@ -90,6 +92,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     }
     if (op->op != OP_EXPERTS)
         return OK;
+    TRY(find_op_table(costs, "uneven", op, &price->uneven));
+    TRY(op_costs_find(costs, "unevenness", op->shape, &price->unevenness));
     TRY(find_op_table(costs, "queued", op, &price->queued));
     if (price->queued.table == COSTS_NONE)
         price->queued = price->gpu;
@@ -328,6 +332,55 @@ static double queued_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *
            op_costs_at(costs, &price->gpu, &point, &ignored);
 }
 
+/* Beyond what was measured to be so uneven, as much more at the most. */
+static const double MOST_UNEVEN = 1.5;
+
+/* What it adds that rows are shared unevenly. */
+static double uneven_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point,
+                        const ExpertWork *work)
+{
+    CostUse ignored = {0};
+    double unevenness = cost_unevenness(work->active, work->rows, work->squares);
+    if (price->uneven.table == COSTS_NONE || unevenness <= 0)
+        return 0;
+    double measured = op_costs_at(costs, &price->unevenness, point, &ignored);
+    double share = measured > 0 ? unevenness / measured : 0;
+    double ns = op_costs_at(costs, &price->uneven, point, &ignored);
+    return ns * (share < MOST_UNEVEN ? share : MOST_UNEVEN);
+}
+
+/* WORK, as if its rows were shared evenly. */
+static ExpertWork even_work(const ExpertWork *work)
+{
+    ExpertWork even = *work;
+    double mean = (double)work->rows / work->active;
+    even.load = work->active * (mean > COST_LOAD_ROWS ? mean / COST_LOAD_ROWS : 1);
+    return even;
+}
+
+static double call_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *work, bool queued)
+{
+    const CostPoint point = place_of(work);
+    return queued ? queued_ns(costs, price, work)
+                  : op_costs_at(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
+}
+
+/* Two sorts of unevenness were measured, one expert that has much more than the others and rows
+ * that fall from expert to expert: whichever takes longer. */
+static double experts_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *work, bool queued)
+{
+    const CostPoint point = place_of(work);
+    double ns = call_ns(costs, price, work, queued);
+    double added_ns = uneven_ns(costs, price, &point, work);
+    if (added_ns <= 0)
+        return ns;
+    const ExpertWork even = even_work(work);
+    if (memcmp(&even, work, sizeof even) == 0)
+        return ns + added_ns;
+    double falling_ns = call_ns(costs, price, &even, queued) + added_ns;
+    return falling_ns > ns ? falling_ns : ns;
+}
+
 uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
 {
     OpPrice *price = &costs->prices[number];
@@ -336,10 +389,8 @@ uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *wor
         return 0;
     if (memcmp(&known->work, work, sizeof *work) == 0)
         return known->ns;
-    const CostPoint point = place_of(work);
     known->work = *work;
-    known->ns = queued ? whole(queued_ns(costs, price, work))
-                       : op_costs_ns(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
+    known->ns = whole(experts_ns(costs, price, work, queued));
     return known->ns;
 }
 

@@ -34,8 +34,9 @@ typedef struct {
 /* Experts that one call computes. */
 typedef struct {
     uint32_t active;
-    uint32_t rows; /* (token, slot) pairs of all of them */
-    double load;   /* sum of cost_load_of() each expert's */
+    uint32_t rows;  /* (token, slot) pairs of all of them */
+    double load;    /* sum of cost_load_of() each expert's */
+    double squares; /* of the rows of each, added up */
 } ExpertWork;
 
 static inline void expert_work_add(ExpertWork *work, uint32_t rows)
@@ -43,6 +44,7 @@ static inline void expert_work_add(ExpertWork *work, uint32_t rows)
     work->active++;
     work->rows += rows;
     work->load += cost_load_of(rows);
+    work->squares += (double)rows * rows;
 }
 
 /* A call that was priced before; none: active is 0. */
@@ -65,8 +67,10 @@ typedef struct {
     CostRef gpu;
     CostRef forced; /* route: of routing that is forced */
     CostRef queued; /* experts: of a call that is given a list; route: that the host waits for */
-    CostRef host;   /* experts: on the host's cores, */
-    CostRef warm;   /* ... with weights that its cache holds */
+    CostRef uneven; /* experts: what unevenly shared rows add, ... */
+    CostRef unevenness; /* ... and how uneven they were */
+    CostRef host;       /* experts: on the host's cores, */
+    CostRef warm;       /* ... with weights that its cache holds */
     CostRef issue;
     CostRef slowdown;
     CostRef limited; /* route, experts: of static gating */

@@ -141,7 +141,7 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
 
 static ExpertWork work_of(const TimingEvent *event)
 {
-    ExpertWork work = {.active = event->n, .rows = event->n, .load = event->n};
+    ExpertWork work = {.active = event->n, .rows = event->n, .load = event->n, .squares = event->n};
     if (event->rows == NULL)
         return work;
     work = (ExpertWork){0};

@@ -63,6 +63,39 @@ static void forced_routing_is_of_as_many_experts_and_of_the_load_it_says(void **
     hardware_free(&hardware);
 }
 
+static void rows_that_fall_by_rank_are_as_uneven_as_it_says(void **unused)
+{
+    (void)unused;
+    const CalibrateOptions options = options_of_cpu();
+    const Plan plan = plan_default();
+    Hardware hardware = {0};
+    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
+    assert_ok(calibration_open(&c, MODEL, &plan, 2, 64, 1024));
+    for (uint32_t tokens = 1; tokens <= 1024; tokens = tokens * 2 + tokens % 3)
+        for (uint32_t active = 4; active <= 32 && active <= 4 * tokens; active++) {
+            double unevenness = calibration_force_zipf(&c, STACK_DECODER, tokens, active);
+            for (uint32_t layer = 0; layer < c.config->n_moe_layers; layer++) {
+                uint32_t rows[32];
+                uint32_t n = 0;
+                uint32_t most = 0;
+                double squares = 0;
+                count_rows(c.forced + (size_t)layer * tokens * 4, tokens, 4, 32, rows);
+                for (uint32_t e = 0; e < 32; e++) {
+                    n += rows[e] > 0;
+                    most = rows[e] > most ? rows[e] : most;
+                    squares += (double)rows[e] * rows[e];
+                }
+                assert_int_equal(n, active);
+                assert_true(most <= tokens);
+                assert_true(fabs(unevenness - cost_unevenness(n, 4 * tokens, squares)) < 1e-9);
+            }
+            if (tokens >= 64 && active >= 16)
+                assert_true(unevenness > 0.5);
+        }
+    calibration_free(&c);
+    hardware_free(&hardware);
+}
+
 static void requests_are_brought_to_their_contexts(void **unused)
 {
     (void)unused;
@@ -348,6 +381,7 @@ int main(void)
     snprintf(out, sizeof out, "%s", scratch_path("hw.json"));
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forced_routing_is_of_as_many_experts_and_of_the_load_it_says),
+        cmocka_unit_test(rows_that_fall_by_rank_are_as_uneven_as_it_says),
         cmocka_unit_test(requests_are_brought_to_their_contexts),
         cmocka_unit_test(samples_of_one_place_become_their_median),
         cmocka_unit_test(a_profile_prices_every_operation_of_its_model),

@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "sim/costs.h"
+#include "sim/op_costs.h"
 
-static const char *const AXES[] = {"a", "b", "c"};
+static const char *const AXIS_NAMES[] = {"a", "b", "c"};
 
 /* A table of random nested lines. */
 static void add_random_table(Hardware *hardware, uint64_t *state, uint32_t n_axes, CostUnit unit)
@@ -16,7 +16,7 @@ static void add_random_table(Hardware *hardware, uint64_t *state, uint32_t n_axe
     CostTable *table;
     char name[48];
     snprintf(name, sizeof name, "t%u", hardware->n_tables);
-    assert_ok(hardware_add_table(hardware, name, "s", unit, AXES, n_axes, &table));
+    assert_ok(hardware_add_table(hardware, name, "s", unit, AXIS_NAMES, n_axes, &table));
     uint32_t n = 1 + random_below(state, n_axes == 0 ? 1 : 40);
     for (uint32_t i = 0; i < n; i++) {
         double at[COST_AXES];
@@ -132,10 +132,10 @@ static void outside_the_grid_the_utilisation_is_held(void **unused)
     Costs *costs;
     CostTable *table;
     CostUse use = {0};
-    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXES, 1, &table));
+    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXIS_NAMES, 1, &table));
     assert_ok(cost_table_put(table, &(double){8}, 100, 0));
     assert_ok(cost_table_put(table, &(double){2}, 40, 0));
-    assert_ok(hardware_add_table(&hardware, "factor", "", UNIT_FACTOR, AXES, 1, &table));
+    assert_ok(hardware_add_table(&hardware, "factor", "", UNIT_FACTOR, AXIS_NAMES, 1, &table));
     assert_ok(cost_table_put(table, &(double){8}, 1.5, 0));
     assert_ok(costs_new(&hardware, &costs));
     assert_true(costs_at(costs, 0, &(double){16}, &use) == 200);
@@ -152,12 +152,13 @@ static void outside_the_grid_the_utilisation_is_held(void **unused)
 static void what_is_left_of_a_step_stays_outside_the_grid(void **unused)
 {
     (void)unused;
-    static const char *const AXES[] = {"requests", "tokens"};
+    static const char *const AXIS_NAMES[] = {"requests", "tokens"};
     Hardware hardware = {0};
     CostTable *table;
     Costs *costs;
     CostUse use = {0};
-    assert_ok(hardware_add_table(&hardware, "step/rest", "model graph", UNIT_NS, AXES, 2, &table));
+    assert_ok(
+        hardware_add_table(&hardware, "step/rest", "model graph", UNIT_NS, AXIS_NAMES, 2, &table));
     assert_ok(cost_table_put(table, (const double[]){1, 1}, 100, 0));
     assert_ok(cost_table_put(table, (const double[]){1, 256}, 400, 0));
     assert_ok(cost_table_put(table, (const double[]){2, 1}, 200, 0));
@@ -177,13 +178,60 @@ static void what_has_no_table_is_missing(void **unused)
     Costs *costs;
     CostTable *table;
     CostUse use = {0};
-    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXES, 1, &table));
+    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXIS_NAMES, 1, &table));
     assert_ok(costs_new(&hardware, &costs));
     assert_int_equal(costs_find(costs, "time", ""), COSTS_NONE);
     assert_int_equal(costs_find(costs, "other", ""), COSTS_NONE);
     assert_true(costs_at(costs, COSTS_NONE, &(double){1}, &use) == 0);
     assert_int_equal(use.n[COST_MISSING], 1);
     costs_free(costs);
+    hardware_free(&hardware);
+}
+
+/* ---- experts ---- */
+
+/* Calls of 4 experts take 100 ns for each row of one, and 1000 more where one has 6 of 16 rows. */
+static void make_experts(Hardware *hardware)
+{
+    static const char *const PLACES[] = {"active", "rows", "load"};
+    HardwareModel *model;
+    CostTable *table;
+    assert_ok(hardware_add_model(hardware, "model", &model));
+    assert_ok(mem_new(&model->ops[STACK_DECODER], 1, sizeof(HardwareOp), "ops"));
+    model->ops[STACK_DECODER][0] = (HardwareOp){.op = OP_EXPERTS, .shape = "s"};
+    model->n_ops[STACK_DECODER] = 1;
+    assert_ok(hardware_add_table(hardware, "gpu/experts", "s", UNIT_NS, PLACES, 3, &table));
+    for (double rows = 1; rows <= 8; rows++)
+        assert_ok(cost_table_put(table, (double[]){4, rows, 1}, 100 * rows, 0));
+    assert_ok(hardware_add_table(hardware, "uneven/experts", "s", UNIT_NS, PLACES, 2, &table));
+    assert_ok(cost_table_put(table, (double[]){4, 4}, 1000, 0));
+    assert_ok(hardware_add_table(hardware, "unevenness", "s", UNIT_FACTOR, PLACES, 2, &table));
+    assert_ok(
+        cost_table_put(table, (double[]){4, 4}, cost_unevenness(4, 16, 6 * 6 + 3 * 100. / 9), 0));
+}
+
+static uint64_t cost_of_rows(OpCosts *costs, const uint32_t rows[4])
+{
+    ExpertWork work = {0};
+    for (uint32_t i = 0; i < 4; i++)
+        expert_work_add(&work, rows[i]);
+    return op_costs_experts(costs, 0, &work, false);
+}
+
+static void rows_that_are_shared_unevenly_cost_more_the_more_they_are(void **unused)
+{
+    (void)unused;
+    Hardware hardware = {.backend = "cuda", .device = "made up"};
+    const Plan plan = plan_default();
+    OpCosts costs;
+    make_experts(&hardware);
+    assert_ok(op_costs_new(&hardware, "model", &plan, &costs));
+    assert_int_equal(cost_of_rows(&costs, (uint32_t[]){4, 4, 4, 4}), 400);
+    /* Sums of squares: 64 evenly, 69.33 as measured. */
+    assert_int_equal(cost_of_rows(&costs, (uint32_t[]){5, 4, 4, 3}), 400 + 375);
+    assert_int_equal(cost_of_rows(&costs, (uint32_t[]){5, 5, 3, 3}), 400 + 750);
+    assert_int_equal(cost_of_rows(&costs, (uint32_t[]){13, 1, 1, 1}), 400 + 1500);
+    op_costs_free(&costs);
     hardware_free(&hardware);
 }
 
@@ -196,6 +244,7 @@ int main(void)
         cmocka_unit_test(outside_the_grid_the_utilisation_is_held),
         cmocka_unit_test(what_is_left_of_a_step_stays_outside_the_grid),
         cmocka_unit_test(what_has_no_table_is_missing),
+        cmocka_unit_test(rows_that_are_shared_unevenly_cost_more_the_more_they_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

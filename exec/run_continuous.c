@@ -93,14 +93,17 @@ static uint64_t now_ns(const Serving *serving)
     return clock_ns() - serving->start_ns;
 }
 
-/* Sleeps until UNTIL_NS, or for so long that a stop is not noticed late. */
+/* Sleeps until shortly before UNTIL_NS, as who sleeps is woken late, or for so long that a stop is
+ * not noticed late. */
 static void wait_until(const Serving *serving, uint64_t until_ns)
 {
     const uint64_t most_ns = 20000000;
+    const uint64_t late_ns = 150000;
     uint64_t now = now_ns(serving);
-    uint64_t left_ns = until_ns > now ? until_ns - now : 0;
+    uint64_t left_ns = until_ns > now + late_ns ? until_ns - now - late_ns : 0;
     const struct timespec pause = {.tv_nsec = (long)(left_ns < most_ns ? left_ns : most_ns)};
-    nanosleep(&pause, NULL);
+    if (left_ns > 0)
+        nanosleep(&pause, NULL);
 }
 
 /* Puts the part's tokens into the step; with its first the request takes its slot. */

@@ -1,15 +1,17 @@
 /* Scores, choice and weights of many tokens.
  *
- * A block takes 32 tokens and all experts. The logits are computed transposed, with the experts as
- * the rows of the matrix instruction; a token is the sum of two bf16 numbers, which keeps 16 bits
- * of it, and both are columns of one instruction, whose sums are added in the end. Four warps bring
- * the tokens, each its blocks of columns by way of its own shared memory, split them and
- * put them where the instruction reads; two warpgroups multiply; then each warp chooses for
- * some of the tokens. The four blocks of a cluster share the matrix, of which each fetches a
- * quarter for all.
+ * A block takes 8, 16 or 32 tokens, so that there is about one for each multiprocessor, and all
+ * experts. The logits are computed transposed, with the experts as the rows of the matrix
+ * instruction; a token is the sum of two bf16 numbers, which keeps 16 bits of it, and both are
+ * columns of one instruction, whose sums are added in the end. Four warps bring the tokens, each
+ * its blocks of columns by way of its own shared memory, where the next are on their way while it
+ * splits the last ones and puts them where the instruction reads; two warpgroups multiply; then
+ * each warp chooses for some of the tokens. The two blocks of a cluster share the matrix, of which
+ * each fetches half for both: of larger clusters not as many run at once as there are
+ * multiprocessors.
  *
- * Per block and column 4 * 32 bytes of tokens and experts / 2 bytes of the matrix, from the L2
- * mostly, which bounds it. */
+ * Per block and column 4 bytes of each token and experts bytes of the matrix, from the L2 mostly,
+ * whose latency bounds it. */
 #include "exec/cuda/router_tiles.h"
 
 #include "exec/cuda/hopper.cuh"
@@ -18,29 +20,45 @@
 #include "exec/cuda/tensor_map.h"
 #include "exec/cuda/wgmma.cuh"
 
-static constexpr uint32_t CLUSTER = 4; /* blocks */
+static constexpr uint32_t CLUSTER = 2; /* blocks */
 static constexpr uint16_t EVERY_BLOCK = (1 << CLUSTER) - 1;
-static constexpr uint32_t TOKENS = 32; /* of a block */
+static constexpr uint32_t MOST_TOKENS = 32; /* of a block */
 static constexpr uint32_t COLUMNS = 64;
 static constexpr uint32_t ROW_BYTES = COLUMNS * 2;
-static constexpr uint32_t TOKEN_BYTES = 2 * TOKENS * ROW_BYTES; /* of a stage: both parts */
-static constexpr uint32_t FETCHERS = 4;                         /* warps */
-static constexpr uint32_t THREADS = 3 * 128;
-static constexpr uint32_t WARPS = THREADS / 32;
+static constexpr uint32_t FETCHERS = 4;    /* warps */
+static constexpr uint32_t MULTIPLIERS = 2; /* warpgroups */
+
+/* Of a block: those that fetch and multiply, and where registers suffice some more that choose. */
+__host__ __device__ static constexpr uint32_t threads_of(uint32_t parts)
+{
+    return parts < 4 ? 4 * 128 : 3 * 128;
+}
+
 static constexpr uint32_t MOST_STAGES = 6;
-static constexpr uint32_t STAGES_BYTES = 160 * 1024;                   /* about, of all stages */
-static constexpr uint32_t ROW_WORDS = 4;                               /* of a lane and token */
-static constexpr uint32_t RAW_BYTES = FETCHERS * TOKENS * COLUMNS * 4; /* tokens on their way */
+static constexpr uint32_t STAGES_BYTES = 160 * 1024; /* about, of all stages */
+static constexpr uint32_t ROW_WORDS = 4;             /* of a lane and token */
+static constexpr uint32_t RAW_ROWS = 2;              /* blocks of columns that a warp waits for */
 static constexpr uint32_t MOST_EXPERTS = 512;
-/* From where it pays: on an H200, with the grouping behind it, 4096 tokens and 512 experts 95
- * against 199 us, 128 experts 72 against 97, 64 experts 69 against 75; 1024 tokens and 128 experts
- * 42 against 38; 8 experts twice as long. */
-static constexpr uint32_t MANY_TOKENS = 256;
-static constexpr uint32_t MANY_EXPERTS = 64;
+static constexpr uint32_t MULTIPROCESSORS = 132; /* of an H200 or H100 */
+/* From where it pays, on an H200: with fewer tokens and experts the kernel of router_clusters.cu
+ * has all its blocks at work at once and is faster. */
+static constexpr uint32_t MANY_TOKENS = 513;
 static constexpr uint32_t MANY_LOGITS = 1 << 18;
 
+/* Of a stage: both parts of each token. */
+__host__ __device__ static constexpr uint32_t token_bytes(uint32_t tokens)
+{
+    return 2 * tokens * ROW_BYTES;
+}
+
+/* Of a warp: a block of columns on its way. */
+__host__ __device__ static constexpr uint32_t raw_bytes(uint32_t tokens)
+{
+    return tokens * COLUMNS * 4;
+}
+
 struct TilesShape {
-    CUtensorMap matrix; /* boxes of 64 columns of a block's quarter of the experts */
+    CUtensorMap matrix; /* boxes of 64 columns of a block's half of the experts */
     const float *in;
     const float *bias;
     uint32_t columns;
@@ -59,8 +77,8 @@ struct TilesControl {
     uint64_t empty[MOST_STAGES];
 };
 
-/* One thread's place in the ring of stages. */
-struct TilesRing {
+/* One thread's place in the ring of stages, with TOKENS each. */
+template <uint32_t TOKENS> struct TilesRing {
     uint32_t base; /* of the stages, aligned to 1024 */
     uint32_t stage_bytes;
     uint32_t stages;
@@ -74,7 +92,7 @@ struct TilesRing {
     }
     __device__ uint32_t tokens() const
     {
-        return experts() + stage_bytes - TOKEN_BYTES;
+        return experts() + stage_bytes - token_bytes(TOKENS);
     }
     __device__ uint32_t full() const
     {
@@ -91,7 +109,8 @@ struct TilesRing {
     }
 };
 
-__device__ static void init_ring(const TilesRing &ring, uint32_t multipliers)
+template <uint32_t TOKENS>
+__device__ static void init_ring(const TilesRing<TOKENS> &ring, uint32_t multipliers)
 {
     for (uint32_t i = 0; i < ring.stages; i++) {
         barrier_init(shared_address(&ring.control->full[i]), 2);
@@ -112,7 +131,7 @@ __device__ static void copy_word(uint32_t to, const float *from, bool there)
 
 /* A warp, which brings some of the blocks of columns. A lane has of every eighth token 16 of the 64
  * columns: words of 4, every fourth. */
-struct TokenFetcher {
+template <uint32_t TOKENS> struct TokenFetcher {
     const TilesShape &shape;
     uint32_t tokens; /* of the step */
     uint32_t first;  /* column */
@@ -120,14 +139,19 @@ struct TokenFetcher {
 
     __device__ TokenFetcher(const TilesShape &tiles_shape, uint32_t all_tokens, uint32_t raw_at)
         : shape(tiles_shape), tokens(all_tokens), first(threadIdx.x % 4 * 4),
-          raw(raw_at + threadIdx.x / 32 * RAW_BYTES / FETCHERS + threadIdx.x % 32 * 16)
+          raw(raw_at + threadIdx.x / 32 * RAW_ROWS * raw_bytes(TOKENS) + threadIdx.x % 32 * 16)
     {
     }
     __device__ uint32_t token(uint32_t row) const
     {
         return row * 8 + threadIdx.x % 32 / 4;
     }
-    __device__ void ask(uint32_t block) const
+    /* Place ROW of RAW_ROWS. */
+    __device__ uint32_t place(uint32_t row) const
+    {
+        return raw + row * raw_bytes(TOKENS);
+    }
+    __device__ void ask(uint32_t block, uint32_t to) const
     {
 #pragma unroll
         for (uint32_t row = 0; row < TOKENS / 8; row++) {
@@ -137,16 +161,16 @@ struct TokenFetcher {
             for (uint32_t i = 0; i < ROW_WORDS; i++) {
                 uint32_t column = block * COLUMNS + first + 16 * i;
                 bool there = number < tokens && column < shape.columns;
-                copy_word(raw + (row * ROW_WORDS + i) * 32 * 16, there ? from + column : from,
+                copy_word(to + (row * ROW_WORDS + i) * 32 * 16, there ? from + column : from,
                           there);
             }
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
     /* Puts the two parts of four columns where the matrix instruction reads. */
-    __device__ void put_word(uint32_t row, uint32_t i, uint32_t to) const
+    __device__ void put_word(uint32_t row, uint32_t i, uint32_t from, uint32_t to) const
     {
-        const uint4 word = load_shared_word(raw + (row * ROW_WORDS + i) * 32 * 16);
+        const uint4 word = load_shared_word(from + (row * ROW_WORDS + i) * 32 * 16);
         const float x[4] = {__uint_as_float(word.x), __uint_as_float(word.y),
                             __uint_as_float(word.z), __uint_as_float(word.w)};
         uint32_t high[2];
@@ -166,20 +190,22 @@ struct TokenFetcher {
                      "r"(low[1])
                      : "memory");
     }
-    /* What has come, to TO. */
-    __device__ void put(uint32_t to) const
+    /* What was asked for before the last RAW_ROWS - 1 blocks, to TO. */
+    __device__ void put(uint32_t from, uint32_t to) const
     {
-        asm volatile("cp.async.wait_group 0;" ::: "memory");
+        asm volatile("cp.async.wait_group %0;" ::"n"(RAW_ROWS - 1) : "memory");
 #pragma unroll
         for (uint32_t row = 0; row < TOKENS / 8; row++)
 #pragma unroll
             for (uint32_t i = 0; i < ROW_WORDS; i++)
-                put_word(row, i, to);
+                put_word(row, i, from, to);
     }
 };
 
-/* This block's quarter of the experts' columns, for every block of the cluster. */
-__device__ static void fetch_experts(const TilesShape &shape, const TilesRing &ring, uint32_t block)
+/* This block's half of the experts' columns, for every block of the cluster. */
+template <uint32_t TOKENS>
+__device__ static void fetch_experts(const TilesShape &shape, const TilesRing<TOKENS> &ring,
+                                     uint32_t block)
 {
     uint32_t rows = shape.experts / CLUSTER;
     barrier_arrive_expect(ring.full(), shape.experts * ROW_BYTES);
@@ -187,14 +213,18 @@ __device__ static void fetch_experts(const TilesShape &shape, const TilesRing &r
                    ring.full(), block * COLUMNS, cluster_rank() * rows);
 }
 
-__device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing ring, uint32_t raw)
+template <uint32_t TOKENS>
+__device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing<TOKENS> ring,
+                             uint32_t raw)
 {
-    const TokenFetcher fetcher(shape, tokens, raw);
+    const TokenFetcher<TOKENS> fetcher(shape, tokens, raw);
     uint32_t warp = threadIdx.x / 32;
     if (warp >= shape.fetchers)
         return;
+    uint32_t row = 0;
     wait_for_earlier_kernels();
-    fetcher.ask(warp);
+    for (uint32_t i = 0; i < RAW_ROWS; i++)
+        fetcher.ask(warp + i * shape.fetchers, fetcher.place(i));
     for (uint32_t i = 0; i < warp; i++)
         ring.advance();
     for (uint32_t block = warp; block < shape.blocks; block += shape.fetchers) {
@@ -202,8 +232,9 @@ __device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing
         if (threadIdx.x % 32 == 0)
             fetch_experts(shape, ring, block);
         __syncwarp();
-        fetcher.put(ring.tokens());
-        fetcher.ask(block + shape.fetchers);
+        fetcher.put(fetcher.place(row), ring.tokens());
+        fetcher.ask(block + RAW_ROWS * shape.fetchers, fetcher.place(row));
+        row = (row + 1) % RAW_ROWS;
         fence_for_copies();
         __syncwarp();
         if (threadIdx.x % 32 == 0)
@@ -216,7 +247,7 @@ __device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing
 
 /* ---- the warpgroups that multiply ---- */
 
-__device__ static void release(const TilesRing &ring)
+template <uint32_t TOKENS> __device__ static void release(const TilesRing<TOKENS> &ring)
 {
     uint32_t lane = threadIdx.x % 32;
     if (lane < CLUSTER)
@@ -224,8 +255,8 @@ __device__ static void release(const TilesRing &ring)
 }
 
 /* sum[i] = experts 64 (PARTS * warpgroup + i) on times the tokens, both parts. */
-template <uint32_t PARTS>
-__device__ static void multiply(const TilesShape &shape, TilesRing ring, uint32_t warpgroup,
+template <uint32_t PARTS, uint32_t TOKENS>
+__device__ static void multiply(const TilesShape &shape, TilesRing<TOKENS> ring, uint32_t warpgroup,
                                 float (&sum)[PARTS][TOKENS])
 {
 #pragma unroll 1
@@ -252,7 +283,7 @@ __device__ static void multiply(const TilesShape &shape, TilesRing ring, uint32_
 }
 
 /* The logits, to where a warp chooses by them: LOGITS [TOKENS][words]. */
-template <uint32_t PARTS>
+template <uint32_t PARTS, uint32_t TOKENS>
 __device__ static void put_logits(const TilesShape &shape, uint32_t experts, uint32_t warpgroup,
                                   const float (&sum)[PARTS][TOKENS], uint32_t words, float *logits)
 {
@@ -269,14 +300,14 @@ __device__ static void put_logits(const TilesShape &shape, uint32_t experts, uin
         }
 }
 
-template <uint32_t PARTS>
-__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+template <uint32_t PARTS, uint32_t TOKENS>
+__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(threads_of(PARTS), 1)
     route_in_tiles(const __grid_constant__ TilesShape shape, const __grid_constant__ RouteTask task)
 {
     extern __shared__ unsigned char shared[];
     __shared__ TilesControl control;
     unsigned char *stages = (unsigned char *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
-    const TilesRing ring = {
+    const TilesRing<TOKENS> ring = {
         shared_address(stages), shape.stage_bytes, shape.stages, &control, 0, 0};
     float *logits = (float *)stages; /* in the end */
     uint32_t words = router_words(task);
@@ -298,13 +329,13 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (uint32_t i = 0; i < PARTS * TOKENS; i++)
             sum[i / TOKENS][i % TOKENS] = 0;
-        multiply<PARTS>(shape, ring, warpgroup, sum);
+        multiply<PARTS, TOKENS>(shape, ring, warpgroup, sum);
         __syncthreads();
-        put_logits<PARTS>(shape, task.experts, warpgroup, sum, words, logits);
+        put_logits<PARTS, TOKENS>(shape, task.experts, warpgroup, sum, words, logits);
     }
     __syncthreads();
     wait_for_earlier_kernels();
-    for (uint32_t i = threadIdx.x / 32; i < TOKENS; i += WARPS) {
+    for (uint32_t i = threadIdx.x / 32; i < TOKENS; i += threads_of(PARTS) / 32) {
         size_t token = (size_t)blockIdx.x * TOKENS + i;
         if (token >= task.tokens)
             break;
@@ -330,22 +361,37 @@ static uint32_t stages_of(uint32_t stage_bytes)
 
 bool route_tiles_fit(const Matrix &matrix, const float *in, const RouteTask &task)
 {
-    uint32_t stage_bytes = rounded_experts(task) * ROW_BYTES + TOKEN_BYTES;
-    return task.tokens >= MANY_TOKENS && task.experts >= MANY_EXPERTS &&
-           (uint64_t)task.tokens * task.experts >= MANY_LOGITS && task.experts <= MOST_EXPERTS &&
-           matrix.columns % 8 == 0 && ((uintptr_t)matrix.data | (uintptr_t)in) % 16 == 0 &&
-           TOKENS * router_words(task) * sizeof(float) <= stages_of(stage_bytes) * stage_bytes;
+    uint32_t stage_bytes = rounded_experts(task) * ROW_BYTES + token_bytes(MOST_TOKENS);
+    return (task.tokens >= MANY_TOKENS || (uint64_t)task.tokens * task.experts >= MANY_LOGITS) &&
+           task.experts <= MOST_EXPERTS && matrix.columns % 8 == 0 &&
+           ((uintptr_t)matrix.data | (uintptr_t)in) % 16 == 0 &&
+           MOST_TOKENS * router_words(task) * sizeof(float) <= stages_of(stage_bytes) * stage_bytes;
+}
+
+template <uint32_t PARTS, uint32_t TOKENS>
+static Status launch(TilesShape &shape, const RouteTask &task, cudaStream_t stream)
+{
+    shape.stage_bytes = shape.experts * ROW_BYTES + token_bytes(TOKENS);
+    shape.stages = stages_of(shape.stage_bytes);
+    shape.fetchers = min(FETCHERS, shape.stages);
+    uint32_t stages = shape.stages * shape.stage_bytes;
+    /* the last stage's experts as the instructions read them, up to the next 128 or 256 */
+    uint32_t read = stages - shape.stage_bytes + MULTIPLIERS * PARTS * 64 * ROW_BYTES;
+    uint32_t bytes = 1024 + max(stages + FETCHERS * RAW_ROWS * raw_bytes(TOKENS), read);
+    const LaunchShape launch = {dim3(divide_up(divide_up(task.tokens, TOKENS), CLUSTER) * CLUSTER),
+                                threads_of(PARTS), bytes, 0};
+    CUDA_TRY(cudaFuncSetAttribute(route_in_tiles<PARTS, TOKENS>,
+                                  cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+    return launch_after(route_in_tiles<PARTS, TOKENS>, launch, stream, shape, task);
 }
 
 template <uint32_t PARTS>
-static Status launch(const TilesShape &shape, const RouteTask &task, cudaStream_t stream)
+static Status launch_tokens(TilesShape &shape, const RouteTask &task, cudaStream_t stream)
 {
-    uint32_t bytes = 1024 + shape.stages * shape.stage_bytes + RAW_BYTES;
-    const LaunchShape launch = {dim3(divide_up(divide_up(task.tokens, TOKENS), CLUSTER) * CLUSTER),
-                                THREADS, bytes, 0};
-    CUDA_TRY(cudaFuncSetAttribute(route_in_tiles<PARTS>,
-                                  cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
-    return launch_after(route_in_tiles<PARTS>, launch, stream, shape, task);
+    if (task.tokens <= 8 * MULTIPROCESSORS)
+        return launch<PARTS, 8>(shape, task, stream);
+    return task.tokens <= 16 * MULTIPROCESSORS ? launch<PARTS, 16>(shape, task, stream)
+                                               : launch<PARTS, MOST_TOKENS>(shape, task, stream);
 }
 
 Status route_tiles_run(const Matrix &matrix, const float *in, const RouteTask &task,
@@ -357,10 +403,7 @@ Status route_tiles_run(const Matrix &matrix, const float *in, const RouteTask &t
     shape.columns = matrix.columns;
     shape.blocks = divide_up(matrix.columns, COLUMNS);
     shape.experts = rounded_experts(task);
-    shape.stage_bytes = shape.experts * ROW_BYTES + TOKEN_BYTES;
-    shape.stages = stages_of(shape.stage_bytes);
-    shape.multipliers = shape.experts <= 64 ? 1 : 2;
-    shape.fetchers = min(FETCHERS, shape.stages);
+    shape.multipliers = shape.experts <= 64 ? 1 : MULTIPLIERS;
     const TensorShape map = {matrix.data,
                              2,
                              {matrix.columns, matrix.rows},
@@ -368,6 +411,7 @@ Status route_tiles_run(const Matrix &matrix, const float *in, const RouteTask &t
                              {COLUMNS, shape.experts / CLUSTER}};
     TRY(tensor_map_make(&map, &shape.matrix));
     if (shape.experts <= 128)
-        return launch<1>(shape, task, stream);
-    return shape.experts <= 256 ? launch<2>(shape, task, stream) : launch<4>(shape, task, stream);
+        return launch_tokens<1>(shape, task, stream);
+    return shape.experts <= 256 ? launch_tokens<2>(shape, task, stream)
+                                : launch_tokens<4>(shape, task, stream);
 }

@@ -49,6 +49,13 @@ static const Layer LAYERS[] = {
      33,
      true,
      {.kind = ROUTER_SOFTMAX, .normalise = true}},
+    {{64, 64, true, false, ACTIVATION_SILU, 0, 0},
+     330,
+     2,
+     1100,
+     33,
+     true,
+     {.kind = ROUTER_SOFTMAX}},
     /* N_BY_TILES: so many that the router takes them by tiles, which have four kinds of experts */
     {{512, 64, true, false, ACTIVATION_SILU, 0, 0},
      64,

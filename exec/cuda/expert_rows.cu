@@ -81,7 +81,6 @@ struct FillTask {
     const uint32_t *row;       /* of an assignment */
     const uint32_t *first;     /* assignments of the experts before */
     const uint32_t *first_row; /* rows of the experts before */
-    const uint32_t *assignment;
     const uint8_t *selected;
     uint32_t tokens;
     uint32_t top_k;
@@ -135,9 +134,8 @@ extern "C" Status expert_rows_fill(const ExpertRows *rows, const Grouping *group
                                    const uint8_t *selected, const float *tokens)
 {
     const ExpertBatch &batch = *rows->batch;
-    const FillTask task = {
-        grouping->row, batch.groups.first, grouping->first_row, grouping->assignment,
-        selected,      batch.tokens,       batch.top_k,         batch.shape->d_model};
+    const FillTask task = {grouping->row, batch.groups.first, grouping->first_row, selected,
+                           batch.tokens,  batch.top_k,        batch.shape->d_model};
     if (rows->packed)
         return fill<__nv_bfloat16, 8>(*rows, task, batch.routing.experts, tokens);
     return task.columns % 4 == 0 ? fill<float, 4>(*rows, task, batch.routing.experts, tokens)

@@ -3,7 +3,7 @@
 #include "exec/cuda/router.h"
 #include "exec/layout.h"
 
-enum { PIECES = 12, PIECE_SLACK = 256 };
+enum { PIECES = 9, PIECE_SLACK = 256 };
 
 bool experts_packed(const FfnShape *shape, bool bf16)
 {
@@ -16,7 +16,6 @@ typedef struct {
     size_t experts;
     size_t rows;
     size_t tiles;
-    size_t blocks; /* of tokens */
     size_t d_model;
     size_t d_ff;
     size_t element; /* of the rows' arrays */
@@ -41,16 +40,15 @@ static ExpertsSize measure(const DeviceOptions *options, bool bf16)
     size.assignments = times(options->max_tokens, config->max_top_k);
     size.rows = grouping_max_rows(size.assignments, size.experts);
     size.tiles = grouping_max_tiles(size.assignments, size.experts);
-    size.blocks = grouping_blocks(options->max_tokens);
     return size;
 }
 
 /* Bytes of everything but the rows. */
 static size_t small_bytes(const ExpertsSize *size)
 {
-    size_t of_expert = sizeof(ExpertJob) + sizeof(uint8_t) + (1 + size->blocks) * sizeof(uint32_t);
+    size_t of_expert = sizeof(ExpertJob) + sizeof(uint8_t) + sizeof(uint32_t);
     return size->experts * of_expert + 2 * size->tiles * sizeof(RowGroup) +
-           (size->rows + size->assignments) * sizeof(uint32_t) + PIECES * PIECE_SLACK;
+           size->assignments * sizeof(uint32_t) + PIECES * PIECE_SLACK;
 }
 
 size_t experts_bytes(const DeviceOptions *options, bool bf16)
@@ -77,11 +75,7 @@ static Status take_table(DeviceArena *arena, size_t tiles, GroupTable *table)
 static Status take_grouping(DeviceArena *arena, const ExpertsSize *size, Grouping *grouping)
 {
     TRY(device_arena_take(arena, size->experts + 1, sizeof(uint32_t), &grouping->first_row));
-    TRY(device_arena_take(arena, size->rows, sizeof(uint32_t), &grouping->assignment));
     TRY(device_arena_take(arena, size->assignments, sizeof(uint32_t), &grouping->row));
-    TRY(device_arena_take(arena, size->blocks * size->experts, sizeof(uint32_t),
-                          &grouping->block_counts));
-    TRY(device_arena_take(arena, 1, sizeof(uint32_t), &grouping->done));
     return take_table(arena, size->tiles, &grouping->table);
 }
 

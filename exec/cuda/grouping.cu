@@ -1,12 +1,12 @@
 /* Grouping rows by expert: a counting sort.
  *
- * A block marks, for each expert, which of its 128 tokens chose it, in four words; the count is
- * their population, and a token's rank among the block's is that of the bits below its own. With up
- * to 128 tokens the one block does everything. Else the block that ends last adds up the counts of
- * all blocks and writes the table of groups, and a second kernel numbers the rows.
+ * A block marks, for each expert, which of its 128 tokens chose it, in four words; a token's rank
+ * among the block's is the population of the bits below its own. How many of the tokens before and
+ * after them chose each expert every block counts for itself, from all the ids: it then needs
+ * nothing of the other blocks, and the first one writes the table of groups for all.
  *
- * Bytes: 2 * tokens * top_k read twice, 8 * tokens * top_k and 8 * experts * blocks written; little
- * next to what launches and the one block's scan cost. */
+ * Bytes: 2 * tokens * top_k read by each block, from the L2, 8 * tokens * top_k written; bound by
+ * the additions in shared memory, and for few tokens by latency. */
 #include "exec/cuda/grouping.h"
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
@@ -183,15 +183,13 @@ struct Starts {
 /* Thread e: expert e has COUNT assignments. */
 __device__ static void write_expert(const GroupingShape &shape, const Grouping &grouping,
                                     const RowGroups &groups, uint32_t count, const Totals &before,
-                                    const Totals &all, Starts &starts)
+                                    const Totals &all)
 {
     uint32_t expert = threadIdx.x;
-    groups.first[expert] = starts.first[expert] = before.assignments;
-    grouping.first_row[expert] = starts.row[expert] = before.rows;
-    uint32_t rows = write_groups(grouping.table, shape.max_width, expert, count, before.rows,
-                                 first_tile(count, before, all));
-    for (uint32_t row = count; row < rows; row++)
-        grouping.assignment[before.rows + row] = NO_ROW;
+    groups.first[expert] = before.assignments;
+    grouping.first_row[expert] = before.rows;
+    write_groups(grouping.table, shape.max_width, expert, count, before.rows,
+                 first_tile(count, before, all));
     if (expert == shape.experts - 1) {
         groups.first[expert + 1] = all.assignments;
         grouping.first_row[expert + 1] = all.rows;
@@ -199,54 +197,34 @@ __device__ static void write_expert(const GroupingShape &shape, const Grouping &
     }
 }
 
-/* Turns the counts of BLOCKS blocks into those of the blocks before them, and returns to thread e
- * the count of expert e. The threads of one expert take consecutive runs of blocks, a batch of
- * loads at a time. */
-__device__ static uint32_t add_up_blocks(uint32_t experts, uint32_t blocks, uint32_t *block_counts)
-{
-    constexpr uint32_t BATCH = 16;
-    constexpr uint32_t MAX_RUNS = 16;
-    __shared__ uint32_t partial[COUNT_THREADS];
-    uint32_t runs = min(blockDim.x / experts, MAX_RUNS);
-    uint32_t expert = threadIdx.x % experts;
-    uint32_t run = threadIdx.x / experts;
-    uint32_t length = (blocks + runs - 1) / runs;
-    uint32_t from = min(blocks, run * length);
-    uint32_t to = run < runs ? min(blocks, from + length) : from;
-    uint32_t counts[BATCH];
-    uint32_t sum = 0;
-    for (uint32_t b = from; b < to; b += BATCH) {
-#pragma unroll
-        for (uint32_t i = 0; i < BATCH; i++)
-            counts[i] = b + i < to ? __ldcg(&block_counts[(b + i) * experts + expert]) : 0;
-#pragma unroll
-        for (uint32_t i = 0; i < BATCH; i++)
-            sum += counts[i];
-    }
-    partial[threadIdx.x] = sum;
-    __syncthreads();
-    uint32_t before = 0;
-    uint32_t total = 0;
-    for (uint32_t r = 0; r < runs; r++) {
-        before += r < run ? partial[r * experts + expert] : 0;
-        total += partial[r * experts + expert];
-    }
-    for (uint32_t b = from; b < to; b += BATCH) {
-#pragma unroll
-        for (uint32_t i = 0; i < BATCH; i++)
-            counts[i] = b + i < to ? __ldcg(&block_counts[(b + i) * experts + expert]) : 0;
-#pragma unroll
-        for (uint32_t i = 0; i < BATCH; i++) {
-            if (b + i < to)
-                block_counts[(b + i) * experts + expert] = before;
-            before += counts[i];
-        }
-    }
-    return threadIdx.x < experts ? total : 0;
-}
+/* Assignments of tokens outside the block by expert, those before it apart. */
+struct Others {
+    uint32_t before[MAX_EXPERTS];
+    uint32_t after[MAX_EXPERTS];
 
-/* Numbers the rows of the block's tokens; of expert e, BEFORE[e] (NULL: none) assignments of
- * earlier blocks come first. */
+    /* Ids FROM to END, by the whole block. */
+    __device__ static void count(uint32_t (&to)[MAX_EXPERTS], const uint16_t *__restrict__ ids,
+                                 uint32_t from, uint32_t end)
+    {
+#pragma unroll 16
+        for (uint32_t i = from + threadIdx.x; i < end; i += COUNT_THREADS)
+            if (ids[i] != EXPERT_DROPPED)
+                atomicAdd(&to[ids[i]], 1);
+    }
+    __device__ void set(const GroupingShape &shape, const uint16_t *ids, uint32_t first)
+    {
+        uint32_t all = shape.tokens * shape.top_k;
+        for (uint32_t e = threadIdx.x; e < shape.experts; e += COUNT_THREADS)
+            before[e] = after[e] = 0;
+        __syncthreads();
+        count(before, ids, 0, first * shape.top_k);
+        count(after, ids, min(all, (first + TOKENS_PER_BLOCK) * shape.top_k), all);
+        __syncthreads();
+    }
+};
+
+/* Numbers the rows of the block's tokens; of expert e, BEFORE[e] assignments of earlier blocks come
+ * first. */
 __device__ static void number_rows(const GroupingShape &shape, const uint16_t *ids, uint32_t first,
                                    const Marks &marks, const Starts &starts, const uint32_t *before,
                                    const RowGroups &groups, const Grouping &grouping)
@@ -256,91 +234,51 @@ __device__ static void number_rows(const GroupingShape &shape, const uint16_t *i
         uint32_t expert = ids[i];
         uint32_t row = NO_ROW;
         if (expert != EXPERT_DROPPED) {
-            uint32_t rank = (before != NULL ? before[expert] : 0) +
-                            marks.before(expert, i / shape.top_k - first);
-            row = starts.row[expert] + rank;
-            grouping.assignment[row] = i; /* whole groups have no padding */
+            uint32_t rank = before[expert] + marks.before(expert, i / shape.top_k - first);
+            row = starts.row[expert] + rank; /* whole groups have no padding */
             groups.rows[starts.first[expert] + rank] = i;
         }
         grouping.row[i] = row;
     }
 }
 
-/* The counts of all blocks, to thread e that of expert e, in the block that ends last: TRUE there.
- */
-__device__ static bool count_all(const GroupingShape &shape, const Marks &marks,
-                                 const Grouping &grouping, uint32_t *count)
-{
-    __shared__ bool last;
-    *count = threadIdx.x < shape.experts ? marks.count(threadIdx.x) : 0;
-    if (gridDim.x == 1)
-        return true;
-    if (threadIdx.x < shape.experts)
-        grouping.block_counts[blockIdx.x * shape.experts + threadIdx.x] = *count;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0)
-        last = atomicAdd(grouping.done, 1) == gridDim.x - 1;
-    __syncthreads();
-    if (!last)
-        return false;
-    __threadfence();
-    if (threadIdx.x == 0)
-        *grouping.done = 0;
-    *count = add_up_blocks(shape.experts, gridDim.x, grouping.block_counts);
-    return true;
-}
-
 __global__ void __launch_bounds__(COUNT_THREADS)
-    count_rows(GroupingShape shape, const uint16_t *ids, RowGroups groups, Grouping grouping)
+    group_rows(GroupingShape shape, const uint16_t *ids, RowGroups groups, Grouping grouping)
 {
     __shared__ Marks marks;
+    __shared__ Others others;
     __shared__ Starts starts;
+    uint32_t expert = threadIdx.x;
+    uint32_t first = blockIdx.x * TOKENS_PER_BLOCK;
     wait_for_earlier_kernels();
     let_next_kernel_start();
-    marks.set(shape, ids, blockIdx.x * TOKENS_PER_BLOCK);
-    uint32_t count;
-    if (!count_all(shape, marks, grouping, &count))
-        return;
+    marks.set(shape, ids, first);
+    others.set(shape, ids, first);
+    uint32_t count = expert < shape.experts
+                         ? others.before[expert] + marks.count(expert) + others.after[expert]
+                         : 0;
     Totals all;
     Totals before = block_scan(expert_totals(shape.max_width, count), &all);
-    if (threadIdx.x < shape.experts)
-        write_expert(shape, grouping, groups, count, before, all, starts);
-    __syncthreads();
-    if (gridDim.x == 1)
-        number_rows(shape, ids, 0, marks, starts, NULL, groups, grouping);
-}
-
-__global__ void __launch_bounds__(COUNT_THREADS)
-    place_rows(GroupingShape shape, const uint16_t *ids, RowGroups groups, Grouping grouping)
-{
-    __shared__ Marks marks;
-    __shared__ Starts starts;
-    wait_for_earlier_kernels();
-    let_next_kernel_start();
-    uint32_t first = blockIdx.x * TOKENS_PER_BLOCK;
-    if (threadIdx.x < shape.experts) {
-        starts.first[threadIdx.x] = groups.first[threadIdx.x];
-        starts.row[threadIdx.x] = grouping.first_row[threadIdx.x];
+    if (expert < shape.experts) {
+        starts.first[expert] = before.assignments;
+        starts.row[expert] = before.rows;
+        if (blockIdx.x == 0)
+            write_expert(shape, grouping, groups, count, before, all);
     }
-    marks.set(shape, ids, first);
-    number_rows(shape, ids, first, marks, starts,
-                grouping.block_counts + blockIdx.x * shape.experts, groups, grouping);
+    __syncthreads();
+    number_rows(shape, ids, first, marks, starts, others.before, groups, grouping);
 }
 
 extern "C" Status grouping_run(const GroupingShape *shape, const uint16_t *ids,
                                const RowGroups *groups, const Grouping *grouping,
                                cudaStream_t stream)
 {
-    const LaunchShape launch = {dim3((uint32_t)grouping_blocks(shape->tokens)), COUNT_THREADS, 0,
+    const LaunchShape launch = {dim3(divide_up(shape->tokens, TOKENS_PER_BLOCK)), COUNT_THREADS, 0,
                                 0};
     if (shape->experts > MAX_EXPERTS)
         return fail(ERR_UNSUPPORTED, "cuda: %u experts: at most %u are possible", shape->experts,
                     (unsigned)MAX_EXPERTS);
-    TRY(launch_after(count_rows, launch, stream, *shape, ids, *groups, *grouping));
-    if (launch.grid.x == 1)
-        return OK;
-    return launch_after(place_rows, launch, stream, *shape, ids, *groups, *grouping);
+    return launch_after(group_rows, launch, stream, *shape, ids, *groups, *grouping);
 }
 
 /* ---- some of the experts ---- */

@@ -69,9 +69,6 @@ __device__ inline void write_few(uint32_t e, uint32_t count, const FewTotals &be
     grouping.first_row[e] = marks.first_row[e] = row;
     if (count > 0)
         grouping.table.tiles[before.tiles()] = RowGroup{e, row, before.tiles(), (uint16_t)width, 1};
-#pragma unroll 1
-    for (uint32_t i = count; i < width; i++)
-        grouping.assignment[row + i] = NO_ROW;
 }
 
 /* What grouping_run() writes, by the whole block: IDS, of up to GROUP_FEW tokens and MOST_FEW
@@ -120,7 +117,6 @@ __device__ inline void group_few(const GroupingShape &shape, const uint32_t *ids
         if (expert != EXPERT_DROPPED) {
             uint32_t rank = __popc(marks.word[expert] & ((1u << i / shape.top_k) - 1));
             row = marks.first_row[expert] + rank;
-            grouping.assignment[row] = i;
             groups.rows[marks.first[expert] + rank] = i;
         }
         grouping.row[i] = rows[i] = row;

@@ -68,20 +68,11 @@ static inline size_t grouping_max_rows(size_t assignments, size_t experts)
     return (assignments + 15) / 16 * 16 + 16 * (active + grouping_max_tiles(assignments, 0));
 }
 
-/* Blocks of tokens whose counts are kept apart. */
-static inline size_t grouping_blocks(size_t tokens)
-{
-    return (tokens + TOKENS_PER_BLOCK - 1) / TOKENS_PER_BLOCK;
-}
-
 /* Device memory of one grouping. */
 typedef struct {
-    uint32_t *first_row;    /* [experts + 1]: rows of the experts before */
-    uint32_t *assignment;   /* [max_rows]: of a row; NO_ROW: padding */
-    uint32_t *row;          /* [tokens * top_k]: of an assignment; NO_ROW: dropped */
-    uint32_t *block_counts; /* [blocks][experts]: counts, then those of the blocks before */
-    uint32_t *done;         /* [1], 0 between calls */
-    GroupTable table;       /* of all experts, each in the place of its own number */
+    uint32_t *first_row; /* [experts + 1]: rows of the experts before */
+    uint32_t *row;       /* [tokens * top_k]: of an assignment; NO_ROW: dropped */
+    GroupTable table;    /* of all experts, each in the place of its own number */
 } Grouping;
 
 typedef struct {

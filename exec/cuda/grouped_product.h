@@ -48,7 +48,7 @@ typedef struct {
  * times. */
 typedef struct {
     RowPieces in;
-    RowPieces out;
+    unsigned char *out;
     FfnShape expert;
     ProductKind kind;
     GeluTerms gelu; /* of PRODUCT_GELU */

@@ -144,34 +144,6 @@ __device__ inline void copy_box_4d(uint32_t to, const CUtensorMap *map, uint32_t
                  : "memory");
 }
 
-/* The box at FROM in shared memory -> the coordinates of MAP; what is outside of it is left out.
- * The copy belongs to this thread's group of stores. */
-__device__ inline void store_box_2d(const CUtensorMap *map, uint32_t from, int x, int y)
-{
-    asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-        "r"(from), "r"(x), "r"(y)
-        : "memory");
-}
-
-/* Ends this thread's group of stores. */
-__device__ inline void stores_commit()
-{
-    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-
-/* Waits until all but the last PENDING groups of this thread have read shared memory. */
-template <int PENDING> __device__ inline void stores_wait_read()
-{
-    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
-}
-
-/* Waits until all of this thread's stores are done. */
-__device__ inline void stores_wait()
-{
-    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-}
-
 /* WORD -> the place TO of block RANK of the cluster, whose barrier gets the 16 bytes. */
 __device__ inline void send_word_to(uint32_t rank, uint32_t to, uint4 word, uint32_t barrier)
 {
@@ -192,6 +164,24 @@ __device__ inline void copy_bytes(uint32_t to, const void *from, uint32_t bytes,
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
                  " [%0], [%1], %2, [%3];" ::"r"(to),
                  "l"(from), "r"(bytes), "r"(barrier)
+                 : "memory");
+}
+
+/* How the L2 is to treat what is read once: it goes before all else. */
+__device__ inline uint64_t evict_first()
+{
+    uint64_t policy;
+    asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
+}
+
+/* copy_bytes() under such a POLICY. */
+__device__ inline void copy_bytes_once(uint32_t to, const void *from, uint32_t bytes,
+                                       uint32_t barrier, uint64_t policy)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                 ".L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(barrier), "l"(policy)
                  : "memory");
 }
 

@@ -5,12 +5,15 @@
 
 #include "exec/cuda/packed.cuh"
 
+#include <stddef.h>
+
 static constexpr uint32_t CLUSTER = 2;                   /* blocks */
 static constexpr uint32_t CONSUMERS = 2;                 /* warpgroups of a block */
 static constexpr uint32_t ROW_BYTES = BLOCK_COLUMNS * 2; /* of a stage */
 static constexpr uint32_t MAX_STAGES = 8;
 static constexpr uint32_t TILE_SLOTS = 2;
-static constexpr uint32_t BOX_BYTES = 8 * 1024; /* of staging memory: 64 rows of 128 bytes */
+static constexpr uint32_t BOX_BYTES = 4 * 1024;          /* of staging memory */
+static constexpr uint32_t STAGING_BYTES = 2 * BOX_BYTES; /* of a warpgroup */
 
 /* Threads that take each tile, in one block: the two that fetch, and each multiplying warp's first.
  */
@@ -51,55 +54,56 @@ template <int WIDEST> struct RingSize;
 
 template <> struct RingSize<NARROW_WIDTH> {
     static constexpr uint32_t STAGES = 6;
-    static constexpr uint32_t BOXES = 2; /* of a warpgroup's staging memory */
 };
 
 template <> struct RingSize<MIDDLE_WIDTH> {
     static constexpr uint32_t STAGES = 5;
-    static constexpr uint32_t BOXES = 1;
 };
 
 template <> struct RingSize<MAX_WIDTH> {
     static constexpr uint32_t STAGES = 4;
-    static constexpr uint32_t BOXES = 1;
 };
 
 /* One thread's view. */
 template <int WIDEST> struct Ring {
     static constexpr uint32_t STAGES = RingSize<WIDEST>::STAGES;
     static constexpr uint32_t STAGE_BYTES = BLOCK_BYTES + WIDEST * ROW_BYTES;
-    static constexpr uint32_t STAGING_BYTES = RingSize<WIDEST>::BOXES * BOX_BYTES;
     static constexpr uint32_t SHARED_BYTES =
         1024 + STAGES * STAGE_BYTES + CONSUMERS * STAGING_BYTES + sizeof(Control);
     static_assert(STAGES <= MAX_STAGES && SHARED_BYTES <= 227 * 1024, "shared memory");
 
-    unsigned char *stages; /* aligned to 1024 */
-    Control *control;
+    uint32_t stages; /* in shared memory, aligned to 1024 */
+    uint32_t control;
     Place<STAGES> stage;
     Place<TILE_SLOTS> slot;
 
     __device__ explicit Ring(unsigned char *shared)
     {
-        stages = (unsigned char *)(((uintptr_t)shared + 1023) & ~(uintptr_t)1023);
-        control = (Control *)(stages + STAGES * STAGE_BYTES + CONSUMERS * STAGING_BYTES);
+        stages = (shared_address(shared) + 1023) & ~1023u;
+        control = stages + STAGES * STAGE_BYTES + CONSUMERS * STAGING_BYTES;
+    }
+    /* Number I of the words that begin at OFFSET of the control. */
+    __device__ uint32_t at(uint32_t offset, uint32_t i) const
+    {
+        return control + offset + i * (uint32_t)sizeof(uint64_t);
     }
     /* By one thread. */
     __device__ void init()
     {
         for (uint32_t i = 0; i < STAGES; i++) {
-            barrier_init(shared_address(&control->full[i]), 2);
-            barrier_init(shared_address(&control->empty[i]), CONSUMERS * 4 * CLUSTER);
+            barrier_init(at(offsetof(Control, full), i), 2);
+            barrier_init(empty(i), CONSUMERS * 4 * CLUSTER);
         }
         for (uint32_t i = 0; i < TILE_SLOTS; i++) {
-            barrier_init(shared_address(&control->tile_full[i]), 1);
-            barrier_init(shared_address(&control->tile_empty[i]), TILE_READERS * CLUSTER);
+            barrier_init(at(offsetof(Control, tile_full), i), 1);
+            barrier_init(at(offsetof(Control, tile_empty), i), TILE_READERS * CLUSTER);
         }
         barrier_init(wanted(), 1);
         barrier_init_fence();
     }
     __device__ uint32_t weights() const
     {
-        return shared_address(stages + stage.at * STAGE_BYTES);
+        return stages + stage.at * STAGE_BYTES;
     }
     __device__ uint32_t rows() const
     {
@@ -107,23 +111,27 @@ template <int WIDEST> struct Ring {
     }
     __device__ uint32_t full() const
     {
-        return shared_address(&control->full[stage.at]);
+        return at(offsetof(Control, full), stage.at);
     }
     __device__ uint32_t empty(uint32_t of_stage) const
     {
-        return shared_address(&control->empty[of_stage]);
+        return at(offsetof(Control, empty), of_stage);
     }
     __device__ uint32_t staging(uint32_t warpgroup) const
     {
-        return shared_address(stages + STAGES * STAGE_BYTES + warpgroup * STAGING_BYTES);
+        return stages + STAGES * STAGE_BYTES + warpgroup * STAGING_BYTES;
     }
     __device__ uint32_t tile_full() const
     {
-        return shared_address(&control->tile_full[slot.at]);
+        return at(offsetof(Control, tile_full), slot.at);
+    }
+    __device__ uint32_t tile_at() const
+    {
+        return control + (uint32_t)offsetof(Control, tile) + slot.at * (uint32_t)sizeof(Tile);
     }
     __device__ uint32_t wanted() const
     {
-        return shared_address(&control->tile_wanted);
+        return at(offsetof(Control, tile_wanted), 0);
     }
     /* Waits until the stage may be written. */
     __device__ void wait_empty() const
@@ -135,20 +143,20 @@ template <int WIDEST> struct Ring {
     {
         const uint4 word =
             make_uint4(tile.width, tile.first_row, tile.weights_at, tile.weight_tile);
-        barrier_wait(shared_address(&control->tile_empty[slot.at]), slot.parity ^ 1);
+        barrier_wait(at(offsetof(Control, tile_empty), slot.at), slot.parity ^ 1);
         for (uint32_t rank = 0; rank < CLUSTER; rank++)
-            send_word_to(rank, shared_address(&control->tile[slot.at]), word, tile_full());
+            send_word_to(rank, tile_at(), word, tile_full());
         slot.advance();
     }
     /* The next tile, for a single thread or for a WHOLE_WARP. */
     __device__ Tile next_tile(bool whole_warp)
     {
         barrier_wait(tile_full(), slot.parity);
-        uint4 word = load_shared_word(shared_address(&control->tile[slot.at]));
+        uint4 word = load_shared_word(tile_at());
         if (whole_warp)
             __syncwarp();
         if (threadIdx.x % 32 == 0)
-            barrier_arrive_at(shared_address(&control->tile_empty[slot.at]), 0);
+            barrier_arrive_at(at(offsetof(Control, tile_empty), slot.at), 0);
         slot.advance();
         return Tile{word.x, word.y, word.z, word.w};
     }

@@ -38,9 +38,10 @@ template <ProductKind KIND> struct Kind {
     static constexpr bool GENERAL = KIND == PRODUCT_GATED || KIND == PRODUCT_PLAIN;
     static constexpr uint32_t COLUMNS = GATED ? 32 : 64; /* of OUT, of a warpgroup */
     static constexpr uint32_t PITCH = COLUMNS * 2;
-    static constexpr uint32_t BYTES = WIDE_ROWS * PITCH; /* of a box */
+    static constexpr uint32_t BOX_ROWS = BOX_BYTES / PITCH;
 
-    /* Where word WORD (of 16 bytes) of ROW lies in a box: as the copy engine swizzles. */
+    /* Where word WORD (of 16 bytes) of ROW lies in a box: each word of eight rows in banks of its
+     * own. */
     __device__ static uint32_t offset(uint32_t row, uint32_t word)
     {
         return row * PITCH + (GATED ? word ^ (row / 2 % 4) : word ^ (row % 8)) * 16;
@@ -79,55 +80,55 @@ __device__ inline void stage_rows(const GroupedProduct &product, const float (&s
             }
         }
     uint32_t word = threadIdx.x % 128 / 32 * (K::GATED ? 1 : 2);
-    uint32_t in_box = row % WIDE_ROWS + threadIdx.x % 32;
+    uint32_t in_box = row % K::BOX_ROWS + threadIdx.x % 32;
     store_matrices_transposed(to + K::offset(in_box, word), low[0], low[1], low[2], low[3]);
     if (!K::GATED)
         store_matrices_transposed(to + K::offset(in_box, word + 1), high[0], high[1], high[2],
                                   high[3]);
 }
 
-/* Starts the stores of ROWS rows of a box to OUT. */
+/* ROWS rows of the box at FROM -> OUT, a word of 16 bytes of every few rows to a thread. */
 template <ProductKind KIND>
 __device__ inline void store_rows(const GroupedProduct &product, uint32_t from, uint32_t column,
                                   uint32_t row, uint32_t rows)
 {
-    bool wide = rows == WIDE_ROWS;
-    uint32_t step = wide ? WIDE_ROWS : NARROW_ROWS;
-    for (uint32_t i = 0; i < rows; i += step)
-        store_box_2d(wide ? &product.out.wide : &product.out.narrow, from + i * Kind<KIND>::PITCH,
-                     column, row + i);
-    stores_commit();
+    using K = Kind<KIND>;
+    constexpr uint32_t WORDS = K::PITCH / 16;
+    uint32_t word = threadIdx.x % WORDS;
+    unsigned char *to =
+        product.out + ((size_t)row * product.columns + column) * sizeof(uint16_t) + word * 16;
+#pragma unroll
+    for (uint32_t i = 0; i < K::BOX_ROWS; i += 128 / WORDS) {
+        uint32_t own = i + threadIdx.x % 128 / WORDS;
+        if (own < rows)
+            *(uint4 *)(to + (size_t)own * product.columns * sizeof(uint16_t)) =
+                load_shared_word(from + K::offset(own, word));
+    }
 }
 
 /* Writes a warpgroup's 64 x WIDTH sums as rows of OUT, of which the tile has no more than WIDTH.
- * The copy engine takes them from shared memory while the next tile is under way. BOX is the piece
- * of the staging memory that is written next. */
+ * They take turns in two boxes of staging memory: who writes into one has passed the barrier behind
+ * which all have read the other, and so has read this one. */
 template <int WIDTH, int WIDEST, ProductKind KIND>
 __device__ inline void write_tile(const GroupedProduct &product, const Ring<WIDEST> &ring,
                                   const Tile &tile, uint32_t warpgroup,
                                   const float (&sum)[WIDTH / 2], float2 bias, uint32_t &box)
 {
     using K = Kind<KIND>;
-    constexpr uint32_t BOXES = Ring<WIDEST>::STAGING_BYTES / K::BYTES;
     uint32_t column = ((tile.weight_tile + cluster_rank()) * CONSUMERS + warpgroup) * K::COLUMNS;
-    bool leader = threadIdx.x % 128 == 0;
 #pragma unroll
-    for (uint32_t chunk = 0; chunk < WIDTH; chunk += WIDE_ROWS) {
-        uint32_t to = ring.staging(warpgroup) + box * K::BYTES;
+    for (uint32_t chunk = 0; chunk < WIDTH; chunk += K::BOX_ROWS) {
+        uint32_t to = ring.staging(warpgroup) + box * BOX_BYTES;
         if (K::GENERAL && chunk >= tile.width)
             break;
-        if (leader)
-            stores_wait_read<BOXES - 1>();
-        named_barrier(1 + warpgroup, 128);
 #pragma unroll
-        for (uint32_t row = chunk; row < WIDTH && row < chunk + WIDE_ROWS; row += 32)
+        for (uint32_t row = chunk; row < WIDTH && row < chunk + K::BOX_ROWS; row += 32)
             stage_rows<WIDTH, KIND>(product, sum, bias, row, to);
-        fence_for_copies();
         named_barrier(1 + warpgroup, 128);
-        if (leader)
+        if (column < product.columns)
             store_rows<KIND>(product, to, column, tile.first_row + chunk,
-                             min((K::GENERAL ? tile.width : WIDTH) - chunk, WIDE_ROWS));
-        box = box + 1 == BOXES ? 0 : box + 1;
+                             min((K::GENERAL ? tile.width : WIDTH) - chunk, K::BOX_ROWS));
+        box ^= 1;
     }
 }
 

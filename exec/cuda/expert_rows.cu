@@ -49,7 +49,7 @@ template <uint32_t COUNT> struct Values {
     __device__ void load(const __nv_bfloat16 *from)
     {
         static_assert(COUNT == 8, "one word of bf16");
-        const uint4 word = *(const uint4 *)from;
+        const uint4 word = __ldcs((const uint4 *)from);
         const __nv_bfloat162 *pair = (const __nv_bfloat162 *)&word;
 #pragma unroll
         for (uint32_t i = 0; i < 4; i++) {

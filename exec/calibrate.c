@@ -116,7 +116,7 @@ static void look_for_known(Calibration *c)
 {
     const HardwareModel *model = hardware_model(c->hardware, c->model);
     c->knows_ops = calibration_knows(c, "host/copy", "");
-    c->knows_host = c->knows_static = true;
+    c->knows_host = c->knows_static = c->knows_queue = true;
     for (int stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (uint32_t i = 0; i < model->n_ops[stack]; i++) {
             const HardwareOp *op = &model->ops[stack][i];
@@ -127,6 +127,7 @@ static void look_for_known(Calibration *c)
                 continue;
             c->knows_host = c->knows_host && calibration_knows(c, "host/experts", op->shape);
             c->knows_static = c->knows_static && calibration_knows(c, "mask/experts", op->shape);
+            c->knows_queue = c->knows_queue && calibration_knows(c, "issue/experts", op->shape);
         }
 }
 

@@ -50,7 +50,7 @@ static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens)
         for (size_t op = output.n_timing; op-- > 0;) {
             if (output.timing[op].op != OP_PREDICT)
                 continue;
-            gpu_ns[i > 0 ? i : 0] = (double)output.timing[op].duration_ns - c->stamp_ns;
+            gpu_ns[i > 0 ? i : 0] = (double)output.timing[op].duration_ns - c->queue_stamp_ns;
             issue_ns[i > 0 ? i : 0] = (double)output.host.ops[op].duration_ns;
             calibrate_shape(c->config, output.timing[op].layer, OP_PREDICT, c->compute, shape);
         }

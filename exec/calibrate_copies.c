@@ -20,7 +20,9 @@ enum {
     SIDE = 8192, /* of the matrix that is multiplied beside copies */
     QUICK_SIDE = 512,
     MANY_ROWS = 2048, /* of a product that arithmetic bounds; one row is bound by memory */
-    MOST_PRODUCTS = 4096
+    MOST_PRODUCTS = 4096,
+    STAMPS = 17,
+    AHEAD = 4 /* long products that keep the device busy while the host queues */
 };
 
 static const char *const BYTES_AXIS[] = {"bytes"};
@@ -55,7 +57,7 @@ static Status open_rig(Calibration *c, Rig *rig)
                                    .max_length = 1,
                                    .max_tokens = tokens,
                                    .max_loads = MOST_LOADS,
-                                   .max_stamps = 2};
+                                   .max_stamps = STAMPS};
     void *host;
     void *device;
     TRY(backend_find(c->options->device, &rig->backend));
@@ -347,11 +349,53 @@ static Status measure_throttle(const Rig *rig)
     return note(rig, "issue/throttle", NULL, 0, UNIT_NS, issue_ns, BURST);
 }
 
+/* Products with a stamp behind each, or behind the last alone, all queued before the first begins:
+ * what they take, and the host's time for each stamp. */
+static Status time_stamps(const Rig *rig, bool each, double *ns, double *issue_ns)
+{
+    uint64_t stamps[STAMPS];
+    uint32_t n = 0;
+    *issue_ns = 0;
+    TRY(multiply(rig, MANY_ROWS, AHEAD));
+    TRY(rig->backend->stamp(rig->device, n++));
+    for (uint32_t i = 1; i < STAMPS; i++) {
+        TRY(multiply(rig, 1, 1));
+        if (!each && i + 1 < STAMPS)
+            continue;
+        uint64_t start_ns = clock_ns();
+        TRY(rig->backend->stamp(rig->device, n++));
+        *issue_ns += (double)(clock_ns() - start_ns);
+    }
+    TRY(rig->backend->wait(rig->device));
+    TRY(rig->backend->stamp_times(rig->device, n, stamps));
+    *ns = (double)(stamps[n - 1] - stamps[0]);
+    *issue_ns /= n - 1;
+    return OK;
+}
+
+/* A stamp where no graph is replayed. */
+static Status measure_stamps(const Rig *rig)
+{
+    double ns[ROUNDS];
+    double issue_ns[ROUNDS];
+    for (int round = -1; round < ROUNDS; round++) {
+        int at = round > 0 ? round : 0;
+        double without;
+        double ignored;
+        TRY(time_stamps(rig, false, &without, &ignored));
+        TRY(time_stamps(rig, true, &ns[at], &issue_ns[at]));
+        ns[at] = ns[at] > without ? (ns[at] - without) / (STAMPS - 2) : 0;
+    }
+    TRY(note(rig, "stamp/queued", NULL, 0, UNIT_NS, ns, ROUNDS));
+    return note(rig, "issue/stamp", NULL, 0, UNIT_NS, issue_ns, ROUNDS);
+}
+
 static Status measure_streams(const Rig *rig)
 {
     double ns[BURST];
     double issue_ns[BURST];
     TRY(measure_turns(rig));
+    TRY(measure_stamps(rig));
     for (uint32_t n = 1; n <= MOST_LOADS && n * TOGETHER_BYTES <= rig->most_bytes; n *= 2)
         TRY(measure_together(rig, n));
     TRY(time_loads(rig, TURN_BYTES, 0, ns, issue_ns));
@@ -380,7 +424,7 @@ Status calibrate_copies(Calibration *c)
 {
     bool quick = c->options->quick;
     bool copies = !calibration_knows(c, "host/copy", "");
-    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "copy/together", "");
+    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "stamp/queued", "");
     if (calibration_only_counts(c) || (!copies && !streams))
         return OK;
     Rig rig = {.calibration = c,

@@ -72,7 +72,8 @@ typedef struct {
     Samples samples;
     uint32_t first_expert; /* that forced routing begins with */
     double cache_bytes;    /* of experts that the host's cache holds */
-    double stamp_ns;       /* what a stamp adds to a step */
+    double stamp_ns;       /* what a stamp adds to a step that is replayed, */
+    double queue_stamp_ns; /* ... and to one that is queued */
     double lag_ns;         /* see the table "lag" */
     DeviceClock clock;
     uint32_t source_length;
@@ -86,7 +87,8 @@ typedef struct {
     uint64_t static_total; /* ... and of static gating */
     bool knows_ops;        /* the profile that is added to has the model's operations, by shape, */
     bool knows_host;       /* ... and its experts on the host, */
-    bool knows_static;     /* ... and those of static gating */
+    bool knows_static;     /* ... those of static gating, */
+    bool knows_queue;      /* ... and steps that wait for every event */
 } Calibration;
 
 /* One kind of step: REQUESTS requests, from slot 0 on, take TOKENS each. */

@@ -88,7 +88,7 @@ static EventCost event_cost(const Calibration *c, const StepMeasured *measured, 
     }
     if (cost.wake_ns < 0)
         cost.wake_ns = 0;
-    cost.call_ns = whole - c->stamp_ns - cost.wake_ns - cost.decide_ns - cost.issue_ns;
+    cost.call_ns = whole - c->queue_stamp_ns - cost.wake_ns - cost.decide_ns - cost.issue_ns;
     if (cost.call_ns < 0)
         cost.call_ns = 0;
     return cost;
@@ -113,7 +113,7 @@ static Status note_waited_route(Calibration *c, const StepMeasured *measured, ui
                                 double tokens)
 {
     double spread;
-    double ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->stamp_ns;
+    double ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->queue_stamp_ns;
     return calibration_note(c, "queued/route", c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens,
                             ns > 0 ? ns : 0, spread);
 }
@@ -198,7 +198,7 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
             continue;
         }
         double issue_ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
-        double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->stamp_ns;
+        double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->queue_stamp_ns;
         if (op_ns <= 2 * issue_ns)
             op_ns = gpu_cost(c, kind, op, c->shape[i]);
         launch_ns = op == OP_EMBED ? issue_ns : launch_ns;
@@ -346,6 +346,20 @@ static Status measure_sources(Calibration *c)
     return OK;
 }
 
+/* Where a profile has the operations, what is left of steps of this model is new. */
+static Status measure_rests(Calibration *c)
+{
+    static const uint32_t PLACES[][2] = {{1, 1},  {2, 1},  {4, 1},   {8, 1},   {16, 1},  {32, 1},
+                                         {64, 1}, {1, 32}, {1, 128}, {1, 512}, {16, 64}, {16, 256}};
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t most = c->config->max_experts - 1;
+    for (size_t i = 0; i < sizeof PLACES / sizeof *PLACES; i++) {
+        uint32_t rows = PLACES[i][0] * PLACES[i][1] * top_k;
+        TRY(measure_place(c, PLACES[i][0], PLACES[i][1], rows < most ? rows : most, 0));
+    }
+    return OK;
+}
+
 static Status measure_hits(Calibration *c)
 {
     static const uint32_t REQUESTS[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 0};
@@ -365,7 +379,11 @@ Status calibrate_queue(Calibration *c)
 {
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
+    if (!calibration_constant(c, "stamp/queued", &c->queue_stamp_ns))
+        c->queue_stamp_ns = c->stamp_ns;
     TRY(calibrate_loads(c));
+    if (c->knows_queue && !c->options->quick)
+        return measure_rests(c);
     TRY(measure_hits(c));
     TRY(measure_sources(c));
     return calibrate_ahead(c);

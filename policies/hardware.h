@@ -51,7 +51,8 @@
  *                      one to the start of the next where all is at hand, by "tokens" of both, with
  *                      recording; the shape is the model's name, and " forced" where routing is
  *                      laid on it
- *   stamp              what one stamp adds to a step
+ *   stamp              what one stamp adds to a step that is replayed; stamp/queued: to one that is
+ *                      queued; issue/stamp: what it takes the host then
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation
  *   slowdown           factor of computation's time beside copies */

@@ -77,12 +77,13 @@ static void queue_op(Timing *timing, const OpPrice *price, uint64_t ns)
     timing->host_ns += price->issue_ns;
     timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
     timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
+    timing->host_ns += timing->issue_stamp_ns;
 }
 
 /* Runs NS on the compute stream, queued by the host where no graph does it. */
 static void run_op(Timing *timing, const OpPrice *price, uint64_t ns)
 {
-    ns += timing->stamp_ns;
+    ns += timing->waits ? timing->queue_stamp_ns : timing->stamp_ns;
     if (timing->one_thread) {
         timing->host_ns += ns;
         timing->gpu_ns = timing->host_ns;
@@ -181,7 +182,8 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
     timing->at++;
     if (timing->waits) {
         TRY(timing_experts(timing, event, actions, n_actions, experts->price));
-        timing->gpu_ns += timing->stamp_ns;
+        timing->gpu_ns += timing->queue_stamp_ns;
+        timing->host_ns += timing->one_thread ? 0 : timing->issue_stamp_ns;
     } else {
         run_op(timing, &timing->costs.prices[experts->price],
                experts_ns(timing, event, experts->price));

@@ -89,6 +89,8 @@ struct Timing {
         CostRef d2h;
         CostRef host_cache;
         CostRef stamp;
+        CostRef queue_stamp;
+        CostRef issue_stamp;
         CostRef rest[STEP_QUEUED + 1];
         CostRef between;
         CostRef activations;
@@ -104,7 +106,9 @@ struct Timing {
     uint64_t throttle_ns;
     uint64_t throttle_least_ns;
     uint64_t wake_ns;
-    uint64_t stamp_ns; /* 0 unless stamped */
+    uint64_t stamp_ns;       /* 0 unless stamped, as are the next two: */
+    uint64_t queue_stamp_ns; /* of steps that wait */
+    uint64_t issue_stamp_ns;
 
     LayerTime *layers;   /* [n_layers] */
     uint64_t *slot_used; /* [slots of a scope] the flush in which the slot was last queued */

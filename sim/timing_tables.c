@@ -159,6 +159,8 @@ static Status find_of_model(Timing *timing)
                                                                           : "padded";
     snprintf(shape, sizeof shape, "memory/%s", memory);
     TRY(op_costs_find(costs, "host/cache", "", &timing->refs.host_cache));
+    TRY(op_costs_find(costs, "stamp/queued", "", &timing->refs.queue_stamp));
+    TRY(op_costs_find(costs, "issue/stamp", "", &timing->refs.issue_stamp));
     return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
 }
 
@@ -205,6 +207,15 @@ static void price_slow_link(Timing *timing)
     timing->issue_load_ns += constant(timing, &timing->refs.issue_throttle);
 }
 
+static void price_stamps(Timing *timing)
+{
+    timing->stamp_ns = timing->queue_stamp_ns = constant(timing, &timing->refs.stamp);
+    if (timing->refs.queue_stamp.table != COSTS_NONE)
+        timing->queue_stamp_ns = constant(timing, &timing->refs.queue_stamp);
+    if (timing->refs.issue_stamp.table != COSTS_NONE)
+        timing->issue_stamp_ns = constant(timing, &timing->refs.issue_stamp);
+}
+
 static void price_constants(Timing *timing)
 {
     if (is_needed(timing, NEEDED_BY_BUFFERS))
@@ -219,7 +230,7 @@ static void price_constants(Timing *timing)
     if (timing->refs.host_cache.table != COSTS_NONE)
         timing->host_cache = constant(timing, &timing->refs.host_cache);
     if (is_needed(timing, NEEDED_BY_STAMPS))
-        timing->stamp_ns = constant(timing, &timing->refs.stamp);
+        price_stamps(timing);
 }
 
 Status timing_find_tables(Timing *timing)

@@ -34,6 +34,11 @@ static uint32_t main_capacity(const Scope *scope)
     return scope->capacity > small ? scope->capacity - small : 0;
 }
 
+static uint32_t ghost_capacity(const Scope *scope)
+{
+    return (uint32_t)(scope->capacity * UINT64_C(9) / 10);
+}
+
 static void s3_hit(Scope *scope, uint32_t object)
 {
     scope->flag[object] += scope->flag[object] < COUNT_CAP;
@@ -62,7 +67,7 @@ static void s3_admit(Scope *scope, uint32_t object)
 
 static void remember(Scope *scope, uint32_t object)
 {
-    uint32_t most = main_capacity(scope);
+    uint32_t most = ghost_capacity(scope);
     uint32_t ghosts = scope->n_objects; /* their sentinel */
     if (most == 0)
         return;
@@ -137,8 +142,8 @@ DEFINE_EVENTS(s3, RULES)
 
 /* S3-FIFO. Yang et al. 2023 (SOSP): a small queue (10 %) that newcomers pass, a main queue for
  * those looked up at least twice more on their way or remembered when they come back, and a ghost
- * queue as long as the main one. Lookups are counted up to 3; the main queue takes one back for
- * each time round. As in libCacheSim, newcomers go to the main queue while the small one is full
- * and nobody was evicted yet. */
+ * queue as long as the main one, rounded down. Lookups are counted up to 3; the main queue takes
+ * one back for each time round. As in libCacheSim, newcomers go to the main queue while the small
+ * one is full and nobody was evicted yet. */
 const EvictionPolicy EVICT_S3_FIFO = {
     .name = "s3-fifo", EVENTS(s3), .needs_flags = true, .n_lists = 1, .n_rings = 2};

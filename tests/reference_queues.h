@@ -101,8 +101,7 @@ static inline int ref_s3_small_size(int capacity)
 static inline int ref_s3_take_small(RefQueues *q, int capacity, RefIsKept is_kept,
                                     const void *context)
 {
-    int main = capacity - ref_s3_small_size(capacity);
-    int ghosts = main > 0 ? main : 0;
+    int ghosts = capacity * 9 / 10;
     for (int left = q->small.n; left > 0; left--) {
         int item = ref_pop(&q->small);
         if (is_kept(context, item)) {

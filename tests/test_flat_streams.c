@@ -1,0 +1,175 @@
+/* ARC and S3-FIFO on the flattened stream (order serial, one pool for the device) miss exactly what
+ * a general cache simulator's do. */
+#include "base/status.h" /* before cmocka, which has a macro called fail */
+#include "tests/import_maker.h"
+#include "tests/reference_flat.h"
+
+#include <math.h>
+
+#include "sim/replay.h"
+
+enum { LAYERS = 6, EXPERTS = 64, TOP_K = 4, TOKENS = 2500 };
+
+static bool is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (experts[i] == expert)
+            return true;
+    return false;
+}
+
+/* An expert by its rank's power, another ranking in each layer; the larger SKEW, the more uneven.
+ */
+static uint16_t draw_expert(uint64_t *state, uint32_t layer, double skew)
+{
+    double unit = (double)(random_next(state) >> 11) * 0x1p-53;
+    uint32_t rank = (uint32_t)(EXPERTS * pow(unit, skew));
+    return (uint16_t)((rank * 37 + layer * 11) % EXPERTS);
+}
+
+/* Some of a token's experts are those of the one before. */
+static void route(uint64_t *state, uint32_t layer, double skew, uint16_t *experts)
+{
+    uint16_t next[TOP_K];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < TOP_K; i++)
+        if (random_below(state, 5) < 2 && !is_among(next, n, experts[i]))
+            next[n++] = experts[i];
+    while (n < TOP_K) {
+        uint16_t expert = draw_expert(state, layer, skew);
+        if (!is_among(next, n, expert))
+            next[n++] = expert;
+    }
+    memcpy(experts, next, sizeof next);
+}
+
+static PackedTrace make_trace(uint64_t seed, double skew)
+{
+    PackedTrace trace;
+    TraceLayer layers[LAYERS] = {0};
+    const uint32_t zero = 0;
+    static uint16_t experts[LAYERS][TOP_K];
+    for (uint32_t i = 0; i < LAYERS; i++)
+        layers[i] = (TraceLayer){.layer = i, .experts = EXPERTS, .top_k = TOP_K, .expert_bytes = 1};
+    assert_ok(packed_trace_new(layers, LAYERS, &trace));
+    for (uint32_t token = 0; token < TOKENS; token++) {
+        for (uint32_t layer = 0; layer < LAYERS; layer++)
+            route(&seed, layer, skew, experts[layer]);
+        const TraceStep step = {.step = token,
+                                .phase = PHASE_DECODE,
+                                .tokens = 1,
+                                .request = &zero,
+                                .position = &token,
+                                .experts = experts[0]};
+        assert_ok(packed_trace_add_step(&trace, &step));
+    }
+    return trace;
+}
+
+static uint64_t misses_of_replay(const PackedTrace *trace, const char *evict, uint32_t slots)
+{
+    ReplayFuture future = {0};
+    ReplayResult result;
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.order = ORDER_SERIAL;
+    plan.buffer.scope = SCOPE_DEVICE;
+    plan.buffer.slots = slots;
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", evict);
+    assert_ok(replay_run(trace, &plan, &future, NULL, NULL, &result));
+    uint64_t misses = result.total.counts.misses;
+    replay_result_free(&result);
+    return misses;
+}
+
+static uint64_t misses_of_stream(const PackedTrace *trace, uint32_t slots,
+                                 bool (*look_up)(FlatCache *cache, uint32_t item))
+{
+    PackedCursor cursor = packed_cursor(trace);
+    PackedEvent event;
+    uint32_t experts = trace->layers[0].experts;
+    uint64_t misses = 0;
+    FlatCache cache = flat_cache(trace->n_layers * experts, slots);
+    while (packed_next(&cursor, &event))
+        for (uint32_t i = 0; i < event.n_active; i++)
+            misses += !look_up(&cache, event.layer_index * experts + event.experts[i]);
+    flat_free(&cache);
+    return misses;
+}
+
+static void compare(const PackedTrace *trace, uint32_t slots)
+{
+    assert_int_equal(misses_of_replay(trace, "arc", slots),
+                     misses_of_stream(trace, slots, flat_arc_look_up));
+    assert_int_equal(misses_of_replay(trace, "s3-fifo", slots),
+                     misses_of_stream(trace, slots, flat_s3_look_up));
+}
+
+static void drawn_streams_miss_as_published(void **unused)
+{
+    (void)unused;
+    static const uint32_t SLOTS[] = {20, 37, 50, 96, 150, 192, 290};
+    static const double SKEWS[] = {1, 2, 3.5};
+    for (size_t i = 0; i < sizeof SKEWS / sizeof SKEWS[0]; i++) {
+        PackedTrace trace = make_trace(i, SKEWS[i]);
+        for (size_t j = 0; j < sizeof SLOTS / sizeof SLOTS[0]; j++)
+            compare(&trace, SLOTS[j]);
+        packed_trace_free(&trace);
+    }
+}
+
+/* The first steps of the trace at PATH. */
+static PackedTrace read_trace(const char *path, uint32_t steps)
+{
+    TraceReader *reader;
+    PackedTrace trace;
+    TraceStep step;
+    uint32_t n_layers;
+    assert_ok(trace_reader_open(path, &reader));
+    const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
+    assert_ok(packed_trace_new(layers, n_layers, &trace));
+    for (uint32_t i = 0; i < steps && trace_reader_next_step(reader, &step) == OK; i++)
+        assert_ok(packed_trace_add_step(&trace, &step));
+    trace_reader_close(reader);
+    return trace;
+}
+
+static void compare_file(const char *name, ImportFormat format, const char *out)
+{
+    char path[600];
+    ImportReport report;
+    const char *shared = getenv("MOEBIUS_SHARED");
+    snprintf(path, sizeof path, "%s/traces/%s", shared != NULL ? shared : "../shared", name);
+    if (!file_exists(path))
+        skip();
+    const ImportOptions options = {.from = format, .path = path, .out = scratch_name(out)};
+    assert_ok(trace_import(&options, &report));
+    PackedTrace trace = read_trace(options.out, 1500);
+    uint32_t items = trace.n_layers * trace.layers[0].experts;
+    for (uint32_t part = 2; part <= 8; part *= 2)
+        compare(&trace, items / part);
+    packed_trace_free(&trace);
+}
+
+static void decoding_of_gpt_oss_misses_as_published(void **unused)
+{
+    (void)unused;
+    compare_file("gpt-oss-20b-decode/routes.npy", IMPORT_NPY, "decode.db");
+}
+
+static void an_engines_route_trace_misses_as_published(void **unused)
+{
+    (void)unused;
+    compare_file("bigmoe-on-edge/gptoss.route.csv", IMPORT_BIGMOE_CSV, "edge.db");
+}
+
+int main(void)
+{
+    memory_install();
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(drawn_streams_miss_as_published),
+        cmocka_unit_test(decoding_of_gpt_oss_misses_as_published),
+        cmocka_unit_test(an_engines_route_trace_misses_as_published),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

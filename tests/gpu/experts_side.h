@@ -11,15 +11,20 @@
 
 #include "exec/backend.h"
 
-enum { PIECE = 256, BRIEF_EXPERTS = 8 /* that differ, in a brief test */ };
+enum { PIECE = 256, BRIEF_EXPERTS = 3 /* that differ, in a brief test */ };
 
 typedef struct {
     FfnShape shape;
     uint32_t experts;
     uint32_t top_k;
     uint32_t max_tokens;
-    uint32_t brief_tokens; /* max_tokens of a brief test */
-    bool packed;           /* what bf16 experts of the shape must be */
+    struct {
+        uint32_t tokens; /* max_tokens */
+        bool f32;        /* not only bf16 */
+        bool ways;       /* few tokens in every way */
+        bool enters;     /* few tokens enter by one kernel */
+    } briefly;           /* a brief test */
+    bool packed;         /* what bf16 experts of the shape must be */
     RouterConfig router;
 } Layer;
 

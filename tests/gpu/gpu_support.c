@@ -21,18 +21,6 @@ static struct {
     size_t n_host;
 } gpu;
 
-bool gpu_wants_case(void)
-{
-    static unsigned cases;
-    unsigned part = 0;
-    unsigned parts = 1;
-    const char *share = getenv("GPU_CASES");
-    if (share != NULL)
-        assert_int_equal(sscanf(share, "%u/%u", &part, &parts), 2);
-    assert_true(part < parts);
-    return cases++ % parts == part;
-}
-
 static void *take_device(size_t bytes)
 {
     void *memory = NULL;

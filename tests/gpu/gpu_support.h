@@ -14,11 +14,6 @@ typedef struct {
     size_t n;
 } Floats;
 
-/* To be asked once for each case of a long test, before what it needs is made: true unless
- * GPU_CASES=PART/PARTS in the environment gives it to another process. Where checkers make the
- * device slow, processes share the cases. */
-bool gpu_wants_case(void);
-
 /* The test's queue; scratch is what SCRATCH_BYTES says. Opened on the first call. */
 OpsQueue gpu_queue(ComputeType compute);
 /* Frees all arrays. */

@@ -65,7 +65,7 @@ static const Layer LAYERS[] = {
      330,
      2,
      1100,
-     {.tokens = 33},
+     {.tokens = 1100},
      true,
      {.kind = ROUTER_SOFTMAX}},
     /* so many that the router takes them by tiles, which have four kinds of experts */

@@ -33,6 +33,11 @@ static const Grid OPS_GRIDS[] = {
     {{1, 2, 4},
      {16, 32, 64, 128, 192, 256, 384, 512, 768, 1024},
      {128, 256, 512, 1024, 2048, 3072}},
+    /* What is left of a prompt that goes on: any number of tokens. */
+    {{1, 2, 4}, {2, 4, 8}, {128, 256, 512, 1024, 2048}},
+    {{1, 2, 4},
+     {24, 48, 80, 96, 112, 144, 160, 176, 208, 224, 240, 288, 320, 352, 448},
+     {256, 1024}},
 };
 /* Short steps come again and again, so that a moment of other clocks is not taken for theirs. */
 static const Grid WHOLE_GRIDS[] = {

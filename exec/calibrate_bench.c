@@ -266,6 +266,14 @@ static uint32_t warm_up_steps(const Calibration *c)
 /* Steps of this length are bound by the device however they are queued, and differ little. */
 static const double LONG_NS = 1e7;
 
+/* Those who run steps do other things in between: the host comes back to a step with caches that
+ * hold little of it. */
+static void do_other_things(Calibration *c)
+{
+    for (size_t i = 0; i < OTHER_BYTES; i += CACHE_LINE)
+        c->other[i]++;
+}
+
 /* The first two steps of their shape, again and again; one at the least repeats them after that. */
 static Status first_steps(Calibration *c, const StepKind *kind, StepMeasured *measured)
 {
@@ -276,7 +284,9 @@ static Status first_steps(Calibration *c, const StepKind *kind, StepMeasured *me
     uint32_t n = calibration_runs_at_once(c) ? 1 : FIRST_STEPS;
     for (uint32_t i = 0; i < n; i++) {
         TRY(executor_forget_steps(c->executor));
+        do_other_things(c);
         TRY(calibration_step(c, kind, false, &output, &first[i]));
+        do_other_things(c);
         TRY(calibration_step(c, kind, false, &output, &second[i]));
     }
     measured->first_ns = calibration_median(first, n);
@@ -313,14 +323,6 @@ static Status stamped_step(Calibration *c, const StepKind *kind, uint32_t number
     measured->ops = output.timing;
     measured->n_ops = (uint32_t)output.n_timing;
     return OK;
-}
-
-/* Those who run steps do other things in between: the host comes back to a step with caches that
- * hold little of it. */
-static void do_other_things(Calibration *c)
-{
-    for (size_t i = 0; i < OTHER_BYTES; i += CACHE_LINE)
-        c->other[i]++;
 }
 
 /* A step without stamps; *NS is 0 where it is of no interest: where operations run when they are

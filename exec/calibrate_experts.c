@@ -189,7 +189,7 @@ static double experts_ns(const Calibration *c, const StepMeasured *measured, con
 }
 
 static Status measure_place(Calibration *c, uint32_t tokens, uint32_t active, double skew,
-                            double *ns)
+                            bool route, double *ns)
 {
     StepMeasured measured;
     const char *shape;
@@ -199,6 +199,8 @@ static Status measure_place(Calibration *c, uint32_t tokens, uint32_t active, do
     double rows = (double)tokens * c->config->max_top_k / active;
     TRY(measure_forced(c, tokens, &measured));
     *ns = experts_ns(c, &measured, &shape);
+    if (route)
+        TRY(calibration_note_forced(c, &measured, tokens));
     return calibration_note_experts(c, &measured, active, rows, load);
 }
 
@@ -214,6 +216,7 @@ static Status measure_zipf(Calibration *c, uint32_t tokens, uint32_t active, dou
     double unevenness = calibration_force_zipf(c, STACK_DECODER, tokens, active);
     TRY(measure_forced(c, tokens, &measured));
     double added_ns = experts_ns(c, &measured, &shape) - even_ns;
+    TRY(calibration_note_forced(c, &measured, tokens));
     TRY(calibration_note(c, "uneven/experts", shape, UNIT_NS, AXES, 2, at, added_ns, 0));
     return calibration_note(c, "unevenness", shape, UNIT_FACTOR, AXES, 2, at, unevenness, 0);
 }
@@ -222,16 +225,17 @@ static Status measure_zipf(Calibration *c, uint32_t tokens, uint32_t active, dou
 static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active)
 {
     uint32_t top_k = c->config->max_top_k;
+    bool falls = tokens * top_k >= 2 * active; /* rows do, as where a router is forced */
     double even_ns = 0;
     double ns;
     if (tokens / requests_for(c, tokens) > c->max_length)
         return OK;
-    TRY(measure_place(c, tokens, active, 0, &even_ns));
+    TRY(measure_place(c, tokens, active, 0, !falls, &even_ns));
     double even = mean_load(tokens, top_k, active, first_rows(tokens, top_k, active, 0));
     double steep = mean_load(tokens, top_k, active, first_rows(tokens, top_k, active, 1));
-    if (tokens * top_k >= 2 * active)
+    if (falls)
         TRY(measure_zipf(c, tokens, active, even_ns));
-    return steep > even * 1.001 ? measure_place(c, tokens, active, 1, &ns) : OK;
+    return steep > even * 1.001 ? measure_place(c, tokens, active, 1, false, &ns) : OK;
 }
 
 /* Rows that each of ACTIVE experts has, from 1 on. */

@@ -171,6 +171,8 @@ Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMea
  * each. */
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
                                 double rows, double load);
+/* Notes the router's operations of TOKENS whose routing is forced, which spares them the choice. */
+Status calibration_note_forced(Calibration *c, const StepMeasured *measured, double tokens);
 /* Notes the clock that the device has now, where its driver tells. */
 void calibration_note_clock(Calibration *c);
 void calibration_close_clock(Calibration *c);

@@ -148,18 +148,18 @@ Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMea
     return c->noting == NOTE_OPS ? note_ops(c, kind, measured) : note_rests(c, kind, measured);
 }
 
-/* Routing that is forced spares the router its choice. */
-static Status note_forced_route(Calibration *c, const StepMeasured *measured, uint32_t i,
-                                double rows)
+Status calibration_note_forced(Calibration *c, const StepMeasured *measured, double tokens)
 {
-    double spread;
-    uint32_t layer = measured->ops[i].layer;
-    double tokens = rows / c->config->layers[layer].top_k;
-    if (!calibration_is_first(c, i))
-        return OK;
-    double ns = cost_of(c, measured, i, &spread);
-    return calibration_note(c, "forced/route", c->shape[i], UNIT_NS,
-                            (const char *const[]){"tokens"}, 1, &tokens, ns, spread);
+    static const char *const AXIS[] = {"tokens"};
+    for (uint32_t i = 0; i < measured->n_ops; i++) {
+        double spread;
+        if (measured->ops[i].op != OP_ROUTE || !calibration_is_first(c, i))
+            continue;
+        double ns = cost_of(c, measured, i, &spread);
+        TRY(calibration_note(c, "forced/route", c->shape[i], UNIT_NS, AXIS, 1, &tokens, ns,
+                             spread));
+    }
+    return OK;
 }
 
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
@@ -170,8 +170,6 @@ Status calibration_note_experts(Calibration *c, const StepMeasured *measured, do
     hardware_op_axes(OP_EXPERTS, axis);
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         double spread;
-        if (measured->ops[i].op == OP_ROUTE)
-            TRY(note_forced_route(c, measured, i, active * rows));
         if (measured->ops[i].op != OP_EXPERTS || !calibration_is_first(c, i))
             continue;
         double ns = cost_of(c, measured, i, &spread);

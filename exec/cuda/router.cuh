@@ -244,6 +244,13 @@ template <uint32_t PER_LANE> struct TokenRouter {
     /* From the logits on, which all lanes see; leaves the choice in CHOSEN. */
     __device__ __forceinline__ void route(size_t token)
     {
+        decide(token);
+        record(token);
+    }
+
+    /* The part of it up to the choice ... */
+    __device__ __forceinline__ void decide(size_t token)
+    {
         size_t at = token * task.top_k;
         make_scores();
         if (task.forced == nullptr)
@@ -252,6 +259,12 @@ template <uint32_t PER_LANE> struct TokenRouter {
         for (uint32_t slot = lane; task.forced != nullptr && slot < task.top_k; slot += 32)
             chosen[slot] = task.forced[at + slot];
         __syncwarp();
+    }
+
+    /* ... and the rest: what the layer and the trace are told. */
+    __device__ __forceinline__ void record(size_t token)
+    {
+        size_t at = token * task.top_k;
 #pragma unroll 1
         for (uint32_t slot = lane; slot < task.top_k; slot += 32)
             task.routing.experts[at + slot] = (uint16_t)chosen[slot];

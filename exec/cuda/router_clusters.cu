@@ -192,38 +192,35 @@ __device__ static void add_parts(const ClusterShape &shape, const RouteTask &tas
     }
 }
 
-/* A warp: one of the block's tokens, whose choice goes to the first block, too. */
+/* A warp: one of the block's tokens, whose choice goes to all blocks. Ends with the warp's part of
+ * a cluster_sync(), within which the weights are made. */
 template <uint32_t TILES>
 __device__ static void choose(const RouteTask &task, const ClusterPart &part,
                               const ClusterRoom &room, uint32_t own)
 {
     uint32_t token = cluster_rank() + own * SLICES;
-    if (token >= part.tokens)
+    if (own >= BLOCK_TOKENS || token >= part.tokens) {
+        __syncwarp();
+        cluster_arrive();
         return;
+    }
     TokenRouter<2 * TILES> router(task, room.own + own * router_words(task));
-    router.route(part.first + token);
+    router.decide(part.first + token);
 #pragma unroll 1
-    for (uint32_t slot = threadIdx.x % 32; slot < task.top_k; slot += 32)
-        store_shared_of(0, shared_address(&room.ids[token * task.top_k + slot]),
-                        router.chosen[slot]);
+    for (uint32_t i = threadIdx.x % 32; i < task.top_k * SLICES; i += 32)
+        store_shared_of(i % SLICES, shared_address(&room.ids[token * task.top_k + i / SLICES]),
+                        router.chosen[i / SLICES]);
+    __syncwarp();
+    cluster_arrive();
+    router.record(part.first + token);
+    __syncwarp();
 }
 
-/* The rows of all tokens, in the first block, and told to the others. */
-__device__ static void group_rows(const GroupTask &group, const ClusterRoom &room)
-{
-    __shared__ FewMarks marks;
-    group_few<THREADS>(group.shape, room.ids, marks, group.groups, group.grouping, room.rows);
-#pragma unroll 1
-    for (uint32_t i = threadIdx.x; i < group.shape.tokens * group.shape.top_k; i += THREADS)
-#pragma unroll 1
-        for (uint32_t rank = 1; rank < SLICES; rank++)
-            store_shared_of(rank, shared_address(&room.rows[i]), room.rows[i]);
-}
-
-/* The block's columns of all tokens, normed: where the layer finds them, and to their rows. */
+/* The block's columns of all tokens, normed: where the layer finds them, and to their rows. FIRST
+ * is the thread's first word. */
 __device__ static void put_tokens(const ClusterShape &shape, const GroupTask &group,
                                   const ClusterPart &part, const ClusterRoom &room,
-                                  const float *scale)
+                                  const float *scale, const TokenWord &first)
 {
     uint32_t top_k = group.shape.top_k;
 #pragma unroll 1
@@ -233,7 +230,9 @@ __device__ static void put_tokens(const ClusterShape &shape, const GroupTask &gr
         uint32_t column = part.begin + word * 8;
         if (column >= shape.columns)
             continue;
-        TokenWord x(shape, part, token, word);
+        TokenWord x = first;
+        if (i != threadIdx.x)
+            x = TokenWord(shape, part, token, word);
         if (shape.norm != nullptr) {
             float4 *to = (float4 *)(shape.normed + (size_t)token * shape.columns + column);
             x.a = times(x.a, scale[token]);
@@ -261,6 +260,7 @@ __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(THREADS, 1)
     extern __shared__ __align__(16) uint32_t dynamic[];
     __shared__ float squares[CLUSTER_TOKENS];
     __shared__ float scale[CLUSTER_TOKENS];
+    __shared__ FewMarks marks;
     const ClusterPart part(shape, task.tokens);
     ClusterRoom room;
     room.cut(shape, task, dynamic);
@@ -278,6 +278,9 @@ __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(THREADS, 1)
 #pragma unroll 1
         for (uint32_t token = 0; token < part.tokens; token += 16)
             multiply_slice(weights, part, room, token, room.parts + slice * rounded * shape.width);
+    /* for what comes last */
+    uint32_t words = max(part.words, 1u);
+    const TokenWord first(shape, part, threadIdx.x / words, threadIdx.x % words);
     cluster_sync();
     if (threadIdx.x < part.tokens)
         scale[threadIdx.x] =
@@ -287,17 +290,14 @@ __global__ void __cluster_dims__(SLICES, 1, 1) __launch_bounds__(THREADS, 1)
     __syncthreads();
     add_parts(shape, task, part, room, scale);
     __syncthreads();
-    if (threadIdx.x / 32 < BLOCK_TOKENS)
-        choose<TILES>(task, part, room, threadIdx.x / 32);
-    __syncwarp();
-    cluster_sync(); /* and no block may end while another reads from it */
+    choose<TILES>(task, part, room, threadIdx.x / 32);
+    cluster_wait(); /* and no block may end while another reads from it */
     if (group.groups.first == nullptr)
         return;
-    if (cluster_rank() == 0)
-        group_rows(group, room);
-    __syncwarp();
-    cluster_sync();
-    put_tokens(shape, group, part, room, scale);
+    /* each block finds the same */
+    group_few<THREADS>(group.shape, room.ids, marks, group.groups, group.grouping, room.rows);
+    __syncthreads();
+    put_tokens(shape, group, part, room, scale, first);
 }
 
 /* ---- host ---- */

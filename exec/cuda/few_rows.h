@@ -9,7 +9,7 @@ enum { FEW_ROWS = 8 };
 
 /* out[rows][n] = in[rows][k] * weight[n][k]^T + bias, added to OUT when ADD; with NORM (of kind
  * NORM_RMS) the rows of IN are normed first. IN is rounded to bf16, sums are f32 in a fixed order.
- * Several rows are read from ROUNDED, where they are normed and rounded already. */
+ * Rows that are rounded already take the place of IN. */
 typedef struct {
     const float *in;
     const Norm *norm; /* NULL: none */
@@ -17,17 +17,23 @@ typedef struct {
     uint32_t rows; /* up to FEW_ROWS */
     bool add;
     float *out;
-    const void *rounded; /* bf16, of several rows; else NULL */
+    const void *rounded; /* bf16, or NULL */
 } FewRows;
+
+/* How the blocks share the product: COLUMNS of OUT belong to a cluster of SPLITS blocks, which
+ * share the depth. */
+typedef struct {
+    uint32_t columns;
+    uint32_t splits;
+} FewRowsCut;
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-/* Into how many parts the depth is best cut: a cluster of SPLITS blocks shares it. False when this
- * kernel cannot run PRODUCT, or cuBLAS is faster. */
-bool few_rows_fit(const OpsQueue *queue, const FewRows *product, uint32_t *splits);
-Status few_rows_run(const OpsQueue *queue, const FewRows *product, uint32_t splits);
+/* The best CUT. False when this kernel cannot run PRODUCT, or cuBLAS is faster. */
+bool few_rows_fit(const OpsQueue *queue, const FewRows *product, FewRowsCut *cut);
+Status few_rows_run(const OpsQueue *queue, const FewRows *product, const FewRowsCut *cut);
 
 #ifdef __cplusplus
 }

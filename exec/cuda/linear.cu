@@ -142,13 +142,13 @@ extern "C" Status ops_linear(const OpsQueue *queue, const float *in, const Matri
                              uint32_t rows, bool add, float *out)
 {
     const FewRows few = {in, nullptr, weight, rows, add, out, rows > 1 ? queue->scratch : nullptr};
-    uint32_t splits;
+    FewRowsCut cut;
     if (rows == 0 || weight->rows == 0)
         return OK;
-    if (few_rows_fit(queue, &few, &splits)) {
+    if (few_rows_fit(queue, &few, &cut)) {
         if (rows > 1)
             TRY(round_to_scratch(queue, in, weight->columns, 0, rows, 1, weight->columns));
-        return few_rows_run(queue, &few, splits);
+        return few_rows_run(queue, &few, &cut);
     }
     if (queue->compute != COMPUTE_BF16)
         return multiply(queue, in, weight, rows, add, out);
@@ -156,20 +156,27 @@ extern "C" Status ops_linear(const OpsQueue *queue, const float *in, const Matri
     return multiply(queue, queue->scratch, weight, rows, add, out);
 }
 
+extern "C" Status ops_linear_mixed(const OpsQueue *queue, const void *in, const Matrix *weight,
+                                   uint32_t rows, float *out)
+{
+    const FewRows few = {nullptr, nullptr, weight, rows, true, out, in};
+    FewRowsCut cut;
+    if (rows == 0 || weight->rows == 0)
+        return OK;
+    if (few_rows_fit(queue, &few, &cut))
+        return few_rows_run(queue, &few, &cut);
+    return multiply(queue, in, weight, rows, true, out);
+}
+
 extern "C" Status ops_norm_linear(const OpsQueue *queue, const Norm *norm, const float *in,
                                   const Matrix *weight, uint32_t rows, float *normed, float *out)
 {
-    bool several = rows > 1;
-    const FewRows few = {in,  several ? nullptr : norm,  weight, rows, false,
-                         out, several ? normed : nullptr};
-    uint32_t splits;
+    const FewRows few = {in, norm, weight, rows, false, out, nullptr};
+    FewRowsCut cut;
     if (rows == 0 || weight->rows == 0)
         return OK;
-    if (few_rows_fit(queue, &few, &splits)) {
-        if (several)
-            TRY(ops_norm_rounded(queue, norm, in, rows, weight->columns, normed));
-        return few_rows_run(queue, &few, splits);
-    }
+    if (few_rows_fit(queue, &few, &cut))
+        return few_rows_run(queue, &few, &cut);
     if (queue->compute != COMPUTE_BF16) {
         TRY(ops_norm(queue, norm, in, nullptr, rows, weight->columns, normed));
         return multiply(queue, normed, weight, rows, false, out);
@@ -206,11 +213,11 @@ extern "C" Status ops_ffn(const OpsQueue *queue, const DenseFfn *ffn, const floa
 {
     const FewRows few = {
         in, nullptr, ffn->first, rows, false, ffn->hidden, rows > 1 ? queue->scratch : nullptr};
-    uint32_t splits;
+    FewRowsCut cut;
     if (rows == 0)
         return OK;
     if (queue->compute == COMPUTE_BF16 && ffn->shape->d_ff % 8 == 0 &&
-        !few_rows_fit(queue, &few, &splits))
+        !few_rows_fit(queue, &few, &cut))
         return ffn_of_many(queue, ffn, in, rows, out);
     TRY(ops_linear(queue, in, ffn->first, rows, false, ffn->hidden));
     TRY(ops_activate(queue, ffn->shape, ffn->hidden, ffn->gates, rows, ffn->inside));

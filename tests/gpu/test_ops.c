@@ -207,9 +207,9 @@ static void products_add_bias_and_what_was_there(void **unused)
 {
     (void)unused;
     uint64_t state = 4;
-    const ProductShape shapes[] = {{1, 1, 1},      {1, 100, 64}, {3, 17, 352},
-                                   {8, 250, 1024}, {9, 33, 96},  {16, 64, 608},
-                                   {17, 48, 64},   {5, 31, 33},  {70, 129, 80}};
+    const ProductShape shapes[] = {{1, 1, 1},     {1, 100, 64},   {3, 17, 352},   {8, 250, 1024},
+                                   {9, 33, 96},   {16, 64, 608},  {17, 48, 64},   {5, 31, 33},
+                                   {70, 129, 80}, {1, 5117, 512}, {8, 2300, 640}, {1, 3100, 96}};
     for (size_t c = 0; c < 2; c++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int way = 0; way < 4; way++)
@@ -314,8 +314,9 @@ static void products_of_normed_rows_are_those_of_the_norm(void **unused)
 {
     (void)unused;
     uint64_t state = 6;
-    const ProductShape shapes[] = {{1, 48, 64},  {1, 250, 2048},  {1, 17, 4096},  {1, 31, 33},
-                                   {3, 64, 608}, {8, 2200, 1024}, {20, 129, 1024}};
+    const ProductShape shapes[] = {{1, 48, 64},    {1, 250, 2048},  {1, 17, 4096},   {1, 31, 33},
+                                   {3, 64, 608},   {8, 2200, 1024}, {20, 129, 1024}, {1, 2300, 544},
+                                   {7, 5117, 512}, {1, 5120, 2048}};
     for (size_t c = 0; c < 2; c++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (int kind = 0; kind < 2; kind++)

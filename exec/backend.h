@@ -378,6 +378,13 @@ typedef struct {
     /* out[tokens][n_heads * value_dim] = softmax(scale * queries * keys^T + bias) * values */
     Status (*attend)(Device *device, const AttendLayer *layer, const Spans *spans,
                      const float *queries, float *out);
+    /* The same; MIXED is room for OUT's floats, and has it in the form that linear_mixed() reads.
+     */
+    Status (*attend_mixed)(Device *device, const AttendLayer *layer, const Spans *spans,
+                           const float *queries, void *mixed);
+    /* out += mixed * weight^T + bias */
+    Status (*linear_mixed)(Device *device, const void *mixed, const Matrix *weight, uint32_t rows,
+                           float *out);
 
     /* Scores, choice and weights of the router for IN [tokens][d_model], all in f32. Choices in
      * descending order (ties: lower id). Where FORCED (device [tokens][top_k], EXPERT_DROPPED

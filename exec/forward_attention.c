@@ -53,8 +53,10 @@ static Status plain_attention(const Step *step, uint32_t layer)
                                 step->input->tokens, f->at.normed, f->at.projected));
     TRY(f->backend->append(f->device, &append, &step->spans, f->at.projected));
     TRY(forward_stamp(step, layer, OP_ATTENTION_PROJECT));
-    TRY(f->backend->attend(f->device, &attend, &step->spans, f->at.projected, f->at.mixed));
-    return forward_stamp(step, layer, OP_ATTENTION);
+    TRY(f->backend->attend_mixed(f->device, &attend, &step->spans, f->at.projected, f->at.mixed));
+    TRY(forward_stamp(step, layer, OP_ATTENTION));
+    return f->backend->linear_mixed(f->device, f->at.mixed, &weights->o, step->input->tokens,
+                                    f->at.hidden);
 }
 
 /* Queries of latent attention into at.queries, through their low rank where there is one. */
@@ -146,19 +148,18 @@ static Status latent_attention(const Step *step, uint32_t layer)
     TRY(forward_stamp(step, layer, OP_ATTENTION_PROJECT));
     TRY(f->backend->attend(f->device, &attend, &step->spans, f->at.absorbed, f->at.mixed_latents));
     TRY(expand_values(step, config, weights->latent.expand));
-    return forward_stamp(step, layer, OP_ATTENTION);
+    TRY(forward_stamp(step, layer, OP_ATTENTION));
+    return f->backend->linear(f->device, f->at.mixed, &weights->o, step->input->tokens, true,
+                              f->at.hidden);
 }
 
 Status forward_attention(const Step *step, uint32_t layer)
 {
     const Forward *f = step->forward;
-    const LayerWeights *weights = &f->weights.layers[layer];
-    uint32_t tokens = step->input->tokens;
     if (f->config->layers[layer].attention.kv_rank > 0)
         TRY(latent_attention(step, layer));
     else
         TRY(plain_attention(step, layer));
-    TRY(f->backend->linear(f->device, f->at.mixed, &weights->o, tokens, true, f->at.hidden));
     return forward_stamp(step, layer, OP_ATTENTION_OUTPUT);
 }
 

@@ -120,3 +120,9 @@ Status cpu_attend(Device *device, const AttendLayer *layer, const Spans *spans,
     thread_pool_run(device->pool, blocks * layer->n_heads, attend_block, &task);
     return OK;
 }
+
+Status cpu_attend_mixed(Device *device, const AttendLayer *layer, const Spans *spans,
+                        const float *queries, void *mixed)
+{
+    return cpu_attend(device, layer, spans, queries, mixed);
+}

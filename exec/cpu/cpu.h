@@ -117,12 +117,16 @@ Status cpu_norm_linear(Device *device, const Norm *norm, const float *in, const 
                        uint32_t rows, float *normed, float *out);
 Status cpu_linear(Device *device, const float *in, const Matrix *weight, uint32_t rows, bool add,
                   float *out);
+Status cpu_linear_mixed(Device *device, const void *mixed, const Matrix *weight, uint32_t rows,
+                        float *out);
 Status cpu_linear_heads(Device *device, const HeadMatrices *matrices, const float *in,
                         uint32_t tokens, float *out);
 Status cpu_ffn(Device *device, const DenseFfn *ffn, const float *in, uint32_t rows, float *out);
 Status cpu_append(Device *device, const AppendLayer *layer, const Spans *spans, float *qkv);
 Status cpu_append_latent(Device *device, const LatentLayer *layer, const Spans *spans,
                          const float *kv, const float *queries, float *absorbed);
+Status cpu_attend_mixed(Device *device, const AttendLayer *layer, const Spans *spans,
+                        const float *queries, void *mixed);
 Status cpu_attend(Device *device, const AttendLayer *layer, const Spans *spans,
                   const float *queries, float *out);
 Status cpu_route(Device *device, const Router *router, const float *in, uint32_t tokens,

@@ -180,6 +180,12 @@ Status cpu_linear(Device *device, const float *in, const Matrix *weight, uint32_
     return OK;
 }
 
+Status cpu_linear_mixed(Device *device, const void *mixed, const Matrix *weight, uint32_t rows,
+                        float *out)
+{
+    return cpu_linear(device, mixed, weight, rows, true, out);
+}
+
 typedef struct {
     const float *in;
     size_t columns;

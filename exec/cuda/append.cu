@@ -207,12 +207,16 @@ __global__ void __launch_bounds__(THREADS)
 {
     constexpr uint32_t DIM = 4 * LANES;
     constexpr uint32_t WARP_HEADS = 32 / LANES;
+    constexpr bool EARLY = sizeof(Element) == sizeof(__nv_bfloat16); /* no library's kernel next */
+    if (EARLY)
+        let_next_kernel_start();
     /* spans and angles are older than the kernels that may still run */
     const SpanTile at = find_token(spans, n_spans, blockIdx.x);
     uint32_t position = at.tokens > 0 ? at.span.position + at.first : 0;
     const Rotation rotation = load_rotation<LANES>(layer, position);
     wait_for_earlier_kernels();
-    let_next_kernel_start();
+    if (!EARLY)
+        let_next_kernel_start();
     if (at.tokens == 0)
         return;
     uint32_t heads = layer.n_heads + layer.n_kv_heads;

@@ -1,5 +1,6 @@
 /* Attention: which kernel, how its work is cut, and the merge of what was split. */
 #include "exec/cuda/attend.cuh"
+#include "exec/cuda/few_rows.h"
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/reduce.cuh"
 
@@ -7,8 +8,9 @@ static constexpr uint32_t MAX_KEY_DIM = 576;
 static constexpr uint32_t MAX_VALUE_DIM = 512;
 static constexpr uint32_t MAX_SPLITS = 128;
 static constexpr uint32_t MERGE_THREADS = 256;
-static constexpr uint32_t START_TURNS = 5; /* that a block's start and end take as long as */
-static constexpr uint32_t MERGE_TURNS = 4; /* ... the merge of what was split */
+static constexpr uint32_t START_TURNS = 5;   /* that a block's start and end take as long as */
+static constexpr uint32_t MERGE_TURNS = 4;   /* ... the merge of what was split */
+static constexpr uint32_t CLUSTER_TURNS = 3; /* ... and within a cluster */
 
 /* What a kernel's tiles and blocks are like. */
 struct KindShape {
@@ -16,7 +18,19 @@ struct KindShape {
     uint32_t resident;  /* blocks on a multiprocessor */
     uint32_t waves;     /* of these at the most, when keys are split */
     uint32_t turn_keys; /* that a block takes at a time */
+    uint32_t clusters;  /* splits that may be a cluster, which merges them itself, at the most */
 };
+
+/* Clusters of other sizes leave more multiprocessors without any. */
+static bool may_cluster(const KindShape &kind, uint32_t splits)
+{
+    return splits > 1 && splits <= kind.clusters && (splits & (splits - 1)) == 0;
+}
+
+static uint32_t merge_turns(const KindShape &kind, uint32_t splits)
+{
+    return splits == 1 ? 0 : may_cluster(kind, splits) ? CLUSTER_TURNS : MERGE_TURNS;
+}
 
 /* The number of splits of TILES of up to KEYS that are done soonest, counted in turns of a block,
  * with RESIDENT blocks at a time. */
@@ -31,7 +45,7 @@ static uint32_t choose_splits(const KindShape &kind, uint64_t tiles, uint64_t ke
             break;
         uint64_t waves = (tiles * splits + resident - 1) / resident;
         uint64_t turns = (keys + splits * kind.turn_keys - 1) / (splits * kind.turn_keys);
-        uint64_t time = waves * (turns + START_TURNS) + (splits > 1 ? MERGE_TURNS : 0);
+        uint64_t time = waves * (turns + START_TURNS) + merge_turns(kind, splits);
         if (time < least) {
             best = splits;
             least = time;
@@ -57,6 +71,9 @@ static dim3 attend_grid(const Spans *spans, const KindShape &kind, uint32_t mult
     dim3 grid(task->token_tiles, layer.n_kv_heads * task->head_tiles);
     task->splits = choose_splits(kind, (uint64_t)grid.x * grid.y, keys,
                                  (uint64_t)kind.resident * multiprocessors);
+    task->clustered = may_cluster(kind, task->splits);
+    bool merges = task->splits > 1 && !task->clustered;
+    task->lets_next = merges || !task->rounds || spans->tokens <= FEW_ROWS;
     grid.z = task->splits;
     return grid;
 }
@@ -95,6 +112,14 @@ __device__ static float share_splits(const AttendTask &task, size_t row, float *
     return final_scale(task, row % task.layer.n_heads, most, sum_lanes(sum));
 }
 
+__device__ static void put_merged(const AttendTask &task, float *to, uint32_t i, float value)
+{
+    if (task.rounds)
+        ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(value);
+    else
+        to[i] = value;
+}
+
 /* A block: one row. Its threads take WIDTH columns each, and some of the splits where there are
  * more threads than columns. Reads 4 splits * value_dim bytes, writes 4 value_dim; bound by
  * latency. */
@@ -129,7 +154,7 @@ __global__ void __launch_bounds__(MERGE_THREADS) merge_parts(AttendTask task)
         if (column < columns && group == 0)
 #pragma unroll
             for (uint32_t i = 0; i < WIDTH; i++)
-                task.out[row * task.layer.value_dim + column * WIDTH + i] = sum.value[i] * scale;
+                put_merged(task, row_result(task, row), column * WIDTH + i, sum.value[i] * scale);
         __syncthreads();
     }
 }
@@ -151,13 +176,13 @@ static KindShape kind_shape(AttendKind kind, const AttendLayer &layer)
     bool narrow = layer.key_dim <= 64 && layer.value_dim <= 64;
     switch (kind) {
     case ATTEND_STREAM:
-        return {STREAM_ROWS, narrow ? 3u : 2u, 8, 64};
+        return {STREAM_ROWS, narrow ? 3u : 2u, 8, 64, CLUSTER_SPLITS};
     case ATTEND_TILES:
-        return {TILE_ROWS, 1, 3, 128};
+        return {TILE_ROWS, 1, 3, 128, 0};
     case ATTEND_LATENTS:
-        return {LATENT_ROWS, 1, 3, 64};
+        return {LATENT_ROWS, 1, 3, 64, 0};
     default:
-        return {PLAIN_ROWS, 2, 6, 32};
+        return {PLAIN_ROWS, 2, 6, 32, 0};
     }
 }
 
@@ -215,11 +240,9 @@ static Status check_attend(const OpsQueue *queue, const AttendTask &task, dim3 g
     return OK;
 }
 
-extern "C" Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, const Spans *spans,
-                             const float *queries, float *out)
+static AttendTask make_task(const OpsQueue *queue, const AttendLayer *layer, const Spans *spans,
+                            const float *queries, float *out)
 {
-    if (spans->tokens == 0)
-        return OK;
     AttendTask task = {};
     task.layer = *layer;
     task.spans = spans->device;
@@ -228,11 +251,34 @@ extern "C" Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, co
     task.queries = queries;
     task.out = out;
     task.parts = (float *)queue->scratch;
-    AttendKind kind = choose_kind(queue, task, spans);
-    dim3 grid = attend_grid(spans, kind_shape(kind, task.layer), queue->multiprocessors, &task);
-    TRY(check_attend(queue, task, grid));
-    TRY(launch(kind, task, spans, grid, queue));
-    return task.splits > 1 ? merge(task, queue->stream) : OK;
+    return task;
+}
+
+static Status attend(const OpsQueue *queue, AttendKind kind, const Spans *spans, AttendTask *task)
+{
+    dim3 grid = attend_grid(spans, kind_shape(kind, task->layer), queue->multiprocessors, task);
+    TRY(check_attend(queue, *task, grid));
+    TRY(launch(kind, *task, spans, grid, queue));
+    return task->splits > 1 && !task->clustered ? merge(*task, queue->stream) : OK;
+}
+
+extern "C" Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, const Spans *spans,
+                             const float *queries, float *out)
+{
+    if (spans->tokens == 0)
+        return OK;
+    AttendTask task = make_task(queue, layer, spans, queries, out);
+    return attend(queue, choose_kind(queue, task, spans), spans, &task);
+}
+
+extern "C" Status ops_attend_mixed(const OpsQueue *queue, const AttendLayer *layer,
+                                   const Spans *spans, const float *queries, void *mixed)
+{
+    if (spans->tokens == 0)
+        return OK;
+    AttendTask task = make_task(queue, layer, spans, queries, (float *)mixed);
+    task.rounds = queue->compute == COMPUTE_BF16;
+    return attend(queue, choose_kind(queue, task, spans), spans, &task);
 }
 
 /* ---- scratch ---- */

@@ -7,12 +7,14 @@
 #ifndef EXEC_CUDA_ATTEND_CUH
 #define EXEC_CUDA_ATTEND_CUH
 
+#include <cuda_bf16.h>
 #include <math_constants.h>
 
 #include "exec/cuda/launch.cuh"
 #include "exec/cuda/spans.cuh"
 
-static constexpr uint32_t SPLIT_KEYS = 64; /* a split is a multiple of so many */
+static constexpr uint32_t SPLIT_KEYS = 64;    /* a split is a multiple of so many */
+static constexpr uint32_t CLUSTER_SPLITS = 4; /* that a cluster may have */
 
 struct AttendTask {
     AttendLayer layer;
@@ -24,6 +26,9 @@ struct AttendTask {
     uint32_t head_tiles;  /* of one key head */
     uint32_t splits;
     uint32_t token_tiles; /* items of work: token_tiles * (n_kv_heads * head_tiles) * splits */
+    bool rounds;          /* OUT is bf16 */
+    bool lets_next;       /* start early: it is no library's, which need not wait as ours do */
+    bool clustered;       /* the splits of a tile are a cluster, and the grid's x */
     const float *queries;
     float *out;
     float *parts; /* [splits][rows][value_dim], then [splits][rows] maxima and sums */
@@ -158,6 +163,31 @@ __device__ inline float final_scale(const AttendTask &task, uint32_t head, float
     return sum != 0 ? scale / sum : 0;
 }
 
+/* Where row PLACE of OUT begins; of bf16 when it rounds. */
+__device__ inline float *row_result(const AttendTask &task, size_t place)
+{
+    size_t at = place * task.layer.value_dim;
+    return task.rounds ? (float *)((__nv_bfloat16 *)task.out + at) : task.out + at;
+}
+
+/* VALUE -> element I of the row at TO, which is a part's or OUT's. */
+__device__ inline void put_result(const AttendTask &task, float *to, uint32_t i, float value)
+{
+    if (task.rounds && task.splits == 1)
+        ((__nv_bfloat16 *)to)[i] = __float2bfloat16_rn(value);
+    else
+        to[i] = value;
+}
+
+/* ... elements I and I + 1, I even. */
+__device__ inline void put_results(const AttendTask &task, float *to, uint32_t i, float2 value)
+{
+    if (task.rounds && task.splits == 1)
+        *(__nv_bfloat162 *)((__nv_bfloat16 *)to + i) = __floats2bfloat162_rn(value.x, value.y);
+    else
+        *(float2 *)(to + i) = value;
+}
+
 /* Writes the statistics of a row when there are splits; returns the factor of its values, which go
  * to *TO. One thread of several that share a row has LEADS set. */
 __device__ inline float begin_row(const AttendTask &task, const AttendRow &row, uint32_t split,
@@ -165,7 +195,7 @@ __device__ inline float begin_row(const AttendTask &task, const AttendRow &row, 
 {
     size_t place = row.token * task.layer.n_heads + row.head;
     if (task.splits == 1) {
-        *to = task.out + place * task.layer.value_dim;
+        *to = row_result(task, place);
         return final_scale(task, row.head, most, sum);
     }
     *to = part_values(task, split, place);

@@ -150,7 +150,7 @@ template <uint32_t VALUES> struct PlainRows {
 #pragma unroll
             for (uint32_t i = 0; i < VALUES; i++)
                 if (lane + 32 * i < task.layer.value_dim)
-                    to[lane + 32 * i] = value[r][i] * scale;
+                    put_result(task, to, lane + 32 * i, value[r][i] * scale);
         }
     }
 };
@@ -164,7 +164,8 @@ __global__ void __launch_bounds__(WARPS * 32) attend_rows_plain(AttendTask task)
 {
     extern __shared__ float shared[];
     wait_for_earlier_kernels();
-    let_next_kernel_start();
+    if (task.lets_next)
+        let_next_kernel_start();
     const AttendTile tile = find_attend_tile(task, blockIdx);
     if (tile.at.tokens == 0)
         return;

@@ -30,6 +30,14 @@ __device__ static uint32_t pair_of(const uint4 &a, const uint4 &b, uint32_t i)
     return __byte_perm(x, y, i % 2 == 0 ? 0x5410 : 0x7632);
 }
 
+__device__ static void add_share(float share, float4 x, float4 *sum)
+{
+    sum->x += share * x.x;
+    sum->y += share * x.y;
+    sum->z += share * x.z;
+    sum->w += share * x.w;
+}
+
 /* Lane (g, t) = (lane / 4, lane % 4). Of each block of 32 dimensions it has, of query rows g and
  * g + 8 and of keys g and g + 8, dimensions 8 t to 8 t + 7; of each block of 64 value dimensions,
  * of keys 2 t, 2 t + 1 and 8 more, dimensions 8 g to 8 g + 7. */
@@ -199,20 +207,29 @@ template <uint32_t DIM> struct StreamParts {
         }
     }
 
+    /* The warps' shares of row R, its largest score and its sum. */
+    __device__ void share_warps(uint32_t r, float (&share)[WARPS], float *higher,
+                                float *total) const
+    {
+        *higher = -CUDART_INF_F;
+        *total = 0;
+#pragma unroll
+        for (uint32_t w = 0; w < WARPS; w++)
+            *higher = fmaxf(*higher, most[w][r]);
+#pragma unroll
+        for (uint32_t w = 0; w < WARPS; w++) {
+            share[w] = share_of(most[w][r], *higher);
+            *total += share[w] * sum[w][r];
+        }
+    }
+
     /* Merges row R, for a warp. */
     __device__ void finish(const AttendTask &task, const AttendRow &row, uint32_t split, uint32_t r)
     {
-        float higher = -CUDART_INF_F;
-        float total = 0;
+        float higher;
+        float total;
         float share[WARPS];
-#pragma unroll
-        for (uint32_t w = 0; w < WARPS; w++)
-            higher = fmaxf(higher, most[w][r]);
-#pragma unroll
-        for (uint32_t w = 0; w < WARPS; w++) {
-            share[w] = share_of(most[w][r], higher);
-            total += share[w] * sum[w][r];
-        }
+        share_warps(r, share, &higher, &total);
         float *to;
         float scale = begin_row(task, row, split, higher, total, threadIdx.x % 32 == 0, &to);
         for (uint32_t i = threadIdx.x % 32; i < task.layer.value_dim; i += 32) {
@@ -220,22 +237,78 @@ template <uint32_t DIM> struct StreamParts {
 #pragma unroll
             for (uint32_t w = 0; w < WARPS; w++)
                 value += share[w] * mixed[w][r][i];
-            to[i] = value * scale;
+            put_result(task, to, i, value * scale);
         }
+    }
+
+    /* Merges row R where the block's own part is wanted, for a warp. */
+    __device__ void merge(uint32_t r)
+    {
+        float higher;
+        float total;
+        float share[WARPS];
+        share_warps(r, share, &higher, &total);
+        float4 value = {};
+        uint32_t column = threadIdx.x % (DIM / 4) * 4;
+#pragma unroll
+        for (uint32_t w = 0; w < WARPS; w++)
+            add_share(share[w], *(const float4 *)&mixed[w][r][column], &value);
+        __syncwarp();
+        *(float4 *)&mixed[0][r][column] = value;
+        most[0][r] = higher;
+        sum[0][r] = total;
+    }
+
+    /* Adds up what the blocks of the cluster have merged of row R, and writes it; for a warp. */
+    __device__ void finish_cluster(const AttendTask &task, const AttendRow &row, uint32_t r) const
+    {
+        uint32_t column = threadIdx.x % (DIM / 4) * 4;
+        float share[CLUSTER_SPLITS];
+        float higher = -CUDART_INF_F;
+        float total = 0;
+        float4 value = {};
+#pragma unroll
+        for (uint32_t s = 0; s < CLUSTER_SPLITS; s++) {
+            share[s] =
+                s < task.splits ? load_shared_of(s, shared_address(&most[0][r])) : -CUDART_INF_F;
+            higher = fmaxf(higher, share[s]);
+        }
+#pragma unroll
+        for (uint32_t s = 0; s < CLUSTER_SPLITS; s++) {
+            if (s >= task.splits)
+                continue;
+            share[s] = share_of(share[s], higher);
+            total += share[s] * load_shared_of(s, shared_address(&sum[0][r]));
+            add_share(share[s], load_four_of(s, shared_address(&mixed[0][r][column])), &value);
+        }
+        float scale = final_scale(task, row.head, higher, total);
+        if (column >= task.layer.value_dim)
+            return;
+        float *to = row_result(task, row.token * task.layer.n_heads + row.head);
+        value = make_float4(value.x * scale, value.y * scale, value.z * scale, value.w * scale);
+        if (task.rounds)
+            *(uint2 *)((__nv_bfloat16 *)to + column) =
+                make_uint2(pack_bf16(value.x, value.y), pack_bf16(value.z, value.w));
+        else
+            *(float4 *)(to + column) = value;
     }
 };
 
-/* A block: up to 16 rows and the keys of a split, of which its warps take 16 in turn. Per key 2
- * (key_dim + value_dim) bytes and, with a group of 8 heads, 16 (key_dim + value_dim) operations:
- * device memory bounds it. */
+/* A block: up to 16 rows and the keys of a split, of which its warps take 16 in turn. The splits of
+ * a tile are a cluster where they are few: each of its blocks then adds up some of the rows. Per
+ * key 2 (key_dim + value_dim) bytes and, with a group of 8 heads, 16 (key_dim + value_dim)
+ * operations: device memory bounds it. */
 template <uint32_t DIM>
 __global__ void __launch_bounds__(WARPS * 32, DIM == 64 ? 3 : 2) attend_rows_stream(AttendTask task)
 {
     __shared__ __align__(16) StreamParts<DIM> parts;
+    const dim3 place = task.clustered ? dim3(blockIdx.y, blockIdx.z, blockIdx.x)
+                                      : dim3(blockIdx.x, blockIdx.y, blockIdx.z);
     /* spans are older than the kernels that may still run */
-    const AttendTile tile = find_attend_tile(task, blockIdx);
+    const AttendTile tile = find_attend_tile(task, place);
     wait_for_earlier_kernels();
-    let_next_kernel_start();
+    if (task.lets_next)
+        let_next_kernel_start();
     if (tile.at.tokens == 0)
         return;
     const AttendLayer &layer = task.layer;
@@ -262,6 +335,21 @@ __global__ void __launch_bounds__(WARPS * 32, DIM == 64 ? 3 : 2) attend_rows_str
     }
     parts.put(warp);
     __syncthreads();
+    if (task.clustered) {
+        for (uint32_t r = threadIdx.x / 32; r < STREAM_ROWS; r += WARPS)
+            parts.merge(r);
+        __syncwarp();
+        cluster_sync();
+        for (uint32_t r = threadIdx.x / 32 * task.splits + tile.split; r < STREAM_ROWS;
+             r += WARPS * task.splits) {
+            const AttendRow row = find_row(task, tile, r);
+            if (row.there)
+                parts.finish_cluster(task, row, r);
+        }
+        __syncwarp();
+        cluster_sync(); /* no block may end while another reads from it */
+        return;
+    }
     for (uint32_t r = threadIdx.x / 32; r < STREAM_ROWS; r += WARPS) {
         const AttendRow row = find_row(task, tile, r);
         if (row.there)
@@ -271,7 +359,8 @@ __global__ void __launch_bounds__(WARPS * 32, DIM == 64 ? 3 : 2) attend_rows_str
 
 Status attend_stream(const AttendTask &task, dim3 grid, cudaStream_t stream)
 {
-    const LaunchShape launch = {grid, WARPS * 32, 0, 0};
+    const LaunchShape launch = {task.clustered ? dim3(grid.z, grid.x, grid.y) : grid, WARPS * 32, 0,
+                                task.clustered ? task.splits : 0};
     uint32_t dim = max(task.layer.key_dim, task.layer.value_dim);
     auto kernel = dim <= 64 ? attend_rows_stream<64> : attend_rows_stream<128>;
     return launch_after(kernel, launch, stream, task);

@@ -221,8 +221,9 @@ template <uint32_t DIM, bool BIASED> struct TileRows {
 #pragma unroll
             for (uint32_t j = 0; j < DIM / 8; j++)
                 if (8 * j + column < task.layer.value_dim)
-                    *(float2 *)(to[r] + 8 * j + column) = make_float2(
-                        mixed[4 * j + 2 * r] * scale[r], mixed[4 * j + 2 * r + 1] * scale[r]);
+                    put_results(task, to[r], 8 * j + column,
+                                make_float2(mixed[4 * j + 2 * r] * scale[r],
+                                            mixed[4 * j + 2 * r + 1] * scale[r]));
         }
     }
 };

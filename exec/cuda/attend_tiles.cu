@@ -290,7 +290,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         init_barriers(room.control);
     __syncthreads();
     wait_for_earlier_kernels();
-    let_next_kernel_start();
+    if (task.lets_next)
+        let_next_kernel_start();
     if (threadIdx.x / 128 == WARPGROUPS) {
         take_registers<FETCH_REGISTERS, false>();
         if (threadIdx.x / 32 == WARPGROUPS * 4)

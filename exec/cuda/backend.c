@@ -303,6 +303,12 @@ static Status cuda_linear(Device *device, const float *in, const Matrix *weight,
     return ops_linear(&device->queue, in, weight, rows, add, out);
 }
 
+static Status cuda_linear_mixed(Device *device, const void *mixed, const Matrix *weight,
+                                uint32_t rows, float *out)
+{
+    return ops_linear_mixed(&device->queue, mixed, weight, rows, out);
+}
+
 static Status cuda_find_nan(Device *device, const float *in, uint32_t rows, size_t columns,
                             uint32_t *found)
 {
@@ -348,6 +354,12 @@ static Status cuda_attend(Device *device, const AttendLayer *layer, const Spans 
                           const float *queries, float *out)
 {
     return ops_attend(&device->queue, layer, spans, queries, out);
+}
+
+static Status cuda_attend_mixed(Device *device, const AttendLayer *layer, const Spans *spans,
+                                const float *queries, void *mixed)
+{
+    return ops_attend_mixed(&device->queue, layer, spans, queries, mixed);
 }
 
 static Status cuda_route(Device *device, const Router *router, const float *in, uint32_t tokens,
@@ -439,6 +451,7 @@ const Backend BACKEND_CUDA = {
     .embed = cuda_embed,
     .norm = cuda_norm,
     .linear = cuda_linear,
+    .linear_mixed = cuda_linear_mixed,
     .norm_linear = cuda_norm_linear,
     .find_nan = cuda_find_nan,
     .find_best = cuda_find_best,
@@ -447,6 +460,7 @@ const Backend BACKEND_CUDA = {
     .append = cuda_append,
     .append_latent = cuda_append_latent,
     .attend = cuda_attend,
+    .attend_mixed = cuda_attend_mixed,
     .route = cuda_route,
     .limit = cuda_limit,
     .group = cuda_group,

@@ -242,11 +242,16 @@ __global__ void __launch_bounds__(THREADS)
     CombineSlots slots;
     Values<COUNT> total = {};
     Values<COUNT> sum = {};
+    /* without tensor cores a library's kernel may come next */
+    constexpr bool EARLY = sizeof(Element) == sizeof(__nv_bfloat16);
+    if (EARLY)
+        let_next_kernel_start();
     slots.load(rows, weight, 0, top_k);
     if (column < columns)
         total.load(to);
     wait_for_earlier_kernels();
-    let_next_kernel_start();
+    if (!EARLY)
+        let_next_kernel_start();
     if (column >= columns)
         return;
     slots.add(in + column, columns, sum);

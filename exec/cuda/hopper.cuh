@@ -95,6 +95,21 @@ __device__ inline float load_shared_of(uint32_t rank, uint32_t from)
     return value;
 }
 
+/* Four that lie together, at a multiple of 16. */
+__device__ inline float4 load_four_of(uint32_t rank, uint32_t from)
+{
+    float4 value;
+    asm volatile("{\n"
+                 ".reg .b32 place;\n"
+                 "mapa.shared::cluster.u32 place, %4, %5;\n"
+                 "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [place];\n"
+                 "}"
+                 : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+                 : "r"(from), "r"(rank)
+                 : "memory");
+    return value;
+}
+
 /* VALUE -> the place TO of block RANK's shared memory. */
 __device__ inline void store_shared_of(uint32_t rank, uint32_t to, uint32_t value)
 {

@@ -14,7 +14,8 @@ struct LaunchShape {
 };
 
 /* Launches KERNEL so that it may start while the kernel before it in STREAM is ending; the kernel
- * must call wait_for_earlier_kernels() before it touches memory. */
+ * must call wait_for_earlier_kernels() before it touches memory that they write. What lets its own
+ * successor start before it has waited must not be followed by a library's kernel. */
 template <typename... Parameters, typename... Arguments>
 Status launch_after(void (*kernel)(Parameters...), const LaunchShape &shape, cudaStream_t stream,
                     Arguments &&...arguments)

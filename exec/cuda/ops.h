@@ -40,6 +40,9 @@ Status ops_norm_rounded(const OpsQueue *queue, const Norm *norm, const float *in
 /* In bf16, IN is rounded to it; sums are f32. */
 Status ops_linear(const OpsQueue *queue, const float *in, const Matrix *weight, uint32_t rows,
                   bool add, float *out);
+/* The same, added to OUT, for IN of the compute type. */
+Status ops_linear_mixed(const OpsQueue *queue, const void *in, const Matrix *weight, uint32_t rows,
+                        float *out);
 /* In bf16 the normed rows are rounded to it. */
 Status ops_norm_linear(const OpsQueue *queue, const Norm *norm, const float *in,
                        const Matrix *weight, uint32_t rows, float *normed, float *out);
@@ -69,6 +72,9 @@ Status ops_append_latent(const OpsQueue *queue, const LatentLayer *layer, const 
  * Fails with ERR_UNSUPPORTED when key_dim is over 576 or value_dim over 512. */
 Status ops_attend(const OpsQueue *queue, const AttendLayer *layer, const Spans *spans,
                   const float *queries, float *out);
+/* The same; MIXED is of the compute type. */
+Status ops_attend_mixed(const OpsQueue *queue, const AttendLayer *layer, const Spans *spans,
+                        const float *queries, void *mixed);
 
 #ifdef __cplusplus
 }

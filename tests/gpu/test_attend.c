@@ -393,6 +393,26 @@ static void check_attend(ComputeType compute, HeadShape shape, uint32_t way, uin
     gpu_reset();
 }
 
+/* What attend_mixed() makes of the case on the device, rounded. */
+static void check_mixed(HeadShape shape, uint32_t way, uint64_t *state)
+{
+    AttendCase c = {0};
+    const OpsQueue queue = gpu_queue(COMPUTE_BF16);
+    make_case(COMPUTE_BF16, shape, way, state, &c);
+    AttendLayer layer = c.layer;
+    Floats out = gpu_result(c.outputs);
+    Floats mixed = gpu_result(c.outputs);
+    layer.cache.keys = gpu_elements(&c.keys, COMPUTE_BF16);
+    layer.cache.values = gpu_elements(&c.values, COMPUTE_BF16);
+    layer.sinks = layer.sinks != NULL ? c.sinks.device : NULL;
+    layer.relative_bias = layer.relative_bias != NULL ? c.bias.device : NULL;
+    assert_ok(ops_attend(&queue, &layer, &c.spans, c.queries.device, out.device));
+    assert_ok(ops_attend_mixed(&queue, &layer, &c.spans, c.queries.device, mixed.device));
+    memcpy(out.host, gpu_read(&queue, out.device, c.outputs), c.outputs * sizeof *out.host);
+    gpu_assert_elements_near(&queue, COMPUTE_BF16, mixed.device, &out, BF16_ROUNDING);
+    gpu_reset();
+}
+
 static const HeadShape SHAPES[] = {
     {8, 1, 64, 64, false},   {4, 4, 128, 128, false},  {16, 2, 128, 64, false},
     {5, 1, 40, 72, false},   {24, 1, 24, 16, false},   {2, 2, 7, 9, false},
@@ -418,6 +438,18 @@ static void attention_is_the_softmax_over_what_a_token_sees(void **unused)
             for (uint32_t way = c; way < 12; way += 2 - (uint32_t)c)
                 if (!brief() || is_brief_way(s, way, c == 0 ? 1 : 3))
                     check_attend(c == 0 ? COMPUTE_F32 : COMPUTE_BF16, SHAPES[s], way, &state);
+}
+
+static void mixed_values_are_what_attention_gives_rounded(void **unused)
+{
+    (void)unused;
+    static const HeadShape shapes[] = {{8, 1, 64, 64, false},    {4, 4, 128, 128, false},
+                                       {32, 4, 128, 128, false}, {5, 1, 40, 72, false},
+                                       {2, 2, 7, 9, false},      {16, 2, 128, 64, false}};
+    uint64_t state = 15;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (uint32_t way = 0; way < 12; way++)
+            check_mixed(shapes[s], way, &state);
 }
 
 /* A captured step is sized by what it may hold; replayed, its spans may hold less. */
@@ -452,6 +484,7 @@ int main(void)
         cmocka_unit_test(append_norms_clips_rotates_and_stores),
         cmocka_unit_test(latents_are_normed_and_rotated),
         cmocka_unit_test(attention_is_the_softmax_over_what_a_token_sees),
+        cmocka_unit_test(mixed_values_are_what_attention_gives_rounded),
         cmocka_unit_test(attention_of_a_larger_step_is_the_same),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -119,7 +119,7 @@ static bool find_loads(const StepOutput *output, uint32_t layer, HostSpan *span)
 }
 
 /* What passes before an event's first load starts, from the host's beginning it on, and after its
- * last; where all hit, after queueing. Means over the events of the step. */
+ * last and after queueing. Means over the events of the step. */
 static void around(const StepOutput *output, double *lag_ns, double *after_ns)
 {
     const HostTimes *host = &output->host;
@@ -133,7 +133,8 @@ static void around(const StepOutput *output, double *lag_ns, double *after_ns)
         const HostEvent *waited = &host->events[event++];
         uint64_t from_ns = host->ops[i].start_ns + host->ops[i].duration_ns;
         if (find_loads(output, op->layer, &loads)) {
-            from_ns = loads.start_ns + loads.duration_ns;
+            uint64_t end_ns = loads.start_ns + loads.duration_ns;
+            from_ns = end_ns > from_ns ? end_ns : from_ns;
             *lag_ns += (double)loads.start_ns - (double)host->loads[waited->first_load].start_ns;
         }
         *after_ns += (double)(op->start_ns + op->duration_ns) - (double)from_ns;

@@ -45,9 +45,10 @@ static Status begin_gathered(ExpertSlots *slots)
         return OK;
     uint64_t start_ns = clock_ns();
     TRY(slots->backend->load(slots->device, slots->gathered, n));
-    slots->load_calls[slots->gathered->ticket] = (HostSpan){start_ns, clock_ns() - start_ns};
+    uint64_t end_ns = clock_ns();
+    slots->load_calls[slots->gathered->ticket] = (HostSpan){start_ns, end_ns - start_ns};
     for (uint32_t i = 1; i < n; i++)
-        slots->load_calls[slots->gathered[i].ticket] = (HostSpan){clock_ns(), 0};
+        slots->load_calls[slots->gathered[i].ticket] = (HostSpan){end_ns, 0};
     return OK;
 }
 

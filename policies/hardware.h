@@ -31,8 +31,9 @@
  *                      (loads, lag and after/load by the "bytes" of an expert)
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
- *   after/load         from the end of an event's last load to the end of the call that awaits it,
- *                      beyond what such a call takes from the end of queueing it; may be negative
+ *   after/load         from the end of an event's last load, or of queueing where that is later, to
+ *                      the end of the call that awaits it, beyond what such a call takes from the
+ *                      end of queueing it; may be negative
  *   sync               from the end of a load to what awaits it, and from the end of what is queued
  *                      to a load that comes after it
  *   throttle           what a load over a slow link takes longer than the link is said to;

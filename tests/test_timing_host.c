@@ -1,0 +1,128 @@
+/* Simulated time of experts that the host computes: from memory, from its cache, and in what
+ * shares. */
+#include "base/status.h" /* before cmocka, which has a macro called fail */
+
+#include "tests/support.h"
+
+#include <stdio.h>
+
+#include "base/memory.h"
+#include "sim/timing.h"
+
+enum { EXPERTS = 6, SLOT_BYTES = 1000, HELD = 2, COLD_NS = 10000, WARM_NS = 1000 };
+
+static void put(Hardware *hardware, const char *name, CostUnit unit, double value)
+{
+    CostTable *table;
+    assert_ok(hardware_add_table(hardware, name, "", unit, NULL, 0, &table));
+    assert_ok(cost_table_put(table, (double[]){0}, value, 0));
+}
+
+/* NS for each expert and each of its rows. */
+static void put_host(Hardware *hardware, const char *name, double ns)
+{
+    static const char *const AXES[] = {"active", "rows"};
+    CostTable *table;
+    assert_ok(hardware_add_table(hardware, name, "", UNIT_NS, AXES, 2, &table));
+    for (uint32_t active = 1; active <= EXPERTS; active++)
+        for (uint32_t rows = 1; rows <= 4; rows++)
+            assert_ok(cost_table_put(table, (double[]){active, rows}, ns * active * rows, 0));
+}
+
+/* One MoE layer, nothing of which takes time but experts on the host, whose cache holds HELD. */
+static void make_machine(Hardware *hardware)
+{
+    HardwareModel *model;
+    *hardware = (Hardware){.backend = "cpu", .device = "cpu: made up"};
+    assert_ok(hardware_add_model(hardware, "model", &model));
+    assert_ok(mem_new(&model->ops[STACK_DECODER], 1, sizeof(HardwareOp), "ops"));
+    model->ops[STACK_DECODER][model->n_ops[STACK_DECODER]++] = (HardwareOp){.op = OP_EXPERTS};
+    assert_ok(mem_new(&model->slots, 1, sizeof *model->slots, "slots"));
+    model->slots[model->n_slots++] = (HardwareSlots){.experts = EXPERTS, .slot_bytes = SLOT_BYTES};
+    put(hardware, "gpu/experts", UNIT_NS, 0);
+    put(hardware, "copy/h2d", UNIT_NS, 0);
+    put(hardware, "decide", UNIT_NS, 0);
+    put(hardware, "end/load", UNIT_NS, 0);
+    put(hardware, "host/cache", UNIT_BYTES, HELD * SLOT_BYTES);
+    put_host(hardware, "host/experts", COLD_NS);
+    put_host(hardware, "host/warm", WARM_NS);
+}
+
+/* How long a step takes in which the host computes N EXPERTS of ROWS each. */
+static uint64_t step_ns(Timing *timing, const uint16_t *experts, const uint32_t *rows, uint32_t n)
+{
+    const StepFeatures step = {.phase = PHASE_DECODE, .tokens = 1, .requests = 1};
+    const TimingEvent event = {.n = n, .experts = experts, .rows = rows};
+    BufferAction actions[EXPERTS];
+    StepTime time;
+    for (uint32_t i = 0; i < n; i++)
+        actions[i] =
+            (BufferAction){.expert = experts[i], .kind = RESIDENCY_HOST, .slot = BUFFER_NO_SLOT};
+    assert_ok(timing_begin(timing, &step, 0));
+    assert_ok(timing_event(timing, &event, actions, n));
+    assert_ok(timing_end(timing, &time));
+    return time.duration_ns;
+}
+
+static uint64_t one_ns(Timing *timing, uint16_t expert)
+{
+    return step_ns(timing, &expert, (const uint32_t[]){1}, 1);
+}
+
+static Timing *open_timing(const Hardware *hardware, Plan *plan)
+{
+    static const TraceLayer LAYER = {.experts = EXPERTS, .top_k = 1, .expert_bytes = SLOT_BYTES};
+    Timing *timing;
+    *plan = plan_default();
+    plan->buffer.on = true;
+    plan->buffer.slots = 1;
+    snprintf(plan->buffer.evict, sizeof plan->buffer.evict, "lru");
+    plan->compute.mode = COMPUTE_ON_HOST;
+    const TimingOptions options = {
+        .hardware = hardware, .model = "model", .plan = plan, .layers = &LAYER, .n_layers = 1};
+    assert_ok(timing_new(&options, &timing));
+    return timing;
+}
+
+static void what_the_cache_holds_is_warm_until_so_much_else_was_read(void **unused)
+{
+    (void)unused;
+    Hardware hardware;
+    Plan plan;
+    make_machine(&hardware);
+    Timing *timing = open_timing(&hardware, &plan);
+    assert_int_equal(one_ns(timing, 0), COLD_NS);
+    assert_int_equal(one_ns(timing, 0), WARM_NS);
+    assert_int_equal(one_ns(timing, 1), COLD_NS);
+    assert_int_equal(one_ns(timing, 0), WARM_NS);
+    assert_int_equal(one_ns(timing, 2), COLD_NS);
+    assert_int_equal(one_ns(timing, 3), COLD_NS);
+    assert_int_equal(one_ns(timing, 0), COLD_NS);
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
+static void each_expert_takes_its_share_of_as_many_of_its_rows(void **unused)
+{
+    (void)unused;
+    Hardware hardware;
+    Plan plan;
+    make_machine(&hardware);
+    Timing *timing = open_timing(&hardware, &plan);
+    /* 2 experts of 1 row and 2 of 3 rows, of each sort half. */
+    assert_int_equal(step_ns(timing, (const uint16_t[]){0, 1}, (const uint32_t[]){1, 3}, 2),
+                     COLD_NS * (2 * 1 + 2 * 3) / 2);
+    assert_int_equal(step_ns(timing, (const uint16_t[]){1, 4}, (const uint32_t[]){2, 2}, 2),
+                     (WARM_NS * 2 * 2 + COLD_NS * 2 * 2) / 2);
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_the_cache_holds_is_warm_until_so_much_else_was_read),
+        cmocka_unit_test(each_expert_takes_its_share_of_as_many_of_its_rows),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

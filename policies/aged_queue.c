@@ -58,27 +58,39 @@ static inline __attribute__((always_inline)) uint32_t count(const float *restric
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static float scores_avx2(const uint32_t *last, const float *rate,
-                                                         size_t n, uint32_t now, float *score)
-{
-    return scores(last, rate, n, now, score);
-}
+/* The same for processors that compare more at a time. */
+#define DEFINE_FOR(name, features)                                                                 \
+    __attribute__((target(features))) static float scores_##name(                                  \
+        const uint32_t *last, const float *rate, size_t n, uint32_t now, float *score)             \
+    {                                                                                              \
+        return scores(last, rate, n, now, score);                                                  \
+    }                                                                                              \
+    __attribute__((target(features))) static uint32_t count_##name(const float *score, size_t n,   \
+                                                                   float limit, uint32_t *at)      \
+    {                                                                                              \
+        return count(score, n, limit, at);                                                         \
+    }
 
-__attribute__((target("avx2"))) static uint32_t count_avx2(const float *score, size_t n,
-                                                           float limit, uint32_t *at)
-{
-    return count(score, n, limit, at);
-}
+DEFINE_FOR(avx2, "avx2")
+DEFINE_FOR(avx512, "avx512f,avx512dq,avx512bw")
 
 static bool has_avx2(void)
 {
     return __builtin_cpu_supports("avx2");
+}
+
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw");
 }
 #endif
 
 float aged_scores(const uint32_t *last, const float *rate, uint32_t n, uint32_t now, float *score)
 {
 #if defined(__x86_64__)
+    if (has_avx512())
+        return scores_avx512(last, rate, n, now, score);
     if (has_avx2())
         return scores_avx2(last, rate, n, now, score);
 #endif
@@ -88,6 +100,8 @@ float aged_scores(const uint32_t *last, const float *rate, uint32_t n, uint32_t 
 uint32_t aged_count(const float *score, uint32_t n, float limit, uint32_t *at)
 {
 #if defined(__x86_64__)
+    if (has_avx512())
+        return count_avx512(score, n, limit, at);
     if (has_avx2())
         return count_avx2(score, n, limit, at);
 #endif

@@ -7,6 +7,14 @@
 
 enum { AGED_TURNS = 256, AGED_STRIDE = 16, AGED_NEAR = 64 };
 
+/* Of an object, side by side, since each of them is wanted with the others. */
+typedef struct {
+    uint32_t last;  /* time of the last lookup */
+    uint32_t count; /* lookups */
+    uint32_t place; /* where it is near, or none */
+    uint32_t next;  /* who waits behind it, or NOBODY */
+} AgedUse;
+
 /* Residents are near, or wait. The first N of the arrays by place are near; from there to the next
  * multiple of AGED_STRIDE rates are 0. Whoever is not near has the place NONE, which nobody reads.
  */
@@ -15,13 +23,12 @@ typedef struct {
     float *rate;      /* [room] 1 / lookups */
     float *score;     /* [room] what the last search found */
     uint32_t *object; /* [room] */
-    uint32_t *place;  /* [n_objects] */
-    uint32_t none;
+    uint32_t none;    /* a place */
+    AgedUse *uses;    /* [n_objects] */
     uint32_t n;
     uint32_t near;  /* as many as are wanted at most */
     uint32_t most;  /* where more are near, the threshold goes up */
     uint32_t *head; /* [AGED_TURNS] the first who waits for each turn of time, or NOBODY */
-    uint32_t *next; /* [n_objects] of those that wait */
     uint32_t turn;  /* has come */
     uint32_t shift; /* a turn has 2^shift lookups */
     double threshold;

@@ -13,21 +13,21 @@ static void put_near(Scope *scope, uint32_t object)
 {
     AgedQueue *queue = &scope->aged;
     uint32_t at = queue->n++;
-    queue->last[at] = scope->last[object];
-    queue->rate[at] = 1.0F / (float)scope->count[object];
+    queue->last[at] = scope->aged.uses[object].last;
+    queue->rate[at] = 1.0F / (float)scope->aged.uses[object].count;
     queue->object[at] = object;
-    queue->place[object] = at;
+    queue->uses[object].place = at;
 }
 
 static void leave_near(AgedQueue *queue, uint32_t at)
 {
     uint32_t end = --queue->n;
-    queue->place[queue->object[at]] = queue->none;
+    queue->uses[queue->object[at]].place = queue->none;
     if (at != end) {
         queue->last[at] = queue->last[end];
         queue->rate[at] = queue->rate[end];
         queue->object[at] = queue->object[end];
-        queue->place[queue->object[at]] = at;
+        queue->uses[queue->object[at]].place = at;
     }
     queue->rate[end] = 0;
 }
@@ -35,7 +35,8 @@ static void leave_near(AgedQueue *queue, uint32_t at)
 /* A time before which OBJECT does not reach the threshold. */
 static double due_of(const Scope *scope, uint32_t object)
 {
-    return scope->last[object] + scope->aged.threshold * scope->count[object] - 2;
+    return scope->aged.uses[object].last + scope->aged.threshold * scope->aged.uses[object].count -
+           2;
 }
 
 /* Puts OBJECT near if it is due in the present turn, else where it waits: at most a whole round of
@@ -52,7 +53,7 @@ static void put(Scope *scope, uint32_t object)
     }
     uint64_t end = (uint64_t)last_turn << queue->shift;
     uint32_t turn = due < (double)end ? (uint32_t)((uint64_t)due >> queue->shift) : last_turn;
-    queue->next[object] = queue->head[turn % AGED_TURNS];
+    queue->uses[object].next = queue->head[turn % AGED_TURNS];
     queue->head[turn % AGED_TURNS] = object;
 }
 
@@ -68,7 +69,7 @@ static void advance(Scope *scope)
         uint32_t object = *head;
         *head = NOBODY;
         while (object != NOBODY) {
-            uint32_t next = queue->next[object];
+            uint32_t next = queue->uses[object].next;
             put(scope, object);
             object = next;
         }
@@ -90,7 +91,7 @@ static uint32_t take_waiting(AgedQueue *queue, uint32_t *objects)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < AGED_TURNS; i++) {
-        for (uint32_t object = queue->head[i]; object != NOBODY; object = queue->next[object])
+        for (uint32_t object = queue->head[i]; object != NOBODY; object = queue->uses[object].next)
             objects[n++] = object;
         queue->head[i] = NOBODY;
     }
@@ -105,7 +106,8 @@ static uint32_t *room_behind_aside(const Scope *scope)
 
 static double score_of(const Scope *scope, uint32_t object)
 {
-    return ((double)scope->time + 1 - scope->last[object]) / scope->count[object];
+    return ((double)scope->time + 1 - scope->aged.uses[object].last) /
+           scope->aged.uses[object].count;
 }
 
 /* All find their places again. */
@@ -161,7 +163,8 @@ static void start_time_again(Scope *scope)
     uint32_t n = take_near(&scope->aged, objects);
     n += take_waiting(&scope->aged, objects + n);
     for (uint32_t i = 0; i < scope->n_objects; i++)
-        scope->last[i] = scope->last[i] > half ? scope->last[i] - half : 0;
+        scope->aged.uses[i].last =
+            scope->aged.uses[i].last > half ? scope->aged.uses[i].last - half : 0;
     scope->time -= half;
     put_all(scope, objects, n);
 }
@@ -172,12 +175,12 @@ static void aged_look_up(Scope *scope, uint32_t object, bool hit)
     AgedQueue *queue = &scope->aged;
     if (scope->time == INT32_MAX && hit)
         start_time_again(scope);
-    uint32_t at = queue->place[object];
+    AgedUse *use = &queue->uses[object];
     scope->time += hit;
-    scope->last[object] = hit ? scope->time : scope->last[object];
-    scope->count[object] += hit & (scope->count[object] != UINT32_MAX);
-    queue->last[at] = scope->time;
-    queue->rate[at] = 1.0F / (float)scope->count[object];
+    use->last = hit ? scope->time : use->last;
+    use->count += hit & (use->count != UINT32_MAX);
+    queue->last[use->place] = scope->time;
+    queue->rate[use->place] = 1.0F / (float)use->count;
 }
 
 static void aged_hit(Scope *scope, uint32_t object)
@@ -195,10 +198,10 @@ static void aged_admit(Scope *scope, uint32_t object)
  */
 static bool is_less_used(const Scope *scope, uint32_t left, uint32_t right)
 {
-    uint64_t left_age = (uint64_t)scope->time - scope->last[left] + 1;
-    uint64_t right_age = (uint64_t)scope->time - scope->last[right] + 1;
-    uint64_t a = scope->count[left] * right_age;
-    uint64_t b = scope->count[right] * left_age;
+    uint64_t left_age = (uint64_t)scope->time - scope->aged.uses[left].last + 1;
+    uint64_t right_age = (uint64_t)scope->time - scope->aged.uses[right].last + 1;
+    uint64_t a = scope->aged.uses[left].count * right_age;
+    uint64_t b = scope->aged.uses[right].count * left_age;
     return a != b ? a < b : left < right;
 }
 
@@ -278,5 +281,4 @@ DEFINE_EVENTS(lfu_aged, RULES)
  * scope since its own last one (and that one); ties to the lower object. Engines for expert
  * offloading call it LFRU; among causal policies it did best in replays with all of an event's
  * lookups against its start. */
-const EvictionPolicy EVICT_LFU_AGED = {
-    .name = "lfu-aged", EVENTS(lfu_aged), .needs_counts = true, .needs_aged = true};
+const EvictionPolicy EVICT_LFU_AGED = {.name = "lfu-aged", EVENTS(lfu_aged), .needs_aged = true};

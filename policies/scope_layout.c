@@ -39,8 +39,7 @@ static void lay_out_aged(Scope *scope, Arena *arena)
     aged->rate = piece(arena, true, room, sizeof *aged->rate);
     aged->score = piece(arena, true, room, sizeof *aged->score);
     aged->object = piece(arena, true, room, sizeof *aged->object);
-    aged->place = piece(arena, true, scope->n_objects, sizeof *aged->place);
-    aged->next = piece(arena, true, scope->n_objects, sizeof *aged->next);
+    aged->uses = piece(arena, true, scope->n_objects, sizeof *aged->uses);
     aged->head = piece(arena, true, AGED_TURNS, sizeof *aged->head);
     aged->none = (uint32_t)room - 1;
 }
@@ -135,7 +134,7 @@ static void reset_aged(Scope *scope)
 {
     AgedQueue *aged = &scope->aged;
     for (uint32_t i = 0; i < scope->n_objects; i++)
-        aged->place[i] = aged->none;
+        aged->uses[i] = (AgedUse){.place = aged->none};
     for (uint32_t i = 0; i < AGED_TURNS; i++)
         aged->head[i] = NOBODY;
     memset(aged->rate, 0, aged_room(scope->n_slots) * sizeof *aged->rate);

@@ -1,5 +1,6 @@
 #include "policies/clock_word.h"
 #include "policies/turns.h"
+#include "policies/wide.h"
 
 /* The hand stands between the oldest of the ring and the newest. */
 static void clock_hit(Scope *scope, uint32_t object)
@@ -84,9 +85,14 @@ ALWAYS_INLINE void run_either(Scope *scope, ScopeEvent *events, const BufferRun 
     }
 }
 
-static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
+static void narrow_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
 {
     run_either(scope, events, run, true, clock_serial);
+}
+
+static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    wide_run(scope, events, run, wide_clock_serial, narrow_serial);
 }
 
 static void run_batch(Scope *scope, ScopeEvent *events, const BufferRun *run)
@@ -103,4 +109,6 @@ const EvictionPolicy EVICT_CLOCK = {
     .prefetch = clock_prefetch,
     .needs_flags = true,
     .needs_turns = true,
+    .needs_positions = true,
+    .needs_places = true,
     .n_rings = 1};

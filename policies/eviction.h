@@ -33,6 +33,7 @@ typedef struct {
     bool needs_values;    /* value */
     bool needs_positions; /* position */
     bool needs_turns;     /* turn */
+    bool needs_places;    /* places */
     bool has_layer_lists; /* nodes: a list a layer */
     uint32_t n_lists;     /* nodes: so many */
     uint32_t n_rings;

@@ -15,6 +15,7 @@
 #include "policies/aged_queue.h"
 #include "policies/buffer.h"
 #include "policies/heap.h"
+#include "policies/places.h"
 #include "policies/ring.h"
 #include "policies/value_queue.h"
 
@@ -61,6 +62,7 @@ typedef struct {
     /* For the policy. */
     Ring rings[MOST_RINGS]; /* its orders */
     uint32_t *position;     /* [n_objects] in a ring where lookups move objects */
+    Places places;          /* ... or the places that wide runs lay a ring out in */
     ScopeNode *nodes;       /* [n_objects + lists of the policy]; the last are their sentinels */
     uint64_t random;        /* state of its random numbers */
     Heap heap;              /* residents, where the policy asks for it */

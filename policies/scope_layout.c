@@ -44,6 +44,16 @@ static void lay_out_aged(Scope *scope, Arena *arena)
     aged->none = (uint32_t)room - 1;
 }
 
+static void lay_out_places(const EvictionPolicy *policy, Scope *scope, Arena *arena)
+{
+    Places *places = &scope->places;
+    bool wanted = policy->needs_places;
+    places->room = places_room(scope->n_slots);
+    places->object = piece(arena, wanted, places->room + 1, sizeof *places->object);
+    places->taken = piece(arena, wanted, places->room / 64, sizeof *places->taken);
+    places->visited = piece(arena, wanted, places->room / 64, sizeof *places->visited);
+}
+
 /* What is by object, and by slot, has an entry for nobody (policies/wide.h). */
 static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t widest, Arena *arena)
 {
@@ -77,6 +87,7 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     scope->position = piece(arena, policy->needs_positions, objects + 1, sizeof *scope->position);
     scope->turn = piece(arena, policy->needs_turns, objects, sizeof *scope->turn);
     scope->nodes = piece(arena, nodes > 0, nodes, sizeof *scope->nodes);
+    lay_out_places(policy, scope, arena);
     lay_out_rings(policy, scope, arena);
 }
 

@@ -28,6 +28,7 @@ uint32_t wide_lru_serial(Scope *scope, ScopeEvent *events, const BufferRun *run,
 uint32_t wide_lru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_mru_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_mru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+uint32_t wide_clock_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_lifo_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 
 /* Defines a wide run for machines of another kind. */

@@ -7,7 +7,8 @@
 #include "policies/wide.h"
 
 #define WIDE                                                                                       \
-    __attribute__((target("avx512f,avx512vl,avx512bw,avx512vpopcntdq,bmi,bmi2,lzcnt,popcnt")))
+    __attribute__((                                                                                \
+        target("avx512f,avx512vl,avx512bw,avx512vpopcntdq,avx512vbmi2,bmi,bmi2,lzcnt,popcnt")))
 #define WIDE_INLINE WIDE static inline __attribute__((always_inline))
 #define RARELY(condition) __builtin_expect(condition, 0)
 
@@ -46,6 +47,11 @@ WIDE_INLINE void wide_store(uint32_t *to, __m256i lanes)
 WIDE_INLINE uint32_t wide_bits(uint32_t bits)
 {
     return (uint32_t)__builtin_popcount(bits);
+}
+
+WIDE_INLINE uint32_t wide_bits_64(uint64_t bits)
+{
+    return (uint32_t)__builtin_popcountll(bits);
 }
 
 /* FROM, FROM + 1 and so on. */

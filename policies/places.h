@@ -8,9 +8,9 @@
 /* A bit for each place says whether it is taken, and whether who is there was visited: not where it
  * is free. Places repeat after the words that are in use. */
 typedef struct {
-    uint32_t *object;  /* [room + 1] who is at each; at room is nobody */
-    uint64_t *taken;   /* [room / 64] */
-    uint64_t *visited; /* [room / 64] */
+    uint32_t *object;  /* [room + 16] who is at each; at room is nobody */
+    uint64_t *taken;   /* [room / 64 + 8] */
+    uint64_t *visited; /* [room / 64 + 8] */
     uint32_t room;     /* a multiple of 64 */
     uint32_t next;     /* no place from there on is taken */
     uint32_t n_words;  /* with places before next */

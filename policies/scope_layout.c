@@ -49,9 +49,9 @@ static void lay_out_places(const EvictionPolicy *policy, Scope *scope, Arena *ar
     Places *places = &scope->places;
     bool wanted = policy->needs_places;
     places->room = places_room(scope->n_slots);
-    places->object = piece(arena, wanted, places->room + 1, sizeof *places->object);
-    places->taken = piece(arena, wanted, places->room / 64, sizeof *places->taken);
-    places->visited = piece(arena, wanted, places->room / 64, sizeof *places->visited);
+    places->object = piece(arena, wanted, places->room + 16, sizeof *places->object);
+    places->taken = piece(arena, wanted, places->room / 64 + 8, sizeof *places->taken);
+    places->visited = piece(arena, wanted, places->room / 64 + 8, sizeof *places->visited);
 }
 
 /* What is by object, and by slot, has an entry for nobody (policies/wide.h). */

@@ -77,13 +77,13 @@ static void decide_one_by_one(Scope *scope, ScopeEvent *counts, BufferSpan span,
 /* NEWCOMERS take the seats AT of VICTIMS; N, or nobody. */
 WIDE_INLINE void take_seats(Scope *scope, uint32_t n, __m256i newcomers, __m256i at)
 {
-    uint32_t in[WIDE_LANES];
-    uint32_t seat[WIDE_LANES];
+    _Alignas(32) uint32_t in[WIDE_LANES];
+    _Alignas(32) uint32_t seat[WIDE_LANES];
     uint32_t i = 0;
     wide_store(in, newcomers);
     wide_store(seat, at);
     do
-        for (uint32_t end = i + 4; i < end; i++) {
+        for (uint32_t end = i + WIDE_GROUP; i < end; i++) {
             scope->places.object[seat[i]] = in[i];
             scope->position[in[i]] = seat[i];
         }

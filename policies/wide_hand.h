@@ -3,9 +3,9 @@
  *
  * All that most events do happens in the window of 64 places ahead of the hand. Serial: who hits is
  * visited when the hand comes to him if his turn was before, which is when no more misses come
- * before it than there are victims before his place. Who was not visited, and whose turn is later,
- * goes: such events are left to who decides one by one. Batch: all of A are visited first, and keep
- * their bit. */
+ * before it than there are victims before his place. Whose turn is later goes if he was not
+ * visited, and else is visited after the hand has passed. Batch: all of A are visited first, and
+ * keep their bit. */
 #ifndef POLICIES_WIDE_HAND_H
 #define POLICIES_WIDE_HAND_H
 
@@ -36,39 +36,60 @@ WIDE_INLINE __m512i hand_own(const Places *places, const WideEvent *event)
                                    _mm512_cvtepu32_epi64(ahead));
 }
 
-WIDE_INLINE HandMove hand_move(const Places *places, const WideEvent *event, bool serial)
+/* Those of A that hit and are late: the hand comes to them before their turn. */
+WIDE_INLINE uint32_t hand_late(const WideEvent *event, __m512i own, uint64_t may_go)
+{
+    __m512i below = _mm512_sub_epi64(own, _mm512_set1_epi64(1));
+    __m512i victims = _mm512_and_si512(below, _mm512_set1_epi64((long long)may_go));
+    __m512i misses = _mm512_cvtepu32_epi64(wide_before(event->misses));
+    return _mm512_cmpgt_epi64_mask(misses, _mm512_popcnt_epi64(victims)) & event->hits;
+}
+
+/* Of WHO, who are late and not visited, the first that the hand comes to goes, and misses. Those
+ * behind him are judged anew. */
+WIDE_INLINE void hand_take(WideEvent *event, uint32_t who, __m512i *own)
+{
+    uint64_t bits = hand_any(_mm512_maskz_mov_epi64((__mmask8)who, *own));
+    uint32_t first =
+        _mm512_test_epi64_mask(*own, _mm512_set1_epi64((long long)(bits & (0 - bits))));
+    event->hits &= ~first;
+    event->misses |= first;
+    event->n_misses++;
+    *own = _mm512_maskz_mov_epi64((__mmask8)event->hits, *own);
+}
+
+WIDE_INLINE HandMove hand_move(const Places *places, WideEvent *event, bool serial)
 {
     HandMove move = {0};
     __m512i own = hand_own(places, event);
-    uint64_t any = hand_any(own);
     uint64_t visited = places_window(places, places->visited);
-    uint64_t may_go = places_window(places, places->taken) & ~visited & ~any;
-    uint32_t late = 0;
-    if (serial) {
-        __m512i below = _mm512_sub_epi64(own, _mm512_set1_epi64(1));
-        __m512i victims =
-            _mm512_popcnt_epi64(_mm512_and_si512(below, _mm512_set1_epi64((long long)may_go)));
-        __m512i misses = _mm512_cvtepu32_epi64(wide_before(event->misses));
-        late = _mm512_cmpgt_epi64_mask(misses, victims) & event->hits;
+    uint64_t free = places_window(places, places->taken) & ~visited;
+    uint32_t late = serial ? hand_late(event, own, free & ~hand_any(own)) : 0;
+    __m512i not_visited = _mm512_set1_epi64((long long)~visited);
+    uint32_t who;
+    while (serial && RARELY((who = late & _mm512_test_epi64_mask(own, not_visited)) != 0)) {
+        hand_take(event, who, &own);
+        late = hand_late(event, own, free & ~hand_any(own));
     }
-    move.victims = _pdep_u64((UINT64_C(1) << event->n_misses) - 1, may_go);
+    uint64_t any = hand_any(own);
+    move.victims = _pdep_u64((UINT64_C(1) << event->n_misses) - 1, free & ~any);
     move.passed = 64 - (uint32_t)_lzcnt_u64(move.victims);
     uint64_t passed = _bzhi_u64(UINT64_MAX, move.passed);
     uint64_t stays = serial ? hand_any(_mm512_maskz_mov_epi64((__mmask8)late, own)) : any;
     move.visited = (((visited | any) & ~passed) | stays) ^ visited;
-    move.fits =
-        wide_bits_64(move.victims) == event->n_misses && (!serial || (stays & ~visited) == 0);
+    move.fits = wide_bits_64(move.victims) == event->n_misses;
     move.outside = event->hits & ~_mm512_test_epi64_mask(own, own);
     return move;
 }
 
-/* Visits those of A with a bit in WHO. */
+/* Visits those of A with a bit in WHO; the others have a word each behind the places. */
 WIDE_INLINE void hand_visit(const Places *places, const WideEvent *event, uint32_t who)
 {
-    uint32_t word[WIDE_LANES];
-    uint64_t bit[WIDE_LANES];
+    _Alignas(32) uint32_t word[WIDE_LANES];
+    _Alignas(64) uint64_t bit[WIDE_LANES];
     __m512i shifts = _mm512_cvtepu32_epi64(_mm256_and_si256(event->keys, wide_all(63)));
-    wide_store(word, _mm256_maskz_srli_epi32((__mmask8)who, event->keys, 6));
+    wide_store(
+        word, _mm256_mask_srli_epi32(wide_count(places->room / 64), (__mmask8)who, event->keys, 6));
     _mm512_storeu_si512(bit, _mm512_maskz_sllv_epi64((__mmask8)who, _mm512_set1_epi64(1), shifts));
     for (uint32_t i = 0; i < WIDE_LANES; i++)
         places->visited[word[i]] |= bit[i];

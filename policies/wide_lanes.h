@@ -12,7 +12,7 @@
 #define WIDE_INLINE WIDE static inline __attribute__((always_inline))
 #define RARELY(condition) __builtin_expect(condition, 0)
 
-enum { WIDE_WINDOW = 16 };
+enum { WIDE_WINDOW = 16, WIDE_GROUP = 4 };
 
 /* An event's lookups: lane and bit I are the I-th of A, lanes beyond are nobody. */
 typedef struct {
@@ -102,6 +102,15 @@ WIDE_INLINE __m256i wide_pick_16(const Scope *scope, __m512i objects, uint32_t m
     return _mm512_castsi512_si256(_mm512_mask_compress_epi32(nobody, (__mmask16)mask, objects));
 }
 
+/* The keys of eight experts. One load each: gathered together they would wait for what the event
+ * before has written. */
+WIDE_INLINE __m256i wide_load_keys(const uint32_t *keys, const uint16_t *experts)
+{
+    return _mm256_setr_epi32((int)keys[experts[0]], (int)keys[experts[1]], (int)keys[experts[2]],
+                             (int)keys[experts[3]], (int)keys[experts[4]], (int)keys[experts[5]],
+                             (int)keys[experts[6]], (int)keys[experts[7]]);
+}
+
 /* Looks A up against the start: KEYS are by object, NOBODY where it is not resident. FIRST is the
  * object of expert 0. */
 WIDE_INLINE WideEvent wide_look_up(const Scope *scope, const uint16_t *experts, uint32_t n,
@@ -112,7 +121,8 @@ WIDE_INLINE WideEvent wide_look_up(const Scope *scope, const uint16_t *experts, 
     __m128i ids = _mm_maskz_loadu_epi16((__mmask8)lanes, experts);
     event.objects = _mm256_mask_add_epi32(wide_all(scope->n_objects), (__mmask8)lanes,
                                           _mm256_cvtepu16_epi32(ids), wide_all(first));
-    event.keys = wide_gather(keys, event.objects);
+    event.keys =
+        n == WIDE_LANES ? wide_load_keys(keys + first, experts) : wide_gather(keys, event.objects);
     event.hits = _mm256_mask_cmpneq_epi32_mask((__mmask8)lanes, event.keys, wide_all(NOBODY));
     event.misses = lanes & ~event.hits;
     event.n_misses = wide_bits(event.misses);
@@ -137,11 +147,11 @@ WIDE_INLINE void wide_write_hits(const WideEvent *event, uint8_t *hit)
 /* The N first of OBJECTS, and nobody, get KEY. */
 WIDE_INLINE void wide_set_keys(uint32_t *keys, uint32_t n, __m256i objects, uint32_t key)
 {
-    uint32_t list[WIDE_LANES];
+    _Alignas(32) uint32_t list[WIDE_LANES];
     uint32_t i = 0;
     wide_store(list, objects);
     do
-        for (uint32_t end = i + 4; i < end; i++)
+        for (uint32_t end = i + WIDE_GROUP; i < end; i++)
             keys[list[i]] = key;
     while (i < n);
 }
@@ -168,9 +178,9 @@ WIDE_INLINE void wide_count_event(const Scope *scope, ScopeEvent *counts, const 
 WIDE_INLINE void wide_exchange(Scope *scope, ScopeEvent *counts, const WideEvent *event,
                                __m256i newcomers, __m256i victims)
 {
-    uint32_t in[1 + WIDE_LANES] = {scope->newest};
-    uint32_t out[WIDE_LANES];
-    uint32_t slot[WIDE_LANES];
+    _Alignas(32) uint32_t in[WIDE_LANES];
+    _Alignas(32) uint32_t out[WIDE_LANES];
+    _Alignas(32) uint32_t slot[WIDE_LANES];
     bool *resident = scope->resident;
     uint32_t *slots = scope->slot;
     uint32_t *slot_object = scope->slot_object;
@@ -178,19 +188,19 @@ WIDE_INLINE void wide_exchange(Scope *scope, ScopeEvent *counts, const WideEvent
     uint32_t n_loaded = scope->n_loaded;
     uint32_t i = 0;
     wide_count_event(scope, counts, event, newcomers, victims);
-    wide_store(in + 1, newcomers);
+    wide_store(in, newcomers);
     wide_store(out, victims);
     wide_store(slot, wide_gather(slots, victims));
     do
-        for (uint32_t end = i + 4; i < end; i++) {
+        for (uint32_t end = i + WIDE_GROUP; i < end; i++) {
             resident[out[i]] = false;
-            resident[in[1 + i]] = true;
-            slots[in[1 + i]] = slot[i];
-            slot_object[slot[i]] = in[1 + i];
-            loaded_at[in[1 + i]] = n_loaded + i + 1;
+            resident[in[i]] = true;
+            slots[in[i]] = slot[i];
+            slot_object[slot[i]] = in[i];
+            loaded_at[in[i]] = n_loaded + i + 1;
         }
     while (i < event->n_misses);
-    scope->newest = in[event->n_misses];
+    scope->newest = event->n_misses != 0 ? in[event->n_misses - 1] : scope->newest;
     scope->n_loaded += event->n_misses;
 }
 

@@ -6,7 +6,7 @@
 /* A bit for each of OBJECTS that is of A. */
 WIDE_INLINE uint32_t of_a(const WideEvent *event, __m512i objects)
 {
-    uint32_t list[WIDE_LANES];
+    _Alignas(32) uint32_t list[WIDE_LANES];
     uint32_t found = 0;
     wide_store(list, event->objects);
     for (uint32_t i = 0; i < WIDE_LANES; i++)

@@ -32,10 +32,10 @@ WIDE_INLINE void settle_runs(Scope *scope, ScopeEvent *counts, const WideEvent *
                              __m256i before)
 {
     enum { RUNS = WIDE_LANES / 2 };
-    uint32_t in[WIDE_LANES];
-    uint32_t out[WIDE_LANES];
-    uint32_t slot[WIDE_LANES];
-    uint32_t loaded_at[WIDE_LANES];
+    _Alignas(32) uint32_t in[WIDE_LANES];
+    _Alignas(32) uint32_t out[WIDE_LANES];
+    _Alignas(32) uint32_t slot[WIDE_LANES];
+    _Alignas(32) uint32_t loaded_at[WIDE_LANES];
     uint32_t starts = event->misses & ~(event->misses << 1);
     uint32_t ends = event->misses & ~(event->misses >> 1);
     uint32_t in_between = event->misses & event->misses << 1;
@@ -69,8 +69,8 @@ WIDE_INLINE void settle_runs(Scope *scope, ScopeEvent *counts, const WideEvent *
 /* Whoever is not followed by a miss moves to the new end. */
 WIDE_INLINE void move_stayers(Scope *scope, Ring *ring, const WideEvent *event)
 {
-    uint32_t of_a[WIDE_LANES];
-    uint32_t position[WIDE_LANES];
+    _Alignas(32) uint32_t of_a[WIDE_LANES];
+    _Alignas(32) uint32_t position[WIDE_LANES];
     uint32_t stayers = ((1u << event->n) - 1) & ~(event->misses >> 1);
     __m256i places = _mm256_and_si256(wide_count(ring->head), wide_all(ring->mask));
     wide_store(of_a, event->objects);

@@ -65,7 +65,7 @@ WIDE_INLINE __m256i wide_own(const Ring *ring, const WideEnd *end, const WideEve
 /* Those whose bits are BITS, at most eight, from the end on, then nobody. */
 WIDE_INLINE __m256i wide_end_pick(const Scope *scope, const WideEnd *end, uint32_t bits)
 {
-    uint32_t list[2 * WIDE_WINDOW];
+    _Alignas(32) uint32_t list[2 * WIDE_WINDOW];
     uint32_t low = bits & UINT16_MAX;
     __m256i out = wide_pick_16(scope, end->objects, low);
     if (!RARELY(bits != low))
@@ -84,7 +84,7 @@ WIDE_INLINE uint32_t wide_end_free(const WideEnd *end, uint32_t bits)
 /* Writes OBJECTS behind the newest, for which there is room. */
 WIDE_INLINE void wide_write_newest(const Ring *ring, __m256i objects)
 {
-    uint32_t list[WIDE_LANES];
+    _Alignas(32) uint32_t list[WIDE_LANES];
     uint32_t at = ring->head & ring->mask;
     if (!RARELY(at + WIDE_LANES > ring->mask)) {
         wide_store(ring->objects + at, objects);
@@ -98,7 +98,7 @@ WIDE_INLINE void wide_write_newest(const Ring *ring, __m256i objects)
 /* The N first of OBJECTS, which are no longer where they were, become the newest in their order. */
 WIDE_INLINE void wide_append(Scope *scope, Ring *ring, uint32_t n, __m256i objects)
 {
-    uint32_t moved[WIDE_LANES];
+    _Alignas(32) uint32_t moved[WIDE_LANES];
     wide_store(moved, objects);
     wide_write_newest(ring, objects);
     for (uint32_t i = 0; i < n; i++)

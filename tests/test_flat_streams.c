@@ -1,7 +1,8 @@
-/* ARC and S3-FIFO on the flattened stream (order serial, one pool for the device) miss exactly what
- * a general cache simulator's do. */
+/* On the flattened stream (order serial, one pool for the device) ARC and S3-FIFO miss exactly what
+ * a general cache simulator's do, and policies that count what scans over all experts would. */
 #include "base/status.h" /* before cmocka, which has a macro called fail */
 #include "tests/import_maker.h"
+#include "tests/reference_counts.h"
 #include "tests/reference_flat.h"
 
 #include <math.h>
@@ -105,6 +106,49 @@ static void compare(const PackedTrace *trace, uint32_t slots)
                      misses_of_stream(trace, slots, flat_s3_look_up));
 }
 
+static uint64_t misses_of_counts(const PackedTrace *trace, uint32_t slots,
+                                 CountedGoesFirst goes_first)
+{
+    PackedCursor cursor = packed_cursor(trace);
+    PackedEvent event;
+    uint32_t experts = trace->layers[0].experts;
+    uint64_t misses = 0;
+    CountedCache cache = {.n_items = trace->n_layers * experts, .capacity = slots};
+    cache.items = calloc(cache.n_items, sizeof *cache.items);
+    assert_non_null(cache.items);
+    while (packed_next(&cursor, &event))
+        for (uint32_t i = 0; i < event.n_active; i++)
+            misses += !counted_look_up(&cache, event.layer_index * experts + event.experts[i],
+                                       goes_first);
+    free(cache.items);
+    return misses;
+}
+
+static void counts_choose_what_scans_choose(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *evict;
+        CountedGoesFirst goes_first;
+    } POLICIES[] = {{"lfu", counted_lfu},
+                    {"lfu-resident", counted_lfu_resident},
+                    {"lfu-aged", counted_lfu_aged},
+                    {"cost-aware", counted_cost_aware}};
+    static const uint32_t SLOTS[] = {20, 65, 100, 150, 220, 300};
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        PackedTrace trace = make_trace(seed, 1 + (double)seed);
+        for (size_t i = 0; i < sizeof POLICIES / sizeof POLICIES[0]; i++)
+            for (size_t j = 0; j < sizeof SLOTS / sizeof SLOTS[0]; j++) {
+                uint64_t ours = misses_of_replay(&trace, POLICIES[i].evict, SLOTS[j]);
+                uint64_t wanted = misses_of_counts(&trace, SLOTS[j], POLICIES[i].goes_first);
+                if (ours != wanted)
+                    fail_msg("%s, %u slots: %u misses, wanted %u", POLICIES[i].evict, SLOTS[j],
+                             (unsigned)ours, (unsigned)wanted);
+            }
+        packed_trace_free(&trace);
+    }
+}
+
 static void drawn_streams_miss_as_published(void **unused)
 {
     (void)unused;
@@ -167,6 +211,7 @@ int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(counts_choose_what_scans_choose),
         cmocka_unit_test(drawn_streams_miss_as_published),
         cmocka_unit_test(decoding_of_gpt_oss_misses_as_published),
         cmocka_unit_test(an_engines_route_trace_misses_as_published),

@@ -3,8 +3,10 @@
  * loads, which the copy stream runs one after the other; it queues the hits, then what waits for
  * loads; and only then its own threads compute the host's experts, all of them together, beside the
  * loads and the GPU. What they give is fetched in a stream of its own, and the weighted sum waits
- * for that as for everything else. So an event takes the longest of three: hits and loaded experts
- * on the GPU, the loads, and deciding, queueing and the host's experts one after the other. */
+ * for that as for everything else. Small experts are begun together, and computed with the hits in
+ * one call where all of them are there soon (policies/link.h). So an event takes the longest of
+ * three: hits and loaded experts on the GPU, the loads, and deciding, queueing and the host's
+ * experts one after the other. */
 #include <assert.h>
 
 #include "base/clock.h"

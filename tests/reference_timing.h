@@ -1,0 +1,564 @@
+/* Steps with an expert buffer, played task by task on sim/engine.h as the executor queues them:
+ * what sim/timing.h is compared with. And the machine on which they run. */
+#ifndef TESTS_REFERENCE_TIMING_H
+#define TESTS_REFERENCE_TIMING_H
+
+#include "tests/support.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "policies/link.h"
+#include "sim/engine.h"
+#include "sim/timing.h"
+
+enum { LAYERS = 4, MOE_LAYERS = 3, EXPERTS = 10, MOST_OPS = 64 };
+
+/* ---- a made-up machine and model: layer 0 is dense, the others are of experts ---- */
+
+static void put_table(Hardware *hardware, const char *name, const char *shape, const char *axis,
+                      double base, double slope)
+{
+    CostTable *table;
+    assert_ok(hardware_add_table(hardware, name, shape, UNIT_NS, &axis, axis != NULL, &table));
+    for (uint32_t i = 1; i <= (axis != NULL ? 64 : 1); i++)
+        assert_ok(cost_table_put(table, (double[]){i}, base + slope * i, 0));
+}
+
+static void put_op(HardwareModel *model, uint32_t layer, Op op)
+{
+    HardwareOp *out = &model->ops[STACK_DECODER][model->n_ops[STACK_DECODER]++];
+    *out = (HardwareOp){.layer = layer, .op = op};
+    snprintf(out->shape, sizeof out->shape, "shape");
+}
+
+static void put_ops(HardwareModel *model)
+{
+    assert_ok(mem_new(&model->ops[STACK_DECODER], MOST_OPS, sizeof(HardwareOp), "ops"));
+    put_op(model, 0, OP_EMBED);
+    for (uint32_t layer = 0; layer < LAYERS; layer++) {
+        put_op(model, layer, OP_ATTENTION);
+        if (layer == 0) {
+            put_op(model, layer, OP_DENSE_FFN);
+            continue;
+        }
+        put_op(model, layer, OP_ROUTE);
+        put_op(model, layer, OP_EXPERTS);
+        put_op(model, layer, OP_COMBINE);
+    }
+    put_op(model, LAYERS - 1, OP_HEAD);
+}
+
+static void put_op_tables(Hardware *hardware, uint64_t *random)
+{
+    static const Op SIMPLE[] = {OP_EMBED, OP_DENSE_FFN, OP_ROUTE, OP_COMBINE, OP_HEAD};
+    char name[64];
+    for (size_t i = 0; i < sizeof SIMPLE / sizeof *SIMPLE; i++) {
+        snprintf(name, sizeof name, "gpu/%s", op_name(SIMPLE[i]));
+        put_table(hardware, name, "shape", SIMPLE[i] == OP_HEAD ? "rows" : "tokens",
+                  random_below(random, 3000), random_below(random, 50));
+    }
+    put_table(hardware, "gpu/attention", "shape", "requests", random_below(random, 3000), 7);
+    put_table(hardware, "gpu/experts", "shape", "active", random_below(random, 3000), 900);
+    put_table(hardware, "queued/experts", "shape", "active", random_below(random, 4000), 1100);
+    for (Op op = 0; op < OPS; op++) {
+        snprintf(name, sizeof name, "issue/%s", op_name(op));
+        put_table(hardware, name, "", NULL, random_below(random, 4000), 0);
+    }
+}
+
+/* Experts take SLOT_BYTES. */
+static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardware)
+{
+    HardwareModel *model;
+    *hardware = (Hardware){.backend = "cuda", .device = "cuda: made up"};
+    assert_ok(hardware_add_model(hardware, "model", &model));
+    put_ops(model);
+    assert_ok(mem_new(&model->slots, MOE_LAYERS, sizeof *model->slots, "slots"));
+    for (uint32_t i = 0; i < MOE_LAYERS; i++)
+        model->slots[model->n_slots++] =
+            (HardwareSlots){.layer = 1 + i, .experts = EXPERTS, .slot_bytes = slot_bytes};
+    put_op_tables(hardware, random);
+    put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
+    put_table(hardware, "issue/together", "", NULL, random_below(random, 2000), 0);
+    put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
+    put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "lag", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "copy/gap", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "end/load", "", NULL, 0, 0);
+    put_table(hardware, "throttle/least", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "issue/throttle", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "after/load", "", NULL, random_below(random, 9000), 0);
+    put_table(hardware, "throttle", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "decide", "", "active", random_below(random, 500), 30);
+    put_table(hardware, "wake", "", NULL, random_below(random, 9000), 0);
+    put_table(hardware, "step/rest", "model graph", "tokens", random_below(random, 9000), 1);
+    CostTable *copy;
+    const char *axis = "bytes";
+    assert_ok(hardware_add_table(hardware, "copy/h2d", "", UNIT_NS, &axis, 1, &copy));
+    assert_ok(cost_table_put(copy, (double[]){slot_bytes}, 1000 + random_below(random, 20000), 0));
+    if (link_parts(slot_bytes) > 1)
+        assert_ok(cost_table_put(copy, (double[]){(double)slot_bytes / link_parts(slot_bytes)},
+                                 1000 + random_below(random, 8000), 0));
+    assert_ok(hardware_add_table(hardware, "copy/together", "", UNIT_NS, &axis, 1, &copy));
+    for (uint32_t n = 1; n <= EXPERTS; n++)
+        assert_ok(cost_table_put(copy, (double[]){n * slot_bytes}, 1000 + n * 300, 0));
+}
+
+static void make_layers(TraceLayer layers[MOE_LAYERS])
+{
+    memset(layers, 0, MOE_LAYERS * sizeof *layers);
+    for (uint32_t i = 0; i < MOE_LAYERS; i++)
+        layers[i] =
+            (TraceLayer){.layer = 1 + i, .experts = EXPERTS, .top_k = 2, .expert_bytes = 1000};
+}
+
+static Plan random_plan(uint64_t *random)
+{
+    static const char *const EVICT[] = {"lru", "lifo", "belady-admit", "random", "fifo"};
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.scope = random_below(random, 2) ? SCOPE_LAYER : SCOPE_DEVICE;
+    plan.buffer.slots = plan.buffer.scope == SCOPE_LAYER
+                            ? 1 + random_below(random, EXPERTS)
+                            : 1 + random_below(random, MOE_LAYERS * EXPERTS);
+    plan.buffer.order = random_below(random, 2) ? ORDER_BATCH : ORDER_SERIAL;
+    const char *evict = EVICT[random_below(random, 5)];
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s",
+             strcmp(evict, "belady-admit") == 0 ? "lru" : evict);
+    if (random_below(random, 2)) {
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "previous-step");
+        plan.prefetch.distance = 1;
+        plan.prefetch.max_inflight = 1 + random_below(random, 4);
+    }
+    plan.link.h2d_gb_per_s = random_below(random, 3) ? 0 : 1.0 / (1 + random_below(random, 30));
+    return plan;
+}
+
+/* ---- the same steps on the engine ---- */
+
+enum { HOST, COMPUTE, COPIES };
+
+/* A prefetch that is held back: parts of it follow each other as the stream of copies is empty. */
+typedef struct {
+    uint32_t layer;
+    uint32_t expert;
+    uint32_t parts;
+    uint32_t begun;
+    bool gone;       /* no more parts begin */
+    EngineTask last; /* of its parts */
+} Held;
+
+typedef struct {
+    Engine *engine;
+    EngineTask host;                            /* the last task of the host */
+    EngineTask host_ended;                      /* ... that has ended */
+    EngineTask last;                            /* ... of the compute stream */
+    EngineTask last_copy;                       /* ... of the stream of copies */
+    EngineTask prefetched[MOE_LAYERS][EXPERTS]; /* in this step, not held back; 0: none */
+    EngineTask prefetches[MOE_LAYERS * EXPERTS * 4];
+    uint32_t n_prefetches;
+    Held held[MOE_LAYERS * EXPERTS * 2]; /* of this step */
+    uint32_t n_held;
+    uint32_t held_of[MOE_LAYERS][EXPERTS]; /* 1 + its number; 0: none */
+    bool owed[MOE_LAYERS][EXPERTS];
+    uint32_t outstanding; /* copies that have been queued and have not ended */
+    uint32_t cancelled;   /* in all steps */
+    uint32_t late;
+    uint64_t slot_bytes;
+    uint64_t load_ns;
+    EngineTask before_op; /* the host's last before the operation */
+    Hardware *hardware;
+    uint64_t compute_ends[4096]; /* by tag */
+    uint64_t n_compute;
+    EngineEvent ended[8192]; /* of this step */
+    uint32_t n_ended;
+} Played;
+
+/* Durations come from the tables themselves: one axis at the most, every place measured. */
+static uint64_t cost(const Played *played, const char *name, double at)
+{
+    const CostTable *table = hardware_table(played->hardware, name, "shape");
+    if (table == NULL)
+        table = hardware_table(played->hardware, name, "");
+    if (table == NULL)
+        table = hardware_table(played->hardware, name, "model graph");
+    assert_non_null(table);
+    for (uint32_t i = 0; i < table->n_points; i++)
+        if (table->n_axes == 0 || table->at[i] == at)
+            return (uint64_t)table->value[i];
+    fail_msg("%s has no place %g", name, at);
+    return 0;
+}
+
+static EngineTask put(Played *played, uint32_t resource, uint64_t ns, const EngineTask *waits,
+                      size_t n)
+{
+    EngineTask task;
+    uint64_t tag = resource == COMPUTE ? played->n_compute++ : UINT64_MAX;
+    assert_true(played->n_compute < 4096);
+    assert_ok(engine_add(played->engine,
+                         &(EngineSpec){.resource = resource, .duration_ns = ns, .tag = tag}, waits,
+                         n, &task));
+    played->outstanding += resource == COPIES;
+    if (resource == HOST)
+        played->host = task;
+    if (resource == COMPUTE)
+        played->last = task;
+    if (resource == COPIES)
+        played->last_copy = task;
+    return task;
+}
+
+/* NS after the end of TASK, which may have been some time ago. */
+static EngineTask after(Played *played, EngineTask task, uint64_t ns)
+{
+    uint64_t now_ns = engine_now(played->engine);
+    for (uint32_t i = 0; i < played->n_ended; i++) {
+        if (played->ended[i].task != task)
+            continue;
+        uint64_t end_ns = played->ended[i].end_ns + ns;
+        return put(played, ENGINE_NO_RESOURCE, end_ns > now_ns ? end_ns - now_ns : 0, NULL, 0);
+    }
+    return put(played, ENGINE_NO_RESOURCE, ns, &task, 1);
+}
+
+/* What comes after TASK on another stream learns of its end a little later. */
+static EngineTask hand_over(Played *played, EngineTask task, const char *name)
+{
+    return after(played, task, cost(played, name, 0));
+}
+
+static void queue_op(Played *played, Op op, double at)
+{
+    char name[64];
+    snprintf(name, sizeof name, "issue/%s", op_name(op));
+    uint64_t issue_ns = cost(played, name, 0);
+    EngineTask first = hand_over(played, played->host, "lag");
+    played->before_op = played->host;
+    put(played, HOST, issue_ns, &played->host, 1);
+    snprintf(name, sizeof name, "gpu/%s", op_name(op));
+    uint64_t ns = cost(played, name, at);
+    put(played, COMPUTE, ns, &first, 1);
+    /* The last of its kernels cannot end before it has been queued and run. */
+    uint64_t launch_ns = cost(played, "issue/embed", 0);
+    int64_t kernels = launch_ns > 0 ? (int64_t)((issue_ns + launch_ns / 2) / launch_ns) : 1;
+    int64_t last_ns = ((int64_t)ns - (int64_t)issue_ns) / (kernels > 0 ? kernels : 1);
+    int64_t begun_ns = (int64_t)(issue_ns + cost(played, "lag", 0)) + last_ns;
+    EngineTask last = put(played, ENGINE_NO_RESOURCE, begun_ns > 0 ? (uint64_t)begun_ns : 0,
+                          &played->before_op, 1);
+    put(played, COMPUTE, 0, &last, 1);
+}
+
+/* Of a load of BYTES, which the plan's link lets take ASKED_NS. */
+static uint64_t copy_cost(const Played *played, double bytes, uint64_t asked_ns)
+{
+    uint64_t ns = cost(played, "copy/h2d", bytes);
+    if (played->load_ns == 0)
+        return ns;
+    asked_ns += cost(played, "throttle", 0);
+    ns += cost(played, "throttle/least", 0);
+    return asked_ns > ns ? asked_ns : ns;
+}
+
+static uint64_t part_cost(const Played *played)
+{
+    uint32_t parts = link_parts(played->slot_bytes);
+    return copy_cost(played, (double)played->slot_bytes / parts, played->load_ns / parts);
+}
+
+static uint64_t issue_load(const Played *played, const char *name)
+{
+    return cost(played, name, 0) + (played->load_ns > 0 ? cost(played, "issue/throttle", 0) : 0);
+}
+
+/* Begins the next part of what is held back when nothing is in the stream of copies. */
+static void pump(Played *played)
+{
+    for (uint32_t i = 0; i < played->n_held && played->outstanding == 0; i++) {
+        Held *held = &played->held[i];
+        if (held->gone || held->begun == held->parts)
+            continue;
+        held->begun++;
+        held->last = put(played, COPIES, cost(played, "lag", 0) + part_cost(played), NULL, 0);
+    }
+}
+
+static bool next(Played *played, uint64_t *end_ns)
+{
+    EngineEvent event;
+    if (!engine_next(played->engine, &event))
+        return false;
+    *end_ns = event.end_ns;
+    assert_true(played->n_ended < 8192);
+    played->ended[played->n_ended++] = event;
+    if (event.tag != UINT64_MAX)
+        played->compute_ends[event.tag] = event.end_ns;
+    if (event.resource == HOST)
+        played->host_ended = event.task;
+    played->outstanding -= event.resource == COPIES;
+    pump(played);
+    return true;
+}
+
+/* Until the host has done all that it was given. */
+static void run_to_host(Played *played)
+{
+    uint64_t end_ns;
+    while (played->host_ended != played->host)
+        assert_true(next(played, &end_ns));
+}
+
+/* What a load after others waits for. */
+static EngineTask leave_gap(Played *played)
+{
+    return played->last_copy != 0 ? hand_over(played, played->last_copy, "copy/gap") : 0;
+}
+
+/* What is left of HELD is loaded on demand. */
+static void take_over(Played *played, Held *held)
+{
+    run_to_host(played);
+    if (held->gone || held->begun == held->parts)
+        return;
+    const EngineTask waits[] = {hand_over(played, played->host, "lag"), leave_gap(played)};
+    held->last = put(played, COPIES, (held->parts - held->begun) * part_cost(played), waits, 2);
+    held->begun = held->parts;
+    put(played, HOST, issue_load(played, "issue/load"), &played->host, 1);
+}
+
+static void hold(Played *played, const BufferAction *action)
+{
+    run_to_host(played);
+    bool idle = played->outstanding == 0;
+    played->held[played->n_held++] = (Held){.layer = action->layer_index,
+                                            .expert = action->expert,
+                                            .parts = link_parts(played->slot_bytes)};
+    played->held_of[action->layer_index][action->expert] = played->n_held;
+    pump(played);
+    if (idle)
+        put(played, HOST, issue_load(played, "issue/load"), &played->host, 1);
+}
+
+static void leave(Played *played, const BufferAction *action)
+{
+    uint32_t *number = &played->held_of[action->layer_index][action->expert];
+    if (*number > 0) {
+        run_to_host(played);
+        Held *held = &played->held[*number - 1];
+        held->gone = true;
+        played->cancelled += held->begun == 0;
+    }
+    *number = 0;
+    played->prefetched[action->layer_index][action->expert] = 0;
+    played->owed[action->layer_index][action->expert] = false;
+}
+
+/* The lookups of LAYER are over. */
+static void pass(Played *played, uint32_t layer)
+{
+    run_to_host(played);
+    for (uint32_t i = 0; i < played->n_held; i++) {
+        Held *held = &played->held[i];
+        if (held->layer != layer || held->begun > 0 || held->gone)
+            continue;
+        held->gone = true;
+        played->cancelled++;
+        played->held_of[layer][held->expert] = 0;
+        played->owed[layer][held->expert] = true;
+    }
+}
+
+typedef struct {
+    uint32_t active;
+    EngineTask loads[EXPERTS];
+    uint32_t n_loads;
+    bool slots[MOE_LAYERS * EXPERTS + 1];
+} Jobs;
+
+/* Of an event. */
+typedef struct {
+    Jobs hits;
+    Jobs loaded;
+    uint32_t gathered; /* loads that are to be copied together */
+    bool queued;
+} Pending;
+
+static void queue_jobs(Played *played, Jobs *jobs)
+{
+    EngineTask waits[EXPERTS + 2];
+    if (jobs->active == 0)
+        return;
+    if (jobs->n_loads > 0)
+        put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
+    for (uint32_t i = 0; i < jobs->n_loads; i++)
+        waits[i] = hand_over(played, jobs->loads[i], "after/load");
+    uint64_t issue_ns = cost(played, "issue/experts", 0);
+    uint64_t lag_ns = cost(played, "lag", 0);
+    EngineTask free = after(played, played->last, issue_ns > lag_ns ? issue_ns - lag_ns : 0);
+    put(played, HOST, issue_ns, &played->host, 1);
+    waits[jobs->n_loads] = played->host;
+    waits[jobs->n_loads + 1] = free;
+    put(played, COMPUTE, cost(played, "queued/experts", jobs->active), waits, jobs->n_loads + 2);
+    *jobs = (Jobs){0};
+}
+
+/* A load that takes NS in the stream of copies, and the host ISSUE to begin. */
+static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, const char *issue)
+{
+    EngineTask waits[3];
+    run_to_host(played);
+    waits[0] = hand_over(played, played->host, "lag");
+    waits[1] = pending->queued ? hand_over(played, played->last, "sync") : 0;
+    waits[2] = leave_gap(played);
+    EngineTask load = put(played, COPIES, ns, waits, 3);
+    put(played, HOST, issue_load(played, issue), &played->host, 1);
+    return load;
+}
+
+static void begin_gathered(Played *played, Pending *pending)
+{
+    uint32_t n = pending->gathered;
+    pending->gathered = 0;
+    if (n == 0)
+        return;
+    uint64_t ns = cost(played, "copy/together", (double)n * (double)played->slot_bytes);
+    if (played->load_ns > 0) {
+        uint64_t asked_ns = n * played->load_ns + cost(played, "throttle", 0);
+        ns += cost(played, "throttle/least", 0);
+        ns = asked_ns > ns ? asked_ns : ns;
+    }
+    pending->loaded.loads[pending->loaded.n_loads++] =
+        begin_load(played, pending, ns, "issue/together");
+}
+
+static void queue_pending(Played *played, Pending *pending)
+{
+    Jobs *loaded = &pending->loaded;
+    begin_gathered(played, pending);
+    if (loaded->active > 0 && played->load_ns == 0 &&
+        loaded->active * played->slot_bytes <= SHORT_LOADS_BYTES) {
+        loaded->active += pending->hits.active;
+        pending->hits = (Jobs){0};
+    }
+    queue_jobs(played, &pending->hits);
+    queue_jobs(played, loaded);
+}
+
+static void load_on_demand(Played *played, const BufferAction *action, Pending *pending)
+{
+    Jobs *loaded = &pending->loaded;
+    loaded->active++;
+    loaded->slots[action->slot] = true;
+    if (played->slot_bytes <= LOADED_TOGETHER_BYTES) {
+        pending->gathered++;
+        return;
+    }
+    uint64_t ns = copy_cost(played, (double)played->slot_bytes, played->load_ns);
+    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, "issue/load");
+}
+
+static void queue_load(Played *played, const BufferAction *action, Pending *pending)
+{
+    if (pending->hits.slots[action->slot] || pending->loaded.slots[action->slot]) {
+        pending->queued = true;
+        queue_pending(played, pending);
+    }
+    if (action->kind != RESIDENCY_PREFETCH) {
+        load_on_demand(played, action, pending);
+    } else if (played->load_ns > 0 || played->slot_bytes > LOADED_TOGETHER_BYTES) {
+        hold(played, action);
+    } else {
+        EngineTask load = begin_load(
+            played, pending, copy_cost(played, (double)played->slot_bytes, 0), "issue/load");
+        played->prefetched[action->layer_index][action->expert] = load;
+        played->prefetches[played->n_prefetches++] = load;
+    }
+}
+
+static void queue_hit(Played *played, const BufferAction *action, Pending *pending)
+{
+    uint32_t number = played->held_of[action->layer_index][action->expert];
+    EngineTask prefetch = played->prefetched[action->layer_index][action->expert];
+    bool *owed = &played->owed[action->layer_index][action->expert];
+    if (*owed) {
+        *owed = false;
+        played->late++;
+        load_on_demand(played, action, pending);
+        return;
+    }
+    if (number > 0) {
+        take_over(played, &played->held[number - 1]);
+        prefetch = played->held[number - 1].last;
+    }
+    Jobs *jobs = prefetch != 0 ? &pending->loaded : &pending->hits;
+    jobs->active++;
+    jobs->slots[action->slot] = true;
+    if (prefetch != 0)
+        jobs->loads[jobs->n_loads++] = prefetch;
+}
+
+static void queue_experts(Played *played, const TimingEvent *event, const BufferAction *actions,
+                          uint32_t n)
+{
+    static Pending pending;
+    bool passed = false;
+    pending = (Pending){0};
+    /* The host waits for the queue, wakes up, and decides. */
+    EngineTask both[] = {played->host, played->last};
+    put(played, HOST, cost(played, "wake", 0), both, 2);
+    put(played, HOST, cost(played, "decide", event->n), &played->host, 1);
+    for (uint32_t i = 0; i < n; i++) {
+        if (actions[i].kind == RESIDENCY_PREFETCH && !passed) {
+            begin_gathered(played, &pending);
+            pass(played, event->layer_index);
+            passed = true;
+        }
+        if (actions[i].kind == RESIDENCY_EVICT)
+            leave(played, &actions[i]);
+        else if (actions[i].kind == RESIDENCY_HIT)
+            queue_hit(played, &actions[i], &pending);
+        else
+            queue_load(played, &actions[i], &pending);
+    }
+    begin_gathered(played, &pending);
+    if (!passed)
+        pass(played, event->layer_index);
+    queue_pending(played, &pending);
+}
+
+/* Runs everything that is queued; the time when the host goes on after it. */
+static uint64_t end_step(Played *played)
+{
+    EngineTask all[MOE_LAYERS * EXPERTS * 4 + 2];
+    uint64_t end_ns = 0;
+    for (uint32_t i = 0; i < played->n_held; i++) {
+        take_over(played, &played->held[i]);
+        if (played->held[i].begun > 0)
+            played->prefetches[played->n_prefetches++] = played->held[i].last;
+    }
+    memcpy(all, played->prefetches, played->n_prefetches * sizeof *all);
+    all[played->n_prefetches] = played->host;
+    all[played->n_prefetches + 1] = played->last;
+    uint64_t rest = cost(played, "wake", 0) + cost(played, "step/rest", 1);
+    put(played, HOST, rest, all, played->n_prefetches + 2);
+    while (next(played, &end_ns))
+        ;
+    assert_int_equal(engine_pending(played->engine), 0);
+    memset(played->prefetched, 0, sizeof played->prefetched);
+    memset(played->held_of, 0, sizeof played->held_of);
+    played->n_held = 0;
+    played->n_prefetches = 0;
+    played->host = played->host_ended = played->last = 0;
+    played->n_compute = 0;
+    /* The last copy is waited for in the next step, too. */
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < played->n_ended; i++)
+        if (played->ended[i].task == played->last_copy)
+            played->ended[kept++] = played->ended[i];
+    played->n_ended = kept;
+    return end_ns;
+}
+
+#endif

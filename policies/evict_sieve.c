@@ -1,4 +1,5 @@
 #include "policies/turns.h"
+#include "policies/wide.h"
 
 /* The queue in load order, cut where the hand stands. When the hand has passed everybody, the two
  * change places. */
@@ -85,8 +86,29 @@ static const TurnsRules TURNS = {
 
 DEFINE_RUNS_BY_TURNS(sieve, TURNS)
 
+/* In the few slots of a layer the hand comes to who is late too often. */
+static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    if (scope->object_layer != NULL)
+        wide_run(scope, events, run, wide_sieve_serial, sieve_serial);
+    else
+        sieve_serial(scope, events, run);
+}
+
+static void run_batch(Scope *scope, ScopeEvent *events, const BufferRun *run)
+{
+    wide_run(scope, events, run, wide_sieve_batch, sieve_batch);
+}
+
 /* SIEVE. Zhang et al. 2024 (NSDI): a queue in load order with one visited bit, and a hand that
  * clears bits and takes the first without. The hand passes members of A over: they keep their bit.
  * On layer-ordered lookups it freezes: the hand trails the head and takes each newcomer. */
 const EvictionPolicy EVICT_SIEVE = {
-    .name = "sieve", EVENTS(sieve), .needs_flags = true, .needs_turns = true, .n_rings = 2};
+    .name = "sieve",
+    .run = {[ORDER_SERIAL] = run_serial, [ORDER_BATCH] = run_batch, [ORDER_STAGED] = sieve_staged},
+    .prefetch = sieve_prefetch,
+    .needs_flags = true,
+    .needs_turns = true,
+    .needs_positions = true,
+    .needs_places = true,
+    .n_rings = 2};

@@ -17,10 +17,10 @@ typedef struct {
     uint32_t hand;     /* the place that is looked at next, or next */
 } Places;
 
-/* Twice the objects, so that free places are seldom closed up. */
+/* So many that free places are seldom closed up, and that few objects have few words. */
 static inline uint32_t places_room(uint32_t objects)
 {
-    return (2 * objects + 63) / 64 * 64;
+    return ((objects <= 64 ? 2 : 4) * objects + 63) / 64 * 64;
 }
 
 static inline void places_set_next(Places *places, uint32_t next)

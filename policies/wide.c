@@ -11,3 +11,11 @@ bool wide_is_supported(void)
     return false;
 #endif
 }
+
+void wide_settle(Scope *scope)
+{
+    const uint32_t *restrict position = scope->position;
+    bool *restrict resident = scope->resident;
+    for (uint32_t i = 0; i < scope->n_objects; i++)
+        resident[i] = position[i] != NOBODY;
+}

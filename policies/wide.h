@@ -29,6 +29,8 @@ uint32_t wide_lru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, 
 uint32_t wide_mru_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_mru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_clock_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+uint32_t wide_sieve_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+uint32_t wide_sieve_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_lifo_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 
 /* Defines a wide run for machines of another kind. */
@@ -47,19 +49,40 @@ ALWAYS_INLINE bool wide_can(const Scope *scope, BufferSpan span)
     return scope->n_free == 0 && span.n <= WIDE_LANES;
 }
 
+/* Who is resident, as scope->position says: wide runs leave it to
+ * their end. */
+void wide_settle(Scope *scope);
+
+/* OBJECT takes VICTIM's slot, in the middle of a wide run. */
+ALWAYS_INLINE void wide_replace(Scope *scope, ScopeEvent *counts, uint32_t victim, uint32_t object)
+{
+    counts->loads++;
+    counts->evictions++;
+    counts->evicted_newest += victim == scope->newest;
+    counts->evicted_young += scope_is_young(scope, victim);
+    scope->slot[object] = scope->slot[victim];
+    scope->loaded_at[object] = ++scope->n_loaded;
+    scope->newest = object;
+    scope->position[victim] = NOBODY;
+}
+
 /* Decides RUN by WIDE where that goes, and else by PLAIN. */
 ALWAYS_INLINE void wide_run(Scope *scope, ScopeEvent *events, const BufferRun *run, WideRun wide,
                             EvictionRun plain)
 {
     BufferRun one = *run;
     uint32_t from = 0;
+    uint32_t next;
     if (!scope->is_wide || !is_quiet(scope, events, run) || scope->n_slots < WIDE_SLOTS) {
         plain(scope, events, run);
         return;
     }
-    while ((from = wide(scope, events, run, from)) < run->n_spans) {
-        one.spans = run->spans + from++;
-        one.n_spans = 1;
+    for (; from < run->n_spans; from = next + 1) {
+        next = wide(scope, events, run, from);
+        if (next > from)
+            wide_settle(scope);
+        one.spans = run->spans + next;
+        one.n_spans = next < run->n_spans;
         plain(scope, events, &one);
     }
 }

@@ -55,7 +55,7 @@ static void decide_one_by_one(Scope *scope, ScopeEvent *counts, BufferSpan span,
     uint64_t loads = counts->loads;
     for (uint32_t i = 0; i < span.n; i++) {
         uint32_t object = counts->first_object + experts[i];
-        bool found = scope_holds(scope, object);
+        bool found = scope->position[object] != NOBODY;
         if (hit != NULL)
             hit[i] = found;
         if (found) {
@@ -63,9 +63,7 @@ static void decide_one_by_one(Scope *scope, ScopeEvent *counts, BufferSpan span,
             continue;
         }
         uint32_t at = turn_hand(places);
-        scope->position[places->object[at]] = NOBODY;
-        scope_replace(scope, counts, places->object[at], object);
-        scope->newest = object;
+        wide_replace(scope, counts, places->object[at], object);
         places->object[at] = object;
         scope->position[object] = at;
     }

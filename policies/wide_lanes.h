@@ -179,24 +179,17 @@ WIDE_INLINE void wide_exchange(Scope *scope, ScopeEvent *counts, const WideEvent
                                __m256i newcomers, __m256i victims)
 {
     _Alignas(32) uint32_t in[WIDE_LANES];
-    _Alignas(32) uint32_t out[WIDE_LANES];
     _Alignas(32) uint32_t slot[WIDE_LANES];
-    bool *resident = scope->resident;
     uint32_t *slots = scope->slot;
-    uint32_t *slot_object = scope->slot_object;
     uint32_t *loaded_at = scope->loaded_at;
     uint32_t n_loaded = scope->n_loaded;
     uint32_t i = 0;
     wide_count_event(scope, counts, event, newcomers, victims);
     wide_store(in, newcomers);
-    wide_store(out, victims);
     wide_store(slot, wide_gather(slots, victims));
     do
         for (uint32_t end = i + WIDE_GROUP; i < end; i++) {
-            resident[out[i]] = false;
-            resident[in[i]] = true;
             slots[in[i]] = slot[i];
-            slot_object[slot[i]] = in[i];
             loaded_at[in[i]] = n_loaded + i + 1;
         }
     while (i < event->n_misses);

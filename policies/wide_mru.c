@@ -33,7 +33,6 @@ WIDE_INLINE void settle_runs(Scope *scope, ScopeEvent *counts, const WideEvent *
 {
     enum { RUNS = WIDE_LANES / 2 };
     _Alignas(32) uint32_t in[WIDE_LANES];
-    _Alignas(32) uint32_t out[WIDE_LANES];
     _Alignas(32) uint32_t slot[WIDE_LANES];
     _Alignas(32) uint32_t loaded_at[WIDE_LANES];
     uint32_t starts = event->misses & ~(event->misses << 1);
@@ -44,7 +43,6 @@ WIDE_INLINE void settle_runs(Scope *scope, ScopeEvent *counts, const WideEvent *
     __m256i loads = _mm256_sub_epi32(loaded, wide_gather(scope->loaded_at, before));
     __m256i leavers = wide_pick(scope, before, starts);
     wide_store(in, wide_pick(scope, event->objects, ends));
-    wide_store(out, leavers);
     wide_store(slot, wide_gather(scope->slot, leavers));
     wide_store(loaded_at, wide_pick(scope, _mm256_add_epi32(loaded, wide_all(1)), ends));
     counts->lookups += event->n;
@@ -56,10 +54,7 @@ WIDE_INLINE void settle_runs(Scope *scope, ScopeEvent *counts, const WideEvent *
     counts->evicted_newest +=
         wide_bits(in_between | (_mm256_cmpeq_epi32_mask(before, wide_all(scope->newest)) & first));
     for (uint32_t i = 0; i < RUNS; i++) {
-        scope->resident[out[i]] = false;
-        scope->resident[in[i]] = true;
         scope->slot[in[i]] = slot[i];
-        scope->slot_object[slot[i]] = in[i];
         scope->loaded_at[in[i]] = loaded_at[i];
     }
     scope->newest = ends != 0 ? in[wide_bits(ends) - 1] : scope->newest;

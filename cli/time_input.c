@@ -269,6 +269,13 @@ static void print_extrapolated(const TimingTotals *totals)
         puts(".");
 }
 
+static void print_missing(const TimingTotals *totals)
+{
+    for (uint32_t i = 0; i < totals->n_missing; i++)
+        printf("%s%s%s", i == 0 ? "MISSING in the profile, and counted as no time: " : ", ",
+               totals->missing[i], i + 1 == totals->n_missing ? ".\n" : "");
+}
+
 /* What costs were not measured where they were asked for. */
 static void print_costs(const TimingTotals *totals)
 {
@@ -283,6 +290,7 @@ static void print_costs(const TimingTotals *totals)
                cost_status_name(s));
     puts(".");
     print_extrapolated(totals);
+    print_missing(totals);
     for (Op op = 0; op < OPS; op++)
         if (totals->op_use[op].n[COST_MISSING] > 0)
             printf("%s has no costs in the profile and counts as no time.\n", op_name(op));

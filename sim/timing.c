@@ -335,6 +335,8 @@ TimingTotals timing_totals(const Timing *timing)
         totals.phases[phase] = timing->phases[phase];
         add_phase(&totals.total, &timing->phases[phase]);
     }
+    memcpy(totals.missing, timing->missing, sizeof totals.missing);
+    totals.n_missing = timing->n_missing;
     memcpy(totals.op_ns, timing->op_ns, sizeof totals.op_ns);
     spread_added(timing, totals.op_ns);
     memcpy(totals.op_use, timing->costs.use, sizeof totals.op_use);

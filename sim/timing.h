@@ -32,6 +32,8 @@ typedef struct {
     bool records; /* steps tell their operations and loads */
 } TimingOptions;
 
+enum { TIMING_MISSING = 16 };
+
 /* Device memory, bytes. */
 typedef struct {
     uint64_t weights;
@@ -83,6 +85,8 @@ typedef struct {
     uint32_t n_model_layers;
     CostUse op_use[OPS]; /* how the costs were found */
     CostUse other_use;
+    const char *missing[TIMING_MISSING]; /* tables that the profile lacks: counted as no time */
+    uint32_t n_missing;
 } TimingTotals;
 
 typedef struct Timing Timing;

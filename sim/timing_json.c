@@ -73,6 +73,9 @@ Status timing_costs_json(cJSON *json, const TimingTotals *totals)
     for (Op op = 0; op < OPS; op++)
         if (totals->op_use[op].n[COST_MISSING] > 0)
             TRY(json_push(list, cJSON_CreateString(op_name(op))));
+    TRY(json_add_array(object, "tables_missing", &list));
+    for (uint32_t i = 0; i < totals->n_missing; i++)
+        TRY(json_push(list, cJSON_CreateString(totals->missing[i])));
     TRY(json_add_array(object, "ops_extrapolated", &list));
     for (Op op = 0; op < OPS; op++)
         if (totals->op_use[op].n[COST_EXTRAPOLATED] > 0)

@@ -113,6 +113,8 @@ struct Timing {
     LayerTime *layers;   /* [n_layers] */
     uint64_t *slot_used; /* [slots of a scope] the flush in which the slot was last queued */
     uint32_t *rows_of;   /* [most experts] of the present event */
+    const char *missing[TIMING_MISSING]; /* as in TimingTotals */
+    uint32_t n_missing;
     uint64_t flush;
     uint64_t host_read;  /* bytes of experts that the host has read */
     uint64_t host_cache; /* ... and that its cache holds */
@@ -192,8 +194,8 @@ static inline uint64_t later(uint64_t a, uint64_t b)
 bool timing_is_played(const Timing *timing, const StepOp *op);
 
 /* Finds the tables that the plan's times need, and prices what is the same in every step. Fails
- * with ERR_INPUT, naming the first that is missing: nothing counts as no time for want of a table
- * (sim/timing_tables.c). */
+ * with ERR_INPUT, naming the first that is missing; but what passes between operations and loads is
+ * noted as missing, and results tell it (sim/timing_tables.c). */
 Status timing_find_tables(Timing *timing);
 
 /* The link (sim/timing_link.c). All fail with ERR_MEMORY. */

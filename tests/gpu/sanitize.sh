@@ -15,7 +15,7 @@ run_one()
     case $1:$(basename "$2") in
     memcheck:test_memory) options="--report-api-errors no" ;; # it tests that calls fail
     # a warp's lanes meet before one of them arrives at a barrier for all
-    racecheck:*) options="--racecheck-indirect-barrier-dependency yes" ;;
+    racecheck:*) options="--racecheck-indirect-barrier-dependency" ;;
     esac
     start=$(date +%s)
     MOEBIUS_BRIEF=1 timeout -k 2 "${TEST_SECONDS:-600}" \

@@ -81,14 +81,16 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                    "gets every size; stack policies under order serial (lru, mru, lfu, belady, "
                    "belady-admit) take one\n"
                    "pass for all of them. Under mpirun the processes share the plans; only the "
-                   "first reads and writes\n"
-                   "files. Where a plan has something to learn (evict static a hot set), all plans "
-                   "are scored on the\n"
-                   "steps that none learnt from: the second half, after learning from the first, "
-                   "unless --train and\n"
-                   "--test say else. With --hardware every plan has its time, throughput and "
-                   "device memory,\n"
-                   "simulated, and the plans that none beats in both are shown.",
+                   "first writes, and\n"
+                   "reads anything but the scores and predictions of the trace. Where a plan has "
+                   "something to learn\n"
+                   "(evict static a hot set), all plans are scored on the steps that none learnt "
+                   "from: the second\n"
+                   "half, after learning from the first, unless --train and --test say else. With "
+                   "--hardware every\n"
+                   "plan has its time, throughput and device memory, simulated, and the plans that "
+                   "none beats in both\n"
+                   "are shown.",
         .example =
             "moebius sweep --trace trace.db --study study.json --out study.db\n"
             "moebius sweep --trace trace.db --study study.json --hardware hw.json --out times.db",
@@ -339,9 +341,29 @@ static Status run(int argc, char **argv, SweepRanks *ranks)
     return status;
 }
 
-static Status follow(SweepRanks *ranks)
+/* What a rank that follows was started with; rank 0 has checked it. */
+typedef struct {
+    int argc;
+    char **argv;
+} Line;
+
+static Status read_signals(void *argument, const Plan *plans, size_t n_plans,
+                           TraceSignals **signals)
 {
-    Status status = sweep_follow(ranks, interrupt_watch());
+    const Line *line = argument;
+    Arguments arguments = {0};
+    Status status = parse(line->argc, line->argv, &arguments);
+    if (status == OK)
+        status = trace_input_signals(&arguments.traces, plans, n_plans, signals);
+    option_list_free(&arguments.traces);
+    return status;
+}
+
+static Status follow(int argc, char **argv, SweepRanks *ranks)
+{
+    Line line = {argc, argv};
+    const SweepSignals signals = {.load = read_signals, .argument = &line};
+    Status status = sweep_follow(ranks, &signals, interrupt_watch());
     interrupt_unwatch();
     return fail_in(status, "rank %" PRIu32, ranks->rank);
 }
@@ -351,7 +373,7 @@ Status command_sweep(int argc, char **argv)
     SweepRanks *ranks;
     TRY(sweep_ranks_join(&ranks));
     if (ranks != NULL && ranks->rank > 0)
-        return sweep_ranks_leave(ranks, follow(ranks));
+        return sweep_ranks_leave(ranks, follow(argc, argv, ranks));
     Status status = run(argc, argv, ranks);
     Status dismissed = sweep_dismiss(ranks);
     return sweep_ranks_leave(ranks, status == OK || status == STATUS_END ? dismissed : status);

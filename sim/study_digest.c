@@ -47,6 +47,19 @@ TraceDigest study_trace_digest(const PackedTrace *trace, const TraceSignals *sig
     return digest;
 }
 
+uint32_t study_signals_crc(const TraceSignals *signals)
+{
+    char word[64];
+    uint32_t crc = 0;
+    uint32_t of_kind;
+    for (size_t i = 0; signals != NULL; i++) {
+        if (!trace_signals_digest(signals, i, word, sizeof word, &of_kind))
+            break;
+        crc = crc_u64(crc32c(crc, word, strlen(word)), of_kind);
+    }
+    return crc;
+}
+
 /* The value of KEY[length] in TEXT, up to the next space; NULL when it has none. */
 static const char *value_of(const char *text, const char *key, size_t length, size_t *bytes)
 {

@@ -19,4 +19,7 @@ TraceDigest study_trace_digest(const PackedTrace *trace, const TraceSignals *sig
  * read no signals go with those over any. */
 bool study_digests_agree(const char *left, const char *right);
 
+/* One number for all that SIGNALS hold; 0 for NULL. */
+uint32_t study_signals_crc(const TraceSignals *signals);
+
 #endif

@@ -187,9 +187,6 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     Plan *learnt = NULL;
     *totals = (SweepTotals){.bounds = study->n_bounds, .steps = trace->n_steps};
     totals->ranks = options->ranks != NULL ? options->ranks->count : 1;
-    if (options->signals != NULL && totals->ranks > 1)
-        return fail(ERR_UNSUPPORTED, "sweep: plans that read scores, predictions or requests of a "
-                                     "trace run on one rank only");
     TRY(check_times(study, options));
     TRY(trace_parts_choose(&options->parts, needs_training(study), trace->n_steps, &scored.parts));
     if (options->timer != NULL)

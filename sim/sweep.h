@@ -18,8 +18,8 @@ typedef struct {
     /* Called by the caller's thread now and then, with plans done of those missing; NULL: none. */
     void (*progress)(void *argument, uint64_t done, uint64_t total);
     void *argument;
-    const TraceSignals *signals; /* of the trace, that plans of the study need; they are not shared
-                                    with other ranks; NULL: none */
+    const TraceSignals *signals; /* of the trace, that plans of the study need; other ranks read
+                                    them themselves; NULL: none */
     const PlanTimer *timer; /* results have times: of the whole trace, on one rank; NULL: none */
     SweepRanks *ranks;      /* this process is rank 0 of them; NULL: alone */
 } SweepOptions;
@@ -48,9 +48,17 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
  * a failure too. Accepts NULL. */
 Status sweep_dismiss(SweepRanks *ranks);
 
+/* How a rank that follows reads signals: as rank 0 has read its own. */
+typedef struct {
+    /* Those that PLANS[n] need, freed with trace_signals_free(). */
+    Status (*load)(void *argument, const Plan *plans, size_t n_plans, TraceSignals **signals);
+    void *argument;
+} SweepSignals;
+
 /* Any other rank: takes part in the sweep that rank 0 runs, or does not run, and returns when it is
- * over. STOP as in SweepOptions: rank 0 then stops the whole sweep. What fails here is told to rank
- * 0 and reported by it; a failure is returned only when the ranks cannot speak any more. */
-Status sweep_follow(SweepRanks *ranks, const volatile int *stop);
+ * over. SIGNALS is asked where plans need some; NULL: they are then refused. STOP as in
+ * SweepOptions: rank 0 then stops the whole sweep. What fails here is told to rank 0 and reported
+ * by it; a failure is returned only when the ranks cannot speak any more. */
+Status sweep_follow(SweepRanks *ranks, const SweepSignals *signals, const volatile int *stop);
 
 #endif

@@ -2,6 +2,7 @@
 #include <time.h>
 
 #include "base/memory.h"
+#include "sim/study_digest.h"
 #include "sim/sweep.h"
 #include "sim/sweep_message.h"
 #include "sim/sweep_plans.h"
@@ -12,6 +13,8 @@ enum { WAIT_MS = 1 }; /* MPI can only be asked again and again, and its own wait
 /* What a follower has got from rank 0. */
 typedef struct {
     SweepRanks *ranks;
+    const SweepSignals *reads; /* or NULL */
+    TraceSignals *signals;
     SweepPlans plans; /* those of the study */
     PackedTrace trace;
     ReplayFuture future;
@@ -70,9 +73,26 @@ static Status take_inputs(Follower *follower)
     return OK;
 }
 
-static Status start(Follower *follower)
+/* Those of the trace that rank 0 reads. */
+static Status read_signals(Follower *follower, const SweepMessage *begin)
+{
+    if (!begin->has_signals)
+        return OK;
+    if (follower->reads == NULL)
+        return fail(ERR_UNSUPPORTED, "plans read scores, predictions or requests of a trace");
+    TRY(follower->reads->load(follower->reads->argument, follower->plans.plans,
+                              (size_t)follower->plans.n_plans, &follower->signals));
+    if (study_signals_crc(follower->signals) != begin->signals_crc)
+        return fail(ERR_INPUT, "the trace has other scores, predictions or requests than rank 0's");
+    follower->future.signals = follower->signals;
+    follower->future.signals_skipped = begin->skipped;
+    return OK;
+}
+
+static Status start(Follower *follower, const SweepMessage *begin)
 {
     const Plan *plans = follower->plans.plans;
+    TRY(read_signals(follower, begin));
     for (size_t i = 0; i < follower->plans.n_plans; i++)
         TRY(replay_prepare(&follower->trace, &plans[i], &follower->future));
     return sweep_pool_new(&follower->trace, plans, &follower->future, NULL, follower->threads,
@@ -127,10 +147,10 @@ static Status replay_plans(Follower *follower, const volatile int *stop)
 }
 
 /* After GO. */
-static Status work(Follower *follower, const volatile int *stop)
+static Status work(Follower *follower, const SweepMessage *begin, const volatile int *stop)
 {
     TRY(take_inputs(follower));
-    Status status = start(follower);
+    Status status = start(follower, begin);
     if (status == OK)
         return replay_plans(follower, stop);
     TRY(tell_status(follower, SWEEP_FAILED, status));
@@ -142,23 +162,25 @@ static Status work(Follower *follower, const volatile int *stop)
     return tell(follower, SWEEP_BYE);
 }
 
-Status sweep_follow(SweepRanks *ranks, const volatile int *stop)
+Status sweep_follow(SweepRanks *ranks, const SweepSignals *signals, const volatile int *stop)
 {
-    Follower follower = {.ranks = ranks};
+    Follower follower = {.ranks = ranks, .reads = signals};
     SweepMessage message;
-    Status status = wait_for_message(&follower, &message);
+    SweepMessage begin;
+    Status status = wait_for_message(&follower, &begin);
     if (status == ERR_UNSUPPORTED) /* another version of the program leads */
         return tell_status(&follower, SWEEP_READY, status);
-    if (status == OK && message.kind == SWEEP_BEGIN) {
-        status = tell_status(&follower, SWEEP_READY, make_room(&follower, &message));
+    if (status == OK && begin.kind == SWEEP_BEGIN) {
+        status = tell_status(&follower, SWEEP_READY, make_room(&follower, &begin));
         if (status == OK)
             status = wait_for_message(&follower, &message);
         if (status == OK && message.kind == SWEEP_GO)
-            status = work(&follower, stop);
+            status = work(&follower, &begin, stop);
     }
     sweep_pool_free(follower.pool);
     packed_trace_free(&follower.trace);
     replay_future_free(&follower.future);
+    trace_signals_free(follower.signals);
     sweep_plans_free(&follower.plans);
     return status;
 }

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "base/threads.h"
+#include "sim/study_digest.h"
 #include "sim/sweep_message.h"
 #include "sim/sweep_plans.h"
 #include "traces/packed_blocks.h"
@@ -261,6 +262,9 @@ static void begin_followers(Leader *leader)
     const SweepWork *work = leader->work;
     SweepMessage message = {.kind = SWEEP_BEGIN,
                             .threads = work->options->jobs,
+                            .has_signals = work->options->signals != NULL,
+                            .signals_crc = study_signals_crc(work->options->signals),
+                            .skipped = work->signals_skipped,
                             .trace = *work->trace,
                             .n_plans = leader->packed.n_plans,
                             .table_bytes = leader->packed.table_bytes};

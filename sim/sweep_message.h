@@ -4,7 +4,8 @@
  *     BEGIN  numbers of trace and study      ->
  *                                            <- READY   room for them, or why not
  *     GO                                     ->
- *     (shares the plans, their tables and the arrays of the trace)
+ *     (shares the plans, their tables and the arrays of the trace; signals, where BEGIN says that
+ *     plans read them, every rank reads itself)
  *     PLAN   item, plan                      ->          as many as READY said, then one
  *                                            <- RESULT   for each RESULT
  *     END    drop: also what has not begun   ->          at any time
@@ -39,6 +40,9 @@ typedef struct {
     uint64_t n_plans;       /* BEGIN: of the study */
     uint64_t table_bytes;   /* BEGIN: of all their tables (sim/sweep_plans.h) */
     uint64_t plan;          /* PLAN: index into them */
+    bool has_signals;       /* BEGIN: plans read signals ... */
+    uint32_t signals_crc;   /* ... which give this (study_signals_crc()), ... */
+    uint64_t skipped;       /* ... from this event on */
     PackedTrace trace;      /* BEGIN: the numbers; the pointers mean nothing */
     SweepFinished finished; /* PLAN: item; RESULT: all, with result.layers behind the message;
                                READY, FAILED: status and error */

@@ -638,26 +638,6 @@ static void a_replay_without_the_signals_of_its_plan_is_refused(void **state)
     ref_trace_free(&it.ref);
 }
 
-/* The other ranks have no signals: nothing is sent to them. */
-static void a_sweep_of_several_ranks_refuses_plans_that_read_signals(void **state)
-{
-    (void)state;
-    static Signalled it;
-    SweepTotals totals;
-    SweepRanks ranks = {.count = 2};
-    const Study study = {0};
-    const SignalNeeds needs = {.requests = true};
-    signalled_make(&it, 4, 10);
-    TraceSignals *signals = signals_of(&it, &needs);
-    const SweepOptions options = {.signals = signals, .ranks = &ranks};
-    assert_int_equal(
-        sweep_run(&it.ref.packed, "", &study, scratch_path("ranks.db"), &options, &totals),
-        ERR_UNSUPPORTED);
-    assert_non_null(strstr(error_message(), "run on one rank only"));
-    trace_signals_free(signals);
-    ref_trace_free(&it.ref);
-}
-
 static void every_failed_allocation_is_reported_and_leaks_nothing(void **state)
 {
     (void)state;
@@ -728,7 +708,6 @@ int main(void)
         cmocka_unit_test(activation_match_loads_what_the_plain_reference_loads),
         cmocka_unit_test(ema_score_evicts_as_the_plain_reference),
         cmocka_unit_test(a_replay_without_the_signals_of_its_plan_is_refused),
-        cmocka_unit_test(a_sweep_of_several_ranks_refuses_plans_that_read_signals),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
         cmocka_unit_test(results_over_other_scores_are_refused),
     };

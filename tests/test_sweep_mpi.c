@@ -21,6 +21,13 @@ enum { STEPS = 120, MAX_ARGUMENTS = 24 };
 static char trace_path[256];
 static char study_path[256];
 static char long_study_path[256];
+static char signals_study_path[256];
+
+/* Of plans that read scores, predictions and requests of the trace. */
+static const char SIGNALS_STUDY[] =
+    "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"slots\": 3}},"
+    " \"grid\": {\"buffer.evict\": [\"ema-score\", \"lru\"], \"buffer.slots\": [2, 3, 4],"
+    " \"prefetch.predictor\": [\"none\", \"next-gate\", \"activation-match:3\"]}}";
 
 static const char *program(void)
 {
@@ -126,29 +133,32 @@ static int make_inputs(void **unused)
 {
     (void)unused;
     RandomTrace trace = random_trace(5);
+    trace.weights = true;
+    trace.scores = false;
+    trace.distances = 1;
     snprintf(trace_path, sizeof trace_path, "%s", scratch_path("trace.db"));
     snprintf(study_path, sizeof study_path, "%s", scratch_path("study.json"));
     snprintf(long_study_path, sizeof long_study_path, "%s", scratch_path("long.json"));
+    snprintf(signals_study_path, sizeof signals_study_path, "%s", scratch_path("signals.json"));
+    assert_ok(file_write_all(signals_study_path, SIGNALS_STUDY, strlen(SIGNALS_STUDY)));
     assert_ok(record_random(trace_path, &trace, STEPS, NULL));
     assert_ok(file_write_all(study_path, SMALL_STUDY, strlen(SMALL_STUDY)));
     set_environment();
     return 0;
 }
 
-static void every_number_of_processes_writes_the_same_rows(void **unused)
+static void write_the_same_rows(const char *study)
 {
-    (void)unused;
     static const char *const RANKS[] = {"1", "2", "3"};
-    if (!have_mpi())
-        skip();
+    unlink(scratch_path("alone.db"));
     const char *alone = scratch_path("alone.db");
     const char *out = scratch_path("out.db");
-    sweep_alone(study_path, alone);
+    sweep_alone(study, alone);
     char *expected = dump(alone);
     for (size_t i = 0; i < 3; i++) {
         Said said;
         unlink(out);
-        sweep_on(RANKS[i], study_path, out, &said);
+        sweep_on(RANKS[i], study, out, &said);
         if (said.code != 0)
             fail_msg("%s ranks: exit status %d: %s", RANKS[i], said.code, said.text);
         assert_int_equal(count_lines(said.text, out), 1);
@@ -157,6 +167,22 @@ static void every_number_of_processes_writes_the_same_rows(void **unused)
         free(rows);
     }
     free(expected);
+}
+
+static void every_number_of_processes_writes_the_same_rows(void **unused)
+{
+    (void)unused;
+    if (!have_mpi())
+        skip();
+    write_the_same_rows(study_path);
+}
+
+static void plans_that_read_scores_and_predictions_are_shared_as_well(void **unused)
+{
+    (void)unused;
+    if (!have_mpi())
+        skip();
+    write_the_same_rows(signals_study_path);
 }
 
 static void a_bad_input_is_reported_once(void **unused)
@@ -322,6 +348,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_number_of_processes_writes_the_same_rows),
+        cmocka_unit_test(plans_that_read_scores_and_predictions_are_shared_as_well),
         cmocka_unit_test(a_bad_input_is_reported_once),
         cmocka_unit_test(an_interrupted_run_continues),
         cmocka_unit_test(a_run_whose_rank_was_killed_continues),

@@ -38,6 +38,7 @@ typedef struct {
     uint32_t stop_after; /* messages it gets before it is asked to stop; 0: never */
     uint32_t messages;
     volatile int stop;
+    SweepSignals signals; /* how it reads them */
     Status status;
 } Member;
 
@@ -112,7 +113,7 @@ static void break_post(Post *post)
 static void *follow(void *argument)
 {
     Member *member = argument;
-    member->status = sweep_follow(&member->ranks, &member->stop);
+    member->status = sweep_follow(&member->ranks, &member->signals, &member->stop);
     if (member->status != OK)
         break_post(member->post);
     return NULL;
@@ -123,6 +124,7 @@ typedef struct {
     SweepOptions options;
     uint32_t stop_after; /* messages to the last rank; 0: it is not stopped */
     uint32_t leaves;     /* 1: rank 0 sends the others away without a sweep */
+    SweepSignals signals;
 } Setup;
 
 /* Runs a sweep with SETUP's ranks and waits for all of them. A failure of a follower that it could
@@ -138,6 +140,7 @@ static Status sweep_with(Setup setup, const PackedTrace *trace, const Study *stu
     pthread_cond_init(&post.changed, NULL);
     for (uint32_t i = 0; i < setup.count; i++) {
         members[i].post = &post;
+        members[i].signals = setup.signals;
         members[i].stop_after = i + 1 == setup.count ? setup.stop_after : 0;
         members[i].ranks = (SweepRanks){
             .transport = &TRANSPORT, .rank = i, .count = setup.count, .threads = 1 + i % 2};

@@ -40,6 +40,12 @@ static void count(PackedTrace *part)
 
 PackedTrace packed_trace_part(const PackedTrace *trace, uint64_t first, uint64_t end)
 {
+    if (first == 0 && end == trace->n_steps) {
+        PackedTrace whole = *trace;
+        whole.n_tokens = 0;
+        whole.builder = NULL;
+        return whole;
+    }
     const PackedCursor from = seek(packed_cursor(trace), first);
     const PackedCursor to = seek(from, end);
     PackedTrace part = *trace;

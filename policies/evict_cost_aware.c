@@ -115,8 +115,7 @@ static uint32_t take_least(Scope *scope)
 
 static void cost_end(Scope *scope)
 {
-    while (scope->n_aside > 0)
-        wait_for_turn(scope, scope->aside[--scope->n_aside]);
+    scope_put_back(scope, wait_for_turn);
 }
 
 static uint32_t leave(Scope *scope, uint32_t object)
@@ -134,12 +133,7 @@ static uint32_t cost_victim(Scope *scope)
 
 static uint32_t cost_victim_outside(Scope *scope)
 {
-    for (;;) {
-        uint32_t object = take_least(scope);
-        if (!scope_is_active(scope, object))
-            return leave(scope, object);
-        scope->aside[scope->n_aside++] = object;
-    }
+    return leave(scope, scope_take_outside(scope, take_least));
 }
 
 static const EvictionRules RULES = {.hit = cost_hit,

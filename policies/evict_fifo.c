@@ -1,26 +1,30 @@
 #include "policies/turns.h"
 
+static void put_oldest(Scope *scope, uint32_t object)
+{
+    ring_push_oldest(&scope->rings[0], object);
+}
+
+static uint32_t take_oldest(Scope *scope)
+{
+    return ring_pop_oldest(&scope->rings[0]);
+}
+
 /* Members of A that were passed over are the oldest again. */
 static void fifo_end(Scope *scope)
 {
-    while (scope->n_aside > 0)
-        ring_push_oldest(&scope->rings[0], scope->aside[--scope->n_aside]);
+    scope_put_back(scope, put_oldest);
 }
 
 static uint32_t fifo_victim(Scope *scope)
 {
     fifo_end(scope);
-    return ring_pop_oldest(&scope->rings[0]);
+    return take_oldest(scope);
 }
 
 static uint32_t fifo_victim_outside(Scope *scope)
 {
-    for (;;) {
-        uint32_t object = ring_pop_oldest(&scope->rings[0]);
-        if (!scope_is_active(scope, object))
-            return object;
-        scope->aside[scope->n_aside++] = object;
-    }
+    return scope_take_outside(scope, take_oldest);
 }
 
 static void fifo_admit(Scope *scope, uint32_t object)
@@ -40,7 +44,7 @@ static uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, uint64_
     (void)turns;
     (void)at;
     (void)visited;
-    return ring_pop_oldest(&scope->rings[0]);
+    return take_oldest(scope);
 }
 
 static const TurnsRules TURNS = {

@@ -248,8 +248,7 @@ static uint32_t take_least(Scope *scope)
 
 static void aged_end(Scope *scope)
 {
-    while (scope->n_aside > 0)
-        put(scope, scope->aside[--scope->n_aside]);
+    scope_put_back(scope, put);
 }
 
 static uint32_t aged_victim(Scope *scope)
@@ -260,12 +259,7 @@ static uint32_t aged_victim(Scope *scope)
 
 static uint32_t aged_victim_outside(Scope *scope)
 {
-    for (;;) {
-        uint32_t object = take_least(scope);
-        if (!scope_is_active(scope, object))
-            return object;
-        scope->aside[scope->n_aside++] = object;
-    }
+    return scope_take_outside(scope, take_least);
 }
 
 static const EvictionRules RULES = {.hit = aged_hit,

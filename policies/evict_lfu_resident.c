@@ -16,7 +16,7 @@ static uint32_t take_newcomer(Scope *scope)
         uint32_t object = ring_pop_oldest(&scope->rings[0]);
         if (scope->count[object] == 1)
             return object;
-        heap_fill(&scope->heap, object, lfu_key(scope, object));
+        lfu_put(scope, object);
     }
     return NOBODY;
 }
@@ -28,15 +28,17 @@ static uint32_t take_least(Scope *scope)
 }
 
 /* Those set aside were the oldest. */
+static void put_oldest(Scope *scope, uint32_t object)
+{
+    if (scope->count[object] == 1)
+        ring_push_oldest(&scope->rings[0], object);
+    else
+        lfu_put(scope, object);
+}
+
 static void resident_end(Scope *scope)
 {
-    while (scope->n_aside > 0) {
-        uint32_t object = scope->aside[--scope->n_aside];
-        if (scope->count[object] == 1)
-            ring_push_oldest(&scope->rings[0], object);
-        else
-            heap_fill(&scope->heap, object, lfu_key(scope, object));
-    }
+    scope_put_back(scope, put_oldest);
 }
 
 static uint32_t resident_victim(Scope *scope)
@@ -47,12 +49,7 @@ static uint32_t resident_victim(Scope *scope)
 
 static uint32_t resident_victim_outside(Scope *scope)
 {
-    for (;;) {
-        uint32_t object = take_least(scope);
-        if (!scope_is_active(scope, object))
-            return object;
-        scope->aside[scope->n_aside++] = object;
-    }
+    return scope_take_outside(scope, take_least);
 }
 
 static const EvictionRules RULES = {.hit = lfu_hit,

@@ -5,19 +5,19 @@
 
 static void lru_touch(Scope *scope, uint32_t object)
 {
-    recency_push(scope, &scope->rings[0], 0, object);
+    recency_push(scope, &scope->rings[0], object);
 }
 
 static uint32_t lru_victim(Scope *scope)
 {
-    uint32_t object = recency_oldest(scope, &scope->rings[0], 0);
+    uint32_t object = recency_oldest(scope, &scope->rings[0]);
     recency_remove(scope, object);
     return object;
 }
 
 static uint32_t lru_victim_outside(Scope *scope)
 {
-    uint32_t object = recency_oldest_outside(scope, &scope->rings[0], 0);
+    uint32_t object = recency_oldest_outside(scope, &scope->rings[0]);
     recency_remove(scope, object);
     return object;
 }
@@ -49,7 +49,7 @@ static bool has_room_for(Scope *scope, const ScopeEvent *event)
     if (scope->layer_weight != NULL || event->n > scope->n_slots)
         return false;
     if (ring_size(ring) + event->n > ring->mask)
-        recency_clean(scope, ring, 0);
+        recency_clean(scope, ring);
     return true; /* it has room for four times the slots */
 }
 

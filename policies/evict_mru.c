@@ -5,19 +5,19 @@
 
 static void mru_touch(Scope *scope, uint32_t object)
 {
-    recency_push(scope, &scope->rings[0], 0, object);
+    recency_push(scope, &scope->rings[0], object);
 }
 
 static uint32_t mru_victim(Scope *scope)
 {
-    uint32_t object = recency_newest(scope, &scope->rings[0], 0);
+    uint32_t object = recency_newest(scope, &scope->rings[0]);
     recency_remove(scope, object);
     return object;
 }
 
 static uint32_t mru_victim_outside(Scope *scope)
 {
-    uint32_t object = recency_newest_outside(scope, &scope->rings[0], 0);
+    uint32_t object = recency_newest_outside(scope, &scope->rings[0]);
     recency_remove(scope, object);
     return object;
 }
@@ -36,7 +36,7 @@ ALWAYS_INLINE void make_room(Scope *scope, const ScopeEvent *event)
 {
     Ring *ring = &scope->rings[0];
     if (ring_size(ring) + event->n > ring->mask)
-        recency_clean(scope, ring, 0);
+        recency_clean(scope, ring);
 }
 
 /* The actions of an event that begins with BEFORE as the one looked up last. */
@@ -97,7 +97,7 @@ ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
         return mru_serial_event(scope, event);
     make_room(scope, event);
     Turns turns = turns_begin(scope, event);
-    uint32_t before = recency_newest(scope, &scope->rings[0], 0);
+    uint32_t before = recency_newest(scope, &scope->rings[0]);
     if (turns.missed & 1)
         turns.missed |= turns_evicted(scope, event, &turns, before, 0);
     if (event->actions != NULL)

@@ -1,4 +1,4 @@
-/* Counting lookups: what lfu, lfu-resident and lfu-aged share. Inside policies/ only. */
+/* Counting lookups: what lfu and lfu-resident share. Inside policies/ only. */
 #ifndef POLICIES_LFU_H
 #define POLICIES_LFU_H
 
@@ -45,6 +45,11 @@ static inline void lfu_look_up(Scope *scope, uint32_t object, bool hit)
     scope->count[object] += hit & (scope->count[object] != UINT32_MAX);
 }
 
+static inline void lfu_put(Scope *scope, uint32_t object)
+{
+    heap_fill(&scope->heap, object, lfu_key(scope, object));
+}
+
 /* While A is marked its members are no victims, and wait for the end of the event. */
 static inline void lfu_admit(Scope *scope, uint32_t object)
 {
@@ -52,7 +57,7 @@ static inline void lfu_admit(Scope *scope, uint32_t object)
     if (scope->marked)
         scope->aside[scope->n_aside++] = object;
     else
-        heap_fill(&scope->heap, object, lfu_key(scope, object));
+        lfu_put(scope, object);
 }
 
 /* Keys only grow while an object is resident, so a hit leaves the heap alone and the entries are
@@ -72,10 +77,7 @@ static inline uint32_t lfu_settle_top(Scope *scope)
 
 static inline void lfu_end(Scope *scope)
 {
-    while (scope->n_aside > 0) {
-        uint32_t object = scope->aside[--scope->n_aside];
-        heap_fill(&scope->heap, object, lfu_key(scope, object));
-    }
+    scope_put_back(scope, lfu_put);
 }
 
 static inline uint32_t lfu_take_top(Scope *scope)
@@ -93,12 +95,7 @@ static inline uint32_t lfu_victim(Scope *scope)
 
 static inline uint32_t lfu_victim_outside(Scope *scope)
 {
-    for (;;) {
-        uint32_t object = lfu_take_top(scope);
-        if (!scope_is_active(scope, object))
-            return object;
-        scope->aside[scope->n_aside++] = object;
-    }
+    return scope_take_outside(scope, lfu_take_top);
 }
 
 #endif

@@ -7,14 +7,23 @@
 #include "policies/event_loop.h"
 #include "policies/wide.h"
 
+static inline void lifo_push(Scope *scope, uint32_t object)
+{
+    ring_push(&scope->rings[0], object);
+}
+
+static inline uint32_t lifo_pop(Scope *scope)
+{
+    return ring_pop_newest(&scope->rings[0]);
+}
+
 /* The members of A that were passed over come back, then those admitted since: they are newer. */
 static inline void lifo_end(Scope *scope)
 {
     const uint32_t *newer = scope->aside + scope->n_slots;
-    while (scope->n_aside > 0)
-        ring_push(&scope->rings[0], scope->aside[--scope->n_aside]);
+    scope_put_back(scope, lifo_push);
     for (uint32_t i = 0; i < scope->n_newer; i++)
-        ring_push(&scope->rings[0], newer[i]);
+        lifo_push(scope, newer[i]);
     scope->n_newer = 0;
 }
 
@@ -24,27 +33,22 @@ static inline void lifo_admit(Scope *scope, uint32_t object)
     if (scope->n_aside > 0)
         scope->aside[scope->n_slots + scope->n_newer++] = object;
     else
-        ring_push(&scope->rings[0], object);
+        lifo_push(scope, object);
 }
 
 static inline uint32_t lifo_victim(Scope *scope)
 {
     lifo_end(scope);
-    uint32_t object = ring_pop_newest(&scope->rings[0]);
+    uint32_t object = lifo_pop(scope);
     scope->position[object] = NOBODY;
     return object;
 }
 
 static inline uint32_t lifo_victim_outside(Scope *scope)
 {
-    for (;;) {
-        uint32_t object = ring_pop_newest(&scope->rings[0]);
-        if (!scope_is_active(scope, object)) {
-            scope->position[object] = NOBODY;
-            return object;
-        }
-        scope->aside[scope->n_aside++] = object;
-    }
+    uint32_t object = scope_take_outside(scope, lifo_pop);
+    scope->position[object] = NOBODY;
+    return object;
 }
 
 #endif

@@ -3,8 +3,7 @@
  * Moving writes the object behind the newest and its position there; what it leaves behind is stale
  * (its position is another), and is passed over by who comes from an end. When a ring is full, the
  * stale are dropped from all of it: it has room for four times the residents, so that each push
- * pays for a few. Where a policy has several such rings, an object is in one of them, and is stale
- * in the others by scope->list. */
+ * pays for a few. A policy has one such ring. */
 #ifndef POLICIES_RECENCY_H
 #define POLICIES_RECENCY_H
 
@@ -12,21 +11,18 @@
 
 enum { RECENCY_STRIDE = 8 };
 
-/* True when the object at position AT is not stale; LIST as in scope->list, or 0 for the one ring
- * of a policy. */
-ALWAYS_INLINE bool recency_is_at(const Scope *scope, const Ring *ring, uint16_t list, uint32_t at)
+/* True when the object at position AT is not stale. */
+ALWAYS_INLINE bool recency_is_at(const Scope *scope, const Ring *ring, uint32_t at)
 {
-    uint32_t object = ring->objects[at & ring->mask];
-    return scope->position[object] == (at & ring->mask) &&
-           (list == 0 || scope->list[object] == list);
+    return scope->position[ring->objects[at & ring->mask]] == (at & ring->mask);
 }
 
 /* Drops the stale: the others move up to the new end. */
-static inline void recency_clean(Scope *scope, Ring *ring, uint16_t list)
+static inline void recency_clean(Scope *scope, Ring *ring)
 {
     uint32_t to = ring->head;
     for (uint32_t at = ring->head; at != ring->tail;) {
-        if (!recency_is_at(scope, ring, list, --at))
+        if (!recency_is_at(scope, ring, --at))
             continue;
         uint32_t object = ring->objects[at & ring->mask];
         ring->objects[--to & ring->mask] = object;
@@ -35,10 +31,10 @@ static inline void recency_clean(Scope *scope, Ring *ring, uint16_t list)
     ring->tail = to;
 }
 
-ALWAYS_INLINE void recency_push(Scope *scope, Ring *ring, uint16_t list, uint32_t object)
+ALWAYS_INLINE void recency_push(Scope *scope, Ring *ring, uint32_t object)
 {
     if (ring_size(ring) > ring->mask)
-        recency_clean(scope, ring, list);
+        recency_clean(scope, ring);
     scope->position[object] = ring->head & ring->mask;
     ring_push(ring, object);
 }
@@ -72,37 +68,37 @@ uint32_t recency_live(const uint32_t *objects, const uint32_t *position, uint32_
 
 /* The oldest or newest, of which there is one; the stale at that end are gone then. */
 
-ALWAYS_INLINE uint32_t recency_oldest(const Scope *scope, Ring *ring, uint16_t list)
+ALWAYS_INLINE uint32_t recency_oldest(const Scope *scope, Ring *ring)
 {
-    while (!recency_is_at(scope, ring, list, ring->tail))
+    while (!recency_is_at(scope, ring, ring->tail))
         ring->tail++;
     return ring->objects[ring->tail & ring->mask];
 }
 
-ALWAYS_INLINE uint32_t recency_newest(const Scope *scope, Ring *ring, uint16_t list)
+ALWAYS_INLINE uint32_t recency_newest(const Scope *scope, Ring *ring)
 {
-    while (!recency_is_at(scope, ring, list, ring->head - 1))
+    while (!recency_is_at(scope, ring, ring->head - 1))
         ring->head--;
     return ring->objects[(ring->head - 1) & ring->mask];
 }
 
 /* The oldest or newest without a mark, or NOBODY. */
 
-ALWAYS_INLINE uint32_t recency_oldest_outside(const Scope *scope, const Ring *ring, uint16_t list)
+ALWAYS_INLINE uint32_t recency_oldest_outside(const Scope *scope, const Ring *ring)
 {
     for (uint32_t at = ring->tail; at != ring->head; at++) {
         uint32_t object = ring->objects[at & ring->mask];
-        if (!scope_is_active(scope, object) && recency_is_at(scope, ring, list, at))
+        if (!scope_is_active(scope, object) && recency_is_at(scope, ring, at))
             return object;
     }
     return NOBODY;
 }
 
-ALWAYS_INLINE uint32_t recency_newest_outside(const Scope *scope, const Ring *ring, uint16_t list)
+ALWAYS_INLINE uint32_t recency_newest_outside(const Scope *scope, const Ring *ring)
 {
     for (uint32_t at = ring->head; at != ring->tail; at--) {
         uint32_t object = ring->objects[(at - 1) & ring->mask];
-        if (!scope_is_active(scope, object) && recency_is_at(scope, ring, list, at - 1))
+        if (!scope_is_active(scope, object) && recency_is_at(scope, ring, at - 1))
             return object;
     }
     return NOBODY;

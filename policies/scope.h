@@ -127,6 +127,24 @@ ALWAYS_INLINE bool scope_is_active(const Scope *scope, uint32_t object)
     return scope->mark[object] == scope->event;
 }
 
+/* TAKEs residents until one is outside A, of which there is one; those before it are set aside. */
+ALWAYS_INLINE uint32_t scope_take_outside(Scope *scope, uint32_t (*take)(Scope *scope))
+{
+    for (;;) {
+        uint32_t object = take(scope);
+        if (!scope_is_active(scope, object))
+            return object;
+        scope->aside[scope->n_aside++] = object;
+    }
+}
+
+/* PUTs all that are set aside back, the last first. */
+ALWAYS_INLINE void scope_put_back(Scope *scope, void (*put)(Scope *scope, uint32_t object))
+{
+    while (scope->n_aside > 0)
+        put(scope, scope->aside[--scope->n_aside]);
+}
+
 /* Starts an event: nothing is marked. */
 ALWAYS_INLINE void scope_begin_event(Scope *scope)
 {

@@ -8,19 +8,11 @@
 static void sit_down(Scope *scope)
 {
     Places *places = &scope->places;
-    memset(scope->position, 0xFF, (scope->n_objects + 1) * sizeof *scope->position);
-    memset(places->visited, 0, places->room / 64 * sizeof *places->visited);
-    memset(places->taken, 0, places->room / 64 * sizeof *places->taken);
+    hand_clear(scope);
     places_set_next(places, scope->n_slots);
     places->hand = 0;
-    places->object[places->room] = scope->n_objects;
-    for (uint32_t i = 0; i < places->next; i++) {
-        uint32_t object = ring_pop_oldest(&scope->rings[0]);
-        places->object[i] = object;
-        scope->position[object] = i;
-        places->taken[i / 64] |= UINT64_C(1) << i % 64;
-        places->visited[i / 64] |= (uint64_t)(scope->flag[object] != 0) << i % 64;
-    }
+    for (uint32_t i = 0; i < places->next; i++)
+        hand_place(scope, ring_pop_oldest(&scope->rings[0]), i);
 }
 
 static void get_up(Scope *scope)

@@ -20,6 +20,26 @@ typedef struct {
     uint32_t outside; /* those of A that hit, but not in the window: a bit each */
 } HandMove;
 
+/* Nobody has a place. */
+static inline void hand_clear(Scope *scope)
+{
+    Places *places = &scope->places;
+    memset(scope->position, 0xFF, (scope->n_objects + 1) * sizeof *scope->position);
+    memset(places->visited, 0, places->room / 64 * sizeof *places->visited);
+    memset(places->taken, 0, places->room / 64 * sizeof *places->taken);
+    places->object[places->room] = scope->n_objects;
+}
+
+/* OBJECT, whose flag says whether it was visited, takes the place AT. */
+static inline void hand_place(Scope *scope, uint32_t object, uint32_t at)
+{
+    Places *places = &scope->places;
+    places->object[at] = object;
+    scope->position[object] = at;
+    places_set_bit(places->taken, at);
+    places->visited[at / 64] |= (uint64_t)(scope->flag[object] != 0) << at % 64;
+}
+
 WIDE_INLINE uint64_t hand_any(__m512i bits)
 {
     return (uint64_t)_mm512_reduce_or_epi64(bits);

@@ -36,28 +36,14 @@ WIDE_INLINE bool decide(Scope *scope, ScopeEvent *counts, const BufferRun *run, 
     return true;
 }
 
-WIDE_INLINE uint32_t decide_run(Scope *scope, ScopeEvent *events, const BufferRun *run,
-                                uint32_t from, bool serial)
-{
-    Ring *ring = &scope->rings[0];
-    for (; from < run->n_spans && wide_can(scope, run->spans[from]); from++) {
-        BufferSpan span = run->spans[from];
-        if (ring_size(ring) + WIDE_LANES > ring->mask)
-            recency_clean(scope, ring, 0);
-        if (!decide(scope, &events[span.layer_index], run, span, serial))
-            break;
-    }
-    return from;
-}
-
 WIDE uint32_t wide_lru_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from)
 {
-    return decide_run(scope, events, run, from, true);
+    return wide_recency_run(scope, events, run, from, true, decide);
 }
 
 WIDE uint32_t wide_lru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from)
 {
-    return decide_run(scope, events, run, from, false);
+    return wide_recency_run(scope, events, run, from, false, decide);
 }
 
 #else

@@ -83,7 +83,7 @@ WIDE_INLINE bool decide_serial(Scope *scope, ScopeEvent *counts, const BufferRun
     Ring *ring = &scope->rings[0];
     WideEvent event = wide_look_up(scope, run->experts + span.first, span.n, counts->first_object,
                                    scope->position);
-    uint32_t newest = recency_newest(scope, ring, 0);
+    uint32_t newest = recency_newest(scope, ring);
     uint32_t goes = event.misses & 1;
     uint32_t is_newest = _mm256_cmpeq_epi32_mask(event.objects, wide_all(newest));
     uint32_t more = is_newest & event.hits & (0 - goes);
@@ -99,30 +99,21 @@ WIDE_INLINE bool decide_serial(Scope *scope, ScopeEvent *counts, const BufferRun
     return true;
 }
 
-WIDE_INLINE uint32_t decide_run(Scope *scope, ScopeEvent *events, const BufferRun *run,
-                                uint32_t from, bool serial)
+WIDE_INLINE bool decide(Scope *scope, ScopeEvent *counts, const BufferRun *run, BufferSpan span,
+                        bool serial)
 {
-    Ring *ring = &scope->rings[0];
-    for (; from < run->n_spans && wide_can(scope, run->spans[from]); from++) {
-        BufferSpan span = run->spans[from];
-        ScopeEvent *counts = &events[span.layer_index];
-        if (ring_size(ring) + WIDE_LANES > ring->mask)
-            recency_clean(scope, ring, 0);
-        if (serial ? !decide_serial(scope, counts, run, span)
-                   : !decide_batch(scope, counts, run, span))
-            break;
-    }
-    return from;
+    return serial ? decide_serial(scope, counts, run, span)
+                  : decide_batch(scope, counts, run, span);
 }
 
 WIDE uint32_t wide_mru_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from)
 {
-    return decide_run(scope, events, run, from, true);
+    return wide_recency_run(scope, events, run, from, true, decide);
 }
 
 WIDE uint32_t wide_mru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from)
 {
-    return decide_run(scope, events, run, from, false);
+    return wide_recency_run(scope, events, run, from, false, decide);
 }
 
 #else

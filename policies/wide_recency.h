@@ -106,4 +106,23 @@ WIDE_INLINE void wide_append(Scope *scope, Ring *ring, uint32_t n, __m256i objec
     ring->head += n;
 }
 
+/* Decides one event, or, returning false, leaves it alone. */
+typedef bool (*WideRecencyEvent)(Scope *scope, ScopeEvent *counts, const BufferRun *run,
+                                 BufferSpan span, bool serial);
+
+/* A wide run by DECIDE, which has room in the ring for all of A. */
+WIDE_INLINE uint32_t wide_recency_run(Scope *scope, ScopeEvent *events, const BufferRun *run,
+                                      uint32_t from, bool serial, WideRecencyEvent decide)
+{
+    Ring *ring = &scope->rings[0];
+    for (; from < run->n_spans && wide_can(scope, run->spans[from]); from++) {
+        BufferSpan span = run->spans[from];
+        if (ring_size(ring) + WIDE_LANES > ring->mask)
+            recency_clean(scope, ring);
+        if (!decide(scope, &events[span.layer_index], run, span, serial))
+            break;
+    }
+    return from;
+}
+
 #endif

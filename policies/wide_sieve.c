@@ -12,17 +12,9 @@ static void lay_out(Scope *scope)
 {
     Places *places = &scope->places;
     uint32_t passed = ring_size(&scope->rings[PASSED]);
-    memset(scope->position, 0xFF, (scope->n_objects + 1) * sizeof *scope->position);
-    memset(places->visited, 0, places->room / 64 * sizeof *places->visited);
-    memset(places->taken, 0, places->room / 64 * sizeof *places->taken);
-    places->object[places->room] = scope->n_objects;
-    for (uint32_t i = 0; i < scope->n_slots; i++) {
-        uint32_t object = ring_pop_oldest(&scope->rings[i < passed ? PASSED : AHEAD]);
-        places->object[i] = object;
-        scope->position[object] = i;
-        places_set_bit(places->taken, i);
-        places->visited[i / 64] |= (uint64_t)(scope->flag[object] != 0) << i % 64;
-    }
+    hand_clear(scope);
+    for (uint32_t i = 0; i < scope->n_slots; i++)
+        hand_place(scope, ring_pop_oldest(&scope->rings[i < passed ? PASSED : AHEAD]), i);
     places_set_next(places, scope->n_slots);
     places->hand = passed < scope->n_slots ? passed : 0;
 }

@@ -47,6 +47,15 @@ static inline void expert_work_add(ExpertWork *work, uint32_t rows)
     work->squares += (double)rows * rows;
 }
 
+/* Adds the experts of MORE. */
+static inline void expert_work_join(ExpertWork *work, const ExpertWork *more)
+{
+    work->active += more->active;
+    work->rows += more->rows;
+    work->load += more->load;
+    work->squares += more->squares;
+}
+
 /* A call that was priced before; none: active is 0. */
 typedef struct {
     ExpertWork work;

@@ -162,9 +162,7 @@ static void join_hits(Event *event)
     if (work->active == 0 ||
         !link_joins_hits(work->active, layer->slot_bytes, timing->options.plan->link.h2d_gb_per_s))
         return;
-    work->active += event->hits.work.active;
-    work->rows += event->hits.work.rows;
-    work->load += event->hits.work.load;
+    expert_work_join(work, &event->hits.work);
     event->hits = (Pending){0};
 }
 

@@ -235,6 +235,21 @@ static void rows_that_are_shared_unevenly_cost_more_the_more_they_are(void **unu
     hardware_free(&hardware);
 }
 
+static void works_that_are_joined_are_one_of_all_their_experts(void **unused)
+{
+    (void)unused;
+    const uint32_t rows[] = {13, 1, 200, 4};
+    ExpertWork all = {0};
+    ExpertWork joined = {0};
+    ExpertWork more = {0};
+    for (uint32_t i = 0; i < 4; i++) {
+        expert_work_add(&all, rows[i]);
+        expert_work_add(i < 2 ? &joined : &more, rows[i]);
+    }
+    expert_work_join(&joined, &more);
+    assert_memory_equal(&joined, &all, sizeof all);
+}
+
 int main(void)
 {
     memory_install();
@@ -245,6 +260,7 @@ int main(void)
         cmocka_unit_test(what_is_left_of_a_step_stays_outside_the_grid),
         cmocka_unit_test(what_has_no_table_is_missing),
         cmocka_unit_test(rows_that_are_shared_unevenly_cost_more_the_more_they_are),
+        cmocka_unit_test(works_that_are_joined_are_one_of_all_their_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -65,6 +66,15 @@ bool file_exists(const char *path)
 {
     struct stat info;
     return lstat(path, &info) == 0;
+}
+
+Status file_name_temporary(const char *name, char *path, size_t room)
+{
+    const char *folder = getenv("TMPDIR");
+    int used =
+        snprintf(path, room, "%s/moebius-%s-%ld.db",
+                 folder != NULL && folder[0] != '\0' ? folder : "/tmp", name, (long)getpid());
+    return used < 0 || (size_t)used >= room ? fail(ERR_OUTPUT, "TMPDIR: the path is too long") : OK;
 }
 
 Status file_check_readable(const char *path)

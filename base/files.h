@@ -19,6 +19,10 @@ bool file_exists(const char *path);
  * name, and would wait for a FIFO. */
 Status file_check_readable(const char *path);
 
+/* Writes to PATH[room] the name of a temporary database of this process, for the purpose NAME, in
+ * TMPDIR or else in /tmp. Nothing is made. Fails with ERR_OUTPUT when TMPDIR is too long. */
+Status file_name_temporary(const char *name, char *path, size_t room);
+
 /* A read-only map of a whole file. An empty file maps to data == NULL, bytes == 0. */
 typedef struct {
     const unsigned char *data;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/files.h"
 #include "cli/bench_model.h"
 
 enum { LAYERS = 26, EXPERTS = 64, TOP_K = 8, WIDEST = 256, STEP_KINDS = 16, ROUNDS = 3 };
@@ -22,13 +23,6 @@ typedef struct {
     uint16_t *experts; /* [STEP_KINDS][LAYERS * WIDEST * TOP_K] */
     float *weights;    /* same shape */
 } Material;
-
-static void scratch_file(char path[512])
-{
-    const char *folder = getenv("TMPDIR");
-    snprintf(path, 512, "%s/moebius-bench-%ld.db",
-             folder != NULL && folder[0] != '\0' ? folder : "/tmp", (long)getpid());
-}
 
 static Status make_material(Material *material)
 {
@@ -78,7 +72,7 @@ static Status record_once(const Material *material, uint32_t tokens, uint32_t st
     struct stat info;
     Recorder *recorder;
     const TraceRun run = {.tool = "moebius bench", .source = "random", .model = "none"};
-    scratch_file(path);
+    TRY(file_name_temporary("bench", path, sizeof path));
     uint64_t start_ns = clock_ns();
     TRY(recorder_open(path, &run, material->layers, LAYERS, NULL, &recorder));
     Status status = put_steps(recorder, material, tokens, steps);
@@ -162,7 +156,7 @@ static Status time_run(const BenchModel *model, bool recorded, Cost *cost)
     const TraceLayer *layers = executor_layers(model->executor, &n_layers);
     double processor = processor_seconds();
     double opened = wall_seconds();
-    scratch_file(path);
+    TRY(file_name_temporary("bench", path, sizeof path));
     if (recorded)
         TRY(recorder_open(path, &run, layers, n_layers, NULL, &recorder));
     double began = wall_seconds();

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/files.h"
 #include "cli/bench_command.h"
 #include "cli/print.h"
 #include "cli/table.h"
@@ -124,13 +125,11 @@ static StepBenchSetup make_setup(const Arguments *arguments, const Plan *plan)
 
 static Status open_recorder(Measurement *m)
 {
-    const char *folder = getenv("TMPDIR");
     const TraceRun run = {
         .tool = "moebius bench", .source = "random", .model = m->bench.setup.model};
     uint32_t n_layers;
     const TraceLayer *layers = executor_layers(m->bench.executor, &n_layers);
-    snprintf(m->path, sizeof m->path, "%s/moebius-bench-%ld.db",
-             folder != NULL && folder[0] != '\0' ? folder : "/tmp", (long)getpid());
+    TRY(file_name_temporary("bench", m->path, sizeof m->path));
     TRY(recorder_open(m->path, &run, layers, n_layers, NULL, &m->recorder));
     m->opened = true;
     return OK;

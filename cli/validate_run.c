@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "cli/interrupt.h"
 #include "cli/part_input.h"
 #include "policies/signals_load.h"
@@ -22,17 +23,13 @@ typedef struct {
 static Status name_recording(Validation *validation)
 {
     const ValidateArguments *arguments = validation->arguments;
-    const char *folder = getenv("TMPDIR");
-    int used;
-    if (arguments->out != NULL)
-        used = snprintf(validation->recording, sizeof validation->recording, "%s", arguments->out);
-    else
-        used =
-            snprintf(validation->recording, sizeof validation->recording, "%s/moebius-run-%ld.db",
-                     folder != NULL && folder[0] != '\0' ? folder : "/tmp", (long)getpid());
-    if (used < 0 || (size_t)used >= sizeof validation->recording)
-        return fail(ERR_OUTPUT, "%s: the path is too long", arguments->out);
-    return OK;
+    size_t room = sizeof validation->recording;
+    if (arguments->out == NULL)
+        return file_name_temporary("run", validation->recording, room);
+    int used = snprintf(validation->recording, room, "%s", arguments->out);
+    return used < 0 || (size_t)used >= room
+               ? fail(ERR_OUTPUT, "%s: the path is too long", arguments->out)
+               : OK;
 }
 
 void validation_remove_recording(Validation *validation)

@@ -71,6 +71,15 @@ static Room room_of(const Calibration *c, bool buffered)
                     : (Room){MOST_REQUESTS, MOST_LENGTH, MOST_TOKENS};
 }
 
+/* Masks are large. */
+static Room static_room(const Calibration *c)
+{
+    Room room = room_of(c, false);
+    room.length = room.length < STATIC_LENGTH ? room.length : STATIC_LENGTH;
+    room.tokens = room.tokens < STATIC_TOKENS ? room.tokens : STATIC_TOKENS;
+    return room;
+}
+
 /* Opens MODEL under PLAN with the room that its grid needs. */
 static Status open_model(Calibration *c, const char *model, const Plan *plan)
 {
@@ -234,7 +243,7 @@ static Status measure_host(Calibration *c, const char *one)
     return status;
 }
 
-/* Of few MoE layers, with less room: masks are large. */
+/* Of few MoE layers. */
 static Status measure_static(Calibration *c, const char *one)
 {
     const Plan plan = calibration_static_plan();
@@ -242,8 +251,8 @@ static Status measure_static(Calibration *c, const char *one)
         c->done += c->static_total;
         return OK;
     }
-    uint32_t tokens = c->options->quick ? QUICK_TOKENS : STATIC_TOKENS;
-    TRY(calibration_open(c, one, &plan, room_of(c, false).requests, STATIC_LENGTH, tokens));
+    const Room room = static_room(c);
+    TRY(calibration_open(c, one, &plan, room.requests, room.length, room.tokens));
     Status status = calibrate_static(c);
     calibration_close(c);
     return status;
@@ -292,8 +301,9 @@ static Status count(Calibration *c)
         status = calibrate_host(c);
     c->host_total = c->total - c->host_total;
     c->static_total = c->total;
-    c->max_tokens = c->options->quick ? QUICK_TOKENS : STATIC_TOKENS;
-    c->max_length = c->max_length < STATIC_LENGTH ? c->max_length : STATIC_LENGTH;
+    const Room fixed = static_room(c);
+    c->max_tokens = fixed.tokens;
+    c->max_length = c->max_length < fixed.length ? c->max_length : fixed.length;
     if (status == OK && c->config->n_moe_layers > 0)
         status = calibrate_static(c);
     c->static_total = c->total - c->static_total;

@@ -73,8 +73,7 @@ Status calibrate_ahead(Calibration *c)
                                          {1, 256}, {4, 128}, {8, 128}, {16, 128}, {16, 256}};
     static const uint32_t QUICK_PLACES[][2] = {{1, 1}, {8, 1}, {1, 64}};
     const uint32_t(*places)[2] = c->options->quick ? QUICK_PLACES : PLACES;
-    size_t n = c->options->quick ? sizeof QUICK_PLACES / sizeof *QUICK_PLACES
-                                 : sizeof PLACES / sizeof *PLACES;
+    size_t n = c->options->quick ? COUNT(QUICK_PLACES) : COUNT(PLACES);
     Plan plan = c->plan;
     if (!has_next_layer(c->config))
         return OK;

@@ -1,7 +1,6 @@
 /* The executor that is measured, and its steps. */
 #include <math.h>
 #include <stdio.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

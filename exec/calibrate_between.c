@@ -1,9 +1,9 @@
 /* What passes between two steps while requests are served: the next step is composed, its routing
  * laid out where it is forced, tokens are accepted, and the step before is handed to a recorder. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
+#include "base/files.h"
 #include "exec/calibrate_parts.h"
 #include "exec/run.h"
 
@@ -28,16 +28,6 @@ static Status note_gap(void *argument, const TraceStep *step, const StepInput *i
         gaps->ns[gaps->n++] =
             step->start_ns > gaps->end_ns ? (double)(step->start_ns - gaps->end_ns) : 0;
     gaps->end_ns = counts ? step->start_ns + step->duration_ns : 0;
-    return OK;
-}
-
-static Status name_recording(char path[PATH_BYTES])
-{
-    const char *folder = getenv("TMPDIR");
-    int used = snprintf(path, PATH_BYTES, "%s/moebius-calibrate-%ld.db",
-                        folder != NULL && folder[0] != '\0' ? folder : "/tmp", (long)getpid());
-    if (used < 0 || used >= PATH_BYTES)
-        return fail(ERR_OUTPUT, "TMPDIR: the path is too long");
     return OK;
 }
 
@@ -87,7 +77,7 @@ static Status measure(Calibration *c, uint32_t requests, uint32_t sequences, uin
                             .stop = c->options->stop};
     char path[PATH_BYTES];
     TokenSet set;
-    TRY(name_recording(path));
+    TRY(file_name_temporary("calibrate", path, sizeof path));
     TRY(tokens_random(requests, tokens, c->config->vocabulary, 1, &set));
     Status status = serve(c, &set, &run, path, gaps);
     tokens_free(&set);

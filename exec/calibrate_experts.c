@@ -32,8 +32,22 @@ static uint32_t common_divisor(uint32_t a, uint32_t b)
     return b == 0 ? a : common_divisor(b, a % b);
 }
 
-static Shares zipf_shares(uint32_t tokens, uint32_t top_k, uint32_t active)
+/* Rows of the first of ACTIVE experts: its even share, or as many as SKEW asks for, and always so
+ * many that none has more rows than there are tokens, and each has one. */
+static uint32_t first_rows(uint32_t tokens, uint32_t top_k, uint32_t active, double skew)
 {
+    uint32_t rows = tokens * top_k;
+    uint32_t even = (rows + active - 1) / active;
+    uint32_t wanted = even + (uint32_t)(skew * (tokens - even));
+    return rows - wanted < active - 1 ? rows - (active - 1) : wanted;
+}
+
+/* How rows are shared; SKEW as in calibration_force(), where it says anything. */
+typedef Shares (*Sharing)(uint32_t tokens, uint32_t top_k, uint32_t active, double skew);
+
+static Shares zipf_shares(uint32_t tokens, uint32_t top_k, uint32_t active, double skew)
+{
+    (void)skew;
     Shares shares = {.tokens = tokens, .rows = tokens * top_k, .active = active};
     shares.left = shares.rows;
     for (uint32_t i = 0; i < active; i++)
@@ -43,12 +57,12 @@ static Shares zipf_shares(uint32_t tokens, uint32_t top_k, uint32_t active)
     return shares;
 }
 
-static Shares steep_shares(uint32_t tokens, uint32_t top_k, uint32_t active, uint32_t first)
+static Shares steep_shares(uint32_t tokens, uint32_t top_k, uint32_t active, double skew)
 {
     return (Shares){.tokens = tokens,
                     .rows = tokens * top_k,
                     .active = active,
-                    .first = active == 1 ? tokens * top_k : first,
+                    .first = active == 1 ? tokens * top_k : first_rows(tokens, top_k, active, skew),
                     .stride = 1};
 }
 
@@ -85,23 +99,13 @@ static void deal(const TraceLayer *layer, Shares shares, uint32_t first_expert, 
     }
 }
 
-/* Rows of the first of ACTIVE experts: its even share, or as many as SKEW asks for, and always so
- * many that none has more rows than there are tokens, and each has one. */
-static uint32_t first_rows(uint32_t tokens, uint32_t top_k, uint32_t active, double skew)
+/* The mean cost_load_of() of an expert. */
+static double mean_load(Shares shares)
 {
-    uint32_t rows = tokens * top_k;
-    uint32_t even = (rows + active - 1) / active;
-    uint32_t wanted = even + (uint32_t)(skew * (tokens - even));
-    return rows - wanted < active - 1 ? rows - (active - 1) : wanted;
-}
-
-static double mean_load(uint32_t tokens, uint32_t top_k, uint32_t active, uint32_t first)
-{
-    uint32_t rows = tokens * top_k;
     double load = 0;
-    for (uint32_t i = 0; i < active; i++)
-        load += cost_load_of(active == 1 ? rows : rows_of(i, active, rows, first));
-    return load / active;
+    for (uint32_t i = 0; i < shares.active; i++)
+        load += cost_load_of(take_share(&shares, i));
+    return load / shares.active;
 }
 
 /* See cost_unevenness(). */
@@ -115,46 +119,35 @@ static double unevenness_of(Shares shares)
     return cost_unevenness(shares.active, shares.rows, squares);
 }
 
-static uint32_t taking_part(uint32_t tokens, uint32_t top_k, uint32_t active)
+/* Forces the routing of all layers of STACK; the shares of the last, nobody's where it has none. */
+static Shares force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active, Sharing share,
+                    double skew)
 {
-    return active < tokens * top_k ? active : tokens * top_k;
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    uint16_t *experts = c->forced;
+    Shares shares = {0};
+    for (uint32_t i = 0; i < n_layers; i++) {
+        uint32_t rows = tokens * layers[i].top_k;
+        if (layers[i].stack != stack)
+            continue;
+        shares = share(tokens, layers[i].top_k, active < rows ? active : rows, skew);
+        deal(&layers[i], shares, c->first_expert, experts);
+        experts += rows;
+    }
+    return shares;
 }
 
 double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active, double skew)
 {
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
-    double load = 1;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        uint32_t top_k = layers[i].top_k;
-        if (layers[i].stack != stack)
-            continue;
-        uint32_t n = taking_part(tokens, top_k, active);
-        uint32_t first = first_rows(tokens, top_k, n, skew);
-        deal(&layers[i], steep_shares(tokens, top_k, n, first), c->first_expert, experts);
-        load = mean_load(tokens, top_k, n, first);
-        experts += (size_t)tokens * top_k;
-    }
-    return load;
+    const Shares shares = force(c, stack, tokens, active, steep_shares, skew);
+    return shares.active > 0 ? mean_load(shares) : 1;
 }
 
 double calibration_force_zipf(Calibration *c, Stack stack, uint32_t tokens, uint32_t active)
 {
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
-    double unevenness = 0;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        uint32_t top_k = layers[i].top_k;
-        if (layers[i].stack != stack)
-            continue;
-        const Shares shares = zipf_shares(tokens, top_k, taking_part(tokens, top_k, active));
-        deal(&layers[i], shares, c->first_expert, experts);
-        unevenness = unevenness_of(shares);
-        experts += (size_t)tokens * top_k;
-    }
-    return unevenness;
+    const Shares shares = force(c, stack, tokens, active, zipf_shares, 0);
+    return shares.active > 0 ? unevenness_of(shares) : 0;
 }
 
 /* The most requests that TOKENS can be shared among evenly. */
@@ -231,8 +224,8 @@ static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active)
     if (tokens / requests_for(c, tokens) > c->max_length)
         return OK;
     TRY(measure_place(c, tokens, active, 0, !falls, &even_ns));
-    double even = mean_load(tokens, top_k, active, first_rows(tokens, top_k, active, 0));
-    double steep = mean_load(tokens, top_k, active, first_rows(tokens, top_k, active, 1));
+    double even = mean_load(steep_shares(tokens, top_k, active, 0));
+    double steep = mean_load(steep_shares(tokens, top_k, active, 1));
     if (falls)
         TRY(measure_zipf(c, tokens, active, even_ns));
     return steep > even * 1.001 ? measure_place(c, tokens, active, 1, false, &ns) : OK;
@@ -245,7 +238,7 @@ static Status measure_active(Calibration *c, uint32_t active)
                                   64, 96,  128, 192, 256, 384, 512, 1024};
     static const double QUICK_ROWS[] = {1, 2, 4, 16};
     const double *rows = c->options->quick ? QUICK_ROWS : ROWS;
-    size_t n = c->options->quick ? sizeof QUICK_ROWS / sizeof *rows : sizeof ROWS / sizeof *rows;
+    size_t n = c->options->quick ? COUNT(QUICK_ROWS) : COUNT(ROWS);
     uint32_t top_k = c->config->max_top_k;
     uint32_t before = 0;
     for (size_t i = 0; i < n; i++) {

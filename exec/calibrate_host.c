@@ -120,15 +120,6 @@ static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, 
     return n > 0 ? note(c, "host/warm", at, ns, n) : OK;
 }
 
-/* What the profile has, of this model or of others. */
-static const CostTable *known_cache(const Calibration *c)
-{
-    const CostTable *table = hardware_table(c->hardware, "host/cache", "");
-    if ((table == NULL || table->n_points == 0) && c->options->known != NULL)
-        table = hardware_table(c->options->known, "host/cache", "");
-    return table != NULL && table->n_points > 0 ? table : NULL;
-}
-
 /* Experts of one token, of which more and more sets take turns: what they read until half of what
  * memory costs more is there. */
 static Status measure_cache(Calibration *c)
@@ -139,9 +130,9 @@ static Status measure_cache(Calibration *c)
     double medians[CACHE_PLACES] = {0};
     uint32_t sets[CACHE_PLACES];
     uint32_t places = 0;
-    const CostTable *known = known_cache(c);
-    c->cache_bytes = known != NULL ? known->value[0] : 0;
-    if (calibration_only_counts(c) || known != NULL)
+    c->cache_bytes = 0;
+    bool known = calibration_constant(c, "host/cache", &c->cache_bytes);
+    if (calibration_only_counts(c) || known)
         return OK;
     for (uint32_t n = 1; n <= most && places < CACHE_PLACES; n += 1 + n / 4) {
         double ns[MOST_VALUES];

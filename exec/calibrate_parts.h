@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
 #include "base/memory.h"
 #include "exec/calibrate.h"
 

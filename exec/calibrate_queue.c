@@ -340,7 +340,7 @@ static Status measure_sources(Calibration *c)
 {
     static const uint32_t PLACES[][2] = {{1, 1},   {1, 8},  {1, 16},  {1, 32},  {1, 64},
                                          {1, 128}, {4, 64}, {16, 16}, {16, 32}, {16, 64}};
-    size_t n = c->options->quick ? 2 : sizeof PLACES / sizeof *PLACES;
+    size_t n = c->options->quick ? 2 : COUNT(PLACES);
     for (size_t i = 0; i < n && model_is_encoder_decoder(c->config); i++)
         TRY(measure_source(c, PLACES[i][0], PLACES[i][1]));
     return OK;
@@ -353,7 +353,7 @@ static Status measure_rests(Calibration *c)
                                          {64, 1}, {1, 32}, {1, 128}, {1, 512}, {16, 64}, {16, 256}};
     uint32_t top_k = c->config->max_top_k;
     uint32_t most = c->config->max_experts - 1;
-    for (size_t i = 0; i < sizeof PLACES / sizeof *PLACES; i++) {
+    for (size_t i = 0; i < COUNT(PLACES); i++) {
         uint32_t rows = PLACES[i][0] * PLACES[i][1] * top_k;
         TRY(measure_place(c, PLACES[i][0], PLACES[i][1], rows < most ? rows : most, 0));
     }

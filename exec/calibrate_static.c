@@ -8,8 +8,6 @@ enum { STATIC_REPEATS = 3 };
 
 static const double FACTORS[] = {1.0 / 16, 1.0 / 4, 1};
 
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
 static Plan static_plan(Dispatch dispatch, double factor)
 {
     Plan plan = plan_default();

@@ -55,8 +55,6 @@ static const Grid QUICK_GRIDS[] = {
     {{1}, {32}, {64}},
 };
 
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
 bool calibration_only_counts(Calibration *c)
 {
     if (c->counting)

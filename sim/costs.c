@@ -225,3 +225,9 @@ double costs_nearest(const Costs *costs, uint32_t table, const double *at, doubl
     memcpy(nearest, found->at + (size_t)best * found->n_axes, found->n_axes * sizeof *nearest);
     return found->value[best];
 }
+
+void cost_use_add(CostUse *sum, const CostUse *more)
+{
+    for (CostStatus status = COST_OK; status < COST_STATUSES; status++)
+        sum->n[status] += more->n[status];
+}

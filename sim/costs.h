@@ -43,6 +43,9 @@ uint32_t costs_find(const Costs *costs, const char *name, const char *shape);
  * tens of nanoseconds. */
 double costs_at(const Costs *costs, uint32_t table, const double *at, CostUse *use);
 
+/* Adds MORE to SUM. */
+void cost_use_add(CostUse *sum, const CostUse *more);
+
 /* The measured point that is nearest to AT by ratios, its place in NEAREST [n_axes]; TABLE is not
  * COSTS_NONE. */
 double costs_nearest(const Costs *costs, uint32_t table, const double *at, double *nearest);

@@ -202,8 +202,7 @@ static double attend(OpCosts *costs, const OpPrice *price, const SpanGroup *grou
     point.at[AXIS_TOKENS] = (double)group->tokens / requests;
     point.at[AXIS_CONTEXT] = (double)(cross ? group->source : group->context) / requests;
     double ns = op_costs_at(costs, &price->gpu, &point, &use);
-    for (CostStatus status = COST_OK; status < COST_STATUSES; status++)
-        costs->use[price->op].n[status] += use.n[status];
+    cost_use_add(&costs->use[price->op], &use);
     return use.n[COST_EXTRAPOLATED] > 0 ? attend_beyond(costs, &price->gpu, &point, cross) : ns;
 }
 

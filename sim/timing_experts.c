@@ -139,7 +139,7 @@ static Status begin_gathered(Event *event)
     uint64_t start_ns = load_start(event, begun_ns, free_ns);
     uint64_t ns = cross(timing, &timing->refs.together, n * layer->slot_bytes);
     if (layer->asked_ns > 0)
-        ns = later(ns + timing->throttle_least_ns, n * layer->asked_ns + timing->throttle_ns);
+        ns = throttled(timing, n * layer->asked_ns, ns);
     for (size_t i = event->first_gathered; timing->options.records && i < timing->out.n_residency;
          i++) {
         if (timing->residency[i].duration_ns != GATHERED)

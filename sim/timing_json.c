@@ -53,19 +53,13 @@ static Status add_ops(cJSON *json, const TimingTotals *totals)
     return OK;
 }
 
-static void add_use(CostUse *sum, const CostUse *more)
-{
-    for (CostStatus s = COST_OK; s < COST_STATUSES; s++)
-        sum->n[s] += more->n[s];
-}
-
 Status timing_costs_json(cJSON *json, const TimingTotals *totals)
 {
     cJSON *object;
     cJSON *list;
     CostUse sum = totals->other_use;
     for (Op op = 0; op < OPS; op++)
-        add_use(&sum, &totals->op_use[op]);
+        cost_use_add(&sum, &totals->op_use[op]);
     TRY(json_add_object(json, "costs", &object));
     for (CostStatus s = COST_OK; s < COST_STATUSES; s++)
         TRY(json_add_u64(object, cost_status_name(s), sum.n[s]));

@@ -25,8 +25,7 @@ static void price_parts(Timing *timing, LayerTime *layer)
     point.at[AXIS_BYTES] = (double)layer->slot_bytes / layer->parts;
     layer->part_ns = op_costs_ns(&timing->costs, &timing->refs.h2d, &point, &timing->costs.other);
     if (layer->asked_ns > 0)
-        layer->part_ns = later(layer->asked_ns / layer->parts + timing->throttle_ns,
-                               layer->part_ns + timing->throttle_least_ns);
+        layer->part_ns = throttled(timing, layer->asked_ns / layer->parts, layer->part_ns);
 }
 
 static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of)
@@ -46,8 +45,7 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
         layer->copy_busy_ns = op_costs_ns(&timing->costs, &busy, &point, &timing->costs.other);
     if (plan->link.h2d_gb_per_s > 0) {
         layer->asked_ns = (uint64_t)((double)of->expert_bytes / plan->link.h2d_gb_per_s);
-        layer->load_ns = later(layer->asked_ns + timing->throttle_ns,
-                               layer->copy_ns + timing->throttle_least_ns);
+        layer->load_ns = throttled(timing, layer->asked_ns, layer->copy_ns);
     }
     if (plan->compute.mode != COMPUTE_ON_GPU)
         TRY(mem_new(&layer->host_read, of->experts, sizeof *layer->host_read, "simulated experts"));

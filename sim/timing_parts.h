@@ -179,6 +179,14 @@ struct Timing {
     uint32_t n_model_layers;
 };
 
+/* What a load takes over a slow link that is to take ASKED_NS, when its copy takes COPY_NS. */
+static inline uint64_t throttled(const Timing *timing, uint64_t asked_ns, uint64_t copy_ns)
+{
+    uint64_t link_ns = asked_ns + timing->throttle_ns;
+    uint64_t least_ns = copy_ns + timing->throttle_least_ns;
+    return link_ns > least_ns ? link_ns : least_ns;
+}
+
 /* NS later, or earlier where it is negative. */
 static inline uint64_t moved(uint64_t at_ns, int64_t ns)
 {

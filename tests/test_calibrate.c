@@ -19,6 +19,25 @@ static CalibrateOptions options_of_cpu(void)
     return (CalibrateOptions){.device = "cpu", .threads = 2, .quick = true};
 }
 
+/* A calibration of MODEL with every expert in place, closed by close_model(). */
+static Calibration open_model(uint32_t requests, uint32_t length, uint32_t tokens)
+{
+    static CalibrateOptions options;
+    static Hardware hardware;
+    const Plan plan = plan_default();
+    options = options_of_cpu();
+    hardware = (Hardware){0};
+    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
+    assert_ok(calibration_open(&c, MODEL, &plan, requests, length, tokens));
+    return c;
+}
+
+static void close_model(Calibration *c)
+{
+    calibration_free(c);
+    hardware_free(c->hardware);
+}
+
 /* Rows of each of EXPERTS, of TOKENS tokens with TOP_K each, which must differ. */
 static void count_rows(const uint16_t *forced, uint32_t tokens, uint32_t top_k, uint32_t experts,
                        uint32_t *rows)
@@ -37,11 +56,7 @@ static void count_rows(const uint16_t *forced, uint32_t tokens, uint32_t top_k, 
 static void forced_routing_is_of_as_many_experts_and_of_the_load_it_says(void **unused)
 {
     (void)unused;
-    const CalibrateOptions options = options_of_cpu();
-    const Plan plan = plan_default();
-    Hardware hardware = {0};
-    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
-    assert_ok(calibration_open(&c, MODEL, &plan, 2, 64, 1024));
+    Calibration c = open_model(2, 64, 1024);
     for (uint32_t tokens = 1; tokens <= 1024; tokens = tokens * 2 + tokens % 3)
         for (uint32_t active = 4; active <= 32 && active <= 4 * tokens; active++)
             for (int skew = 0; skew <= 2; skew++) {
@@ -59,18 +74,13 @@ static void forced_routing_is_of_as_many_experts_and_of_the_load_it_says(void **
                     assert_true(fabs(load - wanted / n) < 1e-9);
                 }
             }
-    calibration_free(&c);
-    hardware_free(&hardware);
+    close_model(&c);
 }
 
 static void rows_that_fall_by_rank_are_as_uneven_as_it_says(void **unused)
 {
     (void)unused;
-    const CalibrateOptions options = options_of_cpu();
-    const Plan plan = plan_default();
-    Hardware hardware = {0};
-    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
-    assert_ok(calibration_open(&c, MODEL, &plan, 2, 64, 1024));
+    Calibration c = open_model(2, 64, 1024);
     for (uint32_t tokens = 1; tokens <= 1024; tokens = tokens * 2 + tokens % 3)
         for (uint32_t active = 4; active <= 32 && active <= 4 * tokens; active++) {
             double unevenness = calibration_force_zipf(&c, STACK_DECODER, tokens, active);
@@ -92,20 +102,15 @@ static void rows_that_fall_by_rank_are_as_uneven_as_it_says(void **unused)
             if (tokens >= 64 && active >= 16)
                 assert_true(unevenness > 0.5);
         }
-    calibration_free(&c);
-    hardware_free(&hardware);
+    close_model(&c);
 }
 
 static void requests_are_brought_to_their_contexts(void **unused)
 {
     (void)unused;
-    const CalibrateOptions options = options_of_cpu();
-    const Plan plan = plan_default();
-    Hardware hardware = {0};
-    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
+    Calibration c = open_model(5, 200, 64);
     StepOutput output;
     double ns;
-    assert_ok(calibration_open(&c, MODEL, &plan, 5, 200, 64));
     assert_ok(calibration_fill(&c, 3, 100));
     assert_ok(calibration_fill(&c, 5, 30));
     for (uint32_t r = 0; r < 5; r++)
@@ -118,8 +123,7 @@ static void requests_are_brought_to_their_contexts(void **unused)
     assert_int_equal(c.length[1], 11);
     assert_int_equal(c.length[2], 33);
     assert_true(output.n_timing > 0 && ns > 0);
-    calibration_free(&c);
-    hardware_free(&hardware);
+    close_model(&c);
 }
 
 static void samples_of_one_place_become_their_median(void **unused)

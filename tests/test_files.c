@@ -1,6 +1,7 @@
 #define _XOPEN_SOURCE 700
 #include "tests/support.h"
 
+#include <stdlib.h>
 #include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
@@ -212,6 +213,26 @@ static void every_allocation_may_fail_in_writing(void **unused)
     assert_true(k > 1);
 }
 
+static void a_temporary_name_is_in_tmpdir_where_that_fits(void **unused)
+{
+    (void)unused;
+    char path[64];
+    char wanted[64];
+    const char *before = getenv("TMPDIR");
+    char *kept = before != NULL ? strdup(before) : NULL;
+    snprintf(wanted, sizeof wanted, "/somewhere/moebius-x-%ld.db", (long)getpid());
+    assert_int_equal(setenv("TMPDIR", "/somewhere", 1), 0);
+    assert_ok(file_name_temporary("x", path, sizeof path));
+    assert_string_equal(path, wanted);
+    assert_int_equal(file_name_temporary("x", path, 16), ERR_OUTPUT);
+    assert_string_equal(error_message(), "TMPDIR: the path is too long");
+    assert_int_equal(setenv("TMPDIR", "", 1), 0);
+    assert_ok(file_name_temporary("x", path, sizeof path));
+    assert_int_equal(strncmp(path, "/tmp/moebius-x-", 15), 0);
+    assert_int_equal(kept != NULL ? setenv("TMPDIR", kept, 1) : unsetenv("TMPDIR"), 0);
+    free(kept);
+}
+
 int main(void)
 {
     memory_install();
@@ -223,6 +244,7 @@ int main(void)
         cmocka_unit_test(an_output_that_cannot_be_is_refused_at_the_start),
         cmocka_unit_test(a_write_that_fails_leaves_what_was_there_before),
         cmocka_unit_test(every_allocation_may_fail_in_writing),
+        cmocka_unit_test(a_temporary_name_is_in_tmpdir_where_that_fits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -75,6 +75,13 @@ static Status find_records(const TraceReader *reader, sqlite3_stmt *statement, u
     return store_step(&reader->store, statement);
 }
 
+/* After what was taken of ROW, with STATUS: without such a row there is nothing. */
+static Status end_records(const Row *row, Status status)
+{
+    sqlite3_reset(row->statement);
+    return status == STATUS_END ? OK : status;
+}
+
 Status trace_reader_residency(TraceReader *reader, uint32_t step, uint32_t rank,
                               const ResidencyRecord **records, size_t *count)
 {
@@ -87,8 +94,7 @@ Status trace_reader_residency(TraceReader *reader, uint32_t step, uint32_t rank,
     Status status = find_records(reader, row.statement, step, rank);
     if (status == OK)
         status = reader_take_residency(reader, &row, records, count);
-    sqlite3_reset(row.statement);
-    return status == STATUS_END ? OK : status;
+    return end_records(&row, status);
 }
 
 Status trace_reader_timing(TraceReader *reader, uint32_t step, uint32_t rank,
@@ -103,8 +109,7 @@ Status trace_reader_timing(TraceReader *reader, uint32_t step, uint32_t rank,
     Status status = find_records(reader, row.statement, step, rank);
     if (status == OK)
         status = reader_take_timing(reader, &row, records, count);
-    sqlite3_reset(row.statement);
-    return status == STATUS_END ? OK : status;
+    return end_records(&row, status);
 }
 
 Status reader_take_prediction(TraceReader *reader, Row *row, uint32_t tokens, Stack stack,
@@ -152,6 +157,5 @@ Status trace_reader_prediction(TraceReader *reader, uint32_t distance, const uin
     Status status = find_records(reader, row.statement, step->step, distance);
     if (status == OK)
         status = reader_take_prediction(reader, &row, step->tokens, step->stack, experts, scores);
-    sqlite3_reset(row.statement);
-    return status == STATUS_END ? OK : status;
+    return end_records(&row, status);
 }

@@ -107,9 +107,7 @@ static void put_blob(NewRow *row, const void *data, size_t bytes)
 static Status put_done(NewRow *row)
 {
     const Store *store = &row->writer->store;
-    Status status =
-        row->code == SQLITE_OK ? store_run(store, row->statement) : store_fail(store, row->code);
-    return status;
+    return row->code == SQLITE_OK ? store_run(store, row->statement) : store_fail(store, row->code);
 }
 
 /* The same, with the checksum as the last column. */

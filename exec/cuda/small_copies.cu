@@ -74,13 +74,10 @@ extern "C" Status copy_together(const SmallLoad *loads, uint32_t n, size_t bytes
                                 cudaStream_t stream)
 {
     uint32_t words = (uint32_t)(bytes / sizeof(uint4));
-    for (uint32_t first = 0; first < n; first += MOST_TOGETHER) {
-        uint32_t some = min(n - first, (uint32_t)MOST_TOGETHER);
-        LoadBlock block = {};
-        for (uint32_t i = 0; i < some; i++)
-            block.load[i] = loads[first + i];
-        copy_loads<<<dim3(divide_up(words, CHUNK), some), THREADS, 0, stream>>>(block, words);
-        CUDA_TRY(cudaGetLastError());
-    }
+    LoadBlock block = {};
+    for (uint32_t i = 0; i < n; i++)
+        block.load[i] = loads[i];
+    copy_loads<<<dim3(divide_up(words, CHUNK), n), THREADS, 0, stream>>>(block, words);
+    CUDA_TRY(cudaGetLastError());
     return OK;
 }

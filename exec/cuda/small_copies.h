@@ -34,7 +34,7 @@ typedef struct {
     void *to;
 } SmallLoad;
 
-/* Copies LOADS[n], each of BYTES, a multiple of 16, aligned to it; all of them at a time. */
+/* Copies LOADS[n], 1 to MOST_TOGETHER, each of BYTES, a multiple of 16, aligned to it. */
 Status copy_together(const SmallLoad *loads, uint32_t n, size_t bytes, cudaStream_t stream);
 
 #ifdef __cplusplus

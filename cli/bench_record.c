@@ -75,11 +75,7 @@ static Status record_once(const Material *material, uint32_t tokens, uint32_t st
     TRY(file_name_temporary("bench", path, sizeof path));
     uint64_t start_ns = clock_ns();
     TRY(recorder_open(path, &run, material->layers, LAYERS, NULL, &recorder));
-    Status status = put_steps(recorder, material, tokens, steps);
-    if (status == OK)
-        status = recorder_close(recorder);
-    else
-        recorder_abandon(recorder);
+    Status status = recorder_end(recorder, put_steps(recorder, material, tokens, steps));
     *duration_ns = clock_ns() - start_ns;
     *bytes = stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
     unlink(path);
@@ -162,10 +158,7 @@ static Status time_run(const BenchModel *model, bool recorded, Cost *cost)
     double began = wall_seconds();
     Status status = bench_model_run(model, recorder, &totals);
     double ended = wall_seconds();
-    if (recorder != NULL && status == OK)
-        status = recorder_close(recorder);
-    else
-        recorder_abandon(recorder);
+    status = recorder_end(recorder, status);
     *cost = (Cost){.run = ended - began,
                    .processor = processor_seconds() - processor,
                    .open_close = began - opened + (wall_seconds() - ended)};

@@ -358,10 +358,7 @@ static Status close_recorder(Recording *recording, Status status)
 {
     Recorder *recorder = recording->recorder;
     recording->recorder = NULL;
-    if (status == OK)
-        return recorder_close(recorder);
-    recorder_abandon(recorder);
-    return status;
+    return recorder_end(recorder, status);
 }
 
 /* Tokens that go through the model when nothing ends early: the last output token does not. */

@@ -71,10 +71,7 @@ Status validation_end_run(const Validation *validation, const RunTotals *totals,
     if (status == OK && totals->stopped)
         status = fail(ERR_INTERRUPTED, "%s: stopped before the run was complete",
                       validation->arguments->trace);
-    if (status == OK)
-        return recorder_close(recorder);
-    recorder_abandon(recorder);
-    return status;
+    return recorder_end(recorder, status);
 }
 
 RunTraceOptions validation_run_options(const Validation *validation, const Plan *plan)

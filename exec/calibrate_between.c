@@ -55,10 +55,7 @@ static Status serve(Calibration *c, const TokenSet *set, const RunOptions *run, 
                                  NULL, &totals);
     if (status == OK && totals.stopped)
         status = fail(ERR_INTERRUPTED, "%s: interrupted", c->model);
-    if (status == OK)
-        status = recorder_close(recorder);
-    else
-        recorder_abandon(recorder);
+    status = recorder_end(recorder, status);
     unlink(path);
     return status;
 }

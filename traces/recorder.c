@@ -498,6 +498,14 @@ void recorder_abandon(Recorder *recorder)
     free_recorder(recorder);
 }
 
+Status recorder_end(Recorder *recorder, Status status)
+{
+    if (status == OK && recorder != NULL)
+        return recorder_close(recorder);
+    recorder_abandon(recorder);
+    return status;
+}
+
 uint64_t recorder_committed_steps(const Recorder *recorder)
 {
     return atomic_load(&recorder->committed);

@@ -55,6 +55,9 @@ Status recorder_close(Recorder *recorder);
 /* Gives up after a failure elsewhere: as recorder_close(), but the steps since the last commit are
  * rolled back. Keeps the caller's error record. Accepts NULL. */
 void recorder_abandon(Recorder *recorder);
+/* The end of a recording whose steps ended with STATUS: recorder_close() after OK, else
+ * recorder_abandon(), and STATUS again. Accepts NULL. */
+Status recorder_end(Recorder *recorder, Status status);
 
 /* Steps committed to the file so far (monotone; for messages and progress). */
 uint64_t recorder_committed_steps(const Recorder *recorder);

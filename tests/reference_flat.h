@@ -1,6 +1,6 @@
-/* ARC and S3-FIFO over a plain stream of items, as a general cache simulator runs them: libCacheSim
- * is the one that users know. Written from what it decides, in our own words; every choice is a
- * scan over all items. */
+/* FIFO, LRU, MRU, CLOCK, SIEVE, Belady, ARC and S3-FIFO over a plain stream of items, as a general
+ * cache simulator runs them: libCacheSim is the one that users know. Written from what it decides,
+ * in our own words; every choice is a scan over all items. */
 #ifndef TESTS_REFERENCE_FLAT_H
 #define TESTS_REFERENCE_FLAT_H
 
@@ -21,7 +21,9 @@ typedef struct {
     uint32_t *lookups; /* [n_items] S3-FIFO: since it was admitted or moved */
     uint32_t size[FLAT_LISTS];
     uint64_t now;
-    double target; /* ARC */
+    uint64_t hand;      /* SIEVE: who was put earlier has been passed */
+    uint64_t *next_use; /* Belady: [n_items] place of the next lookup, UINT64_MAX if none is left */
+    double target;      /* ARC */
     bool has_evicted;
 } FlatCache;
 
@@ -31,7 +33,8 @@ static inline FlatCache flat_cache(uint32_t n_items, uint32_t capacity)
                        .capacity = capacity,
                        .list = calloc(n_items, sizeof(uint8_t)),
                        .put_at = calloc(n_items, sizeof(uint64_t)),
-                       .lookups = calloc(n_items, sizeof(uint32_t))};
+                       .lookups = calloc(n_items, sizeof(uint32_t)),
+                       .next_use = calloc(n_items, sizeof(uint64_t))};
 }
 
 static inline void flat_free(FlatCache *cache)
@@ -39,6 +42,7 @@ static inline void flat_free(FlatCache *cache)
     free(cache->list);
     free(cache->put_at);
     free(cache->lookups);
+    free(cache->next_use);
 }
 
 static inline void flat_put(FlatCache *cache, uint32_t item, FlatList list)
@@ -67,6 +71,108 @@ static inline void flat_move_oldest(FlatCache *cache, FlatList from, FlatList to
 static inline bool flat_is_full(const FlatCache *cache)
 {
     return cache->size[FLAT_FIRST] + cache->size[FLAT_SECOND] >= cache->capacity;
+}
+
+static inline bool flat_is_in(const FlatCache *cache, uint32_t item)
+{
+    return cache->list[item] == FLAT_FIRST;
+}
+
+/* Of the items put at FROM or later the one put first, FLAT_NOBODY if there is none. */
+static inline int64_t flat_first_from(const FlatCache *cache, uint64_t from)
+{
+    int64_t first = FLAT_NOBODY;
+    for (uint32_t i = 0; i < cache->n_items; i++)
+        if (flat_is_in(cache, i) && cache->put_at[i] >= from &&
+            (first == FLAT_NOBODY || cache->put_at[i] < cache->put_at[first]))
+            first = i;
+    return first;
+}
+
+static inline bool flat_fifo_look_up(FlatCache *cache, uint32_t item)
+{
+    if (flat_is_in(cache, item))
+        return true;
+    if (flat_is_full(cache))
+        flat_move_oldest(cache, FLAT_FIRST, FLAT_OUT);
+    flat_put(cache, item, FLAT_FIRST);
+    return false;
+}
+
+static inline bool flat_lru_look_up(FlatCache *cache, uint32_t item)
+{
+    bool hit = flat_fifo_look_up(cache, item);
+    flat_put(cache, item, FLAT_FIRST);
+    return hit;
+}
+
+static inline bool flat_mru_look_up(FlatCache *cache, uint32_t item)
+{
+    bool hit = flat_is_in(cache, item);
+    uint32_t newest = 0;
+    for (uint32_t i = 0; i < cache->n_items; i++)
+        if (flat_is_in(cache, i) &&
+            (!flat_is_in(cache, newest) || cache->put_at[i] > cache->put_at[newest]))
+            newest = i;
+    if (!hit && flat_is_full(cache))
+        flat_put(cache, newest, FLAT_OUT);
+    flat_put(cache, item, FLAT_FIRST);
+    return hit;
+}
+
+/* Second chance: a queue whose oldest goes back to its end once if it was looked up. */
+static inline bool flat_clock_look_up(FlatCache *cache, uint32_t item)
+{
+    if (flat_is_in(cache, item)) {
+        cache->lookups[item] = 1;
+        return true;
+    }
+    while (flat_is_full(cache)) {
+        uint32_t oldest = (uint32_t)flat_oldest(cache, FLAT_FIRST);
+        flat_put(cache, oldest, cache->lookups[oldest] ? FLAT_FIRST : FLAT_OUT);
+        cache->lookups[oldest] = 0;
+    }
+    flat_put(cache, item, FLAT_FIRST);
+    return false;
+}
+
+/* The hand stays where the victim was; whoever comes in while it is beyond the newest is not next.
+ */
+static inline bool flat_sieve_look_up(FlatCache *cache, uint32_t item)
+{
+    if (flat_is_in(cache, item)) {
+        cache->lookups[item] = 1;
+        return true;
+    }
+    while (flat_is_full(cache)) {
+        int64_t at_hand = flat_first_from(cache, cache->hand);
+        if (at_hand == FLAT_NOBODY)
+            at_hand = flat_first_from(cache, 0);
+        cache->hand = cache->put_at[at_hand] + 1;
+        if (!cache->lookups[at_hand])
+            flat_put(cache, (uint32_t)at_hand, FLAT_OUT);
+        cache->lookups[at_hand] = 0;
+        if (flat_first_from(cache, cache->hand) == FLAT_NOBODY)
+            cache->hand = 0;
+    }
+    flat_put(cache, item, FLAT_FIRST);
+    return false;
+}
+
+/* NEXT_USE is kept by the caller. Whoever is looked up comes in, even if it is not needed again. */
+static inline bool flat_belady_look_up(FlatCache *cache, uint32_t item)
+{
+    bool hit = flat_is_in(cache, item);
+    int64_t latest = FLAT_NOBODY;
+    for (uint32_t i = 0; i < cache->n_items; i++)
+        if (flat_is_in(cache, i) &&
+            (latest == FLAT_NOBODY || cache->next_use[i] > cache->next_use[latest]))
+            latest = i;
+    if (!hit && flat_is_full(cache))
+        flat_put(cache, (uint32_t)latest, FLAT_OUT);
+    if (!hit)
+        flat_put(cache, item, FLAT_FIRST);
+    return hit;
 }
 
 static inline void flat_arc_replace(FlatCache *cache, bool was_second_ghost)

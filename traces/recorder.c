@@ -12,7 +12,7 @@
 #include "base/memory.h"
 #include "traces/layers.h"
 #include "traces/recorder_check.h"
-#include "traces/step_buffer.h"
+#include "traces/recorder_slot.h"
 #include "traces/writer.h"
 
 enum {
@@ -22,24 +22,6 @@ enum {
     MESSAGE_BYTES = 1024,
     SHARE_AT_ONCE = 8, /* of the ring */
 };
-
-/* One item on its way to the writer thread: a step, or a request. */
-typedef struct {
-    bool is_request;
-    uint64_t lent_until; /* experts and weights are the producer's, who may change them from this
-                            step on, by number of those handed over; 0: they are copies */
-    StepBuffer arrays;
-    StepRows rows; /* points into the buffers of this slot */
-    void *residency;
-    size_t residency_bytes;
-    void *timing;
-    size_t timing_bytes;
-    void *predicted; /* ids, then weights */
-    size_t predicted_bytes;
-    TraceRequest request;
-    void *label;
-    size_t label_bytes;
-} Slot;
 
 struct Recorder {
     char *path;
@@ -58,7 +40,7 @@ struct Recorder {
     pthread_cond_t filled; /* the ring is no longer empty, or ending was asked for */
     pthread_cond_t freed;  /* at least half of the ring is free, what was lent has been read, or
                               the writer has failed */
-    Slot *slots;           /* [n_slots] */
+    RecorderSlot *slots;   /* [n_slots] */
     uint32_t n_slots;
     uint32_t head;   /* the slot written out next */
     uint32_t count;  /* slots filled */
@@ -71,7 +53,7 @@ struct Recorder {
     _Atomic uint64_t committed;
 };
 
-static Status write_slot(Recorder *recorder, Slot *slot)
+static Status write_slot(Recorder *recorder, RecorderSlot *slot)
 {
     const TraceStep *step = &slot->rows.step;
     if (slot->is_request)
@@ -126,7 +108,7 @@ static void release_slots(Recorder *recorder, uint32_t n)
         pthread_cond_signal(&recorder->freed);
 }
 
-static Status write_and_commit(Recorder *recorder, Slot *slot, uint64_t *deadline_ns)
+static Status write_and_commit(Recorder *recorder, RecorderSlot *slot, uint64_t *deadline_ns)
 {
     if (!writer_in_transaction(recorder->writer))
         *deadline_ns = clock_ns() + recorder->transaction_ns;
@@ -203,13 +185,8 @@ static void init_sync(Recorder *recorder)
 
 static void free_recorder(Recorder *recorder)
 {
-    for (uint32_t i = 0; recorder->slots != NULL && i < recorder->n_slots; i++) {
-        step_buffer_free(&recorder->slots[i].arrays);
-        mem_free(recorder->slots[i].residency);
-        mem_free(recorder->slots[i].timing);
-        mem_free(recorder->slots[i].predicted);
-        mem_free(recorder->slots[i].label);
-    }
+    for (uint32_t i = 0; recorder->slots != NULL && i < recorder->n_slots; i++)
+        recorder_slot_free(&recorder->slots[i]);
     pthread_cond_destroy(&recorder->freed);
     pthread_cond_destroy(&recorder->filled);
     pthread_mutex_destroy(&recorder->mutex);
@@ -267,7 +244,7 @@ Status recorder_open(const char *path, const TraceRun *run, const TraceLayer *la
 }
 
 /* Waits for a free slot, the next one to fill. */
-static Status take_slot(Recorder *recorder, Slot **slot)
+static Status take_slot(Recorder *recorder, RecorderSlot **slot)
 {
     pthread_mutex_lock(&recorder->mutex);
     while (recorder->count == recorder->n_slots && recorder->status == OK)
@@ -306,7 +283,7 @@ void recorder_settle(Recorder *recorder)
 }
 
 /* Gives SLOT to the writer; then the producer may change what it lent up to now. */
-static void hand_over(Recorder *recorder, const Slot *slot)
+static void hand_over(Recorder *recorder, const RecorderSlot *slot)
 {
     pthread_mutex_lock(&recorder->mutex);
     recorder->n_lent += slot->lent_until > 0;
@@ -318,104 +295,13 @@ static void hand_over(Recorder *recorder, const Slot *slot)
 
 Status recorder_request(Recorder *recorder, const TraceRequest *request)
 {
-    Slot *slot;
+    RecorderSlot *slot;
     if (request->arrival_ns > INT64_MAX)
         return fail(ERR_INPUT, "%s: request %u: arrival_ns: %" PRIu64 " is too large",
                     recorder->path, request->request, request->arrival_ns);
     TRY(take_slot(recorder, &slot));
-    slot->is_request = true;
-    slot->lent_until = 0;
-    slot->request = *request;
-    if (request->label != NULL) {
-        size_t bytes = strlen(request->label) + 1;
-        TRY(block_fit(&slot->label, &slot->label_bytes, bytes, "request label"));
-        memcpy(slot->label, request->label, bytes);
-        slot->request.label = slot->label;
-    }
+    TRY(recorder_slot_put_request(slot, request));
     hand_over(recorder, slot);
-    return OK;
-}
-
-static Status check_predictions(const Recorder *recorder, const TraceStep *step)
-{
-    StackSpan span = recorder->spans[step->stack];
-    size_t stride = (size_t)step->tokens * span.top_k;
-    for (uint32_t d = 1; d <= step->n_distances && d < span.count; d++)
-        TRY(layers_check_experts(recorder->path, recorder->layers,
-                                 layers_ahead(recorder->layers, span, d), step->step, step->tokens,
-                                 step->predicted + (d - 1) * stride, ERR_INPUT));
-    return OK;
-}
-
-static Status check_step(const Recorder *recorder, const TraceStep *step, bool lent,
-                         size_t n_residency, size_t n_timing)
-{
-    const uint64_t blob_limit = 1000000000; /* SQLite's */
-    const char *path = recorder->path;
-    if (recorder->any_step && step->step <= recorder->last_step)
-        return fail(ERR_INPUT, "%s: step %u: comes after step %u, numbers must ascend", path,
-                    step->step, recorder->last_step);
-    if (step->tokens < 1 || step->tokens > TRACE_MAX_TOKENS)
-        return fail(ERR_INPUT, "%s: step %u: %u tokens, allowed is 1 to %d", path, step->step,
-                    step->tokens, TRACE_MAX_TOKENS);
-    if (step->stack != phase_stack(step->phase))
-        return fail(ERR_INPUT, "%s: step %u: phase %s cannot cover the %s", path, step->step,
-                    phase_name(step->phase), stack_name(step->stack));
-    StackSpan span = recorder->spans[step->stack];
-    if (span.count == 0)
-        return fail(ERR_INPUT, "%s: step %u: the model has no MoE layer in the %s", path,
-                    step->step, stack_name(step->stack));
-    if (step->start_ns > INT64_MAX || step->duration_ns > INT64_MAX)
-        return fail(ERR_INPUT, "%s: step %u: a time is too large", path, step->step);
-    uint64_t ids = span.top_k * step->tokens;
-    if (2 * ids > blob_limit || step->score_count > blob_limit / 2 ||
-        n_residency > blob_limit / sizeof(ResidencyRecord) ||
-        n_timing > blob_limit / sizeof(TimingRecord))
-        return fail(ERR_INPUT, "%s: step %u: larger than %" PRIu64 " bytes in one column", path,
-                    step->step, blob_limit);
-    if (!lent)
-        TRY(layers_check_experts(path, recorder->layers, span, step->step, step->tokens,
-                                 step->experts, ERR_INPUT));
-    return check_predictions(recorder, step);
-}
-
-/* Copies the arrays of STEP into SLOT, of experts and weights IDS entries; what is NULL stays NULL.
- * Without ids they stay where they are. */
-static Status copy_step(Slot *slot, const TraceStep *step, size_t ids)
-{
-    StepBuffer *to = &slot->arrays;
-    TRY(step_buffer_fit(to, step->tokens, ids, step->scores != NULL ? step->score_count : 0));
-    TraceStep *copy = &slot->rows.step;
-    size_t words = sizeof(uint32_t) * (size_t)step->tokens;
-    *copy = *step;
-    copy->request = memcpy(to->request, step->request, words);
-    copy->position = memcpy(to->position, step->position, words);
-    if (ids > 0)
-        copy->experts = memcpy(to->experts, step->experts, 2 * ids);
-    if (step->token != NULL)
-        copy->token = memcpy(to->token, step->token, words);
-    if (step->rank != NULL)
-        copy->rank = memcpy(to->rank, step->rank, step->tokens);
-    if (step->weights != NULL && ids > 0)
-        copy->weights = memcpy(to->weights, step->weights, 4 * ids);
-    if (step->scores != NULL)
-        copy->scores = memcpy(to->scores, step->scores, 2 * step->score_count);
-    return OK;
-}
-
-/* The part of each distance behind the one before, as STEP has them; IDS of one. */
-static Status copy_predictions(Slot *slot, const TraceStep *step, size_t ids)
-{
-    TraceStep *copy = &slot->rows.step;
-    size_t count = step->n_distances * ids;
-    TRY(block_fit(&slot->predicted, &slot->predicted_bytes, count * (sizeof(float) + 2),
-                  "predictions"));
-    if (count == 0)
-        return OK;
-    float *weights = slot->predicted;
-    uint16_t *experts = (uint16_t *)(weights + count);
-    copy->predicted_weights = memcpy(weights, step->predicted_weights, count * sizeof *weights);
-    copy->predicted = memcpy(experts, step->predicted, count * sizeof *experts);
     return OK;
 }
 
@@ -424,26 +310,20 @@ static Status put_step(Recorder *recorder, const TraceStep *step, uint64_t lent_
                        const ResidencyRecord *residency, size_t n_residency,
                        const TimingRecord *timing, size_t n_timing)
 {
-    Slot *slot;
-    TRY(check_step(recorder, step, lent_until > 0, n_residency, n_timing));
+    RecorderSlot *slot;
+    if (recorder->any_step && step->step <= recorder->last_step)
+        return fail(ERR_INPUT, "%s: step %u: comes after step %u, numbers must ascend",
+                    recorder->path, step->step, recorder->last_step);
+    TRY(recorder_check_step(recorder->path, recorder->layers, recorder->spans, step, lent_until > 0,
+                            n_residency, n_timing));
     TRY(take_slot(recorder, &slot));
     size_t ids = (size_t)step->tokens * recorder->spans[step->stack].top_k;
-    TRY(copy_step(slot, step, lent_until > 0 ? 0 : ids));
-    TRY(copy_predictions(slot, step, ids));
-    size_t residency_bytes = n_residency * sizeof *residency;
-    size_t timing_bytes = n_timing * sizeof *timing;
-    TRY(block_fit(&slot->residency, &slot->residency_bytes, residency_bytes, "residency events"));
-    TRY(block_fit(&slot->timing, &slot->timing_bytes, timing_bytes, "timings"));
-    if (n_residency > 0)
-        memcpy(slot->residency, residency, residency_bytes);
-    if (n_timing > 0)
-        memcpy(slot->timing, timing, timing_bytes);
-    slot->rows.residency = slot->residency;
-    slot->rows.n_residency = n_residency;
-    slot->rows.timing = slot->timing;
-    slot->rows.n_timing = n_timing;
-    slot->is_request = false;
-    slot->lent_until = lent_until;
+    const StepRows rows = {.step = *step,
+                           .residency = residency,
+                           .n_residency = n_residency,
+                           .timing = timing,
+                           .n_timing = n_timing};
+    TRY(recorder_slot_put_step(slot, &rows, ids, lent_until));
     recorder->any_step = true;
     recorder->last_step = step->step;
     recorder->n_steps++;

@@ -183,7 +183,9 @@ Status recording_run(Recording *recording)
     const RecordArguments *arguments = recording->arguments;
     ExecutorOptions options = {.plan = &recording->plan,
                                .logits = arguments->generate > 0 ? LOGITS_LAST : LOGITS_NONE,
-                               .predictions = arguments->predictions};
+                               .predictions = arguments->predictions,
+                               .warm_up = arguments->timing ||
+                                          recording->plan.batching.mode == BATCHING_CONTINUOUS};
     TRY(device_input_apply(&arguments->device, &options));
     TRY(checkpoint_open_model(arguments->model.name, &recording->checkpoint));
     if (token_input_path(&arguments->tokens) != NULL)

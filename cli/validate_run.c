@@ -90,7 +90,8 @@ static Status open_executor(Validation *validation)
 {
     ExecutorOptions options = {.plan = validation->plans,
                                .others = validation->plans + 1,
-                               .n_others = validation->n_plans - 1};
+                               .n_others = validation->n_plans - 1,
+                               .warm_up = validation->arguments->hardware != NULL};
     const RunTraceOptions run = validation_run_options(validation, validation->plans);
     RunTraceShape shape;
     for (size_t i = 0; i < validation->n_plans; i++) {

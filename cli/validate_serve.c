@@ -58,7 +58,8 @@ static Status run_plan(Validation *validation, const Plan *plan, const TraceRequ
 {
     const Arrivals arrivals = plan_arrivals(plan);
     const SignalNeeds needs = plan_needs_signals(plan);
-    ExecutorOptions options = {.plan = plan, .logits = LOGITS_LAST, .predictions = needs.distance};
+    ExecutorOptions options = {
+        .plan = plan, .logits = LOGITS_LAST, .predictions = needs.distance, .warm_up = true};
     RunOptions run = {.batch = plan->batching.sequences,
                       .arrivals = &arrivals,
                       .arrival_ns = requests->arrival_ns,

@@ -53,7 +53,8 @@ static Status open_executor(Calibration *c)
                                      .max_length = c->max_length,
                                      .max_tokens = c->max_tokens,
                                      .logits = LOGITS_LAST,
-                                     .compute = c->options->compute};
+                                     .compute = c->options->compute,
+                                     .warm_up = true};
     return executor_open(c->checkpoint, &options, &c->executor);
 }
 

@@ -158,7 +158,7 @@ static Status open_all(Executor *executor, const Checkpoint *checkpoint)
     TRY(weights_store(&forward->weights, checkpoint, forward->backend, forward->device,
                       forward->sizes.weight, forward->max_length));
     TRY(expert_slots_fill(&forward->slots));
-    return executor_warm_up(executor);
+    return executor->options.warm_up ? executor_warm_up(executor) : OK;
 }
 
 /* An executor with its plans, and nothing else. */

@@ -36,6 +36,9 @@ typedef struct {
     ComputeType compute;   /* of matrix products; ERR_UNSUPPORTED when the device has it not */
     uint32_t predictions; /* MoE layers ahead whose routing every step predicts; 0: none. Changes no
                              number of the step, costs a norm and a router each. */
+    bool warm_up; /* What a device does only the first time it does when it is opened: a second on a
+                     GPU, after which no step takes longer for being the first of its size. For who
+                     serves or measures every step. */
 } ExecutorOptions;
 
 /* CHECKPOINT must outlive the executor. Sizes everything up front; ERR_MEMORY names the sizes when

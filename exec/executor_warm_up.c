@@ -1,7 +1,7 @@
 /* What a device does only once, before the first step: kernels that were never launched are loaded
  * at their first call, and which of them a product takes depends on how many rows it has. Steps of
- * many sizes, of which nothing is kept, run when an executor is opened, so that no step that counts
- * loads any. */
+ * many sizes, of which nothing is kept, run when an executor is opened for steps that count, so
+ * that none of them loads any. */
 #include "exec/executor_state.h"
 #include "exec/layout.h"
 

@@ -141,8 +141,8 @@ static Run *run_all(Executor *executor, const Run *forced, bool timing)
     return run_with(executor, forced, timing, false);
 }
 
-static Executor *open_on(const char *device, ComputeType compute, const Checkpoint *checkpoint,
-                         const Plan *plan)
+static Executor *open_as(const char *device, ComputeType compute, const Checkpoint *checkpoint,
+                         const Plan *plan, bool warm_up)
 {
     Executor *executor;
     const ExecutorOptions options = {.plan = plan,
@@ -152,9 +152,16 @@ static Executor *open_on(const char *device, ComputeType compute, const Checkpoi
                                      .max_length = LENGTH,
                                      .max_tokens = REQUESTS * PROMPT,
                                      .logits = LOGITS_LAST,
-                                     .compute = compute};
+                                     .compute = compute,
+                                     .warm_up = warm_up};
     assert_ok(executor_open(checkpoint, &options, &executor));
     return executor;
+}
+
+static Executor *open_on(const char *device, ComputeType compute, const Checkpoint *checkpoint,
+                         const Plan *plan)
+{
+    return open_as(device, compute, checkpoint, plan, false);
 }
 
 static Checkpoint *open_model(size_t i)
@@ -287,7 +294,7 @@ static void greedy_steps_choose_by_the_logits_of_others(void **unused)
 {
     (void)unused;
     const Plan plan = plan_default();
-    for (size_t i = 0; i < N_MODELS; i++) {
+    for (size_t i = 0; i < (brief() ? 1 : N_MODELS); i++) {
         Checkpoint *checkpoint = open_model(i);
         Executor *executor = open_on("cuda", COMPUTE_BF16, checkpoint, &plan);
         Run *wanted = run_all(executor, NULL, false);
@@ -348,6 +355,27 @@ static void a_buffer_changes_no_number_and_has_the_events_of_the_cpu(void **unus
     }
 }
 
+/* Without a buffer and with one that is not filled at once. */
+static void steps_that_warm_up_leave_nothing_behind(void **unused)
+{
+    (void)unused;
+    const Plan plans[] = {plan_default(), buffer_plan(ORDER_BATCH, 4)};
+    for (size_t i = 0; i < 2 * N_MODELS && !brief(); i++) {
+        Checkpoint *checkpoint = open_model(i / 2);
+        Run *runs[2];
+        for (int warm_up = 0; warm_up < 2; warm_up++) {
+            Executor *executor = open_as("cuda", COMPUTE_BF16, checkpoint, &plans[i % 2], warm_up);
+            runs[warm_up] = run_all(executor, NULL, false);
+            executor_close(executor);
+        }
+        assert_same_numbers(MODELS[i / 2].name, runs[1], runs[0]);
+        assert_same_events(MODELS[i / 2].name, runs[1], runs[0]);
+        free(runs[0]);
+        free(runs[1]);
+        checkpoint_close(checkpoint);
+    }
+}
+
 int main(void)
 {
     memory_install();
@@ -357,6 +385,7 @@ int main(void)
         cmocka_unit_test(a_replayed_step_computes_what_a_queued_one_does),
         cmocka_unit_test(greedy_steps_choose_by_the_logits_of_others),
         cmocka_unit_test(a_buffer_changes_no_number_and_has_the_events_of_the_cpu),
+        cmocka_unit_test(steps_that_warm_up_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

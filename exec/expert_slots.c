@@ -198,7 +198,7 @@ static Status put_in_place(const ExpertSlots *slots, uint32_t layer_index, uint3
     return slots->backend->await_loads(slots->device, &load.ticket, 1);
 }
 
-static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
+static Status fill_layer(ExpertSlots *slots, uint32_t layer_index, bool in_place)
 {
     LayerSlots *layer = &slots->layers[layer_index];
     const FfnTensors *experts = slots->tensors->layers[layer->layer].experts;
@@ -212,7 +212,7 @@ static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
         if (slots->plan->buffer.on && layer->kept[e] == NULL)
             TRY(slots->backend->keep_expert(slots->device, layer->shape, &experts[e],
                                             &layer->kept[e]));
-        if (slot != BUFFER_NO_SLOT)
+        if (slot != BUFFER_NO_SLOT && !in_place)
             TRY(put_in_place(slots, layer_index, e, slot));
     }
     return OK;
@@ -221,6 +221,8 @@ static Status fill_layer(ExpertSlots *slots, uint32_t layer_index)
 Status expert_slots_fill(ExpertSlots *slots)
 {
     Arena memory = {.base = slots->memory, .capacity = slots->memory_bytes};
+    const bool in_place = slots->whole && !slots->plan->buffer.on;
+    slots->whole = false;
     lay_out_slots(slots, slots->plan, slots->decisions, slots->layers, &memory);
     slots->slot_bytes = memory.used;
     slots->holds_all = plan_holds_all(slots->plan, slots->trace_layers, slots->n_layers);
@@ -232,10 +234,12 @@ Status expert_slots_fill(ExpertSlots *slots)
     slots->n_resident = 0;
     slots->n_experts = 0;
     for (uint32_t i = 0; i < slots->n_layers; i++) {
-        TRY(fill_layer(slots, i));
+        TRY(fill_layer(slots, i, in_place));
         slots->n_experts += slots->trace_layers[i].experts;
     }
-    return slots->backend->wait(slots->device);
+    TRY(slots->backend->wait(slots->device));
+    slots->whole = !slots->plan->buffer.on;
+    return OK;
 }
 
 /* With all experts resident nothing is ever loaded, and so nothing evicted. */

@@ -84,6 +84,7 @@ typedef struct {
     uint32_t n_resident; /* experts with a slot, of all layers */
     uint32_t n_experts;  /* of all layers */
     bool holds_all;      /* the budget has room for all of them */
+    bool whole;          /* every expert lies where a plan without a buffer has it */
     bool settled;        /* every expert is in its slot, and stays there */
     uint32_t n_loads;
     HostSpan *load_calls; /* [n_loads] in clock_ns() */
@@ -123,7 +124,7 @@ Status expert_slots_check_room(const ExpertSlots *slots, const Plan *plan,
                                const ExpertBuffer *decisions);
 /* Begins anew under the plan: gives each layer its slots, keeps what loads will read, and puts in
  * place what is resident from the start: what the plan begins with, everything when the buffer is
- * off. */
+ * off, unless it was off before as well. */
 Status expert_slots_fill(ExpertSlots *slots);
 
 /* Forgets the records of the step before. *WAITS tells whether experts may have to be loaded in

@@ -169,6 +169,15 @@ static void what_fits_in_the_slots_needs_not_to_be_foretold(void **state)
     assert_ok(executor_set_plan(executor, &whole));
     assert_ok(executor_set_plan(fresh, &whole));
     assert_same_runs(executor, fresh, STEPS);
+    /* Without a buffer before as well, and then with one that overwrites what lay there. */
+    for (int i = 0; i < 2; i++)
+        assert_ok(executor_set_plan(executor, i == 0 ? &whole : &shared));
+    assert_ok(executor_set_plan(fresh, &shared));
+    assert_same_runs(executor, fresh, STEPS);
+    for (int i = 0; i < 2; i++)
+        assert_ok(executor_set_plan(executor, &whole));
+    assert_ok(executor_set_plan(fresh, &whole));
+    assert_same_runs(executor, fresh, STEPS);
     executor_close(executor);
     executor_close(fresh);
 }

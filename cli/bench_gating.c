@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "cli/interrupt.h"
 
 const char *const GATING_MODE_NAMES[GATING_MODES] = {"dynamic", "padded", "mask"};
 
@@ -10,9 +11,50 @@ typedef struct {
     GatingLoad load;
     const char *stack; /* NULL: the decoder */
     const char *batches;
+    const char *modes;             /* NULL: all */
+    const char *own[GATING_MODES]; /* batches of one mode; NULL: BATCHES */
+    bool progress;
     uint32_t length; /* of a sequence whose item of the list does not say */
     bool json;
 } Arguments;
+
+/* Whether LIST, names with commas between them, has NAME. */
+static bool has_name(const char *list, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *at = strstr(list, name); at != NULL; at = strstr(at + 1, name))
+        if ((at == list || at[-1] == ',') && (at[length] == ',' || at[length] == '\0'))
+            return true;
+    return false;
+}
+
+static bool names_modes(const char *list)
+{
+    size_t length = 0;
+    for (int mode = 0; mode < GATING_MODES; mode++)
+        if (has_name(list, GATING_MODE_NAMES[mode]))
+            length += strlen(GATING_MODE_NAMES[mode]) + 1;
+    return length == strlen(list) + 1;
+}
+
+static Status read_batches(const OptionTable *table, Arguments *arguments)
+{
+    if (arguments->modes != NULL && !names_modes(arguments->modes))
+        return options_fail(table, "--modes: '%s' is no list of dynamic, padded and mask",
+                            arguments->modes);
+    for (int mode = 0; mode < GATING_MODES; mode++) {
+        const char *name = GATING_MODE_NAMES[mode];
+        const char *own = arguments->own[mode];
+        GatingBatches *wanted = &arguments->load.wanted[mode];
+        if (arguments->modes == NULL || has_name(arguments->modes, name))
+            TRY(bench_batches_read(table, own != NULL ? name : "batch",
+                                   own != NULL ? own : arguments->batches, arguments->length,
+                                   wanted->batches, &wanted->n));
+        else if (own != NULL)
+            return options_fail(table, "--%s: --modes leaves %s out", name, name);
+    }
+    return OK;
+}
 
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
@@ -25,6 +67,26 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                  "at the first that does not fit (default 1,8,64)",
          .kind = OPTION_TEXT,
          .value = &arguments->batches},
+        {.name = "dynamic",
+         .argument = "LIST",
+         .help = "batches of dynamic gating, in place of --batch",
+         .kind = OPTION_TEXT,
+         .value = &arguments->own[MODE_DYNAMIC]},
+        {.name = "padded",
+         .argument = "LIST",
+         .help = "... of padded gating",
+         .kind = OPTION_TEXT,
+         .value = &arguments->own[MODE_PADDED]},
+        {.name = "mask",
+         .argument = "LIST",
+         .help = "... and of gating by mask",
+         .kind = OPTION_TEXT,
+         .value = &arguments->own[MODE_MASK]},
+        {.name = "modes",
+         .argument = "LIST",
+         .help = "of dynamic, padded and mask (default: all)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->modes},
         {.name = "length",
          .argument = "N",
          .help = "tokens of a request where the list does not say; decoding: of its source, and "
@@ -60,6 +122,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .least = 1,
          .most = BENCH_MAX_REPEATS},
         DEVICE_OPTIONS(&load->device),
+        PROGRESS_OPTION(&arguments->progress),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
@@ -67,7 +130,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .summary =
             "Measures whole steps with dynamic gating and with static gating, padded and by mask, "
             "over batches,\nand compares each mode's largest throughput. Steps end before the "
-            "vocabulary's product.",
+            "vocabulary's product. A row\nis printed when it is measured, with --json --progress "
+            "on stderr. "
+            "After ctrl-C what there is\nis told.",
         .example = "moebius bench gating --model shape:paper-lm-52b --device cuda --capacity 0.05\n"
                    "    --batch 4x512,16x512,64x512 --routing zipf:1",
         .options = options,
@@ -78,8 +143,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         return options_fail(&table, "--stack: '%s', allowed are encoder and decoder",
                             arguments->stack);
     TRY(model_input_check(&table, &load->model));
-    return bench_batches_read(&table, "batch", arguments->batches, arguments->length, load->batches,
-                              &load->n_batches);
+    return read_batches(&table, arguments);
 }
 
 /* What is run follows from the model, whose first MoE layer tells how much static gating wastes. */
@@ -105,24 +169,9 @@ static Status read_model(Arguments *arguments, GatingReport *report)
     if (report->waste == 0)
         return fail(ERR_UNSUPPORTED, "gating: %s: there are no experts in the stack",
                     load->model.name);
-    for (uint32_t i = 0; load->decode && i < load->n_batches; i++)
-        load->batches[i].tokens = 1;
-    return OK;
-}
-
-/* Every batch of one mode, until one does not fit. */
-static Status run_mode(const GatingLoad *load, GatingBenchMode mode, GatingReport *report)
-{
-    for (uint32_t i = 0; i < load->n_batches; i++) {
-        GatingCell *cell = &report->cells[report->n_cells++];
-        *cell = (GatingCell){.mode = mode, .batch = load->batches[i]};
-        TRY(gating_cell_run(load, report, cell));
-        if (!cell->fits)
-            return OK;
-        const GatingCell *best = report->best[mode];
-        if (best == NULL || cell->tokens_per_s > best->tokens_per_s)
-            report->best[mode] = cell;
-    }
+    for (int mode = 0; load->decode && mode < GATING_MODES; mode++)
+        for (uint32_t i = 0; i < load->wanted[mode].n; i++)
+            load->wanted[mode].batches[i].tokens = 1;
     return OK;
 }
 
@@ -133,14 +182,42 @@ double gating_gain(const GatingReport *report, GatingBenchMode mode)
     return dynamic != NULL && other != NULL ? dynamic->tokens_per_s / other->tokens_per_s : 0;
 }
 
+static uint64_t count_tokens(const GatingLoad *load)
+{
+    uint64_t tokens = 0;
+    for (int mode = 0; mode < GATING_MODES; mode++)
+        for (uint32_t i = 0; i < load->wanted[mode].n; i++) {
+            const BenchBatch *batch = &load->wanted[mode].batches[i];
+            tokens += (uint64_t)batch->requests * batch->tokens * gating_steps(load);
+        }
+    return tokens;
+}
+
+static Status run_modes(const Arguments *arguments, GatingReport *report)
+{
+    Status status = OK;
+    progress_start(&report->progress, "gating", "tokens", count_tokens(&arguments->load));
+    if (arguments->progress)
+        progress_in_lines(&report->progress);
+    report->stop = interrupt_watch();
+    for (int mode = 0; mode < GATING_MODES && status == OK; mode++)
+        status = gating_mode_run(&arguments->load, (GatingBenchMode)mode, report);
+    interrupt_unwatch();
+    progress_end(&report->progress);
+    return status;
+}
+
 static Status measure(Arguments *arguments, GatingReport *report, int argc, char **argv)
 {
+    report->rows = !arguments->json ? stdout : arguments->progress ? stderr : NULL;
     TRY(read_model(arguments, report));
     TRY(ceilings_measure_on(arguments->load.device.name, &report->ceilings));
-    for (int mode = 0; mode < GATING_MODES; mode++)
-        TRY(run_mode(&arguments->load, (GatingBenchMode)mode, report));
-    return arguments->json ? gating_report_print_json(&arguments->load, report, argc, argv)
-                           : gating_report_print(&arguments->load, report);
+    TRY(run_modes(arguments, report));
+    if (arguments->json)
+        TRY(gating_print_json(&arguments->load, report, argc, argv));
+    else
+        gating_print_end(report);
+    return report->stopped ? fail(ERR_INTERRUPTED, "gating: stopped before all was measured") : OK;
 }
 
 Status command_bench_gating(int argc, char **argv)

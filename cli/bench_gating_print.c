@@ -17,63 +17,55 @@ static const char *routing_of(const GatingLoad *load)
     return load->routing != NULL ? load->routing : "gate";
 }
 
-static void add_row(Table *table, const GatingReport *report, const GatingCell *cell)
+void gating_print_begin(const GatingLoad *load, const GatingReport *report)
 {
-    char text[NUMBER_BYTES];
-    table_cell(table, "%s", GATING_MODE_NAMES[cell->mode]);
-    table_cell(table, "%u", cell->batch.requests);
-    table_cell(table, "%u", cell->batch.tokens);
-    if (!cell->fits) {
-        for (int i = 0; i < 7; i++)
-            table_cell(table, "-");
-        table_cell(table, "does not fit");
+    if (report->rows == stdout) {
+        printf("%s, %u layers, routing %s, on %s\n", load->model.name, report->layers,
+               routing_of(load), report->device);
+        printf("%s; capacity %g of a step's tokens: %.4g slots per assignment\n", work_of(load),
+               load->capacity, report->waste);
+        bench_print_ceilings(&report->ceilings);
+    }
+    if (report->rows == NULL)
         return;
-    }
-    table_cell(table, "%.3f", cell->times.median_ns / 1e6);
-    table_cell(table, "%.3f", cell->floor_ns / 1e6);
-    table_cell(table, "%.2f", cell->times.median_ns / cell->floor_ns);
-    table_cell(table, "%s", number_text((uint64_t)(cell->tokens_per_s + 0.5), text));
-    table_cell(table, "%s", bytes_text(cell->device_bytes, text));
-    table_cell(table, "%.1f", cell->active);
-    table_cell(table, "%.4f", cell->dropped);
-    table_cell(table, "%s", report->best[cell->mode] == cell ? "best" : " ");
+    fprintf(report->rows, "%-8s  %8s  %11s  %10s  %10s  %5s  %11s  %10s  %7s  %7s\n", "gating",
+            "requests", "tokens each", "ms", "floor", "ratio", "tokens/s", "memory", "experts",
+            "dropped");
+    fflush(report->rows);
 }
 
-static void print_notes(const GatingReport *report)
+void gating_print_cell(const GatingReport *report, const GatingCell *cell)
 {
-    for (int mode = MODE_PADDED; mode < GATING_MODES; mode++) {
-        double gain = gating_gain(report, (GatingBenchMode)mode);
+    char rate[NUMBER_BYTES];
+    char memory[NUMBER_BYTES];
+    if (report->rows == NULL)
+        return;
+    fprintf(report->rows, "%-8s  %8u  %11u  ", GATING_MODE_NAMES[cell->mode], cell->batch.requests,
+            cell->batch.tokens);
+    if (cell->fits)
+        fprintf(report->rows, "%10.3f  %10.3f  %5.2f  %11s  %10s  %7.1f  %7.4f\n",
+                cell->times.median_ns / 1e6, cell->floor_ns / 1e6,
+                cell->times.median_ns / cell->floor_ns,
+                number_text((uint64_t)(cell->tokens_per_s + 0.5), rate),
+                bytes_text(cell->device_bytes, memory), cell->active, cell->dropped);
+    else
+        fprintf(report->rows, "does not fit: %s\n", cell->wanted);
+    fflush(report->rows);
+}
+
+void gating_print_end(const GatingReport *report)
+{
+    for (int mode = 0; mode < GATING_MODES; mode++) {
+        const GatingCell *best = report->best[mode];
+        if (best == NULL)
+            continue;
+        printf("%s gating is fastest with %ux%u.", GATING_MODE_NAMES[mode], best->batch.requests,
+               best->batch.tokens);
+        double gain = mode != MODE_DYNAMIC ? gating_gain(report, (GatingBenchMode)mode) : 0;
         if (gain > 0)
-            printf("Dynamic gating has %.2f times the throughput of %s, each at its best batch.\n",
-                   gain, GATING_MODE_NAMES[mode]);
+            printf(" Dynamic gating has %.2f times that throughput at its own best batch.", gain);
+        putchar('\n');
     }
-    for (uint32_t i = 0; i < report->n_cells; i++) {
-        const GatingCell *cell = &report->cells[i];
-        if (!cell->fits)
-            printf("%s, %ux%u: %s\n", GATING_MODE_NAMES[cell->mode], cell->batch.requests,
-                   cell->batch.tokens, cell->wanted);
-    }
-}
-
-Status gating_report_print(const GatingLoad *load, const GatingReport *report)
-{
-    static const char *const TITLES[] = {"gating", "requests", "tokens each", "ms",      "floor",
-                                         "ratio",  "tokens/s", "memory",      "experts", "dropped",
-                                         ""};
-    Table *table;
-    printf("%s, %u layers, routing %s, on %s\n", load->model.name, report->layers, routing_of(load),
-           report->device);
-    printf("%s; capacity %g of a step's tokens: %.4g slots per assignment\n", work_of(load),
-           load->capacity, report->waste);
-    bench_print_ceilings(&report->ceilings);
-    TRY(table_new(TITLES, "lrrrrrrrrrl", &table));
-    for (uint32_t i = 0; i < report->n_cells; i++)
-        add_row(table, report, &report->cells[i]);
-    Status status = table_print(table, stdout);
-    table_free(table);
-    if (status == OK)
-        print_notes(report);
-    return status;
 }
 
 static Status add_cell(cJSON *list, const GatingCell *cell)
@@ -124,14 +116,14 @@ static Status fill_json(cJSON *json, const GatingLoad *load, const GatingReport 
     TRY(json_add_f64(json, "capacity_factor", load->capacity));
     TRY(json_add_f64(json, "waste_factor", report->waste));
     TRY(bench_add_ceilings(json, &report->ceilings));
+    TRY(json_add_bool(json, "complete", !report->stopped));
     TRY(json_add_array(json, "cells", &list));
     for (uint32_t i = 0; i < report->n_cells; i++)
         TRY(add_cell(list, &report->cells[i]));
     return add_comparison(json, report);
 }
 
-Status gating_report_print_json(const GatingLoad *load, const GatingReport *report, int argc,
-                                char **argv)
+Status gating_print_json(const GatingLoad *load, const GatingReport *report, int argc, char **argv)
 {
     cJSON *json;
     TRY(print_json_begin(&json));

@@ -18,18 +18,34 @@ static void lay_out_bench(StepBench *bench)
             lay_out(arena, times(tokens, model_routed(bench->config)), sizeof *bench->forced);
 }
 
+static Status options_of(const StepBenchSetup *setup, ExecutorOptions *options)
+{
+    *options = (ExecutorOptions){.plan = setup->plan,
+                                 .others = setup->others,
+                                 .n_others = setup->n_others,
+                                 .max_requests = setup->max_requests,
+                                 .max_length = setup->max_length,
+                                 .max_tokens = setup->max_tokens,
+                                 .logits = LOGITS_LAST};
+    return device_input_apply(setup->device, options);
+}
+
+Status step_bench_memory(const StepBench *bench, const StepBenchSetup *setup, uint64_t *bytes)
+{
+    ExecutorOptions options;
+    ExecutorMemory memory;
+    TRY(options_of(setup, &options));
+    TRY(executor_memory(bench->checkpoint, &options, &memory));
+    *bytes = memory.weights + memory.slots + memory.cache + memory.activations + memory.own;
+    return OK;
+}
+
 static Status open_all(StepBench *bench)
 {
     const StepBenchSetup *setup = &bench->setup;
-    ExecutorOptions options = {.plan = setup->plan,
-                               .others = setup->others,
-                               .n_others = setup->n_others,
-                               .max_requests = setup->max_requests,
-                               .max_length = setup->max_length,
-                               .max_tokens = setup->max_tokens,
-                               .logits = LOGITS_LAST};
+    ExecutorOptions options;
     uint32_t n_layers;
-    TRY(device_input_apply(setup->device, &options));
+    TRY(options_of(setup, &options));
     TRY(checkpoint_open_model(setup->model, &bench->checkpoint));
     bench->config = checkpoint_config(bench->checkpoint);
     TRY(executor_open(bench->checkpoint, &options, &bench->executor));

@@ -58,6 +58,8 @@ typedef struct {
 /* BENCH must be zeroed or closed; on failure nothing is held. */
 Status step_bench_open(const StepBenchSetup *setup, StepBench *bench);
 void step_bench_close(StepBench *bench);
+/* Device memory of an executor for SETUP, of BENCH's model, without opening one. */
+Status step_bench_memory(const StepBench *bench, const StepBenchSetup *setup, uint64_t *bytes);
 /* Runs STEP on random tokens; *NS is how long the call took. */
 Status step_bench_run(StepBench *bench, const StepBenchStep *step, StepOutput *output, double *ns);
 /* Gives REQUESTS requests CONTEXT tokens each (and in an encoder-decoder model a source of as

@@ -261,6 +261,46 @@ static void gatings_are_compared_at_their_best_batches(void **unused)
     cJSON_Delete(json);
 }
 
+static size_t count_cells(const cJSON *json)
+{
+    return (size_t)cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(json, "cells"));
+}
+
+static void modes_have_batches_of_their_own_and_are_told_as_they_are_measured(void **unused)
+{
+    (void)unused;
+    RUN("bench", "gating", "--model", shape_of(CONFIG), "--batch", "1x4,2x4,3x5", "--mask", "2x3",
+        "--modes", "mask,dynamic", "--repeats", "2", "--json", "--progress");
+    const char *at = run.err;
+    for (int i = 0; i < 3; i++)
+        assert_non_null(at = strstr(at + 1, "\ndynamic"));
+    assert_non_null(strstr(at, "\nmask"));
+    run.err[0] = '\0';
+    cJSON *json = document();
+    assert_int_equal(count_cells(json), 4);
+    assert_true(number(cell_of(json, "dynamic", 2), "requests") == 3);
+    assert_true(number(cell_of(json, "mask", 0), "tokens_each") == 3);
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "complete")));
+    /* Memory is that of the batch alone, whatever the executor had room for. */
+    double bytes = number(cell_of(json, "dynamic", 0), "device_bytes");
+    cJSON_Delete(json);
+    RUN("bench", "gating", "--model", shape_of(CONFIG), "--batch", "1x4", "--modes", "dynamic",
+        "--repeats", "2", "--json");
+    json = document();
+    assert_true(number(cell_of(json, "dynamic", 0), "device_bytes") == bytes);
+    cJSON_Delete(json);
+    static const char *const WRONG[][2] = {
+        {"--modes", "dynamic,masked"}, {"--modes", "mask,,"}, {"--modes", ""}, {"--padded", "4y"}};
+    for (size_t i = 0; i < sizeof WRONG / sizeof WRONG[0]; i++) {
+        RUN("bench", "gating", "--model", shape_of(CONFIG), WRONG[i][0], WRONG[i][1]);
+        assert_int_equal(run.code, 2);
+        assert_non_null(strstr(run.err, WRONG[i][0]));
+    }
+    RUN("bench", "gating", "--model", shape_of(CONFIG), "--modes", "mask", "--padded", "4");
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "--modes leaves padded out"));
+}
+
 static void both_stacks_can_be_compared(void **unused)
 {
     (void)unused;
@@ -393,6 +433,7 @@ int main(void)
         cmocka_unit_test(lists_of_batches_are_read_or_refused),
         cmocka_unit_test(decode_and_prefill_measure_each_batch),
         cmocka_unit_test(gatings_are_compared_at_their_best_batches),
+        cmocka_unit_test(modes_have_batches_of_their_own_and_are_told_as_they_are_measured),
         cmocka_unit_test(both_stacks_can_be_compared),
         cmocka_unit_test(a_buffer_that_was_given_fewer_slots_is_as_one_made_so),
         cmocka_unit_test(buffers_of_all_sizes_have_a_row),

@@ -12,7 +12,7 @@ static const Command COMMANDS[] = {
     {"export", "write a trace's routing, or a placement, for other tools", command_export},
     {"models", "say what checkpoints hold, and what of it a GPU has room for", command_models},
     {"info", "say what a trace holds", command_info},
-    {"check", "verify every checksum and length of a trace", command_check},
+    {"check", "verify every checksum and length of a trace or a study", command_check},
     {"simulate", "replay a trace under one plan", command_simulate},
     {"sweep", "replay a trace under every plan of a study", command_sweep},
     {"plan", "write the best plan of a study", command_plan},

@@ -11,6 +11,7 @@
 #include "policies/placement.h"
 #include "sim/study_learnt.h"
 #include "sim/study_schema.h"
+#include "sim/study_seal.h"
 
 #define COMMIT_NS 250000000u
 
@@ -60,7 +61,7 @@ static Status prepare_all(StudyDb *db)
     TRY(study_db_prepare(
         db,
         "INSERT INTO result(name, plan, evict, slots, budget_bytes, scope, replay_order,"
-        " bound, predictor, compute) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+        " bound, predictor, compute, done) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 0)"
         " ON CONFLICT(plan) DO NOTHING",
         &db->insert_plan));
     TRY(study_db_prepare(db, "SELECT plan_id, done FROM result WHERE plan = ?1", &db->find_plan));
@@ -75,10 +76,13 @@ static Status prepare_all(StudyDb *db)
         " tbt_median_ns = ?25, tbt_p99_ns = ?26, tokens_per_s = ?27, evicted_young = ?28, done = 1"
         " WHERE plan_id = ?1",
         &db->update));
+    TRY(study_db_prepare(
+        db, "UPDATE result SET crc = row_crc(" STUDY_RESULT_COLUMNS ") WHERE plan_id = ?1",
+        &db->seal));
     return study_db_prepare(
         db,
-        "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses)"
-        " VALUES(?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO layer_result(plan_id, layer, lookups, hits, misses, crc)"
+        " VALUES(?1, ?2, ?3, ?4, ?5, row_crc(?1, ?2, ?3, ?4, ?5))",
         &db->insert_layer);
 }
 
@@ -134,13 +138,15 @@ static Status open_sqlite(StudyDb *db)
                     sqlite3_errmsg(db->sqlite));
     DB_TRY(db, code);
     DB_TRY(db, sqlite3_busy_timeout(db->sqlite, 5000));
-    TRY(execute(db, "PRAGMA trusted_schema = OFF"));
+    TRY(execute(db, "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON"));
+    DB_TRY(db, study_seal_function(db->sqlite));
     TRY(look_at_file(db));
     if (db->created) {
         TRY(begin(db));
         TRY(study_schema_create(db->sqlite, db->path));
     } else {
         TRY(study_schema_check(db->sqlite, db->path));
+        TRY(study_verify(db->sqlite, db->path));
         DB_TRY(db, sqlite3_create_function(db->sqlite, "agrees", 2, SQLITE_UTF8, NULL,
                                            study_db_digests_agree, NULL, NULL));
         TRY(study_db_check_scored(db));
@@ -180,6 +186,7 @@ void study_db_close(StudyDb *db)
     sqlite3_finalize(db->insert_plan);
     sqlite3_finalize(db->find_plan);
     sqlite3_finalize(db->update);
+    sqlite3_finalize(db->seal);
     sqlite3_finalize(db->insert_layer);
     sqlite3_close(db->sqlite); /* rolls back */
     if (db->created && !db->has_result)
@@ -312,6 +319,8 @@ Status study_db_add(StudyDb *db, const Study *study, const Plan *learnt, const P
         status = add_plan(db, trace, &study->plans[i], &learnt[i], slots, &entries[i]);
     }
     if (status == OK)
+        status = study_seal(db->sqlite, db->path);
+    if (status == OK)
         status = commit(db);
     mem_free(slots);
     if (status == OK)
@@ -379,7 +388,9 @@ static Status write_total(StudyDb *db, int64_t plan_id, const ReplayResult *resu
     if (time->known)
         sqlite3_bind_double(statement, 27, time->tokens_per_s);
     sqlite3_bind_double(statement, 5, lookups > 0 ? (double)counts->misses / (double)lookups : 0.0);
-    return run(db, statement);
+    TRY(run(db, statement));
+    sqlite3_bind_int64(db->seal, 1, plan_id);
+    return run(db, db->seal);
 }
 
 Status study_db_result(StudyDb *db, int64_t plan_id, const ReplayResult *result,

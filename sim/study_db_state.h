@@ -16,6 +16,7 @@ struct StudyDb {
     sqlite3_stmt *insert_plan;
     sqlite3_stmt *find_plan;
     sqlite3_stmt *update;
+    sqlite3_stmt *seal; /* a row of result */
     sqlite3_stmt *insert_layer;
 };
 

@@ -12,10 +12,11 @@
 
 #include "policies/plan.h"
 
-#define STUDY_LEARNT_SCHEMA                                                                        \
-    "CREATE TABLE learnt_table(table_id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);"          \
+/* With MORE columns at the end of both. */
+#define STUDY_LEARNT_SCHEMA(more)                                                                  \
+    "CREATE TABLE learnt_table(table_id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE" more ");"  \
     "CREATE TABLE learnt(plan_id INTEGER NOT NULL, path TEXT NOT NULL,"                            \
-    " table_id INTEGER NOT NULL, PRIMARY KEY(plan_id, path)) WITHOUT ROWID;"
+    " table_id INTEGER NOT NULL" more ", PRIMARY KEY(plan_id, path)) WITHOUT ROWID;"
 
 /* Enters what LEARNT has and PLAN had to learn. PATH names the file in errors. */
 Status study_learnt_write(sqlite3 *sqlite, const char *path, int64_t plan_id, const Plan *plan,

@@ -1,9 +1,11 @@
 #include "sim/study_query.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/files.h"
 #include "sim/study_schema.h"
+#include "sim/study_seal.h"
 
 /* Lets a statement read the table result and compute, and nothing else: no other table, no write,
  * no pragma, no attached file, no recursion. */
@@ -90,13 +92,32 @@ Status study_reader_open(const char *path, StudyReader *reader)
         return fail(ERR_INPUT, "%s: cannot open: %s", path, sqlite3_errmsg(reader->sqlite));
     sqlite3_busy_timeout(reader->sqlite, 5000);
     TRY(study_schema_check(reader->sqlite, path));
-    code = sqlite3_exec(reader->sqlite, "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON", NULL,
-                        NULL, NULL);
+    code = sqlite3_exec(reader->sqlite,
+                        "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON;"
+                        "PRAGMA cell_size_check = ON",
+                        NULL, NULL, NULL);
+    if (code == SQLITE_OK)
+        code = study_seal_function(reader->sqlite);
     if (code != SQLITE_OK)
         return study_reader_fail(reader, code);
+    TRY(study_verify(reader->sqlite, path));
     TRY(look_at_columns(reader));
     sqlite3_set_authorizer(reader->sqlite, authorize, NULL);
     return OK;
+}
+
+/* SQLite keeps the application's id in the header of a file, big-endian. */
+bool study_says_it_is_one(const char *path)
+{
+    unsigned char header[72] = {0};
+    FILE *stream = file_check_readable(path) == OK ? fopen(path, "rb") : NULL;
+    if (stream == NULL)
+        return false;
+    size_t bytes = fread(header, 1, sizeof header, stream);
+    fclose(stream);
+    uint32_t id = (uint32_t)header[68] << 24 | (uint32_t)header[69] << 16 |
+                  (uint32_t)header[70] << 8 | header[71];
+    return bytes == sizeof header && id == STUDY_APPLICATION_ID;
 }
 
 void study_reader_close(StudyReader *reader)
@@ -178,15 +199,31 @@ Status study_reader_select(const StudyReader *reader, const char *columns,
     return OK;
 }
 
-Status study_reader_missing(const StudyReader *reader, uint64_t *missing)
+static Status count(const StudyReader *reader, const char *sql, uint64_t *number)
 {
     sqlite3_stmt *statement = NULL;
-    int code = sqlite3_prepare_v2(reader->sqlite, "SELECT count(*) FROM result WHERE done = 0", -1,
-                                  &statement, NULL);
+    int code = sqlite3_prepare_v2(reader->sqlite, sql, -1, &statement, NULL);
     if (code == SQLITE_OK)
         code = sqlite3_step(statement);
     Status status = code == SQLITE_ROW ? OK : study_reader_fail(reader, code);
-    *missing = status == OK ? (uint64_t)sqlite3_column_int64(statement, 0) : 0;
+    *number = status == OK ? (uint64_t)sqlite3_column_int64(statement, 0) : 0;
     sqlite3_finalize(statement);
+    return status;
+}
+
+Status study_reader_missing(const StudyReader *reader, uint64_t *missing)
+{
+    return count(reader, "SELECT count(*) FROM result WHERE done = 0", missing);
+}
+
+Status study_check(const char *path, StudyCheck *found)
+{
+    StudyReader reader;
+    Status status = study_reader_open(path, &reader);
+    if (status == OK)
+        status = count(&reader, "SELECT count(*) FROM result", &found->plans);
+    if (status == OK)
+        status = count(&reader, "SELECT count(*) FROM result WHERE done = 1", &found->results);
+    study_reader_close(&reader);
     return status;
 }

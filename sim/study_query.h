@@ -28,11 +28,13 @@ typedef struct {
     const char *link;   /* SQL of its bytes over the link: demand loads and prefetches */
 } StudyReader;
 
-/* Opens PATH read-only; statements may read the table result and compute, and nothing else, until
- * study_reader_trust(). Fails with ERR_INPUT when PATH is no study; ERR_SCHEMA, ERR_CORRUPT. On
- * failure READER may be closed. */
+/* Opens PATH read-only, and checks everything in it (sim/study_seal.h); statements may read the
+ * table result and compute, and nothing else, until study_reader_trust(). Fails with ERR_INPUT when
+ * PATH is no study; ERR_SCHEMA, ERR_CORRUPT. On failure READER may be closed. */
 Status study_reader_open(const char *path, StudyReader *reader);
 void study_reader_close(StudyReader *reader);
+/* True when PATH says that it is a study, whether it can be read or not. */
+bool study_says_it_is_one(const char *path);
 /* Lets the caller's own statements read all tables. */
 void study_reader_trust(StudyReader *reader);
 
@@ -45,5 +47,14 @@ Status study_reader_select(const StudyReader *reader, const char *columns,
 Status study_reader_fail(const StudyReader *reader, int code);
 /* Plans of the study that have no result yet. */
 Status study_reader_missing(const StudyReader *reader, uint64_t *missing);
+
+/* What study_check() found. */
+typedef struct {
+    uint64_t plans;
+    uint64_t results; /* plans that have one */
+} StudyCheck;
+
+/* Opens PATH, which reads and checks everything in it, and counts. Fails as study_reader_open(). */
+Status study_check(const char *path, StudyCheck *found);
 
 #endif

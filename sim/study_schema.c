@@ -6,14 +6,15 @@
 #include "base/memory.h"
 #include "policies/plan.h"
 #include "sim/study_learnt.h"
+#include "sim/study_seal.h"
 
 static const char TABLES[] =
     "PRAGMA application_id = 1299141444;" /* STUDY_APPLICATION_ID */
-    "PRAGMA user_version = 6;"
+    "PRAGMA user_version = 7;"
     "CREATE TABLE study(id INTEGER PRIMARY KEY, created TEXT NOT NULL, tool TEXT NOT NULL,"
     " name TEXT NOT NULL, study TEXT NOT NULL, trace TEXT NOT NULL, trace_digest TEXT NOT NULL,"
     " train_first INTEGER, train_end INTEGER, test_first INTEGER, test_end INTEGER,"
-    " hardware TEXT);"
+    " hardware TEXT, crc INTEGER);"
     "CREATE TABLE result(plan_id INTEGER PRIMARY KEY, name TEXT NOT NULL,"
     " plan TEXT NOT NULL UNIQUE, evict TEXT NOT NULL, slots INTEGER NOT NULL,"
     " budget_bytes INTEGER, scope TEXT NOT NULL, replay_order TEXT NOT NULL,"
@@ -25,12 +26,12 @@ static const char TABLES[] =
     " bytes_prefetched INTEGER, compute TEXT NOT NULL DEFAULT 'gpu', host_computed INTEGER,"
     " host_rows INTEGER, total_ns INTEGER, tokens_per_s REAL, exposed_load_ns INTEGER,"
     " peak_bytes INTEGER, ttft_median_ns INTEGER, ttft_p99_ns INTEGER, tbt_median_ns INTEGER,"
-    " tbt_p99_ns INTEGER, evicted_young INTEGER);"
+    " tbt_p99_ns INTEGER, evicted_young INTEGER, crc INTEGER);"
     "CREATE TABLE layer_result(plan_id INTEGER NOT NULL, layer INTEGER NOT NULL,"
-    " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL,"
-    " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;" STUDY_LEARNT_SCHEMA;
+    " lookups INTEGER NOT NULL, hits INTEGER NOT NULL, misses INTEGER NOT NULL, crc INTEGER,"
+    " PRIMARY KEY(plan_id, layer)) WITHOUT ROWID;" STUDY_LEARNT_SCHEMA(", crc INTEGER");
 
-_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 6, "as in TABLES");
+_Static_assert(STUDY_APPLICATION_ID == 1299141444 && STUDY_SCHEMA == 7, "as in TABLES");
 
 /* From version I + 1 to the next. */
 static const char *const UPGRADES[STUDY_SCHEMA - 1] = {
@@ -42,7 +43,7 @@ static const char *const UPGRADES[STUDY_SCHEMA - 1] = {
     "ALTER TABLE study ADD COLUMN train_first INTEGER;"
     "ALTER TABLE study ADD COLUMN train_end INTEGER;"
     "ALTER TABLE study ADD COLUMN test_first INTEGER;"
-    "ALTER TABLE study ADD COLUMN test_end INTEGER;" STUDY_LEARNT_SCHEMA,
+    "ALTER TABLE study ADD COLUMN test_end INTEGER;" STUDY_LEARNT_SCHEMA(""),
     "ALTER TABLE result ADD COLUMN compute TEXT NOT NULL DEFAULT 'gpu';"
     "ALTER TABLE result ADD COLUMN host_computed INTEGER;"
     "ALTER TABLE result ADD COLUMN host_rows INTEGER;",
@@ -55,7 +56,10 @@ static const char *const UPGRADES[STUDY_SCHEMA - 1] = {
     "ALTER TABLE result ADD COLUMN ttft_p99_ns INTEGER;"
     "ALTER TABLE result ADD COLUMN tbt_median_ns INTEGER;"
     "ALTER TABLE result ADD COLUMN tbt_p99_ns INTEGER;",
-    "ALTER TABLE result ADD COLUMN evicted_young INTEGER;"};
+    "ALTER TABLE result ADD COLUMN evicted_young INTEGER;",
+    "ALTER TABLE study ADD COLUMN crc INTEGER; ALTER TABLE result ADD COLUMN crc INTEGER;"
+    "ALTER TABLE layer_result ADD COLUMN crc INTEGER; ALTER TABLE learnt ADD COLUMN crc INTEGER;"
+    "ALTER TABLE learnt_table ADD COLUMN crc INTEGER;"};
 
 static Status sql_fail(sqlite3 *sqlite, const char *path, int code)
 {
@@ -112,6 +116,11 @@ Status study_schema_check(sqlite3 *sqlite, const char *path)
                     (long long)version, STUDY_SCHEMA);
     if (version < 1)
         return fail(ERR_CORRUPT, "%s: study schema %lld", path, (long long)version);
+    if (version < STUDY_SEALED_SCHEMA &&
+        sqlite3_table_column_metadata(sqlite, NULL, "result", "crc", NULL, NULL, NULL, NULL,
+                                      NULL) == SQLITE_OK)
+        return fail(ERR_CORRUPT, "%s: study schema %lld, but rows have checksums", path,
+                    (long long)version);
     return OK;
 }
 
@@ -178,6 +187,7 @@ Status study_schema_upgrade(sqlite3 *sqlite, const char *path)
     for (; version < STUDY_SCHEMA; version++)
         TRY(execute(sqlite, path, UPGRADES[version - 1]));
     TRY(rewrite_plans(sqlite, path));
+    TRY(study_seal(sqlite, path));
     snprintf(sql, sizeof sql, "PRAGMA user_version = %d", STUDY_SCHEMA);
     return execute(sqlite, path, sql);
 }

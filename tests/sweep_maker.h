@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sim/study_schema.h"
+#include "sim/study_seal.h"
 #include "sim/sweep.h"
 
 enum { LAYERS = 3, EXPERTS = 12, TOP_K = 2, DUMP_BYTES = 1 << 18 };
@@ -100,6 +102,28 @@ static inline char *query(const char *path, const char *sql)
     return text;
 }
 
+/* Runs SQL, which changes a study, and gives its rows the checksums of what they say then. */
+static inline void change(const char *path, const char *sql)
+{
+    sqlite3 *sqlite;
+    int64_t version = 0;
+    free(query(path, sql));
+    assert_int_equal(sqlite3_open_v2(path, &sqlite, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    assert_ok(study_schema_version(sqlite, path, &version));
+    if (version >= STUDY_SEALED_SCHEMA) {
+        assert_int_equal(study_seal_function(sqlite), SQLITE_OK);
+        assert_int_equal(sqlite3_exec(sqlite,
+                                      "UPDATE study SET crc = NULL; UPDATE result SET crc = NULL;"
+                                      "UPDATE layer_result SET crc = NULL;"
+                                      "UPDATE learnt SET crc = NULL;"
+                                      "UPDATE learnt_table SET crc = NULL",
+                                      NULL, NULL, NULL),
+                         SQLITE_OK);
+        assert_ok(study_seal(sqlite, path));
+    }
+    sqlite3_close(sqlite);
+}
+
 static inline int64_t query_number(const char *path, const char *sql)
 {
     char *text = query(path, sql);
@@ -120,8 +144,14 @@ static inline char *dump(const char *path)
               " 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 23, 1, 2");
 }
 
-/* Makes a study of schema 4 out of one of schema 6, ... */
+/* Makes a study of schema 6 out of one of schema 7, ... */
+#define WITHOUT_SEALS                                                                              \
+    "ALTER TABLE study DROP COLUMN crc; ALTER TABLE result DROP COLUMN crc;"                       \
+    "ALTER TABLE layer_result DROP COLUMN crc; ALTER TABLE learnt DROP COLUMN crc;"                \
+    "ALTER TABLE learnt_table DROP COLUMN crc;"
+/* ... of schema 4, ... */
 #define WITHOUT_TIMES                                                                              \
+    WITHOUT_SEALS                                                                                  \
     "ALTER TABLE result DROP COLUMN evicted_young;"                                                \
     "ALTER TABLE study DROP COLUMN hardware;"                                                      \
     "ALTER TABLE result DROP COLUMN total_ns; ALTER TABLE result DROP COLUMN tokens_per_s;"        \

@@ -265,7 +265,7 @@ static void bad_command_lines_are_usage_errors_with_a_hint(void **unused)
         {{"bench", "host-experts", "--rows", "1,0"}, "--rows: '1,0' is no list"},
         {{"info"}, "info: TRACE is missing"},
         {{"check", "a", "b"}, "'b': unexpected argument"},
-        {{"check", ""}, "TRACE: the value is empty"},
+        {{"check", ""}, "FILE: the value is empty"},
         {{"frobnicate"}, "moebius: frobnicate: unknown command (see 'moebius --help')"},
         {{"help", "frobnicate"}, "frobnicate: unknown command"},
     };
@@ -419,6 +419,9 @@ static void a_study_goes_from_sweep_to_plan_to_simulate(void **unused)
     Run again = RUN("sweep", "--trace", trace_path, "--study", study_path, "--out", out);
     assert_done(&again);
     assert_non_null(strstr(again.out, "0 replayed now, 9 kept"));
+    Run check = RUN("check", out);
+    assert_done(&check);
+    assert_string_equal(check.out, "ok: 9 plans, 9 results\n");
     Run pick = RUN("plan", "--from", out, "--best", "misses", "--where", "slots < 8", "--out", best,
                    "--json");
     json = parse_output(&pick);

@@ -18,7 +18,7 @@ static const char *make_study_db(const char *name, const char *changes)
     SweepTotals totals;
     unlink(path);
     sweep_once(&trace, &study, path, 1, &totals);
-    free(query(path, changes));
+    change(path, changes);
     study_free(&study);
     packed_trace_free(&trace);
     return path;

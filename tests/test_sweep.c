@@ -265,12 +265,12 @@ static void a_study_of_schema_1_is_continued_with_the_columns_of_prefetching(voi
     SweepTotals totals;
     Pick pick;
     sweep_once(&trace, &small, out, 1, &totals);
-    free(query(out, "ALTER TABLE result DROP COLUMN predictor;"
-                    "ALTER TABLE result DROP COLUMN prefetches;"
-                    "ALTER TABLE result DROP COLUMN prefetch_hits;"
-                    "ALTER TABLE result DROP COLUMN prefetch_evicted;"
-                    "ALTER TABLE result DROP COLUMN bytes_prefetched;" WITHOUT_PARTS
-                    "PRAGMA user_version = 1"));
+    change(out, "ALTER TABLE result DROP COLUMN predictor;"
+                "ALTER TABLE result DROP COLUMN prefetches;"
+                "ALTER TABLE result DROP COLUMN prefetch_hits;"
+                "ALTER TABLE result DROP COLUMN prefetch_evicted;"
+                "ALTER TABLE result DROP COLUMN bytes_prefetched;" WITHOUT_PARTS
+                "PRAGMA user_version = 1");
     assert_ok(study_pick(out, &options, &pick));
     sweep_once(&trace, &more, out, 1, &totals);
     assert_int_equal(query_number(out, "PRAGMA user_version"), STUDY_SCHEMA);
@@ -639,7 +639,7 @@ static void files_that_are_no_study_are_refused_and_left_alone(void **unused)
     assert_non_null(strstr(error_message(), "not a Moebius study"));
     assert_true(file_exists(text) && file_exists(foreign));
     sweep_once(&trace, &study, newer, 1, &totals);
-    free(query(newer, "PRAGMA user_version = 7"));
+    change(newer, "PRAGMA user_version = 8");
     assert_int_equal(sweep_run(&trace, "t", &study, newer, &options, &totals), ERR_SCHEMA);
     study_free(&study);
     packed_trace_free(&trace);
@@ -680,7 +680,7 @@ static void make_study_db(const char *path, const char *changes)
     SweepTotals totals;
     unlink(path);
     sweep_once(&trace, &study, path, 1, &totals);
-    free(query(path, changes));
+    change(path, changes);
     study_free(&study);
     packed_trace_free(&trace);
 }
@@ -735,9 +735,9 @@ static void ties_go_to_misses_then_memory_then_the_first_row(void **unused)
     const char *path = scratch_path("ties.db");
     make_study_db(path, "UPDATE result SET bytes_loaded = 5, misses = 6, memory_bytes = 7");
     assert_string_equal(picked(path, (PickOptions){.best = PICK_MISSES}), "lru");
-    free(query(path, "UPDATE result SET memory_bytes = 6 WHERE evict = 'lifo'"));
+    change(path, "UPDATE result SET memory_bytes = 6 WHERE evict = 'lifo'");
     assert_string_equal(picked(path, (PickOptions){.best = PICK_MISSES}), "lifo");
-    free(query(path, "UPDATE result SET misses = 5 WHERE evict = 'fifo'"));
+    change(path, "UPDATE result SET misses = 5 WHERE evict = 'fifo'");
     assert_string_equal(picked(path, (PickOptions){.best = PICK_MISSES}), "fifo");
 }
 
@@ -760,7 +760,7 @@ static void plans_without_a_result_are_never_picked(void **unused)
     (void)unused;
     const char *path = scratch_path("undone.db");
     make_study_db(path, FOUR_ROWS);
-    free(query(path, "UPDATE result SET done = 0 WHERE evict = 'fifo'"));
+    change(path, "UPDATE result SET done = 0 WHERE evict = 'fifo'");
     Pick pick;
     PickOptions options = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
     assert_ok(study_pick(path, &options, &pick));

@@ -126,7 +126,7 @@ static void a_study_of_schema_2_is_of_all_steps(void **unused)
     SweepTotals totals;
     Pick pick;
     sweep_once(&trace, &small, out, 1, &totals);
-    free(query(out, WITHOUT_PARTS "PRAGMA user_version = 2"));
+    change(out, WITHOUT_PARTS "PRAGMA user_version = 2");
     assert_ok(study_pick(out, &best, &pick));
     SweepOptions options = {.jobs = 1};
     assert_int_equal(sweep_run(&trace, "t", &trained, out, &options, &totals), ERR_INPUT);

@@ -4,7 +4,7 @@
 
 #include "base/crc32c.h"
 
-enum { TAG_NULL, TAG_INTEGER, TAG_TEXT, TAG_BLOB };
+enum { TAG_NULL, TAG_INTEGER, TAG_TEXT, TAG_BLOB, TAG_REAL };
 
 static uint32_t add_tagged(uint32_t crc, unsigned char tag, uint64_t number)
 {
@@ -23,6 +23,13 @@ uint32_t rowcrc_null(uint32_t crc)
 uint32_t rowcrc_integer(uint32_t crc, int64_t value)
 {
     return add_tagged(crc, TAG_INTEGER, (uint64_t)value);
+}
+
+uint32_t rowcrc_real(uint32_t crc, double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return add_tagged(crc, TAG_REAL, bits);
 }
 
 uint32_t rowcrc_text(uint32_t crc, const char *text, size_t bytes)

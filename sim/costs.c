@@ -172,24 +172,70 @@ static double at_place(const CostTable *table, const Index *index, uint32_t axis
     return on_line(table, index, axis + 1, level->first[node], level->first[node + 1], at, status);
 }
 
+/* The places of a line between which a point lies: LOW is NOWHERE before the first, HIGH after the
+ * last, and both are the same at a place. */
+typedef struct {
+    uint32_t low;
+    uint32_t high;
+} Between;
+
+static const uint32_t NOWHERE = UINT32_MAX;
+
+static Between find_between(const Level *level, uint32_t first, uint32_t end, double x)
+{
+    uint32_t node = find_place(level, first, end, x);
+    if (x == level->place[node])
+        return (Between){node, node};
+    if (x < level->place[node])
+        return (Between){NOWHERE, node};
+    return (Between){node, node + 1 < end ? node + 1 : NOWHERE};
+}
+
+/* The line under place NODE of AXIS goes as far as AT does on the next axis. */
+static bool reaches(const Index *index, uint32_t axis, uint32_t node, const double *at)
+{
+    uint32_t last = index->levels[axis].first[node + 1] - 1;
+    return index->levels[axis + 1].place[last] >= at[axis + 1];
+}
+
+/* Lines that end before the point are passed over, where longer ones lie on both sides of it; of
+ * what holds beyond its last place one is enough. */
+static Between pass_over(const Index *index, uint32_t axis, uint32_t first, uint32_t end,
+                         const double *at, Between between)
+{
+    uint32_t low = between.low;
+    uint32_t high = between.high;
+    while (low != NOWHERE && !reaches(index, axis, low, at))
+        low = low > first ? low - 1 : NOWHERE;
+    while (high != NOWHERE && !reaches(index, axis, high, at))
+        high = high + 1 < end ? high + 1 : NOWHERE;
+    uint32_t n = (low != NOWHERE) + (high != NOWHERE);
+    return n == 2 || (n == 1 && index->holds) ? (Between){low, high} : between;
+}
+
 static double on_line(const CostTable *table, const Index *index, uint32_t axis, uint32_t first,
                       uint32_t end, const double *at, CostStatus *status)
 {
     const Level *level = &index->levels[axis];
     double x = at[axis];
-    uint32_t node = find_place(level, first, end, x);
-    double here = level->place[node];
-    double low = at_place(table, index, axis, node, at, status);
-    if (x == here)
-        return low;
-    if (x < here || node + 1 == end) {
+    Between between = find_between(level, first, end, x);
+    if (level->first != NULL)
+        between = pass_over(index, axis, first, end, at, between);
+    if (between.low == between.high)
+        return at_place(table, index, axis, between.low, at, status);
+    if (between.low == NOWHERE) {
         note(status, COST_EXTRAPOLATED);
-        bool grows = x > here && here > 0 && !index->holds;
-        return grows ? low * (x / here) : low;
+        return at_place(table, index, axis, between.high, at, status);
+    }
+    double here = level->place[between.low];
+    double low = at_place(table, index, axis, between.low, at, status);
+    if (between.high == NOWHERE) {
+        note(status, COST_EXTRAPOLATED);
+        return here > 0 && !index->holds ? low * (x / here) : low;
     }
     note(status, COST_INTERPOLATED);
-    double high = at_place(table, index, axis, node + 1, at, status);
-    return low + (high - low) * ((x - here) / (level->place[node + 1] - here));
+    double high = at_place(table, index, axis, between.high, at, status);
+    return low + (high - low) * ((x - here) / (level->place[between.high] - here));
 }
 
 double costs_at(const Costs *costs, uint32_t table, const double *at, CostUse *use)

@@ -26,28 +26,60 @@ static void add_random_table(Hardware *hardware, uint64_t *state, uint32_t n_axe
     }
 }
 
-/* The distinct places of AXIS below and above X among the points that begin like FIXED: the largest
- * at most X, and the smallest above. NAN: there is none. */
-static void neighbours(const CostTable *table, uint32_t axis, const double *fixed, double x,
-                       double *low, double *high)
+/* Among the points that begin like FIXED [axis] and then have PLACE, the largest place of the next
+ * axis; the last axis has none, and PLACE is far enough. */
+static double reach(const CostTable *table, uint32_t axis, const double *fixed, double place)
+{
+    double most = axis + 1 < table->n_axes ? -1 : INFINITY;
+    for (uint32_t i = 0; axis + 1 < table->n_axes && i < table->n_points; i++) {
+        const double *at = table->at + (size_t)i * table->n_axes;
+        bool is_there = at[axis] == place;
+        for (uint32_t a = 0; a < axis; a++)
+            is_there = is_there && at[a] == fixed[a];
+        if (is_there && at[axis + 1] > most)
+            most = at[axis + 1];
+    }
+    return most;
+}
+
+/* The distinct places of AXIS below and above AT among the points that begin like FIXED: the
+ * largest at most there, and the smallest from there on, whose lines go on to FAR. NAN: there is
+ * none. */
+static void neighbours(const CostTable *table, uint32_t axis, const double *fixed, const double *at,
+                       double far, double *low, double *high)
 {
     *low = NAN;
     *high = NAN;
     for (uint32_t i = 0; i < table->n_points; i++) {
-        const double *at = table->at + (size_t)i * table->n_axes;
+        const double *point = table->at + (size_t)i * table->n_axes;
         bool is_there = true;
         for (uint32_t a = 0; a < axis; a++)
-            is_there = is_there && at[a] == fixed[a];
-        if (is_there && at[axis] <= x && !(at[axis] <= *low))
-            *low = at[axis];
-        if (is_there && at[axis] > x && !(at[axis] >= *high))
-            *high = at[axis];
+            is_there = is_there && point[a] == fixed[a];
+        if (!is_there || reach(table, axis, fixed, point[axis]) < far)
+            continue;
+        if (point[axis] <= at[axis] && !(point[axis] <= *low))
+            *low = point[axis];
+        if (point[axis] >= at[axis] && !(point[axis] >= *high))
+            *high = point[axis];
     }
+}
+
+/* Lines that are too short are passed over where there is one that is not: on both sides, or, for
+ * what HOLDS, on one. */
+static void choose(const CostTable *table, uint32_t axis, const double *fixed, const double *at,
+                   bool holds, double *low, double *high)
+{
+    double far = axis + 1 < table->n_axes ? at[axis + 1] : 0;
+    neighbours(table, axis, fixed, at, far, low, high);
+    bool found = holds ? !isnan(*low) || !isnan(*high) : !isnan(*low) && !isnan(*high);
+    if (!found)
+        neighbours(table, axis, fixed, at, -1, low, high);
 }
 
 static double plain(const CostTable *table, uint32_t axis, double *fixed, const double *at,
                     CostStatus *status)
 {
+    bool holds = table->unit == UNIT_FACTOR;
     double low;
     double high;
     if (axis == table->n_axes) {
@@ -56,17 +88,17 @@ static double plain(const CostTable *table, uint32_t axis, double *fixed, const 
                 return table->value[i];
         fail_msg("the reference lost a point");
     }
-    neighbours(table, axis, fixed, at[axis], &low, &high);
+    choose(table, axis, fixed, at, holds, &low, &high);
     fixed[axis] = isnan(low) ? high : low;
     double cost = plain(table, axis + 1, fixed, at, status);
-    if (low == at[axis])
+    if (low == high)
         return cost;
     CostStatus seen = isnan(low) || isnan(high) ? COST_EXTRAPOLATED : COST_INTERPOLATED;
     *status = seen > *status ? seen : *status;
     if (isnan(low))
         return cost;
     if (isnan(high))
-        return low > 0 && table->unit != UNIT_FACTOR ? cost * (at[axis] / low) : cost;
+        return low > 0 && !holds ? cost * (at[axis] / low) : cost;
     fixed[axis] = high;
     double other = plain(table, axis + 1, fixed, at, status);
     return cost + (other - cost) * ((at[axis] - low) / (high - low));
@@ -148,7 +180,8 @@ static void outside_the_grid_the_utilisation_is_held(void **unused)
     hardware_free(&hardware);
 }
 
-/* It is no work of the tokens: of two requests with many it is what it is of two with one. */
+/* It is no work of the tokens: beyond the last of them it does not grow. Of two requests with many
+ * it is what it is of one with as many, for two were measured with one alone. */
 static void what_is_left_of_a_step_stays_outside_the_grid(void **unused)
 {
     (void)unused;
@@ -164,9 +197,35 @@ static void what_is_left_of_a_step_stays_outside_the_grid(void **unused)
     assert_ok(cost_table_put(table, (const double[]){2, 1}, 200, 0));
     assert_ok(costs_new(&hardware, &costs));
     uint32_t rest = costs_find(costs, "step/rest", "model graph");
-    assert_true(costs_at(costs, rest, (const double[]){2, 128}, &use) == 200);
+    assert_true(costs_at(costs, rest, (const double[]){2, 1}, &use) == 200);
+    assert_true(costs_at(costs, rest, (const double[]){2, 256}, &use) == 400);
+    assert_true(costs_at(costs, rest, (const double[]){3, 1}, &use) == 200);
     assert_true(costs_at(costs, rest, (const double[]){1, 1000}, &use) == 400);
-    assert_int_equal(use.n[COST_EXTRAPOLATED], 2);
+    assert_int_equal(use.n[COST_EXTRAPOLATED], 3);
+    costs_free(costs);
+    hardware_free(&hardware);
+}
+
+/* Of 13 experts few rows were measured, which does not tell what many take: 8 and 16 do. */
+static void lines_that_are_too_short_are_passed_over(void **unused)
+{
+    (void)unused;
+    Hardware hardware = {0};
+    CostTable *table;
+    Costs *costs;
+    CostUse use = {0};
+    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXIS_NAMES, 2, &table));
+    assert_ok(cost_table_put(table, (const double[]){8, 1}, 80, 0));
+    assert_ok(cost_table_put(table, (const double[]){8, 100}, 800, 0));
+    assert_ok(cost_table_put(table, (const double[]){13, 1}, 200, 0));
+    assert_ok(cost_table_put(table, (const double[]){13, 2}, 210, 0));
+    assert_ok(cost_table_put(table, (const double[]){16, 1}, 160, 0));
+    assert_ok(cost_table_put(table, (const double[]){16, 100}, 1600, 0));
+    assert_ok(costs_new(&hardware, &costs));
+    assert_true(costs_at(costs, 0, (const double[]){13, 2}, &use) == 210);
+    assert_true(costs_at(costs, 0, (const double[]){13, 100}, &use) == 1300);
+    assert_true(costs_at(costs, 0, (const double[]){12, 100}, &use) == 1200);
+    assert_true(costs_at(costs, 0, (const double[]){13, 200}, &use) == 420 * 50);
     costs_free(costs);
     hardware_free(&hardware);
 }
@@ -258,6 +317,7 @@ int main(void)
         cmocka_unit_test(measured_points_come_back_exactly),
         cmocka_unit_test(outside_the_grid_the_utilisation_is_held),
         cmocka_unit_test(what_is_left_of_a_step_stays_outside_the_grid),
+        cmocka_unit_test(lines_that_are_too_short_are_passed_over),
         cmocka_unit_test(what_has_no_table_is_missing),
         cmocka_unit_test(rows_that_are_shared_unevenly_cost_more_the_more_they_are),
         cmocka_unit_test(works_that_are_joined_are_one_of_all_their_experts),

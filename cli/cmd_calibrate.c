@@ -15,6 +15,7 @@
 #include "cli/print.h"
 #include "cli/table.h"
 #include "exec/calibrate.h"
+#include "sim/rests.h"
 
 typedef struct {
     OptionList models;
@@ -73,7 +74,7 @@ typedef struct {
 } Watch;
 
 static Status measure_model(const Arguments *arguments, const char *model, const Hardware *known,
-                            Hardware *hardware)
+                            Hardware *hardware, WholeSteps *whole)
 {
     Watch watch;
     ExecutorOptions executor = {0};
@@ -91,7 +92,7 @@ static Status measure_model(const Arguments *arguments, const char *model, const
     progress_start(&watch.progress, watch.what, "kinds of steps", 0);
     if (arguments->progress)
         progress_in_lines(&watch.progress);
-    Status status = calibrate_model(&options, model, hardware);
+    Status status = calibrate_model(&options, model, hardware, whole);
     progress_end(&watch.progress);
     interrupt_unwatch();
     return status;
@@ -111,11 +112,11 @@ static void note_origin(const Arguments *arguments, int argc, char **argv, Hardw
 }
 
 static Status measure(const Arguments *arguments, int argc, char **argv, const Hardware *known,
-                      Hardware *hardware)
+                      Hardware *hardware, WholeSteps *whole)
 {
     note_origin(arguments, argc, argv, hardware);
     for (size_t i = 0; i < arguments->models.count; i++)
-        TRY(measure_model(arguments, arguments->models.items[i], known, hardware));
+        TRY(measure_model(arguments, arguments->models.items[i], known, hardware, &whole[i]));
     return OK;
 }
 
@@ -231,19 +232,35 @@ static Status print(const Arguments *arguments, const Hardware *hardware, uint64
     return OK;
 }
 
+/* WHOLE [one for each model] is zeroed. */
+static Status fill_profile(const Arguments *arguments, int argc, char **argv, WholeSteps *whole,
+                           Hardware *hardware)
+{
+    Hardware known = {0};
+    Status status = arguments->add != NULL ? hardware_load(arguments->add, &known) : OK;
+    if (status == OK)
+        status =
+            measure(arguments, argc, argv, arguments->add != NULL ? &known : NULL, hardware, whole);
+    if (status == OK && arguments->add != NULL)
+        status = join(arguments->add, &known, hardware);
+    hardware_free(&known);
+    for (size_t i = 0; i < arguments->models.count && status == OK; i++)
+        status = rests_note(&whole[i], hardware);
+    return status;
+}
+
 static Status run(const Arguments *arguments, int argc, char **argv, Hardware *hardware)
 {
     uint64_t start_ns = clock_ns();
     OutputFile output;
-    Hardware known = {0};
+    WholeSteps *whole;
     TRY(output_open(arguments->out, &output)); /* before minutes of measuring */
     output_discard(&output);
-    Status status = arguments->add != NULL ? hardware_load(arguments->add, &known) : OK;
-    if (status == OK)
-        status = measure(arguments, argc, argv, arguments->add != NULL ? &known : NULL, hardware);
-    if (status == OK && arguments->add != NULL)
-        status = join(arguments->add, &known, hardware);
-    hardware_free(&known);
+    TRY(mem_new(&whole, arguments->models.count, sizeof *whole, "calibration: whole steps"));
+    Status status = fill_profile(arguments, argc, argv, whole, hardware);
+    for (size_t i = 0; i < arguments->models.count; i++)
+        whole_steps_free(&whole[i]);
+    mem_free(whole);
     TRY(status);
     TRY(hardware_save(hardware, arguments->out));
     return print(arguments, hardware, clock_ns() - start_ns);

@@ -313,10 +313,12 @@ static Status count(Calibration *c)
     return status;
 }
 
-Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware)
+Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware,
+                       WholeSteps *whole)
 {
     Calibration c = {.options = options,
                      .hardware = hardware,
+                     .whole = whole,
                      .model = model,
                      .compute = executor_compute_name(options->device, options->compute)};
     char few[512];

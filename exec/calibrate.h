@@ -9,6 +9,7 @@
 
 #include "exec/executor.h"
 #include "policies/hardware.h"
+#include "policies/whole_steps.h"
 
 typedef struct {
     const char *device; /* "cuda" */
@@ -25,8 +26,11 @@ typedef struct {
 } CalibrateOptions;
 
 /* Measures MODEL (checkpoint_open_model()'s name) and adds it, and the tables of its operations, to
- * HARDWARE, whose device it fills in. Fails as executor_open() does. */
-Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware);
+ * HARDWARE, whose device it fills in. What whole steps took is in WHOLE, which must be zeroed and
+ * is the caller's to free, whatever comes of it: sim/rests.h makes the rest of the profile of it.
+ * Fails as executor_open() does. */
+Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware,
+                       WholeSteps *whole);
 
 /* Writes the shape key of OP of LAYER, "" for one without sizes of its own; COMPUTE is "bf16". */
 void calibrate_shape(const ModelConfig *config, uint32_t layer, Op op, const char *compute,

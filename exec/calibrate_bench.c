@@ -12,7 +12,6 @@ enum {
     SOURCE_TOKENS = 128,
     LEAST_LENGTH = 32,
     MOST_TRIES = 8,
-    FIRST_STEPS = 3,
     OTHER_BYTES = 4 << 20, /* more than a processor's own cache */
     CACHE_LINE = 64
 };
@@ -263,53 +262,26 @@ static uint32_t warm_up_steps(const Calibration *c)
     return calibration_runs_at_once(c) ? 1 : CALIBRATE_WARM_UP;
 }
 
-/* Steps of this length are bound by the device however they are queued, and differ little. */
-static const double LONG_NS = 1e7;
-
-/* Those who run steps do other things in between: the host comes back to a step with caches that
- * hold little of it. */
-static void do_other_things(Calibration *c)
+void calibration_do_other_things(Calibration *c)
 {
     for (size_t i = 0; i < OTHER_BYTES; i += CACHE_LINE)
         c->other[i]++;
 }
 
-/* The first two steps of their shape, again and again; one at the least repeats them after that. */
-static Status first_steps(Calibration *c, const StepKind *kind, StepMeasured *measured)
-{
-    StepOutput output;
-    double first[FIRST_STEPS];
-    double second[FIRST_STEPS];
-    double ns;
-    uint32_t n = calibration_runs_at_once(c) ? 1 : FIRST_STEPS;
-    for (uint32_t i = 0; i < n; i++) {
-        TRY(executor_forget_steps(c->executor));
-        do_other_things(c);
-        TRY(calibration_step(c, kind, false, &output, &first[i]));
-        do_other_things(c);
-        TRY(calibration_step(c, kind, false, &output, &second[i]));
-    }
-    measured->first_ns = calibration_median(first, n);
-    measured->second_ns = calibration_median(second, n);
-    return calibration_step(c, kind, false, &output, &ns);
-}
-
-static Status warm_up(Calibration *c, const StepKind *kind, StepMeasured *measured)
+static Status warm_up(Calibration *c, const StepKind *kind)
 {
     StepOutput output;
     double ns = 0;
     uint32_t n = warm_up_steps(c);
     n -= kind->stamped_only && n > 1; /* the first replay counts already */
-    if (!kind->stamped_only)
-        TRY(first_steps(c, kind, measured));
-    for (uint32_t i = 0; i < n && ns <= LONG_NS; i++)
+    for (uint32_t i = 0; i < n && ns <= CALIBRATE_LONG_NS; i++)
         TRY(calibration_step(c, kind, true, &output, &ns));
     return OK;
 }
 
 /* A stamped step: its operations become row NUMBER of op_ns. */
 static Status stamped_step(Calibration *c, const StepKind *kind, uint32_t number,
-                           StepMeasured *measured, double *whole_ns, double *launch_ns)
+                           StepMeasured *measured, double *whole_ns)
 {
     StepOutput output;
     TRY(calibration_step(c, kind, true, &output, whole_ns));
@@ -317,9 +289,6 @@ static Status stamped_step(Calibration *c, const StepKind *kind, uint32_t number
     double *row = c->op_ns + (size_t)number * c->max_ops;
     for (size_t i = 0; i < output.n_timing; i++)
         row[i] = (double)output.timing[i].duration_ns;
-    *launch_ns = output.timing[0].start_ns > output.start_ns
-                     ? (double)(output.timing[0].start_ns - output.start_ns)
-                     : 0;
     measured->ops = output.timing;
     measured->n_ops = (uint32_t)output.n_timing;
     return OK;
@@ -333,7 +302,7 @@ static Status plain_step(Calibration *c, const StepKind *kind, double *ns)
     *ns = 0;
     if (kind->stamped_only || calibration_runs_at_once(c))
         return OK;
-    do_other_things(c);
+    calibration_do_other_things(c);
     return calibration_step(c, kind, false, &output, ns);
 }
 
@@ -341,18 +310,17 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
                            StepMeasured *measured)
 {
     double stamped[CALIBRATE_REPEATS];
-    double launch[CALIBRATE_REPEATS];
     double plain[CALIBRATE_REPEATS];
     *measured = (StepMeasured){0};
-    TRY(warm_up(c, kind, measured));
+    TRY(warm_up(c, kind));
     for (uint32_t i = 0; i < repeats; i++) {
         c->texts += kind->stamped_only;
         TRY(plain_step(c, kind, &c->whole_ns[i]));
-        TRY(stamped_step(c, kind, i, measured, &stamped[i], &launch[i]));
+        TRY(stamped_step(c, kind, i, measured, &stamped[i]));
         if (c->whole_ns[i] == 0)
             c->whole_ns[i] = stamped[i];
         measured->repeats = i + 1;
-        if (stamped[i] > LONG_NS && i >= 2)
+        if (stamped[i] > CALIBRATE_LONG_NS && i >= 2)
             break;
     }
     calibration_note_clock(c);
@@ -360,7 +328,6 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
     memcpy(plain, c->whole_ns, sizeof plain);
     measured->whole_spread = calibration_spread(plain, n);
     measured->whole_ns = calibration_median(plain, n);
-    measured->launch_ns = calibration_median(launch, n);
     measured->stamp_ns =
         (calibration_median(stamped, n) - measured->whole_ns) / (measured->n_ops + 1);
     return OK;

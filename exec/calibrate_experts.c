@@ -267,6 +267,34 @@ static Status check_layers(const Calibration *c)
     return OK;
 }
 
+/* Few rows for ACTIVE experts: those of as few tokens as have so many, and of more. */
+static Status measure_few_rows(Calibration *c, uint32_t active)
+{
+    static const uint32_t TIMES[] = {1, 2, 4};
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t least = (active + top_k - 1) / top_k;
+    double ns;
+    for (size_t i = 0; i < COUNT(TIMES); i++)
+        if (least * TIMES[i] <= c->max_tokens)
+            TRY(measure_place(c, least * TIMES[i], active, 0, false, &ns));
+    return OK;
+}
+
+/* Experts of few rows are computed in waves, which the multiprocessors begin together: what one
+ * more costs is not what the last one did. */
+static Status measure_waves(Calibration *c)
+{
+    enum { EACH = 48 };
+    uint32_t step = 1;
+    if (c->options->quick || calibration_runs_at_once(c))
+        return OK;
+    for (uint32_t active = c->config->max_top_k; active < c->config->max_experts; active += step) {
+        TRY(measure_few_rows(c, active));
+        step = active < EACH ? 1 : 4;
+    }
+    return OK;
+}
+
 Status calibrate_experts(Calibration *c)
 {
     uint32_t top_k = c->config->max_top_k;
@@ -278,5 +306,6 @@ Status calibrate_experts(Calibration *c)
         TRY(measure_active(c, active));
         active += active < 4 * top_k ? top_k : active / 2;
     }
-    return measure_active(c, experts);
+    TRY(measure_active(c, experts));
+    return measure_waves(c);
 }

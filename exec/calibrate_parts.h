@@ -8,11 +8,12 @@
 
 #include "base/memory.h"
 #include "exec/calibrate.h"
+#include "exec/routing_source.h"
 
 enum {
     CALIBRATE_REPEATS = 15,     /* of one kind of step at the most */
     CALIBRATE_WARM_UP = 3,      /* a step's shape is noted, then captured, then replayed */
-    CALIBRATE_NAME_BYTES = 140, /* of a model's name, which stands in shape keys */
+    CALIBRATE_NAME_BYTES = 130, /* of a model's name, which stands in shape keys */
 };
 
 /* One measured cost, before those of the same place are put together. */
@@ -72,17 +73,18 @@ typedef struct {
     char (*shape)[160]; /* [n_ops] */
     Arena arena;
     Samples samples;
-    uint32_t first_expert; /* that forced routing begins with */
-    double cache_bytes;    /* of experts that the host's cache holds */
-    double stamp_ns;       /* what a stamp adds to a step that is replayed, */
-    double queue_stamp_ns; /* ... and to one that is queued */
-    double lag_ns;         /* see the table "lag" */
+    WholeSteps *whole;      /* that are measured */
+    RoutingSource *routing; /* of those whose routing is forced */
+    uint32_t first_expert;  /* that forced routing begins with */
+    double cache_bytes;     /* of experts that the host's cache holds */
+    double stamp_ns;        /* what a stamp adds to a step that is replayed, */
+    double queue_stamp_ns;  /* ... and to one that is queued */
+    double lag_ns;          /* see the table "lag" */
     DeviceClock clock;
     uint32_t source_length;
     uint32_t max_experts; /* of a layer of the whole model */
-    enum { NOTE_OPS, NOTE_REST } noting;
-    bool counting; /* nothing is run, only counted in TOTAL */
-    uint64_t done; /* kinds of steps */
+    bool counting;        /* nothing is run, only counted in TOTAL */
+    uint64_t done;        /* kinds of steps */
     uint64_t total;
     uint64_t few_total;    /* of these, of the model with few layers, */
     uint64_t host_total;   /* ... and with experts on the host, */
@@ -103,14 +105,24 @@ typedef struct {
     bool stamped_only; /* whole steps are of no interest */
 } StepKind;
 
+/* Kinds of steps: all combinations of places on three axes. */
+typedef struct {
+    uint32_t requests[24]; /* zero-terminated, as the others */
+    uint32_t tokens[24];
+    uint32_t contexts[28]; /* contexts[0] may be 0 */
+} StepGrid;
+
+/* Measures steps of KIND, which the open model has room for. */
+typedef Status (*StepMeasurer)(Calibration *c, const StepKind *kind);
+
+/* Steps of this length are bound by the device however they are queued, and differ little. */
+static const double CALIBRATE_LONG_NS = 1e7;
+
 /* What a step of a kind was measured to be. */
 typedef struct {
-    double first_ns;  /* whole steps without stamps: the first one, */
-    double second_ns; /* the second, */
-    double whole_ns;  /* the median of the others */
+    double whole_ns; /* without stamps: the median */
     double whole_spread;
-    double launch_ns; /* from the call to the first operation */
-    double stamp_ns;  /* that a stamp adds */
+    double stamp_ns; /* that a stamp adds */
     uint32_t n_ops;
     const TimingRecord *ops; /* [n_ops] layers and operations, of the last step */
     uint32_t repeats;        /* rows of calibration->op_ns */
@@ -141,6 +153,13 @@ void calibration_free(Calibration *c);
 /* Runs KIND once, its requests brought to their context. */
 Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
                         double *ns);
+/* Runs MEASURE on all kinds of N grids that the open model has room for; an encoder has only those
+ * without context. */
+Status calibration_grids(Calibration *c, const StepGrid *grids, size_t n, StepMeasurer measure);
+extern const StepGrid CALIBRATE_QUICK_GRIDS[3];
+/* Those who run steps do other things in between: the host comes back to a step with caches that
+ * hold little of it. */
+void calibration_do_other_things(Calibration *c);
 /* Gives the first REQUESTS requests CONTEXT positions; those that have more forget the rest. */
 Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context);
 /* Runs KIND for its warm-up, then REPEATS times without and with stamps in turn; fewer times where
@@ -152,9 +171,8 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
 Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
                         const char *const *axis, uint32_t n_axes, const double *at, double value,
                         double spread);
-/* ... of step/rest, MODE "graph". */
-Status calibration_note_rest(Calibration *c, const char *mode, const double at[COST_AXES],
-                             double ns, double spread);
+/* ... of step/rest, of steps that are queued. */
+Status calibration_note_rest(Calibration *c, const double at[COST_AXES], double ns, double spread);
 /* Where OP of a step lies on its axes; the experts' have places of their own. Returns how many. */
 uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double at[COST_AXES],
                            const char *axis[COST_AXES]);
@@ -166,9 +184,8 @@ bool calibration_is_first(const Calibration *c, uint32_t i);
  * the name and shape of number I. */
 double calibration_cost(const Calibration *c, const double *rows, const StepMeasured *measured,
                         uint32_t i, double *spread);
-/* Notes of a step that was measured what C->noting asks for: its operations, but the experts', or
- * what is left of it. */
-Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured);
+/* Notes the operations of a step that was measured, but the experts'. */
+Status calibration_note_ops(Calibration *c, const StepKind *kind, const StepMeasured *measured);
 /* Notes the experts' operations, whose events were of ACTIVE experts, ROWS rows and a load of LOAD
  * each. */
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
@@ -197,9 +214,9 @@ void calibration_drop(Calibration *c, uint32_t tokens, uint32_t active);
 
 /* What a stamp adds to a step of one token. */
 Status calibrate_stamp(Calibration *c);
-/* Decode, prefill, prompts in chunks, and the encoder's sources: the operations, by a fine grid,
- * and what whole steps take besides them, by a coarse one. */
+/* The operations of decode, prefill, prompts in chunks, and the encoder's sources. */
 Status calibrate_ops(Calibration *c);
+/* Such steps as a whole, without stamps, which become C->whole. */
 Status calibrate_whole(Calibration *c);
 /* Steps of static gating, of an executor that was opened for calibration_static_plan(); and what
  * executors of such plans need of device memory, of one that is open. */

@@ -227,8 +227,8 @@ static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured
     memcpy(whole, c->whole_ns, sizeof whole);
     double spread = calibration_spread(whole, measured->repeats);
     double played = calibration_runs_at_once(c) ? add_up(c, measured) : play(c, kind, measured);
-    return calibration_note_rest(c, "queued", at,
-                                 calibration_median(whole, measured->repeats) - played, spread);
+    return calibration_note_rest(c, at, calibration_median(whole, measured->repeats) - played,
+                                 spread);
 }
 
 /* ---- the places ---- */

@@ -96,7 +96,7 @@ static Status measure_tokens(Calibration *c, uint32_t tokens)
     if (kind.tokens > c->max_length || tokens > c->max_tokens)
         return OK;
     TRY(calibration_measure(c, &kind, REFINE_REPEATS, &measured));
-    return calibration_note_step(c, &kind, &measured);
+    return calibration_note_ops(c, &kind, &measured);
 }
 
 static Status refine_round(Calibration *c, Middle *middles)

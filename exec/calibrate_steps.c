@@ -3,20 +3,13 @@
 
 #include "exec/calibrate_parts.h"
 
-enum { MOST_REPEATS = 7, OPS_REPEATS = 5, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
+enum { OPS_REPEATS = 5, QUICK_REPEATS = 3, STAMP_REPEATS = 15 };
 
 static const double WARM_NS = 1e9;
 
-/* Places on three axes: all combinations. */
-typedef struct {
-    uint32_t requests[16]; /* zero-terminated, as the others */
-    uint32_t tokens[24];
-    uint32_t contexts[28]; /* contexts[0] may be 0 */
-} Grid;
-
 /* Attention's cost bends: its places lie close together. The kernels of few rows differ from row
  * to row. */
-static const Grid OPS_GRIDS[] = {
+static const StepGrid OPS_GRIDS[] = {
     {{1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64},
      {1},
      {0,   64,  128,  160,  192,  224,  256,  320,  384,  448,  512, 640,
@@ -39,17 +32,7 @@ static const Grid OPS_GRIDS[] = {
      {24, 48, 80, 96, 112, 144, 160, 176, 208, 224, 240, 288, 320, 352, 448},
      {256, 1024}},
 };
-/* Short steps come again and again, so that a moment of other clocks is not taken for theirs. */
-static const Grid WHOLE_GRIDS[] = {
-    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512, 2048}},
-    {{1, 4, 16}, {16, 64, 256, 1024}, {0}},
-    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0, 512}},
-    {{1, 8}, {128, 512}, {0}},
-    {{1}, {2048, 4096}, {0}},
-    {{1}, {128, 512}, {512, 2048}},
-    {{1, 2, 4, 8, 16, 32, 64}, {1}, {0}},
-};
-static const Grid QUICK_GRIDS[] = {
+const StepGrid CALIBRATE_QUICK_GRIDS[3] = {
     {{1, 2, 4, 8}, {1}, {0, 64}},
     {{1, 4}, {16, 64, 128}, {0}},
     {{1}, {32}, {64}},
@@ -94,21 +77,6 @@ Status calibrate_stamp(Calibration *c)
                             measured.whole_spread);
 }
 
-/* Kernels that never ran are loaded at their first launch, which is no step's cost: a run of the
- * same operations that counts for nothing goes before, and is of another shape as its routing is
- * forced. */
-static Status load_kernels(Calibration *c, const StepKind *kind)
-{
-    StepKind other = *kind;
-    StepOutput output;
-    double ns;
-    if (calibration_runs_at_once(c) || c->config->n_moe_layers == 0)
-        return OK;
-    other.forced = true;
-    calibration_force(c, kind->stack, kind->requests * kind->tokens, c->config->max_experts, 0);
-    return calibration_step(c, &other, false, &output, &ns);
-}
-
 /* True when the model and its device have room for KIND. */
 static bool has_room(const Calibration *c, const StepKind *kind)
 {
@@ -116,20 +84,7 @@ static bool has_room(const Calibration *c, const StepKind *kind)
            kind->context + kind->tokens <= c->max_length;
 }
 
-static Status measure_kind(Calibration *c, StepKind kind)
-{
-    StepMeasured measured;
-    if (!has_room(c, &kind) || calibration_only_counts(c))
-        return OK;
-    kind.stamped_only = c->noting == NOTE_OPS;
-    if (!kind.stamped_only)
-        TRY(load_kernels(c, &kind));
-    uint32_t repeats = kind.stamped_only ? OPS_REPEATS : MOST_REPEATS;
-    TRY(calibration_measure(c, &kind, c->options->quick ? QUICK_REPEATS : repeats, &measured));
-    return calibration_note_step(c, &kind, &measured);
-}
-
-static Status measure_grid(Calibration *c, Stack stack, const Grid *grid)
+static Status measure_grid(Calibration *c, Stack stack, const StepGrid *grid, StepMeasurer measure)
 {
     for (const uint32_t *context = grid->contexts; context == grid->contexts || *context > 0;
          context++)
@@ -137,34 +92,38 @@ static Status measure_grid(Calibration *c, Stack stack, const Grid *grid)
             for (const uint32_t *tokens = grid->tokens; *tokens > 0; tokens++) {
                 const StepKind kind = {
                     .stack = stack, .requests = *requests, .tokens = *tokens, .context = *context};
-                if (stack == STACK_DECODER || *context == 0)
-                    TRY(measure_kind(c, kind));
+                bool is_there = stack == STACK_DECODER || *context == 0;
+                if (is_there && has_room(c, &kind) && !calibration_only_counts(c))
+                    TRY(measure(c, &kind));
             }
     return OK;
 }
 
-static Status measure_grids(Calibration *c, const Grid *grids, size_t n)
+Status calibration_grids(Calibration *c, const StepGrid *grids, size_t n, StepMeasurer measure)
 {
     for (size_t i = 0; i < n; i++) {
-        TRY(measure_grid(c, STACK_DECODER, &grids[i]));
+        TRY(measure_grid(c, STACK_DECODER, &grids[i], measure));
         if (model_is_encoder_decoder(c->config))
-            TRY(measure_grid(c, STACK_ENCODER, &grids[i]));
+            TRY(measure_grid(c, STACK_ENCODER, &grids[i], measure));
     }
     return OK;
 }
 
-Status calibrate_ops(Calibration *c)
+static Status measure_ops(Calibration *c, const StepKind *kind)
 {
-    c->noting = NOTE_OPS;
-    if (c->options->quick)
-        return measure_grids(c, QUICK_GRIDS, COUNT(QUICK_GRIDS));
-    TRY(measure_grids(c, OPS_GRIDS, COUNT(OPS_GRIDS)));
-    return calibrate_refine(c);
+    StepMeasured measured;
+    StepKind stamped = *kind;
+    stamped.stamped_only = true;
+    uint32_t repeats = c->options->quick ? QUICK_REPEATS : OPS_REPEATS;
+    TRY(calibration_measure(c, &stamped, repeats, &measured));
+    return calibration_note_ops(c, &stamped, &measured);
 }
 
-Status calibrate_whole(Calibration *c)
+Status calibrate_ops(Calibration *c)
 {
-    c->noting = NOTE_REST;
-    return c->options->quick ? measure_grids(c, QUICK_GRIDS, COUNT(QUICK_GRIDS))
-                             : measure_grids(c, WHOLE_GRIDS, COUNT(WHOLE_GRIDS));
+    if (c->options->quick)
+        return calibration_grids(c, CALIBRATE_QUICK_GRIDS, COUNT(CALIBRATE_QUICK_GRIDS),
+                                 measure_ops);
+    TRY(calibration_grids(c, OPS_GRIDS, COUNT(OPS_GRIDS), measure_ops));
+    return calibrate_refine(c);
 }

@@ -6,8 +6,6 @@
 #include "base/memory.h"
 #include "exec/calibrate_parts.h"
 
-static const char *const STEP_AXES[] = {"requests", "tokens", "context"};
-
 Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
                         const char *const *axis, uint32_t n_axes, const double *at, double value,
                         double spread)
@@ -87,7 +85,7 @@ static double cost_of(const Calibration *c, const StepMeasured *measured, uint32
     return ns > 0 ? ns : 0;
 }
 
-static Status note_ops(Calibration *c, const StepKind *kind, const StepMeasured *measured)
+Status calibration_note_ops(Calibration *c, const StepKind *kind, const StepMeasured *measured)
 {
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         Op op = measured->ops[i].op;
@@ -105,47 +103,12 @@ static Status note_ops(Calibration *c, const StepKind *kind, const StepMeasured 
     return OK;
 }
 
-/* The sum of the operations of repeat R, each without its stamp. */
-static double sum_of_ops(const Calibration *c, const StepMeasured *measured, uint32_t r)
+Status calibration_note_rest(Calibration *c, const double at[COST_AXES], double ns, double spread)
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < measured->n_ops; i++)
-        sum += c->op_ns[(size_t)r * c->max_ops + i] - c->stamp_ns;
-    return sum;
-}
-
-Status calibration_note_rest(Calibration *c, const char *mode, const double at[COST_AXES],
-                             double ns, double spread)
-{
+    static const char *const AXES[] = {"requests", "tokens", "context"};
     char shape[160];
-    snprintf(shape, sizeof shape, "%s %s", c->model, mode);
-    return calibration_note(c, "step/rest", shape, UNIT_NS, STEP_AXES, 3, at, ns, spread);
-}
-
-/* Each repeat's step without stamps is set against the one with stamps beside it. */
-static Status note_rests(Calibration *c, const StepKind *kind, const StepMeasured *measured)
-{
-    const double at[COST_AXES] = {kind->requests, kind->tokens, kind->context};
-    const double tokens = (double)kind->requests * kind->tokens;
-    double sums[CALIBRATE_REPEATS];
-    double rests[CALIBRATE_REPEATS];
-    uint32_t n = measured->repeats;
-    for (uint32_t r = 0; r < n; r++) {
-        sums[r] = sum_of_ops(c, measured, r);
-        rests[r] = c->whole_ns[r] - sums[r];
-    }
-    double sum = calibration_median(sums, n);
-    TRY(calibration_note_rest(c, "graph", at, calibration_median(rests, n),
-                              measured->whole_spread));
-    TRY(calibration_note_rest(c, "first", at, measured->first_ns - sum, 0));
-    TRY(calibration_note_rest(c, "capture", at, measured->second_ns - sum, 0));
-    return calibration_note(c, "graph/launch", "", UNIT_NS, (const char *const[]){"tokens"}, 1,
-                            &tokens, measured->launch_ns, 0);
-}
-
-Status calibration_note_step(Calibration *c, const StepKind *kind, const StepMeasured *measured)
-{
-    return c->noting == NOTE_OPS ? note_ops(c, kind, measured) : note_rests(c, kind, measured);
+    hardware_rest_shape(c->model, STACK_DECODER, STEP_QUEUED, false, shape);
+    return calibration_note(c, "step/rest", shape, UNIT_NS, AXES, 3, at, ns, spread);
 }
 
 Status calibration_note_forced(Calibration *c, const StepMeasured *measured, double tokens)

@@ -46,6 +46,17 @@ const CostTable *hardware_table(const Hardware *hardware, const char *name, cons
     return find_table(hardware, name, shape);
 }
 
+void hardware_rest_shape(const char *model, Stack stack, StepMode mode, bool forced,
+                         char shape[160])
+{
+    static const char *const MODES[STEP_MODES] = {[STEP_FIRST] = "first",
+                                                  [STEP_CAPTURED] = "capture",
+                                                  [STEP_REPEATED] = "graph",
+                                                  [STEP_QUEUED] = "queued"};
+    snprintf(shape, 160, "%s%s %s%s", model, stack == STACK_ENCODER ? " encoder" : "", MODES[mode],
+             forced ? " forced" : "");
+}
+
 /* The last component of a path without the slashes at its end; *LENGTH bytes. */
 static const char *last_component(const char *path, size_t *length)
 {

@@ -42,12 +42,9 @@
  *   decide             host time of the decisions on one event, by "active"
  *   wake               from the end of the queue to the host's going on
  *   graph/launch       from the call to the first operation of a step, by "tokens"
- *   step/rest          what an unstamped step takes beyond the sum of its operations, launch and
- *                      wake included, by the axes of attention; the shape is the model's name and
- *                      " graph" (its graph is replayed), " first" (the first step of its shape,
- *                      queued without a graph), " capture" (the second, whose graph is made) or
- *                      " queued" (the host waits for every event; beyond what sim/timing.h makes
- *                      of the tables)
+ *   step/rest          what an unstamped step takes beyond what sim/timing.h makes of the other
+ *                      tables, launch and wake included, by the axes of attention; the shape is
+ *                      hardware_rest_shape()
  *   between            what passes between two steps while requests are served: from the end of
  *                      one to the start of the next where all is at hand, by "tokens" of both, with
  *                      recording; the shape is the model's name, and " forced" where routing is
@@ -181,6 +178,16 @@ static inline double cost_unevenness(uint32_t active, uint32_t rows, double squa
 {
     return active * squares / ((double)rows * rows) - 1;
 }
+
+/* How a step runs: the first of its shape is queued without a graph, of the second a graph is made,
+ * which the others repeat; or the host waits for every event. */
+typedef enum { STEP_FIRST, STEP_CAPTURED, STEP_REPEATED, STEP_QUEUED, STEP_MODES } StepMode;
+
+/* The shape key of step/rest: the name of the model in the profile, " encoder" for its steps, the
+ * mode (" first", " capture", " graph" or " queued"), and " forced" where routing is laid on the
+ * model. */
+void hardware_rest_shape(const char *model, Stack stack, StepMode mode, bool forced,
+                         char shape[160]);
 
 /* ---- making one ---- */
 

@@ -195,15 +195,18 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
 static int64_t rest_of(Timing *timing)
 {
     CostPoint point = {0};
-    const CostRef *ref = &timing->refs.rest[timing->mode];
+    const CostRef *rests = timing->refs.rest[timing->step.stack];
+    const CostRef *ref = &rests[timing->mode];
     const SpanGroup *one = &timing->step.groups[SPANS_ONE];
     const SpanGroup *several = &timing->step.groups[SPANS_SEVERAL];
     double requests = timing->step.requests;
+    if (timing->options.bare)
+        return 0;
     point.at[AXIS_REQUESTS] = requests;
     point.at[AXIS_TOKENS] = timing->step.tokens / requests;
     point.at[AXIS_CONTEXT] = (double)(one->context + several->context) / requests;
     if (ref->table == COSTS_NONE)
-        ref = &timing->refs.rest[STEP_REPEATED];
+        ref = &rests[STEP_REPEATED];
     return (int64_t)op_costs_at(&timing->costs, ref, &point, &timing->costs.other);
 }
 

@@ -30,6 +30,7 @@ typedef struct {
     bool stamped; /* every operation is stamped, which costs time */
     bool warm;    /* graphs of all steps without a buffer have been made before */
     bool records; /* steps tell their operations and loads */
+    bool bare;    /* steps take nothing besides their operations (step/rest) */
 } TimingOptions;
 
 enum { TIMING_MISSING = 16 };

@@ -36,7 +36,7 @@ typedef struct {
 } AheadTime;
 
 /* Steps of one shape (exec/backend.h's StepShape, keys counted as exec/forward.c does): the first
- * is run directly, the second becomes a graph, which all others repeat. */
+ * is run directly, the second becomes a graph, which all others repeat (StepMode). */
 typedef struct {
     uint32_t stack;
     uint32_t tokens;
@@ -44,8 +44,6 @@ typedef struct {
     uint32_t keys;
     uint32_t source_keys;
 } SeenShape;
-
-typedef enum { STEP_FIRST, STEP_CAPTURED, STEP_REPEATED, STEP_QUEUED } StepMode;
 
 /* Of one MoE layer. */
 typedef struct {
@@ -91,7 +89,7 @@ struct Timing {
         CostRef stamp;
         CostRef queue_stamp;
         CostRef issue_stamp;
-        CostRef rest[STEP_QUEUED + 1];
+        CostRef rest[2][STEP_MODES]; /* by Stack and StepMode */
         CostRef between;
         CostRef activations;
     } refs;

@@ -5,11 +5,6 @@
 
 #include "sim/timing_parts.h"
 
-static const char *const MODE_NAMES[] = {[STEP_FIRST] = "first",
-                                         [STEP_CAPTURED] = "capture",
-                                         [STEP_REPEATED] = "graph",
-                                         [STEP_QUEUED] = "queued"};
-
 /* Which plans cannot do without a table. */
 typedef enum {
     NEEDED_BY_BUFFERS,
@@ -162,14 +157,28 @@ static Status find_between(Timing *timing)
                : op_costs_find(costs, "between", costs->model->name, between);
 }
 
+/* What was not measured with forced routing is as without, and what not of an encoder as of a
+ * decoder. */
+static Status find_rest(Timing *timing, Stack stack, StepMode mode)
+{
+    CostRef *rest = &timing->refs.rest[stack][mode];
+    *rest = (CostRef){.table = COSTS_NONE};
+    for (int forced = timing->options.forced; forced >= 0; forced--)
+        for (int of = stack; of >= 0 && rest->table == COSTS_NONE; of--) {
+            char shape[160];
+            hardware_rest_shape(timing->costs.model->name, (Stack)of, mode, forced, shape);
+            TRY(op_costs_find(&timing->costs, "step/rest", shape, rest));
+        }
+    return OK;
+}
+
 static Status find_of_model(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
     char shape[300];
-    for (StepMode mode = STEP_FIRST; mode <= STEP_QUEUED; mode++) {
-        snprintf(shape, sizeof shape, "%s %s", costs->model->name, MODE_NAMES[mode]);
-        TRY(op_costs_find(costs, "step/rest", shape, &timing->refs.rest[mode]));
-    }
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        for (StepMode mode = STEP_FIRST; mode < STEP_MODES; mode++)
+            TRY(find_rest(timing, stack, mode));
     TRY(find_between(timing));
     const char *memory = costs->fixed == NULL                             ? "activations"
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"

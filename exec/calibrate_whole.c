@@ -1,0 +1,145 @@
+/* Whole steps without stamps: the first of their shape, the second, whose graph is made, and those
+ * that repeat it; with the router's own routing and with routing that is laid on the model. */
+#include "exec/calibrate_parts.h"
+
+enum { WHOLE_REPEATS = 7, WHOLE_QUICK_REPEATS = 3, FIRST_STEPS = 3 };
+
+/* Steps of few tokens are those that come again and again, and differ from token to token. */
+static const StepGrid GRIDS[] = {
+    {{1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64}, {1}, {0, 256, 512}},
+    {{1, 2, 4, 8, 16, 32, 64}, {1}, {2048}},
+    {{1, 4, 16}, {16, 64, 256, 1024}, {0}},
+    {{1, 2, 8}, {32, 128, 512}, {0}},
+    {{16}, {2, 32}, {0}},
+    {{1}, {2048, 4096}, {0}},
+    {{1}, {128, 512}, {512, 2048}},
+};
+static const StepGrid FORCED_GRIDS[] = {
+    {{1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64}, {1}, {0, 256, 512}},
+    {{1, 2, 4, 8, 16, 32, 64}, {1}, {2048}},
+    {{1, 2, 4, 16}, {2, 16, 32, 64, 128, 256}, {0}},
+    {{1}, {512, 1024}, {0}},
+    {{1}, {128, 512}, {512, 2048}},
+};
+
+/* Kernels that never ran are loaded at their first launch, which is no step's cost: a run of the
+ * same operations that counts for nothing goes before. */
+static Status load_kernels(Calibration *c, const StepKind *kind)
+{
+    StepOutput output;
+    double ns;
+    return calibration_runs_at_once(c) ? OK : calibration_step(c, kind, false, &output, &ns);
+}
+
+/* The first two steps of their shape, again and again; one at the least repeats them after that. */
+static Status first_steps(Calibration *c, const StepKind *kind, WholeStep *whole)
+{
+    StepOutput output;
+    double first[FIRST_STEPS];
+    double second[FIRST_STEPS];
+    double ns;
+    uint32_t n = calibration_runs_at_once(c) ? 1 : FIRST_STEPS;
+    for (uint32_t i = 0; i < n; i++) {
+        TRY(executor_forget_steps(c->executor));
+        calibration_do_other_things(c);
+        TRY(calibration_step(c, kind, false, &output, &first[i]));
+        calibration_do_other_things(c);
+        TRY(calibration_step(c, kind, false, &output, &second[i]));
+    }
+    whole->first_ns = calibration_median(first, n);
+    whole->second_ns = calibration_median(second, n);
+    return calibration_step(c, kind, false, &output, &ns);
+}
+
+/* The steps that repeat; their routing is in *OUTPUT. */
+static Status repeated_steps(Calibration *c, const StepKind *kind, WholeStep *whole,
+                             StepOutput *output)
+{
+    double ns[WHOLE_REPEATS];
+    uint32_t repeats = c->options->quick ? WHOLE_QUICK_REPEATS : WHOLE_REPEATS;
+    uint32_t n = 0;
+    while (n < repeats && (n < 3 || ns[n - 1] <= CALIBRATE_LONG_NS)) {
+        calibration_do_other_things(c);
+        TRY(calibration_step(c, kind, false, output, &ns[n++]));
+    }
+    whole->spread = calibration_spread(ns, n);
+    whole->ns = calibration_median(ns, n);
+    calibration_note_clock(c);
+    return OK;
+}
+
+/* From the call to the first operation, of a stamped step that is repeated. */
+static Status note_launch(Calibration *c, const StepKind *kind)
+{
+    static const char *const AXES[] = {"tokens"};
+    const double tokens = (double)kind->requests * kind->tokens;
+    StepOutput output;
+    double ns;
+    for (uint32_t i = 0; i < CALIBRATE_WARM_UP; i++)
+        TRY(calibration_step(c, kind, true, &output, &ns));
+    uint64_t start_ns = output.timing[0].start_ns;
+    double launch_ns = start_ns > output.start_ns ? (double)(start_ns - output.start_ns) : 0;
+    return calibration_note(c, "graph/launch", "", UNIT_NS, AXES, 1, &tokens, launch_ns, 0);
+}
+
+/* Draws where the tokens of a step go: as evenly as chance has it. */
+static void draw_routing(Calibration *c, const StepKind *kind)
+{
+    uint32_t n = 0;
+    for (uint32_t r = 0; r < kind->requests; r++)
+        for (uint32_t t = 0; t < kind->tokens; t++, n++) {
+            c->slot[n] = r;
+            c->position[n] = kind->context + t;
+        }
+    routing_source_fill(c->routing, kind->stack, n, c->slot, c->position, c->forced);
+}
+
+static Status measure(Calibration *c, const StepKind *kind)
+{
+    StepOutput output;
+    WholeStep whole = {.stack = kind->stack,
+                       .requests = kind->requests,
+                       .tokens = kind->tokens,
+                       .context = kind->context,
+                       .source = kind->stack == STACK_DECODER ? c->source_length : 0,
+                       .forced = kind->forced};
+    TRY(load_kernels(c, kind));
+    TRY(first_steps(c, kind, &whole));
+    TRY(repeated_steps(c, kind, &whole, &output));
+    TRY(whole_steps_add(c->whole, &whole, output.experts));
+    return kind->forced || kind->stack == STACK_ENCODER ? OK : note_launch(c, kind);
+}
+
+static Status measure_forced(Calibration *c, const StepKind *kind)
+{
+    StepKind forced = *kind;
+    forced.forced = true;
+    draw_routing(c, kind);
+    return measure(c, &forced);
+}
+
+static Status measure_grids(Calibration *c)
+{
+    bool quick = c->options->quick;
+    const StepGrid *grids = quick ? CALIBRATE_QUICK_GRIDS : GRIDS;
+    const StepGrid *forced = quick ? CALIBRATE_QUICK_GRIDS : FORCED_GRIDS;
+    TRY(calibration_grids(c, grids, quick ? COUNT(CALIBRATE_QUICK_GRIDS) : COUNT(GRIDS), measure));
+    if (c->config->n_moe_layers == 0)
+        return OK;
+    return calibration_grids(c, forced, quick ? COUNT(CALIBRATE_QUICK_GRIDS) : COUNT(FORCED_GRIDS),
+                             measure_forced);
+}
+
+Status calibrate_whole(Calibration *c)
+{
+    uint32_t n_layers;
+    if (c->counting)
+        return measure_grids(c);
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    TRY(whole_steps_begin(c->whole, c->model, layers, n_layers));
+    TRY(routing_source_open("uniform", layers, n_layers, 0, &c->routing));
+    Status status = measure_grids(c);
+    routing_source_close(c->routing);
+    c->routing = NULL;
+    return status;
+}

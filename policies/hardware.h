@@ -10,7 +10,6 @@
  *   gpu/OP             on the compute stream, back to back, without the cost of stamps. OP is an
  *                      op_name(). Axes by operation: see hardware_op_axes().
  *   forced/route       of routing that is laid on the model in place of its router's choice
- *   queued/route       the same where the host waits for it, with what it tells the host
  *   queued/experts     of a call that is given a list of experts, as where a buffer is: from the
  *                      end of queueing it to its end
  *   limited/route      with the limit of static gating, by "tokens"; padded/experts, mask/experts:

@@ -86,7 +86,6 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     if (op->op == OP_ROUTE) {
         TRY(find_op_table(costs, "limited", op, &price->limited));
         TRY(find_op_table(costs, "forced", op, &price->forced));
-        TRY(find_op_table(costs, "queued", op, &price->queued));
         TRY(op_costs_find(costs, "gpu/predict", op->shape, &price->predict));
         TRY(op_costs_find(costs, "issue/predict", op->shape, &price->issue_predict));
     }
@@ -247,19 +246,12 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
         price->slow = 1;
 }
 
-/* The router. Where the host waits for it, it tells the host as much whoever chose. */
-static double route_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point, bool waited,
-                       bool forced)
+/* The router; where the host waits for it, the host is told afterwards. */
+static double route_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point, bool forced)
 {
-    CostUse *use = &costs->use[OP_ROUTE];
-    const CostRef *chosen = &price->gpu;
-    if (forced && price->forced.table != COSTS_NONE)
-        chosen = &price->forced;
-    double ns = op_costs_at(costs, chosen, point, use);
-    if (waited && price->queued.table != COSTS_NONE && price->forced.table != COSTS_NONE)
-        ns += op_costs_at(costs, &price->queued, point, use) -
-              op_costs_at(costs, &price->forced, point, use);
-    return ns;
+    const CostRef *chosen =
+        forced && price->forced.table != COSTS_NONE ? &price->forced : &price->gpu;
+    return op_costs_at(costs, chosen, point, &costs->use[OP_ROUTE]);
 }
 
 /* Router and experts of static gating, for which AT has the tokens. */
@@ -285,7 +277,7 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
         else if (costs->fixed != NULL && (price->op == OP_ROUTE || price->op == OP_EXPERTS))
             gpu_ns = fixed_ns(costs, price, &point);
         else if (price->op == OP_ROUTE)
-            gpu_ns = route_ns(costs, price, &point, issued, forced);
+            gpu_ns = route_ns(costs, price, &point, forced);
         else if (price->op != OP_EXPERTS)
             gpu_ns = op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
         else

@@ -74,9 +74,9 @@ typedef struct {
 typedef struct {
     Op op;
     CostRef gpu;
-    CostRef forced; /* route: of routing that is forced */
-    CostRef queued; /* experts: of a call that is given a list; route: that the host waits for */
-    CostRef uneven; /* experts: what unevenly shared rows add, ... */
+    CostRef forced;     /* route: of routing that is forced */
+    CostRef queued;     /* experts: of a call that is given a list */
+    CostRef uneven;     /* experts: what unevenly shared rows add, ... */
     CostRef unevenness; /* ... and how uneven they were */
     CostRef host;       /* experts: on the host's cores, */
     CostRef warm;       /* ... with weights that its cache holds */

@@ -41,8 +41,7 @@ static void lay_out_arrays(Calibration *c)
 static Status open_executor(Calibration *c)
 {
     bool pair = model_is_encoder_decoder(c->config);
-    Plan ahead = c->plan;
-    snprintf(ahead.prefetch.predictor, sizeof ahead.prefetch.predictor, "next-gate");
+    const Plan ahead = calibration_ahead_plan(c, true);
     const ExecutorOptions options = {.plan = &c->plan,
                                      .others = &ahead,
                                      .n_others = calibration_looks_ahead(c),

@@ -143,27 +143,36 @@ static void around(const StepOutput *output, double *lag_ns, double *after_ns)
     *after_ns /= event > 0 ? (double)event : 1;
 }
 
-/* Steps of one token whose experts are all hit, or all loaded. */
-static Status time_steps(Calibration *c, bool missing, LoadTimes *times)
+/* A step of one token becomes number AT of TIMES. */
+static Status time_step(Calibration *c, uint32_t at, LoadTimes *times)
 {
     const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
+    StepOutput output;
+    double ns;
+    TRY(calibration_step(c, &kind, true, &output, &ns));
+    times->loads = (double)output.host.n_loads;
+    times->events = (double)output.host.n_events;
+    times->issue_ns[at] = 0;
+    for (size_t l = 0; l < output.host.n_loads; l++)
+        times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
+    times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
+    times->gaps = gaps(&output, &times->gap_ns[at]);
+    times->gap_ns[at] /= times->gaps > 0 ? times->gaps : 1;
+    times->queueing_ns[at] = queueing(&output);
+    times->outside_ns[at] = outside(&output);
+    around(&output, &times->lag_ns[at], &times->after_ns[at]);
+    return OK;
+}
+
+/* Steps whose experts are all loaded, each followed by one that hits them, so that the host is as
+ * fast in both. */
+static Status time_steps(Calibration *c, LoadTimes *misses, LoadTimes *hits)
+{
     for (int i = -2; i < LOAD_STEPS; i++) {
-        StepOutput output;
-        double ns;
-        int at = i > 0 ? i : 0;
-        turn_over(c, missing && i % 2 == 0);
-        TRY(calibration_step(c, &kind, true, &output, &ns));
-        times->loads = (double)output.host.n_loads;
-        times->events = (double)output.host.n_events;
-        times->issue_ns[at] = 0;
-        for (size_t l = 0; l < output.host.n_loads; l++)
-            times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
-        times->copy_ns[at] = times->loads > 0 ? copying(&output) : 0;
-        times->gaps = gaps(&output, &times->gap_ns[at]);
-        times->gap_ns[at] /= times->gaps > 0 ? times->gaps : 1;
-        times->queueing_ns[at] = queueing(&output);
-        times->outside_ns[at] = outside(&output);
-        around(&output, &times->lag_ns[at], &times->after_ns[at]);
+        uint32_t at = i > 0 ? (uint32_t)i : 0;
+        turn_over(c, i % 2 == 0);
+        TRY(time_step(c, at, misses));
+        TRY(time_step(c, at, hits));
     }
     return OK;
 }
@@ -240,8 +249,7 @@ Status calibrate_loads(Calibration *c)
         return OK;
     plan.buffer.slots = c->config->max_top_k;
     TRY(executor_set_plan(c->executor, &plan));
-    TRY(time_steps(c, false, &hits));
-    TRY(time_steps(c, true, &misses));
+    TRY(time_steps(c, &misses, &hits));
     TRY(executor_set_plan(c->executor, &c->plan));
     return misses.loads > 0 ? note_loads(c, &hits, &misses) : OK;
 }

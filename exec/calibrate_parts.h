@@ -136,6 +136,9 @@ static inline bool calibration_runs_at_once(const Calibration *c)
 
 /* True when steps of the open model under its plan can ask the router of the next MoE layer. */
 bool calibration_looks_ahead(const Calibration *c);
+/* Such a plan: C's own buffer, or one with room for ALL experts, so that in the end nothing waits.
+ */
+Plan calibration_ahead_plan(const Calibration *c, bool all);
 /* True when the profile that is made, or the one that it joins, has points of the table. */
 bool calibration_knows(const Calibration *c, const char *name, const char *shape);
 /* Whether either has the one value of a table without axes, which *VALUE then is. */
@@ -157,11 +160,11 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
  * without context. */
 Status calibration_grids(Calibration *c, const StepGrid *grids, size_t n, StepMeasurer measure);
 extern const StepGrid CALIBRATE_QUICK_GRIDS[3];
+/* Gives the first REQUESTS requests CONTEXT positions; those that have more forget the rest. */
+Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context);
 /* Those who run steps do other things in between: the host comes back to a step with caches that
  * hold little of it. */
 void calibration_do_other_things(Calibration *c);
-/* Gives the first REQUESTS requests CONTEXT positions; those that have more forget the rest. */
-Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context);
 /* Runs KIND for its warm-up, then REPEATS times without and with stamps in turn; fewer times where
  * a step lasts long. */
 Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,

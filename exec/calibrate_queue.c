@@ -7,14 +7,9 @@
 
 #include "exec/calibrate_parts.h"
 
-/* Costs are means over the layers of a step: where there are many of them, few steps are enough. */
-enum {
-    QUEUE_REPEATS = 7,
-    QUEUE_QUICK_REPEATS = 3,
-    QUEUE_LONG_REPEATS = 3,
-    QUEUE_MANY_LAYERS = 16,
-    QUEUE_WARM_UP = 2
-};
+/* The host is slower for some tens of milliseconds now and then, longer than all steps of one place
+ * take: every place is come back to in each of several rounds. */
+enum { QUEUE_ROUNDS = 5, QUEUE_REPEATS = 3, QUEUE_WARM_UP = 2 };
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};
@@ -45,18 +40,17 @@ static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat
 
 static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measured)
 {
-    uint32_t repeats = c->options->quick                              ? QUEUE_QUICK_REPEATS
-                       : c->config->n_moe_layers >= QUEUE_MANY_LAYERS ? QUEUE_LONG_REPEATS
-                                                                      : QUEUE_REPEATS;
     bool one_thread = calibration_runs_at_once(c);
     StepOutput output;
     double ns;
-    *measured = (StepMeasured){.repeats = repeats};
+    *measured = (StepMeasured){.repeats = QUEUE_REPEATS};
     for (int i = 0; i < QUEUE_WARM_UP; i++)
         TRY(calibration_step(c, kind, i % 2 == 0, &output, &ns));
-    for (uint32_t r = 0; r < repeats; r++) {
-        if (!one_thread)
+    for (uint32_t r = 0; r < QUEUE_REPEATS; r++) {
+        if (!one_thread) {
+            calibration_do_other_things(c);
             TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
+        }
         TRY(calibration_step(c, kind, true, &output, one_thread ? &c->whole_ns[r] : &ns));
         calibration_list(c, kind->stack, &output);
         keep_times(c, &output, r);
@@ -108,16 +102,6 @@ static Status note_event(Calibration *c, const char *shape, const EventCost *cos
     return calibration_note(c, "wake", "", UNIT_NS, NULL, 0, NULL, cost->wake_ns, 0);
 }
 
-/* The router where the host waits for it: with what it tells the host. */
-static Status note_waited_route(Calibration *c, const StepMeasured *measured, uint32_t i,
-                                double tokens)
-{
-    double spread;
-    double ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->queue_stamp_ns;
-    return calibration_note(c, "queued/route", c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens,
-                            ns > 0 ? ns : 0, spread);
-}
-
 static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasured *measured,
                          const double at[COST_AXES])
 {
@@ -133,8 +117,6 @@ static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasure
             TRY(note_event(c, c->shape[i], &cost, tokens, at, spread));
             continue;
         }
-        if (op == OP_ROUTE)
-            TRY(note_waited_route(c, measured, i, tokens));
         snprintf(name, sizeof name, "issue/%s", op_name(op));
         double ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
         TRY(calibration_note(c, name, c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens, ns, spread));
@@ -375,16 +357,24 @@ static Status measure_hits(Calibration *c)
     return OK;
 }
 
+static Status measure_round(Calibration *c, bool known)
+{
+    TRY(calibrate_loads(c));
+    if (known)
+        return measure_rests(c);
+    TRY(measure_hits(c));
+    return measure_sources(c);
+}
+
 Status calibrate_queue(Calibration *c)
 {
+    uint32_t rounds = c->options->quick ? 1 : QUEUE_ROUNDS;
+    bool known = c->knows_queue && !c->options->quick;
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
     if (!calibration_constant(c, "stamp/queued", &c->queue_stamp_ns))
         c->queue_stamp_ns = c->stamp_ns;
-    TRY(calibrate_loads(c));
-    if (c->knows_queue && !c->options->quick)
-        return measure_rests(c);
-    TRY(measure_hits(c));
-    TRY(measure_sources(c));
-    return calibrate_ahead(c);
+    for (uint32_t round = 0; round < rounds; round++)
+        TRY(measure_round(c, known));
+    return known ? OK : calibrate_ahead(c);
 }

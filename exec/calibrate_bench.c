@@ -9,7 +9,6 @@
 #include "exec/layout.h"
 
 enum {
-    SOURCE_TOKENS = 128,
     LEAST_LENGTH = 32,
     MOST_TRIES = 8,
     OTHER_BYTES = 4 << 20, /* more than a processor's own cache */
@@ -72,12 +71,11 @@ static Status open_what_fits(Calibration *c)
     return status;
 }
 
-/* Sources for the decoder's requests to look at, which stay. */
-static Status encode_sources(Calibration *c)
+Status calibration_encode(Calibration *c, uint32_t length)
 {
     if (!model_is_encoder_decoder(c->config))
         return OK;
-    c->source_length = SOURCE_TOKENS < c->max_length ? SOURCE_TOKENS : c->max_length;
+    c->source_length = length < c->max_length ? length : c->max_length;
     for (uint32_t r = 0; r < c->max_requests; r++) {
         StepOutput output;
         for (uint32_t t = 0; t < c->source_length; t++) {
@@ -105,7 +103,7 @@ static Status open_all(Calibration *c, const char *model)
     lay_out_arrays(c);
     TRY(arena_commit(&c->arena, "calibration: tokens of a step"));
     lay_out_arrays(c);
-    return encode_sources(c);
+    return calibration_encode(c, CALIBRATE_SOURCE_TOKENS);
 }
 
 Status calibration_open(Calibration *c, const char *model, const Plan *plan, uint32_t requests,

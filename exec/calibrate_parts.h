@@ -11,9 +11,10 @@
 #include "exec/routing_source.h"
 
 enum {
-    CALIBRATE_REPEATS = 15,     /* of one kind of step at the most */
-    CALIBRATE_WARM_UP = 3,      /* a step's shape is noted, then captured, then replayed */
-    CALIBRATE_NAME_BYTES = 130, /* of a model's name, which stands in shape keys */
+    CALIBRATE_REPEATS = 15,        /* of one kind of step at the most */
+    CALIBRATE_WARM_UP = 3,         /* a step's shape is noted, then captured, then replayed */
+    CALIBRATE_SOURCE_TOKENS = 128, /* of the sources that a decoder looks at */
+    CALIBRATE_NAME_BYTES = 130,    /* of a model's name, which stands in shape keys */
 };
 
 /* One measured cost, before those of the same place are put together. */
@@ -149,6 +150,9 @@ bool calibration_constant(const Calibration *c, const char *name, double *value)
  * for options, hardware and model. */
 Status calibration_open(Calibration *c, const char *model, const Plan *plan, uint32_t requests,
                         uint32_t length, uint32_t tokens);
+/* Gives the decoder's requests sources of LENGTH tokens to look at, which stay; where there is no
+ * encoder, nothing. */
+Status calibration_encode(Calibration *c, uint32_t length);
 /* Keeps the samples. */
 void calibration_close(Calibration *c);
 void calibration_free(Calibration *c);

@@ -14,7 +14,9 @@ static const StepGrid OPS_GRIDS[] = {
      {1},
      {0,   64,  128,  160,  192,  224,  256,  320,  384,  448,  512, 640,
       768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096}},
-    {{5, 7, 10, 14, 20, 28, 40, 56}, {1}, {0, 512}},
+    {{5, 7, 10, 14, 20, 28, 40, 56},
+     {1},
+     {0, 64, 128, 192, 224, 256, 320, 384, 512, 768, 1024, 1536, 2048, 4096}},
     {{1, 2, 4, 8, 16, 32, 64},
      {8,   16,  24,  32,  48,  64,  80,  96,  112, 128, 144, 160,
       176, 192, 208, 224, 240, 256, 288, 320, 352, 384, 448},
@@ -32,6 +34,10 @@ static const StepGrid OPS_GRIDS[] = {
      {24, 48, 80, 96, 112, 144, 160, 176, 208, 224, 240, 288, 320, 352, 448},
      {256, 1024}},
 };
+/* The longer the sources are, the longer a token looks at them. */
+static const uint32_t SOURCES[] = {16, 64};
+static const StepGrid SOURCE_GRID = {
+    {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64}, {1}, {0}};
 const StepGrid CALIBRATE_QUICK_GRIDS[3] = {
     {{1, 2, 4, 8}, {1}, {0, 64}},
     {{1, 4}, {16, 64, 128}, {0}},
@@ -119,11 +125,25 @@ static Status measure_ops(Calibration *c, const StepKind *kind)
     return calibration_note_ops(c, &stamped, &measured);
 }
 
+/* Steps that look at other sources than those that are there, which then are as before. */
+static Status measure_sources(Calibration *c)
+{
+    if (!model_is_encoder_decoder(c->config))
+        return OK;
+    for (size_t i = 0; i < COUNT(SOURCES); i++) {
+        if (!c->counting)
+            TRY(calibration_encode(c, SOURCES[i]));
+        TRY(measure_grid(c, STACK_DECODER, &SOURCE_GRID, measure_ops));
+    }
+    return c->counting ? OK : calibration_encode(c, CALIBRATE_SOURCE_TOKENS);
+}
+
 Status calibrate_ops(Calibration *c)
 {
     if (c->options->quick)
         return calibration_grids(c, CALIBRATE_QUICK_GRIDS, COUNT(CALIBRATE_QUICK_GRIDS),
                                  measure_ops);
     TRY(calibration_grids(c, OPS_GRIDS, COUNT(OPS_GRIDS), measure_ops));
+    TRY(measure_sources(c));
     return calibrate_refine(c);
 }

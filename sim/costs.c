@@ -198,8 +198,7 @@ static bool reaches(const Index *index, uint32_t axis, uint32_t node, const doub
     return index->levels[axis + 1].place[last] >= at[axis + 1];
 }
 
-/* Lines that end before the point are passed over, where longer ones lie on both sides of it; of
- * what holds beyond its last place one is enough. */
+/* Lines that end before the point are passed over, where longer ones lie on both sides of it. */
 static Between pass_over(const Index *index, uint32_t axis, uint32_t first, uint32_t end,
                          const double *at, Between between)
 {
@@ -209,8 +208,7 @@ static Between pass_over(const Index *index, uint32_t axis, uint32_t first, uint
         low = low > first ? low - 1 : NOWHERE;
     while (high != NOWHERE && !reaches(index, axis, high, at))
         high = high + 1 < end ? high + 1 : NOWHERE;
-    uint32_t n = (low != NOWHERE) + (high != NOWHERE);
-    return n == 2 || (n == 1 && index->holds) ? (Between){low, high} : between;
+    return low != NOWHERE && high != NOWHERE ? (Between){low, high} : between;
 }
 
 static double on_line(const CostTable *table, const Index *index, uint32_t axis, uint32_t first,

@@ -205,17 +205,20 @@ static double attend(OpCosts *costs, const OpPrice *price, const SpanGroup *grou
     return use.n[COST_EXTRAPOLATED] > 0 ? attend_beyond(costs, &price->gpu, &point, cross) : ns;
 }
 
-/* Over all requests of a step, whose operation begins once: what the shortest attention takes is in
- * the costs of both groups. */
+/* Over all requests of a step, which run beside each other: one that generates is done before the
+ * prompts are, and more of them add what they add to one. */
 static double attend_all(OpCosts *costs, const OpPrice *price, const SpanGroup *groups)
 {
-    const CostPoint least = {.at = {[AXIS_REQUESTS] = 1, [AXIS_TOKENS] = 1}};
-    CostUse ignored = {0};
-    double one = attend(costs, price, &groups[SPANS_ONE]);
+    const SpanGroup *ones = &groups[SPANS_ONE];
+    double one = attend(costs, price, ones);
     double several = attend(costs, price, &groups[SPANS_SEVERAL]);
-    if (groups[SPANS_ONE].requests == 0 || groups[SPANS_SEVERAL].requests == 0)
+    if (ones->requests == 0 || groups[SPANS_SEVERAL].requests == 0)
         return one + several;
-    double both = one + several - op_costs_at(costs, &price->gpu, &least, &ignored);
+    const SpanGroup single = {.requests = 1,
+                              .tokens = 1,
+                              .context = ones->context / ones->requests,
+                              .source = ones->source / ones->requests};
+    double both = several + one - attend(costs, price, &single);
     double longer = one > several ? one : several;
     return both > longer ? both : longer;
 }

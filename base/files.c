@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* O_TMPFILE */
 #include "base/files.h"
 
 #include <errno.h>
@@ -68,15 +69,6 @@ bool file_exists(const char *path)
     return lstat(path, &info) == 0;
 }
 
-Status file_name_temporary(const char *name, char *path, size_t room)
-{
-    const char *folder = getenv("TMPDIR");
-    int used =
-        snprintf(path, room, "%s/moebius-%s-%ld.db",
-                 folder != NULL && folder[0] != '\0' ? folder : "/tmp", name, (long)getpid());
-    return used < 0 || (size_t)used >= room ? fail(ERR_OUTPUT, "TMPDIR: the path is too long") : OK;
-}
-
 Status file_check_readable(const char *path)
 {
     struct stat info;
@@ -122,26 +114,38 @@ static Status check_replaceable(const char *path)
     return OK;
 }
 
-Status output_open(const char *path, OutputFile *output)
+/* A file without a name in the folder of PATH; below 0: there is no such thing here, or nothing can
+ * be made at all. */
+static int open_unnamed(const char *path, char *folder)
 {
-    *output = (OutputFile){0};
-    TRY(check_replaceable(path));
-    size_t room = strlen(path) + 32;
-    TRY(mem_new(&output->path, room, 1, "output path"));
-    Status status = mem_new(&output->temporary, room, 1, "output path");
-    if (status == OK) {
-        memcpy(output->path, path, strlen(path) + 1);
-        snprintf(output->temporary, room, "%s.tmp-%ld", path, (long)getpid());
+    const char *slash = strrchr(path, '/');
+    size_t length = slash == NULL ? 0 : slash == path ? 1 : (size_t)(slash - path);
+    memcpy(folder, path, length);
+    memcpy(folder + length, ".", slash == NULL ? 2 : 0);
+    folder[length + (slash == NULL)] = '\0';
+    if (access("/proc/self/fd", X_OK) != 0) /* by which it gets its name */
+        return -1;
+    return open(folder, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+}
+
+/* Opens OUTPUT->stream, of a file that has no name or the temporary one. A name that cannot be is
+ * found at once. */
+static Status open_stream(OutputFile *output, size_t room)
+{
+    struct stat info;
+    int descriptor = open_unnamed(output->path, output->temporary);
+    snprintf(output->temporary, room, "%s.tmp-%ld", output->path, (long)getpid());
+    output->named = descriptor < 0;
+    if (output->named)
         output->stream = fopen(output->temporary, "wb");
-        if (output->stream == NULL)
-            status = fail(ERR_OUTPUT, "%s: cannot create: %s", path, strerror(errno));
-    }
-    if (status != OK) {
-        mem_free(output->path);
-        mem_free(output->temporary);
-        *output = (OutputFile){0};
-    }
-    return status;
+    else if (lstat(output->temporary, &info) == 0 || errno == ENOENT)
+        output->stream = fdopen(descriptor, "wb");
+    if (output->stream != NULL)
+        return OK;
+    int reason = errno;
+    if (!output->named)
+        close(descriptor);
+    return fail(ERR_OUTPUT, "%s: cannot create: %s", output->path, strerror(reason));
 }
 
 static void output_release(OutputFile *output)
@@ -151,17 +155,43 @@ static void output_release(OutputFile *output)
     *output = (OutputFile){0};
 }
 
+Status output_open(const char *path, OutputFile *output)
+{
+    *output = (OutputFile){0};
+    TRY(check_replaceable(path));
+    size_t room = strlen(path) + 32;
+    TRY(mem_new(&output->path, room, 1, "output path"));
+    memcpy(output->path, path, strlen(path) + 1);
+    Status status = mem_new(&output->temporary, room, 1, "output path");
+    if (status == OK)
+        status = open_stream(output, room);
+    if (status != OK)
+        output_release(output);
+    return status;
+}
+
+/* Links the file that has no name to PATH, over what is there. */
+static bool give_name(const OutputFile *output)
+{
+    char own[64];
+    snprintf(own, sizeof own, "/proc/self/fd/%d", fileno(output->stream));
+    if (linkat(AT_FDCWD, own, AT_FDCWD, output->path, AT_SYMLINK_FOLLOW) == 0)
+        return true;
+    return errno == EEXIST &&
+           linkat(AT_FDCWD, own, AT_FDCWD, output->temporary, AT_SYMLINK_FOLLOW) == 0 &&
+           rename(output->temporary, output->path) == 0;
+}
+
 Status output_commit(OutputFile *output)
 {
     bool good = !ferror(output->stream) && fflush(output->stream) == 0 &&
-                fsync(fileno(output->stream)) == 0;
+                fsync(fileno(output->stream)) == 0 && (output->named || give_name(output));
     int reason = errno;
     if (fclose(output->stream) != 0 && good) {
         good = false;
         reason = errno;
     }
-    output->stream = NULL;
-    if (good && rename(output->temporary, output->path) != 0) {
+    if (good && output->named && rename(output->temporary, output->path) != 0) {
         good = false;
         reason = errno;
     }
@@ -178,7 +208,8 @@ void output_discard(OutputFile *output)
     if (output->stream == NULL)
         return;
     fclose(output->stream);
-    unlink(output->temporary);
+    if (output->named)
+        unlink(output->temporary);
     output_release(output);
 }
 

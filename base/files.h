@@ -19,10 +19,6 @@ bool file_exists(const char *path);
  * name, and would wait for a FIFO. */
 Status file_check_readable(const char *path);
 
-/* Writes to PATH[room] the name of a temporary database of this process, for the purpose NAME, in
- * TMPDIR or else in /tmp. Nothing is made. Fails with ERR_OUTPUT when TMPDIR is too long. */
-Status file_name_temporary(const char *name, char *path, size_t room);
-
 /* A read-only map of a whole file. An empty file maps to data == NULL, bytes == 0. */
 typedef struct {
     const unsigned char *data;
@@ -32,20 +28,22 @@ typedef struct {
 Status file_map_open(const char *path, FileMap *map);
 void file_map_close(FileMap *map);
 
-/* An output file, written as PATH.tmp-PID in the same directory and renamed by output_commit(). */
+/* An output file, which output_commit() gives its name. Until then it has none, so that a killed
+ * process leaves nothing; on file systems that cannot do that it is PATH.tmp-PID. */
 typedef struct {
     FILE *stream;
     char *path;
-    char *temporary;
+    char *temporary; /* its name before PATH */
+    bool named;      /* it has that from the start */
 } OutputFile;
 
 /* Fails with ERR_OUTPUT when the file cannot be created, or when PATH is there and is no regular
  * file. On failure nothing is held. */
 Status output_open(const char *path, OutputFile *output);
-/* Flushes, syncs and renames. On failure the temporary file is removed; either way OUTPUT holds
- * nothing after. */
+/* Flushes, syncs and gives the name, also where there is a file of that name. On failure nothing is
+ * left of it; either way OUTPUT holds nothing after. */
 Status output_commit(OutputFile *output);
-/* Removes the temporary file. Harmless after output_commit() or on a zeroed OutputFile. */
+/* Removes the file. Harmless after output_commit() or on a zeroed OutputFile. */
 void output_discard(OutputFile *output);
 
 /* Writes BYTES of DATA as PATH, atomically. */

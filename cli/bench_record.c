@@ -5,10 +5,9 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "base/files.h"
+#include "base/scratch.h"
 #include "cli/bench_model.h"
 
 enum { LAYERS = 26, EXPERTS = 64, TOP_K = 8, WIDEST = 256, STEP_KINDS = 16, ROUNDS = 3 };
@@ -70,15 +69,19 @@ static Status record_once(const Material *material, uint32_t tokens, uint32_t st
 {
     char path[512];
     struct stat info;
-    Recorder *recorder;
+    Recorder *recorder = NULL;
+    ScratchFolder folder;
     const TraceRun run = {.tool = "moebius bench", .source = "random", .model = "none"};
-    TRY(file_name_temporary("bench", path, sizeof path));
+    TRY(scratch_open(NULL, &folder));
+    Status status = scratch_name(&folder, "trace.db", path, sizeof path);
     uint64_t start_ns = clock_ns();
-    TRY(recorder_open(path, &run, material->layers, LAYERS, NULL, &recorder));
-    Status status = recorder_end(recorder, put_steps(recorder, material, tokens, steps));
+    if (status == OK)
+        status = recorder_open(path, &run, material->layers, LAYERS, NULL, &recorder);
+    if (status == OK)
+        status = recorder_end(recorder, put_steps(recorder, material, tokens, steps));
     *duration_ns = clock_ns() - start_ns;
     *bytes = stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
-    unlink(path);
+    scratch_close(&folder);
     return status;
 }
 
@@ -146,24 +149,26 @@ static Status time_run(const BenchModel *model, bool recorded, Cost *cost)
 {
     char path[512];
     uint32_t n_layers;
+    ScratchFolder folder;
     RunTotals totals;
     Recorder *recorder = NULL;
     const TraceRun run = {.tool = "moebius bench", .source = "random", .model = "bench"};
     const TraceLayer *layers = executor_layers(model->executor, &n_layers);
+    TRY(scratch_open(NULL, &folder));
+    Status status = scratch_name(&folder, "trace.db", path, sizeof path);
     double processor = processor_seconds();
     double opened = wall_seconds();
-    TRY(file_name_temporary("bench", path, sizeof path));
-    if (recorded)
-        TRY(recorder_open(path, &run, layers, n_layers, NULL, &recorder));
+    if (status == OK && recorded)
+        status = recorder_open(path, &run, layers, n_layers, NULL, &recorder);
     double began = wall_seconds();
-    Status status = bench_model_run(model, recorder, &totals);
+    if (status == OK)
+        status = bench_model_run(model, recorder, &totals);
     double ended = wall_seconds();
     status = recorder_end(recorder, status);
     *cost = (Cost){.run = ended - began,
                    .processor = processor_seconds() - processor,
                    .open_close = began - opened + (wall_seconds() - ended)};
-    if (recorded)
-        unlink(path);
+    scratch_close(&folder);
     return status;
 }
 

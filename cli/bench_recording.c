@@ -1,10 +1,9 @@
 /* What recording takes from the tokens per second: the same steps with and without, in turn. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/clock.h"
-#include "base/files.h"
+#include "base/scratch.h"
 #include "cli/bench_command.h"
 #include "cli/print.h"
 #include "cli/table.h"
@@ -40,9 +39,9 @@ typedef struct {
     StepBench bench;
     Ceilings ceilings;
     Recorder *recorder;
-    char path[512];
-    bool opened;
-    uint32_t step; /* recorded so far */
+    ScratchFolder folder;
+    char path[512]; /* of the trace, in it */
+    uint32_t step;  /* recorded so far */
     uint32_t position;
     Load loads[2]; /* decode, prefill */
 } Measurement;
@@ -129,10 +128,9 @@ static Status open_recorder(Measurement *m)
         .tool = "moebius bench", .source = "random", .model = m->bench.setup.model};
     uint32_t n_layers;
     const TraceLayer *layers = executor_layers(m->bench.executor, &n_layers);
-    TRY(file_name_temporary("bench", m->path, sizeof m->path));
-    TRY(recorder_open(m->path, &run, layers, n_layers, NULL, &m->recorder));
-    m->opened = true;
-    return OK;
+    TRY(scratch_open(NULL, &m->folder));
+    TRY(scratch_name(&m->folder, "trace.db", m->path, sizeof m->path));
+    return recorder_open(m->path, &run, layers, n_layers, NULL, &m->recorder);
 }
 
 static Status record_step(Measurement *m, const StepBenchStep *step, const StepOutput *output)
@@ -299,8 +297,7 @@ Status command_bench_recording(int argc, char **argv)
     if (status == OK)
         status = measure(&measurement, argc, argv);
     recorder_abandon(measurement.recorder);
-    if (measurement.opened)
-        unlink(measurement.path);
+    scratch_close(&measurement.folder);
     step_bench_close(&measurement.bench);
     return status;
 }

@@ -226,6 +226,7 @@ static void free_validation(Validation *validation)
     tokens_free(&validation->set);
     checkpoint_close(validation->checkpoint);
     mem_free(validation->model);
+    scratch_close(&validation->folder);
 }
 
 Status command_validate(int argc, char **argv)

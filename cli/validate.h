@@ -6,6 +6,7 @@
 #include "analysis/accuracy.h"
 #include "analysis/compare.h"
 #include "analysis/timeline.h"
+#include "base/scratch.h"
 #include "cli/online.h"
 #include "sim/timed_replay.h"
 #include "traces/reader.h"
@@ -62,9 +63,10 @@ typedef struct {
     bool serves; /* plans of continuous batching: requests arrive again, in place of steps */
     Hardware hardware;
     Timeline *timeline;
-    uint64_t tokens;     /* of the trace */
-    char recording[512]; /* path of the run's trace */
-    bool recorded;       /* it is there, and ours */
+    uint64_t tokens;      /* of the trace */
+    ScratchFolder folder; /* of it, unless it is kept */
+    char recording[512];  /* path of the run's trace */
+    bool recorded;        /* it is there, and ours */
 } Validation;
 
 /* How the steps of the trace are run under PLAN. */

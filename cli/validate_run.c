@@ -24,8 +24,10 @@ static Status name_recording(Validation *validation)
 {
     const ValidateArguments *arguments = validation->arguments;
     size_t room = sizeof validation->recording;
-    if (arguments->out == NULL)
-        return file_name_temporary("run", validation->recording, room);
+    if (arguments->out == NULL) {
+        TRY(scratch_open(NULL, &validation->folder));
+        return scratch_name(&validation->folder, "run.db", validation->recording, room);
+    }
     int used = snprintf(validation->recording, room, "%s", arguments->out);
     return used < 0 || (size_t)used >= room
                ? fail(ERR_OUTPUT, "%s: the path is too long", arguments->out)

@@ -1,9 +1,8 @@
 /* What passes between two steps while requests are served: the next step is composed, its routing
  * laid out where it is forced, tokens are accepted, and the step before is handed to a recorder. */
 #include <stdio.h>
-#include <unistd.h>
 
-#include "base/files.h"
+#include "base/scratch.h"
 #include "exec/calibrate_parts.h"
 #include "exec/run.h"
 
@@ -40,7 +39,7 @@ static void forget_requests(Calibration *c)
     }
 }
 
-/* Serves SET as it is recorded to PATH, a file that is not there before or after. */
+/* Serves SET as it is recorded to PATH, a file that is not there yet. */
 static Status serve(Calibration *c, const TokenSet *set, const RunOptions *run, const char *path,
                     Gaps *gaps)
 {
@@ -55,9 +54,7 @@ static Status serve(Calibration *c, const TokenSet *set, const RunOptions *run, 
                                  NULL, &totals);
     if (status == OK && totals.stopped)
         status = fail(ERR_INTERRUPTED, "%s: interrupted", c->model);
-    status = recorder_end(recorder, status);
-    unlink(path);
-    return status;
+    return recorder_end(recorder, status);
 }
 
 /* Requests that all are there from the start, SEQUENCES at once, of TOKENS each. */
@@ -73,11 +70,16 @@ static Status measure(Calibration *c, uint32_t requests, uint32_t sequences, uin
                             .routing = routing,
                             .stop = c->options->stop};
     char path[PATH_BYTES];
-    TokenSet set;
-    TRY(file_name_temporary("calibrate", path, sizeof path));
-    TRY(tokens_random(requests, tokens, c->config->vocabulary, 1, &set));
-    Status status = serve(c, &set, &run, path, gaps);
+    ScratchFolder folder;
+    TokenSet set = {0};
+    TRY(scratch_open(NULL, &folder));
+    Status status = scratch_name(&folder, "trace.db", path, sizeof path);
+    if (status == OK)
+        status = tokens_random(requests, tokens, c->config->vocabulary, 1, &set);
+    if (status == OK)
+        status = serve(c, &set, &run, path, gaps);
     tokens_free(&set);
+    scratch_close(&folder);
     return status;
 }
 

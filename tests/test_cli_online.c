@@ -1,12 +1,14 @@
 /* record and forward at the command line: what they write, and what they refuse. */
 #include "tests/cli_run.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <math.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/files.h"
 #include "base/json.h"
@@ -448,9 +450,18 @@ static void numbers_that_overflow_are_named_with_layer_and_token(void **state)
     assert_refused("step 0: layer 1: token 0 of the step, position 0: the router's probabilities");
 }
 
-/* Starts `moebius record` over a long input in a child, with stderr and stdout going nowhere. */
-static pid_t start_recording(const char *tokens)
+static void rest_ms(long ms)
 {
+    nanosleep(&(const struct timespec){.tv_nsec = ms * 1000000}, NULL);
+}
+
+/* Starts a command in a child, with stderr and stdout going nowhere. */
+static pid_t start(const char *const *arguments)
+{
+    char *argv[CLI_ARGUMENTS + 1] = {"moebius"};
+    int argc = 1;
+    for (; arguments[argc - 1] != NULL; argc++)
+        argv[argc] = (char *)(uintptr_t)arguments[argc - 1];
     pid_t child = fork();
     assert_true(child >= 0);
     if (child > 0)
@@ -458,16 +469,12 @@ static pid_t start_recording(const char *tokens)
     int nowhere = open("/dev/null", O_WRONLY);
     dup2(nowhere, STDOUT_FILENO);
     dup2(nowhere, STDERR_FILENO);
-    char *argv[] = {
-        "moebius", "record", "--model",    model, "--tokens",     (char *)(uintptr_t)tokens,
-        "--out",   out,      "--generate", "25",  "--ignore-eos", "--threads",
-        "1",       NULL};
-    _exit(moebius_main((int)(sizeof argv / sizeof argv[0]) - 1, argv));
+    _exit(moebius_main(argc, argv));
 }
 
-static void an_interrupt_ends_after_the_step_with_a_readable_trace(void **state)
+/* Records a long input to OUT until it is interrupted. */
+static void record_and_interrupt(void)
 {
-    (void)state;
     char tokens[256];
     snprintf(tokens, sizeof tokens, "%s", scratch_path("many.jsonl"));
     FILE *file = fopen(tokens, "w");
@@ -475,16 +482,22 @@ static void an_interrupt_ends_after_the_step_with_a_readable_trace(void **state)
     for (int i = 0; i < 20000; i++)
         fprintf(file, "{\"tokens\": [%d, %d]}\n", i % VOCABULARY, i % 7);
     assert_int_equal(fclose(file), 0);
-    pid_t child = start_recording(tokens);
-    const struct timespec rest = {.tv_nsec = 20000000};
+    pid_t child =
+        start((const char *const[]){"record", "--model", model, "--tokens", tokens, "--out", out,
+                                    "--generate", "25", "--ignore-eos", "--threads", "1", NULL});
     for (int i = 0; i < 500 && !file_exists(out); i++)
-        nanosleep(&rest, NULL);
-    for (int i = 0; i < 20; i++)
-        nanosleep(&rest, NULL);
+        rest_ms(20);
+    rest_ms(400);
     int status;
     assert_int_equal(kill(child, SIGINT), 0);
     assert_true(waitpid(child, &status, 0) == child);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+}
+
+static void an_interrupt_ends_after_the_step_with_a_readable_trace(void **state)
+{
+    (void)state;
+    record_and_interrupt();
     TraceReader *reader;
     assert_ok(trace_reader_open(out, &reader));
     assert_true(trace_reader_complete(reader));
@@ -492,6 +505,77 @@ static void an_interrupt_ends_after_the_step_with_a_readable_trace(void **state)
     trace_reader_close(reader);
     RUN("check", out);
     assert_done();
+    unlink(out);
+}
+
+/* The first entry of FOLDER, or NULL. */
+static const char *first_entry(const char *folder)
+{
+    static char name[256];
+    const struct dirent *entry;
+    bool found = false;
+    DIR *stream = opendir(folder);
+    assert_non_null(stream);
+    while (!found && (entry = readdir(stream)) != NULL) {
+        found = entry->d_name[0] != '.';
+        snprintf(name, sizeof name, "%s", entry->d_name);
+    }
+    closedir(stream);
+    return found ? name : NULL;
+}
+
+/* Kills a command that writes a trace to a folder in FOLDER while it does. */
+static void kill_while_it_writes(pid_t child, const char *folder)
+{
+    char path[600];
+    int status;
+    bool writes = false;
+    for (int i = 0; i < 5000 && !writes; i++) {
+        const char *name = first_entry(folder);
+        snprintf(path, sizeof path, "%s/%s", folder, name != NULL ? name : "none");
+        writes = name != NULL && first_entry(path) != NULL;
+        rest_ms(2);
+    }
+    assert_true(writes);
+    assert_int_equal(kill(child, SIGKILL), 0);
+    assert_true(waitpid(child, &status, 0) == child);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    assert_non_null(first_entry(folder));
+}
+
+static void what_a_killed_command_was_writing_goes_with_the_next_one(void **state)
+{
+    (void)state;
+    char folder[256];
+    char imported[300];
+    char lines[256];
+    const char *const validate[] = {"validate",       "--trace",   out, "--set",
+                                    "buffer.slots=3", "--threads", "1", NULL};
+    const char *const import[] = {"import", "--from", "jsonl", lines, "--out", imported, NULL};
+    snprintf(folder, sizeof folder, "%s", scratch_path("killed"));
+    snprintf(imported, sizeof imported, "%s/trace.db", folder);
+    snprintf(lines, sizeof lines, "%s", scratch_path("lines.jsonl"));
+    assert_int_equal(mkdir(folder, 0700), 0);
+    setenv("TMPDIR", folder, 1);
+    record_and_interrupt();
+    kill_while_it_writes(start(validate), folder);
+    FILE *file = fopen(lines, "w");
+    assert_non_null(file);
+    for (int i = 0; i < 200000; i++)
+        fprintf(file, "{\"layer_idx\":0,\"token_idx\":%d,\"selected_ids\":[%d]}\n", i, i % 5);
+    assert_int_equal(fclose(file), 0);
+    pid_t child = start(validate); /* removes the first's, and is killed itself */
+    kill_while_it_writes(child, folder);
+    cli_run(validate, &run);
+    assert_done();
+    assert_null(first_entry(folder));
+    unsetenv("TMPDIR");
+    kill_while_it_writes(start(import), folder);
+    cli_run(import, &run);
+    assert_done();
+    assert_string_equal(first_entry(folder), "trace.db");
+    unlink(imported);
+    assert_null(first_entry(folder));
     unlink(out);
 }
 
@@ -510,7 +594,9 @@ int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
-        /* first: it forks, and the others start threads */
+        /* first: they fork, and the others start threads */
+        cmocka_unit_test_setup(what_a_killed_command_was_writing_goes_with_the_next_one,
+                               remove_out),
         cmocka_unit_test_setup(an_interrupt_ends_after_the_step_with_a_readable_trace, remove_out),
         cmocka_unit_test_setup(forward_writes_logits_and_routing_by_layer_number, remove_out),
         cmocka_unit_test_setup(forward_of_a_batch_has_rows_and_is_the_same_however_it_runs,

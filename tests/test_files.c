@@ -1,17 +1,20 @@
-#define _XOPEN_SOURCE 700
+#define _GNU_SOURCE /* O_TMPFILE */
 #include "tests/support.h"
 
 #include <stdlib.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/scratch.h"
 
 /* A new empty folder of this name. */
 static const char *new_folder(const char *name)
@@ -213,24 +216,122 @@ static void every_allocation_may_fail_in_writing(void **unused)
     assert_true(k > 1);
 }
 
-static void a_temporary_name_is_in_tmpdir_where_that_fits(void **unused)
+/* Writes to an output, and to a file in a scratch folder, and is killed. */
+static void be_killed_writing(const char *path)
 {
-    (void)unused;
-    char path[64];
-    char wanted[64];
+    OutputFile output;
+    ScratchFolder folder;
+    char name[512];
+    pid_t child = fork();
+    if (child == 0) {
+        if (output_open(path, &output) != OK || scratch_open(NULL, &folder) != OK ||
+            scratch_name(&folder, "trace.db", name, sizeof name) != OK ||
+            file_write_all(name, "half", 4) != OK)
+            _exit(1);
+        fputs("half", output.stream);
+        fflush(output.stream);
+        kill(getpid(), SIGKILL);
+    }
+    int how;
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
+}
+
+/* Sets TMPDIR to FOLDER; gives back what it was, freed by restore_tmpdir(). */
+static char *set_tmpdir(const char *folder)
+{
     const char *before = getenv("TMPDIR");
     char *kept = before != NULL ? strdup(before) : NULL;
-    snprintf(wanted, sizeof wanted, "/somewhere/moebius-x-%ld.db", (long)getpid());
-    assert_int_equal(setenv("TMPDIR", "/somewhere", 1), 0);
-    assert_ok(file_name_temporary("x", path, sizeof path));
-    assert_string_equal(path, wanted);
-    assert_int_equal(file_name_temporary("x", path, 16), ERR_OUTPUT);
-    assert_string_equal(error_message(), "TMPDIR: the path is too long");
-    assert_int_equal(setenv("TMPDIR", "", 1), 0);
-    assert_ok(file_name_temporary("x", path, sizeof path));
-    assert_int_equal(strncmp(path, "/tmp/moebius-x-", 15), 0);
+    assert_int_equal(setenv("TMPDIR", folder, 1), 0);
+    return kept;
+}
+
+static void restore_tmpdir(char *kept)
+{
     assert_int_equal(kept != NULL ? setenv("TMPDIR", kept, 1) : unsetenv("TMPDIR"), 0);
     free(kept);
+}
+
+static void a_killed_process_leaves_no_output_and_its_scratch_folder_until_the_next(void **unused)
+{
+    (void)unused;
+    const char *folder = new_folder("killed");
+    const char *path = scratch_path("killed/file");
+    int unnamed = open(folder, O_TMPFILE | O_WRONLY, 0600);
+    if (unnamed < 0) {
+        print_message("skipped: files without a name: the file system has none\n");
+        skip();
+    }
+    close(unnamed);
+    char *kept = set_tmpdir(folder);
+    ScratchFolder mine;
+    ScratchFolder second;
+    be_killed_writing(path);
+    assert_int_equal(count_entries(folder), 1);
+    assert_ok(scratch_open(NULL, &mine));
+    assert_int_equal(count_entries(folder), 1);
+    assert_true(file_exists(mine.path));
+    be_killed_writing(path);
+    assert_ok(scratch_open(NULL, &second)); /* what is held stays */
+    assert_int_equal(count_entries(folder), 2);
+    assert_true(file_exists(mine.path));
+    scratch_close(&second);
+    scratch_close(&mine);
+    scratch_close(&mine);
+    assert_int_equal(count_entries(folder), 0);
+    restore_tmpdir(kept);
+}
+
+static void a_scratch_folder_is_in_tmpdir_or_where_its_prefix_says(void **unused)
+{
+    (void)unused;
+    const char *folder = new_folder("scratch");
+    ScratchFolder scratch;
+    char path[512];
+    char wanted[512];
+    char *kept = set_tmpdir(folder);
+    snprintf(wanted, sizeof wanted, "%s/moebius-scratch-", folder);
+    assert_ok(scratch_open(NULL, &scratch));
+    assert_int_equal(strncmp(scratch.path, wanted, strlen(wanted)), 0);
+    assert_ok(scratch_name(&scratch, "x", path, sizeof path));
+    assert_int_equal(strlen(path), strlen(wanted) + 6 + 2);
+    assert_int_equal(scratch_name(&scratch, "x", path, 16), ERR_OUTPUT);
+    scratch_close(&scratch);
+    snprintf(wanted, sizeof wanted, "%s/out.tmp-", folder);
+    assert_ok(scratch_open(wanted, &scratch));
+    assert_int_equal(strncmp(scratch.path, wanted, strlen(wanted)), 0);
+    scratch_close(&scratch);
+    assert_int_equal(count_entries(folder), 0);
+    assert_int_equal(setenv("TMPDIR", "/nowhere", 1), 0);
+    assert_int_equal(scratch_open(NULL, &scratch), ERR_OUTPUT);
+    assert_string_equal(error_message(), "/nowhere/moebius-scratch-XXXXXX: cannot create: No such "
+                                         "file or directory");
+    assert_null(scratch.path);
+    restore_tmpdir(kept);
+}
+
+/* Only folders of exactly such a name, and nothing that a link leads to. */
+static void what_is_no_scratch_folder_is_left_alone(void **unused)
+{
+    (void)unused;
+    const char *folder = new_folder("others");
+    const char *file = scratch_path("others/moebius-scratch-abcdef");
+    const char *longer = scratch_path("others/moebius-scratch-abcdefg");
+    const char *link = scratch_path("others/moebius-scratch-ABCDEF");
+    const char *target = scratch_path("others/kept");
+    const char *inside = scratch_path("others/kept/file");
+    char *kept = set_tmpdir(folder);
+    ScratchFolder scratch;
+    assert_ok(file_write_all(file, "x", 1));
+    assert_int_equal(mkdir(longer, 0700), 0);
+    assert_int_equal(mkdir(target, 0700), 0);
+    assert_ok(file_write_all(inside, "x", 1));
+    assert_int_equal(symlink(target, link), 0);
+    assert_ok(scratch_open(NULL, &scratch));
+    assert_true(file_exists(file) && file_exists(longer) && file_exists(link));
+    assert_holds(inside, "x");
+    scratch_close(&scratch);
+    restore_tmpdir(kept);
 }
 
 int main(void)
@@ -244,7 +345,9 @@ int main(void)
         cmocka_unit_test(an_output_that_cannot_be_is_refused_at_the_start),
         cmocka_unit_test(a_write_that_fails_leaves_what_was_there_before),
         cmocka_unit_test(every_allocation_may_fail_in_writing),
-        cmocka_unit_test(a_temporary_name_is_in_tmpdir_where_that_fits),
+        cmocka_unit_test(a_killed_process_leaves_no_output_and_its_scratch_folder_until_the_next),
+        cmocka_unit_test(a_scratch_folder_is_in_tmpdir_or_where_its_prefix_says),
+        cmocka_unit_test(what_is_no_scratch_folder_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

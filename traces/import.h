@@ -1,8 +1,9 @@
 /* Foreign traces in: reads what other tools and engines dump and writes a trace of schema 1.
  *
- * An import either leaves a complete, checked trace under its name or nothing: it is written as
- * OUT.tmp-PID and renamed at the end. What the source does not say is not made up: unknown texts
- * and sizes stay empty or 0, and run.notes says where a number comes from (its key "import"). */
+ * An import either leaves a complete, checked trace under its name or nothing: it is written in a
+ * folder OUT.tmp-XXXXXX (base/scratch.h) and gets its name at the end. What the source does not say
+ * is not made up: unknown texts and sizes stay empty or 0, and run.notes says where a number comes
+ * from (its key "import"). */
 #ifndef TRACES_IMPORT_H
 #define TRACES_IMPORT_H
 

@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/scratch.h"
 #include "traces/layers.h"
 #include "traces/recorder.h"
 
@@ -20,8 +21,9 @@ enum { RING_BYTES = 32 << 20, RING_MOST = 512, RING_LEAST = 4, TRANSACTION_STEPS
 struct ImportSink {
     const ImportOptions *options;
     Recorder *recorder;
-    StackSpan spans[2]; /* by Stack */
-    char *temporary;
+    StackSpan spans[2];   /* by Stack */
+    ScratchFolder folder; /* beside the trace that is made */
+    char *temporary;      /* the trace, in it */
     ImportReport report;
     uint32_t next_step;
     uint64_t progress_at; /* tokens at which to report next */
@@ -94,12 +96,14 @@ static Status name_files(ImportSink *sink)
     if (file_exists(out))
         return fail(ERR_OUTPUT, "%s: exists already; remove it or choose another name", out);
     TRY(mem_new(&sink->temporary, room, 1, "import"));
-    snprintf(sink->temporary, room, "%s.tmp-%ld", out, (long)getpid());
-    return OK;
+    snprintf(sink->temporary, room, "%s.tmp-", out);
+    TRY(scratch_open(sink->temporary, &sink->folder));
+    return scratch_name(&sink->folder, "trace.db", sink->temporary, room);
 }
 
 static void free_sink(ImportSink *sink)
 {
+    scratch_close(&sink->folder);
     mem_free(sink->temporary);
     mem_free(sink);
 }
@@ -197,10 +201,8 @@ static Status sync_file(const char *path)
 static Status give_name(const ImportSink *sink)
 {
     const char *out = sink->options->out;
-    if (link(sink->temporary, out) == 0) {
-        unlink(sink->temporary);
+    if (link(sink->temporary, out) == 0)
         return OK;
-    }
     if (errno == EEXIST)
         return fail(ERR_OUTPUT, "%s: exists already; remove it or choose another name", out);
     if (rename(sink->temporary, out) != 0)
@@ -223,8 +225,6 @@ Status import_sink_close(ImportSink *sink, ImportReport *report)
         status = give_name(sink);
     if (status == OK)
         *report = sink->report;
-    else
-        unlink(sink->temporary);
     free_sink(sink);
     return status;
 }
@@ -234,6 +234,5 @@ void import_sink_abandon(ImportSink *sink)
     if (sink == NULL)
         return;
     recorder_abandon(sink->recorder);
-    unlink(sink->temporary);
     free_sink(sink);
 }

@@ -86,10 +86,12 @@ static const TurnsRules TURNS = {
 
 DEFINE_RUNS_BY_TURNS(sieve, TURNS)
 
-/* In the few slots of a layer the hand comes to who is late too often. */
+/* In the few slots of a layer the hand comes to who is late too often for a window. */
 static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
 {
-    if (scope->object_layer != NULL)
+    if (wide_fits_word(scope))
+        wide_run(scope, events, run, wide_sieve_word_serial, sieve_serial);
+    else if (scope->object_layer != NULL)
         wide_run(scope, events, run, wide_sieve_serial, sieve_serial);
     else
         sieve_serial(scope, events, run);
@@ -97,7 +99,10 @@ static void run_serial(Scope *scope, ScopeEvent *events, const BufferRun *run)
 
 static void run_batch(Scope *scope, ScopeEvent *events, const BufferRun *run)
 {
-    wide_run(scope, events, run, wide_sieve_batch, sieve_batch);
+    if (wide_fits_word(scope))
+        wide_run(scope, events, run, wide_sieve_word_batch, sieve_batch);
+    else
+        wide_run(scope, events, run, wide_sieve_batch, sieve_batch);
 }
 
 /* SIEVE. Zhang et al. 2024 (NSDI): a queue in load order with one visited bit, and a hand that

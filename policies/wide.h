@@ -17,6 +17,8 @@
 /* Most lookups of an event, and fewest slots of a scope. */
 enum { WIDE_LANES = 8, WIDE_SLOTS = 32 };
 
+enum { WIDE_WORD_OBJECTS = 256, WIDE_WORD_PLACES = 64 };
+
 /* Decides the events of RUN, which is quiet, from number FROM on for as long as it can; returns the
  * number of the first that is left, which may be all. */
 typedef uint32_t (*WideRun)(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
@@ -31,7 +33,19 @@ uint32_t wide_mru_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, 
 uint32_t wide_clock_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_sieve_serial(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
 uint32_t wide_sieve_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+uint32_t wide_sieve_word_serial(Scope *scope, ScopeEvent *events, const BufferRun *run,
+                                uint32_t from);
+uint32_t wide_sieve_word_batch(Scope *scope, ScopeEvent *events, const BufferRun *run,
+                               uint32_t from);
 uint32_t wide_lifo_batch(Scope *scope, ScopeEvent *events, const BufferRun *run, uint32_t from);
+
+/* True when wide_sieve_word_serial() and _batch() can do SCOPE: a layer whose experts are numbered
+ * within a byte, with as many slots as a word has bits. */
+ALWAYS_INLINE bool wide_fits_word(const Scope *scope)
+{
+    return scope->object_layer == NULL && scope->n_objects <= WIDE_WORD_OBJECTS &&
+           scope->n_slots <= WIDE_WORD_PLACES;
+}
 
 /* Defines a wide run for machines of another kind. */
 #define WIDE_NONE(name)                                                                            \

@@ -156,45 +156,39 @@ WIDE_INLINE void wide_set_keys(uint32_t *keys, uint32_t n, __m256i objects, uint
     while (i < n);
 }
 
-/* Adds the event's lookups to COUNTS, those of its layer: NEWCOMERS are loaded for VICTIMS. */
-WIDE_INLINE void wide_count_event(const Scope *scope, ScopeEvent *counts, const WideEvent *event,
-                                  __m256i newcomers, __m256i victims)
-{
-    uint32_t n = event->n_misses;
-    uint32_t some = (1u << n) - 1;
-    __m256i loads =
-        _mm256_sub_epi32(wide_count(scope->n_loaded), wide_gather(scope->loaded_at, victims));
-    __m256i newest = _mm256_mask_expand_epi32(wide_all(scope->newest), 0xFE, newcomers);
-    counts->lookups += event->n;
-    counts->hits += event->n - n;
-    counts->loads += n;
-    counts->evictions += n;
-    counts->evicted_young +=
-        wide_bits(_mm256_cmplt_epu32_mask(loads, wide_all(scope->young)) & some);
-    counts->evicted_newest += wide_bits(_mm256_cmpeq_epi32_mask(newest, victims) & some);
-}
-
-/* NEWCOMERS take the slots of VICTIMS; as many as misses, the other lanes are nobody. */
+/* NEWCOMERS take the slots of VICTIMS; as many as misses, the other lanes are nobody. Adds the
+ * event's lookups to COUNTS, those of its layer. Victims may have come with the event before: one
+ * load each, as in wide_load_keys(). */
 WIDE_INLINE void wide_exchange(Scope *scope, ScopeEvent *counts, const WideEvent *event,
                                __m256i newcomers, __m256i victims)
 {
     _Alignas(32) uint32_t in[WIDE_LANES];
-    _Alignas(32) uint32_t slot[WIDE_LANES];
+    _Alignas(32) uint32_t out[WIDE_LANES];
     uint32_t *slots = scope->slot;
     uint32_t *loaded_at = scope->loaded_at;
     uint32_t n_loaded = scope->n_loaded;
+    uint32_t young = scope->young;
+    uint32_t n = event->n_misses;
+    uint32_t n_young = 0;
     uint32_t i = 0;
-    wide_count_event(scope, counts, event, newcomers, victims);
+    __m256i newest = _mm256_mask_expand_epi32(wide_all(scope->newest), 0xFE, newcomers);
     wide_store(in, newcomers);
-    wide_store(slot, wide_gather(slots, victims));
+    wide_store(out, victims);
     do
         for (uint32_t end = i + WIDE_GROUP; i < end; i++) {
-            slots[in[i]] = slot[i];
+            n_young += (n_loaded + i - loaded_at[out[i]] < young) & (i < n);
+            slots[in[i]] = slots[out[i]];
             loaded_at[in[i]] = n_loaded + i + 1;
         }
-    while (i < event->n_misses);
-    scope->newest = event->n_misses != 0 ? in[event->n_misses - 1] : scope->newest;
-    scope->n_loaded += event->n_misses;
+    while (i < n);
+    counts->lookups += event->n;
+    counts->hits += event->n - n;
+    counts->loads += n;
+    counts->evictions += n;
+    counts->evicted_young += n_young;
+    counts->evicted_newest += wide_bits(_mm256_cmpeq_epi32_mask(newest, victims) & ((1u << n) - 1));
+    scope->newest = n != 0 ? in[n - 1] : scope->newest;
+    scope->n_loaded += n;
 }
 
 #endif

@@ -14,11 +14,12 @@ uint32_t executor_most_ahead(const ModelConfig *config)
 PlanDemands executor_demands(const Executor *executor, const Plan *plan)
 {
     uint32_t distance = plan_needs_signals(plan).distance;
-    return (PlanDemands){
-        .capacity = plan->buffer.on ? 0 : gating_capacity(plan, executor->options.max_tokens),
-        .mask = plan->gating.mode == GATING_STATIC && plan->gating.dispatch == DISPATCH_MASK,
-        .distance = distance <= executor_most_ahead(executor->config) ? distance : 0,
-        .host = plan->compute.mode != COMPUTE_ON_GPU};
+    uint32_t capacity = plan->buffer.on ? 0 : gating_capacity(plan, executor->options.max_tokens);
+    return (PlanDemands){.capacity = capacity,
+                         .mask = capacity > 0 && plan->gating.dispatch == DISPATCH_MASK,
+                         .distance =
+                             distance <= executor_most_ahead(executor->config) ? distance : 0,
+                         .host = plan->compute.mode != COMPUTE_ON_GPU};
 }
 
 Status executor_check_plan(const Plan *plan)

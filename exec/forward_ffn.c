@@ -131,7 +131,7 @@ static Status run_experts(Step *step, uint32_t layer, const ExpertBatch *batch)
 {
     const Forward *f = step->forward;
     float scale = f->config->layers[layer].router.output_scale;
-    if (batch->capacity > 0 && !f->plan->buffer.on) {
+    if (batch->capacity > 0) {
         TRY(f->backend->run_static(f->device, batch, scale, f->at.normed, f->at.expert_out,
                                    f->at.hidden));
         return forward_stamp(step, layer, OP_EXPERTS);
@@ -153,7 +153,7 @@ static Status moe_ffn(Step *step, uint32_t layer)
     const LayerSlots *slots = &f->slots.layers[step->moe_layer];
     uint32_t tokens = step->input->tokens;
     uint32_t capacity = capacity_of(step, &config->router);
-    bool padded = gating_capacity(f->plan, tokens) > 0;
+    bool padded = gating_capacity(f->plan, tokens) > 0 && !f->plan->buffer.on;
     const ExpertBatch batch = {
         .shape = &config->ffn,
         .tokens = tokens,

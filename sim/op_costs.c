@@ -139,7 +139,8 @@ Status op_costs_new(const Hardware *hardware, const char *model, const Plan *pla
 {
     *costs = (OpCosts){.hardware = hardware,
                        .model = hardware_model(hardware, model),
-                       .fixed = plan->gating.mode == GATING_STATIC ? plan : NULL};
+                       .limits = plan->gating.mode == GATING_STATIC ? plan : NULL};
+    costs->fixed = plan->buffer.on ? NULL : costs->limits;
     if (costs->model == NULL)
         return fail(ERR_INPUT,
                     "hardware profile: it does not know the model \"%s\": calibrate it with "
@@ -258,11 +259,11 @@ static double route_ns(OpCosts *costs, const OpPrice *price, const CostPoint *po
 }
 
 /* Router and experts of static gating, for which AT has the tokens. */
-static double fixed_ns(OpCosts *costs, const OpPrice *price, const CostPoint *at)
+static double limited_ns(OpCosts *costs, const OpPrice *price, const CostPoint *at)
 {
     CostPoint point = *at;
     uint32_t tokens = (uint32_t)at->at[AXIS_TOKENS];
-    point.at[AXIS_SHARE] = (double)gating_capacity(costs->fixed, tokens) / tokens;
+    point.at[AXIS_SHARE] = (double)gating_capacity(costs->limits, tokens) / tokens;
     return op_costs_at(costs, &price->limited, &point, &costs->use[price->op]);
 }
 
@@ -277,8 +278,9 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
         point.at[AXIS_ROWS] = price->op == OP_HEAD ? step->requests : step->tokens;
         if (attends(price->op))
             gpu_ns = attend_all(costs, price, step->groups);
-        else if (costs->fixed != NULL && (price->op == OP_ROUTE || price->op == OP_EXPERTS))
-            gpu_ns = fixed_ns(costs, price, &point);
+        else if ((costs->limits != NULL && price->op == OP_ROUTE) ||
+                 (costs->fixed != NULL && price->op == OP_EXPERTS))
+            gpu_ns = limited_ns(costs, price, &point);
         else if (price->op == OP_ROUTE)
             gpu_ns = route_ns(costs, price, &point, forced);
         else if (price->op != OP_EXPERTS)

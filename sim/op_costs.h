@@ -103,10 +103,12 @@ typedef struct {
     OpPrice *prices;
     uint32_t n_prices;
     uint64_t launch_ns; /* to queue one kernel */
-    const Plan *fixed;  /* of static gating; NULL: gating is dynamic */
-    bool predicts;      /* routers are asked ahead: that is priced, too */
-    CostUse use[OPS];   /* by operation */
-    CostUse other;      /* of all other tables */
+    const Plan *limits; /* static gating limits the rows of experts; NULL: gating is dynamic */
+    const Plan
+        *fixed;       /* ... and every expert computes its capacity, as without a buffer; or NULL */
+    bool predicts;    /* routers are asked ahead: that is priced, too */
+    CostUse use[OPS]; /* by operation */
+    CostUse other;    /* of all other tables */
 } OpCosts;
 
 /* MODEL is a name as in a trace, PLAN says how is gated. HARDWARE and PLAN must outlive it. Fails

@@ -35,8 +35,11 @@ Status timing_packed_event(Timing *timing, const PackedEvent *event, const Buffe
                            uint32_t n_actions, uint32_t *rows)
 {
     const uint8_t *at = event->counts;
-    for (uint32_t i = 0; event->counts != NULL && i < event->n_active; i++)
-        rows[i] = packed_count_read(&at);
+    uint32_t most = timing_most_rows(timing);
+    for (uint32_t i = 0; event->counts != NULL && i < event->n_active; i++) {
+        uint32_t count = packed_count_read(&at);
+        rows[i] = count < most ? count : most;
+    }
     const TimingEvent timed = {.layer_index = event->layer_index,
                                .n = event->n_active,
                                .experts = event->experts,

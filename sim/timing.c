@@ -191,6 +191,12 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
     return stamp(timing, experts);
 }
 
+uint32_t timing_most_rows(const Timing *timing)
+{
+    uint32_t capacity = gating_capacity(timing->options.plan, timing->step.tokens);
+    return capacity > 0 ? capacity : UINT32_MAX;
+}
+
 /* What a step takes besides its operations; may be negative. */
 static int64_t rest_of(Timing *timing)
 {

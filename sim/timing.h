@@ -93,7 +93,7 @@ typedef struct {
 typedef struct Timing Timing;
 
 /* Fails with ERR_INPUT when the profile does not know the model, or its MoE layers are not those of
- * the trace; with ERR_UNSUPPORTED for what no table prices (static gating). */
+ * the trace, or lacks a table. */
 Status timing_new(const TimingOptions *options, Timing **timing);
 void timing_free(Timing *timing);
 
@@ -109,6 +109,8 @@ typedef struct {
 } TimingEvent;
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                     uint32_t n_actions);
+/* Rows that an expert of the step computes at the most: the plan's gating drops what is over. */
+uint32_t timing_most_rows(const Timing *timing);
 /* The step ends. */
 Status timing_end(Timing *timing, StepTime *step);
 /* What passes after the step that has ended before the next one can begin, while requests are

@@ -182,9 +182,6 @@ static Status count_ops(Timing *timing)
 static Status open_timing(Timing *timing)
 {
     const TimingOptions *options = &timing->options;
-    if (options->plan->gating.mode == GATING_STATIC && options->plan->buffer.on)
-        return fail(ERR_UNSUPPORTED, "plan: gating.mode: static with a buffer: hardware profiles "
-                                     "have no costs of it");
     TRY(op_costs_new(options->hardware, options->model, options->plan, &timing->costs));
     TRY(mem_new(&timing->layers, options->n_layers, sizeof *timing->layers, "simulated layers"));
     TRY(check_layers(timing));

@@ -125,9 +125,10 @@ static Status check_op(Timing *timing, uint32_t number)
     const char *shape = shape_of(&timing->costs, number);
     char name[64];
     bool fixed = timing->costs.fixed != NULL;
+    bool limits = timing->costs.limits != NULL;
     if (fixed && price->op == OP_EXPERTS && price->limited.table == COSTS_NONE)
         return lacks(timing, "padded/experts or mask/experts", shape);
-    if (fixed && price->op == OP_ROUTE && price->limited.table == COSTS_NONE)
+    if (limits && price->op == OP_ROUTE && price->limited.table == COSTS_NONE)
         return lacks(timing, "limited/route", shape);
     snprintf(name, sizeof name, "gpu/%s", op_name(price->op));
     if (price->gpu.table == COSTS_NONE && (price->op != OP_HEAD || timing->options.logits))

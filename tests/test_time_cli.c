@@ -346,6 +346,66 @@ static void static_gating_takes_as_long_as_its_capacity(void **unused)
     assert_true(total_of_static("mask", "1") > total_of_static("mask", "0.1"));
 }
 
+/* The simulated time of the experts of the trace, and how many lookups missed, with SLOTS slots a
+ * layer. */
+static double experts_with_slots(const char *mode, const char *dispatch, const char *factor,
+                                 const char *slots, double *misses)
+{
+    char sets[4][64];
+    snprintf(sets[0], sizeof sets[0], "gating.mode=%s", mode);
+    snprintf(sets[1], sizeof sets[1], "gating.dispatch=%s", dispatch);
+    snprintf(sets[2], sizeof sets[2], "gating.capacity_factor=%s", factor);
+    snprintf(sets[3], sizeof sets[3], "buffer.slots=%s", slots);
+    if (strcmp(mode, "static") == 0)
+        RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--set", sets[0], "--set",
+            sets[1], "--set", sets[2], "--set", sets[3], "--json");
+    else
+        RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--set", sets[3], "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *json = parse_out();
+    const cJSON *time = at(json, "time");
+    assert_true(number(at(time, "ops_ns"), "combine") > 0); /* an operation of its own */
+    double ns = number(at(time, "ops_ns"), "experts");
+    *misses = number(json, "misses");
+    cJSON_Delete(json);
+    return ns;
+}
+
+/* With a buffer the experts of an event run, each on the rows that it keeps: what is over the
+ * capacity costs nothing, how all of them would be computed plays no part, and where nothing is
+ * dropped the time is that of dynamic gating. */
+static void static_gating_with_a_buffer_only_limits_the_rows(void **unused)
+{
+    (void)unused;
+    static const char *const SLOTS[] = {"2", "8"};
+    for (size_t i = 0; i < 2; i++) {
+        double dynamic_misses;
+        double misses;
+        double dynamic = experts_with_slots("dynamic", "", "", SLOTS[i], &dynamic_misses);
+        double all = experts_with_slots("static", "padded", "1", SLOTS[i], &misses);
+        assert_true(all == dynamic);
+        assert_true(misses == dynamic_misses);
+        double few = experts_with_slots("static", "padded", "0.05", SLOTS[i], &misses);
+        assert_true(few < all);
+        assert_true(misses == dynamic_misses);
+        assert_true(experts_with_slots("static", "mask", "0.05", SLOTS[i], &misses) == few);
+    }
+}
+
+static void static_gating_with_a_buffer_is_compared_with_the_run(void **unused)
+{
+    (void)unused;
+    RUN(&run, "validate", "--trace", trace, "--hardware", profile, "--set", "gating.mode=static",
+        "--set", "gating.capacity_factor=0.5", "--set", "buffer.slots=3", "--runs", "2",
+        "--threads", "1", "--json");
+    if (run.code != 0)
+        fail_msg("exit %d: %s", run.code, run.err);
+    cJSON *json = parse_out();
+    assert_true(cJSON_IsTrue(at(json, "agreed")));
+    assert_true(number(at(json, "measured"), "misses") > 0);
+    cJSON_Delete(json);
+}
+
 static void profiles_that_do_not_fit_are_refused(void **unused)
 {
     (void)unused;
@@ -362,10 +422,6 @@ static void profiles_that_do_not_fit_are_refused(void **unused)
     refuses("does not know the model",
             (const char *const[]){"simulate", "--trace", trace, "--hardware", profile, "--model",
                                   "models/other", NULL});
-    refuses("gating.mode: static with a buffer",
-            (const char *const[]){"simulate", "--trace", trace, "--hardware", profile, "--set",
-                                  "gating.mode=static", "--set", "gating.capacity_factor=0.5",
-                                  "--set", "buffer.slots=8", NULL});
     assert_ok(hardware_load(profile, &hardware));
     snprintf(hardware.tables[find_table(&hardware, "copy/h2d")].name, sizeof hardware.tables->name,
              "copy/other");
@@ -412,6 +468,8 @@ int main(void)
         cmocka_unit_test(a_profile_of_another_device_is_refused_and_of_another_driver_told),
         cmocka_unit_test(several_plans_are_ranked),
         cmocka_unit_test(static_gating_takes_as_long_as_its_capacity),
+        cmocka_unit_test(static_gating_with_a_buffer_only_limits_the_rows),
+        cmocka_unit_test(static_gating_with_a_buffer_is_compared_with_the_run),
         cmocka_unit_test(profiles_that_do_not_fit_are_refused),
     };
     memory_install();

@@ -28,7 +28,9 @@ static Status open_timing(const PlanTimer *timer, const Plan *plan, const TraceL
                                    .layers = layers,
                                    .n_layers = n_layers,
                                    .logits = true,
-                                   .forced = timer->forced};
+                                   .forced = timer->forced,
+                                   /* The steps that plans learnt from ran before. */
+                                   .warm = timer->first > 0};
     return timing_new(&options, timing);
 }
 

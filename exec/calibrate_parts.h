@@ -84,6 +84,7 @@ typedef struct {
     DeviceClock clock;
     uint32_t source_length;
     uint32_t max_experts; /* of a layer of the whole model */
+    uint32_t queue_round; /* of steps that wait for every event */
     bool counting;        /* nothing is run, only counted in TOTAL */
     uint64_t done;        /* kinds of steps */
     uint64_t total;

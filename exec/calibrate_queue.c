@@ -8,8 +8,8 @@
 #include "exec/calibrate_parts.h"
 
 /* The host is slower for some tens of milliseconds now and then, longer than all steps of one place
- * take: every place is come back to in each of several rounds. */
-enum { QUEUE_ROUNDS = 5, QUEUE_REPEATS = 3, QUEUE_WARM_UP = 2 };
+ * take: every place is come back to in each of several rounds, long prompts in fewer. */
+enum { QUEUE_ROUNDS = 5, LONG_ROUNDS = 2, LONG_TOKENS = 64, QUEUE_REPEATS = 3, QUEUE_WARM_UP = 2 };
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};
@@ -239,6 +239,14 @@ void calibration_drop(Calibration *c, uint32_t tokens, uint32_t active)
     }
 }
 
+/* True when the open model has room for the step, and this round one of its length. */
+static bool is_due(const Calibration *c, uint32_t requests, uint32_t tokens)
+{
+    uint32_t all = requests * tokens;
+    return requests <= c->max_requests && all <= c->max_tokens && tokens <= c->max_length &&
+           (all <= LONG_TOKENS || c->queue_round < LONG_ROUNDS);
+}
+
 static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, uint32_t active,
                             double skew)
 {
@@ -246,8 +254,7 @@ static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, 
     uint32_t top_k = c->config->max_top_k;
     uint32_t all = requests * tokens;
     StepMeasured measured;
-    if (requests > c->max_requests || all > c->max_tokens || tokens > c->max_length ||
-        calibration_only_counts(c))
+    if (!is_due(c, requests, tokens) || calibration_only_counts(c))
         return OK;
     double load = calibration_force(c, STACK_DECODER, all, active < top_k ? top_k : active, skew);
     if (active < top_k)
@@ -309,8 +316,7 @@ static Status measure_source(Calibration *c, uint32_t requests, uint32_t tokens)
     uint32_t most = c->config->max_experts - 1;
     uint32_t active = all * top_k < most ? all * top_k : most;
     StepMeasured measured;
-    if (requests > c->max_requests || all > c->max_tokens || tokens > c->max_length ||
-        active < top_k || calibration_only_counts(c))
+    if (!is_due(c, requests, tokens) || active < top_k || calibration_only_counts(c))
         return OK;
     double load = calibration_force(c, STACK_ENCODER, all, active, 0);
     const double at[COST_AXES] = {active, (double)all * top_k / active, load};
@@ -374,7 +380,7 @@ Status calibrate_queue(Calibration *c)
         return OK;
     if (!calibration_constant(c, "stamp/queued", &c->queue_stamp_ns))
         c->queue_stamp_ns = c->stamp_ns;
-    for (uint32_t round = 0; round < rounds; round++)
+    for (c->queue_round = 0; c->queue_round < rounds; c->queue_round++)
         TRY(measure_round(c, known));
     return known ? OK : calibrate_ahead(c);
 }

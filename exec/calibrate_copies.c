@@ -142,9 +142,11 @@ static Status note(const Rig *rig, const char *name, const char *const *axis, do
                             calibration_median(values, n), spread);
 }
 
-/* Loads of BYTES: one after the other, each at the heels of the one before. */
+/* Loads of BYTES: one after the other, each at the heels of the one before. For seconds at a time
+ * others may have a part of the link: of several sweeps over all sizes the least counts. */
 static Status measure_loads(const Rig *rig, size_t bytes)
 {
+    const double at = (double)bytes;
     const FfnShape shape = shape_of(rig, bytes);
     double ns[ROUNDS * BURST];
     uint32_t burst = bytes >= BUSY_BYTES ? 2 : BURST;
@@ -156,7 +158,16 @@ static Status measure_loads(const Rig *rig, size_t bytes)
         TRY(rig->backend->wait(rig->device));
         TRY(read_loads(rig, burst, row));
     }
-    return note(rig, "copy/h2d", BYTES_AXIS, (double)bytes, UNIT_NS, ns, ROUNDS * burst);
+    double spread = calibration_spread(ns, ROUNDS * burst);
+    return calibration_note_least(rig->calibration, "copy/h2d", BYTES_AXIS, 1, &at,
+                                  calibration_median(ns, ROUNDS * burst), spread);
+}
+
+static Status sweep_loads(const Rig *rig)
+{
+    for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 2)
+        TRY(measure_loads(rig, bytes));
+    return OK;
 }
 
 /* Small loads that are begun together, by the bytes of all. */
@@ -405,19 +416,20 @@ static Status measure_streams(const Rig *rig)
 
 /* A load on the CPU converts weights as they are stored: those of experts are measured where steps
  * load them. */
-static Status measure_size(const Rig *rig, size_t bytes)
-{
-    if (!calibration_runs_at_once(rig->calibration))
-        TRY(measure_loads(rig, bytes));
-    TRY(measure_fetches(rig, bytes));
-    return measure_host_copies(rig, bytes);
-}
-
 static Status measure_all(const Rig *rig)
 {
-    for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 2)
-        TRY(measure_size(rig, bytes));
-    return !calibration_runs_at_once(rig->calibration) ? measure_beside(rig) : OK;
+    bool loads = !calibration_runs_at_once(rig->calibration);
+    if (loads)
+        TRY(sweep_loads(rig));
+    for (size_t bytes = LEAST_BYTES; bytes <= rig->most_bytes; bytes *= 2) {
+        TRY(measure_fetches(rig, bytes));
+        TRY(measure_host_copies(rig, bytes));
+    }
+    if (!loads)
+        return OK;
+    TRY(sweep_loads(rig));
+    TRY(measure_beside(rig));
+    return sweep_loads(rig);
 }
 
 Status calibrate_copies(Calibration *c)
@@ -430,7 +442,7 @@ Status calibrate_copies(Calibration *c)
     Rig rig = {.calibration = c,
                .weight_bytes = strcmp(c->compute, "bf16") == 0 ? 2 : 4,
                .side = quick ? QUICK_SIDE : SIDE,
-               .most_bytes = quick ? (size_t)4 << 20 : (size_t)1 << 30};
+               .most_bytes = quick ? (size_t)16 << 20 : (size_t)1 << 30};
     Status status = open_rig(c, &rig);
     if (status == OK && copies)
         status = measure_all(&rig);

@@ -189,14 +189,13 @@ static double at_least_0(double ns)
     return ns > 0 ? ns : 0;
 }
 
-/* Loads of which each is copied by itself. */
+/* Loads of which each is copied by itself, on a device as long as any copy takes. */
 static Status note_copies(Calibration *c, LoadTimes *misses, double bytes)
 {
-    TRY(calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(misses->copy_ns, LOAD_STEPS),
-                         calibration_spread(misses->copy_ns, LOAD_STEPS)));
     if (calibration_runs_at_once(c))
-        return OK;
+        return calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                                calibration_median(misses->copy_ns, LOAD_STEPS),
+                                calibration_spread(misses->copy_ns, LOAD_STEPS));
     if (misses->gaps > 0)
         TRY(calibration_note(c, "copy/gap", "", UNIT_NS, NULL, 0, NULL,
                              calibration_median(misses->gap_ns, LOAD_STEPS),

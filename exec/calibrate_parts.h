@@ -23,6 +23,7 @@ typedef struct {
     double at[COST_AXES];
     double value;
     double spread;
+    bool least; /* of its place counts, not the median */
 } Sample;
 
 typedef struct {
@@ -179,6 +180,9 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
 Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
                         const char *const *axis, uint32_t n_axes, const double *at, double value,
                         double spread);
+/* ... of which the least of those of one place counts, for what others do makes it longer. */
+Status calibration_note_least(Calibration *c, const char *name, const char *const *axis,
+                              uint32_t n_axes, const double *at, double ns, double spread);
 /* ... of step/rest, of steps that are queued. */
 Status calibration_note_rest(Calibration *c, const double at[COST_AXES], double ns, double spread);
 /* Where OP of a step lies on its axes; the experts' have places of their own. Returns how many. */

@@ -23,6 +23,14 @@ Status calibration_note(Calibration *c, const char *name, const char *shape, Cos
     return OK;
 }
 
+Status calibration_note_least(Calibration *c, const char *name, const char *const *axis,
+                              uint32_t n_axes, const double *at, double ns, double spread)
+{
+    TRY(calibration_note(c, name, "", UNIT_NS, axis, n_axes, at, ns, spread));
+    c->samples.samples[c->samples.n - 1].least = true;
+    return OK;
+}
+
 uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double at[COST_AXES],
                            const char *axis[COST_AXES])
 {
@@ -158,6 +166,15 @@ static bool is_same_place(const Sample *x, const Sample *y)
     return x->table == y->table && memcmp(x->at, y->at, sizeof x->at) == 0;
 }
 
+/* Of N samples of one place, in the order of their values. */
+static double value_of(const Sample *samples, uint32_t n)
+{
+    if (samples->least)
+        return samples->value;
+    return n % 2 == 1 ? samples[n / 2].value
+                      : (samples[n / 2 - 1].value + samples[n / 2].value) / 2;
+}
+
 /* Samples of one place are in the order of their values. */
 Status calibration_settle(Calibration *c)
 {
@@ -170,9 +187,8 @@ Status calibration_settle(Calibration *c)
         double spread = 0;
         for (n = 0; i + n < samples->n && is_same_place(&sample[i], &sample[i + n]); n++)
             spread = sample[i + n].spread > spread ? sample[i + n].spread : spread;
-        double value = n % 2 == 1 ? sample[i + n / 2].value
-                                  : (sample[i + n / 2 - 1].value + sample[i + n / 2].value) / 2;
-        TRY(cost_table_put(&c->hardware->tables[sample[i].table], sample[i].at, value, spread));
+        TRY(cost_table_put(&c->hardware->tables[sample[i].table], sample[i].at,
+                           value_of(&sample[i], n), spread));
     }
     samples->n = 0;
     return OK;

@@ -152,6 +152,26 @@ static void samples_of_one_place_become_their_median(void **unused)
     hardware_free(&hardware);
 }
 
+static void the_least_sample_of_a_place_counts_where_others_are_in_the_way(void **unused)
+{
+    (void)unused;
+    const CalibrateOptions options = options_of_cpu();
+    Hardware hardware = {0};
+    Calibration c = {.options = &options, .hardware = &hardware, .model = MODEL};
+    static const char *const AXIS[] = {"bytes"};
+    static const double VALUES[] = {9, 4, 8, 5};
+    for (uint32_t i = 0; i < 8; i++) {
+        double at = i % 2;
+        assert_ok(calibration_note_least(&c, "a", AXIS, 1, &at, VALUES[i / 2] + at, 0.1));
+    }
+    assert_ok(calibration_settle(&c));
+    assert_int_equal(hardware.tables[0].n_points, 2);
+    for (uint32_t i = 0; i < 2; i++)
+        assert_true(hardware.tables[0].value[i] == 4 + i);
+    calibration_free(&c);
+    hardware_free(&hardware);
+}
+
 /* Every operation of MODEL has a table, whose values are times. */
 static void assert_prices(const Hardware *hardware, const HardwareModel *model)
 {
@@ -392,6 +412,7 @@ int main(void)
         cmocka_unit_test(rows_that_fall_by_rank_are_as_uneven_as_it_says),
         cmocka_unit_test(requests_are_brought_to_their_contexts),
         cmocka_unit_test(samples_of_one_place_become_their_median),
+        cmocka_unit_test(the_least_sample_of_a_place_counts_where_others_are_in_the_way),
         cmocka_unit_test(a_profile_prices_every_operation_of_its_model),
         cmocka_unit_test(memory_is_that_of_an_executor),
         cmocka_unit_test(a_profile_grows_by_another_model),

@@ -28,17 +28,12 @@ _Static_assert(PICK_TIME == 0 && PICK_MISSES == 1 && PICK_MEMORY == 2, "as in BE
 
 static Status check_best(const OptionTable *table, const Arguments *arguments)
 {
-    const StudyConditions *conditions = &arguments->pick.conditions;
     if (arguments->pareto && (arguments->best != NO_BEST || arguments->out != NULL))
         return options_fail(table, "--pareto shows plans, it does not go with --best and --out");
     if (!arguments->pareto && arguments->best == NO_BEST)
         return options_fail(table, "--best is missing");
     if (!arguments->pareto && arguments->out == NULL)
         return options_fail(table, "--out is missing");
-    if (arguments->best == PICK_MEMORY && conditions->misses_at_most < 0 &&
-        conditions->tokens_per_s_at_least + conditions->slowdown_at_most == 0)
-        return options_fail(table, "--best memory needs --slowdown-at-most, "
-                                   "--tokens-per-second-at-least or --misses-at-most");
     return OK;
 }
 

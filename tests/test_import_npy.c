@@ -102,6 +102,8 @@ static void sequences_keep_requests_positions_and_labels(void **unused)
     static const ImportStep STEPS[] = {IMPORT_STEP_TOKEN, IMPORT_STEP_SEQUENCE, IMPORT_STEP_COUNT};
     static const uint64_t WANTED_STEPS[] = {50, 3, 5};
     static const uint32_t LONGEST[] = {1, 29, 12};
+    char marked[sizeof SEQUENCES + 3] = "\xEF\xBB\xBF"; /* a byte order mark, as Excel writes it */
+    strcat(marked, SEQUENCES);
     uint32_t requests[TOKENS];
     uint32_t positions[TOKENS];
     fill_ids();
@@ -111,7 +113,7 @@ static void sequences_keep_requests_positions_and_labels(void **unused)
     }
     ImportOptions options = {.from = IMPORT_NPY,
                              .path = routes_file("routes.npy", "|u1"),
-                             .sequences = text_file("sequences.csv", SEQUENCES),
+                             .sequences = text_file("sequences.csv", marked),
                              .experts = EXPERTS,
                              .expert_bytes = 12345,
                              .first_layer = 5,
@@ -208,7 +210,10 @@ static void ragged_sequences_are_refused(void **unused)
         {"first_token,tokens\n0,0\n0,50\n", "line 2: tokens: 0"},
         {"first_token,tokens\n0,x\n", "line 2: tokens: \"x\" is not a whole number"},
         {"first_token,tokens\n0,-1\n", "is not a whole number"},
-        {"first_token,tokens\n0\n", "line 2: tokens: missing"},
+        {"first_token,tokens\n0\n", "line 2: 1 fields, the row of column names has 2"},
+        {"first_token,tokens,label\n0,20,a\n20,30\n", "line 3: 2 fields, the row of column names"},
+        {"first_token,tokens\n0,50,7\n", "line 2: 3 fields, the row of column names has 2"},
+        {"first_token,tokens,tokens\n0,50,50\n", "line 1: the column \"tokens\" stands twice"},
         {"first_token,tokens,label\n0,50,\"a\n", "a quote does not end"},
         {"first_token,tokens,label\n0,50,\"a\"b\n", "text behind the closing quote"},
         {"sequence,first_token,tokens\n3,0,25\n3,25,25\n", "sequence: 3 stands twice"},

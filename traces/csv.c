@@ -8,7 +8,11 @@
 
 Csv csv_begin(const char *file, char *text, size_t bytes)
 {
-    return (Csv){.file = file, .at = text, .end = text + bytes, .next_line = 1};
+    static const char BYTE_ORDER_MARK[] = "\xEF\xBB\xBF";
+    size_t mark = sizeof BYTE_ORDER_MARK - 1;
+    bool marked = bytes >= mark && memcmp(text, BYTE_ORDER_MARK, mark) == 0;
+    return (Csv){
+        .file = file, .at = text + (marked ? mark : 0), .end = text + bytes, .next_line = 1};
 }
 
 Status csv_fail(const Csv *csv, const char *format, ...)
@@ -107,6 +111,21 @@ Status csv_next(Csv *csv)
             TRY(take_field(csv, &last));
         empty = csv->count == 1 && csv->fields[0].length == 0;
     }
+    if (csv->width > 0 && csv->count != csv->width)
+        return csv_fail(csv, "%zu fields, the row of column names has %zu", csv->count, csv->width);
+    return OK;
+}
+
+Status csv_header(Csv *csv)
+{
+    TRY(csv_next(csv));
+    for (size_t i = 1; i < csv->count; i++)
+        for (size_t j = 0; j < i; j++)
+            if (csv->fields[i].length > 0 && csv->fields[i].length == csv->fields[j].length &&
+                memcmp(csv->fields[i].text, csv->fields[j].text, csv->fields[i].length) == 0)
+                return csv_fail(csv, "the column \"%.*s\" stands twice", (int)csv->fields[i].length,
+                                csv->fields[i].text);
+    csv->width = csv->count;
     return OK;
 }
 

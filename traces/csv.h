@@ -20,15 +20,20 @@ typedef struct {
     uint64_t line;      /* where the current row begins, from 1 */
     uint64_t next_line; /* where the next row begins */
     size_t count;       /* fields of the current row */
+    size_t width;       /* fields that every row has, once csv_header() read the names; else 0 */
     struct {
         char *text;
         size_t length;
     } fields[CSV_MAX_FIELDS];
 } Csv;
 
+/* A byte order mark in front of TEXT is no part of it. */
 Csv csv_begin(const char *file, char *text, size_t bytes);
+/* The row of column names, as csv_next(); every row after it must have as many fields. Fails with
+ * ERR_INPUT as well where a name stands twice. */
+Status csv_header(Csv *csv);
 /* Next row that is not empty; STATUS_END after the last. Fails with ERR_INPUT for a quote that does
- * not end, text behind one, or too many fields. */
+ * not end, text behind one, too many fields, or not as many as the header has. */
 Status csv_next(Csv *csv);
 /* The next whole line without its end, as it is; STATUS_END when there is none. */
 Status csv_line(Csv *csv, char **line, size_t *length);

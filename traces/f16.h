@@ -4,12 +4,22 @@
 #ifndef TRACES_F16_H
 #define TRACES_F16_H
 
+#include <math.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "traces/trace.h"
 
 /* Rounds to nearest even; beyond 65504 (and its rounding) becomes infinity. HALVES is [count]. */
 void f16_encode(const float *values, size_t count, uint16_t *halves);
 /* Exact. VALUES is [count]; HALVES need not be aligned. */
 void f16_decode(const void *halves, size_t count, float *values);
+
+/* True when VALUE is finite and stays so as half precision: up to 65504 and its rounding. */
+static inline bool f16_holds(float value)
+{
+    return isfinite(f32_from_f16(f16_from_f32(value)));
+}
 
 #endif

@@ -6,6 +6,7 @@
 #include "base/files.h"
 #include "base/memory.h"
 #include "traces/csv.h"
+#include "traces/f16.h"
 
 static const size_t MAX_FILE_BYTES = (size_t)16 << 30;
 
@@ -115,7 +116,7 @@ static Status read_preamble(Csv *csv, BigmoeTrace *trace)
 
 static Status find_columns(Csv *csv, Columns *columns)
 {
-    Status status = csv_next(csv);
+    Status status = csv_header(csv);
     if (status == STATUS_END)
         return fail(ERR_INPUT, "%s: ends before the row of column names", csv->file);
     TRY(status);
@@ -143,8 +144,8 @@ static Status read_optional(const Csv *csv, const Columns *columns, BigmoeRow *r
     row->weight = NAN;
     if (columns->weight != SIZE_MAX)
         TRY(csv_f32(csv, columns->weight, "weight", &row->weight));
-    if (isinf(row->weight))
-        return csv_fail(csv, "weight: is infinite");
+    if (!isnan(row->weight) && !f16_holds(row->weight))
+        return csv_fail(csv, "weight: is beyond what half precision holds");
     if (columns->residency != SIZE_MAX)
         TRY(csv_u32(csv, columns->residency, "residency", 2, &value));
     row->residency = (uint8_t)value;

@@ -194,7 +194,7 @@ static Status add_row(const Csv *csv, CountRows *rows, const CountRow *row)
 static Status read_rows(const ImportOptions *options, Csv *csv, CountRows *rows)
 {
     uint32_t most = (options->experts > 0 ? options->experts : TRACE_MAX_EXPERTS) - 1;
-    Status status = csv_next(csv);
+    Status status = csv_header(csv);
     if (status == STATUS_END)
         return fail(ERR_INPUT, "%s: is empty", csv->file);
     TRY(status);

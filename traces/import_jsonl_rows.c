@@ -1,6 +1,5 @@
 #include "traces/import_jsonl.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "traces/f16.h"
 
 enum { MAX_DEPTH = 64, MAX_NUMBER = 64 };
 
@@ -17,6 +17,7 @@ static const size_t MAX_FILE_BYTES = (size_t)64 << 30;
 typedef struct {
     const char *file;
     uint32_t line;
+    const char *begin;
     const char *at;
     const char *end;
     bool has_layer, has_token, has_ids, has_weights;
@@ -61,7 +62,7 @@ static bool take(Line *line, char c)
 static Status take_string(Line *line, const char **text, size_t *length)
 {
     if (!take(line, '"'))
-        return line_fail(line, "column %td: a string is wanted", line->at - line->end);
+        return line_fail(line, "column %td: a string is wanted", line->at - line->begin + 1);
     *text = line->at;
     while (line->at < line->end && *line->at != '"') {
         if ((unsigned char)*line->at < 0x20)
@@ -115,8 +116,8 @@ static Status take_weight(Line *line, float *weight)
     char *end;
     TRY(take_number(line, text));
     *weight = strtof(text, &end);
-    if (*end != '\0' || !isfinite(*weight))
-        return line_fail(line, "gate_weights: %s is not a finite number", text);
+    if (*end != '\0' || !f16_holds(*weight))
+        return line_fail(line, "gate_weights: %s is not a number that half precision holds", text);
     return OK;
 }
 
@@ -275,7 +276,7 @@ static Status read_lines(JsonlRouting *routing, uint32_t experts, const char *te
         const char *stop = memchr(at, '\n', (size_t)(end - at));
         stop = stop != NULL ? stop : end;
         line.line++;
-        line.at = at;
+        line.begin = line.at = at;
         line.end = stop;
         line.has_layer = line.has_token = line.has_ids = line.has_weights = false;
         at = stop < end ? stop + 1 : end;

@@ -65,7 +65,7 @@ static Status usual_labels(const Csv *csv, Columns *columns)
 static Status find_columns(Csv *csv, const char *label, Columns *columns)
 {
     *columns = (Columns){0};
-    Status status = csv_next(csv);
+    Status status = csv_header(csv);
     if (status == STATUS_END)
         return fail(ERR_INPUT, "%s: is empty, a row of column names is wanted", csv->file);
     TRY(status);
@@ -85,8 +85,6 @@ static const char *join_label(const Csv *csv, const Columns *columns, char **roo
     char *label = *room;
     for (size_t i = 0; i < columns->n_labels; i++) {
         size_t at = columns->labels[i];
-        if (at >= csv->count)
-            continue;
         if (*room > label)
             *(*room)++ = '/';
         memcpy(*room, csv->fields[at].text, csv->fields[at].length);

@@ -1,5 +1,7 @@
 #include "traces/layers.h"
 
+#include <inttypes.h>
+
 static Status check_layer(const char *file, const TraceLayer *layer, const TraceLayer *before,
                           Status status)
 {
@@ -16,6 +18,9 @@ static Status check_layer(const char *file, const TraceLayer *layer, const Trace
     if (layer->top_k < 1 || layer->top_k > most)
         return fail(status, "%s: layer %u: top_k: %u, allowed is 1 to %u", file, layer->layer,
                     layer->top_k, most);
+    if (layer->expert_bytes > TRACE_MAX_EXPERT_BYTES)
+        return fail(status, "%s: layer %u: expert_bytes: %" PRIu64 ", allowed is 0 to %" PRIu64,
+                    file, layer->layer, layer->expert_bytes, TRACE_MAX_EXPERT_BYTES);
     return OK;
 }
 
@@ -24,8 +29,16 @@ Status layers_check(const char *file, const TraceLayer *layers, uint32_t n_layer
     if (n_layers < 1 || n_layers > TRACE_MAX_LAYERS)
         return fail(status, "%s: %u MoE layers, allowed is 1 to %d", file, n_layers,
                     TRACE_MAX_LAYERS);
-    for (uint32_t i = 0; i < n_layers; i++)
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < n_layers; i++) {
         TRY(check_layer(file, &layers[i], i > 0 ? &layers[i - 1] : NULL, status));
+        bytes += layers[i].experts * layers[i].expert_bytes;
+        if (bytes > TRACE_MAX_MODEL_BYTES)
+            return fail(status,
+                        "%s: layer %u: expert_bytes: all experts up to here take more than "
+                        "%" PRIu64 " bytes",
+                        file, layers[i].layer, TRACE_MAX_MODEL_BYTES);
+    }
     return OK;
 }
 

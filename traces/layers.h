@@ -13,7 +13,7 @@ typedef struct {
 } StackSpan;
 
 /* Fails with STATUS unless LAYERS are 1 to TRACE_MAX_LAYERS, ascending in number, encoder first,
- * with experts and top_k within the limits. FILE begins the message. */
+ * with experts, top_k and bytes within the limits. FILE begins the message. */
 Status layers_check(const char *file, const TraceLayer *layers, uint32_t n_layers, Status status);
 
 StackSpan layers_span(const TraceLayer *layers, uint32_t n_layers, Stack stack);

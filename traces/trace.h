@@ -19,6 +19,11 @@ enum {
     TRACE_MAX_TOKENS = 1 << 24, /* tokens of one step */
 };
 
+/* One expert's bytes: sums over the loads of a trace then fit 64 bits. */
+#define TRACE_MAX_EXPERT_BYTES ((uint64_t)1 << 40)
+/* All experts of a model: a number that JSON holds exactly. */
+#define TRACE_MAX_MODEL_BYTES ((uint64_t)1 << 53)
+
 #define EXPERT_DROPPED                                                                             \
     UINT16_MAX /* a (token, slot) that was routed but not computed: over capacity */
 #define TOKEN_UNKNOWN UINT32_MAX

@@ -25,16 +25,17 @@ static Status read_scores(const OptionTable *table, RecordArguments *arguments)
  * shape and there are requests; else the trace's own steps run again. */
 static Status read_routing(const OptionTable *table, RecordArguments *arguments)
 {
+    static const char ALLOWED[] = "gate, uniform, zipf:S and trace:FILE";
     const char *text = arguments->routing;
     if (text == NULL || !routing_source_is_known(text))
-        return routing_input(table, text, &arguments->trace);
+        return routing_input(table, text, ALLOWED, &arguments->trace);
     bool skew = strncmp(text, "trace:", 6) != 0;
     if (skew || (checkpoint_is_shape(arguments->model.name) &&
                  token_input_path(&arguments->tokens) != NULL)) {
         arguments->source = text;
         return OK;
     }
-    return routing_input(table, text, &arguments->trace);
+    return routing_input(table, text, ALLOWED, &arguments->trace);
 }
 
 static Status check(const OptionTable *table, RecordArguments *arguments)
@@ -220,7 +221,8 @@ static void record_what_decides(const Plan *plan, RecordArguments *arguments)
 
 Status command_record(int argc, char **argv)
 {
-    RecordArguments arguments = {.device = {.name = "cpu"}, .length_penalty = 1};
+    RecordArguments arguments = {
+        .device = {.name = "cpu"}, .length_penalty = 1, .tokens = {.can_cut = true}};
     Recording recording = {.arguments = &arguments};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)

@@ -109,7 +109,7 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
         return options_fail(&table, "--runs and --timeline need --hardware");
     if (arguments->runs == 0)
         arguments->runs = 5;
-    return routing_input(&table, arguments->routing, &arguments->forced);
+    return routing_input(&table, arguments->routing, "gate and trace:FILE", &arguments->forced);
 }
 
 static bool is_same_file(const char *a, const char *b)
@@ -231,7 +231,7 @@ static void free_validation(Validation *validation)
 
 Status command_validate(int argc, char **argv)
 {
-    ValidateArguments arguments = {.device = {.name = "cpu"}};
+    ValidateArguments arguments = {.device = {.name = "cpu"}, .tokens = {.can_cut = true}};
     Validation validation = {.arguments = &arguments};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)

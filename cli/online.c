@@ -17,10 +17,10 @@ static Status check_room(const TokenInput *input, const ModelConfig *config, uin
         if ((uint64_t)request->n_tokens + generate <= config->max_positions)
             continue;
         return fail(ERR_INPUT,
-                    "%s: request %u%s%s: %u tokens and %u to generate, the model allows %u "
-                    "(--prompt-length cuts long streams)",
+                    "%s: request %u%s%s: %u tokens and %u to generate, the model allows %u%s",
                     token_input_path(input), i, request->label[0] != '\0' ? ", " : "",
-                    request->label, request->n_tokens, generate, config->max_positions);
+                    request->label, request->n_tokens, generate, config->max_positions,
+                    input->can_cut ? " (--prompt-length cuts long streams)" : "");
     }
     return OK;
 }
@@ -85,7 +85,9 @@ Status token_input_load(const TokenInput *input, const char *model, const ModelC
     if (input->text != NULL)
         TRY(load_text(input, model, config->vocabulary, set));
     else if (is_random(input->file, &rows, &length))
-        TRY(tokens_random(rows, length, config->vocabulary, 1, set));
+        TRY(input->key == NULL ? tokens_random(rows, length, config->vocabulary, 1, set)
+                               : fail(ERR_USAGE, "%s: key \"%s\": random tokens have no keys",
+                                      input->file, input->key));
     else
         TRY(tokens_load(input->file, input->key, config->vocabulary, set));
     Status status = OK;
@@ -107,7 +109,8 @@ Status device_input_apply(const DeviceInput *input, ExecutorOptions *options)
     return executor_find_compute(input->compute, &options->compute);
 }
 
-Status routing_input(const OptionTable *table, const char *text, const char **trace)
+Status routing_input(const OptionTable *table, const char *text, const char *allowed,
+                     const char **trace)
 {
     static const char PREFIX[] = "trace:";
     size_t length = sizeof PREFIX - 1;
@@ -115,7 +118,7 @@ Status routing_input(const OptionTable *table, const char *text, const char **tr
     if (text == NULL || strcmp(text, "gate") == 0)
         return OK;
     if (strncmp(text, PREFIX, length) != 0 || text[length] == '\0')
-        return options_fail(table, "--routing: '%s', allowed are gate and trace:FILE", text);
+        return options_fail(table, "--routing: '%s', allowed are %s", text, allowed);
     *trace = text + length;
     return OK;
 }

@@ -39,6 +39,7 @@ typedef struct {
     const char *text;       /* of text, through the tokenizer of the checkpoint */
     bool lines;             /* of the text are requests */
     const char *key;        /* NULL: all */
+    bool can_cut;           /* the command has --prompt-length: */
     uint32_t prompt_length; /* 0: as they are; else longer streams are cut into requests */
     uint32_t requests;      /* the first of each stream, or of all when they are not cut; 0: all */
 } TokenInput;
@@ -79,8 +80,10 @@ typedef struct {
 /* Puts INPUT into OPTIONS. Fails with ERR_USAGE as executor_find_compute(). */
 Status device_input_apply(const DeviceInput *input, ExecutorOptions *options);
 
-/* TEXT is "gate" or NULL (*TRACE becomes NULL), or "trace:FILE" (*TRACE points to FILE). */
-Status routing_input(const OptionTable *table, const char *text, const char **trace);
+/* TEXT is "gate" or NULL (*TRACE becomes NULL), or "trace:FILE" (*TRACE points to FILE); for
+ * any other, the error says that what the command takes is ALLOWED. */
+Status routing_input(const OptionTable *table, const char *text, const char *allowed,
+                     const char **trace);
 
 /* Opens an executor just large enough to run SET in batches of RUN->batch, which generate
  * RUN->generate tokens. RUN->max_tokens is lowered to the largest step there can be. The texts and

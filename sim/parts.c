@@ -48,7 +48,7 @@ Status trace_parts_choose(const PartsAsked *asked, bool learnt, uint64_t n_steps
     TracePart test = asked->test;
     *parts = (TraceParts){.trains = learnt, .test = {0, n_steps}};
     if (!learnt && train.given)
-        return fail(ERR_INPUT, "--train: nothing is learnt; --test alone says what is scored");
+        return fail(ERR_INPUT, "--train: nothing is learnt");
     if (!learnt)
         return test.given ? steps_of("--test", &test, n_steps, &parts->test) : OK;
     if (!train.given)

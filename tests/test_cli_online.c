@@ -213,6 +213,8 @@ static void forward_refuses_what_it_cannot_run(void **state)
     RUN("forward", "--model", model, "--tokens", one, "--out", out, "--set", "buffer.slots=2",
         "--set", "buffer.evict=belady");
     assert_refused("belady needs the future");
+    RUN("forward", "--model", model, "--tokens", "random:1x41", "--out", out);
+    assert_refused("41 tokens and 0 to generate, the model allows 40\n"); /* it cuts nothing */
     RUN("forward", "--model", model, "--tokens", one);
     assert_refused("--out is missing");
 }
@@ -317,6 +319,8 @@ static void record_refuses_bad_command_lines(void **state)
         {{"--beam", "3"}, "--beam and --output need --generate"},
         {{"--decoder-key", "x"}, "--decoder-key needs --decoder-tokens"},
         {{"--routing", "trace:"}, "--routing: 'trace:'"},
+        {{"--routing", "guess"},
+         "--routing: 'guess', allowed are gate, uniform, zipf:S and trace:FILE"},
         {{"--routing", "trace:/nonexistent.db"}, "/nonexistent.db"},
         {{"--device", "cuda9"}, "cuda9"},
         {{"--set", "buffer.slots=0"}, "buffer.slots"},
@@ -333,6 +337,8 @@ static void record_refuses_bad_command_lines(void **state)
     }
     RUN("record", "--model", model, "--out", out);
     assert_refused("--tokens is missing");
+    RUN("record", "--model", model, "--tokens", "random:1x4", "--key", "ids", "--out", out);
+    assert_refused("random:1x4: key \"ids\": random tokens have no keys");
     RUN("record", "--model", model, "--tokens", batch, "--out", "/nonexistent/trace.db");
     assert_refused("/nonexistent/trace.db");
     write_text(out, "mine");
@@ -370,7 +376,8 @@ static void record_refuses_bad_tokens(void **state)
     strcat(text, "]}\n");
     write_text(tokens, text);
     RUN("record", "--model", model, "--tokens", tokens, "--out", out);
-    assert_refused("request 0, long: 41 tokens and 0 to generate, the model allows 40");
+    assert_refused("request 0, long: 41 tokens and 0 to generate, the model allows 40 "
+                   "(--prompt-length cuts long streams)");
     RUN("record", "--model", model, "--tokens", batch, "--generate", "30", "--out", out);
     assert_refused("11 tokens and 30 to generate, the model allows 40");
     RUN("record", "--model", model, "--tokens", batch, "--generate", "29", "--out", out);

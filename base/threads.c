@@ -10,18 +10,27 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
+/* What is written by different threads lies in lines of its own. */
+#define LINE _Alignas(64)
+
 struct ThreadPool {
+    /* Of the loop: written while it is closed, and read by those who have joined it. */
+    ThreadTask task;
+    void *argument;
+    _Atomic size_t count;
+    uint64_t loops; /* that the caller has begun */
+    _Atomic uint64_t awake_ns;
+    LINE _Atomic uint64_t open; /* number of the loop that may be joined; 0: none */
+    _Atomic bool stopping;
+    _Atomic uint64_t rouses;  /* calls of thread_pool_rouse() */
+    LINE _Atomic size_t next; /* item */
+    LINE _Atomic size_t
+        joined; /* helpers that are in the loop, or are looking whether it is open */
+    LINE _Atomic size_t sleeping; /* helpers */
+    _Atomic bool caller_sleeps;
     pthread_mutex_t lock;
     pthread_cond_t work_ready;
     pthread_cond_t work_done;
-    ThreadTask task;
-    void *argument;
-    size_t count;
-    _Atomic size_t next;
-    _Atomic uint64_t generation; /* counts the loops started */
-    _Atomic size_t busy;         /* helpers that have not finished this loop */
-    _Atomic bool stopping;
-    _Atomic uint64_t awake_ns;
     size_t helpers;
     struct Helper {
         struct ThreadPool *pool;
@@ -31,8 +40,7 @@ struct ThreadPool {
 };
 
 enum {
-    SPINS =
-        2000, /* rounds of looking before sleeping: loops follow each other within microseconds */
+    LOOKS = 200 /* with a pause after each, before others may have the processor, or sleep */,
     MAX_THREADS = 4096,
 };
 
@@ -55,9 +63,19 @@ static void run_items(ThreadPool *pool, size_t worker)
     }
 }
 
+static void pause_a_little(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* A loop that SEEN, the last one that was joined, is not, or the end. */
 static bool has_work(ThreadPool *pool, uint64_t seen)
 {
-    return atomic_load(&pool->generation) != seen || atomic_load(&pool->stopping);
+    uint64_t open = atomic_load_explicit(&pool->open, memory_order_acquire);
+    return (open != 0 && open != seen) ||
+           atomic_load_explicit(&pool->stopping, memory_order_relaxed);
 }
 
 /* After a round of looking: whether another one is due. Others may have the processor meanwhile. */
@@ -72,19 +90,75 @@ static bool stays_awake(ThreadPool *pool, uint64_t *start_ns)
     return now_ns - *start_ns < awake_ns;
 }
 
-static bool wait_for_work(ThreadPool *pool, uint64_t seen)
+/* Looks until there is work or it is time to sleep: true when there is. *ROUSES have been noticed.
+ */
+static bool look_for_work(ThreadPool *pool, uint64_t seen, uint64_t *rouses)
 {
     uint64_t start_ns = 0;
     do {
-        for (int i = 0; i < SPINS; i++)
+        for (int i = 0; i < LOOKS; i++) {
             if (has_work(pool, seen))
-                return !atomic_load(&pool->stopping);
+                return true;
+            pause_a_little();
+        }
+        uint64_t now = atomic_load_explicit(&pool->rouses, memory_order_relaxed);
+        start_ns = now != *rouses ? 0 : start_ns;
+        *rouses = now;
     } while (stays_awake(pool, &start_ns));
+    return false;
+}
+
+/* Whoever opens a loop looks for sleepers after that, and who goes to sleep is counted before it
+ * looks a last time: one of them sees the other. */
+static void sleep_until_called(ThreadPool *pool, uint64_t seen, uint64_t rouses)
+{
     pthread_mutex_lock(&pool->lock);
-    while (atomic_load(&pool->generation) == seen && !atomic_load(&pool->stopping))
+    atomic_fetch_add(&pool->sleeping, 1);
+    while (!has_work(pool, seen) && atomic_load(&pool->rouses) == rouses)
         pthread_cond_wait(&pool->work_ready, &pool->lock);
+    atomic_fetch_sub(&pool->sleeping, 1);
     pthread_mutex_unlock(&pool->lock);
+}
+
+static bool wait_for_work(ThreadPool *pool, uint64_t seen)
+{
+    uint64_t rouses = atomic_load(&pool->rouses);
+    while (!look_for_work(pool, seen, &rouses))
+        sleep_until_called(pool, seen, rouses);
     return !atomic_load(&pool->stopping);
+}
+
+static void wake_sleepers(ThreadPool *pool)
+{
+    if (atomic_load(&pool->sleeping) == 0)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_broadcast(&pool->work_ready);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void leave(ThreadPool *pool)
+{
+    if (atomic_fetch_sub(&pool->joined, 1) != 1 || !atomic_load(&pool->caller_sleeps))
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_signal(&pool->work_done);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Joins the loop that is open, unless it has no items left or is closed meanwhile; returns its
+ * number. */
+static uint64_t take_part(ThreadPool *pool, size_t worker)
+{
+    uint64_t open = atomic_load(&pool->open);
+    if (open == 0 || atomic_load_explicit(&pool->next, memory_order_relaxed) >=
+                         atomic_load_explicit(&pool->count, memory_order_relaxed))
+        return open;
+    atomic_fetch_add(&pool->joined, 1);
+    if (atomic_load(&pool->open) == open)
+        run_items(pool, worker);
+    leave(pool);
+    return open;
 }
 
 static void *helper_main(void *argument)
@@ -93,13 +167,8 @@ static void *helper_main(void *argument)
     ThreadPool *pool = helper->pool;
     uint64_t seen = 0;
     while (wait_for_work(pool, seen)) {
-        seen++;
-        run_items(pool, helper->worker);
-        if (atomic_fetch_sub(&pool->busy, 1) != 1)
-            continue;
-        pthread_mutex_lock(&pool->lock);
-        pthread_cond_signal(&pool->work_done);
-        pthread_mutex_unlock(&pool->lock);
+        uint64_t open = take_part(pool, helper->worker);
+        seen = open != 0 ? open : seen;
     }
     return NULL;
 }
@@ -150,6 +219,12 @@ void thread_pool_keep_awake(ThreadPool *pool, uint64_t ns)
     atomic_store(&pool->awake_ns, ns);
 }
 
+void thread_pool_rouse(ThreadPool *pool)
+{
+    atomic_fetch_add(&pool->rouses, 1);
+    wake_sleepers(pool);
+}
+
 size_t thread_pool_size(const ThreadPool *pool)
 {
     return pool->helpers + 1;
@@ -159,16 +234,22 @@ static void wait_for_helpers(ThreadPool *pool)
 {
     uint64_t start_ns = 0;
     do {
-        for (int i = 0; i < SPINS; i++)
-            if (atomic_load(&pool->busy) == 0)
+        for (int i = 0; i < LOOKS; i++) {
+            if (atomic_load(&pool->joined) == 0)
                 return;
+            pause_a_little();
+        }
     } while (stays_awake(pool, &start_ns));
     pthread_mutex_lock(&pool->lock);
-    while (atomic_load(&pool->busy) != 0)
+    atomic_store(&pool->caller_sleeps, true);
+    while (atomic_load(&pool->joined) != 0)
         pthread_cond_wait(&pool->work_done, &pool->lock);
+    atomic_store(&pool->caller_sleeps, false);
     pthread_mutex_unlock(&pool->lock);
 }
 
+/* A helper joins, and then looks again whether the loop is open; the caller closes it, and then
+ * looks who has joined. So nobody works on a loop that has been returned from. */
 void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argument)
 {
     if (pool->helpers == 0 || count <= 1) {
@@ -178,13 +259,11 @@ void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argu
     }
     pool->task = task;
     pool->argument = argument;
-    pool->count = count;
-    atomic_store(&pool->next, 0);
-    atomic_store(&pool->busy, pool->helpers);
-    pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add(&pool->generation, 1);
-    pthread_cond_broadcast(&pool->work_ready);
-    pthread_mutex_unlock(&pool->lock);
+    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->count, count, memory_order_relaxed);
+    atomic_store(&pool->open, ++pool->loops);
+    wake_sleepers(pool);
     run_items(pool, 0);
+    atomic_store(&pool->open, 0);
     wait_for_helpers(pool);
 }

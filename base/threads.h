@@ -25,9 +25,13 @@ size_t thread_pool_size(const ThreadPool *pool);
  * takes longer than small loops do. 0, as at first: for some microseconds. Not while a loop runs.
  */
 void thread_pool_keep_awake(ThreadPool *pool, uint64_t ns);
+/* Work is near: threads that sleep wake up, and all look for it as long as after a loop. Costs
+ * little where none sleeps. */
+void thread_pool_rouse(ThreadPool *pool);
 
 /* Runs TASK for items 0 to COUNT - 1, each once, in any order on any thread; returns when all are
- * done. Allocates nothing. Only one caller at a time. */
+ * done. A thread that comes late is not waited for. Allocates nothing. Only one caller at a time.
+ */
 void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argument);
 
 #endif

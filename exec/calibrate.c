@@ -237,6 +237,7 @@ static Status measure_host(Calibration *c, const char *one)
     plan.buffer.on = true;
     plan.buffer.slots = 1;
     plan.compute.mode = COMPUTE_ON_HOST;
+    TRY(calibration_settle(c));
     TRY(open_model(c, one, &plan));
     Status status = calibrate_host(c);
     calibration_close(c);

@@ -1,35 +1,27 @@
-/* Experts that the host's cores compute: steps of a plan that loads none. Weights come from memory
- * where others were read in between, and else from the processor's cache: both are measured, and
- * how many bytes it holds. */
+/* Experts that the host's cores compute: steps of a plan that loads none, with a stamp behind each
+ * operation. Weights come from memory where others were read in between, and else from the
+ * processor's caches: both are measured, and how much is read in between until they are gone. What
+ * an event takes besides is how tokens come to the host and results back. */
 #include <string.h>
 
 #include "exec/calibrate_parts.h"
 
 enum {
-    HOST_REPEATS = 4,
+    HOST_REPEATS = 9,
     HOST_QUICK_REPEATS = 3,
-    MOST_VALUES = 64,
-    HOST_ROWS = 256,
-    CACHE_PLACES = 16
+    HOST_RETRIES = 2, /* where values of one place differ by more than HOST_SPREAD */
+    MOST_VALUES = HOST_REPEATS * (1 + HOST_RETRIES),
+    HOST_ROWS = 256 /* times experts per token: what one call has at the most */
 };
 
-/* Where memory takes less more than the cache, all of a layer's experts are in one or the other. */
+static const double HOST_SPREAD = 0.05;
+
+/* Where memory takes less more than the caches, all of a layer's experts are in one or the other.
+ */
 static const double CACHE_SHOWS = 1.15;
 
-/* The time of each event of STEP on the host: the first records of a layer are the host's, and have
- * one time. */
-static uint32_t event_times(const StepOutput *output, uint32_t n, double *ns)
-{
-    uint32_t last_layer = UINT32_MAX;
-    for (size_t i = 0; i < output->n_residency && n < MOST_VALUES; i++) {
-        const ResidencyRecord *record = &output->residency[i];
-        if (record->kind != RESIDENCY_HOST || record->layer == last_layer)
-            continue;
-        last_layer = record->layer;
-        ns[n++] = (double)record->duration_ns;
-    }
-    return n;
-}
+static const char *const HOST_AXES[] = {"rows", "active"};
+static const char *const BYTES_AXIS[] = {"bytes"};
 
 /* Steps of one kind, for which so many sets of experts take turns. */
 typedef struct {
@@ -38,57 +30,146 @@ typedef struct {
     uint32_t sets;
 } HostSteps;
 
+/* What its events took: the experts, from the end of the router to the host's going on, from its
+ * having computed to the end of the event, and to its having queued that. */
+typedef struct {
+    uint32_t n;
+    double host_ns[MOST_VALUES];
+    double offer_ns[MOST_VALUES];
+    double fetch_ns[MOST_VALUES];
+    double issue_ns[MOST_VALUES];
+} HostValues;
+
+/* Experts of LAYER that the host computed; their records, which have one time, begin at *FIRST. */
+static uint32_t count_host(const StepOutput *output, uint32_t layer, const ResidencyRecord **first)
+{
+    uint32_t n = 0;
+    for (size_t i = 0; i < output->n_residency; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->kind != RESIDENCY_HOST || record->layer != layer)
+            continue;
+        *first = n++ == 0 ? record : *first;
+    }
+    return n;
+}
+
+/* The device's clock is told to the host's with the time that waking up takes, so that the parts of
+ * an event may seem shorter or longer than they are, but not the event. */
+static void take_event(const Calibration *c, const StepOutput *output, size_t op, size_t event,
+                       const ResidencyRecord *host, HostValues *values)
+{
+    const TimingRecord *experts = &output->timing[op];
+    const HostSpan *wait = &output->host.events[event].wait;
+    const HostSpan *queued = &output->host.ops[op];
+    uint64_t woken_ns = wait->start_ns + wait->duration_ns;
+    uint64_t computed_ns = host->start_ns + host->duration_ns;
+    double offer_ns = (double)woken_ns - (double)experts->start_ns;
+    double whole_ns = (double)experts->duration_ns - c->queue_stamp_ns;
+    offer_ns = offer_ns > 0 ? offer_ns : 0;
+    values->host_ns[values->n] = (double)host->duration_ns;
+    values->offer_ns[values->n] = offer_ns;
+    values->fetch_ns[values->n] = whole_ns - offer_ns - (double)(computed_ns - woken_ns);
+    values->issue_ns[values->n] =
+        (double)(queued->start_ns + queued->duration_ns) - (double)computed_ns;
+    values->n++;
+}
+
+/* Events of which the host computed all ACTIVE experts: none was resident. */
+static void take_step(const Calibration *c, const StepOutput *output, uint32_t active,
+                      HostValues *values)
+{
+    size_t event = 0;
+    for (size_t i = 0; i < output->n_timing; i++) {
+        const ResidencyRecord *host = NULL;
+        if (output->timing[i].op != OP_EXPERTS)
+            continue;
+        if (count_host(output, output->timing[i].layer, &host) == active && values->n < MOST_VALUES)
+            take_event(c, output, i, event, host, values);
+        event++;
+    }
+}
+
 /* As many sets as there are without an expert in two: what a set reads is gone when its turn comes,
- * unless the cache holds all of the layer. */
+ * unless the caches hold all of the layer. */
 static uint32_t all_sets(const Calibration *c, uint32_t active)
 {
     uint32_t sets = c->config->max_experts / active;
     return sets > 0 ? sets : 1;
 }
 
-static Status run_set(Calibration *c, const HostSteps *steps, double *load, StepOutput *output)
+static Status run_set(Calibration *c, const HostSteps *steps, StepOutput *output)
 {
     uint32_t tokens = steps->kind.requests * steps->kind.tokens;
     uint32_t top_k = c->config->max_top_k;
     uint32_t active = steps->active;
     double whole_ns;
     c->first_expert = (c->first_expert + 1) % steps->sets;
-    *load = calibration_force(c, STACK_DECODER, tokens, active < top_k ? top_k : active, 0);
+    calibration_force(c, STACK_DECODER, tokens, active < top_k ? top_k : active, 0);
     if (active < top_k)
         calibration_drop(c, tokens, active);
-    return calibration_step(c, &steps->kind, false, output, &whole_ns);
+    return calibration_step(c, &steps->kind, true, output, &whole_ns);
 }
 
-/* The time of each event; a turn of all sets, WARM_UP steps at the least, comes before. */
-static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_up, double *load,
-                         double *ns, uint32_t *n)
+/* After WARM_UP steps; once more where a disturbance shows. */
+static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_up,
+                         HostValues *values)
 {
     uint32_t repeats = c->options->quick ? HOST_QUICK_REPEATS : HOST_REPEATS;
-    *n = 0;
-    for (uint32_t i = 0; i < warm_up + repeats; i++) {
-        StepOutput output;
-        TRY(run_set(c, steps, load, &output));
-        if (i >= warm_up)
-            *n = event_times(&output, *n, ns);
+    StepOutput output;
+    values->n = 0;
+    for (uint32_t i = 0; i < warm_up; i++)
+        TRY(run_set(c, steps, &output));
+    for (uint32_t turn = 0; turn <= HOST_RETRIES; turn++) {
+        for (uint32_t i = 0; i < repeats; i++) {
+            TRY(run_set(c, steps, &output));
+            take_step(c, &output, steps->active, values);
+        }
+        if (c->options->quick || calibration_spread(values->host_ns, values->n) < HOST_SPREAD)
+            break;
     }
     return OK;
 }
 
-static Status note(Calibration *c, const char *name, const double at[COST_AXES], double *ns,
-                   uint32_t n)
+static const char *experts_shape(const Calibration *c, char shape[160])
 {
-    const char *axis[COST_AXES];
-    double spread = calibration_spread(ns, n);
-    double median = calibration_median(ns, n);
-    hardware_op_axes(OP_EXPERTS, axis);
-    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++) {
-        char shape[160];
-        if (!c->config->layers[i].moe)
-            continue;
-        calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
-        return calibration_note(c, name, shape, UNIT_NS, axis, 3, at, median, spread);
-    }
-    return OK;
+    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
+        if (c->config->layers[i].moe) {
+            calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
+            return shape;
+        }
+    return NULL;
+}
+
+/* A disturbance makes values larger, and never smaller: the spread is that of the lower half. */
+static Status note_host(Calibration *c, const char *name, const double at[2], HostValues *values)
+{
+    char shape[160];
+    double median = calibration_median(values->host_ns, values->n);
+    double spread = calibration_spread(values->host_ns, (values->n + 1) / 2);
+    if (values->n == 0 || experts_shape(c, shape) == NULL)
+        return OK;
+    return calibration_note(c, name, shape, UNIT_NS, HOST_AXES, 2, at, median, spread);
+}
+
+/* What an event takes besides its experts: the device's part and the host's. */
+static Status note_crossing(Calibration *c, double tokens, double rows, HostValues *values)
+{
+    const double width = c->config->d_model * sizeof(float);
+    const double in = tokens * width;
+    const double out = rows * width;
+    double wake_ns = 0;
+    if (values->n == 0 || calibration_runs_at_once(c))
+        return OK;
+    calibration_constant(c, "wake", &wake_ns);
+    double offer_ns = calibration_median(values->offer_ns, values->n) - wake_ns;
+    double fetch_ns = calibration_median(values->fetch_ns, values->n);
+    double issue_ns = calibration_median(values->issue_ns, values->n);
+    TRY(calibration_note(c, "host/offer", "", UNIT_NS, BYTES_AXIS, 1, &in,
+                         offer_ns > 0 ? offer_ns : 0, 0));
+    TRY(calibration_note(c, "host/fetch", "", UNIT_NS, BYTES_AXIS, 1, &out,
+                         fetch_ns > 0 ? fetch_ns : 0, 0));
+    return calibration_note(c, "issue/fetch", "", UNIT_NS, NULL, 0, NULL,
+                            issue_ns > 0 ? issue_ns : 0, 0);
 }
 
 static double expert_bytes(const Calibration *c)
@@ -96,94 +177,104 @@ static double expert_bytes(const Calibration *c)
     return (double)executor_expert_slot_bytes(c->executor, 0);
 }
 
-/* From memory, and where the cache holds so many experts, from there. */
-static Status measure_place(Calibration *c, uint32_t requests, uint32_t tokens, uint32_t active)
+/* Steps of TOKENS tokens, each with as many experts as it wants, or ACTIVE if these are fewer;
+ * false where there is no room. */
+static bool find_steps(const Calibration *c, uint32_t tokens, uint32_t active, HostSteps *steps)
 {
-    HostSteps steps = {.kind = {.requests = requests, .tokens = tokens, .forced = true},
-                       .active = active};
-    uint32_t all = requests * tokens;
-    double ns[MOST_VALUES];
-    double load;
-    uint32_t n;
-    if (requests > c->max_requests || all > c->max_tokens || tokens > c->max_length ||
-        calibration_only_counts(c))
+    uint32_t requests = tokens < c->max_requests ? tokens : c->max_requests;
+    if (requests == 0 || tokens > c->max_tokens)
+        return false;
+    while (tokens % requests != 0)
+        requests--;
+    *steps =
+        (HostSteps){.kind = {.requests = requests, .tokens = tokens / requests, .forced = true},
+                    .active = active,
+                    .sets = all_sets(c, active)};
+    return tokens / requests <= c->max_length;
+}
+
+/* ACTIVE experts of ROWS rows each: from memory, and where the caches hold so many, from there. */
+static Status measure_place(Calibration *c, uint32_t rows, uint32_t active)
+{
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t all = rows * active;
+    uint32_t tokens = active < top_k ? rows : all / top_k;
+    const double at[2] = {rows, active};
+    HostSteps steps;
+    HostValues values;
+    if (all > HOST_ROWS * top_k || (active > top_k && all % top_k != 0) ||
+        !find_steps(c, tokens, active, &steps) || calibration_only_counts(c))
         return OK;
-    double rows = active < c->config->max_top_k ? 1 : (double)all * c->config->max_top_k / active;
-    steps.sets = all_sets(c, active);
-    TRY(time_steps(c, &steps, 1, &load, ns, &n));
-    double at[COST_AXES] = {active, rows, load};
-    TRY(n > 0 ? note(c, "host/experts", at, ns, n) : OK);
+    TRY(time_steps(c, &steps, 1, &values));
+    TRY(note_host(c, "host/experts", at, &values));
+    TRY(note_crossing(c, tokens, all, &values));
     if (active * expert_bytes(c) > c->cache_bytes / 2)
         return OK;
     steps.sets = 1;
-    TRY(time_steps(c, &steps, 1, &load, ns, &n));
-    return n > 0 ? note(c, "host/warm", at, ns, n) : OK;
+    TRY(time_steps(c, &steps, 1, &values));
+    return note_host(c, "host/warm", at, &values);
 }
 
-/* Experts of one token, of which more and more sets take turns: what they read until half of what
- * memory costs more is there. */
-static Status measure_cache(Calibration *c)
+/* One expert with one row, of SETS that take turns: its median. */
+static Status time_turns(Calibration *c, uint32_t sets, double *ns)
 {
-    uint32_t active = c->config->max_top_k;
-    uint32_t most = all_sets(c, active);
-    HostSteps steps = {.kind = {.requests = 1, .tokens = 1, .forced = true}, .active = active};
-    double medians[CACHE_PLACES] = {0};
-    uint32_t sets[CACHE_PLACES];
-    uint32_t places = 0;
-    c->cache_bytes = 0;
-    bool known = calibration_constant(c, "host/cache", &c->cache_bytes);
-    if (calibration_only_counts(c) || known)
-        return OK;
-    for (uint32_t n = 1; n <= most && places < CACHE_PLACES; n += 1 + n / 4) {
-        double ns[MOST_VALUES];
-        double load;
-        uint32_t values;
-        steps.sets = n;
-        TRY(time_steps(c, &steps, n, &load, ns, &values));
-        if (values == 0)
-            return OK;
-        sets[places] = n;
-        medians[places++] = calibration_median(ns, values);
+    HostSteps steps;
+    HostValues values = {0};
+    if (find_steps(c, 1, 1, &steps)) {
+        steps.sets = sets;
+        TRY(time_steps(c, &steps, sets, &values));
     }
-    if (places == 0 || medians[places - 1] < medians[0] * CACHE_SHOWS)
-        return OK;
-    double half = (medians[0] + medians[places - 1]) / 2;
-    uint32_t held = places - 1;
-    while (held > 0 && medians[held] > half)
-        held--;
-    c->cache_bytes = sets[held] * active * expert_bytes(c);
-    return calibration_note(c, "host/cache", "", UNIT_BYTES, NULL, 0, NULL, c->cache_bytes, 0);
+    *ns = calibration_median(values.host_ns, values.n);
+    return OK;
 }
 
-/* ACTIVE experts of 1 row each and more. */
-static Status measure_active(Calibration *c, uint32_t active)
+/* What so many bytes read in between make of what memory costs more than the caches, as a share of
+ * it. The caches hold what is warm by half. */
+static Status note_reuse(Calibration *c, const uint32_t *sets, const double *ns, uint32_t n)
 {
-    static const uint32_t ROWS[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 0};
-    static const uint32_t QUICK_ROWS[] = {1, 4, 0};
-    uint32_t before = 0;
-    for (const uint32_t *rows = c->options->quick ? QUICK_ROWS : ROWS; *rows > 0; rows++) {
-        uint32_t tokens = *rows * active / c->config->max_top_k;
-        uint32_t requests = tokens < c->max_requests ? tokens : c->max_requests;
-        if (tokens == 0 || tokens == before || active * *rows > HOST_ROWS * c->config->max_top_k)
-            continue;
-        before = tokens;
-        while (tokens % requests != 0)
-            requests--;
-        TRY(measure_place(c, requests, tokens / requests, active));
+    double share = 0;
+    c->cache_bytes = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double bytes = sets[i] * expert_bytes(c);
+        double here = (ns[i] - ns[0]) / (ns[n - 1] - ns[0]);
+        share = here > share ? here : share;
+        share = share > 1 ? 1 : share;
+        c->cache_bytes = share < 0.5 ? bytes : c->cache_bytes;
+        TRY(calibration_note(c, "host/reuse", "", UNIT_FACTOR, BYTES_AXIS, 1, &bytes, share, 0));
     }
     return OK;
 }
 
+/* Where the caches hold a whole layer, its experts are warm, and nothing is noted. */
+static Status measure_reuse(Calibration *c)
+{
+    static const uint32_t SETS[] = {1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 128};
+    double ns[COUNT(SETS)];
+    uint32_t n = 0;
+    if (calibration_only_counts(c))
+        return OK;
+    c->cache_bytes = c->config->max_experts * expert_bytes(c) * 2;
+    if (c->options->quick)
+        return OK;
+    for (; n < COUNT(SETS) && SETS[n] < c->config->max_experts; n++)
+        TRY(time_turns(c, SETS[n], &ns[n]));
+    return n > 1 && ns[0] > 0 && ns[n - 1] > ns[0] * CACHE_SHOWS ? note_reuse(c, SETS, ns, n) : OK;
+}
+
+/* Tiles have 16 rows, and two of them go together: places lie on both sides of a step. */
 Status calibrate_host(Calibration *c)
 {
-    uint32_t top_k = c->config->max_top_k;
-    uint32_t experts = c->config->max_experts;
+    static const uint32_t ROWS[] = {1,  2,  4,  8,  12, 16,  17,  24,  32,  33,
+                                    48, 49, 64, 65, 96, 128, 129, 192, 256, 0};
+    static const uint32_t QUICK_ROWS[] = {1, 4, 0};
+    static const uint32_t ACTIVE[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 0};
+    static const uint32_t QUICK_ACTIVE[] = {1, 4, 0};
     if (c->config->n_moe_layers == 0)
         return OK;
-    TRY(measure_cache(c));
-    for (uint32_t active = 1; active < top_k; active += 1 + active / 2)
-        TRY(measure_place(c, 1, 1, active));
-    for (uint32_t active = top_k; active < experts; active *= 2)
-        TRY(measure_active(c, active));
-    return measure_active(c, experts);
+    TRY(measure_reuse(c));
+    for (const uint32_t *rows = c->options->quick ? QUICK_ROWS : ROWS; *rows > 0; rows++)
+        for (const uint32_t *active = c->options->quick ? QUICK_ACTIVE : ACTIVE;
+             *active > 0 && (*active == 1 || *active < c->config->max_experts); active++)
+            TRY(measure_place(c, *rows, *active));
+    return OK;
 }

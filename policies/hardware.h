@@ -18,9 +18,15 @@
  *   gpu/predict        the router of a layer further on, asked before this layer's experts run
  *   uneven/experts     what is added to evenly shared rows where a few of the experts have most of
  *                      them, by "active" and "rows"; unevenness: cost_unevenness() then
- *   host/experts       ... of a call that computes on the host's cores
- *   host/warm          the same where the host's cache holds the weights, of which it holds
- *                      host/cache, bytes; without that table, all
+ *   host/experts       of experts that the host's cores compute together, with weights from
+ *                      memory, by "rows" of each and how many are "active"
+ *   host/warm          the same where the caches hold the weights
+ *   host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of experts that
+ *                      were read since an expert was, its own included; without that table, 0
+ *   host/offer         from the end of the router to the host's going on, beyond wake, where the
+ *                      host may compute: by the bytes of the step's tokens
+ *   host/fetch         from the host's having computed to the end of the event, by the bytes of the
+ *                      rows, as f32; issue/fetch: what queueing that takes the host
  *   issue/OP           host time to queue OP where no graph is replayed
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;

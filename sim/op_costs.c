@@ -391,14 +391,17 @@ uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *wor
 }
 
 double op_costs_host_expert(OpCosts *costs, uint32_t number, uint32_t active, uint32_t rows,
-                            bool warm)
+                            double cold)
 {
     const OpPrice *price = &costs->prices[number];
-    const CostRef *ref = warm && price->warm.table != COSTS_NONE ? &price->warm : &price->host;
+    CostUse *use = &costs->use[OP_EXPERTS];
     CostPoint point = {0};
     point.at[AXIS_ACTIVE] = active;
     point.at[AXIS_ROWS] = rows;
     point.at[AXIS_LOAD] = cost_load_of(rows);
-    double ns = op_costs_at(costs, ref, &point, &costs->use[OP_EXPERTS]);
-    return ns > 0 ? ns : 0;
+    double ns = op_costs_at(costs, &price->host, &point, use);
+    if (cold >= 1 || price->warm.table == COSTS_NONE)
+        return ns;
+    double warm_ns = op_costs_at(costs, &price->warm, &point, use);
+    return warm_ns < ns ? warm_ns + cold * (ns - warm_ns) : ns;
 }

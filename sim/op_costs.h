@@ -134,9 +134,9 @@ void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool 
 uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns);
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
 uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
-/* ACTIVE experts of ROWS rows each that the host's cores compute together; WARM: its cache has the
- * weights. */
+/* ACTIVE experts of ROWS rows each that the host's cores compute together, with weights that come
+ * from memory by the share COLD, 0 to 1, and else from its caches. */
 double op_costs_host_expert(OpCosts *costs, uint32_t price, uint32_t active, uint32_t rows,
-                            bool warm);
+                            double cold);
 
 #endif

@@ -326,13 +326,9 @@ static uint64_t row_bytes(const Event *event)
 static void offer_host(const Event *event)
 {
     Timing *timing = event->timing;
-    const TraceLayer *layer = &timing->options.layers[event->event->layer_index];
-    uint64_t tokens = timing->step.tokens;
     if (timing->options.plan->compute.mode == COMPUTE_ON_GPU || timing->one_thread)
         return;
-    timing->gpu_ns += cross(timing, &timing->refs.d2h, tokens * row_bytes(event)) +
-                      cross(timing, &timing->refs.d2h, (layer->experts + 1) * sizeof(uint32_t)) +
-                      cross(timing, &timing->refs.d2h, tokens * layer->top_k * sizeof(uint32_t));
+    timing->gpu_ns += cross(timing, &timing->refs.offer, timing->step.tokens * row_bytes(event));
 }
 
 /* The host computes its experts when all else is queued; what they give is fetched by the device,
@@ -344,14 +340,17 @@ static void run_host(Event *event, const BufferAction *actions, uint32_t n_actio
         return;
     uint64_t start_ns = timing->host_ns;
     timing->host_ns += timing_host_ns(timing, event->price, actions, n_actions);
-    uint64_t fetched_ns = timing->host_ns;
-    if (!timing->one_thread)
-        fetched_ns += cross(timing, &timing->refs.h2d, event->host.rows * row_bytes(event));
+    uint64_t computed_ns = timing->host_ns;
+    uint64_t fetched_ns = computed_ns;
+    if (!timing->one_thread) {
+        fetched_ns += cross(timing, &timing->refs.fetch, event->host.rows * row_bytes(event));
+        timing->host_ns += timing->issue_fetch_ns;
+    }
     timing->gpu_ns = later(timing->gpu_ns, fetched_ns);
     for (uint32_t i = 0; timing->options.records && i < event->host.active; i++) {
         ResidencyRecord *record = &timing->residency[event->first_host + i];
         record->start_ns = start_ns;
-        record->duration_ns = timing->host_ns - start_ns;
+        record->duration_ns = computed_ns - start_ns;
     }
 }
 

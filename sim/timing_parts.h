@@ -84,8 +84,10 @@ struct Timing {
         CostRef wake;
         CostRef h2d;
         CostRef together;
-        CostRef d2h;
-        CostRef host_cache;
+        CostRef reuse;
+        CostRef offer;
+        CostRef fetch;
+        CostRef issue_fetch;
         CostRef stamp;
         CostRef queue_stamp;
         CostRef issue_stamp;
@@ -100,6 +102,7 @@ struct Timing {
     uint64_t sync_ns;
     uint64_t lag_ns;
     uint64_t gap_ns;
+    uint64_t issue_fetch_ns;
     int64_t after_load_ns; /* beyond what a call takes that waits for none */
     uint64_t throttle_ns;
     uint64_t throttle_least_ns;
@@ -114,8 +117,7 @@ struct Timing {
     const char *missing[TIMING_MISSING]; /* as in TimingTotals */
     uint32_t n_missing;
     uint64_t flush;
-    uint64_t host_read;  /* bytes of experts that the host has read */
-    uint64_t host_cache; /* ... and that its cache holds */
+    uint64_t host_read; /* bytes of experts that the host has read */
     uint32_t n_resident;
     uint32_t n_initial; /* residents of a fresh buffer */
     uint32_t n_experts;

@@ -35,7 +35,10 @@ static const struct {
     {"throttle", offsetof(Timing, refs.throttle), NEEDED_BY_SLOW_LINKS},
     {"throttle/least", offsetof(Timing, refs.throttle_least), NEEDED_BY_SLOW_LINKS},
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
-    {"copy/d2h", offsetof(Timing, refs.d2h), NEEDED_BY_HOST_EXPERTS},
+    {"host/offer", offsetof(Timing, refs.offer), NEEDED_BY_HOST_EXPERTS},
+    {"host/fetch", offsetof(Timing, refs.fetch), NEEDED_BY_HOST_EXPERTS},
+    {"issue/fetch", offsetof(Timing, refs.issue_fetch), NEEDED_BY_HOST_EXPERTS},
+    {"host/reuse", offsetof(Timing, refs.reuse), NEEDED_BY_NONE},
     {"copy/gap", offsetof(Timing, refs.gap), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
 };
@@ -83,7 +86,8 @@ static Status lacks(const Timing *timing, const char *name, const char *shape)
 /* What passes between operations and loads: without it times are short by little, and say so. */
 static bool is_small(Need need)
 {
-    return need == NEEDED_BY_QUEUES || need == NEEDED_BY_SLOW_LINKS;
+    return need == NEEDED_BY_QUEUES || need == NEEDED_BY_SLOW_LINKS ||
+           need == NEEDED_BY_HOST_EXPERTS;
 }
 
 static void note_missing(Timing *timing, const char *name)
@@ -185,7 +189,6 @@ static Status find_of_model(Timing *timing)
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
                                                                           : "padded";
     snprintf(shape, sizeof shape, "memory/%s", memory);
-    TRY(op_costs_find(costs, "host/cache", "", &timing->refs.host_cache));
     TRY(op_costs_find(costs, "stamp/queued", "", &timing->refs.queue_stamp));
     TRY(op_costs_find(costs, "issue/stamp", "", &timing->refs.issue_stamp));
     return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
@@ -253,9 +256,8 @@ static void price_constants(Timing *timing)
         price_small_loads(timing);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         price_slow_link(timing);
-    timing->host_cache = UINT64_MAX;
-    if (timing->refs.host_cache.table != COSTS_NONE)
-        timing->host_cache = constant(timing, &timing->refs.host_cache);
+    if (is_needed(timing, NEEDED_BY_HOST_EXPERTS))
+        timing->issue_fetch_ns = constant(timing, &timing->refs.issue_fetch);
     if (is_needed(timing, NEEDED_BY_STAMPS))
         price_stamps(timing);
 }

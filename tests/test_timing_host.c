@@ -1,5 +1,5 @@
-/* Simulated time of experts that the host computes: from memory, from its cache, and in what
- * shares. */
+/* Simulated time of experts that the host computes: from memory, from its caches, and in what
+ * shares; and what an event takes besides. */
 #include "base/status.h" /* before cmocka, which has a macro called fail */
 
 #include "tests/support.h"
@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "sim/timing.h"
 
-enum { EXPERTS = 6, SLOT_BYTES = 1000, HELD = 2, COLD_NS = 10000, WARM_NS = 1000 };
+enum { EXPERTS = 6, SLOT_BYTES = 1000, COLD_NS = 10000, WARM_NS = 1000 };
 
 static void put(Hardware *hardware, const char *name, CostUnit unit, double value)
 {
@@ -21,15 +21,25 @@ static void put(Hardware *hardware, const char *name, CostUnit unit, double valu
 /* NS for each expert and each of its rows. */
 static void put_host(Hardware *hardware, const char *name, double ns)
 {
-    static const char *const AXES[] = {"active", "rows"};
+    static const char *const AXES[] = {"rows", "active"};
     CostTable *table;
     assert_ok(hardware_add_table(hardware, name, "", UNIT_NS, AXES, 2, &table));
     for (uint32_t active = 1; active <= EXPERTS; active++)
         for (uint32_t rows = 1; rows <= 4; rows++)
-            assert_ok(cost_table_put(table, (double[]){active, rows}, ns * active * rows, 0));
+            assert_ok(cost_table_put(table, (double[]){rows, active}, ns * active * rows, 0));
 }
 
-/* One MoE layer, nothing of which takes time but experts on the host, whose cache holds HELD. */
+/* The caches hold two experts, and half of a third. */
+static void put_reuse(Hardware *hardware)
+{
+    static const char *const AXES[] = {"bytes"};
+    CostTable *table;
+    assert_ok(hardware_add_table(hardware, "host/reuse", "", UNIT_FACTOR, AXES, 1, &table));
+    assert_ok(cost_table_put(table, (double[]){2 * SLOT_BYTES}, 0, 0));
+    assert_ok(cost_table_put(table, (double[]){4 * SLOT_BYTES}, 1, 0));
+}
+
+/* One MoE layer, nothing of which takes time but experts on the host. */
 static void make_machine(Hardware *hardware)
 {
     HardwareModel *model;
@@ -43,7 +53,7 @@ static void make_machine(Hardware *hardware)
     put(hardware, "copy/h2d", UNIT_NS, 0);
     put(hardware, "decide", UNIT_NS, 0);
     put(hardware, "end/load", UNIT_NS, 0);
-    put(hardware, "host/cache", UNIT_BYTES, HELD * SLOT_BYTES);
+    put_reuse(hardware);
     put_host(hardware, "host/experts", COLD_NS);
     put_host(hardware, "host/warm", WARM_NS);
 }
@@ -84,7 +94,7 @@ static Timing *open_timing(const Hardware *hardware, Plan *plan)
     return timing;
 }
 
-static void what_the_cache_holds_is_warm_until_so_much_else_was_read(void **unused)
+static void what_the_caches_hold_is_warm_until_so_much_else_was_read(void **unused)
 {
     (void)unused;
     Hardware hardware;
@@ -96,6 +106,7 @@ static void what_the_cache_holds_is_warm_until_so_much_else_was_read(void **unus
     assert_int_equal(one_ns(timing, 1), COLD_NS);
     assert_int_equal(one_ns(timing, 0), WARM_NS);
     assert_int_equal(one_ns(timing, 2), COLD_NS);
+    assert_int_equal(one_ns(timing, 1), (WARM_NS + COLD_NS) / 2);
     assert_int_equal(one_ns(timing, 3), COLD_NS);
     assert_int_equal(one_ns(timing, 0), COLD_NS);
     timing_free(timing);
@@ -121,7 +132,7 @@ static void each_expert_takes_its_share_of_as_many_of_its_rows(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_the_cache_holds_is_warm_until_so_much_else_was_read),
+        cmocka_unit_test(what_the_caches_hold_is_warm_until_so_much_else_was_read),
         cmocka_unit_test(each_expert_takes_its_share_of_as_many_of_its_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

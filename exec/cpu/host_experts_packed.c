@@ -10,7 +10,11 @@
 
 enum {
     GATHER_COLUMNS = 256, /* of one item */
-    EIGHT = 8             /* rows of gate before those of up */
+    EIGHT = 8,            /* rows of gate before those of up */
+    /* What one thread does sooner than it takes several to meet: bytes of weights, times sets of
+     * rows, and numbers that are gathered. */
+    ALONE_BYTES = 160 << 10,
+    ALONE_NUMBERS = 4096
 };
 
 /* The nearest bf16, as the upper half of a word; NaN stays NaN. */
@@ -194,14 +198,25 @@ static void cut_items(HostTask *task, uint32_t strips)
     task->items = divide_up(strips, task->strips);
 }
 
+static void run_items(const HostTask *task, bool alone, size_t n, ThreadTask run)
+{
+    if (!alone) {
+        thread_pool_run(task->host->pool, n, run, (void *)task);
+        return;
+    }
+    for (size_t item = 0; item < n; item++)
+        run((void *)task, item, 0);
+}
+
 void host_run_packed(HostTask *task)
 {
     const FfnShape *shape = task->work->shape;
-    ThreadPool *pool = task->host->pool;
+    bool alone = task->n_sets * task->layout.bytes <= ALONE_BYTES;
     task->items = divide_up(shape->d_model, GATHER_COLUMNS);
-    thread_pool_run(pool, (size_t)task->n_sets * task->items, gather_item, task);
+    run_items(task, (size_t)task->n_rows * shape->d_model <= ALONE_NUMBERS,
+              (size_t)task->n_sets * task->items, gather_item);
     cut_items(task, ffn_first_rows(shape) / STRIP_ROWS);
-    thread_pool_run(pool, (size_t)task->n_pieces * task->items, inside_item, task);
+    run_items(task, alone, (size_t)task->n_pieces * task->items, inside_item);
     cut_items(task, shape->d_model / STRIP_ROWS);
-    thread_pool_run(pool, (size_t)task->n_pieces * task->items, out_item, task);
+    run_items(task, alone, (size_t)task->n_pieces * task->items, out_item);
 }

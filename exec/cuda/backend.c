@@ -88,12 +88,22 @@ static Status describe(Device *device)
                              sizeof device->description);
 }
 
+/* One processor is left to the threads of the driver and of the system: where all of them look for
+ * work, whoever else must run takes turns with one, which the others then wait for. */
+static size_t count_threads(const DeviceOptions *options)
+{
+    size_t all = thread_count_default();
+    if (options->threads > 0)
+        return options->threads;
+    return all > 2 ? all - 1 : all;
+}
+
 static Status open_parts(Device *device)
 {
     TRY(find_device());
     TRY(describe(device));
     TRY(make_streams(device));
-    TRY(thread_pool_new(device->options.threads, &device->pool));
+    TRY(thread_pool_new(count_threads(&device->options), &device->pool));
     lay_out_tables(device);
     TRY(arena_commit(&device->tables, "executor: events"));
     lay_out_tables(device);

@@ -1,14 +1,15 @@
 /* Experts on the host's cores beside the GPU: what they read of a layer comes over the link before
- * the host waits for the event's counts, what they give is fetched by a kernel that puts it among
+ * the host has the event's counts, what they give is fetched by a kernel that puts it among
  * the rows of the others.
  *
- * The kernel runs in a stream of its own, beside the hits and their loads, and reads the pinned
- * rows where they are, so that they do not queue up behind loads. Two buffers take turns where an
- * event has more rows than are computed at a time. */
+ * The kernel reads the pinned rows where they are, so that they do not queue up behind loads; where
+ * there are some, it runs in a stream of its own. Two buffers take turns where an event has more
+ * rows than are computed at a time. */
 #include "exec/cuda/device.h"
 #include "exec/layout.h"
 
-enum { AWAKE_NS = 2000000 /* longer than a layer of a decode step takes */ };
+/* Longer than most layers take; whoever sleeps is roused before the counts are waited for. */
+enum { AWAKE_NS = 20000000 };
 
 static void lay_out_host(Device *device, Arena *arena)
 {
@@ -60,22 +61,18 @@ void cuda_close_host(Device *device)
     pinned_free(&side->memory);
 }
 
-static Status fetch(Device *device, void *to, const void *from, size_t bytes)
-{
-    CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, device->stream));
-    return OK;
-}
-
+/* Few rows come with the counts, by the kernel that tells them. */
 Status cuda_offer_host(Device *device, const ExpertBatch *batch, const float *in)
 {
     const HostSide *side = &device->host_side;
     size_t assignments = (size_t)batch->tokens * batch->top_k;
-    TRY(fetch(device, side->in, in,
-              (size_t)batch->tokens * batch->shape->d_model * sizeof *side->in));
-    TRY(fetch(device, side->group_first, batch->groups.first,
-              ((size_t)batch->n_experts + 1) * sizeof *side->group_first));
-    return fetch(device, side->group_rows, batch->groups.rows,
-                 assignments * sizeof *side->group_rows);
+    thread_pool_rouse(device->pool);
+    TRY(cuda_tell(device, side->in, in,
+                  (size_t)batch->tokens * batch->shape->d_model * sizeof *side->in));
+    TRY(cuda_tell(device, side->group_first, batch->groups.first,
+                  ((size_t)batch->n_experts + 1) * sizeof *side->group_first));
+    return cuda_tell(device, side->group_rows, batch->groups.rows,
+                     assignments * sizeof *side->group_rows);
 }
 
 static HostForm form_of(const Device *device, const FfnShape *shape)
@@ -84,15 +81,23 @@ static HostForm form_of(const Device *device, const FfnShape *shape)
     return experts_packed(shape, bf16) ? HOST_PACKED : bf16 ? HOST_BF16 : HOST_F32;
 }
 
-/* Has the GPU fetch N rows of BUFFER. */
+/* Has the GPU fetch N rows of BUFFER, in STREAM. */
 static Status put_rows(const Device *device, const ExpertBatch *batch, HostBuffer *buffer,
-                       uint32_t n, void *out)
+                       uint32_t n, void *out, cudaStream_t stream)
 {
-    const HostSide *side = &device->host_side;
-    TRY(experts_put_rows(&device->experts, batch, buffer->rows, n, buffer->out, out,
-                         side->results));
-    CUDA_TRY(cudaEventRecord(buffer->fetched, side->results));
+    TRY(experts_put_rows(&device->experts, batch, buffer->rows, n, buffer->out, out, stream));
+    CUDA_TRY(cudaEventRecord(buffer->fetched, stream));
     buffer->used = true;
+    return OK;
+}
+
+/* Where nothing is loaded the hits are done sooner than what the host computes, and behind them is
+ * no wait for another stream. */
+static Status choose_stream(Device *device, cudaStream_t *stream)
+{
+    bool idle;
+    TRY(cuda_link_idle(device, &idle));
+    *stream = idle ? device->stream : device->host_side.results;
     return OK;
 }
 
@@ -107,7 +112,9 @@ Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jo
                      .jobs = jobs,
                      .n_jobs = n_jobs,
                      .in = side->in};
+    cudaStream_t stream;
     (void)in;
+    TRY(choose_stream(device, &stream));
     for (size_t i = 0; i < HOST_BUFFERS; i++)
         side->buffers[i].used = false;
     for (size_t turn = 0;; turn++) {
@@ -117,10 +124,10 @@ Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jo
         uint32_t n = host_experts_next(side->experts, &work, false, buffer->out, buffer->rows);
         if (n == 0)
             break;
-        TRY(put_rows(device, batch, buffer, n, out));
+        TRY(put_rows(device, batch, buffer, n, out, stream));
     }
     for (size_t i = 0; i < HOST_BUFFERS; i++)
-        if (side->buffers[i].used)
+        if (side->buffers[i].used && stream != device->stream)
             CUDA_TRY(cudaStreamWaitEvent(device->stream, side->buffers[i].fetched, 0));
     return OK;
 }

@@ -11,18 +11,32 @@ struct TellBlock {
     Tell tell[MOST_TELLS];
 };
 
-/* One block: the word comes after what all of its threads have written. A few hundred bytes over
+/* Elements of a tell, so many bytes that its sizes and places are multiples of. */
+template <typename Element> __device__ void write_told(const Tell &tell)
+{
+    const Element *from = (const Element *)tell.from;
+    Element *to = (Element *)tell.to;
+    uint32_t count = (uint32_t)(tell.bytes / sizeof *to);
+    for (uint32_t i = threadIdx.x; i < count; i += THREADS)
+        to[i] = from[i];
+}
+
+__device__ bool is_wide(const Tell &tell)
+{
+    return ((size_t)tell.from | (size_t)tell.to | tell.bytes) % sizeof(uint4) == 0;
+}
+
+/* One block: the word comes after what all of its threads have written. At the most some KiB over
  * the link, bound by its latency. */
 __global__ void __launch_bounds__(THREADS)
     tell(const __grid_constant__ TellBlock block, uint32_t n, uint32_t *told, uint32_t number)
 {
     wait_for_earlier_kernels();
     for (uint32_t t = 0; t < n; t++) {
-        const uint16_t *from = (const uint16_t *)block.tell[t].from;
-        uint16_t *to = (uint16_t *)block.tell[t].to;
-        uint32_t count = (uint32_t)(block.tell[t].bytes / sizeof *to);
-        for (uint32_t i = threadIdx.x; i < count; i += THREADS)
-            to[i] = from[i];
+        if (is_wide(block.tell[t]))
+            write_told<uint4>(block.tell[t]);
+        else
+            write_told<uint16_t>(block.tell[t]);
     }
     __threadfence_system();
     __syncthreads();

@@ -9,7 +9,7 @@
 typedef struct {
     uint64_t experts;
     uint64_t rows;
-    uint64_t load_ns;
+    ShareCosts costs;
     uint32_t at; /* of the layer in the table of the host's costs */
 } LayerShare;
 
@@ -64,29 +64,50 @@ static void reverse(HostMiss *misses, uint32_t n)
     }
 }
 
-/* One more load makes the loads' sum larger and the host's smaller, so the first one that does not
- * lower the larger of both is one too many. Loads are popped off a heap, to its end. */
-uint32_t host_share_split(uint64_t load_ns, HostMiss *misses, uint32_t n)
+/* The larger side where LOADS of N are loaded, and the others cost HOST_NS together. */
+static uint64_t longer_side(const ShareCosts *costs, uint64_t loads, uint64_t host_ns, uint32_t n)
+{
+    return larger(loads > 0 ? costs->load_event_ns + loads * costs->load_ns : 0,
+                  loads < n ? costs->host_event_ns + host_ns : 0);
+}
+
+/* The most loads of the best choice but that all are loaded, whose time is *BEST_NS. One more load
+ * makes the loads' side longer and the host's shorter: from where the loads' is the longer one,
+ * none is better. Of a heap of misses those that are loaded are popped, to its end. */
+static uint32_t best_but_all(const ShareCosts *costs, HostMiss *misses, uint32_t n,
+                             uint64_t host_ns, uint64_t *best_ns)
+{
+    uint32_t best = 0;
+    *best_ns = longer_side(costs, 0, host_ns, n);
+    for (uint32_t loads = 1; loads < n; loads++) {
+        HostMiss loaded = misses[0];
+        uint32_t left = n - loads;
+        host_ns -= loaded.host_ns;
+        misses[0] = misses[left];
+        sink(misses, left, 0);
+        misses[left] = loaded;
+        uint64_t ns = longer_side(costs, loads, host_ns, n);
+        best = ns < *best_ns ? loads : best;
+        *best_ns = ns < *best_ns ? ns : *best_ns;
+        if (costs->load_event_ns + loads * costs->load_ns >= costs->host_event_ns + host_ns)
+            break;
+    }
+    return best;
+}
+
+uint32_t host_share_split(const ShareCosts *costs, HostMiss *misses, uint32_t n)
 {
     uint64_t host_ns = 0;
-    uint32_t left = n;
+    uint64_t best_ns;
+    if (n == 0)
+        return 0;
     for (uint32_t i = 0; i < n; i++)
         host_ns += misses[i].host_ns;
     for (uint32_t i = n / 2; i-- > 0;)
         sink(misses, n, i);
-    while (left > 0) {
-        uint64_t loads = n - left;
-        uint64_t before = larger(loads * load_ns, host_ns);
-        if (larger((loads + 1) * load_ns, host_ns - misses[0].host_ns) >= before)
-            break;
-        HostMiss loaded = misses[0];
-        host_ns -= loaded.host_ns;
-        misses[0] = misses[--left];
-        sink(misses, left, 0);
-        misses[left] = loaded;
-    }
+    uint32_t best = best_but_all(costs, misses, n, host_ns, &best_ns);
     reverse(misses, n);
-    return n - left;
+    return longer_side(costs, n, 0, n) < best_ns ? n : best;
 }
 
 uint64_t host_share_ns(const PlanTable *table, uint32_t at, uint32_t rows)
@@ -112,11 +133,16 @@ static Status find_costs(const Plan *plan, const TraceLayer *layers, HostShare *
     for (uint32_t i = 0; i < share->n_layers; i++) {
         LayerShare *layer = &share->layers[i];
         PlanRow load = plan_table_list(plan->compute.load_ns.table, layers[i].layer);
+        PlanRow event = plan_table_list(plan->compute.event_ns.table, layers[i].layer);
         layer->at = plan_table_find(share->host_ns, layers[i].layer);
         if (layer->at == plan_table_layers(share->host_ns) || load.n == 0)
             return fail(ERR_INPUT, "compute.%s: layer %" PRIu32 " is missing",
                         load.n == 0 ? "load_ns" : "host_ns", layers[i].layer);
-        layer->load_ns = load.values[0];
+        layer->costs.load_ns = load.values[0];
+        if (event.n == 2) {
+            layer->costs.host_event_ns = event.values[0];
+            layer->costs.load_event_ns = event.values[1];
+        }
     }
     return OK;
 }
@@ -195,7 +221,7 @@ static void choose(HostShare *share, const Scope *scope, const BufferEvent *give
     for (uint32_t i = 0; i < n_misses; i++)
         share->misses[i].host_ns =
             host_share_ns(share->host_ns, layer->at, given->rows[share->misses[i].at]);
-    uint32_t n_loads = host_share_split(layer->load_ns, share->misses, n_misses);
+    uint32_t n_loads = host_share_split(&layer->costs, share->misses, n_misses);
     for (uint32_t i = 0; i < n_loads; i++)
         share->on_host[share->misses[i].at] = false;
 }

@@ -4,8 +4,9 @@
  * Mode split follows APTMoE (SC'24), HybriMoE (DAC'25) and Duplex (MICRO'24), which divide experts
  * between two processors by the tokens of each over two measured tables: the larger of both sides'
  * time is made as small as it can be. A load costs the same whatever it is loaded for, an expert on
- * the host costs by its rows. So of all sets of K loads the K experts that cost most on the host
- * leave it least to do, and one pass over K finds the best set. */
+ * the host costs by its rows, and each side costs something by being taken at all, so that few
+ * misses, or tiny experts, may go one way together. So of all sets of K loads the K experts that
+ * cost most on the host leave it least to do, and one pass over K finds the best set. */
 #ifndef POLICIES_HOST_SHARE_H
 #define POLICIES_HOST_SHARE_H
 
@@ -17,11 +18,18 @@ typedef struct {
     uint32_t at;      /* position in the event's experts */
 } HostMiss;
 
-/* Orders MISSES[n] so that those to be loaded, LOAD_NS each, come first, the costliest on the host
- * before the others (ties: lower position); returns their number. The rest is the host's. The
- * larger of both sums is the least that any choice gives; of equal ones that with fewer loads is
- * taken. */
-uint32_t host_share_split(uint64_t load_ns, HostMiss *misses, uint32_t n);
+/* What a layer's misses cost besides what each costs on the host. */
+typedef struct {
+    uint64_t load_ns;       /* each load */
+    uint64_t host_event_ns; /* an event of which the host computes any ... */
+    uint64_t load_event_ns; /* ... in which any is loaded */
+} ShareCosts;
+
+/* Orders MISSES[n] so that those to be loaded come first, the costliest on the host before the
+ * others where not all are loaded (ties: lower position); returns their number. The rest is the
+ * host's. The larger of both sides is the least that any choice gives; of equal ones that with
+ * fewer loads is taken. */
+uint32_t host_share_split(const ShareCosts *costs, HostMiss *misses, uint32_t n);
 
 /* What POINTS[n] of [rows, ns] say of ROWS: the points themselves, linear between them; the first
  * one's time below it, the last one's time per row beyond it. Rounded down, at least 1. */

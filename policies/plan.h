@@ -50,6 +50,8 @@ typedef struct {
     const uint32_t *rows;    /* [n] ascending, from 1 up */
     const uint32_t *host_ns; /* [n] to compute so many rows on the host, one expert at a time */
     uint32_t load_ns;        /* to load it */
+    uint32_t event_ns[2];    /* what an event costs besides, of which the host computes any, and in
+                                which any is loaded */
 } ExpertCosts;
 
 /* Plain data but for the tables, which a copy shares without owning them: see plan_free(). */
@@ -87,9 +89,11 @@ typedef struct {
     } prefetch;
     struct {
         ComputeMode mode;
-        PlanLearned host_ns; /* CostsChoice; split: [rows, ns] of one expert on the host, by layer,
-                                rows ascending */
-        PlanLearned load_ns; /* CostsChoice; split: ns of one expert's load, by layer */
+        PlanLearned host_ns;  /* CostsChoice; split: [rows, ns] of one expert on the host, by layer,
+                                 rows ascending */
+        PlanLearned load_ns;  /* CostsChoice; split: ns of one expert's load, by layer */
+        PlanLearned event_ns; /* CostsChoice; split: [ns, ns] by layer, as ExpertCosts says; without
+                                 a table 0 */
     } compute;
     struct {
         uint32_t ranks;
@@ -135,7 +139,7 @@ bool plan_needs_future(const Plan *plan);
 /* The PLAN_LEARNABLE things that a plan can learn, the first PLAN_TRAINED from a trace, the next
  * from a hardware profile, or carries as tables: number I of PLAN, and its path ("buffer.hot") at
  * *PATH. */
-enum { PLAN_TRAINED = 4, PLAN_LEARNABLE = 7 };
+enum { PLAN_TRAINED = 4, PLAN_LEARNABLE = 8 };
 PlanLearned *plan_learned(Plan *plan, size_t i, const char **path);
 /* Puts TABLE, which PLAN then owns as well, in the place of what is learnt. */
 void plan_learn(PlanLearned *learned, const PlanTable *table);

@@ -1,5 +1,6 @@
 /* Section "compute" of a plan: what goes together, and the costs that split decides by. */
 #include <inttypes.h>
+#include <string.h>
 
 #include "policies/buffer.h"
 #include "policies/plan_keys.h"
@@ -29,6 +30,16 @@ static Status check_costs(const PlanTable *table)
     return OK;
 }
 
+/* What an event of every layer costs: [host, load]. */
+static Status check_event_costs(const PlanTable *table)
+{
+    for (uint32_t at = 0; at < plan_table_layers(table); at++)
+        if (plan_table_row(table, at, 0).n != 2)
+            return fail(ERR_INPUT, "%" PRIu32 ": must be [ns, ns]: of the host, and of loads",
+                        plan_table_layer(table, at));
+    return OK;
+}
+
 static bool is_given(const JsonAt *at, const char *key, JsonAt *value)
 {
     return json_find(at, key, value) && !json_is_null(value);
@@ -53,7 +64,7 @@ static Status check_mode(const JsonAt *at, const JsonAt *value, const Plan *plan
 
 Status plan_check_compute(const JsonAt *at, Plan *plan)
 {
-    static const char *const COSTS[] = {"host_ns", "load_ns"};
+    static const char *const COSTS[] = {"host_ns", "load_ns", "event_ns"};
     JsonAt value;
     if (plan->compute.mode != COMPUTE_ON_GPU && json_find(at, "mode", &value))
         TRY(check_mode(at, &value, plan));
@@ -66,6 +77,12 @@ Status plan_check_compute(const JsonAt *at, Plan *plan)
         plan->compute.host_ns.choice = COMPUTE_COSTS_MEASURED;
     if (plan->compute.load_ns.table == NULL)
         plan->compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
+    if (!is_given(at, "event_ns", &value) &&
+        plan->compute.host_ns.choice + plan->compute.load_ns.choice > 0)
+        plan->compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
+    if (plan->compute.event_ns.table != NULL && json_find(at, "event_ns", &value))
+        TRY(fail_in(check_event_costs(plan->compute.event_ns.table), "%s: %s", value.file,
+                    value.path));
     if (plan->compute.host_ns.table == NULL || !json_find(at, "host_ns", &value))
         return OK;
     return fail_in(check_costs(plan->compute.host_ns.table), "%s: %s", value.file, value.path);
@@ -113,6 +130,20 @@ static Status load_table(const TraceLayer *layers, uint32_t n_layers, const Expe
     return OK;
 }
 
+static Status event_table(const TraceLayer *layers, uint32_t n_layers, const ExpertCosts *costs,
+                          PlanTable **table)
+{
+    TRY(plan_table_new(TABLE_LISTS, n_layers, n_layers, 2 * n_layers, table));
+    PlanTableParts parts = plan_table_parts(*table);
+    for (uint32_t i = 0; i < n_layers; i++) {
+        parts.layer[i] = layers[i].layer;
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = 2 * (i + 1);
+        memcpy(parts.value + 2 * i, costs[i].event_ns, sizeof costs[i].event_ns);
+    }
+    return OK;
+}
+
 Status plan_measure(Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                     const ExpertCosts *costs)
 {
@@ -126,10 +157,16 @@ Status plan_measure(Plan *plan, const TraceLayer *layers, uint32_t n_layers,
             plan_learn(&plan->compute.host_ns, table);
         plan_table_release(table);
     }
-    if (status != OK || plan->compute.load_ns.choice != COMPUTE_COSTS_MEASURED)
+    if (status == OK && plan->compute.load_ns.choice == COMPUTE_COSTS_MEASURED) {
+        status = load_table(layers, n_layers, costs, &table);
+        if (status == OK)
+            plan_learn(&plan->compute.load_ns, table);
+        plan_table_release(table);
+    }
+    if (status != OK || plan->compute.event_ns.choice != COMPUTE_COSTS_MEASURED)
         return status;
-    TRY(load_table(layers, n_layers, costs, &table));
-    plan_learn(&plan->compute.load_ns, table);
+    TRY(event_table(layers, n_layers, costs, &table));
+    plan_learn(&plan->compute.event_ns, table);
     plan_table_release(table);
     return OK;
 }

@@ -131,6 +131,13 @@ static const PlanKey COMPUTE_KEYS[] = {
      .least = 1,
      .most = UINT32_MAX,
      .nullable = true},
+    {.name = "event_ns",
+     .kind = KEY_LEARNED,
+     AT(compute.event_ns),
+     .names = COSTS_CHOICES,
+     .shape = TABLE_LISTS,
+     .most = UINT32_MAX,
+     .nullable = true},
 };
 
 static const PlanKey PLACEMENT_KEYS[] = {

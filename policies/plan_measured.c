@@ -1,10 +1,10 @@
 #include "policies/plan_measured.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 #include "base/memory.h"
-
-enum { AXIS_ACTIVE, AXIS_ROWS };
+#include "policies/link.h"
 
 /* The costs of one layer's experts, and room for them. */
 typedef struct {
@@ -26,63 +26,102 @@ static const char *shape_of(const HardwareModel *model, uint32_t layer)
     return NULL;
 }
 
-static const double *place(const CostTable *table, uint32_t i)
+/* A table of experts on the host, by rows and active. */
+typedef struct {
+    const CostTable *table;
+    uint32_t rows; /* axis */
+    uint32_t active;
+} HostTable;
+
+static bool find_axis(const CostTable *table, const char *name, uint32_t *axis)
 {
-    return table->at + (size_t)i * table->n_axes;
+    for (*axis = 0; *axis < table->n_axes; ++*axis)
+        if (strcmp(table->axis[*axis], name) == 0)
+            return true;
+    return false;
 }
 
-/* Points of the table with ACTIVE experts, each number of rows once: writes them unless POINTS is
- * NULL. */
-static uint32_t take_points(const CostTable *table, double active, const Points *points)
+static double place(const HostTable *host, uint32_t i, uint32_t axis)
 {
-    uint32_t n = 0;
-    double last = 0;
-    for (uint32_t i = 0; i < table->n_points; i++) {
-        const double *at = place(table, i);
-        if (at[AXIS_ACTIVE] != active || at[AXIS_ROWS] != (uint32_t)at[AXIS_ROWS] ||
-            at[AXIS_ROWS] <= last)
+    return host->table->at[(size_t)i * host->table->n_axes + axis];
+}
+
+/* The least whole number of rows beyond LAST; 0: there is none. */
+static uint32_t next_rows(const HostTable *host, uint32_t last)
+{
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < host->table->n_points; i++) {
+        double rows = place(host, i, host->rows);
+        if (rows > last && rows == (uint32_t)rows && (next == 0 || rows < next))
+            next = (uint32_t)rows;
+    }
+    return next;
+}
+
+/* Calls of experts with ROWS rows: what each expert more costs, and what a call costs besides. */
+static double slope(const HostTable *host, uint32_t rows, double *besides)
+{
+    uint32_t few = UINT32_MAX;
+    uint32_t many = UINT32_MAX;
+    for (uint32_t i = 0; i < host->table->n_points; i++) {
+        double active = place(host, i, host->active);
+        if (place(host, i, host->rows) != rows || active < 1)
             continue;
-        last = at[AXIS_ROWS];
-        if (points != NULL) {
-            uint32_t ns = whole_ns(table->value[i] / active);
-            points->rows[n] = (uint32_t)last;
-            points->host_ns[n] = n > 0 && ns < points->host_ns[n - 1] ? points->host_ns[n - 1] : ns;
-        }
-        n++;
+        few = few == UINT32_MAX || active < place(host, few, host->active) ? i : few;
+        many = many == UINT32_MAX || active > place(host, many, host->active) ? i : many;
     }
-    return n;
+    *besides = 0;
+    if (few == UINT32_MAX)
+        return 0;
+    double least = place(host, few, host->active);
+    double most = place(host, many, host->active);
+    const double *ns = host->table->value;
+    if (least == most || ns[many] <= ns[few])
+        return ns[many] / most;
+    double each = (ns[many] - ns[few]) / (most - least);
+    *besides = ns[few] > least * each ? ns[few] - least * each : 0;
+    return each;
 }
 
-/* How many experts to a call: of those with the most numbers of rows the fewest. */
-static double choose_active(const CostTable *table)
+static void take_points(const HostTable *host, const Points *points, ExpertCosts *costs)
 {
-    double best = 0;
-    uint32_t most = 0;
-    for (uint32_t i = 0; i < table->n_points; i++) {
-        double active = place(table, i)[AXIS_ACTIVE];
-        uint32_t n = take_points(table, active, NULL);
-        if (active >= 1 && n > most) {
-            best = active;
-            most = n;
-        }
+    double besides = 0;
+    costs->n = 0;
+    costs->rows = points->rows;
+    costs->host_ns = points->host_ns;
+    for (uint32_t rows = next_rows(host, 0); rows > 0; rows = next_rows(host, rows)) {
+        double more;
+        uint32_t ns = whole_ns(slope(host, rows, &more));
+        uint32_t n = costs->n++;
+        points->rows[n] = rows;
+        points->host_ns[n] = n > 0 && ns < points->host_ns[n - 1] ? points->host_ns[n - 1] : ns;
+        besides = n == 0 ? more : besides;
     }
-    return best;
+    costs->event_ns[0] = (uint32_t)besides;
+}
+
+/* The least that a table says; 0 without one. */
+static double least_of(const Hardware *hardware, const char *name)
+{
+    const CostTable *table = hardware_table(hardware, name, "");
+    return table != NULL && table->n_points > 0 && table->value[0] > 0 ? table->value[0] : 0;
 }
 
 static Status host_costs(const Hardware *hardware, const HardwareModel *model, uint32_t layer,
                          const Points *points, ExpertCosts *costs)
 {
     const char *shape = shape_of(model, layer);
-    const CostTable *table = shape != NULL ? hardware_table(hardware, "host/experts", shape) : NULL;
-    if (table == NULL || table->n_axes < 2)
+    HostTable host = {.table =
+                          shape != NULL ? hardware_table(hardware, "host/experts", shape) : NULL};
+    if (host.table == NULL || !find_axis(host.table, "rows", &host.rows) ||
+        !find_axis(host.table, "active", &host.active))
         return fail(
             ERR_INPUT,
             "compute.host_ns: the profile of %s has no table host/experts for layer %" PRIu32
             " of %s",
             hardware->device, layer, model->name);
-    costs->n = take_points(table, choose_active(table), points);
-    costs->rows = points->rows;
-    costs->host_ns = points->host_ns;
+    take_points(&host, points, costs);
+    costs->event_ns[0] += (uint32_t)least_of(hardware, "host/fetch");
     return OK;
 }
 
@@ -103,6 +142,16 @@ static double by_bytes(const CostTable *table, double bytes)
     return table->value[i - 1] + share * (table->value[i] - table->value[i - 1]);
 }
 
+/* Small experts are copied together: what each more costs, and what they cost besides. */
+static double each_together(const CostTable *together, double bytes, double *besides)
+{
+    enum { SOME = 8 };
+    double one = by_bytes(together, bytes);
+    double each = (by_bytes(together, SOME * bytes) - one) / (SOME - 1);
+    *besides = one > each ? one - each : 0;
+    return each;
+}
+
 static Status load_cost(const Plan *plan, const Hardware *hardware, const HardwareModel *model,
                         const TraceLayer *layer, ExpertCosts *costs)
 {
@@ -114,10 +163,15 @@ static Status load_cost(const Plan *plan, const Hardware *hardware, const Hardwa
         return fail(
             ERR_INPUT, "compute.load_ns: the profile of %s has no %s for layer %" PRIu32 " of %s",
             hardware->device, bytes == 0 ? "slots" : "table copy/h2d", layer->layer, model->name);
+    double besides = 0;
     double ns = by_bytes(table, (double)bytes);
+    const CostTable *together = hardware_table(hardware, "copy/together", "");
+    if (bytes <= LOADED_TOGETHER_BYTES && together != NULL && together->n_points > 0)
+        ns = each_together(together, (double)bytes, &besides);
     double throttled =
         plan->link.h2d_gb_per_s > 0 ? (double)layer->expert_bytes / plan->link.h2d_gb_per_s : 0;
     costs->load_ns = whole_ns(ns > throttled ? ns : throttled);
+    costs->event_ns[1] = (uint32_t)(besides + least_of(hardware, "lag"));
     return OK;
 }
 

@@ -14,20 +14,22 @@ static uint64_t larger(uint64_t a, uint64_t b)
 }
 
 /* The larger side where SET (bits) is loaded. */
-static uint64_t time_of(uint64_t load_ns, const uint64_t *host_ns, uint32_t n, uint32_t set)
+static uint64_t time_of(const ShareCosts *costs, const uint64_t *host_ns, uint32_t n, uint32_t set)
 {
     uint64_t loads = 0;
     uint64_t host = 0;
     for (uint32_t i = 0; i < n; i++) {
-        loads += set >> i & 1 ? load_ns : 0;
+        loads += set >> i & 1 ? costs->load_ns : 0;
         host += set >> i & 1 ? 0 : host_ns[i];
     }
+    loads += loads > 0 ? costs->load_event_ns : 0;
+    host += host > 0 ? costs->host_event_ns : 0;
     return larger(loads, host);
 }
 
 /* Of all sets, the one with the least time, then the fewest loads, then the costliest loaded, lower
  * positions first: what that order says of two sets is said by the first in which they differ. */
-static uint32_t best_set(uint64_t load_ns, const uint64_t *host_ns, uint32_t n)
+static uint32_t best_set(const ShareCosts *costs, const uint64_t *host_ns, uint32_t n)
 {
     uint32_t order[16];
     uint32_t best = 0;
@@ -38,8 +40,8 @@ static uint32_t best_set(uint64_t load_ns, const uint64_t *host_ns, uint32_t n)
         order[at] = i;
     }
     for (uint32_t set = 1; set < UINT32_C(1) << n; set++) {
-        uint64_t is = time_of(load_ns, host_ns, n, set);
-        uint64_t was = time_of(load_ns, host_ns, n, best);
+        uint64_t is = time_of(costs, host_ns, n, set);
+        uint64_t was = time_of(costs, host_ns, n, best);
         int fewer = __builtin_popcount(best) - __builtin_popcount(set);
         if (is > was || (is == was && fewer < 0))
             continue;
@@ -60,14 +62,18 @@ static void split_is_the_best_of_all_choices(void **unused)
     for (int round = 0; round < 4000; round++) {
         uint32_t n = random_below(&state, 12);
         uint32_t spread = 1 + random_below(&state, 60);
-        uint64_t load_ns = 1 + random_below(&state, 60);
+        ShareCosts costs = {.load_ns = 1 + random_below(&state, 60)};
         uint64_t host_ns[16];
+        if (round % 2 == 1) {
+            costs.host_event_ns = random_below(&state, 100);
+            costs.load_event_ns = random_below(&state, 100);
+        }
         HostMiss misses[16];
         for (uint32_t i = 0; i < n; i++) {
             host_ns[i] = 1 + random_below(&state, spread);
             misses[i] = (HostMiss){host_ns[i], i};
         }
-        uint32_t loads = host_share_split(load_ns, misses, n);
+        uint32_t loads = host_share_split(&costs, misses, n);
         uint32_t loaded = 0;
         uint32_t all = 0;
         for (uint32_t i = 0; i < n; i++) {
@@ -76,7 +82,7 @@ static void split_is_the_best_of_all_choices(void **unused)
             assert_true(misses[i].host_ns == host_ns[misses[i].at]);
         }
         assert_int_equal(all, (UINT32_C(1) << n) - 1);
-        uint32_t wanted = best_set(load_ns, host_ns, n);
+        uint32_t wanted = best_set(&costs, host_ns, n);
         if (loaded != wanted)
             fail_msg("round %d: loads %x, the best is %x", round, loaded, wanted);
         seen[n > 0 && loads == n ? 2 : loads > 0]++;
@@ -127,8 +133,14 @@ static void give_costs(const RefTrace *trace, uint64_t *state, Plan *plan)
             rows[i][at] = (at > 0 ? rows[i][at - 1] : 0) + 1 + random_below(state, 3);
             host_ns[i][at] = (at > 0 ? host_ns[i][at - 1] : 1) + random_below(state, 40);
         }
-        costs[i] = (ExpertCosts){points, rows[i], host_ns[i], 1 + random_below(state, 60)};
+        costs[i] = (ExpertCosts){points,
+                                 rows[i],
+                                 host_ns[i],
+                                 1 + random_below(state, 60),
+                                 {random_below(state, 80), random_below(state, 80)}};
     }
+    if (random_below(state, 2) == 0)
+        plan->compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
     assert_ok(plan_measure(plan, trace->layers, n, costs));
     assert_null(plan_unmeasured(plan));
 }
@@ -175,8 +187,11 @@ static uint32_t on_host(const RefBuffer *buffer, const Plan *plan, const RefEven
     }
     if (plan->compute.mode == COMPUTE_ON_HOST)
         return misses;
-    uint64_t load_ns = plan_table_list(plan->compute.load_ns.table, layer).values[0];
-    uint32_t loaded = best_set(load_ns, host_ns, n);
+    const uint32_t *event_ns = plan_table_list(plan->compute.event_ns.table, layer).values;
+    const ShareCosts costs = {plan_table_list(plan->compute.load_ns.table, layer).values[0],
+                              event_ns != NULL ? event_ns[0] : 0,
+                              event_ns != NULL ? event_ns[1] : 0};
+    uint32_t loaded = best_set(&costs, host_ns, n);
     for (uint32_t i = 0; i < n; i++)
         if (loaded >> i & 1)
             misses &= ~(UINT32_C(1) << at[i]);
@@ -364,14 +379,14 @@ static void measured_costs_must_ascend(void **unused)
 
 static void put(CostTable *table, double active, double rows, double value)
 {
-    const double at[] = {active, rows, rows};
+    const double at[] = {rows, active};
     assert_ok(cost_table_put(table, at, value, 0));
 }
 
 /* A machine that computes calls of 4 experts at three numbers of rows, of 1 at one, and copies. */
 static void make_profile(Hardware *hardware)
 {
-    static const char *const AXES[] = {"active", "rows", "load"};
+    static const char *const AXES[] = {"rows", "active"};
     static const char *const BYTES[] = {"bytes"};
     HardwareModel *model;
     CostTable *table;
@@ -383,12 +398,14 @@ static void make_profile(Hardware *hardware)
     assert_ok(mem_new(&model->slots, 1, sizeof *model->slots, "slots"));
     model->slots[0] = (HardwareSlots){.layer = 3, .experts = 8, .slot_bytes = 3000};
     model->n_slots = 1;
-    assert_ok(hardware_add_table(hardware, "host/experts", "d8", UNIT_NS, AXES, 3, &table));
+    assert_ok(hardware_add_table(hardware, "host/experts", "d8", UNIT_NS, AXES, 2, &table));
     put(table, 1, 1, 70);
-    put(table, 4, 1, 200);
+    put(table, 4, 1, 190);
     put(table, 4, 2.5, 900); /* no whole number of rows */
-    put(table, 4, 8, 180);   /* noise: no less than before */
+    put(table, 4, 8, 180);
     put(table, 4, 16, 1000);
+    assert_ok(hardware_add_table(hardware, "host/fetch", "", UNIT_NS, BYTES, 1, &table));
+    assert_ok(cost_table_put(table, (const double[]){64}, 500, 0));
     assert_ok(hardware_add_table(hardware, "copy/h2d", "", UNIT_NS, BYTES, 1, &table));
     assert_ok(cost_table_put(table, (const double[]){1000}, 100, 0));
     assert_ok(cost_table_put(table, (const double[]){5000}, 300, 0));
@@ -397,7 +414,7 @@ static void make_profile(Hardware *hardware)
 static void a_profile_gives_the_costs_that_a_plan_leaves_to_be_measured(void **unused)
 {
     (void)unused;
-    static const uint32_t WANTED[][2] = {{1, 50}, {8, 50}, {16, 250}};
+    static const uint32_t WANTED[][2] = {{1, 40}, {8, 45}, {16, 250}};
     const TraceLayer layers[] = {{.layer = 3, .experts = 8, .expert_bytes = 6000},
                                  {.layer = 4, .experts = 8, .expert_bytes = 6000}};
     Hardware hardware;
@@ -416,6 +433,14 @@ static void a_profile_gives_the_costs_that_a_plan_leaves_to_be_measured(void **u
         assert_memory_equal(plan_table_row(plan.compute.host_ns.table, 0, i).values, WANTED[i],
                             sizeof WANTED[i]);
     assert_int_equal(plan_table_list(plan.compute.load_ns.table, 3).values[0], 200);
+    assert_null(plan.compute.event_ns.table);
+    plan_free(&plan);
+    plan = plan_default();
+    plan.compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
+    assert_ok(plan_measure_on(&plan, &hardware, "m", layers, 1));
+    /* What a call of one expert takes beyond one more, and fetching. */
+    assert_int_equal(plan_table_list(plan.compute.event_ns.table, 3).values[0], 30 + 500);
+    assert_int_equal(plan_table_list(plan.compute.event_ns.table, 3).values[1], 0);
     plan_free(&plan);
     plan = plan_default();
     plan.compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
@@ -445,11 +470,27 @@ static void every_failed_allocation_is_reported_and_leaks_nothing(void **unused)
     assert_true(failing.k > 9);
 }
 
+/* Taking both sides would cost more than either alone. */
+static void tiny_experts_go_one_way_together(void **unused)
+{
+    (void)unused;
+    const ShareCosts few = {.load_ns = 10, .host_event_ns = 90, .load_event_ns = 20};
+    HostMiss misses[3];
+    for (uint32_t n = 1; n <= 3; n++) {
+        for (uint32_t i = 0; i < n; i++)
+            misses[i] = (HostMiss){5, i};
+        assert_int_equal(host_share_split(&few, misses, n), n);
+    }
+    const ShareCosts slow = {.load_ns = 10, .host_event_ns = 20, .load_event_ns = 90};
+    assert_int_equal(host_share_split(&slow, misses, 3), 0);
+}
+
 int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(split_is_the_best_of_all_choices),
+        cmocka_unit_test(tiny_experts_go_one_way_together),
         cmocka_unit_test(host_costs_are_the_points_and_lines_between_them),
         cmocka_unit_test(the_buffer_sees_what_the_host_leaves_of_an_event),
         cmocka_unit_test(host_keeps_what_the_plan_begins_with),

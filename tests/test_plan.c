@@ -224,6 +224,7 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {BUFFERED_SPLIT ", \"host_ns\": {\"4\": [[1, 5], [2, 4]]}}",
          "4: [2, 4] after [1, 5]: rows"},
         {BUFFERED_SPLIT ", \"load_ns\": {\"0\": 0}}", "compute.load_ns.0: 0, allowed is 1 to"},
+        {BUFFERED_SPLIT ", \"event_ns\": {\"2\": [7]}}", "compute.event_ns: 2: must be [ns, ns]"},
         {"\"placement\": {\"ranks\": 0}", "placement.ranks: 0, allowed is 1 to 256"},
         {"\"placement\": {\"method\": \"best\"}", "placement.method: \"best\", allowed are"},
         {"\"placement\": {\"method\": \"greedy\"}",
@@ -428,6 +429,22 @@ static PlanTable *random_costs(uint64_t *state)
     return table;
 }
 
+static PlanTable *random_event_costs(uint64_t *state)
+{
+    uint32_t n = 1 + random_below(state, 4);
+    PlanTable *table;
+    assert_ok(plan_table_new(TABLE_LISTS, n, n, 2 * n, &table));
+    PlanTableParts parts = plan_table_parts(table);
+    for (uint32_t i = 0; i < n; i++) {
+        parts.layer[i] = 3 * i;
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = 2 * (i + 1);
+        parts.value[2 * i] = random_below(state, 100000);
+        parts.value[2 * i + 1] = random_below(state, 100000);
+    }
+    return table;
+}
+
 static void random_compute(uint64_t *state, Plan *plan)
 {
     if (!plan->buffer.on || eviction_needs_future(plan->buffer.evict))
@@ -441,6 +458,10 @@ static void random_compute(uint64_t *state, Plan *plan)
         take(&plan->compute.host_ns, random_costs(state));
     if (random_below(state, 2))
         take(&plan->compute.load_ns, random_table(state, TABLE_NUMBERS, 1, 1000000));
+    if (random_below(state, 2))
+        take(&plan->compute.event_ns, random_event_costs(state));
+    else if (plan->compute.host_ns.choice + plan->compute.load_ns.choice > 0)
+        plan->compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
 }
 
 static Plan random_plan(uint64_t *state)

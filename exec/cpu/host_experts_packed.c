@@ -10,6 +10,7 @@
 
 enum {
     GATHER_COLUMNS = 256, /* of one item */
+    GATHERED = 16,        /* columns at a time */
     EIGHT = 8,            /* rows of gate before those of up */
     /* What one thread does sooner than it takes several to meet: bytes of weights, times sets of
      * rows, and numbers that are gathered. */
@@ -49,24 +50,38 @@ static void put_columns(const HostTask *task, const RowSet *set, void *array, ui
     }
 }
 
+/* GATHERED columns of a row at FROM to bf16: by pairs, the words of one row lie STRIDE apart. */
+static void gather_columns(const float *restrict from, bool pairs, uint32_t stride, void *to)
+{
+    uint32_t words[GATHERED / 2];
+    for (uint32_t i = 0; i < GATHERED / 2; i++)
+        words[i] = rounded(from[2 * i]) >> 16 | rounded(from[2 * i + 1]);
+    if (!pairs) {
+        memcpy(to, words, sizeof words);
+        return;
+    }
+    for (uint32_t i = 0; i < GATHERED / 2; i++)
+        ((uint32_t *)to)[(size_t)i * stride] = words[i];
+}
+
 static void gather_item(void *argument, size_t item, size_t worker)
 {
     (void)worker;
     const HostTask *task = argument;
     const HostExperts *host = task->host;
     const RowSet *set = &host->sets[item / task->items];
+    bool pairs = host->packed->pairs;
     uint32_t d = task->work->shape->d_model;
+    uint32_t n = set->n;
     uint32_t first = (uint32_t)(item % task->items) * GATHER_COLUMNS;
     uint32_t end = least(first + GATHER_COLUMNS, d);
-    const uint32_t *tokens = host->tokens + host->pieces[set->piece].first + set->first;
-    float values[2 * EIGHT * PAIR_ROWS];
-    for (uint32_t column = first; column < end; column += 2 * EIGHT) {
-        for (uint32_t i = 0; i < set->n; i++) {
-            const float *from = task->work->in + (size_t)tokens[i] * d + column;
-            for (uint32_t c = 0; c < 2 * EIGHT; c++)
-                values[c * set->n + i] = from[c];
-        }
-        put_columns(task, set, host->in, d, column, 2 * EIGHT, values);
+    uint32_t row = host->pieces[set->piece].first + set->first;
+    uint16_t *to = (uint16_t *)host->in + (size_t)row * d;
+    for (uint32_t i = 0; i < n; i++) {
+        const float *from = task->work->in + (size_t)host->tokens[row + i] * d;
+        for (uint32_t column = first; column < end; column += GATHERED)
+            gather_columns(from + column, pairs, n,
+                           to + (pairs ? (size_t)column * n + 2 * i : (size_t)i * d + column));
     }
 }
 

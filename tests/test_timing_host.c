@@ -129,11 +129,34 @@ static void each_expert_takes_its_share_of_as_many_of_its_rows(void **unused)
     hardware_free(&hardware);
 }
 
+/* Tokens come to the host, which wakes up, computes and has the results fetched, and at the end of
+ * the step waits for the device. */
+static void an_event_takes_what_crosses_the_link_besides(void **unused)
+{
+    (void)unused;
+    enum { OFFER_NS = 40, WAKE_NS = 100, FETCH_NS = 70, ISSUE_NS = 30 };
+    Hardware hardware;
+    Plan plan;
+    make_machine(&hardware);
+    snprintf(hardware.backend, sizeof hardware.backend, "gpu");
+    put(&hardware, "issue/together", UNIT_NS, 0);
+    put(&hardware, "copy/together", UNIT_NS, 0);
+    put(&hardware, "wake", UNIT_NS, WAKE_NS);
+    put(&hardware, "host/offer", UNIT_NS, OFFER_NS);
+    put(&hardware, "host/fetch", UNIT_NS, FETCH_NS);
+    put(&hardware, "issue/fetch", UNIT_NS, ISSUE_NS);
+    Timing *timing = open_timing(&hardware, &plan);
+    assert_int_equal(one_ns(timing, 0), OFFER_NS + WAKE_NS + COLD_NS + FETCH_NS + WAKE_NS);
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_the_caches_hold_is_warm_until_so_much_else_was_read),
         cmocka_unit_test(each_expert_takes_its_share_of_as_many_of_its_rows),
+        cmocka_unit_test(an_event_takes_what_crosses_the_link_besides),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -44,6 +44,8 @@ static void every_item_runs_once_in_every_loop(void **unused)
                 thread_pool_keep_awake(pool, round == 20 ? 1000000 : 0);
             if (round % 20 == 19) /* long enough for the helpers to sleep */
                 nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+            if (round % 7 == 3)
+                thread_pool_rouse(pool);
             thread_pool_run(pool, work.items, do_item, &work);
             assert_false(atomic_load(&work.wrong));
             for (size_t i = 0; i < ITEMS; i++)

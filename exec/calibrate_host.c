@@ -22,6 +22,8 @@ static const double CACHE_SHOWS = 1.15;
 
 static const char *const HOST_AXES[] = {"rows", "active"};
 static const char *const BYTES_AXIS[] = {"bytes"};
+static const char *const TOKENS_AXIS[] = {"tokens"};
+static const char *const ROWS_AXIS[] = {"rows"};
 
 /* Steps of one kind, for which so many sets of experts take turns. */
 typedef struct {
@@ -154,21 +156,19 @@ static Status note_host(Calibration *c, const char *name, const double at[2], Ho
 /* What an event takes besides its experts: the device's part and the host's. */
 static Status note_crossing(Calibration *c, double tokens, double rows, HostValues *values)
 {
-    const double width = c->config->d_model * sizeof(float);
-    const double in = tokens * width;
-    const double out = rows * width;
+    char shape[160];
     double wake_ns = 0;
-    if (values->n == 0 || calibration_runs_at_once(c))
+    if (values->n == 0 || calibration_runs_at_once(c) || experts_shape(c, shape) == NULL)
         return OK;
     calibration_constant(c, "wake", &wake_ns);
     double offer_ns = calibration_median(values->offer_ns, values->n) - wake_ns;
     double fetch_ns = calibration_median(values->fetch_ns, values->n);
     double issue_ns = calibration_median(values->issue_ns, values->n);
-    TRY(calibration_note(c, "host/offer", "", UNIT_NS, BYTES_AXIS, 1, &in,
+    TRY(calibration_note(c, "host/offer", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
                          offer_ns > 0 ? offer_ns : 0, 0));
-    TRY(calibration_note(c, "host/fetch", "", UNIT_NS, BYTES_AXIS, 1, &out,
+    TRY(calibration_note(c, "host/fetch", shape, UNIT_NS, ROWS_AXIS, 1, &rows,
                          fetch_ns > 0 ? fetch_ns : 0, 0));
-    return calibration_note(c, "issue/fetch", "", UNIT_NS, NULL, 0, NULL,
+    return calibration_note(c, "issue/fetch", shape, UNIT_NS, NULL, 0, NULL,
                             issue_ns > 0 ? issue_ns : 0, 0);
 }
 
@@ -193,8 +193,8 @@ static bool find_steps(const Calibration *c, uint32_t tokens, uint32_t active, H
     return tokens / requests <= c->max_length;
 }
 
-/* ACTIVE experts of ROWS rows each: from memory, and where the caches hold so many, from there. */
-static Status measure_place(Calibration *c, uint32_t rows, uint32_t active)
+/* ACTIVE experts of ROWS rows each: from memory, or WARM, where the caches hold so many. */
+static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool warm)
 {
     uint32_t top_k = c->config->max_top_k;
     uint32_t all = rows * active;
@@ -205,9 +205,11 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active)
     if (all > HOST_ROWS * top_k || (active > top_k && all % top_k != 0) ||
         !find_steps(c, tokens, active, &steps) || calibration_only_counts(c))
         return OK;
-    TRY(time_steps(c, &steps, 1, &values));
-    TRY(note_host(c, "host/experts", at, &values));
-    TRY(note_crossing(c, tokens, all, &values));
+    if (!warm) {
+        TRY(time_steps(c, &steps, 1, &values));
+        TRY(note_host(c, "host/experts", at, &values));
+        return note_crossing(c, tokens, all, &values);
+    }
     if (active * expert_bytes(c) > c->cache_bytes / 2)
         return OK;
     steps.sets = 1;
@@ -262,19 +264,27 @@ static Status measure_reuse(Calibration *c)
 }
 
 /* Tiles have 16 rows, and two of them go together: places lie on both sides of a step. */
-Status calibrate_host(Calibration *c)
+static Status measure_places(Calibration *c, bool warm)
 {
     static const uint32_t ROWS[] = {1,  2,  4,  8,  12, 16,  17,  24,  32,  33,
                                     48, 49, 64, 65, 96, 128, 129, 192, 256, 0};
     static const uint32_t QUICK_ROWS[] = {1, 4, 0};
     static const uint32_t ACTIVE[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 0};
     static const uint32_t QUICK_ACTIVE[] = {1, 4, 0};
-    if (c->config->n_moe_layers == 0)
-        return OK;
-    TRY(measure_reuse(c));
     for (const uint32_t *rows = c->options->quick ? QUICK_ROWS : ROWS; *rows > 0; rows++)
         for (const uint32_t *active = c->options->quick ? QUICK_ACTIVE : ACTIVE;
              *active > 0 && (*active == 1 || *active < c->config->max_experts); active++)
-            TRY(measure_place(c, *rows, *active));
+            TRY(measure_place(c, *rows, *active, warm));
     return OK;
+}
+
+/* What comes from memory first: caches keep more of what is read in turns for long where nothing in
+ * between is read again and again. */
+Status calibrate_host(Calibration *c)
+{
+    if (c->config->n_moe_layers == 0)
+        return OK;
+    TRY(measure_reuse(c));
+    TRY(measure_places(c, false));
+    return measure_places(c, true);
 }

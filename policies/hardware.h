@@ -24,9 +24,9 @@
  *   host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of experts that
  *                      were read since an expert was, its own included; without that table, 0
  *   host/offer         from the end of the router to the host's going on, beyond wake, where the
- *                      host may compute: by the bytes of the step's tokens
- *   host/fetch         from the host's having computed to the end of the event, by the bytes of the
- *                      rows, as f32; issue/fetch: what queueing that takes the host
+ *                      host may compute, by "tokens"
+ *   host/fetch         from the host's having computed to the end of the event, by "rows";
+ *                      issue/fetch: what queueing that takes the host
  *   issue/OP           host time to queue OP where no graph is replayed
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;

@@ -101,9 +101,9 @@ static void take_points(const HostTable *host, const Points *points, ExpertCosts
 }
 
 /* The least that a table says; 0 without one. */
-static double least_of(const Hardware *hardware, const char *name)
+static double least_of(const Hardware *hardware, const char *name, const char *shape)
 {
-    const CostTable *table = hardware_table(hardware, name, "");
+    const CostTable *table = hardware_table(hardware, name, shape);
     return table != NULL && table->n_points > 0 && table->value[0] > 0 ? table->value[0] : 0;
 }
 
@@ -121,7 +121,7 @@ static Status host_costs(const Hardware *hardware, const HardwareModel *model, u
             " of %s",
             hardware->device, layer, model->name);
     take_points(&host, points, costs);
-    costs->event_ns[0] += (uint32_t)least_of(hardware, "host/fetch");
+    costs->event_ns[0] += (uint32_t)least_of(hardware, "host/fetch", shape);
     return OK;
 }
 
@@ -171,7 +171,7 @@ static Status load_cost(const Plan *plan, const Hardware *hardware, const Hardwa
     double throttled =
         plan->link.h2d_gb_per_s > 0 ? (double)layer->expert_bytes / plan->link.h2d_gb_per_s : 0;
     costs->load_ns = whole_ns(ns > throttled ? ns : throttled);
-    costs->event_ns[1] = (uint32_t)(besides + least_of(hardware, "lag"));
+    costs->event_ns[1] = (uint32_t)(besides + least_of(hardware, "lag", ""));
     return OK;
 }
 

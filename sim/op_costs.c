@@ -79,7 +79,10 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .uneven = {.table = COSTS_NONE},
                        .unevenness = {.table = COSTS_NONE},
                        .host = {.table = COSTS_NONE},
-                       .warm = {.table = COSTS_NONE}};
+                       .warm = {.table = COSTS_NONE},
+                       .offer = {.table = COSTS_NONE},
+                       .fetch = {.table = COSTS_NONE},
+                       .issue_fetch = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
@@ -100,6 +103,9 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
         TRY(find_op_table(costs, costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask" : "padded",
                           op, &price->limited));
     TRY(op_costs_find(costs, "host/warm", op->shape, &price->warm));
+    TRY(op_costs_find(costs, "host/offer", op->shape, &price->offer));
+    TRY(op_costs_find(costs, "host/fetch", op->shape, &price->fetch));
+    TRY(op_costs_find(costs, "issue/fetch", op->shape, &price->issue_fetch));
     return find_op_table(costs, "host", op, &price->host);
 }
 

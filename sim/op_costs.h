@@ -74,12 +74,15 @@ typedef struct {
 typedef struct {
     Op op;
     CostRef gpu;
-    CostRef forced;     /* route: of routing that is forced */
-    CostRef queued;     /* experts: of a call that is given a list */
-    CostRef uneven;     /* experts: what unevenly shared rows add, ... */
-    CostRef unevenness; /* ... and how uneven they were */
-    CostRef host;       /* experts: on the host's cores, */
-    CostRef warm;       /* ... with weights that its cache holds */
+    CostRef forced;      /* route: of routing that is forced */
+    CostRef queued;      /* experts: of a call that is given a list */
+    CostRef uneven;      /* experts: what unevenly shared rows add, ... */
+    CostRef unevenness;  /* ... and how uneven they were */
+    CostRef host;        /* experts: on the host's cores, */
+    CostRef warm;        /* ... with weights that its caches hold; */
+    CostRef offer;       /* ... what comes to the host for that, */
+    CostRef fetch;       /* ... and what comes back, */
+    CostRef issue_fetch; /* ... with the host's part of that */
     CostRef issue;
     CostRef slowdown;
     CostRef limited; /* route, experts: of static gating */

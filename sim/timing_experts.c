@@ -316,19 +316,17 @@ static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t 
     return run_pending(event);
 }
 
-static uint64_t row_bytes(const Event *event)
-{
-    return event->timing->options.layers[event->event->layer_index].d_model * sizeof(float);
-}
-
 /* Where the host may have to compute, the tokens and which expert has which come to it before it
  * goes on. */
 static void offer_host(const Event *event)
 {
     Timing *timing = event->timing;
+    CostPoint point = {0};
     if (timing->options.plan->compute.mode == COMPUTE_ON_GPU || timing->one_thread)
         return;
-    timing->gpu_ns += cross(timing, &timing->refs.offer, timing->step.tokens * row_bytes(event));
+    point.at[AXIS_TOKENS] = timing->step.tokens;
+    timing->gpu_ns += op_costs_ns(&timing->costs, &timing->costs.prices[event->price].offer, &point,
+                                  &timing->costs.other);
 }
 
 /* The host computes its experts when all else is queued; what they give is fetched by the device,
@@ -343,8 +341,12 @@ static void run_host(Event *event, const BufferAction *actions, uint32_t n_actio
     uint64_t computed_ns = timing->host_ns;
     uint64_t fetched_ns = computed_ns;
     if (!timing->one_thread) {
-        fetched_ns += cross(timing, &timing->refs.fetch, event->host.rows * row_bytes(event));
-        timing->host_ns += timing->issue_fetch_ns;
+        CostPoint point = {0};
+        const OpPrice *price = &timing->costs.prices[event->price];
+        point.at[AXIS_ROWS] = event->host.rows;
+        fetched_ns += op_costs_ns(&timing->costs, &price->fetch, &point, &timing->costs.other);
+        timing->host_ns +=
+            op_costs_ns(&timing->costs, &price->issue_fetch, &point, &timing->costs.other);
     }
     timing->gpu_ns = later(timing->gpu_ns, fetched_ns);
     for (uint32_t i = 0; timing->options.records && i < event->host.active; i++) {

@@ -85,9 +85,6 @@ struct Timing {
         CostRef h2d;
         CostRef together;
         CostRef reuse;
-        CostRef offer;
-        CostRef fetch;
-        CostRef issue_fetch;
         CostRef stamp;
         CostRef queue_stamp;
         CostRef issue_stamp;
@@ -102,7 +99,6 @@ struct Timing {
     uint64_t sync_ns;
     uint64_t lag_ns;
     uint64_t gap_ns;
-    uint64_t issue_fetch_ns;
     int64_t after_load_ns; /* beyond what a call takes that waits for none */
     uint64_t throttle_ns;
     uint64_t throttle_least_ns;

@@ -35,9 +35,6 @@ static const struct {
     {"throttle", offsetof(Timing, refs.throttle), NEEDED_BY_SLOW_LINKS},
     {"throttle/least", offsetof(Timing, refs.throttle_least), NEEDED_BY_SLOW_LINKS},
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
-    {"host/offer", offsetof(Timing, refs.offer), NEEDED_BY_HOST_EXPERTS},
-    {"host/fetch", offsetof(Timing, refs.fetch), NEEDED_BY_HOST_EXPERTS},
-    {"issue/fetch", offsetof(Timing, refs.issue_fetch), NEEDED_BY_HOST_EXPERTS},
     {"host/reuse", offsetof(Timing, refs.reuse), NEEDED_BY_NONE},
     {"copy/gap", offsetof(Timing, refs.gap), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
@@ -86,8 +83,7 @@ static Status lacks(const Timing *timing, const char *name, const char *shape)
 /* What passes between operations and loads: without it times are short by little, and say so. */
 static bool is_small(Need need)
 {
-    return need == NEEDED_BY_QUEUES || need == NEEDED_BY_SLOW_LINKS ||
-           need == NEEDED_BY_HOST_EXPERTS;
+    return need == NEEDED_BY_QUEUES || need == NEEDED_BY_SLOW_LINKS;
 }
 
 static void note_missing(Timing *timing, const char *name)
@@ -97,6 +93,12 @@ static void note_missing(Timing *timing, const char *name)
             return;
     if (timing->n_missing < TIMING_MISSING)
         timing->missing[timing->n_missing++] = name;
+}
+
+static void note_if_missing(Timing *timing, const CostRef *ref, const char *name)
+{
+    if (ref->table == COSTS_NONE)
+        note_missing(timing, name);
 }
 
 static Status find_constants(Timing *timing)
@@ -144,6 +146,11 @@ static Status check_op(Timing *timing, uint32_t number)
     if (price->op == OP_EXPERTS && price->host.table == COSTS_NONE &&
         timing->options.plan->compute.mode != COMPUTE_ON_GPU)
         return lacks(timing, "host/experts", shape);
+    if (price->op == OP_EXPERTS && is_needed(timing, NEEDED_BY_HOST_EXPERTS)) {
+        note_if_missing(timing, &price->offer, "host/offer");
+        note_if_missing(timing, &price->fetch, "host/fetch");
+        note_if_missing(timing, &price->issue_fetch, "issue/fetch");
+    }
     return OK;
 }
 
@@ -256,8 +263,6 @@ static void price_constants(Timing *timing)
         price_small_loads(timing);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         price_slow_link(timing);
-    if (is_needed(timing, NEEDED_BY_HOST_EXPERTS))
-        timing->issue_fetch_ns = constant(timing, &timing->refs.issue_fetch);
     if (is_needed(timing, NEEDED_BY_STAMPS))
         price_stamps(timing);
 }

@@ -404,8 +404,8 @@ static void make_profile(Hardware *hardware)
     put(table, 4, 2.5, 900); /* no whole number of rows */
     put(table, 4, 8, 180);
     put(table, 4, 16, 1000);
-    assert_ok(hardware_add_table(hardware, "host/fetch", "", UNIT_NS, BYTES, 1, &table));
-    assert_ok(cost_table_put(table, (const double[]){64}, 500, 0));
+    assert_ok(hardware_add_table(hardware, "host/fetch", "d8", UNIT_NS, AXES, 1, &table));
+    assert_ok(cost_table_put(table, (const double[]){1}, 500, 0));
     assert_ok(hardware_add_table(hardware, "copy/h2d", "", UNIT_NS, BYTES, 1, &table));
     assert_ok(cost_table_put(table, (const double[]){1000}, 100, 0));
     assert_ok(cost_table_put(table, (const double[]){5000}, 300, 0));

@@ -175,6 +175,74 @@ static void loads_begun_together_fill_their_slots_and_have_one_time(void **unuse
     close_link(&link);
 }
 
+/* The queue still reads a slot when a load into it is asked for. */
+static void a_load_after_the_queue_leaves_what_is_read_until_it_was_read(void **unused)
+{
+    (void)unused;
+    enum { MOVES = 400 };
+    Link link;
+    open_link(COMPUTE_F32, &link);
+    for (uint32_t round = 0; round < EXPERTS; round++) {
+        const uint32_t before = 2 * round;
+        const uint32_t ticket = before + 1;
+        load(&link, 0, 0, 0, false, before);
+        assert_ok(BACKEND_CUDA.await_loads(link.device, &before, 1));
+        for (int i = 0; i < MOVES; i++)
+            assert_ok(
+                BACKEND_CUDA.move(link.device, link.slots + link.bytes, link.slots, link.bytes));
+        load(&link, 1, 0, 0, true, ticket);
+        assert_ok(BACKEND_CUDA.wait(link.device));
+        assert_holds(&link, 1, 0);
+        assert_ok(BACKEND_CUDA.await_loads(link.device, &ticket, 1));
+        assert_holds(&link, 0, 1);
+    }
+    close_link(&link);
+}
+
+/* What is queued after a slow load is awaited reads what it brought. */
+static void what_awaits_a_slow_load_comes_after_it(void **unused)
+{
+    (void)unused;
+    const uint32_t ticket = 0;
+    Link link;
+    open_link(COMPUTE_BF16, &link);
+    load(&link, 3, 0, 20000000, false, ticket);
+    assert_ok(BACKEND_CUDA.await_loads(link.device, &ticket, 1));
+    assert_ok(BACKEND_CUDA.move(link.device, link.slots + 2 * link.bytes, link.slots, link.bytes));
+    assert_ok(BACKEND_CUDA.wait(link.device));
+    assert_holds(&link, 2, 3);
+    close_link(&link);
+}
+
+/* Loads that are copied one by one, with nothing else on the link: the time between them, which
+ * profiles have as copy/gap. */
+static void the_link_rests_for_microseconds_between_loads(void **unused)
+{
+    (void)unused;
+    const uint64_t most_ns = 100000;
+    Link link;
+    uint64_t start_ns[EXPERTS];
+    uint64_t duration_ns[EXPERTS];
+    uint64_t gaps_ns = 0;
+    open_link(COMPUTE_F32, &link);
+    for (uint32_t first = 0; first <= EXPERTS; first += EXPERTS) { /* the first time warms up */
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            load(&link, e, e, 0, false, first + e);
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            assert_ok(
+                BACKEND_CUDA.load_time(link.device, first + e, &start_ns[e], &duration_ns[e]));
+        gaps_ns = 0;
+        for (uint32_t e = 1; e < EXPERTS; e++) {
+            assert_true(start_ns[e] + CLOCK_NS >= start_ns[e - 1] + duration_ns[e - 1]);
+            if (start_ns[e] > start_ns[e - 1] + duration_ns[e - 1])
+                gaps_ns += start_ns[e] - start_ns[e - 1] - duration_ns[e - 1];
+        }
+    }
+    print_message("between loads: %u ns\n", (unsigned)(gaps_ns / (EXPERTS - 1)));
+    assert_true(brief() || gaps_ns / (EXPERTS - 1) < most_ns);
+    close_link(&link);
+}
+
 static bool link_is_idle(const Link *link)
 {
     bool idle;
@@ -284,6 +352,9 @@ int main(void)
         cmocka_unit_test(an_awaited_load_has_filled_its_slot),
         cmocka_unit_test(loads_follow_each_other_and_take_as_long_as_the_link_would),
         cmocka_unit_test(loads_begun_together_fill_their_slots_and_have_one_time),
+        cmocka_unit_test(a_load_after_the_queue_leaves_what_is_read_until_it_was_read),
+        cmocka_unit_test(what_awaits_a_slow_load_comes_after_it),
+        cmocka_unit_test(the_link_rests_for_microseconds_between_loads),
         cmocka_unit_test(a_load_in_parts_is_whole_after_its_last_and_the_link_idle_in_between),
         cmocka_unit_test(what_the_host_is_told_is_there_after_the_wait),
         cmocka_unit_test(waiting_for_the_queue_does_not_wait_for_loads),

@@ -1,0 +1,3 @@
+/* What tests/test_overlap.c pins, on the GPU. */
+#define TEST_DEVICE "cuda"
+#include "tests/test_overlap.c"

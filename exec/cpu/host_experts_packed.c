@@ -12,9 +12,10 @@ enum {
     GATHER_COLUMNS = 256, /* of one item */
     GATHERED = 16,        /* columns at a time */
     EIGHT = 8,            /* rows of gate before those of up */
-    /* What one thread does sooner than it takes several to meet: bytes of weights, times sets of
-     * rows, and numbers that are gathered. */
+    /* What one thread does sooner than it takes several to meet: bytes of weights for a few rows,
+     * and numbers that are gathered. */
     ALONE_BYTES = 160 << 10,
+    ALONE_ROWS = 4,
     ALONE_NUMBERS = 4096
 };
 
@@ -226,7 +227,7 @@ static void run_items(const HostTask *task, bool alone, size_t n, ThreadTask run
 void host_run_packed(HostTask *task)
 {
     const FfnShape *shape = task->work->shape;
-    bool alone = task->n_sets * task->layout.bytes <= ALONE_BYTES;
+    bool alone = task->n_pieces * task->layout.bytes <= ALONE_BYTES && task->n_rows <= ALONE_ROWS;
     task->items = divide_up(shape->d_model, GATHER_COLUMNS);
     run_items(task, (size_t)task->n_rows * shape->d_model <= ALONE_NUMBERS,
               (size_t)task->n_sets * task->items, gather_item);

@@ -7,14 +7,16 @@
 #include "exec/calibrate_parts.h"
 
 enum {
-    HOST_REPEATS = 9,
-    HOST_QUICK_REPEATS = 3,
-    HOST_RETRIES = 2, /* where values of one place differ by more than HOST_SPREAD */
-    MOST_VALUES = HOST_REPEATS * (1 + HOST_RETRIES),
+    HOST_ROUNDS = 3, /* over all places: memory and clocks differ from second to second */
+    HOST_REPEATS = 5,
+    HOST_LEAST_REPEATS = 2,
+    REUSE_REPEATS = 15,
+    MOST_VALUES = REUSE_REPEATS,
     HOST_ROWS = 256 /* times experts per token: what one call has at the most */
 };
 
-static const double HOST_SPREAD = 0.05;
+/* Of repeats of long events, which differ less, in one round. */
+static const double HOST_LONG_NS = 2.5e7;
 
 /* Where memory takes less more than the caches, all of a layer's experts are in one or the other.
  */
@@ -112,21 +114,21 @@ static Status run_set(Calibration *c, const HostSteps *steps, StepOutput *output
     return calibration_step(c, &steps->kind, true, output, &whole_ns);
 }
 
-/* After WARM_UP steps; once more where a disturbance shows. */
-static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_up,
+/* The events of up to REPEATS steps, after WARM_UP others. */
+static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_up, uint32_t repeats,
                          HostValues *values)
 {
-    uint32_t repeats = c->options->quick ? HOST_QUICK_REPEATS : HOST_REPEATS;
     StepOutput output;
+    double sum_ns = 0;
     values->n = 0;
     for (uint32_t i = 0; i < warm_up; i++)
         TRY(run_set(c, steps, &output));
-    for (uint32_t turn = 0; turn <= HOST_RETRIES; turn++) {
-        for (uint32_t i = 0; i < repeats; i++) {
-            TRY(run_set(c, steps, &output));
-            take_step(c, &output, steps->active, values);
-        }
-        if (c->options->quick || calibration_spread(values->host_ns, values->n) < HOST_SPREAD)
+    for (uint32_t i = 0; i < repeats; i++) {
+        uint32_t before = values->n;
+        TRY(run_set(c, steps, &output));
+        take_step(c, &output, steps->active, values);
+        sum_ns += values->n > before ? values->host_ns[before] : 0;
+        if (sum_ns > HOST_LONG_NS && values->n >= HOST_LEAST_REPEATS)
             break;
     }
     return OK;
@@ -142,12 +144,11 @@ static const char *experts_shape(const Calibration *c, char shape[160])
     return NULL;
 }
 
-/* A disturbance makes values larger, and never smaller: the spread is that of the lower half. */
 static Status note_host(Calibration *c, const char *name, const double at[2], HostValues *values)
 {
     char shape[160];
+    double spread = calibration_spread(values->host_ns, values->n);
     double median = calibration_median(values->host_ns, values->n);
-    double spread = calibration_spread(values->host_ns, (values->n + 1) / 2);
     if (values->n == 0 || experts_shape(c, shape) == NULL)
         return OK;
     return calibration_note(c, name, shape, UNIT_NS, HOST_AXES, 2, at, median, spread);
@@ -206,14 +207,14 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool
         !find_steps(c, tokens, active, &steps) || calibration_only_counts(c))
         return OK;
     if (!warm) {
-        TRY(time_steps(c, &steps, 1, &values));
+        TRY(time_steps(c, &steps, 1, HOST_REPEATS, &values));
         TRY(note_host(c, "host/experts", at, &values));
         return note_crossing(c, tokens, all, &values);
     }
     if (active * expert_bytes(c) > c->cache_bytes / 2)
         return OK;
     steps.sets = 1;
-    TRY(time_steps(c, &steps, 1, &values));
+    TRY(time_steps(c, &steps, 1, HOST_REPEATS, &values));
     return note_host(c, "host/warm", at, &values);
 }
 
@@ -224,7 +225,7 @@ static Status time_turns(Calibration *c, uint32_t sets, double *ns)
     HostValues values = {0};
     if (find_steps(c, 1, 1, &steps)) {
         steps.sets = sets;
-        TRY(time_steps(c, &steps, sets, &values));
+        TRY(time_steps(c, &steps, sets, REUSE_REPEATS, &values));
     }
     *ns = calibration_median(values.host_ns, values.n);
     return OK;
@@ -247,6 +248,21 @@ static Status note_reuse(Calibration *c, const uint32_t *sets, const double *ns,
     return OK;
 }
 
+/* What the profile says of how much the caches hold by half; false: nothing. */
+static bool know_reuse(Calibration *c)
+{
+    const Hardware *profile[] = {c->hardware, c->options->known};
+    for (size_t i = 0; i < COUNT(profile); i++) {
+        const CostTable *table =
+            profile[i] != NULL ? hardware_table(profile[i], "host/reuse", "") : NULL;
+        for (uint32_t at = 0; table != NULL && at < table->n_points; at++)
+            c->cache_bytes = table->value[at] < 0.5 ? table->at[at] : c->cache_bytes;
+        if (table != NULL && table->n_points > 0)
+            return true;
+    }
+    return false;
+}
+
 /* Where the caches hold a whole layer, its experts are warm, and nothing is noted. */
 static Status measure_reuse(Calibration *c)
 {
@@ -256,7 +272,7 @@ static Status measure_reuse(Calibration *c)
     if (calibration_only_counts(c))
         return OK;
     c->cache_bytes = c->config->max_experts * expert_bytes(c) * 2;
-    if (c->options->quick)
+    if (c->options->quick || know_reuse(c))
         return OK;
     for (; n < COUNT(SETS) && SETS[n] < c->config->max_experts; n++)
         TRY(time_turns(c, SETS[n], &ns[n]));
@@ -266,10 +282,10 @@ static Status measure_reuse(Calibration *c)
 /* Tiles have 16 rows, and two of them go together: places lie on both sides of a step. */
 static Status measure_places(Calibration *c, bool warm)
 {
-    static const uint32_t ROWS[] = {1,  2,  4,  8,  12, 16,  17,  24,  32,  33,
-                                    48, 49, 64, 65, 96, 128, 129, 192, 256, 0};
+    static const uint32_t ROWS[] = {1,  2,  4,  8,  12, 16,  17,  24, 32,
+                                    33, 48, 64, 65, 96, 128, 256, 0};
     static const uint32_t QUICK_ROWS[] = {1, 4, 0};
-    static const uint32_t ACTIVE[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 0};
+    static const uint32_t ACTIVE[] = {1, 2, 3, 4, 6, 8, 12, 16, 32, 0};
     static const uint32_t QUICK_ACTIVE[] = {1, 4, 0};
     for (const uint32_t *rows = c->options->quick ? QUICK_ROWS : ROWS; *rows > 0; rows++)
         for (const uint32_t *active = c->options->quick ? QUICK_ACTIVE : ACTIVE;
@@ -282,9 +298,11 @@ static Status measure_places(Calibration *c, bool warm)
  * between is read again and again. */
 Status calibrate_host(Calibration *c)
 {
+    uint32_t rounds = c->options->quick ? 1 : HOST_ROUNDS;
     if (c->config->n_moe_layers == 0)
         return OK;
     TRY(measure_reuse(c));
-    TRY(measure_places(c, false));
-    return measure_places(c, true);
+    for (uint32_t i = 0; i < 2 * rounds; i++)
+        TRY(measure_places(c, i >= rounds));
+    return OK;
 }

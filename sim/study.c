@@ -282,6 +282,7 @@ static Plan bound_plan(const Plan *plan)
     bound.buffer = plan->buffer;
     bound.buffer.hot = (PlanLearned){0};
     bound.buffer.initial = (PlanLearned){0};
+    bound.buffer.alpha = 0;
     bound.batching = plan->batching;
     snprintf(bound.buffer.evict, sizeof bound.buffer.evict, "%s", BOUND_POLICY);
     study_plan_name(&bound, bound.name, sizeof bound.name);

@@ -80,6 +80,32 @@ static void every_budget_gets_the_bound_once_unless_it_was_asked_for(void **unus
     study_free(&study);
 }
 
+/* Of what only the eviction of the plan understands it has nothing. */
+static void a_bound_is_a_plan_that_is_read_as_it_is_written(void **unused)
+{
+    (void)unused;
+    Study study = make_study(
+        "{\"moebius_study\": 1, \"plans\": ["
+        "{\"buffer\": {\"slots\": 2, \"evict\": \"ema-score\", \"params\": {\"alpha\": 0.25}}},"
+        "{\"buffer\": {\"slots\": 3, \"evict\": \"static\", \"hot\": {\"0\": [1]},"
+        " \"initial\": {\"0\": [1]}}}, {\"buffer\": {\"slots\": 4}, \"compute\": {\"mode\":"
+        " \"gpu\"}, \"prefetch\": {\"predictor\": \"frequency\", \"experts\": 3}}]}");
+    assert_int_equal(study.n_bounds, 3);
+    for (size_t i = 3; i < study.n_plans; i++) {
+        char *text;
+        cJSON *json;
+        Plan plan;
+        assert_ok(plan_to_text(&study.plans[i], &text));
+        assert_ok(json_parse(text, strlen(text), "bound", &json));
+        assert_ok(plan_from_json(json, "bound", &plan));
+        assert_string_equal(plan.buffer.evict, "belady");
+        plan_free(&plan);
+        cJSON_Delete(json);
+        mem_free(text);
+    }
+    study_free(&study);
+}
+
 static void bad_studies_are_refused_with_the_place(void **unused)
 {
     (void)unused;
@@ -883,6 +909,7 @@ int main(void)
         cmocka_unit_test(values_that_the_name_does_not_show_are_added_to_it),
         cmocka_unit_test(listed_plans_stand_after_the_grid_and_keep_their_names),
         cmocka_unit_test(every_budget_gets_the_bound_once_unless_it_was_asked_for),
+        cmocka_unit_test(a_bound_is_a_plan_that_is_read_as_it_is_written),
         cmocka_unit_test(bad_studies_are_refused_with_the_place),
         cmocka_unit_test(a_grid_of_more_than_a_million_plans_is_refused_before_it_is_made),
         cmocka_unit_test(rows_are_what_each_replay_gives),

@@ -119,12 +119,68 @@ static Status scan_text(const char *text, size_t bytes, const char *file)
     return OK;
 }
 
+JsonAt json_root(const cJSON *node, const char *file)
+{
+    return (JsonAt){.node = node, .file = file};
+}
+
+static JsonAt member_at(const JsonAt *parent, const cJSON *member)
+{
+    JsonAt at = {.node = member, .file = parent->file};
+    const char *dot = parent->path[0] != '\0' ? "." : "";
+    if (snprintf(at.path, sizeof at.path, "%s%s%s", parent->path, dot, member->string) >=
+        (int)sizeof at.path)
+        memcpy(at.path + sizeof at.path - 4, "...", 4);
+    return at;
+}
+
+bool json_find(const JsonAt *parent, const char *key, JsonAt *member)
+{
+    const cJSON *node = cJSON_GetObjectItemCaseSensitive(parent->node, key);
+    if (node == NULL)
+        return false;
+    *member = member_at(parent, node);
+    return true;
+}
+
+JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index)
+{
+    JsonAt at = {.node = item, .file = array->file};
+    if (snprintf(at.path, sizeof at.path, "%s[%zu]", array->path, index) >= (int)sizeof at.path)
+        memcpy(at.path + sizeof at.path - 4, "...", 4);
+    return at;
+}
+
+/* Where WANTED stands below AT. */
+static bool find_node(const JsonAt *at, const cJSON *wanted, JsonAt *found)
+{
+    size_t index = 0;
+    *found = *at;
+    if (at->node == wanted)
+        return true;
+    for (const cJSON *child = at->node->child; child != NULL; child = child->next, index++) {
+        JsonAt next = child->string != NULL ? member_at(at, child) : json_item(at, child, index);
+        if (find_node(&next, wanted, found))
+            return true;
+    }
+    return false;
+}
+
+static Status fail_twice(const cJSON *root, const cJSON *object, const char *key, const char *file)
+{
+    JsonAt at;
+    JsonAt top = json_root(root, file);
+    find_node(&top, object, &at);
+    json_find(&at, key, &at);
+    return json_fail(&at, "the key stands twice in one object");
+}
+
 static int compare_names(const void *left, const void *right)
 {
     return strcmp(*(const char *const *)left, *(const char *const *)right);
 }
 
-static Status check_unique_keys(const cJSON *object, const char *file)
+static Status check_unique_keys(const cJSON *root, const cJSON *object, const char *file)
 {
     size_t count = 0;
     for (const cJSON *child = object->child; child != NULL; child = child->next)
@@ -140,18 +196,18 @@ static Status check_unique_keys(const cJSON *object, const char *file)
     Status status = OK;
     for (size_t i = 1; i < count && status == OK; i++)
         if (strcmp(names[i - 1], names[i]) == 0)
-            status = fail(ERR_INPUT, "%s: %s: the key stands twice in one object", file, names[i]);
+            status = fail_twice(root, object, names[i], file);
     mem_free(names);
     return status;
 }
 
-static Status check_tree(const cJSON *node, const char *file)
+static Status check_tree(const cJSON *root, const cJSON *node, const char *file)
 {
     if (cJSON_IsObject(node))
-        TRY(check_unique_keys(node, file));
+        TRY(check_unique_keys(root, node, file));
     for (const cJSON *child = node->child; child != NULL; child = child->next)
         if (child->child != NULL)
-            TRY(check_tree(child, file));
+            TRY(check_tree(root, child, file));
     return OK;
 }
 
@@ -176,7 +232,7 @@ Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root
         return fail(ERR_INPUT, "%s: line %zu: not JSON", file,
                     line_of(text, end < text + bytes ? end : text + bytes));
     }
-    Status status = check_tree(parsed, file);
+    Status status = check_tree(parsed, parsed, file);
     if (status != OK)
         cJSON_Delete(parsed);
     else
@@ -209,25 +265,6 @@ Status json_save(const cJSON *node, const char *path)
     return status;
 }
 
-JsonAt json_root(const cJSON *node, const char *file)
-{
-    return (JsonAt){.node = node, .file = file};
-}
-
-bool json_find(const JsonAt *parent, const char *key, JsonAt *member)
-{
-    const cJSON *node = cJSON_GetObjectItemCaseSensitive(parent->node, key);
-    if (node == NULL)
-        return false;
-    JsonAt found = {.node = node, .file = parent->file};
-    const char *dot = parent->path[0] != '\0' ? "." : "";
-    if (snprintf(found.path, sizeof found.path, "%s%s%s", parent->path, dot, key) >=
-        (int)sizeof found.path)
-        memcpy(found.path + sizeof found.path - 4, "...", 4);
-    *member = found;
-    return true;
-}
-
 Status json_need(const JsonAt *parent, const char *key, JsonAt *member)
 {
     if (!cJSON_IsObject(parent->node))
@@ -235,14 +272,6 @@ Status json_need(const JsonAt *parent, const char *key, JsonAt *member)
     if (!json_find(parent, key, member))
         return json_fail(parent, "the key \"%s\" is missing", key);
     return OK;
-}
-
-JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index)
-{
-    JsonAt at = {.node = item, .file = array->file};
-    if (snprintf(at.path, sizeof at.path, "%s[%zu]", array->path, index) >= (int)sizeof at.path)
-        memcpy(at.path + sizeof at.path - 4, "...", 4);
-    return at;
 }
 
 Status json_fail(const JsonAt *at, const char *format, ...)

@@ -43,6 +43,7 @@ static const Case CASES[] = {
     {"{}\n\n,", "line 3: not JSON"},
     {"{\"a\":1,\"a\":2}", "a: the key stands twice in one object"},
     {"{\"a\":1,\"\\u0061\":2}", "a: the key stands twice in one object"},
+    {"{\"a\":{\"b\":[1,{\"c\":1,\"d\":2,\"c\":3}]}}", "a.b[1].c: the key stands twice"},
     {"[[{\"x\":{\"k\":1,\"j\":2,\"k\":3}}]]", "k: the key stands twice"},
     {"{\"\":1,\"\":2}", "the key stands twice"},
     {"1e999", "a number is too large"},

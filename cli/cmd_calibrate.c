@@ -32,9 +32,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const Option options[] = {
         {.name = "model",
          .argument = "DIR|shape:NAME",
-         .help = "whose operations are measured; may be repeated",
+         .help = "whose operations are measured; may be repeated (default models/tiny-32x4)",
          .kind = OPTION_LIST,
-         .required = true,
          .value = &arguments->models},
         DEVICE_OPTIONS(&arguments->device),
         {.name = "add",
@@ -271,6 +270,8 @@ Status command_calibrate(int argc, char **argv)
     Arguments arguments = {.device = {.name = "cpu"}};
     Hardware hardware = {0};
     Status status = parse(argc, argv, &arguments);
+    if (status == OK && arguments.models.count == 0)
+        status = option_list_append(&arguments.models, "models/tiny-32x4");
     if (status == OK)
         status = run(&arguments, argc, argv, &hardware);
     hardware_free(&hardware);

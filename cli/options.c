@@ -133,7 +133,7 @@ static Status parse_choice(const Parse *parse, const Option *option, const char 
     return options_fail(parse->table, "--%s: '%s', allowed are %s", option->name, text, allowed);
 }
 
-static Status append(OptionList *list, const char *text)
+Status option_list_append(OptionList *list, const char *text)
 {
     const char **items = mem_resize(list->items, list->count + 1, sizeof *items);
     if (items == NULL)
@@ -161,7 +161,7 @@ static Status store(const Parse *parse, const Option *option, const char *text)
         return parse_choice(parse, option, text, option->value);
     case OPTION_LIST:
     case OPTION_POSITIONALS:
-        return append(option->value, text);
+        return option_list_append(option->value, text);
     case OPTION_TEXT:
     case OPTION_POSITIONAL:
     case OPTION_FLAG:

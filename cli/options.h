@@ -58,6 +58,8 @@ typedef struct {
     size_t count;
 } OptionList;
 
+/* TEXT must outlive LIST. */
+Status option_list_append(OptionList *list, const char *text);
 void option_list_free(OptionList *list);
 
 enum { OPTIONS_MAX = 64 };

@@ -50,7 +50,8 @@ static int make_inputs(void **unused)
     (void)unused;
     keep(profile, "hardware.json");
     keep(trace, "time.db");
-    RUN(&run, "calibrate", "--model", MODEL, "--quick", "--threads", "1", "--out", profile);
+    /* Of the shipped model, which is the default. */
+    RUN(&run, "calibrate", "--quick", "--threads", "1", "--out", profile);
     assert_int_equal(run.code, 0);
     RUN(&run, "record", "--model", MODEL, "--tokens", MODEL "/eval_tokens.safetensors",
         "--prompt-length", "24", "--requests", "1", "--batch", "2", "--generate", "5",

@@ -213,6 +213,7 @@ static void a_profile_prices_every_operation_of_its_model(void **unused)
     for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++)
         assert_non_null(hardware_table(&hardware, OTHERS[i], ""));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph"));
+    assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph forced"));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 queued"));
     assert_non_null(hardware_table(&hardware, "between", "models/tiny-32x4"));
     assert_non_null(hardware_table(&hardware, "between", "models/tiny-32x4 forced"));

@@ -1,5 +1,6 @@
-/* Whole steps without stamps: the first of their shape, the second, whose graph is made, and those
- * that repeat it; with the router's own routing and with routing that is laid on the model. */
+/* Whole steps without stamps: the first of their shape, the second, whose graph is made, the third,
+ * which launches it, and those that repeat it; with the router's own routing and with routing that
+ * is laid on the model. */
 #include "exec/calibrate_parts.h"
 
 enum { WHOLE_REPEATS = 7, WHOLE_QUICK_REPEATS = 3, FIRST_STEPS = 3 };
@@ -33,25 +34,32 @@ static Status load_kernels(Calibration *c, const StepKind *kind)
     return calibration_runs_at_once(c) ? OK : calibration_step(c, kind, false, &output, &ns);
 }
 
-/* The first two steps of their shape, again and again; one at the least repeats them after that. */
+/* A step, as those who run steps see it. */
+static Status step(Calibration *c, const StepKind *kind, StepOutput *output, double *ns)
+{
+    calibration_do_other_things(c);
+    return calibration_step(c, kind, false, output, ns);
+}
+
+/* The first three steps of their shape, again and again. */
 static Status first_steps(Calibration *c, const StepKind *kind, WholeStep *whole)
 {
     StepOutput output;
     double first[FIRST_STEPS];
     double second[FIRST_STEPS];
-    double ns;
+    double third[FIRST_STEPS];
     uint32_t most = calibration_runs_at_once(c) ? 1 : FIRST_STEPS;
     uint32_t n = 0;
     while (n < most && (n == 0 || first[n - 1] <= CALIBRATE_LONG_NS)) {
         TRY(executor_forget_steps(c->executor));
-        calibration_do_other_things(c);
-        TRY(calibration_step(c, kind, false, &output, &first[n]));
-        calibration_do_other_things(c);
-        TRY(calibration_step(c, kind, false, &output, &second[n++]));
+        TRY(step(c, kind, &output, &first[n]));
+        TRY(step(c, kind, &output, &second[n]));
+        TRY(step(c, kind, &output, &third[n++]));
     }
     whole->first_ns = calibration_median(first, n);
     whole->second_ns = calibration_median(second, n);
-    return calibration_step(c, kind, false, &output, &ns);
+    whole->third_ns = calibration_median(third, n);
+    return OK;
 }
 
 /* The steps that repeat; their routing is in *OUTPUT. */
@@ -61,10 +69,8 @@ static Status repeated_steps(Calibration *c, const StepKind *kind, WholeStep *wh
     double ns[WHOLE_REPEATS];
     uint32_t repeats = c->options->quick ? WHOLE_QUICK_REPEATS : WHOLE_REPEATS;
     uint32_t n = 0;
-    while (n < repeats && (n < 3 || ns[n - 1] <= CALIBRATE_LONG_NS)) {
-        calibration_do_other_things(c);
-        TRY(calibration_step(c, kind, false, output, &ns[n++]));
-    }
+    while (n < repeats && (n < 3 || ns[n - 1] <= CALIBRATE_LONG_NS))
+        TRY(step(c, kind, output, &ns[n++]));
     whole->spread = calibration_spread(ns, n);
     whole->ns = calibration_median(ns, n);
     calibration_note_clock(c);

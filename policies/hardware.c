@@ -51,6 +51,7 @@ void hardware_rest_shape(const char *model, Stack stack, StepMode mode, bool for
 {
     static const char *const MODES[STEP_MODES] = {[STEP_FIRST] = "first",
                                                   [STEP_CAPTURED] = "capture",
+                                                  [STEP_LAUNCHED] = "launch",
                                                   [STEP_REPEATED] = "graph",
                                                   [STEP_QUEUED] = "queued"};
     snprintf(shape, 160, "%s%s %s%s", model, stack == STACK_ENCODER ? " encoder" : "", MODES[mode],

@@ -185,12 +185,20 @@ static inline double cost_unevenness(uint32_t active, uint32_t rows, double squa
 }
 
 /* How a step runs: the first of its shape is queued without a graph, of the second a graph is made,
- * which the others repeat; or the host waits for every event. */
-typedef enum { STEP_FIRST, STEP_CAPTURED, STEP_REPEATED, STEP_QUEUED, STEP_MODES } StepMode;
+ * which the third launches for the first time and the others repeat; or the host waits for every
+ * event. */
+typedef enum {
+    STEP_FIRST,
+    STEP_CAPTURED,
+    STEP_LAUNCHED,
+    STEP_REPEATED,
+    STEP_QUEUED,
+    STEP_MODES
+} StepMode;
 
 /* The shape key of step/rest: the name of the model in the profile, " encoder" for its steps, the
- * mode (" first", " capture", " graph" or " queued"), and " forced" where routing is laid on the
- * model. */
+ * mode (" first", " capture", " launch", " graph" or " queued"), and " forced" where routing is
+ * laid on the model. */
 void hardware_rest_shape(const char *model, Stack stack, StepMode mode, bool forced,
                          char shape[160]);
 

@@ -19,6 +19,7 @@ typedef struct {
     bool forced;      /* its routing was laid on it */
     double first_ns;  /* the first step of its shape */
     double second_ns; /* the second, whose graph is made */
+    double third_ns;  /* the third, the first that launches the graph */
     double ns;        /* the median of the others */
     double spread;    /* ... and their coefficient of variation */
     size_t first_row; /* of rows: per MoE layer of the stack [experts] tokens of each */

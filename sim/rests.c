@@ -105,6 +105,7 @@ static Status put(const char *model, const WholeStep *step, double played, Hardw
 {
     const double ns[] = {[STEP_FIRST] = step->first_ns,
                          [STEP_CAPTURED] = step->second_ns,
+                         [STEP_LAUNCHED] = step->third_ns,
                          [STEP_REPEATED] = step->ns};
     const double at[] = {step->requests, step->tokens, step->context};
     CostTable *table;

@@ -231,7 +231,7 @@ void timing_free(Timing *timing)
     mem_free(timing->slot_used);
     mem_free(timing->rows_of);
     mem_free(timing->shapes);
-    mem_free(timing->captured);
+    mem_free(timing->next_mode);
     mem_free(timing->ops);
     mem_free(timing->residency);
     engine_free(timing->link);

@@ -161,8 +161,8 @@ struct Timing {
     uint64_t *added_ns[2];
     bool adds; /* the present step is such a one */
 
-    SeenShape *shapes; /* [n_shapes] */
-    bool *captured;    /* ... its graph is made */
+    SeenShape *shapes;   /* [n_shapes] */
+    StepMode *next_mode; /* ... how the next of each runs */
     uint32_t n_shapes;
     uint32_t shape_room;
 

@@ -1,4 +1,4 @@
-/* Which steps run directly, which become a graph, and which repeat one
+/* Which steps run directly, which become a graph, and which launch or repeat one
  * (exec/cuda/backend_graphs.c).
  */
 #include <string.h>
@@ -23,10 +23,10 @@ static Status grow(Timing *timing)
     if (shapes == NULL)
         return fail_memory("simulated shapes of steps", room * sizeof *shapes);
     timing->shapes = shapes;
-    bool *captured = mem_resize(timing->captured, room, sizeof *captured);
-    if (captured == NULL)
-        return fail_memory("simulated shapes of steps", room * sizeof *captured);
-    timing->captured = captured;
+    StepMode *next_mode = mem_resize(timing->next_mode, room, sizeof *next_mode);
+    if (next_mode == NULL)
+        return fail_memory("simulated shapes of steps", room * sizeof *next_mode);
+    timing->next_mode = next_mode;
     timing->shape_room = room;
     return OK;
 }
@@ -44,13 +44,13 @@ Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode
     for (uint32_t i = timing->n_shapes; i-- > 0;) {
         if (memcmp(&timing->shapes[i], &shape, sizeof shape) != 0)
             continue;
-        *mode = timing->captured[i] ? STEP_REPEATED : STEP_CAPTURED;
-        timing->captured[i] = true;
+        if (timing->next_mode[i] < STEP_REPEATED)
+            *mode = timing->next_mode[i]++;
         return OK;
     }
     TRY(grow(timing));
     timing->shapes[timing->n_shapes] = shape;
-    timing->captured[timing->n_shapes++] = false;
+    timing->next_mode[timing->n_shapes++] = STEP_CAPTURED;
     *mode = STEP_FIRST;
     return OK;
 }

@@ -405,6 +405,7 @@ static void make_whole_steps(uint64_t *random, WholeSteps *whole)
                                 .forced = i >= WHOLE / 2,
                                 .first_ns = 100000 + random_below(random, 900000),
                                 .second_ns = 100000 + random_below(random, 900000),
+                                .third_ns = 100000 + random_below(random, 900000),
                                 .ns = 100000 + random_below(random, 900000)};
         assert_ok(whole_steps_add(whole, &step, experts));
     }
@@ -450,8 +451,9 @@ static void assert_steps_take_what_they_took(const WholeSteps *whole, const Hard
     assert_ok(timing_new(&options, &timing));
     for (size_t i = 0; i < whole->n; i++) {
         const WholeStep *step = &whole->steps[i];
-        const double wanted[] = {step->first_ns, step->second_ns, step->ns, step->ns};
-        for (size_t k = 0; step->forced == forced && k < 4; k++) {
+        const double wanted[] = {step->first_ns, step->second_ns, step->third_ns, step->ns,
+                                 step->ns};
+        for (size_t k = 0; step->forced == forced && k < 5; k++) {
             double ns = (double)play_whole(timing, whole, step);
             assert_true(ns >= wanted[k] - 1 && ns <= wanted[k] + 1);
         }

@@ -4,33 +4,6 @@
 
 static constexpr uint32_t THREADS = 256;
 
-/* ---- jobs ---- */
-
-struct JobBlock {
-    ExpertJob job[JOBS_AT_ONCE];
-};
-
-__global__ void put_jobs(const __grid_constant__ JobBlock block, uint32_t n, ExpertJob *to)
-{
-    wait_for_earlier_kernels();
-    if (threadIdx.x < n)
-        to[threadIdx.x] = block.job[threadIdx.x];
-}
-
-extern "C" Status expert_jobs_put(ExpertJob *to, const ExpertJob *jobs, uint32_t n,
-                                  cudaStream_t stream)
-{
-    for (uint32_t first = 0; first < n; first += JOBS_AT_ONCE) {
-        uint32_t some = min(n - first, (uint32_t)JOBS_AT_ONCE);
-        JobBlock block;
-        for (uint32_t i = 0; i < JOBS_AT_ONCE; i++)
-            block.job[i] = i < some ? jobs[first + i] : ExpertJob{0, 0};
-        put_jobs<<<1, JOBS_AT_ONCE, 0, stream>>>(block, some, to + first);
-        CUDA_TRY(cudaGetLastError());
-    }
-    return OK;
-}
-
 /* ---- elements ---- */
 
 /* COUNT of a row's elements, side by side. */

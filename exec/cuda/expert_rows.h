@@ -8,8 +8,6 @@
 extern "C" {
 #endif
 
-enum { JOBS_AT_ONCE = 256 };
-
 /* Rows of some experts of a layer, and device memory for what becomes of them. Arrays have bf16
  * elements when the experts are PACKED, else f32. */
 typedef struct {
@@ -26,8 +24,6 @@ typedef struct {
     cudaStream_t stream;
 } ExpertRows;
 
-/* Copies N jobs of the host, which may be reused on return. */
-Status expert_jobs_put(ExpertJob *to, const ExpertJob *jobs, uint32_t n, cudaStream_t stream);
 /* rows->in[row] = tokens[row's token], padding 0, for the experts that are SELECTED (device
  * [experts], or NULL: all). */
 Status expert_rows_fill(const ExpertRows *rows, const Grouping *grouping, const uint8_t *selected,

@@ -46,7 +46,7 @@ static ExpertsSize measure(const DeviceOptions *options, bool bf16)
 /* Bytes of everything but the rows. */
 static size_t small_bytes(const ExpertsSize *size)
 {
-    size_t of_expert = sizeof(ExpertJob) + sizeof(uint8_t) + sizeof(uint32_t);
+    size_t of_expert = sizeof(uint8_t) + sizeof(uint32_t);
     return size->experts * of_expert + 2 * size->tiles * sizeof(RowGroup) +
            size->assignments * sizeof(uint32_t) + PIECES * PIECE_SLACK;
 }
@@ -82,10 +82,9 @@ static Status take_grouping(DeviceArena *arena, const ExpertsSize *size, Groupin
 Status experts_open(const DeviceOptions *options, bool bf16, DeviceArena *arena, ExpertsWork *work)
 {
     ExpertsSize size = measure(options, bf16);
-    *work = (ExpertsWork){.bf16 = bf16, .max_jobs = (uint32_t)size.experts, .max_rows = size.rows};
+    *work = (ExpertsWork){.bf16 = bf16, .max_rows = size.rows};
     if (size.experts == 0)
         return OK;
-    TRY(device_arena_take(arena, size.experts, sizeof *work->jobs, &work->jobs));
     TRY(device_arena_take(arena, size.experts, sizeof *work->selected, &work->selected));
     TRY(take_grouping(arena, &size, &work->grouping));
     TRY(take_table(arena, size.tiles, &work->some));
@@ -125,17 +124,15 @@ Status experts_group(ExpertsWork *work, const uint16_t *experts, uint32_t tokens
     return grouping_run(&shape, experts, groups, &work->grouping, stream);
 }
 
-/* The table of the experts of N jobs, of the host or else where the batch says they are. */
+/* The table of the experts of N jobs, of the host or else of all, where the batch says they are. */
 static Status select_jobs(const ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
                           uint32_t n, const GroupingShape *shape, cudaStream_t stream)
 {
-    const ExpertJob *selected = batch->placed;
-    if (jobs != NULL) {
-        TRY(expert_jobs_put(work->jobs, jobs, n, stream));
-        selected = work->jobs;
-    }
-    return grouping_select(shape, &batch->groups, &work->grouping, selected, n, &work->some,
-                           work->selected, stream);
+    return jobs != NULL
+               ? grouping_select(shape, &batch->groups, &work->grouping, jobs, n, &work->some,
+                                 work->selected, stream)
+               : grouping_select_placed(shape, &batch->groups, &work->grouping, batch->placed,
+                                        batch->n_experts, &work->some, work->selected, stream);
 }
 
 Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
@@ -158,8 +155,7 @@ Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const Expe
         return OK;
     if (jobs != NULL || batch->placed != NULL) {
         rows.table = work->some;
-        TRY(select_jobs(work, batch, jobs, jobs != NULL ? n_jobs : batch->n_experts, &shape,
-                        stream));
+        TRY(select_jobs(work, batch, jobs, n_jobs, &shape, stream));
     }
     if (in != work->in)
         TRY(expert_rows_fill(&rows, &work->grouping, jobs != NULL ? work->selected : NULL, in));

@@ -19,10 +19,8 @@ extern "C" {
 /* Device memory of a MoE layer at work. */
 typedef struct {
     bool bf16;
-    uint32_t max_jobs;
     size_t max_rows;   /* padding included */
-    ExpertJob *jobs;   /* [max_jobs] */
-    uint8_t *selected; /* [max_jobs] 1: the expert is one of the jobs' */
+    uint8_t *selected; /* [experts of any layer] 1: the expert is one of the jobs' */
     Grouping grouping; /* by the last group() */
     GroupTable some;   /* of the jobs */
     void *gathered;    /* [max_rows][d_model] */

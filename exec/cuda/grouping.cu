@@ -8,6 +8,9 @@
  * Bytes: 2 * tokens * top_k read by each block, from the L2, 8 * tokens * top_k written; bound by
  * the additions in shared memory, and for few tokens by latency. */
 #include "exec/cuda/grouping.h"
+
+#include <string.h>
+
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
 
@@ -283,15 +286,27 @@ extern "C" Status grouping_run(const GroupingShape *shape, const uint16_t *ids,
 
 /* ---- some of the experts ---- */
 
+/* In device memory. */
+struct JobsThere {
+    const ExpertJob *job;
+};
+
+/* At most COUNT of them, which come with the kernel. */
+template <uint32_t COUNT> struct JobsHere {
+    ExpertJob job[COUNT];
+};
+
 /* One block, a thread per job; each job's expert is another one. */
+template <typename Jobs>
 __global__ void __launch_bounds__(COUNT_THREADS)
-    select_experts(GroupingShape shape, RowGroups groups, Grouping grouping, const ExpertJob *jobs,
-                   uint32_t n, GroupTable table, uint8_t *selected)
+    select_experts(const __grid_constant__ GroupingShape shape, RowGroups groups, Grouping grouping,
+                   const __grid_constant__ Jobs jobs, uint32_t n, GroupTable table,
+                   uint8_t *selected)
 {
     wait_for_earlier_kernels();
     let_next_kernel_start();
     bool there = threadIdx.x < n;
-    ExpertJob job = there ? jobs[threadIdx.x] : ExpertJob{0, 0};
+    ExpertJob job = there ? jobs.job[threadIdx.x] : ExpertJob{0, 0};
     uint32_t count = there ? groups.first[job.expert + 1] - groups.first[job.expert] : 0;
     if (threadIdx.x < shape.experts)
         selected[threadIdx.x] = 0;
@@ -306,11 +321,38 @@ __global__ void __launch_bounds__(COUNT_THREADS)
         end_table(table, all);
 }
 
+template <typename Jobs>
+static Status select(const GroupingShape *shape, const RowGroups *groups, const Grouping *grouping,
+                     const Jobs &jobs, uint32_t n, const GroupTable *table, uint8_t *selected,
+                     cudaStream_t stream)
+{
+    const LaunchShape launch = {dim3(1), COUNT_THREADS, 0, 0};
+    return launch_after(select_experts<Jobs>, launch, stream, *shape, *groups, *grouping, jobs, n,
+                        *table, selected);
+}
+
+template <uint32_t COUNT>
+static Status select_here(const GroupingShape *shape, const RowGroups *groups,
+                          const Grouping *grouping, const ExpertJob *jobs, uint32_t n,
+                          const GroupTable *table, uint8_t *selected, cudaStream_t stream)
+{
+    JobsHere<COUNT> here;
+    memcpy(here.job, jobs, n * sizeof *jobs);
+    return select(shape, groups, grouping, here, n, table, selected, stream);
+}
+
 extern "C" Status grouping_select(const GroupingShape *shape, const RowGroups *groups,
                                   const Grouping *grouping, const ExpertJob *jobs, uint32_t n,
                                   const GroupTable *table, uint8_t *selected, cudaStream_t stream)
 {
-    const LaunchShape launch = {dim3(1), COUNT_THREADS, 0, 0};
-    return launch_after(select_experts, launch, stream, *shape, *groups, *grouping, jobs, n, *table,
-                        selected);
+    auto pick = n <= 64 ? select_here<64> : n <= 256 ? select_here<256> : select_here<MAX_EXPERTS>;
+    return pick(shape, groups, grouping, jobs, n, table, selected, stream);
+}
+
+extern "C" Status grouping_select_placed(const GroupingShape *shape, const RowGroups *groups,
+                                         const Grouping *grouping, const ExpertJob *placed,
+                                         uint32_t n, const GroupTable *table, uint8_t *selected,
+                                         cudaStream_t stream)
+{
+    return select(shape, groups, grouping, JobsThere{placed}, n, table, selected, stream);
 }

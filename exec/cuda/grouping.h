@@ -86,11 +86,15 @@ typedef struct {
 Status grouping_run(const GroupingShape *shape, const uint16_t *ids, const RowGroups *groups,
                     const Grouping *grouping, cudaStream_t stream);
 
-/* The TABLE of the experts of N JOBS, device memory, in their slots. SELECTED, [experts], says
- * which they are. */
+/* The TABLE of the experts of N JOBS, at most MAX_EXPERTS, in their slots. SELECTED, [experts],
+ * says which they are. JOBS may be reused on return. */
 Status grouping_select(const GroupingShape *shape, const RowGroups *groups,
                        const Grouping *grouping, const ExpertJob *jobs, uint32_t n,
                        const GroupTable *table, uint8_t *selected, cudaStream_t stream);
+/* ... of those that are PLACED, device [n]. */
+Status grouping_select_placed(const GroupingShape *shape, const RowGroups *groups,
+                              const Grouping *grouping, const ExpertJob *placed, uint32_t n,
+                              const GroupTable *table, uint8_t *selected, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

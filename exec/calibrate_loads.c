@@ -5,6 +5,9 @@
 
 enum { LOAD_STEPS = 9 };
 
+/* The host is ahead of the device where this takes so much longer. */
+static const double HOST_AHEAD = 1.05;
+
 static const char *const BYTES_AXIS[] = {"bytes"};
 
 /* Turns the forced routing of one token over by half of the experts. */
@@ -184,6 +187,12 @@ static double for_each(double *misses, double *hits, double n)
     return more > 0 ? more / n : 0;
 }
 
+static double after_loads(LoadTimes *hits, LoadTimes *misses)
+{
+    return calibration_median(misses->after_ns, LOAD_STEPS) -
+           calibration_median(hits->after_ns, LOAD_STEPS);
+}
+
 static double at_least_0(double ns)
 {
     return ns > 0 ? ns : 0;
@@ -231,11 +240,134 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
     TRY(calibration_note(c, "lag", "", UNIT_NS, BYTES_AXIS, 1, &bytes, c->lag_ns,
                          calibration_spread(misses->lag_ns, LOAD_STEPS)));
     TRY(calibration_note(c, "after/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(misses->after_ns, LOAD_STEPS) -
-                             calibration_median(hits->after_ns, LOAD_STEPS),
-                         0));
+                         after_loads(hits, misses), 0));
     return calibration_note(c, "issue/await", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                             for_each(misses->queueing_ns, hits->queueing_ns, misses->events), 0);
+}
+
+/* ---- loads and calls in turns ---- */
+
+/* Where there is room for one expert, each load waits for the call of the expert before it: means
+ * over the turns of a step. */
+typedef struct {
+    double host_ns[LOAD_STEPS]; /* from beginning one load to beginning the next */
+    double turn_ns[LOAD_STEPS]; /* from its start to the next one's */
+    double copy_ns[LOAD_STEPS];
+} Turns;
+
+/* Turns but the first of an event, for which more is queued. */
+static void add_turns(const StepOutput *output, Turns *turns, uint32_t at)
+{
+    const HostSpan *calls = output->host.loads;
+    const ResidencyRecord *before = NULL;
+    size_t load = 0;
+    double n = 0;
+    turns->host_ns[at] = turns->turn_ns[at] = turns->copy_ns[at] = 0;
+    for (size_t i = 0; i < output->n_residency && load < output->host.n_loads; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0)
+            continue;
+        if (before != NULL && before->layer == record->layer) {
+            turns->host_ns[at] += (double)(calls[load].start_ns - calls[load - 1].start_ns);
+            turns->turn_ns[at] += (double)record->start_ns - (double)before->start_ns;
+            turns->copy_ns[at] += (double)record->duration_ns;
+            n++;
+        }
+        before = record;
+        load++;
+    }
+    turns->host_ns[at] /= n > 0 ? n : 1;
+    turns->turn_ns[at] /= n > 0 ? n : 1;
+    turns->copy_ns[at] /= n > 0 ? n : 1;
+}
+
+static Status time_turns(Calibration *c, const StepKind *kind, Turns *turns)
+{
+    StepOutput output;
+    double ns;
+    calibration_force(c, STACK_DECODER, kind->tokens, c->config->max_top_k, 0);
+    for (int i = -2; i < LOAD_STEPS; i++) {
+        TRY(calibration_step(c, kind, true, &output, &ns));
+        add_turns(&output, turns, i > 0 ? (uint32_t)i : 0);
+    }
+    return OK;
+}
+
+/* *NS from the end of queueing a call of one expert, which is there, to its end. */
+static Status time_call(Calibration *c, const StepKind *kind, double *ns)
+{
+    double after_ns[LOAD_STEPS];
+    StepOutput output;
+    double ignored;
+    calibration_force(c, STACK_DECODER, kind->tokens, c->config->max_top_k, 0);
+    calibration_drop(c, kind->tokens, 1);
+    for (int i = -2; i < LOAD_STEPS; i++) {
+        TRY(calibration_step(c, kind, true, &output, &ignored));
+        around(&output, &ignored, &after_ns[i > 0 ? i : 0]);
+    }
+    *ns = calibration_median(after_ns, LOAD_STEPS) - c->queue_stamp_ns;
+    return OK;
+}
+
+/* The shape key of the experts of the decoder. */
+static void experts_shape(const Calibration *c, char shape[160])
+{
+    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
+        if (c->config->layers[i].moe)
+            calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
+}
+
+/* What is left of a turn on the device but its load and its call, AFTER_NS included that passes
+ * between the two: handing over to the next load. Nothing is known where the host is slower. */
+static Status note_handing_over(Calibration *c, Turns *turns, double host_ns, double call_ns)
+{
+    double turn_ns = calibration_median(turns->turn_ns, LOAD_STEPS);
+    double spread = calibration_spread(turns->turn_ns, LOAD_STEPS);
+    if (turn_ns < HOST_AHEAD * host_ns)
+        return OK;
+    return calibration_note(
+        c, "sync/together", "", UNIT_NS, NULL, 0, NULL,
+        at_least_0(turn_ns - calibration_median(turns->copy_ns, LOAD_STEPS) - call_ns), spread);
+}
+
+/* A turn is beginning a load, which takes the host BEGIN_NS, making the queue wait for it, and a
+ * call, which begins AFTER_NS after the load. */
+static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns, double after_ns)
+{
+    static const char *const AXIS[] = {"tokens"};
+    const StepKind kind = {.requests = 1, .tokens = tokens, .forced = true};
+    const double at = tokens;
+    char shape[160] = "";
+    double call_ns;
+    Turns turns;
+    if (tokens > c->max_tokens || tokens > c->max_length)
+        return OK;
+    TRY(time_turns(c, &kind, &turns));
+    TRY(time_call(c, &kind, &call_ns));
+    experts_shape(c, shape);
+    double host_ns = calibration_median(turns.host_ns, LOAD_STEPS);
+    TRY(note_handing_over(c, &turns, host_ns, call_ns + after_ns));
+    return calibration_note(c, "issue/again", shape, UNIT_NS, AXIS, 1, &at,
+                            at_least_0(host_ns - begin_ns),
+                            calibration_spread(turns.host_ns, LOAD_STEPS));
+}
+
+/* Of small loads, beside which a turn's other costs count. */
+static Status measure_all_turns(Calibration *c, LoadTimes *hits, LoadTimes *misses)
+{
+    double begin_ns =
+        calibration_median(misses->issue_ns, LOAD_STEPS) * misses->loads / misses->events +
+        for_each(misses->queueing_ns, hits->queueing_ns, misses->events);
+    double after_ns = after_loads(hits, misses);
+    Plan plan = c->plan;
+    if (calibration_runs_at_once(c) || c->config->max_top_k < 3 ||
+        executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
+        return OK;
+    plan.buffer.slots = 1;
+    TRY(executor_set_plan(c->executor, &plan));
+    TRY(measure_turns(c, 1, begin_ns, after_ns));
+    TRY(measure_turns(c, 16, begin_ns, after_ns));
+    return c->options->quick ? OK : measure_turns(c, 256, begin_ns, after_ns);
 }
 
 /* With room for a token's experts only, two tokens that share none take turns. */
@@ -249,6 +381,9 @@ Status calibrate_loads(Calibration *c)
     plan.buffer.slots = c->config->max_top_k;
     TRY(executor_set_plan(c->executor, &plan));
     TRY(time_steps(c, &misses, &hits));
-    TRY(executor_set_plan(c->executor, &c->plan));
-    return misses.loads > 0 ? note_loads(c, &hits, &misses) : OK;
+    if (misses.loads > 0) {
+        TRY(note_loads(c, &hits, &misses));
+        TRY(measure_all_turns(c, &hits, &misses));
+    }
+    return executor_set_plan(c->executor, &c->plan);
 }

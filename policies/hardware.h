@@ -28,11 +28,15 @@
  *   host/fetch         from the host's having computed to the end of the event, by "rows";
  *                      issue/fetch: what queueing that takes the host
  *   issue/OP           host time to queue OP where no graph is replayed
+ *   issue/again        ... to queue a call of experts that follows another one in its event, by
+ *                      "tokens", where loads are small
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
  *                      end/load: to learn a load's time when the step is over
  *   copy/gap           from the end of a load to the start of the next, which waits for it
- *   copy/together      of small loads that are copied together, by the bytes of all
+ *   copy/together      of small loads that are copied together, by the bytes of all, where the
+ *                      host has begun them long before; start/together: what passes before, from
+ *                      their start on, where the host is still beginning them
  *                      (loads, lag and after/load by the "bytes" of an expert)
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
@@ -40,7 +44,7 @@
  *                      the end of the call that awaits it, beyond what such a call takes from the
  *                      end of queueing it; may be negative
  *   sync               from the end of a load to what awaits it, and from the end of what is queued
- *                      to a load that comes after it
+ *                      to a load that comes after it; sync/together: ... to small ones
  *   throttle           what a load over a slow link takes longer than the link is said to;
  *                      throttle/least: what it takes longer than its copy, at the least;
  *                      issue/throttle: what the host needs to begin it more

@@ -73,6 +73,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     *price = (OpPrice){.op = op->op,
                        .forced = {.table = COSTS_NONE},
                        .queued = {.table = COSTS_NONE},
+                       .again = {.table = COSTS_NONE},
                        .limited = {.table = COSTS_NONE},
                        .predict = {.table = COSTS_NONE},
                        .issue_predict = {.table = COSTS_NONE},
@@ -94,6 +95,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     }
     if (op->op != OP_EXPERTS)
         return OK;
+    TRY(op_costs_find(costs, "issue/again", op->shape, &price->again));
     TRY(find_op_table(costs, "uneven", op, &price->uneven));
     TRY(op_costs_find(costs, "unevenness", op->shape, &price->unevenness));
     TRY(find_op_table(costs, "queued", op, &price->queued));
@@ -245,6 +247,9 @@ uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns)
 static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
 {
     price->issue_ns = op_costs_ns(costs, &price->issue, point, &costs->other);
+    price->again_ns = price->again.table != COSTS_NONE
+                          ? op_costs_ns(costs, &price->again, point, &costs->other)
+                          : price->issue_ns;
     /* Embedding is one kernel, and operations come after it. */
     if (price->op == OP_EMBED)
         costs->launch_ns = price->issue_ns;

@@ -84,12 +84,14 @@ typedef struct {
     CostRef fetch;       /* ... and what comes back, */
     CostRef issue_fetch; /* ... with the host's part of that */
     CostRef issue;
+    CostRef again; /* experts: a call that follows another one in its event */
     CostRef slowdown;
     CostRef limited; /* route, experts: of static gating */
     CostRef predict; /* route: the same router asked for a layer before its own */
     CostRef issue_predict;
     uint64_t gpu_ns; /* of the step that was priced last; experts: see op_costs_experts() */
     uint64_t issue_ns;
+    uint64_t again_ns;
     uint64_t predict_ns;
     uint64_t issue_predict_ns;
     uint32_t kernels;                /* that are queued in this time, about */

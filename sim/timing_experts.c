@@ -14,6 +14,7 @@ typedef struct {
     ExpertWork host;       /* experts that the host computes */
     size_t first_host;     /* their records, which come first */
     bool queued;           /* operations of this event are */
+    uint32_t calls;        /* that were queued */
     uint32_t gathered;     /* loads that are copied together */
     size_t first_gathered; /* their records are from here on */
 } Event;
@@ -49,7 +50,8 @@ static void run_jobs(Event *event, Pending *list)
         timing->host_ns = later(timing->host_ns, list->ready_ns) + ns;
         timing->gpu_ns = timing->host_ns;
     } else {
-        uint64_t issue_ns = timing->costs.prices[event->price].issue_ns;
+        const OpPrice *price = &timing->costs.prices[event->price];
+        uint64_t issue_ns = event->calls++ == 0 ? price->issue_ns : price->again_ns;
         timing->host_ns += (list->tickets > 0 ? timing->issue_await_ns : 0) + issue_ns;
         uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
         uint64_t start_ns = later(later(free_ns, timing->host_ns), list->ready_ns);
@@ -86,11 +88,12 @@ static uint64_t cross(Timing *timing, const CostRef *ref, uint64_t bytes)
 
 /* When a load that the host began to begin at BEGUN_NS starts, where the link is free from FREE_NS
  * on. */
-static uint64_t load_start(const Event *event, uint64_t begun_ns, uint64_t free_ns)
+static uint64_t load_start(const Event *event, uint64_t begun_ns, uint64_t free_ns,
+                           uint64_t sync_ns)
 {
     const Timing *timing = event->timing;
     uint64_t start_ns = later(free_ns + timing->gap_ns, begun_ns + timing->lag_ns);
-    return event->queued ? later(start_ns, timing->gpu_ns + timing->sync_ns) : start_ns;
+    return event->queued ? later(start_ns, timing->gpu_ns + sync_ns) : start_ns;
 }
 
 /* LOADS that take the link from START_NS to END_NS. */
@@ -116,7 +119,7 @@ static Status begin_load(Event *event, const LayerTime *layer, ResidencyRecord *
         end_ns = later(start_ns + layer->load_ns, timing->host_ns);
     } else {
         timing->host_ns += timing->issue_load_ns;
-        start_ns = load_start(event, begun_ns, free_ns);
+        start_ns = load_start(event, begun_ns, free_ns, timing->sync_ns);
         end_ns = start_ns + copy_ns(timing, layer, start_ns);
     }
     record->start_ns = start_ns;
@@ -124,33 +127,47 @@ static Status begin_load(Event *event, const LayerTime *layer, ResidencyRecord *
     return note_load(timing, free_ns, start_ns, end_ns, 1);
 }
 
-/* Begins what was gathered: one copy, whose time all of them have. */
+/* Begins N small loads, which RECORD is to have the time of: one copy. It has started when the host
+ * is still beginning it, where nothing else keeps it waiting. */
+static Status begin_together(Event *event, const LayerTime *layer, uint32_t n,
+                             ResidencyRecord *record)
+{
+    Timing *timing = event->timing;
+    uint64_t begun_ns = timing->host_ns;
+    uint64_t free_ns;
+    TRY(link_free(timing, &free_ns));
+    timing->host_ns += timing->issue_together_ns;
+    uint64_t start_ns = load_start(event, begun_ns, free_ns, timing->sync_together_ns);
+    uint64_t from_ns = later(start_ns, begun_ns + timing->lag_ns + timing->start_together_ns);
+    uint64_t ns = cross(timing, &timing->refs.together, n * layer->slot_bytes);
+    if (layer->asked_ns > 0)
+        ns = throttled(timing, n * layer->asked_ns, ns);
+    record->start_ns = start_ns;
+    record->duration_ns = from_ns + ns - start_ns;
+    return note_load(timing, free_ns, start_ns, from_ns + ns, n);
+}
+
+/* Begins what was gathered, whose time all of them have. */
 static Status begin_gathered(Event *event)
 {
     Timing *timing = event->timing;
     const LayerTime *layer = &timing->layers[event->event->layer_index];
     uint32_t n = event->gathered;
-    uint64_t begun_ns = timing->host_ns;
-    uint64_t free_ns;
+    ResidencyRecord record;
     if (n == 0)
         return OK;
-    TRY(link_free(timing, &free_ns));
-    timing->host_ns += timing->issue_together_ns;
-    uint64_t start_ns = load_start(event, begun_ns, free_ns);
-    uint64_t ns = cross(timing, &timing->refs.together, n * layer->slot_bytes);
-    if (layer->asked_ns > 0)
-        ns = throttled(timing, n * layer->asked_ns, ns);
+    TRY(begin_together(event, layer, n, &record));
     for (size_t i = event->first_gathered; timing->options.records && i < timing->out.n_residency;
          i++) {
         if (timing->residency[i].duration_ns != GATHERED)
             continue;
-        timing->residency[i].start_ns = start_ns;
-        timing->residency[i].duration_ns = ns;
+        timing->residency[i].start_ns = record.start_ns;
+        timing->residency[i].duration_ns = record.duration_ns;
     }
     event->gathered = 0;
-    event->loaded.ready_ns =
-        later(event->loaded.ready_ns, moved(start_ns + ns, timing->after_load_ns));
-    return note_load(timing, free_ns, start_ns, start_ns + ns, n);
+    event->loaded.ready_ns = later(
+        event->loaded.ready_ns, moved(record.start_ns + record.duration_ns, timing->after_load_ns));
+    return OK;
 }
 
 /* Computes the hits with what short loads bring. */
@@ -237,7 +254,8 @@ static Status carry_out_prefetch(Event *event, const BufferAction *action, Resid
     const LayerTime *layer = &timing->layers[action->layer_index];
     if (layer->holds_back)
         return link_prefetch(timing, action);
-    TRY(begin_load(event, layer, record));
+    TRY(layer->together ? begin_together(event, layer, 1, record)
+                        : begin_load(event, layer, record));
     record->bytes = timing->options.layers[action->layer_index].expert_bytes;
     timing->out.bytes_loaded += record->bytes;
     uint64_t end_ns = record->start_ns + record->duration_ns;

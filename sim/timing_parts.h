@@ -71,6 +71,8 @@ struct Timing {
     struct {
         CostRef issue_load;
         CostRef issue_together;
+        CostRef start_together;
+        CostRef sync_together;
         CostRef issue_await;
         CostRef end_load;
         CostRef sync;
@@ -94,6 +96,8 @@ struct Timing {
     } refs;
     uint64_t issue_load_ns;
     uint64_t issue_together_ns;
+    uint64_t start_together_ns;
+    uint64_t sync_together_ns;
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
     uint64_t sync_ns;

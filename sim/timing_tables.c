@@ -37,6 +37,8 @@ static const struct {
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
     {"host/reuse", offsetof(Timing, refs.reuse), NEEDED_BY_NONE},
     {"copy/gap", offsetof(Timing, refs.gap), NEEDED_BY_NONE},
+    {"start/together", offsetof(Timing, refs.start_together), NEEDED_BY_NONE},
+    {"sync/together", offsetof(Timing, refs.sync_together), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
 };
 
@@ -220,6 +222,11 @@ static uint64_t constant(Timing *timing, const CostRef *ref)
 static void price_small_loads(Timing *timing)
 {
     timing->issue_together_ns = constant(timing, &timing->refs.issue_together);
+    timing->sync_together_ns = timing->sync_ns;
+    if (timing->refs.start_together.table != COSTS_NONE)
+        timing->start_together_ns = constant(timing, &timing->refs.start_together);
+    if (timing->refs.sync_together.table != COSTS_NONE)
+        timing->sync_together_ns = constant(timing, &timing->refs.sync_together);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         timing->issue_together_ns += constant(timing, &timing->refs.issue_throttle);
 }

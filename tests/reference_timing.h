@@ -83,7 +83,10 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/together", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
+    put_table(hardware, "issue/again", "shape", NULL, random_below(random, 4000), 0);
     put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "sync/together", "", NULL, random_below(random, 3000), 0);
+    put_table(hardware, "start/together", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "lag", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "copy/gap", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "end/load", "", NULL, 0, 0);
@@ -383,9 +386,10 @@ typedef struct {
     Jobs loaded;
     uint32_t gathered; /* loads that are to be copied together */
     bool queued;
+    uint32_t calls; /* that were queued */
 } Pending;
 
-static void queue_jobs(Played *played, Jobs *jobs)
+static void queue_jobs(Played *played, Pending *pending, Jobs *jobs)
 {
     EngineTask waits[EXPERTS + 2];
     if (jobs->active == 0)
@@ -394,7 +398,7 @@ static void queue_jobs(Played *played, Jobs *jobs)
         put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
     for (uint32_t i = 0; i < jobs->n_loads; i++)
         waits[i] = hand_over(played, jobs->loads[i], "after/load");
-    uint64_t issue_ns = cost(played, "issue/experts", 0);
+    uint64_t issue_ns = cost(played, pending->calls++ > 0 ? "issue/again" : "issue/experts", 0);
     uint64_t lag_ns = cost(played, "lag", 0);
     EngineTask free = after(played, played->last, issue_ns > lag_ns ? issue_ns - lag_ns : 0);
     put(played, HOST, issue_ns, &played->host, 1);
@@ -404,17 +408,33 @@ static void queue_jobs(Played *played, Jobs *jobs)
     *jobs = (Jobs){0};
 }
 
-/* A load that takes NS in the stream of copies, and the host ISSUE to begin. */
-static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, const char *issue)
+/* A load that takes NS in the stream of copies; TOGETHER: of small ones. */
+static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, bool together)
 {
     EngineTask waits[3];
     run_to_host(played);
     waits[0] = hand_over(played, played->host, "lag");
-    waits[1] = pending->queued ? hand_over(played, played->last, "sync") : 0;
+    if (together)
+        waits[0] = hand_over(played, waits[0], "start/together");
+    waits[1] =
+        pending->queued ? hand_over(played, played->last, together ? "sync/together" : "sync") : 0;
     waits[2] = leave_gap(played);
     EngineTask load = put(played, COPIES, ns, waits, 3);
-    put(played, HOST, issue_load(played, issue), &played->host, 1);
+    put(played, HOST, issue_load(played, together ? "issue/together" : "issue/load"), &played->host,
+        1);
     return load;
+}
+
+/* N small ones. */
+static EngineTask begin_together(Played *played, const Pending *pending, uint32_t n)
+{
+    uint64_t ns = cost(played, "copy/together", (double)n * (double)played->slot_bytes);
+    if (played->load_ns > 0) {
+        uint64_t asked_ns = n * played->load_ns + cost(played, "throttle", 0);
+        ns += cost(played, "throttle/least", 0);
+        ns = asked_ns > ns ? asked_ns : ns;
+    }
+    return begin_load(played, pending, ns, true);
 }
 
 static void begin_gathered(Played *played, Pending *pending)
@@ -423,14 +443,7 @@ static void begin_gathered(Played *played, Pending *pending)
     pending->gathered = 0;
     if (n == 0)
         return;
-    uint64_t ns = cost(played, "copy/together", (double)n * (double)played->slot_bytes);
-    if (played->load_ns > 0) {
-        uint64_t asked_ns = n * played->load_ns + cost(played, "throttle", 0);
-        ns += cost(played, "throttle/least", 0);
-        ns = asked_ns > ns ? asked_ns : ns;
-    }
-    pending->loaded.loads[pending->loaded.n_loads++] =
-        begin_load(played, pending, ns, "issue/together");
+    pending->loaded.loads[pending->loaded.n_loads++] = begin_together(played, pending, n);
 }
 
 static void queue_pending(Played *played, Pending *pending)
@@ -442,8 +455,8 @@ static void queue_pending(Played *played, Pending *pending)
         loaded->active += pending->hits.active;
         pending->hits = (Jobs){0};
     }
-    queue_jobs(played, &pending->hits);
-    queue_jobs(played, loaded);
+    queue_jobs(played, pending, &pending->hits);
+    queue_jobs(played, pending, loaded);
 }
 
 static void load_on_demand(Played *played, const BufferAction *action, Pending *pending)
@@ -456,7 +469,7 @@ static void load_on_demand(Played *played, const BufferAction *action, Pending *
         return;
     }
     uint64_t ns = copy_cost(played, (double)played->slot_bytes, played->load_ns);
-    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, "issue/load");
+    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, false);
 }
 
 static void queue_load(Played *played, const BufferAction *action, Pending *pending)
@@ -470,8 +483,7 @@ static void queue_load(Played *played, const BufferAction *action, Pending *pend
     } else if (played->load_ns > 0 || played->slot_bytes > LOADED_TOGETHER_BYTES) {
         hold(played, action);
     } else {
-        EngineTask load = begin_load(
-            played, pending, copy_cost(played, (double)played->slot_bytes, 0), "issue/load");
+        EngineTask load = begin_together(played, pending, 1);
         played->prefetched[action->layer_index][action->expert] = load;
         played->prefetches[played->n_prefetches++] = load;
     }

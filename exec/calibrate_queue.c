@@ -94,12 +94,12 @@ static Status note_event(Calibration *c, const char *shape, const EventCost *cos
     const char *axis[COST_AXES];
     hardware_op_axes(OP_EXPERTS, axis);
     TRY(calibration_note(c, "queued/experts", shape, UNIT_NS, axis, 3, at, cost->call_ns, spread));
-    TRY(calibration_note(c, "decide", "", UNIT_NS, ACTIVE_AXIS, 1, &at[0], cost->decide_ns, 0));
+    TRY(calibration_note(c, "decide", shape, UNIT_NS, ACTIVE_AXIS, 1, &at[0], cost->decide_ns, 0));
     if (calibration_runs_at_once(c))
         return OK;
     TRY(calibration_note(c, "issue/experts", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
                          cost->issue_ns, 0));
-    return calibration_note(c, "wake", "", UNIT_NS, NULL, 0, NULL, cost->wake_ns, 0);
+    return calibration_note(c, "wake", shape, UNIT_NS, NULL, 0, NULL, cost->wake_ns, 0);
 }
 
 static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasured *measured,

@@ -49,7 +49,8 @@
  *                      throttle/least: what it takes longer than its copy, at the least;
  *                      issue/throttle: what the host needs to begin it more
  *   decide             host time of the decisions on one event, by "active"
- *   wake               from the end of the queue to the host's going on
+ *   wake               from the end of the queue to the host's going on (both of the experts'
+ *                      shape)
  *   graph/launch       from the call to the first operation of a step, by "tokens"
  *   step/rest          what an unstamped step takes beyond what sim/timing.h makes of the other
  *                      tables, launch and wake included, by the axes of attention; the shape is

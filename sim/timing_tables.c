@@ -103,20 +103,6 @@ static void note_if_missing(Timing *timing, const CostRef *ref, const char *name
         note_missing(timing, name);
 }
 
-static Status find_constants(Timing *timing)
-{
-    for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++) {
-        CostRef *ref = (CostRef *)(void *)((char *)timing + TABLES[i].ref);
-        TRY(op_costs_find(&timing->costs, TABLES[i].name, "", ref));
-        if (ref->table != COSTS_NONE || !is_needed(timing, TABLES[i].need))
-            continue;
-        if (!is_small(TABLES[i].need))
-            return lacks(timing, TABLES[i].name, "");
-        note_missing(timing, TABLES[i].name);
-    }
-    return OK;
-}
-
 /* The shape of the first operation that has the price. */
 static const char *shape_of(const OpCosts *costs, uint32_t price)
 {
@@ -125,6 +111,24 @@ static const char *shape_of(const OpCosts *costs, uint32_t price)
             if (costs->ops[stack][i].price == price)
                 return costs->model->ops[stack][i].shape;
     return "";
+}
+
+/* What is the same in every step; where it was measured for experts of several shapes, what was for
+ * those of the first layer. */
+static Status find_constants(Timing *timing)
+{
+    const char *experts =
+        timing->options.n_layers > 0 ? shape_of(&timing->costs, timing->layers[0].price) : "";
+    for (size_t i = 0; i < sizeof TABLES / sizeof *TABLES; i++) {
+        CostRef *ref = (CostRef *)(void *)((char *)timing + TABLES[i].ref);
+        TRY(op_costs_find(&timing->costs, TABLES[i].name, experts, ref));
+        if (ref->table != COSTS_NONE || !is_needed(timing, TABLES[i].need))
+            continue;
+        if (!is_small(TABLES[i].need))
+            return lacks(timing, TABLES[i].name, "");
+        note_missing(timing, TABLES[i].name);
+    }
+    return OK;
 }
 
 static Status check_op(Timing *timing, uint32_t number)

@@ -193,11 +193,19 @@ static void assert_prices(const Hardware *hardware, const HardwareModel *model)
     }
 }
 
+static const char *experts_shape(const HardwareModel *model)
+{
+    for (uint32_t i = 0; i < model->n_ops[STACK_DECODER]; i++)
+        if (model->ops[STACK_DECODER][i].op == OP_EXPERTS)
+            return model->ops[STACK_DECODER][i].shape;
+    return "none";
+}
+
 static void a_profile_prices_every_operation_of_its_model(void **unused)
 {
     (void)unused;
-    static const char *const OTHERS[] = {"copy/h2d", "copy/d2h",     "host/copy",
-                                         "decide",   "graph/launch", "end/load"};
+    static const char *const OTHERS[] = {"copy/h2d", "copy/d2h", "host/copy", "graph/launch",
+                                         "end/load"};
     Hardware hardware;
     RUN("calibrate", "--model", MODEL, "--quick", "--threads", "2", "--out", out, "--json");
     if (run.code != 0)
@@ -212,6 +220,7 @@ static void a_profile_prices_every_operation_of_its_model(void **unused)
     assert_prices(&hardware, model);
     for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++)
         assert_non_null(hardware_table(&hardware, OTHERS[i], ""));
+    assert_non_null(hardware_table(&hardware, "decide", experts_shape(model)));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph"));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph forced"));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 queued"));

@@ -170,42 +170,29 @@ static Status sweep_loads(const Rig *rig)
     return OK;
 }
 
-/* N small loads that are begun together, BEHIND a product that lasts longer than beginning them. */
-static Status time_together(const Rig *rig, uint32_t n, bool behind, double *ns)
+/* Small loads that are begun together, by the bytes of all, while a product that they come after is
+ * on its way. */
+static Status measure_together(const Rig *rig, uint32_t n)
 {
     const FfnShape shape = shape_of(rig, TOGETHER_BYTES);
     Load loads[MOST_LOADS];
+    double ns[ROUNDS];
     for (uint32_t i = 0; i < n; i++)
         loads[i] = (Load){.shape = &shape,
                           .kept = rig->host + i * TOGETHER_BYTES,
                           .slot = rig->at + i * TOGETHER_BYTES,
-                          .after_queue = behind,
+                          .after_queue = true,
                           .ticket = i};
     for (int round = -1; round < ROUNDS; round++) {
         uint64_t start_ns;
         uint64_t duration_ns;
-        TRY(multiply(rig, MANY_ROWS, behind));
+        TRY(multiply(rig, MANY_ROWS, 1));
         TRY(rig->backend->load(rig->device, loads, n));
         TRY(rig->backend->await_loads(rig->device, &loads->ticket, 1));
         TRY(rig->backend->wait(rig->device));
         TRY(rig->backend->load_time(rig->device, 0, &start_ns, &duration_ns));
         ns[round > 0 ? round : 0] = (double)duration_ns;
     }
-    return OK;
-}
-
-/* ... by the bytes of all. Where the stream is free, the host is still beginning them when they
- * have started. */
-static Status measure_together(const Rig *rig, uint32_t n)
-{
-    double free_ns[ROUNDS];
-    double ns[ROUNDS];
-    TRY(time_together(rig, n, false, free_ns));
-    TRY(time_together(rig, n, true, ns));
-    double median = calibration_median(ns, ROUNDS);
-    for (int i = 0; i < ROUNDS; i++)
-        free_ns[i] = free_ns[i] > median ? free_ns[i] - median : 0;
-    TRY(note(rig, "start/together", NULL, 0, UNIT_NS, free_ns, ROUNDS));
     return note(rig, "copy/together", BYTES_AXIS, (double)n * TOGETHER_BYTES, UNIT_NS, ns, ROUNDS);
 }
 
@@ -376,45 +363,28 @@ static Status measure_throttle(const Rig *rig)
     return note(rig, "issue/throttle", NULL, 0, UNIT_NS, issue_ns, BURST);
 }
 
-/* Products with a stamp behind each, or behind the last alone, all queued before the first begins:
- * what they take, and the host's time for each stamp. */
-static Status time_stamps(const Rig *rig, bool each, double *ns, double *issue_ns)
+/* The host's time for each of as many stamps as there are, behind products that are queued before
+ * the first of them begins. */
+static Status time_stamps(const Rig *rig, double *issue_ns)
 {
-    uint64_t stamps[STAMPS];
-    uint32_t n = 0;
     *issue_ns = 0;
     TRY(multiply(rig, MANY_ROWS, AHEAD));
-    TRY(rig->backend->stamp(rig->device, n++));
-    for (uint32_t i = 1; i < STAMPS; i++) {
+    for (uint32_t i = 0; i < STAMPS; i++) {
         TRY(multiply(rig, 1, 1));
-        if (!each && i + 1 < STAMPS)
-            continue;
         uint64_t start_ns = clock_ns();
-        TRY(rig->backend->stamp(rig->device, n++));
-        *issue_ns += (double)(clock_ns() - start_ns);
+        TRY(rig->backend->stamp(rig->device, i));
+        *issue_ns += (double)(clock_ns() - start_ns) / STAMPS;
     }
-    TRY(rig->backend->wait(rig->device));
-    TRY(rig->backend->stamp_times(rig->device, n, stamps));
-    *ns = (double)(stamps[n - 1] - stamps[0]);
-    *issue_ns /= n - 1;
-    return OK;
+    return rig->backend->wait(rig->device);
 }
 
-/* A stamp where no graph is replayed. */
+/* Where no graph is replayed. */
 static Status measure_stamps(const Rig *rig)
 {
     double ns[ROUNDS];
-    double issue_ns[ROUNDS];
-    for (int round = -1; round < ROUNDS; round++) {
-        int at = round > 0 ? round : 0;
-        double without;
-        double ignored;
-        TRY(time_stamps(rig, false, &without, &ignored));
-        TRY(time_stamps(rig, true, &ns[at], &issue_ns[at]));
-        ns[at] = ns[at] > without ? (ns[at] - without) / (STAMPS - 2) : 0;
-    }
-    TRY(note(rig, "stamp/queued", NULL, 0, UNIT_NS, ns, ROUNDS));
-    return note(rig, "issue/stamp", NULL, 0, UNIT_NS, issue_ns, ROUNDS);
+    for (int round = -1; round < ROUNDS; round++)
+        TRY(time_stamps(rig, &ns[round > 0 ? round : 0]));
+    return note(rig, "issue/stamp", NULL, 0, UNIT_NS, ns, ROUNDS);
 }
 
 static Status measure_streams(const Rig *rig)
@@ -452,7 +422,7 @@ Status calibrate_copies(Calibration *c)
 {
     bool quick = c->options->quick;
     bool copies = !calibration_knows(c, "host/copy", "");
-    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "stamp/queued", "");
+    bool streams = !calibration_runs_at_once(c) && !calibration_knows(c, "issue/stamp", "");
     if (calibration_only_counts(c) || (!copies && !streams))
         return OK;
     Rig rig = {.calibration = c,

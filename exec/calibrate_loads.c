@@ -3,15 +3,15 @@
 #include "exec/calibrate_parts.h"
 #include "policies/link.h"
 
-enum { LOAD_STEPS = 9 };
+enum { LOAD_STEPS = 9, MANY_TOKENS = 16 };
 
 /* The host is ahead of the device where this takes so much longer. */
 static const double HOST_AHEAD = 1.05;
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 
-/* Turns the forced routing of one token over by half of the experts. */
-static void turn_over(Calibration *c, bool second)
+/* Forces TOKENS on ACTIVE experts, half of all at the most: of even numbers, or the SECOND half. */
+static void turn_over(Calibration *c, uint32_t tokens, uint32_t active, bool second)
 {
     uint32_t n_layers;
     const TraceLayer *layers = executor_layers(c->executor, &n_layers);
@@ -19,8 +19,8 @@ static void turn_over(Calibration *c, bool second)
     for (uint32_t i = 0; i < n_layers; i++) {
         if (layers[i].stack != STACK_DECODER)
             continue;
-        for (uint32_t k = 0; k < layers[i].top_k; k++)
-            *experts++ = (uint16_t)(2 * k + second);
+        for (uint32_t k = 0; k < tokens * layers[i].top_k; k++)
+            *experts++ = (uint16_t)(2 * (k % active) + second);
     }
 }
 
@@ -59,6 +59,9 @@ typedef struct {
     double lag_ns[LOAD_STEPS]; /* mean of an event: from beginning its first load to its start */
     double
         after_ns[LOAD_STEPS]; /* ... from its last load, or from the end of queueing, to its end */
+    double plain_ns[LOAD_STEPS];   /* queueing and waiting without stamps, ... */
+    double stamped_ns[LOAD_STEPS]; /* ... and with them, of operations and one more */
+    double stamps;
     double loads;
     double events; /* that have them */
 } LoadTimes;
@@ -146,15 +149,21 @@ static void around(const StepOutput *output, double *lag_ns, double *after_ns)
     *after_ns /= event > 0 ? (double)event : 1;
 }
 
-/* A step of one token becomes number AT of TIMES. */
-static Status time_step(Calibration *c, uint32_t at, LoadTimes *times)
+static double queue_and_wait(const StepOutput *output)
 {
-    const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
+    return (double)(output->host.queue.duration_ns + output->host.wait.duration_ns);
+}
+
+/* A stamped step becomes number AT of TIMES. */
+static Status time_step(Calibration *c, const StepKind *kind, uint32_t at, LoadTimes *times)
+{
     StepOutput output;
     double ns;
-    TRY(calibration_step(c, &kind, true, &output, &ns));
+    TRY(calibration_step(c, kind, true, &output, &ns));
     times->loads = (double)output.host.n_loads;
     times->events = (double)output.host.n_events;
+    times->stamps = (double)output.n_timing + 1;
+    times->stamped_ns[at] = queue_and_wait(&output);
     times->issue_ns[at] = 0;
     for (size_t l = 0; l < output.host.n_loads; l++)
         times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
@@ -167,15 +176,22 @@ static Status time_step(Calibration *c, uint32_t at, LoadTimes *times)
     return OK;
 }
 
-/* Steps whose experts are all loaded, each followed by one that hits them, so that the host is as
- * fast in both. */
-static Status time_steps(Calibration *c, LoadTimes *misses, LoadTimes *hits)
+/* Steps of TOKENS requests whose ACTIVE experts are all loaded, without stamps and with them, each
+ * followed by one that hits them, so that the host is as fast in all. There is room for so many. */
+static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, LoadTimes *misses,
+                         LoadTimes *hits)
 {
+    const StepKind kind = {.requests = tokens, .tokens = 1, .forced = true};
+    StepOutput output;
+    double ns;
     for (int i = -2; i < LOAD_STEPS; i++) {
         uint32_t at = i > 0 ? (uint32_t)i : 0;
-        turn_over(c, i % 2 == 0);
-        TRY(time_step(c, at, misses));
-        TRY(time_step(c, at, hits));
+        turn_over(c, tokens, active, false);
+        TRY(calibration_step(c, &kind, false, &output, &ns));
+        misses->plain_ns[at] = queue_and_wait(&output);
+        turn_over(c, tokens, active, true);
+        TRY(time_step(c, &kind, at, misses));
+        TRY(time_step(c, &kind, at, hits));
     }
     return OK;
 }
@@ -214,24 +230,54 @@ static Status note_copies(Calibration *c, LoadTimes *misses, double bytes)
                             calibration_spread(misses->issue_ns, LOAD_STEPS));
 }
 
-/* ... and where those of an event are copied together. */
-static Status note_together(Calibration *c, LoadTimes *misses, double bytes)
+/* ... and where those of an event are begun together: how long they take was measured for
+ * themselves. */
+static Status note_together(Calibration *c, LoadTimes *misses)
 {
-    double in_event = misses->loads / misses->events;
-    bytes *= in_event;
-    TRY(calibration_note(c, "copy/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(misses->copy_ns, LOAD_STEPS) * in_event,
-                         calibration_spread(misses->copy_ns, LOAD_STEPS)));
     return calibration_note(c, "issue/together", "", UNIT_NS, NULL, 0, NULL,
-                            calibration_median(misses->issue_ns, LOAD_STEPS) * in_event,
+                            calibration_median(misses->issue_ns, LOAD_STEPS) * misses->loads /
+                                misses->events,
                             calibration_spread(misses->issue_ns, LOAD_STEPS));
+}
+
+/* The shape key of the experts of the decoder. */
+static void experts_shape(const Calibration *c, char shape[160])
+{
+    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
+        if (c->config->layers[i].moe)
+            calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
+}
+
+/* A call of ACTIVE experts that waits for loads. */
+static Status note_after(Calibration *c, uint32_t active, LoadTimes *hits, LoadTimes *misses)
+{
+    static const char *const AXIS[] = {"active"};
+    const double at = active;
+    char shape[160] = "";
+    experts_shape(c, shape);
+    return calibration_note(c, "after/load", shape, UNIT_NS, AXIS, 1, &at,
+                            after_loads(hits, misses),
+                            calibration_spread(misses->after_ns, LOAD_STEPS));
+}
+
+/* What a stamp adds to a step that the device bounds, as it does where it waits for loads. */
+static Status note_stamp(Calibration *c, LoadTimes *misses)
+{
+    char shape[160] = "";
+    double ns = (calibration_median(misses->stamped_ns, LOAD_STEPS) -
+                 calibration_median(misses->plain_ns, LOAD_STEPS)) /
+                misses->stamps;
+    c->queue_stamp_ns = at_least_0(ns);
+    experts_shape(c, shape);
+    return calibration_note(c, "stamp/queued", shape, UNIT_NS, NULL, 0, NULL, c->queue_stamp_ns,
+                            calibration_spread(misses->plain_ns, LOAD_STEPS));
 }
 
 static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
 {
     double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     bool together = bytes <= LOADED_TOGETHER_BYTES && !calibration_runs_at_once(c);
-    TRY(together ? note_together(c, misses, bytes) : note_copies(c, misses, bytes));
+    TRY(together ? note_together(c, misses) : note_copies(c, misses, bytes));
     TRY(calibration_note(c, "end/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                          for_each(misses->outside_ns, hits->outside_ns, misses->loads), 0));
     if (calibration_runs_at_once(c))
@@ -239,8 +285,8 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
     c->lag_ns = at_least_0(calibration_median(misses->lag_ns, LOAD_STEPS));
     TRY(calibration_note(c, "lag", "", UNIT_NS, BYTES_AXIS, 1, &bytes, c->lag_ns,
                          calibration_spread(misses->lag_ns, LOAD_STEPS)));
-    TRY(calibration_note(c, "after/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         after_loads(hits, misses), 0));
+    TRY(note_after(c, c->config->max_top_k, hits, misses));
+    TRY(note_stamp(c, misses));
     return calibration_note(c, "issue/await", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                             for_each(misses->queueing_ns, hits->queueing_ns, misses->events), 0);
 }
@@ -309,14 +355,6 @@ static Status time_call(Calibration *c, const StepKind *kind, double *ns)
     return OK;
 }
 
-/* The shape key of the experts of the decoder. */
-static void experts_shape(const Calibration *c, char shape[160])
-{
-    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
-        if (c->config->layers[i].moe)
-            calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
-}
-
 /* What is left of a turn on the device but its load and its call, AFTER_NS included that passes
  * between the two: handing over to the next load. Nothing is known where the host is slower. */
 static Status note_handing_over(Calibration *c, Turns *turns, double host_ns, double call_ns)
@@ -352,8 +390,73 @@ static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns, do
                             calibration_spread(turns.host_ns, LOAD_STEPS));
 }
 
+/* The mean over events of how much longer their first load takes than their last; 0 where these are
+ * the same. */
+static double first_beyond_last(const StepOutput *output)
+{
+    const ResidencyRecord *first = NULL;
+    const ResidencyRecord *last = NULL;
+    double ns = 0;
+    double n = 0;
+    for (size_t i = 0; i <= output->n_residency; i++) {
+        const ResidencyRecord *record = i < output->n_residency ? &output->residency[i] : NULL;
+        if (record != NULL && record->bytes == 0)
+            continue;
+        if (first != NULL && (record == NULL || record->layer != first->layer)) {
+            ns += (double)first->duration_ns - (double)last->duration_ns;
+            n += first->start_ns != last->start_ns;
+            first = NULL;
+        }
+        first = first == NULL ? record : first;
+        last = record;
+    }
+    return n > 0 ? ns / n : 0;
+}
+
+/* Two tokens have twice as many experts as there is room for: one half is loaded where nothing is
+ * under way, the other when the first has been computed, and both are as many. */
+static Status measure_start(Calibration *c)
+{
+    const StepKind kind = {.requests = 2, .tokens = 1, .forced = true};
+    uint32_t active = 2 * c->config->max_top_k;
+    double more_ns[LOAD_STEPS] = {0};
+    Plan plan = c->plan;
+    StepOutput output;
+    double ns;
+    if (2 * active > c->config->max_experts || c->max_requests < 2)
+        return OK;
+    plan.buffer.slots = c->config->max_top_k;
+    TRY(executor_set_plan(c->executor, &plan));
+    for (int i = -2; i < LOAD_STEPS; i++) {
+        turn_over(c, 2, active, i % 2 != 0);
+        TRY(calibration_step(c, &kind, true, &output, &ns));
+        more_ns[i > 0 ? i : 0] = first_beyond_last(&output);
+    }
+    return calibration_note(c, "start/together", "", UNIT_NS, NULL, 0, NULL,
+                            at_least_0(calibration_median(more_ns, LOAD_STEPS)),
+                            calibration_spread(more_ns, LOAD_STEPS));
+}
+
+/* Loads of many experts, whose call the device is longer at than the host at queueing it. */
+static Status measure_many(Calibration *c)
+{
+    LoadTimes hits = {.loads = 0};
+    LoadTimes misses = {.loads = 0};
+    uint32_t tokens = MANY_TOKENS;
+    uint32_t active = c->config->max_experts / 2;
+    Plan plan = c->plan;
+    if (active > tokens * c->config->max_top_k)
+        active = tokens * c->config->max_top_k;
+    if (tokens > c->max_requests || tokens > c->max_tokens || active <= c->config->max_top_k)
+        return OK;
+    plan.buffer.slots = active;
+    TRY(executor_set_plan(c->executor, &plan));
+    TRY(time_steps(c, tokens, active, &misses, &hits));
+    return note_after(c, active, &hits, &misses);
+}
+
 /* Of small loads, beside which a turn's other costs count. */
-static Status measure_all_turns(Calibration *c, LoadTimes *hits, LoadTimes *misses)
+static Status measure_small_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
 {
     double begin_ns =
         calibration_median(misses->issue_ns, LOAD_STEPS) * misses->loads / misses->events +
@@ -363,6 +466,8 @@ static Status measure_all_turns(Calibration *c, LoadTimes *hits, LoadTimes *miss
     if (calibration_runs_at_once(c) || c->config->max_top_k < 3 ||
         executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
         return OK;
+    TRY(measure_start(c));
+    TRY(measure_many(c));
     plan.buffer.slots = 1;
     TRY(executor_set_plan(c->executor, &plan));
     TRY(measure_turns(c, 1, begin_ns, after_ns));
@@ -380,10 +485,10 @@ Status calibrate_loads(Calibration *c)
         return OK;
     plan.buffer.slots = c->config->max_top_k;
     TRY(executor_set_plan(c->executor, &plan));
-    TRY(time_steps(c, &misses, &hits));
+    TRY(time_steps(c, 1, c->config->max_top_k, &misses, &hits));
     if (misses.loads > 0) {
         TRY(note_loads(c, &hits, &misses));
-        TRY(measure_all_turns(c, &hits, &misses));
+        TRY(measure_small_loads(c, &hits, &misses));
     }
     return executor_set_plan(c->executor, &c->plan);
 }

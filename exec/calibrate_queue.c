@@ -182,7 +182,7 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
         double issue_ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
         double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->queue_stamp_ns;
         if (op_ns <= 2 * issue_ns)
-            op_ns = gpu_cost(c, kind, op, c->shape[i]);
+            op_ns = gpu_cost(c, kind, op, c->shape[i]) + later(c->stamp_ns - c->queue_stamp_ns, 0);
         launch_ns = op == OP_EMBED ? issue_ns : launch_ns;
         double kernels = launch_ns > 0 ? later(floor(issue_ns / launch_ns + 0.5), 1) : 1;
         gpu_ns = later(gpu_ns, host_ns + c->lag_ns) + op_ns;
@@ -378,8 +378,7 @@ Status calibrate_queue(Calibration *c)
     bool known = c->knows_queue && !c->options->quick;
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
-    if (!calibration_constant(c, "stamp/queued", &c->queue_stamp_ns))
-        c->queue_stamp_ns = c->stamp_ns;
+    c->queue_stamp_ns = c->stamp_ns;
     for (c->queue_round = 0; c->queue_round < rounds; c->queue_round++)
         TRY(measure_round(c, known));
     return known ? OK : calibrate_ahead(c);

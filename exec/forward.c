@@ -493,6 +493,9 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
                            .n_distances = f->ahead.recorded,
                            .predicted = f->ahead.experts,
                            .predicted_weights = f->ahead.weights};
+    output->host = (HostTimes){.queue = f->notes.queue, .wait = f->notes.wait};
+    move_spans(&output->host.queue, 1, wall_offset_ns);
+    move_spans(&output->host.wait, 1, wall_offset_ns);
     if (!input->timing)
         return OK;
     read_notes(&step, wall_offset_ns, output);

@@ -41,8 +41,8 @@
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
  *   after/load         from the end of an event's last load, or of queueing where that is later, to
- *                      the end of the call that awaits it, beyond what such a call takes from the
- *                      end of queueing it; may be negative
+ *                      the end of the call that awaits it, by the "active" experts of that call,
+ *                      beyond what such a call takes from the end of queueing it; may be negative
  *   sync               from the end of a load to what awaits it, and from the end of what is queued
  *                      to a load that comes after it; sync/together: ... to small ones
  *   throttle           what a load over a slow link takes longer than the link is said to;
@@ -59,8 +59,10 @@
  *                      one to the start of the next where all is at hand, by "tokens" of both, with
  *                      recording; the shape is the model's name, and " forced" where routing is
  *                      laid on it
- *   stamp              what one stamp adds to a step that is replayed; stamp/queued: to one that is
- *                      queued; issue/stamp: what it takes the host then
+ *   stamp              what one stamp adds to a step that is replayed; issue/stamp: what it takes
+ *                      the host in one that is queued
+ *   stamp/queued       what it adds to one that is queued and waits for loads (of the experts'
+ *                      shape): operations last as long with their stamps, and so longer without
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation
  *   slowdown           factor of computation's time beside copies */

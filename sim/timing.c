@@ -69,7 +69,7 @@ static Status stamp(Timing *timing, const StepOp *op)
 }
 
 /* Kernels begin a lag after the host has begun to queue them, where the stream is free: the first
- * of an operation, and the last, which is queued at the end. */
+ * of an operation, and the last, which is queued at the end; and so does the stamp after it. */
 static void queue_op(Timing *timing, const OpPrice *price, uint64_t ns)
 {
     uint64_t first_ns = timing->host_ns + timing->lag_ns;
@@ -77,13 +77,15 @@ static void queue_op(Timing *timing, const OpPrice *price, uint64_t ns)
     timing->host_ns += price->issue_ns;
     timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
     timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
+    if (timing->options.stamped)
+        timing->gpu_ns = later(timing->gpu_ns, timing->host_ns + timing->lag_ns);
     timing->host_ns += timing->issue_stamp_ns;
 }
 
 /* Runs NS on the compute stream, queued by the host where no graph does it. */
 static void run_op(Timing *timing, const OpPrice *price, uint64_t ns)
 {
-    ns += timing->waits ? timing->queue_stamp_ns : timing->stamp_ns;
+    ns += timing->waits ? timing->queued_more_ns + timing->queue_stamp_ns : timing->stamp_ns;
     if (timing->one_thread) {
         timing->host_ns += ns;
         timing->gpu_ns = timing->host_ns;

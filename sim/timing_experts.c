@@ -39,6 +39,19 @@ static uint64_t queued_behind(const Timing *timing, uint64_t issue_ns)
     return issue_ns > timing->lag_ns ? issue_ns - timing->lag_ns : 0;
 }
 
+/* When what awaits the loads of LIST can begin, as if to take no longer than what awaits none. */
+static uint64_t ready_at(Timing *timing, const Pending *list)
+{
+    CostPoint point = {0};
+    if (list->tickets == 0 || list->ready_ns == 0)
+        return list->ready_ns;
+    point.at[AXIS_ACTIVE] = list->work.active;
+    point.at[AXIS_BYTES] = (double)timing->layers[0].slot_bytes;
+    double after_ns =
+        op_costs_at(&timing->costs, &timing->refs.after_load, &point, &timing->costs.other);
+    return moved(list->ready_ns, (int64_t)after_ns);
+}
+
 /* Queues what is pending in LIST. */
 static void run_jobs(Event *event, Pending *list)
 {
@@ -54,7 +67,7 @@ static void run_jobs(Event *event, Pending *list)
         uint64_t issue_ns = event->calls++ == 0 ? price->issue_ns : price->again_ns;
         timing->host_ns += (list->tickets > 0 ? timing->issue_await_ns : 0) + issue_ns;
         uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
-        uint64_t start_ns = later(later(free_ns, timing->host_ns), list->ready_ns);
+        uint64_t start_ns = later(later(free_ns, timing->host_ns), ready_at(timing, list));
         timing->gpu_ns = start_ns + beside_copies(timing, event->price, start_ns, ns);
     }
     *list = (Pending){0};
@@ -166,7 +179,7 @@ static Status begin_gathered(Event *event)
     }
     event->gathered = 0;
     event->loaded.ready_ns = later(
-        event->loaded.ready_ns, moved(record.start_ns + record.duration_ns, timing->after_load_ns));
+        event->loaded.ready_ns, record.start_ns + record.duration_ns);
     return OK;
 }
 
@@ -207,7 +220,7 @@ static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns
     add_job(event, &event->loaded, action);
     event->loaded.tickets++;
     event->loaded.ready_ns =
-        later(event->loaded.ready_ns, moved(end_ns, event->timing->after_load_ns));
+        later(event->loaded.ready_ns, end_ns);
 }
 
 static Status load_on_demand(Event *event, const BufferAction *action, ResidencyRecord *record)

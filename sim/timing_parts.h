@@ -103,10 +103,11 @@ struct Timing {
     uint64_t sync_ns;
     uint64_t lag_ns;
     uint64_t gap_ns;
-    int64_t after_load_ns; /* beyond what a call takes that waits for none */
     uint64_t throttle_ns;
     uint64_t throttle_least_ns;
     uint64_t wake_ns;
+    uint64_t queued_more_ns; /* that an operation of a step that waits takes beyond its table, which
+                                is without a stamp that costs less there */
     uint64_t stamp_ns;       /* 0 unless stamped, as are the next two: */
     uint64_t queue_stamp_ns; /* of steps that wait */
     uint64_t issue_stamp_ns;

@@ -40,6 +40,8 @@ static const struct {
     {"start/together", offsetof(Timing, refs.start_together), NEEDED_BY_NONE},
     {"sync/together", offsetof(Timing, refs.sync_together), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
+    {"stamp/queued", offsetof(Timing, refs.queue_stamp), NEEDED_BY_NONE},
+    {"issue/stamp", offsetof(Timing, refs.issue_stamp), NEEDED_BY_NONE},
 };
 
 static bool has_small_experts(const Timing *timing)
@@ -202,8 +204,6 @@ static Status find_of_model(Timing *timing)
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
                                                                           : "padded";
     snprintf(shape, sizeof shape, "memory/%s", memory);
-    TRY(op_costs_find(costs, "stamp/queued", "", &timing->refs.queue_stamp));
-    TRY(op_costs_find(costs, "issue/stamp", "", &timing->refs.issue_stamp));
     return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
 }
 
@@ -223,14 +223,17 @@ static uint64_t constant(Timing *timing, const CostRef *ref)
     return ns > 0 ? (uint64_t)(ns + 0.5) : 0;
 }
 
+static uint64_t constant_if_any(Timing *timing, const CostRef *ref, uint64_t otherwise)
+{
+    return ref->table != COSTS_NONE ? constant(timing, ref) : otherwise;
+}
+
 static void price_small_loads(Timing *timing)
 {
     timing->issue_together_ns = constant(timing, &timing->refs.issue_together);
-    timing->sync_together_ns = timing->sync_ns;
-    if (timing->refs.start_together.table != COSTS_NONE)
-        timing->start_together_ns = constant(timing, &timing->refs.start_together);
-    if (timing->refs.sync_together.table != COSTS_NONE)
-        timing->sync_together_ns = constant(timing, &timing->refs.sync_together);
+    timing->start_together_ns = constant_if_any(timing, &timing->refs.start_together, 0);
+    timing->sync_together_ns =
+        constant_if_any(timing, &timing->refs.sync_together, timing->sync_ns);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         timing->issue_together_ns += constant(timing, &timing->refs.issue_throttle);
 }
@@ -243,9 +246,7 @@ static void price_queue(Timing *timing)
     timing->wake_ns = constant(timing, &timing->refs.wake);
     timing->sync_ns = constant(timing, &timing->refs.sync);
     timing->lag_ns = constant(timing, &timing->refs.lag);
-    if (timing->refs.gap.table != COSTS_NONE)
-        timing->gap_ns = constant(timing, &timing->refs.gap);
-    timing->after_load_ns = (int64_t)constant_or_less(timing, &timing->refs.after_load);
+    timing->gap_ns = constant_if_any(timing, &timing->refs.gap, 0);
 }
 
 static void price_slow_link(Timing *timing)
@@ -257,11 +258,15 @@ static void price_slow_link(Timing *timing)
 
 static void price_stamps(Timing *timing)
 {
-    timing->stamp_ns = timing->queue_stamp_ns = constant(timing, &timing->refs.stamp);
-    if (timing->refs.queue_stamp.table != COSTS_NONE)
-        timing->queue_stamp_ns = constant(timing, &timing->refs.queue_stamp);
-    if (timing->refs.issue_stamp.table != COSTS_NONE)
-        timing->issue_stamp_ns = constant(timing, &timing->refs.issue_stamp);
+    uint64_t stamp_ns = constant_if_any(timing, &timing->refs.stamp, 0);
+    uint64_t queued_ns = constant_if_any(timing, &timing->refs.queue_stamp, stamp_ns);
+    if (is_needed(timing, NEEDED_BY_QUEUES) && stamp_ns > queued_ns)
+        timing->queued_more_ns = stamp_ns - queued_ns;
+    if (!is_needed(timing, NEEDED_BY_STAMPS))
+        return;
+    timing->stamp_ns = stamp_ns;
+    timing->queue_stamp_ns = queued_ns;
+    timing->issue_stamp_ns = constant_if_any(timing, &timing->refs.issue_stamp, 0);
 }
 
 static void price_constants(Timing *timing)
@@ -274,8 +279,7 @@ static void price_constants(Timing *timing)
         price_small_loads(timing);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         price_slow_link(timing);
-    if (is_needed(timing, NEEDED_BY_STAMPS))
-        price_stamps(timing);
+    price_stamps(timing);
 }
 
 Status timing_find_tables(Timing *timing)

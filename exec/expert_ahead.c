@@ -34,6 +34,18 @@ static Status begin_parts(ExpertSlots *slots, AheadLoad *ahead, uint32_t end)
     return OK;
 }
 
+/* All of AHEAD is to be begun with others that are as small. */
+static void gather(ExpertSlots *slots, AheadLoad *ahead)
+{
+    ResidencyRecord *record = &slots->residency[ahead->record];
+    ahead->load = expert_slots_load(slots, ahead->layer_index, ahead->expert, ahead->slot, record);
+    ahead->load.after_queue = ahead->after_queue;
+    ahead->begun = ahead->parts;
+    record->bytes = slots->trace_layers[ahead->layer_index].expert_bytes;
+    slots->last_ahead = ahead->load.ticket;
+    slots->gathered[slots->n_gathered++] = ahead->load;
+}
+
 Status ahead_add(ExpertSlots *slots, const BufferAction *action, const ResidencyRecord *record)
 {
     size_t bytes = expert_slots_stride(slots, action->layer_index);
@@ -45,9 +57,10 @@ Status ahead_add(ExpertSlots *slots, const BufferAction *action, const Residency
                          .parts = link_parts(bytes),
                          .after_queue = slots->queued};
     layer_of(slots, ahead)->prefetched[action->expert] = slots->n_ahead;
-    if (!link_holds_back(bytes, slots->plan->link.h2d_gb_per_s))
-        return begin_parts(slots, ahead, ahead->parts);
-    return expert_slots_hand_over(slots);
+    if (link_holds_back(bytes, slots->plan->link.h2d_gb_per_s))
+        return expert_slots_hand_over(slots);
+    gather(slots, ahead);
+    return OK;
 }
 
 Status expert_slots_hand_over(ExpertSlots *slots)

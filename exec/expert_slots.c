@@ -153,7 +153,8 @@ void expert_slots_lay_out_deciding(ExpertSlots *slots, Arena *arena)
     slots->place = lay_out(arena, widest, sizeof *slots->place);
     slots->touches = lay_out(arena, widest, sizeof *slots->touches);
     slots->rows = lay_out(arena, widest, sizeof *slots->rows);
-    slots->gathered = lay_out(arena, widest, sizeof *slots->gathered);
+    slots->gathered =
+        lay_out(arena, widest + buffer_max_prefetches(slots->decisions), sizeof *slots->gathered);
     slots->ahead = lay_out(arena, max_ahead(slots), sizeof *slots->ahead);
     slots->host_jobs = lay_out(arena, widest, sizeof *slots->host_jobs);
     lay_out_jobs(&slots->hits, widest, false, arena);

@@ -68,7 +68,7 @@ typedef struct {
     uint16_t *touches;     /* of one event, where the decisions ask for them */
     uint16_t *place;       /* scratch of last_touches() */
     uint32_t *rows;        /* of one event, likewise: of each of the active */
-    Load *gathered;        /* of one event: those to be begun */
+    Load *gathered;        /* of one event: those to be begun, on demand or ahead */
     uint32_t n_gathered;
     bool queued;      /* operations of this event are, whose slots loads may overwrite */
     AheadLoad *ahead; /* [n_ahead] in the order of the decisions */

@@ -14,7 +14,7 @@ Load expert_slots_load(ExpertSlots *slots, uint32_t layer_index, uint32_t expert
                        ResidencyRecord *record);
 
 /* Prefetches of the step (exec/expert_ahead.c). Adds that of ACTION, which RECORD is of, and begins
- * it where nothing is in its way. */
+ * it where nothing is in its way; or gathers it, where it is not held back. */
 Status ahead_add(ExpertSlots *slots, const BufferAction *action, const ResidencyRecord *record);
 /* The slot of EXPERT still waits for a prefetch of this step: begins what is left of it. *TICKET is
  * its. */

@@ -11,12 +11,14 @@ typedef struct {
     uint32_t price;
     Pending hits;
     Pending loaded;
-    ExpertWork host;       /* experts that the host computes */
-    size_t first_host;     /* their records, which come first */
-    bool queued;           /* operations of this event are */
-    uint32_t calls;        /* that were queued */
-    uint32_t gathered;     /* loads that are copied together */
-    size_t first_gathered; /* their records are from here on */
+    ExpertWork host;                 /* experts that the host computes */
+    size_t first_host;               /* their records, which come first */
+    bool queued;                     /* operations of this event are */
+    uint32_t calls;                  /* that were queued */
+    uint32_t gathered;               /* loads that are copied together */
+    size_t first_gathered;           /* their records are from here on */
+    const LayerTime *gathered_layer; /* whose they are */
+    PrefetchTime *ahead;             /* those that are prefetches, as all are; NULL: none is */
 } Event;
 
 /* The duration of a record whose load is still to be begun. */
@@ -164,12 +166,11 @@ static Status begin_together(Event *event, const LayerTime *layer, uint32_t n,
 static Status begin_gathered(Event *event)
 {
     Timing *timing = event->timing;
-    const LayerTime *layer = &timing->layers[event->event->layer_index];
     uint32_t n = event->gathered;
     ResidencyRecord record;
     if (n == 0)
         return OK;
-    TRY(begin_together(event, layer, n, &record));
+    TRY(begin_together(event, event->gathered_layer, n, &record));
     for (size_t i = event->first_gathered; timing->options.records && i < timing->out.n_residency;
          i++) {
         if (timing->residency[i].duration_ns != GATHERED)
@@ -177,10 +178,23 @@ static Status begin_gathered(Event *event)
         timing->residency[i].start_ns = record.start_ns;
         timing->residency[i].duration_ns = record.duration_ns;
     }
+    uint64_t end_ns = record.start_ns + record.duration_ns;
     event->gathered = 0;
-    event->loaded.ready_ns = later(
-        event->loaded.ready_ns, record.start_ns + record.duration_ns);
+    if (event->ahead == NULL)
+        event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns);
+    else
+        timing->prefetched_ns = later(timing->prefetched_ns, end_ns);
+    for (; event->ahead != NULL; event->ahead = event->ahead->next)
+        event->ahead->end_ns = end_ns;
     return OK;
+}
+
+static void gather(Event *event, const LayerTime *layer, ResidencyRecord *record)
+{
+    if (event->gathered++ == 0)
+        event->first_gathered = event->timing->out.n_residency;
+    event->gathered_layer = layer;
+    record->duration_ns = GATHERED;
 }
 
 /* Computes the hits with what short loads bring. */
@@ -219,8 +233,7 @@ static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns
 {
     add_job(event, &event->loaded, action);
     event->loaded.tickets++;
-    event->loaded.ready_ns =
-        later(event->loaded.ready_ns, end_ns);
+    event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns);
 }
 
 static Status load_on_demand(Event *event, const BufferAction *action, ResidencyRecord *record)
@@ -230,9 +243,7 @@ static Status load_on_demand(Event *event, const BufferAction *action, Residency
     record->bytes = timing->options.layers[action->layer_index].expert_bytes;
     timing->out.bytes_loaded += record->bytes;
     if (layer->together) {
-        if (event->gathered++ == 0)
-            event->first_gathered = timing->out.n_residency;
-        record->duration_ns = GATHERED;
+        gather(event, layer, record);
         add_loaded(event, action, 0);
         return OK;
     }
@@ -267,13 +278,19 @@ static Status carry_out_prefetch(Event *event, const BufferAction *action, Resid
     const LayerTime *layer = &timing->layers[action->layer_index];
     if (layer->holds_back)
         return link_prefetch(timing, action);
-    TRY(layer->together ? begin_together(event, layer, 1, record)
-                        : begin_load(event, layer, record));
     record->bytes = timing->options.layers[action->layer_index].expert_bytes;
     timing->out.bytes_loaded += record->bytes;
-    uint64_t end_ns = record->start_ns + record->duration_ns;
-    layer->prefetch[action->expert] = (PrefetchTime){.end_ns = end_ns, .step = timing->number};
-    timing->prefetched_ns = later(timing->prefetched_ns, end_ns);
+    PrefetchTime *prefetch = &layer->prefetch[action->expert];
+    *prefetch = (PrefetchTime){.step = timing->number};
+    if (layer->together) {
+        gather(event, layer, record);
+        prefetch->next = event->ahead;
+        event->ahead = prefetch;
+        return OK;
+    }
+    TRY(begin_load(event, layer, record));
+    prefetch->end_ns = record->start_ns + record->duration_ns;
+    timing->prefetched_ns = later(timing->prefetched_ns, prefetch->end_ns);
     return OK;
 }
 

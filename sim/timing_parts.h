@@ -14,10 +14,11 @@ typedef struct {
 } Pending;
 
 /* How an expert comes into its slot ahead of its lookup. */
-typedef struct {
-    uint64_t end_ns; /* of its prefetch, unless that is held back */
-    uint64_t step;   /* 1 + the step in which it was decided; 0: none */
-    uint32_t number; /* of Timing.ahead, where it is */
+typedef struct PrefetchTime {
+    uint64_t end_ns;           /* of its prefetch, unless that is held back */
+    struct PrefetchTime *next; /* that is begun together with it */
+    uint64_t step;             /* 1 + the step in which it was decided; 0: none */
+    uint32_t number;           /* of Timing.ahead, where it is */
     bool held;
     bool is_owed; /* it does not: the prefetch was cancelled */
 } PrefetchTime;

@@ -385,6 +385,11 @@ typedef struct {
     Jobs hits;
     Jobs loaded;
     uint32_t gathered; /* loads that are to be copied together */
+    uint32_t n_ahead;  /* ... that are prefetches: all of them, or none */
+    struct {
+        uint32_t layer;
+        uint32_t expert;
+    } ahead[MOE_LAYERS * EXPERTS];
     bool queued;
     uint32_t calls; /* that were queued */
 } Pending;
@@ -443,7 +448,14 @@ static void begin_gathered(Played *played, Pending *pending)
     pending->gathered = 0;
     if (n == 0)
         return;
-    pending->loaded.loads[pending->loaded.n_loads++] = begin_together(played, pending, n);
+    EngineTask load = begin_together(played, pending, n);
+    if (pending->n_ahead == 0)
+        pending->loaded.loads[pending->loaded.n_loads++] = load;
+    else
+        played->prefetches[played->n_prefetches++] = load;
+    for (uint32_t i = 0; i < pending->n_ahead; i++)
+        played->prefetched[pending->ahead[i].layer][pending->ahead[i].expert] = load;
+    pending->n_ahead = 0;
 }
 
 static void queue_pending(Played *played, Pending *pending)
@@ -483,9 +495,9 @@ static void queue_load(Played *played, const BufferAction *action, Pending *pend
     } else if (played->load_ns > 0 || played->slot_bytes > LOADED_TOGETHER_BYTES) {
         hold(played, action);
     } else {
-        EngineTask load = begin_together(played, pending, 1);
-        played->prefetched[action->layer_index][action->expert] = load;
-        played->prefetches[played->n_prefetches++] = load;
+        pending->ahead[pending->n_ahead].layer = action->layer_index;
+        pending->ahead[pending->n_ahead++].expert = action->expert;
+        pending->gathered++;
     }
 }
 

@@ -245,6 +245,8 @@ Status calibrate_between(Calibration *c);
 Status calibrate_queue(Calibration *c);
 /* ... steps that ask the router of the next MoE layer, too, */
 Status calibrate_ahead(Calibration *c);
+/* ... steps that come long after the one before, */
+Status calibrate_cold(Calibration *c);
 /* ... and steps that load experts, with a buffer for those of one token. */
 Status calibrate_loads(Calibration *c);
 /* Experts on the host's cores: C's plan computes all that it misses there. */

@@ -366,6 +366,7 @@ static Status measure_hits(Calibration *c)
 static Status measure_round(Calibration *c, bool known)
 {
     TRY(calibrate_loads(c));
+    TRY(calibrate_cold(c));
     if (known)
         return measure_rests(c);
     TRY(measure_hits(c));

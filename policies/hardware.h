@@ -55,6 +55,9 @@
  *   step/rest          what an unstamped step takes beyond what sim/timing.h makes of the other
  *                      tables, launch and wake included, by the axes of attention; the shape is
  *                      hardware_rest_shape()
+ *   step/cold          what a queued step takes longer where the one before began long ago, by the
+ *                      time since then ("elapsed"): meanwhile the host's caches lose what queues
+ *                      steps; the shape is the model's name
  *   between            what passes between two steps while requests are served: from the end of
  *                      one to the start of the next where all is at hand, by "tokens" of both, with
  *                      recording; the shape is the model's name, and " forced" where routing is

@@ -17,6 +17,7 @@ typedef enum {
     AXIS_LOAD,
     AXIS_BYTES,
     AXIS_SHARE,
+    AXIS_ELAPSED,
     AXES
 } Axis;
 

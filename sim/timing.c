@@ -28,8 +28,9 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->step = *step;
     timing->number++;
     timing->at = 0;
-    timing->start_ns = later(timing->host_ns, earliest_ns);
-    timing->host_ns = timing->start_ns;
+    uint64_t start_ns = later(timing->host_ns, earliest_ns);
+    timing->elapsed_ns = timing->number == 1 ? UINT64_MAX : start_ns - timing->start_ns;
+    timing->start_ns = timing->host_ns = start_ns;
     timing->gpu_ns = timing->start_ns;
     timing->stamp_at_ns = timing->start_ns;
     timing->prefetched_ns = 0;
@@ -199,6 +200,16 @@ uint32_t timing_most_rows(const Timing *timing)
     return capacity > 0 ? capacity : UINT32_MAX;
 }
 
+/* What a step that waits takes longer since the host did other things, or waited, before it. */
+static uint64_t cold_ns(Timing *timing)
+{
+    CostPoint point = {0};
+    if (timing->mode != STEP_QUEUED || timing->refs.cold.table == COSTS_NONE)
+        return 0;
+    point.at[AXIS_ELAPSED] = (double)timing->elapsed_ns;
+    return op_costs_ns(&timing->costs, &timing->refs.cold, &point, &timing->costs.other);
+}
+
 /* What a step takes besides its operations; may be negative. */
 static int64_t rest_of(Timing *timing)
 {
@@ -215,7 +226,8 @@ static int64_t rest_of(Timing *timing)
     point.at[AXIS_CONTEXT] = (double)(one->context + several->context) / requests;
     if (ref->table == COSTS_NONE)
         ref = &rests[STEP_REPEATED];
-    return (int64_t)op_costs_at(&timing->costs, ref, &point, &timing->costs.other);
+    return (int64_t)op_costs_at(&timing->costs, ref, &point, &timing->costs.other) +
+           (int64_t)cold_ns(timing);
 }
 
 static uint64_t activations_of(Timing *timing, uint32_t tokens)

@@ -93,6 +93,7 @@ struct Timing {
         CostRef issue_stamp;
         CostRef rest[2][STEP_MODES]; /* by Stack and StepMode */
         CostRef between;
+        CostRef cold;
         CostRef activations;
     } refs;
     uint64_t issue_load_ns;
@@ -140,6 +141,7 @@ struct Timing {
     StepMode mode;
     uint32_t at; /* next operation of the stack's list */
     uint64_t start_ns;
+    uint64_t elapsed_ns;    /* since the step before began */
     uint64_t host_ns;       /* the host has come so far */
     uint64_t gpu_ns;        /* the compute stream is free */
     uint64_t copy_ns;       /* the copy stream is free */

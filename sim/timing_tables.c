@@ -204,6 +204,7 @@ static Status find_of_model(Timing *timing)
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
                                                                           : "padded";
     snprintf(shape, sizeof shape, "memory/%s", memory);
+    TRY(op_costs_find(costs, "step/cold", costs->model->name, &timing->refs.cold));
     return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
 }
 

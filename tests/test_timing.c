@@ -121,6 +121,71 @@ static void steps_end_as_their_tasks_do_on_the_engine(void **unused)
     assert_true(fates.cancelled > 0 && fates.late > 0);
 }
 
+/* ---- steps that come long after others ---- */
+
+enum { SPACED = 6 };
+
+/* Steps whose experts are all in place but for one, which begin at EARLIEST [SPACED] or later. */
+static void run_spaced(const Hardware *hardware, const uint64_t *earliest, StepTime *steps)
+{
+    TraceLayer layers[MOE_LAYERS];
+    ExpertBuffer *buffer;
+    Timing *timing;
+    RandomEvent event;
+    uint64_t random = 5;
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = EXPERTS - 1;
+    make_layers(layers);
+    assert_ok(buffer_new(&plan, layers, MOE_LAYERS, &buffer));
+    const TimingOptions options = {.hardware = hardware,
+                                   .model = "model",
+                                   .plan = &plan,
+                                   .layers = layers,
+                                   .n_layers = MOE_LAYERS};
+    assert_ok(timing_new(&options, &timing));
+    for (int i = 0; i < SPACED; i++) {
+        const StepFeatures step = {
+            .tokens = 1, .requests = 1, .groups[SPANS_ONE] = {.requests = 1, .tokens = 1}};
+        assert_ok(timing_begin(timing, &step, earliest[i]));
+        for (uint32_t layer = 0; layer < MOE_LAYERS; layer++) {
+            random_event(&random, buffer, layer, &event);
+            assert_ok(timing_event(timing, &event.event, event.actions, event.n_actions));
+        }
+        assert_ok(timing_end(timing, &steps[i]));
+    }
+    timing_free(timing);
+    buffer_free(buffer);
+}
+
+/* The profile's cost at 0, 10 and 20 ms is 0, 1 and 3 ms. */
+static void a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs(void **unused)
+{
+    (void)unused;
+    static const char *const AXIS[] = {"elapsed"};
+    static const uint64_t APART_MS[SPACED] = {0, 1000, 10, 5, 15, 400};
+    static const uint64_t COLD_US[SPACED] = {3000, 3000, 1000, 500, 2000, 3000};
+    uint64_t random = 11;
+    uint64_t earliest[SPACED];
+    StepTime warm[SPACED];
+    StepTime cold[SPACED];
+    Hardware hardware;
+    CostTable *table;
+    make_machine(&random, 1000, &hardware);
+    for (int i = 0; i < SPACED; i++)
+        earliest[i] = (i > 0 ? earliest[i - 1] : 0) + 1000000 * APART_MS[i];
+    run_spaced(&hardware, earliest, warm);
+    assert_ok(hardware_add_table(&hardware, "step/cold", "model", UNIT_NS, AXIS, 1, &table));
+    for (int i = 0; i < 3; i++)
+        assert_ok(cost_table_put(table, (const double[]){1e7 * i}, 5e5 * i * (i + 1), 0));
+    run_spaced(&hardware, earliest, cold);
+    for (int i = 0; i < SPACED; i++) {
+        assert_int_equal(cold[i].start_ns, earliest[i]);
+        assert_int_equal(cold[i].duration_ns, warm[i].duration_ns + 1000 * COLD_US[i]);
+    }
+    hardware_free(&hardware);
+}
+
 /* ---- steps without a buffer ---- */
 
 typedef struct {
@@ -487,6 +552,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+        cmocka_unit_test(a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs),
         cmocka_unit_test(one_request_that_generates_adds_nothing_to_the_attention_of_prompts),
         cmocka_unit_test(time_between_steps_is_that_of_their_tokens_and_routing),
         cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),

@@ -1,0 +1,57 @@
+/* Steps that come long after the one before: by then the host's caches have lost much of what
+ * queues them, for it waits in between, or does other things, and others use the same processor. */
+#include "base/clock.h"
+#include "exec/calibrate_parts.h"
+
+enum { COLD_REPEATS = 3, COLD_WARM_UP = 3 };
+
+static const double ELAPSED_NS[] = {2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7};
+
+/* Runs KIND, and again when ELAPSED_NS have passed since that began; *NS is of the second. */
+static Status run_after(Calibration *c, const StepKind *kind, double elapsed_ns, double *ns)
+{
+    StepOutput output;
+    uint64_t start_ns = clock_ns();
+    TRY(calibration_step(c, kind, false, &output, ns));
+    while ((double)(clock_ns() - start_ns) < elapsed_ns)
+        continue;
+    calibration_do_other_things(c);
+    return calibration_step(c, kind, false, &output, ns);
+}
+
+/* The median of steps that begin ELAPSED_NS after those before, or at once where these last as
+ * long. */
+static Status measure_after(Calibration *c, const StepKind *kind, double elapsed_ns, double *ns,
+                            double *spread)
+{
+    double values[COLD_REPEATS];
+    for (int r = 0; r < COLD_REPEATS; r++)
+        TRY(run_after(c, kind, elapsed_ns, &values[r]));
+    *spread = calibration_spread(values, COLD_REPEATS);
+    *ns = calibration_median(values, COLD_REPEATS);
+    return OK;
+}
+
+Status calibrate_cold(Calibration *c)
+{
+    static const char *const AXIS[] = {"elapsed"};
+    const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
+    uint32_t top_k = c->config->max_top_k;
+    double warm_ns;
+    double spread;
+    if (top_k >= c->config->max_experts || calibration_only_counts(c) ||
+        calibration_runs_at_once(c))
+        return OK;
+    calibration_force(c, STACK_DECODER, 1, top_k, 0);
+    for (int i = 0; i < COLD_WARM_UP; i++)
+        TRY(run_after(c, &kind, 0, &warm_ns));
+    TRY(measure_after(c, &kind, 0, &warm_ns, &spread));
+    for (size_t i = 0; i < COUNT(ELAPSED_NS); i++) {
+        double ns = warm_ns;
+        if (ELAPSED_NS[i] > warm_ns)
+            TRY(measure_after(c, &kind, ELAPSED_NS[i], &ns, &spread));
+        TRY(calibration_note(c, "step/cold", c->model, UNIT_NS, AXIS, 1, &ELAPSED_NS[i],
+                             ns > warm_ns ? ns - warm_ns : 0, spread));
+    }
+    return OK;
+}

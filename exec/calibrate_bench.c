@@ -35,6 +35,8 @@ static void lay_out_arrays(Calibration *c)
     c->issue_ns = lay_out(arena, n, sizeof *c->issue_ns);
     c->wake_ns = lay_out(arena, n, sizeof *c->wake_ns);
     c->decide_ns = lay_out(arena, n, sizeof *c->decide_ns);
+    c->plain_issue_ns = lay_out(arena, n, sizeof *c->plain_issue_ns);
+    c->plain_decide_ns = lay_out(arena, n, sizeof *c->plain_decide_ns);
 }
 
 static Status open_executor(Calibration *c)

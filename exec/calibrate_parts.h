@@ -67,6 +67,8 @@ typedef struct {
     double *issue_ns;     /* the same: the host's time, */
     double *wake_ns;      /* ... and of experts what it waited and decided */
     double *decide_ns;
+    double *plain_issue_ns; /* these two in steps without stamps */
+    double *plain_decide_ns;
     double whole_ns[CALIBRATE_REPEATS]; /* of the unstamped steps beside these */
     uint32_t max_ops;
     uint32_t n_ops; /* of the list: operations of a step of STACK ... */

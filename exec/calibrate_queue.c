@@ -14,27 +14,40 @@ enum { QUEUE_ROUNDS = 5, LONG_ROUNDS = 2, LONG_TOKENS = 64, QUEUE_REPEATS = 3, Q
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};
 
-/* Host and device in one step of REPEAT, which waited. The device's clock is told to the host's
- * with the time that waking up takes, so that waking may seem to take none. */
+/* The host's part of a step: queueing each operation, but for loads, and of experts from the
+ * decisions on; and deciding. */
+static void keep_host_times(const HostTimes *host, double *issue_ns, double *decide_ns)
+{
+    size_t event = 0;
+    for (size_t i = 0; i < host->n_ops; i++) {
+        const HostEvent *waited = &host->events[event];
+        uint64_t queued_ns = host->ops[i].start_ns + host->ops[i].duration_ns;
+        issue_ns[i] = (double)host->ops[i].duration_ns;
+        if (event == host->n_events || waited->decide.start_ns > queued_ns)
+            continue;
+        issue_ns[i] = (double)(queued_ns - waited->decide.start_ns - waited->decide.duration_ns);
+        for (uint32_t l = 0; l < waited->n_loads; l++)
+            issue_ns[i] -= (double)host->loads[waited->first_load + l].duration_ns;
+        decide_ns[i] = (double)waited->decide.duration_ns;
+        event++;
+    }
+}
+
+/* Host and device in a stamped step of REPEAT, which waited. The device's clock is told to the
+ * host's with the time that waking up takes, so that waking may seem to take none. */
 static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat)
 {
     const HostTimes *host = &output->host;
     size_t row = (size_t)repeat * c->max_ops;
     size_t event = 0;
+    keep_host_times(host, c->issue_ns + row, c->decide_ns + row);
     for (size_t i = 0; i < output->n_timing; i++) {
         c->op_ns[row + i] = (double)output->timing[i].duration_ns;
-        c->issue_ns[row + i] = (double)host->ops[i].duration_ns;
         if (output->timing[i].op != OP_EXPERTS)
             continue;
-        const HostEvent *waited = &host->events[event++];
-        uint64_t woken_ns = waited->wait.start_ns + waited->wait.duration_ns;
-        uint64_t decided_ns = waited->decide.start_ns + waited->decide.duration_ns;
-        uint64_t queued_ns = host->ops[i].start_ns + host->ops[i].duration_ns;
-        c->wake_ns[row + i] = (double)woken_ns - (double)output->timing[i].start_ns;
-        c->decide_ns[row + i] = (double)waited->decide.duration_ns;
-        c->issue_ns[row + i] = (double)(queued_ns - decided_ns);
-        for (uint32_t l = 0; l < waited->n_loads; l++)
-            c->issue_ns[row + i] -= (double)host->loads[waited->first_load + l].duration_ns;
+        const HostSpan *wait = &host->events[event++].wait;
+        c->wake_ns[row + i] =
+            (double)(wait->start_ns + wait->duration_ns) - (double)output->timing[i].start_ns;
     }
 }
 
@@ -50,6 +63,8 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
         if (!one_thread) {
             calibration_do_other_things(c);
             TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
+            size_t row = (size_t)r * c->max_ops;
+            keep_host_times(&output.host, c->plain_issue_ns + row, c->plain_decide_ns + row);
         }
         TRY(calibration_step(c, kind, true, &output, one_thread ? &c->whole_ns[r] : &ns));
         calibration_list(c, kind->stack, &output);
@@ -62,30 +77,34 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
 
 /* ---- what follows from it ---- */
 
-/* One event, as the model of a step sees it. */
+/* One event, as the model of a step sees it, which is without stamps. */
 typedef struct {
     double wake_ns;
     double decide_ns;
-    double issue_ns;
-    double call_ns; /* from the end of queueing to the end of the experts' call */
+    double issue_ns; /* as is queueing all other operations */
+    double call_ns;  /* from the end of queueing to the end of the experts' call */
 } EventCost;
+
+static double at_least_0(double ns)
+{
+    return ns > 0 ? ns : 0;
+}
 
 static EventCost event_cost(const Calibration *c, const StepMeasured *measured, uint32_t i,
                             double *spread)
 {
     double ignored;
     double whole = calibration_cost(c, c->op_ns, measured, i, spread);
-    EventCost cost = {.decide_ns = calibration_cost(c, c->decide_ns, measured, i, &ignored)};
-    if (!calibration_runs_at_once(c)) {
-        cost.wake_ns = calibration_cost(c, c->wake_ns, measured, i, &ignored);
-        cost.issue_ns = calibration_cost(c, c->issue_ns, measured, i, &ignored);
-    }
-    if (cost.wake_ns < 0)
-        cost.wake_ns = 0;
-    cost.call_ns = whole - c->queue_stamp_ns - cost.wake_ns - cost.decide_ns - cost.issue_ns;
-    if (cost.call_ns < 0)
-        cost.call_ns = 0;
-    return cost;
+    double decide_ns = calibration_cost(c, c->decide_ns, measured, i, &ignored);
+    if (calibration_runs_at_once(c))
+        return (EventCost){.decide_ns = decide_ns, .call_ns = at_least_0(whole - decide_ns)};
+    double issue_ns = calibration_cost(c, c->issue_ns, measured, i, &ignored);
+    double wake_ns = at_least_0(calibration_cost(c, c->wake_ns, measured, i, &ignored));
+    return (EventCost){.wake_ns = wake_ns,
+                       .decide_ns = calibration_cost(c, c->plain_decide_ns, measured, i, &ignored),
+                       .issue_ns = calibration_cost(c, c->plain_issue_ns, measured, i, &ignored),
+                       .call_ns =
+                           at_least_0(whole - c->queue_stamp_ns - wake_ns - decide_ns - issue_ns)};
 }
 
 static Status note_event(Calibration *c, const char *shape, const EventCost *cost, double tokens,
@@ -118,7 +137,7 @@ static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasure
             continue;
         }
         snprintf(name, sizeof name, "issue/%s", op_name(op));
-        double ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
+        double ns = calibration_cost(c, c->plain_issue_ns, measured, i, &spread);
         TRY(calibration_note(c, name, c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens, ns, spread));
     }
     return OK;
@@ -179,7 +198,7 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
             wake_ns = cost.wake_ns;
             continue;
         }
-        double issue_ns = calibration_cost(c, c->issue_ns, measured, i, &spread);
+        double issue_ns = calibration_cost(c, c->plain_issue_ns, measured, i, &spread);
         double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->queue_stamp_ns;
         if (op_ns <= 2 * issue_ns)
             op_ns = gpu_cost(c, kind, op, c->shape[i]) + later(c->stamp_ns - c->queue_stamp_ns, 0);

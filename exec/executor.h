@@ -145,7 +145,7 @@ typedef struct {
     const float *predicted_weights;
     const TimingRecord *timing; /* ops of traces/ops.h; times in clock_wall_ns() */
     size_t n_timing;
-    HostTimes host; /* queue and wait, the rest where timing is wanted */
+    HostTimes host;
 } StepOutput;
 
 /* ERR_UNSUPPORTED when the plan needs a future that INPUT (NULL: no step) does not bring. */

@@ -15,11 +15,15 @@ Status forward_stamp(const Step *step, uint32_t layer, Op op)
     Forward *f = step->forward;
     HostNotes *notes = &f->notes;
     TRY(expert_slots_hand_over(&f->slots));
-    if (!step->input->timing)
+    if (!step->input->timing && !step->waits)
         return OK;
-    notes->ops[step->ops->n] = forward_span(notes->stamp_ns);
+    uint64_t now_ns = clock_ns();
+    notes->ops[step->ops->n] = (HostSpan){notes->stamp_ns, now_ns - notes->stamp_ns};
+    notes->stamp_ns = now_ns;
     step->ops->layer[step->ops->n] = layer;
     step->ops->op[step->ops->n++] = op;
+    if (!step->input->timing)
+        return OK;
     TRY(f->backend->stamp(f->device, step->ops->n));
     notes->stamp_ns = clock_ns();
     return OK;
@@ -257,7 +261,9 @@ static void read_notes(const Step *step, uint64_t wall_offset_ns, StepOutput *ou
 {
     Forward *f = step->forward;
     HostNotes *notes = &f->notes;
-    move_spans(notes->ops, step->repeated ? 0 : step->ops->n, wall_offset_ns);
+    bool noted = !step->repeated && (step->input->timing || step->waits);
+    uint32_t n_ops = noted ? step->ops->n : 0;
+    move_spans(notes->ops, n_ops, wall_offset_ns);
     move_spans(f->slots.load_calls, f->slots.n_loads, wall_offset_ns);
     move_spans(&notes->queue, 1, wall_offset_ns);
     move_spans(&notes->wait, 1, wall_offset_ns);
@@ -265,7 +271,8 @@ static void read_notes(const Step *step, uint64_t wall_offset_ns, StepOutput *ou
         move_spans(&notes->events[i].wait, 1, wall_offset_ns);
         move_spans(&notes->events[i].decide, 1, wall_offset_ns);
     }
-    output->host = (HostTimes){.ops = step->repeated ? NULL : notes->ops,
+    output->host = (HostTimes){.ops = noted ? notes->ops : NULL,
+                               .n_ops = n_ops,
                                .events = notes->events,
                                .n_events = notes->n_events,
                                .loads = f->slots.load_calls,
@@ -493,11 +500,8 @@ Status forward_step(Forward *f, const StepInput *input, uint32_t n_spans, StepOu
                            .n_distances = f->ahead.recorded,
                            .predicted = f->ahead.experts,
                            .predicted_weights = f->ahead.weights};
-    output->host = (HostTimes){.queue = f->notes.queue, .wait = f->notes.wait};
-    move_spans(&output->host.queue, 1, wall_offset_ns);
-    move_spans(&output->host.wait, 1, wall_offset_ns);
+    read_notes(&step, wall_offset_ns, output);
     if (!input->timing)
         return OK;
-    read_notes(&step, wall_offset_ns, output);
     return read_stamps(&step, wall_offset_ns, output);
 }

@@ -21,10 +21,12 @@ typedef struct {
 } HostEvent;
 
 typedef struct {
-    /* [StepOutput.n_timing] queueing each operation: from after the stamp before it to before its
-     * own, whatever the host does there (waiting, deciding and beginning loads is part of
-     * OP_EXPERTS). NULL for a step that the backend repeated as a whole. */
+    /* [n_ops] queueing each operation: from after the stamp before it to before its own, whatever
+     * the host does there (waiting, deciding and beginning loads is part of OP_EXPERTS). NULL for a
+     * step that the backend repeated as a whole, and for one that neither waits for events nor is
+     * timed. */
     const HostSpan *ops;
+    size_t n_ops;
     const HostEvent *events; /* [n_events] in their order; none where the step does not wait */
     size_t n_events;
     const HostSpan *loads; /* [n_loads] calls of Backend.load(), in the order of the loads */

@@ -397,12 +397,15 @@ static void the_host_tells_when_it_queued_waited_decided_and_loaded(void **state
         snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
         snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "%s", cases[i].predictor);
         Executor *executor = open_executor(&plan);
+        size_t n_ops = 0;
         for (int step = 0; step < 3; step++) {
             StepInput input = small_input(&small);
             StepOutput output;
             size_t loads = 0;
             input.timing = true;
             assert_ok(executor_step(executor, &input, &output));
+            assert_int_equal(output.host.n_ops, output.n_timing);
+            n_ops = output.n_timing;
             for (size_t r = 0; r < output.n_residency; r++)
                 loads += output.residency[r].bytes > 0;
             assert_int_equal(output.host.n_loads, loads);
@@ -411,6 +414,13 @@ static void the_host_tells_when_it_queued_waited_decided_and_loaded(void **state
             executor_release(executor, 0);
             executor_release(executor, 2);
         }
+        /* Without stamps it tells so where it waits. */
+        StepInput input = small_input(&small);
+        StepOutput output;
+        assert_ok(executor_step(executor, &input, &output));
+        assert_int_equal(output.host.n_ops, cases[i].slots > 0 ? n_ops : 0);
+        for (size_t op = 0; op < output.host.n_ops; op++)
+            assert_true(lies_in(&output.host.ops[op], &output.host.queue));
         executor_close(executor);
     }
 }

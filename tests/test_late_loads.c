@@ -1,11 +1,12 @@
 /* Loads, prefetches and computation of the expert buffer, however the link and the queue take
  * turns: no expert is computed from a slot that does not hold it, decisions are those of the policy
  * alone, and records say what was copied. */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 #include "tests/symbolic_device.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "traces/active.h"
 
@@ -104,8 +105,9 @@ static void open_rig(Rig *rig, const Plan *plan, uint32_t d_ff, uint64_t seed)
     assert_ok(expert_slots_open(&rig->slots, NULL, 0));
     assert_ok(buffer_new(&rig->plan, rig->trace_layers, LAYERS, &rig->reference));
     lay_out_all(rig);
-    rig->arenas[0].base = malloc(rig->arenas[0].capacity);
-    assert_non_null(rig->arenas[0].base);
+    rig->arenas[0].base = mmap(NULL, rig->arenas[0].capacity, PROT_NONE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    assert_true(rig->arenas[0].base != MAP_FAILED);
     for (size_t i = 1; i < 3; i++)
         assert_ok(arena_commit(&rig->arenas[i], "test"));
     lay_out_all(rig);
@@ -116,7 +118,7 @@ static void close_rig(Rig *rig)
 {
     expert_slots_close(&rig->slots);
     buffer_free(rig->reference);
-    free(rig->arenas[0].base);
+    munmap(rig->arenas[0].base, rig->arenas[0].capacity);
     for (size_t i = 1; i < 3; i++)
         arena_free(&rig->arenas[i]);
 }

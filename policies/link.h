@@ -1,5 +1,5 @@
-/* How loads share the link and the queue, in simulator and executor alike. Decisions do not depend
- * on it.
+/* How loads, and rows of experts on the host, share the link and the queue, in simulator and
+ * executor alike. Decisions do not depend on it.
  *
  * Loads on demand go over the link one after the other as they come. Prefetches are held back where
  * they would stand in their way (small ones do not: those of an event are begun together, after its
@@ -25,7 +25,10 @@ enum {
     /* A prefetch that is held back goes over the link in equal parts of at most so many bytes, or
      * in so many of them: what a load on demand waits for at the most. */
     PREFETCH_PART_BYTES = 8 << 20,
-    MOST_PREFETCH_PARTS = 64
+    MOST_PREFETCH_PARTS = 64,
+    /* Rows of an event that the host computes at a time at the most: results of the ones are
+     * fetched while it computes the next. */
+    HOST_ROWS_AT_ONCE = 2048
 };
 
 /* Whether an event computes its hits with the N_LOADED experts of EXPERT_BYTES that loads bring, in

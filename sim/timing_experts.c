@@ -391,7 +391,8 @@ static void run_host(Event *event, const BufferAction *actions, uint32_t n_actio
     if (!timing->one_thread) {
         CostPoint point = {0};
         const OpPrice *price = &timing->costs.prices[event->price];
-        point.at[AXIS_ROWS] = event->host.rows;
+        point.at[AXIS_ROWS] =
+            event->host.rows < HOST_ROWS_AT_ONCE ? event->host.rows : HOST_ROWS_AT_ONCE;
         fetched_ns += op_costs_ns(&timing->costs, &price->fetch, &point, &timing->costs.other);
         timing->host_ns +=
             op_costs_ns(&timing->costs, &price->issue_fetch, &point, &timing->costs.other);

@@ -3,9 +3,9 @@
 #include <string.h>
 
 #include "exec/cpu/host_experts_parts.h"
+#include "policies/link.h"
 
 enum {
-    MOST_ROWS = 2048,
     PLAIN_COLUMNS = 16 /* of the inside that are computed as one strip */
 };
 
@@ -28,7 +28,7 @@ static Widest widest_of(const ModelConfig *config)
 uint32_t host_experts_rows(const ModelConfig *config, uint32_t max_tokens)
 {
     size_t rows = (size_t)max_tokens * config->max_top_k;
-    return rows < MOST_ROWS ? (uint32_t)rows : MOST_ROWS;
+    return rows < HOST_ROWS_AT_ONCE ? (uint32_t)rows : HOST_ROWS_AT_ONCE;
 }
 
 static Status take_arrays(const ModelConfig *config, HostExperts *host)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "policies/link.h"
 #include "sim/timing.h"
 
 enum { EXPERTS = 6, SLOT_BYTES = 1000, COLD_NS = 10000, WARM_NS = 1000 };
@@ -151,12 +152,38 @@ static void an_event_takes_what_crosses_the_link_besides(void **unused)
     hardware_free(&hardware);
 }
 
+/* What was computed before is fetched meanwhile. */
+static void of_many_rows_the_last_are_fetched_at_the_end(void **unused)
+{
+    (void)unused;
+    static const char *const ROWS[] = {"rows"};
+    enum { MANY = 2 * HOST_ROWS_AT_ONCE, FETCH_NS = 5 };
+    const uint16_t expert = 0;
+    Hardware hardware;
+    Plan plan;
+    CostTable *table;
+    make_machine(&hardware);
+    snprintf(hardware.backend, sizeof hardware.backend, "gpu");
+    put(&hardware, "issue/together", UNIT_NS, 0);
+    put(&hardware, "copy/together", UNIT_NS, 0);
+    assert_ok(hardware_add_table(&hardware, "host/fetch", "", UNIT_NS, ROWS, 1, &table));
+    assert_ok(cost_table_put(table, (double[]){1}, FETCH_NS, 0));
+    assert_ok(cost_table_put(table, (double[]){MANY}, FETCH_NS * MANY, 0));
+    Timing *timing = open_timing(&hardware, &plan);
+    assert_int_equal(step_ns(timing, &expert, (const uint32_t[]){1}, 1), COLD_NS + FETCH_NS);
+    assert_int_equal(step_ns(timing, &expert, (const uint32_t[]){MANY}, 1),
+                     (uint64_t)WARM_NS * MANY + FETCH_NS * HOST_ROWS_AT_ONCE);
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_the_caches_hold_is_warm_until_so_much_else_was_read),
         cmocka_unit_test(each_expert_takes_its_share_of_as_many_of_its_rows),
         cmocka_unit_test(an_event_takes_what_crosses_the_link_besides),
+        cmocka_unit_test(of_many_rows_the_last_are_fetched_at_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

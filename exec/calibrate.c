@@ -226,8 +226,8 @@ static Status open_buffered(Calibration *c, const char *few)
     return open_model(c, few, &plan);
 }
 
-/* Of one MoE layer, since the host is slow; a model that cannot be cut is taken whole. */
-static Status measure_host(Calibration *c, const char *one)
+/* Of few layers, since the host is slow; a model that cannot be cut is taken whole. */
+static Status measure_host(Calibration *c, const char *few)
 {
     Plan plan = plan_default();
     if (c->knows_host) {
@@ -238,7 +238,7 @@ static Status measure_host(Calibration *c, const char *one)
     plan.buffer.slots = 1;
     plan.compute.mode = COMPUTE_ON_HOST;
     TRY(calibration_settle(c));
-    TRY(open_model(c, one, &plan));
+    TRY(open_model(c, few, &plan));
     Status status = calibrate_host(c);
     calibration_close(c);
     return status;
@@ -338,7 +338,7 @@ Status calibrate_model(const CalibrateOptions *options, const char *model, Hardw
     if (status == OK)
         status = measure_buffered(&c, few);
     if (status == OK && c.max_experts > 0)
-        status = measure_host(&c, one);
+        status = measure_host(&c, few);
     if (status == OK && c.max_experts > 0)
         status = measure_static(&c, one);
     if (status == OK)

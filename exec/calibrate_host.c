@@ -114,7 +114,7 @@ static Status run_set(Calibration *c, const HostSteps *steps, StepOutput *output
     return calibration_step(c, &steps->kind, true, output, &whole_ns);
 }
 
-/* The events of up to REPEATS steps, after WARM_UP others. */
+/* The events of steps, REPEATS of them or few more, after WARM_UP other steps. */
 static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_up, uint32_t repeats,
                          HostValues *values)
 {
@@ -123,11 +123,12 @@ static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_u
     values->n = 0;
     for (uint32_t i = 0; i < warm_up; i++)
         TRY(run_set(c, steps, &output));
-    for (uint32_t i = 0; i < repeats; i++) {
+    for (uint32_t i = 0; i < repeats && values->n < repeats; i++) {
         uint32_t before = values->n;
         TRY(run_set(c, steps, &output));
         take_step(c, &output, steps->active, values);
-        sum_ns += values->n > before ? values->host_ns[before] : 0;
+        for (uint32_t at = before; at < values->n; at++)
+            sum_ns += values->host_ns[at];
         if (sum_ns > HOST_LONG_NS && values->n >= HOST_LEAST_REPEATS)
             break;
     }
@@ -154,15 +155,26 @@ static Status note_host(Calibration *c, const char *name, const double at[2], Ho
     return calibration_note(c, name, shape, UNIT_NS, HOST_AXES, 2, at, median, spread);
 }
 
+/* What waking up was measured to take, of experts of SHAPE. */
+static double wake_ns_of(const Calibration *c, const char *shape)
+{
+    const Hardware *profile[] = {c->hardware, c->options->known};
+    for (size_t i = 0; i < COUNT(profile); i++) {
+        const CostTable *table =
+            profile[i] != NULL ? hardware_table(profile[i], "wake", shape) : NULL;
+        if (table != NULL && table->n_points > 0)
+            return table->value[0];
+    }
+    return 0;
+}
+
 /* What an event takes besides its experts: the device's part and the host's. */
 static Status note_crossing(Calibration *c, double tokens, double rows, HostValues *values)
 {
     char shape[160];
-    double wake_ns = 0;
     if (values->n == 0 || calibration_runs_at_once(c) || experts_shape(c, shape) == NULL)
         return OK;
-    calibration_constant(c, "wake", &wake_ns);
-    double offer_ns = calibration_median(values->offer_ns, values->n) - wake_ns;
+    double offer_ns = calibration_median(values->offer_ns, values->n) - wake_ns_of(c, shape);
     double fetch_ns = calibration_median(values->fetch_ns, values->n);
     double issue_ns = calibration_median(values->issue_ns, values->n);
     TRY(calibration_note(c, "host/offer", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
@@ -173,9 +185,26 @@ static Status note_crossing(Calibration *c, double tokens, double rows, HostValu
                             issue_ns > 0 ? issue_ns : 0, 0);
 }
 
+static uint32_t count_events(const Calibration *c)
+{
+    uint32_t n_layers;
+    uint32_t n = 0;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    for (uint32_t i = 0; i < n_layers; i++)
+        n += layers[i].stack == STACK_DECODER;
+    return n;
+}
+
+/* Of an expert in every layer. */
 static double expert_bytes(const Calibration *c)
 {
-    return (double)executor_expert_slot_bytes(c->executor, 0);
+    uint32_t n_layers;
+    double bytes = 0;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    for (uint32_t i = 0; i < n_layers; i++)
+        if (layers[i].stack == STACK_DECODER)
+            bytes += (double)executor_expert_slot_bytes(c->executor, i);
+    return bytes;
 }
 
 /* Steps of TOKENS tokens, each with as many experts as it wants, or ACTIVE if these are fewer;
@@ -207,7 +236,7 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool
         !find_steps(c, tokens, active, &steps) || calibration_only_counts(c))
         return OK;
     if (!warm) {
-        TRY(time_steps(c, &steps, 1, HOST_REPEATS, &values));
+        TRY(time_steps(c, &steps, count_events(c) > 1 ? 0 : 1, HOST_REPEATS, &values));
         TRY(note_host(c, "host/experts", at, &values));
         return note_crossing(c, tokens, all, &values);
     }
@@ -218,7 +247,7 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool
     return note_host(c, "host/warm", at, &values);
 }
 
-/* One expert with one row, of SETS that take turns: its median. */
+/* One expert of a layer with one row, of SETS that take turns: its median. */
 static Status time_turns(Calibration *c, uint32_t sets, double *ns)
 {
     HostSteps steps;
@@ -263,10 +292,10 @@ static bool know_reuse(Calibration *c)
     return false;
 }
 
-/* Where the caches hold a whole layer, its experts are warm, and nothing is noted. */
+/* Where the caches hold all experts they are warm, and nothing is noted. */
 static Status measure_reuse(Calibration *c)
 {
-    static const uint32_t SETS[] = {1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 128};
+    static const uint32_t SETS[] = {1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 128};
     double ns[COUNT(SETS)];
     uint32_t n = 0;
     if (calibration_only_counts(c))

@@ -89,34 +89,46 @@ static void a_predictor_that_needs_the_future_is_refused_without_forced_routing(
     }
 }
 
+/* One run over a link of SPEED. False: it was too fast for this machine to see it overtake much. */
+static bool validate_slowly(const char *predictor, const char *order, const char *speed,
+                            const char *routing)
+{
+    cJSON *json = NULL;
+    RUN("validate", "--trace", trace, "--set", "buffer.slots=6", "--set", "buffer.evict=lru",
+        "--set", predictor, "--set", "prefetch.max_inflight=4", "--set", order, "--set", speed,
+        "--routing", routing, "--threads", "1", "--json");
+    assert_done();
+    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
+    assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
+    double cancelled = number_at(json, "measured", "prefetches_cancelled");
+    double late = number_at(json, "measured", "late_loads");
+    assert_true(late <= cancelled && cancelled < number_at(json, "measured", "prefetches"));
+    assert_true(number_at(json, "predicted", "misses") == number_at(json, "measured", "misses"));
+    assert_true(number_at(json, "predicted", "prefetches") ==
+                number_at(json, "measured", "prefetches"));
+    bool fewer = number_at(json, "measured", "bytes_prefetched") <
+                 number_at(json, "predicted", "bytes_prefetched");
+    assert_true(fewer == (cancelled > 0));
+    cJSON_Delete(json);
+    return cancelled > 10 && late > 0;
+}
+
 /* Over a slow link prefetches are overtaken and cancelled, and made up for when they are hit: no
- * decision changes, and no number, which the router's own choices would show. */
+ * decision changes, and no number, which the router's own choices would show. What is slow depends
+ * on how long the machine takes to compute. */
 static void a_slow_link_cancels_prefetches_and_changes_no_decision(void **unused)
 {
     (void)unused;
     static const char *const ROUTINGS[] = {"gate", forced};
     static const char *const PREDICTORS[] = {"prefetch.predictor=next-gate",
                                              "prefetch.predictor=synthetic:0.6,0.6"};
-    cJSON *json = NULL;
+    static const char *const ORDERS[] = {"buffer.order=batch", "buffer.order=serial"};
+    static const char *const SPEEDS[] = {"link.h2d_gb_per_s=0.01", "link.h2d_gb_per_s=0.002",
+                                         "link.h2d_gb_per_s=0.0004", NULL};
     for (size_t i = 0; i < 4; i++) {
-        RUN("validate", "--trace", trace, "--set", "buffer.slots=6", "--set", "buffer.evict=lru",
-            "--set", PREDICTORS[i % 2], "--set", "prefetch.max_inflight=4", "--set",
-            i / 2 == 0 ? "buffer.order=batch" : "buffer.order=serial", "--set",
-            "link.h2d_gb_per_s=0.01", "--routing", ROUTINGS[i % 2], "--threads", "1", "--json");
-        assert_done();
-        assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
-        assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
-        double cancelled = number_at(json, "measured", "prefetches_cancelled");
-        double late = number_at(json, "measured", "late_loads");
-        assert_true(cancelled > 10 && late > 0 && late <= cancelled);
-        assert_true(cancelled < number_at(json, "measured", "prefetches"));
-        assert_true(number_at(json, "predicted", "misses") ==
-                    number_at(json, "measured", "misses"));
-        assert_true(number_at(json, "predicted", "prefetches") ==
-                    number_at(json, "measured", "prefetches"));
-        assert_true(number_at(json, "measured", "bytes_prefetched") <
-                    number_at(json, "predicted", "bytes_prefetched"));
-        cJSON_Delete(json);
+        const char *const *speed = SPEEDS;
+        while (!validate_slowly(PREDICTORS[i % 2], ORDERS[i / 2], *speed, ROUTINGS[i % 2]))
+            assert_non_null(*++speed);
     }
 }
 

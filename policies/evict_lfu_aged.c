@@ -6,19 +6,6 @@
  * nobody has come so far. Few residents are all near, with R at 0. */
 #include "policies/event_loop.h"
 
-/* Of the error of a score, which is three roundings. */
-static const float CLOSE = 1.0F - 0x1p-20F;
-
-static void put_near(Scope *scope, uint32_t object)
-{
-    AgedQueue *queue = &scope->aged;
-    uint32_t at = queue->n++;
-    queue->last[at] = scope->aged.uses[object].last;
-    queue->rate[at] = 1.0F / (float)scope->aged.uses[object].count;
-    queue->object[at] = object;
-    queue->uses[object].place = at;
-}
-
 static void leave_near(AgedQueue *queue, uint32_t at)
 {
     uint32_t end = --queue->n;
@@ -32,29 +19,38 @@ static void leave_near(AgedQueue *queue, uint32_t at)
     queue->rate[end] = 0;
 }
 
-/* A time before which OBJECT does not reach the threshold. */
-static double due_of(const Scope *scope, uint32_t object)
+/* USE is of an object that is near. */
+ALWAYS_INLINE void note_near(AgedQueue *queue, const AgedUse *use)
 {
-    return scope->aged.uses[object].last + scope->aged.threshold * scope->aged.uses[object].count -
-           2;
+    queue->last[use->place] = use->last;
+    queue->rate[use->place] = 1.0F / (float)use->count;
+}
+
+static void put_near(AgedQueue *queue, uint32_t object)
+{
+    AgedUse *use = &queue->uses[object];
+    use->place = queue->n++;
+    queue->object[use->place] = object;
+    note_near(queue, use);
 }
 
 /* Puts OBJECT near if it is due in the present turn, else where it waits: at most a whole round of
- * the wheel. */
+ * the wheel. It does not reach the threshold two lookups before it is due, rounded down. */
 static void put(Scope *scope, uint32_t object)
 {
     AgedQueue *queue = &scope->aged;
-    double due = due_of(scope, object);
-    uint64_t next_turn = ((uint64_t)scope->time >> queue->shift) + 1;
-    uint32_t last_turn = queue->turn + AGED_TURNS - 1;
-    if (due < (double)(next_turn << queue->shift)) {
-        put_near(scope, object);
+    const AgedUse *use = &queue->uses[object];
+    uint64_t due = use->last + (uint64_t)queue->threshold * use->count / AGED_ONE;
+    uint64_t end_of_turn = scope->time | ((1u << queue->shift) - 1);
+    if (due <= end_of_turn + 2) {
+        put_near(queue, object);
         return;
     }
-    uint64_t end = (uint64_t)last_turn << queue->shift;
-    uint32_t turn = due < (double)end ? (uint32_t)((uint64_t)due >> queue->shift) : last_turn;
-    queue->uses[object].next = queue->head[turn % AGED_TURNS];
-    queue->head[turn % AGED_TURNS] = object;
+    uint64_t turn = (due - 2) >> queue->shift;
+    uint32_t last_turn = queue->turn + AGED_TURNS - 1;
+    uint32_t *head = &queue->head[(turn < last_turn ? (uint32_t)turn : last_turn) % AGED_TURNS];
+    queue->uses[object].next = *head;
+    *head = object;
 }
 
 /* Everybody whose turn has come since. */
@@ -130,8 +126,8 @@ static void lower_threshold(Scope *scope)
         double score = score_of(scope, objects[i]);
         most = score > most ? score : most;
     }
-    most = most < queue->threshold ? most : queue->threshold;
-    queue->threshold = most * (1 - queue->share);
+    most = most * AGED_ONE < queue->threshold ? most * AGED_ONE : queue->threshold;
+    queue->threshold = (uint32_t)(most * (1 - queue->share));
     put_all(scope, objects, n);
     if (queue->n < queue->near / 3 && queue->share < 0.5)
         queue->share *= 1.5;
@@ -148,49 +144,52 @@ static void raise_threshold(Scope *scope)
     double mean = 0;
     for (uint32_t i = 0; i < n; i++)
         mean += score_of(scope, objects[i]) / n;
-    queue->threshold = mean > queue->threshold ? mean : queue->threshold;
+    mean = mean * AGED_ONE < UINT32_MAX ? mean * AGED_ONE : UINT32_MAX;
+    queue->threshold = mean > queue->threshold ? (uint32_t)mean : queue->threshold;
     for (uint32_t i = 0; i < n; i++)
         put(scope, objects[i]);
     queue->most = queue->n < n ? queue->near : 2 * n;
 }
 
 /* Times have 32 bits, and ages 31. When they run out, half of the range is subtracted from all:
- * lookups further back than a thousand million others then count as equally old. */
+ * lookups further back than a thousand million others then count as equally old, and two thousand
+ * million as often as more. */
 static void start_time_again(Scope *scope)
 {
     uint32_t half = INT32_MAX / 2;
     uint32_t *objects = room_behind_aside(scope);
     uint32_t n = take_near(&scope->aged, objects);
     n += take_waiting(&scope->aged, objects + n);
-    for (uint32_t i = 0; i < scope->n_objects; i++)
-        scope->aged.uses[i].last =
-            scope->aged.uses[i].last > half ? scope->aged.uses[i].last - half : 0;
+    for (uint32_t i = 0; i < scope->n_objects; i++) {
+        AgedUse *use = &scope->aged.uses[i];
+        use->last = use->last > half ? use->last - half : 0;
+        use->count = use->count < UINT32_MAX / 2 ? use->count : UINT32_MAX / 2;
+    }
     scope->time -= half;
     put_all(scope, objects, n);
 }
 
-/* Counts a lookup of OBJECT where it HIT, without a branch; who missed is not near. */
-static void aged_look_up(Scope *scope, uint32_t object, bool hit)
+static void aged_begin(Scope *scope, const ScopeEvent *event)
 {
-    AgedQueue *queue = &scope->aged;
-    if (scope->time == INT32_MAX && hit)
+    if (event->n > INT32_MAX - scope->time)
         start_time_again(scope);
-    AgedUse *use = &queue->uses[object];
-    scope->time += hit;
-    use->last = hit ? scope->time : use->last;
-    use->count += hit & (use->count != UINT32_MAX);
-    queue->last[use->place] = scope->time;
-    queue->rate[use->place] = 1.0F / (float)use->count;
 }
 
 static void aged_hit(Scope *scope, uint32_t object)
 {
-    aged_look_up(scope, object, true);
+    AgedQueue *queue = &scope->aged;
+    AgedUse *use = &queue->uses[object];
+    use->last = ++scope->time;
+    use->count++;
+    if (use->place != queue->none)
+        note_near(queue, use);
 }
 
 static void aged_admit(Scope *scope, uint32_t object)
 {
-    aged_look_up(scope, object, true);
+    if (scope->time == INT32_MAX) /* prefetches have no beginning */
+        start_time_again(scope);
+    aged_hit(scope, object);
     put(scope, object);
 }
 
@@ -211,7 +210,7 @@ static uint32_t least_of_close(const Scope *scope, float limit)
     const AgedQueue *queue = &scope->aged;
     uint32_t least = NOBODY;
     for (uint32_t i = 0; i < queue->n; i++)
-        if (queue->score[i] >= limit &&
+        if (aged_score(queue->last[i], queue->rate[i], scope->time + 1) >= limit &&
             (least == NOBODY || is_less_used(scope, queue->object[i], queue->object[least])))
             least = i;
     return least;
@@ -223,13 +222,10 @@ static uint32_t find_least(Scope *scope)
     AgedQueue *queue = &scope->aged;
     for (;;) {
         uint32_t n = (queue->n + AGED_STRIDE - 1) / AGED_STRIDE * AGED_STRIDE;
-        float most = aged_scores(queue->last, queue->rate, n, scope->time + 1, queue->score);
-        if (queue->n > 0 && (double)(most * CLOSE) >= queue->threshold) {
-            uint32_t at;
-            float limit = most * CLOSE;
-            uint32_t n_close = aged_count(queue->score, n, limit, &at);
-            return n_close == 1 ? at : least_of_close(scope, limit);
-        }
+        AgedMost found = queue->find(queue->last, queue->rate, n, scope->time + 1);
+        float limit = found.most * AGED_CLOSE;
+        if (queue->n > 0 && (double)limit * AGED_ONE >= queue->threshold)
+            return found.n_close == 1 ? found.at : least_of_close(scope, limit);
         lower_threshold(scope);
     }
 }
@@ -262,8 +258,8 @@ static uint32_t aged_victim_outside(Scope *scope)
     return scope_take_outside(scope, take_least);
 }
 
-static const EvictionRules RULES = {.hit = aged_hit,
-                                    .look_up = aged_look_up,
+static const EvictionRules RULES = {.begin = aged_begin,
+                                    .hit = aged_hit,
                                     .admit = aged_admit,
                                     .victim = aged_victim,
                                     .victim_outside = aged_victim_outside,

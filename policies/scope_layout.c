@@ -37,7 +37,6 @@ static void lay_out_aged(Scope *scope, Arena *arena)
     size_t room = aged_room(scope->n_slots);
     aged->last = piece(arena, true, room, sizeof *aged->last);
     aged->rate = piece(arena, true, room, sizeof *aged->rate);
-    aged->score = piece(arena, true, room, sizeof *aged->score);
     aged->object = piece(arena, true, room, sizeof *aged->object);
     aged->uses = piece(arena, true, scope->n_objects, sizeof *aged->uses);
     aged->head = piece(arena, true, AGED_TURNS, sizeof *aged->head);

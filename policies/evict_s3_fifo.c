@@ -34,6 +34,8 @@ static uint32_t main_capacity(const Scope *scope)
     return scope->capacity > small ? scope->capacity - small : 0;
 }
 
+/* The main queue's, but one less where ten do not divide the capacity: libCacheSim's. A ghost more
+ * moves the misses by up to 0.34 % (96 of 384 experts, 60,000 lookups). */
 static uint32_t ghost_capacity(const Scope *scope)
 {
     return (uint32_t)(scope->capacity * UINT64_C(9) / 10);
@@ -142,8 +144,8 @@ DEFINE_EVENTS(s3, RULES)
 
 /* S3-FIFO. Yang et al. 2023 (SOSP): a small queue (10 %) that newcomers pass, a main queue for
  * those looked up at least twice more on their way or remembered when they come back, and a ghost
- * queue as long as the main one, rounded down. Lookups are counted up to 3; the main queue takes
- * one back for each time round. As in libCacheSim, newcomers go to the main queue while the small
- * one is full and nobody was evicted yet. */
+ * queue as long as the main one (nine tenths of the capacity, rounded down). Lookups are counted up
+ * to 3; the main queue takes one back for each time round. As in libCacheSim, newcomers go to the
+ * main queue while the small one is full and nobody was evicted yet. */
 const EvictionPolicy EVICT_S3_FIFO = {
     .name = "s3-fifo", EVENTS(s3), .needs_flags = true, .n_lists = 1, .n_rings = 2};

@@ -255,7 +255,7 @@ static Status measure_policies(const PackedTrace *trace, const BenchShape *shape
                 continue;
             Plan plan = bench_plan(shape, *name, kinds[i].order, kinds[i].scope);
             Plan learnt;
-            status = learn_plan(trace, &all, &plan, &learnt);
+            status = learn_plan(trace, NULL, &all, &plan, &learnt);
             if (status == OK)
                 status = measure(trace, shape, &learnt, &future, report);
             if (status == OK)

@@ -315,12 +315,10 @@ static Status open_time(Simulation *simulation)
 }
 
 /* Replays the test part under the plan with what it learnt. */
-static Status replay(Simulation *simulation, const Plan *learnt)
+static Status replay(Simulation *simulation, const TraceSignals *signals, const Plan *learnt)
 {
     const Steps *steps = &simulation->parts.test;
     const PackedTrace test = packed_trace_part(simulation->trace, steps->first, steps->end);
-    TraceSignals *signals;
-    TRY(trace_input_signals(&simulation->arguments->traces, learnt, 1, &signals));
     ReplayFuture future = {.signals = signals,
                            .signals_skipped =
                                packed_trace_part_first_event(simulation->trace, steps->first)};
@@ -333,7 +331,6 @@ static Status replay(Simulation *simulation, const Plan *learnt)
     replay_future_free(&future);
     if (signals != NULL)
         simulation->scores = trace_signals_source(signals);
-    trace_signals_free(signals);
     return status;
 }
 
@@ -366,23 +363,33 @@ static Status simulate_served(const Arguments *arguments, const Plan *plan)
     return status;
 }
 
+/* Learns from one part of the trace and replays the other. */
+static Status learn_and_replay(Simulation *simulation, const TraceSignals *signals)
+{
+    Plan learnt;
+    TRY(learn_plan(simulation->trace, signals, &simulation->parts, simulation->plan, &learnt));
+    Status status = count_static_gating(simulation->arguments, simulation->plan, simulation);
+    if (status == OK)
+        status = open_time(simulation);
+    if (status == OK)
+        status = replay(simulation, signals, &learnt);
+    plan_free(&learnt);
+    return status;
+}
+
 static Status simulate(const Arguments *arguments, const PackedTrace *trace, const Plan *plan)
 {
     Simulation simulation = {.arguments = arguments, .plan = plan, .trace = trace};
     PartsAsked asked;
-    Plan learnt;
+    TraceSignals *signals;
     TRY(part_input(arguments->train, arguments->test, &asked));
     if (arguments->train == NULL)
         TRY(plan_check_learned(plan));
     TRY(trace_parts_choose(&asked, plan_unlearned(plan) != NULL, trace->n_steps,
                            &simulation.parts));
-    TRY(learn_plan(trace, &simulation.parts, plan, &learnt));
-    Status status = count_static_gating(arguments, plan, &simulation);
-    if (status == OK)
-        status = open_time(&simulation);
-    if (status == OK)
-        status = replay(&simulation, &learnt);
-    plan_free(&learnt);
+    TRY(trace_input_signals(&arguments->traces, plan, 1, &signals));
+    Status status = learn_and_replay(&simulation, signals);
+    trace_signals_free(signals);
     if (status == OK) {
         status = print_simulation(&simulation);
         replay_result_free(&simulation.result);

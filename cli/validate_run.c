@@ -149,16 +149,24 @@ static Status compare_event(void *argument, const PackedEvent *event, const Buff
     return OK;
 }
 
+/* What PLAN needs to know of the trace in PATH; NULL where that is nothing. */
+static Status read_signals(const Plan *plan, const char *path, TraceSignals **signals)
+{
+    SignalNeeds needs = plan_needs_signals(plan);
+    Batching batching = plan_batching(plan);
+    *signals = NULL;
+    if (!signals_needed(&needs))
+        return OK;
+    return trace_signals_load(&path, 1, &batching, &needs, 1, signals);
+}
+
 /* Replays TRACE, which is in the file PATH. */
 static Status replay(const Plan *plan, const char *path, const PackedTrace *trace,
                      ReplayObserver observer, void *argument, ReplayResult *result)
 {
     ReplayFuture future = {0};
-    SignalNeeds needs = plan_needs_signals(plan);
-    Batching batching = plan_batching(plan);
-    TraceSignals *signals = NULL;
-    if (signals_needed(&needs))
-        TRY(trace_signals_load(&path, 1, &batching, &needs, 1, &signals));
+    TraceSignals *signals;
+    TRY(read_signals(plan, path, &signals));
     future.signals = signals;
     Status status = replay_prepare(trace, plan, &future);
     if (status == OK)
@@ -195,19 +203,26 @@ Status validation_compare_run(const Validation *validation, const Plan *plan, Co
     return status;
 }
 
-/* Learns from steps of TRACE, those that TRAIN says, what the plan leaves to learn. All steps run,
- * from the first. */
-static Status learn(const char *train, const PackedTrace *trace, Plan *plan)
+/* Learns from steps of TRACE, which is in the file PATH, those that TRAIN says, what the plan
+ * leaves to learn. All steps run, from the first. */
+static Status learn(const char *train, const char *path, const PackedTrace *trace, Plan *plan)
 {
     const bool learns = plan_unlearned(plan) != NULL;
     PartsAsked asked;
     TraceParts parts;
+    TraceSignals *signals = NULL;
     Plan learnt;
     TRY(part_input(train, learns ? "0:1" : NULL, &asked));
     if (!asked.train.given)
         TRY(plan_check_learned(plan));
     TRY(trace_parts_choose(&asked, learns, trace->n_steps, &parts));
-    TRY(learn_plan(trace, &parts, plan, &learnt));
+    Plan as_recorded = *plan;
+    as_recorded.batching = plan_default().batching;
+    if (learns)
+        TRY(read_signals(&as_recorded, path, &signals));
+    Status status = learn_plan(trace, signals, &parts, plan, &learnt);
+    trace_signals_free(signals);
+    TRY(status);
     plan_free(plan);
     *plan = learnt;
     return OK;
@@ -235,8 +250,8 @@ static Status predict(Validation *validation)
             status = plan_measure_on(&validation->plans[i], &validation->hardware,
                                      validation->model, trace.layers, trace.n_layers);
         if (status == OK)
-            status =
-                learn(asked ? validation->arguments->train : NULL, &trace, &validation->plans[i]);
+            status = learn(asked ? validation->arguments->train : NULL, path, &trace,
+                           &validation->plans[i]);
         Plan as_recorded = validation->plans[i];
         as_recorded.batching = plan_default().batching;
         if (status == OK)

@@ -191,30 +191,13 @@ static Status check_initial(const JsonAt *at, const Plan *plan)
     return json_fail(&value, "buffer.evict \"%s\" starts cold", plan->buffer.evict);
 }
 
-/* Each layer is measured by itself, by its routing alone. */
-static Status check_optimal(const JsonAt *budget, const Plan *plan)
-{
-    if (plan_prefetches(plan))
-        return json_fail(
-            budget,
-            "\"optimal\" does not go with prefetch.predictor \"%s\": what a layer loads "
-            "then depends on the others (skew, or the slots of every layer, do)",
-            plan->prefetch.predictor);
-    if (eviction_needs_scores(plan->buffer.evict))
-        return json_fail(budget,
-                         "\"optimal\" does not go with buffer.evict \"%s\", which reads scores",
-                         plan->buffer.evict);
-    return OK;
-}
-
+/* Only where each layer has a scope is there something to share out. */
 static Status check_budget(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;
     bool shares = plan->buffer.budget.table != NULL || plan->buffer.budget.choice > 0;
     if (shares && plan->buffer.scope != SCOPE_LAYER && json_find(at, "budget", &value))
         return json_fail(&value, "needs buffer.scope \"layer\"");
-    if (plan->buffer.budget.choice == BUDGET_OPTIMAL && json_find(at, "budget", &value))
-        TRY(check_optimal(&value, plan));
     if (plan->buffer.slots == 0 && plan->buffer.bytes == 0 && plan->buffer.budget.table == NULL)
         return json_fail(at, "needs \"slots\" or \"bytes\"");
     return OK;

@@ -6,18 +6,18 @@
 static Status make_curves(const PackedTrace *trace, LayerCurves *curves)
 {
     *curves = (LayerCurves){.n_layers = trace->n_layers};
-    TRY(mem_new(&curves->misses, trace->n_layers, sizeof *curves->misses, "miss curves"));
+    TRY(mem_new(&curves->loads, trace->n_layers, sizeof *curves->loads, "miss curves"));
     for (uint32_t i = 0; i < trace->n_layers; i++)
-        TRY(mem_new(&curves->misses[i], (size_t)trace->layers[i].experts + 1,
-                    sizeof **curves->misses, "miss curves"));
+        TRY(mem_new(&curves->loads[i], (size_t)trace->layers[i].experts + 1, sizeof **curves->loads,
+                    "miss curves"));
     return OK;
 }
 
 void layer_curves_free(LayerCurves *curves)
 {
-    for (uint32_t i = 0; curves->misses != NULL && i < curves->n_layers; i++)
-        mem_free(curves->misses[i]);
-    mem_free(curves->misses);
+    for (uint32_t i = 0; curves->loads != NULL && i < curves->n_layers; i++)
+        mem_free(curves->loads[i]);
+    mem_free(curves->loads);
     *curves = (LayerCurves){0};
 }
 
@@ -26,7 +26,7 @@ static void count_lookups(const PackedTrace *trace, LayerCurves *curves)
     PackedCursor cursor = packed_cursor(trace);
     PackedEvent event;
     while (packed_next(&cursor, &event))
-        curves->misses[event.layer_index][0] += event.n_active;
+        curves->loads[event.layer_index][0] += event.n_active;
 }
 
 static uint32_t widest_layer(const PackedTrace *trace)
@@ -44,64 +44,72 @@ static Plan with_slots(const Plan *plan, uint32_t slots)
     plain.buffer.slots = slots;
     plain.buffer.bytes = 0;
     plain.buffer.budget = (PlanLearned){0};
-    plain.prefetch = plan_default().prefetch;
     return plain;
 }
 
-static Status pass_once(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
-                        LayerCurves *curves)
+static Status pass_once(Training *training, const Plan *plan, LayerCurves *curves)
 {
+    const PackedTrace *trace = training_trace(training);
+    const ReplayFuture *future;
     MissCurve curve;
+    TRY(training_future(training, plan, &future));
     TRY(curve_run(trace, plan, future, &curve));
     for (uint32_t i = 0; i < trace->n_layers; i++)
         for (uint32_t slots = 1; slots <= trace->layers[i].experts; slots++)
-            curves->misses[i][slots] =
+            curves->loads[i][slots] =
                 curve.lookups[i] - curve.hits[(size_t)i * curve.n_sizes + slots - 1];
     curve_free(&curve);
     return OK;
 }
 
-static Status replay_once(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
-                          LayerCurves *curves)
+static Status replay(Training *training, const Plan *learnt, uint64_t *loads)
 {
+    const PackedTrace *trace = training_trace(training);
+    const ReplayFuture *future;
     ReplayResult result;
-    TRY(replay_run(trace, plan, future, NULL, NULL, &result));
+    TRY(training_future(training, learnt, &future));
+    TRY(replay_run(trace, learnt, future, NULL, NULL, &result));
     for (uint32_t i = 0; i < trace->n_layers; i++)
-        if (plan->buffer.slots <= trace->layers[i].experts)
-            curves->misses[i][plan->buffer.slots] = result.layers[i].counts.misses;
+        loads[i] = result.layers[i].counts.misses + result.layers[i].counts.prefetches;
     replay_result_free(&result);
     return OK;
 }
 
-static Status replay_all(Training *training, const Plan *plan, const ReplayFuture *future,
-                         LayerCurves *curves)
+Status layer_loads(Training *training, const Plan *plan, uint64_t *loads)
+{
+    Plan learnt;
+    TRY(training_plan(training, plan, &learnt));
+    Status status = replay(training, &learnt, loads);
+    plan_free(&learnt);
+    return status;
+}
+
+static Status replay_all(Training *training, const Plan *plan, LayerCurves *curves)
 {
     const PackedTrace *trace = training_trace(training);
+    uint64_t *loads;
+    TRY(mem_new(&loads, trace->n_layers, sizeof *loads, "miss curves"));
     Status status = OK;
     for (uint32_t slots = 1; slots <= widest_layer(trace) && status == OK; slots++) {
-        Plan sized = with_slots(plan, slots);
-        Plan learnt;
-        TRY(training_plan(training, &sized, &learnt));
-        status = replay_once(trace, &learnt, future, curves);
-        plan_free(&learnt);
+        const Plan sized = with_slots(plan, slots);
+        status = layer_loads(training, &sized, loads);
+        for (uint32_t i = 0; i < trace->n_layers && status == OK; i++)
+            if (slots <= trace->layers[i].experts)
+                curves->loads[i][slots] = loads[i];
     }
+    mem_free(loads);
     return status;
 }
 
 Status layer_curves_measure(Training *training, const Plan *plan, LayerCurves *curves)
 {
-    const PackedTrace *trace = training_trace(training);
     const Plan first = with_slots(plan, 1);
-    ReplayFuture future = {0};
-    Status status = make_curves(trace, curves);
-    if (status == OK)
-        status = replay_prepare(trace, &first, &future);
+    Status status = make_curves(training_trace(training), curves);
     if (status == OK) {
-        count_lookups(trace, curves);
-        status = curve_is_exact(&first) ? pass_once(trace, &first, &future, curves)
-                                        : replay_all(training, plan, &future, curves);
+        count_lookups(training_trace(training), curves);
+        status = curve_is_exact(&first) ? pass_once(training, &first, curves)
+                                        : replay_all(training, plan, curves);
     }
-    replay_future_free(&future);
     if (status != OK)
         layer_curves_free(curves);
     return status;

@@ -191,7 +191,7 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     TRY(trace_parts_choose(&options->parts, needs_training(study), trace->n_steps, &scored.parts));
     if (options->timer != NULL)
         TRY(plan_timer_name(options->timer->hardware, scored.hardware, sizeof scored.hardware));
-    TRY(sweep_learn(trace, &scored.parts, study, &learnt));
+    TRY(sweep_learn(trace, options->signals, &scored.parts, study, &learnt));
     Status measured = measure_plans(trace, options, learnt, study->n_plans);
     if (measured != OK) {
         sweep_forget(learnt, study->n_plans);

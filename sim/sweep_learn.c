@@ -9,13 +9,21 @@
 /* The two parts, each counted when a plan first learns from it. */
 typedef struct {
     PackedTrace trace[2]; /* the training part, and the test part */
+    const TraceSignals *signals;
+    uint64_t skipped[2]; /* events of SIGNALS before each part */
     Training *training[2];
 } Lessons;
 
-static Lessons lessons_of(const PackedTrace *trace, const TraceParts *parts)
+static Lessons lessons_of(const PackedTrace *trace, const TraceSignals *signals,
+                          const TraceParts *parts)
 {
-    return (Lessons){.trace = {packed_trace_part(trace, parts->train.first, parts->train.end),
-                               packed_trace_part(trace, parts->test.first, parts->test.end)}};
+    const Steps steps[2] = {parts->train, parts->test};
+    Lessons lessons = {.signals = signals};
+    for (int i = 0; i < 2; i++) {
+        lessons.trace[i] = packed_trace_part(trace, steps[i].first, steps[i].end);
+        lessons.skipped[i] = packed_trace_part_first_event(trace, steps[i].first);
+    }
+    return lessons;
 }
 
 static void end_lessons(Lessons *lessons)
@@ -32,15 +40,16 @@ static Status learn_one(Lessons *lessons, const Plan *plan, Plan *learnt)
         return OK;
     }
     if (lessons->training[part] == NULL)
-        TRY(training_new(&lessons->trace[part], &lessons->training[part]));
+        TRY(training_new(&lessons->trace[part], lessons->signals, lessons->skipped[part],
+                         &lessons->training[part]));
     Status status = training_plan(lessons->training[part], plan, learnt);
     return plan->name[0] != '\0' ? fail_in(status, "plan \"%s\"", plan->name) : status;
 }
 
-Status sweep_learn(const PackedTrace *trace, const TraceParts *parts, const Study *study,
-                   Plan **out)
+Status sweep_learn(const PackedTrace *trace, const TraceSignals *signals, const TraceParts *parts,
+                   const Study *study, Plan **out)
 {
-    Lessons lessons = lessons_of(trace, parts);
+    Lessons lessons = lessons_of(trace, signals, parts);
     Plan *plans;
     TRY(mem_new(&plans, study->n_plans, sizeof *plans, "study"));
     Status status = OK;
@@ -61,9 +70,10 @@ void sweep_forget(Plan *plans, size_t n_plans)
     mem_free(plans);
 }
 
-Status learn_plan(const PackedTrace *trace, const TraceParts *parts, const Plan *plan, Plan *learnt)
+Status learn_plan(const PackedTrace *trace, const TraceSignals *signals, const TraceParts *parts,
+                  const Plan *plan, Plan *learnt)
 {
-    Lessons lessons = lessons_of(trace, parts);
+    Lessons lessons = lessons_of(trace, signals, parts);
     Status status = learn_one(&lessons, plan, learnt);
     end_lessons(&lessons);
     return status;

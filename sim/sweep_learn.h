@@ -6,15 +6,17 @@
 #include "sim/parts.h"
 #include "sim/study.h"
 #include "traces/packed.h"
+#include "traces/signals.h"
 
-/* *PLANS[study->n_plans] have nothing left to learn; they share the tables of STUDY. Freed with
+/* *PLANS[study->n_plans] have nothing left to learn; they share the tables of STUDY. SIGNALS of the
+ * whole of TRACE, or NULL, are what plans with budget optimal need to be replayed. Freed with
  * sweep_forget(). */
-Status sweep_learn(const PackedTrace *trace, const TraceParts *parts, const Study *study,
-                   Plan **plans);
+Status sweep_learn(const PackedTrace *trace, const TraceSignals *signals, const TraceParts *parts,
+                   const Study *study, Plan **plans);
 /* Accepts NULL. */
 void sweep_forget(Plan *plans, size_t n_plans);
 /* The same for one plan, which is freed with plan_free(). */
-Status learn_plan(const PackedTrace *trace, const TraceParts *parts, const Plan *plan,
-                  Plan *learnt);
+Status learn_plan(const PackedTrace *trace, const TraceSignals *signals, const TraceParts *parts,
+                  const Plan *plan, Plan *learnt);
 
 #endif

@@ -8,6 +8,7 @@
 
 struct Training {
     const PackedTrace *trace;
+    ReplayFuture future;
     uint32_t *first_object; /* [n_layers + 1] experts are numbered over all layers */
     uint64_t *events;       /* [objects] that needed each */
     CurveCache curves;
@@ -37,11 +38,13 @@ static Status fill(Training *training)
     return OK;
 }
 
-Status training_new(const PackedTrace *trace, Training **out)
+Status training_new(const PackedTrace *trace, const TraceSignals *signals, uint64_t skipped,
+                    Training **out)
 {
     Training *training;
     TRY(mem_new(&training, 1, sizeof *training, "training"));
     training->trace = trace;
+    training->future = (ReplayFuture){.signals = signals, .signals_skipped = skipped};
     Status status = fill(training);
     if (status == OK)
         *out = training;
@@ -55,6 +58,7 @@ void training_free(Training *training)
     if (training == NULL)
         return;
     curve_cache_free(&training->curves);
+    replay_future_free(&training->future);
     mem_free(training->events);
     mem_free(training->first_object);
     mem_free(training);
@@ -168,6 +172,12 @@ const PackedTrace *training_trace(const Training *training)
     return training->trace;
 }
 
+Status training_future(Training *training, const Plan *plan, const ReplayFuture **future)
+{
+    *future = &training->future;
+    return replay_prepare(training->trace, plan, &training->future);
+}
+
 const uint64_t *training_events(const Training *training, uint32_t layer)
 {
     return training->events + training->first_object[layer];
@@ -191,17 +201,18 @@ static Status learn_predictor(const Training *training, Plan *plan)
     return OK;
 }
 
-/* The budget first: it says how many the layers keep and begin with. */
+/* The budget before those that the layers keep and begin with, and behind the predictor, since it
+ * depends on what is prefetched. */
 static Status learn(Training *training, Plan *plan)
 {
+    if (plan->prefetch.table.choice == TABLE_TRAINED)
+        TRY(learn_predictor(training, plan));
     if (plan->buffer.budget.choice != BUDGET_UNIFORM)
         TRY(learn_budget(training, plan));
     if (plan->buffer.hot.choice == HOT_HOTTEST)
         TRY(learn_hottest(training, plan, &plan->buffer.hot));
     if (plan->buffer.initial.choice == HOT_HOTTEST)
         TRY(learn_hottest(training, plan, &plan->buffer.initial));
-    if (plan->prefetch.table.choice == TABLE_TRAINED)
-        TRY(learn_predictor(training, plan));
     return OK;
 }
 

@@ -29,6 +29,8 @@ static Status text_of_curves(const Plan *plan, char **text)
     Plan plain = plan_default();
     plain.seed = plan->seed;
     plain.buffer = plan->buffer;
+    plain.prefetch = plan->prefetch;
+    plain.compute = plan->compute;
     plain.buffer.slots = 1;
     plain.buffer.bytes = 0;
     plain.buffer.budget = (PlanLearned){0};
@@ -100,17 +102,23 @@ static Status share_by_skew(const Training *training, const BudgetShares *shares
     return OK;
 }
 
-/* Bytes that a miss loads, where they are known of every layer. */
+/* What an expert of the layer costs to load: its bytes, where they are known of every layer. */
+static uint64_t cost_of_load(const PackedTrace *trace, uint32_t layer)
+{
+    for (uint32_t i = 0; i < trace->n_layers; i++)
+        if (trace->layers[i].expert_bytes == 0)
+            return 1;
+    return trace->layers[layer].expert_bytes;
+}
+
 static Status cost_of(const PackedTrace *trace, const LayerCurves *curves, uint64_t **cost)
 {
-    bool known = true;
-    for (uint32_t i = 0; i < trace->n_layers; i++)
-        known = known && trace->layers[i].expert_bytes > 0;
     for (uint32_t i = 0; i < trace->n_layers; i++) {
         size_t points = (size_t)trace->layers[i].experts + 1;
+        uint64_t each = cost_of_load(trace, i);
         TRY(mem_new(&cost[i], points, sizeof *cost[i], "budget"));
         for (size_t n = 0; n < points; n++)
-            cost[i][n] = curves->misses[i][n] * (known ? trace->layers[i].expert_bytes : 1);
+            cost[i][n] = curves->loads[i][n] * each;
     }
     return OK;
 }
@@ -128,6 +136,72 @@ static Status share_by_curves(Training *training, CurveCache *cache, const Plan 
     for (uint32_t i = 0; i < shares->n_layers; i++)
         mem_free(cost[i]);
     mem_free(cost);
+    return status;
+}
+
+static Status table_of_slots(const PackedTrace *trace, const uint32_t *slots, PlanTable **table)
+{
+    uint32_t n = trace->n_layers;
+    TRY(plan_table_new(TABLE_NUMBERS, n, n, n, table));
+    PlanTableParts parts = plan_table_parts(*table);
+    for (uint32_t i = 0; i < n; i++) {
+        parts.layer[i] = trace->layers[i].layer;
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = i + 1;
+        parts.value[i] = slots[i];
+    }
+    return OK;
+}
+
+/* What all layers load together with SLOTS, by a replay. */
+static Status cost_together(Training *training, const Plan *plan, const uint32_t *slots,
+                            uint64_t *cost)
+{
+    const PackedTrace *trace = training_trace(training);
+    PlanTable *table;
+    Plan given = *plan;
+    uint64_t *loads;
+    TRY(mem_new(&loads, trace->n_layers, sizeof *loads, "budget"));
+    Status status = table_of_slots(trace, slots, &table);
+    if (status == OK) {
+        given.buffer.budget = (PlanLearned){.table = table};
+        status = layer_loads(training, &given, loads);
+        plan_table_release(table);
+    }
+    *cost = 0;
+    for (uint32_t i = 0; i < trace->n_layers; i++)
+        *cost += loads[i] * cost_of_load(trace, i);
+    mem_free(loads);
+    return status;
+}
+
+/* Where prefetches of several layers are in flight at once, what a layer loads depends on the
+ * others, so that curves do not add up: SLOTS become EQUAL where those load less together. */
+static Status prefer_equal(Training *training, const Plan *plan, const uint32_t *equal,
+                           uint32_t *slots)
+{
+    uint64_t cost;
+    uint64_t cost_of_equal;
+    TRY(cost_together(training, plan, slots, &cost));
+    TRY(cost_together(training, plan, equal, &cost_of_equal));
+    if (cost_of_equal < cost)
+        memcpy(slots, equal, training_trace(training)->n_layers * sizeof *slots);
+    return OK;
+}
+
+static Status share_optimally(Training *training, CurveCache *cache, const Plan *plan,
+                              const BudgetShares *shares, uint32_t *slots)
+{
+    const PackedTrace *trace = training_trace(training);
+    uint32_t *equal;
+    TRY(share_by_curves(training, cache, plan, shares, slots));
+    if (!plan_prefetches(plan) || plan->prefetch.distance == 1)
+        return OK;
+    TRY(mem_new(&equal, trace->n_layers, sizeof *equal, "budget"));
+    Status status = plan_slots(plan, trace->layers, trace->n_layers, equal);
+    if (status == OK)
+        status = prefer_equal(training, plan, equal, slots);
+    mem_free(equal);
     return status;
 }
 
@@ -149,21 +223,7 @@ static Status share_out(Training *training, CurveCache *cache, const Plan *plan,
     }
     if (plan->buffer.budget.choice == BUDGET_SKEW)
         return share_by_skew(training, &shares, slots);
-    return share_by_curves(training, cache, plan, &shares, slots);
-}
-
-static Status table_of_slots(const PackedTrace *trace, const uint32_t *slots, PlanTable **table)
-{
-    uint32_t n = trace->n_layers;
-    TRY(plan_table_new(TABLE_NUMBERS, n, n, n, table));
-    PlanTableParts parts = plan_table_parts(*table);
-    for (uint32_t i = 0; i < n; i++) {
-        parts.layer[i] = trace->layers[i].layer;
-        parts.first_row[i + 1] = i + 1;
-        parts.first_value[i + 1] = i + 1;
-        parts.value[i] = slots[i];
-    }
-    return OK;
+    return share_optimally(training, cache, plan, &shares, slots);
 }
 
 Status train_budget(Training *training, CurveCache *cache, const Plan *plan, PlanTable **table)

@@ -138,11 +138,6 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {"\"buffer\": {\"slots\": 4, \"budget\": \"fair\"}",
          "buffer.budget: \"fair\", allowed are uniform, skew, optimal"},
         {"\"buffer\": {\"slots\": 4, \"budget\": null}", "buffer.budget: must be a word"},
-        {"\"buffer\": {\"slots\": 4, \"budget\": \"optimal\"}, \"prefetch\": {\"predictor\": "
-         "\"previous-step\"}",
-         "buffer.budget: \"optimal\" does not go with prefetch.predictor \"previous-step\""},
-        {"\"buffer\": {\"slots\": 4, \"budget\": \"optimal\", \"evict\": \"ema-score\"}",
-         "buffer.budget: \"optimal\" does not go with buffer.evict \"ema-score\""},
         {"\"buffer\": {\"budget\": \"optimal\"}", "buffer: needs \"slots\" or \"bytes\""},
         {"\"buffer\": {\"budget\": {\"0\": [1]}}", "buffer.budget.0: must be a whole number"},
         {"\"buffer\": {\"budget\": {\"0\": 65536}}", "buffer.budget.0: 65536, allowed"},

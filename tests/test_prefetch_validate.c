@@ -132,14 +132,12 @@ static void a_slow_link_cancels_prefetches_and_changes_no_decision(void **unused
     }
 }
 
-/* Plans of one study that read different things of a trace, each as it does alone. */
-static void a_sweep_gives_what_simulate_gives(void **state)
+/* Each plan of a study gives what it gives alone, and the executor obeys it. Plans that learn do so
+ * from the first half. */
+static void sweep_and_repeat(const char *text_of_study, bool learns)
 {
-    (void)state;
-    static const char STUDY[] =
-        "{\"moebius_study\": 1, \"name\": \"signals\", \"grid\": {\"buffer.slots\": [4], "
-        "\"buffer.evict\": [\"lru\", \"ema-score\"], \"prefetch.distance\": [1, 2], "
-        "\"prefetch.predictor\": [\"next-gate\", \"activation-match:4\"]}}";
+    const char *option = learns ? "--train" : "--set";
+    const char *value = learns ? "0:0.5" : "buffer.slots=4";
     char study[256];
     char out[256];
     char plan[256];
@@ -149,7 +147,8 @@ static void a_sweep_gives_what_simulate_gives(void **state)
     snprintf(study, sizeof study, "%s", scratch_path("study.json"));
     snprintf(out, sizeof out, "%s", scratch_path("study.db"));
     snprintf(plan, sizeof plan, "%s", scratch_path("plan.json"));
-    assert_ok(file_write_all(study, STUDY, strlen(STUDY)));
+    assert_ok(file_write_all(study, text_of_study, strlen(text_of_study)));
+    unlink(out);
     RUN("sweep", "--trace", trace, "--study", study, "--out", out, "--jobs", "2");
     assert_done();
     assert_int_equal(sqlite3_open(out, &db), SQLITE_OK);
@@ -161,7 +160,10 @@ static void a_sweep_gives_what_simulate_gives(void **state)
         const char *text = (const char *)sqlite3_column_text(rows, 0);
         cJSON *json;
         assert_ok(file_write_all(plan, text, strlen(text)));
-        RUN("simulate", "--trace", trace, "--plan", plan, "--json");
+        RUN("validate", "--trace", trace, "--plan", plan, option, value, "--routing", forced,
+            "--threads", "1");
+        assert_done();
+        RUN("simulate", "--trace", trace, "--plan", plan, option, value, "--json");
         assert_done();
         assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
         assert_true(cJSON_GetObjectItemCaseSensitive(json, "misses")->valuedouble ==
@@ -175,6 +177,28 @@ static void a_sweep_gives_what_simulate_gives(void **state)
     sqlite3_close(db);
 }
 
+/* Plans of one study that read different things of a trace. */
+static void a_sweep_gives_what_simulate_gives(void **state)
+{
+    (void)state;
+    sweep_and_repeat("{\"moebius_study\": 1, \"name\": \"signals\", \"grid\": "
+                     "{\"buffer.slots\": [4], \"buffer.evict\": [\"lru\", \"ema-score\"], "
+                     "\"prefetch.distance\": [1, 2], "
+                     "\"prefetch.predictor\": [\"next-gate\", \"activation-match:4\"]}}",
+                     false);
+}
+
+/* ... and whose budgets are learnt from them. */
+static void budgets_learnt_with_scores_and_predictions_are_obeyed(void **state)
+{
+    (void)state;
+    sweep_and_repeat("{\"moebius_study\": 1, \"name\": \"budgets\", \"base\": {\"buffer\": "
+                     "{\"slots\": 4, \"budget\": \"optimal\"}}, \"grid\": "
+                     "{\"buffer.evict\": [\"lru\", \"ema-score\"], \"prefetch.distance\": [1, 2], "
+                     "\"prefetch.predictor\": [\"next-gate\", \"activation-match:4\"]}}",
+                     true);
+}
+
 int main(void)
 {
     memory_install();
@@ -182,6 +206,7 @@ int main(void)
         cmocka_unit_test(every_predictor_order_and_scope_agrees_event_by_event),
         cmocka_unit_test(a_predictor_that_needs_the_future_is_refused_without_forced_routing),
         cmocka_unit_test(a_sweep_gives_what_simulate_gives),
+        cmocka_unit_test(budgets_learnt_with_scores_and_predictions_are_obeyed),
         cmocka_unit_test(a_slow_link_cancels_prefetches_and_changes_no_decision),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);

@@ -83,7 +83,7 @@ static Plan make_plan(const PackedTrace *trace, const char *evict, ReplayOrder o
         plan.buffer.hot.choice = HOT_HOTTEST;
     if (!eviction_needs_future(evict) && random_below(state, 3) == 0)
         plan.buffer.initial.choice = HOT_HOTTEST;
-    assert_ok(learn_plan(trace, &all, &plan, &learnt));
+    assert_ok(learn_plan(trace, NULL, &all, &plan, &learnt));
     return learnt;
 }
 

@@ -235,7 +235,7 @@ static void the_hot_set_is_what_most_events_of_the_training_part_need(void **unu
         plan.buffer.initial.choice = HOT_HOTTEST;
         uint32_t steps = 1 + random_below(&state, n_steps(&trace));
         const TraceParts parts = {.trains = true, .train = {0, steps}};
-        assert_ok(learn_plan(&trace.packed, &parts, &plan, &learnt));
+        assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
         assert_null(plan_unlearned(&learnt));
         assert_hottest(&plan, learnt.buffer.hot.table, steps);
         assert_hottest(&plan, learnt.buffer.initial.table, steps);
@@ -281,7 +281,7 @@ static void no_other_hot_set_misses_less_where_it_was_learnt(void **unused)
         Plan learnt;
         plan.buffer.hot.choice = HOT_HOTTEST;
         const TraceParts parts = {.trains = true, .train = {0, trace.packed.n_steps}};
-        assert_ok(learn_plan(&trace.packed, &parts, &plan, &learnt));
+        assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
         uint64_t best = misses_when_warm(&learnt);
         plan_free(&learnt);
         for (uint32_t set = 0; set < 1u << trace.layers[0].experts; set++) {
@@ -295,16 +295,22 @@ static void no_other_hot_set_misses_less_where_it_was_learnt(void **unused)
     }
 }
 
-static uint64_t bytes_loaded(const Plan *plan)
+static BufferCounts counts_of(const Plan *plan)
 {
     ReplayFuture future = {0};
     ReplayResult result;
     assert_ok(replay_prepare(&trace.packed, plan, &future));
     assert_ok(replay_run(&trace.packed, plan, &future, NULL, NULL, &result));
-    uint64_t bytes = result.total.counts.bytes_loaded;
+    BufferCounts counts = result.total.counts;
     replay_result_free(&result);
     replay_future_free(&future);
-    return bytes;
+    return counts;
+}
+
+static uint64_t bytes_loaded(const Plan *plan)
+{
+    BufferCounts counts = counts_of(plan);
+    return counts.bytes_loaded + counts.bytes_prefetched;
 }
 
 static PlanTable *table_of_slots(const uint32_t *slots)
@@ -332,7 +338,7 @@ static uint64_t try_all_shares(const Plan *plan, const TraceParts *parts, uint32
         Plan given = *plan;
         Plan learnt;
         given.buffer.budget = (PlanLearned){.table = table_of_slots(slots)};
-        assert_ok(learn_plan(&trace.packed, parts, &given, &learnt));
+        assert_ok(learn_plan(&trace.packed, NULL, parts, &given, &learnt));
         best = bytes_loaded(&learnt);
         plan_free(&learnt);
         plan_free(&given);
@@ -347,6 +353,16 @@ static uint64_t try_all_shares(const Plan *plan, const TraceParts *parts, uint32
     return best;
 }
 
+/* Makes a trace of few enough shares to try them all. */
+static void make_small_trace(uint64_t *state)
+{
+    do {
+        if (trace.packed.layers != NULL)
+            ref_trace_free(&trace);
+        ref_trace_make(&trace, random_next(state), 20);
+    } while (trace.n_layers > 3);
+}
+
 static void optimal_budgets_load_no_more_than_any_other_where_they_were_learnt(void **unused)
 {
     (void)unused;
@@ -356,11 +372,7 @@ static void optimal_budgets_load_no_more_than_any_other_where_they_were_learnt(v
     for (uint64_t seed = 1; seed <= 60; seed++) {
         uint32_t slots[REF_LAYERS];
         Plan learnt;
-        do { /* few enough shares to try them all */
-            if (trace.packed.layers != NULL)
-                ref_trace_free(&trace);
-            ref_trace_make(&trace, random_next(&state), 20);
-        } while (trace.n_layers > 3);
+        make_small_trace(&state);
         Plan plan = make_plan(EVICT[seed % 8], (ReplayOrder)random_below(&state, REPLAY_ORDERS),
                               SCOPE_LAYER, 1 + random_below(&state, 4));
         if (random_below(&state, 2)) {
@@ -374,7 +386,7 @@ static void optimal_budgets_load_no_more_than_any_other_where_they_were_learnt(v
         const TraceParts parts = {
             .trains = true, .train = {0, trace.packed.n_steps}, .test = {0, trace.packed.n_steps}};
         uint64_t each = plan.buffer.bytes > 0 ? plan.buffer.bytes : plan.buffer.slots;
-        assert_ok(learn_plan(&trace.packed, &parts, &plan, &learnt));
+        assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
         uint64_t bytes = bytes_loaded(&learnt);
         uint64_t best = try_all_shares(&plan, &parts, 0, slots, each * trace.n_layers);
         bool may_be_empty = plan.buffer.order == ORDER_STAGED && plan.buffer.bytes > 0;
@@ -385,6 +397,57 @@ static void optimal_budgets_load_no_more_than_any_other_where_they_were_learnt(v
                      (unsigned long long)best);
         plan_free(&learnt);
     }
+    ref_trace_free(&trace);
+}
+
+/* With distance 1 all that is in flight is of one layer, so that layers do not depend on each
+ * other. Farther ahead they may: then equal shares are the bound. */
+static void optimal_budgets_count_what_is_loaded_ahead(void **unused)
+{
+    (void)unused;
+    static const char *const PREDICTORS[] = {"frequency", "previous-step", "transition", "oracle",
+                                             "synthetic:0.8,0.5"};
+    static const char *const EVICT[] = {"lru", "lfu", "lifo-inactive-first", "static", "arc"};
+    uint64_t state = 12;
+    uint64_t prefetches = 0;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        uint32_t slots[REF_LAYERS];
+        Plan learnt;
+        Plan equal;
+        make_small_trace(&state);
+        Plan plan = make_plan(EVICT[seed % 5], (ReplayOrder)random_below(&state, REPLAY_ORDERS),
+                              SCOPE_LAYER, 1 + random_below(&state, 4));
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "%s",
+                 PREDICTORS[seed / 5 % 5]);
+        plan.prefetch.distance = 1 + random_below(&state, 2);
+        if (strcmp(plan.prefetch.predictor, "oracle") == 0)
+            snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "oracle:%u",
+                     plan.prefetch.distance);
+        if (seed / 5 % 5 == 0 || seed / 5 % 5 == 2)
+            plan.prefetch.table.choice = random_below(&state, 2) ? TABLE_TRAINED : 0;
+        plan.prefetch.max_inflight = 1 + random_below(&state, 3);
+        plan.buffer.budget.choice = BUDGET_OPTIMAL;
+        plan.buffer.hot.choice = eviction_needs_hot(plan.buffer.evict) ? HOT_HOTTEST : HOT_NONE;
+        const TraceParts parts = {
+            .trains = true, .train = {0, trace.packed.n_steps}, .test = {0, trace.packed.n_steps}};
+        assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
+        uint64_t bytes = bytes_loaded(&learnt);
+        plan_free(&learnt);
+        plan.buffer.budget.choice = BUDGET_UNIFORM;
+        assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &equal));
+        assert_true(bytes <= bytes_loaded(&equal));
+        prefetches += counts_of(&equal).prefetches;
+        plan_free(&equal);
+        uint64_t best =
+            try_all_shares(&plan, &parts, 0, slots, (uint64_t)plan.buffer.slots * trace.n_layers);
+        if (plan.prefetch.distance == 1 ? bytes != best : bytes < best)
+            fail_msg("trace %llu: %s, order %s, %s: loads %llu bytes, the fewest are %llu",
+                     (unsigned long long)seed, plan.buffer.evict,
+                     plan_order_name(plan.buffer.order), plan.prefetch.predictor,
+                     (unsigned long long)bytes, (unsigned long long)best);
+    }
+    print_message("%llu prefetches\n", (unsigned long long)prefetches);
+    assert_true(prefetches > 100);
     ref_trace_free(&trace);
 }
 
@@ -483,7 +546,7 @@ static void trained_predictors_decide_as_plain_counts_over_the_training_part(voi
         if (i % 2 && random_below(&state, 2))
             training.successors = plan.prefetch.successors = 1 + random_below(&state, 6);
         const TraceParts parts = {.trains = true, .train = {0, training.steps}};
-        assert_ok(learn_plan(&trace.packed, &parts, &plan, &learnt));
+        assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
         wanted.argument = &training;
         ref_run_prefetch(&wanted, &trace, &learnt);
         const BufferAction *at = wanted.buffer.actions;
@@ -558,7 +621,7 @@ static void skewed_layers_get_the_fewer_slots(void **unused)
     }
     plan.buffer.budget.choice = BUDGET_SKEW;
     const TraceParts parts = {.trains = true, .train = {0, 60}};
-    assert_ok(learn_plan(&packed, &parts, &plan, &learnt));
+    assert_ok(learn_plan(&packed, NULL, &parts, &plan, &learnt));
     /* 12 and 2 effective experts share 14 slots. */
     assert_int_equal(plan_table_list(learnt.buffer.budget.table, 2).values[0], 12);
     assert_int_equal(plan_table_list(learnt.buffer.budget.table, 5).values[0], 2);
@@ -573,7 +636,7 @@ static void a_plan_with_nothing_to_learn_stays_as_it_is(void **unused)
     Plan plan = make_plan("lru", ORDER_BATCH, SCOPE_LAYER, 2);
     Plan learnt;
     const TraceParts parts = {.test = {0, trace.packed.n_steps}};
-    assert_ok(learn_plan(&trace.packed, &parts, &plan, &learnt));
+    assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
     assert_memory_equal(&plan, &learnt, sizeof plan);
     ref_trace_free(&trace);
 }
@@ -591,7 +654,7 @@ static void every_failed_allocation_of_training_is_reported_and_leaks_nothing(vo
     plan.prefetch.table.choice = TABLE_TRAINED;
     for (FailingAllocation failing = {0}; failing_next(&failing);) {
         Plan learnt = {0};
-        Status status = learn_plan(&trace.packed, &parts, &plan, &learnt);
+        Status status = learn_plan(&trace.packed, NULL, &parts, &plan, &learnt);
         failing_end(&failing, status);
         plan_free(&learnt);
     }
@@ -608,6 +671,7 @@ int main(void)
         cmocka_unit_test(the_hot_set_is_what_most_events_of_the_training_part_need),
         cmocka_unit_test(no_other_hot_set_misses_less_where_it_was_learnt),
         cmocka_unit_test(optimal_budgets_load_no_more_than_any_other_where_they_were_learnt),
+        cmocka_unit_test(optimal_budgets_count_what_is_loaded_ahead),
         cmocka_unit_test(trained_predictors_decide_as_plain_counts_over_the_training_part),
         cmocka_unit_test(tables_of_predictors_that_do_not_fit_are_refused),
         cmocka_unit_test(skewed_layers_get_the_fewer_slots),

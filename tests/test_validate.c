@@ -123,6 +123,8 @@ static void learnt_budgets_and_warm_starts_agree(void **state)
         {"buffer.evict=lru", "buffer.budget=optimal", "buffer.slots=2"},
         {"buffer.evict=belady", "buffer.budget=optimal", "buffer.slots=2"},
         {"prefetch.predictor=transition", "prefetch.table=trained", "prefetch.successors=3"},
+        {"prefetch.predictor=transition", "prefetch.table=trained", "buffer.budget=optimal"},
+        {"prefetch.predictor=pre-gate", "buffer.evict=lifo", "buffer.budget=optimal"},
         {"prefetch.predictor=frequency", "prefetch.table=trained", "buffer.initial=hottest"},
     };
     static const char *const ORDERS[] = {"buffer.order=serial", "buffer.order=batch",

@@ -139,6 +139,11 @@ static inline bool calibration_runs_at_once(const Calibration *c)
     return strcmp(c->options->device, "cpu") == 0;
 }
 
+static inline double at_least_0(double ns)
+{
+    return ns > 0 ? ns : 0;
+}
+
 /* True when steps of the open model under its plan can ask the router of the next MoE layer. */
 bool calibration_looks_ahead(const Calibration *c);
 /* Such a plan: C's own buffer, or one with room for ALL experts, so that in the end nothing waits.
@@ -251,6 +256,16 @@ Status calibrate_ahead(Calibration *c);
 Status calibrate_cold(Calibration *c);
 /* ... and steps that load experts, with a buffer for those of one token. */
 Status calibrate_loads(Calibration *c);
+/* ... small ones, which the host needs BEGIN_NS to begin, with making the queue wait for them, and
+ * which are followed after AFTER_NS (the table after/load). The plan is another one then. */
+Status calibrate_turns(Calibration *c, double begin_ns, double after_ns);
+/* What passes before an event's first load starts, from the host's beginning it on, and after its
+ * last and after queueing. Means over the events of a stamped step. */
+void calibration_around(const StepOutput *output, double *lag_ns, double *after_ns);
+/* The shape key of the experts of the decoder's last MoE layer. */
+void calibration_experts_shape(const Calibration *c, char shape[160]);
+/* Forces TOKENS on ACTIVE experts, half of all at the most: of even numbers, or the SECOND half. */
+void calibration_turn_over(Calibration *c, uint32_t tokens, uint32_t active, bool second);
 /* Experts on the host's cores: C's plan computes all that it misses there. */
 Status calibrate_host(Calibration *c);
 /* What the model needs of device memory. */

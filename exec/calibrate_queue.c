@@ -61,7 +61,6 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
         TRY(calibration_step(c, kind, i % 2 == 0, &output, &ns));
     for (uint32_t r = 0; r < QUEUE_REPEATS; r++) {
         if (!one_thread) {
-            calibration_do_other_things(c);
             TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
             size_t row = (size_t)r * c->max_ops;
             keep_host_times(&output.host, c->plain_issue_ns + row, c->plain_decide_ns + row);
@@ -84,11 +83,6 @@ typedef struct {
     double issue_ns; /* as is queueing all other operations */
     double call_ns;  /* from the end of queueing to the end of the experts' call */
 } EventCost;
-
-static double at_least_0(double ns)
-{
-    return ns > 0 ? ns : 0;
-}
 
 static EventCost event_cost(const Calibration *c, const StepMeasured *measured, uint32_t i,
                             double *spread)

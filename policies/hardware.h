@@ -32,7 +32,8 @@
  *                      "tokens", where loads are small
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
- *                      end/load: to learn a load's time when the step is over
+ *                      end/load: to learn a load's time when the step is over; end/loads: in a
+ *                      step that has any (of the experts' shape)
  *   copy/gap           from the end of a load to the start of the next, which waits for it
  *   copy/together      of small loads that are copied together, by the bytes of all, where the
  *                      host has begun them long before; start/together: what passes before, from

@@ -70,11 +70,14 @@ static Status stamp(Timing *timing, const StepOp *op)
 }
 
 /* Kernels begin a lag after the host has begun to queue them, where the stream is free: the first
- * of an operation, and the last, which is queued at the end; and so does the stamp after it. */
+ * of an operation, and the last, which is queued at the end; and so does the stamp after it, whose
+ * time is part of NS. */
 static void queue_op(Timing *timing, const OpPrice *price, uint64_t ns)
 {
     uint64_t first_ns = timing->host_ns + timing->lag_ns;
-    int64_t last_ns = ((int64_t)ns - (int64_t)price->issue_ns) / (int64_t)price->kernels;
+    int64_t kernels_ns = (int64_t)ns - (int64_t)timing->queue_stamp_ns;
+    int64_t last_ns = (kernels_ns - (int64_t)price->issue_ns) / (int64_t)price->kernels +
+                      (int64_t)timing->queue_stamp_ns;
     timing->host_ns += price->issue_ns;
     timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
     timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
@@ -286,7 +289,8 @@ Status timing_end(Timing *timing, StepTime *step)
     if (!timing->one_thread)
         end_ns = later(end_ns, timing->host_ns);
     if (timing->waits)
-        end_ns += timing->wake_ns + timing->end_load_ns * timing->out.loads;
+        end_ns += timing->wake_ns + timing->end_load_ns * timing->out.loads +
+                  (timing->out.loads > 0 ? timing->end_loads_ns : 0);
     int64_t rest_ns = rest_of(timing);
     int64_t duration_ns = (int64_t)(end_ns - timing->start_ns) + rest_ns;
     timing->out.duration_ns = duration_ns > 0 ? (uint64_t)duration_ns : 0;

@@ -76,6 +76,7 @@ struct Timing {
         CostRef sync_together;
         CostRef issue_await;
         CostRef end_load;
+        CostRef end_loads;
         CostRef sync;
         CostRef lag;
         CostRef gap;
@@ -102,6 +103,7 @@ struct Timing {
     uint64_t sync_together_ns;
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
+    uint64_t end_loads_ns; /* of a step that has any */
     uint64_t sync_ns;
     uint64_t lag_ns;
     uint64_t gap_ns;

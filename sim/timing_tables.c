@@ -37,6 +37,7 @@ static const struct {
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
     {"host/reuse", offsetof(Timing, refs.reuse), NEEDED_BY_NONE},
     {"copy/gap", offsetof(Timing, refs.gap), NEEDED_BY_NONE},
+    {"end/loads", offsetof(Timing, refs.end_loads), NEEDED_BY_NONE},
     {"start/together", offsetof(Timing, refs.start_together), NEEDED_BY_NONE},
     {"sync/together", offsetof(Timing, refs.sync_together), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
@@ -270,10 +271,16 @@ static void price_stamps(Timing *timing)
     timing->issue_stamp_ns = constant_if_any(timing, &timing->refs.issue_stamp, 0);
 }
 
+static void price_ends(Timing *timing)
+{
+    timing->end_load_ns = constant(timing, &timing->refs.end_load);
+    timing->end_loads_ns = constant_if_any(timing, &timing->refs.end_loads, 0);
+}
+
 static void price_constants(Timing *timing)
 {
     if (is_needed(timing, NEEDED_BY_BUFFERS))
-        timing->end_load_ns = constant(timing, &timing->refs.end_load);
+        price_ends(timing);
     if (is_needed(timing, NEEDED_BY_QUEUES))
         price_queue(timing);
     if (is_needed(timing, NEEDED_BY_SMALL_LOADS))

@@ -4,11 +4,17 @@
 
 #include "base/memory.h"
 
+static uint32_t least_of(const BudgetShares *shares, uint32_t layer)
+{
+    uint32_t most = shares->experts[layer];
+    return shares->least[layer] < most ? shares->least[layer] : most;
+}
+
 static uint64_t give_least(const BudgetShares *shares, uint32_t *slots)
 {
     uint64_t used = 0;
     for (uint32_t i = 0; i < shares->n_layers; i++) {
-        slots[i] = shares->least < shares->experts[i] ? shares->least : shares->experts[i];
+        slots[i] = least_of(shares, i);
         used += slots[i] * shares->weight[i];
     }
     return used;
@@ -91,8 +97,8 @@ static uint64_t best_of_layer(const Table *table, uint32_t layer, uint64_t units
     const BudgetShares *shares = table->shares;
     uint32_t most = shares->experts[layer];
     uint64_t best = UINT64_MAX;
-    for (uint32_t n = shares->least < most ? shares->least : most;
-         n <= most && n * table->weight[layer] <= units; n++) {
+    for (uint32_t n = least_of(shares, layer); n <= most && n * table->weight[layer] <= units;
+         n++) {
         uint64_t rest = table->before[units - n * table->weight[layer]];
         if (rest == UINT64_MAX || rest + table->cost[layer][n] >= best)
             continue;

@@ -11,7 +11,7 @@ typedef struct {
     const uint32_t *experts; /* [n_layers] a layer has no use for more slots */
     const uint64_t *weight;  /* [n_layers] what a slot takes of the budget */
     uint64_t budget;
-    uint32_t least; /* slots of every layer, 0 or 1; the budget has room for them */
+    const uint32_t *least; /* [n_layers] a layer has no fewer; the budget has room for them */
 } BudgetShares;
 
 /* In proportion to SHARE[n_layers], by highest averages (D'Hondt): one slot after the other to the

@@ -21,12 +21,27 @@ void layer_curves_free(LayerCurves *curves)
     *curves = (LayerCurves){0};
 }
 
-static void count_lookups(const PackedTrace *trace, LayerCurves *curves)
+uint32_t layer_least_slots(const Plan *plan, const TraceLayer *layer)
 {
-    PackedCursor cursor = packed_cursor(trace);
-    PackedEvent event;
-    while (packed_next(&cursor, &event))
-        curves->loads[event.layer_index][0] += event.n_active;
+    uint32_t hot = plan_table_list(plan->buffer.hot.table, layer->layer).n;
+    uint32_t initial = plan_table_list(plan->buffer.initial.table, layer->layer).n;
+    uint32_t least = plan->buffer.order == ORDER_STAGED ? 0 : 1;
+    least = hot > least ? hot : least;
+    return initial > least ? initial : least;
+}
+
+Status layer_slots_table(const PackedTrace *trace, const uint32_t *slots, PlanTable **table)
+{
+    uint32_t n = trace->n_layers;
+    TRY(plan_table_new(TABLE_NUMBERS, n, n, n, table));
+    PlanTableParts parts = plan_table_parts(*table);
+    for (uint32_t i = 0; i < n; i++) {
+        parts.layer[i] = trace->layers[i].layer;
+        parts.first_row[i + 1] = i + 1;
+        parts.first_value[i + 1] = i + 1;
+        parts.value[i] = slots[i];
+    }
+    return OK;
 }
 
 static uint32_t widest_layer(const PackedTrace *trace)
@@ -84,20 +99,52 @@ Status layer_loads(Training *training, const Plan *plan, uint64_t *loads)
     return status;
 }
 
-static Status replay_all(Training *training, const Plan *plan, LayerCurves *curves)
+/* One point of the curve of every layer that has as many as SLOTS[n_layers]; LOADS is scratch of
+ * the same size. */
+static Status replay_sized(Training *training, const Plan *plan, const uint32_t *slots,
+                           uint64_t *loads, LayerCurves *curves)
 {
     const PackedTrace *trace = training_trace(training);
-    uint64_t *loads;
-    TRY(mem_new(&loads, trace->n_layers, sizeof *loads, "miss curves"));
+    Plan sized = with_slots(plan, 0);
+    PlanTable *table;
+    TRY(layer_slots_table(trace, slots, &table));
+    sized.buffer.budget.table = table;
+    Status status = layer_loads(training, &sized, loads);
+    plan_table_release(table);
+    for (uint32_t i = 0; i < trace->n_layers && status == OK; i++)
+        if (slots[i] <= trace->layers[i].experts)
+            curves->loads[i][slots[i]] = loads[i];
+    return status;
+}
+
+/* A layer has no fewer slots than it may, and is then measured at those again. */
+static Status replay_sizes(Training *training, const Plan *plan, uint32_t *slots, uint64_t *loads,
+                           LayerCurves *curves)
+{
+    const PackedTrace *trace = training_trace(training);
+    uint32_t most = widest_layer(trace);
     Status status = OK;
-    for (uint32_t slots = 1; slots <= widest_layer(trace) && status == OK; slots++) {
-        const Plan sized = with_slots(plan, slots);
-        status = layer_loads(training, &sized, loads);
-        for (uint32_t i = 0; i < trace->n_layers && status == OK; i++)
-            if (slots <= trace->layers[i].experts)
-                curves->loads[i][slots] = loads[i];
+    for (uint32_t n = plan->buffer.order == ORDER_STAGED ? 0 : 1; n <= most && status == OK; n++) {
+        for (uint32_t i = 0; i < trace->n_layers; i++) {
+            uint32_t least = layer_least_slots(plan, &trace->layers[i]);
+            slots[i] = n > least ? n : least;
+        }
+        status = replay_sized(training, plan, slots, loads, curves);
     }
+    return status;
+}
+
+static Status replay_all(Training *training, const Plan *plan, LayerCurves *curves)
+{
+    uint32_t n_layers = training_trace(training)->n_layers;
+    uint32_t *slots;
+    uint64_t *loads = NULL;
+    TRY(mem_new(&slots, n_layers, sizeof *slots, "miss curves"));
+    Status status = mem_new(&loads, n_layers, sizeof *loads, "miss curves");
+    if (status == OK)
+        status = replay_sizes(training, plan, slots, loads, curves);
     mem_free(loads);
+    mem_free(slots);
     return status;
 }
 
@@ -105,11 +152,9 @@ Status layer_curves_measure(Training *training, const Plan *plan, LayerCurves *c
 {
     const Plan first = with_slots(plan, 1);
     Status status = make_curves(training_trace(training), curves);
-    if (status == OK) {
-        count_lookups(training_trace(training), curves);
+    if (status == OK)
         status = curve_is_exact(&first) ? pass_once(training, &first, curves)
                                         : replay_all(training, plan, curves);
-    }
     if (status != OK)
         layer_curves_free(curves);
     return status;

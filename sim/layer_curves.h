@@ -6,9 +6,15 @@
 
 typedef struct {
     uint32_t n_layers;
-    uint64_t *
-        *loads; /* [n_layers][experts + 1] by slots: misses and prefetches; 0 slots: lookups */
+    uint64_t **loads; /* [n_layers][experts + 1] by slots: misses and prefetches, from the fewest
+                         slots on that the plan allows; below: 0 */
 } LayerCurves;
+
+/* The fewest slots that PLAN allows a layer: what its own lists (buffer.hot, buffer.initial) need,
+ * and one but under order staged, which needs none for an event. */
+uint32_t layer_least_slots(const Plan *plan, const TraceLayer *layer);
+/* buffer.budget as a table: SLOTS [layers of TRACE]. Released with plan_table_release(). */
+Status layer_slots_table(const PackedTrace *trace, const uint32_t *slots, PlanTable **table);
 
 /* Of the training part under PLAN's eviction, order, hot set, initial residents and prefetching,
  * whose table has been learnt. A replay in which all layers have as many slots gives one point of

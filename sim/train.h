@@ -6,8 +6,9 @@
  *                   bytes, on demand and ahead, over the training part under the plan's eviction,
  *                   order and prefetching (sim/budget.h, sim/layer_curves.h); where sizes of
  *                   experts are not known, the fewest experts. Together the layers take no more
- *                   than they would with an equal share; each has one slot at least, but under
- *                   order staged with a budget in bytes
+ *                   than they would with an equal share; each has what its own lists in the plan
+ *                   need, and one slot at least, but under order staged, optimal or with a budget
+ *                   in bytes
  *   buffer.hot, buffer.initial
  *                   hottest: of each scope the experts that most events needed, as many as fit its
  *                   budget, hottest first; ties go to the lower layer, then the lower id

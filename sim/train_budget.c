@@ -1,5 +1,6 @@
 #include "sim/train_budget.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -139,20 +140,6 @@ static Status share_by_curves(Training *training, CurveCache *cache, const Plan 
     return status;
 }
 
-static Status table_of_slots(const PackedTrace *trace, const uint32_t *slots, PlanTable **table)
-{
-    uint32_t n = trace->n_layers;
-    TRY(plan_table_new(TABLE_NUMBERS, n, n, n, table));
-    PlanTableParts parts = plan_table_parts(*table);
-    for (uint32_t i = 0; i < n; i++) {
-        parts.layer[i] = trace->layers[i].layer;
-        parts.first_row[i + 1] = i + 1;
-        parts.first_value[i + 1] = i + 1;
-        parts.value[i] = slots[i];
-    }
-    return OK;
-}
-
 /* What all layers load together with SLOTS, by a replay. */
 static Status cost_together(Training *training, const Plan *plan, const uint32_t *slots,
                             uint64_t *cost)
@@ -162,7 +149,7 @@ static Status cost_together(Training *training, const Plan *plan, const uint32_t
     Plan given = *plan;
     uint64_t *loads;
     TRY(mem_new(&loads, trace->n_layers, sizeof *loads, "budget"));
-    Status status = table_of_slots(trace, slots, &table);
+    Status status = layer_slots_table(trace, slots, &table);
     if (status == OK) {
         given.buffer.budget = (PlanLearned){.table = table};
         status = layer_loads(training, &given, loads);
@@ -205,44 +192,69 @@ static Status share_optimally(Training *training, CurveCache *cache, const Plan 
     return status;
 }
 
-static Status share_out(Training *training, CurveCache *cache, const Plan *plan, uint64_t *weight,
-                        uint32_t *experts, uint32_t *slots)
+/* Of every layer, [n_layers]. */
+typedef struct {
+    uint64_t *weight;
+    uint32_t *experts;
+    uint32_t *least;
+    uint32_t *slots;
+} Layers;
+
+/* In proportion to skew a layer goes without slots only where there may be no room for one. */
+static uint32_t least_of(const Plan *plan, const TraceLayer *layer)
+{
+    uint32_t least = layer_least_slots(plan, layer);
+    bool may_be_none = plan->buffer.budget.choice == BUDGET_OPTIMAL || plan->buffer.bytes > 0;
+    return least == 0 && !may_be_none ? 1 : least;
+}
+
+static Status share_out(Training *training, CurveCache *cache, const Plan *plan, Layers *layers)
 {
     const PackedTrace *trace = training_trace(training);
     bool in_bytes = plan->buffer.bytes > 0;
     uint64_t each = in_bytes ? plan->buffer.bytes : plan->buffer.slots;
+    uint64_t needed = 0;
     BudgetShares shares = {.n_layers = trace->n_layers,
-                           .experts = experts,
-                           .weight = weight,
+                           .experts = layers->experts,
+                           .weight = layers->weight,
                            .budget = each * trace->n_layers,
-                           .least = plan->buffer.order == ORDER_STAGED && in_bytes ? 0 : 1};
-    TRY(plan_slots(plan, trace->layers, trace->n_layers, slots)); /* checks the sizes */
+                           .least = layers->least};
+    TRY(plan_slots(plan, trace->layers, trace->n_layers, layers->slots)); /* checks the sizes */
     for (uint32_t i = 0; i < trace->n_layers; i++) {
-        experts[i] = trace->layers[i].experts;
-        weight[i] = in_bytes ? trace->layers[i].expert_bytes : 1;
+        layers->experts[i] = trace->layers[i].experts;
+        layers->weight[i] = in_bytes ? trace->layers[i].expert_bytes : 1;
+        layers->least[i] = least_of(plan, &trace->layers[i]);
+        needed += layers->least[i] * layers->weight[i];
     }
+    if (needed > shares.budget)
+        return fail(ERR_INPUT,
+                    "buffer.budget: what the layers keep and begin with takes %" PRIu64
+                    ", all have %" PRIu64,
+                    needed, shares.budget);
     if (plan->buffer.budget.choice == BUDGET_SKEW)
-        return share_by_skew(training, &shares, slots);
-    return share_optimally(training, cache, plan, &shares, slots);
+        return share_by_skew(training, &shares, layers->slots);
+    return share_optimally(training, cache, plan, &shares, layers->slots);
 }
 
 Status train_budget(Training *training, CurveCache *cache, const Plan *plan, PlanTable **table)
 {
     const PackedTrace *trace = training_trace(training);
-    uint64_t *weight = NULL;
-    uint32_t *experts = NULL;
-    uint32_t *slots = NULL;
-    Status status = mem_new(&weight, trace->n_layers, sizeof *weight, "budget");
+    uint32_t n = trace->n_layers;
+    Layers layers = {0};
+    Status status = mem_new(&layers.weight, n, sizeof *layers.weight, "budget");
     if (status == OK)
-        status = mem_new(&experts, trace->n_layers, sizeof *experts, "budget");
+        status = mem_new(&layers.experts, n, sizeof *layers.experts, "budget");
     if (status == OK)
-        status = mem_new(&slots, trace->n_layers, sizeof *slots, "budget");
+        status = mem_new(&layers.least, n, sizeof *layers.least, "budget");
     if (status == OK)
-        status = share_out(training, cache, plan, weight, experts, slots);
+        status = mem_new(&layers.slots, n, sizeof *layers.slots, "budget");
     if (status == OK)
-        status = table_of_slots(trace, slots, table);
-    mem_free(slots);
-    mem_free(experts);
-    mem_free(weight);
+        status = share_out(training, cache, plan, &layers);
+    if (status == OK)
+        status = layer_slots_table(trace, layers.slots, table);
+    mem_free(layers.slots);
+    mem_free(layers.least);
+    mem_free(layers.experts);
+    mem_free(layers.weight);
     return status;
 }

@@ -13,6 +13,7 @@ typedef struct {
     BudgetShares shares;
     uint32_t experts[LAYERS];
     uint64_t weight[LAYERS];
+    uint32_t least[LAYERS];
     uint64_t costs[LAYERS][EXPERTS + 1];
     const uint64_t *cost[LAYERS];
 } Case;
@@ -42,15 +43,17 @@ static void make_case(uint64_t seed, Case *of)
     *of = (Case){.shares = {.n_layers = 1 + random_below(&seed, LAYERS),
                             .experts = of->experts,
                             .weight = of->weight,
-                            .least = random_below(&seed, 2)}};
+                            .least = of->least}};
     for (uint32_t i = 0; i < of->shares.n_layers; i++) {
         of->experts[i] = 1 + random_below(&seed, EXPERTS);
+        of->least[i] = random_below(&seed, 3) < 2 ? random_below(&seed, 2)
+                                                  : random_below(&seed, of->experts[i] + 1);
         of->weight[i] = equal ? 7 : WEIGHTS[random_below(&seed, 6)];
         of->costs[i][0] = 50 + random_below(&seed, 1000);
         for (uint32_t n = 1; n <= of->experts[i]; n++)
             of->costs[i][n] = of->costs[i][n - 1] * random_below(&seed, 11) / 9;
         of->cost[i] = of->costs[i];
-        least += of->shares.least * of->weight[i];
+        least += of->least[i] * of->weight[i];
     }
     of->shares.budget = least + random_below(&seed, equal ? 120 : 3000);
 }
@@ -61,7 +64,7 @@ static uint64_t try_all(const Case *of, uint32_t layer, uint32_t *slots)
     uint64_t best = UINT64_MAX;
     if (layer >= of->shares.n_layers || layer >= LAYERS)
         return used_by(of, slots) <= of->shares.budget ? cost_of(of, slots) : UINT64_MAX;
-    for (uint32_t n = of->shares.least; n <= of->experts[layer]; n++) {
+    for (uint32_t n = of->least[layer]; n <= of->experts[layer]; n++) {
         slots[layer] = n;
         uint64_t cost = try_all(of, layer + 1, slots);
         best = cost < best ? cost : best;
@@ -79,7 +82,7 @@ static void the_optimal_shares_cost_no_more_than_any_other(void **unused)
         make_case(seed, &of);
         assert_ok(budget_optimal(&of.shares, of.cost, slots));
         for (uint32_t i = 0; i < of.shares.n_layers; i++)
-            assert_in_range(slots[i], of.shares.least, of.experts[i]);
+            assert_in_range(slots[i], of.least[i], of.experts[i]);
         assert_true(used_by(&of, slots) <= of.shares.budget);
         if (cost_of(&of, slots) != try_all(&of, 0, other))
             fail_msg("case %llu: cost %llu, the least is %llu", (unsigned long long)seed,
@@ -101,7 +104,7 @@ static void weights_in_bytes_are_rounded_up_and_still_fit(void **unused)
         uint64_t least = 0;
         for (uint32_t i = 0; i < of.shares.n_layers; i++) {
             of.weight[i] = 9437184 + 2 * random_below(&state, 1000000) + 1;
-            least += of.shares.least * of.weight[i];
+            least += of.least[i] * of.weight[i];
         }
         of.shares.budget = least + random_below(&state, 100000000);
         assert_ok(budget_optimal(&of.shares, of.cost, slots));
@@ -131,7 +134,7 @@ static void proportional_shares_are_those_of_highest_averages(void **unused)
             for (uint32_t j = 0; j < of.shares.n_layers; j++) {
                 bool more = slots[j] < of.experts[j];
                 /* Nobody would rather have had the last slot of another of the same weight. */
-                if (more && slots[i] > of.shares.least && of.weight[i] == of.weight[j])
+                if (more && slots[i] > of.least[i] && of.weight[i] == of.weight[j])
                     assert_true(share[i] / slots[i] >= share[j] / (slots[j] + 1) - 1e-12);
                 if (more)
                     assert_true(used_by(&of, slots) + of.weight[j] > of.shares.budget);

@@ -52,7 +52,8 @@ static uint64_t fewest_bytes(const SharedPart *part, const Plan *plan, uint32_t 
     const RefTrace *ref = &part->it.ref;
     uint64_t best = UINT64_MAX;
     if (layer < ref->n_layers && layer < REF_LAYERS) {
-        for (uint32_t n = 1; n <= ref->layers[layer].experts && n <= left; n++) {
+        uint32_t least = plan->buffer.order == ORDER_STAGED ? 0 : 1;
+        for (uint32_t n = least; n <= ref->layers[layer].experts && n <= left; n++) {
             slots[layer] = n;
             uint64_t bytes = fewest_bytes(part, plan, layer + 1, slots, left - n);
             best = bytes < best ? bytes : best;

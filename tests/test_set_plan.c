@@ -61,6 +61,8 @@ static size_t make_plans(Plan *plans)
                            "\"hot\":{\"0\":[1,2],\"1\":[0,3,4],\"2\":[7]}}}");
     plans[n++] = make_plan("{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
                            "\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
+    plans[n++] = make_plan("{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\","
+                           "\"capacity_factor\":0.5},\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
     for (int mask = 1; mask >= 0; mask--) {
         char text[256];
         snprintf(text, sizeof text,
@@ -229,6 +231,54 @@ static void a_plan_that_does_not_fit_is_refused_and_changes_nothing(void **state
         executor_close(executors[i]);
 }
 
+static float largest_difference(const float *a, const float *b)
+{
+    float most = 0;
+    for (size_t i = 0; i < VOCABULARY; i++) {
+        float difference = a[i] > b[i] ? a[i] - b[i] : b[i] - a[i];
+        most = difference > most ? difference : most;
+    }
+    return most;
+}
+
+/* What is over the capacity is dropped, wherever the experts lie; then each runs on what it keeps,
+ * padded to the capacity or not. */
+static void static_gating_gives_the_same_numbers_with_a_buffer(void **state)
+{
+    (void)state;
+    static const char *const BUFFERS[] = {"null", "{\"slots\":3,\"evict\":\"lru\"}",
+                                          "{\"slots\":8,\"evict\":\"fifo\"}"};
+    const Plan dynamic = plan_default();
+    ExecutorOptions options = usual_options(&dynamic);
+    Executor *executors[4];
+    uint64_t random[4] = {7, 7, 7, 7};
+    float dropped = 0;
+    options.compute = COMPUTE_F32;
+    assert_ok(executor_open(checkpoint, &options, &executors[3]));
+    for (int i = 0; i < 3; i++) {
+        char text[256];
+        snprintf(text, sizeof text,
+                 "{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\",\"capacity_factor\":0.3},"
+                 "\"buffer\":%s}",
+                 BUFFERS[i]);
+        const Plan plan = make_plan(text);
+        options.plan = &plan;
+        assert_ok(executor_open(checkpoint, &options, &executors[i]));
+    }
+    for (uint32_t step = 0; step < (brief() ? 3 : STEPS); step++) {
+        StepOutput outputs[4];
+        for (int i = 0; i < 4; i++)
+            run_random(executors[i], step, &random[i], &outputs[i]);
+        for (int i = 1; i < 3; i++)
+            assert_true(largest_difference(outputs[0].logits, outputs[i].logits) < 1e-4f);
+        float difference = largest_difference(outputs[0].logits, outputs[3].logits);
+        dropped = difference > dropped ? difference : dropped;
+    }
+    assert_true(dropped > 1e-2f);
+    for (int i = 0; i < 4; i++)
+        executor_close(executors[i]);
+}
+
 static void every_failing_allocation_of_set_plan_leaves_all_as_it_was(void **state)
 {
     (void)state;
@@ -309,6 +359,7 @@ int main(void)
         cmocka_unit_test(after_set_plan_every_event_is_a_fresh_executors),
         cmocka_unit_test(what_fits_in_the_slots_needs_not_to_be_foretold),
         cmocka_unit_test(a_plan_that_does_not_fit_is_refused_and_changes_nothing),
+        cmocka_unit_test(static_gating_gives_the_same_numbers_with_a_buffer),
         cmocka_unit_test(every_failing_allocation_of_set_plan_leaves_all_as_it_was),
         cmocka_unit_test(the_memory_that_is_foretold_is_what_opening_takes),
     };

@@ -176,6 +176,15 @@ static Status prefer_equal(Training *training, const Plan *plan, const uint32_t 
     return OK;
 }
 
+/* Whether all layers have what they need with SLOTS. */
+static bool is_enough(const BudgetShares *shares, const uint32_t *slots)
+{
+    for (uint32_t i = 0; i < shares->n_layers; i++)
+        if (slots[i] < shares->least[i])
+            return false;
+    return true;
+}
+
 static Status share_optimally(Training *training, CurveCache *cache, const Plan *plan,
                               const BudgetShares *shares, uint32_t *slots)
 {
@@ -186,7 +195,7 @@ static Status share_optimally(Training *training, CurveCache *cache, const Plan 
         return OK;
     TRY(mem_new(&equal, trace->n_layers, sizeof *equal, "budget"));
     Status status = plan_slots(plan, trace->layers, trace->n_layers, equal);
-    if (status == OK)
+    if (status == OK && is_enough(shares, equal))
         status = prefer_equal(training, plan, equal, slots);
     mem_free(equal);
     return status;

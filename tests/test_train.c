@@ -451,17 +451,17 @@ static void optimal_budgets_count_what_is_loaded_ahead(void **unused)
     ref_trace_free(&trace);
 }
 
-/* The first N experts of every layer, or all it has. */
-static PlanTable *table_of_first(uint32_t n)
+/* The first N experts of each of N_LAYERS, or all it has. */
+static PlanTable *table_of_first(uint32_t n, uint32_t n_layers)
 {
     PlanTable *table;
     uint32_t used = 0;
-    for (uint32_t i = 0; i < trace.n_layers; i++)
+    for (uint32_t i = 0; i < n_layers; i++)
         used += n < trace.layers[i].experts ? n : trace.layers[i].experts;
-    assert_ok(plan_table_new(TABLE_LISTS, trace.n_layers, trace.n_layers, used, &table));
+    assert_ok(plan_table_new(TABLE_LISTS, n_layers, n_layers, used, &table));
     PlanTableParts parts = plan_table_parts(table);
     used = 0;
-    for (uint32_t i = 0; i < trace.n_layers; i++) {
+    for (uint32_t i = 0; i < n_layers; i++) {
         parts.layer[i] = trace.layers[i].layer;
         parts.first_row[i + 1] = i + 1;
         for (uint32_t e = 0; e < n && e < trace.layers[i].experts; e++)
@@ -481,9 +481,9 @@ static void every_layer_keeps_room_for_the_lists_of_the_plan(void **unused)
         Plan plan = make_plan(seed % 2 ? "static" : "lfu", (ReplayOrder)(seed % REPLAY_ORDERS),
                               SCOPE_LAYER, n + seed % 2);
         plan.buffer.budget.choice = seed % 5 < 3 ? BUDGET_OPTIMAL : BUDGET_SKEW;
-        plan.buffer.initial.table = table_of_first(n);
+        plan.buffer.initial.table = table_of_first(n, trace.n_layers);
         if (seed % 2)
-            plan.buffer.hot.table = table_of_first(n);
+            plan.buffer.hot.table = table_of_first(n, trace.n_layers);
         const TraceParts parts = {
             .trains = true, .train = {0, trace.packed.n_steps}, .test = {0, trace.packed.n_steps}};
         assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
@@ -501,12 +501,39 @@ static void every_layer_keeps_room_for_the_lists_of_the_plan(void **unused)
     Plan plan = make_plan("lru", ORDER_BATCH, SCOPE_LAYER, 1);
     Plan learnt;
     plan.buffer.budget.choice = BUDGET_OPTIMAL;
-    plan.buffer.initial.table = table_of_first(REF_EXPERTS);
+    plan.buffer.initial.table = table_of_first(REF_EXPERTS, trace.n_layers);
     const TraceParts parts = {.trains = true, .train = {0, 1}, .test = {0, 1}};
     assert_int_equal(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt), ERR_INPUT);
     assert_non_null(strstr(error_message(), "buffer.budget: what the layers keep and begin with"));
     plan_free(&plan);
     ref_trace_free(&trace);
+}
+
+/* One layer begins with more than an equal share, which is then no choice. */
+static void a_list_may_take_more_than_an_equal_share(void **unused)
+{
+    (void)unused;
+    uint32_t cases = 0;
+    for (uint64_t seed = 1; seed <= 60; seed++) {
+        Plan learnt;
+        ref_trace_make(&trace, seed, 20);
+        Plan plan = make_plan("lru", (ReplayOrder)(seed % REPLAY_ORDERS), SCOPE_LAYER, 2);
+        plan.buffer.budget.choice = BUDGET_OPTIMAL;
+        plan.buffer.initial.table = table_of_first(3, 1);
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "frequency");
+        plan.prefetch.distance = 2;
+        const TraceParts parts = {
+            .trains = true, .train = {0, trace.packed.n_steps}, .test = {0, trace.packed.n_steps}};
+        if (trace.n_layers > 1 && trace.layers[0].experts >= 3) {
+            assert_ok(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt));
+            bytes_loaded(&learnt); /* it can be replayed */
+            plan_free(&learnt);
+            cases++;
+        }
+        plan_free(&plan);
+        ref_trace_free(&trace);
+    }
+    assert_true(cases > 10);
 }
 
 /* Steps of the training part that need both. */
@@ -730,6 +757,7 @@ int main(void)
         cmocka_unit_test(no_other_hot_set_misses_less_where_it_was_learnt),
         cmocka_unit_test(optimal_budgets_load_no_more_than_any_other_where_they_were_learnt),
         cmocka_unit_test(every_layer_keeps_room_for_the_lists_of_the_plan),
+        cmocka_unit_test(a_list_may_take_more_than_an_equal_share),
         cmocka_unit_test(optimal_budgets_count_what_is_loaded_ahead),
         cmocka_unit_test(trained_predictors_decide_as_plain_counts_over_the_training_part),
         cmocka_unit_test(tables_of_predictors_that_do_not_fit_are_refused),

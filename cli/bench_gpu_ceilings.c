@@ -1,5 +1,6 @@
 #include "cli/bench_ceilings.h"
 #include "exec/cuda/device_arena.h"
+#include "exec/cuda/find_gpu.h"
 #include "exec/cuda/measure.h"
 
 enum { CEILING_BYTES = 1 << 30, CEILING_SIZE = 8192, UPLOAD_BYTES = 256 << 20 };
@@ -36,6 +37,7 @@ static Status measure_with(void *pinned, Ceilings *ceilings)
 Status ceilings_measure(Ceilings *ceilings)
 {
     void *pinned;
+    TRY(cuda_find_gpu());
     CUDA_TRY(cudaHostAlloc(&pinned, UPLOAD_BYTES, cudaHostAllocDefault));
     Status status = measure_with(pinned, ceilings);
     cudaFreeHost(pinned);

@@ -268,12 +268,23 @@ static Status check_cells(const MoeCell *cells, size_t n)
     return OK;
 }
 
+/* NULL stands for all. */
+static bool is_measured(const char *shape)
+{
+    bool found = shape == NULL;
+    for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES && !found; i++)
+        found = strcmp(shape, SHAPES[i].name) == 0;
+    return found;
+}
+
 Status bench_gpu_moe_layer(const BenchGpuOptions *options)
 {
     enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
     MoeCell cells[N_SHAPES * N_TOKENS];
     Ceilings ceilings = {0};
     size_t n = 0;
+    if (!is_measured(options->shape))
+        return fail(ERR_USAGE, "moe-layer: '%s' is no layer that is measured", options->shape);
     TRY(ceilings_measure(&ceilings));
     for (int i = 0; i < N_SHAPES; i++) {
         if (options->shape != NULL && strcmp(options->shape, SHAPES[i].name) != 0)
@@ -281,8 +292,6 @@ Status bench_gpu_moe_layer(const BenchGpuOptions *options)
         TRY(run_shape(&SHAPES[i], &ceilings, cells + n));
         n += N_TOKENS;
     }
-    if (n == 0)
-        return fail(ERR_USAGE, "moe-layer: '%s' is no layer that is measured", options->shape);
     TRY(options->json ? moe_cells_print_json(options, &ceilings, cells, n)
                       : moe_cells_print(&ceilings, cells, n));
     return check_cells(cells, n);

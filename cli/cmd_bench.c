@@ -13,13 +13,14 @@
 typedef struct {
     const char *name;
     Status (*run)(const BenchOptions *options, BenchReport *report);
+    bool runs_model;
 } Bench;
 
 static const Bench BENCHES[] = {
-    {"replay", bench_replay},
-    {"record", bench_record},
-    {"forward", bench_forward},
-    {"engine", bench_engine},
+    {"replay", bench_replay, false},
+    {"record", bench_record, true},
+    {"forward", bench_forward, true},
+    {"engine", bench_engine, false},
 };
 
 enum { N_BENCHES = sizeof BENCHES / sizeof BENCHES[0] };
@@ -46,13 +47,42 @@ static bool is_wanted(const Arguments *arguments, const Bench *bench)
     return arguments->which == NULL || strcmp(arguments->which, bench->name) == 0;
 }
 
-static Status check(const OptionTable *table, const Arguments *arguments)
+/* The options mean something to the benchmark; what was not given is then as it is by default. */
+static Status check_options(const OptionTable *table, Arguments *arguments, bool runs_model)
 {
+    BenchOptions *options = &arguments->options;
+    if (!runs_model && (options->model != NULL || options->device != NULL || options->threads > 0))
+        return options_fail(table,
+                            "'%s' runs no model: --model, --device and --threads have no "
+                            "meaning",
+                            arguments->which);
+    if (arguments->shape != NULL)
+        return options_fail(table, "--shape has no meaning without moe-layer or attention");
+    options->model = options->model != NULL ? options->model : "models/tiny-32x4";
+    options->device = options->device != NULL ? options->device : "cpu";
+    return OK;
+}
+
+static Status check_gpu_options(const OptionTable *table, const Arguments *arguments)
+{
+    const BenchOptions *options = &arguments->options;
+    if (options->model != NULL || options->threads > 0)
+        return options_fail(table, "--model and --threads have no meaning with %s",
+                            arguments->which);
+    if (options->device != NULL && strcmp(options->device, "cuda") != 0)
+        return options_fail(table, "--device: '%s', %s runs on cuda", options->device,
+                            arguments->which);
+    return OK;
+}
+
+static Status check(const OptionTable *table, Arguments *arguments)
+{
+    if (bench_gpu_find(arguments->which) != NULL)
+        return check_gpu_options(table, arguments);
     for (size_t i = 0; i < N_BENCHES; i++)
         if (is_wanted(arguments, &BENCHES[i]))
-            return OK;
-    if (bench_gpu_find(arguments->which) != NULL)
-        return OK;
+            return check_options(table, arguments,
+                                 arguments->which == NULL || BENCHES[i].runs_model);
     return options_fail(table, "'%s' is no benchmark", arguments->which);
 }
 
@@ -67,24 +97,24 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->which},
         {.name = "model",
          .argument = "DIR",
-         .help = "checkpoint (default models/tiny-32x4)",
+         .help = "record, forward: checkpoint (default models/tiny-32x4)",
          .kind = OPTION_TEXT,
          .value = &arguments->options.model},
         {.name = "device",
          .argument = "NAME",
-         .help = "backend (default cpu)",
+         .help = "record, forward: backend (default cpu)",
          .kind = OPTION_TEXT,
          .value = &arguments->options.device},
         {.name = "threads",
          .argument = "N",
-         .help = "of the CPU backend (default: all processors)",
+         .help = "record, forward: of the CPU backend (default: all processors)",
          .kind = OPTION_U32,
          .value = &arguments->options.threads,
          .least = 1,
          .most = MAX_THREADS},
         {.name = "shape",
          .argument = "NAME",
-         .help = "the one model that these measure (default: all)",
+         .help = "moe-layer, attention: the one model that is measured (default: all)",
          .kind = OPTION_TEXT,
          .value = &arguments->shape},
         JSON_OPTION(&arguments->json),
@@ -174,7 +204,7 @@ static Status print_report(const BenchReport *report)
 
 Status command_bench(int argc, char **argv)
 {
-    Arguments arguments = {.options = {.model = "models/tiny-32x4", .device = "cpu"}};
+    Arguments arguments = {0};
     BenchReport report = {0};
     const BenchCommand *command = argc > 1 ? bench_command_find(argv[1]) : NULL;
     if (command != NULL)

@@ -591,6 +591,14 @@ static void bench_refuses_what_it_does_not_know(void **state)
     (void)state;
     RUN("bench", "everything");
     assert_refused("'everything' is no benchmark");
+    RUN("bench", "engine", "--threads", "2");
+    assert_refused("'engine' runs no model: --model, --device and --threads have no meaning");
+    RUN("bench", "record", "--shape", "olmoe-1b-7b");
+    assert_refused("--shape has no meaning without moe-layer or attention");
+    RUN("bench", "moe-layer", "--model", model);
+    assert_refused("--model and --threads have no meaning with moe-layer");
+    RUN("bench", "attention", "--device", "cpu");
+    assert_refused("--device: 'cpu', attention runs on cuda");
     RUN("bench", "forward", "--model", "/nonexistent");
     assert_refused("/nonexistent");
     RUN("bench", "forward", "--model", model);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "exec/cuda/device.h"
+#include "exec/cuda/find_gpu.h"
 #include "exec/cuda/router.h"
 #include "exec/layout.h"
 
@@ -64,17 +65,6 @@ static Status make_streams(Device *device)
     return OK;
 }
 
-static Status find_device(void)
-{
-    int count = 0;
-    cudaError_t error = cudaGetDeviceCount(&count);
-    if (error != cudaSuccess || count == 0)
-        return fail(ERR_UNSUPPORTED, "device cuda: there is no GPU that can be used: %s",
-                    error != cudaSuccess ? cudaGetErrorString(error) : "none is visible");
-    CUDA_TRY(cudaSetDevice(0));
-    return OK;
-}
-
 static Status describe(Device *device)
 {
     struct cudaDeviceProp properties;
@@ -100,7 +90,7 @@ static size_t count_threads(const DeviceOptions *options)
 
 static Status open_parts(Device *device)
 {
-    TRY(find_device());
+    TRY(cuda_find_gpu());
     TRY(describe(device));
     TRY(make_streams(device));
     TRY(thread_pool_new(count_threads(&device->options), &device->pool));
@@ -195,7 +185,7 @@ static size_t own_bytes(const DeviceOptions *options, uint32_t multiprocessors)
 static Status cuda_sizes(const DeviceOptions *options, BackendSizes *sizes)
 {
     int multiprocessors;
-    TRY(find_device());
+    TRY(cuda_find_gpu());
     CUDA_TRY(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0));
     size_t element = element_bytes(compute_of(options));
     *sizes = (BackendSizes){.weight = element,

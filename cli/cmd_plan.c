@@ -214,12 +214,17 @@ static void print_pick(const Arguments *arguments, const Pick *pick)
     char lookups[NUMBER_BYTES];
     char loaded[NUMBER_BYTES];
     char memory[NUMBER_BYTES];
+    const bool sizes_known = pick->memory_bytes > 0;
     printf("%s: \"%s\", the best of %" PRIu64 " by %s\n", arguments->out, pick->plan.name,
            pick->candidates, BEST_NAMES[arguments->best]);
     print_time(&pick->time);
-    printf("miss ratio %.4f of %s lookups, %s loaded, %s for experts\n", miss_ratio(pick),
-           number_text(pick->lookups, lookups), bytes_text(pick->bytes_loaded, loaded),
-           bytes_text(pick->memory_bytes, memory));
+    printf("miss ratio %.4f of %s lookups, ", miss_ratio(pick),
+           number_text(pick->lookups, lookups));
+    if (sizes_known)
+        printf("%s loaded, %s for experts\n", bytes_text(pick->bytes_loaded, loaded),
+               bytes_text(pick->memory_bytes, memory));
+    else
+        printf("%s loads of experts of unknown size\n", number_text(pick->loads, loaded));
     if (pick->missing > 0)
         printf("%" PRIu64 " plans of the study have no result yet\n", pick->missing);
 }

@@ -269,11 +269,14 @@ static Status print_people(const Simulation *simulation)
     part_input_print(&simulation->parts, simulation->trace->n_steps);
     printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
-           "loaded last;\nyoung: one of the newest eighth. Experts take %s of device memory. "
-           "Replayed in %s.\n",
+           "loaded last;\nyoung: one of the newest eighth. ",
            number_text(counts->hits + counts->misses, lookups),
-           number_text(result->total.assignments, assignments),
-           bytes_text(result->memory_bytes, memory), duration_text(result->replay_ns, duration));
+           number_text(result->total.assignments, assignments));
+    if (result->memory_bytes > 0)
+        printf("Experts take %s of device memory. ", bytes_text(result->memory_bytes, memory));
+    else
+        printf("The trace does not say how large experts are. ");
+    printf("Replayed in %s.\n", duration_text(result->replay_ns, duration));
     print_host_share(simulation->plan, counts);
     return OK;
 }

@@ -15,17 +15,19 @@ static Status prepare_pick(const StudyReader *reader, const PickOptions *options
                            sqlite3_stmt **statement)
 {
     char columns[sizeof COLUMNS + sizeof TIMES];
-    char order[256];
+    char memory[128];
+    char order[512];
     const char *time = reader->has_times ? "total_ns, " : "";
     snprintf(columns, sizeof columns, "%s%s", COLUMNS, reader->has_times ? TIMES : "");
+    snprintf(memory, sizeof memory, "%s, slots * iif(scope = 'layer', %u, 1)", reader->memory,
+             reader->n_layers);
     if (options->best == PICK_TIME)
-        snprintf(order, sizeof order, "total_ns, %s, plan_id LIMIT 1", reader->memory);
+        snprintf(order, sizeof order, "total_ns, %s, plan_id LIMIT 1", memory);
     else if (options->best == PICK_MEMORY)
-        snprintf(order, sizeof order, "%s, %s%s, misses, plan_id LIMIT 1", reader->memory, time,
+        snprintf(order, sizeof order, "%s, %s%s, misses, plan_id LIMIT 1", memory, time,
                  reader->link);
     else
-        snprintf(order, sizeof order, "%s, misses, %s, plan_id LIMIT 1", reader->link,
-                 reader->memory);
+        snprintf(order, sizeof order, "%s, misses, %s, plan_id LIMIT 1", reader->link, memory);
     return study_reader_select(reader, columns, &options->conditions, order, statement);
 }
 

@@ -6,6 +6,8 @@
 #include "sim/plan_time.h"
 #include "sim/study_query.h"
 
+/* Of equal memory, as all have where the trace does not say how large experts are, the fewest slots
+ * come first. */
 typedef enum {
     PICK_TIME,   /* shortest time, then least memory; the study must have times */
     PICK_MISSES, /* fewest bytes over the link (loaded and prefetched), then fewest misses, then

@@ -54,6 +54,20 @@ static bool has_column(const StudyReader *reader, const char *column)
                                          NULL, NULL) == SQLITE_OK;
 }
 
+static Status count_layers(StudyReader *reader)
+{
+    static const char SQL[] = "SELECT count(*) FROM layer_result WHERE plan_id ="
+                              " (SELECT plan_id FROM layer_result LIMIT 1)";
+    sqlite3_stmt *statement = NULL;
+    int code = sqlite3_prepare_v2(reader->sqlite, SQL, -1, &statement, NULL);
+    if (code == SQLITE_OK)
+        code = sqlite3_step(statement);
+    if (code == SQLITE_ROW)
+        reader->n_layers = (uint32_t)sqlite3_column_int(statement, 0);
+    sqlite3_finalize(statement);
+    return code == SQLITE_ROW ? OK : study_reader_fail(reader, code);
+}
+
 /* What older studies lack. */
 static Status look_at_columns(StudyReader *reader)
 {
@@ -62,6 +76,7 @@ static Status look_at_columns(StudyReader *reader)
                        ? "bytes_loaded + ifnull(bytes_prefetched, 0)"
                        : "bytes_loaded";
     reader->memory = "memory_bytes";
+    TRY(count_layers(reader));
     if (!has_column(reader, "total_ns"))
         return OK;
     int code = sqlite3_prepare_v2(reader->sqlite, "SELECT 1 FROM result WHERE total_ns > 0 LIMIT 1",

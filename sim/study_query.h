@@ -25,6 +25,7 @@ typedef struct {
     bool has_times;     /* some result has a time */
     const char *memory; /* SQL of a row's memory: peak_bytes where the study has times, else
                            memory_bytes, of the experts alone */
+    uint32_t n_layers;  /* that results are of */
     const char *link;   /* SQL of its bytes over the link: demand loads and prefetches */
 } StudyReader;
 

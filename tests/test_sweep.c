@@ -755,6 +755,22 @@ static void the_pick_has_the_fewest_bytes_or_the_least_memory(void **unused)
     assert_int_equal(pick.memory_bytes, 900);
 }
 
+/* Imported traces seldom say how large experts are: all take 0 bytes of memory. */
+static void where_sizes_are_unknown_the_fewest_slots_are_the_least_memory(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("pick-slots.db");
+    make_study_db(path, "UPDATE result SET bytes_loaded = 0, memory_bytes = 0, misses = 50;"
+                        "UPDATE result SET slots = 3, misses = 60 WHERE evict = 'fifo';"
+                        "UPDATE result SET slots = 5, misses = 40, scope = 'device'"
+                        " WHERE evict = 'lifo'");
+    assert_string_equal(picked(path, (PickOptions){.best = PICK_MISSES}), "lifo");
+    assert_string_equal(picked(path, (PickOptions){.best = PICK_MEMORY}), "lifo");
+    assert_string_equal(
+        picked(path, (PickOptions){.best = PICK_MEMORY, .conditions.where = "scope = 'layer'"}),
+        "fifo");
+}
+
 static void ties_go_to_misses_then_memory_then_the_first_row(void **unused)
 {
     (void)unused;
@@ -931,6 +947,7 @@ int main(void)
         cmocka_unit_test(files_that_are_no_study_are_refused_and_left_alone),
         cmocka_unit_test(a_sweep_that_writes_nothing_leaves_no_file),
         cmocka_unit_test(the_pick_has_the_fewest_bytes_or_the_least_memory),
+        cmocka_unit_test(where_sizes_are_unknown_the_fewest_slots_are_the_least_memory),
         cmocka_unit_test(ties_go_to_misses_then_memory_then_the_first_row),
         cmocka_unit_test(policies_of_the_future_are_picked_only_on_request),
         cmocka_unit_test(plans_without_a_result_are_never_picked),

@@ -76,6 +76,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     if (arguments->time.hardware == NULL &&
         (arguments->time.timeline != NULL || arguments->time.model != NULL))
         return options_fail(&table, "--timeline and --model need --hardware");
+    arguments->time.keeps_steps = arguments->json;
     return OK;
 }
 

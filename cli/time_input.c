@@ -116,10 +116,26 @@ Status simulated_step_draw(Timeline *timeline, const StepFeatures *features, con
                                                    .activations = step->in_use.activations}});
 }
 
-static Status draw(void *argument, const StepFeatures *features, const StepTime *step)
+static Status keep_step(SimulatedTime *time, const StepFeatures *features, const StepTime *step)
+{
+    TRY(mem_grow(&time->steps, &time->steps_room, time->n_steps, sizeof *time->steps,
+                 "simulated steps"));
+    time->steps[time->n_steps++] = (SimulatedStep){.step = features->step,
+                                                   .phase = features->phase,
+                                                   .tokens = features->tokens,
+                                                   .start_ns = step->start_ns,
+                                                   .duration_ns = step->duration_ns,
+                                                   .exposed_load_ns = step->exposed_load_ns,
+                                                   .bytes_loaded = step->bytes_loaded};
+    return OK;
+}
+
+static Status note_step(void *argument, const StepFeatures *features, const StepTime *step)
 {
     SimulatedTime *time = argument;
-    return simulated_step_draw(time->timeline, features, step);
+    if (time->keeps_steps)
+        TRY(keep_step(time, features, step));
+    return time->timeline != NULL ? simulated_step_draw(time->timeline, features, step) : OK;
 }
 
 static Status open_timing(SimulatedTime *time, const TimeInput *input, const TraceLayer *layers,
@@ -133,6 +149,7 @@ static Status open_timing(SimulatedTime *time, const TimeInput *input, const Tra
                                    .logits = true,
                                    .forced = time->forced,
                                    .records = input->timeline != NULL};
+    time->keeps_steps = input->keeps_steps;
     TRY(fail_in(timing_new(&options, &time->timing), "%s", input->hardware));
     return input->timeline != NULL ? timeline_open(input->timeline, &time->timeline) : OK;
 }
@@ -151,8 +168,8 @@ Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const Pac
 {
     TRY(open_timing(time, input, trace->layers, trace->n_layers, plan));
     time->memory = timing_memory(time->timing, &time->features);
-    TRY(timed_replay(trace, future, time->timing, &time->features, first, plan,
-                     time->timeline != NULL ? draw : NULL, time, result));
+    TRY(timed_replay(trace, future, time->timing, &time->features, first, plan, note_step, time,
+                     result));
     Status status = close_timeline(time);
     if (status != OK)
         replay_result_free(result);
@@ -165,8 +182,7 @@ static Status serve(SimulatedTime *time, const TimeInput *input, const Plan *pla
     uint32_t n_layers;
     const TraceLayer *layers = rebatch_layers(rebatch, &n_layers);
     TRY(open_timing(time, input, layers, n_layers, plan));
-    TRY(timed_serve(rebatch, plan, time->timing, time->timeline != NULL ? draw : NULL, time,
-                    served));
+    TRY(timed_serve(rebatch, plan, time->timing, note_step, time, served));
     time->memory = served->memory;
     Status status = close_timeline(time);
     if (status != OK)
@@ -198,6 +214,7 @@ void simulated_time_close(SimulatedTime *time)
     trace_features_free(&time->features);
     rebatch_tokens_free(time->tokens);
     hardware_free(&time->hardware);
+    mem_free(time->steps);
     mem_free(time->model);
 }
 
@@ -317,9 +334,34 @@ Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns)
     return OK;
 }
 
+static Status add_step(cJSON *list, const SimulatedStep *step)
+{
+    cJSON *item = cJSON_CreateObject();
+    TRY(json_push(list, item));
+    TRY(json_add_u64(item, "step", step->step));
+    TRY(json_add_text(item, "phase", phase_name(step->phase)));
+    TRY(json_add_u64(item, "tokens", step->tokens));
+    TRY(json_add_u64(item, "start_ns", step->start_ns));
+    TRY(json_add_u64(item, "total_ns", step->duration_ns));
+    TRY(json_add_u64(item, "exposed_load_ns", step->exposed_load_ns));
+    return json_add_u64(item, "bytes_loaded", step->bytes_loaded);
+}
+
+static Status add_steps(cJSON *json, const SimulatedTime *time)
+{
+    cJSON *list;
+    if (!time->keeps_steps)
+        return OK;
+    TRY(json_add_array(json, "per_step", &list));
+    for (size_t i = 0; i < time->n_steps; i++)
+        TRY(add_step(list, &time->steps[i]));
+    return OK;
+}
+
 Status simulated_time_json(const SimulatedTime *time, cJSON *json)
 {
     cJSON *object;
     TRY(timing_json(time->timing, &time->memory, &object));
-    return json_attach(json, "time", object);
+    TRY(json_attach(json, "time", object));
+    return add_steps(object, time);
 }

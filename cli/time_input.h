@@ -10,6 +10,7 @@ typedef struct {
     const char *hardware; /* NULL: no time is simulated */
     const char *model;    /* NULL: the trace's */
     const char *timeline; /* NULL: none is written */
+    bool keeps_steps;     /* the time of each is wanted */
 } TimeInput;
 
 /* clang-format off */
@@ -32,6 +33,17 @@ typedef struct {
      .value = &(input)->timeline}
 /* clang-format on */
 
+/* A step that was played. */
+typedef struct {
+    uint32_t step; /* the trace's number */
+    Phase phase;
+    uint32_t tokens;
+    uint64_t start_ns;
+    uint64_t duration_ns;
+    uint64_t exposed_load_ns;
+    uint64_t bytes_loaded;
+} SimulatedStep;
+
 /* A profile, the features of a trace, and a plan's time on it. Zero-initialise. */
 typedef struct {
     Hardware hardware;
@@ -42,6 +54,10 @@ typedef struct {
     Timing *timing;
     TimingMemory memory;
     Timeline *timeline;
+    bool keeps_steps;
+    SimulatedStep *steps; /* [n_steps] where they are kept */
+    size_t n_steps;
+    size_t steps_room;
 } SimulatedTime;
 
 /* Puts what the profile says of the trace at PATH in the place of what PLAN leaves to be measured;
@@ -70,7 +86,7 @@ void simulated_time_close(SimulatedTime *time);
 Status simulated_step_draw(Timeline *timeline, const StepFeatures *features, const StepTime *step);
 /* Tables of phases and operations, and what is to be said of the costs. */
 Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns);
-/* Adds "time". */
+/* Adds "time", with "per_step" where steps are kept. */
 Status simulated_time_json(const SimulatedTime *time, cJSON *json);
 
 #endif

@@ -60,6 +60,25 @@ static int make_inputs(void **unused)
     return 0;
 }
 
+/* Steps follow one another, and what is said of all of them is their sum. */
+static void assert_steps_make(const cJSON *time)
+{
+    static const char *const SUMS[] = {"tokens", "total_ns", "exposed_load_ns", "bytes_loaded"};
+    double sums[4] = {0};
+    double end_ns = 0;
+    const cJSON *step;
+    cJSON_ArrayForEach(step, at(time, "per_step"))
+    {
+        assert_true(number(step, "start_ns") >= end_ns);
+        end_ns = number(step, "start_ns") + number(step, "total_ns");
+        for (int i = 0; i < 4; i++)
+            sums[i] += number(step, SUMS[i]);
+    }
+    assert_true(cJSON_GetArraySize(at(time, "per_step")) == number(time, "steps"));
+    for (int i = 0; i < 4; i++)
+        assert_true(sums[i] == number(time, SUMS[i]));
+}
+
 static void simulated_time_is_the_sum_of_its_parts(void **unused)
 {
     (void)unused;
@@ -83,6 +102,7 @@ static void simulated_time_is_the_sum_of_its_parts(void **unused)
     assert_true(number(time, "peak_bytes") >= number(time, "peak_in_use_bytes"));
     assert_true(number(time, "peak_in_use_bytes") > 0);
     assert_int_equal(cJSON_GetArraySize(at(at(time, "costs"), "ops_missing")), 0);
+    assert_steps_make(time);
     cJSON_Delete(json);
 }
 
@@ -95,6 +115,7 @@ static double total_with(const char *slots, double *exposed)
     double total = number(time, "total_ns");
     *exposed = number(time, "exposed_load_ns");
     assert_true(number(time, "bytes_loaded") == number(json, "bytes_loaded"));
+    assert_steps_make(time);
     cJSON_Delete(json);
     return total;
 }

@@ -17,6 +17,7 @@ static const StepGrid OPS_GRIDS[] = {
     {{5, 7, 10, 14, 20, 28, 40, 56},
      {1},
      {0, 64, 128, 192, 224, 256, 320, 384, 512, 768, 1024, 1536, 2048, 4096}},
+    {{1, 2, 4, 8, 16, 32, 64}, {2, 4}, {0}}, /* a decoder's prompt */
     {{1, 2, 4, 8, 16, 32, 64},
      {8,   16,  24,  32,  48,  64,  80,  96,  112, 128, 144, 160,
       176, 192, 208, 224, 240, 256, 288, 320, 352, 384, 448},
@@ -36,8 +37,10 @@ static const StepGrid OPS_GRIDS[] = {
 };
 /* The longer the sources are, the longer a token looks at them. */
 static const uint32_t SOURCES[] = {16, 64};
-static const StepGrid SOURCE_GRID = {
-    {1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64}, {1}, {0}};
+static const StepGrid SOURCE_GRIDS[] = {
+    {{1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64}, {1}, {0}},
+    {{1, 2, 4, 8, 16, 32, 64}, {2, 4, 8, 16, 32}, {0}},
+};
 const StepGrid CALIBRATE_QUICK_GRIDS[3] = {
     {{1, 2, 4, 8}, {1}, {0, 64}},
     {{1, 4}, {16, 64, 128}, {0}},
@@ -133,7 +136,8 @@ static Status measure_sources(Calibration *c)
     for (size_t i = 0; i < COUNT(SOURCES); i++) {
         if (!c->counting)
             TRY(calibration_encode(c, SOURCES[i]));
-        TRY(measure_grid(c, STACK_DECODER, &SOURCE_GRID, measure_ops));
+        for (size_t g = 0; g < COUNT(SOURCE_GRIDS); g++)
+            TRY(measure_grid(c, STACK_DECODER, &SOURCE_GRIDS[g], measure_ops));
     }
     return c->counting ? OK : calibration_encode(c, CALIBRATE_SOURCE_TOKENS);
 }

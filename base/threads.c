@@ -19,6 +19,7 @@ struct ThreadPool {
     void *argument;
     _Atomic size_t count;
     uint64_t loops; /* that the caller has begun */
+    bool spares_caller;
     _Atomic uint64_t awake_ns;
     LINE _Atomic uint64_t open; /* number of the loop that may be joined; 0: none */
     _Atomic bool stopping;
@@ -219,6 +220,11 @@ void thread_pool_keep_awake(ThreadPool *pool, uint64_t ns)
     atomic_store(&pool->awake_ns, ns);
 }
 
+void thread_pool_spare_caller(ThreadPool *pool)
+{
+    pool->spares_caller = true;
+}
+
 void thread_pool_rouse(ThreadPool *pool)
 {
     atomic_fetch_add(&pool->rouses, 1);
@@ -248,6 +254,17 @@ static void wait_for_helpers(ThreadPool *pool)
     pthread_mutex_unlock(&pool->lock);
 }
 
+/* Until the helpers have taken all items; or for as long as a round of looking, where none comes.
+ */
+static void wait_for_items(ThreadPool *pool)
+{
+    for (int i = 0; i < LOOKS || atomic_load(&pool->joined) > 0; i++) {
+        if (atomic_load_explicit(&pool->next, memory_order_relaxed) >= pool->count)
+            return;
+        pause_a_little();
+    }
+}
+
 /* A helper joins, and then looks again whether the loop is open; the caller closes it, and then
  * looks who has joined. So nobody works on a loop that has been returned from. */
 void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argument)
@@ -263,6 +280,8 @@ void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argu
     atomic_store_explicit(&pool->count, count, memory_order_relaxed);
     atomic_store(&pool->open, ++pool->loops);
     wake_sleepers(pool);
+    if (pool->spares_caller)
+        wait_for_items(pool);
     run_items(pool, 0);
     atomic_store(&pool->open, 0);
     wait_for_helpers(pool);

@@ -29,6 +29,10 @@ void thread_pool_keep_awake(ThreadPool *pool, uint64_t ns);
  * little where none sleeps. */
 void thread_pool_rouse(ThreadPool *pool);
 
+/* From now on the caller only waits for the helpers, if there are any, so that its caches keep what
+ * it does otherwise. Not while a loop runs. */
+void thread_pool_spare_caller(ThreadPool *pool);
+
 /* Runs TASK for items 0 to COUNT - 1, each once, in any order on any thread; returns when all are
  * done. A thread that comes late is not waited for. Allocates nothing. Only one caller at a time.
  */

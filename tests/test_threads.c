@@ -46,6 +46,8 @@ static void every_item_runs_once_in_every_loop(void **unused)
                 nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
             if (round % 7 == 3)
                 thread_pool_rouse(pool);
+            if (round == 45)
+                thread_pool_spare_caller(pool);
             thread_pool_run(pool, work.items, do_item, &work);
             assert_false(atomic_load(&work.wrong));
             for (size_t i = 0; i < ITEMS; i++)

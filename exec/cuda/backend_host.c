@@ -43,6 +43,7 @@ Status cuda_open_host(Device *device)
     for (size_t i = 0; i < HOST_BUFFERS; i++)
         CUDA_TRY(cudaEventCreateWithFlags(&side->buffers[i].fetched, cudaEventDisableTiming));
     thread_pool_keep_awake(device->pool, AWAKE_NS);
+    thread_pool_spare_caller(device->pool);
     return host_experts_new(device->options.config, device->options.max_tokens, device->pool,
                             &side->experts);
 }

@@ -57,7 +57,7 @@ Status token_input_load(const TokenInput *input, const char *model, const ModelC
 typedef struct {
     const char *name;    /* of the backend */
     const char *compute; /* NULL: the backend's own */
-    uint32_t threads;    /* of the host; 0: all processors */
+    uint32_t threads;    /* of the host; 0: all processors, or but one with cuda */
 } DeviceInput;
 
 /* The options, for a command's table. */
@@ -73,8 +73,9 @@ typedef struct {
          .kind = OPTION_TEXT,                                                                      \
          .value = &(input)->compute},                                                              \
     {                                                                                              \
-        .name = "threads", .argument = "N", .help = "of the host (default: all processors)",       \
-        .kind = OPTION_U32, .value = &(input)->threads, .least = 1, .most = MAX_THREADS            \
+        .name = "threads", .argument = "N",                                                        \
+        .help = "of the host (default: all processors; cuda: but one)", .kind = OPTION_U32,        \
+        .value = &(input)->threads, .least = 1, .most = MAX_THREADS                                \
     }
 
 /* Puts INPUT into OPTIONS. Fails with ERR_USAGE as executor_find_compute(). */

@@ -29,7 +29,7 @@ typedef struct Device Device;
 typedef struct {
     const ModelConfig *config;
     ComputeType compute;
-    size_t threads;        /* 0: all */
+    size_t threads;        /* 0: all; cuda: all but one */
     uint32_t max_requests; /* KV cache slots */
     uint32_t max_length;   /* positions of one slot, and tokens of one source */
     uint32_t max_tokens;   /* of one step */

@@ -27,7 +27,7 @@ typedef struct {
     const Plan *others;
     size_t n_others;
     const char *device;    /* "cpu" */
-    size_t threads;        /* 0: all */
+    size_t threads;        /* 0: all; with cuda all but one */
     uint32_t max_requests; /* KV cache slots */
     uint32_t max_length;   /* tokens of one request, prompt and output; at most the model's
                               max_positions */

@@ -8,7 +8,7 @@
 
 enum {
     HOST_ROUNDS = 3, /* over all places: memory and clocks differ from second to second */
-    HOST_REPEATS = 5,
+    HOST_REPEATS = 4,
     HOST_LEAST_REPEATS = 2,
     REUSE_REPEATS = 15,
     MOST_VALUES = REUSE_REPEATS,
@@ -16,7 +16,10 @@ enum {
 };
 
 /* Of repeats of long events, which differ less, in one round. */
-static const double HOST_LONG_NS = 2.5e7;
+static const double HOST_LONG_NS = 1.5e7;
+
+/* Of weights that an event reads at the most, but for few experts: what is more takes its share. */
+static const double HOST_EVENT_BYTES = 1e9;
 
 /* Where memory takes less more than the caches, all of a layer's experts are in one or the other.
  */
@@ -185,16 +188,6 @@ static Status note_crossing(Calibration *c, double tokens, double rows, HostValu
                             issue_ns > 0 ? issue_ns : 0, 0);
 }
 
-static uint32_t count_events(const Calibration *c)
-{
-    uint32_t n_layers;
-    uint32_t n = 0;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    for (uint32_t i = 0; i < n_layers; i++)
-        n += layers[i].stack == STACK_DECODER;
-    return n;
-}
-
 /* Of an expert in every layer. */
 static double expert_bytes(const Calibration *c)
 {
@@ -235,8 +228,11 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool
     if (all > HOST_ROWS * top_k || (active > top_k && all % top_k != 0) ||
         !find_steps(c, tokens, active, &steps) || calibration_only_counts(c))
         return OK;
+    if (active > c->config->max_top_k &&
+        active * (double)executor_expert_slot_bytes(c->executor, 0) > HOST_EVENT_BYTES)
+        return OK;
     if (!warm) {
-        TRY(time_steps(c, &steps, count_events(c) > 1 ? 0 : 1, HOST_REPEATS, &values));
+        TRY(time_steps(c, &steps, 0, HOST_REPEATS, &values));
         TRY(note_host(c, "host/experts", at, &values));
         return note_crossing(c, tokens, all, &values);
     }
@@ -314,7 +310,7 @@ static Status measure_places(Calibration *c, bool warm)
     static const uint32_t ROWS[] = {1,  2,  4,  8,  12, 16,  17,  24, 32,
                                     33, 48, 64, 65, 96, 128, 256, 0};
     static const uint32_t QUICK_ROWS[] = {1, 4, 0};
-    static const uint32_t ACTIVE[] = {1, 2, 3, 4, 6, 8, 12, 16, 32, 0};
+    static const uint32_t ACTIVE[] = {1, 2, 3, 4, 6, 8, 16, 32, 0};
     static const uint32_t QUICK_ACTIVE[] = {1, 4, 0};
     for (const uint32_t *rows = c->options->quick ? QUICK_ROWS : ROWS; *rows > 0; rows++)
         for (const uint32_t *active = c->options->quick ? QUICK_ACTIVE : ACTIVE;

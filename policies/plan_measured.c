@@ -104,7 +104,10 @@ static void take_points(const HostTable *host, const Points *points, ExpertCosts
 static double least_of(const Hardware *hardware, const char *name, const char *shape)
 {
     const CostTable *table = hardware_table(hardware, name, shape);
-    return table != NULL && table->n_points > 0 && table->value[0] > 0 ? table->value[0] : 0;
+    double least = table != NULL && table->n_points > 0 ? table->value[0] : 0;
+    for (uint32_t i = 1; table != NULL && i < table->n_points; i++)
+        least = table->value[i] < least ? table->value[i] : least;
+    return least > 0 ? least : 0;
 }
 
 static Status host_costs(const Hardware *hardware, const HardwareModel *model, uint32_t layer,
@@ -121,7 +124,8 @@ static Status host_costs(const Hardware *hardware, const HardwareModel *model, u
             " of %s",
             hardware->device, layer, model->name);
     take_points(&host, points, costs);
-    costs->event_ns[0] += (uint32_t)least_of(hardware, "host/fetch", shape);
+    costs->event_ns[0] += (uint32_t)(least_of(hardware, "issue/experts", shape) +
+                                     least_of(hardware, "host/fetch", shape));
     return OK;
 }
 

@@ -388,6 +388,7 @@ static void make_profile(Hardware *hardware)
 {
     static const char *const AXES[] = {"rows", "active"};
     static const char *const BYTES[] = {"bytes"};
+    static const char *const TOKENS[] = {"tokens"};
     HardwareModel *model;
     CostTable *table;
     *hardware = (Hardware){.backend = "cpu", .device = "a machine"};
@@ -406,6 +407,9 @@ static void make_profile(Hardware *hardware)
     put(table, 4, 16, 1000);
     assert_ok(hardware_add_table(hardware, "host/fetch", "d8", UNIT_NS, AXES, 1, &table));
     assert_ok(cost_table_put(table, (const double[]){1}, 500, 0));
+    assert_ok(hardware_add_table(hardware, "issue/experts", "d8", UNIT_NS, TOKENS, 1, &table));
+    assert_ok(cost_table_put(table, (const double[]){1}, 9, 0));
+    assert_ok(cost_table_put(table, (const double[]){2}, 7, 0));
     assert_ok(hardware_add_table(hardware, "copy/h2d", "", UNIT_NS, BYTES, 1, &table));
     assert_ok(cost_table_put(table, (const double[]){1000}, 100, 0));
     assert_ok(cost_table_put(table, (const double[]){5000}, 300, 0));
@@ -438,8 +442,8 @@ static void a_profile_gives_the_costs_that_a_plan_leaves_to_be_measured(void **u
     plan = plan_default();
     plan.compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
     assert_ok(plan_measure_on(&plan, &hardware, "m", layers, 1));
-    /* What a call of one expert takes beyond one more, and fetching. */
-    assert_int_equal(plan_table_list(plan.compute.event_ns.table, 3).values[0], 30 + 500);
+    /* What a call of one expert takes beyond one more, queueing the hits, and fetching. */
+    assert_int_equal(plan_table_list(plan.compute.event_ns.table, 3).values[0], 30 + 7 + 500);
     assert_int_equal(plan_table_list(plan.compute.event_ns.table, 3).values[1], 0);
     plan_free(&plan);
     plan = plan_default();

@@ -5,7 +5,7 @@
 #include "exec/cuda/device.h"
 
 /* More is left to the copy engine. */
-enum { MOST_TOLD_BYTES = 8 << 10, LOOKS = 64, ASK_NS = 200000 };
+enum { MOST_TOLD_BYTES = 16 << 10, LOOKS = 64, ASK_NS = 200000 };
 
 Status cuda_tell(Device *device, void *to, const void *from, size_t bytes)
 {

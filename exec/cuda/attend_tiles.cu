@@ -153,7 +153,8 @@ template <uint32_t DIM, bool BIASED> struct Multiplier {
             fence_for_copies();
             named_barrier(1 + threadIdx.x / 128, 128);
         }
-        release(&room.control->queries_empty);
+        /* Each for what it read: racecheck does not see that one lane may for those that it met. */
+        barrier_arrive(shared_address(&room.control->queries_empty));
     }
 
     /* Queues the products of the next keys. */
@@ -265,7 +266,7 @@ __device__ static void init_barriers(TileControl *control)
 {
     const uint32_t warps = WARPGROUPS * 4;
     barrier_init(shared_address(&control->queries_full), 1);
-    barrier_init(shared_address(&control->queries_empty), warps);
+    barrier_init(shared_address(&control->queries_empty), warps * 32);
     barrier_init(shared_address(&control->last_values), 1);
     for (uint32_t s = 0; s < STAGES; s++) {
         barrier_init(shared_address(&control->keys_full[s]), 1);

@@ -58,6 +58,11 @@ bool brief(void)
     return getenv("MOEBIUS_BRIEF") != NULL;
 }
 
+bool briefest(void)
+{
+    return brief() && strcmp(getenv("MOEBIUS_BRIEF"), "2") == 0;
+}
+
 bool failing_next(FailingAllocation *failing)
 {
     if (failing->k > 0) {

@@ -31,6 +31,9 @@ bool exhaustive(void);
 /* True when MOEBIUS_BRIEF is set: take the fewest cases and the least sizes that still go through
  * all code, as under checkers that make a GPU a hundred times as slow. */
 bool brief(void);
+/* True when it is 2: no case but what is the first to reach a kernel; as under racecheck, which
+ * takes milliseconds for every launch. */
+bool briefest(void);
 
 /* Fails the first allocation of what is tried, then the second, the third and so on, until it gets
  * through. Each try must have given back all memory when the next begins, and says ERR_MEMORY.

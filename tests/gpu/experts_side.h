@@ -183,7 +183,9 @@ static void store_layer(Side *side, const Inputs *inputs)
                       : backend->store_expert(side->device, &layer->shape, tensors, slot));
         assert_ok(backend->move(side->device, side->moved + (n - 1 - e) * side->slot_stride, slot,
                                 side->slot_stride));
-        assert_ok(backend->keep_expert(side->device, &layer->shape, tensors, &side->kept[e]));
+        side->kept[e] = side->kept[like];
+        if (like == e)
+            assert_ok(backend->keep_expert(side->device, &layer->shape, tensors, &side->kept[e]));
     }
     assert_ok(backend->upload(side->device, side->placed, placed, n * sizeof *placed));
     free(placed);

@@ -214,7 +214,7 @@ static void every_architecture_computes_what_the_cpu_computes(void **unused)
     (void)unused;
     const Plan plan = plan_default();
     for (size_t i = 0; i < N_MODELS; i++) {
-        if (brief() && i % 2 == 1)
+        if (brief() && i % (briefest() ? 4 : 2) != 0)
             continue;
         Checkpoint *checkpoint = open_model(i);
         Executor *cpu = open_on("cpu", COMPUTE_F32, checkpoint, &plan);
@@ -236,7 +236,7 @@ static void bf16_stays_near_f32(void **unused)
     (void)unused;
     const Plan plan = plan_default();
     for (size_t i = 0; i < N_MODELS; i++) {
-        if (brief() && i % 2 == 0)
+        if (brief() && (briefest() ? i % 4 != 1 : i % 2 == 0))
             continue;
         Checkpoint *checkpoint = open_model(i);
         Executor *cpu = open_on("cpu", COMPUTE_F32, checkpoint, &plan);
@@ -261,7 +261,7 @@ static void a_replayed_step_computes_what_a_queued_one_does(void **unused)
     const Plan plan = plan_default();
     for (size_t i = 0; i < 2 * N_MODELS; i++)
         for (int timing = 0; timing < 2; timing++) {
-            if (brief() && (i < 3 || i > 4 || timing != (int)i % 2))
+            if (brief() && (i < 3 || i > (briefest() ? 3 : 4) || timing != (int)i % 2))
                 continue;
             Checkpoint *checkpoint = open_model(i / 2);
             Executor *executor = open_on("cuda", COMPUTES[i % 2], checkpoint, &plan);
@@ -328,7 +328,7 @@ static void a_buffer_changes_no_number_and_has_the_events_of_the_cpu(void **unus
     static const ReplayOrder ORDERS[] = {ORDER_SERIAL, ORDER_BATCH, ORDER_STAGED};
     static const uint32_t SLOTS[] = {4, 12};
     const Plan off = plan_default();
-    for (size_t i = 0; i < (brief() ? 3 : N_MODELS); i++) {
+    for (size_t i = 0; i < (briefest() ? 1 : brief() ? 3 : N_MODELS); i++) {
         Checkpoint *checkpoint = open_model(i);
         Executor *whole = open_on("cuda", COMPUTE_F32, checkpoint, &off);
         Run *wanted = run_all(whole, NULL, false);

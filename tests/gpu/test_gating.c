@@ -311,7 +311,7 @@ static void check_layer(Layer of, ComputeType compute, double tolerance)
 static void f32_gives_what_the_cpu_gives(void **unused)
 {
     (void)unused;
-    for (int i = 0; i < N_LAYERS; i += brief() ? N_LAYERS - 1 : 1)
+    for (int i = 0; i < (briefest() ? 1 : N_LAYERS); i += brief() ? N_LAYERS - 1 : 1)
         check_layer(layer_of(i, 300), COMPUTE_F32, 1e-5);
 }
 

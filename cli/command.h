@@ -20,6 +20,7 @@ Status command_export(int argc, char **argv);
 Status command_models(int argc, char **argv);
 Status command_info(int argc, char **argv);
 Status command_check(int argc, char **argv);
+Status command_analyze(int argc, char **argv);
 Status command_simulate(int argc, char **argv);
 Status command_sweep(int argc, char **argv);
 Status command_plan(int argc, char **argv);

@@ -13,6 +13,7 @@ static const Command COMMANDS[] = {
     {"models", "say what checkpoints hold, and what of it a GPU has room for", command_models},
     {"info", "say what a trace holds", command_info},
     {"check", "verify every checksum and length of a trace or a study", command_check},
+    {"analyze", "say what a trace's routing is like", command_analyze},
     {"simulate", "replay a trace under one plan", command_simulate},
     {"sweep", "replay a trace under every plan of a study", command_sweep},
     {"plan", "write the best plan of a study", command_plan},

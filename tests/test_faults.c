@@ -278,6 +278,7 @@ static void plan_and_simulate_survive_every_failed_allocation(void **unused)
                       .arguments = {"simulate", "--trace", trace, "--plan", plan, "--set",
                                     "buffer.evict=random", "--json"}});
     fail_each(&(Work){.name = "info", .arguments = {"info", trace}});
+    fail_each(&(Work){.name = "analyze", .arguments = {"analyze", trace}});
     fail_each(&(Work){.name = "check", .arguments = {"check", trace, "--json"}});
 }
 

@@ -104,38 +104,37 @@ static Executor *open_executor(const Plan *plan)
     return executor;
 }
 
-/* A link so slow, for how fast the machine computes, that prefetches are late. False: it is not. */
-static bool run_slowly(Executor *executor, Plan *plan, double gb_per_s, const Ran *whole,
-                       const Ran *fast)
+/* Runs PLAN without a throttle, and over a link of GB_PER_S; returns the loads that were late. */
+static uint64_t run_beside(Executor *executor, Plan *plan, double gb_per_s, const Ran *whole)
 {
+    static Ran fast;
     static Ran slow;
+    run_plan(executor, plan, &fast);
+    assert_same_numbers(whole, &fast);
     plan->link.h2d_gb_per_s = gb_per_s;
     run_plan(executor, plan, &slow);
     assert_same_numbers(whole, &slow);
-    assert_same_decisions(fast, &slow);
+    assert_same_decisions(&fast, &slow);
     assert_true(slow.prefetches > 0 && slow.late <= slow.cancelled);
-    return brief() || slow.late > 0;
+    return slow.late;
 }
 
+/* What is slow depends on how fast the machine computes. */
 static void check_order(ReplayOrder order)
 {
     static const char *const PREDICTORS[] = {"frequency", "transition", "next-gate"};
     static Ran whole;
-    static Ran fast;
     const Plan all = plan_default();
     Executor *executor = open_executor(&all);
+    uint64_t late = brief();
     run_plan(executor, &all, &whole);
-    for (BufferScopeKind scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++) {
-        for (size_t p = 0; p < 3; p++) {
-            Plan plan = make_plan(order, scope, PREDICTORS[p]);
-            double gb_per_s = 0.02; /* an expert in 0.3 ms */
-            run_plan(executor, &plan, &fast);
-            assert_same_numbers(&whole, &fast);
-            while (!run_slowly(executor, &plan, gb_per_s, &whole, &fast)) {
-                gb_per_s /= 4;
-                assert_true(gb_per_s > 0.0001);
+    for (double gb_per_s = 0.02; late == 0 || gb_per_s == 0.02; gb_per_s /= 4) {
+        assert_true(gb_per_s > 0.0002); /* at 0.02 an expert takes 0.3 ms */
+        for (BufferScopeKind scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
+            for (size_t p = 0; p < 3; p++) {
+                Plan plan = make_plan(order, scope, PREDICTORS[p]);
+                late += run_beside(executor, &plan, gb_per_s, &whole);
             }
-        }
     }
     executor_close(executor);
 }

@@ -6,6 +6,7 @@
 #include "analysis/accuracy.h"
 #include "analysis/compare.h"
 #include "analysis/timeline.h"
+#include "base/quiet_processor.h"
 #include "base/scratch.h"
 #include "cli/online.h"
 #include "sim/timed_replay.h"
@@ -63,6 +64,7 @@ typedef struct {
     bool serves; /* plans of continuous batching: requests arrive again, in place of steps */
     Hardware hardware;
     Timeline *timeline;
+    QuietProcessor quiet; /* for runs that are measured */
     uint64_t tokens;      /* of the trace */
     ScratchFolder folder; /* of it, unless it is kept */
     char recording[512];  /* path of the run's trace */

@@ -103,6 +103,7 @@ static Status measure_device(Calibration *c, const StepKind *kind)
 static Status measure_issue(Calibration *c, const StepKind *kind)
 {
     double issue_ns[AHEAD_REPEATS];
+    calibration_seek_quiet(c);
     for (int i = -2; i < AHEAD_REPEATS; i++) {
         StepOutput output;
         double ns;

@@ -305,12 +305,19 @@ static Status plain_step(Calibration *c, const StepKind *kind, double *ns)
     return calibration_step(c, kind, false, &output, ns);
 }
 
+void calibration_seek_quiet(Calibration *c)
+{
+    if (!calibration_runs_at_once(c))
+        quiet_processor_seek(&c->quiet);
+}
+
 Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
                            StepMeasured *measured)
 {
     double stamped[CALIBRATE_REPEATS];
     double plain[CALIBRATE_REPEATS];
     *measured = (StepMeasured){0};
+    calibration_seek_quiet(c);
     TRY(warm_up(c, kind));
     for (uint32_t i = 0; i < repeats; i++) {
         c->texts += kind->stamped_only;

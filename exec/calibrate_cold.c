@@ -25,6 +25,7 @@ static Status measure_after(Calibration *c, const StepKind *kind, double elapsed
                             double *spread)
 {
     double values[COLD_REPEATS];
+    calibration_seek_quiet(c);
     for (int r = 0; r < COLD_REPEATS; r++)
         TRY(run_after(c, kind, elapsed_ns, &values[r]));
     *spread = calibration_spread(values, COLD_REPEATS);

@@ -188,6 +188,7 @@ static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, LoadT
     double ns;
     for (int i = -2; i < LOAD_STEPS; i++) {
         uint32_t at = i > 0 ? (uint32_t)i : 0;
+        calibration_seek_quiet(c);
         calibration_turn_over(c, tokens, active, false);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         misses->plain_ns[at] = queue_and_wait(&output);

@@ -7,6 +7,7 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 #include "base/memory.h"
+#include "base/quiet_processor.h"
 #include "exec/calibrate.h"
 #include "exec/routing_source.h"
 
@@ -85,6 +86,7 @@ typedef struct {
     double queue_stamp_ns;  /* ... and to one that is queued */
     double lag_ns;          /* see the table "lag" */
     DeviceClock clock;
+    QuietProcessor quiet;
     uint32_t source_length;
     uint32_t max_experts; /* of a layer of the whole model */
     uint32_t queue_round; /* of steps that wait for every event */
@@ -166,6 +168,9 @@ Status calibration_encode(Calibration *c, uint32_t length);
 void calibration_close(Calibration *c);
 void calibration_free(Calibration *c);
 
+/* Moves on to a processor that nobody else disturbs, where steps are queued: calibrate's and
+ * validate's host is the same then. */
+void calibration_seek_quiet(Calibration *c);
 /* Runs KIND once, its requests brought to their context. */
 Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
                         double *ns);

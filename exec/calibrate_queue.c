@@ -60,6 +60,7 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
     for (int i = 0; i < QUEUE_WARM_UP; i++)
         TRY(calibration_step(c, kind, i % 2 == 0, &output, &ns));
     for (uint32_t r = 0; r < QUEUE_REPEATS; r++) {
+        calibration_seek_quiet(c);
         if (!one_thread) {
             TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
             size_t row = (size_t)r * c->max_ops;

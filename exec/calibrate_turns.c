@@ -50,6 +50,7 @@ static Status time_turns(Calibration *c, const StepKind *kind, Turns *turns)
     bool many = kind->tokens >= MANY_TOKENS && half > top_k;
     calibration_force(c, STACK_DECODER, kind->tokens, many ? half : top_k, 0);
     for (int i = -2; i < TURN_STEPS; i++) {
+        calibration_seek_quiet(c);
         TRY(calibration_step(c, kind, true, &output, &ns));
         add_turns(&output, turns, i > 0 ? (uint32_t)i : 0);
     }
@@ -65,6 +66,7 @@ static Status time_call(Calibration *c, const StepKind *kind, double *ns)
     calibration_force(c, STACK_DECODER, kind->tokens, c->config->max_top_k, 0);
     calibration_drop(c, kind->tokens, 1);
     for (int i = -2; i < TURN_STEPS; i++) {
+        calibration_seek_quiet(c);
         TRY(calibration_step(c, kind, true, &output, &ignored));
         calibration_around(&output, &ignored, &after_ns[i > 0 ? i : 0]);
     }
@@ -145,6 +147,7 @@ static Status measure_start(Calibration *c)
     plan.buffer.slots = c->config->max_top_k;
     TRY(executor_set_plan(c->executor, &plan));
     for (int i = -2; i < TURN_STEPS; i++) {
+        calibration_seek_quiet(c);
         calibration_turn_over(c, 2, active, i % 2 != 0);
         TRY(calibration_step(c, &kind, true, &output, &ns));
         more_ns[i > 0 ? i : 0] = first_beyond_last(&output);

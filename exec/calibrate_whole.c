@@ -112,6 +112,7 @@ static Status measure(Calibration *c, const StepKind *kind)
                        .context = kind->context,
                        .source = kind->stack == STACK_DECODER ? c->source_length : 0,
                        .forced = kind->forced};
+    calibration_seek_quiet(c);
     TRY(load_kernels(c, kind));
     TRY(first_steps(c, kind, &whole));
     TRY(repeated_steps(c, kind, &whole, &output));

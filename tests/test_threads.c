@@ -1,10 +1,13 @@
+#define _GNU_SOURCE
 #include "tests/support.h"
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
 #include "base/memory.h"
+#include "base/quiet_processor.h"
 #include "base/threads.h"
 
 enum { ITEMS = 500 };
@@ -85,6 +88,24 @@ static void a_pool_that_cannot_be_is_refused(void **unused)
     assert_null(pool);
 }
 
+/* One that was seen at first as far too fast makes every one seem disturbed. */
+static void who_seeks_a_quiet_processor_may_run_where_it_could_before(void **unused)
+{
+    (void)unused;
+    cpu_set_t before;
+    cpu_set_t after;
+    QuietProcessor fresh = {0};
+    QuietProcessor never_content = {1};
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    quiet_processor_seek(&fresh);
+    assert_true(fresh.best_ns > 1000 && fresh.best_ns < 1000000000);
+    quiet_processor_seek(&never_content);
+    assert_int_equal(never_content.best_ns, 1);
+    assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+    assert_true(CPU_EQUAL(&before, &after));
+    assert_true(CPU_ISSET(sched_getcpu(), &before));
+}
+
 int main(void)
 {
     memory_install();
@@ -92,6 +113,7 @@ int main(void)
         cmocka_unit_test(every_item_runs_once_in_every_loop),
         cmocka_unit_test(no_threads_asked_for_means_one_per_processor),
         cmocka_unit_test(a_pool_that_cannot_be_is_refused),
+        cmocka_unit_test(who_seeks_a_quiet_processor_may_run_where_it_could_before),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -261,9 +261,9 @@ Status calibrate_ahead(Calibration *c);
 Status calibrate_cold(Calibration *c);
 /* ... and steps that load experts, with a buffer for those of one token. */
 Status calibrate_loads(Calibration *c);
-/* ... small ones, which the host needs BEGIN_NS to begin, with making the queue wait for them, and
- * which are followed after AFTER_NS (the table after/load). The plan is another one then. */
-Status calibrate_turns(Calibration *c, double begin_ns, double after_ns);
+/* ... small ones, which the host needs BEGIN_NS to begin, with making the queue wait for them; the
+ * call that waits for them ends AWAITED_NS after them. The plan is another one then. */
+Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns);
 /* What passes before an event's first load starts, from the host's beginning it on, and after its
  * last and after queueing. Means over the events of a stamped step. */
 void calibration_around(const StepOutput *output, double *lag_ns, double *after_ns);

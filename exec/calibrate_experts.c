@@ -270,7 +270,7 @@ static Status check_layers(const Calibration *c)
 /* Few rows for ACTIVE experts: those of as few tokens as have so many, and of more. */
 static Status measure_few_rows(Calibration *c, uint32_t active)
 {
-    static const uint32_t TIMES[] = {1, 2, 4};
+    static const uint32_t TIMES[] = {1, 4};
     uint32_t top_k = c->config->max_top_k;
     uint32_t least = (active + top_k - 1) / top_k;
     double ns;
@@ -284,7 +284,7 @@ static Status measure_few_rows(Calibration *c, uint32_t active)
  * more costs is not what the last one did. */
 static Status measure_waves(Calibration *c)
 {
-    enum { EACH = 48 };
+    enum { EACH = 32 };
     uint32_t step = 1;
     if (c->options->quick || calibration_runs_at_once(c))
         return OK;

@@ -385,6 +385,7 @@ static Status fetch_routing(const Step *step)
     TRY(f->backend->find_nan(f->device, f->at.route_weights, 1, step->routed, f->at.found));
     TRY(f->backend->fetch(f->device, f->host.found, f->at.found,
                           ((size_t)step->n_logits + 1) * sizeof *f->host.found));
+    TRY(forward_fetch_ahead(step));
     if (!is_large(step))
         TRY(fetch_choices(step));
     return f->backend->fetch(f->device,

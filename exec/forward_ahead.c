@@ -20,6 +20,12 @@ static uint32_t most_distant(const Ahead *ahead)
     return ahead->recorded > ahead->decided ? ahead->recorded : ahead->decided;
 }
 
+/* Those that the event is decided by, where the host waits for it. */
+static bool is_told(const Step *step, uint32_t distance)
+{
+    return step->waits && distance == step->forward->ahead.decided;
+}
+
 void forward_lay_out_ahead(Forward *forward, size_t routed, Arena *arena)
 {
     const ModelConfig *config = forward->config;
@@ -44,8 +50,9 @@ void forward_lay_out_ahead_pinned(Forward *forward, size_t routed, Arena *arena)
     ahead->weights = lay_out(arena, ids, sizeof *ahead->weights);
 }
 
-/* Applies norm and router of MoE layer TARGET; the AT-th entries on are its. */
-static Status predict_layer(const Step *step, uint32_t target, size_t at)
+/* Applies norm and router of MoE layer TARGET; the AT-th entries on are its, which the host is TOLD
+ * when it waits next, or fetches with all others. */
+static Status predict_layer(const Step *step, uint32_t target, size_t at, bool told)
 {
     const Forward *f = step->forward;
     const Ahead *ahead = &f->ahead;
@@ -59,10 +66,12 @@ static Status predict_layer(const Step *step, uint32_t target, size_t at)
                          f->config->d_model, ahead->normed));
     TRY(f->backend->route(f->device, &weights->router, ahead->normed, tokens, NULL, NULL,
                           &routing));
-    TRY(f->backend->fetch(f->device, ahead->experts + at, routing.experts,
-                          routed * sizeof *ahead->experts));
-    return f->backend->fetch(f->device, ahead->weights + at, routing.weights,
-                             routed * sizeof *ahead->weights);
+    if (!told)
+        return OK;
+    TRY(f->backend->tell(f->device, ahead->experts + at, routing.experts,
+                         routed * sizeof *ahead->experts));
+    return f->backend->tell(f->device, ahead->weights + at, routing.weights,
+                            routed * sizeof *ahead->weights);
 }
 
 /* Entries of the step's layers before MoE layer INDEX of its stack. */
@@ -95,6 +104,26 @@ Status forward_predict(const Step *step, uint32_t layer)
         return OK;
     for (uint32_t d = 1; d <= distances && forward_ahead_reaches(step, d); d++)
         if (is_wanted(ahead, d))
-            TRY(predict_layer(step, step->moe_layer + d, forward_ahead_at(step, d)));
+            TRY(predict_layer(step, step->moe_layer + d, forward_ahead_at(step, d),
+                              is_told(step, d)));
     return forward_stamp(step, layer, OP_PREDICT);
+}
+
+Status forward_fetch_ahead(const Step *step)
+{
+    const Forward *f = step->forward;
+    const Ahead *ahead = &f->ahead;
+    uint32_t layers = step->end_moe_layer - step->first_moe_layer;
+    size_t routed = routed_before(step, step->end_moe_layer);
+    for (uint32_t d = 1; d <= most_distant(ahead) && d < layers; d++) {
+        size_t at = (d - 1) * routed;
+        size_t n = routed - routed_before(step, step->first_moe_layer + d);
+        if (!is_wanted(ahead, d) || is_told(step, d))
+            continue;
+        TRY(f->backend->fetch(f->device, ahead->experts + at, ahead->routing.experts + at,
+                              n * sizeof *ahead->experts));
+        TRY(f->backend->fetch(f->device, ahead->weights + at, ahead->routing.weights + at,
+                              n * sizeof *ahead->weights));
+    }
+    return OK;
 }

@@ -58,6 +58,9 @@ Status forward_ffn(Step *step, uint32_t layer);
 /* The routers of MoE layers ahead of step->moe_layer, which is the model's LAYER, on at.hidden, as
  * far as predictions are wanted and the stack reaches. */
 Status forward_predict(const Step *step, uint32_t layer);
+/* At the end of a step: queues the copies to the host of what forward_predict() found, but for what
+ * the host was told before. */
+Status forward_fetch_ahead(const Step *step);
 /* True when the stack has a layer DISTANCE MoE layers ahead of step->moe_layer. */
 bool forward_ahead_reaches(const Step *step, uint32_t distance);
 /* Where its entries begin in the arrays of forward->ahead. */

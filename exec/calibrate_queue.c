@@ -9,7 +9,7 @@
 
 /* The host is slower for some tens of milliseconds now and then, longer than all steps of one place
  * take: every place is come back to in each of several rounds, long prompts in fewer. */
-enum { QUEUE_ROUNDS = 5, LONG_ROUNDS = 2, LONG_TOKENS = 64, QUEUE_REPEATS = 3, QUEUE_WARM_UP = 2 };
+enum { QUEUE_ROUNDS = 3, LONG_ROUNDS = 2, LONG_TOKENS = 64, QUEUE_REPEATS = 3, QUEUE_WARM_UP = 2 };
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};

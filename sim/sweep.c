@@ -161,20 +161,58 @@ static Status check_times(const Study *study, const SweepOptions *options)
     return OK;
 }
 
-/* What the plans leave to be measured comes of the profile. */
-static Status measure_plans(const PackedTrace *trace, const SweepOptions *options, Plan *plans,
-                            size_t n_plans)
+/* What PLAN leaves to be measured comes of the profile. */
+static Status measure_plan(const PackedTrace *trace, const SweepOptions *options, Plan *plan)
+{
+    Status status = OK;
+    if (options->timer != NULL)
+        status = plan_measure_on(plan, options->timer->hardware, options->timer->model,
+                                 trace->layers, trace->n_layers);
+    return plan->name[0] != '\0' ? fail_in(status, "plan \"%s\"", plan->name) : status;
+}
+
+/* Copies of the plans of STUDY, measured; freed with sweep_forget(). */
+static Status measure_plans(const PackedTrace *trace, const SweepOptions *options,
+                            const Study *study, Plan **out)
+{
+    Plan *plans;
+    Status status = OK;
+    TRY(mem_new(&plans, study->n_plans, sizeof *plans, "study"));
+    for (size_t i = 0; i < study->n_plans && status == OK; i++) {
+        plans[i] = plan_share(&study->plans[i]);
+        status = measure_plan(trace, options, &plans[i]);
+    }
+    if (status == OK)
+        *out = plans;
+    else
+        sweep_forget(plans, study->n_plans);
+    return status;
+}
+
+static Status check_learned(const Plan *plans, size_t n_plans)
 {
     Status status = OK;
     for (size_t i = 0; i < n_plans && status == OK; i++) {
-        if (options->timer != NULL)
-            status = plan_measure_on(&plans[i], options->timer->hardware, options->timer->model,
-                                     trace->layers, trace->n_layers);
-        if (status == OK)
-            status = plan_check_learned(&plans[i]);
+        status = plan_check_learned(&plans[i]);
         if (plans[i].name[0] != '\0')
             status = fail_in(status, "plan \"%s\"", plans[i].name);
     }
+    return status;
+}
+
+/* The plans of STUDY with nothing left to measure or to learn, which some do by replays and then
+ * with what was measured. Freed with sweep_forget(). */
+static Status complete_plans(const PackedTrace *trace, const TraceParts *parts, const Study *study,
+                             const SweepOptions *options, Plan **complete)
+{
+    Study measured = *study;
+    TRY(measure_plans(trace, options, study, &measured.plans));
+    Status status = sweep_learn(trace, options->signals, parts, &measured, complete);
+    sweep_forget(measured.plans, measured.n_plans);
+    TRY(status);
+    status = check_learned(*complete, study->n_plans);
+    if (status != OK)
+        sweep_forget(*complete, study->n_plans);
     return status;
 }
 
@@ -191,12 +229,7 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     TRY(trace_parts_choose(&options->parts, needs_training(study), trace->n_steps, &scored.parts));
     if (options->timer != NULL)
         TRY(plan_timer_name(options->timer->hardware, scored.hardware, sizeof scored.hardware));
-    TRY(sweep_learn(trace, options->signals, &scored.parts, study, &learnt));
-    Status measured = measure_plans(trace, options, learnt, study->n_plans);
-    if (measured != OK) {
-        sweep_forget(learnt, study->n_plans);
-        return measured;
-    }
+    TRY(complete_plans(trace, &scored.parts, study, options, &learnt));
     PackedTrace test = packed_trace_part(trace, scored.parts.test.first, scored.parts.test.end);
     PlanTimer timer = {0};
     if (options->timer != NULL) {

@@ -216,6 +216,25 @@ static void validate_tells_errors_of_times_by_operation_layer_and_step(void **un
     cJSON_Delete(json);
 }
 
+/* Budgets are learnt by replays, which divide misses by what was measured. */
+static void a_sweep_learns_with_the_costs_that_were_measured(void **unused)
+{
+    (void)unused;
+    static const char STUDY[] =
+        "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"slots\": 6, \"budget\": \"optimal\"}, "
+        "\"compute\": {\"mode\": \"split\"}}, \"grid\": {\"buffer.evict\": [\"lru\", \"lfu\"]}}";
+    char study[512];
+    char out[512];
+    keep(study, "split.json");
+    keep(out, "split.db");
+    assert_ok(file_write_all(study, STUDY, strlen(STUDY)));
+    RUN(&run, "sweep", "--trace", trace, "--study", study, "--hardware", profile, "--out", out,
+        "--json");
+    cJSON *json = parse_out();
+    assert_true(number(json, "done") == 2);
+    cJSON_Delete(json);
+}
+
 /* The profile with costs of attention that are FACTOR times what they were, and MORE. */
 static void keep_wrong_profile(char path[512], double factor, double more)
 {
@@ -485,6 +504,7 @@ int main(void)
         cmocka_unit_test(fewer_slots_take_longer_and_wait_for_loads),
         cmocka_unit_test(time_lines_have_every_step_and_operation),
         cmocka_unit_test(validate_tells_errors_of_times_by_operation_layer_and_step),
+        cmocka_unit_test(a_sweep_learns_with_the_costs_that_were_measured),
         cmocka_unit_test(absurd_costs_stay_times),
         cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),
         cmocka_unit_test(a_profile_of_another_device_is_refused_and_of_another_driver_told),

@@ -236,7 +236,7 @@ static void compare_file(const char *name, ImportFormat format, const char *out)
         skip();
     const ImportOptions options = {.from = format, .path = path, .out = scratch_name(out)};
     assert_ok(trace_import(&options, &report));
-    PackedTrace trace = read_trace(options.out, 1500);
+    PackedTrace trace = read_trace(options.out, 400);
     uint32_t items = trace.n_layers * trace.layers[0].experts;
     for (uint32_t part = 2; part <= 8; part *= 2)
         compare(&trace, items / part);

@@ -81,11 +81,11 @@ WIDE_INLINE void take_seats(Scope *scope, uint32_t n, __m256i newcomers, __m256i
 }
 
 WIDE_INLINE void decide(Scope *scope, ScopeEvent *counts, BufferSpan span, const uint16_t *experts,
-                        uint8_t *hit)
+                        uint8_t *hit, bool few_late)
 {
     Places *places = &scope->places;
     WideEvent event = wide_look_up(scope, experts, span.n, counts->first_object, scope->position);
-    HandMove move = hand_move(places, &event, true);
+    HandMove move = hand_move(places, &event, true, few_late);
     if (RARELY(!move.fits)) {
         decide_one_by_one(scope, counts, span, experts, hit);
         return;
@@ -103,8 +103,8 @@ WIDE_INLINE void decide(Scope *scope, ScopeEvent *counts, BufferSpan span, const
     wide_write_hits(&event, hit);
 }
 
-WIDE uint32_t wide_clock_serial(Scope *scope, ScopeEvent *events, const BufferRun *run,
-                                uint32_t from)
+WIDE_INLINE uint32_t decide_run(Scope *scope, ScopeEvent *events, const BufferRun *run,
+                                uint32_t from, bool few_late)
 {
     if (!wide_can(scope, run->spans[from]))
         return from;
@@ -112,10 +112,19 @@ WIDE uint32_t wide_clock_serial(Scope *scope, ScopeEvent *events, const BufferRu
     for (; from < run->n_spans && wide_can(scope, run->spans[from]); from++) {
         BufferSpan span = run->spans[from];
         decide(scope, &events[span.layer_index], span, run->experts + span.first,
-               run->hit != NULL ? run->hit + span.first : NULL);
+               run->hit != NULL ? run->hit + span.first : NULL, few_late);
     }
     get_up(scope);
     return from;
+}
+
+/* In the few slots of a layer many are late. */
+WIDE uint32_t wide_clock_serial(Scope *scope, ScopeEvent *events, const BufferRun *run,
+                                uint32_t from)
+{
+    if (scope->object_layer != NULL)
+        return decide_run(scope, events, run, from, true);
+    return decide_run(scope, events, run, from, false);
 }
 
 #else

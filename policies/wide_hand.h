@@ -78,13 +78,18 @@ WIDE_INLINE void hand_take(WideEvent *event, uint32_t who, __m512i *own)
     *own = _mm512_maskz_mov_epi64((__mmask8)event->hits, *own);
 }
 
-WIDE_INLINE HandMove hand_move(const Places *places, WideEvent *event, bool serial)
+/* FEW_LATE: an event of which anybody is late does not fit, so that nothing waits for who that is.
+ */
+WIDE_INLINE HandMove hand_move(const Places *places, WideEvent *event, bool serial, bool few_late)
 {
     HandMove move = {0};
     __m512i own = hand_own(places, event);
     uint64_t visited = places_window(places, places->visited);
     uint64_t free = places_window(places, places->taken) & ~visited;
     uint32_t late = serial ? hand_late(event, own, free & ~hand_any(own)) : 0;
+    bool fits = !few_late || late == 0;
+    if (few_late)
+        late = 0;
     __m512i not_visited = _mm512_set1_epi64((long long)~visited);
     uint32_t who;
     while (serial && RARELY((who = late & _mm512_test_epi64_mask(own, not_visited)) != 0)) {
@@ -97,7 +102,7 @@ WIDE_INLINE HandMove hand_move(const Places *places, WideEvent *event, bool seri
     uint64_t passed = _bzhi_u64(UINT64_MAX, move.passed);
     uint64_t stays = serial ? hand_any(_mm512_maskz_mov_epi64((__mmask8)late, own)) : any;
     move.visited = (((visited | any) & ~passed) | stays) ^ visited;
-    move.fits = wide_bits_64(move.victims) == event->n_misses;
+    move.fits = fits && wide_bits_64(move.victims) == event->n_misses;
     move.outside = event->hits & ~_mm512_test_epi64_mask(own, own);
     return move;
 }

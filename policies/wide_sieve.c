@@ -193,7 +193,7 @@ WIDE_INLINE void decide(Scope *scope, ScopeEvent *counts, BufferSpan span, const
     Places *places = &scope->places;
     bool begins;
     WideEvent event = wide_look_up(scope, experts, span.n, counts->first_object, scope->position);
-    HandMove move = hand_move(places, &event, serial);
+    HandMove move = hand_move(places, &event, serial, true);
     if (RARELY(!move.fits) ||
         RARELY(!keeps_off_newcomers(places, &move, event.n_misses, serial, &begins))) {
         decide_one_by_one(scope, counts, span, experts, hit, serial);

@@ -258,9 +258,11 @@ double costs_nearest(const Costs *costs, uint32_t table, const double *at, doubl
     uint32_t best = 0;
     double least = INFINITY;
     for (uint32_t i = 0; i < found->n_points; i++) {
-        double distance = 0;
-        for (uint32_t a = 0; a < found->n_axes; a++)
-            distance += fabs(log((found->at[(size_t)i * found->n_axes + a] + 1) / (at[a] + 1)));
+        double distance = 1;
+        for (uint32_t a = 0; a < found->n_axes; a++) {
+            double ratio = (found->at[(size_t)i * found->n_axes + a] + 1) / (at[a] + 1);
+            distance *= ratio > 1 ? ratio : 1 / ratio;
+        }
         if (distance < least) {
             least = distance;
             best = i;

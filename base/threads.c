@@ -74,9 +74,8 @@ static void pause_a_little(void)
 /* A loop that SEEN, the last one that was joined, is not, or the end. */
 static bool has_work(ThreadPool *pool, uint64_t seen)
 {
-    uint64_t open = atomic_load_explicit(&pool->open, memory_order_acquire);
-    return (open != 0 && open != seen) ||
-           atomic_load_explicit(&pool->stopping, memory_order_relaxed);
+    uint64_t open = atomic_load(&pool->open);
+    return (open != 0 && open != seen) || atomic_load(&pool->stopping);
 }
 
 /* After a round of looking: whether another one is due. Others may have the processor meanwhile. */
@@ -110,7 +109,7 @@ static bool look_for_work(ThreadPool *pool, uint64_t seen, uint64_t *rouses)
 }
 
 /* Whoever opens a loop looks for sleepers after that, and who goes to sleep is counted before it
- * looks a last time: one of them sees the other. */
+ * looks a last time: one of them sees the other, since all four are in one order. */
 static void sleep_until_called(ThreadPool *pool, uint64_t seen, uint64_t rouses)
 {
     pthread_mutex_lock(&pool->lock);
@@ -258,7 +257,7 @@ static void wait_for_helpers(ThreadPool *pool)
  */
 static void wait_for_items(ThreadPool *pool)
 {
-    for (int i = 0; i < LOOKS || atomic_load(&pool->joined) > 0; i++) {
+    for (int looks = 0; looks < LOOKS || atomic_load(&pool->joined) > 0; looks += looks < LOOKS) {
         if (atomic_load_explicit(&pool->next, memory_order_relaxed) >= pool->count)
             return;
         pause_a_little();

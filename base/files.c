@@ -170,15 +170,18 @@ Status output_open(const char *path, OutputFile *output)
     return status;
 }
 
-/* Links the file that has no name to PATH, over what is there. */
+/* Links the file that has no name to PATH, over what is there. A temporary name that is taken is a
+ * killed process's, which had the number of this one. */
 static bool give_name(const OutputFile *output)
 {
     char own[64];
     snprintf(own, sizeof own, "/proc/self/fd/%d", fileno(output->stream));
     if (linkat(AT_FDCWD, own, AT_FDCWD, output->path, AT_SYMLINK_FOLLOW) == 0)
         return true;
-    return errno == EEXIST &&
-           linkat(AT_FDCWD, own, AT_FDCWD, output->temporary, AT_SYMLINK_FOLLOW) == 0 &&
+    if (errno != EEXIST)
+        return false;
+    unlink(output->temporary);
+    return linkat(AT_FDCWD, own, AT_FDCWD, output->temporary, AT_SYMLINK_FOLLOW) == 0 &&
            rename(output->temporary, output->path) == 0;
 }
 

@@ -88,14 +88,18 @@ static bool hold(const char *path, int *lock)
 static Status make_folder(char *path, int *lock)
 {
     char *ending = path + strlen(path) - ENDING_CHARACTERS;
+    int reason = 0;
     for (int i = 0; i < TRIES; i++) {
         memcpy(ending, ENDING, ENDING_CHARACTERS);
-        if (mkdtemp(path) == NULL)
+        if (mkdtemp(path) == NULL) {
+            reason = errno;
             break;
+        }
         if (hold(path, lock))
             return OK;
+        reason = errno;
+        rmdir(path); /* unless whoever took it has done so */
     }
-    int reason = errno;
     memcpy(ending, ENDING, ENDING_CHARACTERS);
     return fail(ERR_OUTPUT, "%s: cannot create: %s", path, strerror(reason));
 }

@@ -216,6 +216,22 @@ static void every_allocation_may_fail_in_writing(void **unused)
     assert_true(k > 1);
 }
 
+/* In a container the number may be the same each time. */
+static void what_a_killed_process_of_this_number_left_does_not_hinder(void **unused)
+{
+    (void)unused;
+    const char *folder = new_folder("number");
+    const char *path = scratch_path("number/file");
+    char left[512];
+    snprintf(left, sizeof left, "%s.tmp-%ld", path, (long)getpid());
+    for (int i = 0; i < 2; i++) { /* without a file of that name, and with one */
+        assert_ok(file_write_all(left, "half", 4));
+        assert_ok(file_write_all(path, "new", 3));
+        assert_holds(path, "new");
+    }
+    assert_int_equal(count_entries(folder), 1);
+}
+
 /* Writes to an output, and to a file in a scratch folder, and is killed. */
 static void be_killed_writing(const char *path)
 {
@@ -310,6 +326,26 @@ static void a_scratch_folder_is_in_tmpdir_or_where_its_prefix_says(void **unused
     restore_tmpdir(kept);
 }
 
+/* A limit of open files stands for any reason why a folder cannot be held. */
+static void a_scratch_folder_that_cannot_be_held_is_not_left(void **unused)
+{
+    (void)unused;
+    const char *folder = new_folder("unheld");
+    char *kept = set_tmpdir(folder);
+    ScratchFolder scratch;
+    struct rlimit before;
+    int next = dup(0);
+    close(next);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    const struct rlimit limit = {.rlim_cur = (rlim_t)next, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    Status status = scratch_open(NULL, &scratch);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_says(status, ERR_OUTPUT, folder, "cannot create: Too many open files");
+    assert_int_equal(count_entries(folder), 0);
+    restore_tmpdir(kept);
+}
+
 /* Only folders of exactly such a name, and nothing that a link leads to. */
 static void what_is_no_scratch_folder_is_left_alone(void **unused)
 {
@@ -345,8 +381,10 @@ int main(void)
         cmocka_unit_test(an_output_that_cannot_be_is_refused_at_the_start),
         cmocka_unit_test(a_write_that_fails_leaves_what_was_there_before),
         cmocka_unit_test(every_allocation_may_fail_in_writing),
+        cmocka_unit_test(what_a_killed_process_of_this_number_left_does_not_hinder),
         cmocka_unit_test(a_killed_process_leaves_no_output_and_its_scratch_folder_until_the_next),
         cmocka_unit_test(a_scratch_folder_is_in_tmpdir_or_where_its_prefix_says),
+        cmocka_unit_test(a_scratch_folder_that_cannot_be_held_is_not_left),
         cmocka_unit_test(what_is_no_scratch_folder_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

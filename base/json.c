@@ -32,13 +32,15 @@ static size_t utf8_length(const unsigned char *text, size_t bytes)
 /* Checks what cJSON does not: bytes, nesting, and that numbers have the grammar of RFC 8259. */
 typedef struct {
     const char *file;
-    size_t line;
+    size_t line; /* 0: the text is a line, which FILE names */
     int depth;
     bool in_string;
 } Scan;
 
 static Status scan_fail(const Scan *scan, const char *why)
 {
+    if (scan->line == 0)
+        return fail(ERR_INPUT, "%s: %s", scan->file, why);
     return fail(ERR_INPUT, "%s: line %zu: %s", scan->file, scan->line, why);
 }
 
@@ -96,9 +98,8 @@ static Status scan_number(Scan *scan, const char *text, size_t bytes, size_t *at
     return OK;
 }
 
-static Status scan_text(const char *text, size_t bytes, const char *file)
+static Status scan_text(const char *text, size_t bytes, Scan scan)
 {
-    Scan scan = {.file = file, .line = 1};
     for (size_t at = 0; at < bytes;) {
         char c = text[at];
         if (scan.in_string) {
@@ -106,7 +107,7 @@ static Status scan_text(const char *text, size_t bytes, const char *file)
         } else if (c == '-' || (c >= '0' && c <= '9')) {
             TRY(scan_number(&scan, text, bytes, &at));
         } else {
-            scan.line += c == '\n';
+            scan.line += c == '\n' && scan.line > 0;
             scan.in_string = c == '"';
             scan.depth += (c == '{' || c == '[') - (c == '}' || c == ']');
             if (scan.depth > JSON_MAX_DEPTH)
@@ -219,18 +220,21 @@ static size_t line_of(const char *text, const char *end)
     return line;
 }
 
-Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root)
+/* LINE is of TEXT's first, or 0: Scan says what that means. */
+static Status parse(const char *text, size_t bytes, const char *file, size_t line, cJSON **root)
 {
+    Scan scan = {.file = file, .line = line};
     *root = NULL;
-    TRY(scan_text(text, bytes, file));
+    TRY(scan_text(text, bytes, scan));
     const char *end = text;
     uint64_t failures = mem_failures();
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
     if (parsed == NULL) {
         if (mem_failures() != failures)
             return fail_memory(file, bytes);
-        return fail(ERR_INPUT, "%s: line %zu: not JSON", file,
-                    line_of(text, end < text + bytes ? end : text + bytes));
+        if (line > 0)
+            scan.line = line_of(text, end < text + bytes ? end : text + bytes);
+        return scan_fail(&scan, "not JSON");
     }
     Status status = check_tree(parsed, parsed, file);
     if (status != OK)
@@ -238,6 +242,16 @@ Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root
     else
         *root = parsed;
     return status;
+}
+
+Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root)
+{
+    return parse(text, bytes, file, 1, root);
+}
+
+Status json_parse_line(const char *line, size_t bytes, const char *place, cJSON **root)
+{
+    return parse(line, bytes, place, 0, root);
 }
 
 Status json_load(const char *path, size_t limit, cJSON **root)

@@ -18,6 +18,8 @@ enum { JSON_MAX_DEPTH = 64, JSON_PLAN_BYTES = 1 << 20 };
 /* Parses BYTES of TEXT (TEXT[BYTES] must be 0). The caller frees *ROOT with cJSON_Delete. Fails
  * with ERR_INPUT. */
 Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root);
+/* The same for one line of a file, both of which PLACE names: errors then begin "PLACE: ". */
+Status json_parse_line(const char *line, size_t bytes, const char *place, cJSON **root);
 /* Reads at most LIMIT bytes of PATH and parses them. */
 Status json_load(const char *path, size_t limit, cJSON **root);
 /* NODE as text (mem_free), indented or without any space. A number reads back as the same double;

@@ -71,7 +71,7 @@ static Status add_line(TokenLoader *loader, size_t number, const char *line, siz
     char place[PLACE_BYTES];
     cJSON *object = NULL;
     snprintf(place, sizeof place, "%s: line %zu", loader->path, number);
-    TRY(json_parse(line, bytes, place, &object));
+    TRY(json_parse_line(line, bytes, place, &object));
     Status status = add_object(loader, place, object);
     cJSON_Delete(object);
     return status;

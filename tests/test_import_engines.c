@@ -408,7 +408,7 @@ static void bad_vllm_responses_are_refused(void **unused)
         const char *wanted;
     } CASES[] = {
         {"", "holds no token"},
-        {"{", "line 1"},
+        {"{", "responses.jsonl: line 1: not JSON"},
         {"{\"a\": 1}\n", "line 1: choices: a list is wanted"},
         {"\n{\"choices\": [{\"text\": \"\"}]}\n", "line 2: choices: no routed_experts"},
         {"{\"choices\": [{\"routed_experts\": [[1, 2]]}]}\n", "lists [token][layer][k]"},

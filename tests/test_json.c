@@ -118,6 +118,31 @@ static void only_rfc_8259_with_unique_keys_and_finite_numbers_is_accepted(void *
     }
 }
 
+/* The place, which names the line, once. */
+static void a_line_of_a_file_is_named_by_its_place_alone(void **unused)
+{
+    (void)unused;
+    static const struct {
+        const char *line;
+        const char *wanted;
+    } CASES[] = {
+        {"{", "t.jsonl: line 7: not JSON"},
+        {"{} {}", "t.jsonl: line 7: not JSON"},
+        {"[007]", "t.jsonl: line 7: a number is not JSON"},
+        {"{\"a\": {\"b\": 1, \"b\": 2}}",
+         "t.jsonl: line 7: a.b: the key stands twice in one object"},
+    };
+    cJSON *root = NULL;
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        const char *line = CASES[i].line;
+        assert_int_equal(json_parse_line(line, strlen(line), "t.jsonl: line 7", &root), ERR_INPUT);
+        assert_string_equal(error_message(), CASES[i].wanted);
+        assert_null(root);
+    }
+    assert_ok(json_parse_line("[7]", 3, "t.jsonl: line 7", &root));
+    cJSON_Delete(root);
+}
+
 static void a_zero_byte_is_refused_wherever_it_stands(void **unused)
 {
     (void)unused;
@@ -451,6 +476,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_rfc_8259_with_unique_keys_and_finite_numbers_is_accepted),
+        cmocka_unit_test(a_line_of_a_file_is_named_by_its_place_alone),
         cmocka_unit_test(a_zero_byte_is_refused_wherever_it_stands),
         cmocka_unit_test(nesting_is_limited),
         cmocka_unit_test(an_object_of_64000_keys_parses_in_a_moment),

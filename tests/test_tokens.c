@@ -291,7 +291,8 @@ static void a_bad_jsonl_line_is_named(void **state)
     }
     assert_refused(write_text("t.jsonl", ""), NULL, "holds no tokens");
     assert_refused(write_text("t.jsonl", "\n\n  \n"), NULL, "holds no tokens");
-    assert_refused(write_file("t.jsonl", "{\"tokens\":\0[1]}", 15), NULL, "line 1: ");
+    assert_refused(write_file("t.jsonl", "{\"tokens\":\0[1]}", 15), NULL,
+                   "t.jsonl: line 1: not JSON");
 }
 
 static void an_unknown_or_absent_file_is_refused(void **state)

@@ -238,7 +238,7 @@ static Status take_line(Responses *responses, char *line, size_t length)
     char saved = line[length];
     snprintf(name, sizeof name, "%.200s: line %u", responses->options->path, responses->line);
     line[length] = '\0';
-    Status status = json_parse(line, length, name, &root);
+    Status status = json_parse_line(line, length, name, &root);
     line[length] = saved;
     TRY(status);
     status = take_response(responses, root);

@@ -64,7 +64,7 @@ static Status add_object(Work *work, const char *place, const cJSON *object)
 static Status add_json_line(Work *work, const char *place, Span line)
 {
     cJSON *object = NULL;
-    TRY(json_parse((const char *)line.data, line.bytes, place, &object));
+    TRY(json_parse_line((const char *)line.data, line.bytes, place, &object));
     Status status = add_object(work, place, object);
     cJSON_Delete(object);
     return status;

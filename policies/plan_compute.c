@@ -113,7 +113,10 @@ static Status host_table(const TraceLayer *layers, uint32_t n_layers, const Expe
         }
         parts.first_row[i + 1] = row;
     }
-    return OK;
+    Status status = fail_in(check_costs(*table), "compute.host_ns");
+    if (status != OK)
+        plan_table_release(*table);
+    return status;
 }
 
 static Status load_table(const TraceLayer *layers, uint32_t n_layers, const ExpertCosts *costs,
@@ -144,29 +147,26 @@ static Status event_table(const TraceLayer *layers, uint32_t n_layers, const Exp
     return OK;
 }
 
+typedef Status (*MakeTable)(const TraceLayer *layers, uint32_t n_layers, const ExpertCosts *costs,
+                            PlanTable **table);
+
+/* Puts what MAKE makes in the place of LEARNED, where that is to be measured. */
+static Status measure(PlanLearned *learned, MakeTable make, const TraceLayer *layers,
+                      uint32_t n_layers, const ExpertCosts *costs)
+{
+    PlanTable *table;
+    if (learned->choice != COMPUTE_COSTS_MEASURED)
+        return OK;
+    TRY(make(layers, n_layers, costs, &table));
+    plan_learn(learned, table);
+    plan_table_release(table);
+    return OK;
+}
+
 Status plan_measure(Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                     const ExpertCosts *costs)
 {
-    PlanTable *table = NULL;
-    Status status = OK;
-    if (plan->compute.host_ns.choice == COMPUTE_COSTS_MEASURED) {
-        status = host_table(layers, n_layers, costs, &table);
-        if (status == OK)
-            status = fail_in(check_costs(table), "compute.host_ns");
-        if (status == OK)
-            plan_learn(&plan->compute.host_ns, table);
-        plan_table_release(table);
-    }
-    if (status == OK && plan->compute.load_ns.choice == COMPUTE_COSTS_MEASURED) {
-        status = load_table(layers, n_layers, costs, &table);
-        if (status == OK)
-            plan_learn(&plan->compute.load_ns, table);
-        plan_table_release(table);
-    }
-    if (status != OK || plan->compute.event_ns.choice != COMPUTE_COSTS_MEASURED)
-        return status;
-    TRY(event_table(layers, n_layers, costs, &table));
-    plan_learn(&plan->compute.event_ns, table);
-    plan_table_release(table);
-    return OK;
+    TRY(measure(&plan->compute.host_ns, host_table, layers, n_layers, costs));
+    TRY(measure(&plan->compute.load_ns, load_table, layers, n_layers, costs));
+    return measure(&plan->compute.event_ns, event_table, layers, n_layers, costs);
 }

@@ -17,6 +17,12 @@ static uint32_t whole_ns(double ns)
     return ns < 1 ? 1 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)(ns + 0.5);
 }
 
+/* Rounded down, of what is not negative. */
+static uint32_t full_ns(double ns)
+{
+    return ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
+}
+
 static const char *shape_of(const HardwareModel *model, uint32_t layer)
 {
     for (uint32_t stack = 0; stack < 2; stack++)
@@ -52,7 +58,8 @@ static uint32_t next_rows(const HostTable *host, uint32_t last)
     uint32_t next = 0;
     for (uint32_t i = 0; i < host->table->n_points; i++) {
         double rows = place(host, i, host->rows);
-        if (rows > last && rows == (uint32_t)rows && (next == 0 || rows < next))
+        if (rows > last && rows <= UINT32_MAX && rows == (uint32_t)rows &&
+            (next == 0 || rows < next))
             next = (uint32_t)rows;
     }
     return next;
@@ -97,7 +104,7 @@ static void take_points(const HostTable *host, const Points *points, ExpertCosts
         points->host_ns[n] = n > 0 && ns < points->host_ns[n - 1] ? points->host_ns[n - 1] : ns;
         besides = n == 0 ? more : besides;
     }
-    costs->event_ns[0] = (uint32_t)besides;
+    costs->event_ns[0] = full_ns(besides);
 }
 
 /* The least that a table says; 0 without one. */
@@ -124,8 +131,9 @@ static Status host_costs(const Hardware *hardware, const HardwareModel *model, u
             " of %s",
             hardware->device, layer, model->name);
     take_points(&host, points, costs);
-    costs->event_ns[0] += (uint32_t)(least_of(hardware, "issue/experts", shape) +
-                                     least_of(hardware, "host/fetch", shape));
+    uint32_t queued_and_fetched = full_ns(least_of(hardware, "issue/experts", shape) +
+                                          least_of(hardware, "host/fetch", shape));
+    costs->event_ns[0] = full_ns((double)costs->event_ns[0] + queued_and_fetched);
     return OK;
 }
 
@@ -175,7 +183,7 @@ static Status load_cost(const Plan *plan, const Hardware *hardware, const Hardwa
     double throttled =
         plan->link.h2d_gb_per_s > 0 ? (double)layer->expert_bytes / plan->link.h2d_gb_per_s : 0;
     costs->load_ns = whole_ns(ns > throttled ? ns : throttled);
-    costs->event_ns[1] = (uint32_t)(besides + least_of(hardware, "lag", ""));
+    costs->event_ns[1] = full_ns(besides + least_of(hardware, "lag", ""));
     return OK;
 }
 

@@ -455,6 +455,53 @@ static void a_profile_gives_the_costs_that_a_plan_leaves_to_be_measured(void **u
     hardware_free(&hardware);
 }
 
+/* Profiles may say up to 10^18 ns. */
+static void costs_that_a_plan_cannot_hold_are_the_most_that_it_can(void **unused)
+{
+    (void)unused;
+    static const char *const ROWS[] = {"rows"};
+    const TraceLayer layer = {.layer = 3, .experts = 8, .expert_bytes = 6000};
+    Hardware hardware;
+    CostTable *table;
+    make_profile(&hardware);
+    assert_ok(hardware_add_table(&hardware, "host/fetch", "d8", UNIT_NS, ROWS, 1, &table));
+    table->value[0] = 1e18;
+    assert_ok(hardware_add_table(&hardware, "lag", "", UNIT_NS, ROWS, 1, &table));
+    assert_ok(cost_table_put(table, (const double[]){1}, 1e18, 0));
+    assert_ok(hardware_add_table(&hardware, "host/experts", "d8", UNIT_NS, NULL, 0, &table));
+    put(table, 4, 1e12, 2000); /* more rows than a plan counts */
+    Plan plan = plan_default();
+    plan.compute.host_ns.choice = plan.compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
+    assert_ok(plan_measure_on(&plan, &hardware, "m", &layer, 1));
+    assert_int_equal(plan_table_rows(plan.compute.host_ns.table, 0), 3);
+    for (int side = 0; side < 2; side++)
+        assert_true(plan_table_list(plan.compute.event_ns.table, 3).values[side] == UINT32_MAX);
+    plan_free(&plan);
+    hardware_free(&hardware);
+}
+
+static void every_failed_allocation_in_measuring_leaves_the_plan_whole(void **unused)
+{
+    (void)unused;
+    static const uint32_t ROWS[] = {1};
+    static const uint32_t NS[] = {10};
+    const TraceLayer layer = {.layer = 3, .experts = 4, .top_k = 1};
+    const ExpertCosts costs = {.n = 1, .rows = ROWS, .host_ns = NS, .load_ns = 1};
+    FailingAllocation failing = {0};
+    while (failing_next(&failing)) {
+        Plan plan = plan_default();
+        plan.compute.host_ns.choice = plan.compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
+        plan.compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
+        Status status = plan_measure(&plan, &layer, 1, &costs);
+        failing_end(&failing, status);
+        int64_t held = (plan.compute.host_ns.table != NULL) + (plan.compute.load_ns.table != NULL) +
+                       (plan.compute.event_ns.table != NULL);
+        assert_int_equal(mem_live_blocks(), failing.live_blocks + held);
+        plan_free(&plan);
+    }
+    assert_true(failing.k > 3);
+}
+
 static void every_failed_allocation_is_reported_and_leaks_nothing(void **unused)
 {
     (void)unused;
@@ -501,6 +548,8 @@ int main(void)
         cmocka_unit_test(costs_that_lack_a_layer_are_refused),
         cmocka_unit_test(measured_costs_must_ascend),
         cmocka_unit_test(a_profile_gives_the_costs_that_a_plan_leaves_to_be_measured),
+        cmocka_unit_test(costs_that_a_plan_cannot_hold_are_the_most_that_it_can),
+        cmocka_unit_test(every_failed_allocation_in_measuring_leaves_the_plan_whole),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

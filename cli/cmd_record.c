@@ -209,6 +209,7 @@ static Status parse(int argc, char **argv, RecordArguments *arguments)
     TRY(options_parse(&table, argc, argv));
     return check(&table, arguments);
 }
+
 /* A run whose plan decides by scores or predictions records them, so that it can be replayed. */
 static void record_what_decides(const Plan *plan, RecordArguments *arguments)
 {

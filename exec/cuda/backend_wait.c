@@ -1,5 +1,5 @@
-/* Waiting for the queue. Where the host is told something few bytes long, a kernel writes it to
- * host memory, and behind it a number, which the host watches: that takes some microseconds less
+/* Waiting for the queue. Where the host is told something of some KiB at most, a kernel writes it
+ * to host memory, and behind it a number, which the host watches: that takes some microseconds less
  * than a copy and the driver's own wait. */
 #include "base/clock.h"
 #include "exec/cuda/device.h"

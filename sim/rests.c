@@ -64,7 +64,7 @@ static Status play_all(const WholeSteps *whole, const Hardware *hardware, bool f
                                    .forced = forced,
                                    .bare = true};
     uint32_t most = 1;
-    uint32_t *share;
+    uint32_t *share = NULL;
     Timing *timing;
     for (uint32_t i = 0; i < whole->n_layers; i++)
         most = whole->layers[i].experts > most ? whole->layers[i].experts : most;
@@ -73,8 +73,7 @@ static Status play_all(const WholeSteps *whole, const Hardware *hardware, bool f
     for (size_t i = 0; i < whole->n && status == OK; i++)
         if (whole->steps[i].forced == forced)
             status = play(timing, whole, &whole->steps[i], share, &ns[i]);
-    if (status == OK)
-        mem_free(share);
+    mem_free(share);
     timing_free(timing);
     return status;
 }

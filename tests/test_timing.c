@@ -548,6 +548,22 @@ static void whole_steps_take_what_they_were_measured_to(void **unused)
     }
 }
 
+static void rests_that_memory_ends_lose_nothing(void **unused)
+{
+    (void)unused;
+    uint64_t random = 7;
+    Hardware hardware;
+    WholeSteps whole = {0};
+    make_machine(&random, 1000, &hardware);
+    put_table(&hardware, "forced/route", "shape", "tokens", 1000, 9);
+    make_whole_steps(&random, &whole);
+    assert_ok(rests_note(&whole, &hardware)); /* which now has all tables */
+    for (FailingAllocation failing = {0}; failing_next(&failing);)
+        failing_end(&failing, rests_note(&whole, &hardware));
+    whole_steps_free(&whole);
+    hardware_free(&hardware);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -560,6 +576,7 @@ int main(void)
         cmocka_unit_test(memory_that_ends_is_told_and_nothing_is_lost),
         cmocka_unit_test(forced_routing_has_a_price_of_its_own),
         cmocka_unit_test(whole_steps_take_what_they_were_measured_to),
+        cmocka_unit_test(rests_that_memory_ends_lose_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -45,9 +45,10 @@ double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *po
 }
 
 /* What a profile may hold is held at eleven days, so that sums of it stay times. */
+static const double MOST_NS = 1e15;
+
 static uint64_t whole(double ns)
 {
-    static const double MOST_NS = 1e15;
     if (!(ns > 0))
         return 0;
     return ns < MOST_NS ? (uint64_t)(ns + 0.5) : (uint64_t)MOST_NS;
@@ -56,6 +57,15 @@ static uint64_t whole(double ns)
 uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point, CostUse *use)
 {
     return whole(op_costs_at(costs, ref, point, use));
+}
+
+int64_t op_costs_signed_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
+                           CostUse *use)
+{
+    double ns = op_costs_at(costs, ref, point, use);
+    if (ns >= MOST_NS)
+        return (int64_t)MOST_NS;
+    return ns > -MOST_NS ? (int64_t)ns : -(int64_t)MOST_NS;
 }
 
 /* ---- the list of operations ---- */
@@ -261,7 +271,6 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
         price->slow = 1;
 }
 
-/* The router; where the host waits for it, the host is told afterwards. */
 static double route_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point, bool forced)
 {
     const CostRef *chosen =
@@ -329,8 +338,7 @@ static double queued_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *
     CostPoint point = place_of(work);
     double ns = op_costs_at(costs, &price->queued, &point, &use);
     if (use.n[COST_EXTRAPOLATED] == 0 || price->queued.table == price->gpu.table) {
-        for (CostStatus status = COST_OK; status < COST_STATUSES; status++)
-            costs->use[OP_EXPERTS].n[status] += use.n[status];
+        cost_use_add(&costs->use[OP_EXPERTS], &use);
         return ns;
     }
     ns = op_costs_at(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);

@@ -118,8 +118,7 @@ typedef struct {
 } OpCosts;
 
 /* MODEL is a name as in a trace, PLAN says how is gated. HARDWARE and PLAN must outlive it. Fails
- * with ERR_INPUT when the profile
- * does not know the model. */
+ * with ERR_INPUT when the profile does not know the model. */
 Status op_costs_new(const Hardware *hardware, const char *model, const Plan *plan, OpCosts *costs);
 void op_costs_free(OpCosts *costs);
 
@@ -128,13 +127,15 @@ void op_costs_free(OpCosts *costs);
 Status op_costs_find(const OpCosts *costs, const char *name, const char *shape, CostRef *ref);
 /* The cost at POINT, counted in USE; 0 when there is no table. */
 double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *point, CostUse *use);
-/* The same in whole nanoseconds, at least 0. */
+/* The same in whole nanoseconds, at least 0 and at most eleven days. */
 uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
                      CostUse *use);
+/* ... of what may be negative, and is no further from 0; towards which it is rounded. */
+int64_t op_costs_signed_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
+                           CostUse *use);
 
 /* Prices every operation of a step but its experts; ISSUED: the host queues them one by one and
- * waits at every event, and its part is priced as well; FORCED:
- * routing is not the router's. */
+ * waits at every event, and its part is priced as well; FORCED: routing is not the router's. */
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced);
 /* About how many kernels the host queues in ISSUE_NS, at least 1. */
 uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns);

@@ -229,7 +229,7 @@ static int64_t rest_of(Timing *timing)
     point.at[AXIS_CONTEXT] = (double)(one->context + several->context) / requests;
     if (ref->table == COSTS_NONE)
         ref = &rests[STEP_REPEATED];
-    return (int64_t)op_costs_at(&timing->costs, ref, &point, &timing->costs.other) +
+    return op_costs_signed_ns(&timing->costs, ref, &point, &timing->costs.other) +
            (int64_t)cold_ns(timing);
 }
 

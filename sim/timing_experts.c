@@ -49,9 +49,8 @@ static uint64_t ready_at(Timing *timing, const Pending *list)
         return list->ready_ns;
     point.at[AXIS_ACTIVE] = list->work.active;
     point.at[AXIS_BYTES] = (double)timing->layers[0].slot_bytes;
-    double after_ns =
-        op_costs_at(&timing->costs, &timing->refs.after_load, &point, &timing->costs.other);
-    return moved(list->ready_ns, (int64_t)after_ns);
+    return moved(list->ready_ns, op_costs_signed_ns(&timing->costs, &timing->refs.after_load,
+                                                    &point, &timing->costs.other));
 }
 
 /* Queues what is pending in LIST. */

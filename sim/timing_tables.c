@@ -196,33 +196,27 @@ static Status find_rest(Timing *timing, Stack stack, StepMode mode)
 static Status find_of_model(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
-    char shape[300];
+    char name[48];
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (StepMode mode = STEP_FIRST; mode < STEP_MODES; mode++)
             TRY(find_rest(timing, stack, mode));
     TRY(find_between(timing));
+    TRY(op_costs_find(costs, "step/cold", costs->model->name, &timing->refs.cold));
     const char *memory = costs->fixed == NULL                             ? "activations"
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
                                                                           : "padded";
-    snprintf(shape, sizeof shape, "memory/%s", memory);
-    TRY(op_costs_find(costs, "step/cold", costs->model->name, &timing->refs.cold));
-    return op_costs_find(costs, shape, costs->model->name, &timing->refs.activations);
+    snprintf(name, sizeof name, "memory/%s", memory);
+    return op_costs_find(costs, name, costs->model->name, &timing->refs.activations);
 }
 
 /* What is the same in every step, by the bytes of an expert at the most. */
-static double constant_or_less(Timing *timing, const CostRef *ref)
+static uint64_t constant(Timing *timing, const CostRef *ref)
 {
     const HardwareModel *model = timing->costs.model;
     CostPoint point = {0};
     if (model->n_slots > 0)
         point.at[AXIS_BYTES] = (double)model->slots[0].slot_bytes;
-    return op_costs_at(&timing->costs, ref, &point, &timing->costs.other);
-}
-
-static uint64_t constant(Timing *timing, const CostRef *ref)
-{
-    double ns = constant_or_less(timing, ref);
-    return ns > 0 ? (uint64_t)(ns + 0.5) : 0;
+    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
 }
 
 static uint64_t constant_if_any(Timing *timing, const CostRef *ref, uint64_t otherwise)

@@ -186,6 +186,34 @@ static void a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs(
     hardware_free(&hardware);
 }
 
+static void set_table(Hardware *hardware, const char *name, double value)
+{
+    for (uint32_t i = 0; i < hardware->n_tables; i++)
+        for (uint32_t p = 0;
+             strcmp(hardware->tables[i].name, name) == 0 && p < hardware->tables[i].n_points; p++)
+            hardware->tables[i].value[p] = value;
+}
+
+/* What a profile may hold at the most, which in nanoseconds is 30 years. */
+static void no_cost_is_longer_than_eleven_days(void **unused)
+{
+    (void)unused;
+    static const char *const NAMES[] = {"wake", "lag", "issue/await", "after/load", "step/rest"};
+    static const double DAYS_NS = 1e15;
+    static const uint64_t AT_ONCE[SPACED] = {0};
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++) {
+        uint64_t random = 3 + i;
+        StepTime steps[SPACED];
+        Hardware hardware;
+        make_machine(&random, 1000, &hardware);
+        set_table(&hardware, NAMES[i], 1e18);
+        run_spaced(&hardware, AT_ONCE, steps);
+        for (int s = 0; s < SPACED; s++)
+            assert_true((double)steps[s].duration_ns < 60 * DAYS_NS);
+        hardware_free(&hardware);
+    }
+}
+
 /* ---- steps without a buffer ---- */
 
 typedef struct {
@@ -569,6 +597,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
         cmocka_unit_test(a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs),
+        cmocka_unit_test(no_cost_is_longer_than_eleven_days),
         cmocka_unit_test(one_request_that_generates_adds_nothing_to_the_attention_of_prompts),
         cmocka_unit_test(time_between_steps_is_that_of_their_tokens_and_routing),
         cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),

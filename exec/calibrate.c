@@ -94,30 +94,21 @@ static Status open_resident(Calibration *c, const char *model)
     return open_model(c, model, &plan);
 }
 
-static bool has_points(const Hardware *hardware, const char *name, const char *shape)
+const CostTable *calibration_table(const Calibration *c, const char *name, const char *shape)
 {
-    const CostTable *table = hardware_table(hardware, name, shape);
-    return table != NULL && table->n_points > 0;
+    const Hardware *profile[] = {c->hardware, c->options->known};
+    for (size_t i = 0; i < COUNT(profile); i++) {
+        const CostTable *table =
+            profile[i] != NULL ? hardware_table(profile[i], name, shape) : NULL;
+        if (table != NULL && table->n_points > 0)
+            return table;
+    }
+    return NULL;
 }
 
 bool calibration_knows(const Calibration *c, const char *name, const char *shape)
 {
-    const Hardware *known = c->options->known;
-    return has_points(c->hardware, name, shape) ||
-           (known != NULL && has_points(known, name, shape));
-}
-
-bool calibration_constant(const Calibration *c, const char *name, double *value)
-{
-    const Hardware *profile[] = {c->hardware, c->options->known};
-    for (size_t i = 0; i < 2; i++) {
-        const CostTable *table = profile[i] != NULL ? hardware_table(profile[i], name, "") : NULL;
-        if (table != NULL && table->n_axes == 0 && table->n_points == 1) {
-            *value = table->value[0];
-            return true;
-        }
-    }
-    return false;
+    return calibration_table(c, name, shape) != NULL;
 }
 
 /* What models of the same shapes have left in the profile is not measured again. */

@@ -239,6 +239,8 @@ static int compare_doubles(const void *a, const void *b)
 
 double calibration_median(double *values, uint32_t n)
 {
+    if (n == 0)
+        return 0;
     qsort(values, n, sizeof *values, compare_doubles);
     return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
@@ -247,12 +249,14 @@ double calibration_spread(const double *values, uint32_t n)
 {
     double sum = 0;
     double squares = 0;
+    if (n < 2)
+        return 0;
     for (uint32_t i = 0; i < n; i++)
         sum += values[i];
     double mean = sum / n;
     for (uint32_t i = 0; i < n; i++)
         squares += (values[i] - mean) * (values[i] - mean);
-    return n > 1 && mean != 0 ? sqrt(squares / (n - 1)) / fabs(mean) : 0;
+    return mean != 0 ? sqrt(squares / (n - 1)) / fabs(mean) : 0;
 }
 
 /* Runs that come before those that count: a device without graphs needs no more than one. */

@@ -151,24 +151,18 @@ static const char *experts_shape(const Calibration *c, char shape[160])
 static Status note_host(Calibration *c, const char *name, const double at[2], HostValues *values)
 {
     char shape[160];
-    double spread = calibration_spread(values->host_ns, values->n);
-    double median = calibration_median(values->host_ns, values->n);
     if (values->n == 0 || experts_shape(c, shape) == NULL)
         return OK;
+    double spread = calibration_spread(values->host_ns, values->n);
+    double median = calibration_median(values->host_ns, values->n);
     return calibration_note(c, name, shape, UNIT_NS, HOST_AXES, 2, at, median, spread);
 }
 
 /* What waking up was measured to take, of experts of SHAPE. */
 static double wake_ns_of(const Calibration *c, const char *shape)
 {
-    const Hardware *profile[] = {c->hardware, c->options->known};
-    for (size_t i = 0; i < COUNT(profile); i++) {
-        const CostTable *table =
-            profile[i] != NULL ? hardware_table(profile[i], "wake", shape) : NULL;
-        if (table != NULL && table->n_points > 0)
-            return table->value[0];
-    }
-    return 0;
+    const CostTable *table = calibration_table(c, "wake", shape);
+    return table != NULL ? table->value[0] : 0;
 }
 
 /* What an event takes besides its experts: the device's part and the host's. */
@@ -276,16 +270,10 @@ static Status note_reuse(Calibration *c, const uint32_t *sets, const double *ns,
 /* What the profile says of how much the caches hold by half; false: nothing. */
 static bool know_reuse(Calibration *c)
 {
-    const Hardware *profile[] = {c->hardware, c->options->known};
-    for (size_t i = 0; i < COUNT(profile); i++) {
-        const CostTable *table =
-            profile[i] != NULL ? hardware_table(profile[i], "host/reuse", "") : NULL;
-        for (uint32_t at = 0; table != NULL && at < table->n_points; at++)
-            c->cache_bytes = table->value[at] < 0.5 ? table->at[at] : c->cache_bytes;
-        if (table != NULL && table->n_points > 0)
-            return true;
-    }
-    return false;
+    const CostTable *table = calibration_table(c, "host/reuse", "");
+    for (uint32_t at = 0; table != NULL && at < table->n_points; at++)
+        c->cache_bytes = table->value[at] < 0.5 ? table->at[at] : c->cache_bytes;
+    return table != NULL;
 }
 
 /* Where the caches hold all experts they are warm, and nothing is noted. */

@@ -128,7 +128,9 @@ void calibration_experts_shape(const Calibration *c, char shape[160])
             calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
 }
 
-void calibration_around(const StepOutput *output, double *lag_ns, double *after_ns)
+/* What passes before an event's first load starts, from the host's beginning it on, and after its
+ * last and after queueing. Means over the events of a stamped step. */
+static void times_around(const StepOutput *output, double *lag_ns, double *after_ns)
 {
     const HostTimes *host = &output->host;
     size_t event = 0;
@@ -174,7 +176,7 @@ static Status time_step(Calibration *c, const StepKind *kind, uint32_t at, LoadT
     times->gap_ns[at] /= times->gaps > 0 ? times->gaps : 1;
     times->queueing_ns[at] = queueing(&output);
     times->outside_ns[at] = outside(&output);
-    calibration_around(&output, &times->lag_ns[at], &times->after_ns[at]);
+    times_around(&output, &times->lag_ns[at], &times->after_ns[at]);
     return OK;
 }
 

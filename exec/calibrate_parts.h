@@ -151,10 +151,11 @@ bool calibration_looks_ahead(const Calibration *c);
 /* Such a plan: C's own buffer, or one with room for ALL experts, so that in the end nothing waits.
  */
 Plan calibration_ahead_plan(const Calibration *c, bool all);
-/* True when the profile that is made, or the one that it joins, has points of the table. */
+/* The table of the profile that is made, or else of the one that it joins, where it has points;
+ * NULL: neither has any. */
+const CostTable *calibration_table(const Calibration *c, const char *name, const char *shape);
+/* True when either has points of the table. */
 bool calibration_knows(const Calibration *c, const char *name, const char *shape);
-/* Whether either has the one value of a table without axes, which *VALUE then is. */
-bool calibration_constant(const Calibration *c, const char *name, double *value);
 
 /* Opens MODEL under PLAN with room for REQUESTS requests of up to LENGTH tokens and steps of
  * TOKENS; lengths that the model or the device does not allow become shorter. C must be zeroed but
@@ -223,8 +224,8 @@ void calibration_close_clock(Calibration *c);
 Status calibration_settle(Calibration *c);
 
 /* Forces TOKENS tokens of every MoE layer of STACK on ACTIVE experts each: evenly, or with SKEW, a
- * share of all rows that go to one of them, as far as they can. Returns the
- * mean load of these experts. */
+ * share of all rows that go to one of them, as far as they can. Returns the mean load of these
+ * experts. */
 double calibration_force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active,
                          double skew);
 
@@ -264,9 +265,6 @@ Status calibrate_loads(Calibration *c);
 /* ... small ones, which the host needs BEGIN_NS to begin, with making the queue wait for them; the
  * call that waits for them ends AWAITED_NS after them. The plan is another one then. */
 Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns);
-/* What passes before an event's first load starts, from the host's beginning it on, and after its
- * last and after queueing. Means over the events of a stamped step. */
-void calibration_around(const StepOutput *output, double *lag_ns, double *after_ns);
 /* The shape key of the experts of the decoder's last MoE layer. */
 void calibration_experts_shape(const Calibration *c, char shape[160]);
 /* Forces TOKENS on ACTIVE experts, half of all at the most: of even numbers, or the SECOND half. */
@@ -282,7 +280,7 @@ Status calibrate_copies(Calibration *c);
 /* One kind of step comes now; true: it is only counted. */
 bool calibration_only_counts(Calibration *c);
 
-/* Median of N values, which are sorted; their coefficient of variation. */
+/* Median of N values, which are sorted; their coefficient of variation. Both 0 of none. */
 double calibration_median(double *values, uint32_t n);
 double calibration_spread(const double *values, uint32_t n);
 

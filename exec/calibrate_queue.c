@@ -138,23 +138,6 @@ static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasure
     return OK;
 }
 
-/* The cost at the point of the table that lies nearest to AT, by ratios. */
-static double nearest_cost(const CostTable *table, const double *at)
-{
-    double best = INFINITY;
-    double cost = 0;
-    for (uint32_t i = 0; table != NULL && i < table->n_points; i++) {
-        double distance = 0;
-        for (uint32_t a = 0; a < table->n_axes; a++)
-            distance += fabs(log((table->at[(size_t)i * table->n_axes + a] + 1) / (at[a] + 1)));
-        if (distance < best) {
-            best = distance;
-            cost = table->value[i];
-        }
-    }
-    return cost;
-}
-
 static double gpu_cost(const Calibration *c, const StepKind *kind, Op op, const char *shape)
 {
     const char *axis[COST_AXES];
@@ -163,10 +146,8 @@ static double gpu_cost(const Calibration *c, const StepKind *kind, Op op, const 
     snprintf(name, sizeof name, "%s/%s", op == OP_ROUTE && kind->forced ? "forced" : "gpu",
              op_name(op));
     calibration_place(c, op, kind, at, axis);
-    const CostTable *table = hardware_table(c->hardware, name, shape);
-    if ((table == NULL || table->n_points == 0) && c->options->known != NULL)
-        table = hardware_table(c->options->known, name, shape);
-    return nearest_cost(table, at);
+    const CostTable *table = calibration_table(c, name, shape);
+    return table != NULL ? table->value[cost_table_nearest(table, at)] : 0;
 }
 
 static double later(double a, double b)

@@ -76,8 +76,11 @@ Status calibrate_stamp(Calibration *c)
     if (calibration_only_counts(c))
         return OK;
     TRY(warm_device(c, &kind));
-    if (calibration_constant(c, "stamp", &c->stamp_ns))
+    const CostTable *known = calibration_table(c, "stamp", "");
+    if (known != NULL) {
+        c->stamp_ns = known->value[0];
         return OK;
+    }
     TRY(calibration_measure(c, &kind, STAMP_REPEATS, &measured));
     c->stamp_ns = measured.stamp_ns > 0 ? measured.stamp_ns : 0;
     return calibration_note(c, "stamp", "", UNIT_NS, NULL, 0, NULL, c->stamp_ns,

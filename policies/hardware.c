@@ -1,6 +1,7 @@
 /* Profiles in memory: their tables and models, found and added. */
 #include "policies/hardware.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -143,6 +144,24 @@ int cost_place_compare(const CostTable *table, const double *left, const double 
         if (left[i] != right[i])
             return left[i] < right[i] ? -1 : 1;
     return 0;
+}
+
+uint32_t cost_table_nearest(const CostTable *table, const double *at)
+{
+    uint32_t best = 0;
+    double least = INFINITY;
+    for (uint32_t i = 0; i < table->n_points; i++) {
+        double distance = 1;
+        for (uint32_t a = 0; a < table->n_axes; a++) {
+            double ratio = (table->at[(size_t)i * table->n_axes + a] + 1) / (at[a] + 1);
+            distance *= ratio > 1 ? ratio : 1 / ratio;
+        }
+        if (distance < least) {
+            least = distance;
+            best = i;
+        }
+    }
+    return best;
 }
 
 static Status insert_point(CostTable *table, uint32_t place)

@@ -220,6 +220,9 @@ Status hardware_add_table(Hardware *hardware, const char *name, const char *shap
                           const char *const *axis, uint32_t n_axes, CostTable **table);
 /* Puts a point in its place, or takes the place of that which is there. */
 Status cost_table_put(CostTable *table, const double *at, double value, double spread);
+/* The number of the point that is nearest to AT [n_axes] by ratios, the first of several; TABLE has
+ * one. */
+uint32_t cost_table_nearest(const CostTable *table, const double *at);
 /* Lexicographic: below 0, 0, above 0. */
 int cost_place_compare(const CostTable *table, const double *left, const double *right);
 /* Adds a zeroed model, or empties the one of that name. */

@@ -1,6 +1,5 @@
 #include "sim/costs.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -255,19 +254,7 @@ double costs_at(const Costs *costs, uint32_t table, const double *at, CostUse *u
 double costs_nearest(const Costs *costs, uint32_t table, const double *at, double *nearest)
 {
     const CostTable *found = &costs->hardware->tables[table];
-    uint32_t best = 0;
-    double least = INFINITY;
-    for (uint32_t i = 0; i < found->n_points; i++) {
-        double distance = 1;
-        for (uint32_t a = 0; a < found->n_axes; a++) {
-            double ratio = (found->at[(size_t)i * found->n_axes + a] + 1) / (at[a] + 1);
-            distance *= ratio > 1 ? ratio : 1 / ratio;
-        }
-        if (distance < least) {
-            least = distance;
-            best = i;
-        }
-    }
+    uint32_t best = cost_table_nearest(found, at);
     memcpy(nearest, found->at + (size_t)best * found->n_axes, found->n_axes * sizeof *nearest);
     return found->value[best];
 }

@@ -413,6 +413,16 @@ static void as_many_kinds_of_steps_run_as_were_counted(void **unused)
     hardware_free(&hardware);
 }
 
+static void of_no_values_median_and_spread_are_0(void **unused)
+{
+    (void)unused;
+    double value = 3;
+    assert_true(calibration_median(&value, 0) == 0);
+    assert_true(calibration_spread(&value, 0) == 0);
+    assert_true(calibration_median(&value, 1) == 3);
+    assert_true(calibration_spread(&value, 1) == 0);
+}
+
 int main(void)
 {
     memory_install();
@@ -430,6 +440,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_calibrated_leaves_no_file),
         cmocka_unit_test(a_stop_ends_calibration),
         cmocka_unit_test(as_many_kinds_of_steps_run_as_were_counted),
+        cmocka_unit_test(of_no_values_median_and_spread_are_0),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

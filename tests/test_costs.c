@@ -304,6 +304,32 @@ static void works_that_are_joined_are_one_of_all_their_experts(void **unused)
     assert_memory_equal(&joined, &all, sizeof all);
 }
 
+static double log_distance(const CostTable *table, uint32_t point, const double *at)
+{
+    double sum = 0;
+    for (uint32_t a = 0; a < table->n_axes; a++)
+        sum += fabs(log((table->at[(size_t)point * table->n_axes + a] + 1) / (at[a] + 1)));
+    return sum;
+}
+
+static void the_nearest_place_is_that_by_the_ratios_of_all_axes(void **unused)
+{
+    (void)unused;
+    for (uint64_t seed = 1; seed <= 200; seed++) {
+        uint64_t state = seed;
+        Hardware hardware = {0};
+        add_random_table(&hardware, &state, 1 + seed % 3, UNIT_NS);
+        const CostTable *table = &hardware.tables[0];
+        const double at[COST_AXES] = {random_below(&state, 20), random_below(&state, 20),
+                                      random_below(&state, 20)};
+        uint32_t nearest = cost_table_nearest(table, at);
+        assert_true(nearest < table->n_points);
+        for (uint32_t i = 0; i < table->n_points; i++)
+            assert_true(log_distance(table, nearest, at) <= log_distance(table, i, at) + 1e-9);
+        hardware_free(&hardware);
+    }
+}
+
 int main(void)
 {
     memory_install();
@@ -316,6 +342,7 @@ int main(void)
         cmocka_unit_test(what_has_no_table_is_missing),
         cmocka_unit_test(rows_that_are_shared_unevenly_cost_more_the_more_they_are),
         cmocka_unit_test(works_that_are_joined_are_one_of_all_their_experts),
+        cmocka_unit_test(the_nearest_place_is_that_by_the_ratios_of_all_axes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -252,11 +252,13 @@ static Status measure_static(Calibration *c, const char *one)
 
 static Status measure_buffered(Calibration *c, const char *few)
 {
+    uint64_t end = c->done + c->queue_total;
     if (c->max_experts < 2)
         return OK;
     TRY(open_buffered(c, few));
     Status status = calibrate_queue(c);
     calibration_close(c);
+    c->done = end; /* what the profile knows was left out */
     return status;
 }
 
@@ -286,8 +288,10 @@ static Status count(Calibration *c)
         status = calibrate_copies(c);
     c->few_total = c->total - c->few_total;
     c->max_tokens = room_of(c, true).tokens;
+    c->queue_total = c->total;
     if (status == OK)
         status = calibrate_queue(c);
+    c->queue_total = c->total - c->queue_total;
     c->host_total = c->total;
     if (status == OK)
         status = calibrate_host(c);

@@ -94,6 +94,7 @@ typedef struct {
     uint64_t done;        /* kinds of steps */
     uint64_t total;
     uint64_t few_total;    /* of these, of the model with few layers, */
+    uint64_t queue_total;  /* ... and of those that wait for every event, */
     uint64_t host_total;   /* ... and with experts on the host, */
     uint64_t static_total; /* ... and of static gating */
     bool knows_ops;        /* the profile that is added to has the model's operations, by shape, */

@@ -398,6 +398,14 @@ static void note_progress(void *argument, uint64_t done, uint64_t total)
     seen[1] = total;
 }
 
+static void note_last(void *argument, uint64_t done, uint64_t total)
+{
+    uint64_t *seen = argument;
+    assert_true(done < total && done >= seen[0]);
+    seen[0] = done + 1;
+    seen[1] = total;
+}
+
 static void as_many_kinds_of_steps_run_as_were_counted(void **unused)
 {
     (void)unused;
@@ -411,6 +419,31 @@ static void as_many_kinds_of_steps_run_as_were_counted(void **unused)
     assert_int_equal(seen[0], seen[1]);
     whole_steps_free(&whole);
     hardware_free(&hardware);
+}
+
+/* The profile has all but what is measured last: steps of static gating. */
+static void as_many_kinds_of_steps_run_where_some_are_known(void **unused)
+{
+    (void)unused;
+    uint64_t seen[2] = {0};
+    CalibrateOptions options = options_of_cpu();
+    Hardware known;
+    Hardware hardware = {0};
+    WholeSteps whole = {0};
+    assert_ok(hardware_load(out, &known));
+    for (uint32_t i = 0; i < known.n_tables; i++)
+        if (strcmp(known.tables[i].name, "mask/experts") == 0)
+            known.tables[i].n_points = 0;
+    options.known = &known;
+    options.known_path = out;
+    options.progress = note_last;
+    options.progress_argument = seen;
+    assert_ok(calibrate_model(&options, MODEL, &hardware, &whole));
+    assert_true(seen[0] > 0);
+    assert_int_equal(seen[0], seen[1]);
+    whole_steps_free(&whole);
+    hardware_free(&hardware);
+    hardware_free(&known);
 }
 
 static void of_no_values_median_and_spread_are_0(void **unused)
@@ -440,6 +473,7 @@ int main(void)
         cmocka_unit_test(what_cannot_be_calibrated_leaves_no_file),
         cmocka_unit_test(a_stop_ends_calibration),
         cmocka_unit_test(as_many_kinds_of_steps_run_as_were_counted),
+        cmocka_unit_test(as_many_kinds_of_steps_run_where_some_are_known),
         cmocka_unit_test(of_no_values_median_and_spread_are_0),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,6 +31,12 @@ static void empty_folder(int descriptor)
     closedir(files);
 }
 
+/* As mkdtemp() makes it, which no other folder is by chance. */
+static bool is_ours(const struct stat *info)
+{
+    return info->st_uid == geteuid() && (info->st_mode & 07777 & ~S_ISGID) == S_IRWXU;
+}
+
 /* Removes NAME in PARENT if it is a folder of ours that nobody holds. */
 static void remove_abandoned(int parent, const char *name)
 {
@@ -38,7 +44,7 @@ static void remove_abandoned(int parent, const char *name)
     int descriptor = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (descriptor < 0)
         return;
-    if (fstat(descriptor, &info) != 0 || info.st_uid != geteuid() ||
+    if (fstat(descriptor, &info) != 0 || !is_ours(&info) ||
         flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
         close(descriptor);
         return;

@@ -346,7 +346,8 @@ static void a_scratch_folder_that_cannot_be_held_is_not_left(void **unused)
     restore_tmpdir(kept);
 }
 
-/* Only folders of exactly such a name, and nothing that a link leads to. */
+/* Only folders of exactly such a name, which nobody else may enter, and nothing that a link leads
+ * to. */
 static void what_is_no_scratch_folder_is_left_alone(void **unused)
 {
     (void)unused;
@@ -356,16 +357,22 @@ static void what_is_no_scratch_folder_is_left_alone(void **unused)
     const char *link = scratch_path("others/moebius-scratch-ABCDEF");
     const char *target = scratch_path("others/kept");
     const char *inside = scratch_path("others/kept/file");
+    const char *shared = scratch_path("others/moebius-scratch-backup");
+    const char *shared_file = scratch_path("others/moebius-scratch-backup/file");
     char *kept = set_tmpdir(folder);
     ScratchFolder scratch;
     assert_ok(file_write_all(file, "x", 1));
     assert_int_equal(mkdir(longer, 0700), 0);
     assert_int_equal(mkdir(target, 0700), 0);
     assert_ok(file_write_all(inside, "x", 1));
+    assert_int_equal(mkdir(shared, 0700), 0);
+    assert_int_equal(chmod(shared, 0755), 0);
+    assert_ok(file_write_all(shared_file, "x", 1));
     assert_int_equal(symlink(target, link), 0);
     assert_ok(scratch_open(NULL, &scratch));
     assert_true(file_exists(file) && file_exists(longer) && file_exists(link));
     assert_holds(inside, "x");
+    assert_holds(shared_file, "x");
     scratch_close(&scratch);
     restore_tmpdir(kept);
 }

@@ -10,7 +10,7 @@ set -u
 # Kernels that are not ours are cuBLAS's.
 LIBRARY='nvjet|cutlass|gemm|gemv|splitK|cublas'
 # What a finding begins with.
-FINDING='^========= (Error|Warning|Invalid|Uninitialized|Program hit)'
+FINDING='^========= (Error|Warning|Invalid|Uninitialized|Program hit|Barrier|Malloc|Fatal|Leaked)'
 
 # run_one TOOL PROGRAM
 run_one()
@@ -36,6 +36,9 @@ run_one()
     *) verdict="exit status $status" ;;
     esac
     ! grep -q '^\[  FAILED  \]' "$log" || verdict='tests fail'
+    # it found something that does not begin so, or that is not in the log
+    [ $status != 9 ] || [ $((ours + theirs)) != 0 ] || verdict='exit status 9'
+    ! grep -q 'were not printed' "$log" || verdict='findings that are not printed'
     [ "$ours" = 0 ] || verdict="$ours findings, exit status $status"
     [ "$theirs" = 0 ] || verdict="$verdict; $theirs in kernels of cuBLAS"
     printf '%-10s %-16s %4d s  %s\n' "$1" "$(basename "$2")" $(($(date +%s) - start)) "$verdict"

@@ -27,7 +27,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .command = "check",
         .summary = "Reads a whole trace, or a study.db of `moebius sweep`: SQLite's own check, "
                    "every checksum,\nlength and id. Names the first bad place; exit status 2 then.",
-        .example = "moebius check trace.db",
+        .example = "moebius check trace.db\nmoebius check study.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     return options_parse(&table, argc, argv);

@@ -33,12 +33,12 @@
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
  *                      end/load: to learn a load's time when the step is over; end/loads: in a
- *                      step that has any (of the experts' shape)
+ *                      step that has any (of the experts' shape). load, await and end/load are by
+ *                      the "bytes" of an expert, as is lag
  *   copy/gap           from the end of a load to the start of the next, which waits for it
  *   copy/together      of small loads that are copied together, by the bytes of all, where the
  *                      host has begun them long before; start/together: what passes before, from
  *                      their start on, where the host is still beginning them
- *                      (loads, lag and after/load by the "bytes" of an expert)
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
  *   after/load         from the end of an event's last load, or of queueing where that is later, to

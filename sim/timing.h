@@ -11,8 +11,8 @@
  * task begins when its stream is free and all it waits for is over, so that times follow at once,
  * without a queue of events (tests/test_timing.c plays the same tasks on sim/engine.h). Only where
  * prefetches are held back, which loads on demand overtake, the link is played on sim/engine.h
- * (sim/timing_link.c). On a
- * backend that computes when it is called the three are one. Times are whole nanoseconds from 0. */
+ * (sim/timing_link.c). On a backend that computes when it is called the three are one. Times are
+ * whole nanoseconds from 0. */
 #ifndef SIM_TIMING_H
 #define SIM_TIMING_H
 

@@ -82,7 +82,7 @@ static Status note_values(Calibration *c, const char *name, const StepKind *kind
             calibrate_shape(c->config, i, OP_PREDICT, c->compute, shape);
     double spread = calibration_spread(values, n);
     double median = calibration_median(values, n);
-    return calibration_note(c, name, shape, UNIT_NS, TOKENS_AXIS, 1, &at, median > 0 ? median : 0,
+    return calibration_note(c, name, shape, UNIT_NS, TOKENS_AXIS, 1, &at, at_least_0(median),
                             spread);
 }
 

@@ -52,7 +52,7 @@ Status calibrate_cold(Calibration *c)
         if (ELAPSED_NS[i] > warm_ns)
             TRY(measure_after(c, &kind, ELAPSED_NS[i], &ns, &spread));
         TRY(calibration_note(c, "step/cold", c->model, UNIT_NS, AXIS, 1, &ELAPSED_NS[i],
-                             ns > warm_ns ? ns - warm_ns : 0, spread));
+                             at_least_0(ns - warm_ns), spread));
     }
     return OK;
 }

@@ -70,9 +70,8 @@ static void take_event(const Calibration *c, const StepOutput *output, size_t op
     const HostSpan *queued = &output->host.ops[op];
     uint64_t woken_ns = wait->start_ns + wait->duration_ns;
     uint64_t computed_ns = host->start_ns + host->duration_ns;
-    double offer_ns = (double)woken_ns - (double)experts->start_ns;
+    double offer_ns = at_least_0((double)woken_ns - (double)experts->start_ns);
     double whole_ns = (double)experts->duration_ns - c->queue_stamp_ns;
-    offer_ns = offer_ns > 0 ? offer_ns : 0;
     values->host_ns[values->n] = (double)host->duration_ns;
     values->offer_ns[values->n] = offer_ns;
     values->fetch_ns[values->n] = whole_ns - offer_ns - (double)(computed_ns - woken_ns);
@@ -138,20 +137,10 @@ static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_u
     return OK;
 }
 
-static const char *experts_shape(const Calibration *c, char shape[160])
-{
-    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
-        if (c->config->layers[i].moe) {
-            calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
-            return shape;
-        }
-    return NULL;
-}
-
 static Status note_host(Calibration *c, const char *name, const double at[2], HostValues *values)
 {
     char shape[160];
-    if (values->n == 0 || experts_shape(c, shape) == NULL)
+    if (values->n == 0 || !calibration_experts_shape(c, shape))
         return OK;
     double spread = calibration_spread(values->host_ns, values->n);
     double median = calibration_median(values->host_ns, values->n);
@@ -169,17 +158,17 @@ static double wake_ns_of(const Calibration *c, const char *shape)
 static Status note_crossing(Calibration *c, double tokens, double rows, HostValues *values)
 {
     char shape[160];
-    if (values->n == 0 || calibration_runs_at_once(c) || experts_shape(c, shape) == NULL)
+    if (values->n == 0 || calibration_runs_at_once(c) || !calibration_experts_shape(c, shape))
         return OK;
     double offer_ns = calibration_median(values->offer_ns, values->n) - wake_ns_of(c, shape);
     double fetch_ns = calibration_median(values->fetch_ns, values->n);
     double issue_ns = calibration_median(values->issue_ns, values->n);
     TRY(calibration_note(c, "host/offer", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
-                         offer_ns > 0 ? offer_ns : 0, 0));
-    TRY(calibration_note(c, "host/fetch", shape, UNIT_NS, ROWS_AXIS, 1, &rows,
-                         fetch_ns > 0 ? fetch_ns : 0, 0));
-    return calibration_note(c, "issue/fetch", shape, UNIT_NS, NULL, 0, NULL,
-                            issue_ns > 0 ? issue_ns : 0, 0);
+                         at_least_0(offer_ns), 0));
+    TRY(calibration_note(c, "host/fetch", shape, UNIT_NS, ROWS_AXIS, 1, &rows, at_least_0(fetch_ns),
+                         0));
+    return calibration_note(c, "issue/fetch", shape, UNIT_NS, NULL, 0, NULL, at_least_0(issue_ns),
+                            0);
 }
 
 /* Of an expert in every layer. */

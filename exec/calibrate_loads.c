@@ -121,11 +121,15 @@ static bool find_loads(const StepOutput *output, uint32_t layer, HostSpan *span)
     return end_ns > 0;
 }
 
-void calibration_experts_shape(const Calibration *c, char shape[160])
+bool calibration_experts_shape(const Calibration *c, char shape[160])
 {
+    shape[0] = '\0';
     for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
-        if (c->config->layers[i].moe)
+        if (c->config->layers[i].moe) {
             calibrate_shape(c->config, i, OP_EXPERTS, c->compute, shape);
+            return true;
+        }
+    return false;
 }
 
 /* What passes before an event's first load starts, from the host's beginning it on, and after its
@@ -248,7 +252,7 @@ static Status note_after(Calibration *c, uint32_t active, LoadTimes *hits, LoadT
 {
     static const char *const AXIS[] = {"active"};
     const double at = active;
-    char shape[160] = "";
+    char shape[160];
     calibration_experts_shape(c, shape);
     return calibration_note(c, "after/load", shape, UNIT_NS, AXIS, 1, &at,
                             after_loads(hits, misses),
@@ -258,7 +262,7 @@ static Status note_after(Calibration *c, uint32_t active, LoadTimes *hits, LoadT
 /* What a stamp adds to a step that the device bounds, as it does where it waits for loads. */
 static Status note_stamp(Calibration *c, LoadTimes *misses)
 {
-    char shape[160] = "";
+    char shape[160];
     double ns = (calibration_median(misses->stamped_ns, LOAD_STEPS) -
                  calibration_median(misses->plain_ns, LOAD_STEPS)) /
                 misses->stamps;
@@ -272,7 +276,7 @@ static Status note_stamp(Calibration *c, LoadTimes *misses)
  * stamped that comes anyway. */
 static Status note_end(Calibration *c, LoadTimes *hits, LoadTimes *misses)
 {
-    char shape[160] = "";
+    char shape[160];
     double plain_ns = for_each(misses->plain_outside_ns, hits->plain_outside_ns, 1);
     double stamped_ns = for_each(misses->outside_ns, hits->outside_ns, 1);
     calibration_experts_shape(c, shape);

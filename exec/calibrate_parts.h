@@ -266,8 +266,9 @@ Status calibrate_loads(Calibration *c);
 /* ... small ones, which the host needs BEGIN_NS to begin, with making the queue wait for them; the
  * call that waits for them ends AWAITED_NS after them. The plan is another one then. */
 Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns);
-/* The shape key of the experts of the decoder's last MoE layer. */
-void calibration_experts_shape(const Calibration *c, char shape[160]);
+/* The shape key of the experts of the decoder's first MoE layer, by which sim/timing.h looks up
+ * what is the same in all; "" and false: it has none. */
+bool calibration_experts_shape(const Calibration *c, char shape[160]);
 /* Forces TOKENS on ACTIVE experts, half of all at the most: of even numbers, or the SECOND half. */
 void calibration_turn_over(Calibration *c, uint32_t tokens, uint32_t active, bool second);
 /* Experts on the host's cores: C's plan computes all that it misses there. */

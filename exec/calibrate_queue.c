@@ -267,7 +267,7 @@ static Status measure_few(Calibration *c)
     static const uint32_t TOKENS[] = {4, 16, 64, 256};
     uint32_t top_k = c->config->max_top_k;
     for (uint32_t active = 1; active < top_k; active *= 4)
-        for (size_t i = 0; i < sizeof TOKENS / sizeof *TOKENS && !c->options->quick; i++)
+        for (size_t i = 0; i < COUNT(TOKENS) && !c->options->quick; i++)
             TRY(measure_place(c, 1, TOKENS[i], active, 0));
     return OK;
 }
@@ -349,7 +349,7 @@ static Status measure_hits(Calibration *c)
     static const uint32_t QUICK_REQUESTS[] = {1, 4, 0};
     static const uint32_t PROMPTS[][2] = {{1, 32},  {1, 128}, {1, 512}, {1, 2048},
                                           {4, 256}, {16, 64}, {16, 256}};
-    size_t prompts = c->options->quick ? 2 : sizeof PROMPTS / sizeof *PROMPTS;
+    size_t prompts = c->options->quick ? 2 : COUNT(PROMPTS);
     for (const uint32_t *r = c->options->quick ? QUICK_REQUESTS : REQUESTS; *r > 0; r++)
         TRY(measure_decode(c, *r));
     TRY(measure_few(c));

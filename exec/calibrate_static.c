@@ -31,8 +31,7 @@ static Status note(Calibration *c, const StepMeasured *measured, Dispatch dispat
         double spread;
         if ((op != OP_EXPERTS && op != OP_ROUTE) || !calibration_is_first(c, i))
             continue;
-        double ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->stamp_ns;
-        ns = ns > 0 ? ns : 0;
+        double ns = at_least_0(calibration_cost(c, c->op_ns, measured, i, &spread) - c->stamp_ns);
         TRY(op == OP_EXPERTS ? calibration_note(c, table_of(dispatch), c->shape[i], UNIT_NS, AXES,
                                                 2, at, ns, spread)
                              : calibration_note(c, "limited/route", c->shape[i], UNIT_NS, AXES, 1,

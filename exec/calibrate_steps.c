@@ -82,7 +82,7 @@ Status calibrate_stamp(Calibration *c)
         return OK;
     }
     TRY(calibration_measure(c, &kind, STAMP_REPEATS, &measured));
-    c->stamp_ns = measured.stamp_ns > 0 ? measured.stamp_ns : 0;
+    c->stamp_ns = at_least_0(measured.stamp_ns);
     return calibration_note(c, "stamp", "", UNIT_NS, NULL, 0, NULL, c->stamp_ns,
                             measured.whole_spread);
 }

@@ -89,8 +89,7 @@ double calibration_cost(const Calibration *c, const double *rows, const StepMeas
 static double cost_of(const Calibration *c, const StepMeasured *measured, uint32_t i,
                       double *spread)
 {
-    double ns = calibration_cost(c, c->op_ns, measured, i, spread) - c->stamp_ns;
-    return ns > 0 ? ns : 0;
+    return at_least_0(calibration_cost(c, c->op_ns, measured, i, spread) - c->stamp_ns);
 }
 
 Status calibration_note_ops(Calibration *c, const StepKind *kind, const StepMeasured *measured)

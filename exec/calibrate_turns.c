@@ -40,7 +40,7 @@ static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns)
     uint32_t top_k = c->config->max_top_k;
     uint32_t half = c->config->max_experts / 2;
     double turn_ns[TURN_STEPS];
-    char shape[160] = "";
+    char shape[160];
     StepOutput output;
     double ns;
     if (tokens > c->max_tokens || tokens > c->max_length)

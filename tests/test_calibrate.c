@@ -456,6 +456,25 @@ static void of_no_values_median_and_spread_are_0(void **unused)
     assert_true(calibration_spread(&value, 1) == 0);
 }
 
+/* Simulated time looks costs of all experts up by those of the first layer. */
+static void experts_shape_is_that_of_the_decoders_first_moe_layer(void **unused)
+{
+    (void)unused;
+    char shape[160];
+    char wanted[160];
+    LayerConfig layers[4] = {0};
+    const ModelConfig config = {.n_layers = 4, .n_encoder_layers = 1, .layers = layers};
+    const Calibration c = {.config = &config, .compute = "f32"};
+    assert_false(calibration_experts_shape(&c, shape));
+    assert_string_equal(shape, "");
+    for (uint32_t i = 0; i < 4; i++)
+        layers[i] = (LayerConfig){
+            .moe = i != 1, .experts = 8, .top_k = 2, .ffn = {.d_model = 64, .d_ff = 64 * (i + 1)}};
+    assert_true(calibration_experts_shape(&c, shape));
+    calibrate_shape(&config, 2, OP_EXPERTS, "f32", wanted);
+    assert_string_equal(shape, wanted);
+}
+
 int main(void)
 {
     memory_install();
@@ -475,6 +494,7 @@ int main(void)
         cmocka_unit_test(as_many_kinds_of_steps_run_as_were_counted),
         cmocka_unit_test(as_many_kinds_of_steps_run_where_some_are_known),
         cmocka_unit_test(of_no_values_median_and_spread_are_0),
+        cmocka_unit_test(experts_shape_is_that_of_the_decoders_first_moe_layer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,8 +1,8 @@
 #include <inttypes.h>
 #include <stdio.h>
-#include <sys/stat.h>
 
 #include "analysis/served_trace.h"
+#include "analysis/trace_summary.h"
 #include "base/progress.h"
 #include "cli/command.h"
 #include "cli/info_timing.h"
@@ -12,29 +12,15 @@
 #include "cli/table.h"
 #include "traces/reader.h"
 
-enum { N_PHASES = PHASE_MIXED + 1 };
-
 typedef struct {
     const char *path;
     bool json;
 } Arguments;
 
-/* What the steps of a trace add up to. */
+/* What a trace holds. */
 typedef struct {
-    uint64_t steps[N_PHASES];
-    uint64_t phase_tokens[N_PHASES];
-    uint64_t total_steps;
-    uint64_t tokens;
-    uint64_t requests;
-    uint64_t residency_events;
-    uint64_t timing_ops;
+    TraceSummary of;
     OpTimes times;
-    uint32_t distances; /* MoE layers ahead that were predicted */
-    uint64_t file_bytes;
-    bool has_token_ids;
-    bool has_weights;
-    bool has_scores;
-    bool complete;
     bool served; /* requests say when they arrived */
     ServingReport serving;
 } Summary;
@@ -59,17 +45,6 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     return options_parse(&table, argc, argv);
 }
 
-static void count_step(const TraceStep *step, Summary *summary)
-{
-    summary->total_steps++;
-    summary->tokens += step->tokens;
-    summary->steps[step->phase]++;
-    summary->phase_tokens[step->phase] += step->tokens;
-    summary->has_token_ids = summary->has_token_ids || step->token != NULL;
-    summary->has_weights = summary->has_weights || step->weights != NULL;
-    summary->has_scores = summary->has_scores || step->scores != NULL;
-}
-
 static Status count_steps(TraceReader *reader, Summary *summary)
 {
     Progress progress;
@@ -80,10 +55,10 @@ static Status count_steps(TraceReader *reader, Summary *summary)
         status = trace_reader_next_step(reader, &step);
         if (status != OK)
             break;
-        count_step(&step, summary);
-        if (summary->timing_ops > 0)
+        trace_summary_add(&summary->of, &step);
+        if (summary->of.timing_ops > 0)
             status = op_times_add(reader, &step, &summary->times);
-        progress_update(&progress, summary->total_steps);
+        progress_update(&progress, summary->of.total_steps);
     }
     progress_end(&progress);
     return status == STATUS_END ? OK : status;
@@ -91,19 +66,9 @@ static Status count_steps(TraceReader *reader, Summary *summary)
 
 static Status summarize(TraceReader *reader, const char *path, Summary *summary)
 {
-    struct stat info;
-    *summary = (Summary){.requests = trace_reader_requests(reader),
-                         .distances = trace_reader_distances(reader),
-                         .complete = trace_reader_complete(reader)};
-    if (stat(path, &info) == 0)
-        summary->file_bytes = (uint64_t)info.st_size;
-    TRY(trace_reader_count_records(reader, &summary->residency_events, &summary->timing_ops));
+    *summary = (Summary){0};
+    TRY(trace_summary_begin(reader, path, &summary->of));
     return count_steps(reader, summary);
-}
-
-static double bytes_per_token(const Summary *summary)
-{
-    return summary->tokens > 0 ? (double)summary->file_bytes / (double)summary->tokens : 0.0;
 }
 
 static Status add_optional_text(cJSON *json, const char *key, const char *text)
@@ -137,11 +102,11 @@ static Status add_phases(cJSON *json, const Summary *summary)
 {
     cJSON *phases;
     TRY(json_add_object(json, "phases", &phases));
-    for (int i = 0; i < N_PHASES; i++) {
+    for (int i = 0; i < TRACE_PHASES; i++) {
         cJSON *phase;
         TRY(json_add_object(phases, phase_name((Phase)i), &phase));
-        TRY(json_add_u64(phase, "steps", summary->steps[i]));
-        TRY(json_add_u64(phase, "tokens", summary->phase_tokens[i]));
+        TRY(json_add_u64(phase, "steps", summary->of.steps[i]));
+        TRY(json_add_u64(phase, "tokens", summary->of.phase_tokens[i]));
     }
     return OK;
 }
@@ -156,23 +121,23 @@ static Status fill_json(cJSON *json, const char *path, const TraceReader *reader
     TRY(add_optional_text(json, "source", run->source));
     TRY(add_optional_text(json, "model", run->model));
     TRY(add_optional_text(json, "device", run->device));
-    TRY(json_add_bool(json, "complete", summary->complete));
-    TRY(json_add_u64(json, "steps", summary->total_steps));
-    TRY(json_add_u64(json, "tokens", summary->tokens));
-    TRY(json_add_u64(json, "requests", summary->requests));
+    TRY(json_add_bool(json, "complete", summary->of.complete));
+    TRY(json_add_u64(json, "steps", summary->of.total_steps));
+    TRY(json_add_u64(json, "tokens", summary->of.tokens));
+    TRY(json_add_u64(json, "requests", summary->of.requests));
     TRY(add_phases(json, summary));
-    TRY(json_add_bool(json, "has_token_ids", summary->has_token_ids));
-    TRY(json_add_bool(json, "has_weights", summary->has_weights));
-    TRY(json_add_bool(json, "has_scores", summary->has_scores));
-    TRY(json_add_u64(json, "residency_events", summary->residency_events));
-    TRY(json_add_u64(json, "timing_ops", summary->timing_ops));
-    if (summary->timing_ops > 0)
+    TRY(json_add_bool(json, "has_token_ids", summary->of.has_token_ids));
+    TRY(json_add_bool(json, "has_weights", summary->of.has_weights));
+    TRY(json_add_bool(json, "has_scores", summary->of.has_scores));
+    TRY(json_add_u64(json, "residency_events", summary->of.residency_events));
+    TRY(json_add_u64(json, "timing_ops", summary->of.timing_ops));
+    if (summary->of.timing_ops > 0)
         TRY(op_times_add_json(json, reader, &summary->times));
     if (summary->served)
         TRY(serving_report_json(&summary->serving, json));
-    TRY(json_add_u64(json, "prediction_distances", summary->distances));
-    TRY(json_add_u64(json, "file_bytes", summary->file_bytes));
-    TRY(json_add_f64(json, "bytes_per_token", bytes_per_token(summary)));
+    TRY(json_add_u64(json, "prediction_distances", summary->of.distances));
+    TRY(json_add_u64(json, "file_bytes", summary->of.file_bytes));
+    TRY(json_add_f64(json, "bytes_per_token", trace_summary_bytes_per_token(&summary->of)));
     return add_layers(json, reader);
 }
 
@@ -215,16 +180,16 @@ static Status print_phases(const Summary *summary)
     char text[NUMBER_BYTES];
     Table *table;
     TRY(table_new(TITLES, "lrr", &table));
-    for (int i = 0; i < N_PHASES; i++) {
-        if (summary->steps[i] == 0)
+    for (int i = 0; i < TRACE_PHASES; i++) {
+        if (summary->of.steps[i] == 0)
             continue;
         table_cell(table, "%s", phase_name((Phase)i));
-        table_cell(table, "%s", number_text(summary->steps[i], text));
-        table_cell(table, "%s", number_text(summary->phase_tokens[i], text));
+        table_cell(table, "%s", number_text(summary->of.steps[i], text));
+        table_cell(table, "%s", number_text(summary->of.phase_tokens[i], text));
     }
     table_cell(table, "total");
-    table_cell(table, "%s", number_text(summary->total_steps, text));
-    table_cell(table, "%s", number_text(summary->tokens, text));
+    table_cell(table, "%s", number_text(summary->of.total_steps, text));
+    table_cell(table, "%s", number_text(summary->of.tokens, text));
     Status status = table_print(table, stdout);
     table_free(table);
     return status;
@@ -240,9 +205,9 @@ static Status print_origin(const char *path, const TraceReader *reader, const Su
                                    {"source", run->source},
                                    {"model", run->model},
                                    {"device", run->device},
-                                   {"complete", summary->complete ? "yes"
-                                                                  : "no: recording did not "
-                                                                    "end properly"}};
+                                   {"complete", summary->of.complete ? "yes"
+                                                                     : "no: recording did not "
+                                                                       "end properly"}};
     Table *table;
     TRY(table_new(TITLES, "ll", &table));
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -262,7 +227,7 @@ static Status print_people(const char *path, const TraceReader *reader, const Su
     TRY(print_layers(reader));
     puts("");
     TRY(print_phases(summary));
-    if (summary->timing_ops > 0) {
+    if (summary->of.timing_ops > 0) {
         puts("");
         TRY(op_times_print(reader, &summary->times));
     }
@@ -270,15 +235,15 @@ static Status print_people(const char *path, const TraceReader *reader, const Su
         puts("");
         TRY(serving_print(&summary->serving));
     }
-    printf("\n%s requests", number_text(summary->requests, text));
-    printf("; token ids %s, weights %s, scores %s, ", summary->has_token_ids ? "yes" : "no",
-           summary->has_weights ? "yes" : "no", summary->has_scores ? "yes" : "no");
-    printf("%s residency events, ", number_text(summary->residency_events, text));
-    printf("%s timed operations\n", number_text(summary->timing_ops, text));
-    if (summary->distances > 0)
-        printf("routing predicted up to %" PRIu32 " MoE layers ahead\n", summary->distances);
-    printf("%s, %.1f bytes per token\n", bytes_text(summary->file_bytes, text),
-           bytes_per_token(summary));
+    printf("\n%s requests", number_text(summary->of.requests, text));
+    printf("; token ids %s, weights %s, scores %s, ", summary->of.has_token_ids ? "yes" : "no",
+           summary->of.has_weights ? "yes" : "no", summary->of.has_scores ? "yes" : "no");
+    printf("%s residency events, ", number_text(summary->of.residency_events, text));
+    printf("%s timed operations\n", number_text(summary->of.timing_ops, text));
+    if (summary->of.distances > 0)
+        printf("routing predicted up to %" PRIu32 " MoE layers ahead\n", summary->of.distances);
+    printf("%s, %.1f bytes per token\n", bytes_text(summary->of.file_bytes, text),
+           trace_summary_bytes_per_token(&summary->of));
     return OK;
 }
 

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/memory.h"
 
@@ -134,14 +135,17 @@ static void tell_correlation(const Counts *counts, LayerCharacter *layer)
     layer->correlation = share(sum, (double)layer->pairs);
 }
 
-/* Sorts the assignments. */
-static void tell_skew(Counts *counts, LayerCharacter *layer)
+/* Hands the assignments on to LAYER, and sorts a copy of them. */
+static Status tell_skew(Counts *counts, LayerCharacter *layer)
 {
     double squares = 0;
     uint64_t busiest = 0;
-    qsort(counts->assignments, counts->experts, sizeof *counts->assignments, descending);
+    uint64_t *sorted;
+    TRY(mem_new(&sorted, counts->experts, sizeof *sorted, "analysis"));
+    memcpy(sorted, counts->assignments, counts->experts * sizeof *sorted);
+    qsort(sorted, counts->experts, sizeof *sorted, descending);
     for (uint32_t i = 0; i < counts->experts; i++) {
-        uint64_t n = counts->assignments[i];
+        uint64_t n = sorted[i];
         layer->assignments += n;
         layer->used += n > 0;
         squares += (double)n * (double)n;
@@ -150,6 +154,10 @@ static void tell_skew(Counts *counts, LayerCharacter *layer)
     double sum = (double)layer->assignments;
     layer->busiest_tenth = share((double)busiest, sum);
     layer->effective_experts = share(sum * sum, squares);
+    mem_free(sorted);
+    layer->load = counts->assignments;
+    counts->assignments = NULL;
+    return OK;
 }
 
 static void tell_times(const Counts *counts, LayerCharacter *layer)
@@ -165,12 +173,13 @@ static void tell_times(const Counts *counts, LayerCharacter *layer)
         layer->reuse_within[i] = share((double)counts->within[i], (double)counts->reuses);
 }
 
-static void tell_layer(Counts *counts, LayerCharacter *layer)
+static Status tell_layer(Counts *counts, LayerCharacter *layer)
 {
     tell_times(counts, layer);
     tell_correlation(counts, layer);
-    tell_skew(counts, layer);
+    TRY(tell_skew(counts, layer));
     layer->waste_factor = share((double)counts->rows, (double)layer->assignments);
+    return OK;
 }
 
 /* Means over the layers are by what each has of it. */
@@ -212,7 +221,7 @@ static Status count_all(const PackedTrace *trace, int phase, Counts *counts, Cha
         if (phase == ALL_PHASES || (int)event.phase == phase)
             count_event(&counts[event.layer_index], &event);
     for (uint32_t i = 0; i < trace->n_layers; i++)
-        tell_layer(&counts[i], &character->layers[i]);
+        TRY(tell_layer(&counts[i], &character->layers[i]));
     tell_total(counts, character);
     return OK;
 }
@@ -236,6 +245,8 @@ Status characterise(const PackedTrace *trace, int phase, Character *character)
 
 void character_free(Character *character)
 {
+    for (uint32_t i = 0; i < character->n_layers && character->layers != NULL; i++)
+        mem_free(character->layers[i].load);
     mem_free(character->layers);
     *character = (Character){0};
 }

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t events;      /* that need at least one expert */
     uint64_t lookups;     /* (event, expert needed) */
     uint64_t assignments; /* (token, slot) that were not dropped */
+    uint64_t *load;       /* [experts] of these, by expert id; NULL in the total */
     uint32_t used;        /* experts that any event needs */
     double active;        /* share of the experts that an event needs, in the mean */
     double busiest_tenth; /* share of the assignments that the busiest tenth of the experts gets */

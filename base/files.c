@@ -69,6 +69,14 @@ bool file_exists(const char *path)
     return lstat(path, &info) == 0;
 }
 
+bool file_is_same(const char *a, const char *b)
+{
+    struct stat first;
+    struct stat second;
+    return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
+           first.st_ino == second.st_ino;
+}
+
 Status file_check_readable(const char *path)
 {
     struct stat info;

@@ -15,6 +15,8 @@
 Status file_read_all(const char *path, size_t limit, char **text, size_t *bytes);
 
 bool file_exists(const char *path);
+/* True when both names are there and mean one file. */
+bool file_is_same(const char *a, const char *b);
 /* Fails with ERR_INPUT unless PATH is a regular file that can be read: for libraries that open by
  * name, and would wait for a FIFO. */
 Status file_check_readable(const char *path);

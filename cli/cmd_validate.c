@@ -112,17 +112,9 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
     return routing_input(&table, arguments->routing, "gate and trace:FILE", &arguments->forced);
 }
 
-static bool is_same_file(const char *a, const char *b)
-{
-    struct stat first;
-    struct stat second;
-    return stat(a, &first) == 0 && stat(b, &second) == 0 && first.st_dev == second.st_dev &&
-           first.st_ino == second.st_ino;
-}
-
 static Status check_routing(const ValidateArguments *arguments)
 {
-    if (arguments->forced == NULL || is_same_file(arguments->forced, arguments->trace))
+    if (arguments->forced == NULL || file_is_same(arguments->forced, arguments->trace))
         return OK;
     return fail(ERR_INPUT, "--routing trace:%s: the steps of %s can only run with its own routing",
                 arguments->forced, arguments->trace);

@@ -220,6 +220,29 @@ static Status parse_option(Parse *parse)
     return store(parse, option, text);
 }
 
+/* The "-o" of an option that has a letter, as find_option(). */
+static size_t find_letter(const OptionTable *table, const char *text)
+{
+    size_t i = 0;
+    while (i < table->n_options &&
+           (table->options[i].letter == 0 || table->options[i].letter != text[1]))
+        i++;
+    return text[2] == '\0' ? i : table->n_options;
+}
+
+static Status parse_letter(Parse *parse)
+{
+    const char *text = parse->argv[parse->at];
+    size_t i = find_letter(parse->table, text);
+    if (i == parse->table->n_options)
+        return options_fail(parse->table, "%s: unknown option", text);
+    const Option *option = &parse->table->options[i];
+    TRY(mark_seen(parse, i));
+    if (parse->at + 1 >= parse->argc)
+        return options_fail(parse->table, "%s: needs %s", text, option->argument);
+    return store(parse, option, parse->argv[++parse->at]);
+}
+
 static Status parse_positional(Parse *parse)
 {
     for (size_t i = 0; i < parse->table->n_options; i++) {
@@ -271,7 +294,7 @@ Status options_parse(const OptionTable *table, int argc, char **argv)
         else if (!options_end && strncmp(text, "--", 2) == 0)
             TRY(parse_option(&parse));
         else if (!options_end && text[0] == '-' && text[1] != '\0')
-            return options_fail(table, "%s: unknown option", text);
+            TRY(parse_letter(&parse));
         else
             TRY(parse_positional(&parse));
     }

@@ -30,6 +30,7 @@ typedef struct {
     const char *help;
     OptionKind kind;
     bool required;
+    char letter; /* "-o FILE" says the same as "--out FILE"; 0: no such form */
     void *value;
     uint64_t least; /* OPTION_U32, OPTION_U64 */
     uint64_t most;

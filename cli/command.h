@@ -24,6 +24,7 @@ Status command_analyze(int argc, char **argv);
 Status command_simulate(int argc, char **argv);
 Status command_sweep(int argc, char **argv);
 Status command_plan(int argc, char **argv);
+Status command_report(int argc, char **argv);
 Status command_place(int argc, char **argv);
 Status command_calibrate(int argc, char **argv);
 Status command_validate(int argc, char **argv);

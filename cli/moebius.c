@@ -17,6 +17,7 @@ static const Command COMMANDS[] = {
     {"simulate", "replay a trace under one plan", command_simulate},
     {"sweep", "replay a trace under every plan of a study", command_sweep},
     {"plan", "write the best plan of a study", command_plan},
+    {"report", "write a study or a trace as one HTML page", command_report},
     {"place", "place the experts on ranks, and score how even that is", command_place},
     {"calibrate", "measure what a machine needs for a model's operations", command_calibrate},
     {"validate", "run a plan and compare it with its simulation, event by event", command_validate},

@@ -48,7 +48,7 @@ static void roll_back_journal(const char *path)
     sqlite3_free(journal);
 }
 
-static bool has_column(const StudyReader *reader, const char *column)
+bool study_reader_has_column(const StudyReader *reader, const char *column)
 {
     return sqlite3_table_column_metadata(reader->sqlite, NULL, "result", column, NULL, NULL, NULL,
                                          NULL, NULL) == SQLITE_OK;
@@ -72,12 +72,12 @@ static Status count_layers(StudyReader *reader)
 static Status look_at_columns(StudyReader *reader)
 {
     sqlite3_stmt *statement = NULL;
-    reader->link = has_column(reader, "bytes_prefetched")
+    reader->link = study_reader_has_column(reader, "bytes_prefetched")
                        ? "bytes_loaded + ifnull(bytes_prefetched, 0)"
                        : "bytes_loaded";
     reader->memory = "memory_bytes";
     TRY(count_layers(reader));
-    if (!has_column(reader, "total_ns"))
+    if (!study_reader_has_column(reader, "total_ns"))
         return OK;
     int code = sqlite3_prepare_v2(reader->sqlite, "SELECT 1 FROM result WHERE total_ns > 0 LIMIT 1",
                                   -1, &statement, NULL);
@@ -231,14 +231,18 @@ Status study_reader_missing(const StudyReader *reader, uint64_t *missing)
     return count(reader, "SELECT count(*) FROM result WHERE done = 0", missing);
 }
 
+Status study_reader_count(const StudyReader *reader, StudyCheck *found)
+{
+    TRY(count(reader, "SELECT count(*) FROM result", &found->plans));
+    return count(reader, "SELECT count(*) FROM result WHERE done = 1", &found->results);
+}
+
 Status study_check(const char *path, StudyCheck *found)
 {
     StudyReader reader;
     Status status = study_reader_open(path, &reader);
     if (status == OK)
-        status = count(&reader, "SELECT count(*) FROM result", &found->plans);
-    if (status == OK)
-        status = count(&reader, "SELECT count(*) FROM result WHERE done = 1", &found->results);
+        status = study_reader_count(&reader, found);
     study_reader_close(&reader);
     return status;
 }

@@ -44,16 +44,20 @@ void study_reader_trust(StudyReader *reader);
 Status study_reader_select(const StudyReader *reader, const char *columns,
                            const StudyConditions *conditions, const char *order,
                            sqlite3_stmt **statement);
+/* True when result has COLUMN: studies of older schemas lack some. */
+bool study_reader_has_column(const StudyReader *reader, const char *column);
 /* The failure of CODE. */
 Status study_reader_fail(const StudyReader *reader, int code);
 /* Plans of the study that have no result yet. */
 Status study_reader_missing(const StudyReader *reader, uint64_t *missing);
 
-/* What study_check() found. */
+/* How many plans a study has. */
 typedef struct {
     uint64_t plans;
     uint64_t results; /* plans that have one */
 } StudyCheck;
+
+Status study_reader_count(const StudyReader *reader, StudyCheck *found);
 
 /* Opens PATH, which reads and checks everything in it, and counts. Fails as study_reader_open(). */
 Status study_check(const char *path, StudyCheck *found);

@@ -1,0 +1,64 @@
+#include <stdio.h>
+
+#include "analysis/report.h"
+#include "base/files.h"
+#include "cli/command.h"
+#include "cli/options.h"
+#include "cli/table.h"
+
+typedef struct {
+    const char *path;
+    const char *out;
+} Arguments;
+
+static Status parse(int argc, char **argv, Arguments *arguments)
+{
+    const Option options[] = {
+        {.name = "FILE",
+         .help = "the study or trace",
+         .kind = OPTION_POSITIONAL,
+         .required = true,
+         .value = &arguments->path},
+        {.name = "out",
+         .letter = 'o',
+         .argument = "HTML",
+         .help = "where the page is written; -o HTML says the same",
+         .kind = OPTION_TEXT,
+         .required = true,
+         .value = &arguments->out},
+    };
+    const OptionTable table = {
+        .command = "report",
+        .summary =
+            "Writes one HTML page that stands by itself, without scripts and without a network. Of "
+            "a study.db: the\nplans that none beats in throughput with as little memory, misses by "
+            "policy and size beside Belady's\nbound, and what was scored. Of a trace: what `info` "
+            "and `analyze` say, and which experts do the work.",
+        .example = "moebius report study.db -o report.html\nmoebius report trace.db -o trace.html",
+        .options = options,
+        .n_options = sizeof options / sizeof options[0]};
+    TRY(options_parse(&table, argc, argv));
+    if (file_is_same(arguments->path, arguments->out))
+        return options_fail(&table, "--out: %s is the file that is read", arguments->out);
+    return OK;
+}
+
+Status command_report(int argc, char **argv)
+{
+    Arguments arguments = {0};
+    OutputFile output;
+    char text[NUMBER_BYTES];
+    uint64_t count = 0;
+    TRY(parse(argc, argv, &arguments));
+    TRY(output_open(arguments.out, &output));
+    const bool is_study = study_says_it_is_one(arguments.path);
+    Status status = is_study ? report_study(arguments.path, output.stream, &count)
+                             : report_trace(arguments.path, output.stream, &count);
+    if (status == OK)
+        status = output_commit(&output);
+    output_discard(&output);
+    if (status == OK)
+        printf("%s: a %s of %s %s\n", arguments.out, is_study ? "study" : "trace",
+               number_text(count, text), is_study ? "results" : "steps");
+    return status;
+}

@@ -29,7 +29,7 @@ static const char STYLE[] =
     "svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg .grid{stroke:var(--rule)}\n"
     ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}\n"
     "th,td{padding:.2rem .7rem .2rem 0;text-align:left;border-bottom:1px solid var(--rule);"
-    "vertical-align:top;overflow-wrap:anywhere}th{color:var(--dim);font-weight:600}\n"
+    "vertical-align:top;overflow-wrap:break-word}th{color:var(--dim);font-weight:600}\n"
     ".r{text-align:right;white-space:nowrap}\n";
 
 /* XML 1.0, section 2.2. */

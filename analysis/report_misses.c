@@ -179,8 +179,7 @@ static Status pick_sizes(const Curve *curves, size_t n, double sizes[SHOWN_SIZES
 
 static Status print_panel(FILE *stream, const Curve *curves, size_t n)
 {
-    static const char ALIGN[] = "lrrrrrrrr";
-    _Static_assert(sizeof ALIGN == SHOWN_SIZES + 2, "a column for each size");
+    char align[SHOWN_SIZES + 2] = "l";
     double sizes[SHOWN_SIZES];
     char texts[SHOWN_SIZES][24];
     const char *titles[SHOWN_SIZES + 1] = {"miss ratio with slots:"};
@@ -190,8 +189,9 @@ static Status print_panel(FILE *stream, const Curve *curves, size_t n)
     for (size_t i = 0; i < count; i++) {
         snprintf(texts[i], sizeof texts[i], "%.0f", sizes[i]);
         titles[i + 1] = texts[i];
+        align[i + 1] = 'r';
     }
-    HtmlTable table = html_table_begin(stream, titles, ALIGN + SHOWN_SIZES - count);
+    HtmlTable table = html_table_begin(stream, titles, align);
     for (size_t i = 0; i < n; i++) {
         curve_name(&curves[i], name);
         html_cell(&table, "%s", name);

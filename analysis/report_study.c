@@ -124,11 +124,10 @@ static Status tell_front(const StudyReader *reader, FILE *stream, const StudyFro
     TRY(plot_front(reader, stream, front));
     print_front(stream, front);
     html_paragraph(stream, "note",
-                   "To have one of them as a plan: moebius plan --from %s --best time "
+                   "To have one of them as a plan: moebius plan --from STUDY --best time "
                    "--memory-at-most BYTES --out plan.json, with its bytes from the table. Device "
                    "memory is all of it at the peak; time waited for loads is what MoE layers "
-                   "waited, not what loads took.",
-                   reader->path);
+                   "waited, not what loads took.");
     return OK;
 }
 

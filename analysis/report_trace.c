@@ -67,14 +67,18 @@ static void tell_layers(FILE *stream, const PackedTrace *trace)
     html_table_end(&table);
 }
 
-/* How many times an even share LOAD, the mean of some experts of LAYER, is: a level of the map. */
+/* Loads of these times an even share and more have a level of their own. */
+static const double HEAT_BOUNDS[] = {0.25, 0.5, 0.75, 1, 1.5, 2.5, 5};
+_Static_assert(sizeof HEAT_BOUNDS / sizeof HEAT_BOUNDS[0] == HEAT_LEVELS - 2, "a bound for each");
+
+/* Of LOAD, the mean of some of the EXPERTS experts of LAYER. */
 static int heat_level(double load, const LayerCharacter *layer, uint32_t experts)
 {
     double times = load * experts / (double)layer->assignments;
     int level = 1;
     if (load <= 0)
         return 0;
-    for (double bound = 0.125; level < HEAT_LEVELS - 1 && times >= bound; bound *= 2)
+    while (level < HEAT_LEVELS - 1 && times >= HEAT_BOUNDS[level - 1])
         level++;
     return level;
 }
@@ -103,9 +107,9 @@ static void draw_scale(FILE *stream)
         levels[i] = i;
     HeatMap map = heat_map_begin(stream, "Scale of the heat map", 1, HEAT_LEVELS);
     heat_map_row(&map, 0, "scale", levels, HEAT_LEVELS);
-    heat_map_end(&map, "From the left: never chosen; less than 1/8 of an even share of the layer's "
-                       "assignments; then from 1/8, 1/4, 1/2, 1 (even), 2 and 4 on; 8 times or "
-                       "more.");
+    heat_map_end(&map, "From the left: never chosen; less than a quarter of an even share of the "
+                       "layer's assignments; then from 0.25, 0.5, 0.75, 1 (even), 1.5 and 2.5 "
+                       "times on; 5 times or more.");
 }
 
 static void draw_heat(FILE *stream, const PackedTrace *trace, const Character *character)

@@ -34,6 +34,7 @@ typedef struct {
 static Reading readings[] = {
     {.arguments = {"info", trace, "--json"}},
     {.arguments = {"analyze", trace, "--json"}},
+    {.arguments = {"report", trace, "--out", out}},
     {.arguments = {"check", trace, "--json"}},
     {.arguments = {"simulate", "--trace", trace, "--set", "buffer.slots=3", "--json"}},
     {.arguments = {"simulate", "--trace", trace, "--set", "buffer.slots=3", "--set",

@@ -279,6 +279,8 @@ static void plan_and_simulate_survive_every_failed_allocation(void **unused)
                                     "buffer.evict=random", "--json"}});
     fail_each(&(Work){.name = "info", .arguments = {"info", trace}});
     fail_each(&(Work){.name = "analyze", .arguments = {"analyze", trace}});
+    fail_each(&(Work){.name = "report", .arguments = {"report", trace, "-o", out}});
+    fail_each(&(Work){.name = "report", .arguments = {"report", study, "-o", out}});
     fail_each(&(Work){.name = "check", .arguments = {"check", trace, "--json"}});
 }
 

@@ -153,7 +153,7 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const PackedTra
 {
     cJSON *list;
     cJSON *object;
-    TRY(json_add_text(json, "trace", arguments->path));
+    TRY(print_add_bytes(json, "trace", span_of(arguments->path)));
     TRY(json_add_text(json, "phase",
                       arguments->phase != ALL_PHASES ? PHASE_CHOICES[arguments->phase] : "all"));
     TRY(json_add_object(json, "total", &object));

@@ -73,7 +73,7 @@ static Status summarize(TraceReader *reader, const char *path, Summary *summary)
 
 static Status add_optional_text(cJSON *json, const char *key, const char *text)
 {
-    return text != NULL ? json_add_text(json, key, text) : json_add_null(json, key);
+    return text != NULL ? print_add_bytes(json, key, span_of(text)) : json_add_null(json, key);
 }
 
 static Status add_layers(cJSON *json, const TraceReader *reader)
@@ -86,7 +86,7 @@ static Status add_layers(cJSON *json, const TraceReader *reader)
         cJSON *item = cJSON_CreateObject();
         TRY(json_push(list, item));
         TRY(json_add_u64(item, "layer", layers[i].layer));
-        TRY(json_add_text(item, "name", layers[i].name));
+        TRY(print_add_bytes(item, "name", span_of(layers[i].name)));
         TRY(json_add_text(item, "stack", stack_name(layers[i].stack)));
         TRY(json_add_u64(item, "experts", layers[i].experts));
         TRY(json_add_u64(item, "top_k", layers[i].top_k));
@@ -115,7 +115,7 @@ static Status fill_json(cJSON *json, const char *path, const TraceReader *reader
                         const Summary *summary)
 {
     const TraceRun *run = trace_reader_run(reader);
-    TRY(json_add_text(json, "trace", path));
+    TRY(print_add_bytes(json, "trace", span_of(path)));
     TRY(add_optional_text(json, "created", run->created));
     TRY(add_optional_text(json, "tool", run->tool));
     TRY(add_optional_text(json, "source", run->source));

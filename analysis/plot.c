@@ -16,6 +16,7 @@ enum {
     LEGEND = 680,
     LEGEND_ROW = 19,
     COLOURS = 8,
+    MARKS = 64, /* a series of more points has none */
     MAP_LEFT = 60,
     MAP_RIGHT = 850
 };
@@ -165,7 +166,7 @@ void plot_series(Plot *plot, const char *name, PlotStyle style, const double *x,
         fprintf(stream, "%c%.1f %.1f", i > 0 ? 'L' : 'M', place_x(plot, x[i]), place_y(plot, y[i]));
     }
     fputs("\"/>\n", stream);
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && n <= MARKS; i++) {
         fprintf(stream, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.6\" stroke=\"none\"><title>",
                 place_x(plot, x[i]), place_y(plot, y[i]));
         html_text(stream, name);

@@ -39,8 +39,8 @@ typedef enum { PLOT_LINE, PLOT_STEPS, PLOT_BOUND } PlotStyle;
 
 /* Opens a figure; LABEL says what it shows to who cannot see it. */
 Plot plot_begin(FILE *stream, const char *label, PlotAxis x, PlotAxis y);
-/* Points X[n], Y[n] ascending by X, each with a mark: joined by a line; by steps, Y holding until
- * the next X; or by a dashed line of the colour of text. */
+/* Points X[n], Y[n] ascending by X, with marks where they are few: joined by a line; by steps, Y
+ * holding until the next X; or by a dashed line of the colour of text. */
 void plot_series(Plot *plot, const char *name, PlotStyle style, const double *x, const double *y,
                  size_t n);
 /* Small dots without a line, pale. SPOTS are those already taken: a dot that would fall on another

@@ -230,7 +230,7 @@ static void tell_cliff(FILE *stream, const Curve *lru, const Curve *belady)
     if (bound != NULL)
         html_paragraph(stream, NULL,
                        "With %.0f slots Belady's offline optimum misses %.4f of the lookups: what "
-                       "is between the two is what a better order of eviction can save there.",
+                       "is between the two is the most that a better eviction can save there.",
                        lru->slots[at - 1], *bound);
 }
 

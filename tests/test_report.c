@@ -130,7 +130,7 @@ static void assert_cell(const char *page, const char *name, int column, const ch
                         double value)
 {
     char wanted[64];
-    snprintf(wanted, sizeof wanted, format, value); /* NOLINT: formats of this file */
+    snprintf(wanted, sizeof wanted, format, value);
     assert_string_equal(cell_of(page, name, column), wanted);
 }
 

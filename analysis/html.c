@@ -11,11 +11,11 @@ enum { TEXT_BYTES = 2048 };
 
 #define LIGHT_COLOURS                                                                              \
     "--heat:#0b68cb;--c0:#0b68cb;--c1:#c4500b;--c2:#1b7f4b;--c3:#8a3ab9;--c4:#a8123e;"             \
-    "--c5:#0f7f8f;--c6:#8a6a00;--c7:#5b6470}"
+    "--c5:#0f7f8f;--c6:#8a6a00;--c7:#5b6470"
 
 static const char STYLE[] =
     ":root{color-scheme:light dark;--ink:#1c2024;--dim:#687076;--rule:#d7dbdf;"
-    "--paper:#fff;" LIGHT_COLOURS "\n"
+    "--paper:#fff;" LIGHT_COLOURS "}\n"
     "@media (prefers-color-scheme:dark){:root{--ink:#e8eaed;--dim:#9aa4ad;--rule:#3a4148;"
     "--paper:#15181b;--heat:#5eb0ff;--c0:#5eb0ff;--c1:#ff9a57;--c2:#5fd095;--c3:#cf95f2;"
     "--c4:#ff7d9d;--c5:#55cfe0;--c6:#e5c04b;--c7:#b4bdc7}}\n"
@@ -31,7 +31,7 @@ static const char STYLE[] =
     "vertical-align:top;overflow-wrap:break-word}th{color:var(--dim);font-weight:600}\n"
     "th.r,td.r{text-align:right;white-space:nowrap}\n"
     "@media print{:root{color-scheme:light;--ink:#000;--dim:#444;--rule:#bbb;"
-    "--paper:#fff;" LIGHT_COLOURS "\n*{print-color-adjust:exact;-webkit-print-color-adjust:exact}"
+    "--paper:#fff;" LIGHT_COLOURS "}\n*{print-color-adjust:exact;-webkit-print-color-adjust:exact}"
     ".scroll{overflow:visible}table{font-size:.7rem}figure,tr{break-inside:avoid}"
     "h2{break-after:avoid}}\n";
 

@@ -228,10 +228,10 @@ static void tell_cliff(FILE *stream, const Curve *lru, const Curve *belady)
                    lru->slots[at - 1], lru->slots[at], lru->ratio[at - 1], lru->ratio[at]);
     const double *bound = belady != NULL ? ratio_at(belady, lru->slots[at - 1]) : NULL;
     if (bound != NULL)
-        html_paragraph(stream, NULL,
-                       "With %.0f slots Belady's offline optimum misses %.4f of the lookups: what "
-                       "is between the two is the most that a better eviction can save there.",
-                       lru->slots[at - 1], *bound);
+        html_paragraph(
+            stream, NULL,
+            "With %.0f slots Belady's offline optimum misses %.4f of the lookups, LRU %.4f.",
+            lru->slots[at - 1], *bound, lru->ratio[at - 1]);
 }
 
 static Status tell_panel(FILE *stream, const Curve *curves, size_t n)
@@ -270,8 +270,10 @@ Status report_misses(const StudyReader *reader, FILE *stream)
         html_paragraph(
             stream, "note",
             "Of several plans of one policy and size, the one with the fewest misses. "
-            "Belady (dashed) knows the future: a bound, no plan that can be run. Under a "
-            "budget of bytes, slots are the most that any scope has.");
+            "Belady (dashed) knows the future and begins with empty slots: no plan that "
+            "can be run, and no bound for plans that begin with some experts loaded "
+            "(buffer.initial). Under a budget of bytes, slots are the most that any scope "
+            "has.");
     curves_free(&curves);
     return status;
 }

@@ -86,6 +86,26 @@ static void pages_of_random_bytes_are_well_formed(void **unused)
     }
 }
 
+static void every_rule_of_the_style_is_closed(void **unused)
+{
+    (void)unused;
+    Page page;
+    int depth = 0;
+    page_open(&page);
+    html_begin(page.stream, "");
+    page_close(&page);
+    const char *end = strstr(page.text, "</style>");
+    assert_non_null(end);
+    for (const char *at = page.text; at < end; at++) {
+        depth += (*at == '{') - (*at == '}');
+        assert_true(depth >= 0 && depth <= 2);
+        if (*at == '\n' && at[1] != '*') /* only the rules for paper go on in a second line */
+            assert_int_equal(depth, 0);
+    }
+    assert_int_equal(depth, 0);
+    free(page.text);
+}
+
 static void ticks_are_round_few_and_within_the_axis(void **unused)
 {
     (void)unused;
@@ -147,6 +167,7 @@ int main(void)
         cmocka_unit_test(what_means_something_to_html_is_escaped),
         cmocka_unit_test(what_is_no_character_becomes_a_mark),
         cmocka_unit_test(pages_of_random_bytes_are_well_formed),
+        cmocka_unit_test(every_rule_of_the_style_is_closed),
         cmocka_unit_test(ticks_are_round_few_and_within_the_axis),
         cmocka_unit_test(an_axis_of_one_place_or_of_none_can_be_drawn),
         cmocka_unit_test(dots_of_one_spot_are_drawn_once),

@@ -1,6 +1,7 @@
 #include "analysis/characterise.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -249,4 +250,20 @@ void character_free(Character *character)
         mem_free(character->layers[i].load);
     mem_free(character->layers);
     *character = (Character){0};
+}
+
+double character_needed(const LayerCharacter *layer)
+{
+    return layer->events > 0 ? (double)layer->lookups / (double)layer->events : 0;
+}
+
+void character_texts(const LayerCharacter *layer, char texts[CHARACTER_TEXTS][NUMBER_BYTES])
+{
+    number_text(layer->events, texts[0]);
+    snprintf(texts[1], NUMBER_BYTES, "%.2f", character_needed(layer));
+    snprintf(texts[2], NUMBER_BYTES, "%.4f", layer->active);
+    snprintf(texts[3], NUMBER_BYTES, "%.4f", layer->busiest_tenth);
+    snprintf(texts[4], NUMBER_BYTES, "%.1f", layer->effective_experts);
+    snprintf(texts[5], NUMBER_BYTES, "%.4f", layer->again);
+    snprintf(texts[6], NUMBER_BYTES, "%.2f", layer->reuse_events);
 }

@@ -3,6 +3,7 @@
 #ifndef ANALYSIS_CHARACTERISE_H
 #define ANALYSIS_CHARACTERISE_H
 
+#include "base/number_text.h"
 #include "traces/packed.h"
 
 enum {
@@ -43,5 +44,13 @@ typedef struct {
 enum { ALL_PHASES = -1 };
 Status characterise(const PackedTrace *trace, int phase, Character *character);
 void character_free(Character *character);
+
+/* How many experts an event of LAYER needs, in the mean; 0 without events. */
+double character_needed(const LayerCharacter *layer);
+
+/* What tables say of LAYER, in this order: events, experts an event needs, active, busiest_tenth,
+ * effective_experts, again, reuse_events. */
+enum { CHARACTER_TEXTS = 7 };
+void character_texts(const LayerCharacter *layer, char texts[CHARACTER_TEXTS][NUMBER_BYTES]);
 
 #endif

@@ -134,15 +134,10 @@ static void draw_heat(FILE *stream, const PackedTrace *trace, const Character *c
 
 static void character_cells(HtmlTable *table, const LayerCharacter *layer)
 {
-    char text[NUMBER_BYTES];
-    double events = (double)layer->events;
-    html_cell(table, "%s", number_text(layer->events, text));
-    html_cell(table, "%.2f", events > 0 ? (double)layer->lookups / events : 0);
-    html_cell(table, "%.4f", layer->active);
-    html_cell(table, "%.4f", layer->busiest_tenth);
-    html_cell(table, "%.1f", layer->effective_experts);
-    html_cell(table, "%.4f", layer->again);
-    html_cell(table, "%.2f", layer->reuse_events);
+    char texts[CHARACTER_TEXTS][NUMBER_BYTES];
+    character_texts(layer, texts);
+    for (int i = 0; i < CHARACTER_TEXTS; i++)
+        html_cell(table, "%s", texts[i]);
     for (int i = 1; i < REUSE_WITHINS; i++)
         html_cell(table, "%.4f", layer->reuse_within[i]);
     html_cell(table, "%.2f", layer->waste_factor);
@@ -201,8 +196,8 @@ static void tell_lead(FILE *stream, const Character *character)
                    "assignments; %.4f of the lookups are of experts that the event before needed "
                    "too. Static gating that drops nothing would compute %.2f rows for each "
                    "assignment.",
-                   (double)total->lookups / (double)total->events, total->active,
-                   total->busiest_tenth, total->again, total->waste_factor);
+                   character_needed(total), total->active, total->busiest_tenth, total->again,
+                   total->waste_factor);
     html_paragraph(stream, "note",
                    "This is before any policy, and says nothing of time: moebius sweep --hardware "
                    "does.");

@@ -19,11 +19,7 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "TRACE",
-         .help = "the trace",
-         .kind = OPTION_POSITIONAL,
-         .required = true,
-         .value = &arguments->path},
+        TRACE_OPTION(&arguments->path),
         {.name = "phase",
          .argument = "PHASE",
          .help = "prefill, decode, encode or mixed: only steps of this kind",
@@ -47,16 +43,11 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 
 static void add_row(Table *table, const char *name, const LayerCharacter *layer)
 {
-    char text[NUMBER_BYTES];
-    double events = (double)layer->events;
+    char texts[CHARACTER_TEXTS][NUMBER_BYTES];
+    character_texts(layer, texts);
     table_cell(table, "%s", name);
-    table_cell(table, "%s", number_text(layer->events, text));
-    table_cell(table, "%.2f", events > 0 ? (double)layer->lookups / events : 0);
-    table_cell(table, "%.4f", layer->active);
-    table_cell(table, "%.4f", layer->busiest_tenth);
-    table_cell(table, "%.1f", layer->effective_experts);
-    table_cell(table, "%.4f", layer->again);
-    table_cell(table, "%.2f", layer->reuse_events);
+    for (int i = 0; i < CHARACTER_TEXTS; i++)
+        table_cell(table, "%s", texts[i]);
     table_cell(table, "%.2f", layer->waste_factor);
 }
 

@@ -28,11 +28,7 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "TRACE",
-         .help = "the trace",
-         .kind = OPTION_POSITIONAL,
-         .required = true,
-         .value = &arguments->path},
+        TRACE_OPTION(&arguments->path),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

@@ -39,13 +39,19 @@ typedef struct {
     const char *const *choices; /* OPTION_CHOICE, NULL-terminated */
 } Option;
 
-/* Options that many commands have; FLAG is a bool *. */
+/* Options that many commands have; FLAG is a bool *, PATH a const char **. */
 /* clang-format off */
 #define JSON_OPTION(flag)                                                                          \
     {.name = "json",                                                                               \
      .help = "print one JSON document",                                                            \
      .kind = OPTION_FLAG,                                                                          \
      .value = (flag)}
+#define TRACE_OPTION(path)                                                                         \
+    {.name = "TRACE",                                                                              \
+     .help = "the trace",                                                                          \
+     .kind = OPTION_POSITIONAL,                                                                    \
+     .required = true,                                                                             \
+     .value = (path)}
 #define PROGRESS_OPTION(flag)                                                                      \
     {.name = "progress",                                                                           \
      .help = "a line every ten seconds, also where stderr is no terminal",                         \

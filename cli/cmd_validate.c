@@ -64,7 +64,7 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
         {.name = "runs",
          .argument = "N",
          .help = "with --hardware: runs that are measured, with each operation's time and as many "
-                 "without (default 5)",
+                 "without; of requests that arrive, without (default 5)",
          .kind = OPTION_U32,
          .value = &arguments->runs,
          .least = 1,
@@ -211,6 +211,7 @@ static void free_validation(Validation *validation)
         replay_result_free(&validation->results[i].predicted);
         accuracy_free(validation->results[i].time.accuracy);
         accuracy_report_free(&validation->results[i].time.report);
+        mem_free(validation->results[i].served.runs);
         plan_free(&validation->plans[i]);
     }
     mem_free(validation->results);

@@ -5,6 +5,7 @@
 
 #include "analysis/accuracy.h"
 #include "analysis/compare.h"
+#include "analysis/served_runs.h"
 #include "analysis/timeline.h"
 #include "base/quiet_processor.h"
 #include "base/scratch.h"
@@ -24,7 +25,8 @@ typedef struct {
     const char *out;    /* keeps the run's trace; NULL: it is removed */
     DeviceInput device;
     const char *hardware; /* a profile: times are predicted and measured as well; NULL: not */
-    uint32_t runs;        /* that are measured, with stamps and as many without */
+    uint32_t runs;        /* that are measured, with stamps and as many without; of requests that
+                             arrive, without */
     const char *timeline; /* of the first plan, predicted and measured; NULL: none */
     bool json;
 } ValidateArguments;
@@ -38,6 +40,15 @@ typedef struct {
     uint64_t device_bytes; /* of an executor that is opened for this plan alone */
 } ValidatedTime;
 
+/* What requests experienced. */
+typedef struct {
+    ServingReport predicted;
+    ServingReport *runs; /* [arguments.runs] */
+    ServingReport middle;
+    ServingNoise noise;
+    uint64_t between_ns; /* two steps, on average over all runs */
+} ServedRuns;
+
 /* What came out under one plan. */
 typedef struct {
     const char *name;       /* of the plan, for people */
@@ -47,8 +58,8 @@ typedef struct {
     RunTotals totals;
     uint64_t slot_bytes;
     CompareReport report;
-    ValidatedTime time;   /* with a hardware profile */
-    ServingReport served; /* ... predicted, with continuous batching; totals.serving is measured */
+    ValidatedTime time; /* with a hardware profile */
+    ServedRuns served;  /* ... and continuous batching */
 } ValidatedPlan;
 
 typedef struct {
@@ -76,13 +87,16 @@ RunTraceOptions validation_run_options(const Validation *validation, const Plan 
 /* Opens the recorder of a run under PLAN, which VALIDATION->recorded then notes. */
 Status validation_open_recorder(Validation *validation, const Plan *plan, Recorder **recorder);
 void validation_remove_recording(Validation *validation);
+/* ... and the one in PATH, if there is any. */
+void validation_remove_trace(const char *path);
 /* Closes it, with how the run went. */
 Status validation_end_run(const Validation *validation, const RunTotals *totals, Recorder *recorder,
                           Status status);
 /* Compares the run's residency with the replay of its routing under PLAN. */
 Status validation_compare_run(const Validation *validation, const Plan *plan,
                               CompareReport *report);
-/* Plans of continuous batching: the requests of the trace arrive again, in real time. */
+/* Plans of continuous batching: the requests of the trace arrive again, in real time; with a
+ * profile once with all decisions recorded and then as often as is measured. */
 Status validation_serve(Validation *validation);
 /* Latencies and throughput, predicted and measured. */
 Status validation_print_serving(const Validation *validation);
@@ -102,8 +116,9 @@ Status validation_predict(Validation *validation, size_t i);
  * passes is noise of each of them, and no difference between them. */
 Status validation_measure(Validation *validation);
 /* Sets the times of the steps of the run that was recorded, which were AS_RUN, beside those
- * predicted of the same steps, those that come for the first time among them. */
-Status validation_compare_steps(Validation *validation, const Plan *as_run, AccuracyReport *report);
+ * predicted of the same steps, those that come for the first time among them: more steps of the
+ * first run of ACCURACY. */
+Status validation_compare_steps(Validation *validation, const Plan *as_run, Accuracy *accuracy);
 /* Prints the errors of steps, operations and layers, as far as there are any. */
 Status validation_print_report(const AccuracyReport *report);
 /* Tables of times. */

@@ -34,17 +34,22 @@ static Status name_recording(Validation *validation)
                : OK;
 }
 
+void validation_remove_trace(const char *name)
+{
+    static const char *const ENDINGS[] = {"", "-wal", "-shm"};
+    char path[sizeof((Validation *)NULL)->recording + 8];
+    for (size_t i = 0; i < sizeof ENDINGS / sizeof ENDINGS[0]; i++) {
+        snprintf(path, sizeof path, "%s%s", name, ENDINGS[i]);
+        unlink(path);
+    }
+}
+
 void validation_remove_recording(Validation *validation)
 {
     if (!validation->recorded || validation->arguments->out != NULL)
         return;
     validation->recorded = false;
-    static const char *const ENDINGS[] = {"", "-wal", "-shm"};
-    char path[sizeof validation->recording + 8];
-    for (size_t i = 0; i < sizeof ENDINGS / sizeof ENDINGS[0]; i++) {
-        snprintf(path, sizeof path, "%s%s", validation->recording, ENDINGS[i]);
-        unlink(path);
-    }
+    validation_remove_trace(validation->recording);
 }
 
 Status validation_open_recorder(Validation *validation, const Plan *made, Recorder **recorder)

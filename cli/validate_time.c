@@ -187,26 +187,14 @@ static Status take_recorded(const char *path, Accuracy *accuracy)
     return status == STATUS_END ? OK : status;
 }
 
-static Status compare_steps(Validation *validation, const Plan *plan, Accuracy *accuracy,
-                            AccuracyReport *report)
+Status validation_compare_steps(Validation *validation, const Plan *as_run, Accuracy *accuracy)
 {
     Recorded recorded;
     Sink sink = {.validation = validation, .accuracy = accuracy, .cold = true};
-    TRY(load_recorded(validation->recording, plan, &recorded));
-    Status status = play(&recorded, plan, &sink, NULL);
+    TRY(load_recorded(validation->recording, as_run, &recorded));
+    Status status = play(&recorded, as_run, &sink, NULL);
     free_recorded(&recorded);
-    if (status == OK)
-        status = take_recorded(validation->recording, accuracy);
-    return status == OK ? accuracy_report(accuracy, report) : status;
-}
-
-Status validation_compare_steps(Validation *validation, const Plan *as_run, AccuracyReport *report)
-{
-    Accuracy *accuracy;
-    TRY(accuracy_new(1, &accuracy));
-    Status status = compare_steps(validation, as_run, accuracy, report);
-    accuracy_free(accuracy);
-    return status;
+    return status == OK ? take_recorded(validation->recording, accuracy) : status;
 }
 
 /* ---- measured ---- */

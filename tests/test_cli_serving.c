@@ -210,7 +210,7 @@ static void validate_lets_the_requests_of_a_trace_arrive_again(void **unused)
         RUN("validate", "--trace", served, "--model", model, "--routing", i > 0 ? forced : "gate",
             "--hardware", hardware, "--set", "batching.mode=continuous", "--set",
             "batching.sequences=2", "--set", "batching.arrivals=trace", "--set", "buffer.slots=3",
-            "--json");
+            "--runs", i > 0 ? "3" : "1", "--json");
         assert_int_equal(run.code, 0);
         cJSON *json = cJSON_Parse(run.out);
         assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
@@ -226,11 +226,23 @@ static void validate_lets_the_requests_of_a_trace_arrive_again(void **unused)
             assert_true(number_at(of, "output_tokens", NULL) == 20);
             assert_true(number_at(of, "tbt_ns", "n") == 16);
         }
+        const cJSON *runs = cJSON_GetObjectItemCaseSensitive(sides, "runs");
+        assert_int_equal(cJSON_GetArraySize(runs), i > 0 ? 3 : 1);
+        const cJSON *noise = cJSON_GetObjectItemCaseSensitive(sides, "noise");
+        assert_true((number_at(noise, "ttft_ns", "p90") > 0) == (i > 0));
+        double steps_that_ran = 0;
+        const cJSON *one;
+        cJSON_ArrayForEach(one, runs)
+        {
+            steps_that_ran += number_at(one, "serving", "steps");
+            assert_true(number_at(one, "serving", "output_tokens") == 20);
+        }
         const cJSON *plan = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(json, "plans"), 0);
         const cJSON *time = cJSON_GetObjectItemCaseSensitive(plan != NULL ? plan : json, "time");
         const cJSON *steps = cJSON_GetObjectItemCaseSensitive(time, "steps");
         assert_true(number_at(steps, "all", "predicted_ns") > 0);
         assert_true(number_at(steps, "all", "measured_ns") > 0);
+        assert_true(number_at(steps, "all", "n") == steps_that_ran);
         cJSON_Delete(json);
     }
 }

@@ -10,7 +10,8 @@
 typedef struct {
     const char *model; /* checkpoint directory, for those that run one */
     const char *device;
-    uint32_t threads; /* of the backend; 0: all */
+    uint32_t threads;     /* of the backend; 0: all */
+    const char *hardware; /* profile, for those that simulate time */
 } BenchOptions;
 
 typedef struct {
@@ -38,5 +39,8 @@ Status bench_record(const BenchOptions *options, BenchReport *report);
 Status bench_forward(const BenchOptions *options, BenchReport *report);
 /* The engine of sim/engine.h, on tasks like those of layers that load experts. */
 Status bench_engine(const BenchOptions *options, BenchReport *report);
+/* `simulate` and `sweep` with a profile, of a made-up trace of whole qwen3-30b-a3b that decodes at
+ * several batches: processor time of a step, and how many times longer the steps are predicted. */
+Status bench_simulate(const BenchOptions *options, BenchReport *report);
 
 #endif

@@ -1,21 +1,14 @@
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "cli/bench.h"
+#include "cli/bench_routing.h"
 #include "sim/curve.h"
 #include "sim/sweep_learn.h"
 
-enum {
-    TOP_K = 8,
-    MAX_LAYERS = 64,
-    MAX_EXPERTS = 256,
-    ROUNDS = 3,
-    LOOKUPS = 20000000,
-    ENOUGH_NS = 1000000000
-};
+enum { ROUNDS = 3, LOOKUPS = 20000000, ENOUGH_NS = 1000000000 };
 
 /* The shape of one made-up trace. */
 typedef struct {
@@ -26,98 +19,21 @@ typedef struct {
 
 static const BenchShape SHAPES[] = {{"24x128 top-8", 24, 128}, {"58x256 top-8", 58, 256}};
 
-/* Zipf with exponent 0.8 over a ranking of each layer's own; an expert of the step before is kept
- * with probability 0.5. */
-typedef struct {
-    const BenchShape *shape;
-    double cumulative[MAX_EXPERTS];
-    uint16_t ranking[MAX_LAYERS][MAX_EXPERTS];
-    uint16_t chosen[MAX_LAYERS * TOP_K]; /* of the step before */
-    uint64_t random;
-} Router;
-
-static uint64_t draw(Router *router)
-{
-    uint64_t z = router->random += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-static double draw_unit(Router *router)
-{
-    return (double)(draw(router) >> 11) / 9007199254740992.0;
-}
-
-static void router_start(Router *router, const BenchShape *shape)
-{
-    double sum = 0;
-    *router = (Router){.shape = shape, .random = 1};
-    for (uint32_t e = 0; e < shape->experts; e++)
-        router->cumulative[e] = sum += pow(e + 1, -0.8);
-    for (uint32_t e = 0; e < shape->experts; e++)
-        router->cumulative[e] /= sum;
-    for (uint32_t l = 0; l < shape->layers; l++) {
-        for (uint32_t e = 0; e < shape->experts; e++) {
-            uint32_t other = (uint32_t)(draw(router) % (e + 1));
-            router->ranking[l][e] = router->ranking[l][other];
-            router->ranking[l][other] = (uint16_t)e;
-        }
-        memcpy(&router->chosen[l * TOP_K], router->ranking[l], TOP_K * sizeof(uint16_t));
-    }
-}
-
-static uint16_t draw_expert(Router *router, uint32_t layer)
-{
-    double at = draw_unit(router);
-    uint32_t low = 0;
-    uint32_t high = router->shape->experts - 1;
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        if (router->cumulative[middle] < at)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return router->ranking[layer][low];
-}
-
-static bool is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (experts[i] == expert)
-            return true;
-    return false;
-}
-
-static void route_layer(Router *router, uint32_t layer)
-{
-    uint16_t *chosen = &router->chosen[layer * TOP_K];
-    uint16_t next[TOP_K];
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < TOP_K; i++)
-        if (draw(router) >> 63)
-            next[n++] = chosen[i];
-    while (n < TOP_K) {
-        uint16_t expert = draw_expert(router, layer);
-        if (!is_among(next, n, expert))
-            next[n++] = expert;
-    }
-    memcpy(chosen, next, sizeof next);
-}
-
-static Status add_steps(Router *router, PackedTrace *trace)
+static Status add_steps(BenchRouter *router, PackedTrace *trace)
 {
     const uint32_t zero = 0;
+    uint16_t chosen[BENCH_MAX_LAYERS * BENCH_TOP_K];
+    for (uint32_t l = 0; l < router->layers; l++)
+        bench_router_first(router, l, &chosen[l * BENCH_TOP_K]);
     for (uint32_t step = 0; trace->n_lookups < LOOKUPS; step++) {
-        for (uint32_t l = 0; l < router->shape->layers; l++)
-            route_layer(router, l);
+        for (uint32_t l = 0; l < router->layers; l++)
+            bench_router_next(router, l, &chosen[l * BENCH_TOP_K]);
         const TraceStep made = {.step = step,
                                 .phase = PHASE_DECODE,
                                 .tokens = 1,
                                 .request = &zero,
                                 .position = &step,
-                                .experts = router->chosen};
+                                .experts = chosen};
         TRY(packed_trace_add_step(trace, &made));
     }
     return OK;
@@ -125,16 +41,16 @@ static Status add_steps(Router *router, PackedTrace *trace)
 
 static Status make_trace(const BenchShape *shape, PackedTrace *trace)
 {
-    Router *router;
-    TraceLayer layers[MAX_LAYERS] = {0};
+    BenchRouter *router;
+    TraceLayer layers[BENCH_MAX_LAYERS] = {0};
     for (uint32_t i = 0; i < shape->layers; i++) {
         layers[i].layer = i;
         layers[i].experts = shape->experts;
-        layers[i].top_k = TOP_K;
+        layers[i].top_k = BENCH_TOP_K;
         layers[i].expert_bytes = 1;
     }
     TRY(mem_new(&router, 1, sizeof *router, "bench"));
-    router_start(router, shape);
+    bench_router_start(router, shape->layers, shape->experts);
     Status status = packed_trace_new(layers, shape->layers, trace);
     if (status == OK) {
         status = add_steps(router, trace);

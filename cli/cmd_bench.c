@@ -17,10 +17,9 @@ typedef struct {
 } Bench;
 
 static const Bench BENCHES[] = {
-    {"replay", bench_replay, false},
-    {"record", bench_record, true},
-    {"forward", bench_forward, true},
-    {"engine", bench_engine, false},
+    {"replay", bench_replay, false},     {"record", bench_record, true},
+    {"forward", bench_forward, true},    {"engine", bench_engine, false},
+    {"simulate", bench_simulate, false},
 };
 
 enum { N_BENCHES = sizeof BENCHES / sizeof BENCHES[0] };
@@ -56,18 +55,22 @@ static Status check_options(const OptionTable *table, Arguments *arguments, bool
                             "'%s' runs no model: --model, --device and --threads have no "
                             "meaning",
                             arguments->which);
+    if (options->hardware != NULL && arguments->which != NULL &&
+        strcmp(arguments->which, "simulate") != 0)
+        return options_fail(table, "--hardware has no meaning with %s", arguments->which);
     if (arguments->shape != NULL)
         return options_fail(table, "--shape has no meaning without moe-layer or attention");
     options->model = options->model != NULL ? options->model : "models/tiny-32x4";
     options->device = options->device != NULL ? options->device : "cpu";
+    options->hardware = options->hardware != NULL ? options->hardware : "hardware/h200.json";
     return OK;
 }
 
 static Status check_gpu_options(const OptionTable *table, const Arguments *arguments)
 {
     const BenchOptions *options = &arguments->options;
-    if (options->model != NULL || options->threads > 0)
-        return options_fail(table, "--model and --threads have no meaning with %s",
+    if (options->model != NULL || options->threads > 0 || options->hardware != NULL)
+        return options_fail(table, "--model, --threads and --hardware have no meaning with %s",
                             arguments->which);
     if (options->device != NULL && strcmp(options->device, "cuda") != 0)
         return options_fail(table, "--device: '%s', %s runs on cuda", options->device,
@@ -90,8 +93,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         {.name = "BENCH",
-         .help = "replay, record, forward or engine (default: these four); on the GPU: moe-layer, "
-                 "attention; or, with options of their own (--help): decode, prefill, gating, "
+         .help = "replay, record, forward, engine or simulate (default: these five); on the GPU: "
+                 "moe-layer, attention; or, with options of their own (--help): decode, prefill, "
+                 "gating, "
                  "buffer, host-experts, recording",
          .kind = OPTION_POSITIONAL,
          .value = &arguments->which},
@@ -112,6 +116,11 @@ static Status parse(int argc, char **argv, Arguments *arguments)
          .value = &arguments->options.threads,
          .least = 1,
          .most = MAX_THREADS},
+        {.name = "hardware",
+         .argument = "FILE",
+         .help = "simulate: profile, which knows qwen3-30b-a3b (default hardware/h200.json)",
+         .kind = OPTION_TEXT,
+         .value = &arguments->options.hardware},
         {.name = "shape",
          .argument = "NAME",
          .help = "moe-layer, attention: the one model that is measured (default: all)",

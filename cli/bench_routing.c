@@ -1,0 +1,77 @@
+#include "cli/bench_routing.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+
+static uint64_t draw(BenchRouter *router)
+{
+    uint64_t z = router->random += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+static double draw_unit(BenchRouter *router)
+{
+    return (double)(draw(router) >> 11) / 9007199254740992.0;
+}
+
+void bench_router_start(BenchRouter *router, uint32_t layers, uint32_t experts)
+{
+    double sum = 0;
+    *router = (BenchRouter){.layers = layers, .experts = experts, .random = 1};
+    for (uint32_t e = 0; e < experts; e++)
+        router->cumulative[e] = sum += pow(e + 1, -0.8);
+    for (uint32_t e = 0; e < experts; e++)
+        router->cumulative[e] /= sum;
+    for (uint32_t l = 0; l < layers; l++)
+        for (uint32_t e = 0; e < experts; e++) {
+            uint32_t other = (uint32_t)(draw(router) % (e + 1));
+            router->ranking[l][e] = router->ranking[l][other];
+            router->ranking[l][other] = (uint16_t)e;
+        }
+}
+
+static uint16_t draw_expert(BenchRouter *router, uint32_t layer)
+{
+    double at = draw_unit(router);
+    uint32_t low = 0;
+    uint32_t high = router->experts - 1;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (router->cumulative[middle] < at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return router->ranking[layer][low];
+}
+
+static bool is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (experts[i] == expert)
+            return true;
+    return false;
+}
+
+void bench_router_first(const BenchRouter *router, uint32_t layer, uint16_t *chosen)
+{
+    memcpy(chosen, router->ranking[layer], BENCH_TOP_K * sizeof *chosen);
+}
+
+void bench_router_next(BenchRouter *router, uint32_t layer, uint16_t *chosen)
+{
+    uint16_t next[BENCH_TOP_K];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < BENCH_TOP_K; i++)
+        if (draw(router) >> 63)
+            next[n++] = chosen[i];
+    while (n < BENCH_TOP_K) {
+        uint16_t expert = draw_expert(router, layer);
+        if (!is_among(next, n, expert))
+            next[n++] = expert;
+    }
+    memcpy(chosen, next, sizeof next);
+}

@@ -10,6 +10,9 @@
 #include "base/files.h"
 #include "base/memory.h"
 
+/* A number of fewer digits and without an exponent is not too large. */
+enum { DIGITS_OF_FINITE = 300 };
+
 /* Length of the valid UTF-8 sequence at TEXT, 0 when there is none. RFC 3629: no surrogates, no
  * overlong forms. */
 static size_t utf8_length(const unsigned char *text, size_t bytes)
@@ -79,22 +82,33 @@ static Status scan_string_byte(Scan *scan, const char *text, size_t bytes, size_
     return OK;
 }
 
+static size_t skip_digits(const char *text, size_t bytes, size_t at)
+{
+    while (at < bytes && text[at] >= '0' && text[at] <= '9')
+        at++;
+    return at;
+}
+
 static Status scan_number(Scan *scan, const char *text, size_t bytes, size_t *at)
 {
-    size_t i = *at;
-    if (text[i] == '-')
-        i++;
-    size_t first = i;
-    while (i < bytes && text[i] >= '0' && text[i] <= '9')
-        i++;
+    size_t first = *at + (text[*at] == '-');
+    size_t i = skip_digits(text, bytes, first);
     if (i == first || (text[first] == '0' && i - first > 1))
         return scan_fail(scan, "a number is not JSON");
-    if (i < bytes && text[i] == '.' && !(i + 1 < bytes && text[i + 1] >= '0' && text[i + 1] <= '9'))
-        return scan_fail(scan, "a number is not JSON");
-    char *end;
-    if (!isfinite(strtod(text + *at, &end)))
-        return scan_fail(scan, "a number is too large");
-    *at = (size_t)(end - text);
+    bool is_finite = i - first < DIGITS_OF_FINITE;
+    if (i < bytes && text[i] == '.') {
+        first = ++i;
+        i = skip_digits(text, bytes, first);
+        if (i == first)
+            return scan_fail(scan, "a number is not JSON");
+    }
+    if (!is_finite || (i < bytes && (text[i] == 'e' || text[i] == 'E'))) {
+        char *end;
+        if (!isfinite(strtod(text + *at, &end)))
+            return scan_fail(scan, "a number is too large");
+        i = (size_t)(end - text);
+    }
+    *at = i;
     return OK;
 }
 

@@ -18,7 +18,8 @@ enum { ALIGNMENT = 64, LARGE_BYTES = 16 << 20, LEAST_ROOM = 64 };
 typedef struct {
     size_t bytes;
     size_t mapped_bytes;
-    unsigned char pad[ALIGNMENT - 2 * sizeof(size_t)];
+    void *heap; /* what is to be freed */
+    unsigned char pad[ALIGNMENT - 2 * sizeof(size_t) - sizeof(void *)];
 } BlockHeader;
 
 static _Atomic int64_t live_blocks;
@@ -57,11 +58,15 @@ static BlockHeader *map_block(size_t rounded)
     return header;
 }
 
+/* Aligned by hand: JSON has many small blocks, of which malloc() keeps lists and aligned_alloc()
+ * has none. */
 static BlockHeader *heap_block(size_t rounded, bool zero)
 {
-    BlockHeader *header = aligned_alloc(ALIGNMENT, rounded);
-    if (header == NULL)
+    char *heap = malloc(rounded + ALIGNMENT);
+    if (heap == NULL)
         return NULL;
+    BlockHeader *header = (void *)(heap + ALIGNMENT - (uintptr_t)heap % ALIGNMENT);
+    header->heap = heap;
     header->mapped_bytes = 0;
     if (zero)
         memset(header + 1, 0, rounded - sizeof(BlockHeader));
@@ -71,7 +76,7 @@ static BlockHeader *heap_block(size_t rounded, bool zero)
 static void *block_new(size_t bytes, bool zero)
 {
     atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
-    if (bytes > SIZE_MAX - 2 * ALIGNMENT || must_fail())
+    if (bytes > SIZE_MAX - 3 * ALIGNMENT || must_fail())
         return no_block();
     size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + sizeof(BlockHeader);
     BlockHeader *header = bytes >= LARGE_BYTES ? map_block(rounded) : heap_block(rounded, zero);
@@ -99,7 +104,7 @@ void mem_free(void *block)
     if (header->mapped_bytes > 0)
         munmap(header, header->mapped_bytes);
     else
-        free(header);
+        free(header->heap);
 }
 
 void *mem_resize(void *block, size_t count, size_t size)

@@ -68,25 +68,44 @@ static Status read_axes(const JsonAt *parent, CostTable *table)
     return OK;
 }
 
+/* A profile has tens of thousands of numbers: where one stands is written only when it is wrong. */
+static Status read_number(const JsonAt *points, const cJSON *point, const cJSON *item, double least,
+                          uint32_t number, double *field)
+{
+    if (cJSON_IsNumber(item) && item->valuedouble >= least && item->valuedouble <= LIMIT) {
+        *field = item->valuedouble;
+        return OK;
+    }
+    uint32_t index = 0;
+    for (const cJSON *before = point->child; before != item; before = before->next)
+        index++;
+    const JsonAt at = json_item(points, point, number);
+    const JsonAt number_at = json_item(&at, item, index);
+    return json_f64(&number_at, least, LIMIT, field);
+}
+
 /* [place on each axis..., value, spread] */
-static Status read_point(const JsonAt *at, CostTable *table, uint32_t number)
+static Status read_point(const JsonAt *points, const cJSON *point, uint32_t number,
+                         CostTable *table)
 {
     double *place = table->at + (size_t)number * table->n_axes;
     uint32_t i = 0;
-    if (!cJSON_IsArray(at->node) || cJSON_GetArraySize(at->node) != (int)table->n_axes + 2)
-        return json_fail(at, "must be a list of %u numbers: axes, value, spread",
+    if (!cJSON_IsArray(point) || cJSON_GetArraySize(point) != (int)table->n_axes + 2) {
+        const JsonAt at = json_item(points, point, number);
+        return json_fail(&at, "must be a list of %u numbers: axes, value, spread",
                          table->n_axes + 2);
-    for (const cJSON *item = at->node->child; item != NULL; item = item->next, i++) {
-        const JsonAt number_at = json_item(at, item, i);
+    }
+    for (const cJSON *item = point->child; item != NULL; item = item->next, i++) {
         bool is_value = i == table->n_axes;
         double *field = is_value            ? &table->value[number]
                         : i < table->n_axes ? &place[i]
                                             : &table->spread[number];
-        TRY(json_f64(&number_at, is_value ? -LIMIT : 0, LIMIT, field));
+        TRY(read_number(points, point, item, is_value ? -LIMIT : 0, number, field));
     }
-    if (number > 0 && cost_place_compare(table, place - table->n_axes, place) >= 0)
-        return json_fail(at, "points must ascend, each place once");
-    return OK;
+    if (number == 0 || cost_place_compare(table, place - table->n_axes, place) < 0)
+        return OK;
+    const JsonAt at = json_item(points, point, number);
+    return json_fail(&at, "points must ascend, each place once");
 }
 
 static Status read_points(const JsonAt *parent, CostTable *table)
@@ -99,8 +118,7 @@ static Status read_points(const JsonAt *parent, CostTable *table)
     TRY(mem_new(&table->value, n, sizeof(double), "cost table"));
     TRY(mem_new(&table->spread, n, sizeof(double), "cost table"));
     for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
-        const JsonAt point = json_item(&at, item, table->n_points);
-        TRY(read_point(&point, table, table->n_points));
+        TRY(read_point(&at, item, table->n_points, table));
         table->n_points++;
     }
     return OK;

@@ -35,13 +35,13 @@ LDLIBS   += -lsentencepiece -lstdc++
 endif
 ifneq ($(MPICC),)
 $(if $(shell command -v $(MPICC)),,$(error MPICC=$(MPICC) is no program that can be run))
-SOURCES  := $(filter-out sim/sweep_mpi_absent.c,$(SOURCES))
+SOURCES  := $(filter-out base/processes_absent.c sim/sweep_mpi_absent.c,$(SOURCES))
 CPPFLAGS += -DHAVE_MPI
 # MPI's own wrapper compiles what calls it and links; only programs that need MPI load it.
 WITH_MPI := OMPI_CC=$(CC) MPICH_CC=$(CC) $(MPICC)
 LINK     := $(WITH_MPI) -Wl,--as-needed
 else
-SOURCES  := $(filter-out sim/sweep_mpi.c,$(SOURCES))
+SOURCES  := $(filter-out base/processes_mpi.c sim/sweep_mpi.c,$(SOURCES))
 LINK     := $(CC)
 endif
 ifneq ($(NVCC),)
@@ -98,7 +98,7 @@ $(BUILD)/%.o: %.c $(BUILD)/.packages $(BUILD)/gen/schema_sql.h
 	$(if $(V),,@echo "  CC   $<")
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@
 
-$(BUILD)/sim/sweep_mpi.o: sim/sweep_mpi.c $(BUILD)/.packages
+$(BUILD)/base/processes_mpi.o $(BUILD)/sim/sweep_mpi.o: $(BUILD)/%.o: %.c $(BUILD)/.packages
 	@mkdir -p $(@D)
 	$(if $(V),,@echo "  MPI  $<")
 	$(Q)$(WITH_MPI) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c $< -o $@

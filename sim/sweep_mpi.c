@@ -1,12 +1,10 @@
 #define _GNU_SOURCE
-#include <mpi.h>
-
 #include <sched.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/processes_mpi.h"
 #include "base/threads.h"
-#include "sim/launcher.h"
 #include "sim/sweep_ranks.h"
 
 enum { TAG = 1, SHARE_BYTES = 1 << 30 /* MPI counts with int */ };
@@ -19,27 +17,12 @@ typedef struct {
 
 typedef struct {
     SweepRanks ranks; /* first: a SweepRanks is converted back */
-    MPI_Comm comm;
-    bool broken; /* a call failed: the ranks cannot speak any more */
+    MpiProcesses *processes;
     Sending *outbox;
     size_t outbox_room;
     void *inbox;
     size_t inbox_room;
 } MpiRanks;
-
-static Status check(MpiRanks *mpi, int code, const char *call)
-{
-    char text[MPI_MAX_ERROR_STRING];
-    int length = 0;
-    if (code == MPI_SUCCESS)
-        return OK;
-    mpi->broken = true;
-    if (MPI_Error_string(code, text, &length) != MPI_SUCCESS)
-        length = 0;
-    return fail(ERR_IO, "%s failed: %.*s", call, length, text);
-}
-
-#define MPI_TRY(mpi, call) TRY(check(mpi, call, #call))
 
 /* A place in the outbox that is free, after letting go of what has arrived. */
 static Status find_room(MpiRanks *mpi, Sending **found)
@@ -49,7 +32,7 @@ static Status find_room(MpiRanks *mpi, Sending **found)
         Sending *sending = &mpi->outbox[i];
         int arrived = 1;
         if (sending->copy != NULL)
-            MPI_TRY(mpi, MPI_Test(&sending->request, &arrived, MPI_STATUS_IGNORE));
+            MPI_TRY(mpi->processes, MPI_Test(&sending->request, &arrived, MPI_STATUS_IGNORE));
         if (!arrived)
             continue;
         mem_free(sending->copy);
@@ -76,10 +59,10 @@ static Status mpi_send(SweepRanks *ranks, uint32_t to, const void *message, size
     TRY(find_room(mpi, &sending));
     TRY(mem_new(&sending->copy, bytes, 1, "message between ranks"));
     memcpy(sending->copy, message, bytes);
-    Status status = check(
-        mpi,
-        MPI_Isend(sending->copy, (int)bytes, MPI_BYTE, (int)to, TAG, mpi->comm, &sending->request),
-        "MPI_Isend");
+    Status status = mpi_check(mpi->processes,
+                              MPI_Isend(sending->copy, (int)bytes, MPI_BYTE, (int)to, TAG,
+                                        mpi->processes->comm, &sending->request),
+                              "MPI_Isend");
     if (status != OK) {
         mem_free(sending->copy);
         sending->copy = NULL;
@@ -105,13 +88,14 @@ static Status mpi_receive(SweepRanks *ranks, SweepMail *mail)
     int has_come = 0;
     int bytes = 0;
     *mail = (SweepMail){0};
-    MPI_TRY(mpi, MPI_Iprobe(MPI_ANY_SOURCE, TAG, mpi->comm, &has_come, &from));
+    MPI_TRY(mpi->processes,
+            MPI_Iprobe(MPI_ANY_SOURCE, TAG, mpi->processes->comm, &has_come, &from));
     if (!has_come)
         return OK;
-    MPI_TRY(mpi, MPI_Get_count(&from, MPI_BYTE, &bytes));
+    MPI_TRY(mpi->processes, MPI_Get_count(&from, MPI_BYTE, &bytes));
     TRY(make_inbox(mpi, (size_t)bytes));
-    MPI_TRY(mpi, MPI_Recv(mpi->inbox, bytes, MPI_BYTE, from.MPI_SOURCE, TAG, mpi->comm,
-                          MPI_STATUS_IGNORE));
+    MPI_TRY(mpi->processes, MPI_Recv(mpi->inbox, bytes, MPI_BYTE, from.MPI_SOURCE, TAG,
+                                     mpi->processes->comm, MPI_STATUS_IGNORE));
     *mail =
         (SweepMail){.data = mpi->inbox, .bytes = (size_t)bytes, .from = (uint32_t)from.MPI_SOURCE};
     return OK;
@@ -123,7 +107,7 @@ static Status mpi_share(SweepRanks *ranks, void *block, size_t bytes)
     unsigned char *at = block;
     while (bytes > 0) {
         int part = bytes < SHARE_BYTES ? (int)bytes : SHARE_BYTES;
-        MPI_TRY(mpi, MPI_Bcast(at, part, MPI_BYTE, 0, mpi->comm));
+        MPI_TRY(mpi->processes, MPI_Bcast(at, part, MPI_BYTE, 0, mpi->processes->comm));
         at += part;
         bytes -= (size_t)part;
     }
@@ -142,72 +126,55 @@ static Status share_processors(MpiRanks *mpi)
     long sum = 0;
     CPU_ZERO(&own);
     sched_getaffinity(0, sizeof own, &own);
-    MPI_TRY(mpi, MPI_Comm_split_type(mpi->comm, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine));
-    MPI_TRY(mpi, MPI_Allreduce(&own, &together, sizeof own, MPI_BYTE, MPI_BOR, machine));
-    MPI_TRY(mpi, MPI_Allreduce(&wanted, &sum, 1, MPI_LONG, MPI_SUM, machine));
-    MPI_TRY(mpi, MPI_Comm_free(&machine));
+    MPI_TRY(mpi->processes, MPI_Comm_split_type(mpi->processes->comm, MPI_COMM_TYPE_SHARED, 0,
+                                                MPI_INFO_NULL, &machine));
+    MPI_TRY(mpi->processes, MPI_Allreduce(&own, &together, sizeof own, MPI_BYTE, MPI_BOR, machine));
+    MPI_TRY(mpi->processes, MPI_Allreduce(&wanted, &sum, 1, MPI_LONG, MPI_SUM, machine));
+    MPI_TRY(mpi->processes, MPI_Comm_free(&machine));
     long share = wanted * CPU_COUNT(&together) / sum;
     mpi->ranks.threads = share > 1 ? (uint32_t)share : 1;
     return OK;
 }
 
-static Status start(MpiRanks *mpi, const Launch *launch)
-{
-    int provided;
-    int rank;
-    int count;
-    MPI_TRY(mpi, MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
-    MPI_TRY(mpi, MPI_Comm_dup(MPI_COMM_WORLD, &mpi->comm));
-    MPI_TRY(mpi, MPI_Comm_set_errhandler(mpi->comm, MPI_ERRORS_RETURN));
-    MPI_TRY(mpi, MPI_Comm_rank(mpi->comm, &rank));
-    MPI_TRY(mpi, MPI_Comm_size(mpi->comm, &count));
-    mpi->ranks.rank = (uint32_t)rank;
-    mpi->ranks.count = (uint32_t)count;
-    if (launch->count == 0 || launch->count == mpi->ranks.count)
-        return share_processors(mpi);
-    if (launch->rank > 0)
-        return STATUS_END;
-    return fail(ERR_UNSUPPORTED, "started as %u processes by another MPI than this build's",
-                launch->count);
-}
-
 Status sweep_ranks_join(SweepRanks **ranks)
 {
     static const SweepTransport TRANSPORT = {mpi_send, mpi_receive, mpi_share};
-    Launch launch;
-    MpiRanks *mpi;
+    Processes *processes;
+    MpiRanks *mpi_ranks;
     *ranks = NULL;
-    if (!launcher_find(&launch))
+    TRY(processes_join(&processes));
+    if (processes == NULL)
         return OK;
-    TRY(mem_new(&mpi, 1, sizeof *mpi, "ranks"));
-    mpi->ranks.transport = &TRANSPORT;
-    Status status = start(mpi, &launch);
+    Status status = mem_new(&mpi_ranks, 1, sizeof *mpi_ranks, "ranks");
     if (status != OK)
-        return sweep_ranks_leave(&mpi->ranks, status);
-    *ranks = &mpi->ranks;
+        return processes_leave(processes, status);
+    mpi_ranks->processes = (MpiProcesses *)processes;
+    mpi_ranks->ranks =
+        (SweepRanks){.transport = &TRANSPORT, .rank = processes->rank, .count = processes->count};
+    status = share_processors(mpi_ranks);
+    if (status != OK)
+        return sweep_ranks_leave(&mpi_ranks->ranks, status);
+    *ranks = &mpi_ranks->ranks;
     return OK;
 }
 
 Status sweep_ranks_leave(SweepRanks *ranks, Status status)
 {
-    MpiRanks *mpi = (MpiRanks *)ranks;
-    if (mpi == NULL)
+    MpiRanks *mpi_ranks = (MpiRanks *)ranks;
+    if (mpi_ranks == NULL)
         return status;
-    if (mpi->ranks.rank == 0 ? mpi->ranks.count > 1 && !mpi->ranks.dismissed : status != OK)
+    MpiProcesses *mpi = mpi_ranks->processes;
+    if (ranks->rank == 0 ? ranks->count > 1 && !ranks->dismissed : status != OK)
         mpi->broken = true;
-    for (size_t i = 0; i < mpi->outbox_room; i++) {
-        if (mpi->outbox[i].copy != NULL && !mpi->broken)
-            mpi->broken = MPI_Wait(&mpi->outbox[i].request, MPI_STATUS_IGNORE) != MPI_SUCCESS;
-        mem_free(mpi->outbox[i].copy);
+    for (size_t i = 0; i < mpi_ranks->outbox_room; i++) {
+        Sending *sending = &mpi_ranks->outbox[i];
+        if (sending->copy != NULL && !mpi->broken)
+            mpi->broken = MPI_Wait(&sending->request, MPI_STATUS_IGNORE) != MPI_SUCCESS;
+        mem_free(sending->copy);
     }
-    /* Where the others cannot be reached, MPI_Finalize() would wait for them: the launcher ends
-     * them when this process ends. */
-    if (!mpi->broken) {
-        MPI_Comm_free(&mpi->comm);
-        MPI_Finalize();
-    }
-    mem_free(mpi->outbox);
-    mem_free(mpi->inbox);
-    mem_free(mpi);
+    mem_free(mpi_ranks->outbox);
+    mem_free(mpi_ranks->inbox);
+    mem_free(mpi_ranks);
+    processes_leave(&mpi->processes, OK);
     return status;
 }

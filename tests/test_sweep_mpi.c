@@ -1,18 +1,12 @@
 /* `mpirun moebius sweep`, with the program that was built. Skipped where there is no mpirun, or
  * where the program was built without MPI. */
 #define _DEFAULT_SOURCE
-#include "base/status.h"
-#include "tests/support.h"
+#include "tests/mpi_run.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "base/files.h"
-#include "base/memory.h"
 #include "tests/random_trace.h"
 #include "tests/sweep_maker.h"
 
@@ -35,39 +29,6 @@ static const char *program(void)
     return name != NULL ? name : "build/rel/moebius";
 }
 
-static bool have_mpi(void)
-{
-#ifdef HAVE_MPI
-    if (system("mpirun --version >/dev/null 2>&1") == 0)
-        return true;
-    puts("skipped: there is no mpirun");
-#else
-    puts("skipped: built without MPI");
-#endif
-    return false;
-}
-
-/* Open MPI wants to be told that it may run as root, and more processes than processors. It leaks,
- * out of plugins that it has unloaded before LeakSanitizer looks, so that no suppression can name
- * them: leaks of the program itself are found by test_sweep_ranks and test_cli_offline, which run
- * all but sim/sweep_mpi.c. What ThreadSanitizer sees in its libraries is in tests/mpi.supp. */
-static void set_environment(void)
-{
-    char options[300];
-    const char *given = getenv("TSAN_OPTIONS");
-    snprintf(options, sizeof options, "%s:suppressions=tests/mpi.supp", given != NULL ? given : "");
-    setenv("TSAN_OPTIONS", options, 1);
-    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
-    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
-    setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
-    setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
-}
-
-typedef struct {
-    int code;
-    char text[1 << 16]; /* stdout and stderr */
-} Said;
-
 /* Starts ARGUMENTS (up to NULL) in front of the sweep of STUDY into OUT, its output going into a
  * scratch file. */
 static pid_t start(const char *const *arguments, const char *study, const char *out)
@@ -80,51 +41,20 @@ static pid_t start(const char *const *arguments, const char *study, const char *
         argv[argc] = arguments[argc];
     for (size_t i = 0; i < sizeof sweep / sizeof sweep[0]; i++)
         argv[argc++] = sweep[i];
-    int output = open(scratch_path("said.txt"), O_RDWR | O_CREAT | O_TRUNC, 0600);
-    assert_true(output >= 0);
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        dup2(output, STDOUT_FILENO);
-        dup2(output, STDERR_FILENO);
-        execvp(argv[0], (char *const *)argv);
-        _exit(127);
-    }
-    close(output);
-    return child;
+    return mpi_start(argv);
 }
 
-static void finish(pid_t child, Said *said)
-{
-    int status;
-    char *text;
-    size_t bytes;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    said->code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    assert_ok(file_read_all(scratch_path("said.txt"), sizeof said->text - 1, &text, &bytes));
-    memcpy(said->text, text, bytes + 1);
-    mem_free(text);
-}
-
-static void sweep_on(const char *ranks, const char *study, const char *out, Said *said)
+static void sweep_on(const char *ranks, const char *study, const char *out, MpiSaid *said)
 {
     const char *const mpirun[] = {"mpirun", "-n", ranks, NULL};
-    finish(start(mpirun, study, out), said);
-}
-
-static int count_lines(const char *text, const char *beginning)
-{
-    int count = 0;
-    for (const char *at = text; (at = strstr(at, beginning)) != NULL; at++)
-        count += at == text || at[-1] == '\n';
-    return count;
+    mpi_finish(start(mpirun, study, out), said);
 }
 
 static void sweep_alone(const char *study, const char *out)
 {
-    Said said;
+    MpiSaid said;
     const char *const nothing[] = {NULL};
-    finish(start(nothing, study, out), &said);
+    mpi_finish(start(nothing, study, out), &said);
     if (said.code != 0)
         fail_msg("exit status %d: %s", said.code, said.text);
 }
@@ -143,7 +73,7 @@ static int make_inputs(void **unused)
     assert_ok(file_write_all(signals_study_path, SIGNALS_STUDY, strlen(SIGNALS_STUDY)));
     assert_ok(record_random(trace_path, &trace, STEPS, NULL));
     assert_ok(file_write_all(study_path, SMALL_STUDY, strlen(SMALL_STUDY)));
-    set_environment();
+    mpi_set_environment();
     return 0;
 }
 
@@ -156,12 +86,12 @@ static void write_the_same_rows(const char *study)
     sweep_alone(study, alone);
     char *expected = dump(alone);
     for (size_t i = 0; i < 3; i++) {
-        Said said;
+        MpiSaid said;
         unlink(out);
         sweep_on(RANKS[i], study, out, &said);
         if (said.code != 0)
             fail_msg("%s ranks: exit status %d: %s", RANKS[i], said.code, said.text);
-        assert_int_equal(count_lines(said.text, out), 1);
+        assert_int_equal(mpi_count_lines(said.text, out), 1);
         char *rows = dump(out);
         assert_string_equal(rows, expected);
         free(rows);
@@ -188,13 +118,13 @@ static void plans_that_read_scores_and_predictions_are_shared_as_well(void **unu
 static void a_bad_input_is_reported_once(void **unused)
 {
     (void)unused;
-    Said said;
+    MpiSaid said;
     if (!have_mpi())
         skip();
     const char *out = scratch_path("bad.db");
     sweep_on("3", scratch_path("absent.json"), out, &said);
     assert_int_equal(said.code, 2);
-    assert_int_equal(count_lines(said.text, "moebius: "), 1);
+    assert_int_equal(mpi_count_lines(said.text, "moebius: "), 1);
     assert_non_null(strstr(said.text, "absent.json: "));
     assert_false(file_exists(out));
 }
@@ -275,14 +205,14 @@ static void write_long_study(int seeds)
 static int64_t run_and_end(bool kill_a_rank, const char *out)
 {
     const char *const mpirun[] = {"mpirun", "-n", "3", NULL};
-    Said said;
+    MpiSaid said;
     unlink(out);
     pid_t child = start(mpirun, long_study_path, out);
     wait_for_results(child, out);
     pid_t rank = kill_a_rank ? last_rank(child) : 0;
     if (!kill_a_rank || rank > 1)
         kill(kill_a_rank ? rank : child, kill_a_rank ? SIGKILL : SIGINT);
-    finish(child, &said);
+    mpi_finish(child, &said);
     assert_true(query_number(out, "SELECT sum(done) FROM result") > 0);
     return query_number(out, "SELECT count(*) FROM result WHERE done = 0");
 }
@@ -293,7 +223,7 @@ static void end_early(bool kill_a_rank)
     const char *out = scratch_path("ended.db");
     const char *whole = scratch_path("whole.db");
     int seeds = 250;
-    Said said;
+    MpiSaid said;
     unlink(whole);
     write_long_study(seeds);
     while (run_and_end(kill_a_rank, out) == 0 && seeds < 100000)
@@ -333,11 +263,11 @@ static void processes_that_cannot_share_the_work_are_refused_in_one_line(void **
     const char *const first[] = {"env", "PMI_RANK=0", "PMI_SIZE=3", NULL};
     const char *const second[] = {"env", "PMI_RANK=1", "PMI_SIZE=3", NULL};
     const char *out = scratch_path("refused.db");
-    Said said;
-    finish(start(first, study_path, out), &said);
+    MpiSaid said;
+    mpi_finish(start(first, study_path, out), &said);
     assert_int_equal(said.code, 2);
-    assert_int_equal(count_lines(said.text, "moebius: sweep: started as 3 processes"), 1);
-    finish(start(second, study_path, out), &said);
+    assert_int_equal(mpi_count_lines(said.text, "moebius: sweep: started as 3 processes"), 1);
+    mpi_finish(start(second, study_path, out), &said);
     assert_int_equal(said.code, 0);
     assert_string_equal(said.text, "");
     assert_false(file_exists(out));

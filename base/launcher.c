@@ -1,4 +1,4 @@
-#include "sim/launcher.h"
+#include "base/launcher.h"
 
 #include <stddef.h>
 #include <stdlib.h>

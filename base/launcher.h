@@ -1,6 +1,6 @@
 /* What a launcher of parallel programs (mpirun, srun) told this process through its environment. */
-#ifndef SIM_LAUNCHER_H
-#define SIM_LAUNCHER_H
+#ifndef BASE_LAUNCHER_H
+#define BASE_LAUNCHER_H
 
 #include <stdbool.h>
 #include <stdint.h>

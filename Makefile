@@ -13,6 +13,8 @@ MPICC    ?= $(shell command -v mpicc)
 # Objects of CUDA do not depend on the variant.
 CUDA_HOME ?= $(if $(NVCC),$(patsubst %/bin/,%,$(dir $(NVCC))))
 CUDA_ARCH ?= 90a
+# NCCL's header; its library is loaded when ranks meet.
+NCCL_HOME ?= $(if $(NVCC),$(patsubst %/include/nccl.h,%,$(firstword $(wildcard $(CUDA_HOME)/include/nccl.h /usr/include/nccl.h))))
 # SentencePiece models need libsentencepiece and a C++ compiler.
 CXX      := $(if $(findstring clang,$(CC)),clang++,g++)
 HAVE_SENTENCEPIECE := $(shell pkg-config --exists sentencepiece 2>/dev/null && command -v $(CXX))
@@ -52,6 +54,15 @@ KERNELS  := $(patsubst %.cu,build/cuda/%.o,$(wildcard exec/cuda/*.cu))
 else
 SOURCES  := $(filter-out $(filter-out cli/bench_gpu.c cli/bench_gpu_absent.c,$(wildcard cli/bench_gpu*.c)),$(SOURCES))
 endif
+WITH_NCCL := $(and $(NVCC),$(NCCL_HOME))
+ifneq ($(WITH_NCCL),)
+$(if $(wildcard $(NCCL_HOME)/include/nccl.h),,$(error NCCL_HOME=$(NCCL_HOME) has no include/nccl.h))
+SOURCES  := $(filter-out exec/ranks_absent.c,$(SOURCES))
+CPPFLAGS += $(if $(filter /usr $(CUDA_HOME),$(NCCL_HOME)),,-isystem $(NCCL_HOME)/include)
+else
+SOURCES  := $(filter-out exec/cuda/nccl.c exec/cuda/ranks.c,$(SOURCES))
+endif
+LEFT_OUT := $(if $(NVCC),,CUDA) $(if $(WITH_NCCL),,NCCL) $(if $(MPICC),,MPI) $(if $(HAVE_SENTENCEPIECE),,SentencePiece)
 OBJECTS  := $(addprefix $(BUILD)/,$(addsuffix .o,$(basename $(SOURCES))))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 SUPPORT  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/test_% tests/fuzz_%,$(wildcard tests/*.c)))
@@ -71,7 +82,7 @@ EXTENSION_SOURCES := $(wildcard traces/extension*.c) base/crc32c.c traces/f16.c 
 all: $(PROGRAM) $(EXTENSION) ## build the program (build/rel/moebius) and the SQLite extension
 	@ln -sf rel/moebius build/moebius
 	@ln -sf rel/moebius_sqlite.so build/moebius_sqlite.so
-	@echo "built $(PROGRAM); left out: $(if $(NVCC),,CUDA, )NCCL$(if $(MPICC),,, MPI)$(if $(HAVE_SENTENCEPIECE),,, SentencePiece)"
+	@echo "built $(PROGRAM); left out: $(or $(strip $(LEFT_OUT)),nothing)"
 
 # A missing package stops the build with the command that mends it.
 $(BUILD)/.packages:

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/processes.h"
 #include "base/threads.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
@@ -32,7 +33,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const Option options[] = {
         {.name = "model",
          .argument = "DIR|shape:NAME",
-         .help = "whose operations are measured; may be repeated (default models/tiny-32x4)",
+         .help = "whose operations are measured; may be repeated (default models/tiny-32x4; none "
+                 "under mpirun)",
          .kind = OPTION_LIST,
          .value = &arguments->models},
         DEVICE_OPTIONS(&arguments->device),
@@ -59,7 +61,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .command = "calibrate",
         .summary = "Measures what the executor's operations cost on this machine, for simulations "
                    "of time: steps of\nmany batches, lengths and contexts, experts by how many "
-                   "there are of how many rows, and copies.",
+                   "there are of how many rows, and copies.\nUnder mpirun, with a GPU for each "
+                   "process, also what GPUs send one another.",
         .example = "moebius calibrate --device cuda --model shape:qwen3-30b-a3b --out hw.json",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
@@ -72,35 +75,67 @@ typedef struct {
     char what[128];
 } Watch;
 
+/* Fills OPTIONS and starts WATCH, for what is called WHAT. */
+static Status begin_watch(const Arguments *arguments, const char *what, const char *units,
+                          const Hardware *known, Watch *watch, CalibrateOptions *options)
+{
+    ExecutorOptions executor = {0};
+    TRY(device_input_apply(&arguments->device, &executor));
+    *options = (CalibrateOptions){.device = executor.device,
+                                  .compute = executor.compute,
+                                  .threads = executor.threads,
+                                  .quick = arguments->quick,
+                                  .known = known,
+                                  .known_path = arguments->add,
+                                  .progress = progress_show,
+                                  .progress_argument = &watch->progress,
+                                  .stop = interrupt_watch()};
+    snprintf(watch->what, sizeof watch->what, "calibrating %s", what);
+    progress_start(&watch->progress, watch->what, units, 0);
+    if (arguments->progress)
+        progress_in_lines(&watch->progress);
+    return OK;
+}
+
+static void end_watch(Watch *watch)
+{
+    progress_end(&watch->progress);
+    interrupt_unwatch();
+}
+
 static Status measure_model(const Arguments *arguments, const char *model, const Hardware *known,
                             Hardware *hardware, WholeSteps *whole)
 {
     Watch watch;
-    ExecutorOptions executor = {0};
-    TRY(device_input_apply(&arguments->device, &executor));
-    const CalibrateOptions options = {.device = executor.device,
-                                      .compute = executor.compute,
-                                      .threads = executor.threads,
-                                      .quick = arguments->quick,
-                                      .known = known,
-                                      .known_path = arguments->add,
-                                      .progress = progress_show,
-                                      .progress_argument = &watch.progress,
-                                      .stop = interrupt_watch()};
-    snprintf(watch.what, sizeof watch.what, "calibrating %s", model);
-    progress_start(&watch.progress, watch.what, "kinds of steps", 0);
-    if (arguments->progress)
-        progress_in_lines(&watch.progress);
+    CalibrateOptions options;
+    TRY(begin_watch(arguments, model, "kinds of steps", known, &watch, &options));
     Status status = calibrate_model(&options, model, hardware, whole);
-    progress_end(&watch.progress);
-    interrupt_unwatch();
+    end_watch(&watch);
     return status;
 }
 
-static void note_origin(const Arguments *arguments, int argc, char **argv, Hardware *hardware)
+/* By every process; only rank 0 says how far it is. */
+static Status measure_ranks(const Arguments *arguments, Processes *processes, const Hardware *known,
+                            Hardware *hardware)
+{
+    Watch watch;
+    CalibrateOptions options;
+    TRY(begin_watch(arguments, "all-to-all", "kinds of exchanges", known, &watch, &options));
+    if (processes->rank > 0)
+        options.progress = NULL;
+    Status status = calibrate_ranks(&options, processes, hardware);
+    end_watch(&watch);
+    return status;
+}
+
+static void note_origin(const Arguments *arguments, int argc, char **argv,
+                        const Processes *processes, Hardware *hardware)
 {
     Origin origin;
-    origin_of("moebius", argc, argv, &origin);
+    char program[64] = "moebius";
+    if (processes != NULL)
+        snprintf(program, sizeof program, "mpirun -n %u moebius", processes->count);
+    origin_of(program, argc, argv, &origin);
     snprintf(hardware->command, sizeof hardware->command, "%s", origin.command);
     snprintf(hardware->commit, sizeof hardware->commit, "%s", origin.commit);
     snprintf(hardware->driver, sizeof hardware->driver, "%s", origin.driver);
@@ -110,10 +145,9 @@ static void note_origin(const Arguments *arguments, int argc, char **argv, Hardw
                                                            : (uint32_t)thread_count_default();
 }
 
-static Status measure(const Arguments *arguments, int argc, char **argv, const Hardware *known,
-                      Hardware *hardware, WholeSteps *whole)
+static Status measure(const Arguments *arguments, const Hardware *known, Hardware *hardware,
+                      WholeSteps *whole)
 {
-    note_origin(arguments, argc, argv, hardware);
     for (size_t i = 0; i < arguments->models.count; i++)
         TRY(measure_model(arguments, arguments->models.items[i], known, hardware, &whole[i]));
     return OK;
@@ -144,7 +178,8 @@ static Status join(const char *path, Hardware *all, Hardware *hardware)
 static bool is_judged(const CostTable *table)
 {
     return strncmp(table->name, "gpu/", 4) == 0 || strncmp(table->name, "queued/", 7) == 0 ||
-           strncmp(table->name, "copy/", 5) == 0 || strncmp(table->name, "host/", 5) == 0;
+           strncmp(table->name, "copy/", 5) == 0 || strncmp(table->name, "host/", 5) == 0 ||
+           strcmp(table->name, "all-to-all") == 0;
 }
 
 static Status add_table_json(cJSON *list, const CostTable *table)
@@ -231,50 +266,82 @@ static Status print(const Arguments *arguments, const Hardware *hardware, uint64
     return OK;
 }
 
-/* WHOLE [one for each model] is zeroed. */
-static Status fill_profile(const Arguments *arguments, int argc, char **argv, WholeSteps *whole,
-                           Hardware *hardware)
+/* What there is to do, and with whom. */
+typedef struct {
+    Arguments arguments;
+    Processes *processes; /* NULL: alone */
+    Hardware known;       /* arguments.add */
+    Hardware hardware;
+    WholeSteps *whole; /* [models] zeroed */
+} Work;
+
+/* Before minutes of measuring. */
+static Status prepare(int argc, char **argv, Work *work)
 {
-    Hardware known = {0};
-    Status status = arguments->add != NULL ? hardware_load(arguments->add, &known) : OK;
-    if (status == OK)
-        status =
-            measure(arguments, argc, argv, arguments->add != NULL ? &known : NULL, hardware, whole);
-    if (status == OK && arguments->add != NULL)
-        status = join(arguments->add, &known, hardware);
-    hardware_free(&known);
-    for (size_t i = 0; i < arguments->models.count && status == OK; i++)
-        status = rests_note(&whole[i], hardware);
-    return status;
+    OutputFile output;
+    ExecutorOptions ignored = {0};
+    Arguments *arguments = &work->arguments;
+    TRY(parse(argc, argv, arguments));
+    TRY(device_input_apply(&arguments->device, &ignored));
+    if (arguments->models.count == 0 && work->processes == NULL)
+        TRY(option_list_append(&arguments->models, "models/tiny-32x4"));
+    TRY(output_open(arguments->out, &output));
+    output_discard(&output);
+    note_origin(arguments, argc, argv, work->processes, &work->hardware);
+    if (arguments->add != NULL)
+        TRY(hardware_load(arguments->add, &work->known));
+    if (arguments->models.count == 0)
+        return OK;
+    return mem_new(&work->whole, arguments->models.count, sizeof *work->whole,
+                   "calibration: whole steps");
 }
 
-static Status run(const Arguments *arguments, int argc, char **argv, Hardware *hardware)
+static Status fill_profile(Work *work)
+{
+    const Arguments *arguments = &work->arguments;
+    const Hardware *known = arguments->add != NULL ? &work->known : NULL;
+    if (work->processes != NULL)
+        TRY(measure_ranks(arguments, work->processes, known, &work->hardware));
+    TRY(measure(arguments, known, &work->hardware, work->whole));
+    if (known != NULL)
+        TRY(join(arguments->add, &work->known, &work->hardware));
+    for (size_t i = 0; i < arguments->models.count; i++)
+        TRY(rests_note(&work->whole[i], &work->hardware));
+    return OK;
+}
+
+/* The only process, or rank 0 of several. */
+static Status lead(int argc, char **argv, Work *work)
 {
     uint64_t start_ns = clock_ns();
-    OutputFile output;
-    WholeSteps *whole;
-    TRY(output_open(arguments->out, &output)); /* before minutes of measuring */
-    output_discard(&output);
-    TRY(mem_new(&whole, arguments->models.count, sizeof *whole, "calibration: whole steps"));
-    Status status = fill_profile(arguments, argc, argv, whole, hardware);
-    for (size_t i = 0; i < arguments->models.count; i++)
-        whole_steps_free(&whole[i]);
-    mem_free(whole);
+    Status status = prepare(argc, argv, work);
+    if (work->processes != NULL)
+        status = processes_agree(work->processes, status);
     TRY(status);
-    TRY(hardware_save(hardware, arguments->out));
-    return print(arguments, hardware, clock_ns() - start_ns);
+    TRY(fill_profile(work));
+    TRY(hardware_save(&work->hardware, work->arguments.out));
+    return print(&work->arguments, &work->hardware, clock_ns() - start_ns);
+}
+
+/* Rank 0 has checked the command line. */
+static Status follow(int argc, char **argv, Work *work)
+{
+    TRY(processes_agree(work->processes, OK));
+    TRY(parse(argc, argv, &work->arguments));
+    return measure_ranks(&work->arguments, work->processes, NULL, &work->hardware);
 }
 
 Status command_calibrate(int argc, char **argv)
 {
-    Arguments arguments = {.device = {.name = "cpu"}};
-    Hardware hardware = {0};
-    Status status = parse(argc, argv, &arguments);
-    if (status == OK && arguments.models.count == 0)
-        status = option_list_append(&arguments.models, "models/tiny-32x4");
-    if (status == OK)
-        status = run(&arguments, argc, argv, &hardware);
-    hardware_free(&hardware);
-    option_list_free(&arguments.models);
-    return status;
+    Work work = {.arguments = {.device = {.name = "cpu"}}};
+    TRY(processes_join(&work.processes));
+    Status status = work.processes != NULL && work.processes->rank > 0 ? follow(argc, argv, &work)
+                                                                       : lead(argc, argv, &work);
+    for (size_t i = 0; work.whole != NULL && i < work.arguments.models.count; i++)
+        whole_steps_free(&work.whole[i]);
+    mem_free(work.whole);
+    hardware_free(&work.known);
+    hardware_free(&work.hardware);
+    option_list_free(&work.arguments.models);
+    return processes_leave(work.processes, status);
 }

@@ -7,6 +7,7 @@
 #ifndef EXEC_CALIBRATE_H
 #define EXEC_CALIBRATE_H
 
+#include "base/processes.h"
 #include "exec/executor.h"
 #include "policies/hardware.h"
 #include "policies/whole_steps.h"
@@ -31,6 +32,13 @@ typedef struct {
  * Fails as executor_open() does. */
 Status calibrate_model(const CalibrateOptions *options, const char *model, Hardware *hardware,
                        WholeSteps *whole);
+
+/* Measures with all of PROCESSES, at least two, what their GPUs send one another, and adds it to
+ * HARDWARE, whose device it fills in; the shape is hardware_ranks_shape(). Called by every process,
+ * with the options of rank 0 but KNOWN, which only rank 0 needs to have. Fails in all of them, as
+ * processes_agree() says: with ERR_UNSUPPORTED where the device has no ranks, or as ranks_open().
+ */
+Status calibrate_ranks(const CalibrateOptions *options, Processes *processes, Hardware *hardware);
 
 /* Writes the shape key of OP of LAYER, "" for one without sizes of its own; COMPUTE is "bf16". */
 void calibrate_shape(const ModelConfig *config, uint32_t layer, Op op, const char *compute,

@@ -279,6 +279,10 @@ Status calibrate_memory(Calibration *c, HardwareModel *model);
 Status calibrate_experts(Calibration *c);
 /* Copies, once for all models. */
 Status calibrate_copies(Calibration *c);
+/* Bytes that rank FROM sends to rank TO before the experts, where rank 0 has SKEW times a rank's
+ * mean share of the assignments, 1 to RANKS, and receives BYTES from all others; in whole 16. */
+uint64_t calibrate_bytes_between(uint32_t ranks, uint32_t from, uint32_t to, double skew,
+                                 uint64_t bytes);
 /* One kind of step comes now; true: it is only counted. */
 bool calibration_only_counts(Calibration *c);
 

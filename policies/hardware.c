@@ -59,6 +59,13 @@ void hardware_rest_shape(const char *model, Stack stack, StepMode mode, bool for
              forced ? " forced" : "");
 }
 
+void hardware_ranks_shape(uint32_t ranks, uint32_t machine_ranks, char shape[160])
+{
+    int used = snprintf(shape, 160, "%u ranks", ranks);
+    if (machine_ranks < ranks)
+        snprintf(shape + used, 160 - (size_t)used, ", %u a machine", machine_ranks);
+}
+
 /* The last component of a path without the slashes at its end; *LENGTH bytes. */
 static const char *last_component(const char *path, size_t *length)
 {

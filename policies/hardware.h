@@ -69,7 +69,14 @@
  *                      shape): operations last as long with their stamps, and so longer without
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation
- *   slowdown           factor of computation's time beside copies */
+ *   slowdown           factor of computation's time beside copies
+ *   all-to-all         what ranks send one another before or after the experts of an event, back to
+ *                      back: from when all of them have come to it to when the last has what it
+ *                      waits for. By "skew", the assignments of the fullest rank over the mean of
+ *                      all, and "bytes", which that rank receives from the others (or sends, after
+ *                      the experts); what stays on its rank is not moved. The shape is
+ *                      hardware_ranks_shape()
+ *   issue/all-to-all   host time to queue one */
 #ifndef POLICIES_HARDWARE_H
 #define POLICIES_HARDWARE_H
 
@@ -212,6 +219,10 @@ typedef enum {
  * laid on the model. */
 void hardware_rest_shape(const char *model, Stack stack, StepMode mode, bool forced,
                          char shape[160]);
+
+/* The shape key of what RANKS send one another: "4 ranks", or "16 ranks, 8 a machine" where they
+ * are on several. */
+void hardware_ranks_shape(uint32_t ranks, uint32_t machine_ranks, char shape[160]);
 
 /* ---- making one ---- */
 

@@ -327,6 +327,10 @@ Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns)
            time->hardware.device, bytes_text(memory->total, peak),
            bytes_text(memory->weights, parts[0]), bytes_text(memory->slots, parts[1]),
            bytes_text(memory->caches, parts[2]), bytes_text(memory->activations, parts[3]));
+    if (totals.ranks > 1)
+        printf("%u ranks, each with its share of the requests and its experts; device memory is "
+               "the fullest one's.\nOf the time of experts %s is all-to-all, before and after.\n",
+               totals.ranks, duration_text(totals.all_to_all_ns, parts[0]));
     print_costs(&totals);
     if (simulated_ns > 0)
         printf("Simulated %.0f times as fast as it would run.\n",

@@ -18,6 +18,7 @@ typedef enum {
     AXIS_BYTES,
     AXIS_SHARE,
     AXIS_ELAPSED,
+    AXIS_SKEW,
     AXES
 } Axis;
 

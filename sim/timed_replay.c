@@ -65,8 +65,9 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
                      .left = features->n_steps - first,
                      .observer = observer,
                      .argument = argument};
+    const Plan replayed = timing_plan_of_one_rank(plan);
     TRY(mem_new(&player.rows, (size_t)trace->max_active + 1, sizeof *player.rows, "replay"));
-    Status status = replay_run(trace, plan, future, play_event, &player, result);
+    Status status = replay_run(trace, &replayed, future, play_event, &player, result);
     if (status == OK) {
         status = end_step(&player);
         if (status != OK)

@@ -25,7 +25,8 @@ static void add_step(Timing *timing)
 
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
 {
-    timing->step = *step;
+    timing->step = timing_ranks_share(timing, step);
+    timing->step_tokens = step->tokens;
     timing->number++;
     timing->at = 0;
     uint64_t start_ns = later(timing->host_ns, earliest_ns);
@@ -44,8 +45,8 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     if (timing->waits && !timing->one_thread)
         timing->gpu_ns = timing->stamp_at_ns = timing->start_ns + timing->lag_ns;
     if (!timing->waits)
-        TRY(timing_step_mode(timing, step, &timing->mode));
-    op_costs_price(&timing->costs, step, timing->waits && !timing->one_thread,
+        TRY(timing_step_mode(timing, &timing->step, &timing->mode));
+    op_costs_price(&timing->costs, &timing->step, timing->waits && !timing->one_thread,
                    timing->options.forced);
     timing->adds = !timing->waits && !timing->options.records;
     if (timing->adds)
@@ -163,6 +164,8 @@ static uint64_t experts_ns(Timing *timing, const TimingEvent *event, uint32_t pr
     const ExpertWork work = work_of(event);
     if (timing->costs.fixed != NULL)
         return timing->costs.prices[price].gpu_ns;
+    if (timing->ranks.count > 1)
+        return timing_ranks_experts(timing, event, price);
     return op_costs_experts(&timing->costs, price, &work, false);
 }
 
@@ -266,7 +269,7 @@ static void count_step(Timing *timing)
     PhaseTime *phase = &timing->phases[timing->step.phase];
     const StepTime *step = &timing->out;
     phase->steps++;
-    phase->tokens += timing->step.tokens;
+    phase->tokens += timing->step_tokens;
     phase->ns += step->duration_ns;
     phase->exposed_load_ns += step->exposed_load_ns;
     phase->load_ns += step->load_ns;
@@ -355,6 +358,8 @@ TimingTotals timing_totals(const Timing *timing)
     TimingTotals totals = {.peak_in_use = timing->peak_in_use,
                            .rest_ns = timing->rest_ns,
                            .between_ns = timing->between_ns,
+                           .ranks = timing->ranks.count,
+                           .all_to_all_ns = timing->ranks.exchange_ns,
                            .layer_ns = timing->layer_sum,
                            .n_model_layers = timing->n_model_layers,
                            .other_use = timing->costs.other};
@@ -375,9 +380,10 @@ TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features)
     const HardwareMemory *memory = &timing->costs.model->memory;
     CostUse ignored = {0};
     CostPoint point = {0};
-    double requests = features->max_requests;
-    double length = features->max_length;
-    point.at[AXIS_TOKENS] = features->max_tokens;
+    const TraceFeatures room = timing_ranks_room(timing, features);
+    double requests = room.max_requests;
+    double length = room.max_length;
+    point.at[AXIS_TOKENS] = room.max_tokens;
     TimingMemory out = {
         .weights = memory->weights_bytes,
         .slots = timing->slot_bytes,

@@ -12,7 +12,10 @@
  * without a queue of events (tests/test_timing.c plays the same tasks on sim/engine.h). Only where
  * prefetches are held back, which loads on demand overtake, the link is played on sim/engine.h
  * (sim/timing_link.c). On a backend that computes when it is called the three are one. Times are
- * whole nanoseconds from 0. */
+ * whole nanoseconds from 0.
+ *
+ * Of a plan with several ranks times are what they would be with a GPU for each, requests and
+ * experts shared (sim/timing_ranks.c); no executor does that yet. */
 #ifndef SIM_TIMING_H
 #define SIM_TIMING_H
 
@@ -81,6 +84,8 @@ typedef struct {
     TimingMemory peak_in_use;          /* of the step with the largest total */
     uint64_t rest_ns;                  /* of steps, outside their operations */
     uint64_t between_ns;               /* outside of steps: timing_between() */
+    uint32_t ranks;                    /* that share the experts: 1 or more */
+    uint64_t all_to_all_ns;            /* of op_ns[OP_EXPERTS]: what these send one another */
     const uint64_t
         *layer_ns; /* [n_model_layers] operations of each layer; valid until the next call */
     uint32_t n_model_layers;
@@ -93,9 +98,14 @@ typedef struct {
 typedef struct Timing Timing;
 
 /* Fails with ERR_INPUT when the profile does not know the model, or its MoE layers are not those of
- * the trace, or lacks a table. */
+ * the trace, or lacks a table; with ERR_UNSUPPORTED for a plan of several ranks that has a buffer,
+ * static gating or continuous batching. */
 Status timing_new(const TimingOptions *options, Timing **timing);
 void timing_free(Timing *timing);
+
+/* What of PLAN is decided by lookups: with all experts in place, as where there are several ranks,
+ * every one hits, whichever rank has the expert. Shares PLAN's tables; not freed. */
+Plan timing_plan_of_one_rank(const Plan *plan);
 
 /* A step begins, at EARLIEST_NS or when the one before has ended. Fails with ERR_MEMORY. */
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns);
@@ -120,7 +130,8 @@ uint64_t timing_between(Timing *timing);
 uint64_t timing_now(const Timing *timing);
 TimingTotals timing_totals(const Timing *timing);
 
-/* Device memory of an executor that was opened for MAX of FEATURES, bytes. */
+/* Device memory of an executor that was opened for MAX of FEATURES, bytes; of several ranks, of the
+ * fullest. */
 TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features);
 
 #endif

@@ -106,6 +106,8 @@ static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory
     TRY(add_ops(json, &totals));
     TRY(json_add_u64(json, "rest_ns", totals.rest_ns));
     TRY(json_add_u64(json, "between_ns", totals.between_ns));
+    TRY(json_add_u64(json, "ranks", totals.ranks));
+    TRY(json_add_u64(json, "all_to_all_ns", totals.all_to_all_ns));
     return timing_costs_json(json, &totals);
 }
 

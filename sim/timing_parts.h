@@ -2,7 +2,10 @@
 #ifndef SIM_TIMING_PARTS_H
 #define SIM_TIMING_PARTS_H
 
+#include <string.h>
+
 #include "policies/link.h"
+#include "policies/plan_table.h"
 #include "sim/engine.h"
 #include "sim/timing.h"
 
@@ -46,6 +49,15 @@ typedef struct {
     uint32_t source_keys;
 } SeenShape;
 
+/* Ranks that share the experts (sim/timing_ranks.c). */
+typedef struct {
+    uint32_t count;       /* 1: one has all, and nothing below is there */
+    const PlanTable *map; /* which have each expert of each layer */
+    CostRef exchange;     /* one way, before or after the experts */
+    ExpertWork *work;     /* [count] of the present event */
+    uint64_t exchange_ns; /* of all events, both ways */
+} RankTime;
+
 /* Of one MoE layer. */
 typedef struct {
     uint32_t layer;         /* the model's number */
@@ -69,6 +81,7 @@ struct Timing {
     TimingOptions options;
     OpCosts costs;
     bool one_thread; /* the backend computes when it is called */
+    RankTime ranks;
     struct {
         CostRef issue_load;
         CostRef issue_together;
@@ -137,8 +150,9 @@ struct Timing {
     uint64_t activation_bytes;
 
     /* The step. */
-    StepFeatures step;
-    uint64_t number; /* 1 + steps before */
+    StepFeatures step;    /* of several ranks: what the fullest has of it */
+    uint32_t step_tokens; /* of all */
+    uint64_t number;      /* 1 + steps before */
     bool waits;
     StepMode mode;
     uint32_t at; /* next operation of the stack's list */
@@ -229,6 +243,19 @@ Status link_forget(Timing *timing, const PrefetchTime *prefetch);
 Status link_pass(Timing *timing, uint32_t layer_index);
 /* All that is left of prefetches is loaded, and counted. */
 Status link_end_step(Timing *timing);
+
+/* Finds what ranks need. Fails with ERR_UNSUPPORTED for a plan whose time on several ranks is not
+ * known, with ERR_INPUT when the profile has no table for as many, or as placement_map(). */
+Status timing_ranks_open(Timing *timing);
+void timing_ranks_close(Timing *timing);
+/* What the fullest rank has of STEP: all, of one. */
+StepFeatures timing_ranks_share(const Timing *timing, const StepFeatures *step);
+/* The experts of an event on all ranks, with what these send one another. */
+uint64_t timing_ranks_experts(Timing *timing, const TimingEvent *event, uint32_t price);
+/* Device memory of the experts of the rank that has most. */
+uint64_t timing_ranks_slot_bytes(const Timing *timing);
+/* What the fullest rank's executor must be opened for. */
+TraceFeatures timing_ranks_room(const Timing *timing, const TraceFeatures *features);
 
 /* How a step that does not wait runs; notes its shape (sim/timing_shapes.c). */
 Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode);

@@ -60,7 +60,7 @@ $(if $(wildcard $(NCCL_HOME)/include/nccl.h),,$(error NCCL_HOME=$(NCCL_HOME) has
 SOURCES  := $(filter-out exec/ranks_absent.c,$(SOURCES))
 CPPFLAGS += $(if $(filter /usr $(CUDA_HOME),$(NCCL_HOME)),,-isystem $(NCCL_HOME)/include)
 else
-SOURCES  := $(filter-out exec/cuda/nccl.c exec/cuda/ranks.c,$(SOURCES))
+SOURCES  := $(filter-out exec/cuda/nccl.c exec/cuda/rank_work.c exec/cuda/ranks.c,$(SOURCES))
 endif
 LEFT_OUT := $(if $(NVCC),,CUDA) $(if $(WITH_NCCL),,NCCL) $(if $(MPICC),,MPI) $(if $(HAVE_SENTENCEPIECE),,SentencePiece)
 OBJECTS  := $(addprefix $(BUILD)/,$(addsuffix .o,$(basename $(SOURCES))))

@@ -15,9 +15,14 @@ typedef struct Ranks Ranks;
 
 enum { RANKS_MARKS = 2 };
 
+/* What is queued in one runs beside what is queued in the other. */
+typedef enum { RANKS_EXCHANGES, RANKS_PRODUCTS, RANKS_QUEUES } RanksQueue;
+
 typedef struct {
-    size_t bytes;      /* of device memory */
-    uint64_t limit_ns; /* how long a rank waits for the others, at the most */
+    size_t bytes;       /* of device memory */
+    uint32_t side;      /* of a square matrix for products, bf16; 0: there are none */
+    uint32_t most_rows; /* that are multiplied with it */
+    uint64_t limit_ns;  /* how long a rank waits for the others, at the most */
 } RanksOptions;
 
 /* What every rank sends to every rank, itself included: parts without gaps, by rank. What rank A
@@ -47,17 +52,21 @@ Status ranks_describe(const char *compute, char *text, size_t bytes);
 Status ranks_upload(Ranks *ranks, void *to, const void *from, size_t bytes);
 Status ranks_download(Ranks *ranks, void *to, const void *from, size_t bytes);
 
-/* Queues, all in one order; by all ranks. Does not wait for the others. */
+/* Queues an exchange; by all ranks. Does not wait for the others. */
 Status ranks_all_to_all(Ranks *ranks, const AllToAll *all);
-/* Queues a copy within the device (no overlap). */
+/* Queues a copy within the device (no overlap), among the exchanges. */
 Status ranks_copy(Ranks *ranks, void *to, const void *from, size_t bytes);
-/* Marks this place of the queue. */
-Status ranks_mark(Ranks *ranks, uint32_t mark);
-/* Whether the queue has come to MARK. */
-Status ranks_passed(Ranks *ranks, uint32_t mark, bool *passed);
+/* Queues TIMES products of ROWS rows. */
+Status ranks_multiply(Ranks *ranks, uint32_t rows, uint32_t times);
+/* Products that are queued from now on come after what is queued among the exchanges. */
+Status ranks_order(Ranks *ranks);
+/* Marks this place of QUEUE. */
+Status ranks_mark(Ranks *ranks, RanksQueue queue, uint32_t mark);
+/* Whether QUEUE has come to MARK. */
+Status ranks_passed(Ranks *ranks, RanksQueue queue, uint32_t mark, bool *passed);
 /* Returns when everything queued has happened. */
 Status ranks_wait(Ranks *ranks);
-/* After ranks_wait(): from mark 0 to mark 1. */
-Status ranks_elapsed(Ranks *ranks, double *ns);
+/* After ranks_wait(): from mark 0 of QUEUE to its mark 1. */
+Status ranks_elapsed(Ranks *ranks, RanksQueue queue, double *ns);
 
 #endif

@@ -65,27 +65,39 @@ Status ranks_copy(Ranks *ranks, void *to, const void *from, size_t bytes)
     return ranks_upload(ranks, to, from, bytes);
 }
 
-Status ranks_mark(Ranks *ranks, uint32_t mark)
+Status ranks_multiply(Ranks *ranks, uint32_t rows, uint32_t times)
 {
     (void)ranks;
-    (void)mark;
+    (void)rows;
+    (void)times;
     return absent();
 }
 
-Status ranks_passed(Ranks *ranks, uint32_t mark, bool *passed)
+Status ranks_order(Ranks *ranks)
+{
+    return ranks_multiply(ranks, 0, 0);
+}
+
+Status ranks_mark(Ranks *ranks, RanksQueue queue, uint32_t mark)
+{
+    (void)queue;
+    (void)mark;
+    return ranks_order(ranks);
+}
+
+Status ranks_passed(Ranks *ranks, RanksQueue queue, uint32_t mark, bool *passed)
 {
     (void)passed;
-    return ranks_mark(ranks, mark);
+    return ranks_mark(ranks, queue, mark);
 }
 
 Status ranks_wait(Ranks *ranks)
 {
-    (void)ranks;
-    return absent();
+    return ranks_order(ranks);
 }
 
-Status ranks_elapsed(Ranks *ranks, double *ns)
+Status ranks_elapsed(Ranks *ranks, RanksQueue queue, double *ns)
 {
     (void)ns;
-    return ranks_wait(ranks);
+    return ranks_mark(ranks, queue, 0);
 }

@@ -76,7 +76,10 @@
  *                      all, and "bytes", which that rank receives from the others (or sends, after
  *                      the experts); what stays on its rank is not moved. The shape is
  *                      hardware_ranks_shape()
- *   issue/all-to-all   host time to queue one */
+ *   issue/all-to-all   host time to queue one
+ *   all-to-all/busy    evenly shared ones beside computation, by "bytes"
+ *   slowdown/all-to-all
+ *                      factor of computation's time beside them, by "tokens" of a product */
 #ifndef POLICIES_HARDWARE_H
 #define POLICIES_HARDWARE_H
 

@@ -10,6 +10,7 @@
 #include "exec/cuda/device_arena.h"
 #include "exec/cuda/find_gpu.h"
 #include "exec/cuda/nccl.h"
+#include "exec/cuda/rank_work.h"
 
 enum {
     FIRST_BYTES = 256, /* of what connects two ranks */
@@ -24,8 +25,10 @@ struct Ranks {
     ncclUniqueId id;
     ncclComm_t communicator; /* NULL: none, or given up */
     cudaStream_t stream;
-    cudaEvent_t marks[RANKS_MARKS];
-    cudaEvent_t end; /* of the queue, for who waits */
+    cudaEvent_t marks[RANKS_QUEUES][RANKS_MARKS];
+    cudaEvent_t order; /* of one stream, for the other */
+    cudaEvent_t end;   /* of both, for who waits */
+    RankWork work;
     DeviceArena memory;
     void *given;
 };
@@ -49,16 +52,33 @@ static Status choose_gpu(const Processes *processes, int *gpu)
     return OK;
 }
 
-static Status open_gpu(Ranks *ranks, size_t bytes)
+/* Exchanges need few processors and go first, where products take all. */
+static Status make_queues(Ranks *ranks)
 {
-    TRY(choose_gpu(ranks->processes, &ranks->gpu));
-    CUDA_TRY(cudaStreamCreateWithFlags(&ranks->stream, cudaStreamNonBlocking));
-    for (int i = 0; i < RANKS_MARKS; i++)
-        CUDA_TRY(cudaEventCreate(&ranks->marks[i]));
+    int least;
+    int greatest;
+    CUDA_TRY(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    CUDA_TRY(cudaStreamCreateWithPriority(&ranks->stream, cudaStreamNonBlocking, greatest));
+    for (int queue = 0; queue < RANKS_QUEUES; queue++)
+        for (int i = 0; i < RANKS_MARKS; i++)
+            CUDA_TRY(cudaEventCreate(&ranks->marks[queue][i]));
+    CUDA_TRY(cudaEventCreateWithFlags(&ranks->order, cudaEventDisableTiming));
     CUDA_TRY(cudaEventCreateWithFlags(&ranks->end, cudaEventDisableTiming));
-    TRY(device_arena_open(bytes + 512 + 2 * FIRST_BYTES * (size_t)ranks->processes->count,
+    return OK;
+}
+
+static Status open_gpu(Ranks *ranks, const RanksOptions *options)
+{
+    size_t first = 2 * FIRST_BYTES * (size_t)ranks->processes->count;
+    TRY(choose_gpu(ranks->processes, &ranks->gpu));
+    TRY(make_queues(ranks));
+    TRY(device_arena_open(options->bytes + 512 + first +
+                              rank_work_bytes(options->side, options->most_rows),
                           &ranks->memory));
-    return device_arena_take(&ranks->memory, bytes, 1, &ranks->given);
+    TRY(device_arena_take(&ranks->memory, options->bytes, 1, &ranks->given));
+    return options->side == 0
+               ? OK
+               : rank_work_open(&ranks->memory, options->side, options->most_rows, &ranks->work);
 }
 
 /* ---- what is queued ---- */
@@ -92,9 +112,22 @@ Status ranks_copy(Ranks *ranks, void *to, const void *from, size_t bytes)
     return OK;
 }
 
-Status ranks_mark(Ranks *ranks, uint32_t mark)
+Status ranks_multiply(Ranks *ranks, uint32_t rows, uint32_t times)
 {
-    CUDA_TRY(cudaEventRecord(ranks->marks[mark], ranks->stream));
+    return rank_work_queue(&ranks->work, rows, times);
+}
+
+Status ranks_order(Ranks *ranks)
+{
+    CUDA_TRY(cudaEventRecord(ranks->order, ranks->stream));
+    CUDA_TRY(cudaStreamWaitEvent(ranks->work.stream, ranks->order, 0));
+    return OK;
+}
+
+Status ranks_mark(Ranks *ranks, RanksQueue queue, uint32_t mark)
+{
+    cudaStream_t stream = queue == RANKS_EXCHANGES ? ranks->stream : ranks->work.stream;
+    CUDA_TRY(cudaEventRecord(ranks->marks[queue][mark], stream));
     return OK;
 }
 
@@ -105,9 +138,9 @@ static Status event_passed(cudaEvent_t event, bool *passed)
     return *passed || error == cudaErrorNotReady ? OK : cuda_failed(error, "cudaEventQuery(event)");
 }
 
-Status ranks_passed(Ranks *ranks, uint32_t mark, bool *passed)
+Status ranks_passed(Ranks *ranks, RanksQueue queue, uint32_t mark, bool *passed)
 {
-    return event_passed(ranks->marks[mark], passed);
+    return event_passed(ranks->marks[queue][mark], passed);
 }
 
 /* The others may be gone: what waits for them on the GPU ends, too. */
@@ -135,10 +168,21 @@ static Status waited_too_long(const Ranks *ranks, const char *what)
                 what);
 }
 
+/* At the end of what is queued in both. */
+static Status record_end(Ranks *ranks)
+{
+    if (ranks->work.stream != NULL) {
+        CUDA_TRY(cudaEventRecord(ranks->order, ranks->work.stream));
+        CUDA_TRY(cudaStreamWaitEvent(ranks->stream, ranks->order, 0));
+    }
+    CUDA_TRY(cudaEventRecord(ranks->end, ranks->stream));
+    return OK;
+}
+
 static Status poll_end(Ranks *ranks)
 {
     uint64_t start_ns = clock_ns();
-    CUDA_TRY(cudaEventRecord(ranks->end, ranks->stream));
+    TRY(record_end(ranks));
     for (bool passed = false;;) {
         TRY(event_passed(ranks->end, &passed));
         if (passed)
@@ -158,10 +202,11 @@ Status ranks_wait(Ranks *ranks)
     return status;
 }
 
-Status ranks_elapsed(Ranks *ranks, double *ns)
+Status ranks_elapsed(Ranks *ranks, RanksQueue queue, double *ns)
 {
     float milliseconds;
-    CUDA_TRY(cudaEventElapsedTime(&milliseconds, ranks->marks[0], ranks->marks[1]));
+    const cudaEvent_t *marks = ranks->marks[queue];
+    CUDA_TRY(cudaEventElapsedTime(&milliseconds, marks[0], marks[1]));
     *ns = (double)milliseconds * 1e6;
     return OK;
 }
@@ -277,7 +322,7 @@ static Status open_ranks(Ranks *ranks, const RanksOptions *options, bool *left)
     *left = false;
     Status status = nccl_load(&ranks->nccl);
     if (status == OK)
-        status = open_gpu(ranks, options->bytes);
+        status = open_gpu(ranks, options);
     TRY(processes_agree(ranks->processes, status));
     TRY(share_id(ranks));
     status = meet(ranks, left);
@@ -302,17 +347,23 @@ Status ranks_open(Processes *processes, const RanksOptions *options, Ranks **out
     return status;
 }
 
+static void free_events(Ranks *ranks)
+{
+    const cudaEvent_t events[] = {ranks->marks[0][0], ranks->marks[0][1], ranks->marks[1][0],
+                                  ranks->marks[1][1], ranks->order,       ranks->end};
+    for (size_t i = 0; i < sizeof events / sizeof *events; i++)
+        if (events[i] != NULL)
+            cudaEventDestroy(events[i]);
+}
+
 void ranks_close(Ranks *ranks)
 {
     if (ranks == NULL)
         return;
     if (ranks->communicator != NULL)
         ranks->nccl.destroy(ranks->communicator);
-    for (int i = 0; i < RANKS_MARKS; i++)
-        if (ranks->marks[i] != NULL)
-            cudaEventDestroy(ranks->marks[i]);
-    if (ranks->end != NULL)
-        cudaEventDestroy(ranks->end);
+    rank_work_close(&ranks->work);
+    free_events(ranks);
     if (ranks->memory.base != NULL)
         device_arena_close(&ranks->memory);
     if (ranks->stream != NULL)

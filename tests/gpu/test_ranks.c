@@ -9,7 +9,7 @@
 #include "exec/cuda/check.h"
 #include "exec/ranks.h"
 
-enum { MOST_RANKS = 4, ROUNDS = 24, ROOM = 8 << 20, GUARD = 64 };
+enum { MOST_RANKS = 4, ROUNDS = 24, ROOM = 8 << 20, GUARD = 64, SIDE = 1024, ROWS = 64 };
 
 #define CHECK(holds)                                                                               \
     do {                                                                                           \
@@ -124,12 +124,18 @@ static int mark(Processes *all, Ranks *ranks)
     double ns = -1;
     bool passed = false;
     unsigned char *memory = ranks_memory(ranks);
-    CHECK(ranks_mark(ranks, 0) == OK);
+    CHECK(ranks_mark(ranks, RANKS_EXCHANGES, 0) == OK);
     CHECK(ranks_copy(ranks, memory, memory + ROOM / 2, ROOM / 2) == OK);
-    CHECK(ranks_mark(ranks, 1) == OK);
+    CHECK(ranks_mark(ranks, RANKS_EXCHANGES, 1) == OK);
+    CHECK(ranks_order(ranks) == OK);
+    CHECK(ranks_mark(ranks, RANKS_PRODUCTS, 0) == OK);
+    CHECK(ranks_multiply(ranks, ROWS, 3) == OK);
+    CHECK(ranks_mark(ranks, RANKS_PRODUCTS, 1) == OK);
     CHECK(ranks_wait(ranks) == OK);
-    CHECK(ranks_passed(ranks, 1, &passed) == OK && passed);
-    CHECK(ranks_elapsed(ranks, &ns) == OK && ns > 0 && ns < 1e9);
+    CHECK(ranks_passed(ranks, RANKS_EXCHANGES, 1, &passed) == OK && passed);
+    CHECK(ranks_passed(ranks, RANKS_PRODUCTS, 1, &passed) == OK && passed);
+    CHECK(ranks_elapsed(ranks, RANKS_EXCHANGES, &ns) == OK && ns > 0 && ns < 1e9);
+    CHECK(ranks_elapsed(ranks, RANKS_PRODUCTS, &ns) == OK && ns > 0 && ns < 1e9);
     return 0;
 }
 
@@ -172,6 +178,8 @@ static int work(const char *what)
     char number[16];
     bool hangs = strcmp(what, "hang") == 0;
     const RanksOptions options = {.bytes = ROOM,
+                                  .side = SIDE,
+                                  .most_rows = ROWS,
                                   .limit_ns = hangs ? 4000000000 : (uint64_t)40000000000};
     if (processes_join(&all) != OK || all == NULL) {
         fprintf(stderr, "no processes: %s\n", error_message());

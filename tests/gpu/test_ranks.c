@@ -9,7 +9,7 @@
 #include "exec/cuda/check.h"
 #include "exec/ranks.h"
 
-enum { MOST_RANKS = 4, ROUNDS = 24, ROOM = 8 << 20, GUARD = 64, SIDE = 1024, ROWS = 64 };
+enum { MOST_RANKS = 4, ROUNDS = 24, ROOM = 16 << 20, GUARD = 64, SIDE = 1024, ROWS = 64 };
 
 #define CHECK(holds)                                                                               \
     do {                                                                                           \

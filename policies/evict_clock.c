@@ -52,18 +52,18 @@ static const EvictionRules RULES = {.hit = clock_hit,
 
 DEFINE_DECISIONS(clock, RULES)
 
-ALWAYS_INLINE uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, uint64_t *visited)
+ALWAYS_INLINE uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, uint64_t *pending)
 {
     for (;;) {
         uint32_t object = ring_pop_oldest(&scope->rings[0]);
-        if (!turns_clear_visited(scope, turns, object, at, visited))
+        if (!turns_clear_visited(scope, turns, object, at, pending))
             return object;
         ring_push(&scope->rings[0], object);
     }
 }
 
 static const TurnsRules TURNS = {
-    .decide = clock_serial_event, .victim = victim_at, .admit = clock_admit, .visits = true};
+    .decide = clock_serial_event, .victim = victim_at, .admit = clock_admit, .note = turns_visit};
 
 DEFINE_RUNS_BY_TURNS(clock, TURNS)
 

@@ -65,13 +65,13 @@ static const EvictionRules RULES = {.hit = sieve_hit,
 
 DEFINE_DECISIONS(sieve, RULES)
 
-ALWAYS_INLINE uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, uint64_t *visited)
+ALWAYS_INLINE uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, uint64_t *pending)
 {
     for (;;) {
         if (ring_is_empty(&scope->rings[AHEAD]))
             begin_again(scope);
         uint32_t object = ring_pop_oldest(&scope->rings[AHEAD]);
-        if (turns_clear_visited(scope, turns, object, at, visited)) {
+        if (turns_clear_visited(scope, turns, object, at, pending)) {
             ring_push(&scope->rings[PASSED], object);
             continue;
         }
@@ -82,7 +82,7 @@ ALWAYS_INLINE uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, 
 }
 
 static const TurnsRules TURNS = {
-    .decide = sieve_serial_event, .victim = victim_at, .admit = sieve_admit, .visits = true};
+    .decide = sieve_serial_event, .victim = victim_at, .admit = sieve_admit, .note = turns_visit};
 
 DEFINE_RUNS_BY_TURNS(sieve, TURNS)
 

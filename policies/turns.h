@@ -69,25 +69,31 @@ ALWAYS_INLINE uint64_t turns_hits(const ScopeEvent *event, const Turns *turns)
     return ~turns->missed & ((UINT64_C(1) << event->n) - 1);
 }
 
-/* For policies with a visited bit, which a hit sets when its turn comes: VISITED has the hits whose
- * bit is not set yet. True when OBJECT's is set at turn AT; then it is cleared. */
-ALWAYS_INLINE bool turns_clear_visited(Scope *scope, const Turns *turns, uint32_t object,
-                                       uint32_t at, uint64_t *visited)
+/* True when a hit of OBJECT is among PENDING and its turn is before AT; then it no longer is. */
+ALWAYS_INLINE bool turns_take_hit(const Scope *scope, const Turns *turns, uint32_t object,
+                                  uint32_t at, uint64_t *pending)
 {
     uint32_t turn = turns_of(scope, turns, object);
-    uint64_t bit = (uint64_t)(turn < at) << (turn % TURNS_APART) & *visited;
-    bool is_visited = (scope->flag[object] != 0) | (bit != 0);
+    uint64_t bit = (uint64_t)(turn < at) << (turn % TURNS_APART) & *pending;
+    *pending ^= bit;
+    return bit != 0;
+}
+
+/* For policies with a visited bit, which a hit sets when its turn comes: true when OBJECT's is set
+ * at turn AT; then it is cleared. */
+ALWAYS_INLINE bool turns_clear_visited(Scope *scope, const Turns *turns, uint32_t object,
+                                       uint32_t at, uint64_t *pending)
+{
+    bool is_visited =
+        turns_take_hit(scope, turns, object, at, pending) | (scope->flag[object] != 0);
     scope->flag[object] = 0;
-    *visited ^= bit;
     return is_visited;
 }
 
-/* Sets the bits of those VISITED whose turn has not been asked for. */
-ALWAYS_INLINE void turns_set_visited(Scope *scope, const ScopeEvent *event, uint64_t visited)
+/* Their note(). */
+ALWAYS_INLINE void turns_visit(Scope *scope, uint32_t object, bool hit)
 {
-    uint16_t *flag = scope->flag + event->first_object;
-    for (uint32_t i = 0; i < event->n; i++)
-        flag[event->experts[i]] |= (uint16_t)(visited >> i & 1);
+    scope->flag[object] |= (uint16_t)hit;
 }
 
 /* Bits that are set: the compiler calls a function for it where the machine may lack the
@@ -121,10 +127,13 @@ ALWAYS_INLINE uint32_t turns_end(const ScopeEvent *event, const Turns *turns, ui
 /* What a policy does with turns. */
 typedef struct {
     uint32_t (*decide)(Scope *scope, ScopeEvent *event); /* by the rules */
-    /* Leaves the order, at turn AT; VISITED as in turns_clear_visited(). */
-    uint32_t (*victim)(Scope *scope, const Turns *turns, uint32_t at, uint64_t *visited);
+    void (*miss)(Scope *scope, uint32_t object);         /* as among the rules, or NULL */
+    /* Leaves the order, at turn AT. PENDING are the hits that have not been noted: those of whom it
+     * looks at have to be, with turns_take_hit(). */
+    uint32_t (*victim)(Scope *scope, const Turns *turns, uint32_t at, uint64_t *pending);
     void (*admit)(Scope *scope, uint32_t object);
-    bool visits; /* hits set visited bits; else they change nothing */
+    /* What a hit changes of its object alone, and nothing does where it was none; NULL: nothing. */
+    void (*note)(Scope *scope, uint32_t object, bool hit);
 } TurnsRules;
 
 /* As the rules decide. */
@@ -133,25 +142,27 @@ ALWAYS_INLINE uint32_t turns_event(const TurnsRules *rules, Scope *scope, ScopeE
     if (!turns_can(scope, event))
         return rules->decide(scope, event);
     Turns turns = turns_begin(scope, event);
-    uint64_t visited = rules->visits ? turns_hits(event, &turns) : 0;
+    uint64_t pending = rules->note != NULL ? turns_hits(event, &turns) : 0;
     uint32_t reported = 0;
     for (uint64_t left = turns.missed; left != 0;) {
         uint32_t at = (uint32_t)__builtin_ctzll(left);
         uint32_t object = turns_object(event, at);
-        uint32_t victim = rules->victim(scope, &turns, at, &visited);
+        if (rules->miss != NULL)
+            rules->miss(scope, object);
+        uint32_t victim = rules->victim(scope, &turns, at, &pending);
         uint64_t evicted = turns_evicted(scope, event, &turns, victim, at);
         turns_report_hits(scope, event, &turns, reported, at);
         reported = at + 1;
         turns.missed |= evicted;
-        visited &= ~evicted;
+        pending &= ~evicted;
         left = (left & (left - 1)) | evicted;
         scope_replace(scope, event, victim, object);
         scope->newest = object;
         rules->admit(scope, object);
     }
     turns_report_hits(scope, event, &turns, reported, event->n);
-    if (rules->visits)
-        turns_set_visited(scope, event, visited);
+    for (uint32_t i = 0; i < event->n && rules->note != NULL; i++)
+        rules->note(scope, turns_object(event, i), pending >> i & 1);
     return turns_end(event, &turns, (uint32_t)event->loads);
 }
 

@@ -156,11 +156,10 @@ WIDE_INLINE void append(Scope *scope, uint32_t n, __m256i newcomers)
     _Alignas(32) uint32_t in[WIDE_LANES];
     uint32_t i = 0;
     wide_store(in, newcomers);
+    wide_store(places->object + places->next, newcomers);
     do
-        for (uint32_t end = i + WIDE_GROUP; i < end; i++) {
-            places->object[places->next + i] = in[i];
+        for (uint32_t end = i + WIDE_GROUP; i < end; i++)
             scope->position[in[i]] = places->next + i;
-        }
     while (i < n);
     uint64_t bits = (UINT64_C(1) << n) - 1;
     places->taken[places->next / 64] |= bits << places->next % 64;

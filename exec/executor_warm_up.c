@@ -12,7 +12,8 @@ enum {
      * millisecond for each product: it meets every number up to here, and then some. */
     EVERY_ROWS = 768,
     SOME_ROWS = 255,
-    ROW_LAYERS = 4
+    ROW_LAYERS = 4,
+    GRAPHS = 16 /* of each of two sizes */
 };
 
 typedef struct {
@@ -54,22 +55,27 @@ static uint32_t make_spans(const Executor *executor, const WarmUp *warm_up, uint
     return n;
 }
 
+static StepInput step_input(const Executor *executor, const WarmUp *warm_up, Stack stack,
+                            uint32_t tokens, bool dropped)
+{
+    bool logits = stack == STACK_DECODER && executor->options.logits != LOGITS_NONE;
+    return (StepInput){.stack = stack,
+                       .tokens = tokens,
+                       .token = warm_up->token,
+                       .kv_slot = warm_up->kv_slot,
+                       .position = warm_up->position,
+                       .logits = logits ? LOGITS_LAST : LOGITS_NONE,
+                       .greedy = logits,
+                       .forced_experts = dropped ? warm_up->dropped : NULL};
+}
+
 /* A step of requests of LENGTH. With DROPPED no token has an expert, so that it does not matter
  * which experts are where. */
 static Status run_step(Executor *executor, const WarmUp *warm_up, Stack stack, uint32_t tokens,
                        uint32_t length, bool dropped, uint32_t layers)
 {
-    const ExecutorOptions *options = &executor->options;
     uint32_t n_spans = make_spans(executor, warm_up, tokens, length);
-    bool logits = stack == STACK_DECODER && options->logits != LOGITS_NONE;
-    const StepInput input = {.stack = stack,
-                             .tokens = tokens,
-                             .token = warm_up->token,
-                             .kv_slot = warm_up->kv_slot,
-                             .position = warm_up->position,
-                             .logits = logits ? LOGITS_LAST : LOGITS_NONE,
-                             .greedy = logits,
-                             .forced_experts = dropped ? warm_up->dropped : NULL};
+    const StepInput input = step_input(executor, warm_up, stack, tokens, dropped);
     return forward_warm_up(&executor->forward, &input, n_spans, layers);
 }
 
@@ -101,6 +107,26 @@ static Status run_sizes(Executor *executor, const WarmUp *warm_up, Stack stack)
     return OK;
 }
 
+/* Some of the first graphs take the driver up to 15 ms, not 1 to 3, as it gets memory for them: so
+ * many are made while nobody waits. */
+static Status make_graphs(Executor *executor, const WarmUp *warm_up)
+{
+    const ExecutorOptions *options = &executor->options;
+    uint64_t room = (uint64_t)options->max_requests * options->max_length;
+    uint32_t most = 1;
+    while (2 * most <= options->max_tokens && 2 * most <= room && 2 * most <= MOST_TOKENS)
+        most *= 2;
+    const uint32_t sizes[] = {most, 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        TRY(run_step(executor, warm_up, STACK_DECODER, sizes[i], options->max_length, true,
+                     UINT32_MAX));
+        const StepInput input = step_input(executor, warm_up, STACK_DECODER, sizes[i], true);
+        uint32_t n_spans = make_spans(executor, warm_up, sizes[i], options->max_length);
+        TRY(forward_warm_up_graphs(&executor->forward, &input, n_spans, GRAPHS));
+    }
+    return OK;
+}
+
 static Status warm_up_with(Executor *executor, WarmUp *warm_up)
 {
     lay_out_warm_up(warm_up, executor);
@@ -111,7 +137,8 @@ static Status warm_up_with(Executor *executor, WarmUp *warm_up)
         warm_up->dropped[i] = EXPERT_DROPPED;
     if (model_is_encoder_decoder(executor->config))
         TRY(run_sizes(executor, warm_up, STACK_ENCODER));
-    return run_sizes(executor, warm_up, STACK_DECODER);
+    TRY(run_sizes(executor, warm_up, STACK_DECODER));
+    return executor->plan.buffer.on ? OK : make_graphs(executor, warm_up);
 }
 
 Status executor_warm_up(Executor *executor)

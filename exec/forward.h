@@ -165,6 +165,10 @@ CacheLayer forward_encoder_cache(const Forward *forward, uint32_t layer);
 /* Runs a step of which nothing is kept but what it left in the caches, through the first LAYERS of
  * its stack at the most; host.spans[n_spans] and the rest are set as for forward_step(). */
 Status forward_warm_up(Forward *forward, const StepInput *input, uint32_t n_spans, uint32_t layers);
+/* Captures such a step, whole, as often as N, which changes nothing but that what a device takes
+ * for graphs it has then; notes of steps are forgotten. */
+Status forward_warm_up_graphs(Forward *forward, const StepInput *input, uint32_t n_spans,
+                              uint32_t n);
 /* Runs a step that has been checked, whose host.spans[n_spans], source_spans and places are set.
  * Fills all of OUTPUT but its times. Fails with ERR_INPUT when a router or the logits give NaN. */
 Status forward_step(Forward *forward, const StepInput *input, uint32_t n_spans, StepOutput *output);

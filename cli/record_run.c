@@ -1,3 +1,6 @@
+#include <string.h>
+
+#include "base/quiet_processor.h"
 #include "cli/interrupt.h"
 #include "cli/record.h"
 #include "traces/ops.h"
@@ -121,6 +124,15 @@ static Status open_routing(Recording *recording)
                                &recording->routing);
 }
 
+/* What requests that arrive experience is a measurement. */
+static void seek_quiet(const Recording *recording)
+{
+    QuietProcessor quiet = {0};
+    if (recording->plan.batching.mode == BATCHING_CONTINUOUS &&
+        strcmp(recording->arguments->device.name, "cpu") != 0)
+        quiet_processor_seek(&quiet);
+}
+
 static Status record_requests(Recording *recording, ExecutorOptions *options)
 {
     const RecordArguments *arguments = recording->arguments;
@@ -142,6 +154,7 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
     TRY(open_routing(recording));
     run.routing = recording->routing;
     TRY(open_recorder(recording));
+    seek_quiet(recording);
     progress_start(&recording->watch.progress, "record", "tokens", expected_tokens(recording));
     run.stop = interrupt_watch();
     Status status =

@@ -246,15 +246,21 @@ static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
     return status;
 }
 
-/* One run of the sort that SINK asks for, after those that count for nothing: graphs are gone when
- * the plan is new in the executor, and the first ROUND, -1, is one. */
+/* How many runs count for nothing before one of ROUND. Graphs are gone when the plan is new in the
+ * executor, which of several it is in every round; of one, and where no step is a graph, round -1
+ * alone is of such runs. */
+static int count_warm_ups(const Validation *validation, const Plan *plan, int round)
+{
+    if (plan->buffer.on)
+        return round < 0;
+    return (round < 0) == (validation->n_plans == 1) ? WARM_UPS : 0;
+}
+
+/* One run of the sort that SINK asks for, after those that count for nothing. */
 static Status run_once(Validation *validation, const Plan *plan, int round, Sink *sink)
 {
-    bool replays = !plan->buffer.on;
-    int warm_ups = replays && (validation->n_plans > 1 || round < 0) ? WARM_UPS : 0;
-    warm_ups += !replays && round < 0;
     sink->kept = false;
-    for (int i = 0; i < warm_ups; i++)
+    for (int i = count_warm_ups(validation, plan, round); i > 0; i--)
         TRY(run_again(validation, plan, sink));
     if (round < 0)
         return OK;

@@ -314,8 +314,7 @@ static Status open_time(Simulation *simulation)
     const Arguments *arguments = simulation->arguments;
     if (arguments->time.hardware == NULL)
         return OK;
-    return simulated_time_open(&arguments->time, arguments->traces.items, arguments->traces.count,
-                               simulation->plan, &simulation->time);
+    return simulated_time_open(&arguments->time, arguments->traces.items[0], &simulation->time);
 }
 
 /* Replays the test part under the plan with what it learnt. */
@@ -381,34 +380,39 @@ static Status learn_and_replay(Simulation *simulation, const TraceSignals *signa
     return status;
 }
 
-static Status simulate(const Arguments *arguments, const PackedTrace *trace, const Plan *plan)
+static Status simulate(Simulation *simulation)
 {
-    Simulation simulation = {.arguments = arguments, .plan = plan, .trace = trace};
+    const Arguments *arguments = simulation->arguments;
+    const Plan *plan = simulation->plan;
     PartsAsked asked;
     TraceSignals *signals;
     TRY(part_input(arguments->train, arguments->test, &asked));
     if (arguments->train == NULL)
         TRY(plan_check_learned(plan));
-    TRY(trace_parts_choose(&asked, plan_unlearned(plan) != NULL, trace->n_steps,
-                           &simulation.parts));
+    TRY(trace_parts_choose(&asked, plan_unlearned(plan) != NULL, simulation->trace->n_steps,
+                           &simulation->parts));
     TRY(trace_input_signals(&arguments->traces, plan, 1, &signals));
-    Status status = learn_and_replay(&simulation, signals);
+    Status status = learn_and_replay(simulation, signals);
     trace_signals_free(signals);
     if (status == OK) {
-        status = print_simulation(&simulation);
-        replay_result_free(&simulation.result);
+        status = print_simulation(simulation);
+        replay_result_free(&simulation->result);
     }
-    simulated_time_close(&simulation.time);
     return status;
 }
 
 static Status load_and_simulate(const Arguments *arguments, const Plan *plan)
 {
     PackedTrace trace;
+    Simulation simulation = {.arguments = arguments, .plan = plan, .trace = &trace};
     if (plan->batching.mode == BATCHING_CONTINUOUS && arguments->time.hardware != NULL)
         return simulate_served(arguments, plan);
-    TRY(trace_input(&arguments->traces, plan, &trace));
-    Status status = simulate(arguments, &trace, plan);
+    if (arguments->time.hardware != NULL)
+        TRY(trace_input_timed(&arguments->traces, plan, &trace, &simulation.time.features));
+    else
+        TRY(trace_input(&arguments->traces, plan, &trace));
+    Status status = simulate(&simulation);
+    simulated_time_close(&simulation.time);
     packed_trace_free(&trace);
     return status;
 }

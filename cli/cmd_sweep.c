@@ -269,11 +269,15 @@ static Status report(const Arguments *arguments, const SweepTotals *totals, cons
 
 /* What is scored. With continuous batching the trace tells of layers and of what it is, and the
  * steps come of the simulation. */
-static Status load_trace(const Arguments *arguments, const Study *study, PackedTrace *trace)
+static Status load_trace(const Arguments *arguments, const Study *study, PackedTrace *trace,
+                         TraceFeatures *features)
 {
     Plan view = study->plans[0];
-    if (view.batching.mode == BATCHING_CONTINUOUS && arguments->time.hardware != NULL)
-        view.batching = plan_default().batching;
+    if (arguments->time.hardware == NULL)
+        return trace_input(&arguments->traces, &view, trace);
+    if (view.batching.mode != BATCHING_CONTINUOUS)
+        return trace_input_timed(&arguments->traces, &view, trace, features);
+    view.batching = plan_default().batching;
     return trace_input(&arguments->traces, &view, trace);
 }
 
@@ -286,20 +290,19 @@ static Status load_signals(const Arguments *arguments, const Study *study, Trace
 }
 
 static Status time_and_sweep(const Arguments *arguments, const PackedTrace *trace,
-                             const Study *study, SweepRanks *ranks, SweepTotals *totals)
+                             const Study *study, SimulatedTime *time, SweepRanks *ranks,
+                             SweepTotals *totals)
 {
     const OptionList *traces = &arguments->traces;
     TraceSignals *signals = NULL;
-    SimulatedTime time = {0};
     PlanTimer timer;
     const bool timed = arguments->time.hardware != NULL;
     Status status = load_signals(arguments, study, &signals);
     if (status == OK && timed)
         status = plan_timer_input(&arguments->time, traces->items, traces->count, &study->plans[0],
-                                  &time, &timer);
+                                  time, &timer);
     if (status == OK)
         status = sweep(arguments, trace, study, signals, timed ? &timer : NULL, ranks, totals);
-    simulated_time_close(&time);
     trace_signals_free(signals);
     return status;
 }
@@ -309,8 +312,9 @@ static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, Swee
 {
     Study study;
     PackedTrace trace;
+    SimulatedTime time = {0};
     TRY(study_load(arguments->study, &study));
-    Status status = load_trace(arguments, &study, &trace);
+    Status status = load_trace(arguments, &study, &trace, &time.features);
     if (status != OK) {
         study_free(&study);
         return status;
@@ -318,9 +322,10 @@ static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, Swee
     if (arguments->sizes == SIZES_ALL)
         status = study_every_size(&study, trace.layers, trace.n_layers);
     if (status == OK)
-        status = time_and_sweep(arguments, &trace, &study, ranks, totals);
+        status = time_and_sweep(arguments, &trace, &study, &time, ranks, totals);
     if (status == OK && arguments->sizes == SIZES_ALL)
         status = find_cliffs(&trace, &study, &totals->parts.test, cliff);
+    simulated_time_close(&time);
     packed_trace_free(&trace);
     study_free(&study);
     return status;

@@ -38,18 +38,10 @@ static Status read_run(const char *path, SimulatedTime *time)
     return status;
 }
 
-static Status load_profile(const TimeInput *input, const char *path, SimulatedTime *time)
+Status simulated_time_open(const TimeInput *input, const char *path, SimulatedTime *time)
 {
     TRY(hardware_load(input->hardware, &time->hardware));
     return read_run(path, time);
-}
-
-Status simulated_time_open(const TimeInput *input, const char *const *paths, size_t count,
-                           const Plan *plan, SimulatedTime *time)
-{
-    Batching batching = plan_batching(plan);
-    TRY(load_profile(input, paths[0], time));
-    return trace_features_load(paths, count, &batching, &time->features);
 }
 
 Status time_input_measure(const TimeInput *input, const char *path, Plan *plan)
@@ -61,7 +53,7 @@ Status time_input_measure(const TimeInput *input, const char *path, Plan *plan)
         return OK;
     TRY(trace_reader_open(path, &reader));
     const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
-    Status status = load_profile(input, path, &time);
+    Status status = simulated_time_open(input, path, &time);
     if (status == OK)
         status = fail_in(plan_measure_on(plan, &time.hardware,
                                          input->model != NULL ? input->model : time.model, layers,
@@ -84,12 +76,9 @@ static Status read_tokens(const char *const *paths, size_t count, RebatchTokens 
 Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t count,
                         const Plan *plan, SimulatedTime *time, PlanTimer *timer)
 {
-    if (plan->batching.mode == BATCHING_CONTINUOUS) {
-        TRY(load_profile(input, paths[0], time));
+    TRY(simulated_time_open(input, paths[0], time));
+    if (plan->batching.mode == BATCHING_CONTINUOUS)
         TRY(read_tokens(paths, count, &time->tokens));
-    } else {
-        TRY(simulated_time_open(input, paths, count, plan, time));
-    }
     *timer = (PlanTimer){.hardware = &time->hardware,
                          .model = input->model != NULL ? input->model : time->model,
                          .features = &time->features,
@@ -197,7 +186,7 @@ Status simulated_time_serve(SimulatedTime *time, const TimeInput *input, const c
     const Arrivals arrivals = plan_arrivals(plan);
     TraceShards *shards;
     Rebatch *rebatch = NULL;
-    TRY(load_profile(input, paths[0], time));
+    TRY(simulated_time_open(input, paths[0], time));
     TRY(trace_shards_open(paths, count, &shards));
     Status status = rebatch_open(shards, &batching, &arrivals, &rebatch);
     if (status == OK)

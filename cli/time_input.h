@@ -49,7 +49,7 @@ typedef struct {
     Hardware hardware;
     char *model; /* that the trace names */
     bool forced; /* its routing was laid on the model */
-    TraceFeatures features;
+    TraceFeatures features; /* the caller's trace_input_timed() gives them */
     RebatchTokens *tokens; /* of plan_timer_input() */
     Timing *timing;
     TimingMemory memory;
@@ -64,14 +64,13 @@ typedef struct {
  * nothing without a profile. */
 Status time_input_measure(const TimeInput *input, const char *path, Plan *plan);
 
-/* Loads the profile, and of the traces what plans that are batched as PLAN need; *TIMER is valid
- * until TIME is closed. */
+/* Loads the profile, and of the traces what plans that are batched as PLAN need besides
+ * TIME->features; *TIMER is valid until TIME is closed. */
 Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t count,
                         const Plan *plan, SimulatedTime *time, PlanTimer *timer);
 
-/* Loads the profile and the features of the traces; the model is INPUT's or that of PATHS[0]. */
-Status simulated_time_open(const TimeInput *input, const char *const *paths, size_t count,
-                           const Plan *plan, SimulatedTime *time);
+/* Loads the profile; the model is INPUT's or that of the trace at PATH. */
+Status simulated_time_open(const TimeInput *input, const char *path, SimulatedTime *time);
 /* Replays steps FIRST to END - 1 of TRACE and plays them; writes the time line. */
 Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const PackedTrace *trace,
                           uint64_t first, const Plan *plan, const ReplayFuture *future,

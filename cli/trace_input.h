@@ -5,9 +5,13 @@
 #include "cli/options.h"
 #include "policies/buffer.h"
 #include "policies/packed_view.h"
+#include "sim/features.h"
 
 /* Loads TRACES as one, its tokens regrouped as PLAN says. On failure nothing is held. */
 Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace);
+/* The same with what simulated time depends on besides. */
+Status trace_input_timed(const OptionList *traces, const Plan *plan, PackedTrace *trace,
+                         TraceFeatures *features);
 /* Reads the signals that the decisions of PLANS[n_plans] need of them, which regroup tokens alike;
  * *SIGNALS is NULL where they need none. */
 Status trace_input_signals(const OptionList *traces, const Plan *plans, size_t n_plans,

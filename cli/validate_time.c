@@ -114,10 +114,9 @@ static Status load_recorded(const char *path, const Plan *plan, Recorded *record
     SignalNeeds needs = plan_needs_signals(plan);
     Batching batching = plan_batching(plan);
     *recorded = (Recorded){0};
-    Status status = packed_trace_load(path, &recorded->trace);
-    if (status == OK)
-        status = trace_features_load(&path, 1, &batching, &recorded->features);
-    if (status == OK && signals_needed(&needs))
+    TRY(trace_features_load(&path, 1, &batching, &recorded->trace, &recorded->features));
+    Status status = OK;
+    if (signals_needed(&needs))
         status = trace_signals_load(&path, 1, &batching, &needs, 1, &recorded->signals);
     recorded->future.signals = recorded->signals;
     if (status == OK)

@@ -1,17 +1,24 @@
 #include "policies/packed_view.h"
 
-static Status add_shards(TraceShards *shards, PackedTrace *trace)
+static Status add_step(const TraceStep *step, const StepListener *listener, PackedTrace *trace)
+{
+    TRY(packed_trace_add_step(trace, step));
+    return listener != NULL ? listener->step(listener->argument, step) : OK;
+}
+
+static Status add_shards(TraceShards *shards, const StepListener *listener, PackedTrace *trace)
 {
     for (;;) {
         TraceStep step;
         Status status = trace_shards_next_step(shards, &step);
         if (status != OK)
             return status == STATUS_END ? OK : status;
-        TRY(packed_trace_add_step(trace, &step));
+        TRY(add_step(&step, listener, trace));
     }
 }
 
-static Status add_rebatched(TraceShards *shards, const Batching *batching, PackedTrace *trace)
+static Status add_rebatched(TraceShards *shards, const Batching *batching,
+                            const StepListener *listener, PackedTrace *trace)
 {
     Rebatch *rebatch;
     TRY(rebatch_open(shards, batching, NULL, &rebatch));
@@ -20,14 +27,14 @@ static Status add_rebatched(TraceShards *shards, const Batching *batching, Packe
         TraceStep step;
         status = rebatch_next_step(rebatch, &step);
         if (status == OK)
-            status = packed_trace_add_step(trace, &step);
+            status = add_step(&step, listener, trace);
     }
     rebatch_close(rebatch);
     return status == STATUS_END ? OK : status;
 }
 
 Status packed_trace_load_view(const char *const *paths, size_t count, const Batching *batching,
-                              PackedTrace *trace)
+                              const StepListener *listener, PackedTrace *trace)
 {
     TraceShards *shards;
     uint32_t n_layers;
@@ -36,13 +43,14 @@ Status packed_trace_load_view(const char *const *paths, size_t count, const Batc
         return fail(ERR_INPUT, "batching.mode: \"continuous\" plays arrivals in time: it needs "
                                "--hardware (\"mixed\" regroups without time)");
     if (count == 1 && batching->mode == BATCHING_AS_RECORDED)
-        return packed_trace_load(paths[0], trace);
+        return packed_trace_load_told(paths[0], listener, trace);
     TRY(trace_shards_open(paths, count, &shards));
     const TraceLayer *layers = trace_shards_layers(shards, &n_layers);
     Status status = packed_trace_new(layers, n_layers, trace);
     if (status == OK)
-        status = batching->mode == BATCHING_AS_RECORDED ? add_shards(shards, trace)
-                                                        : add_rebatched(shards, batching, trace);
+        status = batching->mode == BATCHING_AS_RECORDED
+                     ? add_shards(shards, listener, trace)
+                     : add_rebatched(shards, batching, listener, trace);
     trace_shards_close(shards);
     if (status != OK)
         packed_trace_free(trace);

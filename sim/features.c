@@ -15,16 +15,18 @@ struct FeaturesBuilder {
 
 typedef FeaturesBuilder Builder;
 
+static const char NOTES[] = "run.notes";
+
 /* The notes of a recorder say how many beams each request had. */
-static Status read_beams(const TraceRun *run, const char *path, uint32_t *beams)
+static Status read_beams(const TraceRun *run, uint32_t *beams)
 {
     cJSON *json;
     JsonAt at;
     *beams = 1;
     if (run->notes == NULL || run->notes[0] == '\0')
         return OK;
-    TRY(json_parse(run->notes, strlen(run->notes), path, &json));
-    JsonAt root = json_root(json, path);
+    TRY(json_parse(run->notes, strlen(run->notes), NOTES, &json));
+    JsonAt root = json_root(json, NOTES);
     Status status = json_find(&root, "beams", &at) ? json_u32(&at, 1, UINT32_MAX, beams) : OK;
     cJSON_Delete(json);
     return status;
@@ -120,48 +122,6 @@ static Status count_requests(Builder *builder)
     return OK;
 }
 
-static Status add_recorded(const char *path, Builder *builder)
-{
-    TraceReader *reader;
-    TraceStep step;
-    TRY(trace_reader_open(path, &reader));
-    Status status = read_beams(trace_reader_run(reader), path, &builder->beams);
-    while (status == OK && (status = trace_reader_next_step(reader, &step)) == OK)
-        status = features_builder_add(builder, &step, NULL);
-    trace_reader_close(reader);
-    return status == STATUS_END ? OK : status;
-}
-
-static Status add_rebatched(TraceShards *shards, const Batching *batching, Builder *builder)
-{
-    Rebatch *rebatch;
-    TraceStep step;
-    TRY(rebatch_open(shards, batching, NULL, &rebatch));
-    Status status = OK;
-    while (status == OK && (status = rebatch_next_step(rebatch, &step)) == OK)
-        status = features_builder_add(builder, &step, NULL);
-    rebatch_close(rebatch);
-    return status;
-}
-
-static Status add_view(const char *const *paths, size_t count, const Batching *batching,
-                       Builder *builder)
-{
-    TraceShards *shards;
-    TraceStep step;
-    Status status = OK;
-    if (count == 1 && batching->mode == BATCHING_AS_RECORDED)
-        return add_recorded(paths[0], builder);
-    TRY(trace_shards_open(paths, count, &shards));
-    if (batching->mode != BATCHING_AS_RECORDED)
-        status = add_rebatched(shards, batching, builder);
-    else
-        while (status == OK && (status = trace_shards_next_step(shards, &step)) == OK)
-            status = features_builder_add(builder, &step, NULL);
-    trace_shards_close(shards);
-    return status == STATUS_END ? OK : status;
-}
-
 Status features_builder_new(uint32_t beams, Builder **out)
 {
     Builder *builder;
@@ -188,14 +148,27 @@ Status features_builder_close(Builder *builder, TraceFeatures *features)
     return status;
 }
 
+static Status take_run(void *builder, const TraceRun *run)
+{
+    return read_beams(run, &((Builder *)builder)->beams);
+}
+
+static Status take_step(void *builder, const TraceStep *step)
+{
+    return features_builder_add(builder, step, NULL);
+}
+
 Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
-                           TraceFeatures *features)
+                           PackedTrace *trace, TraceFeatures *features)
 {
     Builder *builder;
     *features = (TraceFeatures){0};
     TRY(features_builder_new(1, &builder));
-    Status status = add_view(paths, count, batching, builder);
+    const StepListener listener = {.run = take_run, .step = take_step, .argument = builder};
+    Status status = packed_trace_load_view(paths, count, batching, &listener, trace);
     Status closed = features_builder_close(builder, status == OK ? features : NULL);
+    if (status == OK && closed != OK)
+        packed_trace_free(trace);
     return status != OK ? status : closed;
 }
 

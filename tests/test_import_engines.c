@@ -106,7 +106,7 @@ static void tokens_without_requests_cannot_be_regrouped(void **unused)
     const Batching apart = {BATCHING_APART, 4, 16};
     PackedTrace packed;
     import_to(from(IMPORT_SGLANG, "tests/files/sglang_per_token.pt"), out);
-    assert_int_equal(packed_trace_load_view(&out, 1, &apart, &packed), ERR_INPUT);
+    assert_int_equal(packed_trace_load_view(&out, 1, &apart, NULL, &packed), ERR_INPUT);
     assert_non_null(strstr(error_message(), "does not say which tokens are of one request"));
 }
 

@@ -297,7 +297,8 @@ static void shards_read_as_the_trace_they_were_cut_from(void **unused)
         PackedTrace one;
         PackedTrace three;
         assert_ok(packed_trace_load(whole, &one));
-        assert_ok(packed_trace_load_view((const char *const *)parts, 3, &as_recorded, &three));
+        assert_ok(
+            packed_trace_load_view((const char *const *)parts, 3, &as_recorded, NULL, &three));
         assert_same_packed(&one, &three);
         packed_trace_free(&one);
         packed_trace_free(&three);
@@ -323,7 +324,7 @@ static void the_same_number_in_two_shards_is_two_requests(void **unused)
     trace_shards_close(shards);
     const Batching all = {BATCHING_APART, 2 * REQUESTS, 100};
     PackedTrace packed;
-    assert_ok(packed_trace_load_view(paths, 2, &all, &packed));
+    assert_ok(packed_trace_load_view(paths, 2, &all, NULL, &packed));
     assert_int_equal(packed.n_tokens, tokens);
     packed_trace_free(&packed);
 }
@@ -353,13 +354,13 @@ static void counts_and_batches_out_of_range_are_refused(void **unused)
     make_shapes(0);
     const char *path = record_whole("good.db", BATCHING_APART, 1);
     for (int i = 0; i < 3; i++)
-        assert_int_equal(packed_trace_load_view(&path, 1, &BAD[i], &packed), ERR_INPUT);
+        assert_int_equal(packed_trace_load_view(&path, 1, &BAD[i], NULL, &packed), ERR_INPUT);
     const char *counts = scratch_name("counts.db");
     import_to((ImportOptions){.from = IMPORT_COUNTS,
                               .path = text_file("c.csv", "layer,expert,count\n0,1,3\n")},
               counts);
     const Batching apart = {BATCHING_APART, 8, 8};
-    assert_int_equal(packed_trace_load_view(&counts, 1, &apart, &packed), ERR_INPUT);
+    assert_int_equal(packed_trace_load_view(&counts, 1, &apart, NULL, &packed), ERR_INPUT);
     assert_non_null(strstr(error_message(), "holds expert counts alone"));
 }
 
@@ -373,7 +374,7 @@ static void every_failed_allocation_is_reported_and_frees_all(void **unused)
     for (FailingAllocation failing = {.sparse = 20, .may_do_without = true};
          failing_next(&failing);) {
         PackedTrace packed;
-        Status status = packed_trace_load_view(paths, 2, &mixed, &packed);
+        Status status = packed_trace_load_view(paths, 2, &mixed, NULL, &packed);
         failing_end(&failing, status);
         if (status == OK)
             packed_trace_free(&packed);

@@ -234,9 +234,12 @@ static Status trim(PackedTrace *trace)
     return OK;
 }
 
-static Status load_steps(PackedTrace *trace, TraceReader *reader)
+static Status load_steps(const char *path, TraceReader *reader, const StepListener *listener,
+                         PackedTrace *trace)
 {
     TRY(reserve(trace, reader));
+    if (listener != NULL)
+        TRY(fail_in(listener->run(listener->argument, trace_reader_run(reader)), "%s", path));
     for (;;) {
         TraceStep step;
         Status status = trace_reader_next_step(reader, &step);
@@ -244,19 +247,27 @@ static Status load_steps(PackedTrace *trace, TraceReader *reader)
             return trim(trace);
         TRY(status);
         TRY(append_step(trace, &step));
+        if (listener != NULL)
+            TRY(listener->step(listener->argument, &step));
     }
 }
 
 Status packed_trace_load(const char *path, PackedTrace *trace)
 {
+    return packed_trace_load_told(path, NULL, trace);
+}
+
+Status packed_trace_load_told(const char *path, const StepListener *listener, PackedTrace *trace)
+{
     TraceReader *reader;
     *trace = (PackedTrace){0};
     TRY(trace_reader_open(path, &reader));
+    trace_reader_routing_only(reader);
     uint32_t n_layers;
     const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
     Status status = packed_trace_new(layers, n_layers, trace);
     if (status == OK)
-        status = load_steps(trace, reader);
+        status = load_steps(path, reader, listener, trace);
     trace_reader_close(reader);
     if (status != OK)
         packed_trace_free(trace);

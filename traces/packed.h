@@ -35,8 +35,17 @@ typedef struct {
     struct PackedBuilder *builder; /* capacities and scratch of packed_trace_add_step() */
 } PackedTrace;
 
+/* Is told what is loaded; a failure ends the loading and is returned. */
+typedef struct {
+    Status (*run)(void *argument, const TraceRun *run);    /* of one trace as recorded, before it */
+    Status (*step)(void *argument, const TraceStep *step); /* without weights and scores */
+    void *argument;
+} StepListener;
+
 /* Loads PATH. On failure nothing is held. */
 Status packed_trace_load(const char *path, PackedTrace *trace);
+/* The same, with LISTENER (NULL: none) told. */
+Status packed_trace_load_told(const char *path, const StepListener *listener, PackedTrace *trace);
 /* An empty trace of LAYERS, to be filled with packed_trace_add_step (tests, benchmarks, forced
  * routing). */
 Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace);

@@ -237,11 +237,11 @@ static Status take_routing_row(TraceReader *reader, const Row *row, const Row *s
     else
         memcpy(reader->arrays.experts, experts, 2 * ids);
     step->experts = reader->arrays.experts;
-    if (weights != NULL) {
+    if (weights != NULL && !reader->routing_only) {
         f16_decode(weights, ids, reader->arrays.weights);
         step->weights = reader->arrays.weights;
     }
-    if (scores != NULL) {
+    if (scores != NULL && !reader->routing_only) {
         step->scores = memcpy(reader->arrays.scores, scores, score_bytes);
         step->score_count = score_bytes / 2;
     }
@@ -308,6 +308,11 @@ Status trace_reader_next_step(TraceReader *reader, TraceStep *step)
         reader->next_event = UINT32_MAX; /* its events are not given again */
     }
     return status;
+}
+
+void trace_reader_routing_only(TraceReader *reader)
+{
+    reader->routing_only = true;
 }
 
 static void add_bounds(const TraceReader *reader, Stack stack, uint64_t tokens, uint64_t *events,

@@ -25,6 +25,7 @@ struct TraceReader {
     uint64_t steps_read;
     bool steps_ended;
     bool requests_ended;
+    bool routing_only;
     StepBuffer arrays; /* of the step read last */
     TraceStep step;
     uint32_t next_event; /* of that step: layers of its stack already given */

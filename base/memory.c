@@ -1,4 +1,4 @@
-#define _DEFAULT_SOURCE /* madvise, MAP_ANONYMOUS */
+#define _GNU_SOURCE /* madvise, MAP_ANONYMOUS, mremap */
 
 #include "base/memory.h"
 
@@ -73,12 +73,17 @@ static BlockHeader *heap_block(size_t rounded, bool zero)
     return header;
 }
 
+static size_t rounded_bytes(size_t bytes)
+{
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + sizeof(BlockHeader);
+}
+
 static void *block_new(size_t bytes, bool zero)
 {
     atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
     if (bytes > SIZE_MAX - 3 * ALIGNMENT || must_fail())
         return no_block();
-    size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT + sizeof(BlockHeader);
+    size_t rounded = rounded_bytes(bytes);
     BlockHeader *header = bytes >= LARGE_BYTES ? map_block(rounded) : heap_block(rounded, zero);
     if (header == NULL)
         return no_block();
@@ -107,15 +112,33 @@ void mem_free(void *block)
         free(header->heap);
 }
 
+/* A block that is mapped keeps its pages. */
+static void *map_resize(BlockHeader *header, size_t bytes)
+{
+    atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
+    if (bytes > SIZE_MAX - 3 * ALIGNMENT || must_fail())
+        return no_block();
+    size_t rounded = rounded_bytes(bytes);
+    BlockHeader *moved = mremap(header, header->mapped_bytes, rounded, MREMAP_MAYMOVE);
+    if (moved == MAP_FAILED)
+        return no_block();
+    moved->bytes = bytes;
+    moved->mapped_bytes = rounded;
+    return moved + 1;
+}
+
 void *mem_resize(void *block, size_t count, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes))
         return no_block();
+    BlockHeader *header = block != NULL ? (BlockHeader *)block - 1 : NULL;
+    if (header != NULL && header->mapped_bytes > 0 && bytes >= LARGE_BYTES)
+        return map_resize(header, bytes);
     void *moved = block_new(bytes, false);
     if (moved == NULL || block == NULL)
         return moved;
-    size_t old_bytes = ((BlockHeader *)block - 1)->bytes;
+    size_t old_bytes = header->bytes;
     memcpy(moved, block, old_bytes < bytes ? old_bytes : bytes);
     mem_free(block);
     return moved;

@@ -288,36 +288,62 @@ static double limited_ns(OpCosts *costs, const OpPrice *price, const CostPoint *
     return op_costs_at(costs, &price->limited, &point, &costs->use[price->op]);
 }
 
-void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced)
+/* All of PRICE's but its attention. */
+static void price_plain(OpCosts *costs, OpPrice *price, const StepFeatures *step, bool issued,
+                        bool forced)
 {
     CostPoint point = {0};
-    double gpu_ns;
+    double gpu_ns = 0;
     point.at[AXIS_TOKENS] = step->tokens;
     point.at[AXIS_REQUESTS] = step->requests;
-    for (uint32_t i = 0; i < costs->n_prices; i++) {
-        OpPrice *price = &costs->prices[i];
-        point.at[AXIS_ROWS] = price->op == OP_HEAD ? step->requests : step->tokens;
-        if (attends(price->op))
-            gpu_ns = attend_all(costs, price, step->groups);
-        else if ((costs->limits != NULL && price->op == OP_ROUTE) ||
-                 (costs->fixed != NULL && price->op == OP_EXPERTS))
-            gpu_ns = limited_ns(costs, price, &point);
-        else if (price->op == OP_ROUTE)
-            gpu_ns = route_ns(costs, price, &point, forced);
-        else if (price->op != OP_EXPERTS)
-            gpu_ns = op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
-        else
-            gpu_ns = 0;
+    point.at[AXIS_ROWS] = price->op == OP_HEAD ? step->requests : step->tokens;
+    if ((costs->limits != NULL && price->op == OP_ROUTE) ||
+        (costs->fixed != NULL && price->op == OP_EXPERTS))
+        gpu_ns = limited_ns(costs, price, &point);
+    else if (price->op == OP_ROUTE)
+        gpu_ns = route_ns(costs, price, &point, forced);
+    else if (price->op != OP_EXPERTS && !attends(price->op))
+        gpu_ns = op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
+    if (!attends(price->op))
         price->gpu_ns = whole(gpu_ns);
-        if (costs->predicts && price->predict.table != COSTS_NONE)
-            price->predict_ns =
-                op_costs_ns(costs, &price->predict, &point, &costs->use[OP_PREDICT]);
-        if (costs->predicts && issued && price->issue_predict.table != COSTS_NONE)
-            price->issue_predict_ns =
-                op_costs_ns(costs, &price->issue_predict, &point, &costs->other);
-        if (issued)
-            price_issue(costs, price, &point);
+    if (costs->predicts && price->predict.table != COSTS_NONE)
+        price->predict_ns = op_costs_ns(costs, &price->predict, &point, &costs->use[OP_PREDICT]);
+    if (costs->predicts && issued && price->issue_predict.table != COSTS_NONE)
+        price->issue_predict_ns = op_costs_ns(costs, &price->issue_predict, &point, &costs->other);
+    if (issued)
+        price_issue(costs, price, &point);
+}
+
+/* Prices that depend on nothing but how many tokens of how many requests a step has are kept, with
+ * how they were found, for the next one that has as many. */
+static void price_all_plain(OpCosts *costs, const StepFeatures *step, bool issued, bool forced)
+{
+    const PlainKey key = {step->tokens, step->requests, issued, forced};
+    if (memcmp(&key, &costs->plain, sizeof key) != 0) {
+        CostUse use[OPS];
+        CostUse other = costs->other;
+        memcpy(use, costs->use, sizeof use);
+        memset(costs->use, 0, sizeof costs->use);
+        costs->other = (CostUse){0};
+        for (uint32_t i = 0; i < costs->n_prices; i++)
+            price_plain(costs, &costs->prices[i], step, issued, forced);
+        memcpy(costs->plain_use, costs->use, sizeof costs->use);
+        costs->plain_other = costs->other;
+        memcpy(costs->use, use, sizeof use);
+        costs->other = other;
+        costs->plain = key;
     }
+    for (Op op = 0; op < OPS; op++)
+        cost_use_add(&costs->use[op], &costs->plain_use[op]);
+    cost_use_add(&costs->other, &costs->plain_other);
+}
+
+void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced)
+{
+    price_all_plain(costs, step, issued, forced);
+    for (uint32_t i = 0; i < costs->n_prices; i++)
+        if (attends(costs->prices[i].op))
+            costs->prices[i].gpu_ns = whole(attend_all(costs, &costs->prices[i], step->groups));
 }
 
 static CostPoint place_of(const ExpertWork *work)
@@ -397,14 +423,12 @@ static double experts_ns(OpCosts *costs, const OpPrice *price, const ExpertWork 
     return falling_ns > ns ? falling_ns : ns;
 }
 
-uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
+uint64_t op_costs_new_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
 {
     OpPrice *price = &costs->prices[number];
-    KnownWork *known = &price->known[queued][(work->active + 8 * work->rows) % KNOWN_WORKS];
+    KnownWork *known = op_costs_known(price, work, queued);
     if (work->active == 0)
         return 0;
-    if (memcmp(&known->work, work, sizeof *work) == 0)
-        return known->ns;
     known->work = *work;
     known->ns = whole(experts_ns(costs, price, work, queued));
     return known->ns;

@@ -101,6 +101,14 @@ typedef struct {
     KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
 } OpPrice;
 
+/* What prices depend on but those of attention; no tokens: none were found yet. */
+typedef struct {
+    uint32_t tokens;
+    uint32_t requests;
+    uint32_t issued; /* 0 or 1, as is the next */
+    uint32_t forced;
+} PlainKey;
+
 typedef struct {
     const Hardware *hardware;
     const HardwareModel *model;
@@ -116,6 +124,9 @@ typedef struct {
     bool predicts;    /* routers are asked ahead: that is priced, too */
     CostUse use[OPS]; /* by operation */
     CostUse other;    /* of all other tables */
+    PlainKey plain;   /* of the step that was priced last */
+    CostUse plain_use[OPS]; /* how its costs were found, attention's left out */
+    CostUse plain_other;
 } OpCosts;
 
 /* MODEL is a name as in a trace, PLAN says how is gated. HARDWARE and PLAN must outlive it. Fails
@@ -140,11 +151,29 @@ int64_t op_costs_signed_ns(const OpCosts *costs, const CostRef *ref, const CostP
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced);
 /* About how many kernels the host queues in ISSUE_NS, at least 1. */
 uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns);
-/* Of one call that computes WORK; QUEUED: it is given a list of experts. */
-uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
 /* ACTIVE experts of ROWS rows each that the host's cores compute together, with weights that come
  * from memory by the share COLD, 0 to 1, and else from its caches. */
 double op_costs_host_expert(OpCosts *costs, uint32_t price, uint32_t active, uint32_t rows,
                             double cold);
+
+/* Where a call of WORK is kept, if it was priced before. */
+static inline KnownWork *op_costs_known(OpPrice *price, const ExpertWork *work, bool queued)
+{
+    return &price->known[queued][(work->active + 8 * work->rows) % KNOWN_WORKS];
+}
+
+/* op_costs_experts() of what is not kept. */
+uint64_t op_costs_new_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
+
+/* Of one call that computes WORK; QUEUED: it is given a list of experts. */
+static inline uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work,
+                                        bool queued)
+{
+    const KnownWork *known = op_costs_known(&costs->prices[price], work, queued);
+    if (known->work.active == work->active && known->work.rows == work->rows &&
+        known->work.load == work->load && known->work.squares == work->squares)
+        return known->ns;
+    return op_costs_new_experts(costs, price, work, queued);
+}
 
 #endif

@@ -31,9 +31,19 @@ typedef struct {
 const uint8_t *replay_count_assignments(const uint8_t *counts, const uint8_t *hit, uint32_t n,
                                         ReplayLayer *layer, ReplayPhase *phase)
 {
-    uint64_t assignments = 0;
-    uint64_t hits = 0;
+    uint32_t of_bytes = 0;
+    uint32_t hits_of_bytes = 0;
+    uint8_t all = 0;
     for (uint32_t i = 0; i < n; i++) {
+        of_bytes += counts[i];
+        hits_of_bytes += hit[i] ? counts[i] : 0u;
+        all |= counts[i];
+    }
+    uint64_t assignments = all < 0x80 ? of_bytes : 0;
+    uint64_t hits = all < 0x80 ? hits_of_bytes : 0;
+    if (all < 0x80) /* nearly always: a byte each */
+        counts += n;
+    for (uint32_t i = 0; all >= 0x80 && i < n; i++) {
         uint64_t tokens = packed_count_read(&counts);
         assignments += tokens;
         hits += hit[i] ? tokens : 0;

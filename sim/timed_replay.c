@@ -1,5 +1,6 @@
 #include "sim/timed_replay.h"
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 typedef struct {
@@ -31,15 +32,25 @@ static Status begin_step(Player *player, uint32_t step)
     return timing_begin(player->timing, player->step, 0);
 }
 
+/* Rows of each expert, MOST at the most. Nearly all counts take one byte. */
+static void read_rows(const uint8_t *counts, uint32_t n, uint32_t most, uint32_t *rows)
+{
+    uint8_t all = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        rows[i] = counts[i];
+        all |= counts[i];
+    }
+    for (uint32_t i = 0; all >= 0x80 && i < n; i++)
+        rows[i] = packed_count_read(&counts);
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = rows[i] < most ? rows[i] : most;
+}
+
 Status timing_packed_event(Timing *timing, const PackedEvent *event, const BufferAction *actions,
                            uint32_t n_actions, uint32_t *rows)
 {
-    const uint8_t *at = event->counts;
-    uint32_t most = timing_most_rows(timing);
-    for (uint32_t i = 0; event->counts != NULL && i < event->n_active; i++) {
-        uint32_t count = packed_count_read(&at);
-        rows[i] = count < most ? count : most;
-    }
+    if (event->counts != NULL)
+        read_rows(event->counts, event->n_active, timing_most_rows(timing), rows);
     const TimingEvent timed = {.layer_index = event->layer_index,
                                .n = event->n_active,
                                .experts = event->experts,
@@ -56,6 +67,18 @@ static Status play_event(void *argument, const PackedEvent *event, const BufferA
     return timing_packed_event(player->timing, event, actions, n_actions, player->rows);
 }
 
+/* Without a buffer there is nothing to decide. */
+static Status play_resident(Player *player, const PackedTrace *trace, ReplayResult *result)
+{
+    PackedCursor cursor = packed_cursor(trace);
+    PackedEvent event;
+    uint64_t start_ns = clock_ns();
+    while (packed_next(&cursor, &event))
+        TRY(play_event(player, &event, NULL, 0));
+    result->replay_ns += clock_ns() - start_ns;
+    return OK;
+}
+
 Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing *timing,
                     const TraceFeatures *features, uint64_t first, const Plan *plan,
                     StepObserver observer, void *argument, ReplayResult *result)
@@ -67,12 +90,15 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
                      .argument = argument};
     const Plan replayed = timing_plan_of_one_rank(plan);
     TRY(mem_new(&player.rows, (size_t)trace->max_active + 1, sizeof *player.rows, "replay"));
-    Status status = replay_run(trace, &replayed, future, play_event, &player, result);
-    if (status == OK) {
+    const bool decides = plan->buffer.on;
+    Status status =
+        replay_run(trace, &replayed, future, decides ? play_event : NULL, &player, result);
+    if (status == OK && !decides)
+        status = play_resident(&player, trace, result);
+    if (status == OK)
         status = end_step(&player);
-        if (status != OK)
-            replay_result_free(result);
-    }
+    if (status != OK)
+        replay_result_free(result);
     mem_free(player.rows);
     return status;
 }

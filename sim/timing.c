@@ -147,11 +147,31 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
     return OK;
 }
 
+/* As many experts of few rows have squares that 32 bits hold. */
+static ExpertWork work_of_few(const TimingEvent *event, uint32_t rows)
+{
+    uint32_t squares = 0;
+    for (uint32_t i = 0; i < event->n; i++)
+        squares += event->rows[i] * event->rows[i];
+    return (ExpertWork){.active = event->n, .rows = rows, .load = event->n, .squares = squares};
+}
+
+_Static_assert((uint64_t)COST_LOAD_ROWS *COST_LOAD_ROWS *TRACE_MAX_EXPERTS < UINT32_MAX,
+               "few rows are few");
+
 static ExpertWork work_of(const TimingEvent *event)
 {
     ExpertWork work = {.active = event->n, .rows = event->n, .load = event->n, .squares = event->n};
+    uint32_t rows = 0;
+    uint32_t most = 0;
     if (event->rows == NULL)
         return work;
+    for (uint32_t i = 0; i < event->n; i++) {
+        rows += event->rows[i];
+        most = event->rows[i] > most ? event->rows[i] : most;
+    }
+    if (most <= COST_LOAD_ROWS)
+        return work_of_few(event, rows);
     work = (ExpertWork){0};
     for (uint32_t i = 0; i < event->n; i++)
         expert_work_add(&work, event->rows[i]);

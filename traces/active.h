@@ -10,8 +10,9 @@ typedef struct {
     uint64_t *seen;    /* [experts / 64 + 1] one bit per expert, all zero between calls */
     uint16_t *active;  /* [experts] result: ascending ids */
     uint32_t *tokens;  /* [experts] result: assignments of each */
-    uint16_t *touches; /* [experts] room for last_touches() */
+    uint16_t *touches; /* [experts + 1] result of active_set_order(): as of last_touches() */
     uint16_t *place;   /* [experts] its scratch */
+    uint64_t *last;    /* [experts] the same */
     size_t bytes;      /* heap bytes held */
 } ActiveSet;
 
@@ -22,6 +23,18 @@ void active_set_free(ActiveSet *set);
  * experts. O(ids + experts / 64 + active). */
 uint32_t active_set_count(ActiveSet *set, const uint16_t *experts, size_t ids,
                           uint32_t experts_of_layer);
+
+/* The same, and the order of last touches. */
+uint32_t active_set_order(ActiveSet *set, const uint16_t *experts, size_t ids,
+                          uint32_t experts_of_layer);
+
+/* What a token needs of each of N_LAYERS layers, of TOP_K experts each: sorted into ACTIVE, and the
+ * order of touches in TOUCHES, both [n_layers][top_k]. False, with nothing said, where TOP_K is
+ * above ACTIVE_TOKEN_TOP_K, an expert is dropped or asked twice, or ids are above
+ * ACTIVE_TOKEN_EXPERT. */
+enum { ACTIVE_TOKEN_TOP_K = 8, ACTIVE_TOKEN_EXPERT = 4087 };
+bool active_of_token(const uint16_t *experts, uint32_t n_layers, uint32_t top_k, uint16_t *active,
+                     uint8_t *touches);
 
 /* The order of last touches, as engines with a staging area see them: token by token, router order,
  * a repeated expert only renews its touch. Of the N_ACTIVE experts in ACTIVE that EXPERTS[ids]

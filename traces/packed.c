@@ -103,17 +103,33 @@ static size_t put_count(uint8_t *to, uint32_t value)
     return n;
 }
 
-static void put_touches(PackedTrace *trace, const uint16_t *experts, size_t ids, uint32_t n)
+static void put_touches(PackedTrace *trace, const uint16_t *touches, uint32_t n)
 {
-    ActiveSet *active = &trace->builder->active;
     uint8_t *to = trace->touches + trace->touches_bytes;
-    last_touches(experts, ids, active->active, n, active->place, active->touches);
-    for (uint32_t i = 0; i < n; i++) {
-        *to++ = (uint8_t)active->touches[i];
-        if (n > 256)
-            *to++ = (uint8_t)(active->touches[i] >> 8);
+    for (uint32_t i = 0; i < n && n <= 256; i++)
+        to[i] = (uint8_t)touches[i];
+    for (uint32_t i = 0; i < n && n > 256; i++) {
+        *to++ = (uint8_t)touches[i];
+        *to++ = (uint8_t)(touches[i] >> 8);
     }
     trace->touches_bytes += packed_touch_bytes(n);
+}
+
+/* Most are below 128, and take a byte. */
+static void put_counts(PackedTrace *trace, const uint32_t *counts, uint32_t n)
+{
+    uint8_t *to = trace->counts + trace->counts_bytes;
+    uint32_t all = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        to[i] = (uint8_t)counts[i];
+        all |= counts[i];
+    }
+    trace->counts_bytes += n;
+    if (all < 0x80)
+        return;
+    trace->counts_bytes -= n;
+    for (uint32_t i = 0; i < n; i++)
+        trace->counts_bytes += put_count(trace->counts + trace->counts_bytes, counts[i]);
 }
 
 /* Appends one event; true when every count is 1. There is room. */
@@ -121,20 +137,43 @@ static bool append_event(PackedTrace *trace, const TraceLayer *layer, const uint
                          size_t ids)
 {
     ActiveSet *active = &trace->builder->active;
-    uint32_t n = active_set_count(active, experts, ids, layer->experts);
+    uint32_t n = active_set_order(active, experts, ids, layer->experts);
     uint64_t assignments = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         assignments += active->tokens[i];
-        trace->counts_bytes += put_count(trace->counts + trace->counts_bytes, active->tokens[i]);
-    }
     if (n > 0)
         memcpy(trace->experts + trace->n_lookups, active->active, n * sizeof *trace->experts);
-    put_touches(trace, experts, ids, n);
+    put_counts(trace, active->tokens, n);
+    put_touches(trace, active->touches, n);
     trace->n_active[trace->n_events++] = (uint16_t)n;
     trace->n_lookups += n;
     trace->n_assignments += assignments;
     trace->max_active = n > trace->max_active ? n : trace->max_active;
     return assignments == n;
+}
+
+/* Appends the events of a step of one token that asks nobody twice; else nothing, and false. There
+ * is room. */
+static bool append_token(PackedTrace *trace, StackSpan span, const uint16_t *experts)
+{
+    uint32_t top_k = trace->layers[span.first].top_k;
+    uint64_t ids = (uint64_t)span.count * top_k;
+    if (span.top_k != ids || top_k == 0)
+        return false;
+    for (uint32_t i = 1; i < span.count; i++)
+        if (trace->layers[span.first + i].top_k != top_k)
+            return false;
+    if (!active_of_token(experts, span.count, top_k, trace->experts + trace->n_lookups,
+                         trace->touches + trace->touches_bytes))
+        return false;
+    for (uint32_t i = 0; i < span.count; i++)
+        trace->n_active[trace->n_events + i] = (uint16_t)top_k;
+    trace->n_events += span.count;
+    trace->n_lookups += ids;
+    trace->n_assignments += ids;
+    trace->touches_bytes += ids;
+    trace->max_active = top_k > trace->max_active ? top_k : trace->max_active;
+    return true;
 }
 
 /* STEP has been checked. */
@@ -153,7 +192,8 @@ static Status append_step(PackedTrace *trace, const TraceStep *step)
     size_t counts_before = trace->counts_bytes;
     const uint16_t *experts = step->experts;
     bool single = step->tokens == 1;
-    for (uint32_t i = span.first; i < span.first + span.count; i++) {
+    bool done = single && append_token(trace, span, experts);
+    for (uint32_t i = span.first; !done && i < span.first + span.count; i++) {
         size_t ids = (size_t)step->tokens * trace->layers[i].top_k;
         single = append_event(trace, &trace->layers[i], experts, ids) && single;
         experts += ids;
@@ -327,7 +367,12 @@ bool packed_next_step(PackedCursor *cursor)
 void packed_skip_counts(PackedCursor *cursor, const PackedEvent *event)
 {
     const uint8_t *at = event->counts;
+    uint8_t all = 0;
     for (uint32_t i = 0; i < event->n_active; i++)
+        all |= at[i];
+    if (all < 0x80)
+        at += event->n_active;
+    for (uint32_t i = 0; all >= 0x80 && i < event->n_active; i++)
         packed_count_read(&at);
     cursor->count_at = (size_t)(at - cursor->trace->counts);
 }

@@ -13,14 +13,32 @@
 
 enum { ALIGNMENT = 64, LARGE_BYTES = 16 << 20, LEAST_ROOM = 64 };
 
-/* Sits in front of every block, so that a block's size and start are known when it is resized or
- * freed. MAPPED_BYTES is what was mapped for it, 0 when it came from the heap. */
+/* How a block was made, in the word before it. */
+typedef enum { BLOCK_ALIGNED, BLOCK_PLAIN } BlockKind;
+
+/* Sits in front of a block, so that its size and start are known when it is resized or freed.
+ * MAPPED_BYTES is what was mapped for it, 0 when it came from the heap. */
 typedef struct {
     size_t bytes;
     size_t mapped_bytes;
     void *heap; /* what is to be freed */
-    unsigned char pad[ALIGNMENT - 2 * sizeof(size_t) - sizeof(void *)];
+    unsigned char pad[ALIGNMENT - 3 * sizeof(size_t) - sizeof(void *)];
+    size_t kind; /* BlockKind */
 } BlockHeader;
+
+/* The same of blocks of SQLite and cJSON, which want neither zeroes nor more than malloc's
+ * alignment, but many small ones quickly. */
+typedef struct {
+    size_t bytes;
+    size_t kind;
+} PlainHeader;
+
+static_assert(sizeof(PlainHeader) % _Alignof(max_align_t) == 0, "blocks are aligned as malloc's");
+
+static bool is_plain(const void *block)
+{
+    return ((const PlainHeader *)block - 1)->kind == BLOCK_PLAIN;
+}
 
 static _Atomic int64_t live_blocks;
 static _Atomic uint64_t allocations;
@@ -88,6 +106,7 @@ static void *block_new(size_t bytes, bool zero)
     if (header == NULL)
         return no_block();
     header->bytes = bytes;
+    header->kind = BLOCK_ALIGNED;
     atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
     return header + 1;
 }
@@ -105,11 +124,21 @@ void mem_free(void *block)
     if (block == NULL)
         return;
     atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
+    if (is_plain(block)) {
+        free((PlainHeader *)block - 1);
+        return;
+    }
     BlockHeader *header = (BlockHeader *)block - 1;
     if (header->mapped_bytes > 0)
         munmap(header, header->mapped_bytes);
     else
         free(header->heap);
+}
+
+static size_t bytes_of(const void *block)
+{
+    return is_plain(block) ? ((const PlainHeader *)block - 1)->bytes
+                           : ((const BlockHeader *)block - 1)->bytes;
 }
 
 /* A block that is mapped keeps its pages. */
@@ -132,13 +161,13 @@ void *mem_resize(void *block, size_t count, size_t size)
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes))
         return no_block();
-    BlockHeader *header = block != NULL ? (BlockHeader *)block - 1 : NULL;
+    BlockHeader *header = block != NULL && !is_plain(block) ? (BlockHeader *)block - 1 : NULL;
     if (header != NULL && header->mapped_bytes > 0 && bytes >= LARGE_BYTES)
         return map_resize(header, bytes);
     void *moved = block_new(bytes, false);
     if (moved == NULL || block == NULL)
         return moved;
-    size_t old_bytes = header->bytes;
+    size_t old_bytes = bytes_of(block);
     memcpy(moved, block, old_bytes < bytes ? old_bytes : bytes);
     mem_free(block);
     return moved;
@@ -194,13 +223,6 @@ int64_t mem_live_blocks(void)
     return atomic_load(&live_blocks);
 }
 
-/* Blocks for SQLite, which wants neither zeroes nor more than malloc's alignment, but many small
- * blocks quickly. */
-typedef union {
-    size_t bytes;
-    max_align_t align;
-} PlainHeader;
-
 static void *plain_resize(void *block, size_t bytes)
 {
     atomic_fetch_add_explicit(&allocations, 1, memory_order_relaxed);
@@ -211,22 +233,15 @@ static void *plain_resize(void *block, size_t bytes)
     if (moved == NULL)
         return no_block();
     moved->bytes = bytes;
+    moved->kind = BLOCK_PLAIN;
     if (block == NULL)
         atomic_fetch_add_explicit(&live_blocks, 1, memory_order_relaxed);
     return moved + 1;
 }
 
-static void plain_free(void *block)
-{
-    if (block == NULL)
-        return;
-    atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
-    free((PlainHeader *)block - 1);
-}
-
 static void *json_alloc(size_t bytes)
 {
-    return block_new(bytes, false);
+    return plain_resize(NULL, bytes);
 }
 
 static void *sqlite_alloc(int bytes)
@@ -264,7 +279,7 @@ void memory_install(void)
 {
     static const sqlite3_mem_methods methods = {
         .xMalloc = sqlite_alloc,
-        .xFree = plain_free,
+        .xFree = mem_free,
         .xRealloc = sqlite_resize,
         .xSize = sqlite_size,
         .xRoundup = sqlite_round_up,

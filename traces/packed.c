@@ -253,6 +253,7 @@ static Status reserve(PackedTrace *trace, TraceReader *reader)
     TRY(resize_steps(trace, trace_reader_steps(reader) + 1));
     TRY(resize_events(trace, events + 1));
     TRY(resize_touches(trace, lookups + 1)); /* grows for events of more than 256 experts */
+    TRY(resize_counts(trace, lookups + 1));  /* ... of 128 tokens of one; untouched where none is */
     return resize_lookups(trace, lookups + 1);
 }
 

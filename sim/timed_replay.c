@@ -67,14 +67,34 @@ static Status play_event(void *argument, const PackedEvent *event, const BufferA
     return timing_packed_event(player->timing, event, actions, n_actions, player->rows);
 }
 
+/* The step at which CURSOR stands, if all its events are of as many experts with a token each. */
+static bool play_plainly(Timing *timing, PackedCursor *cursor)
+{
+    const uint16_t *n_active = cursor->trace->n_active + cursor->event;
+    if (cursor->counted)
+        return false;
+    for (uint32_t i = 1; i < cursor->left; i++)
+        if (n_active[i] != n_active[0])
+            return false;
+    if (!timing_plain_events(timing, cursor->layer_index, cursor->left, n_active[0]))
+        return false;
+    packed_skip_events(cursor, n_active[0]);
+    return true;
+}
+
 /* Without a buffer there is nothing to decide. */
 static Status play_resident(Player *player, const PackedTrace *trace, ReplayResult *result)
 {
     PackedCursor cursor = packed_cursor(trace);
     PackedEvent event;
     uint64_t start_ns = clock_ns();
-    while (packed_next(&cursor, &event))
-        TRY(play_event(player, &event, NULL, 0));
+    while (packed_next_step(&cursor)) {
+        TRY(begin_step(player, trace->step_id[cursor.step]));
+        if (play_plainly(player->timing, &cursor))
+            continue;
+        while (cursor.left > 0 && packed_next(&cursor, &event))
+            TRY(timing_packed_event(player->timing, &event, NULL, 0, player->rows));
+    }
     result->replay_ns += clock_ns() - start_ns;
     return OK;
 }

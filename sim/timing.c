@@ -199,6 +199,43 @@ static void add_event(Timing *timing, const TimingEvent *event)
     timing->layer_ns[layer->layer] += ns;
 }
 
+/* Counts PLAIN, as often as it happened, to its layers. */
+static void spread_plain(const Timing *timing, uint64_t *layer_ns)
+{
+    const PlainEvents *plain = &timing->plain;
+    for (uint32_t i = plain->first; i < plain->first + plain->n_events; i++)
+        layer_ns[timing->layers[i].layer] += plain->times * timing->layers[i].plain_ns;
+}
+
+/* Prices of events that are not those of the step before. */
+static void price_plain(Timing *timing, uint32_t first, uint32_t n_events, uint32_t each)
+{
+    PlainEvents *plain = &timing->plain;
+    spread_plain(timing, timing->layer_ns);
+    *plain = (PlainEvents){.first = first, .n_events = n_events, .each = each};
+    for (uint32_t i = first; i < first + n_events; i++) {
+        LayerTime *layer = &timing->layers[i];
+        const TimingEvent event = {.layer_index = i, .n = each};
+        layer->plain_ns = experts_ns(timing, &event, layer->price) + timing->stamp_ns;
+        plain->ns += layer->plain_ns;
+    }
+}
+
+bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint32_t each)
+{
+    PlainEvents *plain = &timing->plain;
+    if (!timing->adds || timing->costs.fixed != NULL)
+        return false;
+    if (plain->number + 1 != timing->number || plain->first != first ||
+        plain->n_events != n_events || plain->each != each)
+        price_plain(timing, first, n_events, each);
+    plain->number = timing->number;
+    plain->times++;
+    timing->gpu_ns += plain->ns;
+    timing->op_ns[OP_EXPERTS] += plain->ns;
+    return true;
+}
+
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                     uint32_t n_actions)
 {
@@ -363,6 +400,7 @@ static void add_phase(PhaseTime *sum, const PhaseTime *more)
 static void spread_added(const Timing *timing, uint64_t op_ns[OPS])
 {
     memcpy(timing->layer_sum, timing->layer_ns, timing->n_model_layers * sizeof *timing->layer_ns);
+    spread_plain(timing, timing->layer_sum);
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (uint32_t i = 0; i < timing->costs.n_ops[stack]; i++) {
             const StepOp *op = &timing->costs.ops[stack][i];

@@ -119,6 +119,10 @@ typedef struct {
 } TimingEvent;
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                     uint32_t n_actions);
+/* All events of a step, from the one of layer FIRST on, each of EACH experts with a row: without
+ * their names, which count for nothing where nothing is decided and no records are wanted. False,
+ * and nothing is played, where that is not so. */
+bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint32_t each);
 /* Rows that an expert of the step computes at the most: the plan's gating drops what is over. */
 uint32_t timing_most_rows(const Timing *timing);
 /* The step ends. */

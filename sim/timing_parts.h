@@ -62,6 +62,7 @@ typedef struct {
 typedef struct {
     uint32_t layer;         /* the model's number */
     uint32_t price;         /* of its experts */
+    uint64_t plain_ns;      /* of its event among Timing.plain */
     bool predicts;          /* the plan asks the router of a layer further on, and there is one */
     uint64_t slot_bytes;    /* that a load copies */
     uint64_t asked_ns;      /* of a load, by the plan's link; 0: as it comes */
@@ -76,6 +77,16 @@ typedef struct {
     uint64_t *host_read; /* [experts] what the host had read when it had read the expert; 0: never;
                             NULL unless the host computes */
 } LayerTime;
+
+/* Events of timing_plain_events(), as those of the step before. */
+typedef struct {
+    uint64_t number; /* of the last step that had them */
+    uint32_t first;
+    uint32_t n_events;
+    uint32_t each;
+    uint64_t ns;    /* of all of them */
+    uint64_t times; /* that they are not counted yet in layer_ns */
+} PlainEvents;
 
 struct Timing {
     TimingOptions options;
@@ -184,6 +195,7 @@ struct Timing {
     uint32_t *count[2]; /* [n_prices] */
     uint64_t *added_ns[2];
     bool adds; /* the present step is such a one */
+    PlainEvents plain;
 
     SeenShape *shapes;   /* [n_shapes] */
     StepMode *next_mode; /* ... how the next of each runs */
@@ -194,7 +206,7 @@ struct Timing {
     uint64_t op_ns[OPS];
     uint64_t rest_ns;
     uint64_t between_ns;
-    uint64_t *layer_ns;  /* [n_model_layers], without what was added up */
+    uint64_t *layer_ns;  /* [n_model_layers], without what was added up and plain.times */
     uint64_t *layer_sum; /* [n_model_layers] with it, for timing_totals() */
     uint32_t n_model_layers;
 };

@@ -91,6 +91,11 @@ static uint32_t largest_plus_one(const uint16_t *experts, size_t count)
 Status layers_check_experts(const char *file, const TraceLayer *layers, StackSpan span,
                             uint32_t step, uint32_t tokens, const uint16_t *experts, Status status)
 {
+    uint32_t least = TRACE_MAX_EXPERTS;
+    for (uint32_t i = 0; i < span.count; i++)
+        least = layers[span.first + i].experts < least ? layers[span.first + i].experts : least;
+    if (largest_plus_one(experts, (size_t)tokens * span.top_k) <= least)
+        return OK;
     for (uint32_t i = 0; i < span.count; i++) {
         const TraceLayer *layer = &layers[span.first + i];
         size_t ids = (size_t)tokens * layer->top_k;

@@ -378,6 +378,14 @@ void packed_skip_counts(PackedCursor *cursor, const PackedEvent *event)
     cursor->count_at = (size_t)(at - cursor->trace->counts);
 }
 
+void packed_skip_events(PackedCursor *cursor, uint32_t each)
+{
+    cursor->event += cursor->left;
+    cursor->lookup += (uint64_t)cursor->left * each;
+    cursor->touch_at += cursor->left * packed_touch_bytes(each);
+    cursor->left = 0;
+}
+
 void packed_touches(const PackedEvent *event, uint16_t *touches)
 {
     const uint8_t *at = event->touches;

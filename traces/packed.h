@@ -86,6 +86,8 @@ PackedCursor packed_cursor(const PackedTrace *trace);
  * counts. */
 bool packed_next_step(PackedCursor *cursor);
 void packed_skip_counts(PackedCursor *cursor, const PackedEvent *event);
+/* Passes over what is left of a step without counts, whose events have EACH experts. */
+void packed_skip_events(PackedCursor *cursor, uint32_t each);
 
 /* Bytes of the order of touches of N experts. */
 static inline size_t packed_touch_bytes(uint32_t n)

@@ -38,9 +38,16 @@ Status row_fail(const Row *row, int column, const char *format, ...)
                 name != NULL ? name : "", name != NULL ? ": " : "", why);
 }
 
-static Status check_type(const Row *row, int column, int wanted)
+/* Several calls ask of one value: each column is looked up once. Statements belong to one thread,
+ * which an unprotected value wants. */
+static sqlite3_value *value_of(const Row *row, int column)
 {
-    int type = sqlite3_column_type(row->statement, column);
+    return sqlite3_column_value(row->statement, column);
+}
+
+static Status check_type(const Row *row, int column, sqlite3_value *value, int wanted)
+{
+    int type = sqlite3_value_type(value);
     if (type == wanted)
         return OK;
     return row_fail(row, column, "%s, wanted is %s", type_name(type), type_name(wanted));
@@ -48,8 +55,9 @@ static Status check_type(const Row *row, int column, int wanted)
 
 Status row_u64(const Row *row, int column, uint64_t least, uint64_t most, uint64_t *value)
 {
-    TRY(check_type(row, column, SQLITE_INTEGER));
-    int64_t number = sqlite3_column_int64(row->statement, column);
+    sqlite3_value *found = value_of(row, column);
+    TRY(check_type(row, column, found, SQLITE_INTEGER));
+    int64_t number = sqlite3_value_int64(found);
     if (number < 0 || (uint64_t)number < least || (uint64_t)number > most)
         return row_fail(row, column, "%lld, allowed is %llu to %llu", (long long)number,
                         (unsigned long long)least, (unsigned long long)most);
@@ -72,32 +80,46 @@ static Status row_memory(const Row *row)
 
 Status row_text(const Row *row, int column, bool optional, const char **text)
 {
+    sqlite3_value *value = value_of(row, column);
     *text = NULL;
-    if (optional && sqlite3_column_type(row->statement, column) == SQLITE_NULL)
+    if (optional && sqlite3_value_type(value) == SQLITE_NULL)
         return OK;
-    TRY(check_type(row, column, SQLITE_TEXT));
-    const char *found = (const char *)sqlite3_column_text(row->statement, column);
+    TRY(check_type(row, column, value, SQLITE_TEXT));
+    const char *found = (const char *)sqlite3_value_text(value);
     if (found == NULL)
         return row_memory(row);
-    size_t bytes = (size_t)sqlite3_column_bytes(row->statement, column);
+    size_t bytes = (size_t)sqlite3_value_bytes(value);
     if (strnlen(found, bytes) != bytes)
         return row_fail(row, column, "the text holds a zero byte");
     *text = found;
     return OK;
 }
 
+/* *ABSENT: it is NULL, which is allowed. */
+static Status take_blob(const Row *row, int column, bool optional, const void **data, size_t *bytes,
+                        bool *absent)
+{
+    sqlite3_value *value = value_of(row, column);
+    *data = NULL;
+    *bytes = 0;
+    *absent = optional && sqlite3_value_type(value) == SQLITE_NULL;
+    if (*absent)
+        return OK;
+    TRY(check_type(row, column, value, SQLITE_BLOB));
+    *data = sqlite3_value_blob(value);
+    *bytes = (size_t)sqlite3_value_bytes(value);
+    return *data == NULL && *bytes > 0 ? row_memory(row) : OK;
+}
+
 Status row_blob_of(const Row *row, int column, bool optional, size_t unit, const void **data,
                    size_t *bytes)
 {
+    const void *found;
+    size_t length;
+    bool absent;
     *data = NULL;
     *bytes = 0;
-    if (optional && sqlite3_column_type(row->statement, column) == SQLITE_NULL)
-        return OK;
-    TRY(check_type(row, column, SQLITE_BLOB));
-    const void *found = sqlite3_column_blob(row->statement, column);
-    size_t length = (size_t)sqlite3_column_bytes(row->statement, column);
-    if (found == NULL && length > 0)
-        return row_memory(row);
+    TRY(take_blob(row, column, optional, &found, &length, &absent));
     if (length % unit != 0)
         return row_fail(row, column, "%zu bytes, wanted is a multiple of %zu", length, unit);
     *data = found;
@@ -108,8 +130,8 @@ Status row_blob_of(const Row *row, int column, bool optional, size_t unit, const
 Status row_blob(const Row *row, int column, bool optional, uint64_t bytes, const void **data)
 {
     size_t length;
-    TRY(row_blob_of(row, column, optional, 1, data, &length));
-    bool absent = optional && sqlite3_column_type(row->statement, column) == SQLITE_NULL;
+    bool absent;
+    TRY(take_blob(row, column, optional, data, &length, &absent));
     if (!absent && length != bytes)
         return row_fail(row, column, "%zu bytes, wanted are %llu", length,
                         (unsigned long long)bytes);
@@ -118,21 +140,21 @@ Status row_blob(const Row *row, int column, bool optional, uint64_t bytes, const
 
 static Status crc_column(const Row *row, int column, uint32_t *crc)
 {
-    int type = sqlite3_column_type(row->statement, column);
+    sqlite3_value *value = value_of(row, column);
+    int type = sqlite3_value_type(value);
     if (type == SQLITE_NULL) {
         *crc = rowcrc_null(*crc);
         return OK;
     }
     if (type == SQLITE_INTEGER) {
-        *crc = rowcrc_integer(*crc, sqlite3_column_int64(row->statement, column));
+        *crc = rowcrc_integer(*crc, sqlite3_value_int64(value));
         return OK;
     }
     if (type == SQLITE_FLOAT)
         return row_fail(row, column, "a real number");
-    const void *data = type == SQLITE_TEXT
-                           ? (const void *)sqlite3_column_text(row->statement, column)
-                           : sqlite3_column_blob(row->statement, column);
-    size_t bytes = (size_t)sqlite3_column_bytes(row->statement, column);
+    const void *data =
+        type == SQLITE_TEXT ? (const void *)sqlite3_value_text(value) : sqlite3_value_blob(value);
+    size_t bytes = (size_t)sqlite3_value_bytes(value);
     if (data == NULL && (bytes > 0 || type == SQLITE_TEXT))
         return row_memory(row);
     *crc = type == SQLITE_TEXT ? rowcrc_text(*crc, data, bytes) : rowcrc_blob(*crc, data, bytes);

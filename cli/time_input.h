@@ -47,10 +47,10 @@ typedef struct {
 /* A profile, the features of a trace, and a plan's time on it. Zero-initialise. */
 typedef struct {
     Hardware hardware;
-    char *model; /* that the trace names */
-    bool forced; /* its routing was laid on the model */
+    char *model;            /* that the trace names */
+    bool forced;            /* its routing was laid on the model */
     TraceFeatures features; /* the caller's trace_input_timed() gives them */
-    RebatchTokens *tokens; /* of plan_timer_input() */
+    RebatchTokens *tokens;  /* of plan_timer_input() */
     Timing *timing;
     TimingMemory memory;
     Timeline *timeline;

@@ -224,7 +224,7 @@ static void price_plain(Timing *timing, uint32_t first, uint32_t n_events, uint3
 bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint32_t each)
 {
     PlainEvents *plain = &timing->plain;
-    if (!timing->adds || timing->costs.fixed != NULL)
+    if (!timing->adds || timing->costs.fixed != NULL || timing->ranks.count > 1)
         return false;
     if (plain->number + 1 != timing->number || plain->first != first ||
         plain->n_events != n_events || plain->each != each)

@@ -1,6 +1,8 @@
 #include "base/status.h"
 #include "tests/support.h"
 
+#include <sqlite3.h>
+
 #include "base/memory.h"
 #include "tests/import_maker.h"
 
@@ -231,35 +233,69 @@ static void ragged_sequences_are_refused(void **unused)
     assert_import_refused(options, "no column \"nothing\"");
 }
 
-/* Ids are a byte each, request and position four; every table of the schema takes a page. */
-static void a_trace_is_hardly_larger_than_what_it_holds(void **unused)
+enum { SIZED_TOKENS = 8192, SIZED_IDS = 24 * 4 };
+
+/* Imports the same 8192 tokens in steps of so many; returns the bytes of the trace OUT. */
+static size_t bytes_in_steps_of(uint32_t step_tokens, const char *out)
 {
-    (void)unused;
-    enum { N = 8192, PER_TOKEN = 24 * 4 };
-    static uint8_t routes[N * PER_TOKEN];
-    static const struct {
-        uint32_t step_tokens;
-        double most; /* of all bytes */
-    } CASES[] = {{1, 1.49}, {256, 1.05}, {2048, 1.05}};
+    static uint8_t routes[SIZED_TOKENS * SIZED_IDS];
+    FileMap map;
     uint64_t state = 9;
     for (size_t i = 0; i < sizeof routes; i++)
         routes[i] = (uint8_t)random_below(&state, 32);
     const char *path = npy_file("large.npy", "|u1", "(8192, 24, 4)", routes, sizeof routes);
-    const char *out = scratch_name("large.db");
+    import_to((ImportOptions){.from = IMPORT_NPY,
+                              .path = path,
+                              .step_given = true,
+                              .step = IMPORT_STEP_COUNT,
+                              .step_tokens = step_tokens},
+              out);
+    assert_ok(file_map_open(out, &map));
+    size_t bytes = map.bytes;
+    file_map_close(&map);
+    return bytes;
+}
+
+/* Ids are a byte each, request and position four; every table of the schema takes a page. */
+static void a_trace_is_hardly_larger_than_what_it_holds(void **unused)
+{
+    (void)unused;
+    static const struct {
+        uint32_t step_tokens;
+        double most; /* of all bytes */
+    } CASES[] = {{1, 1.49}, {16, 1.08}, {64, 1.04}, {256, 1.03}, {1024, 1.03}, {2048, 1.03}};
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
-        FileMap map;
-        import_to((ImportOptions){.from = IMPORT_NPY,
-                                  .path = path,
-                                  .step_given = true,
-                                  .step = IMPORT_STEP_COUNT,
-                                  .step_tokens = CASES[i].step_tokens},
-                  out);
-        assert_ok(file_map_open(out, &map));
-        double share = (double)map.bytes / (N * (PER_TOKEN + 8.0));
-        file_map_close(&map);
+        double share = (double)bytes_in_steps_of(CASES[i].step_tokens, scratch_name("large.db")) /
+                       (SIZED_TOKENS * (SIZED_IDS + 8.0));
         if (share > CASES[i].most)
             fail_msg("%u tokens a step: %.3f of the bytes, at most %.2f", CASES[i].step_tokens,
                      share, CASES[i].most);
+    }
+}
+
+static void no_other_page_size_makes_a_trace_much_smaller(void **unused)
+{
+    (void)unused;
+    static const uint32_t STEPS[] = {1, 2, 5, 16, 40, 64, 200, 256, 300, 1024};
+    for (size_t i = 0; i < sizeof STEPS / sizeof *STEPS; i++) {
+        const char *out = scratch_name("paged.db");
+        const char *other = scratch_name("vacuumed.db");
+        size_t bytes = bytes_in_steps_of(STEPS[i], out);
+        for (int page = 512; page <= 65536; page *= 2) {
+            char sql[600];
+            FileMap map;
+            sqlite3 *db;
+            unlink(other);
+            snprintf(sql, sizeof sql, "PRAGMA page_size = %d; VACUUM INTO '%s'", page, other);
+            assert_int_equal(sqlite3_open(out, &db), SQLITE_OK);
+            assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
+            sqlite3_close(db);
+            assert_ok(file_map_open(other, &map));
+            if ((double)bytes > 1.015 * (double)map.bytes)
+                fail_msg("%u tokens a step: %zu bytes, with pages of %d they are %zu", STEPS[i],
+                         bytes, page, map.bytes);
+            file_map_close(&map);
+        }
     }
 }
 
@@ -315,6 +351,7 @@ int main(void)
         cmocka_unit_test(bad_arrays_are_refused),
         cmocka_unit_test(ragged_sequences_are_refused),
         cmocka_unit_test(a_trace_is_hardly_larger_than_what_it_holds),
+        cmocka_unit_test(no_other_page_size_makes_a_trace_much_smaller),
         cmocka_unit_test(an_existing_file_is_never_replaced),
         cmocka_unit_test(an_interrupt_leaves_nothing),
         cmocka_unit_test(every_failed_allocation_leaves_nothing),

@@ -269,9 +269,10 @@ static Status open_sink(const ImportOptions *options, Builder *builder)
         layers[i].expert_bytes = from->expert_bytes[builder->layers[i]];
     }
     if (status == OK)
-        status =
-            import_sink_open(options, layers, builder->n_layers, from->model, notes,
-                             (size_t)builder->n_layers * from->n_expert_used * 8, &builder->sink);
+        status = import_sink_open(
+            options, layers, builder->n_layers, from->model, notes,
+            &(ImportSteps){.bytes = (size_t)builder->n_layers * from->n_expert_used * 8},
+            &builder->sink);
     mem_free(layers);
     cJSON_Delete(notes);
     return status;

@@ -58,8 +58,8 @@ Status counts_writer_open(const ImportOptions *options, const uint32_t *layers, 
     if (status == OK)
         status = fill_layers(writer, layers);
     if (status == OK)
-        status = import_sink_open(options, writer->layers, n_layers, NULL, notes, USUAL_STEP_BYTES,
-                                  &writer->sink);
+        status = import_sink_open(options, writer->layers, n_layers, NULL, notes,
+                                  &(ImportSteps){.bytes = USUAL_STEP_BYTES}, &writer->sink);
     if (status == OK)
         status = import_sink_request(writer->sink, &(TraceRequest){0});
     if (status != OK) {

@@ -252,8 +252,8 @@ static Status write_records(Dump *dump, cJSON *notes)
     TRY(json_add_bool(notes, "requests_unknown", true));
     TRY(json_add_text(notes, "requests",
                       "not in the dump: the number is the sequence's place in its batch"));
-    TRY(import_sink_open(dump->options, dump->layers, dump->n_moe, NULL, notes, 1 << 20,
-                         &dump->sink));
+    TRY(import_sink_open(dump->options, dump->layers, dump->n_moe, NULL, notes,
+                         &(ImportSteps){.bytes = 1 << 20}, &dump->sink));
     Status status = OK;
     for (size_t i = 0; i < dump->records->count && status == OK; i++)
         status = write_record(dump, i);

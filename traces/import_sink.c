@@ -11,11 +11,14 @@
 #include "base/memory.h"
 #include "base/scratch.h"
 #include "traces/layers.h"
+#include "traces/page_size.h"
 #include "traces/recorder.h"
 
-/* A step of many tokens leaves half a page empty on average, and its row of places more: with 2048
- * bytes a page 256 tokens of 24 x top-4 take 1.02 of their own bytes, with 4096 1.10. */
-enum { LONG_STEP_BYTES = 16 << 10, LONG_PAGE = 2048 };
+/* Where steps differ in length a long one leaves half a page empty on average, and its row of
+ * places more: with 1024 bytes a page sequences of 24 x top-4 take 1.02 of their own bytes, with
+ * 4096 1.05.
+ */
+enum { LONG_STEP_BYTES = 16 << 10, LONG_PAGE = 1024, TABLES = 10 };
 enum { RING_BYTES = 32 << 20, RING_MOST = 512, RING_LEAST = 4, TRANSACTION_STEPS = 4096 };
 
 struct ImportSink {
@@ -70,8 +73,24 @@ static uint32_t ring_slots(size_t step_bytes)
     return slots > RING_MOST ? RING_MOST : (uint32_t)slots;
 }
 
+/* 0: the usual. A row's record has its header and what else the step is described by before the
+ * blobs. */
+static uint32_t page_bytes(const TraceLayer *layers, uint32_t n_layers, const ImportSteps *steps)
+{
+    enum { ROUTING_REST = 12, STEP_REST = 24 };
+    uint64_t ids = 0;
+    if (steps->count == 0)
+        return steps->bytes < LONG_STEP_BYTES ? 0 : LONG_PAGE;
+    for (uint32_t i = 0; i < n_layers; i++)
+        ids += layers[i].top_k * steps->tokens;
+    size_t id_bytes = layers_id_bytes(layers, n_layers) + (steps->weights ? sizeof(uint16_t) : 0);
+    const uint64_t rows[] = {ids * id_bytes + ROUTING_REST,
+                             steps->tokens * 2 * sizeof(uint32_t) + STEP_REST};
+    return page_size_for(rows, sizeof rows / sizeof *rows, steps->count, TABLES);
+}
+
 static Status open_recorder(ImportSink *sink, const TraceLayer *layers, uint32_t n_layers,
-                            const char *model, const char *notes, size_t step_bytes)
+                            const char *model, const char *notes, const ImportSteps *steps)
 {
     const ImportOptions *options = sink->options;
     const TraceRun run = {
@@ -80,11 +99,11 @@ static Status open_recorder(ImportSink *sink, const TraceLayer *layers, uint32_t
         .model = options->model != NULL ? options->model : model,
         .notes = notes,
     };
-    const RecorderOptions recorder = {.ring_slots = ring_slots(step_bytes),
+    const RecorderOptions recorder = {.ring_slots = ring_slots(steps->bytes),
                                       .transaction_steps = TRANSACTION_STEPS,
                                       .transaction_ns = 2000000000,
                                       .durability = DURABLE_NOT,
-                                      .page_bytes = step_bytes < LONG_STEP_BYTES ? 0 : LONG_PAGE};
+                                      .page_bytes = page_bytes(layers, n_layers, steps)};
     TRY(layers_check(options->path, layers, n_layers, ERR_INPUT));
     return recorder_open(sink->temporary, &run, layers, n_layers, &recorder, &sink->recorder);
 }
@@ -109,7 +128,8 @@ static void free_sink(ImportSink *sink)
 }
 
 Status import_sink_open(const ImportOptions *options, const TraceLayer *layers, uint32_t n_layers,
-                        const char *model, const cJSON *notes, size_t step_bytes, ImportSink **out)
+                        const char *model, const cJSON *notes, const ImportSteps *steps,
+                        ImportSink **out)
 {
     ImportSink *sink;
     char *text = NULL;
@@ -122,7 +142,7 @@ Status import_sink_open(const ImportOptions *options, const TraceLayer *layers, 
     if (status == OK)
         status = notes_text(options, notes, &text);
     if (status == OK)
-        status = open_recorder(sink, layers, n_layers, model, text, step_bytes);
+        status = open_recorder(sink, layers, n_layers, model, text, steps);
     cJSON_free(text);
     if (status != OK) {
         free_sink(sink);

@@ -7,11 +7,19 @@
 
 typedef struct ImportSink ImportSink;
 
+/* What is known of the steps that will come. */
+typedef struct {
+    size_t bytes;    /* about what one takes in memory */
+    uint64_t count;  /* 0: they differ in length, and these two are unknown */
+    uint64_t tokens; /* of each but the last */
+    bool weights;    /* they have weights */
+} ImportSteps;
+
 /* Begins the trace that OPTIONS asks for. NOTES, an object of the importer's own facts, becomes
  * run.notes.import, with the format and the file put in front; it may be NULL and stays the
- * caller's. MODEL and MODEL_CONFIG may be NULL. STEP_BYTES is about what a step takes in memory. */
+ * caller's. MODEL may be NULL. */
 Status import_sink_open(const ImportOptions *options, const TraceLayer *layers, uint32_t n_layers,
-                        const char *model, const cJSON *notes, size_t step_bytes,
+                        const char *model, const cJSON *notes, const ImportSteps *steps,
                         ImportSink **sink);
 Status import_sink_request(ImportSink *sink, const TraceRequest *request);
 /* The next step gets the number STEP, above those before; later ones count on from it. */

@@ -190,6 +190,31 @@ static Status add_notes(const ImportOptions *options, cJSON *notes)
                                      : OK;
 }
 
+/* Tokens that are a step each: those behind the prompts. */
+static uint64_t count_single(const ImportSequences *sequences)
+{
+    uint64_t single = 0;
+    for (size_t i = 0; i < sequences->count; i++)
+        single += sequences->items[i].tokens - sequences->items[i].prompt_here;
+    return single;
+}
+
+/* What is known of how long steps are. Prompts and what comes behind them differ: the larger part
+ * counts. */
+static ImportSteps steps_of(const ImportOptions *options, const ImportTokens *tokens,
+                            uint64_t longest)
+{
+    ImportStep step = options->step_given ? options->step : IMPORT_STEP_TOKEN;
+    uint64_t total = tokens->ids.shape[0];
+    ImportSteps steps = {.weights = tokens->weights != NULL, .tokens = longest};
+    if (step == IMPORT_STEP_TOKEN || step == IMPORT_STEP_COUNT)
+        steps.count = (total + longest - 1) / longest;
+    if (step == IMPORT_STEP_REQUEST && 2 * count_single(&tokens->sequences) >= total)
+        steps = (ImportSteps){
+            .weights = steps.weights, .tokens = 1, .count = count_single(&tokens->sequences)};
+    return steps;
+}
+
 static Status open_sink(const ImportOptions *options, const char *model, const cJSON *notes,
                         uint32_t experts, uint64_t step_tokens, Builder *builder)
 {
@@ -199,9 +224,10 @@ static Status open_sink(const ImportOptions *options, const char *model, const c
     fill_layers(options, builder->from, experts, layers);
     size_t ids_bytes = builder->layers * builder->top_k *
                        (sizeof *builder->ids + (builder->from->weights != NULL ? 4 : 0));
+    ImportSteps steps = steps_of(options, builder->from, step_tokens);
+    steps.bytes = step_tokens * (ids_bytes + 2 * sizeof(uint32_t));
     Status status =
-        import_sink_open(options, layers, n_layers, model, notes,
-                         step_tokens * (ids_bytes + 2 * sizeof(uint32_t)), &builder->sink);
+        import_sink_open(options, layers, n_layers, model, notes, &steps, &builder->sink);
     mem_free(layers);
     return status;
 }

@@ -328,7 +328,7 @@ static Status open_raw_sink(const Statistics *statistics, cJSON *notes, ImportSi
         snprintf(layers[i].name, sizeof layers[i].name, "layer %u", layers[i].layer);
     }
     Status status = import_sink_open(statistics->options, layers, statistics->n_layers, NULL, notes,
-                                     1 << 20, sink);
+                                     &(ImportSteps){.bytes = 1 << 20}, sink);
     mem_free(layers);
     return status;
 }

@@ -58,7 +58,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         TIME_OPTIONS(&arguments->time),
         {.name = "sizes",
          .argument = "given|all",
-         .help = "the study's (default), or all from 1 slot to every expert",
+         .help = "the study's (default), or all from 1 slot to every expert, where the study need "
+                 "not give any",
          .kind = OPTION_CHOICE,
          .value = &arguments->sizes,
          .choices = SIZES},
@@ -313,7 +314,7 @@ static Status load_and_sweep(const Arguments *arguments, SweepRanks *ranks, Swee
     Study study;
     PackedTrace trace;
     SimulatedTime time = {0};
-    TRY(study_load(arguments->study, &study));
+    TRY(study_load(arguments->study, arguments->sizes == SIZES_ALL, &study));
     Status status = load_trace(arguments, &study, &trace, &time.features);
     if (status != OK) {
         study_free(&study);

@@ -11,8 +11,9 @@ static const char BOUND_POLICY[] = "belady";
 
 typedef struct {
     const char *file;
-    JsonAt base; /* node NULL: none */
-    JsonAt grid; /* node NULL: none */
+    bool every_size; /* plans may leave their size out */
+    JsonAt base;     /* node NULL: none */
+    JsonAt grid;     /* node NULL: none */
     JsonAt plans;
     size_t n_grid; /* combinations */
     size_t n_plans;
@@ -145,6 +146,18 @@ static void name_combination(Plan *plan, bool is_named_by_grid, const char *more
     append_text(plan->name, sizeof plan->name, more);
 }
 
+/* What leaves its size out will have every one: until then it has one slot. */
+static Status give_size(const Source *source, cJSON *json)
+{
+    cJSON *buffer = cJSON_GetObjectItemCaseSensitive(json, "buffer");
+    bool has_size = cJSON_GetObjectItemCaseSensitive(buffer, "slots") != NULL ||
+                    cJSON_GetObjectItemCaseSensitive(buffer, "bytes") != NULL ||
+                    cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(buffer, "budget"));
+    if (!source->every_size || !cJSON_IsObject(buffer) || has_size)
+        return OK;
+    return json_add_u64(buffer, "slots", 1);
+}
+
 static Status plan_of_combination(const Source *source, size_t index, Plan *plan)
 {
     char place[400];
@@ -155,6 +168,8 @@ static Status plan_of_combination(const Source *source, size_t index, Plan *plan
         status = start_plan(source->base.node, &json);
     if (status == OK)
         status = put_combination(source, index, json);
+    if (status == OK)
+        status = give_size(source, json);
     if (status == OK)
         status = plan_from_json(json, place, plan);
     cJSON_Delete(json);
@@ -173,6 +188,8 @@ static Status listed_plan(const Source *source, const cJSON *item, size_t index,
         return json_fail(&at, "must be a plan");
     snprintf(place, sizeof place, "%s: %s", source->file, at.path);
     Status status = start_plan(item, &json);
+    if (status == OK)
+        status = give_size(source, json);
     if (status == OK)
         status = plan_from_json(json, place, plan);
     cJSON_Delete(json);
@@ -219,9 +236,9 @@ static Status count_plans(Source *source)
     return OK;
 }
 
-static Status read_source(const cJSON *json, const char *file, Source *source, Study *study)
+static Status read_source(const cJSON *json, Source *source, Study *study)
 {
-    *source = (Source){.file = file};
+    const char *file = source->file;
     JsonAt root = json_root(json, file);
     JsonAt at;
     uint32_t version;
@@ -345,11 +362,11 @@ static Status read_plans(const Source *source, Study *study)
     return study_add_bounds(study);
 }
 
-Status study_from_json(const cJSON *json, const char *file, Study *study)
+Status study_from_json(const cJSON *json, const char *file, bool every_size, Study *study)
 {
-    Source source;
+    Source source = {.file = file, .every_size = every_size};
     *study = (Study){0};
-    TRY(read_source(json, file, &source, study));
+    TRY(read_source(json, &source, study));
     Status status = json_print(json, false, &study->text);
     if (status == OK)
         status =
@@ -361,12 +378,12 @@ Status study_from_json(const cJSON *json, const char *file, Study *study)
     return status;
 }
 
-Status study_load(const char *path, Study *study)
+Status study_load(const char *path, bool every_size, Study *study)
 {
     cJSON *json;
     *study = (Study){0};
     TRY(json_load(path, STUDY_MAX_BYTES, &json));
-    Status status = study_from_json(json, path, study);
+    Status status = study_from_json(json, path, every_size, study);
     cJSON_Delete(json);
     return status;
 }

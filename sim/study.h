@@ -25,11 +25,12 @@ typedef struct {
     size_t n_bounds; /* added at the end */
 } Study;
 
-/* Loads PATH and checks every plan. Fails with ERR_INPUT naming the key, or the combination and
- * the key in it. On failure nothing is held. */
-Status study_load(const char *path, Study *study);
+/* Loads PATH and checks every plan. EVERY_SIZE: study_every_size() will be called, so that plans
+ * need neither slots nor bytes. Fails with ERR_INPUT naming the key, or the combination and the key
+ * in it. On failure nothing is held. */
+Status study_load(const char *path, bool every_size, Study *study);
 /* FILE names the origin in errors. */
-Status study_from_json(const cJSON *json, const char *file, Study *study);
+Status study_from_json(const cJSON *json, const char *file, bool every_size, Study *study);
 void study_free(Study *study);
 
 /* Puts every size in the place of the sizes that STUDY gives: each of its plans, taken without its

@@ -57,7 +57,7 @@ static inline Status parse_study(const char *text, Study *study)
     cJSON *json = NULL;
     *study = (Study){0};
     TRY(json_parse(text, strlen(text), "study.json", &json));
-    Status status = study_from_json(json, "study.json", study);
+    Status status = study_from_json(json, "study.json", false, study);
     cJSON_Delete(json);
     return status;
 }

@@ -522,6 +522,26 @@ static void sweep_of_all_sizes_names_the_first_hit_of_lru(void **unused)
     assert_non_null(strstr(again.out, "lru in order serial has its first hit at"));
 }
 
+static void a_study_of_all_sizes_need_not_give_any(void **unused)
+{
+    (void)unused;
+    static const char study[] =
+        "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"evict\": \"lru\"}},"
+        " \"grid\": {\"buffer.order\": [\"serial\", \"batch\"]},"
+        " \"plans\": [{\"moebius_plan\": 1, \"buffer\": {\"evict\": \"fifo\"}}]}";
+    char without[256];
+    snprintf(without, sizeof without, "%s", scratch_path("no-sizes.json"));
+    const char *out = scratch_path("no-sizes.db");
+    assert_ok(file_write_all(without, study, strlen(study)));
+    Run given = RUN("sweep", "--trace", trace_path, "--study", without, "--out", out);
+    assert_refused(&given, 2, "combination 1 (buffer.order=\"serial\"): buffer: needs \"slots\"");
+    Run all = RUN("sweep", "--trace", trace_path, "--study", without, "--out", out, "--sizes",
+                  "all", "--json");
+    cJSON *json = parse_output(&all);
+    assert_true(number_at(json, "plans") == 5 * EXPERTS); /* three plans and two bounds */
+    cJSON_Delete(json);
+}
+
 static void plan_refusals_leave_no_file(void **unused)
 {
     (void)unused;
@@ -748,6 +768,7 @@ int main(void)
         cmocka_unit_test(a_study_goes_from_sweep_to_plan_to_simulate),
         cmocka_unit_test(a_plan_that_learnt_says_all_that_it_needs),
         cmocka_unit_test(sweep_of_all_sizes_names_the_first_hit_of_lru),
+        cmocka_unit_test(a_study_of_all_sizes_need_not_give_any),
         cmocka_unit_test(plan_refusals_leave_no_file),
         cmocka_unit_test(what_is_no_regular_file_is_no_study),
         cmocka_unit_test(sweep_refuses_bad_studies_and_outputs),

@@ -202,7 +202,8 @@ static void what_a_trace_lacks_is_named(void **state)
                  "lacks.db: step 0: it has no predictions 2 MoE layers ahead (record "
                  "--predictions 2 makes them)");
     assert_lacks(path, &AS_RECORDED, &(SignalNeeds){.scores = true},
-                 "lacks.db: step 0: it has no router scores of all experts, and no weights");
+                 "lacks.db: step 0: it has no router scores of all experts, and no weights: "
+                 "evict ema-score takes either");
     assert_lacks(path, &apart, &(SignalNeeds){.distance = 1}, "batching.mode: regrouped tokens");
     assert_lacks(path, &apart, &(SignalNeeds){.scores = true}, "batching.mode: regrouped tokens");
     assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
@@ -557,7 +558,7 @@ static Status sweep_signalled(const Signalled *it, const char *text, const char 
     Study study;
     SweepTotals totals;
     assert_ok(json_parse(text, strlen(text), "study.json", &json));
-    assert_ok(study_from_json(json, "study.json", &study));
+    assert_ok(study_from_json(json, "study.json", false, &study));
     cJSON_Delete(json);
     SignalNeeds needs = plan_needs_signals(&study.plans[0]);
     TraceSignals *signals = signals_needed(&needs) ? signals_of(it, &needs) : NULL;

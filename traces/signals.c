@@ -211,7 +211,8 @@ static Status choose_source(TraceSignals *signals, const char *file, const Trace
     return fail(ERR_INPUT, "%s: step %u: it has no %s", file, step->step,
                 signals->source == SCORES_OF_ROUTER
                     ? "router scores of all experts, which steps before have"
-                    : "router scores of all experts, and no weights");
+                    : "router scores of all experts, and no weights: evict ema-score takes "
+                      "either (record --scores all keeps scores)");
 }
 
 static Status add_scores(TraceSignals *signals, const char *file, const TraceStep *step)

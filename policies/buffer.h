@@ -149,6 +149,10 @@ typedef struct {
 /* True when buffer_run() can take this buffer's events: nothing is prefetched, and nothing is read
  * that a run does not bring. */
 bool buffer_takes_runs(const ExpertBuffer *buffer);
+/* What an event of at most so many experts does to its layer's slots follows from which of them
+ * hit: every miss is loaded into a slot, a free one while there is one, else that of one expert
+ * outside the event. 0 unless the order is batch and each layer has slots of its own. */
+uint32_t buffer_plain_to(const ExpertBuffer *buffer);
 /* True when all layers share one scope, so that a run has them in the order of the trace; else it
  * has one layer. */
 bool buffer_is_shared(const ExpertBuffer *buffer);

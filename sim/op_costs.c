@@ -182,6 +182,59 @@ void op_costs_free(OpCosts *costs)
     *costs = (OpCosts){0};
 }
 
+/* ---- work ---- */
+
+/* As many experts of few rows have squares that 32 bits hold. */
+_Static_assert((uint64_t)COST_LOAD_ROWS *COST_LOAD_ROWS *TRACE_MAX_EXPERTS < UINT32_MAX,
+               "few rows are few");
+
+static uint32_t most_rows(const uint32_t *rows, uint32_t n)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n; i++)
+        most = rows[i] > most ? rows[i] : most;
+    return most;
+}
+
+ExpertWork expert_work_of(const uint32_t *rows, uint32_t n)
+{
+    ExpertWork work = {0};
+    uint32_t sum = 0;
+    uint32_t squares = 0;
+    if (most_rows(rows, n) > COST_LOAD_ROWS) {
+        for (uint32_t i = 0; i < n; i++)
+            expert_work_add(&work, rows[i]);
+        return work;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        sum += rows[i];
+        squares += rows[i] * rows[i];
+    }
+    return (ExpertWork){.active = n, .rows = sum, .load = n, .squares = squares};
+}
+
+ExpertWork expert_work_among(const uint32_t *rows, const uint8_t *hit, uint8_t is_hit, uint32_t n)
+{
+    ExpertWork work = {0};
+    uint32_t active = 0;
+    uint32_t sum = 0;
+    uint32_t squares = 0;
+    if (most_rows(rows, n) > COST_LOAD_ROWS) {
+        for (uint32_t i = 0; i < n; i++)
+            if (hit[i] == is_hit)
+                expert_work_add(&work, rows[i]);
+        return work;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t there = hit[i] == is_hit;
+        uint32_t of = there ? rows[i] : 0;
+        active += there;
+        sum += of;
+        squares += of * of;
+    }
+    return (ExpertWork){.active = active, .rows = sum, .load = active, .squares = squares};
+}
+
 /* ---- prices ---- */
 
 /* What attention multiplies: pairs of a token and a position that it sees. */

@@ -58,6 +58,16 @@ static inline void expert_work_join(ExpertWork *work, const ExpertWork *more)
     work->squares += more->squares;
 }
 
+/* N experts with a row each. */
+static inline ExpertWork expert_work_single(uint32_t n)
+{
+    return (ExpertWork){.active = n, .rows = n, .load = n, .squares = n};
+}
+
+/* Experts of ROWS[n]; of those among them whose HIT[n] is IS_HIT, 0 or 1. */
+ExpertWork expert_work_of(const uint32_t *rows, uint32_t n);
+ExpertWork expert_work_among(const uint32_t *rows, const uint8_t *hit, uint8_t is_hit, uint32_t n);
+
 /* A call that was priced before; none: active is 0. */
 typedef struct {
     ExpertWork work;

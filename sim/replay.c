@@ -1,5 +1,6 @@
 #include "sim/replay.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -17,6 +18,7 @@ struct Replay {
     uint32_t *rows;           /* the same */
     BufferAction *actions;    /* room for an event, or NULL without an observer */
     ReplayObserver observer;
+    HitObserver hit_observer;
     void *argument;
     ReplayResult result;
 };
@@ -99,7 +101,8 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
 static Status replay_events(Replay *replay)
 {
     if (replay->observer == NULL && buffer_takes_runs(replay->buffer))
-        return replay_blocks(&replay->cursor, replay->buffer, replay->next_use, &replay->result);
+        return replay_blocks(&replay->cursor, replay->buffer, replay->next_use,
+                             replay->hit_observer, replay->argument, &replay->result);
     PackedCursor cursor = replay->cursor;
     PackedEvent event;
     while (packed_next(&cursor, &event)) {
@@ -215,6 +218,19 @@ Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture
     Replay *replay;
     *result = (ReplayResult){0};
     TRY(replay_open(trace, plan, future, observer, argument, &replay));
+    Status status = replay_go_on(replay);
+    replay_close(replay, status == OK ? result : NULL);
+    return status;
+}
+
+Status replay_run_hits(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                       HitObserver observer, void *argument, ReplayResult *result)
+{
+    Replay *replay;
+    *result = (ReplayResult){0};
+    TRY(replay_open(trace, plan, future, NULL, argument, &replay));
+    assert(buffer_takes_runs(replay->buffer));
+    replay->hit_observer = observer;
     Status status = replay_go_on(replay);
     replay_close(replay, status == OK ? result : NULL);
     return status;

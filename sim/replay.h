@@ -49,11 +49,19 @@ void replay_future_free(ReplayFuture *future);
 typedef Status (*ReplayObserver)(void *argument, const PackedEvent *event,
                                  const BufferAction *actions, uint32_t n_actions);
 
+/* The same with what hit alone, HIT[n_active], of events that may have been decided long before:
+ * for observers that need no more. */
+typedef Status (*HitObserver)(void *argument, const PackedEvent *event, const uint8_t *hit);
+
 /* Replays TRACE under PLAN. FUTURE must have been prepared for PLAN; ERR_INPUT when it lacks
  * signals that PLAN needs. OBSERVER may be NULL, which is
  * the fast path. RESULT is freed with replay_result_free(). */
 Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                   ReplayObserver observer, void *argument, ReplayResult *result);
+
+/* The same for an observer of hits; buffer_takes_runs() holds for PLAN's buffer. */
+Status replay_run_hits(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                       HitObserver observer, void *argument, ReplayResult *result);
 
 /* The same over a trace that grows: opened, gone on with after steps were added, and closed. */
 typedef struct Replay Replay;

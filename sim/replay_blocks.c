@@ -26,6 +26,9 @@ typedef struct {
     uint64_t n_lookups;
     const uint8_t *counts; /* of the first step with counts that is not counted yet */
     const uint8_t *touch_at;
+    HitObserver observer; /* or NULL */
+    void *argument;
+    PackedCursor told; /* up to where it was told */
 } Blocks;
 
 const uint8_t *replay_count_assignments(const uint8_t *counts, const uint8_t *hit, uint32_t n,
@@ -120,7 +123,7 @@ static void decide(Blocks *blocks, bool counted)
     const PackedTrace *trace = blocks->trace;
     BufferRun run = {.experts = trace->experts + blocks->first_lookup,
                      .touches = blocks->touches,
-                     .hit = counted ? blocks->hit : NULL};
+                     .hit = counted || blocks->observer != NULL ? blocks->hit : NULL};
     if (blocks->next_use != NULL)
         run.next_use = blocks->next_use + blocks->first_lookup;
     if (blocks->touches != NULL)
@@ -166,22 +169,38 @@ static void count_tokens(Blocks *blocks, ReplayPhase *phase)
                 &blocks->result->layers[trace->step_first_layer[step] + i], phase);
 }
 
+static Status tell(Blocks *blocks)
+{
+    const uint8_t *hit = blocks->hit;
+    PackedCursor *cursor = &blocks->told;
+    PackedEvent event;
+    for (uint64_t i = 0; i < blocks->n_events; i++) {
+        packed_next(cursor, &event);
+        TRY(blocks->observer(blocks->argument, &event, hit));
+        hit += event.n_active;
+    }
+    return OK;
+}
+
 /* Decides and counts what is in the block, and empties it. */
-static void finish_block(Blocks *blocks)
+static Status finish_block(Blocks *blocks)
 {
     const PackedTrace *trace = blocks->trace;
     if (blocks->n_steps == 0)
-        return;
+        return OK;
     ReplayPhase *phase = &blocks->result->phases[trace->step_phase[blocks->first_step]];
     bool counted = !trace->step_single[blocks->first_step];
     decide(blocks, counted);
     count_lookups(blocks, counted, phase);
     if (counted)
         count_tokens(blocks, phase);
+    if (blocks->observer != NULL)
+        TRY(tell(blocks));
     blocks->first_step += blocks->n_steps;
     blocks->first_event += blocks->n_events;
     blocks->first_lookup += blocks->n_lookups;
     blocks->n_steps = blocks->n_events = blocks->n_lookups = 0;
+    return OK;
 }
 
 static uint64_t lookups_of_block(const PackedTrace *trace)
@@ -220,16 +239,16 @@ static void free_blocks(Blocks *blocks)
     mem_free(blocks->spans);
 }
 
-static void decide_all(Blocks *blocks)
+static Status decide_all(Blocks *blocks)
 {
     const PackedTrace *trace = blocks->trace;
     for (uint64_t step = blocks->first_step; step < trace->n_steps; step++) {
         uint64_t lookups = lookups_of_step(trace, step, blocks->first_event + blocks->n_events);
         if (!fits(blocks, step, lookups))
-            finish_block(blocks);
+            TRY(finish_block(blocks));
         add_step(blocks, step, lookups);
     }
-    finish_block(blocks);
+    return finish_block(blocks);
 }
 
 static void take_tallies(Blocks *blocks)
@@ -239,7 +258,7 @@ static void take_tallies(Blocks *blocks)
 }
 
 Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, const uint32_t *next_use,
-                     ReplayResult *result)
+                     HitObserver observer, void *argument, ReplayResult *result)
 {
     const PackedTrace *trace = cursor->trace;
     Blocks blocks = {.trace = trace,
@@ -250,11 +269,14 @@ Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, const uint32_t 
                      .first_event = cursor->event,
                      .first_lookup = cursor->lookup,
                      .counts = trace->counts + cursor->count_at,
-                     .touch_at = trace->touches + cursor->touch_at};
+                     .touch_at = trace->touches + cursor->touch_at,
+                     .observer = observer,
+                     .argument = argument,
+                     .told = *cursor};
     Status status = make_room(&blocks);
     if (status == OK) {
         take_tallies(&blocks);
-        decide_all(&blocks);
+        status = decide_all(&blocks);
         cursor->next_step = trace->n_steps;
         cursor->event = trace->n_events;
         cursor->lookup = trace->n_lookups;

@@ -58,6 +58,23 @@ Status timing_packed_event(Timing *timing, const PackedEvent *event, const Buffe
     return timing_event(timing, &timed, actions, n_actions);
 }
 
+static Status play_hits(void *argument, const PackedEvent *event, const uint8_t *hit)
+{
+    Player *player = argument;
+    uint32_t hits = 0;
+    if (player->step == NULL || player->step->step != event->step)
+        TRY(begin_step(player, event->step));
+    for (uint32_t i = 0; i < event->n_active; i++)
+        hits += hit[i];
+    if (event->counts != NULL)
+        read_rows(event->counts, event->n_active, timing_most_rows(player->timing), player->rows);
+    const TimingEvent timed = {.layer_index = event->layer_index,
+                               .n = event->n_active,
+                               .experts = event->experts,
+                               .rows = event->counts != NULL ? player->rows : NULL};
+    return timing_event_hits(player->timing, &timed, hit, event->n_active - hits);
+}
+
 static Status play_event(void *argument, const PackedEvent *event, const BufferAction *actions,
                          uint32_t n_actions)
 {
@@ -99,6 +116,18 @@ static Status play_resident(Player *player, const PackedTrace *trace, ReplayResu
     return OK;
 }
 
+/* Decisions, and what comes of them. */
+static Status play(Player *player, const PackedTrace *trace, const ReplayFuture *future,
+                   const Plan *plan, ReplayResult *result)
+{
+    if (timing_takes_hits(player->timing, trace->max_active))
+        return replay_run_hits(trace, plan, future, play_hits, player, result);
+    if (plan->buffer.on)
+        return replay_run(trace, plan, future, play_event, player, result);
+    TRY(replay_run(trace, plan, future, NULL, NULL, result));
+    return play_resident(player, trace, result);
+}
+
 Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing *timing,
                     const TraceFeatures *features, uint64_t first, const Plan *plan,
                     StepObserver observer, void *argument, ReplayResult *result)
@@ -110,11 +139,7 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
                      .argument = argument};
     const Plan replayed = timing_plan_of_one_rank(plan);
     TRY(mem_new(&player.rows, (size_t)trace->max_active + 1, sizeof *player.rows, "replay"));
-    const bool decides = plan->buffer.on;
-    Status status =
-        replay_run(trace, &replayed, future, decides ? play_event : NULL, &player, result);
-    if (status == OK && !decides)
-        status = play_resident(&player, trace, result);
+    Status status = play(&player, trace, future, &replayed, result);
     if (status == OK)
         status = end_step(&player);
     if (status != OK)

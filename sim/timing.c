@@ -147,35 +147,10 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
     return OK;
 }
 
-/* As many experts of few rows have squares that 32 bits hold. */
-static ExpertWork work_of_few(const TimingEvent *event, uint32_t rows)
-{
-    uint32_t squares = 0;
-    for (uint32_t i = 0; i < event->n; i++)
-        squares += event->rows[i] * event->rows[i];
-    return (ExpertWork){.active = event->n, .rows = rows, .load = event->n, .squares = squares};
-}
-
-_Static_assert((uint64_t)COST_LOAD_ROWS *COST_LOAD_ROWS *TRACE_MAX_EXPERTS < UINT32_MAX,
-               "few rows are few");
-
 static ExpertWork work_of(const TimingEvent *event)
 {
-    ExpertWork work = {.active = event->n, .rows = event->n, .load = event->n, .squares = event->n};
-    uint32_t rows = 0;
-    uint32_t most = 0;
-    if (event->rows == NULL)
-        return work;
-    for (uint32_t i = 0; i < event->n; i++) {
-        rows += event->rows[i];
-        most = event->rows[i] > most ? event->rows[i] : most;
-    }
-    if (most <= COST_LOAD_ROWS)
-        return work_of_few(event, rows);
-    work = (ExpertWork){0};
-    for (uint32_t i = 0; i < event->n; i++)
-        expert_work_add(&work, event->rows[i]);
-    return work;
+    return event->rows == NULL ? expert_work_single(event->n)
+                               : expert_work_of(event->rows, event->n);
 }
 
 /* The experts of an event of a step that does not wait. */
@@ -236,6 +211,22 @@ bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint
     return true;
 }
 
+/* Plays what comes before the experts of EVENT, which *EXPERTS then is. */
+static Status reach_experts(Timing *timing, const TimingEvent *event, const StepOp **experts)
+{
+    TRY(play_until(timing, &timing->options.layers[event->layer_index].layer, experts));
+    timing->at++;
+    return OK;
+}
+
+/* The host has queued the experts of a step that waits, and the stamp behind them. */
+static Status end_experts(Timing *timing, const StepOp *experts)
+{
+    timing->gpu_ns += timing->queue_stamp_ns;
+    timing->host_ns += timing->one_thread ? 0 : timing->issue_stamp_ns;
+    return stamp(timing, experts);
+}
+
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                     uint32_t n_actions)
 {
@@ -244,17 +235,33 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
         add_event(timing, event);
         return OK;
     }
-    TRY(play_until(timing, &timing->options.layers[event->layer_index].layer, &experts));
-    timing->at++;
+    TRY(reach_experts(timing, event, &experts));
     if (timing->waits) {
         TRY(timing_experts(timing, event, actions, n_actions, experts->price));
-        timing->gpu_ns += timing->queue_stamp_ns;
-        timing->host_ns += timing->one_thread ? 0 : timing->issue_stamp_ns;
-    } else {
-        run_op(timing, &timing->costs.prices[experts->price],
-               experts_ns(timing, event, experts->price));
+        return end_experts(timing, experts);
     }
+    run_op(timing, &timing->costs.prices[experts->price],
+           experts_ns(timing, event, experts->price));
     return stamp(timing, experts);
+}
+
+bool timing_takes_hits(const Timing *timing, uint32_t most)
+{
+    return timing->plain_to > 0 && most <= timing->plain_to && !timing->options.records &&
+           !timing->one_thread && timing->link == NULL;
+}
+
+Status timing_event_hits(Timing *timing, const TimingEvent *event, const uint8_t *hit,
+                         uint32_t n_misses)
+{
+    const StepOp *experts = NULL;
+    if (timing->adds) {
+        add_event(timing, event);
+        return OK;
+    }
+    TRY(reach_experts(timing, event, &experts));
+    TRY(timing_experts_hits(timing, event, hit, n_misses, experts->price));
+    return end_experts(timing, experts);
 }
 
 uint32_t timing_most_rows(const Timing *timing)

@@ -119,6 +119,12 @@ typedef struct {
 } TimingEvent;
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                     uint32_t n_actions);
+/* The same of an event of which HIT[n] says all, N_MISSES of 0, where timing_takes_hits(). */
+Status timing_event_hits(Timing *timing, const TimingEvent *event, const uint8_t *hit,
+                         uint32_t n_misses);
+/* True when events of at most MOST experts need no actions: all of an event's loads are its own
+ * layer's, and go where nobody of it is (buffer_plain_to()). */
+bool timing_takes_hits(const Timing *timing, uint32_t most);
 /* All events of a step, from the one of layer FIRST on, each of EACH experts with a row: without
  * their names, which count for nothing where nothing is decided and no records are wanted. False,
  * and nothing is played, where that is not so. */

@@ -415,27 +415,105 @@ static uint64_t end_of_hits(const Event *event, const ExpertWork *all)
     return later(timing->gpu_ns + queued_behind(timing, issue_ns), timing->host_ns + issue_ns) + ns;
 }
 
+/* The event is decided: the host has the counts, and knows what it will do. */
+static void begin_event(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
+{
+    Timing *timing = event->timing;
+    CostPoint point = {0};
+    event->first_host = timing->out.n_residency;
+    point.at[AXIS_ACTIVE] = event->event->n;
+    offer_host(event);
+    if (!timing->one_thread)
+        timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
+    timing->host_ns +=
+        op_costs_ns(&timing->costs, &timing->refs.decide, &point, &timing->costs.other);
+    *hits_end_ns = end_of_hits(event, all);
+}
+
+static void note_exposed(Timing *timing, uint64_t hits_end_ns)
+{
+    if (timing->gpu_ns > hits_end_ns)
+        timing->out.exposed_load_ns += timing->gpu_ns - hits_end_ns;
+}
+
 Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferAction *actions,
                       uint32_t n_actions, uint32_t price)
 {
     Event event = {.timing = timing, .event = asked, .price = price};
     ExpertWork all = {0};
-    CostPoint point = {0};
+    uint64_t hits_end_ns;
     for (uint32_t i = 0; i < asked->n; i++) {
         timing->rows_of[asked->experts[i]] = asked->rows != NULL ? asked->rows[i] : 1;
         expert_work_add(&all, timing->rows_of[asked->experts[i]]);
     }
-    event.first_host = timing->out.n_residency;
-    point.at[AXIS_ACTIVE] = asked->n;
-    offer_host(&event);
-    if (!timing->one_thread)
-        timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
-    timing->host_ns +=
-        op_costs_ns(&timing->costs, &timing->refs.decide, &point, &timing->costs.other);
-    uint64_t hits_end_ns = end_of_hits(&event, &all);
+    begin_event(&event, &all, &hits_end_ns);
     TRY(carry_out_all(&event, actions, n_actions));
     run_host(&event, actions, n_actions);
-    if (timing->gpu_ns > hits_end_ns)
-        timing->out.exposed_load_ns += timing->gpu_ns - hits_end_ns;
+    note_exposed(timing, hits_end_ns);
+    return OK;
+}
+
+/* ---- where hits say all ---- */
+
+/* Loads N experts of LAYER, as carry_out() does one after the other, when the hits are pending. */
+static Status load_missing(Event *event, const LayerTime *layer, uint32_t n)
+{
+    Timing *timing = event->timing;
+    ResidencyRecord record;
+    timing->out.bytes_loaded += n * timing->options.layers[event->event->layer_index].expert_bytes;
+    event->loaded.tickets = n;
+    if (layer->together) {
+        event->gathered = n;
+        event->gathered_layer = layer;
+        return OK;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        TRY(begin_load(event, layer, &record));
+        event->loaded.ready_ns =
+            later(event->loaded.ready_ns, record.start_ns + record.duration_ns);
+    }
+    return OK;
+}
+
+/* Experts of a layer that is full leave as others come. */
+static void fill_slots(Timing *timing, LayerTime *layer, uint32_t n)
+{
+    uint32_t free_slots = layer->slots - layer->residents;
+    uint32_t more = n < free_slots ? n : free_slots;
+    layer->residents += more;
+    timing->n_resident += more;
+    timing->resident_bytes += more * layer->slot_bytes;
+}
+
+static void split(const TimingEvent *asked, const uint8_t *hit, uint32_t n_misses, Event *event,
+                  ExpertWork *all)
+{
+    if (asked->rows == NULL) {
+        event->hits.work = expert_work_single(asked->n - n_misses);
+        event->loaded.work = expert_work_single(n_misses);
+        *all = expert_work_single(asked->n);
+        return;
+    }
+    *all = expert_work_of(asked->rows, asked->n);
+    event->hits.work = *all;
+    if (n_misses == 0)
+        return;
+    event->hits.work = expert_work_among(asked->rows, hit, 1, asked->n);
+    event->loaded.work = expert_work_among(asked->rows, hit, 0, asked->n);
+}
+
+Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
+                           uint32_t n_misses, uint32_t price)
+{
+    Event event = {.timing = timing, .event = asked, .price = price};
+    LayerTime *layer = &timing->layers[asked->layer_index];
+    ExpertWork all;
+    uint64_t hits_end_ns;
+    split(asked, hit, n_misses, &event, &all);
+    begin_event(&event, &all, &hits_end_ns);
+    TRY(load_missing(&event, layer, n_misses));
+    fill_slots(timing, layer, n_misses);
+    TRY(run_pending(&event));
+    note_exposed(timing, hits_end_ns);
     return OK;
 }

@@ -69,6 +69,7 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
     for (uint32_t i = 0; i < options->n_layers; i++) {
         uint32_t slots = options->plan->buffer.on ? buffer_slots(buffer, i) + staging
                                                   : options->layers[i].experts;
+        timing->layers[i].slots = slots;
         *most_slots = slots > *most_slots ? slots : *most_slots;
         widest = later(widest, timing->layers[i].slot_bytes);
         timing->slot_bytes =
@@ -77,6 +78,7 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
         for (uint32_t e = 0; options->plan->buffer.on && e < options->layers[i].experts; e++) {
             bool is_there = buffer_slot_of(buffer, i, e) != BUFFER_NO_SLOT;
             timing->n_initial += is_there;
+            timing->layers[i].residents += is_there;
             timing->initial_bytes += is_there ? timing->layers[i].slot_bytes : 0;
         }
     }
@@ -84,6 +86,7 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
         timing->slot_bytes = timing_ranks_slot_bytes(timing);
     if (!options->plan->buffer.on)
         timing->initial_bytes = timing->slot_bytes;
+    timing->plain_to = buffer_plain_to(buffer);
     buffer_free(buffer);
     return OK;
 }

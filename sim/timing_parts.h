@@ -72,6 +72,8 @@ typedef struct {
     bool together;          /* loads of an event are copied together */
     bool holds_back;        /* its prefetches are held back ... */
     uint32_t parts;         /* ... and loaded in so many parts */
+    uint32_t slots;         /* where they are its own, ... */
+    uint32_t residents;     /* ... and so many of them are filled; kept by timing_event_hits() */
     uint64_t part_ns;       /* each as long as this */
     PrefetchTime *prefetch; /* [experts] */
     uint64_t *host_read; /* [experts] what the host had read when it had read the expert; 0: never;
@@ -152,6 +154,7 @@ struct Timing {
     uint32_t n_experts;
     uint32_t distance; /* of that router; 0: none is asked */
     bool holds_all;
+    uint32_t plain_to; /* events of at most so many experts need no actions */
     bool settled;
     uint64_t slot_bytes;     /* of all slots */
     uint64_t initial_bytes;  /* of those that a fresh buffer fills */
@@ -281,5 +284,8 @@ uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *acti
  * end of the last call. */
 Status timing_experts(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                       uint32_t n_actions, uint32_t price);
+/* The same where HIT says all. */
+Status timing_experts_hits(Timing *timing, const TimingEvent *event, const uint8_t *hit,
+                           uint32_t n_misses, uint32_t price);
 
 #endif

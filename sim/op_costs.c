@@ -69,6 +69,35 @@ int64_t op_costs_signed_ns(const OpCosts *costs, const CostRef *ref, const CostP
     return ns > -MOST_NS ? (int64_t)ns : -(int64_t)MOST_NS;
 }
 
+/* The one that was noted in AFTER and not in BEFORE. */
+static CostStatus noted(const CostUse *before, const CostUse *after)
+{
+    CostStatus status = COST_OK;
+    while (after->n[status] == before->n[status])
+        status++;
+    return status;
+}
+
+int64_t op_costs_by_number(const OpCosts *costs, const CostRef *ref, const CostPoint *fixed,
+                           Axis axis, uint32_t number, bool is_time, KnownCosts *known,
+                           CostUse *use)
+{
+    uint32_t place = number % KNOWN_NUMBERS;
+    if (known->at[place].number == number + 1) {
+        use->n[known->at[place].status]++;
+        return known->at[place].ns;
+    }
+    CostPoint point = *fixed;
+    const CostUse before = *use;
+    point.at[axis] = number;
+    int64_t ns = is_time ? (int64_t)op_costs_ns(costs, ref, &point, use)
+                         : op_costs_signed_ns(costs, ref, &point, use);
+    known->at[place].number = number + 1;
+    known->at[place].status = noted(&before, use);
+    known->at[place].ns = ns;
+    return ns;
+}
+
 /* ---- the list of operations ---- */
 
 static Status find_op_table(const OpCosts *costs, const char *kind, const HardwareOp *op,

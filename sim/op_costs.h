@@ -74,7 +74,16 @@ typedef struct {
     uint64_t ns;
 } KnownWork;
 
-enum { KNOWN_WORKS = 64 };
+enum { KNOWN_WORKS = 64, KNOWN_NUMBERS = 128 };
+
+/* Costs of a table by one number, the other axes being fixed, as they were found before. */
+typedef struct {
+    struct {
+        uint32_t number; /* 1 + it; 0: none */
+        CostStatus status;
+        int64_t ns;
+    } at[KNOWN_NUMBERS];
+} KnownCosts;
 
 /* One operation of the list; those with the same op and shape have the same price. */
 typedef struct {
@@ -154,6 +163,12 @@ uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *
                      CostUse *use);
 /* ... of what may be negative, and is no further from 0; towards which it is rounded. */
 int64_t op_costs_signed_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
+                           CostUse *use);
+
+/* op_costs_signed_ns() of POINT, or for a table that IS_TIME op_costs_ns(), with NUMBER in the
+ * place of what AXIS has; other places must be the same in every call with KNOWN. */
+int64_t op_costs_by_number(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
+                           Axis axis, uint32_t number, bool is_time, KnownCosts *known,
                            CostUse *use);
 
 /* Prices every operation of a step but its experts; ISSUED: the host queues them one by one and

@@ -117,7 +117,7 @@ static Status predict(Timing *timing, const StepOp *route)
     return stamp(timing, &op);
 }
 
-static Status play(Timing *timing, const StepOp *op)
+Status timing_play(Timing *timing, const StepOp *op)
 {
     const OpPrice *price = &timing->costs.prices[op->price];
     if (!timing_is_played(timing, op))
@@ -137,7 +137,7 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
         *experts = op;
         if (layer != NULL && op->op == OP_EXPERTS && op->layer == *layer)
             return OK;
-        TRY(play(timing, op));
+        TRY(timing_play(timing, op));
     }
     if (layer != NULL)
         return fail(ERR_INPUT,
@@ -214,7 +214,13 @@ bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint
 /* Plays what comes before the experts of EVENT, which *EXPERTS then is. */
 static Status reach_experts(Timing *timing, const TimingEvent *event, const StepOp **experts)
 {
-    TRY(play_until(timing, &timing->options.layers[event->layer_index].layer, experts));
+    bool played = false;
+    if (timing->waits)
+        TRY(runs_play(timing, &timing->layers[event->layer_index], &played));
+    if (played)
+        *experts = &timing->costs.ops[timing->step.stack][timing->at];
+    else
+        TRY(play_until(timing, &timing->options.layers[event->layer_index].layer, experts));
     timing->at++;
     return OK;
 }

@@ -47,10 +47,10 @@ static uint64_t ready_at(Timing *timing, const Pending *list)
     CostPoint point = {0};
     if (list->tickets == 0 || list->ready_ns == 0)
         return list->ready_ns;
-    point.at[AXIS_ACTIVE] = list->work.active;
     point.at[AXIS_BYTES] = (double)timing->layers[0].slot_bytes;
-    return moved(list->ready_ns, op_costs_signed_ns(&timing->costs, &timing->refs.after_load,
-                                                    &point, &timing->costs.other));
+    return moved(list->ready_ns, op_costs_by_number(&timing->costs, &timing->refs.after_load,
+                                                    &point, AXIS_ACTIVE, list->work.active, false,
+                                                    &timing->after_load, &timing->costs.other));
 }
 
 /* Queues what is pending in LIST. */
@@ -419,14 +419,14 @@ static uint64_t end_of_hits(const Event *event, const ExpertWork *all)
 static void begin_event(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
 {
     Timing *timing = event->timing;
-    CostPoint point = {0};
+    const CostPoint point = {0};
     event->first_host = timing->out.n_residency;
-    point.at[AXIS_ACTIVE] = event->event->n;
     offer_host(event);
     if (!timing->one_thread)
         timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
     timing->host_ns +=
-        op_costs_ns(&timing->costs, &timing->refs.decide, &point, &timing->costs.other);
+        (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide, &point, AXIS_ACTIVE,
+                                     event->event->n, true, &timing->decide, &timing->costs.other);
     *hits_end_ns = end_of_hits(event, all);
 }
 

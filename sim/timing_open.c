@@ -198,6 +198,7 @@ static Status open_timing(Timing *timing)
     TRY(timing_find_tables(timing));
     TRY(make_layers(timing));
     TRY(count_ops(timing));
+    TRY(runs_open(timing));
     for (uint32_t i = 0; i < options->n_layers && timing->link == NULL; i++)
         if (timing->layers[i].holds_back)
             TRY(link_open(timing));
@@ -247,6 +248,7 @@ void timing_free(Timing *timing)
         mem_free(timing->count[stack]);
         mem_free(timing->added_ns[stack]);
     }
+    mem_free(timing->runs);
     mem_free(timing->layer_ns);
     mem_free(timing->layer_sum);
     timing_ranks_close(timing);

@@ -58,10 +58,36 @@ typedef struct {
     uint64_t exchange_ns; /* of all events, both ways */
 } RankTime;
 
+enum { RUN_OPS = 16, RUN_TIMES = 32 };
+#define RUN_NONE UINT32_MAX
+
+/* What a run of operations took in step number STEP, when the compute stream was AHEAD_NS ahead of
+ * the host. */
+typedef struct {
+    uint64_t step;
+    int64_t ahead_ns;
+    uint64_t gpu_ns; /* that these moved on */
+    uint64_t host_ns;
+    uint64_t op_ns[RUN_OPS];
+    uint64_t before_ns; /* sums of it: of the layer before, ... */
+    uint64_t after_ns;  /* ... and of its own */
+} RunTime;
+
+/* Operations before the experts of a layer, after those of the layer before (sim/timing_runs.c). */
+typedef struct {
+    Stack stack;
+    uint32_t first; /* in the stack's list, where it is first */
+    uint32_t n;
+    uint32_t n_before; /* of the layer before; all where there is one layer */
+    RunTime times[RUN_TIMES];
+} OpRun;
+
 /* Of one MoE layer. */
 typedef struct {
     uint32_t layer;         /* the model's number */
     uint32_t price;         /* of its experts */
+    uint32_t run;           /* of operations before them; RUN_NONE: they are no such */
+    uint32_t first_op;      /* ... of the stack's list */
     uint64_t plain_ns;      /* of its event among Timing.plain */
     bool predicts;          /* the plan asks the router of a layer further on, and there is one */
     uint64_t slot_bytes;    /* that a load copies */
@@ -123,6 +149,8 @@ struct Timing {
         CostRef cold;
         CostRef activations;
     } refs;
+    KnownCosts decide; /* by the experts of an event */
+    KnownCosts after_load;
     uint64_t issue_load_ns;
     uint64_t issue_together_ns;
     uint64_t start_together_ns;
@@ -199,6 +227,9 @@ struct Timing {
     uint64_t *added_ns[2];
     bool adds; /* the present step is such a one */
     PlainEvents plain;
+
+    OpRun *runs; /* [n_runs], of steps that wait */
+    uint32_t n_runs;
 
     SeenShape *shapes;   /* [n_shapes] */
     StepMode *next_mode; /* ... how the next of each runs */
@@ -279,6 +310,16 @@ Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode
  * (sim/timing_host.c). */
 uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *actions,
                         uint32_t n_actions);
+
+/* Plays OP, which is not called in vain where it is not played. Fails with ERR_MEMORY, with
+ * records. */
+Status timing_play(Timing *timing, const StepOp *op);
+
+/* Fails with ERR_MEMORY. */
+Status runs_open(Timing *timing);
+/* Plays all operations before the experts of LAYER, if they are a run that can be; *PLAYED says so.
+ * Fails with ERR_MEMORY. */
+Status runs_play(Timing *timing, const LayerTime *layer, bool *played);
 
 /* The experts of one event: decisions carried out (sim/timing_experts.c). GPU_NS moves on to the
  * end of the last call. */

@@ -511,6 +511,7 @@ uint64_t op_costs_new_experts(OpCosts *costs, uint32_t number, const ExpertWork 
     KnownWork *known = op_costs_known(price, work, queued);
     if (work->active == 0)
         return 0;
+    costs->works_priced++;
     known->work = *work;
     known->ns = whole(experts_ns(costs, price, work, queued));
     return known->ns;

@@ -139,11 +139,12 @@ typedef struct {
     uint64_t launch_ns; /* to queue one kernel */
     const Plan *limits; /* static gating limits the rows of experts; NULL: gating is dynamic */
     const Plan
-        *fixed;       /* ... and every expert computes its capacity, as without a buffer; or NULL */
-    bool predicts;    /* routers are asked ahead: that is priced, too */
-    CostUse use[OPS]; /* by operation */
-    CostUse other;    /* of all other tables */
-    PlainKey plain;   /* of the step that was priced last */
+        *fixed; /* ... and every expert computes its capacity, as without a buffer; or NULL */
+    uint64_t works_priced;  /* op_costs_new_experts(): what was known may be so no longer */
+    bool predicts;          /* routers are asked ahead: that is priced, too */
+    CostUse use[OPS];       /* by operation */
+    CostUse other;          /* of all other tables */
+    PlainKey plain;         /* of the step that was priced last */
     CostUse plain_use[OPS]; /* how its costs were found, attention's left out */
     CostUse plain_other;
 } OpCosts;

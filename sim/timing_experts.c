@@ -458,9 +458,7 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
 /* Loads N experts of LAYER, as carry_out() does one after the other, when the hits are pending. */
 static Status load_missing(Event *event, const LayerTime *layer, uint32_t n)
 {
-    Timing *timing = event->timing;
     ResidencyRecord record;
-    timing->out.bytes_loaded += n * timing->options.layers[event->event->layer_index].expert_bytes;
     event->loaded.tickets = n;
     if (layer->together) {
         event->gathered = n;
@@ -509,11 +507,17 @@ Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8
     LayerTime *layer = &timing->layers[asked->layer_index];
     ExpertWork all;
     uint64_t hits_end_ns;
+    fill_slots(timing, layer, n_misses);
+    timing->out.bytes_loaded += n_misses * timing->options.layers[asked->layer_index].expert_bytes;
+    if (asked->rows == NULL && event_repeats(timing, layer, asked->n, n_misses))
+        return OK;
+    const EventStart start = event_begins(timing, layer, asked->n, n_misses);
     split(asked, hit, n_misses, &event, &all);
     begin_event(&event, &all, &hits_end_ns);
     TRY(load_missing(&event, layer, n_misses));
-    fill_slots(timing, layer, n_misses);
     TRY(run_pending(&event));
     note_exposed(timing, hits_end_ns);
+    if (asked->rows == NULL)
+        event_ends(timing, &start);
     return OK;
 }

@@ -91,6 +91,20 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
     return OK;
 }
 
+/* Loads of LAYER cost what those of OTHER do, and so do experts. */
+static bool is_like(const LayerTime *layer, const LayerTime *other)
+{
+    return layer->price == other->price && layer->slot_bytes == other->slot_bytes &&
+           layer->asked_ns == other->asked_ns;
+}
+
+static void find_kind(Timing *timing, uint32_t index)
+{
+    LayerTime *layer = &timing->layers[index];
+    for (layer->kind = 0; !is_like(layer, &timing->layers[layer->kind]);)
+        layer->kind++;
+}
+
 static Status make_layers(Timing *timing)
 {
     const TimingOptions *options = &timing->options;
@@ -101,6 +115,7 @@ static Status make_layers(Timing *timing)
         timing->layers[i].predicts = timing->distance > 0 && target < options->n_layers &&
                                      options->layers[target].stack == options->layers[i].stack;
         TRY(price_loads(timing, &timing->layers[i], &options->layers[i]));
+        find_kind(timing, i);
         if (options->layers[i].experts > most_experts)
             most_experts = options->layers[i].experts;
     }

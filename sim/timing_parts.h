@@ -82,10 +82,29 @@ typedef struct {
     RunTime times[RUN_TIMES];
 } OpRun;
 
+enum { EVENT_TIMES = 128 };
+
+/* What an event of experts with a row each took, for which the link was idle. Times from when the
+ * host could be told of the router. */
+typedef struct {
+    uint64_t works_priced; /* 1 + OpCosts' then; 0: nothing is known */
+    uint32_t kind;         /* of its layer */
+    uint32_t n;
+    uint32_t n_misses;
+    uint64_t late_ns; /* the compute stream had been idle for so long */
+    uint64_t gpu_ns;  /* ends */
+    uint64_t host_ns;
+    uint64_t copy_ns; /* where it loads */
+    uint64_t exposed_load_ns;
+    uint64_t load_ns;
+    CostUse other; /* how its costs were found, but those of calls, which were known */
+} EventTime;
+
 /* Of one MoE layer. */
 typedef struct {
     uint32_t layer;         /* the model's number */
     uint32_t price;         /* of its experts */
+    uint32_t kind;          /* the first layer whose events cost as its own do */
     uint32_t run;           /* of operations before them; RUN_NONE: they are no such */
     uint32_t first_op;      /* ... of the stack's list */
     uint64_t plain_ns;      /* of its event among Timing.plain */
@@ -228,7 +247,8 @@ struct Timing {
     bool adds; /* the present step is such a one */
     PlainEvents plain;
 
-    OpRun *runs; /* [n_runs], of steps that wait */
+    EventTime event_times[EVENT_TIMES]; /* by what they are of */
+    OpRun *runs;                        /* [n_runs], of steps that wait */
     uint32_t n_runs;
 
     SeenShape *shapes;   /* [n_shapes] */
@@ -314,6 +334,19 @@ uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *acti
 /* Plays OP, which is not called in vain where it is not played. Fails with ERR_MEMORY, with
  * records. */
 Status timing_play(Timing *timing, const StepOp *op);
+
+/* An event of experts with a row each that is played as it was before; false: it was not. */
+bool event_repeats(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_misses);
+/* What has been played since event_begins() can be repeated, unless there were new costs, or the
+ * link was not idle. */
+typedef struct {
+    EventTime time;
+    uint64_t from_ns;
+    bool idle;
+} EventStart;
+EventStart event_begins(const Timing *timing, const LayerTime *layer, uint32_t n,
+                        uint32_t n_misses);
+void event_ends(Timing *timing, const EventStart *start);
 
 /* Fails with ERR_MEMORY. */
 Status runs_open(Timing *timing);

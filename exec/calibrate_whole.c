@@ -7,7 +7,7 @@ enum { WHOLE_REPEATS = 5, WHOLE_QUICK_REPEATS = 3, FIRST_STEPS = 2 };
 
 /* Steps of few tokens are those that come again and again, and differ from token to token. */
 static const StepGrid GRIDS[] = {
-    {{1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64}, {1}, {0, 512}},
+    {{1, 2, 3, 4, 6, 8, 9, 12, 16, 24, 32, 64}, {1}, {0, 512}},
     {{1, 4, 16}, {1}, {2048}},
     {{1, 4, 16}, {16, 64, 256}, {0}},
     {{1, 4}, {1024}, {0}},
@@ -19,7 +19,7 @@ static const StepGrid GRIDS[] = {
     {{1}, {512}, {2048}},
 };
 static const StepGrid FORCED_GRIDS[] = {
-    {{1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32, 64}, {1}, {0, 256, 512}},
+    {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 64}, {1}, {0, 256, 512}},
     {{1, 4, 16}, {1}, {2048}},
     {{1, 2, 4, 16}, {2, 16, 64, 128, 256}, {0}},
     {{64}, {2, 16}, {0}},

@@ -57,24 +57,21 @@ __device__ static DepthPart cut_depth(uint32_t begin, uint32_t length, uint32_t 
     return {begin, min(length, end - begin)};
 }
 
-/* A warp: PART of the weights of a cluster's columns, from FIRST on, into shared memory; BARRIER
- * tells when it is there. Columns beyond the last are left out, and what is computed with what lies
- * there is not written. */
-__device__ static void copy_weights(const FewRowsTask &task, const DepthPart &part, uint32_t first,
-                                    uint32_t to, uint32_t barrier)
+/* A lane of a warp: begins its share of the copies of PART of the weights of a cluster's columns,
+ * from FIRST on, into shared memory, and returns their bytes. Columns beyond the last are left out,
+ * and what is computed with what lies there is not written. */
+__device__ static uint32_t copy_weights(const FewRowsTask &task, const DepthPart &part,
+                                        uint32_t first, uint32_t to, uint32_t barrier)
 {
-    uint32_t lane = threadIdx.x % 32;
     uint32_t columns = min(task.columns, task.n - first);
     uint32_t bytes = part.length * (uint32_t)sizeof(__nv_bfloat16);
-    if (lane == 0) {
-        barrier_init(barrier, 1);
-        barrier_init_fence();
-        barrier_arrive_expect(barrier, columns * bytes);
-    }
-    __syncwarp();
-    for (uint32_t i = lane; i < columns && bytes > 0; i += 32)
+    uint32_t copied = 0;
+    for (uint32_t i = threadIdx.x % 32; i < columns && bytes > 0; i += 32) {
         copy_bytes(to + column_at(task.slice, i) * (uint32_t)sizeof(__nv_bfloat16),
                    task.weight + (size_t)(first + i) * task.k + part.begin, bytes, barrier);
+        copied += bytes;
+    }
+    return copied;
 }
 
 __device__ static float4 times(float4 a, float4 b)
@@ -137,15 +134,16 @@ __device__ static void stage_rows(const FewRowsTask &task, const DepthPart &part
     __syncthreads();
 }
 
-/* PART of rows that are rounded already, by the copy engine. A thread. */
-__device__ static void copy_rows(const FewRowsTask &task, const DepthPart &part, uint32_t staged,
-                                 uint32_t barrier)
+/* The same with PART of rows that are rounded already; a lane has one at the most. */
+__device__ static uint32_t copy_rows(const FewRowsTask &task, const DepthPart &part, uint32_t to,
+                                     uint32_t barrier)
 {
-    uint32_t bytes = part.length * (uint32_t)sizeof(__nv_bfloat16);
-    barrier_arrive_expect(barrier, task.rows * bytes);
-    for (uint32_t row = 0; row < task.rows && bytes > 0; row++)
-        copy_bytes(staged + row * task.stride * (uint32_t)sizeof(__nv_bfloat16),
+    uint32_t row = threadIdx.x % 32;
+    uint32_t bytes = row < task.rows ? part.length * (uint32_t)sizeof(__nv_bfloat16) : 0;
+    if (bytes > 0)
+        copy_bytes(to + row * task.stride * (uint32_t)sizeof(__nv_bfloat16),
                    task.rounded + (size_t)row * task.k + part.begin, bytes, barrier);
+    return bytes;
 }
 
 /* A warp: sum += PART's product, its weights at WEIGHTS, its rows at STAGED. Of both a lane takes 8
@@ -305,6 +303,9 @@ __device__ static void write_columns(const FewRowsTask &task, const FewRowsPlace
  * part. All weights of a block are under way to shared memory before the kernels ahead have ended,
  * which it waits for only then to read the rows; the norm's scale is a factor of the sums.
  *
+ * A warp's barrier tells when all is there that its lanes had copied. Each lane arrives behind its
+ * own copies, since racecheck takes them for its writes.
+ *
  * Reads 2 k bytes of weights per column, and 4 k bytes of each row per cluster from the L2; device
  * memory bounds it: 107 % of the rate of a large copy with 622 MB of weights on an H200. */
 template <uint32_t TILES, uint32_t ROWS>
@@ -314,7 +315,6 @@ __global__ void __launch_bounds__(THREADS, TILES *ROWS == 1 ? 3 : 1)
     extern __shared__ __align__(128) __nv_bfloat16 operands[];
     __shared__ Sums<TILES> sums;
     __shared__ uint64_t barriers[WARPS];
-    __shared__ uint64_t rows_barrier;
     uint32_t warp = threadIdx.x / 32;
     uint32_t first = blockIdx.x / task.splits * task.columns;
     const DepthPart part = cut_depth(blockIdx.x % task.splits * task.depth, task.depth, task.k);
@@ -323,28 +323,26 @@ __global__ void __launch_bounds__(THREADS, TILES *ROWS == 1 ? 3 : 1)
     uint32_t of_warp = column_at(task.slice, task.columns);
     const __nv_bfloat16 *weights = operands + warp * of_warp;
     __nv_bfloat16 *staged = operands + WARPS * of_warp;
+    const __nv_bfloat16 *rows = staged + (mine.begin - part.begin);
     uint32_t barrier = shared_address(&barriers[warp]);
-    uint32_t rows = shared_address(&rows_barrier);
     FewRowsPlaces<TILES> places(task, first);
     let_next_kernel_start();
-    copy_weights(task, mine, first, shared_address(weights), barrier);
-    if (threadIdx.x == 0) {
-        barrier_init(rows, 1);
+    if (threadIdx.x % 32 == 0) {
+        barrier_init(barrier, 32);
         barrier_init_fence();
     }
+    __syncwarp();
+    uint32_t copied = copy_weights(task, mine, first, shared_address(weights), barrier);
     wait_for_earlier_kernels();
     if (task.rounded == nullptr)
         stage_rows<ROWS>(task, part, staged, sums.squares);
-    else if (threadIdx.x == 0)
-        copy_rows(task, part, shared_address(staged), rows);
+    else
+        copied += copy_rows(task, mine, shared_address(rows), barrier);
+    barrier_arrive_expect(barrier, copied);
     places.load();
-    if (task.rounded != nullptr) {
-        __syncthreads();
-        barrier_wait(rows, 0);
-    }
     barrier_wait(barrier, 0);
     float sum[TILES][4] = {};
-    multiply<TILES>(task, mine, weights, staged + (mine.begin - part.begin), sum);
+    multiply<TILES>(task, mine, weights, rows, sum);
     sums.put(sum);
     write_columns<TILES>(task, places, sums);
 }

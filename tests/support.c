@@ -47,6 +47,15 @@ const char *scratch_path(const char *name)
     return path;
 }
 
+/* Of any test program: only the tests whose names fit the pattern MOEBIUS_TESTS, where it is set.
+ */
+__attribute__((constructor)) static void choose_tests(void)
+{
+    const char *pattern = getenv("MOEBIUS_TESTS");
+    if (pattern != NULL)
+        cmocka_set_test_filter(pattern);
+}
+
 bool exhaustive(void)
 {
     const char *value = getenv("MOEBIUS_EXHAUSTIVE");

@@ -5,7 +5,7 @@
 
 #include "traces/request_table.h"
 #include "exec/run.h"
-#include "traces/packed.h"
+#include "traces/packed_future.h"
 #include "traces/reader.h"
 
 /* What decisions with a future see, step by step. */

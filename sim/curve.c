@@ -104,9 +104,9 @@ static uint32_t look_up(Stacks *stacks, Rank rank, uint32_t layer, uint32_t expe
 
 enum { CHUNK = 32 };
 
-/* Counts hits by depth, and the assignments beyond the first of each; sum_depths() makes them hits
- * by size. With the device's depths of every layer these do not fit into a cache: they are asked
- * for ahead. */
+/* NEXT_USE is the event's, or NULL. Counts hits by depth, and the assignments beyond the first of
+ * each; sum_depths() makes them hits by size. With the device's depths of every layer these do not
+ * fit into a cache: they are asked for ahead. */
 static void pass_event(Stacks *stacks, const PackedEvent *event, const uint32_t *next_use,
                        MissCurve *curve)
 {
@@ -120,9 +120,8 @@ static void pass_event(Stacks *stacks, const PackedEvent *event, const uint32_t 
         uint32_t left = event->n_active - from;
         uint32_t n = left < CHUNK ? left : CHUNK;
         for (uint32_t i = 0; i < n; i++) {
-            uint64_t lookup = event->first_lookup + from + i;
             depths[i] = look_up(stacks, stacks->rank, layer, event->experts[from + i],
-                                next_use != NULL ? next_use[lookup] : 0);
+                                next_use != NULL ? next_use[from + i] : 0);
             __builtin_prefetch(&hits[depths[i] != UINT32_MAX ? depths[i] : 0], 1);
         }
         for (uint32_t i = 0; i < n; i++) {
@@ -216,13 +215,13 @@ static Status make_curve(const PackedTrace *trace, const Stacks *stacks, MissCur
     return mem_new(&curve->assignments, n, sizeof *curve->assignments, "miss curve");
 }
 
-static void pass(const PackedTrace *trace, const uint32_t *next_use, Stacks *stacks,
-                 MissCurve *curve)
+static void pass(const PackedTrace *trace, FutureReader *future, Stacks *stacks, MissCurve *curve)
 {
     PackedCursor cursor = packed_cursor(trace);
     PackedEvent event;
     while (packed_next(&cursor, &event))
-        pass_event(stacks, &event, next_use, curve);
+        pass_event(stacks, &event,
+                   future != NULL ? future_reader_at(future, event.first_lookup) : NULL, curve);
     sum_depths(curve);
 }
 
@@ -230,6 +229,7 @@ Status curve_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture 
                  MissCurve *curve)
 {
     Stacks stacks;
+    FutureReader *reader = NULL;
     *curve = (MissCurve){0};
     if (!curve_is_exact(plan))
         return fail(ERR_UNSUPPORTED,
@@ -241,11 +241,13 @@ Status curve_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture 
     Status status = make_stacks(trace, plan, &stacks);
     if (status == OK)
         status = make_curve(trace, &stacks, curve);
+    if (status == OK && eviction_needs_future(plan->buffer.evict))
+        status = future_reader_new(future->serial, &reader);
     uint64_t start_ns = clock_ns();
     if (status == OK)
-        pass(trace, eviction_needs_future(plan->buffer.evict) ? future->serial : NULL, &stacks,
-             curve);
+        pass(trace, reader, &stacks, curve);
     curve->pass_ns = clock_ns() - start_ns;
+    future_reader_free(reader);
     free_stacks(&stacks);
     if (status != OK)
         curve_free(curve);

@@ -11,19 +11,19 @@
 struct Replay {
     ExpertBuffer *buffer;
     PackedCursor cursor;
-    const uint32_t *next_use; /* [n_lookups] or NULL */
-    SignalsCursor signals;    /* .signals is NULL where none are needed */
-    uint8_t *hit;             /* [most experts of a layer] */
-    uint16_t *touches;        /* [most experts of a layer], or NULL where they are not needed */
-    uint32_t *rows;           /* the same */
-    BufferAction *actions;    /* room for an event, or NULL without an observer */
+    FutureReader *future;  /* or NULL */
+    SignalsCursor signals; /* .signals is NULL where none are needed */
+    uint8_t *hit;          /* [most experts of a layer] */
+    uint16_t *touches;     /* [most experts of a layer], or NULL where they are not needed */
+    uint32_t *rows;        /* the same */
+    BufferAction *actions; /* room for an event, or NULL without an observer */
     ReplayObserver observer;
     HitObserver hit_observer;
     void *argument;
     ReplayResult result;
 };
 
-static uint32_t *const *future_of(const Plan *plan, const ReplayFuture *future)
+static PackedFuture *const *future_of(const Plan *plan, const ReplayFuture *future)
 {
     return plan->buffer.order == ORDER_SERIAL ? &future->serial : &future->batch;
 }
@@ -38,13 +38,13 @@ Status replay_prepare(const PackedTrace *trace, const Plan *plan, ReplayFuture *
     bool serial = plan->buffer.order == ORDER_SERIAL;
     if (!wants_future(plan) || *future_of(plan, future) != NULL)
         return OK;
-    return packed_next_use(trace, serial, serial ? &future->serial : &future->batch);
+    return packed_future_new(trace, serial, serial ? &future->serial : &future->batch);
 }
 
 void replay_future_free(ReplayFuture *future)
 {
-    mem_free(future->serial);
-    mem_free(future->batch);
+    packed_future_free(future->serial);
+    packed_future_free(future->batch);
     *future = (ReplayFuture){0};
 }
 
@@ -79,7 +79,8 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
         .layer_index = event->layer_index,
         .n = event->n_active,
         .experts = event->experts,
-        .next_use = replay->next_use != NULL ? replay->next_use + event->first_lookup : NULL,
+        .next_use =
+            replay->future != NULL ? future_reader_at(replay->future, event->first_lookup) : NULL,
         .touches = replay->touches,
         .rows = replay->rows,
         .n_coming = cursor->trace->n_active + cursor->event - 1,
@@ -101,8 +102,8 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
 static Status replay_events(Replay *replay)
 {
     if (replay->observer == NULL && buffer_takes_runs(replay->buffer))
-        return replay_blocks(&replay->cursor, replay->buffer, replay->next_use,
-                             replay->hit_observer, replay->argument, &replay->result);
+        return replay_blocks(&replay->cursor, replay->buffer, replay->future, replay->hit_observer,
+                             replay->argument, &replay->result);
     PackedCursor cursor = replay->cursor;
     PackedEvent event;
     while (packed_next(&cursor, &event)) {
@@ -171,9 +172,9 @@ Status replay_open(const PackedTrace *trace, const Plan *plan, const ReplayFutur
     replay->observer = observer;
     replay->argument = argument;
     replay->cursor = packed_cursor(trace);
-    if (wants_future(plan))
-        replay->next_use = *future_of(plan, future);
     Status status = take_signals(plan, future, replay);
+    if (status == OK && wants_future(plan))
+        status = future_reader_new(*future_of(plan, future), &replay->future);
     if (status == OK)
         status = buffer_new(plan, trace->layers, trace->n_layers, &replay->buffer);
     if (status == OK)
@@ -209,6 +210,7 @@ void replay_close(Replay *replay, ReplayResult *result)
     mem_free(replay->touches);
     mem_free(replay->hit);
     buffer_free(replay->buffer);
+    future_reader_free(replay->future);
     mem_free(replay);
 }
 

@@ -4,7 +4,7 @@
 
 #include "policies/buffer.h"
 #include "sim/plan_time.h"
-#include "traces/packed.h"
+#include "traces/packed_future.h"
 
 /* In the place of a count that is not known (sim/curve.h). */
 #define REPLAY_UNKNOWN UINT64_MAX
@@ -36,8 +36,8 @@ typedef struct {
 /* The futures of one trace, shared by the replays of a sweep; built on first need. Zero-initialise.
  * Not thread-safe: call replay_prepare() for every plan before sharing between threads. */
 typedef struct {
-    uint32_t *serial; /* packed_next_use(trace, true) */
-    uint32_t *batch;
+    PackedFuture *serial;
+    PackedFuture *batch;         /* and staged */
     const TraceSignals *signals; /* of the trace, for plans that need them; the caller's */
     uint64_t signals_skipped;    /* events of SIGNALS before the first of the trace, a part of it */
 } ReplayFuture;

@@ -8,7 +8,8 @@ enum { BLOCK_STEPS = 128, BLOCK_LOOKUPS = 1 << 17, CACHE_LINE = 64 };
 typedef struct {
     const PackedTrace *trace;
     ExpertBuffer *buffer;
-    const uint32_t *next_use; /* or NULL */
+    FutureReader *future; /* or NULL */
+    uint64_t future_end;  /* the step behind its block of the first step */
     ReplayResult *result;
     uint32_t n_scopes;     /* one, or one a layer */
     uint32_t room;         /* spans that a scope has room for */
@@ -73,7 +74,7 @@ static bool fits(const Blocks *blocks, uint64_t step, uint64_t lookups)
     uint64_t first = blocks->first_step;
     return blocks->n_steps == 0 ||
            (blocks->n_steps < BLOCK_STEPS && blocks->n_lookups + lookups <= BLOCK_LOOKUPS &&
-            trace->step_phase[step] == trace->step_phase[first] &&
+            step < blocks->future_end && trace->step_phase[step] == trace->step_phase[first] &&
             trace->step_single[step] == trace->step_single[first]);
 }
 
@@ -124,8 +125,8 @@ static void decide(Blocks *blocks, bool counted)
     BufferRun run = {.experts = trace->experts + blocks->first_lookup,
                      .touches = blocks->touches,
                      .hit = counted || blocks->observer != NULL ? blocks->hit : NULL};
-    if (blocks->next_use != NULL)
-        run.next_use = blocks->next_use + blocks->first_lookup;
+    if (blocks->future != NULL)
+        run.next_use = future_reader_at(blocks->future, blocks->first_lookup);
     if (blocks->touches != NULL)
         read_touches(blocks);
     for (uint32_t scope = 0; scope < blocks->n_scopes; scope++) {
@@ -246,6 +247,9 @@ static Status decide_all(Blocks *blocks)
         uint64_t lookups = lookups_of_step(trace, step, blocks->first_event + blocks->n_events);
         if (!fits(blocks, step, lookups))
             TRY(finish_block(blocks));
+        if (blocks->n_steps == 0)
+            blocks->future_end =
+                blocks->future != NULL ? future_reader_end(blocks->future, step) : UINT64_MAX;
         add_step(blocks, step, lookups);
     }
     return finish_block(blocks);
@@ -257,13 +261,13 @@ static void take_tallies(Blocks *blocks)
         buffer_tally(blocks->buffer, i, &blocks->looked_up[i], &blocks->hits_before[i]);
 }
 
-Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, const uint32_t *next_use,
+Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, FutureReader *future,
                      HitObserver observer, void *argument, ReplayResult *result)
 {
     const PackedTrace *trace = cursor->trace;
     Blocks blocks = {.trace = trace,
                      .buffer = buffer,
-                     .next_use = next_use,
+                     .future = future,
                      .result = result,
                      .first_step = cursor->next_step,
                      .first_event = cursor->event,

@@ -7,9 +7,9 @@
 
 /* Decides the events from CURSOR, which stands between steps, to the end of its trace by BUFFER,
  * for which buffer_takes_runs() holds, and counts assignments and phases in RESULT, which has its
- * layers. NEXT_USE is of the trace, or NULL. OBSERVER, unless NULL, is told of each event. After
+ * layers. FUTURE is of the trace, or NULL. OBSERVER, unless NULL, is told of each event. After
  * success CURSOR stands at the end. */
-Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, const uint32_t *next_use,
+Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, FutureReader *future,
                      HitObserver observer, void *argument, ReplayResult *result);
 
 /* The tokens of an event's lookups, of which COUNTS has as many as EVENT has, and of those lookups

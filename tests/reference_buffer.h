@@ -13,7 +13,7 @@
 #include "policies/buffer.h"
 #include "tests/reference_queues.h"
 #include "tests/support.h"
-#include "traces/packed.h"
+#include "traces/packed_future.h"
 
 enum { REF_LAYERS = 4, REF_EXPERTS = 16, REF_EVENTS = 400, REF_TOKENS = 3, REF_TOP_K = 4 };
 

@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "tests/random_trace.h"
-#include "traces/packed.h"
+#include "traces/packed_future.h"
 
 /* The position after the last one in the routing at which EXPERT stands. */
 static size_t last_touch(const TraceEvent *event, uint32_t top_k, uint16_t expert)
@@ -209,6 +209,94 @@ static void next_use_is_the_next_lookup_of_the_same_expert(void **unused)
     }
 }
 
+/* Steps of one or two tokens over layers of different widths, of so many lookups at least. */
+static void make_long_trace(PackedTrace *packed, uint64_t lookups)
+{
+    enum { N_LAYERS = 3, TOP_K = 3 };
+    static const uint32_t WIDTHS[N_LAYERS] = {9, 64, 30};
+    TraceLayer layers[N_LAYERS];
+    uint64_t state = lookups;
+    for (uint32_t i = 0; i < N_LAYERS; i++)
+        layers[i] = (TraceLayer){.layer = i, .experts = WIDTHS[i], .top_k = TOP_K};
+    assert_ok(packed_trace_new(layers, N_LAYERS, packed));
+    for (uint32_t number = 0; packed->n_lookups < lookups; number++) {
+        uint16_t experts[N_LAYERS * 2 * TOP_K];
+        uint32_t tokens = 1 + random_below(&state, 2);
+        const uint32_t zeros[2] = {0};
+        for (uint32_t layer = 0; layer < N_LAYERS; layer++)
+            for (uint32_t i = 0; i < tokens * TOP_K; i++) {
+                uint32_t own = WIDTHS[layer] / TOP_K; /* of each slot, so that a token's differ */
+                experts[layer * tokens * TOP_K + i] =
+                    (uint16_t)(i % TOP_K * own + random_below(&state, own));
+            }
+        assert_ok(packed_trace_add_step(packed, &(TraceStep){.step = number,
+                                                             .phase = PHASE_MIXED,
+                                                             .tokens = tokens,
+                                                             .request = zeros,
+                                                             .position = zeros,
+                                                             .experts = experts}));
+    }
+}
+
+/* Readers give what a plain walk from the end finds, whatever they are asked first. */
+static void assert_reads(const PackedTrace *packed, bool serial)
+{
+    uint32_t *next;
+    PackedFuture *future;
+    FutureReader *reader;
+    assert_ok(packed_next_use(packed, serial, &next));
+    assert_ok(packed_future_new(packed, serial, &future));
+    assert_ok(future_reader_new(future, &reader));
+    assert_true(packed_future_bytes(future) + future_reader_bytes(reader) <
+                packed->n_lookups * sizeof *next / 4);
+    for (int round = 0; round < 2; round++) {
+        PackedEvent event;
+        PackedCursor cursor = packed_cursor(packed);
+        uint64_t end = 0;
+        while (packed_next(&cursor, &event)) {
+            if (end <= cursor.step)
+                end = future_reader_end(reader, cursor.step);
+            assert_true(cursor.step < end && end <= packed->n_steps);
+            const uint32_t *read = future_reader_at(reader, event.first_lookup);
+            assert_memory_equal(read, next + event.first_lookup, event.n_active * sizeof *next);
+        }
+    }
+    assert_int_equal(*future_reader_at(reader, packed->n_lookups / 2), next[packed->n_lookups / 2]);
+    future_reader_free(reader);
+    packed_future_free(future);
+    mem_free(next);
+}
+
+/* The same lookups, one after the other from the end. */
+static void assert_next_use_from_the_end(const PackedTrace *packed, bool serial)
+{
+    enum { MOST_EXPERTS = 64 };
+    uint32_t upcoming[3][MOST_EXPERTS];
+    uint32_t *next;
+    uint64_t lookup = packed->n_lookups;
+    memset(upcoming, 0xFF, sizeof upcoming);
+    assert_ok(packed_next_use(packed, serial, &next));
+    for (uint64_t event = packed->n_events; event-- > 0;)
+        for (uint32_t i = packed->n_active[event]; i-- > 0;) {
+            uint32_t *use = &upcoming[event % 3][packed->experts[--lookup]];
+            assert_int_equal(next[lookup], *use);
+            *use = (uint32_t)(serial ? lookup : event);
+        }
+    mem_free(next);
+}
+
+static void a_reader_gives_the_next_use_of_every_lookup_from_few_numbers(void **unused)
+{
+    (void)unused;
+    PackedTrace packed;
+    make_long_trace(&packed, 600000);
+    for (int serial = 0; serial < 2; serial++) {
+        assert_next_use_from_the_end(&packed, serial);
+        assert_reads(&packed, serial);
+    }
+    packed_trace_free(&packed);
+}
+
 static void more_lookups_than_32_bits_have_no_next_use(void **unused)
 {
     (void)unused;
@@ -325,6 +413,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(a_wrong_step_leaves_the_packed_trace_unchanged),
         cmocka_unit_test(counts_of_one_token_are_stored_only_when_an_expert_repeats),
         cmocka_unit_test(next_use_is_the_next_lookup_of_the_same_expert),
+        cmocka_unit_test(a_reader_gives_the_next_use_of_every_lookup_from_few_numbers),
         cmocka_unit_test(more_lookups_than_32_bits_have_no_next_use),
         cmocka_unit_test(every_allocation_may_fail_in_loading),
         cmocka_unit_test(a_decode_step_takes_534_bytes),

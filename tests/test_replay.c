@@ -75,7 +75,7 @@ static void a_future_is_built_once_and_only_for_policies_that_need_it(void **unu
     assert_ok(replay_prepare(&trace.packed, &plan, &future));
     assert_non_null(future.serial);
     assert_null(future.batch);
-    const uint32_t *built = future.serial;
+    const PackedFuture *built = future.serial;
     assert_ok(replay_prepare(&trace.packed, &plan, &future));
     assert_ptr_equal(future.serial, built);
     plan.buffer.order = ORDER_BATCH;

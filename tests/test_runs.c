@@ -251,11 +251,11 @@ static void walk(Pair *pair, uint64_t *state)
 static void walk_by_both(const PackedTrace *trace, const Plan *plan, bool plainly)
 {
     static Pair pair;
-    ReplayFuture future = {0};
+    uint32_t *next_use = NULL;
     uint64_t state = trace->n_lookups;
-    assert_ok(replay_prepare(trace, plan, &future));
-    pair = (Pair){.trace = trace,
-                  .next_use = plan->buffer.order == ORDER_SERIAL ? future.serial : future.batch};
+    if (eviction_needs_future(plan->buffer.evict))
+        assert_ok(packed_next_use(trace, plan->buffer.order == ORDER_SERIAL, &next_use));
+    pair = (Pair){.trace = trace, .next_use = next_use};
     assert_ok(buffer_new(plan, trace->layers, trace->n_layers, &pair.one_by_one));
     assert_ok(buffer_new(plan, trace->layers, trace->n_layers, &pair.in_runs));
     assert_true(buffer_takes_runs(pair.in_runs));
@@ -272,7 +272,7 @@ static void walk_by_both(const PackedTrace *trace, const Plan *plan, bool plainl
     mem_free(pair.actions);
     buffer_free(pair.in_runs);
     buffer_free(pair.one_by_one);
-    replay_future_free(&future);
+    mem_free(next_use);
 }
 
 static void walk_twice(const PackedTrace *trace, const Plan *plan)

@@ -129,10 +129,4 @@ static inline uint32_t packed_count_read(const uint8_t **at)
     return value;
 }
 
-/* For each lookup the time of the next lookup of the same (layer, expert), UINT32_MAX when there is
- * none: what Belady needs. Time is the lookup's index under order serial (the rest of the same
- * event counts as future), and the event's index under order batch. *NEXT is [n_lookups], freed
- * with mem_free. Fails with ERR_INPUT above 2^32 - 2 lookups. */
-Status packed_next_use(const PackedTrace *trace, bool serial, uint32_t **next);
-
 #endif

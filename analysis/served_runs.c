@@ -137,10 +137,10 @@ static Status add_summary(cJSON *json, const char *key, const SummaryNoise *nois
     return json_add_f64(object, "p99", noise->p99);
 }
 
-Status serving_noise_json(const ServingNoise *noise, cJSON *json)
+Status serving_noise_json(const ServingNoise *noise, const char *key, cJSON *json)
 {
     cJSON *object;
-    TRY(json_add_object(json, "noise", &object));
+    TRY(json_add_object(json, key, &object));
     TRY(json_add_f64(object, "duration_ns", noise->duration));
     TRY(json_add_f64(object, "output_tokens_per_s", noise->output_tokens_per_s));
     TRY(add_summary(object, "ttft_ns", &noise->ttft));

@@ -26,7 +26,7 @@ typedef struct {
  * from run to run, 0 with one. N is at least 1. Fails with ERR_MEMORY. */
 Status served_runs_middle(const ServingReport *runs, uint32_t n, ServingReport *middle,
                           ServingNoise *noise);
-/* Adds "noise", with the keys of "serving". */
-Status serving_noise_json(const ServingNoise *noise, cJSON *json);
+/* Adds NOISE at KEY, with the keys of "serving". */
+Status serving_noise_json(const ServingNoise *noise, const char *key, cJSON *json);
 
 #endif

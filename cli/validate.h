@@ -43,6 +43,7 @@ typedef struct {
 /* What requests experienced. */
 typedef struct {
     ServingReport predicted;
+    ServingNoise varies; /* where requests come a little closer or farther apart */
     ServingReport *runs; /* [arguments.runs] */
     ServingReport middle;
     ServingNoise noise;
@@ -98,6 +99,8 @@ Status validation_compare_run(const Validation *validation, const Plan *plan,
 /* Plans of continuous batching: the requests of the trace arrive again, in real time; with a
  * profile once with all decisions recorded and then as often as is measured. */
 Status validation_serve(Validation *validation);
+/* What passed between two steps of such a run, on average; ns. */
+uint64_t validation_between(const RunTotals *totals);
 /* Latencies and throughput, predicted and measured. */
 Status validation_print_serving(const Validation *validation);
 Status validation_add_serving(cJSON *json, const Validation *validation,

@@ -7,8 +7,6 @@
 #include <string.h>
 
 #include "cli/interrupt.h"
-#include "cli/serving_print.h"
-#include "cli/table.h"
 #include "exec/trace_requests.h"
 #include "sim/timed_serve.h"
 
@@ -89,8 +87,13 @@ static Status run_plan(Validation *validation, const Plan *plan, const TraceRequ
 
 /* ---- predicted ---- */
 
+/* How often the prediction is made anew, of arrivals that come up to such a share of their time
+ * earlier or later. */
+enum { PLAYS = 21 };
+static const double MOST_MOVED = 0.005;
+
 static Status serve(const Validation *validation, const Plan *plan, Rebatch *rebatch,
-                    ValidatedPlan *result)
+                    ValidatedTime *time, ServingReport *report)
 {
     uint32_t n_layers;
     const TraceLayer *layers = rebatch_layers(rebatch, &n_layers);
@@ -105,48 +108,58 @@ static Status serve(const Validation *validation, const Plan *plan, Rebatch *reb
     ServedPlan served;
     TRY(fail_in(timing_new(&options, &timing), "%s", validation->arguments->hardware));
     Status status = timed_serve(rebatch, plan, timing, NULL, NULL, &served);
-    TimingTotals totals = timing_totals(timing);
-    totals.layer_ns = NULL;
+    time->predicted = timing_totals(timing);
+    time->predicted.layer_ns = NULL;
     timing_free(timing);
     TRY(status);
-    result->served.predicted = served.serving;
-    result->time.predicted = totals;
-    result->time.memory = served.memory;
+    *report = served.serving;
+    time->memory = served.memory;
     served_plan_free(&served);
     return OK;
+}
+
+/* The requests of TOKENS under PLAN, as they were recorded to arrive, or that STRETCHed. */
+static Status play(const Validation *validation, const Plan *plan, const RebatchTokens *tokens,
+                   double stretch, ValidatedTime *time, ServingReport *report)
+{
+    const Batching batching = plan_batching(plan);
+    const Arrivals arrivals = {.kind = ARRIVALS_TRACE, .stretch = stretch};
+    Rebatch *rebatch;
+    TRY(rebatch_open_tokens(tokens, &batching, &arrivals, &rebatch));
+    Status status = serve(validation, plan, rebatch, time, report);
+    rebatch_close(rebatch);
+    return status;
+}
+
+static Status play_all(const Validation *validation, const Plan *plan, const RebatchTokens *tokens,
+                       ValidatedPlan *result)
+{
+    ServingReport reports[PLAYS];
+    ServingReport middle;
+    ValidatedTime unused;
+    for (int i = 0; i < PLAYS; i++)
+        TRY(play(validation, plan, tokens, 1 + MOST_MOVED * (2.0 * i / (PLAYS - 1) - 1), &unused,
+                 &reports[i]));
+    TRY(served_runs_middle(reports, PLAYS, &middle, &result->served.varies));
+    return play(validation, plan, tokens, 0, &result->time, &result->served.predicted);
 }
 
 /* What the simulator says of the run that was recorded: its routing and its arrivals. */
 static Status predict(const Validation *validation, const Plan *plan, ValidatedPlan *result)
 {
     const char *path = validation->recording;
-    const Batching batching = plan_batching(plan);
-    const Arrivals recorded = {.kind = ARRIVALS_TRACE};
     TraceShards *shards;
-    Rebatch *rebatch = NULL;
+    RebatchTokens *tokens = NULL;
     TRY(trace_shards_open(&path, 1, &shards));
-    Status status = rebatch_open(shards, &batching, &recorded, &rebatch);
+    Status status = rebatch_tokens_read(shards, &tokens);
     if (status == OK)
-        status = serve(validation, plan, rebatch, result);
-    rebatch_close(rebatch);
+        status = play_all(validation, plan, tokens, result);
+    rebatch_tokens_free(tokens);
     trace_shards_close(shards);
     return status;
 }
 
 /* ---- measured ---- */
-
-/* The mean of what passes between two steps. */
-static uint64_t between_steps(const ServingReport *report, uint64_t ns)
-{
-    return report->steps > 0 ? ns / report->steps : 0;
-}
-
-static uint64_t measured_between(const RunTotals *totals)
-{
-    uint64_t in_steps = totals->prefill_ns + totals->decode_ns;
-    uint64_t busy = totals->serving.busy_ns;
-    return between_steps(&totals->serving, busy > in_steps ? busy - in_steps : 0);
-}
 
 /* The steps of the run are those that ran. */
 static Plan as_it_ran(const Plan *plan)
@@ -172,7 +185,7 @@ static Status run_again(Validation *validation, const Plan *plan, const TraceReq
     validation_remove_trace(validation->recording);
     TRY(status);
     result->served.runs[number] = totals.serving;
-    result->served.between_ns += measured_between(&totals) / validation->arguments->runs;
+    result->served.between_ns += validation_between(&totals) / validation->arguments->runs;
     return OK;
 }
 
@@ -242,150 +255,4 @@ Status validation_serve(Validation *validation)
     }
     trace_requests_free(&requests);
     return status;
-}
-
-/* ---- results ---- */
-
-static double error_of(double predicted, double measured)
-{
-    return measured > 0 ? 100 * (predicted - measured) / measured : 0;
-}
-
-static void add_time(Table *table, const char *name, uint64_t predicted, uint64_t measured,
-                     double noise)
-{
-    char text[NUMBER_BYTES];
-    table_cell(table, "%s", name);
-    table_cell(table, "%s", duration_text(predicted, text));
-    table_cell(table, "%s", duration_text(measured, text));
-    table_cell(table, "%+.1f %%", error_of((double)predicted, (double)measured));
-    table_cell(table, "%.1f %%", 100 * noise);
-}
-
-static void add_times(Table *table, const char *const names[3], const LatencySummary *predicted,
-                      const LatencySummary *measured, const SummaryNoise *noise)
-{
-    add_time(table, names[0], predicted->median, measured->median, noise->median);
-    add_time(table, names[1], predicted->p90, measured->p90, noise->p90);
-    add_time(table, names[2], predicted->p99, measured->p99, noise->p99);
-}
-
-static void add_throughput(Table *table, const ServedRuns *served)
-{
-    const double predicted = serving_output_tokens_per_s(&served->predicted);
-    const double measured = serving_output_tokens_per_s(&served->middle);
-    table_cell(table, "output tokens/s");
-    table_cell(table, "%.1f", predicted);
-    table_cell(table, "%.1f", measured);
-    table_cell(table, "%+.1f %%", error_of(predicted, measured));
-    table_cell(table, "%.1f %%", 100 * served->noise.output_tokens_per_s);
-}
-
-/* What passes between two steps, on average. */
-static void add_between(Table *table, uint64_t predicted, uint64_t measured)
-{
-    char text[NUMBER_BYTES];
-    table_cell(table, "between two steps");
-    table_cell(table, "%s", duration_text(predicted, text));
-    table_cell(table, "%s", duration_text(measured, text));
-    table_cell(table, "%+.1f %%", error_of((double)predicted, (double)measured));
-    table_cell(table, "%s", "");
-}
-
-static void add_memory(Table *table, const ValidatedTime *time)
-{
-    char text[NUMBER_BYTES];
-    table_cell(table, "device memory");
-    table_cell(table, "%s", bytes_text(time->memory.total, text));
-    table_cell(table, "%s", bytes_text(time->device_bytes, text));
-    table_cell(table, "%+.1f %%", error_of((double)time->memory.total, (double)time->device_bytes));
-    table_cell(table, "%s", "");
-}
-
-static uint64_t predicted_between(const ValidatedPlan *result)
-{
-    return between_steps(&result->served.predicted, result->time.predicted.between_ns);
-}
-
-static Status print_compared(const ValidatedPlan *result, uint32_t runs)
-{
-    static const char *const TITLES[] = {"", "predicted", "measured", "error", "noise"};
-    static const char *const TTFT[] = {"time to first token, median", "p90", "p99"};
-    static const char *const TBT[] = {"time between tokens, median", "p90", "p99"};
-    const ServedRuns *served = &result->served;
-    const ServingReport *predicted = &served->predicted;
-    const ServingReport *measured = &served->middle;
-    const ServingNoise *noise = &served->noise;
-    Table *table;
-    TRY(table_new(TITLES, "lrrrr", &table));
-    add_times(table, TTFT, &predicted->ttft, &measured->ttft, &noise->ttft);
-    add_times(table, TBT, &predicted->tbt, &measured->tbt, &noise->tbt);
-    add_time(table, "whole run", predicted->duration_ns, measured->duration_ns, noise->duration);
-    add_throughput(table, served);
-    add_between(table, predicted_between(result), served->between_ns);
-    add_memory(table, &result->time);
-    printf("Of each number the median over %u runs; its noise is the coefficient of variation:\n",
-           runs);
-    Status status = table_print(table, stdout);
-    table_free(table);
-    return status;
-}
-
-Status validation_print_serving(const Validation *validation)
-{
-    const ValidateArguments *arguments = validation->arguments;
-    const bool timed = arguments->hardware != NULL;
-    for (size_t i = 0; i < validation->n_plans; i++) {
-        const ValidatedPlan *result = &validation->results[i];
-        puts("");
-        if (validation->n_plans > 1)
-            printf("%s:\n", result->name);
-        TRY(serving_print(timed ? &result->served.middle : &result->totals.serving));
-        if (!timed)
-            continue;
-        puts("");
-        TRY(print_compared(result, arguments->runs));
-        puts("\nThe steps of all runs, as they ran:");
-        TRY(validation_print_report(&result->time.report));
-    }
-    return OK;
-}
-
-static Status add_side(cJSON *json, const char *name, const ServingReport *report,
-                       uint64_t device_bytes, uint64_t between_ns)
-{
-    cJSON *side;
-    TRY(json_add_object(json, name, &side));
-    TRY(json_add_u64(side, "device_bytes", device_bytes));
-    TRY(json_add_u64(side, "between_ns", between_ns));
-    return serving_report_json(report, side);
-}
-
-static Status add_runs(cJSON *json, const ServedRuns *served, uint32_t n)
-{
-    cJSON *array;
-    TRY(json_add_array(json, "runs", &array));
-    for (uint32_t i = 0; i < n; i++) {
-        cJSON *run = cJSON_CreateObject();
-        TRY(json_push(array, run));
-        TRY(serving_report_json(&served->runs[i], run));
-    }
-    return OK;
-}
-
-Status validation_add_serving(cJSON *json, const Validation *validation,
-                              const ValidatedPlan *result)
-{
-    const ServedRuns *served = &result->served;
-    const ValidatedTime *time = &result->time;
-    cJSON *object;
-    TRY(json_add_object(json, "served", &object));
-    if (validation->arguments->hardware == NULL)
-        return add_side(object, "measured", &result->totals.serving, time->device_bytes,
-                        measured_between(&result->totals));
-    TRY(add_side(object, "measured", &served->middle, time->device_bytes, served->between_ns));
-    TRY(add_side(object, "predicted", &served->predicted, time->memory.total,
-                 predicted_between(result)));
-    TRY(serving_noise_json(&served->noise, object));
-    return add_runs(object, served, validation->arguments->runs);
 }

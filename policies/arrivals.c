@@ -41,7 +41,7 @@ static Status fill_rate(const Arrivals *arrivals, uint32_t n, uint64_t *arrival_
     return OK;
 }
 
-Status arrivals_fill(const Arrivals *arrivals, uint32_t n, uint64_t *arrival_ns)
+static Status fill(const Arrivals *arrivals, uint32_t n, uint64_t *arrival_ns)
 {
     switch (arrivals->kind) {
     case ARRIVALS_AT_ONCE:
@@ -56,4 +56,12 @@ Status arrivals_fill(const Arrivals *arrivals, uint32_t n, uint64_t *arrival_ns)
         break;
     }
     return fill_rate(arrivals, n, arrival_ns);
+}
+
+Status arrivals_fill(const Arrivals *arrivals, uint32_t n, uint64_t *arrival_ns)
+{
+    TRY(fill(arrivals, n, arrival_ns));
+    for (uint32_t i = 0; i < n && arrivals->stretch > 0; i++)
+        arrival_ns[i] = (uint64_t)llround((double)arrival_ns[i] * arrivals->stretch);
+    return OK;
 }

@@ -17,6 +17,7 @@ typedef struct {
     ArrivalsKind kind;
     double requests_per_s; /* FIXED, POISSON: above 0 */
     uint64_t seed;
+    double stretch; /* each comes at so many times its time; 0: at its time */
 } Arrivals;
 
 /* Fills ARRIVAL_NS[n], by the number of the request; TRACE reads there when each was recorded, and

@@ -230,6 +230,8 @@ static void validate_lets_the_requests_of_a_trace_arrive_again(void **unused)
         assert_int_equal(cJSON_GetArraySize(runs), i > 0 ? 3 : 1);
         const cJSON *noise = cJSON_GetObjectItemCaseSensitive(sides, "noise");
         assert_true((number_at(noise, "ttft_ns", "p90") > 0) == (i > 0));
+        noise = cJSON_GetObjectItemCaseSensitive(sides, "predicted_varies");
+        assert_true(number_at(noise, "duration_ns", NULL) > 0);
         double steps_that_ran = 0;
         const cJSON *one;
         cJSON_ArrayForEach(one, runs)

@@ -3,6 +3,8 @@
 
 #include "tests/support.h"
 
+#include <math.h>
+
 #include <string.h>
 
 #include "base/memory.h"
@@ -289,6 +291,25 @@ static void recorded_arrivals_begin_at_0(void **unused)
     assert_int_equal(at[2], 300);
 }
 
+/* Of every kind, from the first on. */
+static void stretched_arrivals_come_at_so_many_times_their_time(void **unused)
+{
+    (void)unused;
+    enum { N = 50 };
+    for (ArrivalsKind kind = ARRIVALS_AT_ONCE; kind <= ARRIVALS_POISSON; kind++) {
+        Arrivals arrivals = {.kind = kind, .requests_per_s = 7, .seed = 5};
+        uint64_t at[N];
+        uint64_t stretched[N];
+        for (int i = 0; i < N; i++)
+            at[i] = stretched[i] = 1000000007u * (uint64_t)(i + 3);
+        assert_ok(arrivals_fill(&arrivals, N, at));
+        arrivals.stretch = 0.75;
+        assert_ok(arrivals_fill(&arrivals, N, stretched));
+        for (int i = 0; i < N; i++)
+            assert_true(fabs((double)stretched[i] - 0.75 * (double)at[i]) <= 1);
+    }
+}
+
 static void every_failed_allocation_is_reported_and_frees_all(void **unused)
 {
     (void)unused;
@@ -314,6 +335,7 @@ int main(void)
         cmocka_unit_test(fixed_arrivals_are_at_equal_distances),
         cmocka_unit_test(poisson_arrivals_have_the_rate_and_follow_the_seed),
         cmocka_unit_test(recorded_arrivals_begin_at_0),
+        cmocka_unit_test(stretched_arrivals_come_at_so_many_times_their_time),
         cmocka_unit_test(every_failed_allocation_is_reported_and_frees_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,7 +9,7 @@ enum { AHEAD_REPEATS = 5, FILL_STEPS = 3 };
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 
-static bool has_next_layer(const ModelConfig *config)
+bool calibration_has_next_layer(const ModelConfig *config)
 {
     uint32_t in_decoder = 0;
     for (uint32_t i = config->n_encoder_layers; i < config->n_layers; i++)
@@ -19,7 +19,8 @@ static bool has_next_layer(const ModelConfig *config)
 
 bool calibration_looks_ahead(const Calibration *c)
 {
-    return c->plan.buffer.on && c->plan.compute.mode == COMPUTE_ON_GPU && has_next_layer(c->config);
+    return c->plan.buffer.on && c->plan.compute.mode == COMPUTE_ON_GPU &&
+           calibration_has_next_layer(c->config);
 }
 
 Plan calibration_ahead_plan(const Calibration *c, bool all)
@@ -31,88 +32,101 @@ Plan calibration_ahead_plan(const Calibration *c, bool all)
     return plan;
 }
 
-/* True when the profile has predictions by all routers of the decoder. */
-static bool knows_router(const Calibration *c)
+/* The shape of the router that a prediction at LAYER asks, that of the next MoE layer; false: there
+ * is none. */
+static bool asked_shape(const Calibration *c, uint32_t layer, char shape[160])
+{
+    const ModelConfig *config = c->config;
+    for (uint32_t i = layer + 1; i < config->n_layers; i++)
+        if (config->layers[i].moe) {
+            calibrate_shape(config, i, OP_PREDICT, c->compute, shape);
+            return true;
+        }
+    return false;
+}
+
+/* True when the profile has predictions by all routers of the decoder that can be asked. */
+static bool knows_routers(const Calibration *c)
 {
     char shape[160];
-    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++) {
-        calibrate_shape(c->config, i, OP_PREDICT, c->compute, shape);
-        if (c->config->layers[i].moe && !calibration_knows(c, "gpu/predict", shape))
+    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
+        if (c->config->layers[i].moe && asked_shape(c, i, shape) &&
+            !calibration_knows(c, "gpu/predict", shape))
             return false;
-    }
     return true;
 }
 
-/* The operations of a step that predict: all but the last, which has nobody to ask. Returns how
- * many, and one of them. */
-static uint32_t find_predictions(const TimingRecord *ops, size_t n, uint32_t *first, uint32_t *last)
+/* The mean of ROW over the predictions of a step that ask a router of SHAPE. */
+static double mean_prediction(const Calibration *c, const TimingRecord *ops, size_t n,
+                              const double *row, const char *shape)
 {
-    uint32_t found = 0;
-    uint32_t before = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        if (ops[i].op != OP_PREDICT)
+    char asked[160];
+    double sum = 0;
+    double found = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (ops[i].op != OP_PREDICT || !asked_shape(c, ops[i].layer, asked) ||
+            strcmp(asked, shape) != 0)
             continue;
-        *first = found == 0 ? i : *first;
-        *last = before;
-        before = i;
+        sum += row[i];
         found++;
     }
-    return found > 0 ? found - 1 : 0;
-}
-
-/* The mean of ROW over the predictions of a step. */
-static double mean_prediction(const TimingRecord *ops, size_t n, const double *row)
-{
-    uint32_t first = 0;
-    uint32_t last = 0;
-    uint32_t found = find_predictions(ops, n, &first, &last);
-    double sum = 0;
-    for (uint32_t i = first; found > 0 && i <= last; i++)
-        sum += ops[i].op == OP_PREDICT ? row[i] : 0;
     return found > 0 ? sum / found : 0;
 }
 
-static Status note_values(Calibration *c, const char *name, const StepKind *kind, double *values,
-                          uint32_t n)
+/* Whether an MoE layer of the decoder before LAYER asks a router of SHAPE. */
+static bool asked_before(const Calibration *c, uint32_t layer, const char *shape)
+{
+    char asked[160];
+    for (uint32_t i = c->config->n_encoder_layers; i < layer; i++)
+        if (c->config->layers[i].moe && asked_shape(c, i, asked) && strcmp(asked, shape) == 0)
+            return true;
+    return false;
+}
+
+/* Notes the predictions of steps with operations OPS [n], whose times are ROWS
+ * [AHEAD_REPEATS][max_ops], STAMP_NS included: for each shape of a router that is asked. */
+static Status note_predictions(Calibration *c, const char *name, const StepKind *kind,
+                               const TimingRecord *ops, size_t n, const double *rows,
+                               uint32_t repeats, double stamp_ns)
 {
     const double at = (double)kind->requests * kind->tokens;
-    char shape[160] = "";
-    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++)
-        if (c->config->layers[i].moe)
-            calibrate_shape(c->config, i, OP_PREDICT, c->compute, shape);
-    double spread = calibration_spread(values, n);
-    double median = calibration_median(values, n);
-    return calibration_note(c, name, shape, UNIT_NS, TOKENS_AXIS, 1, &at, at_least_0(median),
-                            spread);
+    double values[AHEAD_REPEATS];
+    char shape[160];
+    for (uint32_t i = c->config->n_encoder_layers; i < c->config->n_layers; i++) {
+        if (!c->config->layers[i].moe || !asked_shape(c, i, shape) || asked_before(c, i, shape))
+            continue;
+        for (uint32_t r = 0; r < repeats; r++)
+            values[r] = mean_prediction(c, ops, n, rows + (size_t)r * c->max_ops, shape) - stamp_ns;
+        double spread = calibration_spread(values, repeats);
+        TRY(calibration_note(c, name, shape, UNIT_NS, TOKENS_AXIS, 1, &at,
+                             at_least_0(calibration_median(values, repeats)), spread));
+    }
+    return OK;
 }
 
 /* Where nothing waits. */
 static Status measure_device(Calibration *c, const StepKind *kind)
 {
     StepMeasured measured;
-    double gpu_ns[AHEAD_REPEATS];
     TRY(calibration_measure(c, kind, AHEAD_REPEATS, &measured));
-    for (uint32_t r = 0; r < measured.repeats; r++)
-        gpu_ns[r] =
-            mean_prediction(measured.ops, measured.n_ops, c->op_ns + (size_t)r * c->max_ops) -
-            c->stamp_ns;
-    return note_values(c, "gpu/predict", kind, gpu_ns, measured.repeats);
+    return note_predictions(c, "gpu/predict", kind, measured.ops, measured.n_ops, c->op_ns,
+                            measured.repeats, c->stamp_ns);
 }
 
 /* Where the host queues all operations. */
 static Status measure_issue(Calibration *c, const StepKind *kind)
 {
-    double issue_ns[AHEAD_REPEATS];
+    StepOutput output;
     calibration_seek_quiet(c);
     for (int i = -2; i < AHEAD_REPEATS; i++) {
-        StepOutput output;
+        double *row = c->issue_ns + (size_t)(i > 0 ? i : 0) * c->max_ops;
         double ns;
         TRY(calibration_step(c, kind, true, &output, &ns));
         for (size_t op = 0; op < output.n_timing; op++)
-            c->issue_ns[op] = (double)output.host.ops[op].duration_ns;
-        issue_ns[i > 0 ? i : 0] = mean_prediction(output.timing, output.n_timing, c->issue_ns);
+            row[op] = (double)output.host.ops[op].duration_ns;
     }
-    return note_values(c, "issue/predict", kind, issue_ns, AHEAD_REPEATS);
+    return note_predictions(c, "issue/predict", kind, output.timing, output.n_timing, c->issue_ns,
+                            AHEAD_REPEATS, 0);
 }
 
 static Status measure_places(Calibration *c, Status (*measure)(Calibration *, const StepKind *))
@@ -172,7 +186,7 @@ static Status measure_queued(Calibration *c)
 
 Status calibrate_ahead(Calibration *c)
 {
-    if (!has_next_layer(c->config) || (!c->counting && knows_router(c)))
+    if (!calibration_has_next_layer(c->config) || (!c->counting && knows_routers(c)))
         return OK;
     TRY(measure_queued(c));
     TRY(measure_settled(c));

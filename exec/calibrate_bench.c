@@ -26,11 +26,17 @@ static void lay_out_arrays(Calibration *c)
     c->position = lay_out(arena, c->max_tokens, sizeof *c->position);
     c->source = lay_out(arena, c->max_tokens, sizeof *c->source);
     c->forced = lay_out(arena, times(c->max_tokens, model_routed(c->config)), sizeof *c->forced);
+    c->n_coming = lay_out(arena, c->config->n_moe_layers, sizeof *c->n_coming);
+    c->coming =
+        lay_out(arena, times(c->config->n_moe_layers, c->config->max_experts), sizeof *c->coming);
+    c->is_coming = lay_out(arena, c->config->max_experts, sizeof *c->is_coming);
+    c->request = lay_out(arena, c->max_tokens, sizeof *c->request);
     c->other = lay_out(arena, OTHER_BYTES, 1);
     c->length = lay_out(arena, c->max_requests, sizeof *c->length);
     size_t n = times(CALIBRATE_REPEATS, c->max_ops);
     c->first_of = lay_out(arena, c->max_ops, sizeof *c->first_of);
     c->shape = lay_out(arena, c->max_ops, sizeof *c->shape);
+    c->op = lay_out(arena, c->max_ops, sizeof *c->op);
     c->op_ns = lay_out(arena, n, sizeof *c->op_ns);
     c->issue_ns = lay_out(arena, n, sizeof *c->issue_ns);
     c->wake_ns = lay_out(arena, n, sizeof *c->wake_ns);
@@ -150,6 +156,7 @@ static void add_request(Calibration *c, uint32_t request, uint32_t n, uint32_t *
 {
     for (uint32_t t = 0; t < n; t++, ++*tokens) {
         c->slot[*tokens] = request;
+        c->request[*tokens] = c->first_request + request;
         c->position[*tokens] = c->length[request] + t;
         c->token[*tokens] = token_at(c, request, c->position[*tokens]);
         c->source[*tokens] = c->max_requests + request;
@@ -169,6 +176,11 @@ static Status run(Calibration *c, StepInput *input, StepOutput *output, double *
     input->token = c->token;
     input->kv_slot = c->slot;
     input->position = c->position;
+    input->request = c->request;
+    if (executor_needs_future(c->executor)) {
+        input->n_coming = c->n_coming;
+        input->coming = c->coming;
+    }
     if (input->stack == STACK_DECODER && model_is_encoder_decoder(c->config))
         input->source_slot = c->source;
     uint64_t start_ns = clock_ns();

@@ -290,8 +290,10 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
     double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     bool together = bytes <= LOADED_TOGETHER_BYTES && !calibration_runs_at_once(c);
     TRY(together ? note_together(c, misses) : note_copies(c, misses, bytes));
-    TRY(calibration_note(c, "end/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         for_each(misses->outside_ns, hits->outside_ns, misses->loads), 0));
+    TRY(calibration_note(
+        c, "end/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+        for_each(misses->outside_ns, hits->outside_ns, together ? misses->events : misses->loads),
+        0));
     if (calibration_runs_at_once(c))
         return OK;
     TRY(note_end(c, hits, misses));

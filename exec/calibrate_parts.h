@@ -59,23 +59,30 @@ typedef struct {
     uint32_t *slot;
     uint32_t *position;
     uint32_t *source;
-    uint16_t *forced;     /* per MoE layer [max_tokens][top_k] */
-    uint32_t *length;     /* [max_requests] what each has */
-    unsigned char *other; /* memory that has nothing to do with steps */
-    uint64_t texts;       /* that tokens were taken from before: of another text, a token's weights
-                             are in no cache */
-    double *op_ns;        /* [CALIBRATE_REPEATS][max_ops] */
-    double *issue_ns;     /* the same: the host's time, */
-    double *wake_ns;      /* ... and of experts what it waited and decided */
+    uint16_t *forced;   /* per MoE layer [max_tokens][top_k] */
+    uint32_t *length;   /* [max_requests] what each has */
+    uint16_t *n_coming; /* what routing the next step brings, as in StepInput, ... */
+    uint16_t *coming;
+    bool *is_coming;        /* [max_experts] */
+    uint32_t *request;      /* [max_tokens] ... and whose its tokens are: the first is */
+    uint32_t first_request; /* this one */
+    unsigned char *other;   /* memory that has nothing to do with steps */
+    uint64_t texts;   /* that tokens were taken from before: of another text, a token's weights
+                         are in no cache */
+    double *op_ns;    /* [CALIBRATE_REPEATS][max_ops] */
+    double *issue_ns; /* the same: the host's time, */
+    double *wake_ns;  /* ... and of experts what it waited and decided */
     double *decide_ns;
     double *plain_issue_ns; /* these two in steps without stamps */
     double *plain_decide_ns;
-    double whole_ns[CALIBRATE_REPEATS]; /* of the unstamped steps beside these */
+    double stamping_ns[CALIBRATE_REPEATS]; /* the mean stamp of a stamped step, on the host */
+    double whole_ns[CALIBRATE_REPEATS];    /* of the unstamped steps beside these */
     uint32_t max_ops;
     uint32_t n_ops; /* of the list: operations of a step of STACK ... */
     Stack stack;
     uint32_t *first_of; /* [n_ops] the first with the same name and shape */
     char (*shape)[160]; /* [n_ops] */
+    Op *op;             /* [n_ops] */
     Arena arena;
     Samples samples;
     WholeSteps *whole;      /* that are measured */
@@ -147,6 +154,8 @@ static inline double at_least_0(double ns)
     return ns > 0 ? ns : 0;
 }
 
+/* True when an MoE layer of the decoder comes after another one. */
+bool calibration_has_next_layer(const ModelConfig *config);
 /* True when steps of the open model under its plan can ask the router of the next MoE layer. */
 bool calibration_looks_ahead(const Calibration *c);
 /* Such a plan: C's own buffer, or one with room for ALL experts, so that in the end nothing waits.
@@ -202,6 +211,9 @@ Status calibration_note_rest(Calibration *c, const double at[COST_AXES], double 
 /* Where OP of a step lies on its axes; the experts' have places of their own. Returns how many. */
 uint32_t calibration_place(const Calibration *c, Op op, const StepKind *kind, double at[COST_AXES],
                            const char *axis[COST_AXES]);
+/* The host's part of a step: queueing each operation, but for loads, and of experts from the
+ * decisions on; and deciding. Both [operations of the step]. */
+void calibration_keep_host_times(const HostTimes *host, double *issue_ns, double *decide_ns);
 /* Lists the operations of a step of STACK, where the list is not that of the step before. */
 void calibration_list(Calibration *c, Stack stack, const StepOutput *output);
 /* True when operation number I is the first of the list with its name and shape. */
@@ -216,7 +228,8 @@ Status calibration_note_ops(Calibration *c, const StepKind *kind, const StepMeas
  * each. */
 Status calibration_note_experts(Calibration *c, const StepMeasured *measured, double active,
                                 double rows, double load);
-/* Notes the router's operations of TOKENS whose routing is forced, which spares them the choice. */
+/* Notes the router's operations of TOKENS whose routing is forced, which spares them the choice,
+ * and embedding, with which that comes to the device. */
 Status calibration_note_forced(Calibration *c, const StepMeasured *measured, double tokens);
 /* Notes the clock that the device has now, where its driver tells. */
 void calibration_note_clock(Calibration *c);
@@ -259,6 +272,19 @@ Status calibrate_between(Calibration *c);
 Status calibrate_queue(Calibration *c);
 /* ... steps that ask the router of the next MoE layer, too, */
 Status calibrate_ahead(Calibration *c);
+/* ... decisions that predict, by predictor, */
+Status calibrate_decide(Calibration *c);
+/* ... operations while prefetches wait for the link, */
+Status calibrate_poll(Calibration *c);
+/* C's plan with fewer slots, which prefetches by PREDICTOR. */
+Plan calibration_predicting_plan(const Calibration *c, const char *predictor, uint32_t prefetches);
+/* What the events of the next step, of TOKENS whose routing is C->forced, need: C->coming, for
+ * predictors that know it. */
+void calibration_foretell(Calibration *c, uint32_t tokens);
+/* ... events that are unlike those before, */
+Status calibrate_varied(Calibration *c);
+/* ... the first operations of steps after such as load much, */
+Status calibrate_evicted(Calibration *c);
 /* ... steps that come long after the one before, */
 Status calibrate_cold(Calibration *c);
 /* ... and steps that load experts, with a buffer for those of one token. */

@@ -14,9 +14,7 @@ enum { QUEUE_ROUNDS = 3, LONG_ROUNDS = 2, LONG_TOKENS = 64, QUEUE_REPEATS = 3, Q
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};
 
-/* The host's part of a step: queueing each operation, but for loads, and of experts from the
- * decisions on; and deciding. */
-static void keep_host_times(const HostTimes *host, double *issue_ns, double *decide_ns)
+void calibration_keep_host_times(const HostTimes *host, double *issue_ns, double *decide_ns)
 {
     size_t event = 0;
     for (size_t i = 0; i < host->n_ops; i++) {
@@ -33,6 +31,16 @@ static void keep_host_times(const HostTimes *host, double *issue_ns, double *dec
     }
 }
 
+/* The host's time for a stamp in a stamped step: between the operations. */
+static double mean_stamp(const HostTimes *host)
+{
+    double sum = 0;
+    for (size_t i = 1; i < host->n_ops; i++)
+        sum += (double)host->ops[i].start_ns -
+               (double)(host->ops[i - 1].start_ns + host->ops[i - 1].duration_ns);
+    return host->n_ops > 1 ? sum / (double)(host->n_ops - 1) : 0;
+}
+
 /* Host and device in a stamped step of REPEAT, which waited. The device's clock is told to the
  * host's with the time that waking up takes, so that waking may seem to take none. */
 static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat)
@@ -40,7 +48,8 @@ static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat
     const HostTimes *host = &output->host;
     size_t row = (size_t)repeat * c->max_ops;
     size_t event = 0;
-    keep_host_times(host, c->issue_ns + row, c->decide_ns + row);
+    calibration_keep_host_times(host, c->issue_ns + row, c->decide_ns + row);
+    c->stamping_ns[repeat] = mean_stamp(host);
     for (size_t i = 0; i < output->n_timing; i++) {
         c->op_ns[row + i] = (double)output->timing[i].duration_ns;
         if (output->timing[i].op != OP_EXPERTS)
@@ -64,7 +73,8 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
         if (!one_thread) {
             TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
             size_t row = (size_t)r * c->max_ops;
-            keep_host_times(&output.host, c->plain_issue_ns + row, c->plain_decide_ns + row);
+            calibration_keep_host_times(&output.host, c->plain_issue_ns + row,
+                                        c->plain_decide_ns + row);
         }
         TRY(calibration_step(c, kind, true, &output, one_thread ? &c->whole_ns[r] : &ns));
         calibration_list(c, kind->stack, &output);
@@ -116,10 +126,29 @@ static Status note_event(Calibration *c, const char *shape, const EventCost *cos
     return calibration_note(c, "wake", shape, UNIT_NS, NULL, 0, NULL, cost->wake_ns, 0);
 }
 
+/* What a stamp takes the host, with what queueing an operation takes longer among stamps than
+ * without. */
+static Status note_stamp(Calibration *c, const StepMeasured *measured)
+{
+    double longer_ns = 0;
+    double ignored;
+    double stamping[QUEUE_REPEATS];
+    char shape[160];
+    if (calibration_runs_at_once(c) || !calibration_experts_shape(c, shape))
+        return OK;
+    memcpy(stamping, c->stamping_ns, sizeof stamping);
+    for (uint32_t i = 0; i < measured->n_ops; i++)
+        longer_ns += calibration_cost(c, c->issue_ns, measured, i, &ignored) -
+                     calibration_cost(c, c->plain_issue_ns, measured, i, &ignored);
+    double ns = calibration_median(stamping, measured->repeats) + longer_ns / measured->n_ops;
+    return calibration_note(c, "issue/stamp", shape, UNIT_NS, NULL, 0, NULL, at_least_0(ns), 0);
+}
+
 static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasured *measured,
                          const double at[COST_AXES])
 {
     double tokens = (double)kind->requests * kind->tokens;
+    TRY(note_stamp(c, measured));
     for (uint32_t i = 0; i < measured->n_ops; i++) {
         Op op = measured->ops[i].op;
         char name[48];
@@ -364,6 +393,8 @@ static Status measure_round(Calibration *c, bool known)
     TRY(calibrate_cold(c));
     if (known)
         return measure_rests(c);
+    TRY(calibrate_varied(c));
+    TRY(calibrate_evicted(c));
     TRY(measure_hits(c));
     return measure_sources(c);
 }
@@ -377,5 +408,8 @@ Status calibrate_queue(Calibration *c)
     c->queue_stamp_ns = c->stamp_ns;
     for (c->queue_round = 0; c->queue_round < rounds; c->queue_round++)
         TRY(measure_round(c, known));
-    return known ? OK : calibrate_ahead(c);
+    if (known)
+        return OK;
+    TRY(calibrate_ahead(c));
+    return calibration_has_next_layer(c->config) ? calibrate_decide(c) : OK;
 }

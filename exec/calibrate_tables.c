@@ -53,6 +53,7 @@ void calibration_list(Calibration *c, Stack stack, const StepOutput *output)
     c->stack = stack;
     for (uint32_t i = 0; i < n; i++) {
         const TimingRecord *op = &output->timing[i];
+        c->op[i] = op->op;
         calibrate_shape(c->config, op->layer, op->op, c->compute, c->shape[i]);
         uint32_t first = 0;
         while (first < i &&
@@ -122,12 +123,14 @@ Status calibration_note_forced(Calibration *c, const StepMeasured *measured, dou
 {
     static const char *const AXIS[] = {"tokens"};
     for (uint32_t i = 0; i < measured->n_ops; i++) {
+        Op op = measured->ops[i].op;
+        char name[48];
         double spread;
-        if (measured->ops[i].op != OP_ROUTE || !calibration_is_first(c, i))
+        if ((op != OP_ROUTE && op != OP_EMBED) || !calibration_is_first(c, i))
             continue;
         double ns = cost_of(c, measured, i, &spread);
-        TRY(calibration_note(c, "forced/route", c->shape[i], UNIT_NS, AXIS, 1, &tokens, ns,
-                             spread));
+        snprintf(name, sizeof name, "forced/%s", op_name(op));
+        TRY(calibration_note(c, name, c->shape[i], UNIT_NS, AXIS, 1, &tokens, ns, spread));
     }
     return OK;
 }

@@ -2,7 +2,9 @@
  * each waits for the call before it. */
 #include "exec/calibrate_parts.h"
 
-enum { TURN_STEPS = 5, MANY_TOKENS = 16 };
+enum { TURN_STEPS = 5, MANY_TOKENS = 16, QUICK_TURNS = 2 };
+
+static const char *const BYTES_AXIS[] = {"bytes"};
 
 /* ---- the host ---- */
 
@@ -29,6 +31,26 @@ static double mean_turn(const StepOutput *output)
     return n > 0 ? ns / n : 0;
 }
 
+/* How long the loads of an event after its first take, which wait for a call: the mean over a step.
+ */
+static double mean_copy(const StepOutput *output)
+{
+    const ResidencyRecord *before = NULL;
+    double ns = 0;
+    double n = 0;
+    for (size_t i = 0; i < output->n_residency; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0)
+            continue;
+        if (before != NULL && before->layer == record->layer) {
+            ns += (double)record->duration_ns;
+            n++;
+        }
+        before = record;
+    }
+    return n > 0 ? ns / n : 0;
+}
+
 /* Where there is room for one expert, each load waits for the call of the expert before it. A turn
  * is beginning a load and making the queue wait for it, which takes the host BEGIN_NS, and a call
  * that follows another one. */
@@ -39,7 +61,9 @@ static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns)
     const double at = tokens;
     uint32_t top_k = c->config->max_top_k;
     uint32_t half = c->config->max_experts / 2;
+    const double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     double turn_ns[TURN_STEPS];
+    double copy_ns[TURN_STEPS];
     char shape[160];
     StepOutput output;
     double ns;
@@ -51,7 +75,11 @@ static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns)
         calibration_seek_quiet(c);
         TRY(calibration_step(c, &kind, true, &output, &ns));
         turn_ns[i > 0 ? i : 0] = mean_turn(&output);
+        copy_ns[i > 0 ? i : 0] = mean_copy(&output);
     }
+    double copy_spread = calibration_spread(copy_ns, TURN_STEPS);
+    TRY(calibration_note(c, "copy/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                         calibration_median(copy_ns, TURN_STEPS), copy_spread));
     calibration_experts_shape(c, shape);
     double spread = calibration_spread(turn_ns, TURN_STEPS);
     return calibration_note(c, "issue/again", shape, UNIT_NS, AXIS, 1, &at,
@@ -122,15 +150,17 @@ static Status measure_halves(Calibration *c, double awaited_ns)
                             spread);
 }
 
+/* Other kernels compute many rows, which takes more launches. */
 Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns)
 {
+    static const uint32_t TOKENS[] = {1, MANY_TOKENS, 3 * MANY_TOKENS, 64 * MANY_TOKENS};
     Plan plan = c->plan;
     if (c->config->max_top_k < 3)
         return OK;
     TRY(measure_halves(c, awaited_ns));
     plan.buffer.slots = 1;
     TRY(executor_set_plan(c->executor, &plan));
-    TRY(measure_turns(c, 1, begin_ns));
-    TRY(measure_turns(c, MANY_TOKENS, begin_ns));
-    return c->options->quick ? OK : measure_turns(c, 16 * MANY_TOKENS, begin_ns);
+    for (size_t i = 0; i < (c->options->quick ? QUICK_TURNS : COUNT(TOKENS)); i++)
+        TRY(measure_turns(c, TOKENS[i], begin_ns));
+    return OK;
 }

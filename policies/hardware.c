@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -64,6 +65,18 @@ void hardware_ranks_shape(uint32_t ranks, uint32_t machine_ranks, char shape[160
     int used = snprintf(shape, 160, "%u ranks", ranks);
     if (machine_ranks < ranks)
         snprintf(shape + used, 160 - (size_t)used, ", %u a machine", machine_ranks);
+}
+
+uint32_t hardware_decide_table(const char *predictor, char name[48], const char *axis[COST_AXES],
+                               double *entries)
+{
+    int length = (int)strcspn(predictor, ":");
+    bool remembers = strncmp(predictor, "activation-match", (size_t)length) == 0;
+    snprintf(name, 48, "decide/%.*s", length, predictor);
+    *entries = remembers ? strtod(predictor + length + (predictor[length] == ':'), NULL) : 0;
+    axis[0] = remembers ? "requests" : "active";
+    axis[1] = "entries";
+    return remembers ? 2 : 1;
 }
 
 /* The last component of a path without the slashes at its end; *LENGTH bytes. */

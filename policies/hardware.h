@@ -9,7 +9,8 @@
  *
  *   gpu/OP             on the compute stream, back to back, without the cost of stamps. OP is an
  *                      op_name(). Axes by operation: see hardware_op_axes().
- *   forced/route       of routing that is laid on the model in place of its router's choice
+ *   forced/route       of routing that is laid on the model in place of its router's choice;
+ *   forced/embed       embedding, with which that comes to the device
  *   queued/experts     of a call that is given a list of experts, as where a buffer is: from the
  *                      end of queueing it to its end
  *   limited/route      with the limit of static gating, by "tokens"; padded/experts, mask/experts:
@@ -28,13 +29,18 @@
  *   host/fetch         from the host's having computed to the end of the event, by "rows";
  *                      issue/fetch: what queueing that takes the host
  *   issue/OP           host time to queue OP where no graph is replayed
+ *   cold/OP            ... longer as the first of its sort in a step, by "tokens" and the "bytes"
+ *                      that an event of the step before loaded: as they go through the host's
+ *                      caches these lose what queues it
  *   issue/again        ... to queue a call of experts that follows another one in its event, by
  *                      "tokens", where loads are small
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
- *                      end/load: to learn a load's time when the step is over; end/loads: in a
+ *                      end/load: to learn a load's time when the step is over, which small
+ *                      ones that are copied together have in common; end/loads: in a
  *                      step that has any (of the experts' shape). load, await and end/load are by
  *                      the "bytes" of an expert, as is lag
+ *   issue/poll         ... to queue any operation more while prefetches wait for the link
  *   copy/gap           from the end of a load to the start of the next, which waits for it
  *   copy/together      of small loads that are copied together, by the bytes of all, where the
  *                      host has begun them long before; start/together: what passes before, from
@@ -50,6 +56,9 @@
  *                      throttle/least: what it takes longer than its copy, at the least;
  *                      issue/throttle: what the host needs to begin it more
  *   decide             host time of the decisions on one event, by "active"
+ *   decide/none        ... where they are others than those of the event before;
+ *                      issue/varied: what queueing them takes longer then, by "tokens"
+ *   decide/PREDICTOR   ... that predicts a layer further on: hardware_decide_table()
  *   wake               from the end of the queue to the host's going on (both of the experts'
  *                      shape)
  *   graph/launch       from the call to the first operation of a step, by "tokens"
@@ -64,7 +73,7 @@
  *                      recording; the shape is the model's name, and " forced" where routing is
  *                      laid on it
  *   stamp              what one stamp adds to a step that is replayed; issue/stamp: what it takes
- *                      the host in one that is queued
+ *                      the host in one that is queued (of the experts' shape)
  *   stamp/queued       what it adds to one that is queued and waits for loads (of the experts'
  *                      shape): operations last as long with their stamps, and so longer without
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
@@ -226,6 +235,11 @@ void hardware_rest_shape(const char *model, Stack stack, StepMode mode, bool for
 /* The shape key of what RANKS send one another: "4 ranks", or "16 ranks, 8 a machine" where they
  * are on several. */
 void hardware_ranks_shape(uint32_t ranks, uint32_t machine_ranks, char shape[160]);
+/* The table of the decisions that predict by PREDICTOR, a plan's: decide/ and its name without
+ * numbers, by "active"; of one that remembers requests by "requests" of the step and by the
+ * "entries", *ENTRIES of PREDICTOR's, of its memory. Returns how many axes. */
+uint32_t hardware_decide_table(const char *predictor, char name[48], const char *axis[COST_AXES],
+                               double *entries);
 
 /* ---- making one ---- */
 

@@ -75,7 +75,8 @@ static bool holds(const CostTable *table)
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         if (strcmp(table->name, NAMES[i]) == 0)
             return true;
-    return table->unit == UNIT_FACTOR || strncmp(table->name, "issue/", strlen("issue/")) == 0;
+    return table->unit == UNIT_FACTOR || strncmp(table->name, "cold/", strlen("cold/")) == 0 ||
+           strncmp(table->name, "issue/", strlen("issue/")) == 0;
 }
 
 /* Sums the sizes, or takes the pieces and fills them in. */

@@ -10,7 +10,7 @@ static const char *const AXIS_NAMES[AXES] = {
     [AXIS_TOKENS] = "tokens", [AXIS_REQUESTS] = "requests", [AXIS_CONTEXT] = "context",
     [AXIS_ROWS] = "rows",     [AXIS_ACTIVE] = "active",     [AXIS_LOAD] = "load",
     [AXIS_BYTES] = "bytes",   [AXIS_SHARE] = "share",       [AXIS_ELAPSED] = "elapsed",
-    [AXIS_SKEW] = "skew"};
+    [AXIS_SKEW] = "skew",     [AXIS_ENTRIES] = "entries"};
 
 static Status find_axis(const CostTable *table, uint32_t axis, uint8_t *found)
 {
@@ -108,11 +108,34 @@ static Status find_op_table(const OpCosts *costs, const char *kind, const Hardwa
     return op_costs_find(costs, name, op->shape, ref);
 }
 
+/* After how many bytes queueing begins to take longer, and where measuring ended: axis 1. */
+static Status find_cold(const OpCosts *costs, const HardwareOp *op, OpPrice *price)
+{
+    TRY(find_op_table(costs, "cold", op, &price->cold));
+    price->cold_from = UINT64_MAX;
+    if (price->cold.table == COSTS_NONE)
+        return OK;
+    const CostTable *table = &costs->hardware->tables[price->cold.table];
+    if (table->n_axes != 2)
+        return fail(ERR_INPUT, "hardware profile: table %s: it is not by \"tokens\" and \"bytes\"",
+                    table->name);
+    for (uint32_t i = 0; i < table->n_points; i++) {
+        const double *at = table->at + (size_t)2 * i;
+        bool begins = i == 0 || at[-2] != at[0];
+        uint64_t from = begins ? 0 : (uint64_t)at[-1];
+        if (table->value[i] > 0 && from < price->cold_from)
+            price->cold_from = from;
+        price->cold_most = at[1] > (double)price->cold_most ? (uint64_t)at[1] : price->cold_most;
+    }
+    return OK;
+}
+
 static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *price)
 {
     *price = (OpPrice){.op = op->op,
                        .forced = {.table = COSTS_NONE},
                        .queued = {.table = COSTS_NONE},
+                       .varied = {.table = COSTS_NONE},
                        .again = {.table = COSTS_NONE},
                        .limited = {.table = COSTS_NONE},
                        .predict = {.table = COSTS_NONE},
@@ -123,18 +146,22 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .warm = {.table = COSTS_NONE},
                        .offer = {.table = COSTS_NONE},
                        .fetch = {.table = COSTS_NONE},
+                       .cold = {.table = COSTS_NONE},
                        .issue_fetch = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
+    TRY(find_cold(costs, op, price));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
+    if (op->op == OP_ROUTE || op->op == OP_EMBED)
+        TRY(find_op_table(costs, "forced", op, &price->forced));
     if (op->op == OP_ROUTE) {
         TRY(find_op_table(costs, "limited", op, &price->limited));
-        TRY(find_op_table(costs, "forced", op, &price->forced));
         TRY(op_costs_find(costs, "gpu/predict", op->shape, &price->predict));
         TRY(op_costs_find(costs, "issue/predict", op->shape, &price->issue_predict));
     }
     if (op->op != OP_EXPERTS)
         return OK;
+    TRY(op_costs_find(costs, "issue/varied", op->shape, &price->varied));
     TRY(op_costs_find(costs, "issue/again", op->shape, &price->again));
     TRY(find_op_table(costs, "uneven", op, &price->uneven));
     TRY(op_costs_find(costs, "unevenness", op->shape, &price->unevenness));
@@ -337,12 +364,28 @@ uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns)
     return kernels > 0 ? (uint32_t)kernels : 1;
 }
 
+uint64_t op_costs_cold_ns(OpCosts *costs, uint32_t number, uint64_t step, uint32_t tokens,
+                          uint64_t bytes)
+{
+    OpPrice *price = &costs->prices[number];
+    CostPoint point = {0};
+    bool first = price->step != step;
+    price->step = step;
+    if (!first || bytes <= price->cold_from)
+        return 0;
+    point.at[AXIS_TOKENS] = tokens;
+    point.at[AXIS_BYTES] = (double)(bytes < price->cold_most ? bytes : price->cold_most);
+    return op_costs_ns(costs, &price->cold, &point, &costs->other);
+}
+
 static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
 {
     price->issue_ns = op_costs_ns(costs, &price->issue, point, &costs->other);
     price->again_ns = price->again.table != COSTS_NONE
                           ? op_costs_ns(costs, &price->again, point, &costs->other)
                           : price->issue_ns;
+    if (price->varied.table != COSTS_NONE)
+        price->issue_ns += op_costs_ns(costs, &price->varied, point, &costs->other);
     /* Embedding is one kernel, and operations come after it. */
     if (price->op == OP_EMBED)
         costs->launch_ns = price->issue_ns;
@@ -354,11 +397,12 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
         price->slow = 1;
 }
 
-static double route_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point, bool forced)
+/* Of an operation that is another one where routing is FORCED. */
+static double tokens_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point, bool forced)
 {
     const CostRef *chosen =
         forced && price->forced.table != COSTS_NONE ? &price->forced : &price->gpu;
-    return op_costs_at(costs, chosen, point, &costs->use[OP_ROUTE]);
+    return op_costs_at(costs, chosen, point, &costs->use[price->op]);
 }
 
 /* Router and experts of static gating, for which AT has the tokens. */
@@ -382,10 +426,8 @@ static void price_plain(OpCosts *costs, OpPrice *price, const StepFeatures *step
     if ((costs->limits != NULL && price->op == OP_ROUTE) ||
         (costs->fixed != NULL && price->op == OP_EXPERTS))
         gpu_ns = limited_ns(costs, price, &point);
-    else if (price->op == OP_ROUTE)
-        gpu_ns = route_ns(costs, price, &point, forced);
     else if (price->op != OP_EXPERTS && !attends(price->op))
-        gpu_ns = op_costs_at(costs, &price->gpu, &point, &costs->use[price->op]);
+        gpu_ns = tokens_ns(costs, price, &point, forced);
     if (!attends(price->op))
         price->gpu_ns = whole(gpu_ns);
     if (costs->predicts && price->predict.table != COSTS_NONE)

@@ -19,6 +19,7 @@ typedef enum {
     AXIS_SHARE,
     AXIS_ELAPSED,
     AXIS_SKEW,
+    AXIS_ENTRIES,
     AXES
 } Axis;
 
@@ -95,7 +96,7 @@ typedef struct {
 typedef struct {
     Op op;
     CostRef gpu;
-    CostRef forced;      /* route: of routing that is forced */
+    CostRef forced;      /* route, embed: of routing that is forced */
     CostRef queued;      /* experts: of a call that is given a list */
     CostRef uneven;      /* experts: what unevenly shared rows add, ... */
     CostRef unevenness;  /* ... and how uneven they were */
@@ -105,7 +106,9 @@ typedef struct {
     CostRef fetch;       /* ... and what comes back, */
     CostRef issue_fetch; /* ... with the host's part of that */
     CostRef issue;
-    CostRef again; /* experts: a call that follows another one in its event */
+    CostRef varied; /* experts: what queueing others than before takes longer */
+    CostRef again;  /* experts: a call that follows another one in its event */
+    CostRef cold;   /* what queueing takes longer after many bytes were loaded */
     CostRef slowdown;
     CostRef limited; /* route, experts: of static gating */
     CostRef predict; /* route: the same router asked for a layer before its own */
@@ -115,6 +118,9 @@ typedef struct {
     uint64_t again_ns;
     uint64_t predict_ns;
     uint64_t issue_predict_ns;
+    uint64_t cold_from;              /* from so many bytes on; UINT64_MAX: no table tells */
+    uint64_t cold_most;              /* that were measured at the most */
+    uint64_t step;                   /* in which it was last queued; 0: none */
     uint32_t kernels;                /* that are queued in this time, about */
     double slow;                     /* factor beside copies, at least 1 */
     KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
@@ -175,6 +181,10 @@ int64_t op_costs_by_number(const OpCosts *costs, const CostRef *ref, const CostP
 /* Prices every operation of a step but its experts; ISSUED: the host queues them one by one and
  * waits at every event, and its part is priced as well; FORCED: routing is not the router's. */
 void op_costs_price(OpCosts *costs, const StepFeatures *step, bool issued, bool forced);
+/* What queueing the operation of PRICE in step STEP, from 1 on, of TOKENS, takes longer than its
+ * issue_ns, where events of the step before loaded BYTES each. */
+uint64_t op_costs_cold_ns(OpCosts *costs, uint32_t price, uint64_t step, uint32_t tokens,
+                          uint64_t bytes);
 /* About how many kernels the host queues in ISSUE_NS, at least 1. */
 uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns);
 /* ACTIVE experts of ROWS rows each that the host's cores compute together, with weights that come

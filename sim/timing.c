@@ -32,9 +32,13 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     uint64_t start_ns = later(timing->host_ns, earliest_ns);
     timing->elapsed_ns = timing->number == 1 ? UINT64_MAX : start_ns - timing->start_ns;
     timing->start_ns = timing->host_ns = start_ns;
+    timing->cold_bytes = timing->n_events > 0 ? timing->out.bytes_loaded / timing->n_events : 0;
+    timing->n_events = 0;
+    timing->cold_ns = 0;
     timing->gpu_ns = timing->start_ns;
     timing->stamp_at_ns = timing->start_ns;
     timing->prefetched_ns = 0;
+    timing->timed_loads = 0;
     timing->out = (StepTime){.start_ns = timing->start_ns};
     if (timing->link != NULL)
         TRY(link_begin_step(timing));
@@ -43,7 +47,8 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->waits = !timing->settled;
     timing->mode = STEP_QUEUED;
     if (timing->waits && !timing->one_thread)
-        timing->gpu_ns = timing->stamp_at_ns = timing->start_ns + timing->lag_ns;
+        timing->gpu_ns = timing->stamp_at_ns =
+            timing->start_ns + timing->lag_ns + timing->queue_stamp_ns;
     if (!timing->waits)
         TRY(timing_step_mode(timing, &timing->step, &timing->mode));
     op_costs_price(&timing->costs, &timing->step, timing->waits && !timing->one_thread,
@@ -70,25 +75,35 @@ static Status stamp(Timing *timing, const StepOp *op)
     return OK;
 }
 
-/* Kernels begin a lag after the host has begun to queue them, where the stream is free: the first
- * of an operation, and the last, which is queued at the end; and so does the stamp after it, whose
- * time is part of NS. */
-static void queue_op(Timing *timing, const OpPrice *price, uint64_t ns)
+/* After an operation the host looks after prefetches, and queues the stamp. */
+static void end_queueing(Timing *timing)
 {
-    uint64_t first_ns = timing->host_ns + timing->lag_ns;
-    int64_t kernels_ns = (int64_t)ns - (int64_t)timing->queue_stamp_ns;
-    int64_t last_ns = (kernels_ns - (int64_t)price->issue_ns) / (int64_t)price->kernels +
-                      (int64_t)timing->queue_stamp_ns;
-    timing->host_ns += price->issue_ns;
-    timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
-    timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
+    if (link_is_awaited(timing))
+        timing->host_ns += timing->issue_poll_ns;
     if (timing->options.stamped)
-        timing->gpu_ns = later(timing->gpu_ns, timing->host_ns + timing->lag_ns);
+        timing->gpu_ns =
+            later(timing->gpu_ns, timing->host_ns + timing->lag_ns + timing->queue_stamp_ns);
     timing->host_ns += timing->issue_stamp_ns;
 }
 
-/* Runs NS on the compute stream, queued by the host where no graph does it. */
-static void run_op(Timing *timing, const OpPrice *price, uint64_t ns)
+/* Kernels begin a lag after the host has begun to queue them, where the stream is free: the first
+ * of an operation, and the last, which is queued at the end; and so does the stamp after it, whose
+ * time is part of NS. */
+static void queue_op(Timing *timing, const OpPrice *price, uint64_t issue_ns, uint64_t ns)
+{
+    uint64_t first_ns = timing->host_ns + timing->lag_ns;
+    int64_t kernels_ns = (int64_t)ns - (int64_t)timing->queue_stamp_ns;
+    int64_t last_ns = (kernels_ns - (int64_t)issue_ns) / (int64_t)price->kernels +
+                      (int64_t)timing->queue_stamp_ns;
+    timing->host_ns += issue_ns;
+    timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
+    timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
+    end_queueing(timing);
+}
+
+/* Runs NS on the compute stream, queued by the host where no graph does it, in COLD_NS more than
+ * else. */
+static void run_op(Timing *timing, const OpPrice *price, uint64_t cold_ns, uint64_t ns)
 {
     ns += timing->waits ? timing->queued_more_ns + timing->queue_stamp_ns : timing->stamp_ns;
     if (timing->one_thread) {
@@ -97,7 +112,7 @@ static void run_op(Timing *timing, const OpPrice *price, uint64_t ns)
         return;
     }
     if (timing->waits)
-        queue_op(timing, price, ns);
+        queue_op(timing, price, price->issue_ns + cold_ns, ns);
     else
         timing->gpu_ns += ns;
 }
@@ -105,15 +120,18 @@ static void run_op(Timing *timing, const OpPrice *price, uint64_t ns)
 /* After the router of a layer that of one further on, where the plan decides by it. */
 static Status predict(Timing *timing, const StepOp *route)
 {
-    const OpPrice *of = &timing->costs.prices[route->price];
     const StepOp op = {.layer = route->layer, .op = OP_PREDICT, .price = route->price};
     OpPrice price = {.kernels = 1};
-    for (uint32_t i = 0; i < timing->options.n_layers; i++)
-        if (timing->layers[i].layer == route->layer && timing->layers[i].predicts)
-            price = (OpPrice){.gpu_ns = of->predict_ns,
-                              .issue_ns = of->issue_predict_ns,
-                              .kernels = op_costs_kernels(&timing->costs, of->issue_predict_ns)};
-    run_op(timing, &price, price.gpu_ns);
+    for (uint32_t i = 0; i < timing->options.n_layers; i++) {
+        const LayerTime *layer = &timing->layers[i];
+        if (layer->layer != route->layer || !layer->predicts)
+            continue;
+        const OpPrice *asked = &timing->costs.prices[layer->asked];
+        price = (OpPrice){.gpu_ns = asked->predict_ns,
+                          .issue_ns = asked->issue_predict_ns,
+                          .kernels = op_costs_kernels(&timing->costs, asked->issue_predict_ns)};
+    }
+    run_op(timing, &price, 0, price.gpu_ns);
     return stamp(timing, &op);
 }
 
@@ -122,7 +140,8 @@ Status timing_play(Timing *timing, const StepOp *op)
     const OpPrice *price = &timing->costs.prices[op->price];
     if (!timing_is_played(timing, op))
         return OK;
-    run_op(timing, price, price->gpu_ns);
+    uint64_t cold_ns = timing->waits ? timing_cold_ns(timing, op->price) : 0;
+    run_op(timing, price, cold_ns, price->gpu_ns);
     TRY(stamp(timing, op));
     return op->op == OP_ROUTE && timing->distance > 0 ? predict(timing, op) : OK;
 }
@@ -229,7 +248,9 @@ static Status reach_experts(Timing *timing, const TimingEvent *event, const Step
 static Status end_experts(Timing *timing, const StepOp *experts)
 {
     timing->gpu_ns += timing->queue_stamp_ns;
-    timing->host_ns += timing->one_thread ? 0 : timing->issue_stamp_ns;
+    timing->n_events++;
+    if (!timing->one_thread)
+        end_queueing(timing);
     return stamp(timing, experts);
 }
 
@@ -246,7 +267,7 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
         TRY(timing_experts(timing, event, actions, n_actions, experts->price));
         return end_experts(timing, experts);
     }
-    run_op(timing, &timing->costs.prices[experts->price],
+    run_op(timing, &timing->costs.prices[experts->price], 0,
            experts_ns(timing, event, experts->price));
     return stamp(timing, experts);
 }
@@ -282,7 +303,9 @@ static uint64_t cold_ns(Timing *timing)
     CostPoint point = {0};
     if (timing->mode != STEP_QUEUED || timing->refs.cold.table == COSTS_NONE)
         return 0;
-    point.at[AXIS_ELAPSED] = (double)timing->elapsed_ns;
+    point.at[AXIS_ELAPSED] =
+        (double)(timing->elapsed_ns < timing->cold_most_ns ? timing->elapsed_ns
+                                                           : timing->cold_most_ns);
     return op_costs_ns(&timing->costs, &timing->refs.cold, &point, &timing->costs.other);
 }
 
@@ -362,7 +385,7 @@ Status timing_end(Timing *timing, StepTime *step)
     if (!timing->one_thread)
         end_ns = later(end_ns, timing->host_ns);
     if (timing->waits)
-        end_ns += timing->wake_ns + timing->end_load_ns * timing->out.loads +
+        end_ns += timing->wake_ns + timing->end_load_ns * timing->timed_loads +
                   (timing->out.loads > 0 ? timing->end_loads_ns : 0);
     int64_t rest_ns = rest_of(timing);
     int64_t duration_ns = (int64_t)(end_ns - timing->start_ns) + rest_ns;

@@ -45,6 +45,7 @@ bool event_repeats(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t 
     timing->out.exposed_load_ns += time->exposed_load_ns;
     timing->out.load_ns += time->load_ns;
     timing->out.loads += n_misses;
+    timing->timed_loads += time->timed_loads;
     cost_use_add(&timing->costs.other, &time->other);
     return true;
 }
@@ -56,6 +57,8 @@ EventStart event_begins(const Timing *timing, const LayerTime *layer, uint32_t n
                         .idle = is_link_idle(timing)};
     start.time.exposed_load_ns = timing->out.exposed_load_ns;
     start.time.load_ns = timing->out.load_ns;
+    start.time.timed_loads = timing->timed_loads;
+    start.cold_ns = timing->cold_ns;
     start.time.other = timing->costs.other;
     return start;
 }
@@ -63,13 +66,15 @@ EventStart event_begins(const Timing *timing, const LayerTime *layer, uint32_t n
 void event_ends(Timing *timing, const EventStart *start)
 {
     EventTime time = start->time;
-    if (!start->idle || time.works_priced != 1 + timing->costs.works_priced)
+    if (!start->idle || timing->cold_ns != start->cold_ns ||
+        time.works_priced != 1 + timing->costs.works_priced)
         return;
     time.gpu_ns = timing->gpu_ns - start->from_ns;
     time.host_ns = timing->host_ns - start->from_ns;
     time.copy_ns = timing->copy_ns - start->from_ns;
     time.exposed_load_ns = timing->out.exposed_load_ns - time.exposed_load_ns;
     time.load_ns = timing->out.load_ns - time.load_ns;
+    time.timed_loads = timing->timed_loads - time.timed_loads;
     for (CostStatus status = COST_OK; status < COST_STATUSES; status++)
         time.other.n[status] = timing->costs.other.n[status] - time.other.n[status];
     *place_of(timing, &time) = time;

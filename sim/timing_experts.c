@@ -65,7 +65,9 @@ static void run_jobs(Event *event, Pending *list)
         timing->gpu_ns = timing->host_ns;
     } else {
         const OpPrice *price = &timing->costs.prices[event->price];
-        uint64_t issue_ns = event->calls++ == 0 ? price->issue_ns : price->again_ns;
+        uint64_t issue_ns = price->again_ns;
+        if (event->calls++ == 0)
+            issue_ns = price->issue_ns + timing_cold_ns(timing, event->price);
         timing->host_ns += (list->tickets > 0 ? timing->issue_await_ns : 0) + issue_ns;
         uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
         uint64_t start_ns = later(later(free_ns, timing->host_ns), ready_at(timing, list));
@@ -116,6 +118,7 @@ static Status note_load(Timing *timing, uint64_t free_ns, uint64_t start_ns, uin
 {
     timing->out.load_ns += end_ns - start_ns;
     timing->out.loads += loads;
+    timing->timed_loads++;
     return link_take(timing, free_ns, end_ns);
 }
 
@@ -415,18 +418,35 @@ static uint64_t end_of_hits(const Event *event, const ExpertWork *all)
     return later(timing->gpu_ns + queued_behind(timing, issue_ns), timing->host_ns + issue_ns) + ns;
 }
 
+/* Deciding on an event of N experts that predicts a layer further on. */
+static uint64_t decide_ahead_ns(Timing *timing, uint32_t n)
+{
+    CostPoint point = {0};
+    point.at[AXIS_ACTIVE] = n;
+    point.at[AXIS_REQUESTS] = timing->step.requests;
+    point.at[AXIS_ENTRIES] = timing->entries;
+    return op_costs_ns(&timing->costs, &timing->refs.decide_ahead, &point, &timing->costs.other);
+}
+
+static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n)
+{
+    const CostPoint point = {0};
+    if (layer->loads_ahead && timing->refs.decide_ahead.table != COSTS_NONE)
+        return decide_ahead_ns(timing, n);
+    return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide, &point, AXIS_ACTIVE,
+                                        n, true, &timing->decide, &timing->costs.other);
+}
+
 /* The event is decided: the host has the counts, and knows what it will do. */
 static void begin_event(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
 {
     Timing *timing = event->timing;
-    const CostPoint point = {0};
     event->first_host = timing->out.n_residency;
     offer_host(event);
     if (!timing->one_thread)
         timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
     timing->host_ns +=
-        (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide, &point, AXIS_ACTIVE,
-                                     event->event->n, true, &timing->decide, &timing->costs.other);
+        decide_ns(timing, &timing->layers[event->event->layer_index], event->event->n);
     *hits_end_ns = end_of_hits(event, all);
 }
 
@@ -509,7 +529,8 @@ Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8
     uint64_t hits_end_ns;
     fill_slots(timing, layer, n_misses);
     timing->out.bytes_loaded += n_misses * timing->options.layers[asked->layer_index].expert_bytes;
-    if (asked->rows == NULL && event_repeats(timing, layer, asked->n, n_misses))
+    bool is_cold = timing->cold_bytes > 0 && timing->costs.prices[price].step != timing->number;
+    if (asked->rows == NULL && !is_cold && event_repeats(timing, layer, asked->n, n_misses))
         return OK;
     const EventStart start = event_begins(timing, layer, asked->n, n_misses);
     split(asked, hit, n_misses, &event, &all);

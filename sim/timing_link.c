@@ -189,6 +189,20 @@ Status link_pass(Timing *timing, uint32_t layer_index)
     return OK;
 }
 
+bool link_is_awaited(Timing *timing)
+{
+    uint64_t end_ns;
+    if (timing->link == NULL)
+        return false;
+    while (timing->first_ahead < timing->n_ahead && is_over(&timing->ahead[timing->first_ahead]))
+        timing->first_ahead++;
+    if (timing->first_ahead == timing->n_ahead)
+        return false;
+    const AheadTime *last = &timing->ahead[timing->n_ahead - 1];
+    return is_over(last) ||
+           !engine_begun(timing->link, last->part[last->begun_at_most - 1], &end_ns);
+}
+
 Status link_end_step(Timing *timing)
 {
     for (uint32_t i = 0; i < timing->n_ahead; i++) {
@@ -204,6 +218,7 @@ Status link_end_step(Timing *timing)
         uint64_t ns = ahead->end_ns - ahead->start_ns;
         timing->prefetched_ns = later(timing->prefetched_ns, ahead->end_ns);
         timing->out.loads++;
+        timing->timed_loads++;
         timing->out.load_ns += ns;
         timing->out.bytes_loaded += bytes;
         if (!timing->options.records)

@@ -105,15 +105,43 @@ static void find_kind(Timing *timing, uint32_t index)
         layer->kind++;
 }
 
+/* Whether the stack of MoE layer I has another one so many further on. */
+static bool reaches(const TimingOptions *options, uint32_t i, uint32_t distance)
+{
+    return distance > 0 && distance < options->n_layers - i &&
+           options->layers[i + distance].stack == options->layers[i].stack;
+}
+
+/* The price of the router of MoE layer I, which is asked ahead. */
+static Status find_asked(const Timing *timing, uint32_t i, uint32_t *price)
+{
+    const OpCosts *costs = &timing->costs;
+    const TraceLayer *layer = &timing->options.layers[i];
+    for (uint32_t n = 0; n < costs->n_ops[layer->stack]; n++) {
+        const StepOp *op = &costs->ops[layer->stack][n];
+        if (op->op != OP_ROUTE || op->layer != layer->layer)
+            continue;
+        *price = op->price;
+        return costs->prices[op->price].predict.table != COSTS_NONE
+                   ? OK
+                   : timing_lacks(timing, "gpu/predict", costs->model->ops[layer->stack][n].shape);
+    }
+    return fail(ERR_INPUT, "hardware profile: model %s: layer %u has no router", costs->model->name,
+                layer->layer);
+}
+
 static Status make_layers(Timing *timing)
 {
     const TimingOptions *options = &timing->options;
+    bool ahead = plan_prefetches(options->plan);
     uint32_t most_slots;
     uint32_t most_experts = 1;
     for (uint32_t i = 0; i < options->n_layers; i++) {
-        uint32_t target = i + timing->distance;
-        timing->layers[i].predicts = timing->distance > 0 && target < options->n_layers &&
-                                     options->layers[target].stack == options->layers[i].stack;
+        timing->layers[i].predicts = reaches(options, i, timing->distance);
+        if (timing->layers[i].predicts)
+            TRY(find_asked(timing, i + timing->distance, &timing->layers[i].asked));
+        timing->layers[i].loads_ahead =
+            ahead && reaches(options, i, options->plan->prefetch.distance);
         TRY(price_loads(timing, &timing->layers[i], &options->layers[i]));
         find_kind(timing, i);
         if (options->layers[i].experts > most_experts)

@@ -97,6 +97,7 @@ typedef struct {
     uint64_t copy_ns; /* where it loads */
     uint64_t exposed_load_ns;
     uint64_t load_ns;
+    uint64_t timed_loads;
     CostUse other; /* how its costs were found, but those of calls, which were known */
 } EventTime;
 
@@ -108,7 +109,9 @@ typedef struct {
     uint32_t run;           /* of operations before them; RUN_NONE: they are no such */
     uint32_t first_op;      /* ... of the stack's list */
     uint64_t plain_ns;      /* of its event among Timing.plain */
+    uint32_t asked;         /* ... and of the router that is asked ahead, where it predicts */
     bool predicts;          /* the plan asks the router of a layer further on, and there is one */
+    bool loads_ahead;       /* the plan predicts a layer further on by its events */
     uint64_t slot_bytes;    /* that a load copies */
     uint64_t asked_ns;      /* of a load, by the plan's link; 0: as it comes */
     uint64_t load_ns;       /* ... and with what that costs: at the least */
@@ -156,6 +159,7 @@ struct Timing {
         CostRef throttle_least;
         CostRef issue_throttle;
         CostRef decide;
+        CostRef decide_ahead; /* and predict */
         CostRef wake;
         CostRef h2d;
         CostRef together;
@@ -163,6 +167,7 @@ struct Timing {
         CostRef stamp;
         CostRef queue_stamp;
         CostRef issue_stamp;
+        CostRef issue_poll;
         CostRef rest[2][STEP_MODES]; /* by Stack and StepMode */
         CostRef between;
         CostRef cold;
@@ -183,11 +188,13 @@ struct Timing {
     uint64_t throttle_ns;
     uint64_t throttle_least_ns;
     uint64_t wake_ns;
+    uint64_t cold_most_ns;   /* after the step before, at which step/cold was measured */
     uint64_t queued_more_ns; /* that an operation of a step that waits takes beyond its table, which
                                 is without a stamp that costs less there */
     uint64_t stamp_ns;       /* 0 unless stamped, as are the next two: */
     uint64_t queue_stamp_ns; /* of steps that wait */
     uint64_t issue_stamp_ns;
+    uint64_t issue_poll_ns; /* of an operation while prefetches wait for the link */
 
     LayerTime *layers;   /* [n_layers] */
     uint64_t *slot_used; /* [slots of a scope] the flush in which the slot was last queued */
@@ -200,6 +207,7 @@ struct Timing {
     uint32_t n_initial; /* residents of a fresh buffer */
     uint32_t n_experts;
     uint32_t distance; /* of that router; 0: none is asked */
+    double entries;    /* of the memory that the plan's predictor has */
     bool holds_all;
     uint32_t plain_to; /* events of at most so many experts need no actions */
     bool settled;
@@ -219,11 +227,15 @@ struct Timing {
     uint32_t at; /* next operation of the stack's list */
     uint64_t start_ns;
     uint64_t elapsed_ns;    /* since the step before began */
+    uint32_t n_events;      /* so far */
+    uint64_t cold_bytes;    /* that an event of the step before loaded, on average */
+    uint64_t cold_ns;       /* that queueing took longer since, so far */
     uint64_t host_ns;       /* the host has come so far */
     uint64_t gpu_ns;        /* the compute stream is free */
     uint64_t copy_ns;       /* the copy stream is free */
     uint64_t stamp_at_ns;   /* the last stamp */
     uint64_t prefetched_ns; /* the last prefetch of the step ends */
+    uint64_t timed_loads;   /* of the step: those that are copied together have one time */
     StepTime out;
 
     /* Only where prefetches are held back. */
@@ -284,6 +296,17 @@ static inline uint64_t later(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
+/* What queueing the operation of PRICE takes longer than it does again and again. */
+static inline uint64_t timing_cold_ns(Timing *timing, uint32_t price)
+{
+    uint64_t ns = 0;
+    if (timing->cold_bytes > 0)
+        ns = op_costs_cold_ns(&timing->costs, price, timing->number, timing->step.tokens,
+                              timing->cold_bytes);
+    timing->cold_ns += ns;
+    return ns;
+}
+
 /* Whether OP is run and is no experts' call. */
 bool timing_is_played(const Timing *timing, const StepOp *op);
 
@@ -291,6 +314,8 @@ bool timing_is_played(const Timing *timing, const StepOp *op);
  * with ERR_INPUT, naming the first that is missing; but what passes between operations and loads is
  * noted as missing, and results tell it (sim/timing_tables.c). */
 Status timing_find_tables(Timing *timing);
+/* Fails with ERR_INPUT: the profile has no table NAME of SHAPE, which may be "". */
+Status timing_lacks(const Timing *timing, const char *name, const char *shape);
 
 /* The link (sim/timing_link.c). All fail with ERR_MEMORY. */
 Status link_open(Timing *timing);
@@ -307,6 +332,8 @@ Status link_take_over(Timing *timing, const PrefetchTime *prefetch, uint64_t *en
 Status link_forget(Timing *timing, const PrefetchTime *prefetch);
 /* The event of LAYER_INDEX is decided: prefetches for it that have not begun are cancelled. */
 Status link_pass(Timing *timing, uint32_t layer_index);
+/* Whether prefetches wait for it, by what is known of it. */
+bool link_is_awaited(Timing *timing);
 /* All that is left of prefetches is loaded, and counted. */
 Status link_end_step(Timing *timing);
 
@@ -342,6 +369,7 @@ bool event_repeats(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t 
 typedef struct {
     EventTime time;
     uint64_t from_ns;
+    uint64_t cold_ns; /* as in Timing: what comes but once in a step is not repeated */
     bool idle;
 } EventStart;
 EventStart event_begins(const Timing *timing, const LayerTime *layer, uint32_t n,

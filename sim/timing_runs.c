@@ -69,6 +69,7 @@ static Status play_run(Timing *timing, const OpRun *run, uint32_t first, RunTime
 {
     uint64_t gpu_ns = timing->gpu_ns;
     uint64_t host_ns = timing->host_ns;
+    uint64_t cold_ns = timing->cold_ns;
     *time = (RunTime){.step = timing->number, .ahead_ns = (int64_t)(gpu_ns - host_ns)};
     for (uint32_t i = 0; i < run->n; i++) {
         uint64_t from_ns = timing->stamp_at_ns;
@@ -78,6 +79,9 @@ static Status play_run(Timing *timing, const OpRun *run, uint32_t first, RunTime
     }
     time->gpu_ns = timing->gpu_ns - gpu_ns;
     time->host_ns = timing->host_ns - host_ns;
+    /* What is queued for the first time in a step comes but once. */
+    if (timing->cold_ns != cold_ns)
+        time->step = 0;
     return OK;
 }
 
@@ -97,7 +101,7 @@ Status runs_play(Timing *timing, const LayerTime *layer, bool *played)
 {
     *played = layer->run != RUN_NONE && timing->at == layer->first_op &&
               timing->stamp_at_ns == timing->gpu_ns && !timing->options.records &&
-              !timing->one_thread && timing->distance == 0;
+              !timing->one_thread && timing->distance == 0 && timing->link == NULL;
     if (!*played)
         return OK;
     OpRun *run = &timing->runs[layer->run];

@@ -43,6 +43,7 @@ static const struct {
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
     {"stamp/queued", offsetof(Timing, refs.queue_stamp), NEEDED_BY_NONE},
     {"issue/stamp", offsetof(Timing, refs.issue_stamp), NEEDED_BY_NONE},
+    {"issue/poll", offsetof(Timing, refs.issue_poll), NEEDED_BY_NONE},
 };
 
 static bool has_small_experts(const Timing *timing)
@@ -77,7 +78,7 @@ static bool is_needed(const Timing *timing, Need need)
     return false;
 }
 
-static Status lacks(const Timing *timing, const char *name, const char *shape)
+Status timing_lacks(const Timing *timing, const char *name, const char *shape)
 {
     return fail(ERR_INPUT,
                 "hardware profile: model %s: it has no table \"%s\"%s%s, which times of this plan "
@@ -116,6 +117,23 @@ static const char *shape_of(const OpCosts *costs, uint32_t price)
     return "";
 }
 
+/* Decisions that predict; where they were not measured by the plan's predictor, they take what
+ * those do that predict nothing, and results tell it. */
+static Status find_decisions(Timing *timing, const char *experts)
+{
+    const Plan *plan = timing->options.plan;
+    const char *axis[COST_AXES];
+    char name[48];
+    CostRef *ref = &timing->refs.decide_ahead;
+    *ref = (CostRef){.table = COSTS_NONE};
+    if (!plan->buffer.on || !plan_prefetches(plan))
+        return OK;
+    hardware_decide_table(plan->prefetch.predictor, name, axis, &timing->entries);
+    TRY(op_costs_find(&timing->costs, name, experts, ref));
+    note_if_missing(timing, ref, "decide/PREDICTOR");
+    return OK;
+}
+
 /* What is the same in every step; where it was measured for experts of several shapes, what was for
  * those of the first layer. */
 static Status find_constants(Timing *timing)
@@ -128,10 +146,14 @@ static Status find_constants(Timing *timing)
         if (ref->table != COSTS_NONE || !is_needed(timing, TABLES[i].need))
             continue;
         if (!is_small(TABLES[i].need))
-            return lacks(timing, TABLES[i].name, "");
+            return timing_lacks(timing, TABLES[i].name, "");
         note_missing(timing, TABLES[i].name);
     }
-    return OK;
+    CostRef varied;
+    TRY(op_costs_find(&timing->costs, "decide/none", experts, &varied));
+    if (varied.table != COSTS_NONE)
+        timing->refs.decide = varied;
+    return find_decisions(timing, experts);
 }
 
 static Status check_op(Timing *timing, uint32_t number)
@@ -142,19 +164,17 @@ static Status check_op(Timing *timing, uint32_t number)
     bool fixed = timing->costs.fixed != NULL;
     bool limits = timing->costs.limits != NULL;
     if (fixed && price->op == OP_EXPERTS && price->limited.table == COSTS_NONE)
-        return lacks(timing, "padded/experts or mask/experts", shape);
+        return timing_lacks(timing, "padded/experts or mask/experts", shape);
     if (limits && price->op == OP_ROUTE && price->limited.table == COSTS_NONE)
-        return lacks(timing, "limited/route", shape);
+        return timing_lacks(timing, "limited/route", shape);
     snprintf(name, sizeof name, "gpu/%s", op_name(price->op));
     if (price->gpu.table == COSTS_NONE && (price->op != OP_HEAD || timing->options.logits))
-        return lacks(timing, name, shape);
+        return timing_lacks(timing, name, shape);
     if (price->issue.table == COSTS_NONE && is_needed(timing, NEEDED_BY_QUEUES))
         note_missing(timing, "issue/OP of some operations");
-    if (price->op == OP_ROUTE && timing->distance > 0 && price->predict.table == COSTS_NONE)
-        return lacks(timing, "gpu/predict", shape);
     if (price->op == OP_EXPERTS && price->host.table == COSTS_NONE &&
         timing->options.plan->compute.mode != COMPUTE_ON_GPU)
-        return lacks(timing, "host/experts", shape);
+        return timing_lacks(timing, "host/experts", shape);
     if (price->op == OP_EXPERTS && is_needed(timing, NEEDED_BY_HOST_EXPERTS)) {
         note_if_missing(timing, &price->offer, "host/offer");
         note_if_missing(timing, &price->fetch, "host/fetch");
@@ -193,6 +213,15 @@ static Status find_rest(Timing *timing, Stack stack, StepMode mode)
     return OK;
 }
 
+/* On the one axis of REF's table. */
+static uint64_t last_place(const OpCosts *costs, const CostRef *ref)
+{
+    const CostTable *table = ref->table != COSTS_NONE ? &costs->hardware->tables[ref->table] : NULL;
+    return table != NULL && table->n_axes == 1 && table->n_points > 0
+               ? (uint64_t)table->at[table->n_points - 1]
+               : UINT64_MAX;
+}
+
 static Status find_of_model(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
@@ -202,6 +231,7 @@ static Status find_of_model(Timing *timing)
             TRY(find_rest(timing, stack, mode));
     TRY(find_between(timing));
     TRY(op_costs_find(costs, "step/cold", costs->model->name, &timing->refs.cold));
+    timing->cold_most_ns = last_place(costs, &timing->refs.cold);
     const char *memory = costs->fixed == NULL                             ? "activations"
                          : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
                                                                           : "padded";
@@ -243,6 +273,7 @@ static void price_queue(Timing *timing)
     timing->sync_ns = constant(timing, &timing->refs.sync);
     timing->lag_ns = constant(timing, &timing->refs.lag);
     timing->gap_ns = constant_if_any(timing, &timing->refs.gap, 0);
+    timing->issue_poll_ns = constant_if_any(timing, &timing->refs.issue_poll, 0);
 }
 
 static void price_slow_link(Timing *timing)

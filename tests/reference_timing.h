@@ -95,6 +95,7 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     put_table(hardware, "after/load", "", NULL, random_below(random, 9000), 0);
     put_table(hardware, "throttle", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "decide", "", "active", random_below(random, 500), 30);
+    put_table(hardware, "decide/previous-step", "", "active", 400, 60);
     put_table(hardware, "wake", "", NULL, random_below(random, 9000), 0);
     put_table(hardware, "step/rest", "model graph", "tokens", random_below(random, 9000), 1);
     CostTable *copy;
@@ -171,6 +172,7 @@ typedef struct {
     uint32_t late;
     uint64_t slot_bytes;
     uint64_t load_ns;
+    bool predicts;        /* the plan prefetches, by previous-step */
     EngineTask before_op; /* the host's last before the operation */
     Hardware *hardware;
     uint64_t compute_ends[4096]; /* by tag */
@@ -529,10 +531,12 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
     static Pending pending;
     bool passed = false;
     pending = (Pending){0};
+    bool predicts = played->predicts && event->layer_index + 1 < MOE_LAYERS;
     /* The host waits for the queue, wakes up, and decides. */
     EngineTask both[] = {played->host, played->last};
     put(played, HOST, cost(played, "wake", 0), both, 2);
-    put(played, HOST, cost(played, "decide", event->n), &played->host, 1);
+    put(played, HOST, cost(played, predicts ? "decide/previous-step" : "decide", event->n),
+        &played->host, 1);
     for (uint32_t i = 0; i < n; i++) {
         if (actions[i].kind == RESIDENCY_PREFETCH && !passed) {
             begin_gathered(played, &pending);

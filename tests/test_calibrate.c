@@ -221,6 +221,7 @@ static void a_profile_prices_every_operation_of_its_model(void **unused)
     for (size_t i = 0; i < sizeof OTHERS / sizeof *OTHERS; i++)
         assert_non_null(hardware_table(&hardware, OTHERS[i], ""));
     assert_non_null(hardware_table(&hardware, "decide", experts_shape(model)));
+    assert_non_null(hardware_table(&hardware, "decide/synthetic", experts_shape(model)));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph"));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 graph forced"));
     assert_non_null(hardware_table(&hardware, "step/rest", "models/tiny-32x4 queued"));

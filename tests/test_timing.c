@@ -96,7 +96,8 @@ static void compare_run(uint64_t seed, Fates *fates)
                                           .logits = true,
                                           .records = true},
                          &timing));
-    played = (Played){.hardware = &hardware, .slot_bytes = slot_bytes};
+    played = (Played){
+        .hardware = &hardware, .slot_bytes = slot_bytes, .predicts = plan_prefetches(&plan)};
     played.load_ns = plan.link.h2d_gb_per_s > 0 ? (uint64_t)(1000 / plan.link.h2d_gb_per_s) : 0;
     assert_ok(engine_new(STREAMS, 3, &played.engine));
     for (int i = 0; i < 12; i++)
@@ -184,6 +185,44 @@ static void a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs(
         assert_int_equal(cold[i].duration_ns, warm[i].duration_ns + 1000 * COLD_US[i]);
     }
     hardware_free(&hardware);
+}
+
+/* The first operation of a step, where a byte that an event of the step before loaded costs 1 us,
+ * up to MOST of them. */
+static void assert_cold(double most)
+{
+    static const char *const AXES[] = {"tokens", "bytes"};
+    static const uint64_t AT_ONCE[SPACED] = {0};
+    uint64_t random = 11;
+    uint64_t loaded = 0;
+    StepTime warm[SPACED];
+    StepTime cold[SPACED];
+    Hardware hardware;
+    CostTable *table;
+    make_machine(&random, 1000, &hardware);
+    run_spaced(&hardware, AT_ONCE, warm);
+    assert_ok(hardware_add_table(&hardware, "cold/embed", "shape", UNIT_NS, AXES, 2, &table));
+    assert_ok(cost_table_put(table, (const double[]){1, 0}, 0, 0));
+    assert_ok(cost_table_put(table, (const double[]){1, most}, 1e3 * most, 0));
+    run_spaced(&hardware, AT_ONCE, cold);
+    for (int i = 0; i < SPACED; i++) {
+        int64_t more_ns = (int64_t)cold[i].duration_ns - (int64_t)warm[i].duration_ns;
+        double before = i > 0 ? (double)(warm[i - 1].bytes_loaded / MOE_LAYERS) : 0;
+        int64_t bytes = (int64_t)(before < most ? before : most);
+        /* What queueing had hidden behind the device is in sight. */
+        assert_true(more_ns <= 1000 * bytes && more_ns > 1000 * bytes - 60000);
+        assert_true(bytes > 0 || more_ns == 0);
+        loaded += warm[i].bytes_loaded;
+    }
+    assert_true((double)loaded > most);
+    hardware_free(&hardware);
+}
+
+static void after_loads_the_first_of_its_sort_is_queued_in_more_time(void **unused)
+{
+    (void)unused;
+    assert_cold(300);
+    assert_cold(5000);
 }
 
 static void set_table(Hardware *hardware, const char *name, double value)
@@ -596,6 +635,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+        cmocka_unit_test(after_loads_the_first_of_its_sort_is_queued_in_more_time),
         cmocka_unit_test(a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs),
         cmocka_unit_test(no_cost_is_longer_than_eleven_days),
         cmocka_unit_test(one_request_that_generates_adds_nothing_to_the_attention_of_prompts),

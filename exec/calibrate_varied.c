@@ -1,0 +1,107 @@
+/* Events whose experts are others than those of the event before: deciding on them and queueing
+ * them takes the host longer than what it has just done, and does again. */
+#include "exec/calibrate_parts.h"
+
+enum { VARIED_STEPS = 16, MOST_EVENTS = 256, LEAST_EVENTS = 5 };
+
+typedef struct {
+    uint32_t n;
+    double active; /* sum over the events */
+    double decide_ns[MOST_EVENTS];
+    double queue_ns[MOST_EVENTS];
+} Events;
+
+/* Forces each token of every MoE layer of the decoder on experts drawn uniformly. */
+static void draw(Calibration *c, uint32_t tokens, uint64_t *random)
+{
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    uint16_t *experts = c->forced;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        if (layers[i].stack != STACK_DECODER)
+            continue;
+        for (uint32_t t = 0; t < tokens; t++) {
+            memset(c->is_coming, 0, layers[i].experts * sizeof *c->is_coming);
+            for (uint32_t k = 0; k < layers[i].top_k;) {
+                *random = *random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+                uint32_t expert = (uint32_t)(*random >> 33) % layers[i].experts;
+                if (c->is_coming[expert])
+                    continue;
+                c->is_coming[expert] = true;
+                experts[k++] = (uint16_t)expert;
+            }
+            experts += layers[i].top_k;
+        }
+    }
+}
+
+/* Keeps the events that load nothing. */
+static void keep(Calibration *c, const StepOutput *output, Events *events)
+{
+    const HostTimes *host = &output->host;
+    size_t event = 0;
+    calibration_keep_host_times(host, c->issue_ns, c->decide_ns);
+    for (uint32_t i = 0; i < c->n_ops; i++) {
+        if (c->op[i] != OP_EXPERTS)
+            continue;
+        const HostEvent *waited = &host->events[event++];
+        if (waited->n_loads > 0 || events->n == MOST_EVENTS)
+            continue;
+        events->active += waited->active;
+        events->decide_ns[events->n] = c->decide_ns[i];
+        events->queue_ns[events->n++] = c->issue_ns[i];
+    }
+}
+
+static Status note(Calibration *c, uint32_t tokens, Events *varied, Events *again)
+{
+    static const char *const ACTIVE_AXIS[] = {"active"};
+    static const char *const TOKENS_AXIS[] = {"tokens"};
+    const double active = (double)(uint32_t)(varied->active / varied->n + 0.5);
+    const double at = tokens;
+    char shape[160];
+    if (!calibration_experts_shape(c, shape))
+        return OK;
+    double spread = calibration_spread(varied->decide_ns, varied->n);
+    TRY(calibration_note(c, "decide/none", shape, UNIT_NS, ACTIVE_AXIS, 1, &active,
+                         calibration_median(varied->decide_ns, varied->n), spread));
+    return calibration_note(c, "issue/varied", shape, UNIT_NS, TOKENS_AXIS, 1, &at,
+                            at_least_0(calibration_median(varied->queue_ns, varied->n) -
+                                       calibration_median(again->queue_ns, again->n)),
+                            0);
+}
+
+static Status measure(Calibration *c, uint32_t requests)
+{
+    const StepKind kind = {.requests = requests, .tokens = 1, .forced = true};
+    uint64_t random = requests;
+    Events varied = {0};
+    Events again = {0};
+    StepOutput output;
+    double ns;
+    draw(c, requests, &random);
+    TRY(calibration_step(c, &kind, true, &output, &ns));
+    calibration_list(c, STACK_DECODER, &output);
+    for (int i = 0; i < VARIED_STEPS; i++) {
+        calibration_seek_quiet(c);
+        draw(c, requests, &random);
+        TRY(calibration_step(c, &kind, false, &output, &ns));
+        keep(c, &output, &varied);
+        TRY(calibration_step(c, &kind, false, &output, &ns));
+        keep(c, &output, &again);
+    }
+    return varied.n >= LEAST_EVENTS && again.n >= LEAST_EVENTS ? note(c, requests, &varied, &again)
+                                                               : OK;
+}
+
+Status calibrate_varied(Calibration *c)
+{
+    static const uint32_t REQUESTS[] = {1, 2, 4, 8, 16, 32, 64};
+    size_t n = c->options->quick ? 1 : COUNT(REQUESTS);
+    if (c->queue_round > 0 || calibration_only_counts(c) || calibration_runs_at_once(c))
+        return OK;
+    for (size_t i = 0; i < n; i++)
+        if (REQUESTS[i] <= c->max_requests)
+            TRY(measure(c, REQUESTS[i]));
+    return OK;
+}

@@ -254,6 +254,11 @@ static Status print_times(const Simulation *simulation)
     return OK;
 }
 
+static bool starts_cold(const Plan *plan)
+{
+    return plan->buffer.initial.table == NULL && plan->buffer.initial.choice == HOT_NONE;
+}
+
 static Status print_people(const Simulation *simulation)
 {
     char lookups[NUMBER_BYTES];
@@ -267,7 +272,8 @@ static Status print_people(const Simulation *simulation)
     TRY(print_tables(simulation->trace, simulation->plan, result));
     print_plan(simulation->plan, simulation->trace, simulation->scores);
     print_static_gating(simulation);
-    part_input_print(&simulation->parts, simulation->trace->n_steps);
+    part_input_print(&simulation->parts, simulation->trace->n_steps,
+                     starts_cold(simulation->plan) ? "cold" : "with the plan's initial experts");
     printf("Miss ratio is of %s lookups (one per step, layer and expert needed); assignment hits "
            "of %s\nassignments (token and slot). Newest evicted: evictions that took the expert "
            "loaded last;\nyoung: one of the newest eighth. ",

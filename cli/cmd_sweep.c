@@ -218,7 +218,7 @@ static void print_totals(const Arguments *arguments, const SweepTotals *totals,
     if (totals->ranks > 1)
         printf(" by %" PRIu32 " processes", totals->ranks);
     putchar('\n');
-    part_input_print(&totals->parts, totals->steps);
+    part_input_print(&totals->parts, totals->steps, "cold but where a plan has initial experts");
     for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
         if (cliff->slots[scope] > 0)
             printf("lru in order serial has its first hit at %" PRIu32 " slots per %s\n",

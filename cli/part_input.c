@@ -27,7 +27,7 @@ Status part_input_json(cJSON *json, const TraceParts *parts)
     return add_steps(json, "test", &parts->test);
 }
 
-void part_input_print(const TraceParts *parts, uint64_t n_steps)
+void part_input_print(const TraceParts *parts, uint64_t n_steps, const char *start)
 {
     if (parts->trains)
         printf("Learnt from steps %" PRIu64 " to %" PRIu64 ", ", parts->train.first,
@@ -36,7 +36,7 @@ void part_input_print(const TraceParts *parts, uint64_t n_steps)
         printf("Nothing learnt, ");
     else
         return;
-    printf("scored on steps %" PRIu64 " to %" PRIu64 " of %" PRIu64 ", starting cold%s.\n",
-           parts->test.first, parts->test.end - 1, n_steps,
+    printf("scored on steps %" PRIu64 " to %" PRIu64 " of %" PRIu64 ", starting %s%s.\n",
+           parts->test.first, parts->test.end - 1, n_steps, start,
            trace_parts_overlap(parts) ? "; some were learnt from" : "");
 }

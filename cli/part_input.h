@@ -25,7 +25,7 @@ Status part_input(const char *train, const char *test, PartsAsked *asked);
 /* Adds "train" (null where nothing is learnt) and "test": the first step and the one after the
  * last, counted from 0. */
 Status part_input_json(cJSON *json, const TraceParts *parts);
-/* Says which steps of N_STEPS were scored, unless it is all. */
-void part_input_print(const TraceParts *parts, uint64_t n_steps);
+/* Says which steps of N_STEPS were scored, unless it is all, and START: who was resident before. */
+void part_input_print(const TraceParts *parts, uint64_t n_steps, const char *start);
 
 #endif

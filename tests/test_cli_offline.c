@@ -485,6 +485,11 @@ static void a_plan_that_learnt_says_all_that_it_needs(void **unused)
     Run people = RUN("simulate", "--trace", trace_path, "--plan", best, "--test", "0.5:1");
     assert_done(&people);
     assert_non_null(strstr(people.out, "Nothing learnt, scored on steps "));
+    assert_non_null(strstr(people.out, ", starting cold."));
+    Run warm = RUN("simulate", "--trace", trace_path, "--set", "buffer.slots=4", "--set",
+                   "buffer.initial=hottest", "--train", "0:0.5");
+    assert_done(&warm);
+    assert_non_null(strstr(warm.out, ", starting with the plan's initial experts."));
     Run none = RUN("simulate", "--trace", trace_path, "--set", "buffer.slots=4", "--set",
                    "buffer.evict=static");
     assert_refused(&none, 2, "buffer.hot: must be learnt from a part of a trace before");

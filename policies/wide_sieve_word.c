@@ -136,9 +136,41 @@ WIDE_INLINE void close_up(Queue *queue, const Move *move)
     queue->ahead = UINT64_MAX << wide_bits_64(move->stay & ~queue->ahead);
 }
 
+/* What the replacements of an event add up to, in registers until it is over. */
+typedef struct {
+    uint32_t n_loaded; /* of the scope */
+    uint32_t newest;
+    uint32_t n_newest;
+    uint32_t n_young;
+} Tally;
+
+/* OBJECT takes VICTIM's slot. Positions are set at the end of the run. */
+WIDE_INLINE void replace(const Scope *scope, Tally *tally, uint32_t victim, uint32_t object)
+{
+    tally->n_newest += victim == tally->newest;
+    tally->n_young += tally->n_loaded - scope->loaded_at[victim] < scope->young;
+    scope->slot[object] = scope->slot[victim];
+    scope->loaded_at[object] = ++tally->n_loaded;
+    tally->newest = object;
+}
+
+WIDE_INLINE void count(Scope *scope, ScopeEvent *counts, const Tally *tally, uint32_t n,
+                       uint32_t n_misses)
+{
+    scope->n_loaded = tally->n_loaded;
+    scope->newest = tally->newest;
+    counts->lookups += n;
+    counts->hits += n - n_misses;
+    counts->loads += n_misses;
+    counts->evictions += n_misses;
+    counts->evicted_newest += tally->n_newest;
+    counts->evicted_young += tally->n_young;
+}
+
 WIDE_INLINE void decide(Scope *scope, ScopeEvent *counts, Queue *queue, const uint16_t *experts,
                         uint32_t n, uint8_t *hit, bool serial)
 {
+    Tally tally = {.n_loaded = scope->n_loaded, .newest = scope->newest};
     uint64_t before[WIDE_LANES + 1];
     uint8_t objects[MOST_PLACES];
     Move move = look_up(queue, experts, n, before);
@@ -161,12 +193,11 @@ WIDE_INLINE void decide(Scope *scope, ScopeEvent *counts, Queue *queue, const ui
         }
         move.come |= place;
         move.in |= (uint64_t)experts[turn] << 8 * move.n_in++;
-        wide_replace(scope, counts, victim, experts[turn]);
+        replace(scope, &tally, victim, experts[turn]);
     }
     visit(queue, &move, move.hits);
     close_up(queue, &move);
-    counts->lookups += n;
-    counts->hits += n - move.n_in;
+    count(scope, counts, &tally, n, move.n_in);
     for (uint32_t i = 0; i < n && hit != NULL; i++)
         hit[i] = !(move.missed >> i & 1);
 }

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALIGNMENT = 64, LARGE_BYTES = 16 << 20, LEAST_ROOM = 64 };
+enum { ALIGNMENT = 64, LARGE_BYTES = 4 << 20, LEAST_ROOM = 64 };
 
 /* How a block was made, in the word before it. */
 typedef enum { BLOCK_ALIGNED, BLOCK_PLAIN } BlockKind;

@@ -140,8 +140,10 @@ WIDE_INLINE __m256i wide_hits_first(const Scope *scope, const WideEvent *event, 
 /* Writes what each lookup found to HIT, unless NULL. */
 WIDE_INLINE void wide_write_hits(const WideEvent *event, uint8_t *hit)
 {
-    for (uint32_t i = 0; i < event->n && hit != NULL; i++)
-        hit[i] = !(event->misses >> i & 1);
+    uint32_t lanes = (1u << event->n) - 1;
+    if (hit != NULL)
+        _mm_mask_storeu_epi8(hit, (__mmask16)lanes,
+                             _mm_maskz_set1_epi8((__mmask16)(lanes & ~event->misses), 1));
 }
 
 /* The N first of OBJECTS, and nobody, get KEY. */

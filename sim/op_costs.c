@@ -390,6 +390,7 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
     if (price->op == OP_EMBED)
         costs->launch_ns = price->issue_ns;
     price->kernels = op_costs_kernels(costs, price->issue_ns);
+    price->queued_ns = price->last_ns = 0;
     price->slow = 1;
     if (price->slowdown.table != COSTS_NONE)
         price->slow = op_costs_at(costs, &price->slowdown, point, &costs->other);

@@ -121,6 +121,8 @@ typedef struct {
     uint64_t cold_from;              /* from so many bytes on; UINT64_MAX: no table tells */
     uint64_t cold_most;              /* that were measured at the most */
     uint64_t step;                   /* in which it was last queued; 0: none */
+    int64_t queued_ns;               /* of its kernels behind its issue, for which ... */
+    int64_t last_ns;                 /* ... the last of them has so much: op_price_last_ns() */
     uint32_t kernels;                /* that are queued in this time, about */
     double slow;                     /* factor beside copies, at least 1 */
     KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
@@ -191,6 +193,16 @@ uint32_t op_costs_kernels(const OpCosts *costs, uint64_t issue_ns);
  * from memory by the share COLD, 0 to 1, and else from its caches. */
 double op_costs_host_expert(OpCosts *costs, uint32_t price, uint32_t active, uint32_t rows,
                             double cold);
+
+/* What is left for the last of PRICE's kernels, which take QUEUED_NS more than queueing them. */
+static inline int64_t op_price_last_ns(OpPrice *price, int64_t queued_ns)
+{
+    if (queued_ns == price->queued_ns)
+        return price->last_ns;
+    price->queued_ns = queued_ns;
+    price->last_ns = queued_ns / (int64_t)price->kernels;
+    return price->last_ns;
+}
 
 /* Where a call of WORK is kept, if it was priced before. */
 static inline KnownWork *op_costs_known(OpPrice *price, const ExpertWork *work, bool queued)

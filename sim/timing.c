@@ -89,12 +89,12 @@ static void end_queueing(Timing *timing)
 /* Kernels begin a lag after the host has begun to queue them, where the stream is free: the first
  * of an operation, and the last, which is queued at the end; and so does the stamp after it, whose
  * time is part of NS. */
-static void queue_op(Timing *timing, const OpPrice *price, uint64_t issue_ns, uint64_t ns)
+static void queue_op(Timing *timing, OpPrice *price, uint64_t issue_ns, uint64_t ns)
 {
     uint64_t first_ns = timing->host_ns + timing->lag_ns;
     int64_t kernels_ns = (int64_t)ns - (int64_t)timing->queue_stamp_ns;
-    int64_t last_ns = (kernels_ns - (int64_t)issue_ns) / (int64_t)price->kernels +
-                      (int64_t)timing->queue_stamp_ns;
+    int64_t last_ns =
+        op_price_last_ns(price, kernels_ns - (int64_t)issue_ns) + (int64_t)timing->queue_stamp_ns;
     timing->host_ns += issue_ns;
     timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
     timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
@@ -103,7 +103,7 @@ static void queue_op(Timing *timing, const OpPrice *price, uint64_t issue_ns, ui
 
 /* Runs NS on the compute stream, queued by the host where no graph does it, in COLD_NS more than
  * else. */
-static void run_op(Timing *timing, const OpPrice *price, uint64_t cold_ns, uint64_t ns)
+static void run_op(Timing *timing, OpPrice *price, uint64_t cold_ns, uint64_t ns)
 {
     ns += timing->waits ? timing->queued_more_ns + timing->queue_stamp_ns : timing->stamp_ns;
     if (timing->one_thread) {
@@ -137,7 +137,7 @@ static Status predict(Timing *timing, const StepOp *route)
 
 Status timing_play(Timing *timing, const StepOp *op)
 {
-    const OpPrice *price = &timing->costs.prices[op->price];
+    OpPrice *price = &timing->costs.prices[op->price];
     if (!timing_is_played(timing, op))
         return OK;
     uint64_t cold_ns = timing->waits ? timing_cold_ns(timing, op->price) : 0;

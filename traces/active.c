@@ -1,6 +1,9 @@
 #include "traces/active.h"
 
 #include <string.h>
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "base/memory.h"
 
@@ -125,18 +128,18 @@ enum { SIDE = ACTIVE_TOKEN_TOP_K };
 typedef int16_t Keys __attribute__((vector_size(2 * SIDE)));
 typedef uint8_t Bytes __attribute__((vector_size(SIDE)));
 
-static Keys choose(Keys mask, Keys yes, Keys no)
-{
-    return (yes & mask) | (no & ~mask);
-}
-
 static void exchange(Keys *low, Keys *high)
 {
     Keys a = *low;
     Keys b = *high;
+#if defined(__SSE2__)
+    *low = (Keys)_mm_min_epi16((__m128i)a, (__m128i)b);
+    *high = (Keys)_mm_max_epi16((__m128i)a, (__m128i)b);
+#else
     Keys below = a < b;
-    *low = choose(below, a, b);
-    *high = choose(below, b, a);
+    *low = (a & below) | (b & ~below);
+    *high = (b & below) | (a & ~below);
+#endif
 }
 
 /* A network that sorts eight. Batcher, odd-even merge sort, 1968. */

@@ -180,7 +180,7 @@ static void load_keys(const uint16_t *experts, uint32_t n, uint32_t top_k, Keys 
     const Keys places = {0, 1, 2, 3, 4, 5, 6, 7};
     for (uint32_t i = 0; i < SIDE; i++) {
         Keys ids = i < n ? places + (INT16_MAX >> 3) - SIDE + 1 : places;
-        if (i < n && top_k == SIDE)
+        if (i < n && top_k == SIDE) /* of a known size, which costs no call */
             memcpy(&ids, experts + (size_t)i * SIDE, sizeof ids);
         else if (i < n)
             memcpy(&ids, experts + (size_t)i * top_k, top_k * sizeof *experts);
@@ -214,6 +214,11 @@ static void put_layers(Keys keys[SIDE], uint32_t n, uint32_t top_k, uint16_t *ac
     transpose(ranks);
     for (uint32_t i = 0; i < n; i++) {
         const Bytes bytes = __builtin_convertvector(ranks[i] & 7, Bytes);
+        if (top_k == SIDE) {
+            memcpy(active + (size_t)i * SIDE, &keys[i], sizeof keys[i]);
+            memcpy(touches + (size_t)i * SIDE, &bytes, sizeof bytes);
+            continue;
+        }
         memcpy(active + (size_t)i * top_k, &keys[i], top_k * sizeof *active);
         memcpy(touches + (size_t)i * top_k, &bytes, top_k);
     }

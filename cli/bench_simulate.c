@@ -15,11 +15,12 @@
 
 enum {
     ROUNDS = 5,
+    SWEEP_ROUNDS = 2,
     LAYERS = 48,
     EXPERTS = 128,
     CONTEXT = 512,    /* that requests have when they begin to generate */
     GENERATED = 1536, /* tokens of each */
-    SWEEP_SIZES = 16,
+    SWEEP_SIZES = 4,
     TEXT_BYTES = 64 << 20,
     WANTED = 1000
 };
@@ -32,7 +33,7 @@ typedef struct {
     uint32_t steps;
 } TraceShape;
 
-static const TraceShape SHAPES[] = {{1, 24576}, {16, 4096}, {64, 2048}};
+static const TraceShape SHAPES[] = {{1, 1}, {1, 98304}, {16, 8192}, {64, 2048}};
 
 static const struct {
     const char *name;
@@ -171,14 +172,15 @@ static Status read_total(const char *path, double *total_ns)
     return status;
 }
 
-/* The best of ROUNDS. */
-static Status measure(const char *const *arguments, const char *remove_first, double *best_ns)
+/* The best of ROUNDS, before each of which the file REMOVED, unless NULL, goes. */
+static Status measure(const char *const *arguments, int rounds, const char *removed,
+                      double *best_ns)
 {
     *best_ns = 0;
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0; i < rounds; i++) {
         uint64_t ns;
-        if (remove_first != NULL)
-            remove(remove_first);
+        if (removed != NULL)
+            remove(removed);
         TRY(bench_child_run(arguments, "/dev/null", &ns));
         if (i == 0 || (double)ns < *best_ns)
             *best_ns = (double)ns;
@@ -199,7 +201,7 @@ static Status measure_simulate(const Bench *bench, const char *name, const char 
     uint64_t unused_ns;
     TRY(bench_child_run(json, bench->out, &unused_ns));
     TRY(read_total(bench->out, &total_ns));
-    TRY(measure(plain, NULL, &best_ns));
+    TRY(measure(plain, ROUNDS, NULL, &best_ns));
     snprintf(what, sizeof what, "simulate, %s", name);
     return add_figures(bench, what, bench->shape.steps, total_ns, best_ns);
 }
@@ -251,15 +253,28 @@ static Status measure_sweep(const Bench *bench)
     double total_ns = 0;
     char what[64];
     TRY(write_study(bench->study));
-    TRY(measure(arguments, bench->out, &best_ns));
+    TRY(measure(arguments, SWEEP_ROUNDS, bench->out, &best_ns));
     TRY(sum_study(bench->out, &plans, &total_ns));
     snprintf(what, sizeof what, "sweep of %.0f plans", plans);
     return add_figures(bench, what, plans * bench->shape.steps, total_ns, best_ns);
 }
 
+/* What a command takes besides its steps. */
+static Status measure_start(const Bench *bench)
+{
+    const char *arguments[] = {"simulate",   "--trace",       bench->trace,
+                               "--hardware", bench->hardware, NULL};
+    BenchFigure figure = {.bench = "simulate", .name = "simulate, of one step", .unit = "ms"};
+    TRY(measure(arguments, ROUNDS, NULL, &figure.value));
+    figure.value /= 1e6;
+    return bench_report_add(bench->report, &figure);
+}
+
 static Status bench_trace(Bench *bench)
 {
     TRY(make_trace(bench));
+    if (bench->shape.steps == 1)
+        return measure_start(bench);
     for (size_t i = 0; i < sizeof BUFFERS / sizeof *BUFFERS; i++)
         TRY(measure_simulate(bench, BUFFERS[i].name, BUFFERS[i].slots));
     return measure_sweep(bench);

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include "policies/buffer_parts.h"
 
 #include <string.h>
@@ -286,6 +287,13 @@ void buffer_run(ExpertBuffer *buffer, const BufferRun *run)
 {
     if (run->n_spans > 0)
         buffer->run(buffer_scope(buffer, run->spans[0].layer_index), buffer->events, run);
+}
+
+void buffer_count_hits(ExpertBuffer *buffer, uint32_t layer_index, uint64_t n)
+{
+    assert(buffer->policy == NULL);
+    buffer->events[layer_index].lookups += n;
+    buffer->events[layer_index].hits += n;
 }
 
 void buffer_decide_plainly(ExpertBuffer *buffer)

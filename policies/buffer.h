@@ -158,6 +158,8 @@ uint32_t buffer_plain_to(const ExpertBuffer *buffer);
 bool buffer_is_shared(const ExpertBuffer *buffer);
 /* The same decisions as buffer_event() makes of one event after the other. */
 void buffer_run(ExpertBuffer *buffer, const BufferRun *run);
+/* N lookups of a layer, which all hit: with the buffer off. */
+void buffer_count_hits(ExpertBuffer *buffer, uint32_t layer_index, uint64_t n);
 /* From now on runs are decided as on any machine: without AVX-512, which changes nothing but the
  * time. For tests. */
 void buffer_decide_plainly(ExpertBuffer *buffer);

@@ -10,6 +10,7 @@
 /* One replay on its way. */
 struct Replay {
     ExpertBuffer *buffer;
+    bool decides; /* the buffer is on */
     PackedCursor cursor;
     FutureReader *future;  /* or NULL */
     SignalsCursor signals; /* .signals is NULL where none are needed */
@@ -101,6 +102,10 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
 
 static Status replay_events(Replay *replay)
 {
+    if (replay->observer == NULL && !replay->decides) {
+        replay_resident(&replay->cursor, replay->buffer, &replay->result);
+        return OK;
+    }
     if (replay->observer == NULL && buffer_takes_runs(replay->buffer))
         return replay_blocks(&replay->cursor, replay->buffer, replay->future, replay->hit_observer,
                              replay->argument, &replay->result);
@@ -169,6 +174,7 @@ Status replay_open(const PackedTrace *trace, const Plan *plan, const ReplayFutur
 {
     Replay *replay;
     TRY(mem_new(&replay, 1, sizeof *replay, "replay"));
+    replay->decides = plan->buffer.on;
     replay->observer = observer;
     replay->argument = argument;
     replay->cursor = packed_cursor(trace);

@@ -290,3 +290,39 @@ Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, FutureReader *f
     free_blocks(&blocks);
     return status;
 }
+
+/* The assignments of the event at CURSOR, and on to the next. */
+static uint64_t count_event(PackedCursor *cursor, uint32_t n)
+{
+    uint64_t assignments = 0;
+    const uint8_t *at = cursor->trace->counts + cursor->count_at;
+    for (uint32_t i = 0; i < n; i++)
+        assignments += packed_count_read(&at);
+    cursor->count_at = (size_t)(at - cursor->trace->counts);
+    return assignments;
+}
+
+void replay_resident(PackedCursor *cursor, ExpertBuffer *buffer, ReplayResult *result)
+{
+    while (packed_next_step(cursor)) {
+        const PackedTrace *trace = cursor->trace;
+        ReplayPhase *phase = &result->phases[trace->step_phase[cursor->step]];
+        uint64_t lookups = 0;
+        uint64_t assignments = 0;
+        for (; cursor->left > 0; cursor->left--, cursor->layer_index++) {
+            uint32_t n = trace->n_active[cursor->event++];
+            uint64_t more = cursor->counted ? count_event(cursor, n) : n;
+            ReplayLayer *layer = &result->layers[cursor->layer_index];
+            buffer_count_hits(buffer, cursor->layer_index, n);
+            layer->assignments += more;
+            layer->assignment_hits += more;
+            assignments += more;
+            lookups += n;
+            cursor->touch_at += packed_touch_bytes(n);
+        }
+        cursor->lookup += lookups;
+        phase->hits += lookups;
+        phase->assignments += assignments;
+        phase->assignment_hits += assignments;
+    }
+}

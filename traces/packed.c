@@ -11,6 +11,7 @@ enum { COUNT_BYTES = 5 }; /* the longest LEB128 of 32 bits */
 
 typedef struct PackedBuilder {
     StackSpan spans[2]; /* by Stack */
+    uint64_t expected;  /* steps, as far as that is known */
     uint64_t steps;     /* room in the arrays, in elements */
     uint64_t events;
     uint64_t lookups;
@@ -70,10 +71,18 @@ static Status resize_touches(PackedTrace *trace, uint64_t touches)
     return OK;
 }
 
-/* Room for NEEDED, half as much again as before at least. */
-static uint64_t grown(uint64_t capacity, uint64_t needed)
+/* Room for NEEDED, half as much again as before at least, and up to four times as much where all
+ * steps that are expected take that if they are like those so far. */
+static uint64_t grown(const PackedTrace *trace, uint64_t capacity, uint64_t needed)
 {
+    const PackedBuilder *builder = trace->builder;
     uint64_t larger = capacity + capacity / 2 + 64;
+    if (trace->n_steps > 0 && builder->expected > trace->n_steps) {
+        double like = (double)needed / (double)trace->n_steps * (double)builder->expected * 1.05;
+        uint64_t most = 4 * capacity;
+        uint64_t wanted = like < (double)most ? (uint64_t)like : most;
+        larger = wanted > larger ? wanted : larger;
+    }
     return larger > needed ? larger : needed;
 }
 
@@ -81,16 +90,16 @@ static Status make_room(PackedTrace *trace, uint64_t events, uint64_t lookups, u
 {
     PackedBuilder *builder = trace->builder;
     if (trace->n_steps + 1 > builder->steps)
-        TRY(resize_steps(trace, grown(builder->steps, trace->n_steps + 1)));
+        TRY(resize_steps(trace, grown(trace, builder->steps, trace->n_steps + 1)));
     if (trace->n_events + events > builder->events)
-        TRY(resize_events(trace, grown(builder->events, trace->n_events + events)));
+        TRY(resize_events(trace, grown(trace, builder->events, trace->n_events + events)));
     if (trace->n_lookups + lookups > builder->lookups)
-        TRY(resize_lookups(trace, grown(builder->lookups, trace->n_lookups + lookups)));
+        TRY(resize_lookups(trace, grown(trace, builder->lookups, trace->n_lookups + lookups)));
     uint64_t counts = trace->counts_bytes + COUNT_BYTES * lookups;
     if (counts > builder->counts)
-        TRY(resize_counts(trace, grown(builder->counts, counts)));
+        TRY(resize_counts(trace, grown(trace, builder->counts, counts)));
     if (trace->touches_bytes + touches > builder->touches)
-        TRY(resize_touches(trace, grown(builder->touches, trace->touches_bytes + touches)));
+        TRY(resize_touches(trace, grown(trace, builder->touches, trace->touches_bytes + touches)));
     return OK;
 }
 
@@ -244,12 +253,13 @@ Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace
     return status;
 }
 
-/* Room for the whole trace at once: growing would hold old and new at the same time. */
+/* Room for the whole trace at once, if its steps are of one token. */
 static Status reserve(PackedTrace *trace, TraceReader *reader)
 {
     uint64_t events;
     uint64_t lookups;
     TRY(trace_reader_bounds(reader, &events, &lookups));
+    trace->builder->expected = trace_reader_steps(reader);
     TRY(resize_steps(trace, trace_reader_steps(reader) + 1));
     TRY(resize_events(trace, events + 1));
     TRY(resize_touches(trace, lookups + 1)); /* grows for events of more than 256 experts */

@@ -315,47 +315,26 @@ void trace_reader_routing_only(TraceReader *reader)
     reader->routing_only = true;
 }
 
-static void add_bounds(const TraceReader *reader, Stack stack, uint64_t tokens, uint64_t *events,
-                       uint64_t *lookups)
+static uint64_t least_of(uint64_t a, uint64_t b)
 {
-    StackSpan span = reader->spans[stack];
-    *events += span.count;
-    for (uint32_t i = span.first; i < span.first + span.count; i++) {
-        uint64_t ids = tokens * reader->head.layers[i].top_k;
-        *lookups += ids < reader->head.layers[i].experts ? ids : reader->head.layers[i].experts;
-    }
+    return a < b ? a : b;
 }
 
-static Status sum_bounds(const TraceReader *reader, sqlite3_stmt *statement, uint64_t *events,
-                         uint64_t *lookups)
+Status trace_reader_bounds(const TraceReader *reader, uint64_t *events, uint64_t *lookups)
 {
-    for (;;) {
-        Status status = store_step(&reader->store, statement);
-        if (status != OK)
-            return status == STATUS_END ? OK : status;
-        int64_t tokens = sqlite3_column_int64(statement, 1);
-        if (tokens > 0 && tokens <= TRACE_MAX_TOKENS)
-            add_bounds(reader, sqlite3_column_int(statement, 0) ? STACK_ENCODER : STACK_DECODER,
-                       (uint64_t)tokens, events, lookups);
-    }
-}
-
-Status trace_reader_bounds(TraceReader *reader, uint64_t *events, uint64_t *lookups)
-{
+    const StackSpan *decoder = &reader->spans[STACK_DECODER];
+    const StackSpan *encoder = &reader->spans[STACK_ENCODER];
     int64_t pages;
     int64_t page_bytes;
-    sqlite3_stmt *statement;
     TRY(store_number(&reader->store, "PRAGMA page_count", &pages));
     TRY(store_number(&reader->store, "PRAGMA page_size", &page_bytes));
-    TRY(store_prepare(&reader->store, "SELECT phase = 'encode', tokens FROM step", &statement));
-    *events = 0;
-    *lookups = 0;
-    Status status = sum_bounds(reader, statement, events, lookups);
-    sqlite3_finalize(statement);
     uint64_t file_bytes = (uint64_t)pages * (uint64_t)page_bytes;
-    *lookups = *lookups < file_bytes ? *lookups : file_bytes; /* an id takes a byte or more, */
-    *events = *events < file_bytes ? *events : file_bytes;    /* an event an id or more */
-    return status;
+    uint64_t steps = least_of(reader->steps, file_bytes);
+    uint64_t count = decoder->count > encoder->count ? decoder->count : encoder->count;
+    uint64_t ids = decoder->top_k > encoder->top_k ? decoder->top_k : encoder->top_k;
+    *lookups = least_of(steps * ids, file_bytes);  /* an id takes a byte or more, */
+    *events = least_of(steps * count, file_bytes); /* an event an id or more */
+    return OK;
 }
 
 Status trace_reader_next_event(TraceReader *reader, TraceEvent *event)

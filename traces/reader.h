@@ -37,9 +37,9 @@ uint64_t trace_reader_requests(const TraceReader *reader);
  */
 bool trace_reader_complete(const TraceReader *reader);
 
-/* The most events, and the most (event, expert) pairs, that the steps can have: to size memory
- * once. Looks at no routing; never more than the file is large. */
-Status trace_reader_bounds(TraceReader *reader, uint64_t *events, uint64_t *lookups);
+/* The most events that the steps can have, and the most (event, expert) pairs if each had one
+ * token: to size memory by. Looks at no step; never more than the file is large. */
+Status trace_reader_bounds(const TraceReader *reader, uint64_t *events, uint64_t *lookups);
 
 /* Next request in id order (label is valid until the next call), then STATUS_END. Independent of
  * steps and events. */

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "base/scratch.h"
@@ -297,6 +298,7 @@ static Status bench_shape(Bench *bench)
 
 Status bench_simulate(const BenchOptions *options, BenchReport *report)
 {
+    TRY(file_check_readable(options->hardware));
     for (size_t i = 0; i < sizeof SHAPES / sizeof *SHAPES; i++) {
         Bench bench = {.shape = SHAPES[i], .hardware = options->hardware, .report = report};
         TRY(bench_shape(&bench));

@@ -7,6 +7,7 @@
 #include "cli/bench_gpu.h"
 #include "cli/command.h"
 #include "cli/online.h"
+#include "cli/origin.h"
 #include "cli/print.h"
 #include "cli/table.h"
 
@@ -29,6 +30,7 @@ typedef struct {
     BenchOptions options;
     const char *shape;
     bool json;
+    Origin origin;
 } Arguments;
 
 Status bench_report_add(BenchReport *report, const BenchFigure *figure)
@@ -136,6 +138,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
+    origin_of("moebius", argc, argv, &arguments->origin);
     return check(&table, arguments);
 }
 
@@ -162,6 +165,9 @@ static Status add_figure(cJSON *list, const BenchFigure *figure)
 static Status fill_json(cJSON *json, const Arguments *arguments, const BenchReport *report)
 {
     cJSON *list;
+    TRY(json_add_text(json, "command", arguments->origin.command));
+    TRY(json_add_text(json, "version", MOEBIUS_VERSION));
+    TRY(json_add_text(json, "commit", arguments->origin.commit));
     TRY(json_add_text(json, "model", arguments->options.model));
     TRY(json_add_text(json, "device", arguments->options.device));
     TRY(json_add_array(json, "figures", &list));

@@ -596,9 +596,13 @@ static void bench_refuses_what_it_does_not_know(void **state)
     RUN("bench", "record", "--shape", "olmoe-1b-7b");
     assert_refused("--shape has no meaning without moe-layer or attention");
     RUN("bench", "moe-layer", "--model", model);
-    assert_refused("--model and --threads have no meaning with moe-layer");
+    assert_refused("--model, --threads and --hardware have no meaning with moe-layer");
     RUN("bench", "attention", "--device", "cpu");
     assert_refused("--device: 'cpu', attention runs on cuda");
+    RUN("bench", "engine", "--hardware", "hw.json");
+    assert_refused("--hardware has no meaning with engine");
+    RUN("bench", "simulate", "--hardware", "/nonexistent");
+    assert_refused("/nonexistent");
     RUN("bench", "forward", "--model", "/nonexistent");
     assert_refused("/nonexistent");
     RUN("bench", "forward", "--model", model);

@@ -269,26 +269,29 @@ ExpertWork expert_work_of(const uint32_t *rows, uint32_t n)
     return (ExpertWork){.active = n, .rows = sum, .load = n, .squares = squares};
 }
 
-ExpertWork expert_work_among(const uint32_t *rows, const uint8_t *hit, uint8_t is_hit, uint32_t n)
+void expert_work_split(const uint32_t *rows, const uint8_t *hit, uint32_t n, const ExpertWork *all,
+                       ExpertWork *hits, ExpertWork *others)
 {
-    ExpertWork work = {0};
     uint32_t active = 0;
     uint32_t sum = 0;
     uint32_t squares = 0;
+    *hits = *others = (ExpertWork){0};
     if (most_rows(rows, n) > COST_LOAD_ROWS) {
         for (uint32_t i = 0; i < n; i++)
-            if (hit[i] == is_hit)
-                expert_work_add(&work, rows[i]);
-        return work;
+            expert_work_add(hit[i] ? hits : others, rows[i]);
+        return;
     }
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t there = hit[i] == is_hit;
-        uint32_t of = there ? rows[i] : 0;
-        active += there;
+        uint32_t of = hit[i] ? rows[i] : 0;
+        active += hit[i];
         sum += of;
         squares += of * of;
     }
-    return (ExpertWork){.active = active, .rows = sum, .load = active, .squares = squares};
+    *hits = (ExpertWork){.active = active, .rows = sum, .load = active, .squares = squares};
+    *others = (ExpertWork){.active = all->active - active,
+                           .rows = all->rows - sum,
+                           .load = all->load - active,
+                           .squares = all->squares - squares};
 }
 
 /* ---- prices ---- */

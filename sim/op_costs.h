@@ -65,9 +65,11 @@ static inline ExpertWork expert_work_single(uint32_t n)
     return (ExpertWork){.active = n, .rows = n, .load = n, .squares = n};
 }
 
-/* Experts of ROWS[n]; of those among them whose HIT[n] is IS_HIT, 0 or 1. */
+/* Experts of ROWS[n]. */
 ExpertWork expert_work_of(const uint32_t *rows, uint32_t n);
-ExpertWork expert_work_among(const uint32_t *rows, const uint8_t *hit, uint8_t is_hit, uint32_t n);
+/* ALL of them, those whose HIT[n] is 1, and the others, for which it is 0. */
+void expert_work_split(const uint32_t *rows, const uint8_t *hit, uint32_t n, const ExpertWork *all,
+                       ExpertWork *hits, ExpertWork *others);
 
 /* A call that was priced before; none: active is 0. */
 typedef struct {

@@ -516,8 +516,7 @@ static void split(const TimingEvent *asked, const uint8_t *hit, uint32_t n_misse
     event->hits.work = *all;
     if (n_misses == 0)
         return;
-    event->hits.work = expert_work_among(asked->rows, hit, 1, asked->n);
-    event->loaded.work = expert_work_among(asked->rows, hit, 0, asked->n);
+    expert_work_split(asked->rows, hit, asked->n, all, &event->hits.work, &event->loaded.work);
 }
 
 Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,

@@ -437,6 +437,7 @@ static void spread_added(const Timing *timing, uint64_t op_ns[OPS])
 {
     memcpy(timing->layer_sum, timing->layer_ns, timing->n_model_layers * sizeof *timing->layer_ns);
     spread_plain(timing, timing->layer_sum);
+    runs_spread(timing, op_ns);
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (uint32_t i = 0; i < timing->costs.n_ops[stack]; i++) {
             const StepOp *op = &timing->costs.ops[stack][i];

@@ -16,28 +16,20 @@ static bool is_link_idle(const Timing *timing)
            timing->copy_ns <= timing->gpu_ns;
 }
 
-static EventTime *place_of(Timing *timing, const EventTime *time)
+static EventTime *place_of(Timing *timing, uint32_t kind, uint32_t n, uint32_t n_misses,
+                           uint64_t late_ns)
 {
-    uint64_t place = time->n_misses + 8 * time->n + 32 * time->kind + time->late_ns;
-    return &timing->event_times[place % EVENT_TIMES];
-}
-
-static EventTime key_of(const Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_misses)
-{
-    return (EventTime){.works_priced = 1 + timing->costs.works_priced,
-                       .kind = layer->kind,
-                       .n = n,
-                       .n_misses = n_misses,
-                       .late_ns = told_ns(timing) - timing->gpu_ns};
+    return &timing->event_times[(n_misses + 8 * n + 32 * kind + late_ns) % EVENT_TIMES];
 }
 
 bool event_repeats(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_misses)
 {
-    const EventTime key = key_of(timing, layer, n, n_misses);
-    const EventTime *time = place_of(timing, &key);
     uint64_t from_ns = told_ns(timing);
-    if (time->works_priced != key.works_priced || time->kind != key.kind || time->n != n ||
-        time->n_misses != n_misses || time->late_ns != key.late_ns || !is_link_idle(timing))
+    uint64_t late_ns = from_ns - timing->gpu_ns;
+    const EventTime *time = place_of(timing, layer->kind, n, n_misses, late_ns);
+    if (time->works_priced != 1 + timing->costs.works_priced || time->kind != layer->kind ||
+        time->n != n || time->n_misses != n_misses || time->late_ns != late_ns ||
+        !is_link_idle(timing))
         return false;
     timing->gpu_ns = from_ns + time->gpu_ns;
     timing->host_ns = from_ns + time->host_ns;
@@ -52,9 +44,12 @@ bool event_repeats(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t 
 
 EventStart event_begins(const Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_misses)
 {
-    EventStart start = {.time = key_of(timing, layer, n, n_misses),
-                        .from_ns = told_ns(timing),
-                        .idle = is_link_idle(timing)};
+    EventStart start = {.from_ns = told_ns(timing), .idle = is_link_idle(timing)};
+    start.time = (EventTime){.works_priced = 1 + timing->costs.works_priced,
+                             .kind = layer->kind,
+                             .n = n,
+                             .n_misses = n_misses,
+                             .late_ns = start.from_ns - timing->gpu_ns};
     start.time.exposed_load_ns = timing->out.exposed_load_ns;
     start.time.load_ns = timing->out.load_ns;
     start.time.timed_loads = timing->timed_loads;
@@ -77,5 +72,5 @@ void event_ends(Timing *timing, const EventStart *start)
     time.timed_loads = timing->timed_loads - time.timed_loads;
     for (CostStatus status = COST_OK; status < COST_STATUSES; status++)
         time.other.n[status] = timing->costs.other.n[status] - time.other.n[status];
-    *place_of(timing, &time) = time;
+    *place_of(timing, time.kind, time.n, time.n_misses, time.late_ns) = time;
 }

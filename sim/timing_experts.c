@@ -519,18 +519,13 @@ static void split(const TimingEvent *asked, const uint8_t *hit, uint32_t n_misse
     expert_work_split(asked->rows, hit, asked->n, all, &event->hits.work, &event->loaded.work);
 }
 
-Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
-                           uint32_t n_misses, uint32_t price)
+static Status play_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
+                        uint32_t n_misses, uint32_t price)
 {
     Event event = {.timing = timing, .event = asked, .price = price};
-    LayerTime *layer = &timing->layers[asked->layer_index];
+    const LayerTime *layer = &timing->layers[asked->layer_index];
     ExpertWork all;
     uint64_t hits_end_ns;
-    fill_slots(timing, layer, n_misses);
-    timing->out.bytes_loaded += n_misses * timing->options.layers[asked->layer_index].expert_bytes;
-    bool is_cold = timing->cold_bytes > 0 && timing->costs.prices[price].step != timing->number;
-    if (asked->rows == NULL && !is_cold && event_repeats(timing, layer, asked->n, n_misses))
-        return OK;
     const EventStart start = event_begins(timing, layer, asked->n, n_misses);
     split(asked, hit, n_misses, &event, &all);
     begin_event(&event, &all, &hits_end_ns);
@@ -540,4 +535,16 @@ Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8
     if (asked->rows == NULL)
         event_ends(timing, &start);
     return OK;
+}
+
+Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
+                           uint32_t n_misses, uint32_t price)
+{
+    LayerTime *layer = &timing->layers[asked->layer_index];
+    fill_slots(timing, layer, n_misses);
+    timing->out.bytes_loaded += n_misses * timing->options.layers[asked->layer_index].expert_bytes;
+    bool is_cold = timing->cold_bytes > 0 && timing->costs.prices[price].step != timing->number;
+    if (asked->rows == NULL && !is_cold && event_repeats(timing, layer, asked->n, n_misses))
+        return OK;
+    return play_hits(timing, asked, hit, n_misses, price);
 }

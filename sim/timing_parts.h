@@ -65,6 +65,7 @@ enum { RUN_OPS = 16, RUN_TIMES = 32 };
  * the host. */
 typedef struct {
     uint64_t step;
+    uint64_t times; /* that op_ns is not counted yet in Timing's */
     int64_t ahead_ns;
     uint64_t gpu_ns; /* that these moved on */
     uint64_t host_ns;
@@ -269,7 +270,7 @@ struct Timing {
     uint32_t shape_room;
 
     PhaseTime phases[PHASE_MIXED + 1];
-    uint64_t op_ns[OPS];
+    uint64_t op_ns[OPS]; /* without what was added up, and runs_spread() */
     uint64_t rest_ns;
     uint64_t between_ns;
     uint64_t *layer_ns;  /* [n_model_layers], without what was added up and plain.times */
@@ -381,6 +382,9 @@ Status runs_open(Timing *timing);
 /* Plays all operations before the experts of LAYER, if they are a run that can be; *PLAYED says so.
  * Fails with ERR_MEMORY. */
 Status runs_play(Timing *timing, const LayerTime *layer, bool *played);
+
+/* Adds what runs took that is not in Timing.op_ns. */
+void runs_spread(const Timing *timing, uint64_t op_ns[OPS]);
 
 /* The experts of one event: decisions carried out (sim/timing_experts.c). GPU_NS moves on to the
  * end of the last call. */

@@ -64,12 +64,29 @@ Status runs_open(Timing *timing)
     return OK;
 }
 
+/* Adds to OP_NS what was repeated. */
+static void count_repeats(const Timing *timing, const OpRun *run, const RunTime *time,
+                          uint64_t *op_ns)
+{
+    const StepOp *ops = timing->costs.ops[run->stack] + run->first;
+    for (uint32_t i = 0; i < run->n && time->times > 0; i++)
+        op_ns[ops[i].op] += time->times * time->op_ns[i];
+}
+
+void runs_spread(const Timing *timing, uint64_t op_ns[OPS])
+{
+    for (uint32_t i = 0; i < timing->n_runs; i++)
+        for (uint32_t j = 0; j < RUN_TIMES; j++)
+            count_repeats(timing, &timing->runs[i], &timing->runs[i].times[j], op_ns);
+}
+
 /* Plays it, and notes what it took. */
 static Status play_run(Timing *timing, const OpRun *run, uint32_t first, RunTime *time)
 {
     uint64_t gpu_ns = timing->gpu_ns;
     uint64_t host_ns = timing->host_ns;
     uint64_t cold_ns = timing->cold_ns;
+    count_repeats(timing, run, time, timing->op_ns);
     *time = (RunTime){.step = timing->number, .ahead_ns = (int64_t)(gpu_ns - host_ns)};
     for (uint32_t i = 0; i < run->n; i++) {
         uint64_t from_ns = timing->stamp_at_ns;
@@ -85,7 +102,7 @@ static Status play_run(Timing *timing, const OpRun *run, uint32_t first, RunTime
     return OK;
 }
 
-static void repeat_run(Timing *timing, const OpRun *run, uint32_t first, const RunTime *time)
+static void repeat_run(Timing *timing, const OpRun *run, uint32_t first, RunTime *time)
 {
     const StepOp *ops = timing->costs.ops[run->stack] + first;
     timing->gpu_ns += time->gpu_ns;
@@ -93,8 +110,7 @@ static void repeat_run(Timing *timing, const OpRun *run, uint32_t first, const R
     timing->stamp_at_ns = timing->gpu_ns;
     timing->layer_ns[ops[0].layer] += time->before_ns;
     timing->layer_ns[ops[run->n - 1].layer] += time->after_ns;
-    for (uint32_t i = 0; i < run->n; i++)
-        timing->op_ns[ops[i].op] += time->op_ns[i];
+    time->times++;
 }
 
 Status runs_play(Timing *timing, const LayerTime *layer, bool *played)

@@ -173,7 +173,7 @@ test-gpu: ## run the tests of the CUDA kernels; needs nvcc and a GPU
 	$(Q)$(MAKE) --no-print-directory gpu-tests-built
 	$(Q)for test in $(GPU_TESTS); do $$test || exit 1; done
 
-bench: all ## measure replay, recording, the forward pass and simulated time
+bench: all ## measure replay, sweeps, recording, the forward pass and simulated time
 	$(Q)$(PROGRAM) bench
 
 sanitize: ## run the tests under AddressSanitizer + UBSan, then ThreadSanitizer

@@ -35,6 +35,8 @@ Status bench_report_add(BenchReport *report, const BenchFigure *figure);
 /* Replays made-up routing (24 layers x 128 experts and 58 x 256, top-8, zipf with stickiness, about
  * 20 million lookups) through every eviction policy, one core, the trace packed in memory. */
 Status bench_replay(const BenchOptions *options, BenchReport *report);
+/* The same routing under 64 sizes at once: what a second thread is good for, and memory. */
+Status bench_sweep(const BenchOptions *options, BenchReport *report);
 Status bench_record(const BenchOptions *options, BenchReport *report);
 Status bench_forward(const BenchOptions *options, BenchReport *report);
 /* The engine of sim/engine.h, on tasks like those of layers that load experts. */

@@ -4,62 +4,11 @@
 
 #include "base/memory.h"
 #include "cli/bench.h"
-#include "cli/bench_routing.h"
+#include "cli/bench_trace.h"
 #include "sim/curve.h"
 #include "sim/sweep_learn.h"
 
 enum { ROUNDS = 3, LOOKUPS = 20000000, ENOUGH_NS = 1000000000 };
-
-/* The shape of one made-up trace. */
-typedef struct {
-    const char *name;
-    uint32_t layers;
-    uint32_t experts;
-} BenchShape;
-
-static const BenchShape SHAPES[] = {{"24x128 top-8", 24, 128}, {"58x256 top-8", 58, 256}};
-
-static Status add_steps(BenchRouter *router, PackedTrace *trace)
-{
-    const uint32_t zero = 0;
-    uint16_t chosen[BENCH_MAX_LAYERS * BENCH_TOP_K];
-    for (uint32_t l = 0; l < router->layers; l++)
-        bench_router_first(router, l, &chosen[l * BENCH_TOP_K]);
-    for (uint32_t step = 0; trace->n_lookups < LOOKUPS; step++) {
-        for (uint32_t l = 0; l < router->layers; l++)
-            bench_router_next(router, l, &chosen[l * BENCH_TOP_K]);
-        const TraceStep made = {.step = step,
-                                .phase = PHASE_DECODE,
-                                .tokens = 1,
-                                .request = &zero,
-                                .position = &step,
-                                .experts = chosen};
-        TRY(packed_trace_add_step(trace, &made));
-    }
-    return OK;
-}
-
-static Status make_trace(const BenchShape *shape, PackedTrace *trace)
-{
-    BenchRouter *router;
-    TraceLayer layers[BENCH_MAX_LAYERS] = {0};
-    for (uint32_t i = 0; i < shape->layers; i++) {
-        layers[i].layer = i;
-        layers[i].experts = shape->experts;
-        layers[i].top_k = BENCH_TOP_K;
-        layers[i].expert_bytes = 1;
-    }
-    TRY(mem_new(&router, 1, sizeof *router, "bench"));
-    bench_router_start(router, shape->layers, shape->experts);
-    Status status = packed_trace_new(layers, shape->layers, trace);
-    if (status == OK) {
-        status = add_steps(router, trace);
-        if (status != OK)
-            packed_trace_free(trace);
-    }
-    mem_free(router);
-    return status;
-}
 
 /* Lookups a second that are asked for. */
 static double wanted_rate(const char *evict)
@@ -184,12 +133,13 @@ static Status measure_policies(const PackedTrace *trace, const BenchShape *shape
 Status bench_replay(const BenchOptions *options, BenchReport *report)
 {
     (void)options; /* it runs no model */
-    for (size_t i = 0; i < sizeof SHAPES / sizeof SHAPES[0]; i++) {
+    for (size_t i = 0; i < BENCH_SHAPES; i++) {
+        const BenchShape *shape = &BENCH_SHAPE[i];
         PackedTrace trace;
-        TRY(make_trace(&SHAPES[i], &trace));
-        Status status = measure_policies(&trace, &SHAPES[i], report);
+        TRY(bench_trace_make(shape, LOOKUPS, &trace));
+        Status status = measure_policies(&trace, shape, report);
         for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE && status == OK; scope++)
-            status = measure_curve(&trace, &SHAPES[i], (BufferScopeKind)scope, report);
+            status = measure_curve(&trace, shape, (BufferScopeKind)scope, report);
         packed_trace_free(&trace);
         TRY(status);
     }

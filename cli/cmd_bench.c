@@ -18,9 +18,9 @@ typedef struct {
 } Bench;
 
 static const Bench BENCHES[] = {
-    {"replay", bench_replay, false},     {"record", bench_record, true},
-    {"forward", bench_forward, true},    {"engine", bench_engine, false},
-    {"simulate", bench_simulate, false},
+    {"replay", bench_replay, false}, {"sweep", bench_sweep, false},
+    {"record", bench_record, true},  {"forward", bench_forward, true},
+    {"engine", bench_engine, false}, {"simulate", bench_simulate, false},
 };
 
 enum { N_BENCHES = sizeof BENCHES / sizeof BENCHES[0] };
@@ -95,10 +95,11 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         {.name = "BENCH",
-         .help = "replay, record, forward, engine or simulate (default: these five); on the GPU: "
-                 "moe-layer, attention; or, with options of their own (--help): decode, prefill, "
-                 "gating, "
-                 "buffer, host-experts, recording",
+         .help =
+             "replay, sweep, record, forward, engine or simulate (default: these six); on the GPU: "
+             "moe-layer, attention; or, with options of their own (--help): decode, prefill, "
+             "gating, "
+             "buffer, host-experts, recording",
          .kind = OPTION_POSITIONAL,
          .value = &arguments->which},
         {.name = "model",

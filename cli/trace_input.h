@@ -9,9 +9,10 @@
 
 /* Loads TRACES as one, its tokens regrouped as PLAN says. On failure nothing is held. */
 Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace);
-/* The same with what simulated time depends on besides. */
-Status trace_input_timed(const OptionList *traces, const Plan *plan, PackedTrace *trace,
-                         TraceFeatures *features);
+/* The same with what simulated time depends on besides; without TOUCHES only for replays of which
+ * none needs them. */
+Status trace_input_timed(const OptionList *traces, const Plan *plan, bool touches,
+                         PackedTrace *trace, TraceFeatures *features);
 /* Reads the signals that the decisions of PLANS[n_plans] need of them, which regroup tokens alike;
  * *SIGNALS is NULL where they need none. */
 Status trace_input_signals(const OptionList *traces, const Plan *plans, size_t n_plans,

@@ -114,7 +114,7 @@ static Status load_recorded(const char *path, const Plan *plan, Recorded *record
     SignalNeeds needs = plan_needs_signals(plan);
     Batching batching = plan_batching(plan);
     *recorded = (Recorded){0};
-    TRY(trace_features_load(&path, 1, &batching, &recorded->trace, &recorded->features));
+    TRY(trace_features_load(&path, 1, &batching, true, &recorded->trace, &recorded->features));
     Status status = OK;
     if (signals_needed(&needs))
         status = trace_signals_load(&path, 1, &batching, &needs, 1, &recorded->signals);

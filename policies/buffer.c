@@ -11,6 +11,11 @@ bool buffer_needs_touches(const ExpertBuffer *buffer)
     return buffer->policy != NULL && buffer->order == ORDER_STAGED;
 }
 
+bool plan_needs_touches(const Plan *plan)
+{
+    return plan->buffer.on && plan->buffer.order == ORDER_STAGED;
+}
+
 static uint32_t object_in_scope(const ExpertBuffer *buffer, uint32_t layer_index, uint32_t expert)
 {
     return buffer->first_object[layer_index] + expert;

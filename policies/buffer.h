@@ -90,6 +90,8 @@ bool buffer_uses_staging(const ExpertBuffer *buffer);
 bool buffer_needs_future(const ExpertBuffer *buffer);
 /* True when events must bring touches: order staged. */
 bool buffer_needs_touches(const ExpertBuffer *buffer);
+/* The same of the buffer that PLAN asks for. */
+bool plan_needs_touches(const Plan *plan);
 /* True when events must bring rows: the plan's compute is not "gpu". */
 bool buffer_needs_rows(const ExpertBuffer *buffer);
 /* True when events must bring what comes: the predictor needs the future. */

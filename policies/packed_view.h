@@ -6,9 +6,9 @@
 #include "policies/rebatch.h"
 
 /* Loads PATHS[count] as one trace (traces/shards.h), its tokens regrouped as BATCHING says
- * (policies/rebatch.h). One trace as recorded keeps its step numbers. LISTENER, unless NULL, is
- * told. On failure nothing is held. */
+ * (policies/rebatch.h). One trace as recorded keeps its step numbers. LOADING may be NULL. On
+ * failure nothing is held. */
 Status packed_trace_load_view(const char *const *paths, size_t count, const Batching *batching,
-                              const StepListener *listener, PackedTrace *trace);
+                              const PackedLoading *loading, PackedTrace *trace);
 
 #endif

@@ -159,13 +159,14 @@ static Status take_step(void *builder, const TraceStep *step)
 }
 
 Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
-                           PackedTrace *trace, TraceFeatures *features)
+                           bool touches, PackedTrace *trace, TraceFeatures *features)
 {
     Builder *builder;
     *features = (TraceFeatures){0};
     TRY(features_builder_new(1, &builder));
-    const StepListener listener = {.run = take_run, .step = take_step, .argument = builder};
-    Status status = packed_trace_load_view(paths, count, batching, &listener, trace);
+    const PackedLoading loading = {
+        .no_touches = !touches, .run = take_run, .step = take_step, .argument = builder};
+    Status status = packed_trace_load_view(paths, count, batching, &loading, trace);
     Status closed = features_builder_close(builder, status == OK ? features : NULL);
     if (status == OK && closed != OK)
         packed_trace_free(trace);

@@ -39,10 +39,10 @@ typedef struct {
     uint32_t max_length;   /* of a request, or of a source */
 } TraceFeatures;
 
-/* Reads PATHS[count] once, as packed_trace_load_view() does, and gives both: step I is the same.
- * Fails as it does. On failure nothing is held. */
+/* Reads PATHS[count] once, as packed_trace_load_view() does, with TOUCHES or without, and gives
+ * both: step I is the same. Fails as it does. On failure nothing is held. */
 Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
-                           PackedTrace *trace, TraceFeatures *features);
+                           bool touches, PackedTrace *trace, TraceFeatures *features);
 void trace_features_free(TraceFeatures *features);
 
 /* The same of steps that are given one by one. BEAMS requests share a source. */

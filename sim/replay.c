@@ -159,6 +159,8 @@ static Status make_room(const PackedTrace *trace, Replay *replay)
     TRY(mem_new(&result->layers, trace->n_layers, sizeof *result->layers, "replay"));
     result->n_layers = trace->n_layers;
     TRY(mem_new(&replay->hit, (size_t)most + 1, sizeof *replay->hit, "replay"));
+    assert(!buffer_needs_touches(replay->buffer) || trace->touches_bytes > 0 ||
+           trace->n_lookups == 0);
     if (buffer_needs_touches(replay->buffer))
         TRY(mem_new(&replay->touches, (size_t)most + 1, sizeof *replay->touches, "replay"));
     if (buffer_needs_rows(replay->buffer))

@@ -273,7 +273,7 @@ Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, FutureReader *f
                      .first_event = cursor->event,
                      .first_lookup = cursor->lookup,
                      .counts = trace->counts + cursor->count_at,
-                     .touch_at = trace->touches + cursor->touch_at,
+                     .touch_at = packed_touches_from(trace, cursor->touch_at),
                      .observer = observer,
                      .argument = argument,
                      .told = *cursor};

@@ -78,15 +78,12 @@ void last_touches(const uint16_t *experts, size_t ids, const uint16_t *active, u
 }
 
 /* Many ids of few experts: without a branch that depends on them. */
-static uint32_t order_many(ActiveSet *set, const uint16_t *experts, size_t ids,
+static uint32_t count_many(ActiveSet *set, const uint16_t *experts, size_t ids,
                            uint32_t experts_of_layer)
 {
     uint32_t n = 0;
-    uint32_t ordered = 0;
-    for (size_t i = 0; i < ids; i++) {
+    for (size_t i = 0; i < ids; i++)
         set->counts[experts[i]]++;
-        set->last[experts[i]] = i;
-    }
     for (uint32_t e = 0; e < experts_of_layer; e++) {
         set->active[n] = (uint16_t)e;
         set->tokens[n] = set->counts[e];
@@ -94,11 +91,19 @@ static uint32_t order_many(ActiveSet *set, const uint16_t *experts, size_t ids,
         n += set->counts[e] > 0;
         set->counts[e] = 0;
     }
+    return n;
+}
+
+/* The same for the order of touches of what was counted. */
+static void order_many(ActiveSet *set, const uint16_t *experts, size_t ids)
+{
+    uint32_t ordered = 0;
+    for (size_t i = 0; i < ids; i++)
+        set->last[experts[i]] = i;
     for (size_t i = 0; i < ids; i++) {
         set->touches[ordered] = set->place[experts[i]];
         ordered += set->last[experts[i]] == i;
     }
-    return n;
 }
 
 static bool drops_any(const uint16_t *experts, size_t ids)
@@ -110,12 +115,15 @@ static bool drops_any(const uint16_t *experts, size_t ids)
 }
 
 uint32_t active_set_order(ActiveSet *set, const uint16_t *experts, size_t ids,
-                          uint32_t experts_of_layer)
+                          uint32_t experts_of_layer, bool wanted)
 {
-    if (ids >= experts_of_layer / 4 && !drops_any(experts, ids))
-        return order_many(set, experts, ids, experts_of_layer);
-    uint32_t n = active_set_count(set, experts, ids, experts_of_layer);
-    last_touches(experts, ids, set->active, n, set->place, set->touches);
+    bool many = ids >= experts_of_layer / 4 && !drops_any(experts, ids);
+    uint32_t n = many ? count_many(set, experts, ids, experts_of_layer)
+                      : active_set_count(set, experts, ids, experts_of_layer);
+    if (wanted && many)
+        order_many(set, experts, ids);
+    else if (wanted)
+        last_touches(experts, ids, set->active, n, set->place, set->touches);
     return n;
 }
 
@@ -200,28 +208,33 @@ static bool sort_layers(const uint16_t *experts, uint32_t n, uint32_t top_k, Key
     return !any(twice);
 }
 
-/* KEYS is sorted by expert. */
-static void put_layers(Keys keys[SIDE], uint32_t n, uint32_t top_k, uint16_t *active,
-                       uint8_t *touches)
+/* KEYS is sorted by expert: the place of each rank in the token. */
+static void put_touches(const Keys keys[SIDE], uint32_t n, uint32_t top_k, uint8_t *touches)
 {
     Keys ranks[SIDE]; /* of the experts in the order of the token */
-    for (int rank = 0; rank < SIDE; rank++) {
+    for (int rank = 0; rank < SIDE; rank++)
         ranks[rank] = (keys[rank] & 7) << 3 | (int16_t)rank;
-        keys[rank] >>= 3;
-    }
     sort(ranks);
-    transpose(keys);
     transpose(ranks);
     for (uint32_t i = 0; i < n; i++) {
         const Bytes bytes = __builtin_convertvector(ranks[i] & 7, Bytes);
-        if (top_k == SIDE) {
-            memcpy(active + (size_t)i * SIDE, &keys[i], sizeof keys[i]);
+        if (top_k == SIDE)
             memcpy(touches + (size_t)i * SIDE, &bytes, sizeof bytes);
-            continue;
-        }
-        memcpy(active + (size_t)i * top_k, &keys[i], top_k * sizeof *active);
-        memcpy(touches + (size_t)i * top_k, &bytes, top_k);
+        else
+            memcpy(touches + (size_t)i * top_k, &bytes, top_k);
     }
+}
+
+static void put_experts(Keys keys[SIDE], uint32_t n, uint32_t top_k, uint16_t *active)
+{
+    for (int rank = 0; rank < SIDE; rank++)
+        keys[rank] >>= 3;
+    transpose(keys);
+    for (uint32_t i = 0; i < n; i++)
+        if (top_k == SIDE)
+            memcpy(active + (size_t)i * SIDE, &keys[i], sizeof keys[i]);
+        else
+            memcpy(active + (size_t)i * top_k, &keys[i], top_k * sizeof *active);
 }
 
 bool active_of_token(const uint16_t *experts, uint32_t n_layers, uint32_t top_k, uint16_t *active,
@@ -238,7 +251,9 @@ bool active_of_token(const uint16_t *experts, uint32_t n_layers, uint32_t top_k,
         size_t at = (size_t)layer * top_k;
         if (!sort_layers(experts + at, n, top_k, keys))
             return false;
-        put_layers(keys, n, top_k, active + at, touches + at);
+        if (touches != NULL)
+            put_touches(keys, n, top_k, touches + at);
+        put_experts(keys, n, top_k, active + at);
     }
     return true;
 }

@@ -17,6 +17,7 @@ typedef struct PackedBuilder {
     uint64_t lookups;
     uint64_t counts;
     uint64_t touches;
+    bool no_touches;
     ActiveSet active;
 } PackedBuilder;
 
@@ -146,14 +147,16 @@ static bool append_event(PackedTrace *trace, const TraceLayer *layer, const uint
                          size_t ids)
 {
     ActiveSet *active = &trace->builder->active;
-    uint32_t n = active_set_order(active, experts, ids, layer->experts);
+    bool touched = !trace->builder->no_touches;
+    uint32_t n = active_set_order(active, experts, ids, layer->experts, touched);
     uint64_t assignments = 0;
     for (uint32_t i = 0; i < n; i++)
         assignments += active->tokens[i];
     if (n > 0)
         memcpy(trace->experts + trace->n_lookups, active->active, n * sizeof *trace->experts);
     put_counts(trace, active->tokens, n);
-    put_touches(trace, active->touches, n);
+    if (touched)
+        put_touches(trace, active->touches, n);
     trace->n_active[trace->n_events++] = (uint16_t)n;
     trace->n_lookups += n;
     trace->n_assignments += assignments;
@@ -172,15 +175,16 @@ static bool append_token(PackedTrace *trace, StackSpan span, const uint16_t *exp
     for (uint32_t i = 1; i < span.count; i++)
         if (trace->layers[span.first + i].top_k != top_k)
             return false;
+    bool touched = !trace->builder->no_touches;
     if (!active_of_token(experts, span.count, top_k, trace->experts + trace->n_lookups,
-                         trace->touches + trace->touches_bytes))
+                         touched ? trace->touches + trace->touches_bytes : NULL))
         return false;
     for (uint32_t i = 0; i < span.count; i++)
         trace->n_active[trace->n_events + i] = (uint16_t)top_k;
     trace->n_events += span.count;
     trace->n_lookups += ids;
     trace->n_assignments += ids;
-    trace->touches_bytes += ids;
+    trace->touches_bytes += touched ? ids : 0;
     trace->max_active = top_k > trace->max_active ? top_k : trace->max_active;
     return true;
 }
@@ -195,7 +199,7 @@ static Status append_step(PackedTrace *trace, const TraceStep *step)
         uint64_t ids = (uint64_t)step->tokens * trace->layers[i].top_k;
         uint64_t most = ids < trace->layers[i].experts ? ids : trace->layers[i].experts;
         lookups += most;
-        touches += packed_touch_bytes((uint32_t)most);
+        touches += trace->builder->no_touches ? 0 : packed_touch_bytes((uint32_t)most);
     }
     TRY(make_room(trace, span.count, lookups, touches));
     size_t counts_before = trace->counts_bytes;
@@ -253,6 +257,11 @@ Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace
     return status;
 }
 
+void packed_trace_leave_touches(PackedTrace *trace)
+{
+    trace->builder->no_touches = true;
+}
+
 /* Room for the whole trace at once, if its steps are of one token. */
 static Status reserve(PackedTrace *trace, TraceReader *reader)
 {
@@ -262,8 +271,9 @@ static Status reserve(PackedTrace *trace, TraceReader *reader)
     trace->builder->expected = trace_reader_steps(reader);
     TRY(resize_steps(trace, trace_reader_steps(reader) + 1));
     TRY(resize_events(trace, events + 1));
-    TRY(resize_touches(trace, lookups + 1)); /* grows for events of more than 256 experts */
-    TRY(resize_counts(trace, lookups + 1));  /* ... of 128 tokens of one; untouched where none is */
+    if (!trace->builder->no_touches)
+        TRY(resize_touches(trace, lookups + 1)); /* grows for events of more than 256 experts */
+    TRY(resize_counts(trace, lookups + 1)); /* ... of 128 tokens of one; untouched where none is */
     return resize_lookups(trace, lookups + 1);
 }
 
@@ -285,12 +295,12 @@ static Status trim(PackedTrace *trace)
     return OK;
 }
 
-static Status load_steps(const char *path, TraceReader *reader, const StepListener *listener,
+static Status load_steps(const char *path, TraceReader *reader, const PackedLoading *loading,
                          PackedTrace *trace)
 {
     TRY(reserve(trace, reader));
-    if (listener != NULL)
-        TRY(fail_in(listener->run(listener->argument, trace_reader_run(reader)), "%s", path));
+    if (loading->run != NULL)
+        TRY(fail_in(loading->run(loading->argument, trace_reader_run(reader)), "%s", path));
     for (;;) {
         TraceStep step;
         Status status = trace_reader_next_step(reader, &step);
@@ -298,17 +308,18 @@ static Status load_steps(const char *path, TraceReader *reader, const StepListen
             return trim(trace);
         TRY(status);
         TRY(append_step(trace, &step));
-        if (listener != NULL)
-            TRY(listener->step(listener->argument, &step));
+        if (loading->step != NULL)
+            TRY(loading->step(loading->argument, &step));
     }
 }
 
 Status packed_trace_load(const char *path, PackedTrace *trace)
 {
-    return packed_trace_load_told(path, NULL, trace);
+    const PackedLoading as_it_is = {0};
+    return packed_trace_load_as(path, &as_it_is, trace);
 }
 
-Status packed_trace_load_told(const char *path, const StepListener *listener, PackedTrace *trace)
+Status packed_trace_load_as(const char *path, const PackedLoading *loading, PackedTrace *trace)
 {
     TraceReader *reader;
     *trace = (PackedTrace){0};
@@ -317,8 +328,10 @@ Status packed_trace_load_told(const char *path, const StepListener *listener, Pa
     uint32_t n_layers;
     const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
     Status status = packed_trace_new(layers, n_layers, trace);
+    if (status == OK && loading->no_touches)
+        packed_trace_leave_touches(trace);
     if (status == OK)
-        status = load_steps(path, reader, listener, trace);
+        status = load_steps(path, reader, loading, trace);
     trace_reader_close(reader);
     if (status != OK)
         packed_trace_free(trace);

@@ -29,26 +29,30 @@ typedef struct {
     uint16_t *experts;     /* [n_lookups] ascending within an event */
     uint8_t *counts;       /* LEB128, one per lookup of steps that are not single */
     size_t counts_bytes;
-    uint8_t *touches; /* per event, last touch longest ago first: positions in its experts, one byte
-                         each, or two (low byte first) when it has more than 256 */
+    uint8_t *touches; /* unless it was packed without: per event, last touch longest ago first:
+                         positions in its experts, one byte each, or two (low byte first) when it
+                         has more than 256 */
     size_t touches_bytes;
     struct PackedBuilder *builder; /* capacities and scratch of packed_trace_add_step() */
 } PackedTrace;
 
-/* Is told what is loaded; a failure ends the loading and is returned. */
+/* How a trace is loaded, and who is told, if anyone: a failure of theirs ends the loading and is
+ * returned. */
 typedef struct {
+    bool no_touches; /* they are left out: for replays of which none asks for them */
     Status (*run)(void *argument, const TraceRun *run);    /* of one trace as recorded, before it */
     Status (*step)(void *argument, const TraceStep *step); /* without weights and scores */
     void *argument;
-} StepListener;
+} PackedLoading;
 
 /* Loads PATH. On failure nothing is held. */
 Status packed_trace_load(const char *path, PackedTrace *trace);
-/* The same, with LISTENER (NULL: none) told. */
-Status packed_trace_load_told(const char *path, const StepListener *listener, PackedTrace *trace);
+Status packed_trace_load_as(const char *path, const PackedLoading *loading, PackedTrace *trace);
 /* An empty trace of LAYERS, to be filled with packed_trace_add_step (tests, benchmarks, forced
  * routing). */
 Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace);
+/* Leaves touches out of TRACE, which has no step yet. */
+void packed_trace_leave_touches(PackedTrace *trace);
 /* Appends one step. Fails with ERR_INPUT when the trace has no layer of the step's stack, when it
  * has no token, or when an expert id is out of range; the trace is then unchanged. */
 Status packed_trace_add_step(PackedTrace *trace, const TraceStep *step);
@@ -95,6 +99,12 @@ static inline size_t packed_touch_bytes(uint32_t n)
     return n <= 256 ? n : 2 * (size_t)n;
 }
 
+/* Touches from offset AT on, if there are any. */
+static inline const uint8_t *packed_touches_from(const PackedTrace *trace, size_t at)
+{
+    return trace->touches_bytes > 0 ? trace->touches + at : NULL;
+}
+
 /* False after the last event. */
 static inline bool packed_next(PackedCursor *cursor, PackedEvent *event)
 {
@@ -107,7 +117,7 @@ static inline bool packed_next(PackedCursor *cursor, PackedEvent *event)
     event->n_active = trace->n_active[cursor->event++];
     event->experts = trace->experts + cursor->lookup;
     event->counts = cursor->counted ? trace->counts + cursor->count_at : NULL;
-    event->touches = trace->touches + cursor->touch_at;
+    event->touches = packed_touches_from(trace, cursor->touch_at);
     event->first_lookup = cursor->lookup;
     if (cursor->counted)
         packed_skip_counts(cursor, event);

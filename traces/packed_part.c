@@ -62,8 +62,10 @@ PackedTrace packed_trace_part(const PackedTrace *trace, uint64_t first, uint64_t
     part.experts += from.lookup;
     part.counts += from.count_at;
     part.counts_bytes = to.count_at - from.count_at;
-    part.touches += from.touch_at;
-    part.touches_bytes = to.touch_at - from.touch_at;
+    if (trace->touches_bytes > 0) {
+        part.touches += from.touch_at;
+        part.touches_bytes = to.touch_at - from.touch_at;
+    }
     part.builder = NULL;
     count(&part);
     return part;

@@ -164,9 +164,9 @@ static uint32_t count_rounds(const RankRig *rig)
     return rig->options->quick ? QUICK_ROUNDS : ROUNDS;
 }
 
-static uint32_t turns_of(uint64_t bytes)
+static uint32_t turns_of(const RankRig *rig, uint64_t bytes)
 {
-    return bytes <= SMALL_BYTES ? SMALL_TURNS : LARGE_TURNS;
+    return bytes <= SMALL_BYTES && !rig->options->quick ? SMALL_TURNS : LARGE_TURNS;
 }
 
 static Status put(const RankRig *rig, const char *name, CostUnit unit, const char *const *axis,
@@ -185,7 +185,7 @@ static Status measure_place(RankRig *rig, double skew, uint64_t bytes)
     double ns[ROUNDS];
     uint32_t rounds = count_rounds(rig);
     const double at[] = {skew, (double)bytes};
-    Round round = {.turns = turns_of(bytes)};
+    Round round = {.turns = turns_of(rig, bytes)};
     plan_exchange(rig, skew, bytes);
     for (uint32_t i = 0; i <= rounds; i++) {
         TRY(measure_round(rig, &round));
@@ -301,7 +301,7 @@ static Status measure_busy(RankRig *rig, uint64_t bytes, double product_ns)
     const double at = (double)bytes;
     double spread;
     double ignored;
-    Round round = {.turns = turns_of(bytes), .rows = MANY_ROWS};
+    Round round = {.turns = turns_of(rig, bytes), .rows = MANY_ROWS};
     plan_exchange(rig, 1, bytes);
     TRY(measure_round(rig, &round));
     for (int i = 0; i < 2; i++) {

@@ -79,6 +79,7 @@ def ours(path, ranks):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--profile", help="of moebius calibrate")
+    parser.add_argument("--most", type=int, default=MOST_BYTES, help="bytes of the largest")
     arguments = parser.parse_args()
     rank, ranks = launched("RANK", "SLURM_PROCID"), launched("SIZE", "SLURM_NTASKS")
     torch.cuda.set_device(launched("LOCAL_RANK", "SLURM_LOCALID") % torch.cuda.device_count())
@@ -89,7 +90,7 @@ def main():
     measured = ours(arguments.profile, ranks)
     sizes = []
     bytes_ = LEAST_BYTES
-    while bytes_ <= MOST_BYTES:
+    while bytes_ <= arguments.most:
         ns = rig.measure(bytes_)
         row = {"bytes": bytes_, "torch_ns": ns, "torch_gb_per_s": bytes_ / ns}
         if bytes_ in measured:

@@ -483,23 +483,37 @@ static CostPoint place_of(const ExpertWork *work)
     return point;
 }
 
+/* Calls of ACTIVE experts with a row each. */
+static const KnownSingle *single_of(const OpCosts *costs, OpPrice *price, uint32_t active)
+{
+    CostUse ignored = {0};
+    CostPoint point = {0};
+    KnownSingle *known = &price->singles[active % KNOWN_SINGLES];
+    if (known->active == active)
+        return known;
+    point.at[AXIS_ACTIVE] = active;
+    point.at[AXIS_ROWS] = point.at[AXIS_LOAD] = 1;
+    *known = (KnownSingle){.active = active,
+                           .queued_ns = op_costs_at(costs, &price->queued, &point, &ignored),
+                           .gpu_ns = op_costs_at(costs, &price->gpu, &point, &ignored)};
+    return known;
+}
+
 /* A call that is given a list of experts. Where so many rows of so many experts were not measured,
  * it is a call of all experts, which was measured at more places, and what a list adds to one of as
  * many experts with a row each. */
-static double queued_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *work)
+static double queued_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work)
 {
     CostUse use = {0};
-    CostUse ignored = {0};
-    CostPoint point = place_of(work);
+    const CostPoint point = place_of(work);
     double ns = op_costs_at(costs, &price->queued, &point, &use);
     if (use.n[COST_EXTRAPOLATED] == 0 || price->queued.table == price->gpu.table) {
         cost_use_add(&costs->use[OP_EXPERTS], &use);
         return ns;
     }
     ns = op_costs_at(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
-    point.at[AXIS_ROWS] = point.at[AXIS_LOAD] = 1;
-    return ns + op_costs_at(costs, &price->queued, &point, &ignored) -
-           op_costs_at(costs, &price->gpu, &point, &ignored);
+    const KnownSingle *single = single_of(costs, price, work->active);
+    return ns + single->queued_ns - single->gpu_ns;
 }
 
 /* Beyond what was measured to be so uneven, as much more at the most. */
@@ -528,7 +542,7 @@ static ExpertWork even_work(const ExpertWork *work)
     return even;
 }
 
-static double call_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *work, bool queued)
+static double call_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
 {
     const CostPoint point = place_of(work);
     return queued ? queued_ns(costs, price, work)
@@ -537,7 +551,7 @@ static double call_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *wo
 
 /* Two sorts of unevenness were measured, one expert that has much more than the others and rows
  * that fall from expert to expert: whichever takes longer. */
-static double experts_ns(OpCosts *costs, const OpPrice *price, const ExpertWork *work, bool queued)
+static double experts_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
 {
     const CostPoint point = place_of(work);
     double ns = call_ns(costs, price, work, queued);

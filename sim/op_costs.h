@@ -77,7 +77,14 @@ typedef struct {
     uint64_t ns;
 } KnownWork;
 
-enum { KNOWN_WORKS = 64, KNOWN_NUMBERS = 128 };
+enum { KNOWN_WORKS = 64, KNOWN_NUMBERS = 128, KNOWN_SINGLES = 128 };
+
+/* Calls of so many experts with a row each; of 0: not known. */
+typedef struct {
+    uint32_t active;
+    double queued_ns; /* given a list */
+    double gpu_ns;
+} KnownSingle;
 
 /* Costs of a table by one number, the other axes being fixed, as they were found before. */
 typedef struct {
@@ -120,13 +127,14 @@ typedef struct {
     uint64_t again_ns;
     uint64_t predict_ns;
     uint64_t issue_predict_ns;
-    uint64_t cold_from;              /* from so many bytes on; UINT64_MAX: no table tells */
-    uint64_t cold_most;              /* that were measured at the most */
-    uint64_t step;                   /* in which it was last queued; 0: none */
-    int64_t queued_ns;               /* of its kernels behind its issue, for which ... */
-    int64_t last_ns;                 /* ... the last of them has so much: op_price_last_ns() */
-    uint32_t kernels;                /* that are queued in this time, about */
-    double slow;                     /* factor beside copies, at least 1 */
+    uint64_t cold_from; /* from so many bytes on; UINT64_MAX: no table tells */
+    uint64_t cold_most; /* that were measured at the most */
+    uint64_t step;      /* in which it was last queued; 0: none */
+    int64_t queued_ns;  /* of its kernels behind its issue, for which ... */
+    int64_t last_ns;    /* ... the last of them has so much: op_price_last_ns() */
+    uint32_t kernels;   /* that are queued in this time, about */
+    double slow;        /* factor beside copies, at least 1 */
+    KnownSingle singles[KNOWN_SINGLES];
     KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
 } OpPrice;
 

@@ -3,10 +3,11 @@
 
 #include "base/memory.h"
 #include "policies/predictor.h"
+#include "policies/shares.h"
 
 /* Counts stay at MOST_COUNT, so that sums of products over 2^16 experts fit in 62 bits. Cosines and
- * shares are whole multiples of 2^-24. */
-enum { MOST_COUNT = 1 << 23, SHARE_BITS = 24 };
+ * shares are whole multiples of 2^-SHARE_BITS. */
+enum { MOST_COUNT = 1 << 23 };
 #define NO_ENTRY UINT32_MAX
 
 /* The collection. A request has an entry from its first token on. */
@@ -20,7 +21,7 @@ typedef struct {
     uint64_t *present;    /* [room] number of the last event with tokens of it */
     uint64_t *matches;    /* [room] how often it was the nearest */
     uint32_t *counts;     /* [room][objects] tokens of the request that each expert got */
-    uint64_t *square;     /* [room][n_layers] sum of the squares of a layer's counts */
+    double *length;       /* [room][n_layers] root of the sum of the squares of a layer's counts */
     uint32_t *cosine;     /* [room][room][n_layers] of two entries' counts of a layer */
     uint64_t *similarity; /* [room][room] the sum of that over the layers */
     uint64_t n_joined;
@@ -49,7 +50,7 @@ static void lay_out(const Predictor *predictor, Collection *it)
     it->present = piece(arena, room, sizeof *it->present);
     it->matches = piece(arena, room, sizeof *it->matches);
     it->counts = piece(arena, room * n_objects(predictor), sizeof *it->counts);
-    it->square = piece(arena, room * predictor->n_layers, sizeof *it->square);
+    it->length = piece(arena, room * predictor->n_layers, sizeof *it->length);
     it->cosine = piece(arena, room * room * predictor->n_layers, sizeof *it->cosine);
     it->similarity = piece(arena, room * room, sizeof *it->similarity);
 }
@@ -93,8 +94,8 @@ static void clear_entry(const Predictor *predictor, uint32_t entry)
 {
     Collection *it = predictor->own;
     memset(counts_of(predictor, entry, 0), 0, n_objects(predictor) * sizeof *it->counts);
-    memset(it->square + (size_t)entry * predictor->n_layers, 0,
-           predictor->n_layers * sizeof *it->square);
+    for (uint32_t layer = 0; layer < predictor->n_layers; layer++)
+        it->length[(size_t)entry * predictor->n_layers + layer] = 0;
     it->matches[entry] = 0;
     for (uint32_t other = 0; other < it->room; other++) {
         part(predictor, entry, other);
@@ -165,9 +166,9 @@ static uint64_t product(const uint32_t *a, const uint32_t *b, uint32_t n)
 }
 
 /* Each step of this is rounded as IEEE 754 says, so every build has the same. */
-static uint32_t cosine_of(uint64_t product, uint64_t left, uint64_t right)
+static uint32_t cosine_of(uint64_t product, double left, double right)
 {
-    double lengths = sqrt((double)left) * sqrt((double)right);
+    double lengths = left * right;
     return lengths > 0 ? (uint32_t)((double)product / lengths * (1 << SHARE_BITS)) : 0;
 }
 
@@ -178,15 +179,15 @@ static void compare(const Predictor *predictor, uint32_t entry, uint32_t layer)
     uint32_t n_layers = predictor->n_layers;
     uint32_t experts = predictor->layers[layer].experts;
     const uint32_t *counts = counts_of(predictor, entry, layer);
-    uint64_t square = product(counts, counts, experts);
-    it->square[(size_t)entry * n_layers + layer] = square;
+    double length = sqrt((double)product(counts, counts, experts));
+    it->length[(size_t)entry * n_layers + layer] = length;
     for (uint32_t other = 0; other < it->n; other++) {
         if (other == entry)
             continue;
         size_t pair = (size_t)entry * it->room + other;
         size_t mirrored = (size_t)other * it->room + entry;
         uint32_t is = cosine_of(product(counts, counts_of(predictor, other, layer), experts),
-                                square, it->square[(size_t)other * n_layers + layer]);
+                                length, it->length[(size_t)other * n_layers + layer]);
         uint32_t was = it->cosine[pair * n_layers + layer];
         it->cosine[pair * n_layers + layer] = is;
         it->cosine[mirrored * n_layers + layer] = is;
@@ -242,8 +243,8 @@ static void add_shares(Predictor *predictor, uint32_t entry, uint32_t target)
     uint64_t sum = 0;
     for (uint32_t e = 0; e < experts; e++)
         sum += counts[e];
-    for (uint32_t e = 0; e < experts && sum > 0; e++)
-        predictor->score[e] += ((uint64_t)counts[e] << SHARE_BITS) / sum;
+    if (sum > 0)
+        shares_add(counts, experts, sum, predictor->score);
 }
 
 static uint64_t match_predict(Predictor *predictor, const BufferEvent *event, uint32_t target,

@@ -1,7 +1,5 @@
 #include "policies/predictor.h"
-
-/* Shares are whole multiples of 2^-SHARE_BITS. */
-enum { SHARE_BITS = 24 };
+#include "policies/shares.h"
 
 static uint64_t transition_predict(Predictor *predictor, const BufferEvent *event, uint32_t target,
                                    const uint16_t *coming, uint32_t n_coming)
@@ -14,8 +12,7 @@ static uint64_t transition_predict(Predictor *predictor, const BufferEvent *even
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t from = event->experts[i];
         const uint32_t *pairs = predictor->pairs[event->layer_index] + (size_t)from * n_experts;
-        for (uint32_t e = 0; e < n_experts; e++)
-            predictor->score[e] += ((uint64_t)pairs[e] << SHARE_BITS) / events[from];
+        shares_add(pairs, n_experts, events[from], predictor->score);
         reads += n_experts;
     }
     return reads;

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "policies/shares.h"
 #include "tests/action_log.h"
 
 enum { MANY = 3000 };
@@ -408,10 +409,33 @@ static void every_failed_allocation_is_reported_and_leaks_nothing(void **state)
     }
 }
 
+static void shares_are_rounded_down_whatever_the_whole(void **unused)
+{
+    (void)unused;
+    enum { PARTS = 37 };
+    uint64_t state = 3;
+    for (int round = 0; round < 20000; round++) {
+        uint32_t bits = 1 + random_below(&state, 31);
+        uint32_t whole = 1 + random_below(&state, UINT32_C(1) << bits);
+        uint32_t parts[PARTS];
+        uint64_t sum[PARTS];
+        if (round % 8 == 0)
+            whole = (UINT32_C(1) << 29) - 2 + (uint32_t)round % 5;
+        for (uint32_t i = 0; i < PARTS; i++) {
+            parts[i] = i == 0 ? whole : i == 1 ? whole - 1 : random_below(&state, whole);
+            sum[i] = i;
+        }
+        shares_add(parts, PARTS, whole, sum);
+        for (uint32_t i = 0; i < PARTS; i++)
+            assert_int_equal(sum[i], i + ((uint64_t)parts[i] << SHARE_BITS) / whole);
+    }
+}
+
 int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shares_are_rounded_down_whatever_the_whole),
         cmocka_unit_test(every_decision_and_count_is_that_of_the_plain_reference),
         cmocka_unit_test(no_policy_evicts_for_a_prefetch_what_the_event_needs_or_what_is_in_flight),
         cmocka_unit_test(counts_are_the_same_without_an_observer),

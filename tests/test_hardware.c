@@ -288,7 +288,7 @@ static void models_in_folders_are_found_by_their_last_name(void **unused)
     hardware_free(&hardware);
 }
 
-static void the_profile_that_ships_is_read_and_prices_its_models(void **unused)
+static void the_profile_that_ships_is_read_and_prices_its_models_and_two_ranks(void **unused)
 {
     (void)unused;
     Hardware hardware;
@@ -302,6 +302,7 @@ static void the_profile_that_ships_is_read_and_prices_its_models(void **unused)
             if (hardware_table(&hardware, name, op->shape) == NULL)
                 fail_msg("%s: %s of %s has no table", hardware.models[m].name, name, op->shape);
         }
+    assert_non_null(hardware_table(&hardware, "all-to-all", "2 ranks"));
     hardware_free(&hardware);
 }
 
@@ -335,7 +336,7 @@ int main(void)
         cmocka_unit_test(merging_keeps_what_is_there_and_takes_what_is_new),
         cmocka_unit_test(what_does_not_go_together_is_not_merged),
         cmocka_unit_test(models_in_folders_are_found_by_their_last_name),
-        cmocka_unit_test(the_profile_that_ships_is_read_and_prices_its_models),
+        cmocka_unit_test(the_profile_that_ships_is_read_and_prices_its_models_and_two_ranks),
         cmocka_unit_test(every_failed_allocation_of_a_profile_is_reported_and_leaks_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -209,8 +209,7 @@ static void free_validation(Validation *validation)
     hardware_free(&validation->hardware);
     for (size_t i = 0; i < validation->n_plans; i++) {
         replay_result_free(&validation->results[i].predicted);
-        accuracy_free(validation->results[i].time.accuracy);
-        accuracy_report_free(&validation->results[i].time.report);
+        validation_free_time(&validation->results[i].time);
         mem_free(validation->results[i].served.runs);
         plan_free(&validation->plans[i]);
     }

@@ -31,8 +31,23 @@ typedef struct {
     bool json;
 } ValidateArguments;
 
+/* How fast the host's cores were beside the runs: the memory and the cores of a virtual machine are
+ * shared with others, and what is left of them changes by a third from minute to minute. */
+typedef struct {
+    uint64_t known_ns; /* what the profile has of executor_time_host(); 0: nothing is to be asked */
+    uint64_t *ns;      /* [n] what it said after each run */
+    uint32_t n;
+    double slow; /* the median as a multiple of KNOWN_NS, which predictions have; 0: not known */
+    uint64_t unchanged_ns; /* all steps as they were predicted without that */
+} HostSpeed;
+
+/* A recorded run, which is played in the simulator. */
+typedef struct RecordedRun RecordedRun;
+
 /* Predicted and measured times and memory of one plan. */
 typedef struct {
+    RecordedRun *recorded; /* until it is predicted */
+    HostSpeed host;
     Accuracy *accuracy; /* until the report is made */
     AccuracyReport report;
     TimingTotals predicted; /* without stamps; its layers are gone */
@@ -113,7 +128,15 @@ Status validation_open_time(Validation *validation);
 Status validation_check_device(const Validation *validation);
 /* True when the profile was made with another driver than THIS one. */
 bool validation_driver_differs(const Validation *validation, char this[64]);
-/* Predicts the times of the run that was recorded, which was under plan I. */
+/* Whether the runs of plan I, which is to be measured so often, show how fast the host's cores are.
+ */
+Status validation_open_speed(Validation *validation, size_t i, uint32_t runs);
+/* After a run of it. */
+Status validation_note_speed(Validation *validation, size_t i);
+/* After the last one. */
+void validation_settle_speed(HostSpeed *speed);
+/* Predicts the times of the run that was recorded, which was under plan I; where it is to be known
+ * first how fast the host's cores are, once more after the runs that are measured. */
 Status validation_predict(Validation *validation, size_t i);
 /* Measures them, of all plans: in every round each plan has its turn, so that what changes as time
  * passes is noise of each of them, and no difference between them. */
@@ -124,6 +147,8 @@ Status validation_measure(Validation *validation);
 Status validation_compare_steps(Validation *validation, const Plan *as_run, Accuracy *accuracy);
 /* Prints the errors of steps, operations and layers, as far as there are any. */
 Status validation_print_report(const AccuracyReport *report);
+/* Frees what is left of them. */
+void validation_free_time(ValidatedTime *time);
 /* Tables of times. */
 Status validation_print_time(const Validation *validation);
 Status validation_add_time(cJSON *json, const ValidatedTime *time);

@@ -131,6 +131,15 @@ static Status rank(const Validation *validation, Ranking *ranking)
     return OK;
 }
 
+static void print_speed(const HostSpeed *speed)
+{
+    if (speed->slow == 0)
+        return;
+    printf("Beside these runs the host's cores took %.2f times as long for experts as in the "
+           "profile, and so they do in what is predicted;\nelse that would be %.3f ms in all.\n",
+           speed->slow, (double)speed->unchanged_ns / 1e6);
+}
+
 Status validation_print_time(const Validation *validation)
 {
     Ranking ranking;
@@ -139,6 +148,7 @@ Status validation_print_time(const Validation *validation)
                validation->results[i].name[0] != '\0' ? ":" : "");
         TRY(validation_print_report(&validation->results[i].time.report));
         print_blame(&validation->results[i]);
+        print_speed(&validation->results[i].time.host);
     }
     puts("");
     TRY(print_end_to_end(validation));
@@ -152,6 +162,20 @@ Status validation_print_time(const Validation *validation)
         ranking.distinct.tau, ranking.distinct.distinct, ranking.distinct.pairs, ranking.tau,
         100 * ranking.regret);
     return OK;
+}
+
+/* Beside experts that the host computes: how much longer its cores took than in the profile, which
+ * the predictions have, and all steps as predicted without. */
+static Status add_speed(cJSON *json, const HostSpeed *speed)
+{
+    cJSON *object;
+    if (speed->slow == 0)
+        return OK;
+    TRY(json_add_object(json, "host", &object));
+    TRY(json_add_u64(object, "profile_ns", speed->known_ns));
+    TRY(json_add_f64(object, "slow", speed->slow));
+    TRY(json_add_u64(object, "samples", speed->n));
+    return json_add_u64(object, "predicted_as_in_profile_ns", speed->unchanged_ns);
 }
 
 static Status add_memory(cJSON *json, const ValidatedTime *time)
@@ -171,6 +195,7 @@ Status validation_add_time(cJSON *json, const ValidatedTime *time)
     TRY(json_attach(json, "time", object));
     TRY(json_add_u64(object, "exposed_load_ns", time->predicted.total.exposed_load_ns));
     TRY(timing_costs_json(object, &time->predicted));
+    TRY(add_speed(object, &time->host));
     return add_memory(object, time);
 }
 

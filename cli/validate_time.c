@@ -93,40 +93,45 @@ static Status take_predicted(void *argument, const StepFeatures *features, const
     return simulated_step_draw(sink->validation->timeline, features, step);
 }
 
-/* A recorded run that is played. */
-typedef struct {
+struct RecordedRun {
     PackedTrace trace;
     TraceFeatures features;
     TraceSignals *signals;
     ReplayFuture future;
-} Recorded;
+};
 
-static void free_recorded(Recorded *recorded)
+static void free_recorded(RecordedRun *recorded)
 {
+    if (recorded == NULL)
+        return;
     replay_future_free(&recorded->future);
     trace_signals_free(recorded->signals);
     trace_features_free(&recorded->features);
     packed_trace_free(&recorded->trace);
+    mem_free(recorded);
 }
 
-static Status load_recorded(const char *path, const Plan *plan, Recorded *recorded)
+static Status load_recorded(const char *path, const Plan *plan, RecordedRun **out)
 {
     SignalNeeds needs = plan_needs_signals(plan);
     Batching batching = plan_batching(plan);
-    *recorded = (Recorded){0};
-    TRY(trace_features_load(&path, 1, &batching, true, &recorded->trace, &recorded->features));
-    Status status = OK;
-    if (signals_needed(&needs))
+    RecordedRun *recorded;
+    TRY(mem_new(&recorded, 1, sizeof *recorded, "a recorded run"));
+    Status status =
+        trace_features_load(&path, 1, &batching, true, &recorded->trace, &recorded->features);
+    if (status == OK && signals_needed(&needs))
         status = trace_signals_load(&path, 1, &batching, &needs, 1, &recorded->signals);
     recorded->future.signals = recorded->signals;
     if (status == OK)
         status = replay_prepare(&recorded->trace, plan, &recorded->future);
-    if (status != OK)
+    if (status == OK)
+        *out = recorded;
+    else
         free_recorded(recorded);
     return status;
 }
 
-static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, ValidatedTime *time)
+static Status play(const RecordedRun *recorded, const Plan *plan, Sink *sink, ValidatedTime *time)
 {
     Validation *validation = sink->validation;
     const TimingOptions options = {.hardware = &validation->hardware,
@@ -138,6 +143,7 @@ static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, Valid
                                    .forced = validation->forced,
                                    .stamped = sink->stamped,
                                    .warm = !plan->buffer.on && !sink->cold,
+                                   .slow = time != NULL ? time->host.slow : 0,
                                    .records = sink->stamped};
     Timing *timing;
     ReplayResult result;
@@ -155,19 +161,41 @@ static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, Valid
     return status;
 }
 
-static Status predict(Validation *validation, const Plan *plan, Accuracy *accuracy, bool drawn,
-                      ValidatedTime *time)
+/* Plan I, from its recorded run, which is gone after the LAST time. */
+static Status predict(Validation *validation, size_t i, bool last)
 {
-    Recorded recorded;
-    Sink sink = {.validation = validation, .accuracy = accuracy};
-    TRY(load_recorded(validation->recording, plan, &recorded));
-    Status status = play(&recorded, plan, &sink, time);
+    ValidatedTime *time = &validation->results[i].time;
+    const Plan *plan = &validation->plans[i];
+    Sink sink = {.validation = validation, .accuracy = time->accuracy};
+    TRY(play(time->recorded, plan, &sink, time));
     sink.stamped = true;
-    sink.drawn = drawn;
-    if (status == OK)
-        status = play(&recorded, plan, &sink, time);
-    free_recorded(&recorded);
-    return status;
+    sink.drawn = last && i == 0 && validation->timeline != NULL;
+    TRY(play(time->recorded, plan, &sink, time));
+    if (last) {
+        free_recorded(time->recorded);
+        time->recorded = NULL;
+    }
+    return OK;
+}
+
+/* ... anew, as the host's cores were while it was measured. */
+static Status predict_again(Validation *validation, size_t i)
+{
+    ValidatedTime *time = &validation->results[i].time;
+    validation_settle_speed(&time->host);
+    if (time->recorded == NULL)
+        return OK;
+    time->host.unchanged_ns = time->predicted.total.ns;
+    accuracy_forget_predictions(time->accuracy);
+    return predict(validation, i, true);
+}
+
+void validation_free_time(ValidatedTime *time)
+{
+    free_recorded(time->recorded);
+    mem_free(time->host.ns);
+    accuracy_free(time->accuracy);
+    accuracy_report_free(&time->report);
 }
 
 /* How long the steps of a recorded run took. */
@@ -188,11 +216,11 @@ static Status take_recorded(const char *path, Accuracy *accuracy)
 
 Status validation_compare_steps(Validation *validation, const Plan *as_run, Accuracy *accuracy)
 {
-    Recorded recorded;
+    RecordedRun *recorded;
     Sink sink = {.validation = validation, .accuracy = accuracy, .cold = true};
     TRY(load_recorded(validation->recording, as_run, &recorded));
-    Status status = play(&recorded, as_run, &sink, NULL);
-    free_recorded(&recorded);
+    Status status = play(recorded, as_run, &sink, NULL);
+    free_recorded(recorded);
     return status == OK ? take_recorded(validation->recording, accuracy) : status;
 }
 
@@ -276,9 +304,12 @@ static Status measure_round(Validation *validation, size_t i, int round)
     if (!plan->buffer.on && validation->n_plans > 1)
         TRY(executor_set_plan(validation->executor, plan));
     TRY(run_once(validation, plan, round, &sink));
+    if (round >= 0)
+        TRY(validation_note_speed(validation, i));
     sink.stamped = true;
     sink.drawn = i == 0 && round == 0 && validation->timeline != NULL;
-    return run_once(validation, plan, round, &sink);
+    TRY(run_once(validation, plan, round, &sink));
+    return round >= 0 ? validation_note_speed(validation, i) : OK;
 }
 
 /* What an executor takes that is opened for PLAN alone. */
@@ -298,9 +329,10 @@ static Status measure_memory(const Validation *validation, const Plan *plan, uin
 Status validation_predict(Validation *validation, size_t i)
 {
     ValidatedTime *time = &validation->results[i].time;
-    bool drawn = i == 0 && validation->timeline != NULL;
     TRY(accuracy_new(validation->arguments->runs, &time->accuracy));
-    return predict(validation, &validation->plans[i], time->accuracy, drawn, time);
+    TRY(validation_open_speed(validation, i, 2 * validation->arguments->runs));
+    TRY(load_recorded(validation->recording, &validation->plans[i], &time->recorded));
+    return predict(validation, i, time->host.known_ns == 0);
 }
 
 static Status close_timeline(Validation *validation)
@@ -320,6 +352,7 @@ Status validation_measure(Validation *validation)
                                                    validation->results[i].name));
     for (size_t i = 0; i < validation->n_plans; i++) {
         ValidatedTime *time = &validation->results[i].time;
+        TRY(predict_again(validation, i));
         TRY(measure_memory(validation, &validation->plans[i], &time->device_bytes));
         TRY(accuracy_report(time->accuracy, &time->report));
     }

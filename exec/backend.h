@@ -227,6 +227,8 @@ typedef struct {
     const void *kept;
 } HostJob;
 
+enum { HOST_TIMED_EXPERTS = 16 /* of one call of Backend.time_host at the most */ };
+
 /* What run_experts computes for any of the layer's experts. */
 typedef struct {
     const FfnShape *shape;
@@ -414,6 +416,10 @@ typedef struct {
      * comes after it. Returns when they are computed. */
     Status (*run_host)(Device *device, const ExpertBatch *batch, const HostJob *jobs,
                        uint32_t n_jobs, const float *in, void *out);
+    /* What one row of each of N_JOBS experts, HOST_TIMED_EXPERTS at the most, takes the host's
+     * cores now, for nobody. Not while run_host() may be called, or what it queued is under way. */
+    Status (*time_host)(Device *device, const FfnShape *shape, const HostJob *jobs, uint32_t n_jobs,
+                        uint64_t *ns);
     /* Static gating with all experts in the slots of their own numbers: run_experts() and
      * combine() in one, the whole BATCH->capacity of every expert computed. ROWS is room for
      * what run_experts() would give. */

@@ -296,6 +296,19 @@ static Status measure_places(Calibration *c, bool warm)
     return OK;
 }
 
+/* How fast memory and cores are, which others use as well, while places are measured. */
+static Status note_probe(Calibration *c)
+{
+    char shape[160];
+    uint64_t ns;
+    if (calibration_only_counts(c) || !calibration_experts_shape(c, shape))
+        return OK;
+    TRY(executor_time_host(c->executor, &ns));
+    return ns == 0
+               ? OK
+               : calibration_note(c, "host/probe", shape, UNIT_NS, NULL, 0, NULL, (double)ns, 0);
+}
+
 /* What comes from memory first: caches keep more of what is read in turns for long where nothing in
  * between is read again and again. */
 Status calibrate_host(Calibration *c)
@@ -304,7 +317,10 @@ Status calibrate_host(Calibration *c)
     if (c->config->n_moe_layers == 0)
         return OK;
     TRY(measure_reuse(c));
-    for (uint32_t i = 0; i < 2 * rounds; i++)
+    for (uint32_t i = 0; i < 2 * rounds; i++) {
         TRY(measure_places(c, i >= rounds));
+        if (i < rounds)
+            TRY(note_probe(c));
+    }
     return OK;
 }

@@ -246,6 +246,14 @@ uint64_t executor_expert_slot_bytes(const Executor *executor, uint32_t moe_layer
     return executor->forward.slots.layers[moe_layer].slot_stride;
 }
 
+Status executor_time_host(Executor *executor, uint64_t *ns)
+{
+    *ns = 0;
+    return executor->laid_out.host && executor->config->n_moe_layers > 0
+               ? expert_slots_time_host(&executor->forward.slots, ns)
+               : OK;
+}
+
 const Plan *executor_plan(const Executor *executor)
 {
     return &executor->plan;

@@ -78,6 +78,10 @@ uint64_t executor_slot_bytes(const Executor *executor);
 uint64_t executor_device_bytes(const Executor *executor);
 /* ... and of one slot of MoE layer number MOE_LAYER. */
 uint64_t executor_expert_slot_bytes(const Executor *executor, uint32_t moe_layer);
+/* How fast the host's cores are now, between two steps: what a few experts take them that nobody
+ * asked for, in *NS; other experts each time, that no cache holds where there are so many. 0 where
+ * no plan of the executor computes on the host. */
+Status executor_time_host(Executor *executor, uint64_t *ns);
 /* Begins anew under PLAN: the expert buffer is empty, or holds what the plan begins with, and its
  * decisions are those of an executor that was just opened; KV slots stay as they are. Any plan does
  * whose slots fit in the memory that the executor was opened with, and that asks for no more static

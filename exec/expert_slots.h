@@ -78,6 +78,7 @@ typedef struct {
     JobList hits;
     JobList loaded;
     HostJob *host_jobs;         /* of one event */
+    uint32_t timed;             /* experts that were computed for nobody */
     ResidencyRecord *residency; /* of one step */
     uint32_t *load_records;     /* [loads of the step] the record of each ticket */
     size_t n_residency;
@@ -139,6 +140,9 @@ Status expert_slots_run(ExpertSlots *slots, const ExpertEvent *event, uint32_t *
 /* Where it does not: decides an event that was computed already, and appends its records, which are
  * hits. Returns how many experts took part. */
 uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event);
+/* Between steps, where the backend was opened for experts on the host: what a few of those that are
+ * kept, other ones each time, take its cores with one row each, *NS; 0 where none is kept. */
+Status expert_slots_time_host(ExpertSlots *slots, uint64_t *ns);
 /* Begins what may begin of the prefetches that are held back. */
 Status expert_slots_hand_over(ExpertSlots *slots);
 /* Waits for everything queued, and hands over prefetches meanwhile. */

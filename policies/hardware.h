@@ -22,6 +22,7 @@
  *   host/experts       of experts that the host's cores compute together, with weights from
  *                      memory, by "rows" of each and how many are "active"
  *   host/warm          the same where the caches hold the weights
+ *   host/probe         what executor_time_host() said then: how fast memory and cores were
  *   host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of experts that
  *                      were read since an expert was, its own included; without that table, 0
  *   host/offer         from the end of the router to the host's going on, beyond wake, where the

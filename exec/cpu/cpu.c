@@ -303,6 +303,7 @@ const Backend BACKEND_CPU = {
     .run_experts = cpu_run_experts,
     .offer_host = cpu_offer_host,
     .run_host = cpu_run_host,
+    .time_host = cpu_time_host,
     .run_static = cpu_run_static,
     .combine = cpu_combine,
 };

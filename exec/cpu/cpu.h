@@ -140,6 +140,8 @@ Status cpu_run_experts(Device *device, const ExpertBatch *batch, const ExpertJob
 Status cpu_offer_host(Device *device, const ExpertBatch *batch, const float *in);
 Status cpu_run_host(Device *device, const ExpertBatch *batch, const HostJob *jobs, uint32_t n_jobs,
                     const float *in, void *out);
+Status cpu_time_host(Device *device, const FfnShape *shape, const HostJob *jobs, uint32_t n_jobs,
+                     uint64_t *ns);
 Status cpu_run_static(Device *device, const ExpertBatch *batch, float scale, const float *in,
                       void *rows, float *out);
 Status cpu_combine(Device *device, const ExpertBatch *batch, float scale, const void *in,

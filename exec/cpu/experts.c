@@ -200,6 +200,13 @@ Status cpu_run_host(Device *device, const ExpertBatch *batch, const HostJob *job
     return OK;
 }
 
+Status cpu_time_host(Device *device, const FfnShape *shape, const HostJob *jobs, uint32_t n_jobs,
+                     uint64_t *ns)
+{
+    host_experts_time(device->host, shape, HOST_PARTS, jobs, n_jobs, ns);
+    return OK;
+}
+
 /* An expert without rows would add nothing, so it is passed over here. */
 Status cpu_run_static(Device *device, const ExpertBatch *batch, float scale, const float *in,
                       void *rows, float *out)

@@ -51,6 +51,12 @@ typedef struct {
 uint32_t host_experts_next(HostExperts *host, HostWork *work, bool scatter, void *out,
                            uint32_t *rows);
 
+/* Computes one row of each of N_JOBS experts of SHAPE, HOST_TIMED_EXPERTS at the most, for nobody:
+ * *NS is what that takes now. Experts that are read for the first time in a while come from memory,
+ * as misses do. */
+void host_experts_time(HostExperts *host, const FfnShape *shape, HostForm form, const HostJob *jobs,
+                       uint32_t n_jobs, uint64_t *ns);
+
 /* "AVX-512 bf16", "plain C" ...: what computes packed experts on this machine. */
 const char *host_experts_kernel(void);
 

@@ -31,6 +31,7 @@ struct HostExperts {
     void *inside;   /* [max_rows][d_ff] likewise */
     float *scratch; /* [threads][scratch_floats] */
     size_t scratch_floats;
+    float *timed;     /* [HOST_TIMED_EXPERTS][d_model] results that nobody wants */
     uint32_t *tokens; /* [max_rows] */
     RowSet *sets;     /* of the pieces */
     Piece *pieces;    /* [max_pieces] */

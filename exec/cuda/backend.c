@@ -468,6 +468,7 @@ const Backend BACKEND_CUDA = {
     .run_experts = cuda_run_experts,
     .offer_host = cuda_offer_host,
     .run_host = cuda_run_host,
+    .time_host = cuda_time_host,
     .run_static = cuda_run_static,
     .combine = cuda_combine,
 };

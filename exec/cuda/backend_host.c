@@ -132,3 +132,10 @@ Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jo
             CUDA_TRY(cudaStreamWaitEvent(device->stream, side->buffers[i].fetched, 0));
     return OK;
 }
+
+Status cuda_time_host(Device *device, const FfnShape *shape, const HostJob *jobs, uint32_t n_jobs,
+                      uint64_t *ns)
+{
+    host_experts_time(device->host_side.experts, shape, form_of(device, shape), jobs, n_jobs, ns);
+    return OK;
+}

@@ -141,6 +141,8 @@ void cuda_close_host(Device *device);
 Status cuda_offer_host(Device *device, const ExpertBatch *batch, const float *in);
 Status cuda_run_host(Device *device, const ExpertBatch *batch, const HostJob *jobs, uint32_t n_jobs,
                      const float *in, void *out);
+Status cuda_time_host(Device *device, const FfnShape *shape, const HostJob *jobs, uint32_t n_jobs,
+                      uint64_t *ns);
 
 Status cuda_load(Device *device, const Load *loads, uint32_t n);
 Status cuda_await_loads(Device *device, const uint32_t *tickets, uint32_t n);

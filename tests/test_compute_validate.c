@@ -99,6 +99,17 @@ static void simulate_says_what_the_host_computes(void **state)
 
 enum { TOKENS = 24, VOCABULARY = 96 };
 
+/* The host's cores are timed before the step of a plan that they compute experts of, and of no
+ * other. */
+static void time_host(Executor *executor, const Plan *plan)
+{
+    uint64_t ns;
+    for (int i = 0; i < 40; i++) {
+        assert_ok(executor_time_host(executor, &ns));
+        assert_true((ns > 0) == (plan->compute.mode == COMPUTE_ON_HOST));
+    }
+}
+
 /* The logits of all tokens of a prompt, and what was done. */
 static void run_prompt(const Checkpoint *checkpoint, const Plan *plan, float *logits,
                        uint32_t kinds[RESIDENCY_KINDS])
@@ -125,6 +136,7 @@ static void run_prompt(const Checkpoint *checkpoint, const Plan *plan, float *lo
                              .position = position,
                              .logits = LOGITS_ALL};
     assert_ok(executor_open(checkpoint, &options, &executor));
+    time_host(executor, plan);
     assert_ok(executor_step(executor, &input, &output));
     memcpy(logits, output.logits, sizeof(float) * TOKENS * VOCABULARY);
     for (size_t i = 0; i < output.n_residency; i++) {

@@ -187,6 +187,23 @@ static void time_lines_have_every_step_and_operation(void **unused)
     count_slices(path, 3, 2 * steps);
 }
 
+/* Operations called NAME. */
+static int count_named(const char *path, const char *name)
+{
+    char *text;
+    size_t bytes;
+    cJSON *json;
+    const cJSON *item;
+    int n = 0;
+    assert_ok(file_read_all(path, 1 << 26, &text, &bytes));
+    assert_ok(json_parse(text, bytes, path, &json));
+    cJSON_ArrayForEach(item, at(json, "traceEvents")) n +=
+        strcmp(at(item, "name")->valuestring, name) == 0;
+    cJSON_Delete(json);
+    mem_free(text);
+    return n;
+}
+
 static void check_stats(const cJSON *stats)
 {
     assert_true(number(stats, "n") > 0);
@@ -214,6 +231,34 @@ static void validate_tells_errors_of_times_by_operation_layer_and_step(void **un
     assert_true(number(at(time, "memory"), "measured_bytes") > 0);
     assert_true(cJSON_IsTrue(at(json, "agreed")));
     cJSON_Delete(json);
+}
+
+/* Beside experts on the host, predictions have how fast its cores were, and it is said what they
+ * would be without. A timeline has steps of both once. */
+static void validate_tells_how_fast_the_host_is_that_computes_experts(void **unused)
+{
+    (void)unused;
+    char path[512];
+    keep(path, "host-time.json");
+    for (int host = 0; host < 2; host++) {
+        RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs",
+            "2", "--set", "buffer.slots=8", "--set", "buffer.evict=lru", "--set",
+            host ? "compute.mode=host" : "compute.mode=gpu", "--timeline", path, "--json");
+        cJSON *json = parse_out();
+        const cJSON *time = at(json, "time");
+        double steps = number(at(at(time, "steps"), "all"), "n");
+        const cJSON *speed = cJSON_GetObjectItemCaseSensitive(time, "host");
+        assert_true((speed != NULL) == (host == 1));
+        if (host) {
+            double predicted = number(at(at(time, "end_to_end"), "all"), "predicted_ns");
+            double as_in_profile = number(speed, "predicted_as_in_profile_ns");
+            assert_true(number(speed, "profile_ns") > 0);
+            assert_true(number(speed, "samples") == 4);
+            assert_true((number(speed, "slow") > 1) == (predicted > as_in_profile));
+        }
+        cJSON_Delete(json);
+        assert_int_equal(count_named(path, "head"), 2 * (int)steps);
+    }
 }
 
 /* Budgets are learnt by replays, which divide misses by what was measured. */
@@ -504,6 +549,7 @@ int main(void)
         cmocka_unit_test(fewer_slots_take_longer_and_wait_for_loads),
         cmocka_unit_test(time_lines_have_every_step_and_operation),
         cmocka_unit_test(validate_tells_errors_of_times_by_operation_layer_and_step),
+        cmocka_unit_test(validate_tells_how_fast_the_host_is_that_computes_experts),
         cmocka_unit_test(a_sweep_learns_with_the_costs_that_were_measured),
         cmocka_unit_test(absurd_costs_stay_times),
         cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),

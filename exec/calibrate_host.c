@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "exec/calibrate_parts.h"
+#include "policies/link.h"
 
 enum {
     HOST_ROUNDS = 3, /* over all places: memory and clocks differ from second to second */
@@ -309,6 +310,21 @@ static Status note_probe(Calibration *c)
                : calibration_note(c, "host/probe", shape, UNIT_NS, NULL, 0, NULL, (double)ns, 0);
 }
 
+/* Small experts lie in the caches, and their loads are short. */
+static Status note_beside(Calibration *c)
+{
+    char shape[160];
+    double host;
+    double load;
+    if (calibration_runs_at_once(c) || calibration_only_counts(c) ||
+        executor_expert_slot_bytes(c->executor, 0) <= LOADED_TOGETHER_BYTES ||
+        !calibration_experts_shape(c, shape))
+        return OK;
+    TRY(executor_time_beside(c->executor, &host, &load));
+    TRY(calibration_note(c, "host/beside", shape, UNIT_FACTOR, NULL, 0, NULL, host, 0));
+    return calibration_note(c, "copy/beside", shape, UNIT_FACTOR, NULL, 0, NULL, load, 0);
+}
+
 /* What comes from memory first: caches keep more of what is read in turns for long where nothing in
  * between is read again and again. */
 Status calibrate_host(Calibration *c)
@@ -322,5 +338,5 @@ Status calibrate_host(Calibration *c)
         if (i < rounds)
             TRY(note_probe(c));
     }
-    return OK;
+    return note_beside(c);
 }

@@ -254,6 +254,11 @@ Status executor_time_host(Executor *executor, uint64_t *ns)
                : OK;
 }
 
+Status executor_time_beside(Executor *executor, double *host, double *load)
+{
+    return expert_slots_time_beside(&executor->forward.slots, host, load);
+}
+
 const Plan *executor_plan(const Executor *executor)
 {
     return &executor->plan;

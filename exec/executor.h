@@ -82,6 +82,9 @@ uint64_t executor_expert_slot_bytes(const Executor *executor, uint32_t moe_layer
  * asked for, in *NS; other experts each time, that no cache holds where there are so many. 0 where
  * no plan of the executor computes on the host. */
 Status executor_time_host(Executor *executor, uint64_t *ns);
+/* Experts on the host read the same memory as loads: how many times as long they take beside loads,
+ * and loads beside them. For executors whose slots hold nothing that is wanted any more. */
+Status executor_time_beside(Executor *executor, double *host, double *load);
 /* Begins anew under PLAN: the expert buffer is empty, or holds what the plan begins with, and its
  * decisions are those of an executor that was just opened; KV slots stay as they are. Any plan does
  * whose slots fit in the memory that the executor was opened with, and that asks for no more static

@@ -143,6 +143,9 @@ uint32_t expert_slots_note(ExpertSlots *slots, const ExpertEvent *event);
 /* Between steps, where the backend was opened for experts on the host: what a few of those that are
  * kept, other ones each time, take its cores with one row each, *NS; 0 where none is kept. */
 Status expert_slots_time_host(ExpertSlots *slots, uint64_t *ns);
+/* What such experts take beside loads of others, *HOST, and loads beside them, *LOAD, as multiples
+ * of what they take alone. What lies in the slots is lost. */
+Status expert_slots_time_beside(ExpertSlots *slots, double *host, double *load);
 /* Begins what may begin of the prefetches that are held back. */
 Status expert_slots_hand_over(ExpertSlots *slots);
 /* Waits for everything queued, and hands over prefetches meanwhile. */

@@ -3,12 +3,28 @@
 
 #include <stdlib.h>
 
-enum { MOST_REPEATS = 8 };
+enum { MOST_REPEATS = 8, BESIDE_REPEATS = 9 };
 
 /* Of weights that are read at a time, and how long it goes on: what is measured is how the machine
  * is for a while, and what others do to it changes from second to second. */
 static const size_t TIMED_BYTES = (size_t)256 << 20;
-static const uint64_t TIMED_NS = 6000000;
+static const uint64_t TIMED_NS = 10000000;
+
+static uint32_t common_divisor(uint32_t a, uint32_t b)
+{
+    return b == 0 ? a : common_divisor(b, a % b);
+}
+
+/* Experts of all layers in an order in which neighbours lie far apart: what was read just now by
+ * its number is not read again. */
+static uint32_t next_number(ExpertSlots *slots)
+{
+    uint32_t all = slots->n_layers * slots->trace_layers[0].experts;
+    uint32_t step = (uint32_t)(0.618 * all) + 1;
+    while (common_divisor(step, all) != 1)
+        step++;
+    return (uint32_t)((uint64_t)slots->timed++ % all * step % all);
+}
 
 /* The next expert that is like those of the first layer, or NULL where none is kept. */
 static const void *next_kept(ExpertSlots *slots)
@@ -16,7 +32,7 @@ static const void *next_kept(ExpertSlots *slots)
     size_t stride = expert_slots_stride(slots, 0);
     uint32_t experts = slots->trace_layers[0].experts;
     for (uint32_t tries = slots->n_layers * experts; tries > 0; tries--) {
-        uint32_t at = slots->timed++ % (slots->n_layers * experts);
+        uint32_t at = next_number(slots);
         const LayerSlots *layer = &slots->layers[at / experts];
         uint32_t expert = at % experts;
         if (expert < slots->trace_layers[at / experts].experts && layer->kept[expert] != NULL &&
@@ -41,26 +57,88 @@ static int compare_ns(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
+static double median_ns(uint64_t *ns, uint32_t n)
+{
+    qsort(ns, n, sizeof *ns, compare_ns);
+    return n == 0 ? 0 : (double)(ns[(n - 1) / 2] + ns[n / 2]) / 2;
+}
+
+/* N experts; 0 where none is kept. */
+static Status time_once(ExpertSlots *slots, uint32_t n, uint64_t *ns)
+{
+    HostJob jobs[HOST_TIMED_EXPERTS];
+    *ns = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        jobs[i] = (HostJob){i, next_kept(slots)};
+        if (jobs[i].kept == NULL)
+            return OK;
+    }
+    return slots->backend->time_host(slots->device, slots->layers[0].shape, jobs, n, ns);
+}
+
 /* The threads are awake once they have computed some, which count for nothing. */
 Status expert_slots_time_host(ExpertSlots *slots, uint64_t *ns)
 {
-    HostJob jobs[HOST_TIMED_EXPERTS];
-    uint64_t took[MOST_REPEATS + 1];
+    uint64_t took[MOST_REPEATS];
     uint64_t sum_ns = 0;
     uint32_t n = 0;
-    *ns = 0;
-    while (n <= MOST_REPEATS && sum_ns < TIMED_NS) {
-        for (uint32_t i = 0; i < count_timed(slots); i++) {
-            jobs[i] = (HostJob){i, next_kept(slots)};
-            if (jobs[i].kept == NULL)
-                return OK;
-        }
-        TRY(slots->backend->time_host(slots->device, slots->layers[0].shape, jobs,
-                                      count_timed(slots), &took[n]));
+    TRY(time_once(slots, count_timed(slots), ns));
+    while (*ns > 0 && n < MOST_REPEATS && sum_ns < TIMED_NS) {
+        TRY(time_once(slots, count_timed(slots), &took[n]));
         sum_ns += took[n++];
     }
-    uint32_t first = n > 1;
-    qsort(took + first, n - first, sizeof *took, compare_ns);
-    *ns = took[first + (n - first) / 2];
+    *ns = (uint64_t)median_ns(took, n);
+    return OK;
+}
+
+/* N experts beside loads of as many and two more, which go to one slot and end after them: what
+ * the experts took, and the mean of the loads that were over before. Without experts N is only that
+ * of loads, all of which count. */
+static Status time_beside(ExpertSlots *slots, uint32_t n, bool host, uint64_t *host_ns,
+                          uint64_t *load_ns)
+{
+    uint64_t first_ns = 0;
+    uint64_t sum_ns = 0;
+    uint32_t counted = 0;
+    for (uint32_t ticket = 0; ticket < n + 2; ticket++) {
+        const Load load = {.shape = slots->layers[0].shape,
+                           .kept = next_kept(slots),
+                           .slot = expert_slots_address(slots, 0, 0),
+                           .ticket = ticket};
+        TRY(slots->backend->load(slots->device, &load, 1));
+    }
+    if (host)
+        TRY(time_once(slots, n, host_ns));
+    TRY(slots->backend->wait(slots->device));
+    for (uint32_t ticket = 0; ticket < n + 2; ticket++) {
+        uint64_t start_ns;
+        uint64_t ns;
+        TRY(slots->backend->load_time(slots->device, ticket, &start_ns, &ns));
+        first_ns = ticket == 0 ? start_ns : first_ns;
+        if (host && start_ns + ns > first_ns + *host_ns)
+            break;
+        sum_ns += ns;
+        counted++;
+    }
+    *load_ns = counted > 0 ? sum_ns / counted : 0;
+    return OK;
+}
+
+Status expert_slots_time_beside(ExpertSlots *slots, double *host, double *load)
+{
+    uint64_t alone[2][BESIDE_REPEATS];
+    uint64_t beside[2][BESIDE_REPEATS];
+    uint32_t n = count_timed(slots);
+    *host = *load = 1;
+    if (slots->layers[0].kept[0] == NULL || n + 2 > expert_slots_max_loads(slots))
+        return OK;
+    for (uint32_t i = 0; i < BESIDE_REPEATS; i++) {
+        TRY(time_once(slots, n, &alone[0][i]));
+        TRY(time_once(slots, n, &alone[0][i]));
+        TRY(time_beside(slots, n, true, &beside[0][i], &beside[1][i]));
+        TRY(time_beside(slots, n, false, NULL, &alone[1][i]));
+    }
+    *host = median_ns(beside[0], BESIDE_REPEATS) / median_ns(alone[0], BESIDE_REPEATS);
+    *load = median_ns(beside[1], BESIDE_REPEATS) / median_ns(alone[1], BESIDE_REPEATS);
     return OK;
 }

@@ -147,7 +147,9 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .offer = {.table = COSTS_NONE},
                        .fetch = {.table = COSTS_NONE},
                        .cold = {.table = COSTS_NONE},
-                       .issue_fetch = {.table = COSTS_NONE}};
+                       .issue_fetch = {.table = COSTS_NONE},
+                       .host_beside = {.table = COSTS_NONE},
+                       .copy_beside = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(find_cold(costs, op, price));
@@ -171,6 +173,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     if (costs->fixed != NULL)
         TRY(find_op_table(costs, costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask" : "padded",
                           op, &price->limited));
+    TRY(op_costs_find(costs, "host/beside", op->shape, &price->host_beside));
+    TRY(op_costs_find(costs, "copy/beside", op->shape, &price->copy_beside));
     TRY(op_costs_find(costs, "host/warm", op->shape, &price->warm));
     TRY(op_costs_find(costs, "host/offer", op->shape, &price->offer));
     TRY(op_costs_find(costs, "host/fetch", op->shape, &price->fetch));
@@ -381,6 +385,13 @@ uint64_t op_costs_cold_ns(OpCosts *costs, uint32_t number, uint64_t step, uint32
     return op_costs_ns(costs, &price->cold, &point, &costs->other);
 }
 
+/* The factor of REF, at least 1, as where there is none. */
+static double factor_at(OpCosts *costs, const CostRef *ref, const CostPoint *point)
+{
+    double factor = ref->table != COSTS_NONE ? op_costs_at(costs, ref, point, &costs->other) : 1;
+    return factor > 1 ? factor : 1;
+}
+
 static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
 {
     price->issue_ns = op_costs_ns(costs, &price->issue, point, &costs->other);
@@ -394,11 +405,9 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
         costs->launch_ns = price->issue_ns;
     price->kernels = op_costs_kernels(costs, price->issue_ns);
     price->queued_ns = price->last_ns = 0;
-    price->slow = 1;
-    if (price->slowdown.table != COSTS_NONE)
-        price->slow = op_costs_at(costs, &price->slowdown, point, &costs->other);
-    if (price->slow < 1)
-        price->slow = 1;
+    price->slow = factor_at(costs, &price->slowdown, point);
+    price->host_slow = factor_at(costs, &price->host_beside, point);
+    price->copy_slow = factor_at(costs, &price->copy_beside, point);
 }
 
 /* Of an operation that is another one where routing is FORCED. */

@@ -114,6 +114,8 @@ typedef struct {
     CostRef offer;       /* ... what comes to the host for that, */
     CostRef fetch;       /* ... and what comes back, */
     CostRef issue_fetch; /* ... with the host's part of that */
+    CostRef host_beside; /* ... beside loads, a factor, */
+    CostRef copy_beside; /* ... and of loads beside them */
     CostRef issue;
     CostRef varied; /* experts: what queueing others than before takes longer */
     CostRef again;  /* experts: a call that follows another one in its event */
@@ -134,6 +136,8 @@ typedef struct {
     int64_t last_ns;    /* ... the last of them has so much: op_price_last_ns() */
     uint32_t kernels;   /* that are queued in this time, about */
     double slow;        /* factor beside copies, at least 1 */
+    double host_slow;   /* ... of experts on the host, */
+    double copy_slow;   /* ... and of copies beside those */
     KnownSingle singles[KNOWN_SINGLES];
     KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
 } OpPrice;

@@ -11,7 +11,10 @@ typedef struct {
     uint32_t price;
     Pending hits;
     Pending loaded;
-    ExpertWork host;                 /* experts that the host computes */
+    ExpertWork host;    /* experts that the host computes */
+    uint64_t host_ns;   /* what they take it alone, */
+    uint64_t host_from; /* ... and about when it computes them */
+    uint64_t host_until;
     size_t first_host;               /* their records, which come first */
     bool queued;                     /* operations of this event are */
     uint32_t calls;                  /* that were queued */
@@ -83,15 +86,39 @@ static void add_job(Event *event, Pending *list, const BufferAction *action)
     timing->slot_used[action->slot] = timing->flush;
 }
 
-/* A load from START on; beside computation the link may be slower. */
-static uint64_t copy_ns(const Timing *timing, const LayerTime *layer, uint64_t start_ns)
+/* What a load of NS from START on takes beside experts that the host computes. */
+static uint64_t beside_host(const Event *event, uint64_t start_ns, uint64_t ns)
 {
+    double slow = event->timing->costs.prices[event->price].copy_slow;
+    uint64_t from_ns = later(start_ns, event->host_from);
+    if (slow <= 1)
+        return ns;
+    uint64_t end_ns = start_ns + ns < event->host_until ? start_ns + ns : event->host_until;
+    return end_ns > from_ns ? ns + (uint64_t)((slow - 1) * (double)(end_ns - from_ns)) : ns;
+}
+
+/* What experts take the host from START on that take it NS alone: loads read the same memory. */
+static uint64_t beside_loads(const Event *event, uint64_t start_ns, uint64_t ns)
+{
+    const Timing *timing = event->timing;
+    double slow = timing->costs.prices[event->price].host_slow;
+    if (slow <= 1 || timing->copy_ns <= start_ns)
+        return ns;
+    double beside_ns = (double)(timing->copy_ns - start_ns);
+    double all_ns = (double)ns * slow;
+    return (uint64_t)(all_ns <= beside_ns ? all_ns : (double)ns + beside_ns - beside_ns / slow);
+}
+
+/* A load from START on; beside computation the link may be slower. */
+static uint64_t copy_ns(const Event *event, const LayerTime *layer, uint64_t start_ns)
+{
+    const Timing *timing = event->timing;
     uint64_t ns = layer->copy_ns;
     if (timing->gpu_ns > start_ns && layer->copy_busy_ns > ns) {
         uint64_t beside = timing->gpu_ns - start_ns < ns ? timing->gpu_ns - start_ns : ns;
         ns += (uint64_t)((double)(layer->copy_busy_ns - ns) * (double)beside / (double)ns);
     }
-    return later(ns, layer->load_ns);
+    return later(beside_host(event, start_ns, ns), layer->load_ns);
 }
 
 /* Time of BYTES over the link, by REF. */
@@ -137,7 +164,7 @@ static Status begin_load(Event *event, const LayerTime *layer, ResidencyRecord *
     } else {
         timing->host_ns += timing->issue_load_ns;
         start_ns = load_start(event, begun_ns, free_ns, timing->sync_ns);
-        end_ns = start_ns + copy_ns(timing, layer, start_ns);
+        end_ns = start_ns + copy_ns(event, layer, start_ns);
     }
     record->start_ns = start_ns;
     record->duration_ns = end_ns - start_ns;
@@ -379,15 +406,30 @@ static void offer_host(const Event *event)
                                   &timing->costs.other);
 }
 
+/* What the host computes, and about when: as soon as it has begun the loads. */
+static void expect_host(Event *event, const BufferAction *actions, uint32_t n_actions)
+{
+    Timing *timing = event->timing;
+    uint32_t n_loads = 0;
+    if (n_actions == 0 || actions[0].kind != RESIDENCY_HOST)
+        return;
+    for (uint32_t i = 0; i < n_actions; i++)
+        n_loads += actions[i].kind == RESIDENCY_LOAD || actions[i].kind == RESIDENCY_BYPASS;
+    event->host_ns = timing_host_ns(timing, event->price, actions, n_actions);
+    event->host_from = timing->host_ns + n_loads * timing->issue_load_ns;
+    event->host_until = event->host_from + (uint64_t)((double)event->host_ns *
+                                                      timing->costs.prices[event->price].host_slow);
+}
+
 /* The host computes its experts when all else is queued; what they give is fetched by the device,
  * and what is queued next waits for it. */
-static void run_host(Event *event, const BufferAction *actions, uint32_t n_actions)
+static void run_host(Event *event)
 {
     Timing *timing = event->timing;
     if (event->host.active == 0)
         return;
     uint64_t start_ns = timing->host_ns;
-    timing->host_ns += timing_host_ns(timing, event->price, actions, n_actions);
+    timing->host_ns += beside_loads(event, start_ns, event->host_ns);
     uint64_t computed_ns = timing->host_ns;
     uint64_t fetched_ns = computed_ns;
     if (!timing->one_thread) {
@@ -467,8 +509,9 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
         expert_work_add(&all, timing->rows_of[asked->experts[i]]);
     }
     begin_event(&event, &all, &hits_end_ns);
+    expect_host(&event, actions, n_actions);
     TRY(carry_out_all(&event, actions, n_actions));
-    run_host(&event, actions, n_actions);
+    run_host(&event);
     note_exposed(timing, hits_end_ns);
     return OK;
 }

@@ -35,7 +35,7 @@ typedef struct {
  * shared with others, and what is left of them changes by a third from minute to minute. */
 typedef struct {
     uint64_t known_ns; /* what the profile has of executor_time_host(); 0: nothing is to be asked */
-    uint64_t *ns;      /* [n] what it said after each run */
+    uint64_t *ns;      /* [n] what it said before and after each run */
     uint32_t n;
     double slow; /* the median as a multiple of KNOWN_NS, which predictions have; 0: not known */
     uint64_t unchanged_ns; /* all steps as they were predicted without that */
@@ -131,7 +131,7 @@ bool validation_driver_differs(const Validation *validation, char this[64]);
 /* Whether the runs of plan I, which is to be measured so often, show how fast the host's cores are.
  */
 Status validation_open_speed(Validation *validation, size_t i, uint32_t runs);
-/* After a run of it. */
+/* Before and after a run of it. */
 Status validation_note_speed(Validation *validation, size_t i);
 /* After the last one. */
 void validation_settle_speed(HostSpeed *speed);

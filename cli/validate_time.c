@@ -14,6 +14,7 @@ enum { WARM_UPS = 2 };
 typedef struct {
     Validation *validation;
     Accuracy *accuracy;
+    size_t plan;
     uint32_t run;
     bool stamped;
     bool drawn; /* into the timeline */
@@ -252,7 +253,8 @@ static Status take_measured(void *argument, const TraceStep *step, const StepInp
 }
 
 /* Once more, from the state that the plan begins with. Beside a device the host's part is that of a
- * processor which nobody else disturbs, as calibrate's is. */
+ * processor which nobody else disturbs, as calibrate's is; and experts that it computes find its
+ * cores at work, as they are while requests keep coming. */
 static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
 {
     RunTraceOptions run = validation_run_options(validation, plan);
@@ -263,6 +265,8 @@ static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
         TRY(executor_set_plan(validation->executor, plan));
     if (strcmp(validation->arguments->device.name, "cpu") != 0)
         quiet_processor_seek(&validation->quiet);
+    if (sink->kept)
+        TRY(validation_note_speed(validation, sink->plan));
     run.stop = interrupt_watch();
     Status status = run_trace(validation->executor, checkpoint_config(validation->checkpoint), &run,
                               NULL, take_measured, sink, &totals);
@@ -270,7 +274,7 @@ static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
     if (status == OK && totals.stopped)
         status = fail(ERR_INTERRUPTED, "%s: stopped before the runs were complete",
                       validation->arguments->trace);
-    return status;
+    return status == OK && sink->kept ? validation_note_speed(validation, sink->plan) : status;
 }
 
 /* How many runs count for nothing before one of ROUND. Graphs are gone when the plan is new in the
@@ -300,16 +304,14 @@ static Status run_once(Validation *validation, const Plan *plan, int round, Sink
 static Status measure_round(Validation *validation, size_t i, int round)
 {
     const Plan *plan = &validation->plans[i];
-    Sink sink = {.validation = validation, .accuracy = validation->results[i].time.accuracy};
+    Sink sink = {
+        .validation = validation, .accuracy = validation->results[i].time.accuracy, .plan = i};
     if (!plan->buffer.on && validation->n_plans > 1)
         TRY(executor_set_plan(validation->executor, plan));
     TRY(run_once(validation, plan, round, &sink));
-    if (round >= 0)
-        TRY(validation_note_speed(validation, i));
     sink.stamped = true;
     sink.drawn = i == 0 && round == 0 && validation->timeline != NULL;
-    TRY(run_once(validation, plan, round, &sink));
-    return round >= 0 ? validation_note_speed(validation, i) : OK;
+    return run_once(validation, plan, round, &sink);
 }
 
 /* What an executor takes that is opened for PLAN alone. */
@@ -330,7 +332,7 @@ Status validation_predict(Validation *validation, size_t i)
 {
     ValidatedTime *time = &validation->results[i].time;
     TRY(accuracy_new(validation->arguments->runs, &time->accuracy));
-    TRY(validation_open_speed(validation, i, 2 * validation->arguments->runs));
+    TRY(validation_open_speed(validation, i, 4 * validation->arguments->runs));
     TRY(load_recorded(validation->recording, &validation->plans[i], &time->recorded));
     return predict(validation, i, time->host.known_ns == 0);
 }

@@ -334,6 +334,8 @@ Status calibrate_host(Calibration *c)
         return OK;
     TRY(measure_reuse(c));
     for (uint32_t i = 0; i < 2 * rounds; i++) {
+        if (i < rounds)
+            TRY(note_probe(c));
         TRY(measure_places(c, i >= rounds));
         if (i < rounds)
             TRY(note_probe(c));

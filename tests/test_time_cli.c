@@ -253,7 +253,7 @@ static void validate_tells_how_fast_the_host_is_that_computes_experts(void **unu
             double predicted = number(at(at(time, "end_to_end"), "all"), "predicted_ns");
             double as_in_profile = number(speed, "predicted_as_in_profile_ns");
             assert_true(number(speed, "profile_ns") > 0);
-            assert_true(number(speed, "samples") == 4);
+            assert_true(number(speed, "samples") == 8);
             assert_true((number(speed, "slow") > 1) == (predicted > as_in_profile));
         }
         cJSON_Delete(json);

@@ -254,7 +254,8 @@ static void validate_tells_how_fast_the_host_is_that_computes_experts(void **unu
             double as_in_profile = number(speed, "predicted_as_in_profile_ns");
             assert_true(number(speed, "profile_ns") > 0);
             assert_true(number(speed, "samples") == 8);
-            assert_true((number(speed, "slow") > 1) == (predicted > as_in_profile));
+            if (fabs(number(speed, "slow") - 1) > 0.01)
+                assert_true((number(speed, "slow") > 1) == (predicted > as_in_profile));
         }
         cJSON_Delete(json);
         assert_int_equal(count_named(path, "head"), 2 * (int)steps);

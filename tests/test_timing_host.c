@@ -5,6 +5,7 @@
 #include "tests/support.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "policies/link.h"
@@ -174,6 +175,45 @@ static void an_event_takes_what_crosses_the_link_besides(void **unused)
     hardware_free(&hardware);
 }
 
+/* A step in which the host computes expert 0, read for the first time, and expert 1 is loaded in
+ * LOAD_NS, where the one takes 1.5 times as long beside the other, and that 2 times. */
+static uint64_t beside_ns(double load_ns)
+{
+    static const uint16_t TWO[] = {0, 1};
+    static const BufferAction ACTIONS[] = {
+        {.expert = 0, .kind = RESIDENCY_HOST, .slot = BUFFER_NO_SLOT},
+        {.expert = 1, .kind = RESIDENCY_LOAD}};
+    const StepFeatures step = {.phase = PHASE_DECODE, .tokens = 1, .requests = 1};
+    const TimingEvent event = {.n = 2, .experts = TWO, .rows = (const uint32_t[]){1, 1}};
+    Hardware hardware;
+    Plan plan;
+    StepTime time;
+    make_machine(&hardware);
+    snprintf(hardware.backend, sizeof hardware.backend, "gpu");
+    hardware.models[0].slots[0].slot_bytes = 8 << 20;
+    for (uint32_t i = 0; i < hardware.n_tables; i++)
+        if (strcmp(hardware.tables[i].name, "copy/h2d") == 0)
+            hardware.tables[i].value[0] = load_ns;
+    put(&hardware, "host/beside", UNIT_FACTOR, 1.5);
+    put(&hardware, "copy/beside", UNIT_FACTOR, 2);
+    Timing *timing = open_timing(&hardware, &plan);
+    assert_ok(timing_begin(timing, &step, 0));
+    assert_ok(timing_event(timing, &event, ACTIONS, 2));
+    assert_ok(timing_end(timing, &time));
+    timing_free(timing);
+    hardware_free(&hardware);
+    return time.duration_ns;
+}
+
+static void host_and_loads_take_longer_beside_each_other(void **unused)
+{
+    (void)unused;
+    assert_int_equal(beside_ns(0), COLD_NS);
+    /* All of the load is beside the host, and all of the host beside the load. */
+    assert_in_range(beside_ns(600), COLD_NS + 399, COLD_NS + 401);
+    assert_int_equal(beside_ns(5 * COLD_NS), 5 * COLD_NS + 1.5 * COLD_NS);
+}
+
 /* What was computed before is fetched meanwhile. */
 static void of_many_rows_the_last_are_fetched_at_the_end(void **unused)
 {
@@ -206,6 +246,7 @@ int main(void)
         cmocka_unit_test(each_expert_takes_its_share_of_as_many_of_its_rows),
         cmocka_unit_test(slow_cores_take_longer_for_experts_from_memory_and_caches),
         cmocka_unit_test(an_event_takes_what_crosses_the_link_besides),
+        cmocka_unit_test(host_and_loads_take_longer_beside_each_other),
         cmocka_unit_test(of_many_rows_the_last_are_fetched_at_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -155,17 +155,26 @@ static double wake_ns_of(const Calibration *c, const char *shape)
     return table != NULL ? table->value[0] : 0;
 }
 
-/* What an event takes besides its experts: the device's part and the host's. */
-static Status note_crossing(Calibration *c, double tokens, double rows, HostValues *values)
+/* Tokens that come to the host, from which all of an event's experts are seldom the host's: lines
+ * that several of its cores have read before take longer to be written. */
+static Status note_offer(Calibration *c, double tokens, HostValues *values)
 {
     char shape[160];
     if (values->n == 0 || calibration_runs_at_once(c) || !calibration_experts_shape(c, shape))
         return OK;
-    double offer_ns = calibration_median(values->offer_ns, values->n) - wake_ns_of(c, shape);
+    double ns = calibration_median(values->offer_ns, values->n) - wake_ns_of(c, shape);
+    return calibration_note(c, "host/offer", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
+                            at_least_0(ns), 0);
+}
+
+/* What an event takes when its experts are computed: the device's part and the host's. */
+static Status note_fetch(Calibration *c, double rows, HostValues *values)
+{
+    char shape[160];
+    if (values->n == 0 || calibration_runs_at_once(c) || !calibration_experts_shape(c, shape))
+        return OK;
     double fetch_ns = calibration_median(values->fetch_ns, values->n);
     double issue_ns = calibration_median(values->issue_ns, values->n);
-    TRY(calibration_note(c, "host/offer", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
-                         at_least_0(offer_ns), 0));
     TRY(calibration_note(c, "host/fetch", shape, UNIT_NS, ROWS_AXIS, 1, &rows, at_least_0(fetch_ns),
                          0));
     return calibration_note(c, "issue/fetch", shape, UNIT_NS, NULL, 0, NULL, at_least_0(issue_ns),
@@ -218,13 +227,26 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool
     if (!warm) {
         TRY(time_steps(c, &steps, 0, HOST_REPEATS, &values));
         TRY(note_host(c, "host/experts", at, &values));
-        return note_crossing(c, tokens, all, &values);
+        if (active == 1)
+            TRY(note_offer(c, tokens, &values));
+        return note_fetch(c, all, &values);
     }
     if (active * expert_bytes(c) > c->cache_bytes / 2)
         return OK;
     steps.sets = 1;
     TRY(time_steps(c, &steps, 1, HOST_REPEATS, &values));
     return note_host(c, "host/warm", at, &values);
+}
+
+/* Steps of more tokens than experts are measured with. */
+static Status measure_offer(Calibration *c, uint32_t tokens)
+{
+    HostSteps steps;
+    HostValues values;
+    if (!find_steps(c, tokens, 1, &steps) || calibration_only_counts(c))
+        return OK;
+    TRY(time_steps(c, &steps, 0, HOST_LEAST_REPEATS, &values));
+    return note_offer(c, tokens, &values);
 }
 
 /* One expert of a layer with one row, of SETS that take turns: its median. */
@@ -294,6 +316,9 @@ static Status measure_places(Calibration *c, bool warm)
         for (const uint32_t *active = c->options->quick ? QUICK_ACTIVE : ACTIVE;
              *active > 0 && (*active == 1 || *active < c->config->max_experts); active++)
             TRY(measure_place(c, *rows, *active, warm));
+    for (uint32_t tokens = 2 * HOST_ROWS; !warm && !c->options->quick && tokens <= c->max_tokens;
+         tokens *= 2)
+        TRY(measure_offer(c, tokens));
     return OK;
 }
 

@@ -32,7 +32,9 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     uint64_t start_ns = later(timing->host_ns, earliest_ns);
     timing->elapsed_ns = timing->number == 1 ? UINT64_MAX : start_ns - timing->start_ns;
     timing->start_ns = timing->host_ns = start_ns;
-    timing->cold_bytes = timing->n_events > 0 ? timing->out.bytes_loaded / timing->n_events : 0;
+    uint64_t bytes = timing->out.bytes_loaded + timing->host_read - timing->host_read_before;
+    timing->cold_bytes = timing->n_events > 0 ? bytes / timing->n_events : 0;
+    timing->host_read_before = timing->host_read;
     timing->n_events = 0;
     timing->cold_ns = 0;
     timing->gpu_ns = timing->start_ns;

@@ -203,7 +203,8 @@ struct Timing {
     const char *missing[TIMING_MISSING]; /* as in TimingTotals */
     uint32_t n_missing;
     uint64_t flush;
-    uint64_t host_read; /* bytes of experts that the host has read */
+    uint64_t host_read;        /* bytes of experts that the host has read, */
+    uint64_t host_read_before; /* ... before the present step */
     uint32_t n_resident;
     uint32_t n_initial; /* residents of a fresh buffer */
     uint32_t n_experts;
@@ -227,14 +228,14 @@ struct Timing {
     StepMode mode;
     uint32_t at; /* next operation of the stack's list */
     uint64_t start_ns;
-    uint64_t elapsed_ns;    /* since the step before began */
-    uint32_t n_events;      /* so far */
-    uint64_t cold_bytes;    /* that an event of the step before loaded, on average */
-    uint64_t cold_ns;       /* that queueing took longer since, so far */
-    uint64_t host_ns;       /* the host has come so far */
-    uint64_t gpu_ns;        /* the compute stream is free */
-    uint64_t copy_ns;       /* the copy stream is free */
-    uint64_t stamp_at_ns;   /* the last stamp */
+    uint64_t elapsed_ns;  /* since the step before began */
+    uint32_t n_events;    /* so far */
+    uint64_t cold_bytes;  /* that an event of the step before loaded or the host read, on average */
+    uint64_t cold_ns;     /* that queueing took longer since, so far */
+    uint64_t host_ns;     /* the host has come so far */
+    uint64_t gpu_ns;      /* the compute stream is free */
+    uint64_t copy_ns;     /* the copy stream is free */
+    uint64_t stamp_at_ns; /* the last stamp */
     uint64_t prefetched_ns; /* the last prefetch of the step ends */
     uint64_t timed_loads;   /* of the step: those that are copied together have one time */
     StepTime out;

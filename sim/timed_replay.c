@@ -1,5 +1,7 @@
 #include "sim/timed_replay.h"
 
+#include <string.h>
+
 #include "base/clock.h"
 #include "base/memory.h"
 
@@ -58,14 +60,27 @@ Status timing_packed_event(Timing *timing, const PackedEvent *event, const Buffe
     return timing_event(timing, &timed, actions, n_actions);
 }
 
+/* HIT has N numbers, 0 or 1: eight of them are a word. */
+static uint32_t count_hits(const uint8_t *hit, uint32_t n)
+{
+    uint64_t hits = 0;
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        uint64_t word;
+        memcpy(&word, hit + i, sizeof word);
+        hits += word * 0x0101010101010101u >> 56;
+    }
+    for (; i < n; i++)
+        hits += hit[i];
+    return (uint32_t)hits;
+}
+
 static Status play_hits(void *argument, const PackedEvent *event, const uint8_t *hit)
 {
     Player *player = argument;
-    uint32_t hits = 0;
+    uint32_t hits = count_hits(hit, event->n_active);
     if (player->step == NULL || player->step->step != event->step)
         TRY(begin_step(player, event->step));
-    for (uint32_t i = 0; i < event->n_active; i++)
-        hits += hit[i];
     if (event->counts != NULL)
         read_rows(event->counts, event->n_active, timing_most_rows(player->timing), player->rows);
     const TimingEvent timed = {.layer_index = event->layer_index,

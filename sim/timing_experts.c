@@ -586,7 +586,8 @@ Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8
     LayerTime *layer = &timing->layers[asked->layer_index];
     fill_slots(timing, layer, n_misses);
     timing->out.bytes_loaded += n_misses * timing->options.layers[asked->layer_index].expert_bytes;
-    bool is_cold = timing->cold_bytes > 0 && timing->costs.prices[price].step != timing->number;
+    const OpPrice *of = &timing->costs.prices[price];
+    bool is_cold = timing->cold_bytes > of->cold_from && of->step != timing->number;
     if (asked->rows == NULL && !is_cold && event_repeats(timing, layer, asked->n, n_misses))
         return OK;
     return play_hits(timing, asked, hit, n_misses, price);

@@ -302,7 +302,7 @@ static inline uint64_t later(uint64_t a, uint64_t b)
 static inline uint64_t timing_cold_ns(Timing *timing, uint32_t price)
 {
     uint64_t ns = 0;
-    if (timing->cold_bytes > 0)
+    if (timing->cold_bytes > timing->costs.prices[price].cold_from)
         ns = op_costs_cold_ns(&timing->costs, price, timing->number, timing->step.tokens,
                               timing->cold_bytes);
     timing->cold_ns += ns;

@@ -58,7 +58,7 @@ static void run_plan(Executor *executor, const Plan *plan, Ran *ran)
     uint64_t random = 17;
     *ran = (Ran){0};
     assert_ok(executor_set_plan(executor, plan));
-    for (uint32_t step = 0; step < (brief() ? 4 : STEPS); step++)
+    for (uint32_t step = 0; step < (briefest() ? 1 : brief() ? 4 : STEPS); step++)
         run_step(executor, step, &random, ran);
 }
 
@@ -130,8 +130,9 @@ static void check_order(ReplayOrder order)
     run_plan(executor, &all, &whole);
     for (double gb_per_s = 0.02; late == 0 || gb_per_s == 0.02; gb_per_s /= 4) {
         assert_true(gb_per_s > 0.0002); /* at 0.02 an expert takes 0.3 ms */
-        for (BufferScopeKind scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
-            for (size_t p = 0; p < 3; p++) {
+        for (BufferScopeKind scope = SCOPE_LAYER;
+             scope <= (briefest() ? SCOPE_LAYER : SCOPE_DEVICE); scope++)
+            for (size_t p = briefest() ? 2 : 0; p < 3; p++) {
                 Plan plan = make_plan(order, scope, PREDICTORS[p]);
                 late += run_beside(executor, &plan, gb_per_s, &whole);
             }

@@ -351,11 +351,11 @@ typedef enum { ALL_AT_ONCE, WHERE_PLACED, BY_JOBS, WAYS, SOME_ON_HOST = WAYS } W
 static void run_jobs(Side *side)
 {
     uint32_t n = side->layer->experts;
-    for (uint32_t odd = 0; odd < 2; odd++) {
+    for (uint32_t turn = 0; turn < 2; turn++) {
         ExpertJob *jobs = take(n, sizeof *jobs);
         uint32_t n_jobs = 0;
         for (uint32_t e = 0; e < n; e++)
-            if (e % 2 == odd)
+            if ((e % 4 == 1) == (turn == 1))
                 jobs[n_jobs++] = (ExpertJob){e, n - 1 - e};
         assert_ok(side->backend->run_experts(side->device, &side->batch, jobs, n_jobs,
                                              side->experts_in, side->expert_out));

@@ -233,10 +233,7 @@ static Status cuda_allocate(Device *device, size_t bytes, void **memory)
     TRY(pinned_take(device->pool, STORE_STAGING_BYTES, "weights that are converted",
                     &device->staging));
     TRY(pinned_take(device->pool, sizeof device->told, "the word that tells", &device->told_word));
-    TRY(cuda_open_host(device));
-    /* What was set before is there for both streams. */
-    CUDA_TRY(cudaDeviceSynchronize());
-    return OK;
+    return cuda_open_host(device);
 }
 
 static Status cuda_allocate_host(Device *device, size_t bytes, void **memory)

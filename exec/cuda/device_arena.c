@@ -6,6 +6,14 @@ enum { PIECE_ALIGNMENT = 256 };
 
 static const double GIB = 1 << 30;
 
+/* Waits, since no other stream does so for the one in which this is queued. */
+static Status clear(const DeviceArena *arena)
+{
+    CUDA_TRY(cudaMemset(arena->base, 0, arena->capacity));
+    CUDA_TRY(cudaDeviceSynchronize());
+    return OK;
+}
+
 Status device_arena_open(size_t bytes, DeviceArena *arena)
 {
     size_t free_bytes;
@@ -19,8 +27,10 @@ Status device_arena_open(size_t bytes, DeviceArena *arena)
                     (double)bytes / GIB, (double)free_bytes / GIB, (double)all_bytes / GIB);
     }
     *arena = (DeviceArena){.base = memory, .capacity = bytes};
-    CUDA_TRY(cudaMemset(memory, 0, bytes));
-    return OK;
+    Status status = clear(arena);
+    if (status != OK)
+        device_arena_close(arena);
+    return status;
 }
 
 void device_arena_close(DeviceArena *arena)

@@ -10,8 +10,8 @@ typedef struct {
     size_t used;
 } DeviceArena;
 
-/* Takes BYTES of the current device, zeroed. When they are not free, the record says how many are
- * wanted, free and in the device. */
+/* Takes BYTES of the current device, zeroed on return. When they are not free, the record says how
+ * many are wanted, free and in the device. */
 Status device_arena_open(size_t bytes, DeviceArena *arena);
 void device_arena_close(DeviceArena *arena);
 /* The next COUNT * SIZE bytes, aligned to 256. Fails with ERR_MEMORY when the arena is too small.

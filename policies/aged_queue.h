@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { AGED_TURNS = 256, AGED_STRIDE = 64, AGED_NEAR = 64, AGED_ONE = 256 };
+enum { AGED_TURNS = 256, AGED_STRIDE = 32, AGED_NEAR = 64, AGED_ONE = 256 };
 
 /* Of the error of a score, which is three roundings. */
 #define AGED_CLOSE (1.0F - 0x1p-20F)

@@ -16,9 +16,9 @@
 
 /* Where steps differ in length a long one leaves half a page empty on average, and its row of
  * places more: with 1024 bytes a page sequences of 24 x top-4 take 1.02 of their own bytes, with
- * 4096 1.05.
- */
-enum { LONG_STEP_BYTES = 16 << 10, LONG_PAGE = 1024, TABLES = 10 };
+ * 4096 1.05. Where nothing is known of lengths there may be steps of one token, which take 1.05
+ * times as much with 1024 as with 2048. */
+enum { LONG_STEP_BYTES = 16 << 10, LONG_PAGE = 1024, UNKNOWN_PAGE = 2048, TABLES = 10 };
 enum { RING_BYTES = 32 << 20, RING_MOST = 512, RING_LEAST = 4, TRANSACTION_STEPS = 4096 };
 
 struct ImportSink {
@@ -79,8 +79,10 @@ static uint32_t page_bytes(const TraceLayer *layers, uint32_t n_layers, const Im
 {
     enum { ROUTING_REST = 12, STEP_REST = 24 };
     uint64_t ids = 0;
+    if (steps->count == 0 && steps->bytes < LONG_STEP_BYTES)
+        return 0;
     if (steps->count == 0)
-        return steps->bytes < LONG_STEP_BYTES ? 0 : LONG_PAGE;
+        return steps->tokens > 0 ? LONG_PAGE : UNKNOWN_PAGE;
     for (uint32_t i = 0; i < n_layers; i++)
         ids += layers[i].top_k * steps->tokens;
     size_t id_bytes = layers_id_bytes(layers, n_layers) + (steps->weights ? sizeof(uint16_t) : 0);

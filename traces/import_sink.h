@@ -10,8 +10,8 @@ typedef struct ImportSink ImportSink;
 /* What is known of the steps that will come. */
 typedef struct {
     size_t bytes;    /* about what one takes in memory */
-    uint64_t count;  /* 0: they differ in length, and these two are unknown */
-    uint64_t tokens; /* of each but the last */
+    uint64_t count;  /* 0: they differ in length */
+    uint64_t tokens; /* of each but the last; where they differ of the longest, or 0: unknown */
     bool weights;    /* they have weights */
 } ImportSteps;
 

@@ -414,8 +414,7 @@ static Status load_and_simulate(const Arguments *arguments, const Plan *plan)
     if (plan->batching.mode == BATCHING_CONTINUOUS && arguments->time.hardware != NULL)
         return simulate_served(arguments, plan);
     if (arguments->time.hardware != NULL)
-        TRY(trace_input_timed(&arguments->traces, plan, plan_needs_touches(plan), &trace,
-                              &simulation.time.features));
+        TRY(trace_input_timed(&arguments->traces, plan, true, &trace, &simulation.time.features));
     else
         TRY(trace_input(&arguments->traces, plan, &trace));
     Status status = simulate(&simulation);

@@ -277,7 +277,7 @@ static Status load_trace(const Arguments *arguments, const Study *study, PackedT
     if (arguments->time.hardware == NULL)
         return trace_input(&arguments->traces, &view, trace);
     if (view.batching.mode != BATCHING_CONTINUOUS)
-        return trace_input_timed(&arguments->traces, &view, true, trace, features);
+        return trace_input_timed(&arguments->traces, &view, false, trace, features);
     view.batching = plan_default().batching;
     return trace_input(&arguments->traces, &view, trace);
 }

@@ -11,11 +11,12 @@ Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trac
     return packed_trace_load_view(traces->items, traces->count, &batching, NULL, trace);
 }
 
-Status trace_input_timed(const OptionList *traces, const Plan *plan, bool touches,
+Status trace_input_timed(const OptionList *traces, const Plan *plan, bool is_only,
                          PackedTrace *trace, TraceFeatures *features)
 {
     Batching batching = plan_batching(plan);
-    return trace_features_load(traces->items, traces->count, &batching, touches, trace, features);
+    return trace_features_load(traces->items, traces->count, &batching, is_only ? plan : NULL,
+                               trace, features);
 }
 
 Status trace_input_signals(const OptionList *traces, const Plan *plans, size_t n_plans,

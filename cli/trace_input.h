@@ -9,9 +9,8 @@
 
 /* Loads TRACES as one, its tokens regrouped as PLAN says. On failure nothing is held. */
 Status trace_input(const OptionList *traces, const Plan *plan, PackedTrace *trace);
-/* The same with what simulated time depends on besides; without TOUCHES only for replays of which
- * none needs them. */
-Status trace_input_timed(const OptionList *traces, const Plan *plan, bool touches,
+/* The same with what simulated time depends on besides. IS_ONLY: no other plan is replayed. */
+Status trace_input_timed(const OptionList *traces, const Plan *plan, bool is_only,
                          PackedTrace *trace, TraceFeatures *features);
 /* Reads the signals that the decisions of PLANS[n_plans] need of them, which regroup tokens alike;
  * *SIGNALS is NULL where they need none. */

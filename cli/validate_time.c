@@ -119,7 +119,7 @@ static Status load_recorded(const char *path, const Plan *plan, RecordedRun **ou
     RecordedRun *recorded;
     TRY(mem_new(&recorded, 1, sizeof *recorded, "a recorded run"));
     Status status =
-        trace_features_load(&path, 1, &batching, true, &recorded->trace, &recorded->features);
+        trace_features_load(&path, 1, &batching, NULL, &recorded->trace, &recorded->features);
     if (status == OK && signals_needed(&needs))
         status = trace_signals_load(&path, 1, &batching, &needs, 1, &recorded->signals);
     recorded->future.signals = recorded->signals;

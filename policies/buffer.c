@@ -11,6 +11,11 @@ bool buffer_needs_touches(const ExpertBuffer *buffer)
     return buffer->policy != NULL && buffer->order == ORDER_STAGED;
 }
 
+bool plan_needs_experts(const Plan *plan)
+{
+    return plan->buffer.on || plan->placement.ranks > 1;
+}
+
 bool plan_needs_touches(const Plan *plan)
 {
     return plan->buffer.on && plan->buffer.order == ORDER_STAGED;

@@ -92,6 +92,9 @@ bool buffer_needs_future(const ExpertBuffer *buffer);
 bool buffer_needs_touches(const ExpertBuffer *buffer);
 /* The same of the buffer that PLAN asks for. */
 bool plan_needs_touches(const Plan *plan);
+/* True when it counts which experts an event needs, and not only how many: there is a buffer, or
+ * there are ranks. */
+bool plan_needs_experts(const Plan *plan);
 /* True when events must bring rows: the plan's compute is not "gpu". */
 bool buffer_needs_rows(const ExpertBuffer *buffer);
 /* True when events must bring what comes: the predictor needs the future. */

@@ -51,6 +51,8 @@ Status packed_trace_load_view(const char *const *paths, size_t count, const Batc
     Status status = packed_trace_new(layers, n_layers, trace);
     if (status == OK && loading->no_touches)
         packed_trace_leave_touches(trace);
+    if (status == OK && loading->no_experts)
+        packed_trace_leave_experts(trace);
     if (status == OK)
         status = batching->mode == BATCHING_AS_RECORDED
                      ? add_shards(shards, loading, trace)

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "policies/buffer.h"
 #include "traces/request_table.h"
 
 struct FeaturesBuilder {
@@ -159,13 +160,16 @@ static Status take_step(void *builder, const TraceStep *step)
 }
 
 Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
-                           bool touches, PackedTrace *trace, TraceFeatures *features)
+                           const Plan *only, PackedTrace *trace, TraceFeatures *features)
 {
     Builder *builder;
     *features = (TraceFeatures){0};
     TRY(features_builder_new(1, &builder));
-    const PackedLoading loading = {
-        .no_touches = !touches, .run = take_run, .step = take_step, .argument = builder};
+    const PackedLoading loading = {.no_touches = only != NULL && !plan_needs_touches(only),
+                                   .no_experts = only != NULL && !plan_needs_experts(only),
+                                   .run = take_run,
+                                   .step = take_step,
+                                   .argument = builder};
     Status status = packed_trace_load_view(paths, count, batching, &loading, trace);
     Status closed = features_builder_close(builder, status == OK ? features : NULL);
     if (status == OK && closed != OK)

@@ -4,6 +4,7 @@
 #define SIM_FEATURES_H
 
 #include "policies/packed_view.h"
+#include "policies/plan.h"
 
 /* Requests of a step, summed up. */
 typedef struct {
@@ -39,10 +40,11 @@ typedef struct {
     uint32_t max_length;   /* of a request, or of a source */
 } TraceFeatures;
 
-/* Reads PATHS[count] once, as packed_trace_load_view() does, with TOUCHES or without, and gives
- * both: step I is the same. Fails as it does. On failure nothing is held. */
+/* Reads PATHS[count] once, as packed_trace_load_view() does, and gives both: step I is the same.
+ * With ONLY, TRACE has but what a replay of that plan looks at; NULL: all. Fails as it does. On
+ * failure nothing is held. */
 Status trace_features_load(const char *const *paths, size_t count, const Batching *batching,
-                           bool touches, PackedTrace *trace, TraceFeatures *features);
+                           const Plan *only, PackedTrace *trace, TraceFeatures *features);
 void trace_features_free(TraceFeatures *features);
 
 /* The same of steps that are given one by one. BEAMS requests share a source. */

@@ -253,7 +253,8 @@ bool active_of_token(const uint16_t *experts, uint32_t n_layers, uint32_t top_k,
             return false;
         if (touches != NULL)
             put_touches(keys, n, top_k, touches + at);
-        put_experts(keys, n, top_k, active + at);
+        if (active != NULL)
+            put_experts(keys, n, top_k, active + at);
     }
     return true;
 }

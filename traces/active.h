@@ -29,7 +29,7 @@ uint32_t active_set_order(ActiveSet *set, const uint16_t *experts, size_t ids,
                           uint32_t experts_of_layer, bool wanted);
 
 /* What a token needs of each of N_LAYERS layers, of TOP_K experts each: sorted into ACTIVE, and the
- * order of touches in TOUCHES (or NULL), both [n_layers][top_k]. False, with nothing said, where
+ * order of touches in TOUCHES, both (or NULL) [n_layers][top_k]. False, with nothing said, where
  * TOP_K is above ACTIVE_TOKEN_TOP_K, an expert is dropped or asked twice, or ids are above
  * ACTIVE_TOKEN_EXPERT. */
 enum { ACTIVE_TOKEN_TOP_K = 8, ACTIVE_TOKEN_EXPERT = 4087 };

@@ -18,6 +18,7 @@ typedef struct PackedBuilder {
     uint64_t counts;
     uint64_t touches;
     bool no_touches;
+    bool no_experts;
     ActiveSet active;
 } PackedBuilder;
 
@@ -94,7 +95,7 @@ static Status make_room(PackedTrace *trace, uint64_t events, uint64_t lookups, u
         TRY(resize_steps(trace, grown(trace, builder->steps, trace->n_steps + 1)));
     if (trace->n_events + events > builder->events)
         TRY(resize_events(trace, grown(trace, builder->events, trace->n_events + events)));
-    if (trace->n_lookups + lookups > builder->lookups)
+    if (!builder->no_experts && trace->n_lookups + lookups > builder->lookups)
         TRY(resize_lookups(trace, grown(trace, builder->lookups, trace->n_lookups + lookups)));
     uint64_t counts = trace->counts_bytes + COUNT_BYTES * lookups;
     if (counts > builder->counts)
@@ -152,7 +153,7 @@ static bool append_event(PackedTrace *trace, const TraceLayer *layer, const uint
     uint64_t assignments = 0;
     for (uint32_t i = 0; i < n; i++)
         assignments += active->tokens[i];
-    if (n > 0)
+    if (n > 0 && !trace->builder->no_experts)
         memcpy(trace->experts + trace->n_lookups, active->active, n * sizeof *trace->experts);
     put_counts(trace, active->tokens, n);
     if (touched)
@@ -176,7 +177,9 @@ static bool append_token(PackedTrace *trace, StackSpan span, const uint16_t *exp
         if (trace->layers[span.first + i].top_k != top_k)
             return false;
     bool touched = !trace->builder->no_touches;
-    if (!active_of_token(experts, span.count, top_k, trace->experts + trace->n_lookups,
+    bool named = !trace->builder->no_experts;
+    if (!active_of_token(experts, span.count, top_k,
+                         named ? trace->experts + trace->n_lookups : NULL,
                          touched ? trace->touches + trace->touches_bytes : NULL))
         return false;
     for (uint32_t i = 0; i < span.count; i++)
@@ -262,6 +265,11 @@ void packed_trace_leave_touches(PackedTrace *trace)
     trace->builder->no_touches = true;
 }
 
+void packed_trace_leave_experts(PackedTrace *trace)
+{
+    trace->builder->no_experts = true;
+}
+
 /* Room for the whole trace at once, if its steps are of one token. */
 static Status reserve(PackedTrace *trace, TraceReader *reader)
 {
@@ -274,7 +282,7 @@ static Status reserve(PackedTrace *trace, TraceReader *reader)
     if (!trace->builder->no_touches)
         TRY(resize_touches(trace, lookups + 1)); /* grows for events of more than 256 experts */
     TRY(resize_counts(trace, lookups + 1)); /* ... of 128 tokens of one; untouched where none is */
-    return resize_lookups(trace, lookups + 1);
+    return trace->builder->no_experts ? OK : resize_lookups(trace, lookups + 1);
 }
 
 static bool loose(uint64_t capacity, uint64_t used)
@@ -286,7 +294,7 @@ static bool loose(uint64_t capacity, uint64_t used)
 static Status trim(PackedTrace *trace)
 {
     PackedBuilder *builder = trace->builder;
-    if (loose(builder->lookups, trace->n_lookups))
+    if (!builder->no_experts && loose(builder->lookups, trace->n_lookups))
         TRY(resize_lookups(trace, trace->n_lookups + 1));
     if (loose(builder->touches, trace->touches_bytes))
         TRY(resize_touches(trace, trace->touches_bytes + 1));
@@ -330,6 +338,8 @@ Status packed_trace_load_as(const char *path, const PackedLoading *loading, Pack
     Status status = packed_trace_new(layers, n_layers, trace);
     if (status == OK && loading->no_touches)
         packed_trace_leave_touches(trace);
+    if (status == OK && loading->no_experts)
+        packed_trace_leave_experts(trace);
     if (status == OK)
         status = load_steps(path, reader, loading, trace);
     trace_reader_close(reader);

@@ -26,8 +26,8 @@ typedef struct {
                               none is stored */
     uint8_t *step_phase;   /* [n_steps] Phase */
     uint16_t *n_active;    /* [n_events] */
-    uint16_t *experts;     /* [n_lookups] ascending within an event */
-    uint8_t *counts;       /* LEB128, one per lookup of steps that are not single */
+    uint16_t *experts; /* [n_lookups] ascending within an event; NULL where they were left out */
+    uint8_t *counts;   /* LEB128, one per lookup of steps that are not single */
     size_t counts_bytes;
     uint8_t *touches; /* unless it was packed without: per event, last touch longest ago first:
                          positions in its experts, one byte each, or two (low byte first) when it
@@ -40,6 +40,7 @@ typedef struct {
  * returned. */
 typedef struct {
     bool no_touches; /* they are left out: for replays of which none asks for them */
+    bool no_experts; /* so are they, but for how many there are: where nothing is decided */
     Status (*run)(void *argument, const TraceRun *run);    /* of one trace as recorded, before it */
     Status (*step)(void *argument, const TraceStep *step); /* without weights and scores */
     void *argument;
@@ -51,8 +52,9 @@ Status packed_trace_load_as(const char *path, const PackedLoading *loading, Pack
 /* An empty trace of LAYERS, to be filled with packed_trace_add_step (tests, benchmarks, forced
  * routing). */
 Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace);
-/* Leaves touches out of TRACE, which has no step yet. */
+/* Leaves touches out of TRACE, which has no step yet; and the experts. */
 void packed_trace_leave_touches(PackedTrace *trace);
+void packed_trace_leave_experts(PackedTrace *trace);
 /* Appends one step. Fails with ERR_INPUT when the trace has no layer of the step's stack, when it
  * has no token, or when an expert id is out of range; the trace is then unchanged. */
 Status packed_trace_add_step(PackedTrace *trace, const TraceStep *step);
@@ -115,7 +117,7 @@ static inline bool packed_next(PackedCursor *cursor, PackedEvent *event)
     event->phase = (Phase)trace->step_phase[cursor->step];
     event->layer_index = cursor->layer_index++;
     event->n_active = trace->n_active[cursor->event++];
-    event->experts = trace->experts + cursor->lookup;
+    event->experts = trace->experts != NULL ? trace->experts + cursor->lookup : NULL;
     event->counts = cursor->counted ? trace->counts + cursor->count_at : NULL;
     event->touches = packed_touches_from(trace, cursor->touch_at);
     event->first_lookup = cursor->lookup;

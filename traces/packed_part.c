@@ -59,7 +59,8 @@ PackedTrace packed_trace_part(const PackedTrace *trace, uint64_t first, uint64_t
     part.step_single += first;
     part.step_phase += first;
     part.n_active += from.event;
-    part.experts += from.lookup;
+    if (trace->experts != NULL)
+        part.experts += from.lookup;
     part.counts += from.count_at;
     part.counts_bytes = to.count_at - from.count_at;
     if (trace->touches_bytes > 0) {

@@ -275,7 +275,12 @@ static Status load_step(TraceReader *reader)
     if (status == STATUS_END)
         return end_of_steps(reader);
     TRY(status);
-    Row step_row = {.store = &reader->store, .statement = reader->step_rows, .subject = "step"};
+    sqlite3_value *step_values[ROW_COLUMNS] = {NULL};
+    sqlite3_value *values[ROW_COLUMNS] = {NULL};
+    Row step_row = {.store = &reader->store,
+                    .statement = reader->step_rows,
+                    .subject = "step",
+                    .values = step_values};
     step_row.number = sqlite3_column_int64(reader->step_rows, 0);
     uint32_t before = reader->step.step;
     TRY(take_step_row(reader, &step_row));
@@ -289,7 +294,8 @@ static Status load_step(TraceReader *reader)
                .statement = reader->routing_rows,
                .subject = "step",
                .table = "routing",
-               .number = step_row.number};
+               .number = step_row.number,
+               .values = values};
     int64_t number = sqlite3_column_int64(reader->routing_rows, 0);
     if (number != step_row.number)
         return row_fail(&row, -1, "missing; the next row is of step %lld", (long long)number);

@@ -38,11 +38,15 @@ Status row_fail(const Row *row, int column, const char *format, ...)
                 name != NULL ? name : "", name != NULL ? ": " : "", why);
 }
 
-/* Several calls ask of one value: each column is looked up once. Statements belong to one thread,
- * which an unprotected value wants. */
+/* Several calls ask of one value. Statements belong to one thread, which an unprotected value
+ * wants. */
 static sqlite3_value *value_of(const Row *row, int column)
 {
-    return sqlite3_column_value(row->statement, column);
+    if (row->values == NULL)
+        return sqlite3_column_value(row->statement, column);
+    if (row->values[column] == NULL)
+        row->values[column] = sqlite3_column_value(row->statement, column);
+    return row->values[column];
 }
 
 static Status check_type(const Row *row, int column, sqlite3_value *value, int wanted)

@@ -58,10 +58,13 @@ Status store_number(const Store *store, const char *sql, int64_t *value);
 typedef struct {
     const Store *store;
     sqlite3_stmt *statement;
-    const char *subject; /* "step" */
-    const char *table;   /* "routing"; NULL when the subject says it */
-    int64_t number;      /* of the subject; below 0: not said */
+    const char *subject;    /* "step" */
+    const char *table;      /* "routing"; NULL when the subject says it */
+    int64_t number;         /* of the subject; below 0: not said */
+    sqlite3_value **values; /* room for ROW_COLUMNS, all NULL: keeps what was looked up; or NULL */
 } Row;
+
+enum { ROW_COLUMNS = 10 };
 
 /* Each fails with ERR_CORRUPT when the column has another type or length, or a value out of range.
  * Pointers are valid until the statement moves. */

@@ -54,6 +54,13 @@ static const Layer LAYERS[] = {
      {.tokens = 140, .f32 = true, .ways = true},
      false,
      {.kind = ROUTER_SOFTMAX}},
+    {{26, 22, true, true, ACTIVATION_SILU, 0, 0},
+     150,
+     2,
+     120,
+     {.tokens = 100, .f32 = true},
+     false,
+     {.kind = ROUTER_SOFTMAX}},
     {{64, 64, true, false, ACTIVATION_SILU, 0, 0},
      512,
      8,
@@ -256,8 +263,10 @@ static void check_layer(uint64_t *state, Layer of, ComputeType compute)
         check_step(&cpu, &gpu, &inputs, tokens, 0, tolerance);
     for (uint32_t tokens = 1; tokens <= layer->max_tokens && tokens <= 64; tokens = tokens * 3 + 5)
         if (!brief() || (tokens == 29 && compute == COMPUTE_BF16 && layer->briefly.enters &&
-                         !(briefest() && layer->experts < 100)))
+                         !(briefest() && (layer->experts < 100 || layer->experts > 500))))
             check_entry(&cpu, &gpu, &inputs, tokens, tolerance);
+    if (brief() && !layer->packed)
+        check_route(&cpu, &gpu, &inputs, 5);
     if (brief() && layer->max_tokens > 1056)
         check_route(&cpu, &gpu, &inputs, 600); /* by the lowest tiles */
     if (!brief() || layer->briefly.ways)

@@ -23,6 +23,7 @@ typedef struct {
         bool f32;        /* not only bf16 */
         bool ways;       /* few tokens in every way */
         bool enters;     /* few tokens enter by one kernel */
+        bool routes;     /* in a briefest test nothing is new but its router */
     } briefly;           /* a brief test */
     bool packed;         /* what bf16 experts of the shape must be */
     RouterConfig router;

@@ -2,7 +2,9 @@
 
 #include "base/memory.h"
 
-enum { BLOCK_STEPS = 128, BLOCK_LOOKUPS = 1 << 17, CACHE_LINE = 64 };
+/* Where layers have scopes of their own, what a block reads of one is far apart: it has to fit a
+ * cache with the others. */
+enum { BLOCK_STEPS = 128, SHARED_BLOCK_STEPS = 256, BLOCK_LOOKUPS = 1 << 17, CACHE_LINE = 64 };
 
 /* Steps of one phase, all with counts or all without, so that they are counted alike. */
 typedef struct {
@@ -12,6 +14,7 @@ typedef struct {
     uint64_t future_end;  /* the step behind its block of the first step */
     ReplayResult *result;
     uint32_t n_scopes;     /* one, or one a layer */
+    uint64_t most_steps;   /* of a block */
     uint32_t room;         /* spans that a scope has room for */
     BufferSpan *spans;     /* [n_scopes][room] */
     uint32_t *n_spans;     /* [n_scopes] */
@@ -73,7 +76,7 @@ static bool fits(const Blocks *blocks, uint64_t step, uint64_t lookups)
     const PackedTrace *trace = blocks->trace;
     uint64_t first = blocks->first_step;
     return blocks->n_steps == 0 ||
-           (blocks->n_steps < BLOCK_STEPS && blocks->n_lookups + lookups <= BLOCK_LOOKUPS &&
+           (blocks->n_steps < blocks->most_steps && blocks->n_lookups + lookups <= BLOCK_LOOKUPS &&
             step < blocks->future_end && trace->step_phase[step] == trace->step_phase[first] &&
             trace->step_single[step] == trace->step_single[first]);
 }
@@ -216,7 +219,8 @@ static Status make_room(Blocks *blocks)
     const PackedTrace *trace = blocks->trace;
     uint64_t lookups = lookups_of_block(trace) + 1;
     bool shared = buffer_is_shared(blocks->buffer);
-    uint64_t steps = trace->n_steps < BLOCK_STEPS ? trace->n_steps + 1 : BLOCK_STEPS;
+    blocks->most_steps = shared ? SHARED_BLOCK_STEPS : BLOCK_STEPS;
+    uint64_t steps = trace->n_steps < blocks->most_steps ? trace->n_steps + 1 : blocks->most_steps;
     blocks->n_scopes = shared ? 1 : trace->n_layers;
     blocks->room = (uint32_t)(shared ? steps * trace->n_layers : steps);
     TRY(mem_new(&blocks->spans, (size_t)blocks->n_scopes * blocks->room, sizeof *blocks->spans,

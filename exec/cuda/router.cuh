@@ -28,9 +28,10 @@ __host__ __device__ inline uint32_t router_words(const RouteTask &task)
 }
 
 /* One token's, in the hands of one warp: a lane has experts lane, lane + 32, ..., PER_LANE at the
- * most. There is little to do, and most of its time would go into fetching instructions: hence
- * loops, but where ranks are kept in registers. */
-template <uint32_t PER_LANE> struct TokenRouter {
+ * most. For few tokens there is little to do, and most of its time would go into fetching
+ * instructions: hence loops, but where ranks are kept in registers. Who has many tokens takes more
+ * of a lane's experts AT_ONCE. */
+template <uint32_t PER_LANE, uint32_t AT_ONCE = 4> struct TokenRouter {
     const RouteTask &task;
     uint32_t lane;
     float *scores;    /* shared [experts]: logits, then scores */
@@ -56,18 +57,18 @@ template <uint32_t PER_LANE> struct TokenRouter {
     {
         float most = -CUDART_INF_F;
         float sum = 0;
-#pragma unroll 4
+#pragma unroll AT_ONCE
         for (uint32_t e = lane; e < task.experts; e += 32)
             most = fmaxf(most, scores[e]);
         most = most_of_lanes(most);
-#pragma unroll 2
+#pragma unroll AT_ONCE / 2
         for (uint32_t e = lane; e < task.experts; e += 32) {
             float share = expf(scores[e] - most);
             scores[e] = share;
             sum += share;
         }
         sum = 1 / sum_lanes(sum);
-#pragma unroll 4
+#pragma unroll AT_ONCE
         for (uint32_t e = lane; e < task.experts; e += 32)
             scores[e] *= sum;
         __syncwarp();
@@ -277,7 +278,7 @@ template <uint32_t PER_LANE> struct TokenRouter {
             __syncwarp();
             softmax();
         }
-#pragma unroll 4
+#pragma unroll AT_ONCE
         for (uint32_t e = lane; e < task.experts; e += 32)
             task.routing.scores[token * task.experts + e] = scores[e];
     }

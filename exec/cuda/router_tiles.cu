@@ -4,11 +4,11 @@
  * experts. The logits are computed transposed, with the experts as the rows of the matrix
  * instruction; a token is the sum of two bf16 numbers, which keeps 16 bits of it, and both are
  * columns of one instruction, whose sums are added in the end. Four warps bring the tokens, each
- * its blocks of columns by way of its own shared memory, where the next are on their way while it
- * splits the last ones and puts them where the instruction reads; two warpgroups multiply; then
- * each warp chooses for some of the tokens. The two blocks of a cluster share the matrix, of which
- * each fetches half for both: of larger clusters not as many run at once as there are
- * multiprocessors.
+ * its part of every block of columns by way of its own shared memory, where the next are on their
+ * way while it splits the last ones and puts them where the instruction reads; two warpgroups
+ * multiply; then each warp chooses for some of the tokens. The two blocks of a cluster share the
+ * matrix, of which each fetches half for both: of larger clusters not as many run at once as there
+ * are multiprocessors.
  *
  * Per block and column 4 bytes of each token and experts bytes of the matrix, from the L2 mostly,
  * whose latency bounds it. */
@@ -36,8 +36,7 @@ __host__ __device__ static constexpr uint32_t threads_of(uint32_t parts)
 
 static constexpr uint32_t MOST_STAGES = 6;
 static constexpr uint32_t STAGES_BYTES = 160 * 1024; /* about, of all stages */
-static constexpr uint32_t ROW_WORDS = 4;             /* of a lane and token */
-static constexpr uint32_t RAW_ROWS = 2;              /* blocks of columns that a warp waits for */
+static constexpr uint32_t RAW_BLOCKS = 8;            /* of columns, that a warp waits for */
 static constexpr uint32_t MOST_EXPERTS = 512;
 static constexpr uint32_t MULTIPROCESSORS = 132; /* of an H200 or H100 */
 /* From where it pays, on an H200: with fewer tokens and experts the kernel of router_clusters.cu
@@ -51,10 +50,16 @@ __host__ __device__ static constexpr uint32_t token_bytes(uint32_t tokens)
     return 2 * tokens * ROW_BYTES;
 }
 
-/* Of a warp: a block of columns on its way. */
+/* Words of 4 columns that a lane brings of a block of columns. */
+__host__ __device__ static constexpr uint32_t words_of(uint32_t tokens)
+{
+    return tokens * COLUMNS / 4 / (FETCHERS * 32);
+}
+
+/* Of a warp: its part of a block of columns on its way. */
 __host__ __device__ static constexpr uint32_t raw_bytes(uint32_t tokens)
 {
-    return tokens * COLUMNS * 4;
+    return words_of(tokens) * 32 * 16;
 }
 
 struct TilesShape {
@@ -67,9 +72,6 @@ struct TilesShape {
     uint32_t stages;
     uint32_t stage_bytes; /* experts' rows, then the tokens' */
     uint32_t multipliers; /* warpgroups that have experts */
-    /* Warps that fetch, no more than stages: one that waits for a stage is then never so far ahead
-     * that it takes an earlier phase of its barrier for the one that it wants. */
-    uint32_t fetchers;
 };
 
 struct TilesControl {
@@ -113,7 +115,7 @@ template <uint32_t TOKENS>
 __device__ static void init_ring(const TilesRing<TOKENS> &ring, uint32_t multipliers)
 {
     for (uint32_t i = 0; i < ring.stages; i++) {
-        barrier_init(shared_address(&ring.control->full[i]), 2);
+        barrier_init(shared_address(&ring.control->full[i]), 1 + FETCHERS);
         barrier_init(ring.empty(i), multipliers * 4 * CLUSTER);
     }
     barrier_init_fence();
@@ -129,48 +131,48 @@ __device__ static void copy_word(uint32_t to, const float *from, bool there)
                  : "memory");
 }
 
-/* A warp, which brings some of the blocks of columns. A lane has of every eighth token 16 of the 64
- * columns: words of 4, every fourth. */
+/* A warp, which brings its part of each block of columns. A lane has of some of the tokens, every
+ * eighth, one or more of the 16 words of 4 columns. */
 template <uint32_t TOKENS> struct TokenFetcher {
+    static constexpr uint32_t WORDS = words_of(TOKENS);
     const TilesShape &shape;
     uint32_t tokens; /* of the step */
-    uint32_t first;  /* column */
     uint32_t raw;    /* the lane's first word */
 
     __device__ TokenFetcher(const TilesShape &tiles_shape, uint32_t all_tokens, uint32_t raw_at)
-        : shape(tiles_shape), tokens(all_tokens), first(threadIdx.x % 4 * 4),
-          raw(raw_at + threadIdx.x / 32 * RAW_ROWS * raw_bytes(TOKENS) + threadIdx.x % 32 * 16)
+        : shape(tiles_shape), tokens(all_tokens),
+          raw(raw_at + threadIdx.x / 32 * RAW_BLOCKS * raw_bytes(TOKENS) + threadIdx.x % 32 * 16)
     {
     }
-    __device__ uint32_t token(uint32_t row) const
+    /* Of word I. */
+    __device__ uint32_t token(uint32_t i) const
     {
-        return row * 8 + threadIdx.x % 32 / 4;
+        return (threadIdx.x / 32 * WORDS + i) / 4 * 8 + threadIdx.x % 32 / 4;
     }
-    /* Place ROW of RAW_ROWS. */
-    __device__ uint32_t place(uint32_t row) const
+    __device__ uint32_t column(uint32_t i) const
     {
-        return raw + row * raw_bytes(TOKENS);
+        return (threadIdx.x / 32 * WORDS + i) % 4 * 16 + threadIdx.x % 4 * 4;
+    }
+    /* Place NUMBER of RAW_BLOCKS. */
+    __device__ uint32_t place(uint32_t number) const
+    {
+        return raw + number * raw_bytes(TOKENS);
     }
     __device__ void ask(uint32_t block, uint32_t to) const
     {
 #pragma unroll
-        for (uint32_t row = 0; row < TOKENS / 8; row++) {
-            size_t number = (size_t)blockIdx.x * TOKENS + token(row);
+        for (uint32_t i = 0; i < WORDS; i++) {
+            size_t number = (size_t)blockIdx.x * TOKENS + token(i);
             const float *from = shape.in + (number < tokens ? number : 0) * shape.columns;
-#pragma unroll
-            for (uint32_t i = 0; i < ROW_WORDS; i++) {
-                uint32_t column = block * COLUMNS + first + 16 * i;
-                bool there = number < tokens && column < shape.columns;
-                copy_word(to + (row * ROW_WORDS + i) * 32 * 16, there ? from + column : from,
-                          there);
-            }
+            uint32_t at = block * COLUMNS + column(i);
+            bool there = number < tokens && at < shape.columns;
+            copy_word(to + i * 32 * 16, there ? from + at : from, there);
         }
         asm volatile("cp.async.commit_group;" ::: "memory");
     }
     /* Puts the two parts of four columns where the matrix instruction reads. */
-    __device__ void put_word(uint32_t row, uint32_t i, uint32_t from, uint32_t to) const
+    __device__ void put_word(uint32_t i, const uint4 &word, uint32_t to) const
     {
-        const uint4 word = load_shared_word(from + (row * ROW_WORDS + i) * 32 * 16);
         const float x[4] = {__uint_as_float(word.x), __uint_as_float(word.y),
                             __uint_as_float(word.z), __uint_as_float(word.w)};
         uint32_t high[2];
@@ -181,24 +183,25 @@ template <uint32_t TOKENS> struct TokenFetcher {
             float2 rounded = __bfloat1622float2(*(__nv_bfloat162 *)&high[j]);
             low[j] = pack_bf16(x[2 * j] - rounded.x, x[2 * j + 1] - rounded.y);
         }
-        uint32_t column = first + 16 * i;
         uint32_t at =
-            to + token(row) * ROW_BYTES + (column / 8 ^ token(row) % 8) * 16 + column % 8 * 2;
+            to + token(i) * ROW_BYTES + (column(i) / 8 ^ token(i) % 8) * 16 + column(i) % 8 * 2;
         asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(high[0]), "r"(high[1])
                      : "memory");
         asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at + TOKENS * ROW_BYTES), "r"(low[0]),
                      "r"(low[1])
                      : "memory");
     }
-    /* What was asked for before the last RAW_ROWS - 1 blocks, to TO. */
+    /* What was asked for before the last RAW_BLOCKS - 1 blocks, to TO. */
     __device__ void put(uint32_t from, uint32_t to) const
     {
-        asm volatile("cp.async.wait_group %0;" ::"n"(RAW_ROWS - 1) : "memory");
+        uint4 word[WORDS];
+        asm volatile("cp.async.wait_group %0;" ::"n"(RAW_BLOCKS - 1) : "memory");
 #pragma unroll
-        for (uint32_t row = 0; row < TOKENS / 8; row++)
+        for (uint32_t i = 0; i < WORDS; i++)
+            word[i] = load_shared_word(from + i * 32 * 16);
 #pragma unroll
-            for (uint32_t i = 0; i < ROW_WORDS; i++)
-                put_word(row, i, from, to);
+        for (uint32_t i = 0; i < WORDS; i++)
+            put_word(i, word[i], to);
     }
 };
 
@@ -218,29 +221,23 @@ __device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing
                              uint32_t raw)
 {
     const TokenFetcher<TOKENS> fetcher(shape, tokens, raw);
-    uint32_t warp = threadIdx.x / 32;
-    if (warp >= shape.fetchers)
-        return;
-    uint32_t row = 0;
+    uint32_t place = 0;
     wait_for_earlier_kernels();
-    for (uint32_t i = 0; i < RAW_ROWS; i++)
-        fetcher.ask(warp + i * shape.fetchers, fetcher.place(i));
-    for (uint32_t i = 0; i < warp; i++)
-        ring.advance();
-    for (uint32_t block = warp; block < shape.blocks; block += shape.fetchers) {
+    for (uint32_t i = 0; i < RAW_BLOCKS; i++)
+        fetcher.ask(i, fetcher.place(i));
+    for (uint32_t block = 0; block < shape.blocks; block++) {
         barrier_wait(ring.empty(ring.at), ring.parity ^ 1);
-        if (threadIdx.x % 32 == 0)
+        if (threadIdx.x == 0)
             fetch_experts(shape, ring, block);
         __syncwarp();
-        fetcher.put(fetcher.place(row), ring.tokens());
-        fetcher.ask(block + RAW_ROWS * shape.fetchers, fetcher.place(row));
-        row = (row + 1) % RAW_ROWS;
+        fetcher.put(fetcher.place(place), ring.tokens());
         fence_for_copies();
         __syncwarp();
         if (threadIdx.x % 32 == 0)
             barrier_arrive(ring.full());
-        for (uint32_t i = 0; i < shape.fetchers; i++)
-            ring.advance();
+        fetcher.ask(block + RAW_BLOCKS, fetcher.place(place));
+        place = (place + 1) % RAW_BLOCKS;
+        ring.advance();
     }
     asm volatile("cp.async.wait_group 0;" ::: "memory");
 }
@@ -288,16 +285,20 @@ __device__ static void put_logits(const TilesShape &shape, uint32_t experts, uin
                                   const float (&sum)[PARTS][TOKENS], uint32_t words, float *logits)
 {
     uint32_t row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+    uint32_t token = threadIdx.x % 4 * 2;
 #pragma unroll
-    for (uint32_t part = 0; part < PARTS; part++)
+    for (uint32_t i = 0; i < 2 * PARTS; i++) {
+        uint32_t expert = (warpgroup * PARTS + i / 2) * 64 + row + i % 2 * 8;
+        if (expert >= experts)
+            continue;
+        float bias = shape.bias != nullptr ? shape.bias[expert] : 0;
+        float *to = logits + token * words + expert;
 #pragma unroll
-        for (uint32_t i = 0; i < TOKENS; i++) {
-            uint32_t expert = (warpgroup * PARTS + part) * 64 + row + i / 2 % 2 * 8;
-            uint32_t token = i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
-            if (i < TOKENS / 2 && expert < experts)
-                logits[token * words + expert] = sum[part][i + TOKENS / 2] + sum[part][i] +
-                                                 (shape.bias != nullptr ? shape.bias[expert] : 0);
+        for (uint32_t j = 0; j < TOKENS / 4; j++) {
+            const float *own = &sum[i / 2][j / 2 * 4 + i % 2 * 2 + j % 2];
+            to[(j / 2 * 8 + j % 2) * words] = own[TOKENS / 2] + own[0] + bias;
         }
+    }
 }
 
 template <uint32_t PARTS, uint32_t TOKENS>
@@ -339,7 +340,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(threads_of(PAR
         size_t token = (size_t)blockIdx.x * TOKENS + i;
         if (token >= task.tokens)
             break;
-        TokenRouter<4 * PARTS> router(task, logits + i * words);
+        TokenRouter<4 * PARTS, 4 * PARTS> router(task, logits + i * words);
         router.route(token);
     }
     /* no block may end while another signals to it */
@@ -373,11 +374,10 @@ static Status launch(TilesShape &shape, const RouteTask &task, cudaStream_t stre
 {
     shape.stage_bytes = shape.experts * ROW_BYTES + token_bytes(TOKENS);
     shape.stages = stages_of(shape.stage_bytes);
-    shape.fetchers = min(FETCHERS, shape.stages);
     uint32_t stages = shape.stages * shape.stage_bytes;
     /* the last stage's experts as the instructions read them, up to the next 128 or 256 */
     uint32_t read = stages - shape.stage_bytes + MULTIPLIERS * PARTS * 64 * ROW_BYTES;
-    uint32_t bytes = 1024 + max(stages + FETCHERS * RAW_ROWS * raw_bytes(TOKENS), read);
+    uint32_t bytes = 1024 + max(stages + FETCHERS * RAW_BLOCKS * raw_bytes(TOKENS), read);
     const LaunchShape launch = {dim3(divide_up(divide_up(task.tokens, TOKENS), CLUSTER) * CLUSTER),
                                 threads_of(PARTS), bytes, 0};
     CUDA_TRY(cudaFuncSetAttribute(route_in_tiles<PARTS, TOKENS>,

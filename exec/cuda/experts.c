@@ -67,8 +67,8 @@ size_t experts_out_bytes(const DeviceOptions *options, bool bf16)
 
 static Status take_table(DeviceArena *arena, size_t tiles, GroupTable *table)
 {
-    TRY(device_arena_take(arena, 3, sizeof *table->taken, &table->taken));
-    table->n_tiles = (uint32_t *)(table->taken + 2);
+    TRY(device_arena_take(arena, TAKEN + 2, sizeof *table->taken, &table->taken));
+    table->n_tiles = table->taken + TAKEN;
     return device_arena_take(arena, tiles, sizeof *table->tiles, &table->tiles);
 }
 

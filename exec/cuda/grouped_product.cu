@@ -12,9 +12,9 @@
  *
  * Tiles are handed out as clusters ask for them, for a group of rows all its tiles of the same
  * weights one after the other, so that weights come from device memory once and are the first to
- * leave the L2, where rows are wanted again. Every second cluster
- * takes them from the end of the table, where the experts with few rows are: they are bound by
- * memory while the others are bound by arithmetic.
+ * leave the L2, where rows are wanted again. Every second cluster begins with the experts of few
+ * rows: they are bound by memory while the others are bound by arithmetic. Of tiles of few rows a
+ * stage of the ring has two blocks of columns, so that more weights are under way.
  *
  * With gate and up, 8 rows of each alternate in the packed weights: the same thread then holds a
  * gate and its up. A product that comes after another starts to fetch weights before that one ends.
@@ -64,27 +64,47 @@ __device__ static Tile find_tile(const GroupTable &table, const Cut &cut, uint32
                 local / row_parts * CLUSTER};
 }
 
-/* The tiles of a product, which clusters take from both ends. */
+/* The tiles of a product, which every second cluster takes from the front, where experts have many
+ * rows, and the others from the back, where they have few; who finds no more there helps the
+ * others. */
 struct TileQueue {
-    unsigned long long *taken; /* from the front, and in the upper half from the back */
-    uint32_t n;
-    bool from_back;
+    uint32_t *taken; /* [2]: from the front, from the back */
+    uint32_t many;   /* to take from the front */
+    uint32_t few;
+    uint32_t clusters;
+    uint32_t end; /* 1: the back */
 
-    /* The first tile of cluster CLUSTER needs no asking; FALSE: there is none. */
-    __device__ bool first(uint32_t cluster, uint32_t *number)
+    __device__ bool both() const
     {
-        from_back = cluster % 2 == 1;
-        *number = from_back ? n - 1 - cluster / 2 : cluster / 2;
-        return cluster < n;
+        return many > 0 && few > 0;
     }
-    /* Another one, when there are CLUSTERS. */
-    __device__ bool next(uint32_t clusters, uint32_t *number)
+    __device__ bool is_there(uint32_t i) const
     {
-        unsigned long long before = atomicAdd(taken, from_back ? 1ull << 32 : 1ull);
-        uint32_t front = (clusters + 1) / 2 + (uint32_t)before;
-        uint32_t back = clusters / 2 + (uint32_t)(before >> 32);
-        *number = from_back ? n - 1 - back : front;
-        return front + back < n;
+        return i < (end == 0 ? many : few);
+    }
+    __device__ uint32_t number(uint32_t i) const
+    {
+        return end == 0 ? i : many + few - 1 - i;
+    }
+    /* The first tile of CLUSTER needs no asking; FALSE: there is none. */
+    __device__ bool first(uint32_t cluster, uint32_t *tile)
+    {
+        end = both() ? cluster % 2 : many == 0;
+        uint32_t at = both() ? cluster / 2 : cluster;
+        *tile = number(at);
+        return is_there(at) || next(tile);
+    }
+    /* Another one. */
+    __device__ bool next(uint32_t *tile)
+    {
+        for (uint32_t i = 0; i < 2; i++, end ^= 1) {
+            uint32_t firsts = both() ? (clusters + 1 - end) / 2 : clusters;
+            uint32_t at = firsts + atomicAdd(&taken[end], 1);
+            *tile = number(at);
+            if (is_there(at))
+                return true;
+        }
+        return false;
     }
 };
 
@@ -94,12 +114,14 @@ __device__ static void share_tiles(const GroupedProduct &product, const GroupTab
                                    Ring<WIDEST> &ring)
 {
     const Cut cut = {(product.weight_tiles + CLUSTER - 1) / CLUSTER, product.parts, WIDEST};
-    TileQueue queue = {&table.taken[product.kind == PRODUCT_DOWN],
-                       *table.n_tiles * cut.shares * cut.parts, false};
+    uint32_t many = table.n_tiles[1];
+    uint32_t pieces = cut.shares * cut.parts;
+    TileQueue queue = {&table.taken[product.kind == PRODUCT_DOWN ? 2 : 0], many * pieces,
+                       (table.n_tiles[0] - many) * pieces, gridDim.x / CLUSTER, 0};
     uint32_t number;
     uint32_t parity = 0;
     bool more = queue.first(blockIdx.x / CLUSTER, &number);
-    for (; more; more = queue.next(gridDim.x / CLUSTER, &number)) {
+    for (; more; more = queue.next(&number)) {
         const Tile tile = find_tile(table, cut, number);
         if (tile.width == 0)
             continue;
@@ -126,13 +148,14 @@ __device__ static void fetch_weights(const GroupedProduct &product, Ring<WIDEST>
         uint32_t bytes = rows * ROW_BYTES;
         const unsigned char *from = product.weights + tile.weights_at * product.stride_bytes +
                                     (size_t)first * product.depth_blocks * ROW_BYTES;
-        for (uint32_t block = 0; block < product.depth_blocks; block++, from += bytes) {
-            if (block == asks && cluster_rank() == 0)
+        uint32_t blocks = ring.blocks(tile.width, product.depth_blocks);
+        for (uint32_t block = 0; block < product.depth_blocks; block += blocks) {
+            if (block <= asks && asks < block + blocks && cluster_rank() == 0)
                 barrier_arrive(ring.wanted());
             ring.wait_empty();
-            barrier_arrive_expect(ring.full(), bytes);
-            if (bytes > 0)
-                copy_bytes_once(ring.weights(), from, bytes, ring.full(), policy);
+            barrier_arrive_expect(ring.full(), blocks * bytes);
+            for (uint32_t i = 0; i < blocks && bytes > 0; i++, from += bytes)
+                copy_bytes_once(ring.weights() + i * BLOCK_BYTES, from, bytes, ring.full(), policy);
             ring.stage.advance();
         }
     }
@@ -159,10 +182,14 @@ __device__ static void fetch_rows(const GroupedProduct &product, Ring<WIDEST> &r
         const Tile tile = ring.next_tile(false);
         if (tile.width == 0)
             return;
-        for (uint32_t block = 0; block < product.depth_blocks; block++) {
+        uint32_t blocks = ring.blocks(tile.width, product.depth_blocks);
+        uint32_t bytes = tile.width * ROW_BYTES;
+        for (uint32_t block = 0; block < product.depth_blocks; block += blocks) {
             ring.wait_empty();
-            barrier_arrive_expect(ring.full(), tile.width * ROW_BYTES);
-            fetch_pieces(product, tile, ring.rows(), ring.full(), block);
+            barrier_arrive_expect(ring.full(), blocks * bytes);
+            for (uint32_t i = 0; i < blocks; i++)
+                fetch_pieces(product, tile, ring.weights() + blocks * BLOCK_BYTES + i * bytes,
+                             ring.full(), block + i);
             ring.stage.advance();
         }
     }
@@ -201,44 +228,58 @@ template <int WIDEST> __device__ static void release(const Ring<WIDEST> &ring, u
 
 /* sum += 64 rows of weights at A times WIDTH rows at B, 64 columns of both. Beyond the widest
  * instruction there are two of about the same width: for a narrow one shared memory is too slow. */
-template <int WIDTH>
+template <int WIDTH, bool FIRST_BLOCK>
 __device__ static void multiply_block(float (&sum)[WIDTH / 2], uint64_t a, uint64_t b)
 {
     constexpr int FIRST = WIDTH <= 256 ? WIDTH : (WIDTH + 31) / 32 * 16;
     float(&first)[FIRST / 2] = *(float(*)[FIRST / 2]) sum;
 #pragma unroll
     for (uint32_t step = 0; step < BLOCK_COLUMNS / 16; step++) {
-        Wgmma<FIRST>::add_product(first, a + 2 * step, b + 2 * step);
+        if (FIRST_BLOCK && step == 0)
+            FirstWgmma<FIRST>::set_product(first, a, b);
+        else
+            Wgmma<FIRST>::add_product(first, a + 2 * step, b + 2 * step);
         if constexpr (WIDTH > FIRST) {
             float(&rest)[(WIDTH - FIRST) / 2] = *(float(*)[(WIDTH - FIRST) / 2])(sum + FIRST / 2);
-            Wgmma<WIDTH - FIRST>::add_product(rest, a + 2 * step,
-                                              b + FIRST * ROW_BYTES / 16 + 2 * step);
+            if (FIRST_BLOCK && step == 0)
+                FirstWgmma<WIDTH - FIRST>::set_product(rest, a, b + FIRST * ROW_BYTES / 16);
+            else
+                Wgmma<WIDTH - FIRST>::add_product(rest, a + 2 * step,
+                                                  b + FIRST * ROW_BYTES / 16 + 2 * step);
         }
     }
 }
 
-/* sum += 64 rows of weights times the tile's rows, over the whole depth. */
-template <int WIDTH, int WIDEST>
-__device__ static void multiply_tile(Ring<WIDEST> &ring, uint32_t depth_blocks, uint32_t warpgroup,
-                                     float (&sum)[WIDTH / 2])
+/* Begins to add the BLOCKS of the next stage. */
+template <int WIDTH, uint32_t BLOCKS, bool FIRST_STAGE, int WIDEST>
+__device__ static void start_stage(Ring<WIDEST> &ring, uint32_t warpgroup, float (&sum)[WIDTH / 2])
 {
     /* from one lane, so that the compiler knows them to be the warp's: the matrix instruction's
      * operands are */
-    uint32_t weights = __shfl_sync(0xFFFFFFFF, ring.stages + warpgroup * 64 * ROW_BYTES, 0);
-    uint32_t rows = __shfl_sync(0xFFFFFFFF, ring.stages + BLOCK_BYTES, 0);
-    uint32_t previous = 0;
+    uint32_t at = __shfl_sync(0xFFFFFFFF, ring.weights(), 0);
+    uint64_t a = swizzled_operand(at + __shfl_sync(0xFFFFFFFF, warpgroup, 0) * 64 * ROW_BYTES);
+    uint64_t b = swizzled_operand(at + BLOCKS * BLOCK_BYTES);
+    barrier_wait(ring.full(), ring.stage.parity);
+    wgmma_fence();
+    multiply_block<WIDTH, FIRST_STAGE>(sum, a, b);
+    if (BLOCKS > 1)
+        multiply_block<WIDTH, false>(sum, a + BLOCK_BYTES / 16, b + WIDTH * ROW_BYTES / 16);
+    wgmma_commit();
+}
+
+/* sum = 64 rows of weights times the tile's rows, over the whole depth. */
+template <int WIDTH, uint32_t BLOCKS, int WIDEST>
+__device__ static void multiply_tile(Ring<WIDEST> &ring, uint32_t depth_blocks, uint32_t warpgroup,
+                                     float (&sum)[WIDTH / 2])
+{
+    uint32_t previous = ring.stage.at;
+    start_stage<WIDTH, BLOCKS, true>(ring, warpgroup, sum);
+    ring.stage.advance();
 #pragma unroll 1
-    for (uint32_t block = 0; block < depth_blocks; block++) {
-        uint32_t at = __shfl_sync(0xFFFFFFFF, ring.stage.at, 0) * Ring<WIDEST>::STAGE_BYTES;
-        uint64_t a = swizzled_operand(weights + at);
-        uint64_t b = swizzled_operand(rows + at);
-        barrier_wait(ring.full(), ring.stage.parity);
-        wgmma_fence();
-        multiply_block<WIDTH>(sum, a, b);
-        wgmma_commit();
+    for (uint32_t block = BLOCKS; block < depth_blocks; block += BLOCKS) {
+        start_stage<WIDTH, BLOCKS, false>(ring, warpgroup, sum);
         wgmma_wait<1>();
-        if (block > 0)
-            release(ring, previous);
+        release(ring, previous);
         previous = ring.stage.at;
         ring.stage.advance();
     }
@@ -262,6 +303,13 @@ __device__ static float2 load_bias(const GroupedProduct &product, const Tile &ti
     return column < product.columns ? make_float2(bias[column], bias[other]) : make_float2(0, 0);
 }
 
+template <int WIDTH> __device__ static void add_bias(float2 bias, float (&sum)[WIDTH / 2])
+{
+#pragma unroll
+    for (uint32_t i = 0; i < WIDTH / 2; i++)
+        sum[i] += i % 4 < 2 ? bias.x : bias.y;
+}
+
 template <int WIDTH, ProductKind KIND, int WIDEST>
 __device__ static void do_tile(const GroupedProduct &product, Ring<WIDEST> &ring, const Tile &tile,
                                uint32_t warpgroup, uint32_t &box)
@@ -269,11 +317,14 @@ __device__ static void do_tile(const GroupedProduct &product, Ring<WIDEST> &ring
     if constexpr (WIDTH <= WIDEST) {
         const float2 bias = load_bias<KIND>(product, tile, warpgroup);
         float sum[WIDTH / 2];
-#pragma unroll
-        for (float &s : sum)
-            s = 0; /* also ends the life of the last tile's registers */
-        multiply_tile<WIDTH>(ring, product.depth_blocks, warpgroup, sum);
-        write_tile<WIDTH, WIDEST, KIND>(product, ring, tile, warpgroup, sum, bias, box);
+        constexpr uint32_t BLOCKS = Ring<WIDEST>::most_blocks(WIDTH);
+        if (ring.blocks(WIDTH, product.depth_blocks) == BLOCKS)
+            multiply_tile<WIDTH, BLOCKS>(ring, product.depth_blocks, warpgroup, sum);
+        else
+            multiply_tile<WIDTH, 1>(ring, product.depth_blocks, warpgroup, sum);
+        if (product.bias != NULL)
+            add_bias<WIDTH>(bias, sum);
+        write_tile<WIDTH, WIDEST, KIND>(product, ring, tile, warpgroup, sum, box);
     }
 }
 
@@ -283,8 +334,9 @@ __device__ static void do_tile(const GroupedProduct &product, Ring<WIDEST> &ring
         break;
 
 template <ProductKind KIND, int WIDEST>
-__device__ static void do_tile_of_width(const GroupedProduct &product, Ring<WIDEST> &ring,
-                                        const Tile &tile, uint32_t warpgroup, uint32_t &box)
+__device__ __forceinline__ static void do_tile_of_width(const GroupedProduct &product,
+                                                        Ring<WIDEST> &ring, const Tile &tile,
+                                                        uint32_t warpgroup, uint32_t &box)
 {
     switch (tile.width) {
         CASE(16)
@@ -324,7 +376,7 @@ __device__ static void do_tile_in_steps(const GroupedProduct &product, Ring<WIDE
 }
 
 template <ProductKind KIND, int WIDEST>
-__device__ static void do_tiles(const GroupedProduct &product, Ring<WIDEST> &ring)
+__device__ __forceinline__ static void do_tiles(const GroupedProduct &product, Ring<WIDEST> &ring)
 {
     uint32_t warpgroup = threadIdx.x / 128;
     uint32_t box = 0;

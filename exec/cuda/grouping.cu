@@ -7,7 +7,7 @@
  *
  * Bytes: 2 * tokens * top_k read by each block, from the L2, 8 * tokens * top_k written; bound by
  * the additions in shared memory, and for few tokens by latency. */
-#include "exec/cuda/grouping.h"
+#include "exec/cuda/grouping.cuh"
 
 #include <string.h>
 
@@ -173,8 +173,7 @@ __device__ static uint32_t first_tile(uint32_t count, const Totals &before, cons
 
 __device__ static void end_table(const GroupTable &table, const Totals &all)
 {
-    *table.n_tiles = all.tiles + all.small_tiles;
-    table.taken[0] = table.taken[1] = 0;
+    start_table(table, all.tiles + all.small_tiles, all.tiles);
 }
 
 /* Where the experts' assignments and rows begin. */

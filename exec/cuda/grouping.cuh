@@ -7,6 +7,15 @@
 static constexpr uint32_t GROUP_FEW = 32;  /* tokens: a bit of a word each */
 static constexpr uint32_t MOST_FEW = 1024; /* assignments: so that sums of them fit their bits */
 
+/* Before the products; ALL tiles are there, MANY of them of experts with many rows. One thread. */
+__device__ inline void start_table(const GroupTable &table, uint32_t all, uint32_t many)
+{
+    table.n_tiles[0] = all;
+    table.n_tiles[1] = many;
+    for (uint32_t i = 0; i < TAKEN; i++)
+        table.taken[i] = 0;
+}
+
 /* Shared memory of the block. */
 struct FewMarks {
     uint32_t word[MAX_EXPERTS];      /* which tokens chose each expert */
@@ -106,8 +115,7 @@ __device__ inline void group_few(const GroupingShape &shape, const uint32_t *ids
     if (threadIdx.x == 0) {
         groups.first[shape.experts] = all.assignments();
         grouping.first_row[shape.experts] = all.rows();
-        *grouping.table.n_tiles = all.tiles();
-        grouping.table.taken[0] = grouping.table.taken[1] = 0;
+        start_table(grouping.table, all.tiles(), 0);
     }
     __syncthreads();
 #pragma unroll 1

@@ -23,7 +23,8 @@ enum {
     NARROW_WIDTH = 128,      /* ... and where they have few */
     MANY_ASSIGNMENTS = 8192, /* from which some experts may have many, whatever the average */
     GROUP_ROWS = 2304, /* most rows of a group: what a product reads again comes from the L2 */
-    TOKENS_PER_BLOCK = 128
+    TOKENS_PER_BLOCK = 128,
+    TAKEN = 4 /* words of a table */
 };
 
 #define NO_ROW UINT32_MAX
@@ -39,9 +40,9 @@ typedef struct {
 
 /* The tiles of a product, by number; those of experts with many rows come first. */
 typedef struct {
-    uint32_t *n_tiles; /* device [1] */
-    /* device [2], 0: what the first and the second product have taken from either end */
-    unsigned long long *taken;
+    uint32_t *n_tiles; /* device [2]: all, and of experts with many rows */
+    /* device [2][2], 0: what the first and the second product have taken of either kind */
+    uint32_t *taken;
     RowGroup *tiles; /* device [n_tiles], aligned to 16: the group of each */
 } GroupTable;
 
@@ -52,13 +53,14 @@ static inline size_t grouping_max_tiles(size_t assignments, size_t experts)
 }
 
 /* The widest tiles that suit ASSIGNMENTS. Wide ones do more arithmetic for each byte of weights
- * that comes from the L2, narrow ones leave room for more bytes under way. */
+ * that comes from the L2, narrow ones leave room for more bytes under way; where most experts have
+ * so few rows that stages take two blocks, there is room in either case. */
 static inline uint32_t grouping_max_width(size_t assignments, uint32_t experts)
 {
     size_t average = assignments / experts;
-    if (average < 160)
-        return average < 96 && assignments < MANY_ASSIGNMENTS ? NARROW_WIDTH : MIDDLE_WIDTH;
-    return MAX_WIDTH;
+    if (average < 96)
+        return assignments < MANY_ASSIGNMENTS ? NARROW_WIDTH : MAX_WIDTH;
+    return average < 160 ? MIDDLE_WIDTH : MAX_WIDTH;
 }
 
 /* The most rows that up to ASSIGNMENTS take, padding included: a multiple of 16. */

@@ -72,6 +72,18 @@ template <int WIDEST> struct Ring {
         1024 + STAGES * STAGE_BYTES + CONSUMERS * STAGING_BYTES + sizeof(Control);
     static_assert(STAGES <= MAX_STAGES && SHARED_BYTES <= 227 * 1024, "shared memory");
 
+    /* Blocks of columns that a stage may take for a tile of WIDTH rows: with two of few rows more
+     * weights are under way. The weights lie first, then the rows. */
+    __host__ __device__ static constexpr uint32_t most_blocks(uint32_t width)
+    {
+        return 2 * (BLOCK_BYTES + width * ROW_BYTES) <= STAGE_BYTES ? 2 : 1;
+    }
+    /* ... and that each takes of DEPTH_BLOCKS. */
+    __device__ static uint32_t blocks(uint32_t width, uint32_t depth_blocks)
+    {
+        return depth_blocks % most_blocks(width) == 0 ? most_blocks(width) : 1;
+    }
+
     uint32_t stages; /* in shared memory, aligned to 1024 */
     uint32_t control;
     Place<STAGES> stage;
@@ -104,10 +116,6 @@ template <int WIDEST> struct Ring {
     __device__ uint32_t weights() const
     {
         return stages + stage.at * STAGE_BYTES;
-    }
-    __device__ uint32_t rows() const
-    {
-        return weights() + BLOCK_BYTES;
     }
     __device__ uint32_t full() const
     {

@@ -62,7 +62,7 @@ template <ProductKind KIND> struct Kind {
 /* Finishes and rounds the sums of up to 32 rows from ROW on and puts them into the box at TO. */
 template <int WIDTH, ProductKind KIND>
 __device__ inline void stage_rows(const GroupedProduct &product, const float (&sum)[WIDTH / 2],
-                                  float2 bias, uint32_t row, uint32_t to)
+                                  uint32_t row, uint32_t to)
 {
     using K = Kind<KIND>;
     uint32_t low[4] = {0, 0, 0, 0};
@@ -70,8 +70,7 @@ __device__ inline void stage_rows(const GroupedProduct &product, const float (&s
 #pragma unroll
     for (uint32_t i = 0; i < 4; i++)
         if (row + 8 * i < WIDTH) {
-            const float *all = &sum[(row + 8 * i) / 2];
-            const float s[4] = {all[0] + bias.x, all[1] + bias.x, all[2] + bias.y, all[3] + bias.y};
+            const float *s = &sum[(row + 8 * i) / 2];
             if (K::GATED) {
                 low[i] = pack_bf16(K::gated(product, s[0], s[2]), K::gated(product, s[1], s[3]));
             } else {
@@ -112,7 +111,7 @@ __device__ inline void store_rows(const GroupedProduct &product, uint32_t from, 
 template <int WIDTH, int WIDEST, ProductKind KIND>
 __device__ inline void write_tile(const GroupedProduct &product, const Ring<WIDEST> &ring,
                                   const Tile &tile, uint32_t warpgroup,
-                                  const float (&sum)[WIDTH / 2], float2 bias, uint32_t &box)
+                                  const float (&sum)[WIDTH / 2], uint32_t &box)
 {
     using K = Kind<KIND>;
     uint32_t column = ((tile.weight_tile + cluster_rank()) * CONSUMERS + warpgroup) * K::COLUMNS;
@@ -123,7 +122,7 @@ __device__ inline void write_tile(const GroupedProduct &product, const Ring<WIDE
             break;
 #pragma unroll
         for (uint32_t row = chunk; row < WIDTH && row < chunk + K::BOX_ROWS; row += 32)
-            stage_rows<WIDTH, KIND>(product, sum, bias, row, to);
+            stage_rows<WIDTH, KIND>(product, sum, row, to);
         named_barrier(1 + warpgroup, 128);
         if (column < product.columns)
             store_rows<KIND>(product, to, column, tile.first_row + chunk,

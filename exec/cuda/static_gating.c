@@ -88,8 +88,8 @@ size_t static_gating_bytes(const DeviceOptions *options, bool bf16)
 static Status take_rows(const StaticSize *size, DeviceArena *arena, StaticGating *gating)
 {
     GroupTable *table = &gating->table;
-    TRY(device_arena_take(arena, 3, sizeof *table->taken, &table->taken));
-    table->n_tiles = (uint32_t *)(table->taken + 2);
+    TRY(device_arena_take(arena, TAKEN + 2, sizeof *table->taken, &table->taken));
+    table->n_tiles = table->taken + TAKEN;
     TRY(device_arena_take(arena, size->tiles, sizeof(RowGroup), &table->tiles));
     TRY(device_arena_take(arena, size->slots, size->d_model * size->element, &gating->gathered));
     TRY(device_arena_take(arena, size->inside, size->d_ff * size->element, &gating->inside));

@@ -1,3 +1,4 @@
+#include "exec/cuda/grouping.cuh"
 #include "exec/cuda/launch.cuh"
 #include "exec/cuda/product.cuh"
 #include "exec/cuda/static_slots.h"
@@ -28,10 +29,8 @@ __global__ void __launch_bounds__(THREADS)
                                   i - in_group, (uint16_t)tiles.width,
                                   (uint16_t)min(per_group, tiles.tiles - (in_expert - in_group))};
     }
-    if (i == 0) {
-        *table.n_tiles = n * tiles.tiles;
-        table.taken[0] = table.taken[1] = 0;
-    }
+    if (i == 0)
+        start_table(table, n * tiles.tiles, n * tiles.tiles);
 }
 
 extern "C" Status static_slots_table(const StaticSlots *slots, uint32_t first, uint32_t n,

@@ -69,9 +69,9 @@ template <int M> __device__ inline void wgmma_results(float (&sum)[M])
 #define NUMBERS_240 NUMBERS_224 ", %112, %113, %114, %115, %116, %117, %118, %119"
 #define NUMBERS_256 NUMBERS_240 ", %120, %121, %122, %123, %124, %125, %126, %127"
 #define EIGHT(i)                                                                                   \
-    "+f"(sum[8 * (i)]), "+f"(sum[8 * (i) + 1]), "+f"(sum[8 * (i) + 2]), "+f"(sum[8 * (i) + 3]),    \
-        "+f"(sum[8 * (i) + 4]), "+f"(sum[8 * (i) + 5]), "+f"(sum[8 * (i) + 6]),                    \
-        "+f"(sum[8 * (i) + 7])
+    HOW(sum[8 * (i)]), HOW(sum[8 * (i) + 1]), HOW(sum[8 * (i) + 2]), HOW(sum[8 * (i) + 3]),        \
+        HOW(sum[8 * (i) + 4]), HOW(sum[8 * (i) + 5]), HOW(sum[8 * (i) + 6]), HOW(sum[8 * (i) + 7])
+#define HOW(x) "+f"(x)
 #define SUMS_16 EIGHT(0)
 #define SUMS_32 SUMS_16, EIGHT(1)
 #define SUMS_48 SUMS_32, EIGHT(2)
@@ -123,6 +123,37 @@ DEFINE_WGMMA(208, "%104", "%105")
 DEFINE_WGMMA(224, "%112", "%113")
 DEFINE_WGMMA(240, "%120", "%121")
 DEFINE_WGMMA(256, "%128", "%129")
+
+/* sum = a * b^T, N columns; what the sum was before is of no use from here on. */
+template <int N> struct FirstWgmma;
+
+#define DEFINE_FIRST_WGMMA(N, A, B)                                                                \
+    template <> struct FirstWgmma<N> {                                                             \
+        __device__ static void set_product(float (&sum)[N / 2], uint64_t a, uint64_t b)            \
+        {                                                                                          \
+            asm volatile(WGMMA(N, A ", " B ", 0, 1, 1, 0, 0") : SUMS_##N : "l"(a), "l"(b));        \
+        }                                                                                          \
+    };
+#undef HOW
+#define HOW(x) "=f"(x)
+DEFINE_FIRST_WGMMA(16, "%8", "%9")
+DEFINE_FIRST_WGMMA(32, "%16", "%17")
+DEFINE_FIRST_WGMMA(48, "%24", "%25")
+DEFINE_FIRST_WGMMA(64, "%32", "%33")
+DEFINE_FIRST_WGMMA(80, "%40", "%41")
+DEFINE_FIRST_WGMMA(96, "%48", "%49")
+DEFINE_FIRST_WGMMA(112, "%56", "%57")
+DEFINE_FIRST_WGMMA(128, "%64", "%65")
+DEFINE_FIRST_WGMMA(144, "%72", "%73")
+DEFINE_FIRST_WGMMA(160, "%80", "%81")
+DEFINE_FIRST_WGMMA(176, "%88", "%89")
+DEFINE_FIRST_WGMMA(192, "%96", "%97")
+DEFINE_FIRST_WGMMA(208, "%104", "%105")
+DEFINE_FIRST_WGMMA(224, "%112", "%113")
+DEFINE_FIRST_WGMMA(240, "%120", "%121")
+DEFINE_FIRST_WGMMA(256, "%128", "%129")
+#undef HOW
+#define HOW(x) "+f"(x)
 
 /* sum += a * b, where B's columns run fastest. A is in shared memory, or in registers: of its 16 k,
  * lane l has the pairs (row l / 4, k 2 (l % 4)), (8 rows on), (8 k on), (both on). */

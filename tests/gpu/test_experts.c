@@ -118,6 +118,22 @@ static const Layer LAYERS[] = {
      {.tokens = 2200},
      true,
      {.kind = ROUTER_SOFTMAX}},
+    /* many assignments, but few to an expert: their tiles take two blocks at a time ... */
+    {{256, 128, true, false, ACTIVATION_SILU, 0, 0},
+     200,
+     4,
+     2100,
+     {.tokens = 2100},
+     true,
+     {.kind = ROUTER_SOFTMAX}},
+    /* ... unless their number is odd */
+    {{192, 320, false, true, ACTIVATION_RELU, 0, 0},
+     150,
+     5,
+     1700,
+     {.tokens = 1700},
+     true,
+     {.kind = ROUTER_SOFTMAX}},
 };
 
 enum { N_LAYERS = sizeof LAYERS / sizeof LAYERS[0] };

@@ -31,11 +31,13 @@ static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ROWS_AXIS[] = {"rows"};
 
-/* Steps of one kind, for which so many sets of experts take turns. */
+/* Steps of one kind, for which so many sets of experts take turns: one after the other, or in no
+ * order, so that steps of several kinds in turn do not read the same ones again and again. */
 typedef struct {
     StepKind kind;
     uint32_t active;
     uint32_t sets;
+    bool in_order;
 } HostSteps;
 
 /* What its events took: the experts, from the end of the router to the host's going on, from its
@@ -110,7 +112,8 @@ static Status run_set(Calibration *c, const HostSteps *steps, StepOutput *output
     uint32_t top_k = c->config->max_top_k;
     uint32_t active = steps->active;
     double whole_ns;
-    c->first_expert = (c->first_expert + 1) % steps->sets;
+    c->host_turn = c->host_turn * UINT32_C(1664525) + UINT32_C(1013904223);
+    c->first_expert = (steps->in_order ? c->first_expert + 1 : c->host_turn >> 16) % steps->sets;
     calibration_force(c, STACK_DECODER, tokens, active < top_k ? top_k : active, 0);
     if (active < top_k)
         calibration_drop(c, tokens, active);
@@ -256,6 +259,7 @@ static Status time_turns(Calibration *c, uint32_t sets, double *ns)
     HostValues values = {0};
     if (find_steps(c, 1, 1, &steps)) {
         steps.sets = sets;
+        steps.in_order = true;
         TRY(time_steps(c, &steps, sets, REUSE_REPEATS, &values));
     }
     *ns = calibration_median(values.host_ns, values.n);

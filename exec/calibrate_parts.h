@@ -88,6 +88,7 @@ typedef struct {
     WholeSteps *whole;      /* that are measured */
     RoutingSource *routing; /* of those whose routing is forced */
     uint32_t first_expert;  /* that forced routing begins with */
+    uint32_t host_turn;     /* of sets of experts on the host: a number of no order */
     double cache_bytes;     /* of experts that the host's cache holds */
     double stamp_ns;        /* what a stamp adds to a step that is replayed, */
     double queue_stamp_ns;  /* ... and to one that is queued */

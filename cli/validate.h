@@ -37,7 +37,8 @@ typedef struct {
     uint64_t known_ns; /* what the profile has of executor_time_host(); 0: nothing is to be asked */
     uint64_t *ns;      /* [n] what it said before and after each run */
     uint32_t n;
-    double slow; /* the median as a multiple of KNOWN_NS, which predictions have; 0: not known */
+    double slow; /* the median as a multiple of KNOWN_NS; 0: not known */
+    double used; /* what predictions have of it: 1 where it is as near to 1 as it varies anyway */
     uint64_t unchanged_ns; /* all steps as they were predicted without that */
 } HostSpeed;
 

@@ -133,11 +133,11 @@ static Status rank(const Validation *validation, Ranking *ranking)
 
 static void print_speed(const HostSpeed *speed)
 {
-    if (speed->slow == 0)
+    if (speed->used == 0 || speed->used == 1)
         return;
     printf("Beside these runs the host's cores took %.2f times as long for experts as in the "
            "profile, and so they do in what is predicted;\nelse that would be %.3f ms in all.\n",
-           speed->slow, (double)speed->unchanged_ns / 1e6);
+           speed->used, (double)speed->unchanged_ns / 1e6);
 }
 
 Status validation_print_time(const Validation *validation)
@@ -174,6 +174,7 @@ static Status add_speed(cJSON *json, const HostSpeed *speed)
     TRY(json_add_object(json, "host", &object));
     TRY(json_add_u64(object, "profile_ns", speed->known_ns));
     TRY(json_add_f64(object, "slow", speed->slow));
+    TRY(json_add_f64(object, "used", speed->used));
     TRY(json_add_u64(object, "samples", speed->n));
     return json_add_u64(object, "predicted_as_in_profile_ns", speed->unchanged_ns);
 }

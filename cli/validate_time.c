@@ -144,7 +144,7 @@ static Status play(const RecordedRun *recorded, const Plan *plan, Sink *sink, Va
                                    .forced = validation->forced,
                                    .stamped = sink->stamped,
                                    .warm = !plan->buffer.on && !sink->cold,
-                                   .slow = time != NULL ? time->host.slow : 0,
+                                   .slow = time != NULL ? time->host.used : 0,
                                    .records = sink->stamped};
     Timing *timing;
     ReplayResult result;

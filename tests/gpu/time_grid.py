@@ -154,6 +154,9 @@ def summarise(documents):
         "decisions agreed": all(agreed for d in documents for _, _, agreed in cells_of(d)),
         "operator, mean": mean(stats["mean"] for stats in ops),
         "operator, mean by time": sum(s["mean"] * s["measured_ns"] for s in ops) / weight,
+        "operator, of whole runs": mean(abs(s["predicted_ns"] / s["measured_ns"] - 1)
+                                        for s in ops),
+        "operator, noise": mean(stats["noise"] for stats in ops),
         "loads of 1 MiB or more, mean": mean(stats["mean"] for stats in loads),
         "step, mean": mean(cell["steps"]["all"]["mean"] for cell in cells),
         "step, p95": mean(cell["steps"]["all"]["p95"] for cell in cells),

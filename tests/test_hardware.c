@@ -325,10 +325,31 @@ static void every_failed_allocation_of_a_profile_is_reported_and_leaks_nothing(v
     }
 }
 
+static void assert_decide(const char *predictor, const char *name, uint32_t n_axes, double entries)
+{
+    char told[48];
+    const char *axis[COST_AXES];
+    double remembered;
+    assert_int_equal(hardware_decide_table(predictor, told, axis, &remembered), n_axes);
+    assert_string_equal(told, name);
+    assert_string_equal(axis[0], n_axes == 1 ? "active" : "requests");
+    assert_true(remembered == entries);
+}
+
+static void decisions_have_a_table_for_each_predictor(void **unused)
+{
+    (void)unused;
+    assert_decide("transition", "decide/transition", 1, 0);
+    assert_decide("oracle:3", "decide/oracle", 1, 0);
+    assert_decide("synthetic:0.7,0.9", "decide/synthetic", 1, 0);
+    assert_decide("activation-match:48", "decide/activation-match", 2, 48);
+}
+
 int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(decisions_have_a_table_for_each_predictor),
         cmocka_unit_test(profiles_survive_the_way_to_json_and_back),
         cmocka_unit_test(points_lie_in_order_each_place_once),
         cmocka_unit_test(refusals_name_the_path_and_what_is_allowed),

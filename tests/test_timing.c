@@ -127,21 +127,19 @@ static void steps_end_as_their_tasks_do_on_the_engine(void **unused)
 enum { SPACED = 6 };
 
 /* Steps whose experts are all in place but for one, which begin at EARLIEST [SPACED] or later. */
-static void run_spaced(const Hardware *hardware, const uint64_t *earliest, StepTime *steps)
+static void run_plan(const Hardware *hardware, const Plan *plan, const uint64_t *earliest,
+                     StepTime *steps)
 {
     TraceLayer layers[MOE_LAYERS];
     ExpertBuffer *buffer;
     Timing *timing;
     RandomEvent event;
     uint64_t random = 5;
-    Plan plan = plan_default();
-    plan.buffer.on = true;
-    plan.buffer.slots = EXPERTS - 1;
     make_layers(layers);
-    assert_ok(buffer_new(&plan, layers, MOE_LAYERS, &buffer));
+    assert_ok(buffer_new(plan, layers, MOE_LAYERS, &buffer));
     const TimingOptions options = {.hardware = hardware,
                                    .model = "model",
-                                   .plan = &plan,
+                                   .plan = plan,
                                    .layers = layers,
                                    .n_layers = MOE_LAYERS};
     assert_ok(timing_new(&options, &timing));
@@ -157,6 +155,20 @@ static void run_spaced(const Hardware *hardware, const uint64_t *earliest, StepT
     }
     timing_free(timing);
     buffer_free(buffer);
+}
+
+static Plan buffered(uint32_t slots)
+{
+    Plan plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = slots;
+    return plan;
+}
+
+static void run_spaced(const Hardware *hardware, const uint64_t *earliest, StepTime *steps)
+{
+    const Plan plan = buffered(EXPERTS - 1);
+    run_plan(hardware, &plan, earliest, steps);
 }
 
 /* The profile's cost at 0, 10 and 20 ms is 0, 1 and 3 ms. */
@@ -231,6 +243,38 @@ static void set_table(Hardware *hardware, const char *name, double value)
         for (uint32_t p = 0;
              strcmp(hardware->tables[i].name, name) == 0 && p < hardware->tables[i].n_points; p++)
             hardware->tables[i].value[p] = value;
+}
+
+/* Of experts that prefetches bring in parts, each in 100 us. Asking for the link takes 300 us. */
+static void while_prefetches_wait_operations_are_queued_in_more_time(void **unused)
+{
+    (void)unused;
+    static const uint64_t AT_ONCE[SPACED] = {0};
+    uint64_t random = 13;
+    StepTime before[2][SPACED];
+    StepTime asking[2][SPACED];
+    Hardware hardware;
+    CostTable *table;
+    Plan plans[] = {buffered(EXPERTS), buffered(EXPERTS)};
+    snprintf(plans[1].prefetch.predictor, sizeof plans[1].prefetch.predictor, "previous-step");
+    plans[0].buffer.scope = plans[1].buffer.scope = SCOPE_DEVICE;
+    plans[1].prefetch.max_inflight = 4;
+    make_machine(&random, 24 << 20, &hardware);
+    set_table(&hardware, "copy/h2d", 100000);
+    for (int i = 0; i < 2; i++)
+        run_plan(&hardware, &plans[i], AT_ONCE, before[i]);
+    assert_ok(hardware_add_table(&hardware, "issue/poll", "", UNIT_NS, NULL, 0, &table));
+    assert_ok(cost_table_put(table, NULL, 300000, 0));
+    int64_t longer_ns = 0;
+    for (int i = 0; i < 2; i++)
+        run_plan(&hardware, &plans[i], AT_ONCE, asking[i]);
+    for (int i = 0; i < SPACED; i++) {
+        assert_int_equal(asking[0][i].duration_ns, before[0][i].duration_ns);
+        longer_ns += (int64_t)asking[1][i].duration_ns - (int64_t)before[1][i].duration_ns;
+    }
+    assert_true(longer_ns > 300000);
+    assert_true(longer_ns <= 300000ll * SPACED * MOST_OPS);
+    hardware_free(&hardware);
 }
 
 /* What a profile may hold at the most, which in nanoseconds is 30 years. */
@@ -635,6 +679,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+        cmocka_unit_test(while_prefetches_wait_operations_are_queued_in_more_time),
         cmocka_unit_test(after_loads_the_first_of_its_sort_is_queued_in_more_time),
         cmocka_unit_test(a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs),
         cmocka_unit_test(no_cost_is_longer_than_eleven_days),

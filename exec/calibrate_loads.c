@@ -189,7 +189,8 @@ static Status time_step(Calibration *c, const StepKind *kind, uint32_t at, LoadT
 static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, LoadTimes *misses,
                          LoadTimes *hits)
 {
-    const StepKind kind = {.requests = tokens, .tokens = 1, .forced = true};
+    uint32_t requests = tokens < c->max_requests ? tokens : c->max_requests;
+    const StepKind kind = {.requests = requests, .tokens = tokens / requests, .forced = true};
     StepOutput output;
     double ns;
     for (int i = -2; i < LOAD_STEPS; i++) {
@@ -306,22 +307,46 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
                             for_each(misses->queueing_ns, hits->queueing_ns, misses->events), 0);
 }
 
-/* Loads of many experts, whose call the device is longer at than the host at queueing it. */
-static Status measure_many(Calibration *c)
+/* Loads of many experts, whose call the device is longer at than the host at queueing it: TOKENS, a
+ * multiple of the requests where they are more. */
+static Status measure_many(Calibration *c, uint32_t tokens, uint32_t active, LoadTimes *misses,
+                           LoadTimes *hits)
 {
-    LoadTimes hits = {.loads = 0};
-    LoadTimes misses = {.loads = 0};
-    uint32_t tokens = MANY_TOKENS;
-    uint32_t active = c->config->max_experts / 2;
     Plan plan = c->plan;
-    if (active > tokens * c->config->max_top_k)
-        active = tokens * c->config->max_top_k;
-    if (tokens > c->max_requests || tokens > c->max_tokens || active <= c->config->max_top_k)
-        return OK;
     plan.buffer.slots = active;
     TRY(executor_set_plan(c->executor, &plan));
-    TRY(time_steps(c, tokens, active, &misses, &hits));
-    return note_after(c, active, &hits, &misses);
+    return time_steps(c, tokens, active, misses, hits);
+}
+
+/* More tokens are computed by more kernels, all of which come after the loads. */
+static Status measure_tokens(Calibration *c)
+{
+    static const uint32_t TOKENS[] = {4 * MANY_TOKENS, 64 * MANY_TOKENS};
+    static const char *const AXIS[] = {"tokens"};
+    double at = MANY_TOKENS;
+    uint32_t active = c->config->max_experts / 2;
+    LoadTimes hits = {.loads = 0};
+    LoadTimes misses = {.loads = 0};
+    char shape[160];
+    if (active > MANY_TOKENS * c->config->max_top_k)
+        active = MANY_TOKENS * c->config->max_top_k;
+    if (MANY_TOKENS > c->max_requests || active <= c->config->max_top_k ||
+        !calibration_experts_shape(c, shape))
+        return OK;
+    TRY(measure_many(c, MANY_TOKENS, active, &misses, &hits));
+    TRY(note_after(c, active, &hits, &misses));
+    double few_ns = after_loads(&hits, &misses);
+    TRY(calibration_note(c, "after/tokens", shape, UNIT_NS, AXIS, 1, &at, 0, 0));
+    for (size_t i = 0; i < COUNT(TOKENS) && !c->options->quick; i++) {
+        at = TOKENS[i];
+        if (TOKENS[i] > c->max_tokens || TOKENS[i] / c->max_requests > c->max_length ||
+            TOKENS[i] % c->max_requests != 0)
+            continue;
+        TRY(measure_many(c, TOKENS[i], active, &misses, &hits));
+        TRY(calibration_note(c, "after/tokens", shape, UNIT_NS, AXIS, 1, &at,
+                             at_least_0(after_loads(&hits, &misses) - few_ns), 0));
+    }
+    return OK;
 }
 
 static Status measure_small_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
@@ -333,7 +358,7 @@ static Status measure_small_loads(Calibration *c, LoadTimes *hits, LoadTimes *mi
     double begin_ns = issue_ns * misses->loads / misses->events +
                       for_each(misses->queueing_ns, hits->queueing_ns, misses->events);
     double awaited_ns = calibration_median(misses->after_ns, LOAD_STEPS) - c->queue_stamp_ns;
-    TRY(measure_many(c));
+    TRY(measure_tokens(c));
     return calibrate_turns(c, begin_ns, awaited_ns);
 }
 

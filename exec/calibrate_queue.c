@@ -198,7 +198,9 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
         double spread;
         if (op == OP_EXPERTS) {
             const EventCost cost = event_cost(c, measured, i, &spread);
-            host_ns = later(host_ns, gpu_ns) + cost.wake_ns + cost.decide_ns + cost.issue_ns;
+            /* Waking up is told from the end of a stamp, which is not there. */
+            host_ns = later(host_ns, gpu_ns) + c->queue_stamp_ns + cost.wake_ns + cost.decide_ns +
+                      cost.issue_ns;
             gpu_ns = later(gpu_ns + later(cost.issue_ns - c->lag_ns, 0), host_ns) + cost.call_ns;
             wake_ns = cost.wake_ns;
             continue;

@@ -51,6 +51,7 @@
  *   after/load         from the end of an event's last load, or of queueing where that is later, to
  *                      the end of the call that awaits it, by the "active" experts of that call,
  *                      beyond what such a call takes from the end of queueing it; may be negative
+ *   after/tokens       ... beyond which steps of more "tokens" take longer from it on
  *   sync               from the end of a load to what awaits it, and from the end of what is queued
  *                      to a load that comes after it; sync/together: ... to small ones
  *   throttle           what a load over a slow link takes longer than the link is said to;
@@ -60,8 +61,9 @@
  *   decide/none        ... where they are others than those of the event before;
  *                      issue/varied: what queueing them takes longer then, by "tokens"
  *   decide/PREDICTOR   ... that predicts a layer further on: hardware_decide_table()
- *   wake               from the end of the queue to the host's going on (both of the experts'
- *                      shape)
+ *   wake               from the end of a stamp behind the router, before which the host is told, to
+ *                      its going on; from the end of a step to its having learnt that (of the
+ *                      experts' shape, as is decide)
  *   graph/launch       from the call to the first operation of a step, by "tokens"
  *   step/rest          what an unstamped step takes beyond what sim/timing.h makes of the other
  *                      tables, launch and wake included, by the axes of attention; the shape is

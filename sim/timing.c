@@ -23,6 +23,16 @@ static void add_step(Timing *timing)
     }
 }
 
+/* What calls of the step take longer after loads than those of few tokens do. */
+static uint64_t after_ns(Timing *timing)
+{
+    CostPoint point = {0};
+    if (timing->refs.after_tokens.table == COSTS_NONE || timing->settled)
+        return 0;
+    point.at[AXIS_TOKENS] = timing->step.tokens;
+    return op_costs_ns(&timing->costs, &timing->refs.after_tokens, &point, &timing->costs.other);
+}
+
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
 {
     timing->step = timing_ranks_share(timing, step);
@@ -37,6 +47,7 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->host_read_before = timing->host_read;
     timing->n_events = 0;
     timing->cold_ns = 0;
+    timing->after_ns = after_ns(timing);
     timing->gpu_ns = timing->start_ns;
     timing->stamp_at_ns = timing->start_ns;
     timing->prefetched_ns = 0;
@@ -277,7 +288,7 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
 bool timing_takes_hits(const Timing *timing, uint32_t most)
 {
     return timing->plain_to > 0 && most <= timing->plain_to && !timing->options.records &&
-           !timing->one_thread && timing->link == NULL;
+           !timing->one_thread && timing->link == NULL && !timing->options.stamped;
 }
 
 Status timing_event_hits(Timing *timing, const TimingEvent *event, const uint8_t *hit,

@@ -51,9 +51,12 @@ static uint64_t ready_at(Timing *timing, const Pending *list)
     if (list->tickets == 0 || list->ready_ns == 0)
         return list->ready_ns;
     point.at[AXIS_BYTES] = (double)timing->layers[0].slot_bytes;
-    return moved(list->ready_ns, op_costs_by_number(&timing->costs, &timing->refs.after_load,
-                                                    &point, AXIS_ACTIVE, list->work.active, false,
-                                                    &timing->after_load, &timing->costs.other));
+    /* One expert at a time waits for the host, too, to queue its call. */
+    uint64_t after_ns = list->work.active > 1 ? timing->after_ns : 0;
+    return moved(list->ready_ns + after_ns,
+                 op_costs_by_number(&timing->costs, &timing->refs.after_load, &point, AXIS_ACTIVE,
+                                    list->work.active, false, &timing->after_load,
+                                    &timing->costs.other));
 }
 
 /* Queues what is pending in LIST. */
@@ -479,6 +482,15 @@ static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n)
                                         n, true, &timing->decide, &timing->costs.other);
 }
 
+/* When the host would be told by what comes behind a stamp: with or without one, it is told of the
+ * router before; but what it computes with comes to it after. */
+static uint64_t told_ns(const Timing *timing)
+{
+    if (timing->options.plan->compute.mode != COMPUTE_ON_GPU)
+        return timing->gpu_ns;
+    return timing->gpu_ns - timing->queue_stamp_ns + timing->tell_ns;
+}
+
 /* The event is decided: the host has the counts, and knows what it will do. */
 static void begin_event(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
 {
@@ -486,7 +498,7 @@ static void begin_event(Event *event, const ExpertWork *all, uint64_t *hits_end_
     event->first_host = timing->out.n_residency;
     offer_host(event);
     if (!timing->one_thread)
-        timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
+        timing->host_ns = later(timing->host_ns, told_ns(timing)) + timing->wake_ns;
     timing->host_ns +=
         decide_ns(timing, &timing->layers[event->event->layer_index], event->event->n);
     *hits_end_ns = end_of_hits(event, all);

@@ -156,6 +156,7 @@ struct Timing {
         CostRef lag;
         CostRef gap;
         CostRef after_load;
+        CostRef after_tokens;
         CostRef throttle;
         CostRef throttle_least;
         CostRef issue_throttle;
@@ -194,6 +195,7 @@ struct Timing {
                                 is without a stamp that costs less there */
     uint64_t stamp_ns;       /* 0 unless stamped, as are the next two: */
     uint64_t queue_stamp_ns; /* of steps that wait */
+    uint64_t tell_ns;        /* ... what that is, stamped or not */
     uint64_t issue_stamp_ns;
     uint64_t issue_poll_ns; /* of an operation while prefetches wait for the link */
 
@@ -231,6 +233,7 @@ struct Timing {
     uint64_t elapsed_ns;  /* since the step before began */
     uint32_t n_events;    /* so far */
     uint64_t cold_bytes;  /* that an event of the step before loaded or the host read, on average */
+    uint64_t after_ns;    /* that a call takes longer after loads, of so many tokens */
     uint64_t cold_ns;     /* that queueing took longer since, so far */
     uint64_t host_ns;     /* the host has come so far */
     uint64_t gpu_ns;      /* the compute stream is free */

@@ -43,6 +43,7 @@ static const struct {
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
     {"stamp/queued", offsetof(Timing, refs.queue_stamp), NEEDED_BY_NONE},
     {"issue/stamp", offsetof(Timing, refs.issue_stamp), NEEDED_BY_NONE},
+    {"after/tokens", offsetof(Timing, refs.after_tokens), NEEDED_BY_NONE},
     {"issue/poll", offsetof(Timing, refs.issue_poll), NEEDED_BY_NONE},
 };
 
@@ -289,6 +290,7 @@ static void price_stamps(Timing *timing)
     uint64_t queued_ns = constant_if_any(timing, &timing->refs.queue_stamp, stamp_ns);
     if (is_needed(timing, NEEDED_BY_QUEUES) && stamp_ns > queued_ns)
         timing->queued_more_ns = stamp_ns - queued_ns;
+    timing->tell_ns = queued_ns;
     if (!is_needed(timing, NEEDED_BY_STAMPS))
         return;
     timing->stamp_ns = stamp_ns;

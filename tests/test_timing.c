@@ -237,6 +237,28 @@ static void after_loads_the_first_of_its_sort_is_queued_in_more_time(void **unus
     assert_cold(5000);
 }
 
+/* The stamp that waking up is told from lasts 5 us, where there is none as well. */
+static void the_host_wakes_up_as_if_there_were_a_stamp(void **unused)
+{
+    (void)unused;
+    static const uint64_t AT_ONCE[SPACED] = {0};
+    uint64_t random = 17;
+    StepTime before[SPACED];
+    StepTime after[SPACED];
+    Hardware hardware;
+    CostTable *table;
+    make_machine(&random, 1000, &hardware);
+    run_spaced(&hardware, AT_ONCE, before);
+    assert_ok(hardware_add_table(&hardware, "stamp/queued", "", UNIT_NS, NULL, 0, &table));
+    assert_ok(cost_table_put(table, NULL, 5000, 0));
+    run_spaced(&hardware, AT_ONCE, after);
+    for (int i = 0; i < SPACED; i++) {
+        assert_true(after[i].duration_ns > before[i].duration_ns);
+        assert_true(after[i].duration_ns <= before[i].duration_ns + 5000 * MOE_LAYERS);
+    }
+    hardware_free(&hardware);
+}
+
 static void set_table(Hardware *hardware, const char *name, double value)
 {
     for (uint32_t i = 0; i < hardware->n_tables; i++)
@@ -679,6 +701,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
+        cmocka_unit_test(the_host_wakes_up_as_if_there_were_a_stamp),
         cmocka_unit_test(while_prefetches_wait_operations_are_queued_in_more_time),
         cmocka_unit_test(after_loads_the_first_of_its_sort_is_queued_in_more_time),
         cmocka_unit_test(a_queued_step_is_longer_by_what_the_time_since_the_last_began_costs),

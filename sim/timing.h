@@ -14,6 +14,10 @@
  * (sim/timing_link.c). On a backend that computes when it is called the three are one. Times are
  * whole nanoseconds from 0.
  *
+ * Where nobody wants records, what lasts as long as it did before is not played again: steps of one
+ * token without a buffer, runs of operations between two layers' experts (sim/timing_runs.c),
+ * events (sim/timing_events.c). Times are the same to the nanosecond (tests/test_timed_replay.c).
+ *
  * Of a plan with several ranks times are what they would be with a GPU for each, requests and
  * experts shared (sim/timing_ranks.c); no executor does that yet. */
 #ifndef SIM_TIMING_H

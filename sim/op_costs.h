@@ -181,6 +181,14 @@ void op_costs_free(OpCosts *costs);
 Status op_costs_find(const OpCosts *costs, const char *name, const char *shape, CostRef *ref);
 /* The cost at POINT, counted in USE; 0 when there is no table. */
 double op_costs_at(const OpCosts *costs, const CostRef *ref, const CostPoint *point, CostUse *use);
+/* What a profile may hold is held at eleven days, so that sums of it stay times. */
+#define OP_COSTS_MOST_NS 1e15
+static inline uint64_t op_costs_whole(double ns)
+{
+    if (!(ns > 0))
+        return 0;
+    return ns < OP_COSTS_MOST_NS ? (uint64_t)(ns + 0.5) : (uint64_t)OP_COSTS_MOST_NS;
+}
 /* The same in whole nanoseconds, at least 0 and at most eleven days. */
 uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
                      CostUse *use);

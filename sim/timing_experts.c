@@ -2,27 +2,7 @@
 #include <assert.h>
 
 #include "base/memory.h"
-#include "sim/timing_parts.h"
-
-/* One event on its way. */
-typedef struct {
-    Timing *timing;
-    const TimingEvent *event;
-    uint32_t price;
-    Pending hits;
-    Pending loaded;
-    ExpertWork host;    /* experts that the host computes */
-    uint64_t host_ns;   /* what they take it alone, */
-    uint64_t host_from; /* ... and about when it computes them */
-    uint64_t host_until;
-    size_t first_host;               /* their records, which come first */
-    bool queued;                     /* operations of this event are */
-    uint32_t calls;                  /* that were queued */
-    uint32_t gathered;               /* loads that are copied together */
-    size_t first_gathered;           /* their records are from here on */
-    const LayerTime *gathered_layer; /* whose they are */
-    PrefetchTime *ahead;             /* those that are prefetches, as all are; NULL: none is */
-} Event;
+#include "sim/timing_event.h"
 
 /* The duration of a record whose load is still to be begun. */
 #define GATHERED UINT64_MAX
@@ -152,7 +132,7 @@ static Status note_load(Timing *timing, uint64_t free_ns, uint64_t start_ns, uin
     return link_take(timing, free_ns, end_ns);
 }
 
-static Status begin_load(Event *event, const LayerTime *layer, ResidencyRecord *record)
+Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *record)
 {
     Timing *timing = event->timing;
     uint64_t begun_ns = timing->host_ns;
@@ -242,7 +222,7 @@ static void join_hits(Event *event)
     event->hits = (Pending){0};
 }
 
-static Status run_pending(Event *event)
+Status event_run_pending(Event *event)
 {
     TRY(begin_gathered(event));
     join_hits(event);
@@ -258,7 +238,7 @@ static Status clear_slot(Event *event, uint32_t slot)
     if (event->timing->slot_used[slot] != event->timing->flush)
         return OK;
     event->queued = true;
-    return run_pending(event);
+    return event_run_pending(event);
 }
 
 static void add_loaded(Event *event, const BufferAction *action, uint64_t end_ns)
@@ -279,7 +259,7 @@ static Status load_on_demand(Event *event, const BufferAction *action, Residency
         add_loaded(event, action, 0);
         return OK;
     }
-    TRY(begin_load(event, layer, record));
+    TRY(event_begin_load(event, layer, record));
     add_loaded(event, action, record->start_ns + record->duration_ns);
     return OK;
 }
@@ -320,7 +300,7 @@ static Status carry_out_prefetch(Event *event, const BufferAction *action, Resid
         event->ahead = prefetch;
         return OK;
     }
-    TRY(begin_load(event, layer, record));
+    TRY(event_begin_load(event, layer, record));
     prefetch->end_ns = record->start_ns + record->duration_ns;
     timing->prefetched_ns = later(timing->prefetched_ns, prefetch->end_ns);
     return OK;
@@ -393,7 +373,7 @@ static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t 
         TRY(link_pass(timing, event->event->layer_index));
     for (; i < n; i++)
         TRY(carry_out(event, &actions[i], decided_ns));
-    return run_pending(event);
+    return event_run_pending(event);
 }
 
 /* Where the host may have to compute, the tokens and which expert has which come to it before it
@@ -492,7 +472,7 @@ static uint64_t told_ns(const Timing *timing)
 }
 
 /* The event is decided: the host has the counts, and knows what it will do. */
-static void begin_event(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
+void event_decide(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
 {
     Timing *timing = event->timing;
     event->first_host = timing->out.n_residency;
@@ -504,7 +484,7 @@ static void begin_event(Event *event, const ExpertWork *all, uint64_t *hits_end_
     *hits_end_ns = end_of_hits(event, all);
 }
 
-static void note_exposed(Timing *timing, uint64_t hits_end_ns)
+void event_note_exposed(Timing *timing, uint64_t hits_end_ns)
 {
     if (timing->gpu_ns > hits_end_ns)
         timing->out.exposed_load_ns += timing->gpu_ns - hits_end_ns;
@@ -520,87 +500,10 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
         timing->rows_of[asked->experts[i]] = asked->rows != NULL ? asked->rows[i] : 1;
         expert_work_add(&all, timing->rows_of[asked->experts[i]]);
     }
-    begin_event(&event, &all, &hits_end_ns);
+    event_decide(&event, &all, &hits_end_ns);
     expect_host(&event, actions, n_actions);
     TRY(carry_out_all(&event, actions, n_actions));
     run_host(&event);
-    note_exposed(timing, hits_end_ns);
+    event_note_exposed(timing, hits_end_ns);
     return OK;
-}
-
-/* ---- where hits say all ---- */
-
-/* Loads N experts of LAYER, as carry_out() does one after the other, when the hits are pending. */
-static Status load_missing(Event *event, const LayerTime *layer, uint32_t n)
-{
-    ResidencyRecord record;
-    event->loaded.tickets = n;
-    if (layer->together) {
-        event->gathered = n;
-        event->gathered_layer = layer;
-        return OK;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        TRY(begin_load(event, layer, &record));
-        event->loaded.ready_ns =
-            later(event->loaded.ready_ns, record.start_ns + record.duration_ns);
-    }
-    return OK;
-}
-
-/* Experts of a layer that is full leave as others come. */
-static void fill_slots(Timing *timing, LayerTime *layer, uint32_t n)
-{
-    uint32_t free_slots = layer->slots - layer->residents;
-    uint32_t more = n < free_slots ? n : free_slots;
-    layer->residents += more;
-    timing->n_resident += more;
-    timing->resident_bytes += more * layer->slot_bytes;
-}
-
-static void split(const TimingEvent *asked, const uint8_t *hit, uint32_t n_misses, Event *event,
-                  ExpertWork *all)
-{
-    if (asked->rows == NULL) {
-        event->hits.work = expert_work_single(asked->n - n_misses);
-        event->loaded.work = expert_work_single(n_misses);
-        *all = expert_work_single(asked->n);
-        return;
-    }
-    *all = expert_work_of(asked->rows, asked->n);
-    event->hits.work = *all;
-    if (n_misses == 0)
-        return;
-    expert_work_split(asked->rows, hit, asked->n, all, &event->hits.work, &event->loaded.work);
-}
-
-static Status play_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
-                        uint32_t n_misses, uint32_t price)
-{
-    Event event = {.timing = timing, .event = asked, .price = price};
-    const LayerTime *layer = &timing->layers[asked->layer_index];
-    ExpertWork all;
-    uint64_t hits_end_ns;
-    const EventStart start = event_begins(timing, layer, asked->n, n_misses);
-    split(asked, hit, n_misses, &event, &all);
-    begin_event(&event, &all, &hits_end_ns);
-    TRY(load_missing(&event, layer, n_misses));
-    TRY(run_pending(&event));
-    note_exposed(timing, hits_end_ns);
-    if (asked->rows == NULL)
-        event_ends(timing, &start);
-    return OK;
-}
-
-Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
-                           uint32_t n_misses, uint32_t price)
-{
-    LayerTime *layer = &timing->layers[asked->layer_index];
-    fill_slots(timing, layer, n_misses);
-    timing->out.bytes_loaded += n_misses * timing->options.layers[asked->layer_index].expert_bytes;
-    const OpPrice *of = &timing->costs.prices[price];
-    bool is_cold = timing->cold_bytes > of->cold_from && of->step != timing->number;
-    if (asked->rows == NULL && !is_cold && event_repeats(timing, layer, asked->n, n_misses))
-        return OK;
-    return play_hits(timing, asked, hit, n_misses, price);
 }

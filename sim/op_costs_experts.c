@@ -1,0 +1,177 @@
+/* Calls of experts: how much work they are, and what they cost. */
+#include <string.h>
+
+#include "sim/op_costs.h"
+
+/* As many experts of few rows have squares that 32 bits hold. */
+_Static_assert((uint64_t)COST_LOAD_ROWS *COST_LOAD_ROWS *TRACE_MAX_EXPERTS < UINT32_MAX,
+               "few rows are few");
+
+static uint32_t most_rows(const uint32_t *rows, uint32_t n)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < n; i++)
+        most = rows[i] > most ? rows[i] : most;
+    return most;
+}
+
+ExpertWork expert_work_of(const uint32_t *rows, uint32_t n)
+{
+    ExpertWork work = {0};
+    uint32_t sum = 0;
+    uint32_t squares = 0;
+    if (most_rows(rows, n) > COST_LOAD_ROWS) {
+        for (uint32_t i = 0; i < n; i++)
+            expert_work_add(&work, rows[i]);
+        return work;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        sum += rows[i];
+        squares += rows[i] * rows[i];
+    }
+    return (ExpertWork){.active = n, .rows = sum, .load = n, .squares = squares};
+}
+
+void expert_work_split(const uint32_t *rows, const uint8_t *hit, uint32_t n, const ExpertWork *all,
+                       ExpertWork *hits, ExpertWork *others)
+{
+    uint32_t active = 0;
+    uint32_t sum = 0;
+    uint32_t squares = 0;
+    *hits = *others = (ExpertWork){0};
+    if (most_rows(rows, n) > COST_LOAD_ROWS) {
+        for (uint32_t i = 0; i < n; i++)
+            expert_work_add(hit[i] ? hits : others, rows[i]);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t of = hit[i] ? rows[i] : 0;
+        active += hit[i];
+        sum += of;
+        squares += of * of;
+    }
+    *hits = (ExpertWork){.active = active, .rows = sum, .load = active, .squares = squares};
+    *others = (ExpertWork){.active = all->active - active,
+                           .rows = all->rows - sum,
+                           .load = all->load - active,
+                           .squares = all->squares - squares};
+}
+
+static CostPoint place_of(const ExpertWork *work)
+{
+    CostPoint point = {0};
+    point.at[AXIS_ACTIVE] = work->active;
+    point.at[AXIS_ROWS] = (double)work->rows / work->active;
+    point.at[AXIS_LOAD] = work->load / work->active;
+    return point;
+}
+
+/* Calls of ACTIVE experts with a row each. */
+static const KnownSingle *single_of(const OpCosts *costs, OpPrice *price, uint32_t active)
+{
+    CostUse ignored = {0};
+    CostPoint point = {0};
+    KnownSingle *known = &price->singles[active % KNOWN_SINGLES];
+    if (known->active == active)
+        return known;
+    point.at[AXIS_ACTIVE] = active;
+    point.at[AXIS_ROWS] = point.at[AXIS_LOAD] = 1;
+    *known = (KnownSingle){.active = active,
+                           .queued_ns = op_costs_at(costs, &price->queued, &point, &ignored),
+                           .gpu_ns = op_costs_at(costs, &price->gpu, &point, &ignored)};
+    return known;
+}
+
+/* A call that is given a list of experts. Where so many rows of so many experts were not measured,
+ * it is a call of all experts, which was measured at more places, and what a list adds to one of as
+ * many experts with a row each. */
+static double queued_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work)
+{
+    CostUse use = {0};
+    const CostPoint point = place_of(work);
+    double ns = op_costs_at(costs, &price->queued, &point, &use);
+    if (use.n[COST_EXTRAPOLATED] == 0 || price->queued.table == price->gpu.table) {
+        cost_use_add(&costs->use[OP_EXPERTS], &use);
+        return ns;
+    }
+    ns = op_costs_at(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
+    const KnownSingle *single = single_of(costs, price, work->active);
+    return ns + single->queued_ns - single->gpu_ns;
+}
+
+/* Beyond what was measured to be so uneven, as much more at the most. */
+static const double MOST_UNEVEN = 1.5;
+
+/* What it adds that rows are shared unevenly. */
+static double uneven_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point,
+                        const ExpertWork *work)
+{
+    CostUse ignored = {0};
+    double unevenness = cost_unevenness(work->active, work->rows, work->squares);
+    if (price->uneven.table == COSTS_NONE || unevenness <= 0)
+        return 0;
+    double measured = op_costs_at(costs, &price->unevenness, point, &ignored);
+    double share = measured > 0 ? unevenness / measured : 0;
+    double ns = op_costs_at(costs, &price->uneven, point, &ignored);
+    return ns * (share < MOST_UNEVEN ? share : MOST_UNEVEN);
+}
+
+/* WORK, as if its rows were shared evenly. */
+static ExpertWork even_work(const ExpertWork *work)
+{
+    ExpertWork even = *work;
+    double mean = (double)work->rows / work->active;
+    even.load = work->active * (mean > COST_LOAD_ROWS ? mean / COST_LOAD_ROWS : 1);
+    return even;
+}
+
+static double call_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
+{
+    const CostPoint point = place_of(work);
+    return queued ? queued_ns(costs, price, work)
+                  : op_costs_at(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
+}
+
+/* Two sorts of unevenness were measured, one expert that has much more than the others and rows
+ * that fall from expert to expert: whichever takes longer. */
+static double experts_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
+{
+    const CostPoint point = place_of(work);
+    double ns = call_ns(costs, price, work, queued);
+    double added_ns = uneven_ns(costs, price, &point, work);
+    if (added_ns <= 0)
+        return ns;
+    const ExpertWork even = even_work(work);
+    if (memcmp(&even, work, sizeof even) == 0)
+        return ns + added_ns;
+    double falling_ns = call_ns(costs, price, &even, queued) + added_ns;
+    return falling_ns > ns ? falling_ns : ns;
+}
+
+uint64_t op_costs_new_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
+{
+    OpPrice *price = &costs->prices[number];
+    KnownWork *known = op_costs_known(price, work, queued);
+    if (work->active == 0)
+        return 0;
+    costs->works_priced++;
+    known->work = *work;
+    known->ns = op_costs_whole(experts_ns(costs, price, work, queued));
+    return known->ns;
+}
+
+double op_costs_host_expert(OpCosts *costs, uint32_t number, uint32_t active, uint32_t rows,
+                            double cold)
+{
+    const OpPrice *price = &costs->prices[number];
+    CostUse *use = &costs->use[OP_EXPERTS];
+    CostPoint point = {0};
+    point.at[AXIS_ACTIVE] = active;
+    point.at[AXIS_ROWS] = rows;
+    point.at[AXIS_LOAD] = cost_load_of(rows);
+    double ns = op_costs_at(costs, &price->host, &point, use);
+    if (cold >= 1 || price->warm.table == COSTS_NONE)
+        return ns;
+    double warm_ns = op_costs_at(costs, &price->warm, &point, use);
+    return warm_ns < ns ? warm_ns + cold * (ns - warm_ns) : ns;
+}

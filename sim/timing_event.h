@@ -1,0 +1,37 @@
+/* One event of a step that waits, on its way: what sim/timing_experts.c and sim/timing_hits.c
+ * share. */
+#ifndef SIM_TIMING_EVENT_H
+#define SIM_TIMING_EVENT_H
+
+#include "sim/timing_parts.h"
+
+typedef struct {
+    Timing *timing;
+    const TimingEvent *event;
+    uint32_t price;
+    Pending hits;
+    Pending loaded;
+    ExpertWork host;    /* experts that the host computes */
+    uint64_t host_ns;   /* what they take it alone, */
+    uint64_t host_from; /* ... and about when it computes them */
+    uint64_t host_until;
+    size_t first_host;               /* their records, which come first */
+    bool queued;                     /* operations of this event are */
+    uint32_t calls;                  /* that were queued */
+    uint32_t gathered;               /* loads that are copied together */
+    size_t first_gathered;           /* their records are from here on */
+    const LayerTime *gathered_layer; /* whose they are */
+    PrefetchTime *ahead;             /* those that are prefetches, as all are; NULL: none is */
+} Event;
+
+/* The event is decided: the host has the counts of ALL, and knows what it will do. *HITS_END_NS is
+ * when it would end, had every lookup hit. */
+void event_decide(Event *event, const ExpertWork *all, uint64_t *hits_end_ns);
+/* Begins one load; RECORD receives its time. Fails with ERR_MEMORY. */
+Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *record);
+/* Queues what is pending. Fails with ERR_MEMORY. */
+Status event_run_pending(Event *event);
+/* Counts how much later it ended. */
+void event_note_exposed(Timing *timing, uint64_t hits_end_ns);
+
+#endif

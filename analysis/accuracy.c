@@ -91,15 +91,6 @@ Status accuracy_predict(Accuracy *accuracy, Phase phase, uint32_t tokens, uint64
     return push(&accuracy->steps.predicted, (double)ns);
 }
 
-void accuracy_forget_predictions(Accuracy *accuracy)
-{
-    Numbers *const predicted[] = {
-        &accuracy->phase, &accuracy->tokens,          &accuracy->row,
-        &accuracy->width, &accuracy->steps.predicted, &accuracy->cells.predicted};
-    for (size_t i = 0; i < sizeof predicted / sizeof predicted[0]; i++)
-        predicted[i]->n = 0;
-}
-
 Status accuracy_measure(Accuracy *accuracy, uint32_t run, uint64_t ns)
 {
     return push(&accuracy->steps.measured[run], (double)ns);

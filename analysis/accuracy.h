@@ -63,8 +63,6 @@ void accuracy_free(Accuracy *accuracy);
 
 /* Steps come in order, predictions before measurements. */
 Status accuracy_predict(Accuracy *accuracy, Phase phase, uint32_t tokens, uint64_t ns);
-/* Predictions of the same steps come anew; what was measured stays. */
-void accuracy_forget_predictions(Accuracy *accuracy);
 Status accuracy_measure(Accuracy *accuracy, uint32_t run, uint64_t ns);
 /* ... and the operations and loads of stamped ones. Fails with ERR_MISMATCH when a measured step
  * does not have the predicted operations. */

@@ -32,22 +32,17 @@ typedef struct {
 } ValidateArguments;
 
 /* How fast the host's cores were beside the runs: the memory and the cores of a virtual machine are
- * shared with others, and what is left of them changes by a third from minute to minute. */
+ * shared with others, and what is left of them changes by a third from minute to minute. This is
+ * told beside the errors; predictions are the profile's, whatever it is. */
 typedef struct {
     uint64_t known_ns; /* what the profile has of executor_time_host(); 0: nothing is to be asked */
     uint64_t *ns;      /* [n] what it said before and after each run */
     uint32_t n;
     double slow; /* the median as a multiple of KNOWN_NS; 0: not known */
-    double used; /* what predictions have of it: 1 where it is as near to 1 as it varies anyway */
-    uint64_t unchanged_ns; /* all steps as they were predicted without that */
 } HostSpeed;
-
-/* A recorded run, which is played in the simulator. */
-typedef struct RecordedRun RecordedRun;
 
 /* Predicted and measured times and memory of one plan. */
 typedef struct {
-    RecordedRun *recorded; /* until it is predicted */
     HostSpeed host;
     Accuracy *accuracy; /* until the report is made */
     AccuracyReport report;
@@ -136,8 +131,7 @@ Status validation_open_speed(Validation *validation, size_t i, uint32_t runs);
 Status validation_note_speed(Validation *validation, size_t i);
 /* After the last one. */
 void validation_settle_speed(HostSpeed *speed);
-/* Predicts the times of the run that was recorded, which was under plan I; where it is to be known
- * first how fast the host's cores are, once more after the runs that are measured. */
+/* Predicts the times of the run that was recorded, which was under plan I. */
 Status validation_predict(Validation *validation, size_t i);
 /* Measures them, of all plans: in every round each plan has its turn, so that what changes as time
  * passes is noise of each of them, and no difference between them. */

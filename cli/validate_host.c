@@ -1,5 +1,4 @@
 /* How fast the host's cores are while plans are measured whose experts they compute. */
-#include <math.h>
 #include <stdlib.h>
 
 #include "cli/validate.h"
@@ -41,9 +40,6 @@ Status validation_note_speed(Validation *validation, size_t i)
     return OK;
 }
 
-/* Beside experts that take as long as in the profile, what the probe says is off by so much. */
-static const double PROBE_VARIES = 0.1;
-
 static int compare_ns(const void *left, const void *right)
 {
     uint64_t a = *(const uint64_t *)left;
@@ -58,5 +54,4 @@ void validation_settle_speed(HostSpeed *speed)
     qsort(speed->ns, speed->n, sizeof *speed->ns, compare_ns);
     double median = (double)(speed->ns[(speed->n - 1) / 2] + speed->ns[speed->n / 2]) / 2;
     speed->slow = median / (double)speed->known_ns;
-    speed->used = fabs(speed->slow - 1) > PROBE_VARIES ? speed->slow : 1;
 }

@@ -133,11 +133,10 @@ static Status rank(const Validation *validation, Ranking *ranking)
 
 static void print_speed(const HostSpeed *speed)
 {
-    if (speed->used == 0 || speed->used == 1)
-        return;
-    printf("Beside these runs the host's cores took %.2f times as long for experts as in the "
-           "profile, and so they do in what is predicted;\nelse that would be %.3f ms in all.\n",
-           speed->used, (double)speed->unchanged_ns / 1e6);
+    if (speed->slow > 0)
+        printf("Beside these runs the host's cores took %.2f times as long for experts as in the "
+               "profile, which predictions are made from alone.\n",
+               speed->slow);
 }
 
 Status validation_print_time(const Validation *validation)
@@ -165,7 +164,7 @@ Status validation_print_time(const Validation *validation)
 }
 
 /* Beside experts that the host computes: how much longer its cores took than in the profile, which
- * the predictions have, and all steps as predicted without. */
+ * no prediction has. */
 static Status add_speed(cJSON *json, const HostSpeed *speed)
 {
     cJSON *object;
@@ -174,9 +173,7 @@ static Status add_speed(cJSON *json, const HostSpeed *speed)
     TRY(json_add_object(json, "host", &object));
     TRY(json_add_u64(object, "profile_ns", speed->known_ns));
     TRY(json_add_f64(object, "slow", speed->slow));
-    TRY(json_add_f64(object, "used", speed->used));
-    TRY(json_add_u64(object, "samples", speed->n));
-    return json_add_u64(object, "predicted_as_in_profile_ns", speed->unchanged_ns);
+    return json_add_u64(object, "samples", speed->n);
 }
 
 static Status add_memory(cJSON *json, const ValidatedTime *time)

@@ -94,45 +94,40 @@ static Status take_predicted(void *argument, const StepFeatures *features, const
     return simulated_step_draw(sink->validation->timeline, features, step);
 }
 
-struct RecordedRun {
+/* A recorded run that is played. */
+typedef struct {
     PackedTrace trace;
     TraceFeatures features;
     TraceSignals *signals;
     ReplayFuture future;
-};
+} Recorded;
 
-static void free_recorded(RecordedRun *recorded)
+static void free_recorded(Recorded *recorded)
 {
-    if (recorded == NULL)
-        return;
     replay_future_free(&recorded->future);
     trace_signals_free(recorded->signals);
     trace_features_free(&recorded->features);
     packed_trace_free(&recorded->trace);
-    mem_free(recorded);
 }
 
-static Status load_recorded(const char *path, const Plan *plan, RecordedRun **out)
+static Status load_recorded(const char *path, const Plan *plan, Recorded *recorded)
 {
     SignalNeeds needs = plan_needs_signals(plan);
     Batching batching = plan_batching(plan);
-    RecordedRun *recorded;
-    TRY(mem_new(&recorded, 1, sizeof *recorded, "a recorded run"));
-    Status status =
-        trace_features_load(&path, 1, &batching, NULL, &recorded->trace, &recorded->features);
-    if (status == OK && signals_needed(&needs))
+    *recorded = (Recorded){0};
+    TRY(trace_features_load(&path, 1, &batching, NULL, &recorded->trace, &recorded->features));
+    Status status = OK;
+    if (signals_needed(&needs))
         status = trace_signals_load(&path, 1, &batching, &needs, 1, &recorded->signals);
     recorded->future.signals = recorded->signals;
     if (status == OK)
         status = replay_prepare(&recorded->trace, plan, &recorded->future);
-    if (status == OK)
-        *out = recorded;
-    else
+    if (status != OK)
         free_recorded(recorded);
     return status;
 }
 
-static Status play(const RecordedRun *recorded, const Plan *plan, Sink *sink, ValidatedTime *time)
+static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, ValidatedTime *time)
 {
     Validation *validation = sink->validation;
     const TimingOptions options = {.hardware = &validation->hardware,
@@ -144,7 +139,6 @@ static Status play(const RecordedRun *recorded, const Plan *plan, Sink *sink, Va
                                    .forced = validation->forced,
                                    .stamped = sink->stamped,
                                    .warm = !plan->buffer.on && !sink->cold,
-                                   .slow = time != NULL ? time->host.used : 0,
                                    .records = sink->stamped};
     Timing *timing;
     ReplayResult result;
@@ -162,38 +156,23 @@ static Status play(const RecordedRun *recorded, const Plan *plan, Sink *sink, Va
     return status;
 }
 
-/* Plan I, from its recorded run, which is gone after the LAST time. */
-static Status predict(Validation *validation, size_t i, bool last)
+static Status predict(Validation *validation, const Plan *plan, Accuracy *accuracy, bool drawn,
+                      ValidatedTime *time)
 {
-    ValidatedTime *time = &validation->results[i].time;
-    const Plan *plan = &validation->plans[i];
-    Sink sink = {.validation = validation, .accuracy = time->accuracy};
-    TRY(play(time->recorded, plan, &sink, time));
+    Recorded recorded;
+    Sink sink = {.validation = validation, .accuracy = accuracy};
+    TRY(load_recorded(validation->recording, plan, &recorded));
+    Status status = play(&recorded, plan, &sink, time);
     sink.stamped = true;
-    sink.drawn = last && i == 0 && validation->timeline != NULL;
-    TRY(play(time->recorded, plan, &sink, time));
-    if (last) {
-        free_recorded(time->recorded);
-        time->recorded = NULL;
-    }
-    return OK;
-}
-
-/* ... anew, as the host's cores were while it was measured. */
-static Status predict_again(Validation *validation, size_t i)
-{
-    ValidatedTime *time = &validation->results[i].time;
-    validation_settle_speed(&time->host);
-    if (time->recorded == NULL)
-        return OK;
-    time->host.unchanged_ns = time->predicted.total.ns;
-    accuracy_forget_predictions(time->accuracy);
-    return predict(validation, i, true);
+    sink.drawn = drawn;
+    if (status == OK)
+        status = play(&recorded, plan, &sink, time);
+    free_recorded(&recorded);
+    return status;
 }
 
 void validation_free_time(ValidatedTime *time)
 {
-    free_recorded(time->recorded);
     mem_free(time->host.ns);
     accuracy_free(time->accuracy);
     accuracy_report_free(&time->report);
@@ -217,11 +196,11 @@ static Status take_recorded(const char *path, Accuracy *accuracy)
 
 Status validation_compare_steps(Validation *validation, const Plan *as_run, Accuracy *accuracy)
 {
-    RecordedRun *recorded;
+    Recorded recorded;
     Sink sink = {.validation = validation, .accuracy = accuracy, .cold = true};
     TRY(load_recorded(validation->recording, as_run, &recorded));
-    Status status = play(recorded, as_run, &sink, NULL);
-    free_recorded(recorded);
+    Status status = play(&recorded, as_run, &sink, NULL);
+    free_recorded(&recorded);
     return status == OK ? take_recorded(validation->recording, accuracy) : status;
 }
 
@@ -331,10 +310,10 @@ static Status measure_memory(const Validation *validation, const Plan *plan, uin
 Status validation_predict(Validation *validation, size_t i)
 {
     ValidatedTime *time = &validation->results[i].time;
+    bool drawn = i == 0 && validation->timeline != NULL;
     TRY(accuracy_new(validation->arguments->runs, &time->accuracy));
     TRY(validation_open_speed(validation, i, 4 * validation->arguments->runs));
-    TRY(load_recorded(validation->recording, &validation->plans[i], &time->recorded));
-    return predict(validation, i, time->host.known_ns == 0);
+    return predict(validation, &validation->plans[i], time->accuracy, drawn, time);
 }
 
 static Status close_timeline(Validation *validation)
@@ -354,7 +333,7 @@ Status validation_measure(Validation *validation)
                                                    validation->results[i].name));
     for (size_t i = 0; i < validation->n_plans; i++) {
         ValidatedTime *time = &validation->results[i].time;
-        TRY(predict_again(validation, i));
+        validation_settle_speed(&time->host);
         TRY(measure_memory(validation, &validation->plans[i], &time->device_bytes));
         TRY(accuracy_report(time->accuracy, &time->report));
     }

@@ -22,7 +22,8 @@
  *   host/experts       of experts that the host's cores compute together, with weights from
  *                      memory, by "rows" of each and how many are "active"
  *   host/warm          the same where the caches hold the weights
- *   host/probe         what executor_time_host() said then: how fast memory and cores were
+ *   host/probe         what executor_time_host() said then: how fast memory and cores were;
+ *                      nothing is predicted from it
  *   host/beside        a factor: they take so many times as long beside loads; copy/beside: and
  * loads beside them host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of
  * experts that were read since an expert was, its own included; without that table, 0 host/offer

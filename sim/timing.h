@@ -37,8 +37,6 @@ typedef struct {
     bool stamped; /* every operation is stamped, which costs time */
     bool warm;    /* graphs of all steps without a buffer have been made before */
     bool records; /* steps tell their operations and loads */
-    double slow;  /* the host's cores take so many times as long for experts as the profile says;
-                     0: as long */
     bool bare;    /* steps take nothing besides their operations (step/rest) */
 } TimingOptions;
 

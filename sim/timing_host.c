@@ -39,5 +39,5 @@ uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *acti
                                    timing->rows_of[actions[i].expert], cold) /
               active;
     }
-    return (uint64_t)(timing->options.slow > 0 ? ns * timing->options.slow : ns);
+    return (uint64_t)ns;
 }

@@ -204,31 +204,6 @@ static void tau_counts_pairs_and_regret_looks_at_the_pick(void **unused)
     assert_near(accuracy_regret(down, up, 4), 3);
 }
 
-static void predictions_that_come_anew_are_those_that_count(void **unused)
-{
-    (void)unused;
-    uint64_t random = 11;
-    Accuracy *accuracy;
-    AccuracyReport report;
-    const Times measured = random_times(&random, NULL, 0);
-    const Times first = random_times(&random, &measured, 2);
-    const Times second = random_times(&random, &measured, 1.25);
-    assert_ok(accuracy_new(1, &accuracy));
-    predict(accuracy, &first);
-    predict(accuracy, &first);
-    measure(accuracy, 0, &measured);
-    measure(accuracy, 0, &measured);
-    accuracy_forget_predictions(accuracy);
-    predict(accuracy, &second);
-    predict(accuracy, &second);
-    assert_ok(accuracy_report(accuracy, &report));
-    assert_int_equal(report.all.steps, 2);
-    assert_near(report.all.predicted_ns, 2 * (double)second.step_ns);
-    assert_near(report.all.measured_ns, 2 * (double)measured.step_ns);
-    accuracy_report_free(&report);
-    accuracy_free(accuracy);
-}
-
 static void memory_that_ends_is_told(void **unused)
 {
     (void)unused;
@@ -261,7 +236,6 @@ int main(void)
         cmocka_unit_test(the_operation_that_is_off_is_blamed),
         cmocka_unit_test(steps_that_were_not_predicted_are_refused),
         cmocka_unit_test(tau_counts_pairs_and_regret_looks_at_the_pick),
-        cmocka_unit_test(predictions_that_come_anew_are_those_that_count),
         cmocka_unit_test(memory_that_ends_is_told),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -81,7 +81,7 @@ static uint64_t one_ns(Timing *timing, uint16_t expert)
     return step_ns(timing, &expert, (const uint32_t[]){1}, 1);
 }
 
-static Timing *open_slow(const Hardware *hardware, double slow, Plan *plan)
+static Timing *open_timing(const Hardware *hardware, Plan *plan)
 {
     static const TraceLayer LAYER = {.experts = EXPERTS, .top_k = 1, .expert_bytes = SLOT_BYTES};
     Timing *timing;
@@ -90,19 +90,10 @@ static Timing *open_slow(const Hardware *hardware, double slow, Plan *plan)
     plan->buffer.slots = 1;
     snprintf(plan->buffer.evict, sizeof plan->buffer.evict, "lru");
     plan->compute.mode = COMPUTE_ON_HOST;
-    const TimingOptions options = {.hardware = hardware,
-                                   .model = "model",
-                                   .plan = plan,
-                                   .layers = &LAYER,
-                                   .n_layers = 1,
-                                   .slow = slow};
+    const TimingOptions options = {
+        .hardware = hardware, .model = "model", .plan = plan, .layers = &LAYER, .n_layers = 1};
     assert_ok(timing_new(&options, &timing));
     return timing;
-}
-
-static Timing *open_timing(const Hardware *hardware, Plan *plan)
-{
-    return open_slow(hardware, 0, plan);
 }
 
 static void what_the_caches_hold_is_warm_until_so_much_else_was_read(void **unused)
@@ -136,19 +127,6 @@ static void each_expert_takes_its_share_of_as_many_of_its_rows(void **unused)
                      COLD_NS * (2 * 1 + 2 * 3) / 2);
     assert_int_equal(step_ns(timing, (const uint16_t[]){1, 4}, (const uint32_t[]){2, 2}, 2),
                      (WARM_NS * 2 * 2 + COLD_NS * 2 * 2) / 2);
-    timing_free(timing);
-    hardware_free(&hardware);
-}
-
-static void slow_cores_take_longer_for_experts_from_memory_and_caches(void **unused)
-{
-    (void)unused;
-    Hardware hardware;
-    Plan plan;
-    make_machine(&hardware);
-    Timing *timing = open_slow(&hardware, 1.5, &plan);
-    assert_int_equal(one_ns(timing, 0), COLD_NS * 3 / 2);
-    assert_int_equal(one_ns(timing, 0), WARM_NS * 3 / 2);
     timing_free(timing);
     hardware_free(&hardware);
 }
@@ -244,7 +222,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_the_caches_hold_is_warm_until_so_much_else_was_read),
         cmocka_unit_test(each_expert_takes_its_share_of_as_many_of_its_rows),
-        cmocka_unit_test(slow_cores_take_longer_for_experts_from_memory_and_caches),
         cmocka_unit_test(an_event_takes_what_crosses_the_link_besides),
         cmocka_unit_test(host_and_loads_take_longer_beside_each_other),
         cmocka_unit_test(of_many_rows_the_last_are_fetched_at_the_end),

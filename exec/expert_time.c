@@ -92,8 +92,8 @@ Status expert_slots_time_host(ExpertSlots *slots, uint64_t *ns)
 }
 
 /* N experts beside loads of as many and two more, which go to one slot and end after them: what
- * the experts took, and the mean of the loads that were over before. Without experts N is only that
- * of loads, all of which count. */
+ * the experts took, and the mean of the loads that were over before, or the first where none was.
+ * Without experts N is only that of loads, all of which count. */
 static Status time_beside(ExpertSlots *slots, uint32_t n, bool host, uint64_t *host_ns,
                           uint64_t *load_ns)
 {
@@ -115,12 +115,12 @@ static Status time_beside(ExpertSlots *slots, uint32_t n, bool host, uint64_t *h
         uint64_t ns;
         TRY(slots->backend->load_time(slots->device, ticket, &start_ns, &ns));
         first_ns = ticket == 0 ? start_ns : first_ns;
-        if (host && start_ns + ns > first_ns + *host_ns)
+        if (host && counted > 0 && start_ns + ns > first_ns + *host_ns)
             break;
         sum_ns += ns;
         counted++;
     }
-    *load_ns = counted > 0 ? sum_ns / counted : 0;
+    *load_ns = sum_ns / counted;
     return OK;
 }
 

@@ -310,6 +310,9 @@ Status calibrate_copies(Calibration *c);
  * mean share of the assignments, 1 to RANKS, and receives BYTES from all others; in whole 16. */
 uint64_t calibrate_bytes_between(uint32_t ranks, uint32_t from, uint32_t to, double skew,
                                  uint64_t bytes);
+/* At least what a rank then sends or receives, there or back: parts are rounded to the nearest. A
+ * multiple of 256. */
+size_t calibrate_bytes_room(uint32_t ranks, uint64_t bytes);
 /* One kind of step comes now; true: it is only counted. */
 bool calibration_only_counts(Calibration *c);
 

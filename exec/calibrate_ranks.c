@@ -21,6 +21,7 @@ enum {
     ROUNDS = 9,             /* that count */
     QUICK_ROUNDS = 3,
     ALIGNMENT = 16,
+    BUFFER_ALIGNMENT = 256,
     FIRST_DELAYS = 4, /* copies that keep the GPU busy while the host queues, ... */
     MOST_DELAYS = 1024,
     DELAY_BYTES = 16 << 20, /* ... of so many bytes */
@@ -77,6 +78,12 @@ uint64_t calibrate_bytes_between(uint32_t ranks, uint32_t from, uint32_t to, dou
     if (from == to)
         return 0;
     return (uint64_t)((to == 0 ? most : other) / ALIGNMENT + 0.5) * ALIGNMENT;
+}
+
+size_t calibrate_bytes_room(uint32_t ranks, uint64_t bytes)
+{
+    uint64_t room = bytes + (uint64_t)(ranks - 1) * ALIGNMENT / 2;
+    return (room + BUFFER_ALIGNMENT - 1) / BUFFER_ALIGNMENT * BUFFER_ALIGNMENT;
 }
 
 static void plan_exchange(RankRig *rig, double skew, uint64_t bytes)
@@ -217,7 +224,7 @@ static void list_skews(uint32_t ranks, bool quick, double *skews)
 
 static Status measure_places(RankRig *rig)
 {
-    enum { MOST_SKEWS = 32 };
+    enum { MOST_SKEWS = 2 * 32 + 4 }; /* ranks are counted in 32 bits */
     double skews[MOST_SKEWS];
     const CalibrateOptions *options = rig->options;
     uint64_t factor = options->quick ? 8 : 2;
@@ -330,13 +337,14 @@ static Status measure_beside(RankRig *rig)
 
 static Status measure(RankRig *rig)
 {
-    RanksOptions options = {.bytes = 2 * rig->most_bytes,
+    size_t room = calibrate_bytes_room(rig->processes->count, rig->most_bytes);
+    RanksOptions options = {.bytes = 2 * room,
                             .side = rig->options->quick ? QUICK_SIDE : SIDE,
                             .most_rows = MANY_ROWS,
                             .limit_ns = LIMIT_NS};
     TRY(ranks_open(rig->processes, &options, &rig->ranks));
     rig->send = ranks_memory(rig->ranks);
-    rig->receive = rig->send + rig->most_bytes;
+    rig->receive = rig->send + room;
     Status status = measure_places(rig);
     if (status == OK)
         status = note_issue(rig);

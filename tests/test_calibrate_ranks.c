@@ -41,7 +41,7 @@ static void the_first_rank_receives_the_bytes_and_has_the_skew(void **unused)
                 for (uint32_t rank = 0; rank < ranks; rank++)
                     for (int sends = 0; sends < 2; sends++)
                         assert_true(port_bytes(ranks, rank, skew, bytes, sends) <=
-                                    (double)bytes + 2 * rounding);
+                                    (double)calibrate_bytes_room(ranks, bytes));
             }
 }
 

@@ -48,7 +48,7 @@ const char *ranks_version(const Ranks *ranks);
 /* The machine's first GPU, computing in COMPUTE ("bf16"), as executor_device() describes it. */
 Status ranks_describe(const char *compute, char *text, size_t bytes);
 
-/* Copies that are done on return. */
+/* Copies that are done on return; what is queued happens before. */
 Status ranks_upload(Ranks *ranks, void *to, const void *from, size_t bytes);
 Status ranks_download(Ranks *ranks, void *to, const void *from, size_t bytes);
 

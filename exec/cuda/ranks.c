@@ -360,6 +360,9 @@ void ranks_close(Ranks *ranks)
 {
     if (ranks == NULL)
         return;
+    /* Where an exchange is still queued another rank may never come to it. */
+    if (ranks->communicator != NULL && cudaStreamQuery(ranks->stream) != cudaSuccess)
+        give_up(ranks);
     if (ranks->communicator != NULL)
         ranks->nccl.destroy(ranks->communicator);
     rank_work_close(&ranks->work);
@@ -389,6 +392,7 @@ Status ranks_describe(const char *compute, char *text, size_t bytes)
 
 Status ranks_upload(Ranks *ranks, void *to, const void *from, size_t bytes)
 {
+    TRY(ranks_wait(ranks));
     CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, ranks->stream));
     CUDA_TRY(cudaStreamSynchronize(ranks->stream));
     return OK;

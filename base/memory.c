@@ -76,8 +76,7 @@ static BlockHeader *map_block(size_t rounded)
     return header;
 }
 
-/* Aligned by hand: JSON has many small blocks, of which malloc() keeps lists and aligned_alloc()
- * has none. */
+/* Aligned by hand: of small blocks malloc() keeps lists and aligned_alloc() has none. */
 static BlockHeader *heap_block(size_t rounded, bool zero)
 {
     char *heap = malloc(rounded + ALIGNMENT);

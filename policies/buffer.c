@@ -1,6 +1,6 @@
-#include <assert.h>
 #include "policies/buffer_parts.h"
 
+#include <assert.h>
 #include <string.h>
 
 #include "policies/predictor.h"

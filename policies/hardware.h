@@ -25,10 +25,12 @@
  *   host/probe         what executor_time_host() said then: how fast memory and cores were;
  *                      nothing is predicted from it
  *   host/beside        a factor: they take so many times as long beside loads; copy/beside: and
- * loads beside them host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of
- * experts that were read since an expert was, its own included; without that table, 0 host/offer
- * from the end of the router to the host's going on, beyond wake, where the host may compute, by
- * "tokens" host/fetch         from the host's having computed to the end of the event, by "rows";
+ *                      loads beside them
+ *   host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of experts that
+ *                      were read since an expert was, its own included; without that table, 0
+ *   host/offer         from the end of the router to the host's going on, beyond wake, where the
+ *                      host may compute, by "tokens"
+ *   host/fetch         from the host's having computed to the end of the event, by "rows";
  *                      issue/fetch: what queueing that takes the host
  *   issue/OP           host time to queue OP where no graph is replayed
  *   cold/OP            ... longer as the first of its sort in a step, by "tokens" and the "bytes"

@@ -68,6 +68,11 @@ size_t forward_ahead_at(const Step *step, uint32_t distance);
 /* What the plan's decisions ask for of the event of step->moe_layer, whose routing the host has.
  * Valid until the next call. */
 void forward_signals(const Step *step, EventSignals *event);
+/* After a step: the times of its operations by their stamps, and of the host. WALL_OFFSET_NS is
+ * what clock_wall_ns() is ahead of clock_ns(), which they were taken in; OUTPUT points into the
+ * step's FORWARD. */
+Status forward_read_stamps(const Step *step, uint64_t wall_offset_ns, StepOutput *output);
+void forward_read_notes(const Step *step, uint64_t wall_offset_ns, StepOutput *output);
 /* Lay out what predictions need, for steps of at most ROUTED entries. */
 void forward_lay_out_ahead(Forward *forward, size_t routed, Arena *arena);
 void forward_lay_out_ahead_pinned(Forward *forward, size_t routed, Arena *arena);

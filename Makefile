@@ -47,6 +47,7 @@ SOURCES  := $(filter-out base/processes_mpi.c sim/sweep_mpi.c,$(SOURCES))
 LINK     := $(CC)
 endif
 ifneq ($(NVCC),)
+$(if $(shell command -v $(firstword $(NVCC))),,$(error NVCC=$(NVCC) is no program that can be run))
 SOURCES  := $(filter-out cli/bench_gpu_absent.c,$(SOURCES)) $(wildcard exec/cuda/*.c)
 CPPFLAGS += -DHAVE_CUDA -isystem $(CUDA_HOME)/include
 LDLIBS   += -L$(CUDA_HOME)/lib64 -lcudart_static -lstdc++ -ldl -lrt
@@ -67,6 +68,7 @@ OBJECTS  := $(addprefix $(BUILD)/,$(addsuffix .o,$(basename $(SOURCES))))
 TESTS    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 SUPPORT  := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/test_% tests/fuzz_%,$(wildcard tests/*.c)))
 GPU_TESTS := $(if $(NVCC),$(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/gpu/test_*.c)))
+GPU_TESTS := $(filter-out $(if $(WITH_NCCL),,%/test_ranks),$(GPU_TESTS))
 GPU_SUPPORT := $(patsubst tests/%.c,$(BUILD)/tests/%.o,$(filter-out tests/gpu/test_%,$(wildcard tests/gpu/*.c)))
 FUZZERS  := $(patsubst tests/%.c,build/fuzz/tests/%,$(wildcard tests/fuzz_*.c))
 PROGRAM  := $(BUILD)/moebius

@@ -24,8 +24,9 @@ def launched(name, slurm):
 class Rig:
     def __init__(self, rank, ranks):
         self.rank, self.ranks = rank, ranks
-        self.send = torch.zeros(MOST_BYTES, dtype=torch.uint8, device="cuda")
-        self.receive = torch.zeros(MOST_BYTES, dtype=torch.uint8, device="cuda")
+        room = MOST_BYTES + 16 * ranks  # parts are rounded
+        self.send = torch.zeros(room, dtype=torch.uint8, device="cuda")
+        self.receive = torch.zeros(room, dtype=torch.uint8, device="cuda")
         self.delays = 4
 
     def splits(self, bytes_):

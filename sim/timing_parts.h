@@ -343,7 +343,8 @@ bool link_is_awaited(Timing *timing);
 Status link_end_step(Timing *timing);
 
 /* Finds what ranks need. Fails with ERR_UNSUPPORTED for a plan whose time on several ranks is not
- * known, with ERR_INPUT when the profile has no table for as many, or as placement_map(). */
+ * known, with ERR_INPUT when the trace does not say a layer's width or the profile has no table for
+ * as many, or as placement_map(). */
 Status timing_ranks_open(Timing *timing);
 void timing_ranks_close(Timing *timing);
 /* What the fullest rank has of STEP: all, of one. */

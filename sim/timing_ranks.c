@@ -40,6 +40,18 @@ static uint64_t row_bytes_of(const Timing *timing, const TraceLayer *layer)
     return (uint64_t)layer->d_model * (halves ? 2 : 4);
 }
 
+/* An imported trace may not say how much a token's activations are. */
+static Status check_widths(const TimingOptions *options)
+{
+    for (uint32_t i = 0; i < options->n_layers; i++)
+        if (options->layers[i].d_model == 0)
+            return fail(ERR_INPUT,
+                        "layer %u: the trace does not say its d_model, by which times of %u ranks "
+                        "are told",
+                        options->layers[i].layer, options->plan->placement.ranks);
+    return OK;
+}
+
 static Status find_exchange(Timing *timing)
 {
     char shape[160];
@@ -61,6 +73,7 @@ Status timing_ranks_open(Timing *timing)
     if (ranks->count == 1)
         return OK;
     TRY(check_plan(options->plan));
+    TRY(check_widths(options));
     TRY(find_exchange(timing));
     TRY(mem_new(&ranks->work, ranks->count, sizeof *ranks->work, "simulated ranks"));
     return placement_map(options->plan, options->layers, options->n_layers, &ranks->map);

@@ -78,11 +78,9 @@ static void make_layers(TraceLayer layers[MOST_EVENTS])
             .layer = i, .experts = EXPERTS, .top_k = 1, .d_model = D_MODEL, .expert_bytes = 1000};
 }
 
-/* The first N layers of a model with only so many. */
-static Status open_timing(Hardware *hardware, const Plan *plan, Timing **timing)
+static Status open_timing_of(Hardware *hardware, const Plan *plan, const TraceLayer *layers,
+                             Timing **timing)
 {
-    static TraceLayer layers[MOST_EVENTS];
-    make_layers(layers);
     return timing_new(&(TimingOptions){.hardware = hardware,
                                        .model = "model",
                                        .plan = plan,
@@ -90,6 +88,13 @@ static Status open_timing(Hardware *hardware, const Plan *plan, Timing **timing)
                                        .n_layers = MOST_EVENTS,
                                        .bare = true},
                       timing);
+}
+
+static Status open_timing(Hardware *hardware, const Plan *plan, Timing **timing)
+{
+    static TraceLayer layers[MOST_EVENTS];
+    make_layers(layers);
+    return open_timing_of(hardware, plan, layers, timing);
 }
 
 static Plan plan_of(const char *text)
@@ -320,6 +325,26 @@ static void what_is_not_known_of_several_ranks_is_refused(void **unused)
                       ERR_UNSUPPORTED, "with dynamic gating");
 }
 
+static void several_ranks_need_the_width_of_every_layer(void **unused)
+{
+    (void)unused;
+    Timing *timing;
+    TraceLayer layers[MOST_EVENTS];
+    Hardware hardware = make_machine();
+    Plan several = plan_of("{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2}}");
+    Plan one = plan_of("{\"moebius_plan\": 1}");
+    make_layers(layers);
+    layers[1].d_model = 0;
+    assert_int_equal(open_timing_of(&hardware, &several, layers, &timing), ERR_INPUT);
+    assert_string_equal(error_message(), "layer 1: the trace does not say its d_model, by which "
+                                         "times of 2 ranks are told");
+    assert_ok(open_timing_of(&hardware, &one, layers, &timing));
+    timing_free(timing);
+    plan_free(&one);
+    plan_free(&several);
+    hardware_free(&hardware);
+}
+
 static void every_failed_allocation_is_reported_and_leaks_nothing(void **unused)
 {
     (void)unused;
@@ -418,6 +443,7 @@ int main(void)
         cmocka_unit_test(random_steps_take_what_a_plain_reference_says),
         cmocka_unit_test(memory_is_the_fullest_ranks),
         cmocka_unit_test(what_is_not_known_of_several_ranks_is_refused),
+        cmocka_unit_test(several_ranks_need_the_width_of_every_layer),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
         cmocka_unit_test(simulate_tells_the_time_of_several_ranks),
     };

@@ -342,34 +342,6 @@ static int64_t rest_of(Timing *timing)
            (int64_t)cold_ns(timing);
 }
 
-static uint64_t activations_of(Timing *timing, uint32_t tokens)
-{
-    CostUse ignored = {0};
-    CostPoint point = {0};
-    if (timing->activation_tokens == tokens)
-        return timing->activation_bytes;
-    point.at[AXIS_TOKENS] = tokens;
-    point.at[AXIS_SHARE] = (double)gating_capacity(timing->options.plan, tokens) / tokens;
-    timing->activation_tokens = tokens;
-    timing->activation_bytes =
-        op_costs_ns(&timing->costs, &timing->refs.activations, &point, &ignored);
-    return timing->activation_bytes;
-}
-
-static void count_memory(Timing *timing)
-{
-    const HardwareMemory *memory = &timing->costs.model->memory;
-    TimingMemory *in_use = &timing->out.in_use;
-    *in_use = (TimingMemory){
-        .weights = memory->weights_bytes,
-        .slots = timing->resident_bytes,
-        .caches = (uint64_t)(memory->position_bytes * (double)timing->step.positions),
-        .activations = activations_of(timing, timing->step.tokens)};
-    in_use->total = in_use->weights + in_use->slots + in_use->caches + in_use->activations;
-    if (in_use->total > timing->peak_in_use.total)
-        timing->peak_in_use = *in_use;
-}
-
 static void count_step(Timing *timing)
 {
     PhaseTime *phase = &timing->phases[timing->step.phase];
@@ -407,7 +379,7 @@ Status timing_end(Timing *timing, StepTime *step)
     timing->rest_ns += timing->host_ns > timing->gpu_ns ? timing->host_ns - timing->gpu_ns : 0;
     timing->out.ops = timing->ops;
     timing->out.residency = timing->residency;
-    count_memory(timing);
+    timing_count_memory(timing);
     count_step(timing);
     *step = timing->out;
     return OK;
@@ -481,23 +453,4 @@ TimingTotals timing_totals(const Timing *timing)
     spread_added(timing, totals.op_ns);
     memcpy(totals.op_use, timing->costs.use, sizeof totals.op_use);
     return totals;
-}
-
-TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features)
-{
-    const HardwareMemory *memory = &timing->costs.model->memory;
-    CostUse ignored = {0};
-    CostPoint point = {0};
-    const TraceFeatures room = timing_ranks_room(timing, features);
-    double requests = room.max_requests;
-    double length = room.max_length;
-    point.at[AXIS_TOKENS] = room.max_tokens;
-    TimingMemory out = {
-        .weights = memory->weights_bytes,
-        .slots = timing->slot_bytes,
-        .caches = (uint64_t)(memory->position_bytes * requests * length +
-                             memory->request_bytes * requests + memory->length_bytes * length),
-        .activations = op_costs_ns(&timing->costs, &timing->refs.activations, &point, &ignored)};
-    out.total = out.weights + out.slots + out.caches + out.activations;
-    return out;
 }

@@ -1,5 +1,5 @@
-/* One event of a step that waits, on its way: what sim/timing_experts.c and sim/timing_hits.c
- * share. */
+/* One event of a step that waits, on its way: what sim/timing_experts.c, sim/timing_hits.c and
+ * sim/timing_host.c share. */
 #ifndef SIM_TIMING_EVENT_H
 #define SIM_TIMING_EVENT_H
 
@@ -33,5 +33,14 @@ Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *r
 Status event_run_pending(Event *event);
 /* Counts how much later it ended. */
 void event_note_exposed(Timing *timing, uint64_t hits_end_ns);
+
+/* Where the host may have to compute, the tokens and which expert has which come to it before it
+ * goes on. */
+void event_offer_host(const Event *event);
+/* What the host computes, and about when: as soon as it has begun the loads. */
+void event_expect_host(Event *event, const BufferAction *actions, uint32_t n_actions);
+/* The host computes its experts when all else is queued; what they give is fetched by the device,
+ * and what is queued next waits for it. */
+void event_run_host(Event *event);
 
 #endif

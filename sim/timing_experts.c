@@ -80,18 +80,6 @@ static uint64_t beside_host(const Event *event, uint64_t start_ns, uint64_t ns)
     return end_ns > from_ns ? ns + (uint64_t)((slow - 1) * (double)(end_ns - from_ns)) : ns;
 }
 
-/* What experts take the host from START on that take it NS alone: loads read the same memory. */
-static uint64_t beside_loads(const Event *event, uint64_t start_ns, uint64_t ns)
-{
-    const Timing *timing = event->timing;
-    double slow = timing->costs.prices[event->price].host_slow;
-    if (slow <= 1 || timing->copy_ns <= start_ns)
-        return ns;
-    double beside_ns = (double)(timing->copy_ns - start_ns);
-    double all_ns = (double)ns * slow;
-    return (uint64_t)(all_ns <= beside_ns ? all_ns : (double)ns + beside_ns - beside_ns / slow);
-}
-
 /* A load from START on; beside computation the link may be slower. */
 static uint64_t copy_ns(const Event *event, const LayerTime *layer, uint64_t start_ns)
 {
@@ -376,62 +364,6 @@ static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t 
     return event_run_pending(event);
 }
 
-/* Where the host may have to compute, the tokens and which expert has which come to it before it
- * goes on. */
-static void offer_host(const Event *event)
-{
-    Timing *timing = event->timing;
-    CostPoint point = {0};
-    if (timing->options.plan->compute.mode == COMPUTE_ON_GPU || timing->one_thread)
-        return;
-    point.at[AXIS_TOKENS] = timing->step.tokens;
-    timing->gpu_ns += op_costs_ns(&timing->costs, &timing->costs.prices[event->price].offer, &point,
-                                  &timing->costs.other);
-}
-
-/* What the host computes, and about when: as soon as it has begun the loads. */
-static void expect_host(Event *event, const BufferAction *actions, uint32_t n_actions)
-{
-    Timing *timing = event->timing;
-    uint32_t n_loads = 0;
-    if (n_actions == 0 || actions[0].kind != RESIDENCY_HOST)
-        return;
-    for (uint32_t i = 0; i < n_actions; i++)
-        n_loads += actions[i].kind == RESIDENCY_LOAD || actions[i].kind == RESIDENCY_BYPASS;
-    event->host_ns = timing_host_ns(timing, event->price, actions, n_actions);
-    event->host_from = timing->host_ns + n_loads * timing->issue_load_ns;
-    event->host_until = event->host_from + (uint64_t)((double)event->host_ns *
-                                                      timing->costs.prices[event->price].host_slow);
-}
-
-/* The host computes its experts when all else is queued; what they give is fetched by the device,
- * and what is queued next waits for it. */
-static void run_host(Event *event)
-{
-    Timing *timing = event->timing;
-    if (event->host.active == 0)
-        return;
-    uint64_t start_ns = timing->host_ns;
-    timing->host_ns += beside_loads(event, start_ns, event->host_ns);
-    uint64_t computed_ns = timing->host_ns;
-    uint64_t fetched_ns = computed_ns;
-    if (!timing->one_thread) {
-        CostPoint point = {0};
-        const OpPrice *price = &timing->costs.prices[event->price];
-        point.at[AXIS_ROWS] =
-            event->host.rows < HOST_ROWS_AT_ONCE ? event->host.rows : HOST_ROWS_AT_ONCE;
-        fetched_ns += op_costs_ns(&timing->costs, &price->fetch, &point, &timing->costs.other);
-        timing->host_ns +=
-            op_costs_ns(&timing->costs, &price->issue_fetch, &point, &timing->costs.other);
-    }
-    timing->gpu_ns = later(timing->gpu_ns, fetched_ns);
-    for (uint32_t i = 0; timing->options.records && i < event->host.active; i++) {
-        ResidencyRecord *record = &timing->residency[event->first_host + i];
-        record->start_ns = start_ns;
-        record->duration_ns = computed_ns - start_ns;
-    }
-}
-
 /* When the event would end, had every lookup hit. */
 static uint64_t end_of_hits(const Event *event, const ExpertWork *all)
 {
@@ -476,7 +408,7 @@ void event_decide(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
 {
     Timing *timing = event->timing;
     event->first_host = timing->out.n_residency;
-    offer_host(event);
+    event_offer_host(event);
     if (!timing->one_thread)
         timing->host_ns = later(timing->host_ns, told_ns(timing)) + timing->wake_ns;
     timing->host_ns +=
@@ -501,9 +433,9 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
         expert_work_add(&all, timing->rows_of[asked->experts[i]]);
     }
     event_decide(&event, &all, &hits_end_ns);
-    expect_host(&event, actions, n_actions);
+    event_expect_host(&event, actions, n_actions);
     TRY(carry_out_all(&event, actions, n_actions));
-    run_host(&event);
+    event_run_host(&event);
     event_note_exposed(timing, hits_end_ns);
     return OK;
 }

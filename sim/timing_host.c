@@ -1,5 +1,5 @@
-/* Experts on the host's cores. */
-#include "sim/timing_parts.h"
+/* Experts of an event on the host's cores. */
+#include "sim/timing_event.h"
 
 static uint32_t count_host(const BufferAction *actions, uint32_t n)
 {
@@ -25,9 +25,10 @@ static double read_expert(Timing *timing, const BufferAction *action)
     return op_costs_at(&timing->costs, &timing->refs.reuse, &point, &timing->costs.other);
 }
 
-/* Each takes its share of the time of as many that have as many rows. */
-uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *actions,
-                        uint32_t n_actions)
+/* How long the host's cores compute the experts that ACTIONS leave to them, at least one: each
+ * takes its share of the time of as many that have as many rows. */
+static uint64_t experts_ns(Timing *timing, uint32_t price, const BufferAction *actions,
+                           uint32_t n_actions)
 {
     uint32_t active = count_host(actions, n_actions);
     double ns = 0;
@@ -40,4 +41,67 @@ uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *acti
               active;
     }
     return (uint64_t)ns;
+}
+
+/* What experts take the host from START on that take it NS alone: loads read the same memory. */
+static uint64_t beside_loads(const Event *event, uint64_t start_ns, uint64_t ns)
+{
+    const Timing *timing = event->timing;
+    double slow = timing->costs.prices[event->price].host_slow;
+    if (slow <= 1 || timing->copy_ns <= start_ns)
+        return ns;
+    double beside_ns = (double)(timing->copy_ns - start_ns);
+    double all_ns = (double)ns * slow;
+    return (uint64_t)(all_ns <= beside_ns ? all_ns : (double)ns + beside_ns - beside_ns / slow);
+}
+
+void event_offer_host(const Event *event)
+{
+    Timing *timing = event->timing;
+    CostPoint point = {0};
+    if (timing->options.plan->compute.mode == COMPUTE_ON_GPU || timing->one_thread)
+        return;
+    point.at[AXIS_TOKENS] = timing->step.tokens;
+    timing->gpu_ns += op_costs_ns(&timing->costs, &timing->costs.prices[event->price].offer, &point,
+                                  &timing->costs.other);
+}
+
+void event_expect_host(Event *event, const BufferAction *actions, uint32_t n_actions)
+{
+    Timing *timing = event->timing;
+    uint32_t n_loads = 0;
+    if (n_actions == 0 || actions[0].kind != RESIDENCY_HOST)
+        return;
+    for (uint32_t i = 0; i < n_actions; i++)
+        n_loads += actions[i].kind == RESIDENCY_LOAD || actions[i].kind == RESIDENCY_BYPASS;
+    event->host_ns = experts_ns(timing, event->price, actions, n_actions);
+    event->host_from = timing->host_ns + n_loads * timing->issue_load_ns;
+    event->host_until = event->host_from + (uint64_t)((double)event->host_ns *
+                                                      timing->costs.prices[event->price].host_slow);
+}
+
+void event_run_host(Event *event)
+{
+    Timing *timing = event->timing;
+    if (event->host.active == 0)
+        return;
+    uint64_t start_ns = timing->host_ns;
+    timing->host_ns += beside_loads(event, start_ns, event->host_ns);
+    uint64_t computed_ns = timing->host_ns;
+    uint64_t fetched_ns = computed_ns;
+    if (!timing->one_thread) {
+        CostPoint point = {0};
+        const OpPrice *price = &timing->costs.prices[event->price];
+        point.at[AXIS_ROWS] =
+            event->host.rows < HOST_ROWS_AT_ONCE ? event->host.rows : HOST_ROWS_AT_ONCE;
+        fetched_ns += op_costs_ns(&timing->costs, &price->fetch, &point, &timing->costs.other);
+        timing->host_ns +=
+            op_costs_ns(&timing->costs, &price->issue_fetch, &point, &timing->costs.other);
+    }
+    timing->gpu_ns = later(timing->gpu_ns, fetched_ns);
+    for (uint32_t i = 0; timing->options.records && i < event->host.active; i++) {
+        ResidencyRecord *record = &timing->residency[event->first_host + i];
+        record->start_ns = start_ns;
+        record->duration_ns = computed_ns - start_ns;
+    }
 }

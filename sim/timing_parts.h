@@ -356,13 +356,11 @@ uint64_t timing_ranks_slot_bytes(const Timing *timing);
 /* What the fullest rank's executor must be opened for. */
 TraceFeatures timing_ranks_room(const Timing *timing, const TraceFeatures *features);
 
+/* Counts the device memory of the step that ends (sim/timing_memory.c). */
+void timing_count_memory(Timing *timing);
+
 /* How a step that does not wait runs; notes its shape (sim/timing_shapes.c). */
 Status timing_step_mode(Timing *timing, const StepFeatures *step, StepMode *mode);
-
-/* How long the host's cores compute the experts that ACTIONS leave to them: at least one
- * (sim/timing_host.c). */
-uint64_t timing_host_ns(Timing *timing, uint32_t price, const BufferAction *actions,
-                        uint32_t n_actions);
 
 /* Plays OP, which is not called in vain where it is not played. Fails with ERR_MEMORY, with
  * records. */

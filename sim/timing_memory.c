@@ -1,0 +1,50 @@
+/* Device memory: what steps have in use, and what an executor takes that is opened for them. */
+#include "policies/capacity.h"
+#include "sim/timing_parts.h"
+
+static uint64_t activations_of(Timing *timing, uint32_t tokens)
+{
+    CostUse ignored = {0};
+    CostPoint point = {0};
+    if (timing->activation_tokens == tokens)
+        return timing->activation_bytes;
+    point.at[AXIS_TOKENS] = tokens;
+    point.at[AXIS_SHARE] = (double)gating_capacity(timing->options.plan, tokens) / tokens;
+    timing->activation_tokens = tokens;
+    timing->activation_bytes =
+        op_costs_ns(&timing->costs, &timing->refs.activations, &point, &ignored);
+    return timing->activation_bytes;
+}
+
+void timing_count_memory(Timing *timing)
+{
+    const HardwareMemory *memory = &timing->costs.model->memory;
+    TimingMemory *in_use = &timing->out.in_use;
+    *in_use = (TimingMemory){
+        .weights = memory->weights_bytes,
+        .slots = timing->resident_bytes,
+        .caches = (uint64_t)(memory->position_bytes * (double)timing->step.positions),
+        .activations = activations_of(timing, timing->step.tokens)};
+    in_use->total = in_use->weights + in_use->slots + in_use->caches + in_use->activations;
+    if (in_use->total > timing->peak_in_use.total)
+        timing->peak_in_use = *in_use;
+}
+
+TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features)
+{
+    const HardwareMemory *memory = &timing->costs.model->memory;
+    CostUse ignored = {0};
+    CostPoint point = {0};
+    const TraceFeatures room = timing_ranks_room(timing, features);
+    double requests = room.max_requests;
+    double length = room.max_length;
+    point.at[AXIS_TOKENS] = room.max_tokens;
+    TimingMemory out = {
+        .weights = memory->weights_bytes,
+        .slots = timing->slot_bytes,
+        .caches = (uint64_t)(memory->position_bytes * requests * length +
+                             memory->request_bytes * requests + memory->length_bytes * length),
+        .activations = op_costs_ns(&timing->costs, &timing->refs.activations, &point, &ignored)};
+    out.total = out.weights + out.slots + out.caches + out.activations;
+    return out;
+}

@@ -11,10 +11,17 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { ALIGNMENT = 64, LARGE_BYTES = 4 << 20, LEAST_ROOM = 64 };
+enum {
+    ALIGNMENT = 64,
+    LARGE_BYTES = 4 << 20,
+    LEAST_ROOM = 64,
+    LEAST_CHUNK = 1024,
+    MOST_CHUNK = (8 << 20) - 64,
+    FRESH_BYTES = 1 << 16
+};
 
 /* How a block was made, in the word before it. */
-typedef enum { BLOCK_ALIGNED, BLOCK_PLAIN } BlockKind;
+typedef enum { BLOCK_ALIGNED, BLOCK_PLAIN, BLOCK_OF_CHUNK } BlockKind;
 
 /* Sits in front of a block, so that its size and start are known when it is resized or freed.
  * MAPPED_BYTES is what was mapped for it, 0 when it came from the heap. */
@@ -35,9 +42,31 @@ typedef struct {
 
 static_assert(sizeof(PlainHeader) % _Alignof(max_align_t) == 0, "blocks are aligned as malloc's");
 
-static bool is_plain(const void *block)
+/* A large block that many of cJSON are cut from. */
+typedef struct {
+    _Atomic size_t live; /* blocks that are not freed, and MANY while more are cut */
+    size_t cut;          /* blocks so far */
+    size_t room;         /* bytes after this head */
+    size_t used;
+} Chunk;
+
+/* The same as PlainHeader of a block of a chunk. */
+typedef struct {
+    uint32_t bytes;
+    uint32_t offset; /* in the chunk */
+    size_t kind;
+} PieceHeader;
+
+static_assert(sizeof(Chunk) % _Alignof(max_align_t) == 0, "pieces are aligned as malloc's");
+static_assert(sizeof(PieceHeader) == sizeof(PlainHeader), "one kind word before any block");
+
+static const size_t MANY = SIZE_MAX / 2;
+static _Thread_local size_t chunk_bytes; /* 0: cJSON has blocks of their own */
+static _Thread_local Chunk *chunk;
+
+static size_t kind_of(const void *block)
 {
-    return ((const PlainHeader *)block - 1)->kind == BLOCK_PLAIN;
+    return ((const PlainHeader *)block - 1)->kind;
 }
 
 static _Atomic int64_t live_blocks;
@@ -76,16 +105,18 @@ static BlockHeader *map_block(size_t rounded)
     return header;
 }
 
-/* Aligned by hand: of small blocks malloc() keeps lists and aligned_alloc() has none. */
+/* Aligned by hand: of small blocks malloc() keeps lists and aligned_alloc() has none. Nor has
+ * calloc(), which knows instead which pages the system has just zeroed. */
 static BlockHeader *heap_block(size_t rounded, bool zero)
 {
-    char *heap = malloc(rounded + ALIGNMENT);
+    bool fresh = zero && rounded >= FRESH_BYTES;
+    char *heap = fresh ? calloc(1, rounded + ALIGNMENT) : malloc(rounded + ALIGNMENT);
     if (heap == NULL)
         return NULL;
     BlockHeader *header = (void *)(heap + ALIGNMENT - (uintptr_t)heap % ALIGNMENT);
     header->heap = heap;
     header->mapped_bytes = 0;
-    if (zero)
+    if (zero && !fresh)
         memset(header + 1, 0, rounded - sizeof(BlockHeader));
     return header;
 }
@@ -118,12 +149,24 @@ void *mem_alloc(size_t count, size_t size)
     return block_new(bytes, true);
 }
 
+/* N of its blocks are not needed any more; the last takes the chunk with it. */
+static void leave_chunk(Chunk *left, size_t n)
+{
+    if (atomic_fetch_sub_explicit(&left->live, n, memory_order_acq_rel) == n)
+        mem_free(left);
+}
+
 void mem_free(void *block)
 {
     if (block == NULL)
         return;
+    if (kind_of(block) == BLOCK_OF_CHUNK) {
+        PieceHeader *piece = (PieceHeader *)block - 1;
+        leave_chunk((void *)((char *)piece - piece->offset), 1);
+        return;
+    }
     atomic_fetch_sub_explicit(&live_blocks, 1, memory_order_relaxed);
-    if (is_plain(block)) {
+    if (kind_of(block) == BLOCK_PLAIN) {
         free((PlainHeader *)block - 1);
         return;
     }
@@ -136,8 +179,10 @@ void mem_free(void *block)
 
 static size_t bytes_of(const void *block)
 {
-    return is_plain(block) ? ((const PlainHeader *)block - 1)->bytes
-                           : ((const BlockHeader *)block - 1)->bytes;
+    if (kind_of(block) == BLOCK_OF_CHUNK)
+        return ((const PieceHeader *)block - 1)->bytes;
+    return kind_of(block) == BLOCK_PLAIN ? ((const PlainHeader *)block - 1)->bytes
+                                         : ((const BlockHeader *)block - 1)->bytes;
 }
 
 /* A block that is mapped keeps its pages. */
@@ -160,7 +205,8 @@ void *mem_resize(void *block, size_t count, size_t size)
     size_t bytes;
     if (__builtin_mul_overflow(count, size, &bytes))
         return no_block();
-    BlockHeader *header = block != NULL && !is_plain(block) ? (BlockHeader *)block - 1 : NULL;
+    BlockHeader *header =
+        block != NULL && kind_of(block) == BLOCK_ALIGNED ? (BlockHeader *)block - 1 : NULL;
     if (header != NULL && header->mapped_bytes > 0 && bytes >= LARGE_BYTES)
         return map_resize(header, bytes);
     void *moved = block_new(bytes, false);
@@ -238,9 +284,50 @@ static void *plain_resize(void *block, size_t bytes)
     return moved + 1;
 }
 
+static void close_chunk(void)
+{
+    if (chunk != NULL)
+        leave_chunk(chunk, MANY - chunk->cut);
+    chunk = NULL;
+}
+
+static bool new_chunk(void)
+{
+    close_chunk();
+    chunk = block_new(chunk_bytes, false);
+    if (chunk == NULL)
+        return false;
+    *chunk = (Chunk){.room = chunk_bytes, .used = sizeof *chunk};
+    atomic_init(&chunk->live, MANY);
+    return true;
+}
+
 static void *json_alloc(size_t bytes)
 {
-    return plain_resize(NULL, bytes);
+    const size_t grain = _Alignof(max_align_t);
+    size_t whole = (bytes + grain - 1) / grain * grain + sizeof(PieceHeader);
+    if (chunk_bytes == 0 || bytes > chunk_bytes / 4)
+        return plain_resize(NULL, bytes);
+    if ((chunk == NULL || whole > chunk->room - chunk->used) && !new_chunk())
+        return NULL;
+    PieceHeader *piece = (void *)((char *)chunk + chunk->used);
+    *piece = (PieceHeader){
+        .bytes = (uint32_t)bytes, .offset = (uint32_t)chunk->used, .kind = BLOCK_OF_CHUNK};
+    chunk->used += whole;
+    chunk->cut++;
+    return piece + 1;
+}
+
+void memory_json_begin(size_t bytes)
+{
+    assert(chunk == NULL);
+    chunk_bytes = bytes < LEAST_CHUNK ? LEAST_CHUNK : bytes > MOST_CHUNK ? MOST_CHUNK : bytes;
+}
+
+void memory_json_end(void)
+{
+    close_chunk();
+    chunk_bytes = 0;
 }
 
 static void *sqlite_alloc(int bytes)

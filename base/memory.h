@@ -43,6 +43,12 @@ int64_t mem_live_blocks(void);
 /* Routes cJSON and SQLite through this allocator. Call once, before either is used. */
 void memory_install(void);
 
+/* Until memory_json_end() this thread's blocks of cJSON are cut from chunks of about BYTES, each of
+ * which is one allocation and is freed with the last of its blocks, by whichever thread: for a tree
+ * of many small nodes that is freed as a whole. */
+void memory_json_begin(size_t bytes);
+void memory_json_end(void);
+
 /* One block cut into aligned pieces, freed at once. Sizes are summed first with arena_reserve(),
  * then taken. */
 typedef struct {

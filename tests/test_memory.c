@@ -2,6 +2,7 @@
 
 #include <cjson/cJSON.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -185,6 +186,76 @@ static void an_array_grows_when_it_is_full_and_keeps_what_it_holds(void **unused
     mem_free(numbers);
 }
 
+/* Lists of numbers under some keys, and strings of which some are larger than a chunk. */
+static cJSON *made_tree(size_t n)
+{
+    char text[5000];
+    cJSON *root = cJSON_CreateObject();
+    for (size_t i = 0; i < n; i++) {
+        size_t length = i * 131 % sizeof text;
+        snprintf(text, sizeof text, "key %zu", i);
+        cJSON *list = cJSON_AddArrayToObject(root, text);
+        cJSON_AddItemToArray(list, cJSON_CreateNumber((double)i));
+        memset(text, 'b', length);
+        text[length] = '\0';
+        cJSON_AddItemToArray(list, cJSON_CreateString(text));
+    }
+    return root;
+}
+
+static void assert_is_tree(const cJSON *root, size_t n)
+{
+    assert_int_equal(cJSON_GetArraySize(root), n);
+    size_t i = 0;
+    for (const cJSON *list = root->child; list != NULL; list = list->next, i++) {
+        assert_true(list->child->valuedouble == (double)i);
+        const char *text = list->child->next->valuestring;
+        assert_int_equal(strlen(text), i * 131 % 5000);
+        assert_int_equal(strspn(text, "b"), strlen(text));
+    }
+}
+
+static void blocks_of_cjson_in_chunks_are_few_allocations_and_all_freed(void **unused)
+{
+    (void)unused;
+    static const size_t BYTES[] = {0, 4000, 100000, 1 << 30};
+    for (size_t i = 0; i < sizeof BYTES / sizeof *BYTES; i++) {
+        int64_t before = mem_live_blocks();
+        uint64_t made = mem_allocations();
+        memory_json_begin(BYTES[i]);
+        cJSON *tree = made_tree(200);
+        cJSON *passing = made_tree(10);
+        cJSON_Delete(passing);
+        memory_json_end();
+        made = mem_allocations() - made;
+        assert_true(BYTES[i] < 100000 || made < 20);
+        assert_is_tree(tree, 200);
+        cJSON *taken = cJSON_DetachItemFromArray(tree, 17);
+        cJSON_AddItemToArray(tree, cJSON_CreateNumber(1));
+        cJSON_Delete(tree);
+        assert_true(taken->child->valuedouble == 17);
+        assert_true(mem_live_blocks() > before);
+        cJSON_Delete(taken);
+        assert_int_equal(mem_live_blocks(), before);
+    }
+}
+
+static void a_chunk_that_cannot_be_had_is_a_failed_allocation(void **unused)
+{
+    (void)unused;
+    int64_t before = mem_live_blocks();
+    memory_json_begin(4096);
+    mem_fail_at(1);
+    assert_null(cJSON_CreateNumber(1));
+    assert_true(mem_fail_reached());
+    mem_fail_at(0);
+    cJSON *number = cJSON_CreateNumber(2);
+    memory_json_end();
+    assert_true(number->valuedouble == 2);
+    cJSON_Delete(number);
+    assert_int_equal(mem_live_blocks(), before);
+}
+
 int main(void)
 {
     memory_install();
@@ -197,6 +268,8 @@ int main(void)
         cmocka_unit_test(pieces_of_an_arena_do_not_overlap_and_lie_in_it),
         cmocka_unit_test(an_arena_larger_than_the_address_space_is_refused),
         cmocka_unit_test(an_array_grows_when_it_is_full_and_keeps_what_it_holds),
+        cmocka_unit_test(blocks_of_cjson_in_chunks_are_few_allocations_and_all_freed),
+        cmocka_unit_test(a_chunk_that_cannot_be_had_is_a_failed_allocation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,6 +13,11 @@
 /* A number of fewer digits and without an exponent is not too large. */
 enum { DIGITS_OF_FINITE = 300 };
 
+/* cJSON makes up to so many bytes of a byte of text: a list of numbers is many small nodes. */
+enum { TREE_BYTES = 24 };
+
+enum { FEW_KEYS = 12 };
+
 /* Length of the valid UTF-8 sequence at TEXT, 0 when there is none. RFC 3629: no surrogates, no
  * overlong forms. */
 static size_t utf8_length(const unsigned char *text, size_t bytes)
@@ -139,13 +144,35 @@ JsonAt json_root(const cJSON *node, const char *file)
     return (JsonAt){.node = node, .file = file};
 }
 
+/* Adds TEXT to a path of *USED bytes, which ends in "..." when it is too long. By hand: a profile
+ * has thousands of places, of which a message names one. */
+static void add_to_path(JsonAt *at, size_t *used, const char *text, size_t bytes)
+{
+    size_t room = sizeof at->path - 1 - *used;
+    memcpy(at->path + *used, text, bytes < room ? bytes : room);
+    *used += bytes < room ? bytes : room;
+    at->path[*used] = '\0';
+    if (bytes > room)
+        memcpy(at->path + sizeof at->path - 4, "...", 4);
+}
+
+/* NODE, with the path of PARENT. */
+static JsonAt below(const JsonAt *parent, const cJSON *node, size_t *used)
+{
+    JsonAt at;
+    at.node = node;
+    at.file = parent->file;
+    *used = strlen(parent->path);
+    memcpy(at.path, parent->path, *used + 1);
+    return at;
+}
+
 static JsonAt member_at(const JsonAt *parent, const cJSON *member)
 {
-    JsonAt at = {.node = member, .file = parent->file};
-    const char *dot = parent->path[0] != '\0' ? "." : "";
-    if (snprintf(at.path, sizeof at.path, "%s%s%s", parent->path, dot, member->string) >=
-        (int)sizeof at.path)
-        memcpy(at.path + sizeof at.path - 4, "...", 4);
+    size_t used;
+    JsonAt at = below(parent, member, &used);
+    add_to_path(&at, &used, ".", used > 0);
+    add_to_path(&at, &used, member->string, strlen(member->string));
     return at;
 }
 
@@ -160,9 +187,16 @@ bool json_find(const JsonAt *parent, const char *key, JsonAt *member)
 
 JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index)
 {
-    JsonAt at = {.node = item, .file = array->file};
-    if (snprintf(at.path, sizeof at.path, "%s[%zu]", array->path, index) >= (int)sizeof at.path)
-        memcpy(at.path + sizeof at.path - 4, "...", 4);
+    char digits[24];
+    size_t first = sizeof digits;
+    size_t used;
+    JsonAt at = below(array, item, &used);
+    digits[--first] = ']';
+    do
+        digits[--first] = (char)('0' + index % 10);
+    while ((index /= 10) > 0);
+    digits[--first] = '[';
+    add_to_path(&at, &used, digits + first, sizeof digits - first);
     return at;
 }
 
@@ -195,12 +229,22 @@ static int compare_names(const void *left, const void *right)
     return strcmp(*(const char *const *)left, *(const char *const *)right);
 }
 
+/* Of a few keys, which need no sorting. */
+static bool all_differ(const cJSON *object)
+{
+    for (const cJSON *child = object->child; child != NULL; child = child->next)
+        for (const cJSON *other = child->next; other != NULL; other = other->next)
+            if (strcmp(child->string, other->string) == 0)
+                return false;
+    return true;
+}
+
 static Status check_unique_keys(const cJSON *root, const cJSON *object, const char *file)
 {
     size_t count = 0;
     for (const cJSON *child = object->child; child != NULL; child = child->next)
         count++;
-    if (count < 2)
+    if (count <= FEW_KEYS && all_differ(object))
         return OK;
     const char **names;
     TRY(mem_new(&names, count, sizeof *names, file));
@@ -242,7 +286,9 @@ static Status parse(const char *text, size_t bytes, const char *file, size_t lin
     TRY(scan_text(text, bytes, scan));
     const char *end = text;
     uint64_t failures = mem_failures();
+    memory_json_begin(bytes * TREE_BYTES);
     cJSON *parsed = cJSON_ParseWithLengthOpts(text, bytes + 1, &end, true);
+    memory_json_end();
     if (parsed == NULL) {
         if (mem_failures() != failures)
             return fail_memory(file, bytes);

@@ -17,9 +17,10 @@ static Status read_text(const JsonAt *parent, const char *key, char *field, size
     const char *text = NULL;
     TRY(json_need(parent, key, &at));
     TRY(json_text(&at, &text));
-    if (strlen(text) >= room)
+    size_t bytes = strlen(text) + 1;
+    if (bytes > room)
         return json_fail(&at, "longer than %zu bytes", room - 1);
-    snprintf(field, room, "%s", text);
+    memcpy(field, text, bytes);
     return OK;
 }
 
@@ -84,13 +85,21 @@ static Status read_number(const JsonAt *points, const cJSON *point, const cJSON 
     return json_f64(&number_at, least, LIMIT, field);
 }
 
+static bool has_items(const cJSON *list, uint32_t n)
+{
+    const cJSON *item = list->child;
+    for (; item != NULL && n > 0; n--)
+        item = item->next;
+    return item == NULL && n == 0;
+}
+
 /* [place on each axis..., value, spread] */
 static Status read_point(const JsonAt *points, const cJSON *point, uint32_t number,
                          CostTable *table)
 {
     double *place = table->at + (size_t)number * table->n_axes;
     uint32_t i = 0;
-    if (!cJSON_IsArray(point) || cJSON_GetArraySize(point) != (int)table->n_axes + 2) {
+    if (!cJSON_IsArray(point) || !has_items(point, table->n_axes + 2)) {
         const JsonAt at = json_item(points, point, number);
         return json_fail(&at, "must be a list of %u numbers: axes, value, spread",
                          table->n_axes + 2);

@@ -46,8 +46,8 @@ static_assert(sizeof(PlainHeader) % _Alignof(max_align_t) == 0, "blocks are alig
 typedef struct {
     _Atomic size_t live; /* blocks that are not freed, and MANY while more are cut */
     size_t cut;          /* blocks so far */
-    size_t room;         /* bytes after this head */
-    size_t used;
+    size_t room;         /* bytes, this head's among them, ... */
+    size_t used;         /* ... and so many of them are taken */
 } Chunk;
 
 /* The same as PlainHeader of a block of a chunk. */

@@ -50,8 +50,8 @@ static Status await(MpiProcesses *mpi, MPI_Request *request)
             return OK;
         if (mpi->processes.limit_ns > 0 && waited_ns > mpi->processes.limit_ns) {
             mpi->broken = true;
-            return fail(ERR_IO, "rank %u: another rank was waited for for %.0f s",
-                        mpi->processes.rank, (double)waited_ns * 1e-9);
+            return fail(ERR_IO, "rank %u: waited %.0f s for another rank", mpi->processes.rank,
+                        (double)waited_ns * 1e-9);
         }
         take_nap(waited_ns);
     }

@@ -538,7 +538,7 @@ static void every_failing_allocation_is_an_error_without_a_leak(void **state)
         if (status == OK)
             checkpoint_close(checkpoint);
     }
-    assert_true(failing.k > 50);
+    assert_true(failing.k > 25); /* cJSON takes its nodes from few blocks */
 }
 
 static void the_shipped_model_opens(void **state)

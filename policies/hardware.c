@@ -211,7 +211,8 @@ Status cost_table_put(CostTable *table, const double *at, double value, double s
         place--;
     else
         TRY(insert_point(table, place));
-    memcpy(table->at + place * axes, at, axes * sizeof *at);
+    if (axes > 0) /* AT may be NULL otherwise */
+        memcpy(table->at + place * axes, at, axes * sizeof *at);
     table->value[place] = value;
     table->spread[place] = spread;
     return OK;

@@ -2,9 +2,15 @@
 
 #include <dlfcn.h>
 
+#include "exec/cuda/library.h"
+
 static const char *const LIBRARIES[] = {"libcublas.so.13", "/usr/local/cuda/lib64/libcublas.so.13",
                                         "/usr/local/cuda/targets/x86_64-linux/lib/libcublas.so.13",
                                         "libcublas.so.12", "/usr/local/cuda/lib64/libcublas.so.12"};
+static const Library CUBLAS = {.paths = LIBRARIES,
+                               .n_paths = sizeof LIBRARIES / sizeof *LIBRARIES,
+                               .absent = "cuda: cuBLAS (libcublas.so.13) is not installed",
+                               .lacks = "cuda: cuBLAS"};
 
 #define CUBLAS_TRY(call)                                                                           \
     do {                                                                                           \
@@ -19,34 +25,15 @@ static Status cublas_failed(cublasStatus_t error, const char *call)
     return fail(status, "cuda: cuBLAS: %s: status %d", call, (int)error);
 }
 
-static Status find_library(void **library)
-{
-    *library = NULL;
-    /* Once there it stays: its kernels are registered anew each time that it is loaded. */
-    for (size_t i = 0; *library == NULL && i < sizeof LIBRARIES / sizeof *LIBRARIES; i++)
-        *library = dlopen(LIBRARIES[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (*library == NULL)
-        return fail(ERR_UNSUPPORTED, "cuda: cuBLAS (libcublas.so.13) is not installed");
-    return OK;
-}
-
-static Status find_function(void *library, const char *name, void *out_function)
-{
-    void *function = dlsym(library, name);
-    if (function == NULL)
-        return fail(ERR_UNSUPPORTED, "cuda: cuBLAS has no %s", name);
-    *(void **)out_function = function;
-    return OK;
-}
-
 static Status find_functions(Cublas *cublas)
 {
-    TRY(find_function(cublas->library, "cublasCreate_v2", &cublas->create));
-    TRY(find_function(cublas->library, "cublasDestroy_v2", &cublas->destroy));
-    TRY(find_function(cublas->library, "cublasSetStream_v2", &cublas->set_stream));
-    TRY(find_function(cublas->library, "cublasSetWorkspace_v2", &cublas->set_workspace));
-    TRY(find_function(cublas->library, "cublasGemmEx", &cublas->product));
-    return find_function(cublas->library, "cublasGemmStridedBatchedEx", &cublas->products);
+    const LibraryFunction functions[] = {{"cublasCreate_v2", &cublas->create},
+                                         {"cublasDestroy_v2", &cublas->destroy},
+                                         {"cublasSetStream_v2", &cublas->set_stream},
+                                         {"cublasSetWorkspace_v2", &cublas->set_workspace},
+                                         {"cublasGemmEx", &cublas->product},
+                                         {"cublasGemmStridedBatchedEx", &cublas->products}};
+    return library_find(&CUBLAS, cublas->library, functions, sizeof functions / sizeof *functions);
 }
 
 static Status open_handle(void *workspace, Cublas *cublas)
@@ -60,7 +47,7 @@ static Status open_handle(void *workspace, Cublas *cublas)
 Status cublas_open(void *workspace, Cublas *cublas)
 {
     *cublas = (Cublas){.library = NULL};
-    TRY(find_library(&cublas->library));
+    TRY(library_load(&CUBLAS, &cublas->library));
     Status status = open_handle(workspace, cublas);
     if (status != OK)
         cublas_close(cublas);

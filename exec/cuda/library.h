@@ -1,0 +1,28 @@
+/* Libraries that are loaded when they are needed rather than with the program. */
+#ifndef EXEC_CUDA_LIBRARY_H
+#define EXEC_CUDA_LIBRARY_H
+
+#include <stddef.h>
+
+#include "base/status.h"
+
+typedef struct {
+    const char *const *paths; /* [n_paths], tried in turn */
+    size_t n_paths;
+    const char *absent; /* the error where none is there */
+    const char *lacks;  /* the error where a function is not, before its name: "cuda: cuBLAS" */
+} Library;
+
+typedef struct {
+    const char *name;
+    void *pointer; /* to the function pointer that is set */
+} LibraryFunction;
+
+/* Loads the first that is there into *LOADED, for dlclose(); its code stays with the program. Fails
+ * with ERR_UNSUPPORTED and *LOADED NULL when there is none. */
+Status library_load(const Library *library, void **loaded);
+/* Finds FUNCTIONS[n]. Fails with ERR_UNSUPPORTED when the library lacks one. */
+Status library_find(const Library *library, void *loaded, const LibraryFunction *functions,
+                    size_t n);
+
+#endif

@@ -142,7 +142,7 @@ static Status tell_time(const StudyReader *reader, FILE *stream)
                        "--hardware gives every plan a time.");
         return OK;
     }
-    TRY(study_front(reader->path, &RUNNABLE, &front));
+    TRY(study_front_read(reader, &RUNNABLE, &front));
     Status status = tell_front(reader, stream, &front);
     study_front_free(&front);
     return status;

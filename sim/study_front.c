@@ -62,16 +62,24 @@ static Status find_front(const StudyReader *reader, const StudyConditions *condi
     return status;
 }
 
+Status study_front_read(const StudyReader *reader, const StudyConditions *conditions,
+                        StudyFront *front)
+{
+    *front = (StudyFront){0};
+    Status status = find_front(reader, conditions, front);
+    if (status != OK)
+        study_front_free(front);
+    return status;
+}
+
 Status study_front(const char *path, const StudyConditions *conditions, StudyFront *front)
 {
     StudyReader reader;
     *front = (StudyFront){0};
     Status status = study_reader_open(path, &reader);
     if (status == OK)
-        status = find_front(&reader, conditions, front);
+        status = study_front_read(&reader, conditions, front);
     study_reader_close(&reader);
-    if (status != OK)
-        study_front_free(front);
     return status;
 }
 

@@ -24,6 +24,9 @@ typedef struct {
 /* Opens PATH read-only. Fails as study_pick(), but for no row: the front is then empty. On failure
  * nothing is held. */
 Status study_front(const char *path, const StudyConditions *conditions, StudyFront *front);
+/* The same of a study that is open. */
+Status study_front_read(const StudyReader *reader, const StudyConditions *conditions,
+                        StudyFront *front);
 void study_front_free(StudyFront *front);
 
 #endif

@@ -87,8 +87,42 @@ Status plan_timer_input(const TimeInput *input, const char *const *paths, size_t
     return OK;
 }
 
+static TimelineMemory memory_of(const TimingMemory *in_use)
+{
+    return (TimelineMemory){.weights = in_use->weights,
+                            .slots = in_use->slots,
+                            .caches = in_use->caches,
+                            .activations = in_use->activations};
+}
+
+/* One rank of a step. */
+static Status draw_rank(Timeline *timeline, const StepFeatures *features, const StepTime *step,
+                        uint32_t rank)
+{
+    const RankStep *of = &step->ranks[rank];
+    return timeline_add(timeline, TIMELINE_SIMULATOR,
+                        &(TimelineStep){.step = features->step,
+                                        .phase = features->phase,
+                                        .tokens = of->tokens,
+                                        .start_ns = step->start_ns,
+                                        .duration_ns = step->duration_ns,
+                                        .ops = of->ops,
+                                        .n_ops = of->n_ops,
+                                        .residency = of->residency,
+                                        .n_residency = of->n_residency,
+                                        .memory = memory_of(&of->in_use),
+                                        .rank = rank,
+                                        .ranks = step->n_ranks,
+                                        .ports = of->ports,
+                                        .n_ports = of->n_ports});
+}
+
 Status simulated_step_draw(Timeline *timeline, const StepFeatures *features, const StepTime *step)
 {
+    for (uint32_t rank = 0; rank < step->n_ranks; rank++)
+        TRY(draw_rank(timeline, features, step, rank));
+    if (step->n_ranks > 0)
+        return OK;
     return timeline_add(timeline, TIMELINE_SIMULATOR,
                         &(TimelineStep){.step = features->step,
                                         .phase = features->phase,
@@ -99,10 +133,7 @@ Status simulated_step_draw(Timeline *timeline, const StepFeatures *features, con
                                         .n_ops = step->n_ops,
                                         .residency = step->residency,
                                         .n_residency = step->n_residency,
-                                        .memory = {.weights = step->in_use.weights,
-                                                   .slots = step->in_use.slots,
-                                                   .caches = step->in_use.caches,
-                                                   .activations = step->in_use.activations}});
+                                        .memory = memory_of(&step->in_use)});
 }
 
 static Status keep_step(SimulatedTime *time, const StepFeatures *features, const StepTime *step)
@@ -259,6 +290,49 @@ static Status print_ops(const TimingTotals *totals)
     return status;
 }
 
+static void add_rank(Table *table, uint32_t number, const RankTime *rank, uint64_t total_ns)
+{
+    char text[NUMBER_BYTES];
+    double all = total_ns > 0 ? (double)total_ns : 1;
+    table_cell(table, "%" PRIu32, number);
+    table_cell(table, "%s", number_text(rank->assignments, text));
+    table_cell(table, "%s", duration_text(rank->compute_ns, text));
+    table_cell(table, "%s", duration_text(rank->experts_ns, text));
+    table_cell(table, "%s", duration_text(rank->exchange_ns, text));
+    table_cell(table, "%s", duration_text(rank->waited_ns, text));
+    table_cell(table, "%.1f %%", 100 * (double)rank->compute_ns / all);
+    table_cell(table, "%.1f %%", 100 * (double)timing_idle_ns(rank, total_ns) / all);
+    table_cell(table, "%.1f %%", 100 * (double)rank->load_ns / all);
+}
+
+/* What each of several ranks did, and what it costs that they are not equally full. */
+static Status print_ranks(const TimingTotals *totals)
+{
+    static const char *const TITLES[] = {"rank",          "assignments", "computed",
+                                         "of it experts", "all-to-all",  "waited for others",
+                                         "computing",     "idle",        "link busy"};
+    char all_to_all[NUMBER_BYTES];
+    char imbalance[NUMBER_BYTES];
+    Table *table;
+    if (totals->of_ranks == NULL)
+        return OK;
+    TRY(table_new(TITLES, "rrrrrrrrr", &table));
+    for (uint32_t i = 0; i < totals->ranks; i++)
+        add_rank(table, i, &totals->of_ranks[i], totals->total.ns);
+    puts("");
+    Status status = table_print(table, stdout);
+    table_free(table);
+    printf("\n%u ranks, each with its share of the requests and its experts. Operations above are "
+           "rank 0's: of its experts\n%s are all-to-all, before and after. That one rank computes "
+           "longer than the mean of all costs %s,\n%.1f %% of the time. No executor runs this: "
+           "these times are not confirmed.\n",
+           totals->ranks, duration_text(totals->all_to_all_ns, all_to_all),
+           duration_text(totals->imbalance_ns, imbalance),
+           totals->total.ns > 0 ? 100 * (double)totals->imbalance_ns / (double)totals->total.ns
+                                : 0);
+    return status;
+}
+
 /* Whose costs are guesses from other places. */
 static void print_extrapolated(const TimingTotals *totals)
 {
@@ -311,15 +385,13 @@ Status simulated_time_print(const SimulatedTime *time, uint64_t simulated_ns)
     TRY(print_phases(&totals));
     puts("");
     TRY(print_ops(&totals));
-    printf("\nOn %s.\nDevice memory %s: weights %s, expert slots %s, caches %s, activations and "
+    TRY(print_ranks(&totals));
+    printf("\nOn %s.\nDevice memory %s%s: weights %s, expert slots %s, caches %s, activations and "
            "the rest %s.\n",
-           time->hardware.device, bytes_text(memory->total, peak),
-           bytes_text(memory->weights, parts[0]), bytes_text(memory->slots, parts[1]),
-           bytes_text(memory->caches, parts[2]), bytes_text(memory->activations, parts[3]));
-    if (totals.ranks > 1)
-        printf("%u ranks, each with its share of the requests and its experts; device memory is "
-               "the fullest one's.\nOf the time of experts %s is all-to-all, before and after.\n",
-               totals.ranks, duration_text(totals.all_to_all_ns, parts[0]));
+           time->hardware.device, totals.ranks > 1 ? "of the fullest rank " : "",
+           bytes_text(memory->total, peak), bytes_text(memory->weights, parts[0]),
+           bytes_text(memory->slots, parts[1]), bytes_text(memory->caches, parts[2]),
+           bytes_text(memory->activations, parts[3]));
     print_costs(&totals);
     if (simulated_ns > 0)
         printf("Simulated %.0f times as fast as it would run.\n",

@@ -35,8 +35,9 @@ static uint64_t after_ns(Timing *timing)
 
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
 {
-    timing->step = timing_ranks_share(timing, step);
-    timing->step_tokens = step->tokens;
+    if (timing->ranks != NULL)
+        return timing_ranks_begin(timing, step, earliest_ns);
+    timing->step = *step;
     timing->number++;
     timing->at = 0;
     uint64_t start_ns = later(timing->host_ns, earliest_ns);
@@ -66,14 +67,13 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
         TRY(timing_step_mode(timing, &timing->step, &timing->mode));
     op_costs_price(&timing->costs, &timing->step, timing->waits && !timing->one_thread,
                    timing->options.forced);
-    timing->adds = !timing->waits && !timing->options.records;
+    timing->adds = !timing->waits && !timing->options.records && !timing->is_rank;
     if (timing->adds)
         add_step(timing);
     return OK;
 }
 
-/* Notes that OP has run since the last stamp. */
-static Status stamp(Timing *timing, const StepOp *op)
+Status timing_stamp(Timing *timing, const StepOp *op)
 {
     uint64_t ns = timing->gpu_ns - timing->stamp_at_ns;
     timing->op_ns[op->op] += ns;
@@ -145,17 +145,17 @@ static Status predict(Timing *timing, const StepOp *route)
                           .kernels = op_costs_kernels(&timing->costs, asked->issue_predict_ns)};
     }
     run_op(timing, &price, 0, price.gpu_ns);
-    return stamp(timing, &op);
+    return timing_stamp(timing, &op);
 }
 
 Status timing_play(Timing *timing, const StepOp *op)
 {
     OpPrice *price = &timing->costs.prices[op->price];
-    if (!timing_is_played(timing, op))
+    if (timing->idle || !timing_is_played(timing, op))
         return OK;
     uint64_t cold_ns = timing->waits ? timing_cold_ns(timing, op->price) : 0;
     run_op(timing, price, cold_ns, price->gpu_ns);
-    TRY(stamp(timing, op));
+    TRY(timing_stamp(timing, op));
     return op->op == OP_ROUTE && timing->distance > 0 ? predict(timing, op) : OK;
 }
 
@@ -191,8 +191,6 @@ static uint64_t experts_ns(Timing *timing, const TimingEvent *event, uint32_t pr
     const ExpertWork work = work_of(event);
     if (timing->costs.fixed != NULL)
         return timing->costs.prices[price].gpu_ns;
-    if (timing->ranks.count > 1)
-        return timing_ranks_experts(timing, event, price);
     return op_costs_experts(&timing->costs, price, &work, false);
 }
 
@@ -231,7 +229,7 @@ static void price_plain(Timing *timing, uint32_t first, uint32_t n_events, uint3
 bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint32_t each)
 {
     PlainEvents *plain = &timing->plain;
-    if (!timing->adds || timing->costs.fixed != NULL || timing->ranks.count > 1)
+    if (!timing->adds || timing->costs.fixed != NULL)
         return false;
     if (plain->number + 1 != timing->number || plain->first != first ||
         plain->n_events != n_events || plain->each != each)
@@ -243,28 +241,39 @@ bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint
     return true;
 }
 
-/* Plays what comes before the experts of EVENT, which *EXPERTS then is. */
-static Status reach_experts(Timing *timing, const TimingEvent *event, const StepOp **experts)
+Status timing_reach(Timing *timing, uint32_t layer_index, const StepOp **experts)
 {
     bool played = false;
-    if (timing->waits)
-        TRY(runs_play(timing, &timing->layers[event->layer_index], &played));
+    if (timing->waits || timing->is_rank)
+        TRY(runs_play(timing, &timing->layers[layer_index], &played));
     if (played)
         *experts = &timing->costs.ops[timing->step.stack][timing->at];
     else
-        TRY(play_until(timing, &timing->options.layers[event->layer_index].layer, experts));
+        TRY(play_until(timing, &timing->options.layers[layer_index].layer, experts));
     timing->at++;
     return OK;
 }
 
 /* The host has queued the experts of a step that waits, and the stamp behind them. */
-static Status end_experts(Timing *timing, const StepOp *experts)
+static void end_experts(Timing *timing)
 {
     timing->gpu_ns += timing->queue_stamp_ns;
     timing->n_events++;
     if (!timing->one_thread)
         end_queueing(timing);
-    return stamp(timing, experts);
+}
+
+Status timing_compute(Timing *timing, const TimingEvent *event, const BufferAction *actions,
+                      uint32_t n_actions, const StepOp *experts)
+{
+    if (timing->waits) {
+        TRY(timing_experts(timing, event, actions, n_actions, experts->price));
+        end_experts(timing);
+        return OK;
+    }
+    run_op(timing, &timing->costs.prices[experts->price], 0,
+           experts_ns(timing, event, experts->price));
+    return OK;
 }
 
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
@@ -275,14 +284,11 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
         add_event(timing, event);
         return OK;
     }
-    TRY(reach_experts(timing, event, &experts));
-    if (timing->waits) {
-        TRY(timing_experts(timing, event, actions, n_actions, experts->price));
-        return end_experts(timing, experts);
-    }
-    run_op(timing, &timing->costs.prices[experts->price], 0,
-           experts_ns(timing, event, experts->price));
-    return stamp(timing, experts);
+    if (timing->ranks != NULL)
+        return timing_ranks_event(timing, event);
+    TRY(timing_reach(timing, event->layer_index, &experts));
+    TRY(timing_compute(timing, event, actions, n_actions, experts));
+    return timing_stamp(timing, experts);
 }
 
 bool timing_takes_hits(const Timing *timing, uint32_t most)
@@ -299,9 +305,10 @@ Status timing_event_hits(Timing *timing, const TimingEvent *event, const uint8_t
         add_event(timing, event);
         return OK;
     }
-    TRY(reach_experts(timing, event, &experts));
+    TRY(timing_reach(timing, event->layer_index, &experts));
     TRY(timing_experts_hits(timing, event, hit, n_misses, experts->price));
-    return end_experts(timing, experts);
+    end_experts(timing);
+    return timing_stamp(timing, experts);
 }
 
 uint32_t timing_most_rows(const Timing *timing)
@@ -342,12 +349,12 @@ static int64_t rest_of(Timing *timing)
            (int64_t)cold_ns(timing);
 }
 
-static void count_step(Timing *timing)
+void timing_count_step(Timing *timing)
 {
     PhaseTime *phase = &timing->phases[timing->step.phase];
     const StepTime *step = &timing->out;
     phase->steps++;
-    phase->tokens += timing->step_tokens;
+    phase->tokens += timing->step.tokens;
     phase->ns += step->duration_ns;
     phase->exposed_load_ns += step->exposed_load_ns;
     phase->load_ns += step->load_ns;
@@ -360,6 +367,8 @@ static void count_step(Timing *timing)
 Status timing_end(Timing *timing, StepTime *step)
 {
     const StepOp *last;
+    if (timing->ranks != NULL)
+        return timing_ranks_end(timing, step);
     if (!timing->adds)
         TRY(play_until(timing, NULL, &last));
     if (timing->one_thread)
@@ -380,7 +389,7 @@ Status timing_end(Timing *timing, StepTime *step)
     timing->out.ops = timing->ops;
     timing->out.residency = timing->residency;
     timing_count_memory(timing);
-    count_step(timing);
+    timing_count_step(timing);
     *step = timing->out;
     return OK;
 }
@@ -388,6 +397,8 @@ Status timing_end(Timing *timing, StepTime *step)
 uint64_t timing_between(Timing *timing)
 {
     CostPoint point = {0};
+    if (timing->ranks != NULL)
+        return timing_ranks_between(timing);
     if (timing->refs.between.table == COSTS_NONE)
         return 0;
     point.at[AXIS_TOKENS] = timing->step.tokens;
@@ -433,20 +444,27 @@ static void spread_added(const Timing *timing, uint64_t op_ns[OPS])
         }
 }
 
+void timing_sum_phases(const Timing *timing, TimingTotals *totals)
+{
+    totals->total = (PhaseTime){0};
+    for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED; phase++) {
+        totals->phases[phase] = timing->phases[phase];
+        add_phase(&totals->total, &timing->phases[phase]);
+    }
+}
+
 TimingTotals timing_totals(const Timing *timing)
 {
+    if (timing->ranks != NULL)
+        return timing_ranks_totals(timing);
     TimingTotals totals = {.peak_in_use = timing->peak_in_use,
                            .rest_ns = timing->rest_ns,
                            .between_ns = timing->between_ns,
-                           .ranks = timing->ranks.count,
-                           .all_to_all_ns = timing->ranks.exchange_ns,
+                           .ranks = 1,
                            .layer_ns = timing->layer_sum,
                            .n_model_layers = timing->n_model_layers,
                            .other_use = timing->costs.other};
-    for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED; phase++) {
-        totals.phases[phase] = timing->phases[phase];
-        add_phase(&totals.total, &timing->phases[phase]);
-    }
+    timing_sum_phases(timing, &totals);
     memcpy(totals.missing, timing->missing, sizeof totals.missing);
     totals.n_missing = timing->n_missing;
     memcpy(totals.op_ns, timing->op_ns, sizeof totals.op_ns);

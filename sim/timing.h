@@ -19,7 +19,8 @@
  * events (sim/timing_events.c). Times are the same to the nanosecond (tests/test_timed_replay.c).
  *
  * Of a plan with several ranks times are what they would be with a GPU for each, requests and
- * experts shared (sim/timing_ranks.c); no executor does that yet. */
+ * experts shared: each rank is played as such a machine, and all meet at the exchanges between
+ * their ports (sim/timing_ranks.c, sim/timing_ports.c). No executor does that yet. */
 #ifndef SIM_TIMING_H
 #define SIM_TIMING_H
 
@@ -51,21 +52,47 @@ typedef struct {
     uint64_t total;
 } TimingMemory;
 
-/* One step. Arrays are valid until the next step begins. */
+/* What a rank sent and received before (or BACK: after) the experts of an event. */
+typedef struct {
+    uint32_t layer;
+    bool back;
+    uint64_t sent_bytes;
+    uint64_t received_bytes;
+    uint64_t start_ns;
+    uint64_t duration_ns;
+} PortRecord;
+
+/* One rank of a step. */
+typedef struct {
+    uint32_t tokens;         /* of its requests */
+    const TimingRecord *ops; /* as StepTime's; experts without what they wait for */
+    size_t n_ops;
+    const ResidencyRecord *residency;
+    size_t n_residency;
+    const PortRecord *ports;
+    size_t n_ports;
+    TimingMemory in_use;
+} RankStep;
+
+/* One step. Arrays are valid until the next step begins. Of several ranks: from its start on all
+ * to its end on all. */
 typedef struct {
     uint64_t start_ns;
     uint64_t duration_ns;
     uint64_t exposed_load_ns; /* how much later its MoE layers ended than had every lookup hit */
-    uint64_t load_ns;         /* that the link was busy */
+    uint64_t load_ns;         /* that the link was busy; links, added up, of several ranks */
     uint64_t loads;
     uint64_t bytes_loaded;
     uint64_t prefetches_cancelled; /* before they began (policies/link.h) */
     uint64_t late_loads;           /* hits that had to be loaded, since theirs was */
-    TimingMemory in_use;     /* at its end: of what an executor has taken, what holds something */
-    const TimingRecord *ops; /* as the executor's; NULL without records */
+    TimingMemory in_use;     /* at its end: of what an executor has taken, what holds something;
+                                of several ranks, of the fullest */
+    const TimingRecord *ops; /* as the executor's; NULL without records, and of several ranks */
     size_t n_ops;
     const ResidencyRecord *residency;
     size_t n_residency;
+    const RankStep *ranks; /* [n_ranks] of several, with records */
+    uint32_t n_ranks;      /* 0: of one */
 } StepTime;
 
 /* Sums over the steps of a phase. */
@@ -81,6 +108,20 @@ typedef struct {
     uint64_t late_loads;
 } PhaseTime;
 
+/* Sums over the steps of one rank of several. */
+typedef struct {
+    uint64_t compute_ns;  /* of its operations, */
+    uint64_t experts_ns;  /* ... and of these its experts */
+    uint64_t exchange_ns; /* that it sent or received */
+    uint64_t waited_ns;   /* ... and waited for it to begin */
+    uint64_t assignments; /* that its experts computed */
+    uint64_t load_ns;
+    uint64_t loads;
+    uint64_t bytes_loaded;
+} RankTime;
+
+/* Of several ranks, op_ns and layer_ns are the first one's, which always has requests; its experts
+ * are from when it has come to them to when it has their results. */
 typedef struct {
     PhaseTime total;
     PhaseTime phases[PHASE_MIXED + 1]; /* by Phase */
@@ -89,7 +130,10 @@ typedef struct {
     uint64_t rest_ns;                  /* of steps, outside their operations */
     uint64_t between_ns;               /* outside of steps: timing_between() */
     uint32_t ranks;                    /* that share the experts: 1 or more */
-    uint64_t all_to_all_ns;            /* of op_ns[OP_EXPERTS]: what these send one another */
+    const RankTime *of_ranks; /* [ranks] where they are several; as long valid as layer_ns */
+    uint64_t all_to_all_ns;   /* of op_ns[OP_EXPERTS]: what these send one another */
+    uint64_t imbalance_ns; /* ... and how much longer than the mean of all ranks the one took that
+                              computed longest, event by event */
     const uint64_t
         *layer_ns; /* [n_model_layers] operations of each layer; valid until the next call */
     uint32_t n_model_layers;
@@ -98,6 +142,13 @@ typedef struct {
     const char *missing[TIMING_MISSING]; /* tables that the profile lacks: counted as no time */
     uint32_t n_missing;
 } TimingTotals;
+
+/* What is left of the TOTAL_NS of all steps: waiting for others, or for the host. */
+static inline uint64_t timing_idle_ns(const RankTime *rank, uint64_t total_ns)
+{
+    uint64_t busy_ns = rank->compute_ns + rank->exchange_ns;
+    return total_ns > busy_ns ? total_ns - busy_ns : 0;
+}
 
 typedef struct Timing Timing;
 

@@ -97,6 +97,38 @@ static Status add_memory(cJSON *json, const TimingMemory *memory, const TimingMe
     return fill_memory(object, in_use);
 }
 
+static Status add_rank(cJSON *list, uint32_t number, const RankTime *rank, uint64_t total_ns)
+{
+    cJSON *item = cJSON_CreateObject();
+    TRY(json_push(list, item));
+    TRY(json_add_u64(item, "rank", number));
+    TRY(json_add_f64(item, "utilisation",
+                     total_ns > 0 ? (double)rank->compute_ns / (double)total_ns : 0));
+    TRY(json_add_u64(item, "compute_ns", rank->compute_ns));
+    TRY(json_add_u64(item, "experts_ns", rank->experts_ns));
+    TRY(json_add_u64(item, "all_to_all_ns", rank->exchange_ns));
+    TRY(json_add_u64(item, "waited_ns", rank->waited_ns));
+    TRY(json_add_u64(item, "idle_ns", timing_idle_ns(rank, total_ns)));
+    TRY(json_add_u64(item, "assignments", rank->assignments));
+    TRY(json_add_u64(item, "loads", rank->loads));
+    TRY(json_add_u64(item, "bytes_loaded", rank->bytes_loaded));
+    return json_add_u64(item, "load_ns", rank->load_ns);
+}
+
+static Status add_ranks(cJSON *json, const TimingTotals *totals)
+{
+    cJSON *list;
+    TRY(json_add_u64(json, "ranks", totals->ranks));
+    TRY(json_add_u64(json, "all_to_all_ns", totals->all_to_all_ns));
+    TRY(json_add_u64(json, "imbalance_ns", totals->imbalance_ns));
+    if (totals->of_ranks == NULL)
+        return OK;
+    TRY(json_add_array(json, "per_rank", &list));
+    for (uint32_t i = 0; i < totals->ranks; i++)
+        TRY(add_rank(list, i, &totals->of_ranks[i], totals->total.ns));
+    return OK;
+}
+
 static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory)
 {
     const TimingTotals totals = timing_totals(timing);
@@ -106,8 +138,7 @@ static Status fill(cJSON *json, const Timing *timing, const TimingMemory *memory
     TRY(add_ops(json, &totals));
     TRY(json_add_u64(json, "rest_ns", totals.rest_ns));
     TRY(json_add_u64(json, "between_ns", totals.between_ns));
-    TRY(json_add_u64(json, "ranks", totals.ranks));
-    TRY(json_add_u64(json, "all_to_all_ns", totals.all_to_all_ns));
+    TRY(add_ranks(json, &totals));
     return timing_costs_json(json, &totals);
 }
 

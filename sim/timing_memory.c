@@ -32,13 +32,14 @@ void timing_count_memory(Timing *timing)
 
 TimingMemory timing_memory(const Timing *timing, const TraceFeatures *features)
 {
+    if (timing->ranks != NULL)
+        return timing_ranks_memory(timing, features);
     const HardwareMemory *memory = &timing->costs.model->memory;
     CostUse ignored = {0};
     CostPoint point = {0};
-    const TraceFeatures room = timing_ranks_room(timing, features);
-    double requests = room.max_requests;
-    double length = room.max_length;
-    point.at[AXIS_TOKENS] = room.max_tokens;
+    double requests = features->max_requests;
+    double length = features->max_length;
+    point.at[AXIS_TOKENS] = features->max_tokens;
     TimingMemory out = {
         .weights = memory->weights_bytes,
         .slots = timing->slot_bytes,

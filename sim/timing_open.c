@@ -59,11 +59,10 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
 static Status count_slots(Timing *timing, uint32_t *most_slots)
 {
     const TimingOptions *options = &timing->options;
-    const Plan plan = timing_plan_of_one_rank(options->plan);
     bool shared = options->plan->buffer.on && options->plan->buffer.scope == SCOPE_DEVICE;
     ExpertBuffer *buffer;
     uint64_t widest = 0;
-    TRY(buffer_new(&plan, options->layers, options->n_layers, &buffer));
+    TRY(buffer_new(options->plan, options->layers, options->n_layers, &buffer));
     uint32_t staging = buffer_uses_staging(buffer) ? 1 : 0;
     *most_slots = 1;
     for (uint32_t i = 0; i < options->n_layers; i++) {
@@ -82,8 +81,6 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
             timing->initial_bytes += is_there ? timing->layers[i].slot_bytes : 0;
         }
     }
-    if (timing->ranks.count > 1)
-        timing->slot_bytes = timing_ranks_slot_bytes(timing);
     if (!options->plan->buffer.on)
         timing->initial_bytes = timing->slot_bytes;
     timing->plain_to = buffer_plain_to(buffer);
@@ -237,7 +234,6 @@ static Status open_timing(Timing *timing)
     timing->one_thread = strcmp(options->hardware->backend, "cpu") == 0;
     timing->distance = plan_needs_signals(options->plan).distance;
     timing->costs.predicts = timing->distance > 0;
-    TRY(timing_ranks_open(timing));
     TRY(timing_find_tables(timing));
     TRY(make_layers(timing));
     TRY(count_ops(timing));
@@ -257,7 +253,8 @@ Status timing_new(const TimingOptions *options, Timing **out)
     Timing *timing;
     TRY(mem_new(&timing, 1, sizeof *timing, "simulated time"));
     timing->options = *options;
-    Status status = open_timing(timing);
+    Status status =
+        options->plan->placement.ranks > 1 ? timing_ranks_open(timing) : open_timing(timing);
     if (status != OK) {
         timing_free(timing);
         return status;

@@ -49,14 +49,8 @@ typedef struct {
     uint32_t source_keys;
 } SeenShape;
 
-/* Ranks that share the experts (sim/timing_ranks.c). */
-typedef struct {
-    uint32_t count;       /* 1: one has all, and nothing below is there */
-    const PlanTable *map; /* which have each expert of each layer */
-    CostRef exchange;     /* one way, before or after the experts */
-    ExpertWork *work;     /* [count] of the present event */
-    uint64_t exchange_ns; /* of all events, both ways */
-} RankTime;
+/* Those that share requests and experts (sim/timing_ranks.c). */
+typedef struct Ranks Ranks;
 
 enum { RUN_OPS = 16, RUN_TIMES = 32 };
 #define RUN_NONE UINT32_MAX
@@ -143,7 +137,10 @@ struct Timing {
     TimingOptions options;
     OpCosts costs;
     bool one_thread; /* the backend computes when it is called */
-    RankTime ranks;
+    Ranks *ranks;    /* several: each has a Timing of its own, and of this one only the sums of its
+                        steps count; NULL: one */
+    bool is_rank;    /* it is one of several */
+    bool idle;       /* ... without a request in the step, of which it computes experts alone */
     struct {
         CostRef issue_load;
         CostRef issue_together;
@@ -223,9 +220,8 @@ struct Timing {
     uint64_t activation_bytes;
 
     /* The step. */
-    StepFeatures step;    /* of several ranks: what the fullest has of it */
-    uint32_t step_tokens; /* of all */
-    uint64_t number;      /* 1 + steps before */
+    StepFeatures step;
+    uint64_t number; /* 1 + steps before */
     bool waits;
     StepMode mode;
     uint32_t at; /* next operation of the stack's list */
@@ -342,19 +338,30 @@ bool link_is_awaited(Timing *timing);
 /* All that is left of prefetches is loaded, and counted. */
 Status link_end_step(Timing *timing);
 
-/* Finds what ranks need. Fails with ERR_UNSUPPORTED for a plan whose time on several ranks is not
- * known, with ERR_INPUT when the trace does not say a layer's width or the profile has no table for
- * as many, or as placement_map(). */
+/* Opens the ranks of a plan that has several. Fails with ERR_UNSUPPORTED for a plan whose time on
+ * several ranks is not known, with ERR_INPUT when the trace does not say a layer's width or the
+ * profile has no table for as many, or as placement_map() and timing_new() do. */
 Status timing_ranks_open(Timing *timing);
 void timing_ranks_close(Timing *timing);
-/* What the fullest rank has of STEP: all, of one. */
-StepFeatures timing_ranks_share(const Timing *timing, const StepFeatures *step);
-/* The experts of an event on all ranks, with what these send one another. */
-uint64_t timing_ranks_experts(Timing *timing, const TimingEvent *event, uint32_t price);
-/* Device memory of the experts of the rank that has most. */
-uint64_t timing_ranks_slot_bytes(const Timing *timing);
-/* What the fullest rank's executor must be opened for. */
-TraceFeatures timing_ranks_room(const Timing *timing, const TraceFeatures *features);
+/* What timing.h has under these names, of several ranks. */
+Status timing_ranks_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns);
+Status timing_ranks_event(Timing *timing, const TimingEvent *event);
+Status timing_ranks_end(Timing *timing, StepTime *step);
+uint64_t timing_ranks_between(Timing *timing);
+TimingTotals timing_ranks_totals(const Timing *timing);
+TimingMemory timing_ranks_memory(const Timing *timing, const TraceFeatures *features);
+
+/* Plays what comes before the experts of layer LAYER_INDEX, which *EXPERTS then is. */
+Status timing_reach(Timing *timing, uint32_t layer_index, const StepOp **experts);
+/* Plays the experts of EVENT, which timing_stamp() notes. */
+Status timing_compute(Timing *timing, const TimingEvent *event, const BufferAction *actions,
+                      uint32_t n_actions, const StepOp *experts);
+/* Notes that OP has run since the last stamp. */
+Status timing_stamp(Timing *timing, const StepOp *op);
+/* Counts the step that ends to its phase. */
+void timing_count_step(Timing *timing);
+/* Adds the phases up. */
+void timing_sum_phases(const Timing *timing, TimingTotals *totals);
 
 /* Counts the device memory of the step that ends (sim/timing_memory.c). */
 void timing_count_memory(Timing *timing);

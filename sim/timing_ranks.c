@@ -1,15 +1,15 @@
 /* Steps under expert parallelism: every rank takes its share of the step's requests, and computes
  * the experts that the plan's placement gives it, of the tokens of all.
  *
- * What a rank does before the experts all do at the same time: the one with most requests is the
- * slowest. Then every assignment goes to the rank of its expert, through one port of each rank
- * (the table "all-to-all"), each rank computes, results go back, and when the slowest rank has its
- * own the event is over. Assignments of a rank come from all ranks alike, so that one of RANKS
- * parts is there already. What hosts do to learn how much comes from whom is not in it. */
-#include "sim/timing_parts.h"
-
+ * Each rank is played as a machine of its own (its compute stream, its host), from experts to
+ * experts; there they wait for one another at the exchanges between their ports
+ * (sim/timing_ports.c). A step begins on all ranks when the one before has ended on all. Requests
+ * are dealt out one by one from the first rank on, those with one token in the step first, each
+ * with the mean of its group; a rank that gets none computes experts alone. Nothing overlaps an
+ * exchange, as layers follow one another; what hosts do to learn how much comes from whom is not
+ * in it. */
 #include "base/memory.h"
-#include "policies/placement.h"
+#include "sim/timing_ranks.h"
 
 static Status check_plan(const Plan *plan)
 {
@@ -33,13 +33,6 @@ Plan timing_plan_of_one_rank(const Plan *plan)
     return one;
 }
 
-/* Of the activations of one assignment. */
-static uint64_t row_bytes_of(const Timing *timing, const TraceLayer *layer)
-{
-    bool halves = strcmp(timing->costs.model->compute, "f32") != 0;
-    return (uint64_t)layer->d_model * (halves ? 2 : 4);
-}
-
 /* An imported trace may not say how much a token's activations are. */
 static Status check_widths(const TimingOptions *options)
 {
@@ -52,66 +45,113 @@ static Status check_widths(const TimingOptions *options)
     return OK;
 }
 
-static Status find_exchange(Timing *timing)
+static Status find_exchange(Ranks *ranks)
 {
     char shape[160];
-    hardware_ranks_shape(timing->ranks.count, timing->ranks.count, shape);
-    TRY(op_costs_find(&timing->costs, "all-to-all", shape, &timing->ranks.exchange));
-    if (timing->ranks.exchange.table == COSTS_NONE)
+    CostRef issue;
+    uint32_t n = ranks->split.ranks;
+    OpCosts *costs = &ranks->of[0].timing->costs;
+    const CostPoint point = {0};
+    hardware_ranks_shape(n, n, shape);
+    TRY(op_costs_find(costs, "all-to-all", shape, &ranks->exchange));
+    if (ranks->exchange.table == COSTS_NONE)
         return fail(ERR_INPUT,
                     "hardware profile: it has no table \"all-to-all\" of %s, which times of this "
                     "plan need: mpirun -n %u moebius calibrate --add",
-                    shape, timing->ranks.count);
+                    shape, n);
+    TRY(op_costs_find(costs, "issue/all-to-all", shape, &issue));
+    if (issue.table != COSTS_NONE)
+        ranks->issue_ns = op_costs_ns(costs, &issue, &point, &costs->other);
+    return OK;
+}
+
+/* Layers in which a rank has no experts count with one, which takes no memory. */
+static void forget_room(const RankSplit *split, uint32_t rank, Timing *timing)
+{
+    for (uint32_t i = 0; i < split->n_layers; i++) {
+        if (split->held[(size_t)rank * split->n_layers + i] > 0)
+            continue;
+        timing->slot_bytes -= timing->layers[i].slot_bytes;
+        timing->resident_bytes -= timing->layers[i].slot_bytes;
+    }
+}
+
+static Status open_rank(Timing *timing, uint32_t rank)
+{
+    Ranks *ranks = timing->ranks;
+    TimingOptions options = timing->options;
+    options.plan = &ranks->plan;
+    options.layers = rank_split_layers(&ranks->split, rank);
+    TRY(timing_new(&options, &ranks->of[rank].timing));
+    ranks->of[rank].timing->is_rank = true;
+    forget_room(&ranks->split, rank, ranks->of[rank].timing);
     return OK;
 }
 
 Status timing_ranks_open(Timing *timing)
 {
     const TimingOptions *options = &timing->options;
-    RankTime *ranks = &timing->ranks;
-    ranks->count = options->plan->placement.ranks;
-    if (ranks->count == 1)
-        return OK;
+    Ranks *ranks;
     TRY(check_plan(options->plan));
     TRY(check_widths(options));
-    TRY(find_exchange(timing));
-    TRY(mem_new(&ranks->work, ranks->count, sizeof *ranks->work, "simulated ranks"));
-    return placement_map(options->plan, options->layers, options->n_layers, &ranks->map);
+    TRY(mem_new(&timing->ranks, 1, sizeof *timing->ranks, "simulated ranks"));
+    ranks = timing->ranks;
+    ranks->plan = timing_plan_of_one_rank(options->plan);
+    TRY(rank_split_open(options->plan, options->layers, options->n_layers, &ranks->split));
+    uint32_t n = ranks->split.ranks;
+    TRY(mem_new(&ranks->of, n, sizeof *ranks->of, "simulated ranks"));
+    TRY(mem_new(&ranks->steps, n, sizeof *ranks->steps, "simulated ranks"));
+    TRY(mem_new(&ranks->totals, n, sizeof *ranks->totals, "simulated ranks"));
+    for (uint32_t rank = 0; rank < n; rank++)
+        TRY(open_rank(timing, rank));
+    return find_exchange(ranks);
 }
 
 void timing_ranks_close(Timing *timing)
 {
-    plan_table_release(timing->ranks.map);
-    mem_free(timing->ranks.work);
+    Ranks *ranks = timing->ranks;
+    if (ranks == NULL)
+        return;
+    for (uint32_t rank = 0; ranks->of != NULL && rank < ranks->split.ranks; rank++) {
+        timing_free(ranks->of[rank].timing);
+        mem_free(ranks->of[rank].ports);
+    }
+    mem_free(ranks->of);
+    mem_free(ranks->steps);
+    mem_free(ranks->totals);
+    rank_split_close(&ranks->split);
+    mem_free(ranks);
 }
+
+/* ---- steps ---- */
 
 static uint32_t part_of(uint64_t whole, uint64_t part, uint64_t all)
 {
     return (uint32_t)((whole * part + all - 1) / all);
 }
 
-/* As many requests as the fullest rank has, each with the mean of all. */
-static SpanGroup share_of(const SpanGroup *group, uint32_t ranks)
+/* Of a group's requests, before which DEALT were, each with the mean of all. */
+static SpanGroup share_of(const SpanGroup *group, uint32_t dealt, uint32_t ranks, uint32_t rank)
 {
-    SpanGroup share = {0};
-    if (group->requests == 0)
-        return share;
-    share.requests = part_of(group->requests, 1, ranks);
-    share.tokens = part_of(group->tokens, share.requests, group->requests);
-    share.context = group->context * share.requests / group->requests;
-    share.source = group->source * share.requests / group->requests;
-    return share;
+    uint32_t place = (rank + ranks - dealt % ranks) % ranks;
+    uint32_t requests = group->requests / ranks + (place < group->requests % ranks);
+    if (requests == 0)
+        return (SpanGroup){0};
+    return (SpanGroup){.requests = requests,
+                       .tokens = part_of(group->tokens, requests, group->requests),
+                       .context = group->context * requests / group->requests,
+                       .source = group->source * requests / group->requests};
 }
 
-StepFeatures timing_ranks_share(const Timing *timing, const StepFeatures *step)
+/* What RANK has of STEP. */
+static StepFeatures share_step(const StepFeatures *step, uint32_t ranks, uint32_t rank)
 {
-    uint32_t ranks = timing->ranks.count;
     StepFeatures share = *step;
-    if (ranks == 1)
-        return share;
+    uint32_t dealt = 0;
     share.tokens = share.requests = 0;
     for (int i = 0; i < SPAN_GROUPS; i++) {
-        share.groups[i] = share_of(&step->groups[i], ranks);
+        share.groups[i] = share_of(&step->groups[i], dealt, ranks, rank);
+        dealt += step->groups[i].requests;
         share.tokens += share.groups[i].tokens;
         share.requests += share.groups[i].requests;
     }
@@ -119,82 +159,134 @@ StepFeatures timing_ranks_share(const Timing *timing, const StepFeatures *step)
     return share;
 }
 
-/* Gives each rank what it computes of the event; the tokens of an expert that several hold are
- * spread evenly over them. Returns the assignments of all. */
-static uint64_t spread_work(Timing *timing, const TimingEvent *event)
+/* The costs of a rank without requests are those of one. */
+static StepFeatures share_of_none(const StepFeatures *share)
 {
-    RankTime *ranks = &timing->ranks;
-    uint32_t at = plan_table_find(ranks->map, timing->options.layers[event->layer_index].layer);
-    uint64_t sum = 0;
-    memset(ranks->work, 0, ranks->count * sizeof *ranks->work);
-    for (uint32_t i = 0; i < event->n; i++) {
-        const PlanRow on = plan_table_row(ranks->map, at, event->experts[i]);
-        uint32_t rows = event->rows != NULL ? event->rows[i] : 1;
-        sum += rows;
-        for (uint32_t copy = 0; copy < on.n; copy++) {
-            uint32_t own = rows / on.n + (copy < rows % on.n);
-            if (own > 0)
-                expert_work_add(&ranks->work[on.values[copy]], own);
-        }
+    StepFeatures one = *share;
+    one.tokens = one.requests = 1;
+    one.groups[SPANS_ONE] = (SpanGroup){.requests = 1, .tokens = 1};
+    return one;
+}
+
+Status timing_ranks_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
+{
+    Ranks *ranks = timing->ranks;
+    timing->step = *step;
+    timing->start_ns = later(timing->host_ns, earliest_ns);
+    timing->out = (StepTime){.start_ns = timing->start_ns};
+    for (uint32_t i = 0; i < ranks->split.ranks; i++) {
+        Rank *rank = &ranks->of[i];
+        StepFeatures share = share_step(step, ranks->split.ranks, i);
+        rank->timing->idle = share.tokens == 0;
+        rank->out.n_ports = 0;
+        if (rank->timing->idle)
+            share = share_of_none(&share);
+        TRY(timing_begin(rank->timing, &share, timing->start_ns));
+        if (!rank->timing->waits)
+            rank->timing->host_ns = rank->timing->gpu_ns;
     }
-    return sum;
+    return OK;
 }
 
-/* One way, of assignments of which the fullest rank has MOST of SUM. */
-static uint64_t exchange_ns(Timing *timing, uint64_t most, uint64_t sum, uint64_t row_bytes)
+/* The step of one rank ends. */
+static Status end_rank(Timing *timing, Rank *rank, RankStep *out)
 {
-    CostPoint point = {0};
-    double ranks = timing->ranks.count;
-    point.at[AXIS_SKEW] = (double)most * ranks / (double)sum;
-    point.at[AXIS_BYTES] = (double)(most * row_bytes) * (ranks - 1) / ranks;
-    return op_costs_ns(&timing->costs, &timing->ranks.exchange, &point, &timing->costs.other);
+    StepTime step;
+    uint64_t from_ns = rank->timing->gpu_ns;
+    TRY(timing_end(rank->timing, &step));
+    rank->sums.compute_ns += rank->timing->gpu_ns - from_ns;
+    rank->sums.load_ns += step.load_ns;
+    rank->sums.loads += step.loads;
+    rank->sums.bytes_loaded += step.bytes_loaded;
+    *out = (RankStep){.tokens = rank->timing->idle ? 0 : rank->timing->step.tokens,
+                      .ops = step.ops,
+                      .n_ops = step.n_ops,
+                      .residency = step.residency,
+                      .n_residency = step.n_residency,
+                      .ports = rank->ports,
+                      .n_ports = rank->out.n_ports,
+                      .in_use = step.in_use};
+    timing->out.load_ns += step.load_ns;
+    timing->out.loads += step.loads;
+    timing->out.bytes_loaded += step.bytes_loaded;
+    if (step.in_use.total > timing->out.in_use.total)
+        timing->out.in_use = step.in_use;
+    return OK;
 }
 
-uint64_t timing_ranks_experts(Timing *timing, const TimingEvent *event, uint32_t price)
+Status timing_ranks_end(Timing *timing, StepTime *step)
 {
-    RankTime *ranks = &timing->ranks;
-    uint64_t sum = spread_work(timing, event);
-    uint64_t most = 0;
-    uint64_t slowest_ns = 0;
-    for (uint32_t i = 0; i < ranks->count; i++) {
-        const ExpertWork *work = &ranks->work[i];
-        if (work->active == 0)
-            continue;
-        most = later(most, work->rows);
-        slowest_ns = later(slowest_ns, op_costs_experts(&timing->costs, price, work, false));
+    Ranks *ranks = timing->ranks;
+    uint64_t end_ns = timing->start_ns;
+    for (uint32_t i = 0; i < ranks->split.ranks; i++) {
+        const Timing *rank = ranks->of[i].timing;
+        TRY(end_rank(timing, &ranks->of[i], &ranks->steps[i]));
+        end_ns = later(end_ns, rank->idle ? rank->gpu_ns : rank->host_ns);
     }
-    if (sum == 0)
-        return 0;
-    uint64_t way_ns = exchange_ns(
-        timing, most, sum, row_bytes_of(timing, &timing->options.layers[event->layer_index]));
-    ranks->exchange_ns += 2 * way_ns;
-    return way_ns + slowest_ns + way_ns;
+    timing->rest_ns +=
+        end_ns > ranks->of[0].timing->gpu_ns ? end_ns - ranks->of[0].timing->gpu_ns : 0;
+    for (uint32_t i = 0; i < ranks->split.ranks; i++)
+        ranks->of[i].timing->host_ns = end_ns;
+    timing->host_ns = end_ns;
+    timing->out.duration_ns = end_ns - timing->start_ns;
+    timing->out.ranks = ranks->steps;
+    timing->out.n_ranks = ranks->split.ranks;
+    if (timing->out.in_use.total > timing->peak_in_use.total)
+        timing->peak_in_use = timing->out.in_use;
+    timing_count_step(timing);
+    *step = timing->out;
+    return OK;
 }
 
-uint64_t timing_ranks_slot_bytes(const Timing *timing)
+uint64_t timing_ranks_between(Timing *timing)
 {
-    const TimingOptions *options = &timing->options;
-    uint64_t most = 0;
-    for (uint32_t rank = 0; rank < timing->ranks.count; rank++) {
-        uint64_t bytes = 0;
-        for (uint32_t i = 0; i < options->n_layers; i++) {
-            uint32_t at = plan_table_find(timing->ranks.map, options->layers[i].layer);
-            for (uint32_t e = 0; e < options->layers[i].experts; e++) {
-                const PlanRow on = plan_table_row(timing->ranks.map, at, e);
-                for (uint32_t copy = 0; copy < on.n; copy++)
-                    bytes += on.values[copy] == rank ? timing->layers[i].slot_bytes : 0;
-            }
-        }
-        most = later(most, bytes);
+    Ranks *ranks = timing->ranks;
+    uint64_t ns = timing_between(ranks->of[0].timing);
+    timing->between_ns += ns;
+    timing->host_ns += ns;
+    return ns;
+}
+
+/* ---- results ---- */
+
+static void add_use(TimingTotals *totals, const OpCosts *costs)
+{
+    cost_use_add(&totals->other_use, &costs->other);
+    for (Op op = 0; op < OPS; op++)
+        cost_use_add(&totals->op_use[op], &costs->use[op]);
+}
+
+TimingTotals timing_ranks_totals(const Timing *timing)
+{
+    const Ranks *ranks = timing->ranks;
+    TimingTotals totals = timing_totals(ranks->of[0].timing);
+    timing_sum_phases(timing, &totals);
+    totals.peak_in_use = timing->peak_in_use;
+    totals.rest_ns = timing->rest_ns;
+    totals.between_ns = timing->between_ns;
+    totals.ranks = ranks->split.ranks;
+    totals.of_ranks = ranks->totals;
+    totals.all_to_all_ns = ranks->exchange_ns;
+    totals.imbalance_ns = ranks->imbalance_ns;
+    for (uint32_t i = 0; i < ranks->split.ranks; i++)
+        ranks->totals[i] = ranks->of[i].sums;
+    for (uint32_t i = 1; i < ranks->split.ranks; i++)
+        add_use(&totals, &ranks->of[i].timing->costs);
+    return totals;
+}
+
+TimingMemory timing_ranks_memory(const Timing *timing, const TraceFeatures *features)
+{
+    const Ranks *ranks = timing->ranks;
+    uint32_t n = ranks->split.ranks;
+    TraceFeatures room = *features;
+    TimingMemory most = {0};
+    room.max_requests = part_of(room.max_requests, 1, n);
+    room.max_tokens = part_of(room.max_tokens, 1, n);
+    for (uint32_t i = 0; i < n; i++) {
+        const TimingMemory memory = timing_memory(ranks->of[i].timing, &room);
+        if (memory.total > most.total)
+            most = memory;
     }
     return most;
-}
-
-TraceFeatures timing_ranks_room(const Timing *timing, const TraceFeatures *features)
-{
-    TraceFeatures room = *features;
-    uint32_t ranks = timing->ranks.count;
-    room.max_requests = part_of(room.max_requests, 1, ranks);
-    room.max_tokens = part_of(room.max_tokens, 1, ranks);
-    return room;
 }

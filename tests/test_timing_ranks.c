@@ -367,9 +367,9 @@ enum { STEPS = 20, STEP_NS = 3000, WAY_NS = 500 };
 
 static CliRun run;
 
-static const char *make_trace(void)
+static const char *make_trace(const char *name)
 {
-    const char *path = scratch_path("trace.db");
+    const char *path = scratch_path(name);
     TraceLayer layers[MOST_EVENTS];
     Recorder *recorder;
     make_layers(layers);
@@ -400,10 +400,9 @@ static double number(const cJSON *object, const char *key)
     return item->valuedouble;
 }
 
-static void simulate_tells_the_time_of_several_ranks(void **unused)
+/* Experts take nothing, and all exchanges are as long. */
+static const char *make_profile(const char *trace)
 {
-    (void)unused;
-    const char *trace = make_trace();
     const char *path = scratch_path("hw.json");
     Hardware hardware;
     CostTable *table;
@@ -413,6 +412,27 @@ static void simulate_tells_the_time_of_several_ranks(void **unused)
     assert_ok(cost_table_put(table, (const double[1]){0}, WAY_NS, 0));
     assert_ok(hardware_save(&hardware, path));
     hardware_free(&hardware);
+    return path;
+}
+
+static void check_rank(const cJSON *time, int rank)
+{
+    const cJSON *item =
+        cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(time, "per_rank"), rank);
+    const double total_ns = number(time, "total_ns");
+    assert_true(number(item, "rank") == rank);
+    assert_true(number(item, "compute_ns") == STEPS * STEP_NS);
+    assert_true(number(item, "all_to_all_ns") == number(time, "all_to_all_ns"));
+    assert_true(number(item, "idle_ns") == 0);
+    assert_true(fabs(number(item, "utilisation") - STEPS * STEP_NS / total_ns) < 1e-12);
+    assert_true(number(item, "assignments") == STEPS * (rank == 0 ? 4 : 2));
+}
+
+static void simulate_tells_the_time_of_several_ranks(void **unused)
+{
+    (void)unused;
+    const char *trace = make_trace("trace.db");
+    const char *path = make_profile(trace);
     cli_run((const char *[]){"simulate", "--trace", trace, "--hardware", path, "--set",
                              "placement.ranks=2", "--json", NULL},
             &run);
@@ -423,12 +443,65 @@ static void simulate_tells_the_time_of_several_ranks(void **unused)
     assert_true(number(time, "ranks") == 2);
     assert_true(number(time, "all_to_all_ns") == STEPS * MOST_EVENTS * 2 * WAY_NS);
     assert_true(number(time, "total_ns") == STEPS * (STEP_NS + MOST_EVENTS * 2 * WAY_NS));
+    assert_true(number(time, "imbalance_ns") == 0);
+    check_rank(time, 0);
+    check_rank(time, 1);
     assert_true(number(json, "misses") == 0);
     cJSON_Delete(json);
     cli_run((const char *[]){"simulate", "--trace", trace, "--set", "placement.ranks=2", NULL},
             &run);
     assert_int_equal(run.code, 2);
     assert_non_null(strstr(run.err, "placement.ranks: 2, replays and runs have one rank"));
+}
+
+/* How many slices of NAME process PID has on track TID, and when the last begins. */
+static int slices(const cJSON *events, int pid, int tid, const char *name, double *last_us)
+{
+    int n = 0;
+    const cJSON *event;
+    cJSON_ArrayForEach(event, events)
+    {
+        const char *called = cJSON_GetObjectItemCaseSensitive(event, "name")->valuestring;
+        if (strcmp(cJSON_GetObjectItemCaseSensitive(event, "ph")->valuestring, "X") != 0 ||
+            number(event, "pid") != pid || number(event, "tid") != tid || strcmp(called, name) != 0)
+            continue;
+        *last_us = number(event, "ts");
+        n++;
+    }
+    return n;
+}
+
+static void every_rank_is_a_process_of_the_timeline(void **unused)
+{
+    (void)unused;
+    const char *trace = make_trace("drawn.db");
+    const char *profile = make_profile(trace);
+    const char *path = scratch_path("ranks.json");
+    size_t bytes;
+    const double step_us = (STEP_NS + MOST_EVENTS * 2 * WAY_NS) / 1e3;
+    char *text;
+    cli_run((const char *[]){"simulate", "--trace", trace, "--hardware", profile, "--set",
+                             "placement.ranks=2", "--timeline", path, NULL},
+            &run);
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    assert_ok(file_read_all(path, 1 << 20, &text, &bytes));
+    assert_non_null(strstr(text, "\"simulator, rank 0\""));
+    assert_non_null(strstr(text, "\"simulator, rank 1\""));
+    cJSON *json = cJSON_Parse(text);
+    const cJSON *events = cJSON_GetObjectItemCaseSensitive(json, "traceEvents");
+    for (int rank = 0; rank < 2; rank++)
+        for (int port = 4; port <= 5; port++) {
+            double last_us;
+            assert_int_equal(slices(events, 2 + rank, port, "dispatch", &last_us),
+                             STEPS * MOST_EVENTS);
+            assert_int_equal(slices(events, 2 + rank, port, "combine", &last_us),
+                             STEPS * MOST_EVENTS);
+            assert_true(fabs(last_us - (STEPS * step_us - WAY_NS / 1e3)) < 1e-6);
+            assert_int_equal(slices(events, 2 + rank, 2, "embed", &last_us), STEPS);
+        }
+    cJSON_Delete(json);
+    mem_free(text);
 }
 
 int main(void)
@@ -446,6 +519,7 @@ int main(void)
         cmocka_unit_test(several_ranks_need_the_width_of_every_layer),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
         cmocka_unit_test(simulate_tells_the_time_of_several_ranks),
+        cmocka_unit_test(every_rank_is_a_process_of_the_timeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

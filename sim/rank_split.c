@@ -1,0 +1,131 @@
+#include "sim/rank_split.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "traces/layers.h"
+
+static Status make_parts(RankSplit *split, uint32_t most)
+{
+    TRY(mem_new(&split->parts, split->ranks, sizeof *split->parts, "ranks"));
+    for (uint32_t rank = 0; rank < split->ranks; rank++) {
+        RankPart *part = &split->parts[rank];
+        TRY(mem_new(&part->experts, (size_t)most + 1, sizeof *part->experts, "experts of ranks"));
+        TRY(mem_new(&part->rows, (size_t)most + 1, sizeof *part->rows, "experts of ranks"));
+        TRY(mem_new(&part->at, (size_t)most + 1, sizeof *part->at, "experts of ranks"));
+    }
+    return OK;
+}
+
+/* Numbers the experts of layer I on the ranks that hold them. */
+static void number_experts(RankSplit *split, uint32_t i)
+{
+    size_t all = split->first[split->n_layers];
+    for (uint32_t e = 0; e < split->of[i].experts; e++) {
+        const PlanRow on = plan_table_row(split->map, split->map_at[i], e);
+        for (uint32_t copy = 0; copy < on.n; copy++) {
+            uint32_t *held = &split->held[(size_t)on.values[copy] * split->n_layers + i];
+            split->number[on.values[copy] * all + split->first[i] + e] = (uint16_t)(*held)++;
+        }
+    }
+}
+
+static void make_layers(RankSplit *split)
+{
+    for (uint32_t rank = 0; rank < split->ranks; rank++)
+        for (uint32_t i = 0; i < split->n_layers; i++) {
+            size_t at = (size_t)rank * split->n_layers + i;
+            split->layers[at] = split->of[i];
+            split->layers[at].experts = split->held[at] > 0 ? split->held[at] : 1;
+        }
+}
+
+static Status make_room(RankSplit *split)
+{
+    size_t n = split->n_layers;
+    TRY(mem_new(&split->map_at, n, sizeof *split->map_at, "ranks"));
+    TRY(mem_new(&split->first, n + 1, sizeof *split->first, "ranks"));
+    TRY(mem_new(&split->layers, n * split->ranks, sizeof *split->layers, "layers of ranks"));
+    TRY(mem_new(&split->held, n * split->ranks, sizeof *split->held, "layers of ranks"));
+    for (uint32_t i = 0; i < n; i++) {
+        split->first[i + 1] = split->first[i] + split->of[i].experts;
+        split->map_at[i] = plan_table_find(split->map, split->of[i].layer);
+    }
+    TRY(mem_new(&split->number, (size_t)split->ranks * split->first[n], sizeof *split->number,
+                "experts of ranks"));
+    return make_parts(split, layers_max_experts(split->of, split->n_layers));
+}
+
+Status rank_split_open(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                       RankSplit *split)
+{
+    *split = (RankSplit){.ranks = plan->placement.ranks, .n_layers = n_layers, .of = layers};
+    TRY(placement_map(plan, layers, n_layers, &split->map));
+    TRY(make_room(split));
+    for (uint32_t i = 0; i < n_layers; i++)
+        number_experts(split, i);
+    make_layers(split);
+    return OK;
+}
+
+void rank_split_close(RankSplit *split)
+{
+    for (uint32_t rank = 0; split->parts != NULL && rank < split->ranks; rank++) {
+        mem_free(split->parts[rank].experts);
+        mem_free(split->parts[rank].rows);
+        mem_free(split->parts[rank].at);
+    }
+    mem_free(split->parts);
+    mem_free(split->number);
+    mem_free(split->held);
+    mem_free(split->layers);
+    mem_free(split->first);
+    mem_free(split->map_at);
+    plan_table_release(split->map);
+    *split = (RankSplit){0};
+}
+
+static void give(RankSplit *split, uint32_t rank, uint32_t at, uint32_t expert, uint32_t rows)
+{
+    RankPart *part = &split->parts[rank];
+    part->experts[part->n] = split->number[(size_t)rank * split->first[split->n_layers] + expert];
+    part->rows[part->n] = rows;
+    part->at[part->n++] = (uint16_t)at;
+    part->sum += rows;
+}
+
+void rank_split_event(RankSplit *split, uint32_t layer_index, uint32_t n, const uint16_t *experts,
+                      const uint32_t *rows)
+{
+    split->sum = 0;
+    split->fullest = 0;
+    for (uint32_t rank = 0; rank < split->ranks; rank++)
+        split->parts[rank].n = split->parts[rank].sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const PlanRow on = plan_table_row(split->map, split->map_at[layer_index], experts[i]);
+        uint32_t all = rows != NULL ? rows[i] : 1;
+        uint32_t expert = split->first[layer_index] + experts[i];
+        split->sum += all;
+        for (uint32_t copy = 0; copy < on.n; copy++) {
+            uint32_t own = on.n == 1 ? all : all / on.n + (copy < all % on.n);
+            if (own > 0)
+                give(split, on.values[copy], i, expert, own);
+        }
+    }
+    for (uint32_t rank = 0; rank < split->ranks; rank++)
+        if (split->parts[rank].sum > split->fullest)
+            split->fullest = split->parts[rank].sum;
+}
+
+uint16_t rank_split_expert(const RankSplit *split, uint32_t rank, uint32_t layer_index,
+                           uint32_t number)
+{
+    const uint16_t *numbers = split->number + (size_t)rank * split->first[split->n_layers];
+    for (uint32_t e = 0; e < split->of[layer_index].experts; e++) {
+        const PlanRow on = plan_table_row(split->map, split->map_at[layer_index], e);
+        for (uint32_t copy = 0; copy < on.n; copy++)
+            if (on.values[copy] == rank && numbers[split->first[layer_index] + e] == number)
+                return (uint16_t)e;
+    }
+    return 0;
+}

@@ -25,7 +25,10 @@ static void number_experts(RankSplit *split, uint32_t i)
         const PlanRow on = plan_table_row(split->map, split->map_at[i], e);
         for (uint32_t copy = 0; copy < on.n; copy++) {
             uint32_t *held = &split->held[(size_t)on.values[copy] * split->n_layers + i];
-            split->number[on.values[copy] * all + split->first[i] + e] = (uint16_t)(*held)++;
+            split->number[on.values[copy] * all + split->first[i] + e] = (uint16_t)*held;
+            split->places[split->first[i] + e] =
+                (RankPlace){.rank = on.n == 1 ? (uint16_t)on.values[copy] : RANK_SPLIT_SEVERAL,
+                            .number = (uint16_t)(*held)++};
         }
     }
 }
@@ -53,6 +56,7 @@ static Status make_room(RankSplit *split)
     }
     TRY(mem_new(&split->number, (size_t)split->ranks * split->first[n], sizeof *split->number,
                 "experts of ranks"));
+    TRY(mem_new(&split->places, split->first[n], sizeof *split->places, "experts of ranks"));
     return make_parts(split, layers_max_experts(split->of, split->n_layers));
 }
 
@@ -76,6 +80,7 @@ void rank_split_close(RankSplit *split)
         mem_free(split->parts[rank].at);
     }
     mem_free(split->parts);
+    mem_free(split->places);
     mem_free(split->number);
     mem_free(split->held);
     mem_free(split->layers);
@@ -85,36 +90,51 @@ void rank_split_close(RankSplit *split)
     *split = (RankSplit){0};
 }
 
-static void give(RankSplit *split, uint32_t rank, uint32_t at, uint32_t expert, uint32_t rows)
+static inline void give(RankPart *part, uint32_t number, uint32_t at, uint32_t rows)
 {
-    RankPart *part = &split->parts[rank];
-    part->experts[part->n] = split->number[(size_t)rank * split->first[split->n_layers] + expert];
+    part->experts[part->n] = (uint16_t)number;
     part->rows[part->n] = rows;
     part->at[part->n++] = (uint16_t)at;
     part->sum += rows;
 }
 
+/* Spreads ROWS of the expert over those that hold it. */
+static void spread(RankSplit *split, uint32_t layer_index, uint32_t expert, uint32_t at,
+                   uint32_t rows)
+{
+    const PlanRow on = plan_table_row(split->map, split->map_at[layer_index], expert);
+    const uint16_t *numbers = split->number + split->first[layer_index] + expert;
+    for (uint32_t copy = 0; copy < on.n; copy++) {
+        uint32_t rank = on.values[copy];
+        uint32_t own = rows / on.n + (copy < rows % on.n);
+        if (own > 0)
+            give(&split->parts[rank], numbers[(size_t)rank * split->first[split->n_layers]], at,
+                 own);
+    }
+}
+
 void rank_split_event(RankSplit *split, uint32_t layer_index, uint32_t n, const uint16_t *experts,
                       const uint32_t *rows)
 {
+    const RankPlace *places = split->places + split->first[layer_index];
+    RankPart *parts = split->parts;
+    for (uint32_t rank = 0; rank < split->ranks; rank++)
+        parts[rank].n = parts[rank].sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const RankPlace place = places[experts[i]];
+        uint32_t all = rows != NULL ? rows[i] : 1;
+        if (place.rank == RANK_SPLIT_SEVERAL)
+            spread(split, layer_index, experts[i], i, all);
+        else
+            give(&parts[place.rank], place.number, i, all);
+    }
     split->sum = 0;
     split->fullest = 0;
-    for (uint32_t rank = 0; rank < split->ranks; rank++)
-        split->parts[rank].n = split->parts[rank].sum = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const PlanRow on = plan_table_row(split->map, split->map_at[layer_index], experts[i]);
-        uint32_t all = rows != NULL ? rows[i] : 1;
-        uint32_t expert = split->first[layer_index] + experts[i];
-        split->sum += all;
-        for (uint32_t copy = 0; copy < on.n; copy++) {
-            uint32_t own = on.n == 1 ? all : all / on.n + (copy < all % on.n);
-            if (own > 0)
-                give(split, on.values[copy], i, expert, own);
-        }
+    for (uint32_t rank = 0; rank < split->ranks; rank++) {
+        split->sum += parts[rank].sum;
+        if (parts[rank].sum > split->fullest)
+            split->fullest = parts[rank].sum;
     }
-    for (uint32_t rank = 0; rank < split->ranks; rank++)
-        if (split->parts[rank].sum > split->fullest)
-            split->fullest = split->parts[rank].sum;
 }
 
 uint16_t rank_split_expert(const RankSplit *split, uint32_t rank, uint32_t layer_index,

@@ -18,6 +18,14 @@ typedef struct {
     uint32_t sum;      /* of the rows */
 } RankPart;
 
+/* Where an expert is that one rank holds. */
+typedef struct {
+    uint16_t rank; /* RANK_SPLIT_SEVERAL: others do, too */
+    uint16_t number;
+} RankPlace;
+
+enum { RANK_SPLIT_SEVERAL = UINT16_MAX };
+
 typedef struct {
     uint32_t ranks;
     uint32_t n_layers;
@@ -29,6 +37,7 @@ typedef struct {
     uint32_t *held;     /* [ranks][n_layers] experts that it has */
     uint32_t *first;    /* [n_layers + 1] of a layer's experts among those of all */
     uint16_t *number;   /* [ranks][experts of all layers] that a rank gives them */
+    RankPlace *places;  /* [experts of all layers] */
     RankPart *parts;    /* [ranks] of the present event */
     uint64_t sum;       /* its assignments, */
     uint32_t fullest;   /* ... and those of the rank with most */

@@ -13,13 +13,6 @@ static bool takes_part(const Ranks *ranks, uint32_t rank)
     return !ranks->of[rank].timing->idle || ranks->split.parts[rank].n > 0;
 }
 
-/* Of the activations of one assignment. */
-static uint32_t row_bytes_of(const Timing *rank, const TraceLayer *layer)
-{
-    bool halves = strcmp(rank->costs.model->compute, "f32") != 0;
-    return layer->d_model * (halves ? 2 : 4);
-}
-
 /* One way: assignments come from all ranks alike, so that one of RANKS parts is there already. */
 static uint64_t exchange_ns(Ranks *ranks, uint32_t row_bytes)
 {
@@ -53,9 +46,10 @@ static void come(const Ranks *ranks, Rank *rank)
 }
 
 /* What it sends of an event's assignments, in RANKS parts of a row, and what it receives. */
-static Status note_ports(const Ranks *ranks, uint32_t number, uint32_t layer, bool back,
-                         uint64_t start_ns, uint64_t ns, uint32_t row_bytes)
+static Status note_ports(const Ranks *ranks, uint32_t number, const TraceLayer *layer, bool back,
+                         uint64_t start_ns, uint64_t ns)
 {
+    uint64_t row_bytes = ranks->value_bytes * layer->d_model;
     Rank *rank = &ranks->of[number];
     const RankSplit *split = &ranks->split;
     uint64_t own = split->parts[number].sum;
@@ -65,7 +59,7 @@ static Status note_ports(const Ranks *ranks, uint32_t number, uint32_t layer, bo
         return OK;
     TRY(mem_grow(&rank->ports, &rank->port_room, rank->out.n_ports, sizeof *rank->ports,
                  "simulated exchanges"));
-    rank->ports[rank->out.n_ports++] = (PortRecord){.layer = layer,
+    rank->ports[rank->out.n_ports++] = (PortRecord){.layer = layer->layer,
                                                     .back = back,
                                                     .sent_bytes = back ? taken : given,
                                                     .received_bytes = back ? given : taken,
@@ -83,10 +77,8 @@ static void move_to(Timing *timing, uint64_t ns)
 }
 
 /* All that take part send and receive for NS. */
-static Status exchange(Timing *timing, uint32_t layer_index, bool back, uint64_t ns)
+static Status exchange(Ranks *ranks, const TraceLayer *layer, bool back, uint64_t ns)
 {
-    Ranks *ranks = timing->ranks;
-    const TraceLayer *layer = &timing->options.layers[layer_index];
     uint64_t start_ns = 0;
     for (uint32_t i = 0; i < ranks->split.ranks; i++) {
         Rank *rank = &ranks->of[i];
@@ -99,8 +91,7 @@ static Status exchange(Timing *timing, uint32_t layer_index, bool back, uint64_t
         Rank *rank = &ranks->of[i];
         if (!takes_part(ranks, i))
             continue;
-        TRY(note_ports(ranks, i, layer->layer, back, start_ns, ns,
-                       row_bytes_of(rank->timing, layer)));
+        TRY(note_ports(ranks, i, layer, back, start_ns, ns));
         rank->sums.waited_ns += start_ns - rank->timing->gpu_ns;
         rank->sums.exchange_ns += ns;
         rank->sends_ns = rank->receives_ns = start_ns + ns;
@@ -186,18 +177,16 @@ Status timing_ranks_play(Timing *timing, uint32_t layer_index)
 {
     Ranks *ranks = timing->ranks;
     const RankSplit *split = &ranks->split;
-    uint64_t ns = 0;
+    const TraceLayer *layer = &timing->options.layers[layer_index];
+    uint64_t ns = split->sum > 0 ? exchange_ns(ranks, ranks->value_bytes * layer->d_model) : 0;
     TRY(reach(timing, layer_index));
     if (split->sum > 0)
-        ns = exchange_ns(ranks,
-                         row_bytes_of(ranks->of[0].timing, &timing->options.layers[layer_index]));
-    if (split->sum > 0)
-        TRY(exchange(timing, layer_index, false, ns));
+        TRY(exchange(ranks, layer, false, ns));
     for (uint32_t i = 0; i < split->ranks; i++)
         TRY(compute(ranks, i, layer_index));
     count_experts(timing);
     if (split->sum > 0)
-        TRY(exchange(timing, layer_index, true, ns));
+        TRY(exchange(ranks, layer, true, ns));
     for (uint32_t i = 0; i < split->ranks; i++)
         TRY(stamp(&ranks->of[i], split->parts[i].n > 0));
     return OK;

@@ -104,6 +104,8 @@ Status timing_ranks_open(Timing *timing)
     TRY(mem_new(&ranks->totals, n, sizeof *ranks->totals, "simulated ranks"));
     for (uint32_t rank = 0; rank < n; rank++)
         TRY(open_rank(timing, rank));
+    bool halves = strcmp(ranks->of[0].timing->costs.model->compute, "f32") != 0;
+    ranks->value_bytes = halves ? 2 : 4;
     return find_exchange(ranks);
 }
 

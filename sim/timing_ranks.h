@@ -39,6 +39,7 @@ struct Ranks {
     RankTime *totals; /* [split.ranks] for timing_totals() */
     CostRef exchange; /* one way, before or after the experts */
     uint64_t issue_ns;
+    uint32_t value_bytes; /* of activations */
     KnownExchange known[KNOWN_EXCHANGES];
     uint64_t exchange_ns;  /* of all events, both ways */
     uint64_t imbalance_ns; /* that experts took longer than had all ranks had the mean */

@@ -7,6 +7,7 @@
 #ifndef SIM_RANK_SPLIT_H
 #define SIM_RANK_SPLIT_H
 
+#include "policies/buffer.h"
 #include "policies/placement.h"
 
 /* What a rank has of the present event. */
@@ -25,6 +26,12 @@ typedef struct {
 } RankPlace;
 
 enum { RANK_SPLIT_SEVERAL = UINT16_MAX };
+
+/* What a rank decided of its part of an event. */
+typedef struct {
+    const BufferAction *actions; /* [n_actions], with the rank's numbers of experts */
+    uint32_t n_actions;
+} RankDecision;
 
 typedef struct {
     uint32_t ranks;

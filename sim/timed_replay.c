@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "sim/ranked_replay.h"
 
 typedef struct {
     Timing *timing;
@@ -114,6 +115,14 @@ static bool play_plainly(Timing *timing, PackedCursor *cursor)
     return true;
 }
 
+static Status play_ranks(void *argument, const PackedEvent *event, const RankDecision *decided)
+{
+    Player *player = argument;
+    if (player->step == NULL || player->step->step != event->step)
+        TRY(begin_step(player, event->step));
+    return timing_event_split(player->timing, event->layer_index, decided);
+}
+
 /* Without a buffer there is nothing to decide. */
 static Status play_resident(Player *player, const PackedTrace *trace, ReplayResult *result)
 {
@@ -135,11 +144,15 @@ static Status play_resident(Player *player, const PackedTrace *trace, ReplayResu
 static Status play(Player *player, const PackedTrace *trace, const ReplayFuture *future,
                    const Plan *plan, ReplayResult *result)
 {
+    if (plan->buffer.on && timing_split(player->timing) != NULL)
+        return ranked_replay_run(trace, plan, future, timing_split(player->timing), play_ranks,
+                                 player, result);
+    const Plan one = timing_plan_of_one_rank(plan);
     if (timing_takes_hits(player->timing, trace->max_active))
-        return replay_run_hits(trace, plan, future, play_hits, player, result);
+        return replay_run_hits(trace, &one, future, play_hits, player, result);
     if (plan->buffer.on)
-        return replay_run(trace, plan, future, play_event, player, result);
-    TRY(replay_run(trace, plan, future, NULL, NULL, result));
+        return replay_run(trace, &one, future, play_event, player, result);
+    TRY(replay_run(trace, &one, future, NULL, NULL, result));
     return play_resident(player, trace, result);
 }
 
@@ -152,9 +165,8 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
                      .left = features->n_steps - first,
                      .observer = observer,
                      .argument = argument};
-    const Plan replayed = timing_plan_of_one_rank(plan);
     TRY(mem_new(&player.rows, (size_t)trace->max_active + 1, sizeof *player.rows, "replay"));
-    Status status = play(&player, trace, future, &replayed, result);
+    Status status = play(&player, trace, future, plan, result);
     if (status == OK)
         status = end_step(&player);
     if (status != OK)

@@ -24,8 +24,8 @@
 #ifndef SIM_TIMING_H
 #define SIM_TIMING_H
 
-#include "policies/buffer.h"
 #include "sim/op_costs.h"
+#include "sim/rank_split.h"
 
 typedef struct {
     const Hardware *hardware;
@@ -154,8 +154,8 @@ typedef struct Timing Timing;
 
 /* Fails with ERR_INPUT when the profile does not know the model, or its MoE layers are not those of
  * the trace, or lacks a table, and for several ranks when the trace does not say how wide a layer
- * is; with ERR_UNSUPPORTED for a plan of several ranks that has a buffer, static gating or
- * continuous batching. */
+ * is; with ERR_UNSUPPORTED for a plan of several ranks that has static gating, continuous batching,
+ * or a buffer as ranked_replay_check() does. */
 Status timing_new(const TimingOptions *options, Timing **timing);
 void timing_free(Timing *timing);
 
@@ -178,6 +178,11 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
 /* The same of an event of which HIT[n] says all, N_MISSES of 0, where timing_takes_hits(). */
 Status timing_event_hits(Timing *timing, const TimingEvent *event, const uint8_t *hit,
                          uint32_t n_misses);
+/* Which rank has which part of an event; NULL of one rank. */
+RankSplit *timing_split(Timing *timing);
+/* One MoE layer of a step of several ranks with buffers, which timing_split() has: DECIDED[ranks]
+ * by each; NULL: nothing was to be, without buffers. Fails with ERR_MEMORY, only with records. */
+Status timing_event_split(Timing *timing, uint32_t layer_index, const RankDecision *decided);
 /* True when events of at most MOST experts need no actions: all of an event's loads are its own
  * layer's, and go where nobody of it is (buffer_plain_to()). */
 bool timing_takes_hits(const Timing *timing, uint32_t most);

@@ -120,7 +120,8 @@ static void learn_of_none(Timing *timing)
         timing->host_ns = later(timing->host_ns, timing->gpu_ns) + timing->wake_ns;
 }
 
-static Status compute(Ranks *ranks, uint32_t number, uint32_t layer_index)
+static Status compute(Ranks *ranks, uint32_t number, uint32_t layer_index,
+                      const RankDecision *decided)
 {
     Rank *rank = &ranks->of[number];
     const RankPart *part = &ranks->split.parts[number];
@@ -133,7 +134,7 @@ static Status compute(Ranks *ranks, uint32_t number, uint32_t layer_index)
         learn_of_none(rank->timing);
         return OK;
     }
-    TRY(timing_compute(rank->timing, &event, NULL, 0, rank->op));
+    TRY(timing_compute(rank->timing, &event, decided->actions, decided->n_actions, rank->op));
     rank->experts_ns = rank->timing->gpu_ns - rank->compute_from_ns;
     rank->exposed_ns = rank->timing->out.exposed_load_ns - exposed_ns;
     rank->sums.experts_ns += rank->experts_ns;
@@ -173,8 +174,14 @@ static Status stamp(Rank *rank, bool computed)
     return OK;
 }
 
-Status timing_ranks_play(Timing *timing, uint32_t layer_index)
+RankSplit *timing_split(Timing *timing)
 {
+    return timing->ranks != NULL ? &timing->ranks->split : NULL;
+}
+
+Status timing_event_split(Timing *timing, uint32_t layer_index, const RankDecision *decided)
+{
+    static const RankDecision NONE = {0};
     Ranks *ranks = timing->ranks;
     const RankSplit *split = &ranks->split;
     const TraceLayer *layer = &timing->options.layers[layer_index];
@@ -183,7 +190,7 @@ Status timing_ranks_play(Timing *timing, uint32_t layer_index)
     if (split->sum > 0)
         TRY(exchange(ranks, layer, false, ns));
     for (uint32_t i = 0; i < split->ranks; i++)
-        TRY(compute(ranks, i, layer_index));
+        TRY(compute(ranks, i, layer_index, decided != NULL ? &decided[i] : &NONE));
     count_experts(timing);
     if (split->sum > 0)
         TRY(exchange(ranks, layer, true, ns));
@@ -196,5 +203,5 @@ Status timing_ranks_event(Timing *timing, const TimingEvent *event)
 {
     rank_split_event(&timing->ranks->split, event->layer_index, event->n, event->experts,
                      event->rows);
-    return timing_ranks_play(timing, event->layer_index);
+    return timing_event_split(timing, event->layer_index, NULL);
 }

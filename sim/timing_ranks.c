@@ -5,23 +5,26 @@
  * experts; there they wait for one another at the exchanges between their ports
  * (sim/timing_ports.c). A step begins on all ranks when the one before has ended on all. Requests
  * are dealt out one by one from the first rank on, those with one token in the step first, each
- * with the mean of its group; a rank that gets none computes experts alone. Nothing overlaps an
- * exchange, as layers follow one another; what hosts do to learn how much comes from whom is not
- * in it. */
+ * with the mean of its group; a rank that gets none computes experts alone.
+ *
+ * With a buffer each rank has the plan's slots for its own experts, a link of its own to load over,
+ * and a host that decides when the tokens of its experts have come (sim/ranked_replay.h).
+ *
+ * Nothing overlaps an exchange, as layers follow one another; what hosts do to learn how much comes
+ * from whom is not in it, nor that links of one host may share its memory. */
 #include "base/memory.h"
+#include "sim/ranked_replay.h"
 #include "sim/timing_ranks.h"
 
 static Status check_plan(const Plan *plan)
 {
     const char *reason = NULL;
-    if (plan->buffer.on)
-        reason = "with all experts in place (buffer off)";
-    else if (plan->gating.mode != GATING_DYNAMIC)
+    if (plan->gating.mode != GATING_DYNAMIC)
         reason = "with dynamic gating";
     else if (plan->batching.mode == BATCHING_CONTINUOUS)
         reason = "of steps that are given, not of continuous batching";
     if (reason == NULL)
-        return OK;
+        return plan->buffer.on ? ranked_replay_check(plan) : OK;
     return fail(ERR_UNSUPPORTED, "placement.ranks: %u, times of more than one rank are %s",
                 plan->placement.ranks, reason);
 }
@@ -68,11 +71,15 @@ static Status find_exchange(Ranks *ranks)
 /* Layers in which a rank has no experts count with one, which takes no memory. */
 static void forget_room(const RankSplit *split, uint32_t rank, Timing *timing)
 {
+    bool shared =
+        timing->options.plan->buffer.on && timing->options.plan->buffer.scope == SCOPE_DEVICE;
+    if (shared)
+        return;
     for (uint32_t i = 0; i < split->n_layers; i++) {
         if (split->held[(size_t)rank * split->n_layers + i] > 0)
             continue;
-        timing->slot_bytes -= timing->layers[i].slot_bytes;
-        timing->resident_bytes -= timing->layers[i].slot_bytes;
+        timing->slot_bytes -= timing->layers[i].slots * timing->layers[i].slot_bytes;
+        timing->resident_bytes -= timing->layers[i].residents * timing->layers[i].slot_bytes;
     }
 }
 

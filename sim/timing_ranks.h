@@ -45,7 +45,4 @@ struct Ranks {
     uint64_t imbalance_ns; /* that experts took longer than had all ranks had the mean */
 };
 
-/* Plays the event that was split. */
-Status timing_ranks_play(Timing *timing, uint32_t layer_index);
-
 #endif

@@ -1,0 +1,234 @@
+#include "sim/ranked_replay.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "traces/layers.h"
+
+/* One rank's part. */
+typedef struct {
+    ExpertBuffer *buffer;
+    BufferAction *actions;
+    uint8_t *hit;
+    uint32_t *next_use; /* NULL where they are not needed, like the next */
+    uint16_t *touches;
+} RankReplay;
+
+typedef struct {
+    const PackedTrace *trace;
+    RankSplit *split;
+    FutureReader *future;  /* or NULL */
+    uint32_t *rows;        /* [most experts] of the event */
+    uint16_t *touches;     /* the same, or NULL */
+    uint16_t *part_of;     /* ... where each expert stands in a rank's part */
+    RankReplay *ranks;     /* [split->ranks] */
+    RankDecision *decided; /* [split->ranks] */
+    RankedObserver observer;
+    void *argument;
+    ReplayResult result;
+} Ranked;
+
+Status ranked_replay_check(const Plan *plan)
+{
+    const SignalNeeds needs = plan_needs_signals(plan);
+    const char *reason = NULL;
+    if (plan_prefetches(plan))
+        reason = "that prefetch nothing";
+    else if (plan->compute.mode != COMPUTE_ON_GPU)
+        reason = "with compute.mode \"gpu\"";
+    else if (plan->buffer.initial.table != NULL || plan->buffer.initial.choice != HOT_NONE ||
+             eviction_needs_hot(plan->buffer.evict))
+        reason = "that name no experts (buffer.initial, buffer.hot)";
+    else if (signals_needed(&needs))
+        reason = "that decide without scores";
+    else if (eviction_needs_future(plan->buffer.evict) && plan->placement.replicas > 0)
+        reason = "that have no copies of experts, or do not know the future";
+    if (reason == NULL)
+        return OK;
+    return fail(ERR_UNSUPPORTED,
+                "placement.ranks: %u, buffers of more than one rank are of plans %s",
+                plan->placement.ranks, reason);
+}
+
+/* ---- events ---- */
+
+static void read_rows(const PackedEvent *event, uint32_t *rows)
+{
+    const uint8_t *at = event->counts;
+    for (uint32_t i = 0; i < event->n_active; i++)
+        rows[i] = at != NULL ? packed_count_read(&at) : 1;
+}
+
+/* The order of PART's touches: that of the event, without the others. */
+static void part_touches(const Ranked *ranked, const PackedEvent *event, const RankPart *part,
+                         uint16_t *touches)
+{
+    uint32_t n = 0;
+    memset(ranked->part_of, 0xFF, event->n_active * sizeof *ranked->part_of);
+    for (uint32_t i = 0; i < part->n; i++)
+        ranked->part_of[part->at[i]] = (uint16_t)i;
+    for (uint32_t i = 0; i < event->n_active; i++)
+        if (ranked->part_of[ranked->touches[i]] != UINT16_MAX)
+            touches[n++] = ranked->part_of[ranked->touches[i]];
+}
+
+static void count_part(Ranked *ranked, const PackedEvent *event, const RankPart *part,
+                       const uint8_t *hit, uint32_t hits)
+{
+    ReplayLayer *layer = &ranked->result.layers[event->layer_index];
+    ReplayPhase *phase = &ranked->result.phases[event->phase];
+    uint64_t assignment_hits = 0;
+    for (uint32_t i = 0; i < part->n; i++)
+        assignment_hits += hit[i] ? part->rows[i] : 0;
+    phase->hits += hits;
+    phase->misses += part->n - hits;
+    phase->assignments += part->sum;
+    phase->assignment_hits += assignment_hits;
+    layer->assignments += part->sum;
+    layer->assignment_hits += assignment_hits;
+}
+
+static void decide(Ranked *ranked, const PackedEvent *event, uint32_t rank)
+{
+    RankReplay *of = &ranked->ranks[rank];
+    RankDecision *decided = &ranked->decided[rank];
+    const RankPart *part = &ranked->split->parts[rank];
+    const uint32_t *future =
+        ranked->future != NULL ? future_reader_at(ranked->future, event->first_lookup) : NULL;
+    *decided = (RankDecision){.actions = of->actions};
+    if (part->n == 0)
+        return;
+    for (uint32_t i = 0; future != NULL && i < part->n; i++)
+        of->next_use[i] = future[part->at[i]];
+    if (of->touches != NULL)
+        part_touches(ranked, event, part, of->touches);
+    const BufferEvent asked = {.layer_index = event->layer_index,
+                               .n = part->n,
+                               .experts = part->experts,
+                               .next_use = of->next_use,
+                               .touches = of->touches};
+    uint32_t hits = buffer_event(of->buffer, &asked, of->hit, of->actions, &decided->n_actions);
+    count_part(ranked, event, part, of->hit, hits);
+}
+
+static Status replay_events(Ranked *ranked)
+{
+    PackedCursor cursor = packed_cursor(ranked->trace);
+    PackedEvent event;
+    while (packed_next(&cursor, &event)) {
+        read_rows(&event, ranked->rows);
+        if (ranked->touches != NULL)
+            packed_touches(&event, ranked->touches);
+        rank_split_event(ranked->split, event.layer_index, event.n_active, event.experts,
+                         ranked->rows);
+        for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
+            decide(ranked, &event, rank);
+        TRY(ranked->observer(ranked->argument, &event, ranked->decided));
+    }
+    return OK;
+}
+
+/* ---- opening and closing ---- */
+
+static Status open_rank(Ranked *ranked, const Plan *one, uint32_t rank, uint32_t most)
+{
+    RankReplay *of = &ranked->ranks[rank];
+    TRY(buffer_new(one, rank_split_layers(ranked->split, rank), ranked->trace->n_layers,
+                   &of->buffer));
+    TRY(mem_new(&of->actions, buffer_max_actions(of->buffer, most) + 1, sizeof *of->actions,
+                "replay"));
+    TRY(mem_new(&of->hit, (size_t)most + 1, sizeof *of->hit, "replay"));
+    if (ranked->future != NULL)
+        TRY(mem_new(&of->next_use, (size_t)most + 1, sizeof *of->next_use, "replay"));
+    if (ranked->touches != NULL)
+        TRY(mem_new(&of->touches, (size_t)most + 1, sizeof *of->touches, "replay"));
+    return OK;
+}
+
+static Status open_all(Ranked *ranked, const Plan *plan, const ReplayFuture *future)
+{
+    const PackedTrace *trace = ranked->trace;
+    const uint32_t most = layers_max_experts(trace->layers, trace->n_layers);
+    bool serial = plan->buffer.order == ORDER_SERIAL;
+    Plan one = *plan;
+    one.placement.ranks = 1;
+    if (eviction_needs_future(plan->buffer.evict))
+        TRY(future_reader_new(serial ? future->serial : future->batch, &ranked->future));
+    TRY(mem_new(&ranked->rows, (size_t)most + 1, sizeof *ranked->rows, "replay"));
+    TRY(mem_new(&ranked->part_of, (size_t)most + 1, sizeof *ranked->part_of, "replay"));
+    if (plan_needs_touches(plan))
+        TRY(mem_new(&ranked->touches, (size_t)most + 1, sizeof *ranked->touches, "replay"));
+    TRY(mem_new(&ranked->result.layers, trace->n_layers, sizeof *ranked->result.layers, "replay"));
+    ranked->result.n_layers = trace->n_layers;
+    TRY(mem_new(&ranked->ranks, ranked->split->ranks, sizeof *ranked->ranks, "replay"));
+    TRY(mem_new(&ranked->decided, ranked->split->ranks, sizeof *ranked->decided, "replay"));
+    for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
+        TRY(open_rank(ranked, &one, rank, most));
+    return OK;
+}
+
+static void add_rank(const ExpertBuffer *buffer, ReplayResult *result)
+{
+    for (uint32_t i = 0; i < result->n_layers; i++) {
+        const BufferCounts counts = buffer_counts(buffer, i);
+        buffer_counts_add(&result->layers[i].counts, &counts);
+        buffer_counts_add(&result->total.counts, &counts);
+    }
+    result->memory_bytes += buffer_memory_bytes(buffer);
+}
+
+static void add_up(Ranked *ranked)
+{
+    ReplayResult *result = &ranked->result;
+    for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
+        add_rank(ranked->ranks[rank].buffer, result);
+    for (uint32_t i = 0; i < result->n_layers; i++) {
+        result->total.assignments += result->layers[i].assignments;
+        result->total.assignment_hits += result->layers[i].assignment_hits;
+    }
+}
+
+static void close_rank(const RankReplay *of)
+{
+    mem_free(of->touches);
+    mem_free(of->next_use);
+    mem_free(of->hit);
+    mem_free(of->actions);
+    buffer_free(of->buffer);
+}
+
+static void close_all(const Ranked *ranked)
+{
+    for (uint32_t rank = 0; ranked->ranks != NULL && rank < ranked->split->ranks; rank++)
+        close_rank(&ranked->ranks[rank]);
+    mem_free(ranked->decided);
+    mem_free(ranked->ranks);
+    mem_free(ranked->touches);
+    mem_free(ranked->part_of);
+    mem_free(ranked->rows);
+    future_reader_free(ranked->future);
+}
+
+Status ranked_replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                         RankSplit *split, RankedObserver observer, void *argument,
+                         ReplayResult *result)
+{
+    Ranked ranked = {.trace = trace, .split = split, .observer = observer, .argument = argument};
+    uint64_t start_ns = clock_ns();
+    *result = (ReplayResult){0};
+    Status status = ranked_replay_check(plan);
+    if (status == OK)
+        status = open_all(&ranked, plan, future);
+    if (status == OK)
+        status = replay_events(&ranked);
+    if (status == OK) {
+        add_up(&ranked);
+        ranked.result.replay_ns = clock_ns() - start_ns;
+        *result = ranked.result;
+        ranked.result = (ReplayResult){0};
+    }
+    replay_result_free(&ranked.result);
+    close_all(&ranked);
+    return status;
+}

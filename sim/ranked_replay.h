@@ -1,0 +1,26 @@
+/* A replay in which each of several ranks has a buffer of its own (policies/buffer.h): the plan's,
+ * of the experts that the placement gives it. Every rank decides on its part of an event
+ * (sim/rank_split.h); one that has nothing of it does not look. */
+#ifndef SIM_RANKED_REPLAY_H
+#define SIM_RANKED_REPLAY_H
+
+#include "sim/rank_split.h"
+#include "sim/replay.h"
+
+/* Called with the event, which SPLIT has by ranks, and DECIDED[ranks], in order. A failure stops
+ * the replay and is returned. */
+typedef Status (*RankedObserver)(void *argument, const PackedEvent *event,
+                                 const RankDecision *decided);
+
+/* Fails with ERR_UNSUPPORTED for a plan whose decisions on several ranks are not defined: that
+ * prefetches, names experts, computes on the host, or decides by scores; or that knows the future,
+ * with copies of experts, which may have no token of an event. */
+Status ranked_replay_check(const Plan *plan);
+
+/* Replays TRACE under PLAN, as replay_run() does; PLAN's placement is SPLIT's. RESULT has the sums
+ * of all ranks: a lookup is one of a rank. Freed with replay_result_free(). */
+Status ranked_replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                         RankSplit *split, RankedObserver observer, void *argument,
+                         ReplayResult *result);
+
+#endif

@@ -240,7 +240,8 @@ void simulated_time_close(SimulatedTime *time)
 
 /* ---- for people ---- */
 
-static void add_phase(Table *table, const char *name, const PhaseTime *phase)
+/* Of several links the mean is told. */
+static void add_phase(Table *table, const char *name, const PhaseTime *phase, uint32_t links)
 {
     char text[NUMBER_BYTES];
     double ns = (double)phase->ns;
@@ -252,7 +253,7 @@ static void add_phase(Table *table, const char *name, const PhaseTime *phase)
     table_cell(table, "%.0f", ns > 0 ? 1e9 * (double)phase->tokens / ns : 0);
     table_cell(table, "%s", duration_text(phase->exposed_load_ns, text));
     table_cell(table, "%.1f %%", ns > 0 ? 100 * (double)phase->exposed_load_ns / ns : 0);
-    table_cell(table, "%.1f %%", ns > 0 ? 100 * (double)phase->load_ns / ns : 0);
+    table_cell(table, "%.1f %%", ns > 0 ? 100 * (double)phase->load_ns / links / ns : 0);
 }
 
 static Status print_phases(const TimingTotals *totals)
@@ -264,8 +265,8 @@ static Status print_phases(const TimingTotals *totals)
     TRY(table_new(TITLES, "lrrrrrrrr", &table));
     for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED; phase++)
         if (totals->phases[phase].steps > 0)
-            add_phase(table, phase_name(phase), &totals->phases[phase]);
-    add_phase(table, "total", &totals->total);
+            add_phase(table, phase_name(phase), &totals->phases[phase], totals->ranks);
+    add_phase(table, "total", &totals->total, totals->ranks);
     Status status = table_print(table, stdout);
     table_free(table);
     return status;

@@ -362,7 +362,9 @@ void buffer_counts_add(BufferCounts *sum, const BufferCounts *more)
 BufferCounts buffer_counts_total(const ExpertBuffer *buffer)
 {
     BufferCounts total = {0};
-    for (uint32_t i = 0; i < buffer->n_layers; i++)
-        buffer_counts_add(&total, &buffer->counts[i]);
+    for (uint32_t i = 0; i < buffer->n_layers; i++) {
+        const BufferCounts counts = buffer_counts(buffer, i);
+        buffer_counts_add(&total, &counts);
+    }
     return total;
 }

@@ -315,11 +315,12 @@ static void what_is_not_known_of_several_ranks_is_refused(void **unused)
     (void)unused;
     assert_not_opened("{\"moebius_plan\": 1, \"placement\": {\"ranks\": 4}}", ERR_INPUT,
                       "it has no table \"all-to-all\" of 4 ranks, which times of this plan need");
-    assert_not_opened("{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2},"
-                      " \"buffer\": {\"slots\": 2}}",
-                      ERR_UNSUPPORTED,
-                      "placement.ranks: 2, times of more than one rank are with "
-                      "all experts in place (buffer off)");
+    assert_not_opened(
+        "{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2}, \"buffer\":"
+        " {\"slots\": 2}, \"prefetch\": {\"predictor\": \"previous-step\"}}",
+        ERR_UNSUPPORTED,
+        "placement.ranks: 2, buffers of more than one rank are of plans that prefetch "
+        "nothing");
     assert_not_opened("{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2},"
                       " \"gating\": {\"mode\": \"static\"}}",
                       ERR_UNSUPPORTED, "with dynamic gating");

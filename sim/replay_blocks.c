@@ -78,7 +78,7 @@ static bool fits(const Blocks *blocks, uint64_t step, uint64_t lookups)
     return blocks->n_steps == 0 ||
            (blocks->n_steps < blocks->most_steps && blocks->n_lookups + lookups <= BLOCK_LOOKUPS &&
             step < blocks->future_end && trace->step_phase[step] == trace->step_phase[first] &&
-            trace->step_single[step] == trace->step_single[first]);
+            trace->step_counts[step] == trace->step_counts[first]);
 }
 
 /* Layer by layer the ids of a block are read with gaps, which no processor foresees. */
@@ -193,7 +193,7 @@ static Status finish_block(Blocks *blocks)
     if (blocks->n_steps == 0)
         return OK;
     ReplayPhase *phase = &blocks->result->phases[trace->step_phase[blocks->first_step]];
-    bool counted = !trace->step_single[blocks->first_step];
+    bool counted = trace->step_counts[blocks->first_step] == COUNTS_STORED;
     decide(blocks, counted);
     count_lookups(blocks, counted, phase);
     if (counted)
@@ -299,6 +299,10 @@ Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, FutureReader *f
 static uint64_t count_event(PackedCursor *cursor, uint32_t n)
 {
     uint64_t assignments = 0;
+    if (cursor->counts == COUNTS_SINGLE)
+        return n;
+    if (cursor->counts == COUNTS_SUMMED)
+        return packed_take_sums(cursor).assignments;
     const uint8_t *at = cursor->trace->counts + cursor->count_at;
     for (uint32_t i = 0; i < n; i++)
         assignments += packed_count_read(&at);
@@ -315,7 +319,7 @@ void replay_resident(PackedCursor *cursor, ExpertBuffer *buffer, ReplayResult *r
         uint64_t assignments = 0;
         for (; cursor->left > 0; cursor->left--, cursor->layer_index++) {
             uint32_t n = trace->n_active[cursor->event++];
-            uint64_t more = cursor->counted ? count_event(cursor, n) : n;
+            uint64_t more = count_event(cursor, n);
             ReplayLayer *layer = &result->layers[cursor->layer_index];
             buffer_count_hits(buffer, cursor->layer_index, n);
             layer->assignments += more;

@@ -57,7 +57,8 @@ Status timing_packed_event(Timing *timing, const PackedEvent *event, const Buffe
     const TimingEvent timed = {.layer_index = event->layer_index,
                                .n = event->n_active,
                                .experts = event->experts,
-                               .rows = event->counts != NULL ? rows : NULL};
+                               .rows = event->counts != NULL ? rows : NULL,
+                               .sums = event->summed ? &event->sums : NULL};
     return timing_event(timing, &timed, actions, n_actions);
 }
 
@@ -104,7 +105,7 @@ static Status play_event(void *argument, const PackedEvent *event, const BufferA
 static bool play_plainly(Timing *timing, PackedCursor *cursor)
 {
     const uint16_t *n_active = cursor->trace->n_active + cursor->event;
-    if (cursor->counted)
+    if (cursor->counts != COUNTS_SINGLE)
         return false;
     for (uint32_t i = 1; i < cursor->left; i++)
         if (n_active[i] != n_active[0])

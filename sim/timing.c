@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "policies/capacity.h"
 #include "sim/timing_parts.h"
+#include "traces/tally.h"
 
 bool timing_is_played(const Timing *timing, const StepOp *op)
 {
@@ -179,8 +180,15 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
     return OK;
 }
 
+_Static_assert((int)TALLY_LARGE <= (int)COST_LOAD_ROWS, "of rows that are summed up each expert's are few");
+
 static ExpertWork work_of(const TimingEvent *event)
 {
+    if (event->sums != NULL)
+        return (ExpertWork){.active = event->n,
+                            .rows = event->sums->assignments,
+                            .load = event->n,
+                            .squares = event->sums->squares};
     return event->rows == NULL ? expert_work_single(event->n)
                                : expert_work_of(event->rows, event->n);
 }

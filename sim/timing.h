@@ -172,6 +172,8 @@ typedef struct {
     uint32_t n;
     const uint16_t *experts; /* [n] */
     const uint32_t *rows;    /* [n] */
+    const PackedSums *sums;  /* of rows, each below 128, where no more is known of them and all
+                                experts are in place, on one rank; NULL: see above */
 } TimingEvent;
 Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                     uint32_t n_actions);

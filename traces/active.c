@@ -258,3 +258,39 @@ bool active_of_token(const uint16_t *experts, uint32_t n_layers, uint32_t top_k,
     }
     return true;
 }
+
+/* The top bit of each byte that is zero, and maybe that of a byte of 1 above one. */
+static uint64_t zero_bytes(uint64_t word)
+{
+    return (word - 0x0101010101010101u) & ~word & 0x8080808080808080u;
+}
+
+/* Eight ids are a word: turned by one to four bytes it meets each other id in one of them. */
+static bool is_eight_distinct(const uint8_t *experts, uint32_t n_layers)
+{
+    uint64_t same = 0;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        uint64_t ids;
+        memcpy(&ids, experts + (size_t)i * sizeof ids, sizeof ids);
+        same |= zero_bytes(~ids);
+        for (int bits = 8; bits <= 32; bits += 8)
+            same |= zero_bytes(ids ^ (ids << bits | ids >> (64 - bits)));
+    }
+    return same == 0;
+}
+
+bool active_is_distinct(const uint8_t *experts, uint32_t n_layers, uint32_t top_k)
+{
+    if (top_k == 8)
+        return is_eight_distinct(experts, n_layers);
+    for (uint32_t i = 0; i < n_layers; i++, experts += top_k) {
+        uint64_t seen[4] = {[3] = UINT64_C(1) << 63};
+        for (uint32_t k = 0; k < top_k; k++) {
+            uint64_t bit = UINT64_C(1) << experts[k] % 64;
+            if (seen[experts[k] / 64] & bit)
+                return false;
+            seen[experts[k] / 64] |= bit;
+        }
+    }
+    return true;
+}

@@ -36,6 +36,10 @@ enum { ACTIVE_TOKEN_TOP_K = 8, ACTIVE_TOKEN_EXPERT = 4087 };
 bool active_of_token(const uint16_t *experts, uint32_t n_layers, uint32_t top_k, uint16_t *active,
                      uint8_t *touches);
 
+/* Whether in each of N_LAYERS layers a token's TOP_K ids of a byte are different ones, none of them
+ * UINT8_MAX. */
+bool active_is_distinct(const uint8_t *experts, uint32_t n_layers, uint32_t top_k);
+
 /* The order of last touches, as engines with a staging area see them: token by token, router order,
  * a repeated expert only renews its touch. Of the N_ACTIVE experts in ACTIVE that EXPERTS[ids]
  * holds, TOUCHES[0] is the position in ACTIVE of the one whose last touch is longest ago. PLACE is

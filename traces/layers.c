@@ -77,6 +77,12 @@ size_t layers_id_bytes(const TraceLayer *layers, uint32_t n_layers)
     return layers_max_experts(layers, n_layers) <= UINT8_MAX ? 1 : 2;
 }
 
+void layers_widen_ids(const uint8_t *ids, size_t count, uint16_t *experts)
+{
+    for (size_t i = 0; i < count; i++)
+        experts[i] = ids[i] == UINT8_MAX ? EXPERT_DROPPED : ids[i];
+}
+
 /* The largest id + 1; EXPERT_DROPPED counts as 0. One branch-free pass, so that it vectorises. */
 static uint32_t largest_plus_one(const uint16_t *experts, size_t count)
 {
@@ -88,21 +94,58 @@ static uint32_t largest_plus_one(const uint16_t *experts, size_t count)
     return most;
 }
 
-Status layers_check_experts(const char *file, const TraceLayer *layers, StackSpan span,
-                            uint32_t step, uint32_t tokens, const uint16_t *experts, Status status)
+/* The same of ids of a byte. */
+static uint32_t largest_byte_plus_one(const uint8_t *experts, size_t count)
+{
+    uint8_t most = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint8_t next = (uint8_t)(experts[i] + 1u);
+        most = next > most ? next : most;
+    }
+    return most;
+}
+
+static uint32_t least_experts(const TraceLayer *layers, StackSpan span)
 {
     uint32_t least = TRACE_MAX_EXPERTS;
     for (uint32_t i = 0; i < span.count; i++)
         least = layers[span.first + i].experts < least ? layers[span.first + i].experts : least;
-    if (largest_plus_one(experts, (size_t)tokens * span.top_k) <= least)
+    return least;
+}
+
+/* LAYER has ids below NEXT, one of them NEXT - 1. */
+static Status check_next(const char *file, const TraceLayer *layer, uint32_t step, uint32_t next,
+                         Status status)
+{
+    if (next <= layer->experts)
+        return OK;
+    return fail(status, "%s: step %u: layer %u: expert %u, the model has %u", file, step,
+                layer->layer, next - 1, layer->experts);
+}
+
+Status layers_check_experts(const char *file, const TraceLayer *layers, StackSpan span,
+                            uint32_t step, uint32_t tokens, const uint16_t *experts, Status status)
+{
+    if (largest_plus_one(experts, (size_t)tokens * span.top_k) <= least_experts(layers, span))
         return OK;
     for (uint32_t i = 0; i < span.count; i++) {
         const TraceLayer *layer = &layers[span.first + i];
         size_t ids = (size_t)tokens * layer->top_k;
-        uint32_t next = largest_plus_one(experts, ids);
-        if (next > layer->experts)
-            return fail(status, "%s: step %u: layer %u: expert %u, the model has %u", file, step,
-                        layer->layer, next - 1, layer->experts);
+        TRY(check_next(file, layer, step, largest_plus_one(experts, ids), status));
+        experts += ids;
+    }
+    return OK;
+}
+
+Status layers_check_bytes(const char *file, const TraceLayer *layers, StackSpan span, uint32_t step,
+                          uint32_t tokens, const uint8_t *experts, Status status)
+{
+    if (largest_byte_plus_one(experts, (size_t)tokens * span.top_k) <= least_experts(layers, span))
+        return OK;
+    for (uint32_t i = 0; i < span.count; i++) {
+        const TraceLayer *layer = &layers[span.first + i];
+        size_t ids = (size_t)tokens * layer->top_k;
+        TRY(check_next(file, layer, step, largest_byte_plus_one(experts, ids), status));
         experts += ids;
     }
     return OK;

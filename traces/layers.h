@@ -25,6 +25,9 @@ StackSpan layers_ahead(const TraceLayer *layers, StackSpan span, uint32_t distan
 /* 1 when every layer has at most 255 experts, so that 0xFF can mean dropped; else 2. */
 size_t layers_id_bytes(const TraceLayer *layers, uint32_t n_layers);
 
+/* COUNT ids of a byte each, as EXPERTS has them. */
+void layers_widen_ids(const uint8_t *ids, size_t count, uint16_t *experts);
+
 /* The most experts of a layer. */
 uint32_t layers_max_experts(const TraceLayer *layers, uint32_t n_layers);
 
@@ -38,5 +41,8 @@ static inline Stack phase_stack(Phase phase)
  * other) is neither below its layer's number of experts nor EXPERT_DROPPED. */
 Status layers_check_experts(const char *file, const TraceLayer *layers, StackSpan span,
                             uint32_t step, uint32_t tokens, const uint16_t *experts, Status status);
+/* The same of ids of a byte, where UINT8_MAX means dropped. */
+Status layers_check_bytes(const char *file, const TraceLayer *layers, StackSpan span, uint32_t step,
+                          uint32_t tokens, const uint8_t *experts, Status status);
 
 #endif

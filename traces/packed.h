@@ -1,13 +1,28 @@
 /* The packed in-memory form of a trace for replay: what a cache policy can see, and nothing else.
  *
  * Per event the ascending ids of its active experts (u16 each), the order of their last touches,
- * and, only for steps of more than one token, how many assignments each has (LEB128). A million
+ * and, only for steps of more than one token, how many assignments each has (LEB128). Where nothing
+ * is decided there are sums in their place. A million
  * one-token steps of 26 layers x top-6 take about 540 MB. Read-only after packed_trace_load(), so
  * threads may share it. */
 #ifndef TRACES_PACKED_H
 #define TRACES_PACKED_H
 
+#include <string.h>
+
 #include "traces/reader.h"
+
+/* What PackedTrace.counts has of a step. */
+typedef enum {
+    COUNTS_STORED,
+    COUNTS_SINGLE, /* nothing: one token with distinct experts, so every count is 1 */
+    COUNTS_SUMMED  /* of each event PackedSums, as it lies in memory: every count is below 128 */
+} PackedCounts;
+
+typedef struct {
+    uint32_t assignments; /* counts added up */
+    uint32_t squares;     /* ... and those of each, squared */
+} PackedSums;
 
 typedef struct {
     uint32_t n_layers;  /* MoE layers of the trace */
@@ -22,12 +37,11 @@ typedef struct {
     uint32_t *step_events; /* [n_steps] events of each step */
     uint32_t
         *step_first_layer; /* [n_steps] layer index of its first event; the next events follow on */
-    uint8_t *step_single;  /* [n_steps] 1: one token with distinct experts, so every count is 1 and
-                              none is stored */
-    uint8_t *step_phase;   /* [n_steps] Phase */
-    uint16_t *n_active;    /* [n_events] */
+    uint8_t *step_counts; /* [n_steps] PackedCounts */
+    uint8_t *step_phase;  /* [n_steps] Phase */
+    uint16_t *n_active;   /* [n_events] */
     uint16_t *experts; /* [n_lookups] ascending within an event; NULL where they were left out */
-    uint8_t *counts;   /* LEB128, one per lookup of steps that are not single */
+    uint8_t *counts;   /* LEB128, one per lookup of steps that are COUNTS_STORED; or sums */
     size_t counts_bytes;
     uint8_t *touches; /* unless it was packed without: per event, last touch longest ago first:
                          positions in its experts, one byte each, or two (low byte first) when it
@@ -40,7 +54,8 @@ typedef struct {
  * returned. */
 typedef struct {
     bool no_touches; /* they are left out: for replays of which none asks for them */
-    bool no_experts; /* so are they, but for how many there are: where nothing is decided */
+    bool no_experts; /* so are they, but for how many there are, and single counts but for sums:
+                        where nothing is decided */
     Status (*run)(void *argument, const TraceRun *run);    /* of one trace as recorded, before it */
     Status (*step)(void *argument, const TraceStep *step); /* without weights and scores */
     void *argument;
@@ -52,7 +67,7 @@ Status packed_trace_load_as(const char *path, const PackedLoading *loading, Pack
 /* An empty trace of LAYERS, to be filled with packed_trace_add_step (tests, benchmarks, forced
  * routing). */
 Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace);
-/* Leaves touches out of TRACE, which has no step yet; and the experts. */
+/* Leaves touches out of TRACE, which has no step yet; and the experts, as PackedLoading says. */
 void packed_trace_leave_touches(PackedTrace *trace);
 void packed_trace_leave_experts(PackedTrace *trace);
 /* Appends one step. Fails with ERR_INPUT when the trace has no layer of the step's stack, when it
@@ -72,7 +87,7 @@ typedef struct {
     size_t touch_at;      /* offset in touches */
     uint32_t left;        /* events left in the step */
     uint32_t layer_index; /* of the next event */
-    bool counted;         /* the step has counts */
+    PackedCounts counts;  /* of the step */
     uint64_t next_step;
 } PackedCursor;
 
@@ -82,16 +97,28 @@ typedef struct {
     uint32_t layer_index;
     uint32_t n_active;
     const uint16_t *experts; /* [n_active] */
-    const uint8_t *counts;   /* LEB128[n_active], or NULL: all 1 */
+    const uint8_t *counts;   /* LEB128[n_active], or NULL: all 1, unless SUMMED */
+    bool summed;             /* all that is known of counts are ... */
+    PackedSums sums;         /* ... these */
     const uint8_t *touches;  /* as in PackedTrace; read with packed_touches() */
     uint64_t first_lookup;
 } PackedEvent;
 
 PackedCursor packed_cursor(const PackedTrace *trace);
-/* The parts of packed_next() that few events need: the first event of a step, and steps with
- * counts. */
+/* The parts of packed_next() that few events need: the first event of a step, and steps that have
+ * something of counts, of which EVENT then knows. */
 bool packed_next_step(PackedCursor *cursor);
-void packed_skip_counts(PackedCursor *cursor, const PackedEvent *event);
+void packed_take_counts(PackedCursor *cursor, PackedEvent *event);
+/* The sums of an event of a step that has them, where CURSOR stands, and on to those of the next.
+ */
+static inline PackedSums packed_take_sums(PackedCursor *cursor)
+{
+    PackedSums sums;
+    memcpy(&sums, cursor->trace->counts + cursor->count_at, sizeof sums);
+    cursor->count_at += sizeof sums;
+    return sums;
+}
+
 /* Passes over what is left of a step without counts, whose events have EACH experts. */
 void packed_skip_events(PackedCursor *cursor, uint32_t each);
 
@@ -118,11 +145,12 @@ static inline bool packed_next(PackedCursor *cursor, PackedEvent *event)
     event->layer_index = cursor->layer_index++;
     event->n_active = trace->n_active[cursor->event++];
     event->experts = trace->experts != NULL ? trace->experts + cursor->lookup : NULL;
-    event->counts = cursor->counted ? trace->counts + cursor->count_at : NULL;
+    event->counts = NULL;
+    event->summed = false;
     event->touches = packed_touches_from(trace, cursor->touch_at);
     event->first_lookup = cursor->lookup;
-    if (cursor->counted)
-        packed_skip_counts(cursor, event);
+    if (cursor->counts != COUNTS_SINGLE)
+        packed_take_counts(cursor, event);
     cursor->touch_at += packed_touch_bytes(event->n_active);
     cursor->lookup += event->n_active;
     cursor->left--;

@@ -21,7 +21,7 @@ static void list_arrays(PackedTrace *trace, Array arrays[PACKED_BLOCKS])
         {&trace->step_id, trace->n_steps, sizeof *trace->step_id},
         {&trace->step_events, trace->n_steps, sizeof *trace->step_events},
         {&trace->step_first_layer, trace->n_steps, sizeof *trace->step_first_layer},
-        {&trace->step_single, trace->n_steps, sizeof *trace->step_single},
+        {&trace->step_counts, trace->n_steps, sizeof *trace->step_counts},
         {&trace->step_phase, trace->n_steps, sizeof *trace->step_phase},
         {&trace->n_active, trace->n_events, sizeof *trace->n_active},
         {&trace->experts, trace->n_lookups, sizeof *trace->experts},

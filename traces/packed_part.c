@@ -33,7 +33,8 @@ static void count(PackedTrace *part)
         const uint8_t *counts = event.counts;
         for (uint32_t i = 0; counts != NULL && i < event.n_active; i++)
             part->n_assignments += packed_count_read(&counts);
-        part->n_assignments += event.counts == NULL ? event.n_active : 0;
+        if (counts == NULL)
+            part->n_assignments += event.summed ? event.sums.assignments : event.n_active;
         part->max_active = event.n_active > part->max_active ? event.n_active : part->max_active;
     }
 }
@@ -56,7 +57,7 @@ PackedTrace packed_trace_part(const PackedTrace *trace, uint64_t first, uint64_t
     part.step_id += first;
     part.step_events += first;
     part.step_first_layer += first;
-    part.step_single += first;
+    part.step_counts += first;
     part.step_phase += first;
     part.n_active += from.event;
     if (trace->experts != NULL)

@@ -210,10 +210,24 @@ static Status take_step_row(TraceReader *reader, const Row *row)
     return OK;
 }
 
-void reader_widen(const uint8_t *ids, size_t count, uint16_t *experts)
+/* IDS of them, as they are stored. */
+static Status take_experts(TraceReader *reader, const void *experts, size_t ids)
 {
-    for (size_t i = 0; i < count; i++)
-        experts[i] = ids[i] == UINT8_MAX ? EXPERT_DROPPED : ids[i];
+    TraceStep *step = &reader->step;
+    StackSpan span = reader->spans[step->stack];
+    const char *path = reader->store.path;
+    if (reader->id_bytes == 1 && reader->routing_bytes) {
+        step->expert_bytes = experts;
+        return layers_check_bytes(path, reader->head.layers, span, step->step, step->tokens,
+                                  step->expert_bytes, ERR_CORRUPT);
+    }
+    if (reader->id_bytes == 1)
+        layers_widen_ids(experts, ids, reader->arrays.experts);
+    else
+        memcpy(reader->arrays.experts, experts, 2 * ids);
+    step->experts = reader->arrays.experts;
+    return layers_check_experts(path, reader->head.layers, span, step->step, step->tokens,
+                                step->experts, ERR_CORRUPT);
 }
 
 /* The row routing_rows stands on. The blobs' lengths are known to fit before room is made. */
@@ -232,11 +246,7 @@ static Status take_routing_row(TraceReader *reader, const Row *row, const Row *s
     TRY(row_check_crc(row, 4));
     TRY(step_buffer_fit(&reader->arrays, step->tokens, ids, score_bytes / 2));
     TRY(take_token_columns(reader, step_row));
-    if (reader->id_bytes == 1)
-        reader_widen(experts, ids, reader->arrays.experts);
-    else
-        memcpy(reader->arrays.experts, experts, 2 * ids);
-    step->experts = reader->arrays.experts;
+    TRY(take_experts(reader, experts, ids));
     if (weights != NULL && !reader->routing_only) {
         f16_decode(weights, ids, reader->arrays.weights);
         step->weights = reader->arrays.weights;
@@ -245,8 +255,7 @@ static Status take_routing_row(TraceReader *reader, const Row *row, const Row *s
         step->scores = memcpy(reader->arrays.scores, scores, score_bytes);
         step->score_count = score_bytes / 2;
     }
-    return layers_check_experts(reader->store.path, reader->head.layers, span, step->step,
-                                step->tokens, step->experts, ERR_CORRUPT);
+    return OK;
 }
 
 /* Both tables have ended, or one has more than the other. */
@@ -319,6 +328,12 @@ Status trace_reader_next_step(TraceReader *reader, TraceStep *step)
 void trace_reader_routing_only(TraceReader *reader)
 {
     reader->routing_only = true;
+}
+
+void trace_reader_routing_bytes(TraceReader *reader)
+{
+    reader->routing_only = true;
+    reader->routing_bytes = true;
 }
 
 static uint64_t least_of(uint64_t a, uint64_t b)

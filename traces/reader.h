@@ -46,6 +46,9 @@ Status trace_reader_bounds(const TraceReader *reader, uint64_t *events, uint64_t
 Status trace_reader_next_request(TraceReader *reader, TraceRequest *request);
 /* From now on steps and events come without weights and scores, which are checked all the same. */
 void trace_reader_routing_only(TraceReader *reader);
+/* From now on steps come so, and with ids of a byte each as they are stored, where they are
+ * (TraceStep.expert_bytes). Not for events. */
+void trace_reader_routing_bytes(TraceReader *reader);
 /* Next whole step, then STATUS_END. Continues after the step that trace_reader_next_event() is in.
  */
 Status trace_reader_next_step(TraceReader *reader, TraceStep *step);

@@ -131,7 +131,7 @@ Status reader_take_prediction(TraceReader *reader, Row *row, uint32_t tokens, St
     TRY(block_fit(&reader->predicted, &reader->predicted_bytes, 4 * ids, "predictions"));
     uint16_t *to = reader->predicted;
     if (reader->id_bytes == 1)
-        reader_widen(stored, ids, to);
+        layers_widen_ids(stored, ids, to);
     else
         memcpy(to, stored, 2 * ids);
     *experts = to;

@@ -26,6 +26,7 @@ struct TraceReader {
     bool steps_ended;
     bool requests_ended;
     bool routing_only;
+    bool routing_bytes;
     StepBuffer arrays; /* of the step read last */
     TraceStep step;
     uint32_t next_event; /* of that step: layers of its stack already given */
@@ -36,9 +37,6 @@ struct TraceReader {
     void *predicted; /* u16 ids, then f16 scores */
     size_t predicted_bytes;
 };
-
-/* COUNT ids of a byte each, as EXPERTS has them. */
-void reader_widen(const uint8_t *ids, size_t count, uint16_t *experts);
 
 /* Check the row (step, rank, events or ops, crc) that ROW stands on and copy its records into the
  * reader. */

@@ -129,6 +129,9 @@ typedef struct {
     const uint8_t *rank;      /* [tokens] or NULL */
     const uint16_t *experts;  /* per MoE layer of the stack, one after the other: [tokens][top_k],
                                  router order */
+    const uint8_t *expert_bytes; /* the same as ids of a byte, UINT8_MAX where dropped, instead of
+                                    EXPERTS, which is NULL: from a reader that was asked for them;
+                                    else NULL */
     const float *weights;     /* same shape, or NULL */
     const uint16_t *scores;   /* f16, SCORE_COUNT values, or NULL; the layout is in run.notes */
     size_t score_count;

@@ -153,6 +153,9 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     }
     if (op->op != OP_EXPERTS)
         return OK;
+    TRY(mem_new(&price->calls[0], (size_t)2 * KNOWN_CALLS, sizeof *price->calls[0],
+                "prices of operations"));
+    price->calls[1] = price->calls[0] + KNOWN_CALLS;
     TRY(op_costs_find(costs, "issue/varied", op->shape, &price->varied));
     TRY(op_costs_find(costs, "issue/again", op->shape, &price->again));
     TRY(find_op_table(costs, "uneven", op, &price->uneven));
@@ -227,6 +230,8 @@ void op_costs_free(OpCosts *costs)
 {
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         mem_free(costs->ops[stack]);
+    for (uint32_t i = 0; i < costs->n_prices; i++)
+        mem_free(costs->prices[i].calls[0]);
     mem_free(costs->prices);
     costs_free(costs->costs);
     *costs = (OpCosts){0};

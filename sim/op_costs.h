@@ -71,13 +71,19 @@ ExpertWork expert_work_of(const uint32_t *rows, uint32_t n);
 void expert_work_split(const uint32_t *rows, const uint8_t *hit, uint32_t n, const ExpertWork *all,
                        ExpertWork *hits, ExpertWork *others);
 
-/* A call that was priced before; none: active is 0. */
+/* What was looked up for calls of such work, however uneven; none: ACTIVE is 0. */
 typedef struct {
-    ExpertWork work;
-    uint64_t ns;
-} KnownWork;
+    uint32_t active;
+    uint32_t rows;
+    double load;
+    double ns;
+    double even_ns;    /* with the load of evenly shared rows, if HAS_EVEN */
+    double uneven_ns;  /* that it adds to be as uneven as was measured, ... */
+    double unevenness; /* ... which is so much */
+    bool has_even;
+} KnownCall;
 
-enum { KNOWN_WORKS = 64, KNOWN_NUMBERS = 128, KNOWN_SINGLES = 128 };
+enum { KNOWN_CALLS = 4096, KNOWN_NUMBERS = 128, KNOWN_SINGLES = 128 };
 
 /* Calls of so many experts with a row each; of 0: not known. */
 typedef struct {
@@ -139,7 +145,7 @@ typedef struct {
     double host_slow;   /* ... of experts on the host, */
     double copy_slow;   /* ... and of copies beside those */
     KnownSingle singles[KNOWN_SINGLES];
-    KnownWork known[2][KNOWN_WORKS]; /* experts: calls that were priced, of all or of a list */
+    KnownCall *calls[2]; /* [KNOWN_CALLS] experts: of all, or of a list; else NULL */
 } OpPrice;
 
 /* What prices depend on but those of attention; no tokens: none were found yet. */
@@ -162,7 +168,7 @@ typedef struct {
     const Plan *limits; /* static gating limits the rows of experts; NULL: gating is dynamic */
     const Plan
         *fixed; /* ... and every expert computes its capacity, as without a buffer; or NULL */
-    uint64_t works_priced;  /* op_costs_new_experts(): what was known may be so no longer */
+    uint64_t calls_priced;  /* by new look-ups: what was known may be so no longer */
     bool predicts;          /* routers are asked ahead: that is priced, too */
     CostUse use[OPS];       /* by operation */
     CostUse other;          /* of all other tables */
@@ -226,24 +232,7 @@ static inline int64_t op_price_last_ns(OpPrice *price, int64_t queued_ns)
     return price->last_ns;
 }
 
-/* Where a call of WORK is kept, if it was priced before. */
-static inline KnownWork *op_costs_known(OpPrice *price, const ExpertWork *work, bool queued)
-{
-    return &price->known[queued][(work->active + 8 * work->rows) % KNOWN_WORKS];
-}
-
-/* op_costs_experts() of what is not kept. */
-uint64_t op_costs_new_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
-
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
-static inline uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work,
-                                        bool queued)
-{
-    const KnownWork *known = op_costs_known(&costs->prices[price], work, queued);
-    if (known->work.active == work->active && known->work.rows == work->rows &&
-        known->work.load == work->load && known->work.squares == work->squares)
-        return known->ns;
-    return op_costs_new_experts(costs, price, work, queued);
-}
+uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
 
 #endif

@@ -99,32 +99,6 @@ static double queued_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work)
     return ns + single->queued_ns - single->gpu_ns;
 }
 
-/* Beyond what was measured to be so uneven, as much more at the most. */
-static const double MOST_UNEVEN = 1.5;
-
-/* What it adds that rows are shared unevenly. */
-static double uneven_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point,
-                        const ExpertWork *work)
-{
-    CostUse ignored = {0};
-    double unevenness = cost_unevenness(work->active, work->rows, work->squares);
-    if (price->uneven.table == COSTS_NONE || unevenness <= 0)
-        return 0;
-    double measured = op_costs_at(costs, &price->unevenness, point, &ignored);
-    double share = measured > 0 ? unevenness / measured : 0;
-    double ns = op_costs_at(costs, &price->uneven, point, &ignored);
-    return ns * (share < MOST_UNEVEN ? share : MOST_UNEVEN);
-}
-
-/* WORK, as if its rows were shared evenly. */
-static ExpertWork even_work(const ExpertWork *work)
-{
-    ExpertWork even = *work;
-    double mean = (double)work->rows / work->active;
-    even.load = work->active * (mean > COST_LOAD_ROWS ? mean / COST_LOAD_ROWS : 1);
-    return even;
-}
-
 static double call_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
 {
     const CostPoint point = place_of(work);
@@ -132,32 +106,78 @@ static double call_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bo
                   : op_costs_at(costs, &price->gpu, &point, &costs->use[OP_EXPERTS]);
 }
 
+/* What is known of calls of WORK, looked up where it was not yet. */
+static KnownCall *known_call(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
+{
+    KnownCall *known = &price->calls[queued][(work->active + (work->rows << 5)) % KNOWN_CALLS];
+    if (known->active == work->active && known->rows == work->rows && known->load == work->load)
+        return known;
+    CostUse ignored = {0};
+    const CostPoint point = place_of(work);
+    costs->calls_priced++;
+    *known = (KnownCall){.active = work->active,
+                         .rows = work->rows,
+                         .load = work->load,
+                         .ns = call_ns(costs, price, work, queued)};
+    if (price->uneven.table == COSTS_NONE)
+        return known;
+    known->unevenness = op_costs_at(costs, &price->unevenness, &point, &ignored);
+    known->uneven_ns = op_costs_at(costs, &price->uneven, &point, &ignored);
+    return known;
+}
+
+/* Beyond what was measured to be so uneven, as much more at the most. */
+static const double MOST_UNEVEN = 1.5;
+
+/* What it adds that rows are shared unevenly. */
+static double uneven_ns(const KnownCall *known, const OpPrice *price, const ExpertWork *work)
+{
+    double unevenness = cost_unevenness(work->active, work->rows, work->squares);
+    if (price->uneven.table == COSTS_NONE || unevenness <= 0)
+        return 0;
+    double share = known->unevenness > 0 ? unevenness / known->unevenness : 0;
+    return known->uneven_ns * (share < MOST_UNEVEN ? share : MOST_UNEVEN);
+}
+
+/* The load of WORK, as if its rows were shared evenly. */
+static double even_load(const ExpertWork *work)
+{
+    double mean = (double)work->rows / work->active;
+    return work->active * (mean > COST_LOAD_ROWS ? mean / COST_LOAD_ROWS : 1);
+}
+
+/* A call of WORK with that load. */
+static double even_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, double load,
+                      bool queued, KnownCall *known)
+{
+    ExpertWork even = *work;
+    even.load = load;
+    if (!known->has_even)
+        known->even_ns = call_ns(costs, price, &even, queued);
+    known->has_even = true;
+    return known->even_ns;
+}
+
 /* Two sorts of unevenness were measured, one expert that has much more than the others and rows
  * that fall from expert to expert: whichever takes longer. */
 static double experts_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
 {
-    const CostPoint point = place_of(work);
-    double ns = call_ns(costs, price, work, queued);
-    double added_ns = uneven_ns(costs, price, &point, work);
+    KnownCall *known = known_call(costs, price, work, queued);
+    double added_ns = uneven_ns(known, price, work);
     if (added_ns <= 0)
-        return ns;
-    const ExpertWork even = even_work(work);
-    if (memcmp(&even, work, sizeof even) == 0)
-        return ns + added_ns;
-    double falling_ns = call_ns(costs, price, &even, queued) + added_ns;
-    return falling_ns > ns ? falling_ns : ns;
+        return known->ns;
+    double load = even_load(work);
+    if (load == work->load)
+        return known->ns + added_ns;
+    double falling_ns = even_ns(costs, price, work, load, queued, known) + added_ns;
+    return falling_ns > known->ns ? falling_ns : known->ns;
 }
 
-uint64_t op_costs_new_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
+uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
 {
-    OpPrice *price = &costs->prices[number];
-    KnownWork *known = op_costs_known(price, work, queued);
     if (work->active == 0)
         return 0;
-    costs->works_priced++;
-    known->work = *work;
-    known->ns = op_costs_whole(experts_ns(costs, price, work, queued));
-    return known->ns;
+    return op_costs_whole(experts_ns(costs, &costs->prices[number], work, queued));
 }
 
 double op_costs_host_expert(OpCosts *costs, uint32_t number, uint32_t active, uint32_t rows,

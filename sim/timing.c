@@ -180,7 +180,8 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
     return OK;
 }
 
-_Static_assert((int)TALLY_LARGE <= (int)COST_LOAD_ROWS, "of rows that are summed up each expert's are few");
+_Static_assert((int)TALLY_LARGE <= (int)COST_LOAD_ROWS,
+               "of rows that are summed up each expert's are few");
 
 static ExpertWork work_of(const TimingEvent *event)
 {

@@ -27,7 +27,7 @@ bool event_repeats(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t 
     uint64_t from_ns = told_ns(timing);
     uint64_t late_ns = from_ns - timing->gpu_ns;
     const EventTime *time = place_of(timing, layer->kind, n, n_misses, late_ns);
-    if (time->works_priced != 1 + timing->costs.works_priced || time->kind != layer->kind ||
+    if (time->calls_priced != 1 + timing->costs.calls_priced || time->kind != layer->kind ||
         time->n != n || time->n_misses != n_misses || time->late_ns != late_ns ||
         !is_link_idle(timing))
         return false;
@@ -45,7 +45,7 @@ bool event_repeats(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t 
 EventStart event_begins(const Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_misses)
 {
     EventStart start = {.from_ns = told_ns(timing), .idle = is_link_idle(timing)};
-    start.time = (EventTime){.works_priced = 1 + timing->costs.works_priced,
+    start.time = (EventTime){.calls_priced = 1 + timing->costs.calls_priced,
                              .kind = layer->kind,
                              .n = n,
                              .n_misses = n_misses,
@@ -62,7 +62,7 @@ void event_ends(Timing *timing, const EventStart *start)
 {
     EventTime time = start->time;
     if (!start->idle || timing->cold_ns != start->cold_ns ||
-        time.works_priced != 1 + timing->costs.works_priced)
+        time.calls_priced != 1 + timing->costs.calls_priced)
         return;
     time.gpu_ns = timing->gpu_ns - start->from_ns;
     time.host_ns = timing->host_ns - start->from_ns;

@@ -82,7 +82,7 @@ enum { EVENT_TIMES = 128 };
 /* What an event of experts with a row each took, for which the link was idle. Times from when the
  * host could be told of the router. */
 typedef struct {
-    uint64_t works_priced; /* 1 + OpCosts' then; 0: nothing is known */
+    uint64_t calls_priced; /* 1 + OpCosts' then; 0: nothing is known */
     uint32_t kind;         /* of its layer */
     uint32_t n;
     uint32_t n_misses;

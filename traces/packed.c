@@ -123,9 +123,10 @@ size_t packed_trace_bytes(const PackedTrace *trace)
     size_t per_step = sizeof *trace->step_id + sizeof *trace->step_events +
                       sizeof *trace->step_first_layer + sizeof *trace->step_counts +
                       sizeof *trace->step_phase;
-    return sizeof *builder + builder->active.bytes + builder->wide_bytes + trace->n_layers * sizeof *trace->layers +
-           builder->steps * per_step + builder->events * sizeof *trace->n_active +
-           builder->lookups * sizeof *trace->experts + builder->counts + builder->touches;
+    return sizeof *builder + builder->active.bytes + builder->wide_bytes +
+           trace->n_layers * sizeof *trace->layers + builder->steps * per_step +
+           builder->events * sizeof *trace->n_active + builder->lookups * sizeof *trace->experts +
+           builder->counts + builder->touches;
 }
 
 PackedCursor packed_cursor(const PackedTrace *trace)

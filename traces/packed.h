@@ -37,9 +37,9 @@ typedef struct {
     uint32_t *step_events; /* [n_steps] events of each step */
     uint32_t
         *step_first_layer; /* [n_steps] layer index of its first event; the next events follow on */
-    uint8_t *step_counts; /* [n_steps] PackedCounts */
-    uint8_t *step_phase;  /* [n_steps] Phase */
-    uint16_t *n_active;   /* [n_events] */
+    uint8_t *step_counts;  /* [n_steps] PackedCounts */
+    uint8_t *step_phase;   /* [n_steps] Phase */
+    uint16_t *n_active;    /* [n_events] */
     uint16_t *experts; /* [n_lookups] ascending within an event; NULL where they were left out */
     uint8_t *counts;   /* LEB128, one per lookup of steps that are COUNTS_STORED; or sums */
     size_t counts_bytes;

@@ -79,8 +79,8 @@ static bool append_any(PackedTrace *trace, const TraceLayer *layer, const EventI
 {
     ActiveSet *active = &trace->builder->active;
     bool touched = !trace->builder->no_touches;
-    uint32_t n = active_set_order(active, widened(trace->builder, ids), ids->n, layer->experts,
-                                  touched);
+    uint32_t n =
+        active_set_order(active, widened(trace->builder, ids), ids->n, layer->experts, touched);
     uint64_t assignments = 0;
     for (uint32_t i = 0; i < n; i++)
         assignments += active->tokens[i];
@@ -98,7 +98,8 @@ static bool can_tally(const EventIds *ids)
     return ids->bytes != NULL && ids->n <= TALLY_IDS;
 }
 
-/* The same, without a detour where its ids and its counts take a byte each, and order is all one. */
+/* The same, without a detour where its ids and its counts take a byte each, and order is all one.
+ */
 static bool append_event(PackedTrace *trace, const TraceLayer *layer, const EventIds *ids)
 {
     PackedBuilder *builder = trace->builder;

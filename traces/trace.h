@@ -132,8 +132,8 @@ typedef struct {
     const uint8_t *expert_bytes; /* the same as ids of a byte, UINT8_MAX where dropped, instead of
                                     EXPERTS, which is NULL: from a reader that was asked for them;
                                     else NULL */
-    const float *weights;     /* same shape, or NULL */
-    const uint16_t *scores;   /* f16, SCORE_COUNT values, or NULL; the layout is in run.notes */
+    const float *weights;        /* same shape, or NULL */
+    const uint16_t *scores;      /* f16, SCORE_COUNT values, or NULL; the layout is in run.notes */
     size_t score_count;
     /* What was predicted of MoE layers ahead: the part of distance D (from 1) begins D - 1 times
      * the size of EXPERTS into the array, and is laid out like EXPERTS without the stack's first D

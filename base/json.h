@@ -1,8 +1,8 @@
-/* Strict JSON over cJSON, and typed reading that names the path of what is wrong.
+/* Strict JSON in cJSON's trees, and typed reading that names the path of what is wrong.
  *
  * cJSON alone accepts trailing text, duplicate keys, infinite numbers and invalid UTF-8;
- * json_parse() refuses them. Errors read "FILE: PATH: WHY", e.g. "plan.json: buffer.slots: 0,
- * allowed is 1 to 4294967295". */
+ * json_parse(), which does not parse with it, refuses them. Errors read "FILE: PATH: WHY", e.g.
+ * "plan.json: buffer.slots: 0, allowed is 1 to 4294967295". */
 #ifndef BASE_JSON_H
 #define BASE_JSON_H
 
@@ -40,6 +40,8 @@ JsonAt json_root(const cJSON *node, const char *file);
 bool json_find(const JsonAt *parent, const char *key, JsonAt *member);
 /* The same, but absent is an error. */
 Status json_need(const JsonAt *parent, const char *key, JsonAt *member);
+/* MEMBER of an object, and an item of an array. */
+JsonAt json_member(const JsonAt *object, const cJSON *member);
 JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index);
 
 /* Fails unless AT is an object whose keys are all among KEYS (NULL-terminated). */

@@ -393,6 +393,68 @@ static void a_printed_number_reads_back_to_the_bit(void **unused)
     }
 }
 
+/* What json_parse() makes of a number of DIGITS digits, one of them behind a point, times 10^SCALE.
+ */
+static void assert_reads_as_strtod(uint64_t *state, uint32_t digits, int scale)
+{
+    char text[80];
+    size_t at = 0;
+    cJSON *root;
+    if (random_below(state, 3) == 0)
+        text[at++] = '-';
+    text[at++] = (char)('1' + random_below(state, 9));
+    for (uint32_t i = 1; i < digits; i++) {
+        if (i == 1)
+            text[at++] = '.';
+        text[at++] = (char)('0' + random_below(state, 10));
+    }
+    sprintf(text + at, "e%d", scale);
+    assert_ok(json_parse(text, strlen(text), "number", &root));
+    double wanted = strtod(text, NULL);
+    assert_memory_equal(&root->valuedouble, &wanted, sizeof wanted);
+    cJSON_Delete(root);
+}
+
+/* In the middle between two doubles, and next to that. */
+static void assert_reads_near_middles(uint64_t *state)
+{
+    char text[64];
+    cJSON *root;
+    uint64_t bits = (UINT64_C(1) << 63 | random_next(state)) & ~UINT64_C(0x7FF);
+    for (int off = -1; off <= 1; off++) {
+        sprintf(text, "%llu", (unsigned long long)(bits + 0x400 + (uint64_t)off));
+        assert_ok(json_parse(text, strlen(text), "number", &root));
+        double wanted = strtod(text, NULL);
+        assert_memory_equal(&root->valuedouble, &wanted, sizeof wanted);
+        cJSON_Delete(root);
+    }
+}
+
+static void a_number_is_the_nearest_double(void **unused)
+{
+    (void)unused;
+    uint64_t state = 9;
+    for (int i = 0; i < 30000; i++) {
+        int scale = (int)random_below(&state, 80) - 40;
+        assert_reads_as_strtod(&state, 1 + random_below(&state, 24), i % 9 ? scale : 7 * scale);
+        assert_reads_near_middles(&state);
+    }
+    static const char *const TEXTS[] = {"18446744073709551616",
+                                        "18446744073709551615",
+                                        "0.1e1",
+                                        "0e400",
+                                        "-0.0e-500",
+                                        "9007199254740993",
+                                        "100000000000000000000000000000e-29"};
+    for (size_t i = 0; i < sizeof TEXTS / sizeof *TEXTS; i++) {
+        cJSON *root;
+        double wanted = strtod(TEXTS[i], NULL);
+        assert_ok(json_parse(TEXTS[i], strlen(TEXTS[i]), "number", &root));
+        assert_memory_equal(&root->valuedouble, &wanted, sizeof wanted);
+        cJSON_Delete(root);
+    }
+}
+
 static Status build_and_save(const char *path)
 {
     cJSON *child = NULL;
@@ -486,6 +548,7 @@ int main(void)
         cmocka_unit_test(long_paths_are_cut),
         cmocka_unit_test(a_file_is_limited_in_size_and_named),
         cmocka_unit_test(a_printed_number_reads_back_to_the_bit),
+        cmocka_unit_test(a_number_is_the_nearest_double),
         cmocka_unit_test(what_was_saved_loads_as_it_was),
         cmocka_unit_test(every_allocation_may_fail_in_saving_and_loading),
     };

@@ -63,21 +63,23 @@ static Status check_layer(const JsonAt *at, const Plan *plan, uint32_t index)
                      plan->placement.replicas, layer, copies, experts);
 }
 
-Status placement_check_plan(const JsonAt *at, const Plan *plan)
+Status placement_check_plan(const JsonAt *at, Plan *plan)
 {
     const PlanTable *map = plan->placement.map.table;
     const char *method = PLACEMENT_METHOD_NAMES[plan->placement.method];
     if (placement_follows(plan->placement.method)) {
-        if (map != NULL)
+        if (map != NULL || plan->placement.map.choice != PLACEMENT_MAP_AS_GIVEN)
             return json_fail(at, "map: method \"%s\" has none; \"given\" takes any", method);
         if (plan->placement.replicas > 0)
             return json_fail(at, "replicas: method \"%s\" has none", method);
         return OK;
     }
-    if (map == NULL)
-        return json_fail(at, "method \"%s\" needs a map%s", method,
-                         placement_learns(plan->placement.method) ? ", as moebius place learns it"
-                                                                  : "");
+    if (map == NULL && !placement_learns(plan->placement.method))
+        return json_fail(at, "method \"%s\" needs a map", method);
+    if (map == NULL) {
+        plan->placement.map.choice = PLACEMENT_MAP_TRAINED;
+        return OK;
+    }
     for (uint32_t i = 0; i < plan_table_layers(map); i++)
         TRY(check_layer(at, plan, i));
     return OK;
@@ -163,6 +165,11 @@ Status placement_map(const Plan *plan, const TraceLayer *layers, uint32_t n_laye
     if (placement_follows(plan->placement.method))
         return placement_table(layers, n_layers, plan->placement.ranks, fill_following,
                                (void *)plan, map);
+    if (plan->placement.map.table == NULL)
+        return fail(ERR_INPUT,
+                    "placement.map: method \"%s\" has to learn it from a trace: "
+                    "moebius place",
+                    PLACEMENT_METHOD_NAMES[plan->placement.method]);
     TRY(check_map(plan->placement.map.table, layers, n_layers));
     *map = plan_table_share(plan->placement.map.table);
     return OK;

@@ -24,19 +24,21 @@ extern const char *const PLACEMENT_METHOD_NAMES[PLACEMENT_METHODS + 1];
 
 /* True when the map follows from the plan and the layers alone, so that a plan carries none. */
 bool placement_follows(PlacementMethod method);
-/* True when the map is learnt from a trace. */
+/* True when the map is learnt from a trace: sim/place.h. */
 bool placement_learns(PlacementMethod method);
 
-/* AT is the plan's "placement". Fails with ERR_INPUT when the method does not go with the map, or
+/* AT is the plan's "placement". A map that is not there, of a method that learns, is to be learnt.
+ * Fails with ERR_INPUT when the method does not go with the map, or
  * when the map leaves an expert out, names a rank that is not there or one twice, or has other
  * replicas than the plan says. */
-Status placement_check_plan(const JsonAt *at, const Plan *plan);
+Status placement_check_plan(const JsonAt *at, Plan *plan);
 /* For what replays and runs one rank: fails with ERR_UNSUPPORTED where PLAN has more. */
 Status placement_check_one_rank(const Plan *plan);
 
 /* The ranks of every expert of LAYERS under PLAN, by layer: its map, or the one that follows from
- * its method. Fails with ERR_INPUT when the map is of other layers or numbers of experts, or a
- * layer has fewer experts than there are ranks. *MAP is released with plan_table_release(). */
+ * its method. Fails with ERR_INPUT when the map is to be learnt, or is of other layers or numbers
+ * of experts, or a layer has fewer experts than there are ranks. *MAP is released with
+ * plan_table_release(). */
 Status placement_map(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                      const PlanTable **map);
 

@@ -30,6 +30,7 @@ typedef enum { COMPUTE_ON_GPU, COMPUTE_ON_HOST, COMPUTE_SPLIT } ComputeMode;
 typedef enum { COMPUTE_COSTS_NONE, COMPUTE_COSTS_MEASURED } CostsChoice; /* of host_ns, load_ns */
 typedef enum { HOT_NONE, HOT_HOTTEST } HotChoice;                        /* of hot, initial */
 typedef enum { TABLE_ONLINE, TABLE_TRAINED } PredictorTable;             /* of prefetch.table */
+typedef enum { PLACEMENT_MAP_AS_GIVEN, PLACEMENT_MAP_TRAINED } PlacementMapChoice;
 typedef enum {
     PLACEMENT_CONTIGUOUS, /* these three follow from the numbers of experts and ranks, and the seed
                            */
@@ -139,7 +140,7 @@ bool plan_needs_future(const Plan *plan);
 /* The PLAN_LEARNABLE things that a plan can learn, the first PLAN_TRAINED from a trace, the next
  * from a hardware profile, or carries as tables: number I of PLAN, and its path ("buffer.hot") at
  * *PATH. */
-enum { PLAN_TRAINED = 4, PLAN_LEARNABLE = 8 };
+enum { PLAN_TRAINED = 5, PLAN_LEARNABLE = 8 };
 PlanLearned *plan_learned(Plan *plan, size_t i, const char **path);
 /* Puts TABLE, which PLAN then owns as well, in the place of what is learnt. */
 void plan_learn(PlanLearned *learned, const PlanTable *table);

@@ -7,7 +7,6 @@ static const char *const GATING_MODES[] = {"dynamic", "static", NULL};
 static const char *const DISPATCHES[] = {"padded", "mask", NULL};
 static const char *const SCOPES[] = {"layer", "device", NULL};
 static const char *const ORDERS[] = {"serial", "batch", "staged", NULL};
-static const char *const NO_CHOICES[] = {NULL};
 static const char *const BUDGET_CHOICES[] = {"uniform", "skew", "optimal", NULL};
 static const char *const TABLE_CHOICES[] = {"trained", NULL};
 static const char *const HOT_CHOICES[] = {"hottest", NULL};
@@ -150,7 +149,7 @@ static const PlanKey PLACEMENT_KEYS[] = {
     {.name = "map",
      .kind = KEY_LEARNED,
      AT(placement.map),
-     .names = NO_CHOICES,
+     .names = TABLE_CHOICES,
      .shape = TABLE_ROWS,
      .most = PLACEMENT_MAX_RANKS - 1,
      .nullable = true},

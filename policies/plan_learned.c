@@ -7,10 +7,10 @@ PlanLearned *plan_learned(Plan *plan, size_t i, const char **path)
         const char *path;
         PlanLearned *learned;
     } all[PLAN_LEARNABLE] = {
-        {"buffer.budget", &plan->buffer.budget},       {"buffer.hot", &plan->buffer.hot},
-        {"buffer.initial", &plan->buffer.initial},     {"prefetch.table", &plan->prefetch.table},
-        {"compute.host_ns", &plan->compute.host_ns},   {"compute.load_ns", &plan->compute.load_ns},
-        {"compute.event_ns", &plan->compute.event_ns}, {"placement.map", &plan->placement.map},
+        {"buffer.budget", &plan->buffer.budget},     {"buffer.hot", &plan->buffer.hot},
+        {"buffer.initial", &plan->buffer.initial},   {"prefetch.table", &plan->prefetch.table},
+        {"placement.map", &plan->placement.map},     {"compute.host_ns", &plan->compute.host_ns},
+        {"compute.load_ns", &plan->compute.load_ns}, {"compute.event_ns", &plan->compute.event_ns},
     };
     *path = all[i].path;
     return all[i].learned;

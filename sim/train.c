@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "sim/place.h"
 #include "sim/train_budget.h"
 #include "sim/train_predictor.h"
 
@@ -205,6 +206,8 @@ static Status learn_predictor(const Training *training, Plan *plan)
  * depends on what is prefetched. */
 static Status learn(Training *training, Plan *plan)
 {
+    if (plan->placement.map.choice == PLACEMENT_MAP_TRAINED)
+        TRY(place_learn(training->trace, plan));
     if (plan->prefetch.table.choice == TABLE_TRAINED)
         TRY(learn_predictor(training, plan));
     if (plan->buffer.budget.choice != BUDGET_UNIFORM)

@@ -15,6 +15,7 @@
  *   prefetch.table  trained: frequency, the events that needed each expert; transition, for each
  *                   expert those that followed it most at the plan's distance in the same step, and
  *                   in what share of its events, in 2^-10
+ *   placement.map   by the placement's method (sim/place.h)
  */
 #ifndef SIM_TRAIN_H
 #define SIM_TRAIN_H

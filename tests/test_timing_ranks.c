@@ -455,6 +455,52 @@ static void simulate_tells_the_time_of_several_ranks(void **unused)
     assert_non_null(strstr(run.err, "placement.ranks: 2, replays and runs have one rank"));
 }
 
+static const char *write_text(const char *name, const char *text)
+{
+    const char *path = scratch_path(name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    assert_int_equal(fclose(file), 0);
+    return path;
+}
+
+/* A placement that is learnt from one half of the trace is scored on the other, and written. */
+static void a_sweep_by_time_learns_placements(void **unused)
+{
+    (void)unused;
+    const char *trace = make_trace("swept.db");
+    const char *profile = make_profile(trace);
+    const char *out = scratch_path("study.db");
+    const char *plan = scratch_path("placed.json");
+    const char *study =
+        write_text("study.json", "{\"moebius_study\": 1, \"grid\": {\"placement.ranks\": [1, 2],"
+                                 " \"placement.method\": [\"round-robin\", \"greedy\"]}}");
+    cli_run((const char *[]){"sweep", "--trace", trace, "--study", study, "--out", out,
+                             "--hardware", profile, NULL},
+            &run);
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    cli_run((const char *[]){"plan", "--from", out, "--best", "time", "--out", plan, "--where",
+                             "name LIKE '%ranks=2%greedy%'", "--json", NULL},
+            &run);
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    cli_run((const char *[]){"simulate", "--trace", trace, "--plan", plan, "--hardware", profile,
+                             "--json", NULL},
+            &run);
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    cJSON *json = cJSON_Parse(run.out);
+    const cJSON *time = cJSON_GetObjectItemCaseSensitive(json, "time");
+    const cJSON *placement = cJSON_GetObjectItemCaseSensitive(
+        cJSON_GetObjectItemCaseSensitive(json, "plan"), "placement");
+    assert_true(number(time, "ranks") == 2);
+    assert_true(number(time, "total_ns") == STEPS * (STEP_NS + MOST_EVENTS * 2 * WAY_NS));
+    assert_true(cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(placement, "map")));
+    cJSON_Delete(json);
+}
+
 /* How many slices of NAME process PID has on track TID, and when the last begins. */
 static int slices(const cJSON *events, int pid, int tid, const char *name, double *last_us)
 {
@@ -520,6 +566,7 @@ int main(void)
         cmocka_unit_test(several_ranks_need_the_width_of_every_layer),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
         cmocka_unit_test(simulate_tells_the_time_of_several_ranks),
+        cmocka_unit_test(a_sweep_by_time_learns_placements),
         cmocka_unit_test(every_rank_is_a_process_of_the_timeline),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

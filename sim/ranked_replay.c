@@ -15,8 +15,8 @@ typedef struct {
     uint16_t *touches;
 } RankReplay;
 
-typedef struct {
-    const PackedTrace *trace;
+struct RankedReplay {
+    PackedCursor cursor;
     RankSplit *split;
     FutureReader *future;  /* or NULL */
     uint32_t *rows;        /* [most experts] of the event */
@@ -27,7 +27,7 @@ typedef struct {
     RankedObserver observer;
     void *argument;
     ReplayResult result;
-} Ranked;
+};
 
 Status ranked_replay_check(const Plan *plan)
 {
@@ -61,7 +61,7 @@ static void read_rows(const PackedEvent *event, uint32_t *rows)
 }
 
 /* The order of PART's touches: that of the event, without the others. */
-static void part_touches(const Ranked *ranked, const PackedEvent *event, const RankPart *part,
+static void part_touches(const RankedReplay *ranked, const PackedEvent *event, const RankPart *part,
                          uint16_t *touches)
 {
     uint32_t n = 0;
@@ -73,7 +73,7 @@ static void part_touches(const Ranked *ranked, const PackedEvent *event, const R
             touches[n++] = ranked->part_of[ranked->touches[i]];
 }
 
-static void count_part(Ranked *ranked, const PackedEvent *event, const RankPart *part,
+static void count_part(RankedReplay *ranked, const PackedEvent *event, const RankPart *part,
                        const uint8_t *hit, uint32_t hits)
 {
     ReplayLayer *layer = &ranked->result.layers[event->layer_index];
@@ -89,7 +89,7 @@ static void count_part(Ranked *ranked, const PackedEvent *event, const RankPart 
     layer->assignment_hits += assignment_hits;
 }
 
-static void decide(Ranked *ranked, const PackedEvent *event, uint32_t rank)
+static void decide(RankedReplay *ranked, const PackedEvent *event, uint32_t rank)
 {
     RankReplay *of = &ranked->ranks[rank];
     RankDecision *decided = &ranked->decided[rank];
@@ -112,11 +112,10 @@ static void decide(Ranked *ranked, const PackedEvent *event, uint32_t rank)
     count_part(ranked, event, part, of->hit, hits);
 }
 
-static Status replay_events(Ranked *ranked)
+static Status replay_events(RankedReplay *ranked)
 {
-    PackedCursor cursor = packed_cursor(ranked->trace);
     PackedEvent event;
-    while (packed_next(&cursor, &event)) {
+    while (packed_next(&ranked->cursor, &event)) {
         read_rows(&event, ranked->rows);
         if (ranked->touches != NULL)
             packed_touches(&event, ranked->touches);
@@ -131,10 +130,10 @@ static Status replay_events(Ranked *ranked)
 
 /* ---- opening and closing ---- */
 
-static Status open_rank(Ranked *ranked, const Plan *one, uint32_t rank, uint32_t most)
+static Status open_rank(RankedReplay *ranked, const Plan *one, uint32_t rank, uint32_t most)
 {
     RankReplay *of = &ranked->ranks[rank];
-    TRY(buffer_new(one, rank_split_layers(ranked->split, rank), ranked->trace->n_layers,
+    TRY(buffer_new(one, rank_split_layers(ranked->split, rank), ranked->cursor.trace->n_layers,
                    &of->buffer));
     TRY(mem_new(&of->actions, buffer_max_actions(of->buffer, most) + 1, sizeof *of->actions,
                 "replay"));
@@ -146,9 +145,9 @@ static Status open_rank(Ranked *ranked, const Plan *one, uint32_t rank, uint32_t
     return OK;
 }
 
-static Status open_all(Ranked *ranked, const Plan *plan, const ReplayFuture *future)
+static Status open_all(RankedReplay *ranked, const Plan *plan, const ReplayFuture *future)
 {
-    const PackedTrace *trace = ranked->trace;
+    const PackedTrace *trace = ranked->cursor.trace;
     const uint32_t most = layers_max_experts(trace->layers, trace->n_layers);
     bool serial = plan->buffer.order == ORDER_SERIAL;
     Plan one = *plan;
@@ -178,7 +177,7 @@ static void add_rank(const ExpertBuffer *buffer, ReplayResult *result)
     result->memory_bytes += buffer_memory_bytes(buffer);
 }
 
-static void add_up(Ranked *ranked)
+static void add_up(RankedReplay *ranked)
 {
     ReplayResult *result = &ranked->result;
     for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
@@ -198,7 +197,7 @@ static void close_rank(const RankReplay *of)
     buffer_free(of->buffer);
 }
 
-static void close_all(const Ranked *ranked)
+static void close_all(const RankedReplay *ranked)
 {
     for (uint32_t rank = 0; ranked->ranks != NULL && rank < ranked->split->ranks; rank++)
         close_rank(&ranked->ranks[rank]);
@@ -210,25 +209,54 @@ static void close_all(const Ranked *ranked)
     future_reader_free(ranked->future);
 }
 
+Status ranked_replay_open(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                          RankSplit *split, RankedObserver observer, void *argument,
+                          RankedReplay **out)
+{
+    RankedReplay *ranked;
+    TRY(ranked_replay_check(plan));
+    TRY(mem_new(&ranked, 1, sizeof *ranked, "replay"));
+    *ranked = (RankedReplay){
+        .cursor = packed_cursor(trace), .split = split, .observer = observer, .argument = argument};
+    Status status = open_all(ranked, plan, future);
+    if (status != OK) {
+        ranked_replay_close(ranked, NULL);
+        return status;
+    }
+    *out = ranked;
+    return OK;
+}
+
+Status ranked_replay_go_on(RankedReplay *ranked)
+{
+    uint64_t start_ns = clock_ns();
+    Status status = replay_events(ranked);
+    ranked->result.replay_ns += clock_ns() - start_ns;
+    return status;
+}
+
+void ranked_replay_close(RankedReplay *ranked, ReplayResult *result)
+{
+    if (ranked == NULL)
+        return;
+    if (result != NULL) {
+        add_up(ranked);
+        *result = ranked->result;
+        ranked->result = (ReplayResult){0};
+    }
+    replay_result_free(&ranked->result);
+    close_all(ranked);
+    mem_free(ranked);
+}
+
 Status ranked_replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                          RankSplit *split, RankedObserver observer, void *argument,
                          ReplayResult *result)
 {
-    Ranked ranked = {.trace = trace, .split = split, .observer = observer, .argument = argument};
-    uint64_t start_ns = clock_ns();
+    RankedReplay *ranked;
     *result = (ReplayResult){0};
-    Status status = ranked_replay_check(plan);
-    if (status == OK)
-        status = open_all(&ranked, plan, future);
-    if (status == OK)
-        status = replay_events(&ranked);
-    if (status == OK) {
-        add_up(&ranked);
-        ranked.result.replay_ns = clock_ns() - start_ns;
-        *result = ranked.result;
-        ranked.result = (ReplayResult){0};
-    }
-    replay_result_free(&ranked.result);
-    close_all(&ranked);
+    TRY(ranked_replay_open(trace, plan, future, split, observer, argument, &ranked));
+    Status status = ranked_replay_go_on(ranked);
+    ranked_replay_close(ranked, status == OK ? result : NULL);
     return status;
 }

@@ -23,4 +23,12 @@ Status ranked_replay_run(const PackedTrace *trace, const Plan *plan, const Repla
                          RankSplit *split, RankedObserver observer, void *argument,
                          ReplayResult *result);
 
+/* The same over a trace that grows, as replay_open() and those that follow. */
+typedef struct RankedReplay RankedReplay;
+Status ranked_replay_open(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                          RankSplit *split, RankedObserver observer, void *argument,
+                          RankedReplay **replay);
+Status ranked_replay_go_on(RankedReplay *replay);
+void ranked_replay_close(RankedReplay *replay, ReplayResult *result);
+
 #endif

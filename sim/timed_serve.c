@@ -1,12 +1,14 @@
 #include "sim/timed_serve.h"
 
 #include "base/memory.h"
+#include "sim/ranked_replay.h"
 #include "traces/layers.h"
 
 typedef struct {
     Timing *timing;
-    PackedTrace *trace; /* that grows by each step */
-    Replay *replay;     /* of it */
+    PackedTrace *trace;   /* that grows by each step */
+    Replay *replay;       /* of it, by one rank or without a buffer, */
+    RankedReplay *ranked; /* ... or by several with one */
     FeaturesBuilder *features;
     uint32_t *rows; /* [most experts of a layer] */
     StepObserver observer;
@@ -20,6 +22,12 @@ static Status play_event(void *argument, const PackedEvent *event, const BufferA
     return timing_packed_event(server->timing, event, actions, n_actions, server->rows);
 }
 
+static Status play_ranks(void *argument, const PackedEvent *event, const RankDecision *decided)
+{
+    const Server *server = argument;
+    return timing_event_split(server->timing, event->layer_index, decided);
+}
+
 static Status play_step(void *argument, const TraceStep *step, uint64_t start_ns,
                         uint64_t *duration_ns)
 {
@@ -29,7 +37,8 @@ static Status play_step(void *argument, const TraceStep *step, uint64_t start_ns
     TRY(packed_trace_add_step(server->trace, step));
     TRY(features_builder_add(server->features, step, &features));
     TRY(timing_begin(server->timing, features, start_ns));
-    TRY(replay_go_on(server->replay));
+    TRY(server->ranked != NULL ? ranked_replay_go_on(server->ranked)
+                               : replay_go_on(server->replay));
     TRY(timing_end(server->timing, &time));
     *duration_ns = time.duration_ns + timing_between(server->timing);
     return server->observer != NULL ? server->observer(server->argument, features, &time) : OK;
@@ -60,7 +69,11 @@ static Status open_server(const Rebatch *rebatch, const Plan *plan, Server *serv
     TRY(mem_new(&server->rows, (size_t)layers_max_experts(layers, n_layers) + 1,
                 sizeof *server->rows, "simulated experts"));
     TRY(features_builder_new(1, &server->features));
-    return replay_open(server->trace, plan, &none, play_event, server, &server->replay);
+    if (plan->buffer.on && timing_split(server->timing) != NULL)
+        return ranked_replay_open(server->trace, plan, &none, timing_split(server->timing),
+                                  play_ranks, server, &server->ranked);
+    const Plan one = timing_plan_of_one_rank(plan);
+    return replay_open(server->trace, &one, &none, play_event, server, &server->replay);
 }
 
 static uint32_t less(uint64_t a, uint64_t b)
@@ -107,7 +120,11 @@ static Status finish(const Rebatch *rebatch, const Plan *plan, Server *server, S
     widen_features(rebatch, plan, &features);
     served->memory = timing_memory(server->timing, &features);
     trace_features_free(&features);
-    replay_close(server->replay, &served->result);
+    if (server->ranked != NULL)
+        ranked_replay_close(server->ranked, &served->result);
+    else
+        replay_close(server->replay, &served->result);
+    server->ranked = NULL;
     server->replay = NULL;
     served->result.time = plan_time(server->timing, served);
     return OK;
@@ -125,6 +142,7 @@ Status timed_serve(Rebatch *rebatch, const Plan *plan, Timing *timing, StepObser
     if (status == OK)
         status = finish(rebatch, plan, &server, served);
     replay_close(server.replay, NULL);
+    ranked_replay_close(server.ranked, NULL);
     features_builder_close(server.features, NULL);
     mem_free(server.rows);
     if (status != OK)

@@ -18,15 +18,11 @@
 
 static Status check_plan(const Plan *plan)
 {
-    const char *reason = NULL;
     if (plan->gating.mode != GATING_DYNAMIC)
-        reason = "with dynamic gating";
-    else if (plan->batching.mode == BATCHING_CONTINUOUS)
-        reason = "of steps that are given, not of continuous batching";
-    if (reason == NULL)
-        return plan->buffer.on ? ranked_replay_check(plan) : OK;
-    return fail(ERR_UNSUPPORTED, "placement.ranks: %u, times of more than one rank are %s",
-                plan->placement.ranks, reason);
+        return fail(ERR_UNSUPPORTED,
+                    "placement.ranks: %u, times of more than one rank are with dynamic gating",
+                    plan->placement.ranks);
+    return plan->buffer.on ? ranked_replay_check(plan) : OK;
 }
 
 Plan timing_plan_of_one_rank(const Plan *plan)

@@ -57,14 +57,14 @@ static Status note_ports(const Ranks *ranks, uint32_t number, const TraceLayer *
     uint64_t taken = own * (split->ranks - 1) * row_bytes / split->ranks;
     if (!rank->timing->options.records)
         return OK;
-    TRY(mem_grow(&rank->ports, &rank->port_room, rank->out.n_ports, sizeof *rank->ports,
+    TRY(mem_grow(&rank->ports, &rank->port_room, rank->n_ports, sizeof *rank->ports,
                  "simulated exchanges"));
-    rank->ports[rank->out.n_ports++] = (PortRecord){.layer = layer->layer,
-                                                    .back = back,
-                                                    .sent_bytes = back ? taken : given,
-                                                    .received_bytes = back ? given : taken,
-                                                    .start_ns = start_ns,
-                                                    .duration_ns = ns};
+    rank->ports[rank->n_ports++] = (PortRecord){.layer = layer->layer,
+                                                .back = back,
+                                                .sent_bytes = back ? taken : given,
+                                                .received_bytes = back ? given : taken,
+                                                .start_ns = start_ns,
+                                                .duration_ns = ns};
     return OK;
 }
 

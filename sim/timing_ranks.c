@@ -67,15 +67,16 @@ static Status find_exchange(Ranks *ranks)
 /* Layers in which a rank has no experts count with one, which takes no memory. */
 static void forget_room(const RankSplit *split, uint32_t rank, Timing *timing)
 {
-    bool shared =
-        timing->options.plan->buffer.on && timing->options.plan->buffer.scope == SCOPE_DEVICE;
-    if (shared)
+    const Plan *plan = timing->options.plan;
+    if (plan->buffer.on && plan->buffer.scope == SCOPE_DEVICE)
         return;
     for (uint32_t i = 0; i < split->n_layers; i++) {
+        const LayerTime *layer = &timing->layers[i];
         if (split->held[(size_t)rank * split->n_layers + i] > 0)
             continue;
-        timing->slot_bytes -= timing->layers[i].slots * timing->layers[i].slot_bytes;
-        timing->resident_bytes -= timing->layers[i].residents * timing->layers[i].slot_bytes;
+        timing->slot_bytes -= layer->slots * layer->slot_bytes;
+        timing->resident_bytes -=
+            (plan->buffer.on ? layer->residents : layer->slots) * layer->slot_bytes;
     }
 }
 
@@ -183,7 +184,7 @@ Status timing_ranks_begin(Timing *timing, const StepFeatures *step, uint64_t ear
         Rank *rank = &ranks->of[i];
         StepFeatures share = share_step(step, ranks->split.ranks, i);
         rank->timing->idle = share.tokens == 0;
-        rank->out.n_ports = 0;
+        rank->n_ports = 0;
         if (rank->timing->idle)
             share = share_of_none(&share);
         TRY(timing_begin(rank->timing, &share, timing->start_ns));
@@ -193,24 +194,39 @@ Status timing_ranks_begin(Timing *timing, const StepFeatures *step, uint64_t ear
     return OK;
 }
 
-/* The step of one rank ends. */
-static Status end_rank(Timing *timing, Rank *rank, RankStep *out)
+/* Gives the experts of a rank's records the ids that they have in the trace. */
+static void name_experts(const RankSplit *split, uint32_t rank, Timing *timing)
 {
+    for (size_t i = 0; i < timing->out.n_residency; i++) {
+        ResidencyRecord *record = &timing->residency[i];
+        uint32_t layer_index = 0;
+        while (split->of[layer_index].layer != record->layer)
+            layer_index++;
+        record->expert = rank_split_expert(split, rank, layer_index, record->expert);
+    }
+}
+
+/* The step of rank NUMBER ends. */
+static Status end_rank(Timing *timing, uint32_t number)
+{
+    Rank *rank = &timing->ranks->of[number];
     StepTime step;
     uint64_t from_ns = rank->timing->gpu_ns;
     TRY(timing_end(rank->timing, &step));
+    name_experts(&timing->ranks->split, number, rank->timing);
     rank->sums.compute_ns += rank->timing->gpu_ns - from_ns;
     rank->sums.load_ns += step.load_ns;
     rank->sums.loads += step.loads;
     rank->sums.bytes_loaded += step.bytes_loaded;
-    *out = (RankStep){.tokens = rank->timing->idle ? 0 : rank->timing->step.tokens,
-                      .ops = step.ops,
-                      .n_ops = step.n_ops,
-                      .residency = step.residency,
-                      .n_residency = step.n_residency,
-                      .ports = rank->ports,
-                      .n_ports = rank->out.n_ports,
-                      .in_use = step.in_use};
+    timing->ranks->steps[number] =
+        (RankStep){.tokens = rank->timing->idle ? 0 : rank->timing->step.tokens,
+                   .ops = step.ops,
+                   .n_ops = step.n_ops,
+                   .residency = step.residency,
+                   .n_residency = step.n_residency,
+                   .ports = rank->ports,
+                   .n_ports = rank->n_ports,
+                   .in_use = step.in_use};
     timing->out.load_ns += step.load_ns;
     timing->out.loads += step.loads;
     timing->out.bytes_loaded += step.bytes_loaded;
@@ -225,7 +241,7 @@ Status timing_ranks_end(Timing *timing, StepTime *step)
     uint64_t end_ns = timing->start_ns;
     for (uint32_t i = 0; i < ranks->split.ranks; i++) {
         const Timing *rank = ranks->of[i].timing;
-        TRY(end_rank(timing, &ranks->of[i], &ranks->steps[i]));
+        TRY(end_rank(timing, i));
         end_ns = later(end_ns, rank->idle ? rank->gpu_ns : rank->host_ns);
     }
     timing->rest_ns +=

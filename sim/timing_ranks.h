@@ -13,10 +13,10 @@ typedef struct {
     uint64_t ready_ns;    /* it has come to the present exchange */
     uint64_t experts_ns;  /* of the present event */
     uint64_t exposed_ns;  /* ... that it waited for loads */
-    const StepOp *op;     /* ... */
+    const StepOp *op;     /* ... in the list of operations */
     RankTime sums;
-    RankStep out;
-    PortRecord *ports; /* [port_room] */
+    PortRecord *ports; /* [n_ports] of the step, with records */
+    size_t n_ports;
     size_t port_room;
     uint64_t compute_from_ns; /* of the present event: for its record */
 } Rank;

@@ -241,18 +241,18 @@ static void add_exchanges(Hardware *hardware, double ns)
     assert_ok(cost_table_put(table, (const double[1]){0}, ns, 0));
 }
 
-static Timing *open_timing(Hardware *hardware, const Plan *plan, TraceLayer *layers,
-                           const char *model)
+static Timing *open_timing(Hardware *hardware, const Plan *plan, TraceLayer *layers, bool records)
 {
     Timing *timing;
     for (uint32_t i = 0; i < MOE_LAYERS; i++)
         layers[i].d_model = 64;
     assert_ok(timing_new(&(TimingOptions){.hardware = hardware,
-                                          .model = model,
+                                          .model = "model",
                                           .plan = plan,
                                           .layers = layers,
                                           .n_layers = MOE_LAYERS,
-                                          .logits = true},
+                                          .logits = true,
+                                          .records = records},
                          &timing));
     return timing;
 }
@@ -335,8 +335,8 @@ static void check_alone(Hardware *hardware, const Routing *routing, const Plan *
     }
     pack(routing, layers, NULL, &packed[0]);
     pack(routing, half, (const uint16_t(*)[EXPERTS])number, &packed[1]);
-    Timing *ranks = open_timing(hardware, plan, layers, "model");
-    Timing *machine = open_timing(hardware, &one, half, "model");
+    Timing *ranks = open_timing(hardware, plan, layers, false);
+    Timing *machine = open_timing(hardware, &one, half, false);
     const TimingTotals totals = play(routing, plan, ranks, &packed[0], &together);
     play(routing, &one, machine, &packed[1], &alone);
     for (uint32_t i = 0; i < STEPS; i++) {
@@ -373,6 +373,67 @@ static void a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts(void **un
         check_alone(&hardware, &routing, &plan);
         hardware_free(&hardware);
     }
+}
+
+/* Rank 0 has the even experts, by their ids, and rank 1 the others. */
+static Status check_step(void *argument, const StepFeatures *features, const StepTime *step)
+{
+    uint64_t *loads = argument;
+    uint64_t of_step = 0;
+    (void)features;
+    assert_int_equal(step->n_ranks, 2);
+    for (uint32_t rank = 0; rank < 2; rank++) {
+        const RankStep *of = &step->ranks[rank];
+        for (size_t i = 0; i < of->n_residency; i++) {
+            assert_int_equal(of->residency[i].expert % 2, rank);
+            of_step += of->residency[i].kind == RESIDENCY_LOAD;
+        }
+        for (size_t i = 0; i < of->n_ports; i++) {
+            assert_int_equal(of->ports[i].back, i % 2);
+            assert_true(of->ports[i].start_ns >= step->start_ns);
+            assert_true(of->ports[i].start_ns + of->ports[i].duration_ns <=
+                        step->start_ns + step->duration_ns);
+        }
+    }
+    assert_int_equal(step->ranks[0].n_ports, 2 * MOE_LAYERS);
+    assert_int_equal(of_step, step->loads);
+    *loads += of_step;
+    return OK;
+}
+
+static void records_of_ranks_name_the_experts_of_the_trace(void **unused)
+{
+    (void)unused;
+    uint64_t random = 14;
+    uint64_t loads = 0;
+    for (int i = 0; i < 40; i++) {
+        Routing routing;
+        Hardware hardware;
+        TraceLayer layers[MOE_LAYERS];
+        PackedTrace packed;
+        StepFeatures features[STEPS];
+        const TraceFeatures all = {.steps = features, .n_steps = STEPS};
+        const ReplayFuture future = {0};
+        ReplayResult result;
+        Plan plan = random_plan(&random);
+        plan.prefetch = plan_default().prefetch;
+        plan.placement.ranks = 2;
+        plan.placement.method = PLACEMENT_ROUND_ROBIN;
+        make_machine(&random, 1 << 20, &hardware);
+        add_exchanges(&hardware, 700);
+        draw_routing(&random, &routing);
+        make_layers(layers);
+        pack(&routing, layers, NULL, &packed);
+        make_features(&routing, features);
+        Timing *timing = open_timing(&hardware, &plan, layers, true);
+        assert_ok(
+            timed_replay(&packed, &future, timing, &all, 0, &plan, check_step, &loads, &result));
+        replay_result_free(&result);
+        timing_free(timing);
+        packed_trace_free(&packed);
+        hardware_free(&hardware);
+    }
+    assert_true(loads > 0);
 }
 
 /* ---- what is not defined ---- */
@@ -443,6 +504,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_rank_decides_as_a_replay_of_its_experts),
         cmocka_unit_test(a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts),
+        cmocka_unit_test(records_of_ranks_name_the_experts_of_the_trace),
         cmocka_unit_test(what_ranks_do_not_decide_is_refused),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
     };

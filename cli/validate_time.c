@@ -239,6 +239,7 @@ static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
     RunTraceOptions run = validation_run_options(validation, plan);
     RunTotals totals;
     run.timing = sink->stamped;
+    run.held = sink->kept;
     run.scores = SCORES_NONE;
     if (plan->buffer.on)
         TRY(executor_set_plan(validation->executor, plan));

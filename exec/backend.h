@@ -339,6 +339,11 @@ typedef struct {
      * to N - 1 in clock_ns(). */
     Status (*stamp)(Device *device, uint32_t index);
     Status (*stamp_times)(Device *device, uint32_t n, uint64_t *ns);
+    /* What is queued after hold() begins when release() is called, not as it is queued: nothing
+     * waits for the host in between. Until then the caller must not wait for the queue. A release
+     * that was forgotten comes by itself after a second; one too many does nothing. */
+    Status (*hold)(Device *device);
+    void (*release)(Device *device);
 
     /* out[i] = scale * row ids[i] of TABLE, plus row places[i] of POSITIONS (device
      * [..][columns]; NULL: nothing). */

@@ -197,6 +197,7 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
                        .logits = encoder ? LOGITS_NONE : LOGITS_LAST,
                        .greedy = !encoder,
                        .timing = timing,
+                       .held = kind->held,
                        .forced_experts = kind->forced ? c->forced : NULL};
     if (!encoder)
         TRY(calibration_fill(c, kind->requests, kind->context));

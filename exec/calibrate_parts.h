@@ -119,6 +119,7 @@ typedef struct {
     uint32_t context;  /* positions of each before */
     bool forced;       /* routing is calibration->forced */
     bool stamped_only; /* whole steps are of no interest */
+    bool held;         /* stamped steps are (exec/executor.h) */
 } StepKind;
 
 /* Kinds of steps: all combinations of places on three axes. */
@@ -273,6 +274,8 @@ Status calibrate_between(Calibration *c);
 Status calibrate_queue(Calibration *c);
 /* ... steps that ask the router of the next MoE layer, too, */
 Status calibrate_ahead(Calibration *c);
+/* ... operations that do not wait for the host, alone and beside copies, */
+Status calibrate_held(Calibration *c);
 /* ... decisions that predict, by predictor, */
 Status calibrate_decide(Calibration *c);
 /* ... operations while prefetches wait for the link, */

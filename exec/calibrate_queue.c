@@ -412,6 +412,7 @@ Status calibrate_queue(Calibration *c)
         TRY(measure_round(c, known));
     if (known)
         return OK;
+    TRY(calibrate_held(c));
     TRY(calibrate_ahead(c));
     return calibration_has_next_layer(c->config) ? calibrate_decide(c) : OK;
 }

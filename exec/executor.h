@@ -114,6 +114,9 @@ typedef struct {
     LogitsWanted logits;         /* an encoder has none */
     bool greedy;                 /* of each row of logits OUTPUT->best is wanted, and no more */
     bool timing;                 /* OUTPUT->timing is wanted; costs a little */
+    bool held;                   /* ... of what the device takes: where the step waits for events,
+                                    it begins what comes between two of them when all of it is
+                                    queued, so that no operation waits for the host */
     bool scores;                 /* OUTPUT->router_scores are wanted; large, for prompts */
     /* Forced routing, or NULL to ask the router: per MoE layer of the stack [tokens][top_k], one
      * after the other. */

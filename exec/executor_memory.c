@@ -47,7 +47,7 @@ DeviceOptions executor_device_options(const Executor *executor)
                            .max_loads = executor->forward.slots.decisions != NULL
                                             ? expert_slots_max_loads(&executor->forward.slots)
                                             : 0,
-                           .max_stamps = forward_max_stamps(executor->config) + 1,
+                           .max_stamps = forward_max_stamps(executor->config),
                            .capacity = executor->laid_out.capacity,
                            .mask = executor->laid_out.mask,
                            .host = executor->laid_out.host};

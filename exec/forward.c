@@ -10,6 +10,16 @@ HostSpan forward_span(uint64_t start_ns)
     return (HostSpan){start_ns, clock_ns() - start_ns};
 }
 
+static Status stamp(const Step *step)
+{
+    Forward *f = step->forward;
+    if (!step->input->timing)
+        return OK;
+    TRY(f->backend->stamp(f->device, step->ops->n_stamps++));
+    f->notes.stamp_ns = clock_ns();
+    return OK;
+}
+
 Status forward_stamp(const Step *step, uint32_t layer, Op op)
 {
     Forward *f = step->forward;
@@ -21,12 +31,29 @@ Status forward_stamp(const Step *step, uint32_t layer, Op op)
     notes->ops[step->ops->n] = (HostSpan){notes->stamp_ns, now_ns - notes->stamp_ns};
     notes->stamp_ns = now_ns;
     step->ops->layer[step->ops->n] = layer;
+    step->ops->end[step->ops->n] = step->ops->n_stamps;
     step->ops->op[step->ops->n++] = op;
-    if (!step->input->timing)
+    return stamp(step);
+}
+
+static bool is_held(const Step *step)
+{
+    return step->input->timing && step->input->held && step->waits;
+}
+
+Status forward_hold(const Step *step)
+{
+    const Forward *f = step->forward;
+    if (!is_held(step))
         return OK;
-    TRY(f->backend->stamp(f->device, step->ops->n));
-    notes->stamp_ns = clock_ns();
-    return OK;
+    TRY(f->backend->hold(f->device));
+    return stamp(step);
+}
+
+void forward_release(const Step *step)
+{
+    if (is_held(step))
+        step->forward->backend->release(step->forward->device);
 }
 
 /* Entries of the stack's routing. */
@@ -349,12 +376,10 @@ static Status fetch_routing(const Step *step)
 
 static Status queue_step(Step *step)
 {
-    const Forward *f = step->forward;
-    step->ops->n = 0;
+    step->ops->n = step->ops->n_stamps = 0;
     TRY(send_input(step));
-    if (step->input->timing)
-        TRY(f->backend->stamp(f->device, 0));
     step->forward->notes.stamp_ns = clock_ns();
+    TRY(is_held(step) ? forward_hold(step) : stamp(step));
     TRY(embed(step));
     TRY(run_layers(step));
     if (step->input->stack == STACK_ENCODER)
@@ -409,7 +434,9 @@ static Status queue_and_wait(Step *step)
 {
     Forward *f = step->forward;
     uint64_t start_ns = clock_ns();
-    TRY(step->waits ? queue_step(step) : queue_whole(step));
+    Status status = step->waits ? queue_step(step) : queue_whole(step);
+    forward_release(step);
+    TRY(status);
     if (is_large(step))
         TRY(fetch_choices(step));
     TRY(expert_slots_await_prefetches(&f->slots));

@@ -102,16 +102,19 @@ typedef struct {
 typedef struct {
     uint32_t *layer; /* [max] */
     uint32_t *op;    /* [max] */
+    uint32_t *end;   /* [max] number of the stamp behind it */
     uint32_t n;
+    uint32_t n_stamps;
 } OpList;
 
-/* Stamps of a step: operation I ran between stamps I and I + 1. A step that the backend repeats
- * stamps the operations that were listed when it was queued. */
+/* Stamps of a step: an operation ran between the one behind it and the one before that. A step that
+ * the backend repeats stamps the operations that were listed when it was queued. */
 typedef struct {
     OpList lists[2][2];    /* by stack, and by whether logits are wanted */
-    uint64_t *ns;          /* [max + 1] */
+    uint64_t *ns;          /* [max_stamps] */
     TimingRecord *records; /* [max] */
     uint32_t max;
+    uint32_t max_stamps;
 } Stamps;
 
 /* What the host does meanwhile, in clock_ns() until the step is over. */

@@ -112,6 +112,7 @@ static Status buffered_experts(Step *step, const ExpertBatch *batch)
     HostEvent *note = &f->notes.events[f->notes.n_events++];
     *note = (HostEvent){.layer = f->slots.layers[step->moe_layer].layer,
                         .first_load = f->slots.n_loads};
+    forward_release(step);
     uint64_t start_ns = clock_ns();
     if (f->plan->compute.mode != COMPUTE_ON_GPU)
         TRY(f->backend->offer_host(f->device, batch, f->at.normed));
@@ -141,6 +142,7 @@ static Status run_experts(Step *step, uint32_t layer, const ExpertBatch *batch)
     else
         TRY(f->backend->run_experts(f->device, batch, NULL, 0, f->at.normed, f->at.expert_out));
     TRY(forward_stamp(step, layer, OP_EXPERTS));
+    TRY(forward_hold(step));
     TRY(f->backend->combine(f->device, batch, scale, f->at.expert_out, f->at.hidden));
     return forward_stamp(step, layer, OP_COMBINE);
 }

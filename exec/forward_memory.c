@@ -239,22 +239,30 @@ void forward_lay_out_pinned(Forward *forward, Arena *arena)
     host->found = lay_out(arena, (size_t)forward->max_logits + 1, sizeof *host->found);
 }
 
-uint32_t forward_max_stamps(const ModelConfig *config)
+static uint32_t max_operations(const ModelConfig *config)
 {
     return config->n_layers * OPS + OPS;
+}
+
+/* One before what comes between two events, and before the first and behind the last. */
+uint32_t forward_max_stamps(const ModelConfig *config)
+{
+    return max_operations(config) + config->n_moe_layers + 1;
 }
 
 void forward_lay_out_host(Forward *forward, Arena *arena)
 {
     const ModelConfig *config = forward->config;
     Stamps *stamps = &forward->stamps;
-    stamps->max = forward_max_stamps(config);
+    stamps->max = max_operations(config);
+    stamps->max_stamps = forward_max_stamps(config);
     for (size_t i = 0; i < 4; i++) {
         OpList *list = &stamps->lists[i / 2][i % 2];
         list->layer = lay_out(arena, stamps->max, sizeof *list->layer);
         list->op = lay_out(arena, stamps->max, sizeof *list->op);
+        list->end = lay_out(arena, stamps->max, sizeof *list->end);
     }
-    stamps->ns = lay_out(arena, (size_t)stamps->max + 1, sizeof *stamps->ns);
+    stamps->ns = lay_out(arena, stamps->max_stamps, sizeof *stamps->ns);
     stamps->records = lay_out(arena, stamps->max, sizeof *stamps->records);
     forward->notes.ops = lay_out(arena, stamps->max, sizeof *forward->notes.ops);
     forward->notes.events = lay_out(arena, config->n_moe_layers, sizeof *forward->notes.events);

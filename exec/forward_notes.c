@@ -6,12 +6,14 @@ Status forward_read_stamps(const Step *step, uint64_t wall_offset_ns, StepOutput
     const Forward *f = step->forward;
     const Stamps *stamps = &f->stamps;
     const OpList *ops = step->ops;
-    TRY(f->backend->stamp_times(f->device, ops->n + 1, stamps->ns));
-    for (uint32_t i = 0; i < ops->n; i++)
+    TRY(f->backend->stamp_times(f->device, ops->n_stamps, stamps->ns));
+    for (uint32_t i = 0; i < ops->n; i++) {
+        const uint64_t *end_ns = &stamps->ns[ops->end[i]];
         stamps->records[i] = (TimingRecord){.layer = ops->layer[i],
                                             .op = ops->op[i],
-                                            .start_ns = stamps->ns[i] + wall_offset_ns,
-                                            .duration_ns = stamps->ns[i + 1] - stamps->ns[i]};
+                                            .start_ns = end_ns[-1] + wall_offset_ns,
+                                            .duration_ns = end_ns[0] - end_ns[-1]};
+    }
     output->timing = stamps->records;
     output->n_timing = ops->n;
     return OK;

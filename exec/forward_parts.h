@@ -45,6 +45,10 @@ HostSpan forward_span(uint64_t start_ns);
 /* What was queued since the last call was OP of LAYER: stamped when the step's times are wanted.
  * Hands over prefetches that are held back. */
 Status forward_stamp(const Step *step, uint32_t layer, Op op);
+/* Where that is wanted: what is queued from here on is held back until forward_release(). */
+Status forward_hold(const Step *step);
+/* All that comes before an event, or the end of the step, is queued. */
+void forward_release(const Step *step);
 
 /* hidden += attention(norm(hidden)) */
 Status forward_attention(const Step *step, uint32_t layer);

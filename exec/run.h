@@ -81,6 +81,7 @@ typedef struct {
     bool greedy;            /* the decoder's steps choose a token for each of their requests, which
                                goes nowhere; the executor must be open for LOGITS_LAST */
     bool timing;            /* record each operation's time */
+    bool held;              /* as in StepInput */
     bool residency;         /* record residency also when the plan's buffer is off */
     uint32_t scores;        /* as in RunOptions */
     const volatile int *stop;

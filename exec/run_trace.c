@@ -130,6 +130,7 @@ static Status run_traced_step(TraceRunner *runner, const TraceStep *traced)
                        .logits = greedy ? LOGITS_LAST : LOGITS_NONE,
                        .greedy = greedy,
                        .timing = runner->options->timing,
+                       .held = runner->options->held,
                        .scores = runner->options->scores != SCORES_NONE,
                        .forced_experts = forced ? traced->experts : NULL,
                        .forced_weights = forced ? traced->weights : NULL};

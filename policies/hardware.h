@@ -32,6 +32,9 @@
  *                      host may compute, by "tokens"
  *   host/fetch         from the host's having computed to the end of the event, by "rows";
  *                      issue/fetch: what queueing that takes the host
+ *   held/OP            what OP takes, with its stamp, beyond gpu/OP or forced/OP where the host
+ *                      queues it, but nothing waits for the host (exec/executor.h), by "tokens";
+ *                      beside/OP: and how much longer while the link is busy. May be negative
  *   issue/OP           host time to queue OP where no graph is replayed
  *   cold/OP            ... longer as the first of its sort in a step, by "tokens" and the "bytes"
  *                      that an event of the step before loaded: as they go through the host's

@@ -144,6 +144,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(find_cold(costs, op, price));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
+    TRY(find_op_table(costs, "held", op, &price->held));
+    TRY(find_op_table(costs, "beside", op, &price->beside));
     if (op->op == OP_ROUTE || op->op == OP_EMBED)
         TRY(find_op_table(costs, "forced", op, &price->forced));
     if (op->op == OP_ROUTE) {
@@ -349,6 +351,24 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
     price->copy_slow = factor_at(costs, &price->copy_beside, point);
 }
 
+/* What REF adds to an operation of TOKENS: beyond the most that were measured as to these. */
+static int64_t added_ns(OpCosts *costs, const CostRef *ref, double tokens)
+{
+    CostPoint point = {0};
+    if (ref->table == COSTS_NONE)
+        return 0;
+    const CostTable *table = &costs->hardware->tables[ref->table];
+    double most = table->n_axes == 1 ? table->at[table->n_points - 1] : tokens;
+    point.at[AXIS_TOKENS] = tokens < most ? tokens : most;
+    return op_costs_signed_ns(costs, ref, &point, &costs->other);
+}
+
+static void price_held(OpCosts *costs, OpPrice *price, double tokens)
+{
+    price->held_ns = added_ns(costs, &price->held, tokens);
+    price->beside_ns = added_ns(costs, &price->beside, tokens);
+}
+
 /* Of an operation that is another one where routing is FORCED. */
 static double tokens_ns(OpCosts *costs, const OpPrice *price, const CostPoint *point, bool forced)
 {
@@ -388,6 +408,8 @@ static void price_plain(OpCosts *costs, OpPrice *price, const StepFeatures *step
         price->issue_predict_ns = op_costs_ns(costs, &price->issue_predict, &point, &costs->other);
     if (issued)
         price_issue(costs, price, &point);
+    if (issued && costs->holds)
+        price_held(costs, price, step->tokens);
 }
 
 /* Prices that depend on nothing but how many tokens of how many requests a step has are kept, with

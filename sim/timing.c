@@ -34,6 +34,31 @@ static uint64_t after_ns(Timing *timing)
     return op_costs_ns(&timing->costs, &timing->refs.after_tokens, &point, &timing->costs.other);
 }
 
+/* What comes from here on up to the next event begins when all of it is queued. */
+static void hold(Timing *timing)
+{
+    timing->holds = timing->options.stamped && timing->waits && !timing->one_thread;
+    if (!timing->holds)
+        return;
+    timing->first_held = timing->out.n_ops;
+    timing->held_ns = timing->gpu_ns;
+    timing->host_ns += timing->issue_stamp_ns;
+}
+
+/* It is: where the compute stream was free, all of it comes as much later. */
+static void release(Timing *timing)
+{
+    uint64_t from_ns = timing->host_ns + timing->lag_ns;
+    uint64_t later_ns = from_ns > timing->held_ns ? from_ns - timing->held_ns : 0;
+    if (!timing->holds)
+        return;
+    timing->holds = false;
+    for (size_t i = timing->first_held; i < timing->out.n_ops; i++)
+        timing->ops[i].start_ns += later_ns;
+    timing->gpu_ns += later_ns;
+    timing->stamp_at_ns += later_ns;
+}
+
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
 {
     if (timing->ranks != NULL)
@@ -71,6 +96,7 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->adds = !timing->waits && !timing->options.records && !timing->is_rank;
     if (timing->adds)
         add_step(timing);
+    hold(timing);
     return OK;
 }
 
@@ -94,7 +120,7 @@ static void end_queueing(Timing *timing)
 {
     if (link_is_awaited(timing))
         timing->host_ns += timing->issue_poll_ns;
-    if (timing->options.stamped)
+    if (timing->options.stamped && !timing->holds)
         timing->gpu_ns =
             later(timing->gpu_ns, timing->host_ns + timing->lag_ns + timing->queue_stamp_ns);
     timing->host_ns += timing->issue_stamp_ns;
@@ -110,16 +136,30 @@ static void queue_op(Timing *timing, OpPrice *price, uint64_t issue_ns, uint64_t
     int64_t last_ns =
         op_price_last_ns(price, kernels_ns - (int64_t)issue_ns) + (int64_t)timing->queue_stamp_ns;
     timing->host_ns += issue_ns;
-    timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
-    timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
+    if (timing->holds) {
+        timing->gpu_ns += ns;
+    } else {
+        timing->gpu_ns = later(timing->gpu_ns, first_ns) + ns;
+        timing->gpu_ns = later(timing->gpu_ns, moved(timing->host_ns + timing->lag_ns, last_ns));
+    }
     end_queueing(timing);
+}
+
+/* What an operation of NS takes, with its stamp where it has one. */
+static uint64_t with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
+{
+    if (!timing->waits)
+        return ns + timing->stamp_ns;
+    if (!timing->holds || price->held.table == COSTS_NONE)
+        return ns + timing->queued_more_ns + timing->queue_stamp_ns;
+    return moved(ns, price->held_ns + (link_is_busy(timing) ? price->beside_ns : 0));
 }
 
 /* Runs NS on the compute stream, queued by the host where no graph does it, in COLD_NS more than
  * else. */
 static void run_op(Timing *timing, OpPrice *price, uint64_t cold_ns, uint64_t ns)
 {
-    ns += timing->waits ? timing->queued_more_ns + timing->queue_stamp_ns : timing->stamp_ns;
+    ns = with_stamp(timing, price, ns);
     if (timing->one_thread) {
         timing->host_ns += ns;
         timing->gpu_ns = timing->host_ns;
@@ -135,13 +175,14 @@ static void run_op(Timing *timing, OpPrice *price, uint64_t cold_ns, uint64_t ns
 static Status predict(Timing *timing, const StepOp *route)
 {
     const StepOp op = {.layer = route->layer, .op = OP_PREDICT, .price = route->price};
-    OpPrice price = {.kernels = 1};
+    OpPrice price = {.held = {.table = COSTS_NONE}, .kernels = 1};
     for (uint32_t i = 0; i < timing->options.n_layers; i++) {
         const LayerTime *layer = &timing->layers[i];
         if (layer->layer != route->layer || !layer->predicts)
             continue;
         const OpPrice *asked = &timing->costs.prices[layer->asked];
         price = (OpPrice){.gpu_ns = asked->predict_ns,
+                          .held = {.table = COSTS_NONE},
                           .issue_ns = asked->issue_predict_ns,
                           .kernels = op_costs_kernels(&timing->costs, asked->issue_predict_ns)};
     }
@@ -260,6 +301,7 @@ Status timing_reach(Timing *timing, uint32_t layer_index, const StepOp **experts
     else
         TRY(play_until(timing, &timing->options.layers[layer_index].layer, experts));
     timing->at++;
+    release(timing);
     return OK;
 }
 
@@ -297,7 +339,9 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
         return timing_ranks_event(timing, event);
     TRY(timing_reach(timing, event->layer_index, &experts));
     TRY(timing_compute(timing, event, actions, n_actions, experts));
-    return timing_stamp(timing, experts);
+    TRY(timing_stamp(timing, experts));
+    hold(timing);
+    return OK;
 }
 
 bool timing_takes_hits(const Timing *timing, uint32_t most)
@@ -380,6 +424,7 @@ Status timing_end(Timing *timing, StepTime *step)
         return timing_ranks_end(timing, step);
     if (!timing->adds)
         TRY(play_until(timing, NULL, &last));
+    release(timing);
     if (timing->one_thread)
         timing->host_ns = timing->gpu_ns;
     if (timing->link != NULL)

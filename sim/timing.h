@@ -35,7 +35,7 @@ typedef struct {
     uint32_t n_layers;
     bool logits;  /* decoder steps compute those of the last token of each request */
     bool forced;  /* routing is laid on the model */
-    bool stamped; /* every operation is stamped, which costs time */
+    bool stamped; /* every operation is stamped, which costs time, and held (exec/executor.h) */
     bool warm;    /* graphs of all steps without a buffer have been made before */
     bool records; /* steps tell their operations and loads */
     bool bare;    /* steps take nothing besides their operations (step/rest) */

@@ -189,6 +189,19 @@ Status link_pass(Timing *timing, uint32_t layer_index)
     return OK;
 }
 
+bool link_is_busy(Timing *timing)
+{
+    uint64_t end_ns = timing->copy_ns;
+    for (uint32_t i = timing->first_ahead; i < timing->n_ahead; i++) {
+        const AheadTime *ahead = &timing->ahead[i];
+        uint64_t part_ns = timing->layers[ahead->layer_index].part_ns;
+        if (!is_over(ahead))
+            end_ns =
+                later(end_ns, timing->host_ns) + (ahead->begun_at_most - ahead->ended) * part_ns;
+    }
+    return end_ns > timing->gpu_ns;
+}
+
 bool link_is_awaited(Timing *timing)
 {
     uint64_t end_ns;

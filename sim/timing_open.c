@@ -234,6 +234,7 @@ static Status open_timing(Timing *timing)
     timing->one_thread = strcmp(options->hardware->backend, "cpu") == 0;
     timing->distance = plan_needs_signals(options->plan).distance;
     timing->costs.predicts = timing->distance > 0;
+    timing->costs.holds = options->stamped;
     TRY(timing_find_tables(timing));
     TRY(make_layers(timing));
     TRY(count_ops(timing));

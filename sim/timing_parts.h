@@ -235,6 +235,9 @@ struct Timing {
     uint64_t gpu_ns;      /* the compute stream is free */
     uint64_t copy_ns;     /* the copy stream is free */
     uint64_t stamp_at_ns; /* the last stamp */
+    bool holds;           /* operations until all that come before the next event are queued: */
+    size_t first_held;    /* ... from this one of the step on */
+    uint64_t held_ns;     /* when it would have begun */
     uint64_t prefetched_ns; /* the last prefetch of the step ends */
     uint64_t timed_loads;   /* of the step: those that are copied together have one time */
     StepTime out;
@@ -333,6 +336,8 @@ Status link_take_over(Timing *timing, const PrefetchTime *prefetch, uint64_t *en
 Status link_forget(Timing *timing, const PrefetchTime *prefetch);
 /* The event of LAYER_INDEX is decided: prefetches for it that have not begun are cancelled. */
 Status link_pass(Timing *timing, uint32_t layer_index);
+/* Whether it still is when the compute stream is free, by what is known of it. */
+bool link_is_busy(Timing *timing);
 /* Whether prefetches wait for it, by what is known of it. */
 bool link_is_awaited(Timing *timing);
 /* All that is left of prefetches is loaded, and counted. */

@@ -117,7 +117,8 @@ Status runs_play(Timing *timing, const LayerTime *layer, bool *played)
 {
     *played = layer->run != RUN_NONE && timing->at == layer->first_op &&
               timing->stamp_at_ns == timing->gpu_ns && !timing->options.records &&
-              !timing->one_thread && timing->distance == 0 && timing->link == NULL;
+              !timing->options.stamped && !timing->one_thread && timing->distance == 0 &&
+              timing->link == NULL;
     if (!*played)
         return OK;
     OpRun *run = &timing->runs[layer->run];

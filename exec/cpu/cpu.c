@@ -247,6 +247,18 @@ static Status cpu_stamp_times(Device *device, uint32_t n, uint64_t *ns)
     return OK;
 }
 
+/* Operations are done as they come. */
+static Status cpu_hold(Device *device)
+{
+    (void)device;
+    return OK;
+}
+
+static void cpu_release(Device *device)
+{
+    (void)device;
+}
+
 static Status cpu_enter_moe(Device *device, const MoeEntry *entry)
 {
     return backend_enter_moe(&BACKEND_CPU, device, entry);
@@ -283,6 +295,8 @@ const Backend BACKEND_CPU = {
     .load_time = cpu_load_time,
     .stamp = cpu_stamp,
     .stamp_times = cpu_stamp_times,
+    .hold = cpu_hold,
+    .release = cpu_release,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .linear = cpu_linear,

@@ -116,6 +116,7 @@ static void cuda_close(Device *device)
 {
     if (device == NULL)
         return;
+    cuda_release(device);
     if (device->stream != NULL)
         cudaStreamSynchronize(device->stream);
     if (device->copies != NULL)
@@ -128,6 +129,7 @@ static void cuda_close(Device *device)
     pinned_free(&device->kept);
     pinned_free(&device->staging);
     pinned_free(&device->told_word);
+    pinned_free(&device->held_word);
     if (device->memory.base != NULL)
         device_arena_close(&device->memory);
     if (device->copies != NULL)
@@ -233,6 +235,7 @@ static Status cuda_allocate(Device *device, size_t bytes, void **memory)
     TRY(pinned_take(device->pool, STORE_STAGING_BYTES, "weights that are converted",
                     &device->staging));
     TRY(pinned_take(device->pool, sizeof device->told, "the word that tells", &device->told_word));
+    TRY(pinned_take(device->pool, sizeof device->held, "the word that holds", &device->held_word));
     return cuda_open_host(device);
 }
 
@@ -445,6 +448,8 @@ const Backend BACKEND_CUDA = {
     .load_time = cuda_load_time,
     .stamp = cuda_stamp,
     .stamp_times = cuda_stamp_times,
+    .hold = cuda_hold,
+    .release = cuda_release,
     .embed = cuda_embed,
     .norm = cuda_norm,
     .linear = cuda_linear,

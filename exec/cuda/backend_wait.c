@@ -2,6 +2,7 @@
  * to host memory, and behind it a number, which the host watches: that takes some microseconds less
  * than a copy and the driver's own wait. */
 #include "base/clock.h"
+#include "exec/cuda/convert.h"
 #include "exec/cuda/device.h"
 
 /* More is left to the copy engine. */
@@ -75,4 +76,16 @@ Status cuda_wait(Device *device)
     while (!done)
         TRY(cuda_poll(device, &done));
     return OK;
+}
+
+Status cuda_hold(Device *device)
+{
+    return hold_queue(device->held_word.memory, ++device->held, device->stream);
+}
+
+void cuda_release(Device *device)
+{
+    uint32_t *word = device->held_word.memory;
+    if (word != NULL)
+        __atomic_store_n(word, device->held, __ATOMIC_RELEASE);
 }

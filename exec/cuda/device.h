@@ -93,6 +93,8 @@ struct Device {
     uint32_t told;    /* the number that the last of them ended with */
     Pinned told_word; /* where it appears */
     bool is_telling;  /* it has not been seen there */
+    uint32_t held;    /* times that the queue was held */
+    Pinned held_word; /* how many of these are over */
     uint64_t asked_ns;
     Arena tables;        /* of the array below */
     cudaEvent_t *stamps; /* [max_stamps] */
@@ -125,9 +127,12 @@ Status cuda_begin_step(Device *device, const StepShape *shape, bool *repeated);
 Status cuda_end_step(Device *device, bool whole, bool *again);
 void cuda_forget_graphs(Device *device);
 
-/* Backend.tell, Backend.wait and Backend.poll (exec/cuda/backend_wait.c) */
+/* Backend.tell, Backend.wait, Backend.poll, Backend.hold and Backend.release
+ * (exec/cuda/backend_wait.c) */
 Status cuda_tell(Device *device, void *to, const void *from, size_t bytes);
 Status cuda_wait(Device *device);
+Status cuda_hold(Device *device);
+void cuda_release(Device *device);
 Status cuda_poll(Device *device, bool *done);
 
 /* Backend.begin_anew (exec/cuda/backend_loads.c) */

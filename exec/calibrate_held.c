@@ -146,7 +146,8 @@ static double median_between(const Calibration *c, const double *rows, uint32_t 
 static Status measure_beside(Calibration *c, uint32_t requests)
 {
     double tokens = requests;
-    if (requests > c->max_requests || calibration_only_counts(c))
+    if (requests > c->max_requests || calibration_only_counts(c) ||
+        !link_holds_back(executor_expert_slot_bytes(c->executor, 0), 0))
         return OK;
     TRY(run_beside(c, requests, "none", c->op_ns));
     TRY(run_beside(c, requests, "oracle:1", c->issue_ns));
@@ -174,8 +175,7 @@ Status calibrate_held(Calibration *c)
         TRY(measure_place(c, STACK_DECODER, PLACES[i][0], PLACES[i][1]));
     for (size_t i = 0; i < n && model_is_encoder_decoder(c->config); i++)
         TRY(measure_place(c, STACK_ENCODER, PLACES[i][0], PLACES[i][1]));
-    if (!calibration_has_next_layer(c->config) ||
-        !link_holds_back(executor_expert_slot_bytes(c->executor, 0), 0))
+    if (!calibration_has_next_layer(c->config))
         return OK;
     TRY(measure_beside(c, 1));
     TRY(measure_beside(c, 16));

@@ -403,6 +403,7 @@ static void the_host_tells_when_it_queued_waited_decided_and_loaded(void **state
             StepOutput output;
             size_t loads = 0;
             input.timing = true;
+            input.held = step == 1;
             assert_ok(executor_step(executor, &input, &output));
             assert_int_equal(output.host.n_ops, output.n_timing);
             n_ops = output.n_timing;

@@ -12,6 +12,9 @@
 
 enum { MAX_TOKENS = 16, STEPS = 12, MOST_PLANS = 256 };
 
+/* What times that the same clock was asked for differ by at the most. */
+static const uint64_t STAMP_NS = 1000;
+
 #ifndef TEST_DEVICE
 #define TEST_DEVICE "cpu"
 #endif
@@ -76,8 +79,9 @@ static size_t make_plans(Plan *plans)
     return n;
 }
 
-/* A step of a few random tokens of one request. */
-static void run_random(Executor *executor, uint32_t step, uint64_t *random, StepOutput *output)
+/* A step of a few random tokens of one request; HELD: stamped, and held. */
+static void run_one(Executor *executor, uint32_t step, bool held, uint64_t *random,
+                    StepOutput *output)
 {
     uint32_t token[MAX_TOKENS];
     uint32_t slot[MAX_TOKENS];
@@ -95,9 +99,16 @@ static void run_random(Executor *executor, uint32_t step, uint64_t *random, Step
                              .kv_slot = slot,
                              .position = position,
                              .request = request,
-                             .logits = LOGITS_LAST};
+                             .logits = LOGITS_LAST,
+                             .timing = held,
+                             .held = held};
     assert_ok(executor_step(executor, &input, output));
     executor_release(executor, step % MAX_REQUESTS);
+}
+
+static void run_random(Executor *executor, uint32_t step, uint64_t *random, StepOutput *output)
+{
+    run_one(executor, step, false, random, output);
 }
 
 static void assert_same_step(const StepOutput *a, const StepOutput *b)
@@ -150,6 +161,48 @@ static void after_set_plan_every_event_is_a_fresh_executors(void **state)
     executor_close(executor);
     for (size_t i = 0; i < n; i++)
         plan_free(&plans[i]);
+}
+
+/* Operations follow each other, and are as many. */
+static void assert_stamped(const StepOutput *held, size_t *n_ops)
+{
+    uint64_t end_ns = 0;
+    assert_true(held->n_timing > 0 && (*n_ops == 0 || held->n_timing == *n_ops));
+    *n_ops = held->n_timing;
+    for (size_t i = 0; i < held->n_timing; i++) {
+        assert_true(held->timing[i].start_ns + STAMP_NS >= end_ns);
+        end_ns = held->timing[i].start_ns + held->timing[i].duration_ns;
+    }
+}
+
+static void a_held_step_does_what_any_other_does(void **state)
+{
+    (void)state;
+    static const char *const PLANS[] = {
+        "{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}",
+        "{\"moebius_plan\":1,\"buffer\":{\"slots\":5,\"evict\":\"fifo\",\"order\":\"serial\"},"
+        "\"prefetch\":{\"predictor\":\"next-gate\",\"max_inflight\":2}}",
+        "{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
+        "\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}",
+        "{\"moebius_plan\":1}"};
+    for (size_t i = 0; i < sizeof PLANS / sizeof PLANS[0]; i++) {
+        const Plan plan = make_plan(PLANS[i]);
+        const ExecutorOptions options = usual_options(&plan);
+        Executor *executors[2];
+        uint64_t random[2] = {7, 7};
+        size_t n_ops = 0;
+        for (int e = 0; e < 2; e++)
+            assert_ok(executor_open(checkpoint, &options, &executors[e]));
+        for (uint32_t step = 0; step < (briefest() ? 1 : brief() ? 2 : STEPS); step++) {
+            StepOutput outputs[2];
+            for (int e = 0; e < 2; e++)
+                run_one(executors[e], step, e == 1, &random[e], &outputs[e]);
+            assert_same_step(&outputs[0], &outputs[1]);
+            assert_stamped(&outputs[1], &n_ops);
+        }
+        for (int e = 0; e < 2; e++)
+            executor_close(executors[e]);
+    }
 }
 
 /* A buffer that was laid out for none, and one of the same bytes in another scope. */
@@ -365,6 +418,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(after_set_plan_every_event_is_a_fresh_executors),
+        cmocka_unit_test(a_held_step_does_what_any_other_does),
         cmocka_unit_test(what_fits_in_the_slots_needs_not_to_be_foretold),
         cmocka_unit_test(a_plan_that_does_not_fit_is_refused_and_changes_nothing),
         cmocka_unit_test(static_gating_gives_the_same_numbers_with_a_buffer),

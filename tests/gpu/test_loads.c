@@ -278,6 +278,35 @@ static void a_load_in_parts_is_whole_after_its_last_and_the_link_idle_in_between
     close_link(&link);
 }
 
+/* And what was queued before does not wait for that. */
+static void what_is_held_begins_when_it_is_released(void **unused)
+{
+    (void)unused;
+    const uint64_t held_ns = 3000000;
+    Link link;
+    open_link(COMPUTE_F32, &link);
+    for (int round = 0; round < 3; round++) {
+        uint64_t ns[STAMPS];
+        assert_ok(BACKEND_CUDA.stamp(link.device, 0));
+        assert_ok(BACKEND_CUDA.hold(link.device));
+        for (uint32_t i = 1; i < STAMPS; i++)
+            assert_ok(BACKEND_CUDA.stamp(link.device, i));
+        uint64_t start_ns = clock_ns();
+        while (clock_ns() < start_ns + held_ns)
+            ;
+        BACKEND_CUDA.release(link.device);
+        assert_ok(BACKEND_CUDA.wait(link.device));
+        uint64_t end_ns = clock_ns();
+        assert_ok(BACKEND_CUDA.stamp_times(link.device, STAMPS, ns));
+        assert_true(ns[0] <= start_ns + TIE_NS);
+        assert_true(ns[1] + TIE_NS >= start_ns + held_ns && ns[STAMPS - 1] <= end_ns + TIE_NS);
+        BACKEND_CUDA.release(link.device); /* of nothing */
+    }
+    /* Nobody needs to be told that it is over. */
+    assert_ok(BACKEND_CUDA.hold(link.device));
+    close_link(&link);
+}
+
 /* Small and large, in one wait and in several; the numbers must be there when it returns. */
 static void what_the_host_is_told_is_there_after_the_wait(void **unused)
 {
@@ -356,6 +385,7 @@ int main(void)
         cmocka_unit_test(what_awaits_a_slow_load_comes_after_it),
         cmocka_unit_test(the_link_rests_for_microseconds_between_loads),
         cmocka_unit_test(a_load_in_parts_is_whole_after_its_last_and_the_link_idle_in_between),
+        cmocka_unit_test(what_is_held_begins_when_it_is_released),
         cmocka_unit_test(what_the_host_is_told_is_there_after_the_wait),
         cmocka_unit_test(waiting_for_the_queue_does_not_wait_for_loads),
         cmocka_unit_test(stamps_ascend_in_the_order_of_the_queue),

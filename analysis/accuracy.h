@@ -2,7 +2,7 @@
  * beside the noise of the measurement itself.
  *
  * Steps are run several times, without stamps (times of whole steps) and with them (times of
- * operations). The truth is the median over runs, the noise their coefficient of variation. An
+ * operations, which are held then, so that they do not wait for the host: exec/executor.h). The truth is the median over runs, the noise their coefficient of variation. An
  * error is (predicted - truth) / truth; its unit is the step: the sum of an operation over the
  * layers of one step, of a layer's operations in one step, a step. */
 #ifndef ANALYSIS_ACCURACY_H

@@ -66,8 +66,9 @@ static Status note_all(Calibration *c, const StepKind *kind, const StepMeasured 
             !find_cost(c, kind, op, c->shape[i], &ns))
             continue;
         snprintf(name, sizeof name, "held/%s", op_name(op));
-        TRY(calibration_note(c, name, c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens,
-                             calibration_cost(c, c->op_ns, measured, i, &spread) - ns, spread));
+        double held_ns = calibration_cost(c, c->op_ns, measured, i, &spread);
+        TRY(calibration_note(c, name, c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens, held_ns - ns,
+                             spread));
     }
     return OK;
 }

@@ -2,9 +2,10 @@
  * beside the noise of the measurement itself.
  *
  * Steps are run several times, without stamps (times of whole steps) and with them (times of
- * operations, which are held then, so that they do not wait for the host: exec/executor.h). The truth is the median over runs, the noise their coefficient of variation. An
- * error is (predicted - truth) / truth; its unit is the step: the sum of an operation over the
- * layers of one step, of a layer's operations in one step, a step. */
+ * operations, which are held then, so that they do not wait for the host: exec/executor.h). The
+ * truth is the median over runs, the noise their coefficient of variation. An error is (predicted -
+ * truth) / truth; its unit is the step: the sum of an operation over the layers of one step, of a
+ * layer's operations in one step, a step. */
 #ifndef ANALYSIS_ACCURACY_H
 #define ANALYSIS_ACCURACY_H
 

@@ -10,6 +10,7 @@
 #include "cli/table.h"
 #include "cli/time_input.h"
 #include "cli/trace_input.h"
+#include "sim/ranked_replay.h"
 #include "sim/static_gating.h"
 #include "sim/sweep_learn.h"
 #include "traces/packed_part.h"
@@ -169,6 +170,11 @@ static void print_plan(const Plan *plan, const PackedTrace *trace, ScoreSource s
                plan_order_name(plan->buffer.order), plan_scope_name(plan->buffer.scope));
     else
         printf("\nAll experts resident; routing as recorded.\n");
+    if (plan->placement.ranks > 1)
+        printf("%" PRIu32
+               " ranks, placement %s: lookups, loads and the memory of experts are those "
+               "of all.\n",
+               plan->placement.ranks, PLACEMENT_METHOD_NAMES[plan->placement.method]);
     if (scores != SCORES_UNKNOWN)
         printf("Scores are %s.\n", scores == SCORES_OF_ROUTER
                                        ? "the router's, of every expert"
@@ -336,7 +342,7 @@ static Status replay(Simulation *simulation, const TraceSignals *signals, const 
         status = simulated_time_run(&simulation->time, &simulation->arguments->time, &test,
                                     steps->first, learnt, &future, &simulation->result);
     else if (status == OK)
-        status = replay_run(&test, learnt, &future, NULL, NULL, &simulation->result);
+        status = plan_replay_run(&test, learnt, &future, &simulation->result);
     replay_future_free(&future);
     if (signals != NULL)
         simulation->scores = trace_signals_source(signals);

@@ -92,8 +92,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             "say else. With\n"
             "--hardware every plan has its time, throughput and device memory, simulated, "
             "and the plans that\n"
-            "none beats in both are shown; placements on several ranks are scored by time "
-            "alone.",
+            "none beats in both are shown.",
         .example =
             "moebius sweep --trace trace.db --study study.json --out study.db\n"
             "moebius sweep --trace trace.db --study study.json --hardware hw.json --out times.db",

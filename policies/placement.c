@@ -89,7 +89,7 @@ Status placement_check_one_rank(const Plan *plan)
 {
     if (plan->placement.ranks == 1)
         return OK;
-    return fail(ERR_UNSUPPORTED, "placement.ranks: %" PRIu32 ", replays and runs have one rank",
+    return fail(ERR_UNSUPPORTED, "placement.ranks: %" PRIu32 ", runs have one rank",
                 plan->placement.ranks);
 }
 

@@ -32,7 +32,7 @@ bool placement_learns(PlacementMethod method);
  * when the map leaves an expert out, names a rank that is not there or one twice, or has other
  * replicas than the plan says. */
 Status placement_check_plan(const JsonAt *at, Plan *plan);
-/* For what replays and runs one rank: fails with ERR_UNSUPPORTED where PLAN has more. */
+/* For what runs one rank: fails with ERR_UNSUPPORTED where PLAN has more. */
 Status placement_check_one_rank(const Plan *plan);
 
 /* The ranks of every expert of LAYERS under PLAN, by layer: its map, or the one that follows from

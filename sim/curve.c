@@ -43,8 +43,9 @@ bool curve_is_exact(const Plan *plan)
 {
     return plan->buffer.on && plan->buffer.order == ORDER_SERIAL && plan->buffer.bytes == 0 &&
            rank_of(plan->buffer.evict) != NO_RANK && !plan_prefetches(plan) &&
-           plan->compute.mode == COMPUTE_ON_GPU && has_uniform_budget(plan) &&
-           plan->buffer.initial.table == NULL && plan->buffer.initial.choice == HOT_NONE;
+           plan->placement.ranks == 1 && plan->compute.mode == COMPUTE_ON_GPU &&
+           has_uniform_budget(plan) && plan->buffer.initial.table == NULL &&
+           plan->buffer.initial.choice == HOT_NONE;
 }
 
 /* What OBJECT is kept by after a lookup with NEXT_USE. Nobody but those never needed again share a

@@ -22,7 +22,7 @@ typedef struct {
     uint64_t pass_ns;          /* wall time of the pass */
 } MissCurve;
 
-/* True when curve_run() can answer for PLAN; its budget does not matter. */
+/* True when curve_run() can answer for PLAN; its budget does not matter. It has one rank. */
 bool curve_is_exact(const Plan *plan);
 
 /* FUTURE must have been prepared for PLAN (replay_prepare). Fails with ERR_UNSUPPORTED unless

@@ -5,6 +5,7 @@
 
 #include "base/crc32c.h"
 #include "base/memory.h"
+#include "sim/ranked_replay.h"
 
 Status plan_timer_name(const Hardware *hardware, char *text, size_t bytes)
 {
@@ -66,7 +67,7 @@ Status plan_timer_run(const PlanTimer *timer, const PackedTrace *trace, const Pl
 {
     Timing *timing;
     if (timer == NULL)
-        return replay_run(trace, plan, future, NULL, NULL, result);
+        return plan_replay_run(trace, plan, future, result);
     *result = (ReplayResult){0};
     TRY(open_timing(timer, plan, trace->layers, trace->n_layers, &timing));
     Status status = plan->batching.mode == BATCHING_CONTINUOUS

@@ -123,7 +123,8 @@ static Status replay_events(RankedReplay *ranked)
                          ranked->rows);
         for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
             decide(ranked, &event, rank);
-        TRY(ranked->observer(ranked->argument, &event, ranked->decided));
+        if (ranked->observer != NULL)
+            TRY(ranked->observer(ranked->argument, &event, ranked->decided));
     }
     return OK;
 }
@@ -259,4 +260,27 @@ Status ranked_replay_run(const PackedTrace *trace, const Plan *plan, const Repla
     Status status = ranked_replay_go_on(ranked);
     ranked_replay_close(ranked, status == OK ? result : NULL);
     return status;
+}
+
+static Status replay_ranks(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                           ReplayResult *result)
+{
+    RankSplit split;
+    *result = (ReplayResult){0};
+    Status status = rank_split_open(plan, trace->layers, trace->n_layers, &split);
+    if (status == OK)
+        status = ranked_replay_run(trace, plan, future, &split, NULL, NULL, result);
+    rank_split_close(&split);
+    return status;
+}
+
+Status plan_replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                       ReplayResult *result)
+{
+    Plan one = *plan;
+    if (plan->placement.ranks > 1 && plan->buffer.on)
+        return replay_ranks(trace, plan, future, result);
+    /* All is in place, wherever that is. */
+    one.placement.ranks = 1;
+    return replay_run(trace, &one, future, NULL, NULL, result);
 }

@@ -18,10 +18,16 @@ typedef Status (*RankedObserver)(void *argument, const PackedEvent *event,
 Status ranked_replay_check(const Plan *plan);
 
 /* Replays TRACE under PLAN, as replay_run() does; PLAN's placement is SPLIT's. RESULT has the sums
- * of all ranks: a lookup is one of a rank. Freed with replay_result_free(). */
+ * of all ranks: a lookup is one of a rank. OBSERVER may be NULL. Freed with replay_result_free().
+ */
 Status ranked_replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                          RankSplit *split, RankedObserver observer, void *argument,
                          ReplayResult *result);
+
+/* Replays TRACE under PLAN, of one rank or of several, and tells nobody. Fails as replay_run(), and
+ * for several ranks as rank_split_open() and ranked_replay_check() do. */
+Status plan_replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
+                       ReplayResult *result);
 
 /* The same over a trace that grows, as replay_open() and those that follow. */
 typedef struct RankedReplay RankedReplay;

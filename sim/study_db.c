@@ -222,14 +222,10 @@ static Status add_study(StudyDb *db, const Study *study, const char *trace_path)
     return status;
 }
 
-/* Plans of several ranks have but times. */
-static Status most_slots(const StudyDb *db, const Plan *plan, const PackedTrace *trace,
-                         uint32_t *slots, uint32_t *most)
+static Status most_slots(const Plan *plan, const PackedTrace *trace, uint32_t *slots,
+                         uint32_t *most)
 {
-    bool timed = db->scored.hardware[0] != '\0';
-    Status status = timed ? OK : placement_check_one_rank(plan);
-    if (status == OK)
-        status = plan_slots(plan, trace->layers, trace->n_layers, slots);
+    Status status = plan_slots(plan, trace->layers, trace->n_layers, slots);
     TRY(fail_in(status, "plan \"%s\"", plan->name));
     uint32_t scopes = plan->buffer.scope == SCOPE_LAYER ? trace->n_layers : 1;
     *most = 0;
@@ -279,7 +275,7 @@ static Status add_plan(StudyDb *db, const PackedTrace *trace, const Plan *plan, 
 {
     uint32_t most;
     char *text;
-    TRY(most_slots(db, learnt, trace, slots, &most));
+    TRY(most_slots(learnt, trace, slots, &most));
     TRY(plan_to_text(plan, &text));
     Status status = insert_plan(db, plan, text, most);
     if (status == OK)

@@ -338,14 +338,18 @@ static void command_lines_that_do_not_go_together(void **unused)
     assert_false(file_exists(out));
 }
 
-static void a_plan_of_several_ranks_is_not_replayed(void **unused)
+static void a_plan_of_several_ranks_is_replayed_by_each(void **unused)
 {
     (void)unused;
     const char *trace = make_trace("m.db", STACK_DECODER);
     const char *plan = scratch_path("m-plan.json");
     place_on(trace, plan, "2", "greedy", NULL);
-    assert_refused((const char *[]){"simulate", "--trace", trace, "--plan", plan, NULL},
-                   "placement.ranks: 2, replays and runs have one rank");
+    cli_run((const char *[]){"simulate", "--trace", trace, "--plan", plan, "--set",
+                             "buffer.slots=2", NULL},
+            &run);
+    assert_int_equal(run.code, 0);
+    assert_non_null(strstr(run.out, "2 ranks, placement greedy: lookups, loads and the memory of "
+                                    "experts are those of all.\n"));
 }
 
 static void a_value_of_the_placement_is_asked_for_in_one_way(void **unused)
@@ -372,7 +376,7 @@ int main(void)
         cmocka_unit_test(what_a_format_cannot_say_is_refused),
         cmocka_unit_test(place_learns_and_scores_on_parts),
         cmocka_unit_test(command_lines_that_do_not_go_together),
-        cmocka_unit_test(a_plan_of_several_ranks_is_not_replayed),
+        cmocka_unit_test(a_plan_of_several_ranks_is_replayed_by_each),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

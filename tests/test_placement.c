@@ -389,7 +389,7 @@ static void several_ranks_are_neither_replayed_nor_run(void **unused)
     Plan plan = plan_on(2, PLACEMENT_CONTIGUOUS, 0);
     ExpertBuffer *buffer;
     assert_int_equal(buffer_new(&plan, trace.layers, LAYERS, &buffer), ERR_UNSUPPORTED);
-    assert_string_equal(error_message(), "placement.ranks: 2, replays and runs have one rank");
+    assert_string_equal(error_message(), "placement.ranks: 2, runs have one rank");
     packed_trace_free(&trace);
 }
 

@@ -104,10 +104,30 @@ static void simulate_tells_the_time_of_several_ranks(void **unused)
     check_rank(time, 1);
     assert_true(number(json, "misses") == 0);
     cJSON_Delete(json);
-    cli_run((const char *[]){"simulate", "--trace", trace, "--set", "placement.ranks=2", NULL},
-            &run);
-    assert_int_equal(run.code, 2);
-    assert_non_null(strstr(run.err, "placement.ranks: 2, replays and runs have one rank"));
+}
+
+/* What ranks decide does not depend on time. */
+static void counts_are_the_same_without_a_profile(void **unused)
+{
+    (void)unused;
+    static const char *const KEYS[] = {"lookups", "hits", "loads", "evictions", "memory_bytes"};
+    const char *trace = make_trace("counted.db");
+    const char *profile = make_profile(trace);
+    double counts[2][5];
+    for (int timed = 0; timed < 2; timed++) {
+        cli_run((const char *[]){"simulate", "--trace", trace, "--set", "placement.ranks=2",
+                                 "--set", "buffer.slots=1", "--json", timed ? "--hardware" : NULL,
+                                 profile, NULL},
+                &run);
+        if (run.code != 0)
+            fail_msg("%s", run.err);
+        cJSON *json = cJSON_Parse(run.out);
+        for (int i = 0; i < 5; i++)
+            counts[timed][i] = number(json, KEYS[i]);
+        cJSON_Delete(json);
+    }
+    assert_true(counts[0][2] > 0 && counts[0][4] == 2 * EVENTS * 1000);
+    assert_memory_equal(counts[0], counts[1], sizeof counts[0]);
 }
 
 /* Steps that come of requests that are there from the start are those of the trace. */
@@ -242,6 +262,7 @@ int main(void)
         cmocka_unit_test(simulate_tells_the_time_of_several_ranks),
         cmocka_unit_test(every_rank_is_a_process_of_the_timeline),
         cmocka_unit_test(a_sweep_by_time_learns_placements),
+        cmocka_unit_test(counts_are_the_same_without_a_profile),
         cmocka_unit_test(served_steps_take_what_recorded_ones_do),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -159,19 +159,31 @@ static Status fill_following(void *argument, uint32_t layer_index, LayerPlacemen
     return OK;
 }
 
+Status placement_map_view(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                          const PlanTable **map, const PlanTable **made)
+{
+    *made = NULL;
+    *map = plan->placement.map.table;
+    if (placement_follows(plan->placement.method)) {
+        TRY(placement_table(layers, n_layers, plan->placement.ranks, fill_following, (void *)plan,
+                            made));
+        *map = *made;
+        return OK;
+    }
+    if (*map == NULL)
+        return fail(ERR_INPUT,
+                    "placement.map: method \"%s\" has to learn it from a trace: moebius place",
+                    PLACEMENT_METHOD_NAMES[plan->placement.method]);
+    return check_map(*map, layers, n_layers);
+}
+
 Status placement_map(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                      const PlanTable **map)
 {
-    if (placement_follows(plan->placement.method))
-        return placement_table(layers, n_layers, plan->placement.ranks, fill_following,
-                               (void *)plan, map);
-    if (plan->placement.map.table == NULL)
-        return fail(ERR_INPUT,
-                    "placement.map: method \"%s\" has to learn it from a trace: "
-                    "moebius place",
-                    PLACEMENT_METHOD_NAMES[plan->placement.method]);
-    TRY(check_map(plan->placement.map.table, layers, n_layers));
-    *map = plan_table_share(plan->placement.map.table);
+    const PlanTable *view;
+    const PlanTable *made;
+    TRY(placement_map_view(plan, layers, n_layers, &view, &made));
+    *map = made != NULL ? made : plan_table_share(view);
     return OK;
 }
 

@@ -42,6 +42,11 @@ Status placement_check_one_rank(const Plan *plan);
 Status placement_map(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                      const PlanTable **map);
 
+/* The same for several threads with one plan: *MAP is PLAN's, or that which follows, which is then
+ * *MADE as well, to be released; else *MADE is NULL. */
+Status placement_map_view(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
+                          const PlanTable **map, const PlanTable **made);
+
 /* One layer's placement as it is made. */
 typedef struct {
     uint32_t experts;

@@ -64,7 +64,7 @@ Status rank_split_open(const Plan *plan, const TraceLayer *layers, uint32_t n_la
                        RankSplit *split)
 {
     *split = (RankSplit){.ranks = plan->placement.ranks, .n_layers = n_layers, .of = layers};
-    TRY(placement_map(plan, layers, n_layers, &split->map));
+    TRY(placement_map_view(plan, layers, n_layers, &split->map, &split->made));
     TRY(make_room(split));
     for (uint32_t i = 0; i < n_layers; i++)
         number_experts(split, i);
@@ -86,7 +86,7 @@ void rank_split_close(RankSplit *split)
     mem_free(split->layers);
     mem_free(split->first);
     mem_free(split->map_at);
-    plan_table_release(split->map);
+    plan_table_release(split->made);
     *split = (RankSplit){0};
 }
 

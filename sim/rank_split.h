@@ -38,20 +38,21 @@ typedef struct {
     uint32_t n_layers;
     const TraceLayer *of; /* [n_layers] the trace's; not owned */
     const PlanTable *map;
-    uint32_t *map_at;   /* [n_layers] where each stands in it */
-    TraceLayer *layers; /* [ranks][n_layers] with a rank's experts; where it has none, with one,
-                           which nobody asks for */
-    uint32_t *held;     /* [ranks][n_layers] experts that it has */
-    uint32_t *first;    /* [n_layers + 1] of a layer's experts among those of all */
-    uint16_t *number;   /* [ranks][experts of all layers] that a rank gives them */
-    RankPlace *places;  /* [experts of all layers] */
-    RankPart *parts;    /* [ranks] of the present event */
-    uint64_t sum;       /* its assignments, */
-    uint32_t fullest;   /* ... and those of the rank with most */
+    const PlanTable *made; /* it, where it is not the plan's; or NULL */
+    uint32_t *map_at;      /* [n_layers] where each stands in it */
+    TraceLayer *layers;    /* [ranks][n_layers] with a rank's experts; where it has none, with one,
+                              which nobody asks for */
+    uint32_t *held;        /* [ranks][n_layers] experts that it has */
+    uint32_t *first;       /* [n_layers + 1] of a layer's experts among those of all */
+    uint16_t *number;      /* [ranks][experts of all layers] that a rank gives them */
+    RankPlace *places;     /* [experts of all layers] */
+    RankPart *parts;       /* [ranks] of the present event */
+    uint64_t sum;          /* its assignments, */
+    uint32_t fullest;      /* ... and those of the rank with most */
 } RankSplit;
 
-/* Fails as placement_map() does. LAYERS must outlive SPLIT, which rank_split_close() frees, also
- * after a failure. */
+/* Fails as placement_map() does. PLAN's tables and LAYERS must outlive SPLIT, which
+ * rank_split_close() frees, also after a failure. */
 Status rank_split_open(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                        RankSplit *split);
 void rank_split_close(RankSplit *split);

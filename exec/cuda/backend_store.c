@@ -18,13 +18,19 @@ static void convert_row(void *argument, size_t item, size_t worker)
     part_row(task->part, task->first + (uint32_t)item, task->to + item * task->part->columns);
 }
 
-/* Elements that are stored as the device wants them are copied from the map. */
+/* Elements that are stored as the device wants them are copied from the map, rows that lie one
+ * behind the other at once. */
 static Status copy_part(Device *device, const Part *part, size_t element, void *to)
 {
     const unsigned char *from = (const unsigned char *)part->tensor.data + part->first * element;
     size_t width = part->columns * element;
-    CUDA_TRY(cudaMemcpy2DAsync(to, width, from, part->row_step * element, width, part->rows,
-                               cudaMemcpyHostToDevice, device->stream));
+    size_t pitch = part->row_step * element;
+    if (pitch == width)
+        CUDA_TRY(
+            cudaMemcpyAsync(to, from, part->rows * width, cudaMemcpyHostToDevice, device->stream));
+    else
+        CUDA_TRY(cudaMemcpy2DAsync(to, width, from, pitch, width, part->rows,
+                                   cudaMemcpyHostToDevice, device->stream));
     CUDA_TRY(cudaStreamSynchronize(device->stream));
     return OK;
 }

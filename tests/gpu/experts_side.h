@@ -24,6 +24,7 @@ typedef struct {
         bool ways;       /* few tokens in every way */
         bool enters;     /* few tokens enter by one kernel */
         bool routes;     /* in a briefest test nothing is new but its router */
+        bool once;       /* in a briefest test few tokens in every way are all */
     } briefly;           /* a brief test */
     bool packed;         /* what bf16 experts of the shape must be */
     RouterConfig router;
@@ -171,23 +172,25 @@ static void store_layer(Side *side, const Inputs *inputs)
     assert_ok(
         backend->upload(side->device, side->norm, norm, layer->shape.d_model * sizeof(float)));
     free(norm);
+    const uint32_t differ = brief() ? BRIEF_EXPERTS : n;
     for (uint32_t e = 0; e < n; e++) {
         FfnTensors *tensors = &side->tensors[e];
-        unsigned char *slot = side->slots + e * side->slot_stride;
-        uint32_t like = brief() ? e % BRIEF_EXPERTS : e;
-        *tensors =
-            expert_tensors(&layer->shape, inputs->weights + like * expert_floats(&layer->shape));
+        *tensors = expert_tensors(&layer->shape,
+                                  inputs->weights + e % differ * expert_floats(&layer->shape));
         placed[e] = (ExpertJob){e, n - 1 - e};
-        assert_ok(like < e
-                      ? backend->move(side->device, slot, side->slots + like * side->slot_stride,
-                                      side->slot_stride)
-                      : backend->store_expert(side->device, &layer->shape, tensors, slot));
-        assert_ok(backend->move(side->device, side->moved + (n - 1 - e) * side->slot_stride, slot,
-                                side->slot_stride));
-        side->kept[e] = side->kept[like];
-        if (like == e)
-            assert_ok(backend->keep_expert(side->device, &layer->shape, tensors, &side->kept[e]));
+        side->kept[e] = side->kept[e % differ];
+        if (e >= differ)
+            continue;
+        assert_ok(backend->store_expert(side->device, &layer->shape, tensors,
+                                        side->slots + e * side->slot_stride));
+        assert_ok(backend->keep_expert(side->device, &layer->shape, tensors, &side->kept[e]));
     }
+    for (uint32_t slot = 0; slot < differ; slot++)
+        assert_ok(backend->move(side->device, side->moved + slot * side->slot_stride,
+                                side->slots + (n - 1 - slot) % differ * side->slot_stride,
+                                side->slot_stride));
+    gpu_repeat_slots(backend, side->device, side->slots, side->slot_stride, differ, n);
+    gpu_repeat_slots(backend, side->device, side->moved, side->slot_stride, differ, n);
     assert_ok(backend->upload(side->device, side->placed, placed, n * sizeof *placed));
     free(placed);
 }

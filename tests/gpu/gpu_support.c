@@ -177,6 +177,16 @@ Part gpu_matrix_part(float **at, uint32_t rows, uint32_t columns)
     return part_of(&tensor);
 }
 
+void gpu_repeat_slots(const Backend *backend, Device *device, unsigned char *slots, size_t stride,
+                      uint32_t filled, uint32_t n)
+{
+    while (filled < n) {
+        uint32_t copies = filled < n - filled ? filled : n - filled;
+        assert_ok(backend->move(device, slots + filled * stride, slots, copies * stride));
+        filled += copies;
+    }
+}
+
 void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const void *elements,
                               const Floats *floats, float tolerance)
 {

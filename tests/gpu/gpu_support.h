@@ -4,6 +4,7 @@
 #ifndef TESTS_GPU_SUPPORT_H
 #define TESTS_GPU_SUPPORT_H
 
+#include "exec/backend.h"
 #include "exec/cuda/ops.h"
 #include "tests/support.h"
 
@@ -32,6 +33,10 @@ float gpu_rounded(float value);
 float *gpu_random_floats(uint64_t *state, size_t n, float scale);
 /* The matrix [rows][columns] of the floats at *AT, which moves behind it. */
 Part gpu_matrix_part(float **at, uint32_t rows, uint32_t columns);
+
+/* Slots FILLED to N - 1, of STRIDE bytes, become what those before are, over and over. */
+void gpu_repeat_slots(const Backend *backend, Device *device, unsigned char *slots, size_t stride,
+                      uint32_t filled, uint32_t n);
 
 /* Waits, and compares elements of COMPUTE on the device with what FLOATS has on the host. */
 void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const void *elements,

@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+enum { STAGING_ALIGNMENT = 256 };
+
 typedef struct {
     const Part *part;
     uint32_t first;
@@ -16,6 +18,20 @@ static void convert_row(void *argument, size_t item, size_t worker)
     (void)worker;
     const ConvertTask *task = argument;
     part_row(task->part, task->first + (uint32_t)item, task->to + item * task->part->columns);
+}
+
+static Status wait_for_stores(Device *device)
+{
+    CUDA_TRY(cudaStreamSynchronize(device->stream));
+    device->reads_sources = false;
+    device->staged = 0;
+    return OK;
+}
+
+/* What was made up has no source that somebody may change. */
+static Status wait_for_sources(Device *device)
+{
+    return device->reads_sources ? wait_for_stores(device) : OK;
 }
 
 /* Elements that are stored as the device wants them are copied from the map, rows that lie one
@@ -31,7 +47,18 @@ static Status copy_part(Device *device, const Part *part, size_t element, void *
     else
         CUDA_TRY(cudaMemcpy2DAsync(to, width, from, pitch, width, part->rows,
                                    cudaMemcpyHostToDevice, device->stream));
-    CUDA_TRY(cudaStreamSynchronize(device->stream));
+    device->reads_sources = true;
+    return OK;
+}
+
+/* BYTES of the staging memory, behind what the queue may still read; *AT is where. */
+static Status take_staging(Device *device, size_t bytes, size_t *at)
+{
+    if (bytes > STORE_STAGING_BYTES - device->staged)
+        TRY(wait_for_stores(device));
+    *at = device->staged;
+    device->staged += (bytes + STAGING_ALIGNMENT - 1) / STAGING_ALIGNMENT * STAGING_ALIGNMENT;
+    device->reads_sources = true;
     return OK;
 }
 
@@ -40,15 +67,15 @@ static Status convert_rows(Device *device, const Part *part, uint32_t first, uin
                            unsigned char *to)
 {
     size_t count = (size_t)n * part->columns;
-    ConvertTask task = {part, first, device->staging.memory};
+    size_t at;
+    TRY(take_staging(device, count * sizeof(float), &at));
+    float *converted = device->staging.memory;
+    ConvertTask task = {part, first, converted + at / sizeof(float)};
     thread_pool_run(device->pool, n, convert_row, &task);
-    void *floats = bf16 ? device->staging_device : to;
-    CUDA_TRY(cudaMemcpyAsync(floats, device->staging.memory, count * sizeof(float),
-                             cudaMemcpyHostToDevice, device->stream));
-    if (bf16)
-        TRY(convert_to_bf16(floats, count, to, device->stream));
-    CUDA_TRY(cudaStreamSynchronize(device->stream));
-    return OK;
+    void *floats = bf16 ? (unsigned char *)device->staging_device + at : to;
+    CUDA_TRY(cudaMemcpyAsync(floats, task.to, count * sizeof(float), cudaMemcpyHostToDevice,
+                             device->stream));
+    return bf16 ? convert_to_bf16(floats, count, to, device->stream) : OK;
 }
 
 /* Nothing crosses the link, and nobody waits: what reads the elements is queued after them. */
@@ -63,7 +90,8 @@ static Status make_elements(Device *device, const Part *part, bool bf16, void *t
     return synthetic_store(&made, bf16, to, device->stream);
 }
 
-static Status store_elements(Device *device, const Part *part, bool bf16, void *to)
+/* What was given must stay as it is until wait_for_sources(). */
+static Status queue_elements(Device *device, const Part *part, bool bf16, void *to)
 {
     size_t element = bf16 ? sizeof(uint16_t) : sizeof(float);
     if (part->rows == 0 || part->columns == 0)
@@ -84,51 +112,62 @@ static Status store_elements(Device *device, const Part *part, bool bf16, void *
     return OK;
 }
 
+static Status queue_floats(Device *device, const Part *part, float *to)
+{
+    return queue_elements(device, part, false, to);
+}
+
 Status cuda_store(Device *device, const Part *part, void *to)
 {
-    return store_elements(device, part, device->compute == COMPUTE_BF16, to);
+    TRY(queue_elements(device, part, device->compute == COMPUTE_BF16, to));
+    return wait_for_sources(device);
 }
 
 Status cuda_store_floats(Device *device, const Part *part, float *to)
 {
-    return store_elements(device, part, false, to);
+    TRY(queue_floats(device, part, to));
+    return wait_for_sources(device);
+}
+
+static Status queue_ffn(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
+{
+    const bool bf16 = device->compute == COMPUTE_BF16;
+    unsigned char *block = to;
+    FfnLayout layout = ffn_layout(shape, cuda_weight_bytes(device));
+    size_t gate_bytes = (size_t)shape->d_ff * shape->d_model * cuda_weight_bytes(device);
+    unsigned char *up = block + layout.first + (shape->gated ? gate_bytes : 0);
+    float *first_bias = (float *)(void *)(block + layout.first_bias);
+    if (shape->gated)
+        TRY(queue_elements(device, &tensors->gate, bf16, block + layout.first));
+    TRY(queue_elements(device, &tensors->up, bf16, up));
+    TRY(queue_elements(device, &tensors->down, bf16, block + layout.second));
+    if (!shape->bias)
+        return OK;
+    if (shape->gated)
+        TRY(queue_floats(device, &tensors->gate_bias, first_bias));
+    TRY(queue_floats(device, &tensors->up_bias, first_bias + (shape->gated ? shape->d_ff : 0)));
+    return queue_floats(device, &tensors->down_bias, (float *)(void *)(block + layout.second_bias));
 }
 
 Status cuda_store_ffn(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
 {
-    unsigned char *block = to;
-    FfnLayout layout = ffn_layout(shape, cuda_weight_bytes(device));
-    size_t gate_bytes = (size_t)shape->d_ff * shape->d_model * cuda_weight_bytes(device);
-    float *first_bias = (float *)(void *)(block + layout.first_bias);
-    if (shape->gated)
-        TRY(cuda_store(device, &tensors->gate, block + layout.first));
-    TRY(cuda_store(device, &tensors->up, block + layout.first + (shape->gated ? gate_bytes : 0)));
-    TRY(cuda_store(device, &tensors->down, block + layout.second));
-    if (!shape->bias)
-        return OK;
-    if (shape->gated)
-        TRY(cuda_store_floats(device, &tensors->gate_bias, first_bias));
-    TRY(cuda_store_floats(device, &tensors->up_bias,
-                          first_bias + (shape->gated ? shape->d_ff : 0)));
-    return cuda_store_floats(device, &tensors->down_bias,
-                             (float *)(void *)(block + layout.second_bias));
+    TRY(queue_ffn(device, shape, tensors, to));
+    return wait_for_sources(device);
 }
 
-/* Done, or queued. */
 static Status queue_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors,
                            void *to)
 {
     if (!experts_packed(shape, device->compute == COMPUTE_BF16))
-        return cuda_store_ffn(device, shape, tensors, to);
-    TRY(cuda_store_ffn(device, shape, tensors, device->expert_dense));
+        return queue_ffn(device, shape, tensors, to);
+    TRY(queue_ffn(device, shape, tensors, device->expert_dense));
     return packed_expert_store(shape, device->expert_dense, to, device->stream);
 }
 
 Status cuda_store_expert(Device *device, const FfnShape *shape, const FfnTensors *tensors, void *to)
 {
     TRY(queue_expert(device, shape, tensors, to));
-    CUDA_TRY(cudaStreamSynchronize(device->stream));
-    return OK;
+    return wait_for_stores(device);
 }
 
 /* All experts of the model, in the slots' form. */
@@ -153,7 +192,7 @@ Status cuda_keep_expert(Device *device, const FfnShape *shape, const FfnTensors 
     TRY(queue_expert(device, shape, tensors, device->expert_form));
     CUDA_TRY(
         cudaMemcpyAsync(to, device->expert_form, bytes, cudaMemcpyDeviceToHost, device->stream));
-    CUDA_TRY(cudaStreamSynchronize(device->stream));
+    TRY(wait_for_stores(device));
     device->kept_bytes += bytes;
     *kept = to;
     return OK;

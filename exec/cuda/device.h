@@ -80,6 +80,8 @@ struct Device {
     size_t kept_bytes;    /* of it used */
     Pinned staging;       /* floats of weights that are converted */
     void *staging_device; /* the same on the device */
+    size_t staged;        /* bytes of both that the queue may still read */
+    bool reads_sources;   /* the queue may still read what it was given to store */
     HostSide host_side;
     void *expert_dense;       /* device: an expert before it is packed */
     void *expert_form;        /* device: an expert in a slot's form */

@@ -24,6 +24,7 @@ typedef struct {
         bool ways;       /* few tokens in every way */
         bool enters;     /* few tokens enter by one kernel */
         bool routes;     /* in a briefest test nothing is new but its router */
+        bool lowest;     /* a briefest test takes the lowest tiles of its router */
         bool once;       /* in a briefest test few tokens in every way are all */
     } briefly;           /* a brief test */
     bool packed;         /* what bf16 experts of the shape must be */

@@ -7,11 +7,16 @@
 #include "base/clock.h"
 #include "exec/backend.h"
 
-/* What the device's clock steps by at the most, and how well it is tied to the host's. */
+/* What the device's clock steps by at the most. */
 static const uint64_t CLOCK_NS = 10000;
-static const uint64_t TIE_NS = 200000;
 
 enum { EXPERTS = 6, D_MODEL = 128, D_FF = 64, STAMPS = 4 };
+
+/* How well it is tied to the host's: in a brief test others may have the GPU in between. */
+static uint64_t tie_ns(void)
+{
+    return brief() ? 100000000 : 200000;
+}
 
 static const FfnShape SHAPE = {
     .d_model = D_MODEL, .d_ff = D_FF, .gated = true, .activation = ACTIVATION_SILU};
@@ -141,10 +146,11 @@ static void loads_follow_each_other_and_take_as_long_as_the_link_would(void **un
         uint64_t duration_ns;
         assert_ok(BACKEND_CUDA.load_time(link.device, t, &start_ns, &duration_ns));
         assert_true(t % 2 == 1 || duration_ns + CLOCK_NS >= at_least_ns);
-        assert_true(start_ns + TIE_NS >= end_ns);
+        assert_true(start_ns + tie_ns() >= end_ns);
         end_ns = start_ns + duration_ns;
     }
-    assert_true(end_ns + TIE_NS >= before_ns + 3 * at_least_ns && end_ns <= clock_ns() + TIE_NS);
+    assert_true(end_ns + tie_ns() >= before_ns + 3 * at_least_ns &&
+                end_ns <= clock_ns() + tie_ns());
     close_link(&link);
 }
 
@@ -371,7 +377,7 @@ static void stamps_ascend_in_the_order_of_the_queue(void **unused)
     assert_ok(BACKEND_CUDA.stamp_times(link.device, STAMPS, ns));
     for (uint32_t i = 1; i < STAMPS; i++)
         assert_true(ns[i] > ns[i - 1]);
-    assert_true(ns[0] + TIE_NS >= before_ns && ns[STAMPS - 1] <= clock_ns() + TIE_NS);
+    assert_true(ns[0] + tie_ns() >= before_ns && ns[STAMPS - 1] <= clock_ns() + tie_ns());
     close_link(&link);
 }
 

@@ -57,7 +57,7 @@ static const Layer LAYERS[] = {
      160,
      2,
      2200,
-     {.tokens = 2200, .routes = true},
+     {.tokens = 2200, .routes = true, .lowest = true},
      true,
      {.kind = ROUTER_SOFTMAX}},
     {{256, 64, false, false, ACTIVATION_SILU, 0, 0},

@@ -29,7 +29,7 @@ static const Layer LAYERS[] = {
      64,
      2,
      4100,
-     {.tokens = 4100, .routes = true},
+     {.tokens = 4100},
      true,
      {.kind = ROUTER_SOFTMAX}},
     {{512, 64, true, false, ACTIVATION_SILU, 0, 0},

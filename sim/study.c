@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "policies/placement.h"
 
 static const char *const STUDY_KEYS[] = {"moebius_study", "name", "base", "grid", "plans", NULL};
 static const char BOUND_POLICY[] = "belady";
@@ -25,7 +26,7 @@ static void append_text(char *text, size_t bytes, const char *more)
     snprintf(text + used, bytes - used, "%s", more);
 }
 
-void study_plan_name(const Plan *plan, char *name, size_t bytes)
+static void name_buffer(const Plan *plan, char *name, size_t bytes)
 {
     if (!plan->buffer.on) {
         snprintf(name, bytes, "all resident");
@@ -49,12 +50,23 @@ void study_plan_name(const Plan *plan, char *name, size_t bytes)
     }
 }
 
+void study_plan_name(const Plan *plan, char *name, size_t bytes)
+{
+    char ranks[32];
+    name_buffer(plan, name, bytes);
+    if (plan->placement.ranks == 1)
+        return;
+    snprintf(ranks, sizeof ranks, " %u ranks ", plan->placement.ranks);
+    append_text(name, bytes, ranks);
+    append_text(name, bytes, PLACEMENT_METHOD_NAMES[plan->placement.method]);
+}
+
 /* True for grid keys whose values study_plan_name() shows. */
 static bool is_shown(const char *key)
 {
-    static const char *const SHOWN[] = {"buffer.evict", "buffer.slots", "buffer.bytes",
-                                        "buffer.scope", "buffer.order", "buffer.budget",
-                                        "compute.mode", "name"};
+    static const char *const SHOWN[] = {
+        "buffer.evict",  "buffer.slots", "buffer.bytes",    "buffer.scope",     "buffer.order",
+        "buffer.budget", "compute.mode", "placement.ranks", "placement.method", "name"};
     for (size_t i = 0; i < sizeof SHOWN / sizeof SHOWN[0]; i++)
         if (strcmp(SHOWN[i], key) == 0)
             return true;
@@ -263,6 +275,23 @@ static Status read_source(const cJSON *json, Source *source, Study *study)
     return count_plans(source);
 }
 
+static int compare_numbers(uint64_t a, uint64_t b)
+{
+    return (a > b) - (a < b);
+}
+
+/* Of one rank all are the same. */
+static int compare_placements(const Plan *a, const Plan *b)
+{
+    int order = compare_numbers(a->placement.ranks, b->placement.ranks);
+    if (order != 0 || a->placement.ranks == 1)
+        return order;
+    order = compare_numbers(a->placement.method, b->placement.method);
+    if (order == 0 && a->placement.method == PLACEMENT_RANDOM)
+        order = compare_numbers(a->seed, b->seed);
+    return order != 0 ? order : plan_table_compare(a->placement.map.table, b->placement.map.table);
+}
+
 /* Orders plans by what a bound depends on. */
 static int compare_budgets(const void *left, const void *right)
 {
@@ -278,7 +307,8 @@ static int compare_budgets(const void *left, const void *right)
         return a->buffer.bytes < b->buffer.bytes ? -1 : 1;
     if (a->buffer.budget.choice != b->buffer.budget.choice)
         return a->buffer.budget.choice < b->buffer.budget.choice ? -1 : 1;
-    return plan_table_compare(a->buffer.budget.table, b->buffer.budget.table);
+    int order = plan_table_compare(a->buffer.budget.table, b->buffer.budget.table);
+    return order != 0 ? order : compare_placements(a, b);
 }
 
 /* Like compare_budgets(), but plans that are the bound themselves come first. */
@@ -301,9 +331,20 @@ static Plan bound_plan(const Plan *plan)
     bound.buffer.initial = (PlanLearned){0};
     bound.buffer.alpha = 0;
     bound.batching = plan->batching;
+    if (plan->placement.ranks > 1) {
+        bound.placement = plan->placement;
+        bound.seed = plan->seed;
+    }
     snprintf(bound.buffer.evict, sizeof bound.buffer.evict, "%s", BOUND_POLICY);
     study_plan_name(&bound, bound.name, sizeof bound.name);
     return plan_share(&bound);
+}
+
+/* Who knows the future knows it of a copy of an expert only as that is used at all times. */
+static bool has_bound(const Plan *plan)
+{
+    bool copies = plan->placement.ranks > 1 && plan->placement.replicas > 0;
+    return plan->buffer.on && plan->compute.mode == COMPUTE_ON_GPU && !copies;
 }
 
 Status study_add_bounds(Study *study)
@@ -316,7 +357,7 @@ Status study_add_bounds(Study *study)
         return OK;
     TRY(mem_new(&sorted, given, sizeof *sorted, "study"));
     for (size_t i = 0; i < given; i++)
-        if (study->plans[i].buffer.on && study->plans[i].compute.mode == COMPUTE_ON_GPU)
+        if (has_bound(&study->plans[i]))
             sorted[n_sorted++] = study->plans[i];
     qsort(sorted, n_sorted, sizeof *sorted, compare_bounds_first);
     for (size_t i = 0; i < n_sorted; i++) {

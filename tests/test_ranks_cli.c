@@ -188,7 +188,7 @@ static void a_sweep_by_time_learns_placements(void **unused)
     if (run.code != 0)
         fail_msg("%s", run.err);
     cli_run((const char *[]){"plan", "--from", out, "--best", "time", "--out", plan, "--where",
-                             "name LIKE '%ranks=2%greedy%'", "--json", NULL},
+                             "name = 'all resident 2 ranks greedy'", "--json", NULL},
             &run);
     if (run.code != 0)
         fail_msg("%s", run.err);

@@ -80,6 +80,26 @@ static void every_budget_gets_the_bound_once_unless_it_was_asked_for(void **unus
     study_free(&study);
 }
 
+static void
+every_placement_on_several_ranks_has_a_bound_of_its_own_unless_there_are_copies(void **unused)
+{
+    (void)unused;
+    static const char *const BOUNDS[] = {"belady 2/layer batch",
+                                         "belady 2/layer batch 2 ranks contiguous",
+                                         "belady 2/layer batch 2 ranks greedy"};
+    Study study = make_study(
+        "{\"moebius_study\": 1, \"base\": {\"buffer\": {\"slots\": 2}}, \"grid\": {"
+        "\"placement.ranks\": [1, 2], \"placement.method\": [\"contiguous\", \"greedy\"]}, "
+        "\"plans\": ["
+        "{\"buffer\": {\"slots\": 2}, \"placement\": {\"ranks\": 2, \"method\": \"replicate\","
+        " \"replicas\": 1}}]}");
+    assert_int_equal(study.n_bounds, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_string_equal(study.plans[study.n_plans - 3 + i].name, BOUNDS[i]);
+    assert_string_equal(study.plans[4].name, "lru 2/layer batch 2 ranks replicate");
+    study_free(&study);
+}
+
 /* Of what only the eviction of the plan understands it has nothing. */
 static void a_bound_is_a_plan_that_is_read_as_it_is_written(void **unused)
 {
@@ -925,6 +945,8 @@ int main(void)
         cmocka_unit_test(values_that_the_name_does_not_show_are_added_to_it),
         cmocka_unit_test(listed_plans_stand_after_the_grid_and_keep_their_names),
         cmocka_unit_test(every_budget_gets_the_bound_once_unless_it_was_asked_for),
+        cmocka_unit_test(
+            every_placement_on_several_ranks_has_a_bound_of_its_own_unless_there_are_copies),
         cmocka_unit_test(a_bound_is_a_plan_that_is_read_as_it_is_written),
         cmocka_unit_test(bad_studies_are_refused_with_the_place),
         cmocka_unit_test(a_grid_of_more_than_a_million_plans_is_refused_before_it_is_made),

@@ -76,14 +76,15 @@ static size_t line_of(const char *text, const char *end)
 }
 
 /* LINE is as json_scan() has it. */
-static Status parse(const char *text, size_t bytes, const char *file, size_t line, cJSON **root)
+static Status parse(const char *text, size_t bytes, const char *file, size_t line, bool matrices,
+                    cJSON **root)
 {
     const char *end = text;
     bool doubtful = false;
     *root = NULL;
     uint64_t failures = mem_failures();
     memory_json_begin(bytes * TREE_BYTES);
-    cJSON *parsed = json_tree(text, bytes, &end, &doubtful);
+    cJSON *parsed = json_tree(text, bytes, matrices, &end, &doubtful);
     memory_json_end();
     if (parsed == NULL && mem_failures() != failures)
         return fail_memory(file, bytes);
@@ -101,21 +102,36 @@ static Status parse(const char *text, size_t bytes, const char *file, size_t lin
 
 Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root)
 {
-    return parse(text, bytes, file, 1, root);
+    return parse(text, bytes, file, 1, false, root);
+}
+
+Status json_parse_matrices(const char *text, size_t bytes, const char *file, cJSON **root)
+{
+    return parse(text, bytes, file, 1, true, root);
 }
 
 Status json_parse_line(const char *line, size_t bytes, const char *place, cJSON **root)
 {
-    return parse(line, bytes, place, 0, root);
+    return parse(line, bytes, place, 0, false, root);
 }
 
-Status json_load(const char *path, size_t limit, cJSON **root)
+static Status load(const char *path, size_t limit, bool matrices, cJSON **root)
 {
     char *text;
     size_t bytes;
     *root = NULL;
     TRY(file_read_all(path, limit, &text, &bytes));
-    Status status = json_parse(text, bytes, path, root);
+    Status status = parse(text, bytes, path, 1, matrices, root);
     mem_free(text);
     return status;
+}
+
+Status json_load(const char *path, size_t limit, cJSON **root)
+{
+    return load(path, limit, false, root);
+}
+
+Status json_load_matrices(const char *path, size_t limit, cJSON **root)
+{
+    return load(path, limit, true, root);
 }

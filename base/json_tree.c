@@ -13,6 +13,8 @@ typedef struct {
     const char *end; /* there is a 0 */
     int depth;
     bool doubtful;
+    bool matrices;
+    JsonNumbers numbers;
 } Parser;
 
 size_t json_utf8_length(const unsigned char *text, size_t bytes)
@@ -264,9 +266,25 @@ static bool all_differ(const cJSON *object)
     return true;
 }
 
+/* Reads the matrix that begins at the parser's place; *READ: there is one. */
+static bool read_matrix(Parser *parser, cJSON *node, bool *read)
+{
+    const char *at = parser->at;
+    *read = false;
+    if (!parser->matrices || *at != '[' || parser->depth + 2 > JSON_MAX_DEPTH)
+        return true;
+    if (json_matrix_read(&parser->at, &parser->numbers, node) != OK)
+        return false;
+    *read = parser->at != at;
+    return true;
+}
+
 static bool read_container(Parser *parser, cJSON *node)
 {
     uint32_t n;
+    bool read;
+    if (!read_matrix(parser, node, &read) || read)
+        return read;
     bool is_object = *parser->at == '{';
     if (parser->depth == JSON_MAX_DEPTH)
         return false;
@@ -300,9 +318,9 @@ static bool read_value(Parser *parser, cJSON *node)
     }
 }
 
-cJSON *json_tree(const char *text, size_t bytes, const char **end, bool *doubtful)
+cJSON *json_tree(const char *text, size_t bytes, bool matrices, const char **end, bool *doubtful)
 {
-    Parser parser = {.at = text, .end = text + bytes};
+    Parser parser = {.at = text, .end = text + bytes, .matrices = matrices};
     cJSON *root = cJSON_malloc(sizeof *root);
     if (root == NULL)
         return NULL;
@@ -312,6 +330,7 @@ cJSON *json_tree(const char *text, size_t bytes, const char **end, bool *doubtfu
         skip_space(&parser);
         is_whole = parser.at == parser.end;
     }
+    mem_free(parser.numbers.values);
     *end = parser.at;
     *doubtful = parser.doubtful;
     if (is_whole)

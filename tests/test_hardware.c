@@ -134,7 +134,7 @@ static Status parse_with(const char *from, const char *to)
     snprintf(text, sizeof text, "%.*s%s%s", (int)(at - TEXT), TEXT, to, at + strlen(from));
     cJSON *json;
     Hardware hardware;
-    assert_ok(json_parse(text, strlen(text), "hw.json", &json));
+    assert_ok(json_parse_matrices(text, strlen(text), "hw.json", &json));
     Status status = hardware_from_json(json, "hw.json", &hardware);
     cJSON_Delete(json);
     if (status == OK)
@@ -161,6 +161,12 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         {"[1, 5, 0]", "[-1, 5, 0]", "hw.json: tables[0].points[0][0]: -1, allowed is 0 to"},
         {"[1, 5, 0]", "[1, \"5\", 0]", "hw.json: tables[0].points[0][1]: must be a number"},
         {"[[5, 0]]", "[[5, 0], [6, 0]]", "hw.json: tables[1].points[1]: points must ascend"},
+        {"[1, 5, 0]", "[1, 5, 0, 0]", "hw.json: tables[0].points[0]: must be a list of 3 numbers"},
+        {"[[5, 0]]", "[[5, 0, 1]]", "hw.json: tables[1].points[0]: must be a list of 2 numbers"},
+        {"[[5, 0]]", "[[5, -1]]", "hw.json: tables[1].points[0][1]: -1, allowed is 0 to"},
+        {"[[5, 0]]", "[5, 0]", "hw.json: tables[1].points[0]: must be a list of 2 numbers"},
+        {"[[5, 0]]", "[[[5, 0]]]", "hw.json: tables[1].points[0]: must be a list of 2 numbers"},
+        {"[[5, 0]]", "{}", "hw.json: tables[1].points: must be a list"},
         {"[[5, 0]]", "[]", "hw.json: tables[1].points: has 0 items, allowed are 1 to"},
         {"\"wake\"", "\"gpu/embed\"", "hw.json: tables[1]: the table \"gpu/embed\""},
         {"\"op\": \"embed\"", "\"op\": \"sing\"",

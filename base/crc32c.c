@@ -37,8 +37,12 @@ static void past_build(void)
 {
     static const unsigned char zeroes[STRETCH];
     for (int byte = 0; byte < 4; byte++)
-        for (uint32_t value = 0; value < 256; value++)
-            past_stretch[byte][value] = crc_portable(value << 8 * byte, zeroes, STRETCH);
+        for (uint32_t value = 1; value < 256; value++) {
+            uint32_t others = value & (value - 1); /* than its lowest bit */
+            past_stretch[byte][value] =
+                others != 0 ? past_stretch[byte][others] ^ past_stretch[byte][value ^ others]
+                            : crc_portable(value << 8 * byte, zeroes, STRETCH);
+        }
 }
 
 static uint64_t past(uint64_t state)

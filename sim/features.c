@@ -149,9 +149,24 @@ Status features_builder_close(Builder *builder, TraceFeatures *features)
     return status;
 }
 
-static Status take_run(void *builder, const TraceRun *run)
+/* Room for STEPS from the first on: what grows is moved, and new memory is what takes long. */
+static Status reserve(Builder *builder, uint64_t steps)
 {
-    return read_beams(run, &((Builder *)builder)->beams);
+    TraceFeatures *out = &builder->out;
+    StepFeatures *room = mem_resize(NULL, (size_t)steps + 1, sizeof *room);
+    if (room == NULL)
+        return fail_memory("features of steps", (size_t)steps * sizeof *room);
+    mem_free(out->steps);
+    out->steps = room;
+    builder->room = (size_t)steps + 1;
+    return OK;
+}
+
+static Status take_run(void *argument, const TraceRun *run, uint64_t steps)
+{
+    Builder *builder = argument;
+    TRY(read_beams(run, &builder->beams));
+    return reserve(builder, steps);
 }
 
 static Status take_step(void *builder, const TraceStep *step)

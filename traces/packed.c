@@ -55,7 +55,9 @@ static Status load_steps(const char *path, TraceReader *reader, const PackedLoad
 {
     TRY(packed_reserve(trace, reader));
     if (loading->run != NULL)
-        TRY(fail_in(loading->run(loading->argument, trace_reader_run(reader)), "%s", path));
+        TRY(fail_in(
+            loading->run(loading->argument, trace_reader_run(reader), trace_reader_steps(reader)),
+            "%s", path));
     for (;;) {
         TraceStep step;
         Status status = trace_reader_next_step(reader, &step);

@@ -56,7 +56,8 @@ typedef struct {
     bool no_touches; /* they are left out: for replays of which none asks for them */
     bool no_experts; /* so are they, but for how many there are, and single counts but for sums:
                         where nothing is decided */
-    Status (*run)(void *argument, const TraceRun *run);    /* of one trace as recorded, before it */
+    Status (*run)(void *argument, const TraceRun *run,
+                  uint64_t steps);                         /* of one trace as recorded, before it */
     Status (*step)(void *argument, const TraceStep *step); /* without weights and scores */
     void *argument;
 } PackedLoading;

@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "traces/read_ahead.h"
 
 enum {
     BUSY_MS = 5000,
@@ -157,7 +158,10 @@ Status store_number(const Store *store, const char *sql, int64_t *value)
 /* Opens and begins the read transaction; recovery happens, or fails, here. */
 static int begin_reading(Store *store, const char *name, int flags)
 {
-    int code = sqlite3_open_v2(name, &store->db, flags | SQLITE_OPEN_NOMUTEX, NULL);
+    const char *vfs = read_ahead_vfs();
+    if (vfs == NULL)
+        return SQLITE_NOMEM;
+    int code = sqlite3_open_v2(name, &store->db, flags | SQLITE_OPEN_NOMUTEX, vfs);
     if (code != SQLITE_OK)
         return code;
     sqlite3_extended_result_codes(store->db, 1);
@@ -169,7 +173,7 @@ static int begin_reading(Store *store, const char *name, int flags)
                         "PRAGMA trusted_schema = OFF;"
                         "PRAGMA query_only = ON;"
                         "PRAGMA cell_size_check = ON;"
-                        "PRAGMA mmap_size = 0;"
+                        "PRAGMA mmap_size = 1;" /* maps nothing: traces/read_ahead.h */
                         "BEGIN;"
                         "SELECT count(*) FROM sqlite_master;",
                         NULL, NULL, NULL);

@@ -1,0 +1,271 @@
+#include "traces/read_ahead.h"
+
+#include <pthread.h>
+#include <sqlite3.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+enum { WINDOWS = 4, WINDOW_BYTES = 1 << 16 };
+
+static const char NAME[] = "moebius-read-ahead";
+
+/* A part of the file that begins at a multiple of WINDOW_BYTES, in which pages are whole. Pages of
+ * it that SQLite holds keep it. */
+typedef struct {
+    char *bytes; /* [WINDOW_BYTES], or NULL */
+    sqlite3_int64 from;
+    sqlite3_int64 n;
+    uint32_t held; /* pages */
+    uint64_t used; /* when last */
+} Window;
+
+typedef struct {
+    sqlite3_file base;
+    sqlite3_file *real; /* of the default VFS, behind this */
+    Window windows[WINDOWS];
+    sqlite3_int64 last; /* what SQLite asked for */
+    uint64_t now;
+} ReadFile;
+
+static sqlite3_vfs read_vfs;
+static pthread_once_t read_vfs_once = PTHREAD_ONCE_INIT;
+
+static sqlite3_file *real_of(sqlite3_file *file)
+{
+    return ((ReadFile *)file)->real;
+}
+
+/* ---- windows ---- */
+
+/* What is not held may have changed. */
+static void forget(ReadFile *file)
+{
+    for (int i = 0; i < WINDOWS; i++)
+        if (file->windows[i].held == 0)
+            file->windows[i].n = 0;
+}
+
+static Window *find_window(ReadFile *file, sqlite3_int64 from, int bytes)
+{
+    for (int i = 0; i < WINDOWS; i++) {
+        Window *window = &file->windows[i];
+        if (from >= window->from && from + bytes <= window->from + window->n)
+            return window;
+    }
+    return NULL;
+}
+
+/* Of those that are not held the one that was not used for longest; NULL: all are. */
+static Window *oldest_window(ReadFile *file)
+{
+    Window *oldest = NULL;
+    for (int i = 0; i < WINDOWS; i++) {
+        Window *window = &file->windows[i];
+        if (window->held == 0 && (oldest == NULL || window->used < oldest->used))
+            oldest = window;
+    }
+    return oldest;
+}
+
+/* Reads what is around PAGE, of BYTES; NULL where that fails, which reading the page will tell. */
+static Window *read_window(ReadFile *file, sqlite3_int64 page, int bytes)
+{
+    sqlite3_int64 end;
+    sqlite3_int64 from = page - page % WINDOW_BYTES;
+    Window *window = oldest_window(file);
+    if (window == NULL)
+        return NULL;
+    if (window->bytes == NULL)
+        window->bytes = mem_resize(NULL, WINDOW_BYTES, 1);
+    window->n = 0;
+    if (window->bytes == NULL || file->real->pMethods->xFileSize(file->real, &end) != SQLITE_OK ||
+        end < page + bytes)
+        return NULL;
+    int n = end - from < WINDOW_BYTES ? (int)(end - from) : WINDOW_BYTES;
+    if (file->real->pMethods->xRead(file->real, window->bytes, n, from) != SQLITE_OK)
+        return NULL;
+    window->from = from;
+    window->n = n;
+    return window;
+}
+
+/* *PAGE is where BYTES from FROM on are; NULL: SQLite reads them itself. */
+static int fetch(sqlite3_file *base, sqlite3_int64 from, int bytes, void **page)
+{
+    ReadFile *file = (ReadFile *)base;
+    sqlite3_int64 distance = from - file->last;
+    bool is_near = distance > -WINDOW_BYTES && distance < WINDOW_BYTES;
+    Window *window = find_window(file, from, bytes);
+    if (window == NULL && is_near && bytes <= WINDOW_BYTES)
+        window = read_window(file, from, bytes);
+    file->last = from;
+    *page = NULL;
+    if (window == NULL)
+        return SQLITE_OK;
+    window->held++;
+    window->used = ++file->now;
+    *page = window->bytes + (from - window->from);
+    return SQLITE_OK;
+}
+
+/* PAGE is not looked at any more; NULL: all may have changed. */
+static int unfetch(sqlite3_file *base, sqlite3_int64 from, void *page)
+{
+    ReadFile *file = (ReadFile *)base;
+    if (page == NULL)
+        forget(file);
+    for (int i = 0; page != NULL && i < WINDOWS; i++) {
+        Window *window = &file->windows[i];
+        if (window->held > 0 && page == window->bytes + (from - window->from))
+            window->held--;
+    }
+    return SQLITE_OK;
+}
+
+/* ---- what the default VFS does ---- */
+
+static int file_close(sqlite3_file *base)
+{
+    ReadFile *file = (ReadFile *)base;
+    for (int i = 0; i < WINDOWS; i++)
+        mem_free(file->windows[i].bytes);
+    return file->real->pMethods->xClose(file->real);
+}
+
+static int file_read(sqlite3_file *file, void *to, int bytes, sqlite3_int64 from)
+{
+    return real_of(file)->pMethods->xRead(real_of(file), to, bytes, from);
+}
+
+static int file_write(sqlite3_file *file, const void *data, int bytes, sqlite3_int64 from)
+{
+    forget((ReadFile *)file);
+    return real_of(file)->pMethods->xWrite(real_of(file), data, bytes, from);
+}
+
+static int file_truncate(sqlite3_file *file, sqlite3_int64 bytes)
+{
+    forget((ReadFile *)file);
+    return real_of(file)->pMethods->xTruncate(real_of(file), bytes);
+}
+
+static int file_sync(sqlite3_file *file, int flags)
+{
+    return real_of(file)->pMethods->xSync(real_of(file), flags);
+}
+
+static int file_size(sqlite3_file *file, sqlite3_int64 *bytes)
+{
+    return real_of(file)->pMethods->xFileSize(real_of(file), bytes);
+}
+
+/* A lock is where a transaction begins, before which others may have written. */
+static int file_lock(sqlite3_file *file, int level)
+{
+    forget((ReadFile *)file);
+    return real_of(file)->pMethods->xLock(real_of(file), level);
+}
+
+static int file_unlock(sqlite3_file *file, int level)
+{
+    return real_of(file)->pMethods->xUnlock(real_of(file), level);
+}
+
+static int file_check_lock(sqlite3_file *file, int *is_reserved)
+{
+    return real_of(file)->pMethods->xCheckReservedLock(real_of(file), is_reserved);
+}
+
+static int file_control(sqlite3_file *file, int what, void *argument)
+{
+    if (what == SQLITE_FCNTL_MMAP_SIZE)
+        return SQLITE_OK;
+    return real_of(file)->pMethods->xFileControl(real_of(file), what, argument);
+}
+
+static int file_sector(sqlite3_file *file)
+{
+    return real_of(file)->pMethods->xSectorSize(real_of(file));
+}
+
+static int file_device(sqlite3_file *file)
+{
+    return real_of(file)->pMethods->xDeviceCharacteristics(real_of(file));
+}
+
+static int shared_map(sqlite3_file *file, int region, int bytes, int extend, void volatile **map)
+{
+    return real_of(file)->pMethods->xShmMap(real_of(file), region, bytes, extend, map);
+}
+
+static int shared_lock(sqlite3_file *file, int offset, int n, int flags)
+{
+    return real_of(file)->pMethods->xShmLock(real_of(file), offset, n, flags);
+}
+
+static void shared_barrier(sqlite3_file *file)
+{
+    real_of(file)->pMethods->xShmBarrier(real_of(file));
+}
+
+static int shared_unmap(sqlite3_file *file, int is_deleted)
+{
+    return real_of(file)->pMethods->xShmUnmap(real_of(file), is_deleted);
+}
+
+static const sqlite3_io_methods METHODS = {.iVersion = 3,
+                                           .xClose = file_close,
+                                           .xRead = file_read,
+                                           .xWrite = file_write,
+                                           .xTruncate = file_truncate,
+                                           .xSync = file_sync,
+                                           .xFileSize = file_size,
+                                           .xLock = file_lock,
+                                           .xUnlock = file_unlock,
+                                           .xCheckReservedLock = file_check_lock,
+                                           .xFileControl = file_control,
+                                           .xSectorSize = file_sector,
+                                           .xDeviceCharacteristics = file_device,
+                                           .xShmMap = shared_map,
+                                           .xShmLock = shared_lock,
+                                           .xShmBarrier = shared_barrier,
+                                           .xShmUnmap = shared_unmap,
+                                           .xFetch = fetch,
+                                           .xUnfetch = unfetch};
+
+/* Others than the databases themselves are files of the default VFS. */
+static int open_file(sqlite3_vfs *vfs, const char *name, sqlite3_file *base, int flags, int *given)
+{
+    sqlite3_vfs *real = sqlite3_vfs_find(NULL);
+    (void)vfs;
+    ReadFile *file = (ReadFile *)base;
+    if ((flags & SQLITE_OPEN_MAIN_DB) == 0)
+        return real->xOpen(real, name, base, flags, given);
+    *file = (ReadFile){.real = (sqlite3_file *)(void *)(file + 1)};
+    int code = real->xOpen(real, name, file->real, flags, given);
+    if (code == SQLITE_OK)
+        file->base.pMethods = &METHODS;
+    else if (file->real->pMethods != NULL)
+        file->real->pMethods->xClose(file->real);
+    return code;
+}
+
+static void register_vfs(void)
+{
+    const sqlite3_vfs *real = sqlite3_vfs_find(NULL);
+    if (real == NULL)
+        return;
+    read_vfs = *real;
+    read_vfs.zName = NAME;
+    read_vfs.szOsFile += (int)sizeof(ReadFile);
+    read_vfs.xOpen = open_file;
+    read_vfs.pNext = NULL;
+    sqlite3_vfs_register(&read_vfs, 0);
+}
+
+const char *read_ahead_vfs(void)
+{
+    pthread_once(&read_vfs_once, register_vfs);
+    return read_vfs.zName;
+}

@@ -27,28 +27,40 @@ static uint32_t crc_portable(uint32_t state, const unsigned char *data, size_t b
 #if defined(__x86_64__)
 /* The instruction takes three times as long as until the next can begin: three stretches go side
  * by side. */
-enum { STRETCH = 128 };
+enum { SHORT = 128, LONG = 1024 };
 
-/* What a state becomes when STRETCH zeroes follow, by each of its bytes: the checksum is linear. */
-static uint32_t past_stretch[4][256];
-static pthread_once_t past_once = PTHREAD_ONCE_INIT;
+/* What a state becomes when so many zeroes follow, by each of its bytes: the checksum is linear. */
+typedef uint32_t Past[4][256];
+static Past past_short;
+static Past past_long;
+static pthread_once_t short_once = PTHREAD_ONCE_INIT;
+static pthread_once_t long_once = PTHREAD_ONCE_INIT;
 
-static void past_build(void)
+static void past_build(Past past, size_t stretch)
 {
-    static const unsigned char zeroes[STRETCH];
+    static const unsigned char zeroes[LONG];
     for (int byte = 0; byte < 4; byte++)
         for (uint32_t value = 1; value < 256; value++) {
             uint32_t others = value & (value - 1); /* than its lowest bit */
-            past_stretch[byte][value] =
-                others != 0 ? past_stretch[byte][others] ^ past_stretch[byte][value ^ others]
-                            : crc_portable(value << 8 * byte, zeroes, STRETCH);
+            past[byte][value] = others != 0 ? past[byte][others] ^ past[byte][value ^ others]
+                                            : crc_portable(value << 8 * byte, zeroes, stretch);
         }
 }
 
-static uint64_t past(uint64_t state)
+static void past_short_build(void)
 {
-    return past_stretch[0][state & 0xFF] ^ past_stretch[1][state >> 8 & 0xFF] ^
-           past_stretch[2][state >> 16 & 0xFF] ^ past_stretch[3][state >> 24 & 0xFF];
+    past_build(past_short, SHORT);
+}
+
+static void past_long_build(void)
+{
+    past_build(past_long, LONG);
+}
+
+static uint64_t go_past(Past past, uint64_t state)
+{
+    return past[0][state & 0xFF] ^ past[1][state >> 8 & 0xFF] ^ past[2][state >> 16 & 0xFF] ^
+           past[3][state >> 24 & 0xFF];
 }
 
 static uint64_t word_at(const unsigned char *data)
@@ -58,32 +70,43 @@ static uint64_t word_at(const unsigned char *data)
     return word;
 }
 
-__attribute__((target("sse4.2"))) static uint64_t three_stretches(uint64_t state,
-                                                                  const unsigned char *data)
+/* Stretches of STRETCH bytes, three at a time, up to END; returns where they end. */
+__attribute__((target("sse4.2"))) static const unsigned char *
+by_stretches(uint64_t *state, const unsigned char *data, const unsigned char *end, Past past,
+             size_t stretch)
 {
-    uint64_t second = 0;
-    uint64_t third = 0;
-    for (size_t i = 0; i < STRETCH; i += 8) {
-        state = __builtin_ia32_crc32di(state, word_at(data + i));
-        second = __builtin_ia32_crc32di(second, word_at(data + STRETCH + i));
-        third = __builtin_ia32_crc32di(third, word_at(data + 2 * STRETCH + i));
+    uint64_t first = *state;
+    for (; (size_t)(end - data) >= 3 * stretch; data += 3 * stretch) {
+        uint64_t second = 0;
+        uint64_t third = 0;
+        for (size_t i = 0; i < stretch; i += 8) {
+            first = __builtin_ia32_crc32di(first, word_at(data + i));
+            second = __builtin_ia32_crc32di(second, word_at(data + stretch + i));
+            third = __builtin_ia32_crc32di(third, word_at(data + 2 * stretch + i));
+        }
+        first = go_past(past, go_past(past, first) ^ second) ^ third;
     }
-    return past(past(state) ^ second) ^ third;
+    *state = first;
+    return data;
 }
 
 __attribute__((target("sse4.2"))) static uint32_t crc_sse42(uint32_t state,
                                                             const unsigned char *data, size_t bytes)
 {
     uint64_t wide = state;
-    if (bytes >= 3 * STRETCH)
-        pthread_once(&past_once, past_build);
-    for (; bytes >= 3 * STRETCH; data += 3 * STRETCH, bytes -= 3 * STRETCH)
-        wide = three_stretches(wide, data);
-    for (; bytes >= 8; data += 8, bytes -= 8) {
-        wide = __builtin_ia32_crc32di(wide, word_at(data));
+    const unsigned char *end = data + bytes;
+    if (bytes >= 3 * LONG) {
+        pthread_once(&long_once, past_long_build);
+        data = by_stretches(&wide, data, end, past_long, LONG);
     }
+    if (end - data >= 3 * SHORT) {
+        pthread_once(&short_once, past_short_build);
+        data = by_stretches(&wide, data, end, past_short, SHORT);
+    }
+    for (; end - data >= 8; data += 8)
+        wide = __builtin_ia32_crc32di(wide, word_at(data));
     state = (uint32_t)wide;
-    for (; bytes > 0; data++, bytes--)
+    for (; data < end; data++)
         state = __builtin_ia32_crc32qi(state, *data);
     return state;
 }

@@ -6,8 +6,9 @@
 #include "base/json_parts.h"
 #include "base/memory.h"
 
-/* A tree takes up to so many bytes of a byte of text: a list of numbers is many small nodes. */
-enum { TREE_BYTES = 24 };
+/* A tree takes up to so many bytes of a byte of text: a list of numbers is many small nodes, unless
+ * it is a matrix. */
+enum { TREE_BYTES = 24, TREE_BYTES_BESIDE_MATRICES = 1 };
 
 /* Where WANTED stands below AT. */
 static bool find_node(const JsonAt *at, const cJSON *wanted, JsonAt *found)
@@ -83,7 +84,7 @@ static Status parse(const char *text, size_t bytes, const char *file, size_t lin
     bool doubtful = false;
     *root = NULL;
     uint64_t failures = mem_failures();
-    memory_json_begin(bytes * TREE_BYTES);
+    memory_json_begin(bytes * (matrices ? TREE_BYTES_BESIDE_MATRICES : TREE_BYTES));
     cJSON *parsed = json_tree(text, bytes, matrices, &end, &doubtful);
     memory_json_end();
     if (parsed == NULL && mem_failures() != failures)

@@ -335,6 +335,10 @@ static void an_expert_out_of_range_is_refused_though_its_checksum_holds(void **u
                   "WHERE step = 4");
     mend_routing_crc(path, 4);
     assert_refused(path, ERR_CORRUPT, "range.db: step 4: layer 3: expert 128, the model has 128");
+    PackedTrace packed; /* which looks at ids as they are stored */
+    assert_int_equal(packed_trace_load(path, &packed), ERR_CORRUPT);
+    assert_non_null(
+        strstr(error_message(), "range.db: step 4: layer 3: expert 128, the model has 128"));
 }
 
 static void a_trace_by_others_needs_no_digest(void **unused)
@@ -614,6 +618,30 @@ static void a_truncated_file_is_noticed(void **unused)
     }
 }
 
+/* What was read ahead is there, or not; what was not is an error, and no signal. */
+static void a_file_that_is_cut_while_it_is_read_is_an_error(void **unused)
+{
+    (void)unused;
+    enum { STEPS = 1200 };
+    const char *path = make_trace("cut.db", STEPS);
+    struct stat info;
+    TraceReader *reader;
+    TraceStep step;
+    Status status = OK;
+    uint32_t n = 0;
+    assert_int_equal(stat(path, &info), 0);
+    assert_true(info.st_size > 1 << 19);
+    assert_ok(trace_reader_open(path, &reader));
+    for (; n < 5; n++)
+        assert_ok(trace_reader_next_step(reader, &step));
+    assert_int_equal(truncate(path, info.st_size / 4), 0);
+    for (; status == OK; n++)
+        status = trace_reader_next_step(reader, &step);
+    assert_true(status != STATUS_END && n < STEPS);
+    assert_non_null(strstr(error_message(), "cut.db"));
+    trace_reader_close(reader);
+}
+
 int main(void)
 {
     memory_install();
@@ -632,6 +660,7 @@ int main(void)
         cmocka_unit_test(every_change_of_one_or_two_bytes_to_a_payload_is_noticed),
         cmocka_unit_test(every_byte_of_the_head_may_change),
         cmocka_unit_test(a_truncated_file_is_noticed),
+        cmocka_unit_test(a_file_that_is_cut_while_it_is_read_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,15 +10,17 @@ typedef struct {
     void *argument;
 } CheckProgress;
 
-/* SQLite's own check: the first line of what it reports. */
+/* SQLite's own check: the first line of what it reports, which is also of pages that found no
+ * memory. */
 static Status check_integrity(const Store *store)
 {
     sqlite3_stmt *statement;
+    uint64_t failures = mem_failures();
     TRY(store_prepare(store, "PRAGMA integrity_check(1)", &statement));
     Status status = store_step(store, statement);
     if (status == OK) {
         const char *line = (const char *)sqlite3_column_text(statement, 0);
-        if (line == NULL)
+        if (line == NULL || (strcmp(line, "ok") != 0 && mem_failures() != failures))
             status = fail(ERR_MEMORY, "%s: out of memory in SQLite", store->path);
         else if (strcmp(line, "ok") != 0)
             status = fail(ERR_CORRUPT, "%s: integrity_check: %.*s", store->path,

@@ -387,12 +387,47 @@ static Status measure_stamps(const Rig *rig)
     return note(rig, "issue/stamp", NULL, 0, UNIT_NS, ns, ROUNDS);
 }
 
+/* The device's time for a stamp and a small operation, beside N loads. */
+static Status time_held_stamps(const Rig *rig, uint32_t n, double *ns)
+{
+    const FfnShape shape = shape_of(rig, busy_bytes(rig));
+    uint64_t stamps[STAMPS];
+    TRY(begin_loads(rig, &shape, n));
+    TRY(rig->backend->hold(rig->device));
+    for (uint32_t i = 0; i < STAMPS; i++) {
+        TRY(rig->backend->find_nan(rig->device, rig->in, 1, 1, (uint32_t *)(void *)rig->out));
+        TRY(rig->backend->stamp(rig->device, i));
+    }
+    rig->backend->release(rig->device);
+    for (uint32_t i = 0; i < n; i++)
+        TRY(rig->backend->await_loads(rig->device, &i, 1));
+    TRY(rig->backend->wait(rig->device));
+    TRY(rig->backend->stamp_times(rig->device, STAMPS, stamps));
+    *ns = (double)(stamps[STAMPS - 1] - stamps[0]) / (STAMPS - 1);
+    return OK;
+}
+
+/* A stamp goes to the host's memory, and is over when it is there. */
+static Status measure_stamps_beside(const Rig *rig)
+{
+    double ns[ROUNDS];
+    for (int round = -1; round < ROUNDS; round++) {
+        double alone_ns;
+        double *beside_ns = &ns[round > 0 ? round : 0];
+        TRY(time_held_stamps(rig, 0, &alone_ns));
+        TRY(time_held_stamps(rig, BURST, beside_ns));
+        *beside_ns = at_least_0(*beside_ns - alone_ns);
+    }
+    return note(rig, "stamp/beside", NULL, 0, UNIT_NS, ns, ROUNDS);
+}
+
 static Status measure_streams(const Rig *rig)
 {
     double ns[BURST];
     double issue_ns[BURST];
     TRY(measure_turns(rig));
     TRY(measure_stamps(rig));
+    TRY(measure_stamps_beside(rig));
     for (uint32_t n = 1; n <= MOST_LOADS && n * TOGETHER_BYTES <= rig->most_bytes; n *= 2)
         TRY(measure_together(rig, n));
     TRY(time_loads(rig, TURN_BYTES, 0, ns, issue_ns));

@@ -1,13 +1,11 @@
 /* What an operation takes among those that the host queues one by one, when none of them waits for
  * it, beyond what its table has, which is of steps that are repeated as a whole: kernels follow
- * each other otherwise there, and so do stamps. With its stamp; and beside copies over the link, of
- * which launching a kernel takes longer. */
+ * each other otherwise there, and so do stamps. With its stamp. */
 #include <stdio.h>
 
 #include "exec/calibrate_parts.h"
-#include "policies/link.h"
 
-enum { HELD_STEPS = 5, HELD_WARM_UP = 2, BESIDE_STEPS = 7, PREFETCHES = 4 };
+enum { HELD_STEPS = 5, HELD_WARM_UP = 2 };
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 
@@ -90,80 +88,6 @@ static Status measure_place(Calibration *c, Stack stack, uint32_t requests, uint
     return note_all(c, &kind, &measured);
 }
 
-/* ---- beside copies ---- */
-
-/* Operations of the name and shape of number I between the first event of a step and the last: the
- * mean of ROW; 0: there are none. */
-static double mean_between(const Calibration *c, const double *row, uint32_t i)
-{
-    uint32_t first = 0;
-    uint32_t last = 0;
-    double sum = 0;
-    double n = 0;
-    for (uint32_t j = 0; j < c->n_ops; j++)
-        last = c->op[j] == OP_EXPERTS ? j : last;
-    while (first < last && c->op[first] != OP_EXPERTS)
-        first++;
-    for (uint32_t j = first; j < last; j++) {
-        if (c->first_of[j] != i)
-            continue;
-        sum += row[j];
-        n++;
-    }
-    return n > 0 ? sum / n : 0;
-}
-
-/* Held steps of one token of each of REQUESTS, which miss all experts, into ROWS
- * [BESIDE_STEPS][max_ops]; PREDICTOR has the next ones loaded meanwhile. */
-static Status run_beside(Calibration *c, uint32_t requests, const char *predictor, double *rows)
-{
-    const StepKind kind = {.requests = requests, .tokens = 1, .forced = true, .held = true};
-    uint32_t top_k = c->config->max_top_k;
-    StepOutput output;
-    double ns;
-    Plan plan = calibration_predicting_plan(c, predictor, PREFETCHES);
-    TRY(executor_set_plan(c->executor, &plan));
-    for (int r = -HELD_WARM_UP; r < BESIDE_STEPS; r++) {
-        c->first_expert = (c->first_expert + 1) % c->config->max_experts;
-        calibration_force(c, STACK_DECODER, requests, top_k, 0);
-        calibration_foretell(c, requests);
-        TRY(calibration_step(c, &kind, true, &output, &ns));
-        calibration_list(c, STACK_DECODER, &output);
-        double *row = rows + (size_t)(r > 0 ? r : 0) * c->max_ops;
-        for (size_t i = 0; i < output.n_timing; i++)
-            row[i] = (double)output.timing[i].duration_ns;
-    }
-    return OK;
-}
-
-static double median_between(const Calibration *c, const double *rows, uint32_t i)
-{
-    double values[BESIDE_STEPS];
-    for (uint32_t r = 0; r < BESIDE_STEPS; r++)
-        values[r] = mean_between(c, rows + (size_t)r * c->max_ops, i);
-    return calibration_median(values, BESIDE_STEPS);
-}
-
-static Status measure_beside(Calibration *c, uint32_t requests)
-{
-    double tokens = requests;
-    if (requests > c->max_requests || calibration_only_counts(c) ||
-        !link_holds_back(executor_expert_slot_bytes(c->executor, 0), 0))
-        return OK;
-    TRY(run_beside(c, requests, "none", c->op_ns));
-    TRY(run_beside(c, requests, "oracle:1", c->issue_ns));
-    for (uint32_t i = 0; i < c->n_ops; i++) {
-        char name[48];
-        double alone_ns = median_between(c, c->op_ns, i);
-        if (c->op[i] == OP_EXPERTS || !calibration_is_first(c, i) || alone_ns == 0)
-            continue;
-        snprintf(name, sizeof name, "beside/%s", op_name(c->op[i]));
-        TRY(calibration_note(c, name, c->shape[i], UNIT_NS, TOKENS_AXIS, 1, &tokens,
-                             median_between(c, c->issue_ns, i) - alone_ns, 0));
-    }
-    return OK;
-}
-
 Status calibrate_held(Calibration *c)
 {
     static const uint32_t PLACES[][2] = {{1, 1},   {1, 128}, {16, 1},   {2, 1},   {4, 1},  {8, 1},
@@ -176,9 +100,5 @@ Status calibrate_held(Calibration *c)
         TRY(measure_place(c, STACK_DECODER, PLACES[i][0], PLACES[i][1]));
     for (size_t i = 0; i < n && model_is_encoder_decoder(c->config); i++)
         TRY(measure_place(c, STACK_ENCODER, PLACES[i][0], PLACES[i][1]));
-    if (!calibration_has_next_layer(c->config))
-        return OK;
-    TRY(measure_beside(c, 1));
-    TRY(measure_beside(c, 16));
-    return c->counting ? OK : executor_set_plan(c->executor, &c->plan);
+    return OK;
 }

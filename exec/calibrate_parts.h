@@ -274,7 +274,7 @@ Status calibrate_between(Calibration *c);
 Status calibrate_queue(Calibration *c);
 /* ... steps that ask the router of the next MoE layer, too, */
 Status calibrate_ahead(Calibration *c);
-/* ... operations that do not wait for the host, alone and beside copies, */
+/* ... operations that do not wait for the host, */
 Status calibrate_held(Calibration *c);
 /* ... decisions that predict, by predictor, */
 Status calibrate_decide(Calibration *c);

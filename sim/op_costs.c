@@ -145,7 +145,6 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(find_cold(costs, op, price));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
     TRY(find_op_table(costs, "held", op, &price->held));
-    TRY(find_op_table(costs, "beside", op, &price->beside));
     if (op->op == OP_ROUTE || op->op == OP_EMBED)
         TRY(find_op_table(costs, "forced", op, &price->forced));
     if (op->op == OP_ROUTE) {
@@ -351,22 +350,16 @@ static void price_issue(OpCosts *costs, OpPrice *price, const CostPoint *point)
     price->copy_slow = factor_at(costs, &price->copy_beside, point);
 }
 
-/* What REF adds to an operation of TOKENS: beyond the most that were measured as to these. */
-static int64_t added_ns(OpCosts *costs, const CostRef *ref, double tokens)
-{
-    CostPoint point = {0};
-    if (ref->table == COSTS_NONE)
-        return 0;
-    const CostTable *table = &costs->hardware->tables[ref->table];
-    double most = table->n_axes == 1 ? table->at[table->n_points - 1] : tokens;
-    point.at[AXIS_TOKENS] = tokens < most ? tokens : most;
-    return op_costs_signed_ns(costs, ref, &point, &costs->other);
-}
-
+/* More tokens than were measured add as much as the most of these. */
 static void price_held(OpCosts *costs, OpPrice *price, double tokens)
 {
-    price->held_ns = added_ns(costs, &price->held, tokens);
-    price->beside_ns = added_ns(costs, &price->beside, tokens);
+    CostPoint point = {0};
+    if (price->held.table == COSTS_NONE)
+        return;
+    const CostTable *table = &costs->hardware->tables[price->held.table];
+    double most = table->n_axes == 1 ? table->at[table->n_points - 1] : tokens;
+    point.at[AXIS_TOKENS] = tokens < most ? tokens : most;
+    price->held_ns = op_costs_signed_ns(costs, &price->held, &point, &costs->other);
 }
 
 /* Of an operation that is another one where routing is FORCED. */

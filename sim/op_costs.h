@@ -127,14 +127,13 @@ typedef struct {
     CostRef again;  /* experts: a call that follows another one in its event */
     CostRef cold;   /* what queueing takes longer after many bytes were loaded */
     CostRef slowdown;
-    CostRef held; /* all but experts: what is added where none waits for the host, stamp and all, */
-    CostRef beside;  /* ... and while the link is busy */
+    CostRef held;    /* all but experts: what is added where none waits for the host, stamp
+                        and all */
     CostRef limited; /* route, experts: of static gating */
     CostRef predict; /* route: the same router asked for a layer before its own */
     CostRef issue_predict;
     uint64_t gpu_ns; /* of the step that was priced last; experts: see op_costs_experts() */
-    int64_t held_ns; /* what these add, without and ... */
-    int64_t beside_ns;
+    int64_t held_ns; /* what that adds */
     uint64_t issue_ns;
     uint64_t again_ns;
     uint64_t predict_ns;

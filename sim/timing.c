@@ -145,6 +145,12 @@ static void queue_op(Timing *timing, OpPrice *price, uint64_t issue_ns, uint64_t
     end_queueing(timing);
 }
 
+/* What a stamp takes longer beside copies. */
+static uint64_t beside_ns(Timing *timing)
+{
+    return timing->stamp_beside_ns > 0 && link_is_busy(timing) ? timing->stamp_beside_ns : 0;
+}
+
 /* What an operation of NS takes, with its stamp where it has one. */
 static uint64_t with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
 {
@@ -152,7 +158,7 @@ static uint64_t with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
         return ns + timing->stamp_ns;
     if (!timing->holds || price->held.table == COSTS_NONE)
         return ns + timing->queued_more_ns + timing->queue_stamp_ns;
-    return moved(ns, price->held_ns + (link_is_busy(timing) ? price->beside_ns : 0));
+    return moved(ns, price->held_ns) + beside_ns(timing);
 }
 
 /* Runs NS on the compute stream, queued by the host where no graph does it, in COLD_NS more than
@@ -308,7 +314,7 @@ Status timing_reach(Timing *timing, uint32_t layer_index, const StepOp **experts
 /* The host has queued the experts of a step that waits, and the stamp behind them. */
 static void end_experts(Timing *timing)
 {
-    timing->gpu_ns += timing->queue_stamp_ns;
+    timing->gpu_ns += timing->queue_stamp_ns + beside_ns(timing);
     timing->n_events++;
     if (!timing->one_thread)
         end_queueing(timing);

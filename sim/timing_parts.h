@@ -165,6 +165,7 @@ struct Timing {
         CostRef reuse;
         CostRef stamp;
         CostRef queue_stamp;
+        CostRef stamp_beside;
         CostRef issue_stamp;
         CostRef issue_poll;
         CostRef rest[2][STEP_MODES]; /* by Stack and StepMode */
@@ -193,6 +194,7 @@ struct Timing {
     uint64_t stamp_ns;       /* 0 unless stamped, as are the next two: */
     uint64_t queue_stamp_ns; /* of steps that wait */
     uint64_t tell_ns;        /* ... what that is, stamped or not */
+    uint64_t stamp_beside_ns;
     uint64_t issue_stamp_ns;
     uint64_t issue_poll_ns; /* of an operation while prefetches wait for the link */
 

@@ -42,6 +42,7 @@ static const struct {
     {"sync/together", offsetof(Timing, refs.sync_together), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
     {"stamp/queued", offsetof(Timing, refs.queue_stamp), NEEDED_BY_NONE},
+    {"stamp/beside", offsetof(Timing, refs.stamp_beside), NEEDED_BY_NONE},
     {"issue/stamp", offsetof(Timing, refs.issue_stamp), NEEDED_BY_NONE},
     {"after/tokens", offsetof(Timing, refs.after_tokens), NEEDED_BY_NONE},
     {"issue/poll", offsetof(Timing, refs.issue_poll), NEEDED_BY_NONE},
@@ -296,6 +297,9 @@ static void price_stamps(Timing *timing)
     timing->stamp_ns = stamp_ns;
     timing->queue_stamp_ns = queued_ns;
     timing->issue_stamp_ns = constant_if_any(timing, &timing->refs.issue_stamp, 0);
+    /* Small ones are copied by a kernel. */
+    if (!has_small_experts(timing))
+        timing->stamp_beside_ns = constant_if_any(timing, &timing->refs.stamp_beside, 0);
 }
 
 static void price_ends(Timing *timing)

@@ -18,6 +18,7 @@ static void make_held_machine(uint64_t seed, double slow, Hardware *hardware)
     uint64_t random = seed;
     make_machine(&random, 24 << 20, hardware);
     put_table(hardware, "stamp", "", NULL, 3000, 0);
+    put_table(hardware, "stamp/beside", "", NULL, BESIDE_NS, 0);
     for (uint32_t i = 0; i < hardware->n_tables; i++)
         if (strncmp(hardware->tables[i].name, "issue/", 6) == 0)
             for (uint32_t j = 0; j < hardware->tables[i].n_points; j++)
@@ -25,8 +26,6 @@ static void make_held_machine(uint64_t seed, double slow, Hardware *hardware)
     for (size_t i = 0; i < sizeof HELD / sizeof *HELD; i++) {
         snprintf(name, sizeof name, "held/%s", op_name(HELD[i]));
         put_table(hardware, name, "shape", NULL, (double)added_ns(HELD[i]), 0);
-        snprintf(name, sizeof name, "beside/%s", op_name(HELD[i]));
-        put_table(hardware, name, "shape", NULL, BESIDE_NS, 0);
     }
 }
 

@@ -185,7 +185,7 @@ static void a_held_step_does_what_any_other_does(void **state)
         "{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
         "\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}",
         "{\"moebius_plan\":1}"};
-    for (size_t i = 0; i < sizeof PLANS / sizeof PLANS[0]; i++) {
+    for (size_t i = 0; i < (briefest() ? 1 : sizeof PLANS / sizeof PLANS[0]); i++) {
         const Plan plan = make_plan(PLANS[i]);
         const ExecutorOptions options = usual_options(&plan);
         Executor *executors[2];

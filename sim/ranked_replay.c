@@ -26,6 +26,7 @@ struct RankedReplay {
     RankDecision *decided; /* [split->ranks] */
     RankedObserver observer;
     void *argument;
+    bool prefetches;
     ReplayResult result;
 };
 
@@ -33,8 +34,9 @@ Status ranked_replay_check(const Plan *plan)
 {
     const SignalNeeds needs = plan_needs_signals(plan);
     const char *reason = NULL;
-    if (plan_prefetches(plan))
-        reason = "that prefetch nothing";
+    if (plan_prefetches(plan) &&
+        (plan->prefetch.table.table != NULL || plan->prefetch.table.choice != TABLE_ONLINE))
+        reason = "whose predictor learns as the trace goes";
     else if (plan->compute.mode != COMPUTE_ON_GPU)
         reason = "with compute.mode \"gpu\"";
     else if (plan->buffer.initial.table != NULL || plan->buffer.initial.choice != HOT_NONE ||
@@ -42,6 +44,8 @@ Status ranked_replay_check(const Plan *plan)
         reason = "that name no experts (buffer.initial, buffer.hot)";
     else if (signals_needed(&needs))
         reason = "that decide without scores";
+    else if (plan_needs_future(plan) && !eviction_needs_future(plan->buffer.evict))
+        reason = "whose predictor does not know the future";
     else if (eviction_needs_future(plan->buffer.evict) && plan->placement.replicas > 0)
         reason = "that have no copies of experts, or do not know the future";
     if (reason == NULL)
@@ -97,7 +101,7 @@ static void decide(RankedReplay *ranked, const PackedEvent *event, uint32_t rank
     const uint32_t *future =
         ranked->future != NULL ? future_reader_at(ranked->future, event->first_lookup) : NULL;
     *decided = (RankDecision){.actions = of->actions};
-    if (part->n == 0)
+    if (part->n == 0 && !ranked->prefetches)
         return;
     for (uint32_t i = 0; future != NULL && i < part->n; i++)
         of->next_use[i] = future[part->at[i]];
@@ -217,8 +221,11 @@ Status ranked_replay_open(const PackedTrace *trace, const Plan *plan, const Repl
     RankedReplay *ranked;
     TRY(ranked_replay_check(plan));
     TRY(mem_new(&ranked, 1, sizeof *ranked, "replay"));
-    *ranked = (RankedReplay){
-        .cursor = packed_cursor(trace), .split = split, .observer = observer, .argument = argument};
+    *ranked = (RankedReplay){.cursor = packed_cursor(trace),
+                             .prefetches = plan_prefetches(plan),
+                             .split = split,
+                             .observer = observer,
+                             .argument = argument};
     Status status = open_all(ranked, plan, future);
     if (status != OK) {
         ranked_replay_close(ranked, NULL);

@@ -1,6 +1,6 @@
 /* A replay in which each of several ranks has a buffer of its own (policies/buffer.h): the plan's,
  * of the experts that the placement gives it. Every rank decides on its part of an event
- * (sim/rank_split.h); one that has nothing of it does not look. */
+ * (sim/rank_split.h); one that has nothing of it does not look, unless it prefetches. */
 #ifndef SIM_RANKED_REPLAY_H
 #define SIM_RANKED_REPLAY_H
 
@@ -13,8 +13,8 @@ typedef Status (*RankedObserver)(void *argument, const PackedEvent *event,
                                  const RankDecision *decided);
 
 /* Fails with ERR_UNSUPPORTED for a plan whose decisions on several ranks are not defined: that
- * prefetches, names experts, computes on the host, or decides by scores; or that knows the future,
- * with copies of experts, which may have no token of an event. */
+ * names experts, computes on the host, or decides by scores; that knows the future with copies of
+ * experts, which may have no token of an event; or whose predictor knows it, or was trained. */
 Status ranked_replay_check(const Plan *plan);
 
 /* Replays TRACE under PLAN, as replay_run() does; PLAN's placement is SPLIT's. RESULT has the sums

@@ -368,7 +368,7 @@ static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t 
 static uint64_t end_of_hits(const Event *event, const ExpertWork *all)
 {
     Timing *timing = event->timing;
-    uint64_t ns = op_costs_experts(&timing->costs, event->price, all, true);
+    uint64_t ns = all->active > 0 ? op_costs_experts(&timing->costs, event->price, all, true) : 0;
     uint64_t issue_ns = timing->costs.prices[event->price].issue_ns;
     if (timing->one_thread)
         return timing->host_ns + ns;

@@ -130,7 +130,7 @@ static Status compute(Ranks *ranks, uint32_t number, uint32_t layer_index,
     uint64_t exposed_ns = rank->timing->out.exposed_load_ns;
     rank->compute_from_ns = rank->timing->gpu_ns;
     rank->experts_ns = rank->exposed_ns = 0;
-    if (part->n == 0) {
+    if (part->n == 0 && (!ranks->prefetches || !rank->timing->waits)) {
         learn_of_none(rank->timing);
         return OK;
     }

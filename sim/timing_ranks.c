@@ -101,6 +101,7 @@ Status timing_ranks_open(Timing *timing)
     TRY(mem_new(&timing->ranks, 1, sizeof *timing->ranks, "simulated ranks"));
     ranks = timing->ranks;
     ranks->plan = timing_plan_of_one_rank(options->plan);
+    ranks->prefetches = plan_prefetches(options->plan);
     TRY(rank_split_open(options->plan, options->layers, options->n_layers, &ranks->split));
     uint32_t n = ranks->split.ranks;
     TRY(mem_new(&ranks->of, n, sizeof *ranks->of, "simulated ranks"));
@@ -227,6 +228,8 @@ static Status end_rank(Timing *timing, uint32_t number)
                    .ports = rank->ports,
                    .n_ports = rank->n_ports,
                    .in_use = step.in_use};
+    timing->out.prefetches_cancelled += step.prefetches_cancelled;
+    timing->out.late_loads += step.late_loads;
     timing->out.load_ns += step.load_ns;
     timing->out.loads += step.loads;
     timing->out.bytes_loaded += step.bytes_loaded;

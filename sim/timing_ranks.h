@@ -37,6 +37,7 @@ struct Ranks {
     Rank *of;         /* [split.ranks] */
     RankStep *steps;  /* [split.ranks] of the step that ended, for its StepTime */
     RankTime *totals; /* [split.ranks] for timing_totals() */
+    bool prefetches;  /* so that a rank decides without experts to compute, too */
     CostRef exchange; /* one way, before or after the experts */
     uint64_t issue_ns;
     uint32_t value_bytes; /* of activations */

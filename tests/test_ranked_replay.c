@@ -104,6 +104,12 @@ static Plan draw_plan(uint64_t *random)
     plan.buffer.slots = 1 + random_below(random, plan.buffer.scope == SCOPE_LAYER ? 6 : 14);
     plan.buffer.order = ORDERS[random_below(random, 3)];
     snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", draw_eviction(random));
+    if (random_below(random, 2) && !eviction_needs_future(plan.buffer.evict)) {
+        static const char *const PREDICTORS[] = {"previous-step", "frequency", "transition"};
+        snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "%s",
+                 PREDICTORS[random_below(random, 3)]);
+        plan.prefetch.max_inflight = 1 + random_below(random, 4);
+    }
     plan.seed = random_next(random);
     plan.placement.ranks = 2 + random_below(random, MOST_RANKS - 1);
     plan.placement.method = METHODS[random_below(random, 3)];
@@ -143,7 +149,7 @@ static void replay_events(const PackedTrace *packed, const Plan *plan, const uin
                                    .experts = event.experts,
                                    .next_use = next_use + event.first_lookup,
                                    .touches = touches};
-        if (event.n_active == 0)
+        if (event.n_active == 0 && !plan_prefetches(plan))
             continue;
         packed_touches(&event, touches);
         assert_true(buffer_max_actions(buffer, EXPERTS) <= sizeof actions / sizeof *actions);
@@ -362,7 +368,6 @@ static void a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts(void **un
         Routing routing;
         Hardware hardware;
         Plan plan = random_plan(&random);
-        plan.prefetch = plan_default().prefetch;
         make_machine(&random, random_below(&random, 2) ? 4096 : 1 << 20, &hardware);
         add_exchanges(&hardware, 0);
         set_table(&hardware, "lag", 0);
@@ -386,7 +391,7 @@ static Status check_step(void *argument, const StepFeatures *features, const Ste
         const RankStep *of = &step->ranks[rank];
         for (size_t i = 0; i < of->n_residency; i++) {
             assert_int_equal(of->residency[i].expert % 2, rank);
-            of_step += of->residency[i].kind == RESIDENCY_LOAD;
+            of_step += of->residency[i].duration_ns > 0;
         }
         for (size_t i = 0; i < of->n_ports; i++) {
             assert_int_equal(of->ports[i].back, i % 2);
@@ -416,7 +421,6 @@ static void records_of_ranks_name_the_experts_of_the_trace(void **unused)
         const ReplayFuture future = {0};
         ReplayResult result;
         Plan plan = random_plan(&random);
-        plan.prefetch = plan_default().prefetch;
         plan.placement.ranks = 2;
         plan.placement.method = PLACEMENT_ROUND_ROBIN;
         make_machine(&random, 1 << 20, &hardware);
@@ -462,7 +466,12 @@ static void what_ranks_do_not_decide_is_refused(void **unused)
     assert_refused(&plan, "that have no copies of experts, or do not know the future");
     snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
     snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "previous-step");
-    assert_refused(&plan, "that prefetch nothing");
+    assert_ok(ranked_replay_check(&plan));
+    snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "oracle:1");
+    assert_refused(&plan, "whose predictor does not know the future");
+    snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "frequency");
+    plan.prefetch.table.choice = TABLE_TRAINED;
+    assert_refused(&plan, "whose predictor learns as the trace goes");
 }
 
 static void every_failed_allocation_is_reported_and_leaks_nothing(void **unused)

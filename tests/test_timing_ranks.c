@@ -314,10 +314,10 @@ static void what_is_not_known_of_several_ranks_is_refused(void **unused)
                       "it has no table \"all-to-all\" of 4 ranks, which times of this plan need");
     assert_not_opened(
         "{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2}, \"buffer\":"
-        " {\"slots\": 2}, \"prefetch\": {\"predictor\": \"previous-step\"}}",
+        " {\"slots\": 2}, \"prefetch\": {\"predictor\": \"oracle:1\"}}",
         ERR_UNSUPPORTED,
-        "placement.ranks: 2, buffers of more than one rank are of plans that prefetch "
-        "nothing");
+        "placement.ranks: 2, buffers of more than one rank are of plans whose predictor does not "
+        "know the future");
     assert_not_opened("{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2},"
                       " \"gating\": {\"mode\": \"static\"}}",
                       ERR_UNSUPPORTED, "with dynamic gating");

@@ -622,7 +622,7 @@ static void a_truncated_file_is_noticed(void **unused)
 static void a_file_that_is_cut_while_it_is_read_is_an_error(void **unused)
 {
     (void)unused;
-    enum { STEPS = 1200 };
+    enum { STEPS = 5000 };
     const char *path = make_trace("cut.db", STEPS);
     struct stat info;
     TraceReader *reader;

@@ -46,8 +46,10 @@ static void gather(ExpertSlots *slots, AheadLoad *ahead)
     slots->gathered[slots->n_gathered++] = ahead->load;
 }
 
-Status ahead_add(ExpertSlots *slots, const BufferAction *action, const ResidencyRecord *record)
+Status ahead_add(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
+                 const ResidencyRecord *record)
 {
+    bool shares = expert_slots_share(slots, action->layer_index, event->layer_index);
     size_t bytes = expert_slots_stride(slots, action->layer_index);
     AheadLoad *ahead = &slots->ahead[slots->n_ahead++];
     *ahead = (AheadLoad){.layer_index = action->layer_index,
@@ -55,7 +57,7 @@ Status ahead_add(ExpertSlots *slots, const BufferAction *action, const Residency
                          .slot = action->slot,
                          .record = (uint32_t)(record - slots->residency),
                          .parts = link_parts(bytes),
-                         .after_queue = slots->queued};
+                         .after_queue = shares && slots->queued};
     layer_of(slots, ahead)->prefetched[action->expert] = slots->n_ahead;
     if (link_holds_back(bytes, slots->plan->link.h2d_gb_per_s))
         return expert_slots_hand_over(slots);

@@ -88,11 +88,12 @@ static bool is_in(const JobList *list, uint32_t slot)
     return false;
 }
 
-/* SLOT is about to be loaded into: a pending expert that lies in it is computed first. Slots that
- * earlier events read are free: the host has waited for this event's counts. */
-static Status clear_slot(ExpertSlots *slots, const ExpertEvent *event, uint32_t slot)
+/* ACTION's slot is about to be loaded into: a pending expert that lies in it is computed first.
+ * Slots that earlier events read are free: the host has waited for this event's counts. */
+static Status clear_slot(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action)
 {
-    if (!is_in(&slots->hits, slot) && !is_in(&slots->loaded, slot))
+    if (!expert_slots_share(slots, action->layer_index, event->layer_index) ||
+        (!is_in(&slots->hits, action->slot) && !is_in(&slots->loaded, action->slot)))
         return OK;
     slots->queued = true;
     return run_pending(slots, event);
@@ -161,12 +162,13 @@ static Status carry_out(ExpertSlots *slots, const ExpertEvent *event, const Buff
         ahead_forget(slots, action->layer_index, action->expert);
         return OK;
     }
-    TRY(clear_slot(slots, event, action->slot));
-    return action->kind == RESIDENCY_PREFETCH ? ahead_add(slots, action, record)
+    TRY(clear_slot(slots, event, action));
+    return action->kind == RESIDENCY_PREFETCH ? ahead_add(slots, event, action, record)
                                               : load_on_demand(slots, action, record);
 }
 
-/* The lookups come first, and then what is prefetched. */
+/* The lookups come first, and then what is prefetched: the device computes by then, unless
+ * prefetches may go where pending experts lie. */
 static Status carry_out_all(ExpertSlots *slots, const ExpertEvent *event,
                             const BufferAction *actions, uint32_t n)
 {
@@ -176,6 +178,8 @@ static Status carry_out_all(ExpertSlots *slots, const ExpertEvent *event,
         TRY(carry_out(slots, event, &actions[i], start_ns));
     TRY(begin_gathered(slots));
     ahead_pass(slots, event->layer_index);
+    if (slots->plan->buffer.scope == SCOPE_LAYER)
+        TRY(run_pending(slots, event));
     for (; i < n; i++)
         TRY(carry_out(slots, event, &actions[i], start_ns));
     return run_pending(slots, event);

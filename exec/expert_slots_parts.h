@@ -13,9 +13,17 @@ void *expert_slots_address(const ExpertSlots *slots, uint32_t layer_index, uint3
 Load expert_slots_load(ExpertSlots *slots, uint32_t layer_index, uint32_t expert, uint32_t slot,
                        ResidencyRecord *record);
 
+/* Whether a slot of one layer may be one of the other, too: its own, or where all have one pool. */
+static inline bool expert_slots_share(const ExpertSlots *slots, uint32_t layer_index,
+                                      uint32_t other_index)
+{
+    return layer_index == other_index || slots->plan->buffer.scope == SCOPE_DEVICE;
+}
+
 /* Prefetches of the step (exec/expert_ahead.c). Adds that of ACTION, which RECORD is of, and begins
- * it where nothing is in its way; or gathers it, where it is not held back. */
-Status ahead_add(ExpertSlots *slots, const BufferAction *action, const ResidencyRecord *record);
+ * it where nothing is in its way; or gathers it, where it is not held back. EVENT decided it. */
+Status ahead_add(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
+                 const ResidencyRecord *record);
 /* The slot of EXPERT still waits for a prefetch of this step: begins what is left of it. *TICKET is
  * its. */
 Status ahead_take_over(ExpertSlots *slots, uint32_t layer_index, uint32_t expert, uint32_t *ticket);

@@ -220,10 +220,18 @@ Status event_run_pending(Event *event)
     return OK;
 }
 
-/* A pending expert in SLOT is computed before it is loaded into. */
-static Status clear_slot(Event *event, uint32_t slot)
+/* A slot of ACTION's may be one of the event's own. */
+static bool shares_slots(const Event *event, const BufferAction *action)
 {
-    if (event->timing->slot_used[slot] != event->timing->flush)
+    return action->layer_index == event->event->layer_index ||
+           event->timing->options.plan->buffer.scope == SCOPE_DEVICE;
+}
+
+/* A pending expert in ACTION's slot is computed before it is loaded into. */
+static Status clear_slot(Event *event, const BufferAction *action)
+{
+    if (!shares_slots(event, action) ||
+        event->timing->slot_used[action->slot] != event->timing->flush)
         return OK;
     event->queued = true;
     return event_run_pending(event);
@@ -320,7 +328,7 @@ static Status add_record(Timing *timing, const ResidencyRecord *record)
 static Status carry_out_load(Event *event, const BufferAction *action, ResidencyRecord *record)
 {
     Timing *timing = event->timing;
-    TRY(clear_slot(event, action->slot));
+    TRY(clear_slot(event, action));
     if (action->kind != RESIDENCY_BYPASS) {
         timing->n_resident++;
         timing->resident_bytes += timing->layers[action->layer_index].slot_bytes;
@@ -348,7 +356,8 @@ static Status carry_out(Event *event, const BufferAction *action, uint64_t decid
     return add_record(timing, &record);
 }
 
-/* The lookups come first, and then what is prefetched. */
+/* The lookups come first, and then what is prefetched, which may go where pending experts lie only
+ * where all layers have one pool of slots. */
 static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t n)
 {
     Timing *timing = event->timing;
@@ -359,6 +368,10 @@ static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t 
     TRY(begin_gathered(event));
     if (timing->link != NULL)
         TRY(link_pass(timing, event->event->layer_index));
+    if (timing->options.plan->buffer.scope == SCOPE_LAYER) {
+        TRY(event_run_pending(event));
+        event->queued = false;
+    }
     for (; i < n; i++)
         TRY(carry_out(event, &actions[i], decided_ns));
     return event_run_pending(event);

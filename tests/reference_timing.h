@@ -40,6 +40,7 @@ typedef struct {
     uint64_t slot_bytes;
     uint64_t load_ns;
     bool predicts;        /* the plan prefetches, by previous-step */
+    bool shares;          /* all layers have one pool of slots */
     EngineTask before_op; /* the host's last before the operation */
     Hardware *hardware;
     uint64_t compute_ends[4096]; /* by tag */
@@ -409,6 +410,10 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
             begin_gathered(played, &pending);
             pass(played, event->layer_index);
             passed = true;
+            if (!played->shares) {
+                queue_pending(played, &pending);
+                pending.queued = false;
+            }
         }
         if (actions[i].kind == RESIDENCY_EVICT)
             leave(played, &actions[i]);

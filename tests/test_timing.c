@@ -96,8 +96,10 @@ static void compare_run(uint64_t seed, Fates *fates)
                                           .logits = true,
                                           .records = true},
                          &timing));
-    played = (Played){
-        .hardware = &hardware, .slot_bytes = slot_bytes, .predicts = plan_prefetches(&plan)};
+    played = (Played){.hardware = &hardware,
+                      .slot_bytes = slot_bytes,
+                      .predicts = plan_prefetches(&plan),
+                      .shares = plan.buffer.scope == SCOPE_DEVICE};
     played.load_ns = plan.link.h2d_gb_per_s > 0 ? (uint64_t)(1000 / plan.link.h2d_gb_per_s) : 0;
     assert_ok(engine_new(STREAMS, 3, &played.engine));
     for (int i = 0; i < 12; i++)

@@ -354,12 +354,12 @@ static Status measure_small_loads(Calibration *c, LoadTimes *hits, LoadTimes *mi
     if (calibration_runs_at_once(c) ||
         executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
         return OK;
-    double issue_ns = calibration_median(misses->issue_ns, LOAD_STEPS);
-    double begin_ns = issue_ns * misses->loads / misses->events +
-                      for_each(misses->queueing_ns, hits->queueing_ns, misses->events);
+    double await_ns = for_each(misses->queueing_ns, hits->queueing_ns, misses->events);
+    double begin_ns;
     double awaited_ns = calibration_median(misses->after_ns, LOAD_STEPS) - c->queue_stamp_ns;
     TRY(measure_tokens(c));
-    return calibrate_turns(c, begin_ns, awaited_ns);
+    TRY(calibrate_mixed(c, &begin_ns));
+    return calibrate_turns(c, begin_ns + await_ns, awaited_ns);
 }
 
 /* With room for a token's experts only, two tokens that share none take turns. */

@@ -9,7 +9,7 @@
 
 /* The host is slower for some tens of milliseconds now and then, longer than all steps of one place
  * take: every place is come back to in each of several rounds, long prompts in fewer. */
-enum { QUEUE_ROUNDS = 3, LONG_ROUNDS = 2, LONG_TOKENS = 64, QUEUE_REPEATS = 3, QUEUE_WARM_UP = 2 };
+enum { QUEUE_ROUNDS = 3, LONG_ROUNDS = 2, LONG_TOKENS = 64, QUEUE_REPEATS = 3 };
 
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ACTIVE_AXIS[] = {"active"};
@@ -60,22 +60,33 @@ static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat
     }
 }
 
+/* Steps without stamps, one after the other as they come to those who run them: one that follows a
+ * stamped step takes the host longer. */
+static Status measure_plain(Calibration *c, const StepKind *kind)
+{
+    StepOutput output;
+    double ns;
+    TRY(calibration_step(c, kind, false, &output, &ns));
+    for (uint32_t r = 0; r < QUEUE_REPEATS; r++) {
+        size_t row = (size_t)r * c->max_ops;
+        TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
+        calibration_keep_host_times(&output.host, c->plain_issue_ns + row,
+                                    c->plain_decide_ns + row);
+    }
+    return OK;
+}
+
 static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measured)
 {
     bool one_thread = calibration_runs_at_once(c);
     StepOutput output;
     double ns;
     *measured = (StepMeasured){.repeats = QUEUE_REPEATS};
-    for (int i = 0; i < QUEUE_WARM_UP; i++)
-        TRY(calibration_step(c, kind, i % 2 == 0, &output, &ns));
+    TRY(calibration_step(c, kind, true, &output, &ns));
+    calibration_seek_quiet(c);
+    if (!one_thread)
+        TRY(measure_plain(c, kind));
     for (uint32_t r = 0; r < QUEUE_REPEATS; r++) {
-        calibration_seek_quiet(c);
-        if (!one_thread) {
-            TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
-            size_t row = (size_t)r * c->max_ops;
-            calibration_keep_host_times(&output.host, c->plain_issue_ns + row,
-                                        c->plain_decide_ns + row);
-        }
         TRY(calibration_step(c, kind, true, &output, one_thread ? &c->whole_ns[r] : &ns));
         calibration_list(c, kind->stack, &output);
         keep_times(c, &output, r);

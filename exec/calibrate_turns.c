@@ -2,9 +2,13 @@
  * each waits for the call before it. */
 #include "exec/calibrate_parts.h"
 
-enum { TURN_STEPS = 5, MANY_TOKENS = 16, QUICK_TURNS = 2 };
+enum { TURN_STEPS = 5, MANY_TOKENS = 16, QUICK_TURNS = 2, MOST_TURNS = 4096, LEAST_TURNS = 4 };
+
+/* A turn that is this much longer than beginning its load was waiting for the device. */
+static const double LEAST_WAIT_NS = 500;
 
 static const char *const BYTES_AXIS[] = {"bytes"};
+static const char *const TOKENS_AXIS[] = {"tokens"};
 
 /* ---- the host ---- */
 
@@ -51,39 +55,142 @@ static double mean_copy(const StepOutput *output)
     return n > 0 ? ns / n : 0;
 }
 
-/* Where there is room for one expert, each load waits for the call of the expert before it. A turn
- * is beginning a load and making the queue wait for it, which takes the host BEGIN_NS, and a call
- * that follows another one. */
-static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns)
+/* From the end of a load to the start of the next one, between which its expert is computed. */
+typedef struct {
+    uint32_t rows; /* of that expert */
+    double ns;
+    bool of_device; /* not for the host */
+} Turn;
+
+typedef struct {
+    Turn *turns; /* [n], MOST_TURNS at the most */
+    uint32_t n;
+} Turns;
+
+/* Rows that C->forced gives EXPERT of the model's layer number LAYER, of TOKENS. */
+static uint32_t rows_of(const Calibration *c, uint32_t layer, uint32_t expert, uint32_t tokens)
 {
-    static const char *const AXIS[] = {"tokens"};
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    const uint16_t *experts = c->forced;
+    uint32_t rows = 0;
+    uint32_t i = 0;
+    for (; layers[i].layer != layer; i++)
+        if (layers[i].stack == STACK_DECODER)
+            experts += (size_t)tokens * layers[i].top_k;
+    for (size_t id = 0; id < (size_t)tokens * layers[i].top_k; id++)
+        rows += experts[id] == expert;
+    return rows;
+}
+
+static void keep_turns(const Calibration *c, const StepOutput *output, uint32_t tokens,
+                       Turns *turns)
+{
+    const HostSpan *calls = output->host.loads;
+    const ResidencyRecord *before = NULL;
+    size_t load = 0;
+    for (size_t i = 0; i < output->n_residency && load < output->host.n_loads; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0)
+            continue;
+        if (before != NULL && before->layer == record->layer && turns->n < MOST_TURNS) {
+            double begun_ns = (double)calls[load].start_ns + c->lag_ns;
+            turns->turns[turns->n++] = (Turn){
+                .rows = rows_of(c, before->layer, before->expert, tokens),
+                .ns = (double)record->start_ns - (double)(before->start_ns + before->duration_ns),
+                .of_device = (double)record->start_ns > begun_ns + LEAST_WAIT_NS};
+        }
+        before = record;
+        load++;
+    }
+}
+
+/* The turns of FROM to END rows of an expert, where most waited for the device. */
+static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint32_t from,
+                        uint32_t end, double *scratch)
+{
+    static const char *const AXES[] = {"tokens", "rows"};
+    double rows = 0;
+    uint32_t n = 0;
+    uint32_t n_device = 0;
+    char shape[160];
+    for (uint32_t i = 0; i < turns->n; i++) {
+        const Turn *turn = &turns->turns[i];
+        if (turn->rows < from || turn->rows >= end)
+            continue;
+        rows += turn->rows;
+        n++;
+        if (turn->of_device)
+            scratch[n_device++] = turn->ns;
+    }
+    if (n_device < LEAST_TURNS || 2 * n_device < n)
+        return OK;
+    const double at[] = {tokens, (double)(uint32_t)(rows / n + 0.5)};
+    double spread = calibration_spread(scratch, n_device);
+    calibration_experts_shape(c, shape);
+    return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at,
+                            calibration_median(scratch, n_device), spread);
+}
+
+static Status note_turns(Calibration *c, double tokens, const Turns *turns)
+{
+    double *scratch;
+    TRY(mem_new(&scratch, MOST_TURNS, sizeof *scratch, "calibration: turns"));
+    Status status = OK;
+    for (uint32_t from = 1; from <= c->max_tokens && status == OK; from *= 2)
+        status = note_rows(c, tokens, turns, from, 2 * from, scratch);
+    mem_free(scratch);
+    return status;
+}
+
+/* ---- both ---- */
+
+/* Where there is room for one expert, each load waits for the call of the expert before it. A turn
+ * of the host is beginning a load and making the queue wait for it, which takes it BEGIN_NS, and a
+ * call that follows another one. Rows fall from expert to expert, as where a router is forced. */
+static Status time_turns(Calibration *c, uint32_t tokens, double begin_ns, Turns *turns)
+{
     const StepKind kind = {.requests = 1, .tokens = tokens, .forced = true};
     const double at = tokens;
     uint32_t top_k = c->config->max_top_k;
-    uint32_t half = c->config->max_experts / 2;
     const double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     double turn_ns[TURN_STEPS];
     double copy_ns[TURN_STEPS];
     char shape[160];
     StepOutput output;
     double ns;
-    if (tokens > c->max_tokens || tokens > c->max_length)
-        return OK;
-    calibration_force(c, STACK_DECODER, tokens,
-                      tokens >= MANY_TOKENS && half > top_k ? half : top_k, 0);
+    if (tokens >= MANY_TOKENS)
+        calibration_force_zipf(c, STACK_DECODER, tokens, c->config->max_experts - 1);
+    else
+        calibration_force(c, STACK_DECODER, tokens, top_k, 0);
+    calibration_seek_quiet(c);
     for (int i = -2; i < TURN_STEPS; i++) {
-        calibration_seek_quiet(c);
-        TRY(calibration_step(c, &kind, true, &output, &ns));
+        TRY(calibration_step(c, &kind, false, &output, &ns));
         turn_ns[i > 0 ? i : 0] = mean_turn(&output);
         copy_ns[i > 0 ? i : 0] = mean_copy(&output);
+        if (i >= 0)
+            keep_turns(c, &output, tokens, turns);
     }
     double copy_spread = calibration_spread(copy_ns, TURN_STEPS);
     TRY(calibration_note(c, "copy/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                          calibration_median(copy_ns, TURN_STEPS), copy_spread));
     calibration_experts_shape(c, shape);
     double spread = calibration_spread(turn_ns, TURN_STEPS);
-    return calibration_note(c, "issue/again", shape, UNIT_NS, AXIS, 1, &at,
+    return calibration_note(c, "issue/again", shape, UNIT_NS, TOKENS_AXIS, 1, &at,
                             at_least_0(calibration_median(turn_ns, TURN_STEPS) - begin_ns), spread);
+}
+
+static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns)
+{
+    Turns turns = {0};
+    if (tokens > c->max_tokens || tokens > c->max_length)
+        return OK;
+    TRY(mem_new(&turns.turns, MOST_TURNS, sizeof *turns.turns, "calibration: turns"));
+    Status status = time_turns(c, tokens, begin_ns, &turns);
+    if (status == OK)
+        status = note_turns(c, tokens, &turns);
+    mem_free(turns.turns);
+    return status;
 }
 
 /* ---- the device ---- */
@@ -153,7 +260,8 @@ static Status measure_halves(Calibration *c, double awaited_ns)
 /* Other kernels compute many rows, which takes more launches. */
 Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns)
 {
-    static const uint32_t TOKENS[] = {1, MANY_TOKENS, 3 * MANY_TOKENS, 64 * MANY_TOKENS};
+    static const uint32_t TOKENS[] = {1, MANY_TOKENS, 4 * MANY_TOKENS, 16 * MANY_TOKENS,
+                                      64 * MANY_TOKENS};
     Plan plan = c->plan;
     if (c->config->max_top_k < 3)
         return OK;

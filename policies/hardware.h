@@ -47,8 +47,11 @@
  *   issue/poll         ... to queue any operation more while prefetches wait for the link
  *   copy/gap           from the end of a load to the start of the next, which waits for it
  *   copy/together      of small loads that are copied together, by the bytes of all, where the
- *                      host has begun them long before; start/together: what passes before, from
- *                      their start on, where the host is still beginning them
+ *                      host has begun them long before; load/together: ... where it is still
+ *                      beginning them, or start/together: what passes before, from their start on
+ *   turn               from the end of a small load to the start of the next, which waits for the
+ *                      call of the one expert that the first brings, by the "tokens" of the step
+ *                      and the "rows" of that expert (of the experts' shape)
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
  *   after/load         from the end of an event's last load, or of queueing where that is later, to
@@ -61,7 +64,8 @@
  *                      throttle/least: what it takes longer than its copy, at the least;
  *                      issue/throttle: what the host needs to begin it more
  *   decide             host time of the decisions on one event, by "active"
- *   decide/none        ... where they are others than those of the event before;
+ *   decide/none        ... where they are others than those of the event before; decide/loads:
+ *                      ... longer, by how many small "loads" they begin;
  *                      issue/varied: what queueing them takes longer then, by "tokens"
  *   decide/PREDICTOR   ... that predicts a layer further on: hardware_decide_table()
  *   wake               from the end of a stamp behind the router, before which the host is told, to

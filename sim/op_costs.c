@@ -10,7 +10,7 @@ static const char *const AXIS_NAMES[AXES] = {
     [AXIS_TOKENS] = "tokens", [AXIS_REQUESTS] = "requests", [AXIS_CONTEXT] = "context",
     [AXIS_ROWS] = "rows",     [AXIS_ACTIVE] = "active",     [AXIS_LOAD] = "load",
     [AXIS_BYTES] = "bytes",   [AXIS_SHARE] = "share",       [AXIS_ELAPSED] = "elapsed",
-    [AXIS_SKEW] = "skew",     [AXIS_ENTRIES] = "entries"};
+    [AXIS_SKEW] = "skew",     [AXIS_ENTRIES] = "entries",   [AXIS_LOADS] = "loads"};
 
 static Status find_axis(const CostTable *table, uint32_t axis, uint8_t *found)
 {

@@ -20,6 +20,7 @@ typedef enum {
     AXIS_ELAPSED,
     AXIS_SKEW,
     AXIS_ENTRIES,
+    AXIS_LOADS,
     AXES
 } Axis;
 

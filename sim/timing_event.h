@@ -1,5 +1,5 @@
-/* One event of a step that waits, on its way: what sim/timing_experts.c, sim/timing_hits.c and
- * sim/timing_host.c share. */
+/* One event of a step that waits, on its way: what sim/timing_experts.c, sim/timing_loads.c,
+ * sim/timing_hits.c and sim/timing_host.c share. */
 #ifndef SIM_TIMING_EVENT_H
 #define SIM_TIMING_EVENT_H
 
@@ -16,7 +16,9 @@ typedef struct {
     uint64_t host_from; /* ... and about when it computes them */
     uint64_t host_until;
     size_t first_host;               /* their records, which come first */
-    bool queued;                     /* operations of this event are */
+    uint32_t n_loads;                /* on demand, of all of it */
+    bool queued;                     /* operations of this event are, ... */
+    uint64_t sync_ns;                /* ... from whose end so much passes to small loads */
     uint32_t calls;                  /* that were queued */
     uint32_t gathered;               /* loads that are copied together */
     size_t first_gathered;           /* their records are from here on */
@@ -29,6 +31,10 @@ typedef struct {
 void event_decide(Event *event, const ExpertWork *all, uint64_t *hits_end_ns);
 /* Begins one load; RECORD receives its time. Fails with ERR_MEMORY. */
 Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *record);
+/* A load of LAYER's is to be begun together with others, of which RECORD is the next. */
+void event_gather(Event *event, const LayerTime *layer, ResidencyRecord *record);
+/* Begins what was gathered, whose time all of them have. Fails with ERR_MEMORY. */
+Status event_begin_gathered(Event *event);
 /* Queues what is pending. Fails with ERR_MEMORY. */
 Status event_run_pending(Event *event);
 /* Counts how much later it ended. */

@@ -4,9 +4,6 @@
 #include "base/memory.h"
 #include "sim/timing_event.h"
 
-/* The duration of a record whose load is still to be begun. */
-#define GATHERED UINT64_MAX
-
 /* Time on the compute stream from START on, longer where copies run beside. */
 static uint64_t beside_copies(const Timing *timing, uint32_t price, uint64_t start_ns, uint64_t ns)
 {
@@ -39,6 +36,21 @@ static uint64_t ready_at(Timing *timing, const Pending *list)
                                     &timing->costs.other));
 }
 
+/* What passes from the end of a call of LIST that takes NS to a small load into its slot. A single
+ * expert and its load, which the next load waits for, were measured as a whole: a turn. */
+static uint64_t sync_after(Timing *timing, const Pending *list, uint64_t ready_ns, uint64_t ns)
+{
+    CostPoint point = {0};
+    if (timing->refs.turn.table == COSTS_NONE || list->work.active != 1 || list->tickets != 1)
+        return timing->sync_together_ns;
+    point.at[AXIS_TOKENS] = timing->step.tokens;
+    point.at[AXIS_ROWS] = list->work.rows;
+    uint64_t turn_ns =
+        op_costs_ns(&timing->costs, &timing->refs.turn, &point, &timing->costs.other);
+    uint64_t before_ns = ns + (ready_ns > list->ready_ns ? ready_ns - list->ready_ns : 0);
+    return turn_ns > before_ns ? turn_ns - before_ns : 0;
+}
+
 /* Queues what is pending in LIST. */
 static void run_jobs(Event *event, Pending *list)
 {
@@ -56,8 +68,10 @@ static void run_jobs(Event *event, Pending *list)
             issue_ns = price->issue_ns + timing_cold_ns(timing, event->price);
         timing->host_ns += (list->tickets > 0 ? timing->issue_await_ns : 0) + issue_ns;
         uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
-        uint64_t start_ns = later(later(free_ns, timing->host_ns), ready_at(timing, list));
+        uint64_t ready_ns = ready_at(timing, list);
+        uint64_t start_ns = later(later(free_ns, timing->host_ns), ready_ns);
         timing->gpu_ns = start_ns + beside_copies(timing, event->price, start_ns, ns);
+        event->sync_ns = sync_after(timing, list, ready_ns, ns);
     }
     *list = (Pending){0};
 }
@@ -67,134 +81,6 @@ static void add_job(Event *event, Pending *list, const BufferAction *action)
     Timing *timing = event->timing;
     expert_work_add(&list->work, timing->rows_of[action->expert]);
     timing->slot_used[action->slot] = timing->flush;
-}
-
-/* What a load of NS from START on takes beside experts that the host computes. */
-static uint64_t beside_host(const Event *event, uint64_t start_ns, uint64_t ns)
-{
-    double slow = event->timing->costs.prices[event->price].copy_slow;
-    uint64_t from_ns = later(start_ns, event->host_from);
-    if (slow <= 1)
-        return ns;
-    uint64_t end_ns = start_ns + ns < event->host_until ? start_ns + ns : event->host_until;
-    return end_ns > from_ns ? ns + (uint64_t)((slow - 1) * (double)(end_ns - from_ns)) : ns;
-}
-
-/* A load from START on; beside computation the link may be slower. */
-static uint64_t copy_ns(const Event *event, const LayerTime *layer, uint64_t start_ns)
-{
-    const Timing *timing = event->timing;
-    uint64_t ns = layer->copy_ns;
-    if (timing->gpu_ns > start_ns && layer->copy_busy_ns > ns) {
-        uint64_t beside = timing->gpu_ns - start_ns < ns ? timing->gpu_ns - start_ns : ns;
-        ns += (uint64_t)((double)(layer->copy_busy_ns - ns) * (double)beside / (double)ns);
-    }
-    return later(beside_host(event, start_ns, ns), layer->load_ns);
-}
-
-/* Time of BYTES over the link, by REF. */
-static uint64_t cross(Timing *timing, const CostRef *ref, uint64_t bytes)
-{
-    CostPoint point = {0};
-    point.at[AXIS_BYTES] = (double)bytes;
-    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
-}
-
-/* When a load that the host began to begin at BEGUN_NS starts, where the link is free from FREE_NS
- * on. */
-static uint64_t load_start(const Event *event, uint64_t begun_ns, uint64_t free_ns,
-                           uint64_t sync_ns)
-{
-    const Timing *timing = event->timing;
-    uint64_t start_ns = later(free_ns + timing->gap_ns, begun_ns + timing->lag_ns);
-    return event->queued ? later(start_ns, timing->gpu_ns + sync_ns) : start_ns;
-}
-
-/* LOADS that take the link from START_NS to END_NS. */
-static Status note_load(Timing *timing, uint64_t free_ns, uint64_t start_ns, uint64_t end_ns,
-                        uint32_t loads)
-{
-    timing->out.load_ns += end_ns - start_ns;
-    timing->out.loads += loads;
-    timing->timed_loads++;
-    return link_take(timing, free_ns, end_ns);
-}
-
-Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *record)
-{
-    Timing *timing = event->timing;
-    uint64_t begun_ns = timing->host_ns;
-    uint64_t start_ns;
-    uint64_t end_ns;
-    uint64_t free_ns;
-    TRY(link_free(timing, &free_ns));
-    if (timing->one_thread) {
-        start_ns = later(free_ns, timing->host_ns);
-        timing->host_ns += layer->copy_ns;
-        end_ns = later(start_ns + layer->load_ns, timing->host_ns);
-    } else {
-        timing->host_ns += timing->issue_load_ns;
-        start_ns = load_start(event, begun_ns, free_ns, timing->sync_ns);
-        end_ns = start_ns + copy_ns(event, layer, start_ns);
-    }
-    record->start_ns = start_ns;
-    record->duration_ns = end_ns - start_ns;
-    return note_load(timing, free_ns, start_ns, end_ns, 1);
-}
-
-/* Begins N small loads, which RECORD is to have the time of: one copy. It has started when the host
- * is still beginning it, where nothing else keeps it waiting. */
-static Status begin_together(Event *event, const LayerTime *layer, uint32_t n,
-                             ResidencyRecord *record)
-{
-    Timing *timing = event->timing;
-    uint64_t begun_ns = timing->host_ns;
-    uint64_t free_ns;
-    TRY(link_free(timing, &free_ns));
-    timing->host_ns += timing->issue_together_ns;
-    uint64_t start_ns = load_start(event, begun_ns, free_ns, timing->sync_together_ns);
-    uint64_t from_ns = later(start_ns, begun_ns + timing->lag_ns + timing->start_together_ns);
-    uint64_t ns = cross(timing, &timing->refs.together, n * layer->slot_bytes);
-    if (layer->asked_ns > 0)
-        ns = throttled(timing, n * layer->asked_ns, ns);
-    record->start_ns = start_ns;
-    record->duration_ns = from_ns + ns - start_ns;
-    return note_load(timing, free_ns, start_ns, from_ns + ns, n);
-}
-
-/* Begins what was gathered, whose time all of them have. */
-static Status begin_gathered(Event *event)
-{
-    Timing *timing = event->timing;
-    uint32_t n = event->gathered;
-    ResidencyRecord record;
-    if (n == 0)
-        return OK;
-    TRY(begin_together(event, event->gathered_layer, n, &record));
-    for (size_t i = event->first_gathered; timing->options.records && i < timing->out.n_residency;
-         i++) {
-        if (timing->residency[i].duration_ns != GATHERED)
-            continue;
-        timing->residency[i].start_ns = record.start_ns;
-        timing->residency[i].duration_ns = record.duration_ns;
-    }
-    uint64_t end_ns = record.start_ns + record.duration_ns;
-    event->gathered = 0;
-    if (event->ahead == NULL)
-        event->loaded.ready_ns = later(event->loaded.ready_ns, end_ns);
-    else
-        timing->prefetched_ns = later(timing->prefetched_ns, end_ns);
-    for (; event->ahead != NULL; event->ahead = event->ahead->next)
-        event->ahead->end_ns = end_ns;
-    return OK;
-}
-
-static void gather(Event *event, const LayerTime *layer, ResidencyRecord *record)
-{
-    if (event->gathered++ == 0)
-        event->first_gathered = event->timing->out.n_residency;
-    event->gathered_layer = layer;
-    record->duration_ns = GATHERED;
 }
 
 /* Computes the hits with what short loads bring. */
@@ -212,7 +98,7 @@ static void join_hits(Event *event)
 
 Status event_run_pending(Event *event)
 {
-    TRY(begin_gathered(event));
+    TRY(event_begin_gathered(event));
     join_hits(event);
     run_jobs(event, &event->hits);
     run_jobs(event, &event->loaded);
@@ -251,7 +137,7 @@ static Status load_on_demand(Event *event, const BufferAction *action, Residency
     record->bytes = timing->options.layers[action->layer_index].expert_bytes;
     timing->out.bytes_loaded += record->bytes;
     if (layer->together) {
-        gather(event, layer, record);
+        event_gather(event, layer, record);
         add_loaded(event, action, 0);
         return OK;
     }
@@ -291,7 +177,7 @@ static Status carry_out_prefetch(Event *event, const BufferAction *action, Resid
     PrefetchTime *prefetch = &layer->prefetch[action->expert];
     *prefetch = (PrefetchTime){.step = timing->number};
     if (layer->together) {
-        gather(event, layer, record);
+        event_gather(event, layer, record);
         prefetch->next = event->ahead;
         event->ahead = prefetch;
         return OK;
@@ -323,6 +209,11 @@ static Status add_record(Timing *timing, const ResidencyRecord *record)
                  sizeof *timing->residency, "simulated loads"));
     timing->residency[timing->out.n_residency++] = *record;
     return OK;
+}
+
+static bool is_on_demand(const BufferAction *action)
+{
+    return action->kind == RESIDENCY_LOAD || action->kind == RESIDENCY_BYPASS;
 }
 
 static Status carry_out_load(Event *event, const BufferAction *action, ResidencyRecord *record)
@@ -365,7 +256,7 @@ static Status carry_out_all(Event *event, const BufferAction *actions, uint32_t 
     uint32_t i = 0;
     for (; i < n && actions[i].kind != RESIDENCY_PREFETCH; i++)
         TRY(carry_out(event, &actions[i], decided_ns));
-    TRY(begin_gathered(event));
+    TRY(event_begin_gathered(event));
     if (timing->link != NULL)
         TRY(link_pass(timing, event->event->layer_index));
     if (timing->options.plan->buffer.scope == SCOPE_LAYER) {
@@ -398,13 +289,25 @@ static uint64_t decide_ahead_ns(Timing *timing, uint32_t n)
     return op_costs_ns(&timing->costs, &timing->refs.decide_ahead, &point, &timing->costs.other);
 }
 
-static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n)
+/* ... longer, where so many are loaded. */
+static uint64_t decide_loads_ns(Timing *timing, uint32_t n_loads)
+{
+    const CostPoint point = {0};
+    if (n_loads == 0 || timing->refs.decide_loads.table == COSTS_NONE)
+        return 0;
+    return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide_loads, &point,
+                                        AXIS_LOADS, n_loads, true, &timing->decide_loads,
+                                        &timing->costs.other);
+}
+
+static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_loads)
 {
     const CostPoint point = {0};
     if (layer->loads_ahead && timing->refs.decide_ahead.table != COSTS_NONE)
         return decide_ahead_ns(timing, n);
     return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide, &point, AXIS_ACTIVE,
-                                        n, true, &timing->decide, &timing->costs.other);
+                                        n, true, &timing->decide, &timing->costs.other) +
+           decide_loads_ns(timing, n_loads);
 }
 
 /* When the host would be told by what comes behind a stamp: with or without one, it is told of the
@@ -424,8 +327,8 @@ void event_decide(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
     event_offer_host(event);
     if (!timing->one_thread)
         timing->host_ns = later(timing->host_ns, told_ns(timing)) + timing->wake_ns;
-    timing->host_ns +=
-        decide_ns(timing, &timing->layers[event->event->layer_index], event->event->n);
+    timing->host_ns += decide_ns(timing, &timing->layers[event->event->layer_index],
+                                 event->event->n, event->n_loads);
     *hits_end_ns = end_of_hits(event, all);
 }
 
@@ -445,6 +348,8 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
         timing->rows_of[asked->experts[i]] = asked->rows != NULL ? asked->rows[i] : 1;
         expert_work_add(&all, timing->rows_of[asked->experts[i]]);
     }
+    for (uint32_t i = 0; i < n_actions; i++)
+        event.n_loads += is_on_demand(&actions[i]);
     event_decide(&event, &all, &hits_end_ns);
     event_expect_host(&event, actions, n_actions);
     TRY(carry_out_all(&event, actions, n_actions));

@@ -49,7 +49,7 @@ static void split(const TimingEvent *asked, const uint8_t *hit, uint32_t n_misse
 static Status play_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
                         uint32_t n_misses, uint32_t price)
 {
-    Event event = {.timing = timing, .event = asked, .price = price};
+    Event event = {.timing = timing, .event = asked, .price = price, .n_loads = n_misses};
     const LayerTime *layer = &timing->layers[asked->layer_index];
     ExpertWork all;
     uint64_t hits_end_ns;

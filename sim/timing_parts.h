@@ -144,7 +144,10 @@ struct Timing {
     struct {
         CostRef issue_load;
         CostRef issue_together;
+        CostRef issue_loads;
         CostRef start_together;
+        CostRef load_together;
+        CostRef turn;
         CostRef sync_together;
         CostRef issue_await;
         CostRef end_load;
@@ -159,6 +162,7 @@ struct Timing {
         CostRef issue_throttle;
         CostRef decide;
         CostRef decide_ahead; /* and predict */
+        CostRef decide_loads;
         CostRef wake;
         CostRef h2d;
         CostRef together;
@@ -173,11 +177,15 @@ struct Timing {
         CostRef cold;
         CostRef activations;
     } refs;
-    KnownCosts decide; /* by the experts of an event */
+    KnownCosts decide;       /* by the experts of an event */
+    KnownCosts decide_loads; /* ... and by the loads, */
+    KnownCosts issue_loads;  /* ... small ones */
     KnownCosts after_load;
     uint64_t issue_load_ns;
     uint64_t issue_together_ns;
     uint64_t start_together_ns;
+    uint64_t issue_throttle_ns; /* ... of small ones over a slow link */
+    uint64_t most_together;     /* bytes of those whose start was measured */
     uint64_t sync_together_ns;
     uint64_t issue_await_ns;
     uint64_t end_load_ns;

@@ -38,6 +38,10 @@ static const struct {
     {"host/reuse", offsetof(Timing, refs.reuse), NEEDED_BY_NONE},
     {"copy/gap", offsetof(Timing, refs.gap), NEEDED_BY_NONE},
     {"end/loads", offsetof(Timing, refs.end_loads), NEEDED_BY_NONE},
+    {"issue/loads", offsetof(Timing, refs.issue_loads), NEEDED_BY_NONE},
+    {"decide/loads", offsetof(Timing, refs.decide_loads), NEEDED_BY_NONE},
+    {"load/together", offsetof(Timing, refs.load_together), NEEDED_BY_NONE},
+    {"turn", offsetof(Timing, refs.turn), NEEDED_BY_NONE},
     {"start/together", offsetof(Timing, refs.start_together), NEEDED_BY_NONE},
     {"sync/together", offsetof(Timing, refs.sync_together), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},
@@ -262,8 +266,10 @@ static void price_small_loads(Timing *timing)
     timing->start_together_ns = constant_if_any(timing, &timing->refs.start_together, 0);
     timing->sync_together_ns =
         constant_if_any(timing, &timing->refs.sync_together, timing->sync_ns);
+    if (timing->refs.load_together.table != COSTS_NONE)
+        timing->most_together = last_place(&timing->costs, &timing->refs.load_together);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
-        timing->issue_together_ns += constant(timing, &timing->refs.issue_throttle);
+        timing->issue_throttle_ns = constant(timing, &timing->refs.issue_throttle);
 }
 
 /* Of steps that wait for every event, on a device that has a queue. */

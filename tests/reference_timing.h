@@ -247,6 +247,7 @@ typedef struct {
     uint32_t active;
     EngineTask loads[EXPERTS];
     uint32_t n_loads;
+    uint32_t rows;
     bool slots[MOE_LAYERS * EXPERTS + 1];
 } Jobs;
 
@@ -261,7 +262,9 @@ typedef struct {
         uint32_t expert;
     } ahead[MOE_LAYERS * EXPERTS];
     bool queued;
-    uint32_t calls; /* that were queued */
+    uint64_t sync_ns;     /* from the end of the last call to a small load */
+    uint32_t calls;       /* that were queued */
+    const uint32_t *rows; /* [EXPERTS] of each expert */
 } Pending;
 
 static void queue_jobs(Played *played, Pending *pending, Jobs *jobs)
@@ -279,24 +282,39 @@ static void queue_jobs(Played *played, Pending *pending, Jobs *jobs)
     put(played, HOST, issue_ns, &played->host, 1);
     waits[jobs->n_loads] = played->host;
     waits[jobs->n_loads + 1] = free;
-    put(played, COMPUTE, cost(played, "queued/experts", jobs->active), waits, jobs->n_loads + 2);
+    uint64_t ns = cost(played, "queued/experts", jobs->active);
+    put(played, COMPUTE, ns, waits, jobs->n_loads + 2);
+    pending->sync_ns = cost(played, "sync/together", 0);
+    if (jobs->active == 1 && jobs->n_loads == 1) {
+        uint64_t turn_ns = cost(played, "turn", jobs->rows);
+        ns += cost(played, "after/load", 0);
+        pending->sync_ns = turn_ns > ns ? turn_ns - ns : 0;
+    }
     *jobs = (Jobs){0};
 }
 
-/* A load that takes NS in the stream of copies; TOGETHER: of small ones. */
-static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, bool together)
+/* A load that takes NS in the stream of copies; of small ones so many are begun TOGETHER. */
+static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, uint32_t together)
 {
     EngineTask waits[3];
     run_to_host(played);
     waits[0] = hand_over(played, played->host, "lag");
-    if (together)
-        waits[0] = hand_over(played, waits[0], "start/together");
-    waits[1] =
-        pending->queued ? hand_over(played, played->last, together ? "sync/together" : "sync") : 0;
+    if (together > 0) {
+        double bytes = (double)together * (double)played->slot_bytes;
+        uint64_t load_ns = cost(played, "load/together", bytes);
+        uint64_t copy_ns = cost(played, "copy/together", bytes);
+        waits[0] = after(played, waits[0], load_ns > copy_ns ? load_ns - copy_ns : 0);
+    }
+    uint64_t sync_ns = together > 0 ? pending->sync_ns : cost(played, "sync", 0);
+    waits[1] = pending->queued ? after(played, played->last, sync_ns) : 0;
     waits[2] = leave_gap(played);
     EngineTask load = put(played, COPIES, ns, waits, 3);
-    put(played, HOST, issue_load(played, together ? "issue/together" : "issue/load"), &played->host,
-        1);
+    uint64_t issue_ns = issue_load(played, "issue/load");
+    if (together > 0) {
+        issue_ns = cost(played, "issue/loads", together);
+        issue_ns += played->load_ns > 0 ? cost(played, "issue/throttle", 0) : 0;
+    }
+    put(played, HOST, issue_ns, &played->host, 1);
     return load;
 }
 
@@ -309,7 +327,7 @@ static EngineTask begin_together(Played *played, const Pending *pending, uint32_
         ns += cost(played, "throttle/least", 0);
         ns = asked_ns > ns ? asked_ns : ns;
     }
-    return begin_load(played, pending, ns, true);
+    return begin_load(played, pending, ns, n);
 }
 
 static void begin_gathered(Played *played, Pending *pending)
@@ -335,6 +353,7 @@ static void queue_pending(Played *played, Pending *pending)
     if (loaded->active > 0 && played->load_ns == 0 &&
         loaded->active * played->slot_bytes <= SHORT_LOADS_BYTES) {
         loaded->active += pending->hits.active;
+        loaded->rows += pending->hits.rows;
         pending->hits = (Jobs){0};
     }
     queue_jobs(played, pending, &pending->hits);
@@ -345,13 +364,14 @@ static void load_on_demand(Played *played, const BufferAction *action, Pending *
 {
     Jobs *loaded = &pending->loaded;
     loaded->active++;
+    loaded->rows += pending->rows[action->expert];
     loaded->slots[action->slot] = true;
     if (played->slot_bytes <= LOADED_TOGETHER_BYTES) {
         pending->gathered++;
         return;
     }
     uint64_t ns = copy_cost(played, (double)played->slot_bytes, played->load_ns);
-    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, false);
+    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, 0);
 }
 
 static void queue_load(Played *played, const BufferAction *action, Pending *pending)
@@ -388,6 +408,7 @@ static void queue_hit(Played *played, const BufferAction *action, Pending *pendi
     }
     Jobs *jobs = prefetch != 0 ? &pending->loaded : &pending->hits;
     jobs->active++;
+    jobs->rows += pending->rows[action->expert];
     jobs->slots[action->slot] = true;
     if (prefetch != 0)
         jobs->loads[jobs->n_loads++] = prefetch;
@@ -397,14 +418,22 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
                           uint32_t n)
 {
     static Pending pending;
+    uint32_t rows[EXPERTS];
     bool passed = false;
-    pending = (Pending){0};
+    uint32_t loads = 0;
+    pending = (Pending){.rows = rows};
+    for (uint32_t i = 0; i < event->n; i++)
+        rows[event->experts[i]] = event->rows[i];
+    for (uint32_t i = 0; i < n; i++)
+        loads += actions[i].kind == RESIDENCY_LOAD || actions[i].kind == RESIDENCY_BYPASS;
     bool predicts = played->predicts && event->layer_index + 1 < MOE_LAYERS;
     /* The host waits for the queue, wakes up, and decides. */
     EngineTask both[] = {played->host, played->last};
     put(played, HOST, cost(played, "wake", 0), both, 2);
     put(played, HOST, cost(played, predicts ? "decide/previous-step" : "decide", event->n),
         &played->host, 1);
+    if (loads > 0 && !predicts)
+        put(played, HOST, cost(played, "decide/loads", loads), &played->host, 1);
     for (uint32_t i = 0; i < n; i++) {
         if (actions[i].kind == RESIDENCY_PREFETCH && !passed) {
             begin_gathered(played, &pending);

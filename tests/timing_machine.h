@@ -80,6 +80,9 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     put_op_tables(hardware, random);
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/together", "", NULL, random_below(random, 2000), 0);
+    put_table(hardware, "issue/loads", "shape", "loads", random_below(random, 2000), 20);
+    put_table(hardware, "decide/loads", "shape", "loads", random_below(random, 200), 10);
+    put_table(hardware, "turn", "shape", "rows", random_below(random, 9000), 100);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
     put_table(hardware, "issue/again", "shape", NULL, random_below(random, 4000), 0);
     put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
@@ -106,6 +109,9 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     assert_ok(hardware_add_table(hardware, "copy/together", "", UNIT_NS, &axis, 1, &copy));
     for (uint32_t n = 1; n <= EXPERTS; n++)
         assert_ok(cost_table_put(copy, (double[]){n * slot_bytes}, 1000 + n * 300, 0));
+    assert_ok(hardware_add_table(hardware, "load/together", "", UNIT_NS, &axis, 1, &copy));
+    for (uint32_t n = 1; n <= EXPERTS; n++)
+        assert_ok(cost_table_put(copy, (double[]){n * slot_bytes}, random_below(random, 9000), 0));
 }
 
 static void make_layers(TraceLayer layers[MOE_LAYERS])

@@ -1,0 +1,127 @@
+/* Events of small experts of which some hit and some are loaded: deciding on them, beginning the
+ * loads together, and how long these take while the host is still beginning them, by how many they
+ * are. */
+#include "exec/calibrate_parts.h"
+
+enum { MIXED_STEPS = 7, MIXED_WARM_UP = 2 };
+
+static const char *const LOADS_AXIS[] = {"loads"};
+static const char *const BYTES_AXIS[] = {"bytes"};
+
+/* Means over the events of steps. */
+typedef struct {
+    double decide_ns[MIXED_STEPS];
+    double begin_ns[MIXED_STEPS];
+    double load_ns[MIXED_STEPS];
+} MixedTimes;
+
+/* The experts of every event are ACTIVE neighbours, BY places further on than those before. */
+static void move_on(Calibration *c, uint32_t tokens, uint32_t active, uint32_t by)
+{
+    uint32_t n_layers;
+    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
+    uint16_t *experts = c->forced;
+    c->first_expert = (c->first_expert + by) % c->config->max_experts;
+    for (uint32_t i = 0; i < n_layers; i++) {
+        if (layers[i].stack != STACK_DECODER)
+            continue;
+        for (uint32_t k = 0; k < tokens * layers[i].top_k; k++)
+            *experts++ = (uint16_t)((c->first_expert + k % active) % layers[i].experts);
+    }
+}
+
+static void keep_host(const HostTimes *host, uint32_t at, MixedTimes *times)
+{
+    double n = host->n_events > 0 ? (double)host->n_events : 1;
+    times->decide_ns[at] = times->begin_ns[at] = 0;
+    for (size_t i = 0; i < host->n_events; i++)
+        times->decide_ns[at] += (double)host->events[i].decide.duration_ns / n;
+    for (size_t i = 0; i < host->n_loads; i++)
+        times->begin_ns[at] += (double)host->loads[i].duration_ns / n;
+}
+
+/* The loads of an event have one time. */
+static void keep_loads(const StepOutput *output, uint32_t at, MixedTimes *times)
+{
+    const ResidencyRecord *before = NULL;
+    double n = 0;
+    times->load_ns[at] = 0;
+    for (size_t i = 0; i < output->n_residency; i++) {
+        const ResidencyRecord *record = &output->residency[i];
+        if (record->bytes == 0)
+            continue;
+        if (before == NULL || before->layer != record->layer) {
+            times->load_ns[at] += (double)record->duration_ns;
+            n++;
+        }
+        before = record;
+    }
+    times->load_ns[at] /= n > 0 ? n : 1;
+}
+
+/* Steps of TOKENS requests whose events have ACTIVE experts, of which LOADS are loaded. */
+static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, uint32_t loads,
+                         MixedTimes *times)
+{
+    const StepKind kind = {.requests = tokens, .tokens = 1, .forced = true};
+    StepOutput output;
+    double ns;
+    calibration_seek_quiet(c);
+    for (int i = -MIXED_WARM_UP; i < MIXED_STEPS; i++) {
+        uint32_t at = i > 0 ? (uint32_t)i : 0;
+        move_on(c, tokens, active, loads);
+        TRY(calibration_step(c, &kind, false, &output, &ns));
+        keep_host(&output.host, at, times);
+        keep_loads(&output, at, times);
+    }
+    return OK;
+}
+
+static Status note(Calibration *c, uint32_t loads, double hits_ns, MixedTimes *times)
+{
+    const double at = loads;
+    const double bytes = loads * (double)executor_expert_slot_bytes(c->executor, 0);
+    char shape[160];
+    calibration_experts_shape(c, shape);
+    double spread = calibration_spread(times->begin_ns, MIXED_STEPS);
+    TRY(calibration_note(c, "issue/loads", shape, UNIT_NS, LOADS_AXIS, 1, &at,
+                         calibration_median(times->begin_ns, MIXED_STEPS), spread));
+    spread = calibration_spread(times->load_ns, MIXED_STEPS);
+    TRY(calibration_note(c, "load/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                         calibration_median(times->load_ns, MIXED_STEPS), spread));
+    return calibration_note(c, "decide/loads", shape, UNIT_NS, LOADS_AXIS, 1, &at,
+                            at_least_0(calibration_median(times->decide_ns, MIXED_STEPS) - hits_ns),
+                            0);
+}
+
+/* Of LEAST loads up to all; *BEGIN_NS is what beginning the fewest takes. */
+static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, uint32_t least,
+                             double *begin_ns)
+{
+    Plan plan = c->plan;
+    MixedTimes times;
+    plan.buffer.slots = active;
+    TRY(executor_set_plan(c->executor, &plan));
+    TRY(time_steps(c, tokens, active, 0, &times));
+    TRY(time_steps(c, tokens, active, 0, &times));
+    double hits_ns = calibration_median(times.decide_ns, MIXED_STEPS);
+    for (uint32_t loads = least; loads <= active; loads *= 2) {
+        TRY(time_steps(c, tokens, active, loads, &times));
+        TRY(note(c, loads, hits_ns, &times));
+        if (loads == least)
+            *begin_ns = calibration_median(times.begin_ns, MIXED_STEPS);
+    }
+    return OK;
+}
+
+Status calibrate_mixed(Calibration *c, double *begin_ns)
+{
+    double ignored;
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t half = c->config->max_experts / 2;
+    uint32_t tokens = (half + top_k - 1) / top_k;
+    TRY(measure_tokens(c, 1, top_k, 1, begin_ns));
+    if (tokens < 2 || tokens > c->max_requests || c->options->quick)
+        return OK;
+    return measure_tokens(c, tokens, half, 2 * top_k, &ignored);
+}

@@ -57,8 +57,8 @@ typedef struct {
         after_ns[LOAD_STEPS]; /* ... from its last load, or from the end of queueing, to its end */
     double plain_outside_ns[LOAD_STEPS]; /* outside_ns without stamps */
     double plain_ns[LOAD_STEPS];         /* queueing and waiting without stamps, ... */
-    double stamped_ns[LOAD_STEPS];       /* ... and with them, of operations and one more */
-    double stamps;
+    double stamped_ns[LOAD_STEPS];       /* ... and with them, ... */
+    double stamps;                       /* ... of which so many are waited for */
     double loads;
     double events; /* that have them */
 } LoadTimes;
@@ -170,7 +170,8 @@ static Status time_step(Calibration *c, const StepKind *kind, uint32_t at, LoadT
     TRY(calibration_step(c, kind, true, &output, &ns));
     times->loads = (double)output.host.n_loads;
     times->events = (double)output.host.n_events;
-    times->stamps = (double)output.n_timing + 1;
+    /* The host is told of a router before the stamp behind it, which nothing waits for. */
+    times->stamps = (double)(output.n_timing - output.host.n_events);
     times->stamped_ns[at] = queue_and_wait(&output);
     times->issue_ns[at] = 0;
     for (size_t l = 0; l < output.host.n_loads; l++)
@@ -303,8 +304,11 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
                          calibration_spread(misses->lag_ns, LOAD_STEPS)));
     TRY(note_after(c, c->config->max_top_k, hits, misses));
     TRY(note_stamp(c, misses));
-    return calibration_note(c, "issue/await", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                            for_each(misses->queueing_ns, hits->queueing_ns, misses->events), 0);
+    return together
+               ? OK
+               : calibration_note(c, "issue/await", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                                  for_each(misses->queueing_ns, hits->queueing_ns, misses->events),
+                                  0);
 }
 
 /* Loads of many experts, whose call the device is longer at than the host at queueing it: TOKENS, a
@@ -349,17 +353,16 @@ static Status measure_tokens(Calibration *c)
     return OK;
 }
 
-static Status measure_small_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
+static Status measure_small_loads(Calibration *c, LoadTimes *misses)
 {
     if (calibration_runs_at_once(c) ||
         executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
         return OK;
-    double await_ns = for_each(misses->queueing_ns, hits->queueing_ns, misses->events);
     double begin_ns;
     double awaited_ns = calibration_median(misses->after_ns, LOAD_STEPS) - c->queue_stamp_ns;
     TRY(measure_tokens(c));
     TRY(calibrate_mixed(c, &begin_ns));
-    return calibrate_turns(c, begin_ns + await_ns, awaited_ns);
+    return calibrate_turns(c, begin_ns, awaited_ns);
 }
 
 /* With room for a token's experts only, two tokens that share none take turns. */
@@ -375,7 +378,7 @@ Status calibrate_loads(Calibration *c)
     TRY(time_steps(c, 1, c->config->max_top_k, &misses, &hits));
     if (misses.loads > 0) {
         TRY(note_loads(c, &hits, &misses));
-        TRY(measure_small_loads(c, &hits, &misses));
+        TRY(measure_small_loads(c, &misses));
     }
     return executor_set_plan(c->executor, &c->plan);
 }

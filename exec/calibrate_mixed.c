@@ -1,7 +1,8 @@
 /* Events of small experts of which some hit and some are loaded: deciding on them, beginning the
- * loads together, and how long these take while the host is still beginning them, by how many they
- * are. */
+ * loads together, making the queue wait for them, and how long these take while the host is still
+ * beginning them, by how many they are. */
 #include "exec/calibrate_parts.h"
+#include "policies/link.h"
 
 enum { MIXED_STEPS = 7, MIXED_WARM_UP = 2 };
 
@@ -12,6 +13,7 @@ static const char *const BYTES_AXIS[] = {"bytes"};
 typedef struct {
     double decide_ns[MIXED_STEPS];
     double begin_ns[MIXED_STEPS];
+    double queue_ns[MIXED_STEPS]; /* the experts, but for beginning loads */
     double load_ns[MIXED_STEPS];
 } MixedTimes;
 
@@ -30,12 +32,17 @@ static void move_on(Calibration *c, uint32_t tokens, uint32_t active, uint32_t b
     }
 }
 
-static void keep_host(const HostTimes *host, uint32_t at, MixedTimes *times)
+static void keep_host(Calibration *c, const HostTimes *host, uint32_t at, MixedTimes *times)
 {
     double n = host->n_events > 0 ? (double)host->n_events : 1;
-    times->decide_ns[at] = times->begin_ns[at] = 0;
-    for (size_t i = 0; i < host->n_events; i++)
-        times->decide_ns[at] += (double)host->events[i].decide.duration_ns / n;
+    times->decide_ns[at] = times->begin_ns[at] = times->queue_ns[at] = 0;
+    calibration_keep_host_times(host, c->issue_ns, c->decide_ns);
+    for (uint32_t i = 0; i < c->n_ops; i++) {
+        if (c->op[i] != OP_EXPERTS)
+            continue;
+        times->decide_ns[at] += c->decide_ns[i] / n;
+        times->queue_ns[at] += c->issue_ns[i] / n;
+    }
     for (size_t i = 0; i < host->n_loads; i++)
         times->begin_ns[at] += (double)host->loads[i].duration_ns / n;
 }
@@ -66,21 +73,31 @@ static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, uint3
     const StepKind kind = {.requests = tokens, .tokens = 1, .forced = true};
     StepOutput output;
     double ns;
+    TRY(calibration_step(c, &kind, true, &output, &ns));
+    calibration_list(c, STACK_DECODER, &output);
     calibration_seek_quiet(c);
     for (int i = -MIXED_WARM_UP; i < MIXED_STEPS; i++) {
         uint32_t at = i > 0 ? (uint32_t)i : 0;
         move_on(c, tokens, active, loads);
         TRY(calibration_step(c, &kind, false, &output, &ns));
-        keep_host(&output.host, at, times);
+        keep_host(c, &output.host, at, times);
         keep_loads(&output, at, times);
     }
     return OK;
 }
 
-static Status note(Calibration *c, uint32_t loads, double hits_ns, MixedTimes *times)
+/* What MIXED takes longer than HITS. */
+static double longer(double *mixed, double *hits)
 {
+    return at_least_0(calibration_median(mixed, MIXED_STEPS) -
+                      calibration_median(hits, MIXED_STEPS));
+}
+
+static Status note(Calibration *c, uint32_t loads, MixedTimes *hits, MixedTimes *times)
+{
+    const double slot_bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     const double at = loads;
-    const double bytes = loads * (double)executor_expert_slot_bytes(c->executor, 0);
+    const double bytes = loads * slot_bytes;
     char shape[160];
     calibration_experts_shape(c, shape);
     double spread = calibration_spread(times->begin_ns, MIXED_STEPS);
@@ -90,26 +107,36 @@ static Status note(Calibration *c, uint32_t loads, double hits_ns, MixedTimes *t
     TRY(calibration_note(c, "load/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
                          calibration_median(times->load_ns, MIXED_STEPS), spread));
     return calibration_note(c, "decide/loads", shape, UNIT_NS, LOADS_AXIS, 1, &at,
-                            at_least_0(calibration_median(times->decide_ns, MIXED_STEPS) - hits_ns),
-                            0);
+                            longer(times->decide_ns, hits->decide_ns), 0);
 }
 
-/* Of LEAST loads up to all; *BEGIN_NS is what beginning the fewest takes. */
+/* One call for all; of several the later ones take longer besides. */
+static Status note_await(Calibration *c, MixedTimes *hits, MixedTimes *times)
+{
+    const double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
+    return calibration_note(c, "issue/await", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                            longer(times->queue_ns, hits->queue_ns), 0);
+}
+
+/* Of LEAST loads up to all; *BEGIN_NS is what beginning the fewest and waiting for them takes. */
 static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, uint32_t least,
                              double *begin_ns)
 {
     Plan plan = c->plan;
     MixedTimes times;
+    MixedTimes hits;
     plan.buffer.slots = active;
     TRY(executor_set_plan(c->executor, &plan));
-    TRY(time_steps(c, tokens, active, 0, &times));
-    TRY(time_steps(c, tokens, active, 0, &times));
-    double hits_ns = calibration_median(times.decide_ns, MIXED_STEPS);
+    TRY(time_steps(c, tokens, active, 0, &hits));
+    TRY(time_steps(c, tokens, active, 0, &hits));
     for (uint32_t loads = least; loads <= active; loads *= 2) {
         TRY(time_steps(c, tokens, active, loads, &times));
-        TRY(note(c, loads, hits_ns, &times));
+        TRY(note(c, loads, &hits, &times));
+        if (link_joins_hits(loads, executor_expert_slot_bytes(c->executor, 0), 0))
+            TRY(note_await(c, &hits, &times));
         if (loads == least)
-            *begin_ns = calibration_median(times.begin_ns, MIXED_STEPS);
+            *begin_ns = calibration_median(times.begin_ns, MIXED_STEPS) +
+                        longer(times.queue_ns, hits.queue_ns);
     }
     return OK;
 }

@@ -296,8 +296,8 @@ Status calibrate_loads(Calibration *c);
 /* ... small ones, which the host needs BEGIN_NS to begin, with making the queue wait for them; the
  * call that waits for them ends AWAITED_NS after them. The plan is another one then. */
 Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns);
-/* ... events of small experts some of which hit; *BEGIN_NS is what the host needs to begin one load.
- * The plan is another one then. */
+/* ... events of small experts some of which hit; *BEGIN_NS is what the host needs to begin one load
+ * and to make the queue wait for it. The plan is another one then. */
 Status calibrate_mixed(Calibration *c, double *begin_ns);
 /* The shape key of the experts of the decoder's first MoE layer, by which sim/timing.h looks up
  * what is the same in all; "" and false: it has none. */

@@ -7,8 +7,9 @@
 #include "cli/validate.h"
 #include "policies/signals_load.h"
 
-/* A step's shape is run directly, then captured, then replayed: these are not measured. */
-enum { WARM_UPS = 2 };
+/* A step's shape is run directly, then captured, then launched for the first time: these are not
+ * measured, for predictions are of steps that come again. */
+enum { WARM_UPS = 3 };
 
 /* Where a step's times go. */
 typedef struct {

@@ -3,7 +3,7 @@
 #include "exec/calibrate_parts.h"
 #include "policies/link.h"
 
-enum { LOAD_STEPS = 5, MANY_TOKENS = 16 };
+enum { LOAD_STEPS = 5, MANY_TOKENS = 16, MOST_EVENTS = 64 };
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 
@@ -56,8 +56,8 @@ typedef struct {
     double
         after_ns[LOAD_STEPS]; /* ... from its last load, or from the end of queueing, to its end */
     double plain_outside_ns[LOAD_STEPS]; /* outside_ns without stamps */
-    double plain_ns[LOAD_STEPS];         /* queueing and waiting without stamps, ... */
-    double stamped_ns[LOAD_STEPS];       /* ... and with them, ... */
+    double plain_next_ns[LOAD_STEPS];    /* to_next_router() without stamps, ... */
+    double stamped_next_ns[LOAD_STEPS];  /* ... and with them, ... */
     double stamps;                       /* ... of which so many are waited for */
     double loads;
     double events; /* that have them */
@@ -157,9 +157,35 @@ static void times_around(const StepOutput *output, double *lag_ns, double *after
     *after_ns /= event > 0 ? (double)event : 1;
 }
 
-static double queue_and_wait(const StepOutput *output)
+/* From the end of an event's loads, which the host is ahead of, to its learning of the next
+ * router: the median over the events of a step; 0: there are none. */
+static double to_next_router(const StepOutput *output)
 {
-    return (double)(output->host.queue.duration_ns + output->host.wait.duration_ns);
+    const HostEvent *events = output->host.events;
+    double ns[MOST_EVENTS];
+    uint32_t n = 0;
+    for (size_t i = 0; i + 1 < output->host.n_events && n < MOST_EVENTS; i++) {
+        const HostSpan *wait = &events[i + 1].wait;
+        HostSpan loads;
+        if (find_loads(output, events[i].layer, &loads))
+            ns[n++] = (double)(wait->start_ns + wait->duration_ns) -
+                      (double)(loads.start_ns + loads.duration_ns);
+    }
+    return calibration_median(ns, n);
+}
+
+/* Stamps of such a time: one behind each operation, but the router's, before which the host is
+ * told. */
+static double count_stamps(const StepOutput *output)
+{
+    size_t first = SIZE_MAX;
+    size_t last = 0;
+    for (size_t i = 0; i < output->n_timing; i++)
+        if (output->timing[i].op == OP_EXPERTS) {
+            first = first == SIZE_MAX ? i : first;
+            last = i;
+        }
+    return last > first ? (double)(last - first) / (double)(output->host.n_events - 1) - 1 : 0;
 }
 
 /* A stamped step becomes number AT of TIMES. */
@@ -170,9 +196,8 @@ static Status time_step(Calibration *c, const StepKind *kind, uint32_t at, LoadT
     TRY(calibration_step(c, kind, true, &output, &ns));
     times->loads = (double)output.host.n_loads;
     times->events = (double)output.host.n_events;
-    /* The host is told of a router before the stamp behind it, which nothing waits for. */
-    times->stamps = (double)(output.n_timing - output.host.n_events);
-    times->stamped_ns[at] = queue_and_wait(&output);
+    times->stamps = count_stamps(&output);
+    times->stamped_next_ns[at] = to_next_router(&output);
     times->issue_ns[at] = 0;
     for (size_t l = 0; l < output.host.n_loads; l++)
         times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
@@ -199,7 +224,7 @@ static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, LoadT
         calibration_seek_quiet(c);
         calibration_turn_over(c, tokens, active, false);
         TRY(calibration_step(c, &kind, false, &output, &ns));
-        misses->plain_ns[at] = queue_and_wait(&output);
+        misses->plain_next_ns[at] = to_next_router(&output);
         misses->plain_outside_ns[at] = outside(&output);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         hits->plain_outside_ns[at] = outside(&output);
@@ -261,17 +286,19 @@ static Status note_after(Calibration *c, uint32_t active, LoadTimes *hits, LoadT
                             calibration_spread(misses->after_ns, LOAD_STEPS));
 }
 
-/* What a stamp adds to a step that the device bounds, as it does where it waits for loads. */
+/* What a stamp adds where the device bounds, as it does after loads. */
 static Status note_stamp(Calibration *c, LoadTimes *misses)
 {
     char shape[160];
-    double ns = (calibration_median(misses->stamped_ns, LOAD_STEPS) -
-                 calibration_median(misses->plain_ns, LOAD_STEPS)) /
+    if (misses->stamps <= 0)
+        return OK;
+    double ns = (calibration_median(misses->stamped_next_ns, LOAD_STEPS) -
+                 calibration_median(misses->plain_next_ns, LOAD_STEPS)) /
                 misses->stamps;
     c->queue_stamp_ns = at_least_0(ns);
     calibration_experts_shape(c, shape);
     return calibration_note(c, "stamp/queued", shape, UNIT_NS, NULL, 0, NULL, c->queue_stamp_ns,
-                            calibration_spread(misses->plain_ns, LOAD_STEPS));
+                            calibration_spread(misses->plain_next_ns, LOAD_STEPS));
 }
 
 /* The first time that a step learns ties the device's clock to the host's. Where operations are

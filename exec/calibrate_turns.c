@@ -4,8 +4,9 @@
 
 enum { TURN_STEPS = 5, MANY_TOKENS = 16, QUICK_TURNS = 2, MOST_TURNS = 4096, LEAST_TURNS = 4 };
 
-/* A turn that is this much longer than beginning its load was waiting for the device. */
-static const double LEAST_WAIT_NS = 500;
+/* A load that starts so much later than the host begins it, and more, was waiting for the device.
+ */
+static const double LEAST_WAIT_NS = 2000;
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
@@ -105,31 +106,25 @@ static void keep_turns(const Calibration *c, const StepOutput *output, uint32_t 
     }
 }
 
-/* The turns of FROM to END rows of an expert, where most waited for the device. */
+/* The turns of FROM to END rows of an expert that waited for the device. */
 static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint32_t from,
                         uint32_t end, double *scratch)
 {
     static const char *const AXES[] = {"tokens", "rows"};
-    double rows = 0;
+    const double at[] = {tokens, (from + end - 1) / 2.0};
     uint32_t n = 0;
-    uint32_t n_device = 0;
     char shape[160];
     for (uint32_t i = 0; i < turns->n; i++) {
         const Turn *turn = &turns->turns[i];
-        if (turn->rows < from || turn->rows >= end)
-            continue;
-        rows += turn->rows;
-        n++;
-        if (turn->of_device)
-            scratch[n_device++] = turn->ns;
+        if (turn->rows >= from && turn->rows < end && turn->of_device)
+            scratch[n++] = turn->ns;
     }
-    if (n_device < LEAST_TURNS || 2 * n_device < n)
+    if (n < LEAST_TURNS)
         return OK;
-    const double at[] = {tokens, (double)(uint32_t)(rows / n + 0.5)};
-    double spread = calibration_spread(scratch, n_device);
+    double spread = calibration_spread(scratch, n);
     calibration_experts_shape(c, shape);
-    return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at,
-                            calibration_median(scratch, n_device), spread);
+    return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at, calibration_median(scratch, n),
+                            spread);
 }
 
 static Status note_turns(Calibration *c, double tokens, const Turns *turns)

@@ -34,10 +34,13 @@
  *                      issue/fetch: what queueing that takes the host
  *   held/OP            what OP takes, with its stamp, beyond gpu/OP or forced/OP where the host
  *                      queues it, but nothing waits for the host (exec/executor.h), by "tokens";
- * may be negative issue/OP           host time to queue OP where no graph is replayed cold/OP ...
- * longer as the first of its sort in a step, by "tokens" and the "bytes" that an event of the step
- * before loaded: as they go through the host's caches these lose what queues it issue/again ... to
- * queue a call of experts that follows another one in its event, by "tokens", where loads are small
+ *                      may be negative
+ *   issue/OP           host time to queue OP where no graph is replayed
+ *   cold/OP            ... longer as the first of its sort in a step, by "tokens" and the "bytes"
+ *                      that an event of the step before loaded: as they go through the host's
+ *                      caches these lose what queues it
+ *   issue/again        ... to queue a call of experts that follows another one in its event, by
+ *                      "tokens", where loads are small
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
  *                      end/load: to learn a load's time when the step is over, which small

@@ -1,8 +1,8 @@
-/* Strict JSON in cJSON's trees, and typed reading that names the path of what is wrong.
+/* Strict JSON over cJSON, and typed reading that names the path of what is wrong.
  *
  * cJSON alone accepts trailing text, duplicate keys, infinite numbers and invalid UTF-8;
- * json_parse(), which does not parse with it, refuses them. Errors read "FILE: PATH: WHY", e.g.
- * "plan.json: buffer.slots: 0, allowed is 1 to 4294967295". */
+ * json_parse() refuses them. A number is the double that is nearest to it. Errors read "FILE: PATH:
+ * WHY", e.g. "plan.json: buffer.slots: 0, allowed is 1 to 4294967295". */
 #ifndef BASE_JSON_H
 #define BASE_JSON_H
 
@@ -22,10 +22,6 @@ Status json_parse(const char *text, size_t bytes, const char *file, cJSON **root
 Status json_parse_line(const char *line, size_t bytes, const char *place, cJSON **root);
 /* Reads at most LIMIT bytes of PATH and parses them. */
 Status json_load(const char *path, size_t limit, cJSON **root);
-/* The same two, but that a list of lists of numbers, all of them as long and with one at least, is
- * a node that only json_matrix() reads: it takes no more memory than the numbers. */
-Status json_parse_matrices(const char *text, size_t bytes, const char *file, cJSON **root);
-Status json_load_matrices(const char *path, size_t limit, cJSON **root);
 /* NODE as text (mem_free), indented or without any space. A number reads back as the same double;
  * cJSON's own printing keeps 15 digits. */
 Status json_print(const cJSON *node, bool indented, char **text);
@@ -44,17 +40,7 @@ JsonAt json_root(const cJSON *node, const char *file);
 bool json_find(const JsonAt *parent, const char *key, JsonAt *member);
 /* The same, but absent is an error. */
 Status json_need(const JsonAt *parent, const char *key, JsonAt *member);
-/* MEMBER of an object, and an item of an array. */
-JsonAt json_member(const JsonAt *object, const cJSON *member);
 JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index);
-
-typedef struct {
-    uint32_t rows;
-    uint32_t columns;
-    const double *values; /* [rows][columns], of the node */
-} JsonMatrix;
-/* False where AT is no such node. */
-bool json_matrix(const JsonAt *at, JsonMatrix *matrix);
 
 /* Fails unless AT is an object whose keys are all among KEYS (NULL-terminated). */
 Status json_only_keys(const JsonAt *at, const char *const *keys);

@@ -193,7 +193,6 @@ typedef struct {
 
 /* Fails with ERR_INPUT, naming the key's path. On failure nothing is held. */
 Status hardware_load(const char *path, Hardware *hardware);
-/* The same of what json_parse_matrices() made. */
 Status hardware_from_json(const cJSON *json, const char *file, Hardware *hardware);
 Status hardware_save(const Hardware *hardware, const char *path);
 /* Freed with cJSON_Delete. */

@@ -9,8 +9,6 @@
 static const char *const UNITS[] = {"ns", "bytes", "factor", NULL};
 static const double LIMIT = 1e18;
 
-enum { MOST_POINTS = 1 << 20 };
-
 /* ---- reading ---- */
 
 static Status read_text(const JsonAt *parent, const char *key, char *field, size_t room)
@@ -41,29 +39,18 @@ static Status read_f64(const JsonAt *parent, const char *key, double *value)
     return json_f64(&at, 0, LIMIT, value);
 }
 
-static Status fail_items(const JsonAt *at, uint32_t n, uint32_t least, uint32_t most)
+static Status need_array(const JsonAt *parent, const char *key, uint32_t least, uint32_t most,
+                         JsonAt *at, uint32_t *n)
 {
-    return json_fail(at, "has %u items, allowed are %u to %u", n, least, most);
-}
-
-static Status count_items(const JsonAt *at, uint32_t least, uint32_t most, uint32_t *n)
-{
-    JsonMatrix matrix;
-    if (json_matrix(at, &matrix))
-        return json_fail(at, "must not be a list of lists of numbers");
+    TRY(json_need(parent, key, at));
     if (!cJSON_IsArray(at->node))
         return json_fail(at, "must be a list");
     *n = 0;
     for (const cJSON *item = at->node->child; item != NULL; item = item->next)
         ++*n;
-    return *n < least || *n > most ? fail_items(at, *n, least, most) : OK;
-}
-
-static Status need_array(const JsonAt *parent, const char *key, uint32_t least, uint32_t most,
-                         JsonAt *at, uint32_t *n)
-{
-    TRY(json_need(parent, key, at));
-    return count_items(at, least, most, n);
+    if (*n < least || *n > most)
+        return json_fail(at, "has %u items, allowed are %u to %u", *n, least, most);
+    return OK;
 }
 
 static Status read_axes(const JsonAt *parent, CostTable *table)
@@ -82,83 +69,65 @@ static Status read_axes(const JsonAt *parent, CostTable *table)
     return OK;
 }
 
-/* The number of row and column of POINTS is wrong. */
-static Status fail_number(const JsonAt *points, uint32_t row, uint32_t column, double least,
-                          double number)
+/* A profile has tens of thousands of numbers: where one stands is written only when it is wrong. */
+static Status read_number(const JsonAt *points, const cJSON *point, const cJSON *item, double least,
+                          uint32_t number, double *field)
 {
-    const cJSON node = {.type = cJSON_Number, .valuedouble = number};
-    const JsonAt point = json_item(points, NULL, row);
-    const JsonAt at = json_item(&point, &node, column);
-    return json_f64(&at, least, LIMIT, &number);
-}
-
-/* POINTS are not as many numbers each as N. */
-static Status fail_points(const JsonAt *points, uint32_t n)
-{
-    uint32_t row = 0;
-    uint32_t column = 0;
-    double unused;
-    for (const cJSON *item = points->node->child; item != NULL; item = item->next, row++) {
-        const JsonAt point = json_item(points, item, row);
-        if (!cJSON_IsArray(item) || (uint32_t)cJSON_GetArraySize(item) != n)
-            return json_fail(&point, "must be a list of %u numbers: axes, value, spread", n);
-        column = 0;
-        for (const cJSON *number = item->child; number != NULL; number = number->next) {
-            const JsonAt at = json_item(&point, number, column++);
-            TRY(json_f64(&at, -LIMIT, LIMIT, &unused));
-        }
-    }
-    return json_fail(points, "must be a list of lists of %u numbers", n);
-}
-
-/* [place on each axis..., value, spread] at ROW */
-static Status read_point(const JsonAt *points, const double *row, uint32_t number, CostTable *table)
-{
-    uint32_t n_axes = table->n_axes;
-    double *place = table->at + (size_t)number * n_axes;
-    for (uint32_t i = 0; i < n_axes + 2; i++) {
-        double least = i == n_axes ? -LIMIT : 0;
-        if (!(row[i] >= least && row[i] <= LIMIT))
-            return fail_number(points, number, i, least, row[i]);
-    }
-    if (n_axes > 0)
-        memcpy(place, row, n_axes * sizeof *place);
-    table->value[number] = row[n_axes];
-    table->spread[number] = row[n_axes + 1];
-    if (number == 0 || cost_place_compare(table, place - n_axes, place) < 0)
+    if (item->type == cJSON_Number && item->valuedouble >= least && item->valuedouble <= LIMIT) {
+        *field = item->valuedouble;
         return OK;
-    const JsonAt at = json_item(points, NULL, number);
+    }
+    uint32_t index = 0;
+    for (const cJSON *before = point->child; before != item; before = before->next)
+        index++;
+    const JsonAt at = json_item(points, point, number);
+    const JsonAt number_at = json_item(&at, item, index);
+    return json_f64(&number_at, least, LIMIT, field);
+}
+
+static bool has_items(const cJSON *list, uint32_t n)
+{
+    const cJSON *item = list->child;
+    for (; item != NULL && n > 0; n--)
+        item = item->next;
+    return item == NULL && n == 0;
+}
+
+/* [place on each axis..., value, spread] */
+static Status read_point(const JsonAt *points, const cJSON *point, uint32_t number,
+                         CostTable *table)
+{
+    double *place = table->at + (size_t)number * table->n_axes;
+    uint32_t i = 0;
+    if (!cJSON_IsArray(point) || !has_items(point, table->n_axes + 2)) {
+        const JsonAt at = json_item(points, point, number);
+        return json_fail(&at, "must be a list of %u numbers: axes, value, spread",
+                         table->n_axes + 2);
+    }
+    for (const cJSON *item = point->child; item != NULL; item = item->next, i++) {
+        bool is_value = i == table->n_axes;
+        double *field = is_value            ? &table->value[number]
+                        : i < table->n_axes ? &place[i]
+                                            : &table->spread[number];
+        TRY(read_number(points, point, item, is_value ? -LIMIT : 0, number, field));
+    }
+    if (number == 0 || cost_place_compare(table, place - table->n_axes, place) < 0)
+        return OK;
+    const JsonAt at = json_item(points, point, number);
     return json_fail(&at, "points must ascend, each place once");
-}
-
-static Status check_points(const JsonAt *at, uint32_t columns, JsonMatrix *points)
-{
-    uint32_t n = 0;
-    if (!json_matrix(at, points)) {
-        TRY(count_items(at, 1, MOST_POINTS, &n));
-        return fail_points(at, columns);
-    }
-    if (points->rows > MOST_POINTS)
-        return fail_items(at, points->rows, 1, MOST_POINTS);
-    if (points->columns == columns)
-        return OK;
-    const JsonAt first = json_item(at, NULL, 0);
-    return json_fail(&first, "must be a list of %u numbers: axes, value, spread", columns);
 }
 
 static Status read_points(const JsonAt *parent, CostTable *table)
 {
     JsonAt at;
-    JsonMatrix points;
-    TRY(json_need(parent, "points", &at));
-    TRY(check_points(&at, table->n_axes + 2, &points));
-    uint32_t n = points.rows;
+    uint32_t n = 0;
+    TRY(need_array(parent, "points", 1, 1 << 20, &at, &n));
     TRY(mem_new(&table->at, (size_t)n * (table->n_axes > 0 ? table->n_axes : 1), sizeof(double),
                 "cost table"));
     TRY(mem_new(&table->value, n, sizeof(double), "cost table"));
     TRY(mem_new(&table->spread, n, sizeof(double), "cost table"));
-    for (uint32_t i = 0; i < n; i++) {
-        TRY(read_point(&at, points.values + (size_t)i * points.columns, i, table));
+    for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
+        TRY(read_point(&at, item, table->n_points, table));
         table->n_points++;
     }
     return OK;
@@ -349,7 +318,7 @@ Status hardware_load(const char *path, Hardware *hardware)
 {
     cJSON *json;
     *hardware = (Hardware){0};
-    TRY(json_load_matrices(path, HARDWARE_BYTES, &json));
+    TRY(json_load(path, HARDWARE_BYTES, &json));
     Status status = hardware_from_json(json, path, hardware);
     cJSON_Delete(json);
     return status;

@@ -134,7 +134,7 @@ static Status parse_with(const char *from, const char *to)
     snprintf(text, sizeof text, "%.*s%s%s", (int)(at - TEXT), TEXT, to, at + strlen(from));
     cJSON *json;
     Hardware hardware;
-    assert_ok(json_parse_matrices(text, strlen(text), "hw.json", &json));
+    assert_ok(json_parse(text, strlen(text), "hw.json", &json));
     Status status = hardware_from_json(json, "hw.json", &hardware);
     cJSON_Delete(json);
     if (status == OK)

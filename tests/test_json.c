@@ -79,6 +79,8 @@ static const Case CASES[] = {
     {"]", "not JSON"},
     {"\"open", "not JSON"},
     {"\"open\\", "not JSON"},
+    {"[\n\"open, 1, -]", "line 2: not JSON"},
+    {"{\"plain\": \"text\x7f\", \"\": \"\"}", NULL},
     {"\"\\x41\"", "not JSON"},
     {"\"\\u12g4\"", "\\u without four hexadecimal digits"},
     {"\"\\u12", "\\u without four hexadecimal digits"},
@@ -455,51 +457,6 @@ static void a_number_is_the_nearest_double(void **unused)
     }
 }
 
-/* TEXT is no matrix, but what json_parse() makes of it. */
-static void assert_no_matrix(const char *text)
-{
-    cJSON *plain = NULL;
-    cJSON *root = NULL;
-    char *printed[2];
-    Status status = json_parse(text, strlen(text), "t.json", &plain);
-    assert_int_equal(json_parse_matrices(text, strlen(text), "t.json", &root), status);
-    if (status != OK)
-        return;
-    assert_ok(json_print(plain, false, &printed[0]));
-    assert_ok(json_print(root, false, &printed[1]));
-    assert_string_equal(printed[0], printed[1]);
-    mem_free(printed[0]);
-    mem_free(printed[1]);
-    cJSON_Delete(plain);
-    cJSON_Delete(root);
-}
-
-static void only_equally_long_lists_of_numbers_are_a_matrix(void **unused)
-{
-    (void)unused;
-    static const char TEXT[] = "{\"a\": [ [1, 2.5 ,-3], [4,5,\n6e1] ] , \"b\": [[7]]}";
-    static const double VALUES[] = {1, 2.5, -3, 4, 5, 60};
-    static const char *const NONE[] = {"[]",        "[[]]",          "[1]",
-                                       "[[1], 2]",  "[[1], [2, 3]]", "[[1, 2], [3, 4, 5, 6]]",
-                                       "[[1, 2]",   "[[1, 2],",      "[[1, 2],]",
-                                       "[[1, ]]",   "[[1, \"2\"]]",  "[[1 2]]",
-                                       "[[1e999]]", "[[1], null]",   "[[01]]",
-                                       "[[1]}"};
-    cJSON *root;
-    JsonAt member;
-    JsonMatrix matrix;
-    assert_ok(json_parse_matrices(TEXT, strlen(TEXT), "t.json", &root));
-    const JsonAt at = json_root(root, "t.json");
-    assert_true(json_find(&at, "a", &member) && json_matrix(&member, &matrix));
-    assert_true(matrix.rows == 2 && matrix.columns == 3);
-    assert_memory_equal(matrix.values, VALUES, sizeof VALUES);
-    assert_true(json_find(&at, "b", &member) && json_matrix(&member, &matrix));
-    assert_true(matrix.rows == 1 && matrix.columns == 1 && matrix.values[0] == 7);
-    cJSON_Delete(root);
-    for (size_t i = 0; i < sizeof NONE / sizeof *NONE; i++)
-        assert_no_matrix(NONE[i]);
-}
-
 static Status build_and_save(const char *path)
 {
     cJSON *child = NULL;
@@ -594,7 +551,6 @@ int main(void)
         cmocka_unit_test(a_file_is_limited_in_size_and_named),
         cmocka_unit_test(a_printed_number_reads_back_to_the_bit),
         cmocka_unit_test(a_number_is_the_nearest_double),
-        cmocka_unit_test(only_equally_long_lists_of_numbers_are_a_matrix),
         cmocka_unit_test(what_was_saved_loads_as_it_was),
         cmocka_unit_test(every_allocation_may_fail_in_saving_and_loading),
     };

@@ -280,6 +280,8 @@ Status calibrate_held(Calibration *c);
 Status calibrate_decide(Calibration *c);
 /* ... operations while prefetches wait for the link, */
 Status calibrate_poll(Calibration *c);
+/* ... those without stamps while prefetches are copied, */
+Status calibrate_beside(Calibration *c);
 /* C's plan with fewer slots, which prefetches by PREDICTOR. */
 Plan calibration_predicting_plan(const Calibration *c, const char *predictor, uint32_t prefetches);
 /* What the events of the next step, of TOKENS whose routing is C->forced, need: C->coming, for

@@ -425,5 +425,8 @@ Status calibrate_queue(Calibration *c)
         return OK;
     TRY(calibrate_held(c));
     TRY(calibrate_ahead(c));
-    return calibration_has_next_layer(c->config) ? calibrate_decide(c) : OK;
+    if (!calibration_has_next_layer(c->config))
+        return OK;
+    TRY(calibrate_beside(c));
+    return calibrate_decide(c);
 }

@@ -35,6 +35,8 @@
  *   held/OP            what OP takes, with its stamp, beyond gpu/OP or forced/OP where the host
  *                      queues it, but nothing waits for the host (exec/executor.h), by "tokens";
  *                      may be negative
+ *   beside             what an operation without a stamp takes longer while prefetches are copied,
+ *                      by "tokens" (of the experts' shape)
  *   issue/OP           host time to queue OP where no graph is replayed
  *   cold/OP            ... longer as the first of its sort in a step, by "tokens" and the "bytes"
  *                      that an event of the step before loaded: as they go through the host's

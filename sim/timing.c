@@ -34,6 +34,17 @@ static uint64_t after_ns(Timing *timing)
     return op_costs_ns(&timing->costs, &timing->refs.after_tokens, &point, &timing->costs.other);
 }
 
+/* What an operation of the step takes longer while prefetches are copied. */
+static uint64_t beside_ns(Timing *timing)
+{
+    CostPoint point = {0};
+    if (!timing->prefetches || timing->options.stamped || !timing->waits ||
+        timing->refs.beside.table == COSTS_NONE)
+        return 0;
+    point.at[AXIS_TOKENS] = timing->step.tokens;
+    return op_costs_ns(&timing->costs, &timing->refs.beside, &point, &timing->costs.other);
+}
+
 /* What comes from here on up to the next event begins when all of it is queued. */
 static void hold(Timing *timing)
 {
@@ -96,6 +107,7 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->adds = !timing->waits && !timing->options.records && !timing->is_rank;
     if (timing->adds)
         add_step(timing);
+    timing->beside_ns = beside_ns(timing);
     hold(timing);
     return OK;
 }
@@ -146,7 +158,7 @@ static void queue_op(Timing *timing, OpPrice *price, uint64_t issue_ns, uint64_t
 }
 
 /* What a stamp takes longer beside copies. */
-static uint64_t beside_ns(Timing *timing)
+static uint64_t stamp_beside_ns(Timing *timing)
 {
     return timing->stamp_beside_ns > 0 && link_is_busy(timing) ? timing->stamp_beside_ns : 0;
 }
@@ -157,8 +169,8 @@ static uint64_t with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
     if (!timing->waits)
         return ns + timing->stamp_ns;
     if (!timing->holds || price->held.table == COSTS_NONE)
-        return ns + timing->queued_more_ns + timing->queue_stamp_ns;
-    return moved(ns, price->held_ns) + beside_ns(timing);
+        return ns + timing->queued_more_ns + timing->queue_stamp_ns + link_slows(timing);
+    return moved(ns, price->held_ns) + stamp_beside_ns(timing);
 }
 
 /* Runs NS on the compute stream, queued by the host where no graph does it, in COLD_NS more than

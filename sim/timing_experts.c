@@ -70,7 +70,8 @@ static void run_jobs(Event *event, Pending *list)
         uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
         uint64_t ready_ns = ready_at(timing, list);
         uint64_t start_ns = later(later(free_ns, timing->host_ns), ready_ns);
-        timing->gpu_ns = start_ns + beside_copies(timing, event->price, start_ns, ns);
+        timing->gpu_ns = start_ns;
+        timing->gpu_ns += link_slows(timing) + beside_copies(timing, event->price, start_ns, ns);
         event->sync_ns = sync_after(timing, list, ready_ns, ns);
     }
     *list = (Pending){0};

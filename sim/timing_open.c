@@ -235,6 +235,7 @@ static Status open_timing(Timing *timing)
     timing->distance = plan_needs_signals(options->plan).distance;
     timing->costs.predicts = timing->distance > 0;
     timing->costs.holds = options->stamped;
+    timing->prefetches = !timing->one_thread && plan_prefetches(options->plan);
     TRY(timing_find_tables(timing));
     TRY(make_layers(timing));
     TRY(count_ops(timing));

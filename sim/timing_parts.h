@@ -137,6 +137,7 @@ struct Timing {
     TimingOptions options;
     OpCosts costs;
     bool one_thread; /* the backend computes when it is called */
+    bool prefetches; /* it runs beside the host, and the plan prefetches */
     Ranks *ranks;    /* several: each has a Timing of its own, and of this one only the sums of its
                         steps count; NULL: one */
     bool is_rank;    /* it is one of several */
@@ -172,6 +173,7 @@ struct Timing {
         CostRef stamp_beside;
         CostRef issue_stamp;
         CostRef issue_poll;
+        CostRef beside;
         CostRef rest[2][STEP_MODES]; /* by Stack and StepMode */
         CostRef between;
         CostRef cold;
@@ -203,6 +205,7 @@ struct Timing {
     uint64_t queue_stamp_ns; /* of steps that wait */
     uint64_t tell_ns;        /* ... what that is, stamped or not */
     uint64_t stamp_beside_ns;
+    uint64_t beside_ns; /* ... and of an operation of the step, without one, beside prefetches */
     uint64_t issue_stamp_ns;
     uint64_t issue_poll_ns; /* of an operation while prefetches wait for the link */
 
@@ -348,6 +351,11 @@ Status link_forget(Timing *timing, const PrefetchTime *prefetch);
 Status link_pass(Timing *timing, uint32_t layer_index);
 /* Whether it still is when the compute stream is free, by what is known of it. */
 bool link_is_busy(Timing *timing);
+/* What an operation that begins then takes longer beside prefetches. */
+static inline uint64_t link_slows(Timing *timing)
+{
+    return timing->beside_ns > 0 && link_is_busy(timing) ? timing->beside_ns : 0;
+}
 /* Whether prefetches wait for it, by what is known of it. */
 bool link_is_awaited(Timing *timing);
 /* All that is left of prefetches is loaded, and counted. */

@@ -50,6 +50,7 @@ static const struct {
     {"issue/stamp", offsetof(Timing, refs.issue_stamp), NEEDED_BY_NONE},
     {"after/tokens", offsetof(Timing, refs.after_tokens), NEEDED_BY_NONE},
     {"issue/poll", offsetof(Timing, refs.issue_poll), NEEDED_BY_NONE},
+    {"beside", offsetof(Timing, refs.beside), NEEDED_BY_NONE},
 };
 
 static bool has_small_experts(const Timing *timing)

@@ -2,12 +2,12 @@
 #include <string.h>
 
 #include "cli/bench_gpu.h"
+#include "cli/bench_gpu_ceilings.h"
 #include "cli/bench_gpu_moe.h"
 #include "exec/cuda/convert.h"
-#include "exec/cuda/measure.h"
 #include "exec/cuda/random.h"
 
-enum { N_TOKENS = 5, REPEATS = 15 };
+enum { N_TOKENS = 5 };
 
 static const uint32_t TOKENS[N_TOKENS] = {1, 16, 128, 1024, 4096};
 static const double MAX_ERROR = 1e-2; /* bf16 inside and outside, f32 sums */
@@ -192,13 +192,19 @@ Status moe_bench_layer(MoeBench *bench, int i)
     return OK;
 }
 
-static Status queue_layers(void *context, cudaStream_t stream)
+/* The layer's first operations, up to LAST. */
+typedef struct {
+    MoeBench *bench;
+    MoeStage last;
+} LayerPart;
+
+static Status queue_part(void *context, cudaStream_t stream)
 {
-    MoeBench *bench = context;
+    const LayerPart *part = context;
     (void)stream; /* the bench's own */
     for (int i = 0; i < BENCH_INPUTS; i++)
-        for (int stage = 0; stage < (int)bench->n_stages; stage++)
-            TRY(moe_bench_stage(bench, (MoeStage)stage, i));
+        for (int stage = 0; stage <= (int)part->last; stage++)
+            TRY(moe_bench_stage(part->bench, (MoeStage)stage, i));
     return OK;
 }
 
@@ -220,39 +226,60 @@ static Status count_active(MoeBench *bench, MoeCell *cell)
     return OK;
 }
 
+/* The product has the clock that power leaves to the layer. Copies need less of it: in turn with
+ * them both would be faster than they are for long. */
+static Status time_layer(MoeBench *bench, CeilingsRig *rig, MoeCell *cell)
+{
+    LayerPart layer = {bench, MOE_COMBINE};
+    TimedWork works[] = {{queue_part, &layer, 0}, {queue_device_product, &rig->product, 0}};
+    TRY(measure_in_turn(works, 2, bench->stream));
+    cell->milliseconds = works[0].milliseconds / BENCH_INPUTS;
+    cell->flops_per_s = device_product_rate(&rig->product, works[1].milliseconds);
+    return measure_copy(&rig->copy, bench->stream, &cell->bytes_per_s);
+}
+
 /* A stage's time is what the layer takes longer with it than without it and those after it. */
 static Status time_stages(MoeBench *bench, MoeCell *cell)
 {
+    LayerPart parts[MOE_STAGES];
+    TimedWork works[MOE_STAGES];
     double before = 0;
     for (int stage = 0; stage < MOE_STAGES; stage++) {
-        bench->n_stages = (uint32_t)stage + 1;
-        TRY(measure_graph(queue_layers, bench, REPEATS, bench->stream, &cell->milliseconds));
-        cell->milliseconds /= BENCH_INPUTS;
-        cell->stages_ms[stage] = cell->milliseconds - before;
-        before = cell->milliseconds;
+        parts[stage] = (LayerPart){bench, (MoeStage)stage};
+        works[stage] = (TimedWork){queue_part, &parts[stage], 0};
+    }
+    TRY(measure_in_turn(works, MOE_STAGES, bench->stream));
+    for (int stage = 0; stage < MOE_STAGES; stage++) {
+        double milliseconds = works[stage].milliseconds / BENCH_INPUTS;
+        cell->stages_ms[stage] = milliseconds - before;
+        before = milliseconds;
     }
     return OK;
 }
 
-static Status run_cell(MoeBench *bench, const Ceilings *ceilings, MoeCell *cell)
+static Status run_cell(MoeBench *bench, CeilingsRig *rig, const Ceilings *cool, MoeCell *cell)
 {
     const BenchShape *shape = bench->shape;
     *cell = (MoeCell){.shape = shape->name, .tokens = bench->batch.tokens};
     TRY(count_active(bench, cell));
     TRY(moe_bench_check(bench, cell));
+    TRY(time_layer(bench, rig, cell));
+    TRY(time_stages(bench, cell));
     double bytes = cell->active * (double)expert_bytes(bench);
     double flops = (double)bench->batch.tokens * shape->top_k * (double)expert_bytes(bench);
-    cell->floor_ms = 1e3 * fmax(bytes / ceilings->bytes_per_s, flops / ceilings->flops_per_s);
-    return time_stages(bench, cell);
+    cell->floor_ms = 1e3 * fmax(bytes / cell->bytes_per_s, flops / cell->flops_per_s);
+    cell->cool_floor_ms = 1e3 * fmax(bytes / cool->bytes_per_s, flops / cool->flops_per_s);
+    return OK;
 }
 
-static Status run_shape(const BenchShape *shape, const Ceilings *ceilings, MoeCell *cells)
+static Status run_shape(const BenchShape *shape, CeilingsRig *rig, const Ceilings *cool,
+                        MoeCell *cells)
 {
     MoeBench bench;
     Status status = bench_open(shape, &bench);
     for (int i = 0; status == OK && i < N_TOKENS; i++) {
         bench.batch.tokens = TOKENS[i];
-        status = run_cell(&bench, ceilings, &cells[i]);
+        status = run_cell(&bench, rig, cool, &cells[i]);
     }
     bench_close(&bench);
     return fail_in(status, "%s", shape->name);
@@ -277,21 +304,35 @@ static bool is_measured(const char *shape)
     return found;
 }
 
+enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
+
+static Status run_shapes(const char *only, CeilingsRig *rig, const Ceilings *cool, MoeCell *cells,
+                         size_t *n)
+{
+    for (int i = 0; i < N_SHAPES; i++) {
+        if (only != NULL && strcmp(only, SHAPES[i].name) != 0)
+            continue;
+        TRY(run_shape(&SHAPES[i], rig, cool, cells + *n));
+        *n += N_TOKENS;
+    }
+    return OK;
+}
+
 Status bench_gpu_moe_layer(const BenchGpuOptions *options)
 {
-    enum { N_SHAPES = sizeof SHAPES / sizeof *SHAPES };
     MoeCell cells[N_SHAPES * N_TOKENS];
     Ceilings ceilings = {0};
+    CeilingsRig rig;
     size_t n = 0;
     if (!is_measured(options->shape))
         return fail(ERR_USAGE, "moe-layer: '%s' is no layer that is measured", options->shape);
-    TRY(ceilings_measure(&ceilings));
-    for (int i = 0; i < N_SHAPES; i++) {
-        if (options->shape != NULL && strcmp(options->shape, SHAPES[i].name) != 0)
-            continue;
-        TRY(run_shape(&SHAPES[i], &ceilings, cells + n));
-        n += N_TOKENS;
-    }
+    Status status = ceilings_rig_open(&rig);
+    if (status == OK)
+        status = ceilings_rig_measure(&rig, &ceilings);
+    if (status == OK)
+        status = run_shapes(options->shape, &rig, &ceilings, cells, &n);
+    ceilings_rig_close(&rig);
+    TRY(status);
     TRY(options->json ? moe_cells_print_json(options, &ceilings, cells, n)
                       : moe_cells_print(&ceilings, cells, n));
     return check_cells(cells, n);

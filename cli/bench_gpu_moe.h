@@ -41,7 +41,6 @@ typedef struct {
     float *picked_logits;
     float *inside;
     float *expected;
-    uint32_t n_stages; /* of the layer that are timed */
 } MoeBench;
 
 /* Queues one operation for input I. */

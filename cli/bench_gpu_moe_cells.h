@@ -20,7 +20,10 @@ typedef struct {
     uint32_t tokens;
     double active; /* experts, mean over the inputs */
     double milliseconds;
-    double floor_ms; /* of the three products */
+    double bytes_per_s;   /* of copies right after the layer */
+    double flops_per_s;   /* of cuBLAS's products in turn with the layer */
+    double floor_ms;      /* of the three products, by these rates */
+    double cool_floor_ms; /* ... by those of the beginning */
     double stages_ms[MOE_STAGES];
     double error; /* |out - reference| / |reference| */
     bool repeats; /* two runs gave the same bits */

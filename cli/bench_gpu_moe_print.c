@@ -5,11 +5,14 @@
 
 Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n)
 {
-    const char *const titles[] = {"layer", "tokens",  "active",  "ms",    "floor",  "ratio",
-                                  "route", "experts", "combine", "error", "repeats"};
+    const char *const titles[] = {"layer",   "tokens",  "active",  "ms",         "floor",
+                                  "ratio",   "TB/s",    "PFLOP/s", "cool floor", "route",
+                                  "experts", "combine", "error",   "repeats"};
     Table *table;
     TRY(bench_gpu_print_origin(ceilings));
-    TRY(table_new(titles, "lrrrrrrrrrl", &table));
+    printf("these are rates of the beginning, and 'cool floor' is by them; 'floor' is by the rates "
+           "of its row, of products in turn with the layer and copies after it\n");
+    TRY(table_new(titles, "lrrrrrrrrrrrrl", &table));
     for (size_t i = 0; i < n; i++) {
         const MoeCell *cell = &cells[i];
         table_cell(table, "%s", cell->shape);
@@ -18,6 +21,9 @@ Status moe_cells_print(const Ceilings *ceilings, const MoeCell *cells, size_t n)
         table_cell(table, "%.4f", cell->milliseconds);
         table_cell(table, "%.4f", cell->floor_ms);
         table_cell(table, "%.2f", cell->milliseconds / cell->floor_ms);
+        table_cell(table, "%.2f", cell->bytes_per_s / 1e12);
+        table_cell(table, "%.3f", cell->flops_per_s / 1e15);
+        table_cell(table, "%.4f", cell->cool_floor_ms);
         for (int stage = 0; stage < MOE_STAGES; stage++)
             table_cell(table, "%.4f", cell->stages_ms[stage]);
         table_cell(table, "%.4f", cell->error);
@@ -38,6 +44,9 @@ static Status add_cell(cJSON *list, const MoeCell *cell)
     TRY(json_add_f64(item, "active_experts", cell->active));
     TRY(json_add_f64(item, "milliseconds", cell->milliseconds));
     TRY(json_add_f64(item, "floor_milliseconds", cell->floor_ms));
+    TRY(json_add_f64(item, "copy_bytes_per_s", cell->bytes_per_s));
+    TRY(json_add_f64(item, "product_flops_per_s", cell->flops_per_s));
+    TRY(json_add_f64(item, "cool_floor_milliseconds", cell->cool_floor_ms));
     TRY(json_add_object(item, "stages_milliseconds", &stages));
     for (int stage = 0; stage < MOE_STAGES; stage++)
         TRY(json_add_f64(stages, MOE_STAGE_NAMES[stage], cell->stages_ms[stage]));

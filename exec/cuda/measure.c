@@ -1,8 +1,7 @@
 #include "exec/cuda/measure.h"
 
+#include <assert.h>
 #include <stdlib.h>
-
-#include "exec/cuda/random.h"
 
 enum { MAX_REPEATS = 64, CEILING_REPEATS = 20 };
 
@@ -83,38 +82,96 @@ Status measure_graph(DeviceWork work, void *context, uint32_t repeats, cudaStrea
     return status;
 }
 
+/* ---- in turn ---- */
+
+enum { TURNS = 5, TURN_MS = 20, MIN_RUNS = 3, MAX_RUNS = 128 };
+
+/* One work's share of the turns. */
 typedef struct {
-    void *to;
-    const void *from;
-    size_t bytes;
-} Copy;
+    cudaGraphExec_t graph;
+    uint32_t runs; /* of a turn, and one that does not count */
+    uint32_t n_times;
+    float times[TURNS * MAX_RUNS];
+} TurnWork;
+
+typedef struct {
+    cudaEvent_t events[MAX_RUNS + 2];
+    TurnWork works[MAX_TIMED_WORKS];
+} Turns;
+
+/* Replays WORK without a pause; its TIMES follow those that are there. */
+static Status take_turn(const Turns *turns, TurnWork *work, cudaStream_t stream)
+{
+    CUDA_TRY(cudaEventRecord(turns->events[0], stream));
+    for (uint32_t i = 0; i <= work->runs; i++) {
+        CUDA_TRY(cudaGraphLaunch(work->graph, stream));
+        CUDA_TRY(cudaEventRecord(turns->events[i + 1], stream));
+    }
+    CUDA_TRY(cudaStreamSynchronize(stream));
+    for (uint32_t i = 1; i <= work->runs; i++)
+        CUDA_TRY(cudaEventElapsedTime(&work->times[work->n_times++], turns->events[i],
+                                      turns->events[i + 1]));
+    return OK;
+}
+
+/* As many runs as fill a turn. */
+static Status count_runs(const Turns *turns, TurnWork *work, cudaStream_t stream)
+{
+    work->runs = 1;
+    TRY(take_turn(turns, work, stream));
+    float runs = TURN_MS / work->times[0];
+    work->runs = runs > MAX_RUNS ? MAX_RUNS : runs < MIN_RUNS ? MIN_RUNS : (uint32_t)runs;
+    return OK;
+}
+
+static Status take_turns(Turns *turns, TimedWork *works, uint32_t n, cudaStream_t stream)
+{
+    for (size_t i = 0; i < sizeof turns->events / sizeof *turns->events; i++)
+        CUDA_TRY(cudaEventCreate(&turns->events[i]));
+    for (uint32_t i = 0; i < n; i++) {
+        TRY(capture(works[i].queue, works[i].context, stream, &turns->works[i].graph));
+        TRY(count_runs(turns, &turns->works[i], stream));
+    }
+    for (int turn = 0; turn < TURNS; turn++)
+        for (uint32_t i = 0; i < n; i++) {
+            if (turn <= 1)
+                turns->works[i].n_times = 0;
+            TRY(take_turn(turns, &turns->works[i], stream));
+        }
+    for (uint32_t i = 0; i < n; i++) {
+        TurnWork *work = &turns->works[i];
+        qsort(work->times, work->n_times, sizeof *work->times, compare_floats);
+        works[i].milliseconds = work->times[work->n_times / 2];
+    }
+    return OK;
+}
+
+Status measure_in_turn(TimedWork *works, uint32_t n, cudaStream_t stream)
+{
+    Turns turns = {0};
+    assert(n <= MAX_TIMED_WORKS);
+    Status status = take_turns(&turns, works, n, stream);
+    for (uint32_t i = 0; i < n; i++)
+        if (turns.works[i].graph != NULL)
+            cudaGraphExecDestroy(turns.works[i].graph);
+    for (size_t i = 0; i < sizeof turns.events / sizeof *turns.events; i++)
+        if (turns.events[i] != NULL)
+            cudaEventDestroy(turns.events[i]);
+    return status;
+}
+
+/* ---- ceilings ---- */
 
 static Status queue_copy(void *context, cudaStream_t stream)
 {
-    const Copy *copy = context;
+    const DeviceCopy *copy = context;
     CUDA_TRY(cudaMemcpyAsync(copy->to, copy->from, copy->bytes, cudaMemcpyDefault, stream));
     return OK;
 }
 
-Status measure_copy(void *to, const void *from, size_t bytes, cudaStream_t stream,
-                    double *bytes_per_s)
+Status queue_device_product(void *context, cudaStream_t stream)
 {
-    Copy copy = {.to = to, .from = from, .bytes = bytes};
-    double milliseconds = 0;
-    TRY(measure_work(queue_copy, &copy, CEILING_REPEATS, stream, &milliseconds));
-    *bytes_per_s = 2 * (double)bytes / (milliseconds * 1e-3);
-    return OK;
-}
-
-typedef struct {
-    uint32_t size;
-    unsigned char *memory;
-    const Cublas *cublas;
-} Product;
-
-static Status queue_product(void *context, cudaStream_t stream)
-{
-    const Product *work = context;
+    const DeviceProduct *work = context;
     uint32_t n = work->size;
     size_t bytes = (size_t)n * n * 2;
     const CublasProduct product = {
@@ -125,14 +182,25 @@ static Status queue_product(void *context, cudaStream_t stream)
     return cublas_product(work->cublas, &product, &a, &b, &out, stream);
 }
 
-Status measure_product(uint32_t size, void *memory, const Cublas *cublas, cudaStream_t stream,
-                       double *flops_per_s)
+double device_product_rate(const DeviceProduct *product, double milliseconds)
 {
-    Product product = {.size = size, .memory = memory, .cublas = cublas};
+    const double n = product->size;
+    return 2 * n * n * n / (milliseconds * 1e-3);
+}
+
+Status measure_copy(DeviceCopy *copy, cudaStream_t stream, double *bytes_per_s)
+{
     double milliseconds = 0;
-    TRY(random_fill(memory, 2 * (size_t)size * size, 1, 1, stream));
-    TRY(queue_product(&product, stream));
-    TRY(measure_work(queue_product, &product, CEILING_REPEATS, stream, &milliseconds));
-    *flops_per_s = 2.0 * size * size * size / (milliseconds * 1e-3);
+    TRY(measure_work(queue_copy, copy, CEILING_REPEATS, stream, &milliseconds));
+    *bytes_per_s = 2 * (double)copy->bytes / (milliseconds * 1e-3);
+    return OK;
+}
+
+Status measure_product(DeviceProduct *product, cudaStream_t stream, double *flops_per_s)
+{
+    double milliseconds = 0;
+    TRY(queue_device_product(product, stream));
+    TRY(measure_work(queue_device_product, product, CEILING_REPEATS, stream, &milliseconds));
+    *flops_per_s = device_product_rate(product, milliseconds);
     return OK;
 }

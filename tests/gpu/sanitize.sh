@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the GPU tests of a build folder under compute-sanitizer's racecheck, initcheck and memcheck,
-# JOBS (12) programs at a time, and prints of each tool and program the seconds, the tests that ended
+# JOBS (8) programs at a time, and prints of each tool and program the seconds, the tests that ended
 # and what was found: in kernels of ours, and in cuBLAS's own. Fails when anything of ours was found,
 # a test failed, or a program did not end within TEST_SECONDS (600). racecheck takes 6 ms and more for
 # every launch, and initcheck a millisecond for every row of a copy: they have the briefest form of
@@ -87,7 +87,7 @@ if [ "$1" = run ]; then
     run_one "$2" "$3" "$4"
     exit
 fi
-export JOBS="${JOBS:-12}"
+export JOBS="${JOBS:-8}"
 folder=$1/tests/gpu
 rm -f "$folder"/*check.log.json
 start=$(date +%s)

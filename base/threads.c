@@ -16,12 +16,16 @@
 struct ThreadPool {
     /* Of the loop: written while it is closed, and read by those who have joined it. */
     ThreadTask task;
+    const ThreadParts *parts; /* in place of TASK, of a loop that is run apart; NULL else */
     void *argument;
+    void *owner; /* of a loop that is run apart */
     _Atomic size_t count;
     uint64_t loops; /* that the caller has begun */
     bool spares_caller;
     _Atomic uint64_t awake_ns;
-    LINE _Atomic uint64_t open; /* number of the loop that may be joined; 0: none */
+    /* Of the loop that may be joined: twice its number, and 1 more where it is run apart; 0: none
+     */
+    LINE _Atomic uint64_t open;
     _Atomic bool stopping;
     _Atomic uint64_t rouses;  /* calls of thread_pool_rouse() */
     LINE _Atomic size_t next; /* item */
@@ -34,6 +38,8 @@ struct ThreadPool {
     pthread_cond_t work_done;
     size_t helpers;
     struct Helper {
+        /* What it does of a loop that is run apart: see apart_word(). */
+        LINE _Atomic uint64_t apart;
         struct ThreadPool *pool;
         size_t worker;
         pthread_t thread;
@@ -42,8 +48,17 @@ struct ThreadPool {
 
 enum {
     LOOKS = 200 /* with a pause after each, before others may have the processor, or sleep */,
+    FEW_LOOKS = 20 /* before the clock is read */,
+    MOST_LOOKS = 100 * LOOKS /* for an item to be taken where some have been */,
+    LEAST_PATIENCE_NS = 5000 /* until an item is done again */,
     MAX_THREADS = 4096,
 };
+
+/* Of a helper in a loop that is run apart: the caller may take the item of one that computes over,
+ * which then is in no loop. */
+typedef enum { AWAY, COMPUTES, TAKEN_OVER } Apart;
+
+enum { APART_BITS = 2, ITEM_BITS = 30 };
 
 size_t thread_count_default(void)
 {
@@ -62,6 +77,41 @@ static void run_items(ThreadPool *pool, size_t worker)
             return;
         pool->task(pool->argument, item, worker);
     }
+}
+
+/* ---- loops that are run apart ---- */
+
+/* STATE in the loop that OPEN is of, with ITEM: no other word of the next 2^31 loops is the same.
+ */
+static uint64_t apart_word(uint64_t open, size_t item, Apart state)
+{
+    return open << (APART_BITS + ITEM_BITS) | item << APART_BITS | state;
+}
+
+static size_t apart_item(uint64_t word)
+{
+    return (size_t)(word >> APART_BITS) % (1 << ITEM_BITS);
+}
+
+/* Computes items, and ends them, until there are no more, or one was taken over: false. */
+static bool run_items_apart(ThreadPool *pool, struct Helper *helper, uint64_t open)
+{
+    const ThreadParts *parts = pool->parts;
+    void *argument = pool->argument;
+    void *owner = pool->owner;
+    size_t item;
+    while ((item = atomic_fetch_add(&pool->next, 1)) < pool->count) {
+        uint64_t computes = apart_word(open, item, COMPUTES);
+        parts->take(argument, item, helper->worker);
+        atomic_store_explicit(&helper->apart, computes, memory_order_release);
+        parts->compute(owner, helper->worker);
+        if (!atomic_compare_exchange_strong(&helper->apart, &computes, AWAY)) {
+            atomic_store(&helper->apart, AWAY);
+            return false;
+        }
+        parts->finish(argument, item, helper->worker);
+    }
+    return true;
 }
 
 static void pause_a_little(void)
@@ -148,16 +198,20 @@ static void leave(ThreadPool *pool)
 
 /* Joins the loop that is open, unless it has no items left or is closed meanwhile; returns its
  * number. */
-static uint64_t take_part(ThreadPool *pool, size_t worker)
+static uint64_t take_part(ThreadPool *pool, struct Helper *helper)
 {
     uint64_t open = atomic_load(&pool->open);
     if (open == 0 || atomic_load_explicit(&pool->next, memory_order_relaxed) >=
                          atomic_load_explicit(&pool->count, memory_order_relaxed))
         return open;
+    bool stays = true;
     atomic_fetch_add(&pool->joined, 1);
-    if (atomic_load(&pool->open) == open)
-        run_items(pool, worker);
-    leave(pool);
+    if (atomic_load(&pool->open) == open && open % 2 == 1)
+        stays = run_items_apart(pool, helper, open);
+    else if (atomic_load(&pool->open) == open)
+        run_items(pool, helper->worker);
+    if (stays)
+        leave(pool);
     return open;
 }
 
@@ -167,7 +221,7 @@ static void *helper_main(void *argument)
     ThreadPool *pool = helper->pool;
     uint64_t seen = 0;
     while (wait_for_work(pool, seen)) {
-        uint64_t open = take_part(pool, helper->worker);
+        uint64_t open = take_part(pool, helper);
         seen = open != 0 ? open : seen;
     }
     return NULL;
@@ -253,15 +307,29 @@ static void wait_for_helpers(ThreadPool *pool)
     pthread_mutex_unlock(&pool->lock);
 }
 
-/* Until the helpers have taken all items; or for as long as a round of looking, where none comes.
- */
+/* Until the helpers have taken all items; or for a round of looking in which none comes, and some
+ * more where those who came take none. */
 static void wait_for_items(ThreadPool *pool)
 {
-    for (int looks = 0; looks < LOOKS || atomic_load(&pool->joined) > 0; looks += looks < LOOKS) {
-        if (atomic_load_explicit(&pool->next, memory_order_relaxed) >= pool->count)
+    size_t last = 0;
+    for (int looks = 0; looks < (last > 0 ? MOST_LOOKS : LOOKS); looks++) {
+        size_t next = atomic_load_explicit(&pool->next, memory_order_relaxed);
+        if (next >= pool->count)
             return;
+        looks = next == last ? looks : 0;
+        last = next;
         pause_a_little();
     }
+}
+
+static void open_loop(ThreadPool *pool, size_t count, bool apart)
+{
+    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
+    atomic_store_explicit(&pool->count, count, memory_order_relaxed);
+    atomic_store(&pool->open, 2 * ++pool->loops + apart);
+    wake_sleepers(pool);
+    if (pool->spares_caller)
+        wait_for_items(pool);
 }
 
 /* A helper joins, and then looks again whether the loop is open; the caller closes it, and then
@@ -275,13 +343,71 @@ void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argu
     }
     pool->task = task;
     pool->argument = argument;
-    atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool->count, count, memory_order_relaxed);
-    atomic_store(&pool->open, ++pool->loops);
-    wake_sleepers(pool);
-    if (pool->spares_caller)
-        wait_for_items(pool);
+    open_loop(pool, count, false);
     run_items(pool, 0);
     atomic_store(&pool->open, 0);
     wait_for_helpers(pool);
+}
+
+static void do_item(const ThreadPool *pool, size_t item)
+{
+    pool->parts->take(pool->argument, item, 0);
+    pool->parts->compute(pool->owner, 0);
+    pool->parts->finish(pool->argument, item, 0);
+}
+
+/* Takes over what HELPER computes, if it does, and does that itself. */
+static void take_over(ThreadPool *pool, struct Helper *helper)
+{
+    uint64_t word = atomic_load(&helper->apart);
+    size_t item = apart_item(word);
+    uint64_t open = 2 * pool->loops + 1;
+    if (word != apart_word(open, item, COMPUTES) ||
+        !atomic_compare_exchange_strong(&helper->apart, &word, apart_word(open, item, TAKEN_OVER)))
+        return;
+    atomic_fetch_sub(&pool->joined, 1);
+    do_item(pool, item);
+}
+
+/* Until no helper is in the loop, all items of which are taken; from UNTIL_NS on what they still
+ * compute is taken over. */
+static void wait_apart(ThreadPool *pool, uint64_t until_ns)
+{
+    for (uint32_t looks = 1; atomic_load(&pool->joined) != 0; looks++) {
+        pause_a_little();
+        if (looks % FEW_LOOKS != 0 || clock_ns() < until_ns)
+            continue;
+        for (size_t i = 0; i < pool->helpers; i++)
+            take_over(pool, &pool->helper[i]);
+        sched_yield();
+    }
+}
+
+void thread_pool_run_apart(ThreadPool *pool, size_t count, const ThreadParts *parts, void *argument,
+                           void *owner)
+{
+    uint64_t start_ns = clock_ns();
+    size_t item = 0;
+    pool->parts = parts;
+    pool->argument = argument;
+    pool->owner = owner;
+    if (pool->helpers == 0 || count <= 1 || count >= 1 << ITEM_BITS) {
+        for (; item < count; item++)
+            do_item(pool, item);
+        return;
+    }
+    open_loop(pool, count, true);
+    while ((item = atomic_fetch_add(&pool->next, 1)) < count)
+        do_item(pool, item);
+    uint64_t now_ns = clock_ns();
+    uint64_t item_ns = (now_ns - start_ns) * thread_pool_size(pool) / count;
+    atomic_store(&pool->open, 0);
+    wait_apart(pool, now_ns + 2 * item_ns + LEAST_PATIENCE_NS);
+}
+
+void thread_pool_settle(ThreadPool *pool)
+{
+    for (size_t i = 0; i < pool->helpers; i++)
+        while (atomic_load(&pool->helper[i].apart) != AWAY)
+            sched_yield();
 }

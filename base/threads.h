@@ -38,4 +38,21 @@ void thread_pool_spare_caller(ThreadPool *pool);
  */
 void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argument);
 
+/* An item in three parts, of which the long one may be done more than once, and go on when the loop
+ * is over. */
+typedef struct {
+    ThreadTask take;                             /* notes for WORKER alone what is to be done */
+    void (*compute)(void *owner, size_t worker); /* does it, and writes what is WORKER's alone */
+    ThreadTask finish; /* writes what others read: for each item once, by who computed it */
+} ThreadParts;
+
+/* As thread_pool_run(), but a thread that is kept from an item for longer than items take, because
+ * the system gave its processor to somebody else, is not waited for: the caller does that item
+ * again. OWNER, and what compute() reads and writes, outlive the loop, until thread_pool_settle();
+ * what compute() reads may change then, and nothing comes of it. */
+void thread_pool_run_apart(ThreadPool *pool, size_t count, const ThreadParts *parts, void *argument,
+                           void *owner);
+/* Returns when no thread is left behind in a loop that is over. */
+void thread_pool_settle(ThreadPool *pool);
+
 #endif

@@ -450,6 +450,58 @@ static void more_rows_than_are_computed_at_a_time_are_all_computed(void **unused
     check(&shape, HOST_F32, 2500, &state);
 }
 
+/* More threads than processors are kept from their items now and then, which others do again. */
+static void results_are_the_same_whoever_is_late(void **unused)
+{
+    (void)unused;
+    enum { THREADS = 12, CALLS = 150, MOST_ROWS = 2 * 40 };
+    uint64_t state = 21;
+    static Case c;
+    static uint32_t rows[MOST_ROWS];
+    const FfnShape shape = {.d_model = 512, .d_ff = 512, .gated = true, .bias = true};
+    ThreadPool *pool;
+    HostExperts *host;
+    HostJob jobs[EXPERTS];
+    size_t row_bytes = shape.d_model * sizeof(uint16_t);
+    make_case(&c, &shape, HOST_PACKED, 40, &state);
+    c.config = (ModelConfig){.d_model = shape.d_model,
+                             .n_layers = 1,
+                             .max_experts = EXPERTS,
+                             .max_top_k = 2,
+                             .layers = &c.layer};
+    float *wanted = calloc(MOST_ROWS * (size_t)shape.d_model, sizeof *wanted);
+    uint16_t *out = calloc(MOST_ROWS, row_bytes);
+    for (uint32_t e = 0; e < EXPERTS; e++)
+        jobs[e] = (HostJob){e, c.kept[e]};
+    run(&c, jobs, EXPERTS, 1, true, wanted);
+    assert_ok(thread_pool_new(THREADS, &pool));
+    thread_pool_spare_caller(pool);
+    assert_ok(host_experts_new(&c.config, c.tokens, pool, &host));
+    for (uint32_t call = 0; call < CALLS; call++) {
+        uint32_t first = call % EXPERTS;
+        uint32_t n = call % 3 == 0 ? EXPERTS - first : 1;
+        HostWork work = {.shape = &c.shape,
+                         .form = HOST_PACKED,
+                         .top_k = 2,
+                         .groups = {c.first, c.rows},
+                         .jobs = jobs + first,
+                         .n_jobs = n,
+                         .in = c.in};
+        uint32_t done = host_experts_next(host, &work, false, out, rows);
+        assert_int_equal(done, c.first[first + n] - c.first[first]);
+        for (uint32_t i = 0; i < done; i++)
+            for (uint32_t j = 0; j < shape.d_model; j++)
+                if (from_bf16(out[(size_t)i * shape.d_model + j]) !=
+                    wanted[(size_t)rows[i] * shape.d_model + j])
+                    fail_msg("call %u, row %u, column %u", call, rows[i], j);
+    }
+    host_experts_free(host);
+    thread_pool_free(pool);
+    free(out);
+    free(wanted);
+    free_case(&c);
+}
+
 static void a_benchmark_measures_and_frees_what_it_took(void **unused)
 {
     (void)unused;
@@ -478,6 +530,7 @@ int main(void)
         cmocka_unit_test(every_kernel_gives_the_products_of_its_strip),
         cmocka_unit_test(every_form_gives_the_ffn_of_its_rows),
         cmocka_unit_test(more_rows_than_are_computed_at_a_time_are_all_computed),
+        cmocka_unit_test(results_are_the_same_whoever_is_late),
         cmocka_unit_test(a_benchmark_measures_and_frees_what_it_took),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

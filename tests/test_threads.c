@@ -63,6 +63,85 @@ static void every_item_runs_once_in_every_loop(void **unused)
     thread_pool_free(NULL);
 }
 
+/* A loop whose first helper to compute anything is kept from it until it is let go. */
+typedef struct {
+    size_t own[5];    /* [worker] the item that it has taken, */
+    size_t result[5]; /* ... and what it has computed */
+    size_t finished[ITEMS];
+    _Atomic bool wrong;
+    _Atomic bool is_kept;
+    _Atomic bool lets_go;
+    _Atomic uint32_t late; /* how many went on when they were let go */
+} Apart;
+
+static void apart_take(void *argument, size_t item, size_t worker)
+{
+    Apart *work = *(Apart **)argument;
+    work->own[worker] = item;
+}
+
+static void apart_compute(void *owner, size_t worker)
+{
+    Apart *work = owner;
+    if (worker > 0 && !atomic_exchange(&work->is_kept, true)) {
+        while (!atomic_load(&work->lets_go))
+            sched_yield();
+        atomic_fetch_add(&work->late, 1);
+    }
+    work->result[worker] = 3 * work->own[worker] + 1;
+}
+
+static void apart_finish(void *argument, size_t item, size_t worker)
+{
+    Apart *work = *(Apart **)argument;
+    if (work->own[worker] != item || work->result[worker] != 3 * item + 1)
+        atomic_store(&work->wrong, true);
+    work->finished[item]++;
+}
+
+static void run_apart_once(ThreadPool *pool, Apart *work, size_t count)
+{
+    static const ThreadParts PARTS = {apart_take, apart_compute, apart_finish};
+    memset(work->finished, 0, sizeof work->finished);
+    thread_pool_run_apart(pool, count, &PARTS, &work, work);
+    assert_false(atomic_load(&work->wrong));
+    for (size_t i = 0; i < ITEMS; i++)
+        assert_int_equal(work->finished[i], i < count);
+}
+
+static void who_is_kept_from_an_item_is_not_waited_for(void **unused)
+{
+    (void)unused;
+    for (int spares = 0; spares < 2; spares++) {
+        static Apart work;
+        ThreadPool *pool;
+        memset(&work, 0, sizeof work);
+        assert_ok(thread_pool_new(4, &pool));
+        if (spares)
+            thread_pool_spare_caller(pool);
+        for (int i = 0; i < 10000 && !atomic_load(&work.is_kept); i++)
+            run_apart_once(pool, &work, ITEMS);
+        assert_true(atomic_load(&work.is_kept));
+        for (size_t count = 0; count <= ITEMS; count += 25) /* beside other loops */
+            run_apart_once(pool, &work, count);
+        static Work other;
+        other = (Work){.workers = 4, .items = ITEMS};
+        thread_pool_run(pool, ITEMS, do_item, &other);
+        for (size_t i = 0; i < ITEMS; i++)
+            assert_int_equal(other.times[i], 1);
+        memset(work.finished, 0, sizeof work.finished);
+        assert_int_equal(atomic_load(&work.late), 0);
+        atomic_store(&work.lets_go, true);
+        thread_pool_settle(pool);
+        assert_int_equal(atomic_load(&work.late), 1);
+        for (size_t i = 0; i < ITEMS; i++)
+            assert_int_equal(work.finished[i], 0);
+        for (int i = 0; i < 200; i++)
+            run_apart_once(pool, &work, (size_t)i);
+        thread_pool_free(pool);
+    }
+}
+
 static void no_threads_asked_for_means_one_per_processor(void **unused)
 {
     (void)unused;
@@ -111,6 +190,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_runs_once_in_every_loop),
+        cmocka_unit_test(who_is_kept_from_an_item_is_not_waited_for),
         cmocka_unit_test(no_threads_asked_for_means_one_per_processor),
         cmocka_unit_test(a_pool_that_cannot_be_is_refused),
         cmocka_unit_test(who_seeks_a_quiet_processor_may_run_where_it_could_before),

@@ -44,7 +44,9 @@ static Status take_arrays(const ModelConfig *config, HostExperts *host)
     TRY(mem_new(&host->inside, rows * widest.d_ff, sizeof(float), WHAT));
     TRY(mem_new(&host->scratch, thread_pool_size(host->pool) * host->scratch_floats, sizeof(float),
                 WHAT));
-    TRY(mem_new(&host->timed, (size_t)HOST_TIMED_EXPERTS * config->d_model, sizeof(float), WHAT));
+    TRY(mem_new(&host->own, thread_pool_size(host->pool), sizeof *host->own, WHAT));
+    TRY(mem_new(&host->timed, (size_t)(HOST_TIMED_EXPERTS + 1) * config->d_model, sizeof(float),
+                WHAT));
     TRY(mem_new(&host->tokens, rows, sizeof *host->tokens, WHAT));
     TRY(mem_new(&host->sets, rows / PAIR_ROWS + host->max_pieces, sizeof *host->sets, WHAT));
     return mem_new(&host->pieces, host->max_pieces, sizeof *host->pieces, WHAT);
@@ -72,10 +74,12 @@ void host_experts_free(HostExperts *host)
 {
     if (host == NULL)
         return;
+    thread_pool_settle(host->pool);
     mem_free(host->pieces);
     mem_free(host->sets);
     mem_free(host->tokens);
     mem_free(host->timed);
+    mem_free(host->own);
     mem_free(host->scratch);
     mem_free(host->inside);
     mem_free(host->in);
@@ -283,6 +287,23 @@ static uint32_t cut_rows(uint32_t left, uint32_t room)
     return left <= room ? left : room / TILE_ROWS * TILE_ROWS;
 }
 
+/* Puts PIECE among the N PIECES, before those of fewer rows: what takes long is begun first, so
+ * that threads end together. */
+static void put_piece(Piece *pieces, uint32_t n, const Piece *piece)
+{
+    uint32_t at = n;
+    for (; at > 0 && pieces[at - 1].n < piece->n; at--)
+        pieces[at] = pieces[at - 1];
+    pieces[at] = *piece;
+}
+
+static void cut_sets(HostExperts *host, HostTask *task)
+{
+    for (uint32_t at = 0; at < task->n_pieces; at++)
+        for (uint32_t i = 0; i < host->pieces[at].n; i += PAIR_ROWS)
+            host->sets[task->n_sets++] = (RowSet){at, i, packed_set_rows(host->pieces[at].n, i)};
+}
+
 /* The next pieces of WORK, as far as there is room. */
 static void take_pieces(HostExperts *host, HostWork *work, uint32_t *rows, HostTask *task)
 {
@@ -299,9 +320,7 @@ static void take_pieces(HostExperts *host, HostWork *work, uint32_t *rows, HostT
             rows[task->n_rows] = from[i];
             host->tokens[task->n_rows++] = from[i] / work->top_k;
         }
-        for (uint32_t i = 0; i < n; i += PAIR_ROWS)
-            host->sets[task->n_sets++] = (RowSet){task->n_pieces, i, packed_set_rows(n, i)};
-        host->pieces[task->n_pieces] = piece;
+        put_piece(host->pieces, task->n_pieces, &piece);
         task->n_pieces += n > 0;
         work->row = n < left ? work->row + n : 0;
         work->job += n == left;
@@ -315,6 +334,7 @@ uint32_t host_experts_next(HostExperts *host, HostWork *work, bool scatter, void
     task.layout =
         ffn_layout(work->shape, work->form == HOST_F32 ? sizeof(float) : sizeof(uint16_t));
     take_pieces(host, work, rows, &task);
+    cut_sets(host, &task);
     if (task.n_rows == 0)
         return 0;
     if (work->form == HOST_PACKED)
@@ -324,7 +344,6 @@ uint32_t host_experts_next(HostExperts *host, HostWork *work, bool scatter, void
     return task.n_rows;
 }
 
-/* Their rows are all the same one, which is read before the scratch that it lies in is written. */
 void host_experts_time(HostExperts *host, const FfnShape *shape, HostForm form, const HostJob *jobs,
                        uint32_t n_jobs, uint64_t *ns)
 {
@@ -342,7 +361,7 @@ void host_experts_time(HostExperts *host, const FfnShape *shape, HostForm form, 
                      .groups = {first, rows},
                      .jobs = numbered,
                      .n_jobs = n_jobs,
-                     .in = host->scratch};
+                     .in = host->timed + (size_t)HOST_TIMED_EXPERTS * shape->d_model};
     uint64_t start_ns = clock_ns();
     while (host_experts_next(host, &work, false, host->timed, done) > 0)
         ;

@@ -52,7 +52,8 @@ static void put_columns(const HostTask *task, const RowSet *set, void *array, ui
 }
 
 /* GATHERED columns of a row at FROM to bf16: by pairs, the words of one row lie STRIDE apart. */
-static void gather_columns(const float *restrict from, bool pairs, uint32_t stride, void *to)
+PACKED_READS static inline void gather_columns(const float *restrict from, bool pairs,
+                                               uint32_t stride, void *to)
 {
     uint32_t words[GATHERED / 2];
     for (uint32_t i = 0; i < GATHERED / 2; i++)
@@ -65,26 +66,65 @@ static void gather_columns(const float *restrict from, bool pairs, uint32_t stri
         ((uint32_t *)to)[(size_t)i * stride] = words[i];
 }
 
-static void gather_item(void *argument, size_t item, size_t worker)
+/* Columns of the row at FROM, which the device has written, so that no core has them. */
+static void fetch_columns(const float *from, uint32_t columns)
 {
-    (void)worker;
+    for (uint32_t column = 0; column < columns; column += GATHERED)
+        __builtin_prefetch(from + column);
+}
+
+static void take_rows(void *argument, size_t item, size_t worker)
+{
     const HostTask *task = argument;
     const HostExperts *host = task->host;
     const RowSet *set = &host->sets[item / task->items];
-    bool pairs = host->packed->pairs;
     uint32_t d = task->work->shape->d_model;
-    uint32_t n = set->n;
     uint32_t first = (uint32_t)(item % task->items) * GATHER_COLUMNS;
-    uint32_t end = least(first + GATHER_COLUMNS, d);
-    uint32_t row = host->pieces[set->piece].first + set->first;
-    uint16_t *to = (uint16_t *)host->in + (size_t)row * d;
-    for (uint32_t i = 0; i < n; i++) {
-        const float *from = task->work->in + (size_t)host->tokens[row + i] * d;
-        for (uint32_t column = first; column < end; column += GATHERED)
-            gather_columns(from + column, pairs, n,
-                           to + (pairs ? (size_t)column * n + 2 * i : (size_t)i * d + column));
+    host->own[worker].rows =
+        (GatheredRows){.in = task->work->in + first,
+                       .tokens = host->tokens + host->pieces[set->piece].first + set->first,
+                       .n = set->n,
+                       .width = d,
+                       .columns = least(GATHER_COLUMNS, d - first),
+                       .out = host->scratch + worker * host->scratch_floats};
+}
+
+PACKED_READS static void gather_rows(void *owner, size_t worker)
+{
+    const HostExperts *host = owner;
+    const GatheredRows *rows = &host->own[worker].rows;
+    bool pairs = host->packed->pairs;
+    for (uint32_t i = 0; i < rows->n; i++) {
+        const float *from = rows->in + (size_t)rows->tokens[i] * rows->width;
+        uint16_t *to = (uint16_t *)rows->out + (size_t)i * (pairs ? 2 : rows->columns);
+        if (i + 1 < rows->n)
+            fetch_columns(rows->in + (size_t)rows->tokens[i + 1] * rows->width, rows->columns);
+        for (uint32_t column = 0; column < rows->columns; column += GATHERED)
+            gather_columns(from + column, pairs, rows->n,
+                           to + (pairs ? (size_t)column * rows->n : column));
     }
 }
+
+static void put_rows(void *argument, size_t item, size_t worker)
+{
+    const HostTask *task = argument;
+    const HostExperts *host = task->host;
+    const RowSet *set = &host->sets[item / task->items];
+    const GatheredRows *rows = &host->own[worker].rows;
+    const uint16_t *from = rows->out;
+    uint32_t first = (uint32_t)(item % task->items) * GATHER_COLUMNS;
+    uint16_t *to =
+        (uint16_t *)host->in + (size_t)(host->pieces[set->piece].first + set->first) * rows->width;
+    if (host->packed->pairs) {
+        memcpy(to + (size_t)first * rows->n, from, (size_t)rows->n * rows->columns * sizeof *from);
+        return;
+    }
+    for (uint32_t i = 0; i < rows->n; i++)
+        memcpy(to + (size_t)i * rows->width + first, from + (size_t)i * rows->columns,
+               rows->columns * sizeof *from);
+}
+
+static const ThreadParts GATHER = {take_rows, gather_rows, put_rows};
 
 static void add_bias(const float *bias, uint32_t rows, uint32_t n, float *values)
 {
@@ -115,18 +155,26 @@ static void activate(const HostTask *task, const RowSet *set, uint32_t first, ui
     put_columns(task, set, task->host->inside, d_ff, first, columns, sums);
 }
 
-/* The strips of ITEM of the matrix at MATRIX of PIECE's expert; their number is the first one's. */
-static PackedStrip strips_of(const HostTask *task, const Piece *piece, size_t matrix, uint32_t rows,
-                             uint32_t columns, size_t item, const void *in, float *out)
+/* The strips of ITEM of the matrix at MATRIX of its expert, for WORKER; their number is the first
+ * one's. */
+static void take_strips(const HostTask *task, size_t matrix, uint32_t rows, uint32_t columns,
+                        size_t item, size_t worker, const void *in)
 {
+    const HostExperts *host = task->host;
+    const Piece *piece = &host->pieces[item / task->items];
     uint32_t first = (uint32_t)(item % task->items) * task->strips;
-    PackedStrip strips =
-        packed_strip((const unsigned char *)piece->weights + matrix, rows, columns, first);
-    strips.strips = least(task->strips, rows / STRIP_ROWS - first);
-    strips.in = (const uint16_t *)in + (size_t)piece->first * columns;
-    strips.n = piece->n;
-    strips.out = out;
-    return strips;
+    PackedStrip *strips = &host->own[worker].strips;
+    *strips = packed_strip((const unsigned char *)piece->weights + matrix, rows, columns, first);
+    strips->strips = least(task->strips, rows / STRIP_ROWS - first);
+    strips->in = (const uint16_t *)in + (size_t)piece->first * columns;
+    strips->n = piece->n;
+    strips->out = host->scratch + worker * host->scratch_floats;
+}
+
+static void multiply_strips(void *owner, size_t worker)
+{
+    const HostExperts *host = owner;
+    host->packed->multiply(&host->own[worker].strips);
 }
 
 /* One strip's SUMS of all rows of PIECE, number PIECE_AT. */
@@ -145,20 +193,25 @@ static void activate_strip(const HostTask *task, uint32_t piece_at, uint32_t str
     }
 }
 
-static void inside_item(void *argument, size_t item, size_t worker)
+static void take_inside(void *argument, size_t item, size_t worker)
 {
     const HostTask *task = argument;
     const FfnShape *shape = task->work->shape;
-    uint32_t piece_at = (uint32_t)(item / task->items);
-    const Piece *piece = &task->host->pieces[piece_at];
-    float *sums = task->host->scratch + worker * task->host->scratch_floats;
-    const PackedStrip strips = strips_of(task, piece, task->layout.first, ffn_first_rows(shape),
-                                         shape->d_model, item, task->host->in, sums);
-    task->host->packed->multiply(&strips);
-    for (uint32_t i = 0; i < strips.strips; i++)
-        activate_strip(task, piece_at, (uint32_t)(item % task->items) * task->strips + i,
-                       sums + (size_t)i * piece->n * STRIP_ROWS);
+    take_strips(task, task->layout.first, ffn_first_rows(shape), shape->d_model, item, worker,
+                task->host->in);
 }
+
+static void finish_inside(void *argument, size_t item, size_t worker)
+{
+    const HostTask *task = argument;
+    const PackedStrip *strips = &task->host->own[worker].strips;
+    uint32_t first = (uint32_t)(item % task->items) * task->strips;
+    for (uint32_t i = 0; i < strips->strips; i++)
+        activate_strip(task, (uint32_t)(item / task->items), first + i,
+                       strips->out + (size_t)i * strips->n * STRIP_ROWS);
+}
+
+static const ThreadParts INSIDE = {take_inside, multiply_strips, finish_inside};
 
 /* SUMS [STRIP_ROWS][n] of rows [first, first + n) of PIECE -> columns from COLUMN on of their
  * results. */
@@ -178,29 +231,36 @@ static void put_results(const HostTask *task, const Piece *piece, uint32_t first
     }
 }
 
-static void out_item(void *argument, size_t item, size_t worker)
+static void take_out(void *argument, size_t item, size_t worker)
+{
+    const HostTask *task = argument;
+    const FfnShape *shape = task->work->shape;
+    take_strips(task, task->layout.second, shape->d_model, shape->d_ff, item, worker,
+                task->host->inside);
+}
+
+static void finish_out(void *argument, size_t item, size_t worker)
 {
     const HostTask *task = argument;
     const FfnShape *shape = task->work->shape;
     const Piece *piece = &task->host->pieces[item / task->items];
-    float *sums = task->host->scratch + worker * task->host->scratch_floats;
-    const PackedStrip strips = strips_of(task, piece, task->layout.second, shape->d_model,
-                                         shape->d_ff, item, task->host->inside, sums);
-    task->host->packed->multiply(&strips);
-    for (uint32_t i = 0; i < strips.strips; i++) {
+    const PackedStrip *strips = &task->host->own[worker].strips;
+    for (uint32_t i = 0; i < strips->strips; i++) {
         uint32_t column = ((uint32_t)(item % task->items) * task->strips + i) * STRIP_ROWS;
         float bias[STRIP_ROWS];
         if (shape->bias)
             host_read_bias(task, piece->weights, BIAS_DOWN, column, STRIP_ROWS, bias);
         for (uint32_t first = 0; first < piece->n; first += PAIR_ROWS) {
             uint32_t n = packed_set_rows(piece->n, first);
-            float *of_set = sums + ((size_t)i * piece->n + first) * STRIP_ROWS;
+            float *of_set = strips->out + ((size_t)i * piece->n + first) * STRIP_ROWS;
             if (shape->bias)
                 add_bias(bias, STRIP_ROWS, n, of_set);
             put_results(task, piece, first, n, column, of_set);
         }
     }
 }
+
+static const ThreadParts OUT = {take_out, multiply_strips, finish_out};
 
 /* Cuts the STRIPS of a matrix into items: several strips to one, so that the input is read less
  * often, where there are rows that it matters for and items for all threads all the same. */
@@ -214,14 +274,19 @@ static void cut_items(HostTask *task, uint32_t strips)
     task->items = divide_up(strips, task->strips);
 }
 
-static void run_items(const HostTask *task, bool alone, size_t n, ThreadTask run)
+/* N items: all of them by the caller, or by the threads. */
+static void run_items(HostTask *task, bool alone, size_t n, const ThreadParts *parts)
 {
+    HostExperts *host = task->host;
     if (!alone) {
-        thread_pool_run(task->host->pool, n, run, (void *)task);
+        thread_pool_run_apart(host->pool, n, parts, task, host);
         return;
     }
-    for (size_t item = 0; item < n; item++)
-        run((void *)task, item, 0);
+    for (size_t item = 0; item < n; item++) {
+        parts->take(task, item, 0);
+        parts->compute(host, 0);
+        parts->finish(task, item, 0);
+    }
 }
 
 void host_run_packed(HostTask *task)
@@ -230,9 +295,9 @@ void host_run_packed(HostTask *task)
     bool alone = task->n_pieces * task->layout.bytes <= ALONE_BYTES && task->n_rows <= ALONE_ROWS;
     task->items = divide_up(shape->d_model, GATHER_COLUMNS);
     run_items(task, (size_t)task->n_rows * shape->d_model <= ALONE_NUMBERS,
-              (size_t)task->n_sets * task->items, gather_item);
+              (size_t)task->n_sets * task->items, &GATHER);
     cut_items(task, ffn_first_rows(shape) / STRIP_ROWS);
-    run_items(task, alone, (size_t)task->n_pieces * task->items, inside_item);
+    run_items(task, alone, (size_t)task->n_pieces * task->items, &INSIDE);
     cut_items(task, shape->d_model / STRIP_ROWS);
-    run_items(task, alone, (size_t)task->n_pieces * task->items, out_item);
+    run_items(task, alone, (size_t)task->n_pieces * task->items, &OUT);
 }

@@ -22,6 +22,23 @@ typedef struct {
     uint32_t n;
 } RowSet;
 
+/* Columns of N rows, of TOKENS [n] of the WIDTH columns of IN, to bf16 OUT [n][columns] or, as the
+ * kernel asks for it, in pairs. */
+typedef struct {
+    const float *in;
+    const uint32_t *tokens;
+    uint32_t n;
+    uint32_t width;
+    uint32_t columns;
+    void *out;
+} GatheredRows;
+
+/* What a thread gathers, or what it multiplies. */
+typedef union {
+    GatheredRows rows;
+    PackedStrip strips;
+} OwnItem;
+
 struct HostExperts {
     ThreadPool *pool;
     const PackedKernel *packed;
@@ -31,7 +48,8 @@ struct HostExperts {
     void *inside;   /* [max_rows][d_ff] likewise */
     float *scratch; /* [threads][scratch_floats] */
     size_t scratch_floats;
-    float *timed;     /* [HOST_TIMED_EXPERTS][d_model] results that nobody wants */
+    OwnItem *own;     /* [threads] */
+    float *timed;     /* [HOST_TIMED_EXPERTS][d_model] results that nobody wants, and a row of 0 */
     uint32_t *tokens; /* [max_rows] */
     RowSet *sets;     /* of the pieces */
     Piece *pieces;    /* [max_pieces] */

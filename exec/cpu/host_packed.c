@@ -43,7 +43,7 @@ size_t packed_word_at(uint32_t row, uint32_t word, uint32_t rows, uint32_t colum
            (size_t)((word ^ row) % WORDS) * WORD_BYTES;
 }
 
-static float from_bf16(uint16_t half)
+PACKED_READS static float from_bf16(uint16_t half)
 {
     uint32_t bits = (uint32_t)half << 16;
     float value;
@@ -52,7 +52,7 @@ static float from_bf16(uint16_t half)
 }
 
 /* Word WORD, of 8 columns, of row ROW of the strips, which goes on into the next strip. */
-static void read_word(const PackedStrip *strip, uint32_t row, uint32_t word, float *to)
+PACKED_READS static void read_word(const PackedStrip *strip, uint32_t row, uint32_t word, float *to)
 {
     uint16_t halves[8];
     memcpy(halves,
@@ -63,7 +63,7 @@ static void read_word(const PackedStrip *strip, uint32_t row, uint32_t word, flo
         to[i] = from_bf16(halves[i]);
 }
 
-void packed_strip_plain(const PackedStrip *strip)
+PACKED_READS void packed_strip_plain(const PackedStrip *strip)
 {
     for (uint32_t row = 0; row < strip->strips * STRIP_ROWS; row++) {
         float *out = strip->out + (size_t)(row / STRIP_ROWS) * strip->n * STRIP_ROWS;

@@ -17,6 +17,10 @@ enum {
     PAIR_ROWS = 16 /* of the input that are paired */
 };
 
+/* A product may go on when it is no longer wanted, and others write what it reads: see
+ * thread_pool_run_apart(). */
+#define PACKED_READS __attribute__((no_sanitize("thread")))
+
 /* Products of every row of some strips and every row of the input. What is added to what depends on
  * COLUMNS alone.
  *

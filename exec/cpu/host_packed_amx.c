@@ -40,7 +40,7 @@ _Static_assert(sizeof(TileConfig) == 64, "as the instruction reads it");
 
 /* Sums are tiles 0 to 3 (rows of weights 0 or 16, then the same of the second input), weights 4 and
  * 5, inputs of N0 and N1 rows 6 and 7. */
-WITH_AMX INLINE void configure(uint32_t n0, uint32_t n1)
+WITH_AMX PACKED_READS INLINE void configure(uint32_t n0, uint32_t n1)
 {
     TileConfig config = {.palette = 1};
     for (int tile = 0; tile < 8; tile++) {
@@ -64,8 +64,8 @@ WITH_AMX INLINE void configure(uint32_t n0, uint32_t n1)
     } while (0)
 
 /* ordered[half][row] = 32 columns of each of the strip's rows in this block. */
-WITH_AMX INLINE void order_block(const unsigned char *block,
-                                 unsigned char (*ordered)[STRIP_ROWS][HALF_BYTES])
+WITH_AMX PACKED_READS INLINE void order_block(const unsigned char *block,
+                                              unsigned char (*ordered)[STRIP_ROWS][HALF_BYTES])
 {
     for (uint32_t first = 0; first < STRIP_ROWS; first += 8) {
         const unsigned char *from = block + (size_t)first * PACKED_ROW_BYTES;
@@ -100,9 +100,10 @@ static inline void fetch_block(const unsigned char *block, uint32_t part)
 
 /* One block of weights, in order, with the same columns of one set or two; NEXT is fetched unless
  * it is NULL. */
-WITH_AMX INLINE void multiply_block(unsigned char (*block)[STRIP_ROWS][HALF_BYTES],
-                                    const uint16_t *in0, uint32_t n0, const uint16_t *in1,
-                                    uint32_t n1, const unsigned char *next)
+WITH_AMX PACKED_READS INLINE void multiply_block(unsigned char (*block)[STRIP_ROWS][HALF_BYTES],
+                                                 const uint16_t *in0, uint32_t n0,
+                                                 const uint16_t *in1, uint32_t n1,
+                                                 const unsigned char *next)
 {
     for (uint32_t half = 0; half < 2; half++) {
         size_t at = 32 * half;
@@ -126,8 +127,8 @@ WITH_AMX INLINE void multiply_block(unsigned char (*block)[STRIP_ROWS][HALF_BYTE
 /* Strip AT with rows [first, first + n0 + n1) of the input, which are one set or two; N1 may be 0.
  * A block is put in order while the one before it is multiplied, since a tile cannot be loaded from
  * stores that are still on their way to the cache. */
-WITH_AMX static void multiply_sets(const PackedStrip *strip, uint32_t at, uint32_t first,
-                                   uint32_t n0, uint32_t n1)
+WITH_AMX PACKED_READS static void multiply_sets(const PackedStrip *strip, uint32_t at,
+                                                uint32_t first, uint32_t n0, uint32_t n1)
 {
     _Alignas(64) unsigned char ordered[2][2][STRIP_ROWS][HALF_BYTES];
     const unsigned char *block = strip->weights + (size_t)at * STRIP_ROWS * PACKED_ROW_BYTES;
@@ -159,7 +160,7 @@ WITH_AMX static void multiply_sets(const PackedStrip *strip, uint32_t at, uint32
     SEE_MEMORY();
 }
 
-WITH_AMX void packed_strip_amx(const PackedStrip *strip)
+WITH_AMX PACKED_READS void packed_strip_amx(const PackedStrip *strip)
 {
     for (uint32_t first = 0; first < strip->n; first += 2 * PAIR_ROWS) {
         uint32_t n0 = packed_set_rows(strip->n, first);

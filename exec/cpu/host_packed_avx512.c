@@ -29,8 +29,9 @@ enum { GROUP_ROWS = 8, HALF_BYTES = 64, MOST_INPUTS = 3, AHEAD = 4 /* blocks */ 
     } while (0)
 
 /* N rows of the input from FIRST on, with the eight rows of the strips from ROW on. */
-WITH_BF16 INLINE void multiply_group(const PackedStrip *strip, uint32_t row, uint32_t first,
-                                     const uint32_t n, const int fetches)
+WITH_BF16 PACKED_READS INLINE void multiply_group(const PackedStrip *strip, uint32_t row,
+                                                  uint32_t first, const uint32_t n,
+                                                  const int fetches)
 {
     __m512 sum[GROUP_ROWS][MOST_INPUTS];
     __m512i in[MOST_INPUTS];
@@ -62,7 +63,7 @@ WITH_BF16 INLINE void multiply_group(const PackedStrip *strip, uint32_t row, uin
                 _mm512_reduce_add_ps(sum[s][i]);
 }
 
-WITH_BF16 void packed_strip_avx512_bf16(const PackedStrip *strip)
+WITH_BF16 PACKED_READS void packed_strip_avx512_bf16(const PackedStrip *strip)
 {
     for (uint32_t row = 0; row < strip->strips * STRIP_ROWS; row += GROUP_ROWS)
         for (uint32_t first = 0; first < strip->n; first += MOST_INPUTS) {

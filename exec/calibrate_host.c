@@ -4,19 +4,24 @@
  * an event takes besides is how tokens come to the host and results back. */
 #include <string.h>
 
+#include "base/clock.h"
 #include "exec/calibrate_parts.h"
 #include "policies/link.h"
 
 enum {
     HOST_ROUNDS = 3, /* over all places: memory and clocks differ from second to second */
-    HOST_REPEATS = 4,
+    HOST_REPEATS = 12,
+    HOST_FEW_REPEATS = 4,
     HOST_LEAST_REPEATS = 2,
     REUSE_REPEATS = 15,
+    RESTED_REPEATS = 7,
     MOST_VALUES = REUSE_REPEATS,
     HOST_ROWS = 256 /* times experts per token: what one call has at the most */
 };
 
-/* Of repeats of long events, which differ less, in one round. */
+/* Of events in one round, from which few repeats are enough, and the least: long ones differ less.
+ */
+static const double HOST_SHORT_NS = 4e6;
 static const double HOST_LONG_NS = 1.5e7;
 
 /* Of weights that an event reads at the most, but for few experts: what is more takes its share. */
@@ -27,6 +32,7 @@ static const double HOST_EVENT_BYTES = 1e9;
 static const double CACHE_SHOWS = 1.15;
 
 static const char *const HOST_AXES[] = {"rows", "active"};
+static const char *const RESTED_AXES[] = {"active", "elapsed"};
 static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ROWS_AXIS[] = {"rows"};
@@ -135,7 +141,8 @@ static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_u
         take_step(c, &output, steps->active, values);
         for (uint32_t at = before; at < values->n; at++)
             sum_ns += values->host_ns[at];
-        if (sum_ns > HOST_LONG_NS && values->n >= HOST_LEAST_REPEATS)
+        if ((sum_ns > HOST_SHORT_NS && values->n >= HOST_FEW_REPEATS) ||
+            (sum_ns > HOST_LONG_NS && values->n >= HOST_LEAST_REPEATS))
             break;
     }
     return OK;
@@ -326,6 +333,95 @@ static Status measure_places(Calibration *c, bool warm)
     return OK;
 }
 
+/* The host's experts of a step, event by event. */
+typedef struct {
+    uint32_t n;
+    uint64_t start_ns[MOST_VALUES];
+    double ns[MOST_VALUES];
+} HostEvents;
+
+static void take_events(const StepOutput *output, HostEvents *events)
+{
+    events->n = 0;
+    for (size_t i = 0; i < output->n_timing && events->n < MOST_VALUES; i++) {
+        const ResidencyRecord *host = NULL;
+        if (output->timing[i].op != OP_EXPERTS ||
+            count_host(output, output->timing[i].layer, &host) == 0)
+            continue;
+        events->start_ns[events->n] = host->start_ns;
+        events->ns[events->n++] = (double)host->duration_ns;
+    }
+}
+
+/* From the end of event I of EVENTS to START_NS. */
+static double since(const HostEvents *events, uint32_t i, uint64_t start_ns)
+{
+    return (double)(start_ns - events->start_ns[i]) - events->ns[i];
+}
+
+/* Two steps, the second when WAIT_NS have passed: what its first event took longer than the median
+ * of the others, how long after the one before it began, and how long the others did; false where
+ * there are no others. */
+static Status time_rested(Calibration *c, const HostSteps *steps, double wait_ns, double took[3],
+                          bool *known)
+{
+    HostEvents before;
+    HostEvents events;
+    StepOutput output;
+    TRY(run_set(c, steps, &output));
+    take_events(&output, &before);
+    uint64_t start_ns = clock_ns();
+    while ((double)(clock_ns() - start_ns) < wait_ns)
+        continue;
+    TRY(run_set(c, steps, &output));
+    take_events(&output, &events);
+    *known = before.n > 0 && events.n > 1;
+    if (!*known)
+        return OK;
+    took[1] = since(&before, before.n - 1, events.start_ns[0]);
+    took[2] = since(&events, 0, events.start_ns[1]);
+    took[0] = events.ns[0] - calibration_median(events.ns + 1, events.n - 1);
+    return OK;
+}
+
+/* Memory and cores that had nothing to do for a while are slower at first. */
+static Status measure_rested(Calibration *c, uint32_t active, double wait_ns)
+{
+    double values[3][RESTED_REPEATS];
+    char shape[160];
+    HostSteps steps;
+    if (!find_steps(c, 1, active, &steps) || !calibration_experts_shape(c, shape))
+        return OK;
+    for (uint32_t i = 0; i < RESTED_REPEATS; i++) {
+        double took[3];
+        bool known;
+        TRY(time_rested(c, &steps, wait_ns, took, &known));
+        if (!known)
+            return OK;
+        for (uint32_t j = 0; j < 3; j++)
+            values[j][i] = took[j];
+    }
+    const double longer_ns = calibration_median(values[0], RESTED_REPEATS);
+    const double at[2] = {active, calibration_median(values[1], RESTED_REPEATS)};
+    const double others_at[2] = {active, calibration_median(values[2], RESTED_REPEATS)};
+    if (wait_ns == 0 && others_at[1] < at[1])
+        TRY(calibration_note(c, "host/rested", shape, UNIT_NS, RESTED_AXES, 2, others_at, 0, 0));
+    return calibration_note(c, "host/rested", shape, UNIT_NS, RESTED_AXES, 2, at,
+                            at_least_0(longer_ns), 0);
+}
+
+static Status note_rested(Calibration *c)
+{
+    static const double WAIT_NS[] = {0, 1e6, 3e6, 1e7};
+    uint32_t few = c->config->max_top_k < 4 ? c->config->max_top_k : 4;
+    if (c->options->quick || calibration_runs_at_once(c) || calibration_only_counts(c))
+        return OK;
+    for (uint32_t i = 0; i < COUNT(WAIT_NS); i++)
+        for (uint32_t active = 1; active <= few; active += few > 1 ? few - 1 : 1)
+            TRY(measure_rested(c, active, WAIT_NS[i]));
+    return OK;
+}
+
 /* How fast memory and cores are, which others use as well, while places are measured. */
 static Status note_probe(Calibration *c)
 {
@@ -369,5 +465,6 @@ Status calibrate_host(Calibration *c)
         if (i < rounds)
             TRY(note_probe(c));
     }
+    TRY(note_rested(c));
     return note_beside(c);
 }

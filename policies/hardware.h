@@ -26,6 +26,8 @@
  *                      nothing is predicted from it
  *   host/beside        a factor: they take so many times as long beside loads; copy/beside: and
  *                      loads beside them
+ *   host/rested        what they take longer, by how many are "active" and the time "elapsed" since
+ *                      the host last computed any
  *   host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of experts that
  *                      were read since an expert was, its own included; without that table, 0
  *   host/offer         from the end of the router to the host's going on, beyond wake, where the

@@ -139,7 +139,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .cold = {.table = COSTS_NONE},
                        .issue_fetch = {.table = COSTS_NONE},
                        .host_beside = {.table = COSTS_NONE},
-                       .copy_beside = {.table = COSTS_NONE}};
+                       .copy_beside = {.table = COSTS_NONE},
+                       .rested = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(find_cold(costs, op, price));
@@ -169,6 +170,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                           op, &price->limited));
     TRY(op_costs_find(costs, "host/beside", op->shape, &price->host_beside));
     TRY(op_costs_find(costs, "copy/beside", op->shape, &price->copy_beside));
+    TRY(op_costs_find(costs, "host/rested", op->shape, &price->rested));
     TRY(op_costs_find(costs, "host/warm", op->shape, &price->warm));
     TRY(op_costs_find(costs, "host/offer", op->shape, &price->offer));
     TRY(op_costs_find(costs, "host/fetch", op->shape, &price->fetch));

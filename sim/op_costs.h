@@ -122,7 +122,8 @@ typedef struct {
     CostRef fetch;       /* ... and what comes back, */
     CostRef issue_fetch; /* ... with the host's part of that */
     CostRef host_beside; /* ... beside loads, a factor, */
-    CostRef copy_beside; /* ... and of loads beside them */
+    CostRef copy_beside; /* ... and of loads beside them, */
+    CostRef rested;      /* ... and what they take longer when the host had none for a while */
     CostRef issue;
     CostRef varied; /* experts: what queueing others than before takes longer */
     CostRef again;  /* experts: a call that follows another one in its event */

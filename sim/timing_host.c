@@ -43,6 +43,19 @@ static uint64_t experts_ns(Timing *timing, uint32_t price, const BufferAction *a
     return (uint64_t)ns;
 }
 
+/* What ACTIVE experts take the host longer when it begins with them at START. */
+static uint64_t rested_ns(Timing *timing, const Event *event, uint32_t active, uint64_t start_ns)
+{
+    const OpPrice *price = &timing->costs.prices[event->price];
+    CostPoint point = {0};
+    if (price->rested.table == COSTS_NONE)
+        return 0;
+    point.at[AXIS_ACTIVE] = active;
+    point.at[AXIS_ELAPSED] =
+        start_ns > timing->host_done_ns ? (double)(start_ns - timing->host_done_ns) : 0;
+    return op_costs_ns(&timing->costs, &price->rested, &point, &timing->costs.other);
+}
+
 /* What experts take the host from START on that take it NS alone: loads read the same memory. */
 static uint64_t beside_loads(const Event *event, uint64_t start_ns, uint64_t ns)
 {
@@ -87,7 +100,9 @@ void event_run_host(Event *event)
         return;
     uint64_t start_ns = timing->host_ns;
     timing->host_ns += beside_loads(event, start_ns, event->host_ns);
+    timing->host_ns += rested_ns(timing, event, event->host.active, start_ns);
     uint64_t computed_ns = timing->host_ns;
+    timing->host_done_ns = computed_ns;
     uint64_t fetched_ns = computed_ns;
     if (!timing->one_thread) {
         CostPoint point = {0};

@@ -215,6 +215,7 @@ struct Timing {
     const char *missing[TIMING_MISSING]; /* as in TimingTotals */
     uint32_t n_missing;
     uint64_t flush;
+    uint64_t host_done_ns;     /* when the host last had computed experts; 0: never */
     uint64_t host_read;        /* bytes of experts that the host has read, */
     uint64_t host_read_before; /* ... before the present step */
     uint32_t n_resident;

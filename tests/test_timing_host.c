@@ -192,6 +192,39 @@ static void host_and_loads_take_longer_beside_each_other(void **unused)
     assert_int_equal(beside_ns(5 * COLD_NS), 5 * COLD_NS + 1.5 * COLD_NS);
 }
 
+/* By how many they are and how long ago the host computed any. */
+static void experts_take_longer_when_the_host_had_none_for_a_while(void **unused)
+{
+    (void)unused;
+    static const char *const AXES[] = {"active", "elapsed"};
+    enum { LONGER_NS = 60, LONG_NS = 1000000 };
+    const StepFeatures step = {.phase = PHASE_DECODE, .tokens = 1, .requests = 1};
+    const TimingEvent event = {.n = 1, .experts = (const uint16_t[]){0}};
+    const BufferAction action = {.kind = RESIDENCY_HOST, .slot = BUFFER_NO_SLOT};
+    static const uint64_t WAITS_NS[] = {0, LONG_NS / 2, 0, LONG_NS, 9 * LONG_NS};
+    static const uint64_t WANTED_NS[] = {LONGER_NS, LONGER_NS / 2, 0, LONGER_NS, LONGER_NS};
+    Hardware hardware;
+    Plan plan;
+    CostTable *table;
+    make_machine(&hardware);
+    assert_ok(hardware_add_table(&hardware, "host/rested", "", UNIT_NS, AXES, 2, &table));
+    assert_ok(cost_table_put(table, (double[]){1, 0}, 0, 0));
+    assert_ok(cost_table_put(table, (double[]){1, LONG_NS}, LONGER_NS, 0));
+    Timing *timing = open_timing(&hardware, &plan);
+    uint64_t start_ns = 2 * LONG_NS;
+    for (size_t i = 0; i < sizeof WAITS_NS / sizeof *WAITS_NS; i++) {
+        StepTime time;
+        start_ns += WAITS_NS[i];
+        assert_ok(timing_begin(timing, &step, start_ns));
+        assert_ok(timing_event(timing, &event, &action, 1));
+        assert_ok(timing_end(timing, &time));
+        assert_int_equal(time.duration_ns, (i == 0 ? COLD_NS : WARM_NS) + WANTED_NS[i]);
+        start_ns += time.duration_ns;
+    }
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
 /* What was computed before is fetched meanwhile. */
 static void of_many_rows_the_last_are_fetched_at_the_end(void **unused)
 {
@@ -224,6 +257,7 @@ int main(void)
         cmocka_unit_test(each_expert_takes_its_share_of_as_many_of_its_rows),
         cmocka_unit_test(an_event_takes_what_crosses_the_link_besides),
         cmocka_unit_test(host_and_loads_take_longer_beside_each_other),
+        cmocka_unit_test(experts_take_longer_when_the_host_had_none_for_a_while),
         cmocka_unit_test(of_many_rows_the_last_are_fetched_at_the_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

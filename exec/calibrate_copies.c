@@ -20,6 +20,7 @@ enum {
     SIDE = 8192, /* of the matrix that is multiplied beside copies */
     QUICK_SIDE = 512,
     MANY_ROWS = 2048, /* of a product that arithmetic bounds; one row is bound by memory */
+    FEW_ROWS = 256,   /* of a matrix, which a product reads at once */
     MOST_PRODUCTS = 4096,
     STAMPS = 17,
     AHEAD = 4 /* long products that keep the device busy while the host queues */
@@ -387,15 +388,18 @@ static Status measure_stamps(const Rig *rig)
     return note(rig, "issue/stamp", NULL, 0, UNIT_NS, ns, ROUNDS);
 }
 
-/* The device's time for a stamp and a small operation, beside N loads. */
+/* The device's time for a stamp and a product of few microseconds, beside N loads, each of about a
+ * prefetch's part. */
 static Status time_held_stamps(const Rig *rig, uint32_t n, double *ns)
 {
-    const FfnShape shape = shape_of(rig, busy_bytes(rig));
+    const FfnShape shape = shape_of(rig, TURN_BYTES);
+    Matrix few = rig->matrix;
     uint64_t stamps[STAMPS];
+    few.rows = FEW_ROWS;
     TRY(begin_loads(rig, &shape, n));
     TRY(rig->backend->hold(rig->device));
     for (uint32_t i = 0; i < STAMPS; i++) {
-        TRY(rig->backend->find_nan(rig->device, rig->in, 1, 1, (uint32_t *)(void *)rig->out));
+        TRY(rig->backend->linear(rig->device, rig->in, &few, 1, false, rig->out));
         TRY(rig->backend->stamp(rig->device, i));
     }
     rig->backend->release(rig->device);

@@ -61,10 +61,38 @@ static void a_tally_is_what_counting_one_by_one_gives(void **unused)
         uint32_t experts = 1 + random_below(&random, EXPERTS);
         size_t n = random_below(&random, round % 2 ? 100 : TALLY_IDS + 1);
         draw_ids(&random, n, experts, ids, at);
-        const TallySum sum = tally_sum(&tally, ids, n, experts);
+        const TallySum sum = tally_sum(&tally, ids, n, 1, experts);
         assert_sum(&sum, at, NULL, NULL);
         const TallySum listed = tally_list(&tally, ids, n, experts, active, counts);
         assert_sum(&listed, at, active, counts);
+    }
+}
+
+/* Tokens that ask different experts, mostly. */
+static void a_tally_of_tokens_is_what_counting_one_by_one_gives(void **unused)
+{
+    (void)unused;
+    static uint8_t ids[TALLY_IDS];
+    Tally tally = {0};
+    uint64_t random = 7;
+    for (int round = 0; round < 4000; round++) {
+        uint32_t top_k = round % 3 ? 8 : 1 + random_below(&random, 10);
+        uint32_t experts = top_k + random_below(&random, round % 5 ? 129 - top_k : 255 - top_k);
+        size_t tokens = random_below(&random, TALLY_IDS / top_k + 1);
+        uint32_t at[256] = {0};
+        for (size_t i = 0; i < tokens * top_k; i++) {
+            const uint8_t *token = ids + i / top_k * top_k;
+            bool again = random_below(&random, 3000) == 0;
+            ids[i] = (uint8_t)random_below(&random, experts);
+            while (!again && memchr(token, ids[i], (size_t)(ids + i - token)) != NULL)
+                ids[i] = (uint8_t)random_below(&random, experts);
+            if (random_below(&random, 9000) == 0)
+                ids[i] = UINT8_MAX;
+        }
+        for (size_t i = 0; i < tokens * top_k; i++)
+            at[ids[i]]++;
+        const TallySum sum = tally_sum(&tally, ids, tokens, top_k, experts);
+        assert_sum(&sum, at, NULL, NULL);
     }
 }
 
@@ -76,12 +104,12 @@ static void the_fullest_tally_is_large(void **unused)
     Tally tally = {0};
     memset(ids, 200, sizeof ids);
     for (size_t n = TALLY_LARGE - 1; n <= TALLY_IDS; n += n < TALLY_LARGE ? 1 : TALLY_LARGE) {
-        const TallySum sum = tally_sum(&tally, ids, n, 201);
+        const TallySum sum = tally_sum(&tally, ids, n, 1, 201);
         assert_int_equal(sum.active, 1);
         assert_int_equal(sum.assignments, n);
         assert_int_equal(sum.is_large, n >= TALLY_LARGE);
     }
-    const TallySum nothing = tally_sum(&tally, ids, 0, 201);
+    const TallySum nothing = tally_sum(&tally, ids, 0, 1, 201);
     assert_int_equal(nothing.active + nothing.assignments + nothing.squares, 0);
 }
 
@@ -197,6 +225,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_tally_is_what_counting_one_by_one_gives),
+        cmocka_unit_test(a_tally_of_tokens_is_what_counting_one_by_one_gives),
         cmocka_unit_test(the_fullest_tally_is_large),
         cmocka_unit_test(ids_of_a_token_are_distinct_unless_one_stands_twice_or_none),
         cmocka_unit_test(without_experts_events_have_what_their_counts_come_to),

@@ -48,13 +48,15 @@ typedef struct {
     const uint8_t *bytes;
     const uint16_t *wide;
     size_t n;
+    uint32_t tokens;
 } EventIds;
 
 static EventIds event_ids(const TraceStep *step, size_t first, size_t n)
 {
     return (EventIds){.bytes = step->expert_bytes != NULL ? step->expert_bytes + first : NULL,
                       .wide = step->experts != NULL ? step->experts + first : NULL,
-                      .n = n};
+                      .n = n,
+                      .tokens = step->tokens};
 }
 
 /* IDS of two bytes each. There is room. */
@@ -121,7 +123,7 @@ static TallySum sum_of(PackedBuilder *builder, const TraceLayer *layer, const Ev
     TallySum sum = {0};
     ActiveSet *active = &builder->active;
     if (can_tally(ids))
-        return tally_sum(&builder->tally, ids->bytes, ids->n, layer->experts);
+        return tally_sum(&builder->tally, ids->bytes, ids->tokens, layer->top_k, layer->experts);
     sum.active = active_set_count(active, widened(builder, ids), ids->n, layer->experts);
     for (uint32_t i = 0; i < sum.active; i++) {
         sum.is_large |= active->tokens[i] >= TALLY_LARGE;

@@ -26,10 +26,12 @@ typedef struct {
     bool is_large;        /* one of them has TALLY_LARGE or more */
 } TallySum;
 
-/* Counts IDS[n], each below EXPERTS, at most UINT8_MAX, or UINT8_MAX. */
-TallySum tally_sum(Tally *tally, const uint8_t *ids, size_t n, uint32_t experts);
-/* The same, with the ascending experts in ACTIVE[active + TALLY_ROOM] and, unless IS_LARGE, how
- * many each has in COUNTS, of the same size. */
+/* Counts IDS[tokens][top_k], TALLY_IDS at the most, each below EXPERTS, at most UINT8_MAX, or
+ * UINT8_MAX. */
+TallySum tally_sum(Tally *tally, const uint8_t *ids, size_t tokens, uint32_t top_k,
+                   uint32_t experts);
+/* The same of IDS[n], with the ascending experts in ACTIVE[active + TALLY_ROOM] and, unless
+ * IS_LARGE, how many each has in COUNTS, of the same size. */
 TallySum tally_list(Tally *tally, const uint8_t *ids, size_t n, uint32_t experts, uint16_t *active,
                     uint8_t *counts);
 

@@ -27,7 +27,8 @@ CPPFLAGS += -I. -I$(BUILD)/gen -D_POSIX_C_SOURCE=200809L -DMOEBIUS_VERSION='"$(s
 CFLAGS   += -std=c17 -Wall -Wextra -Wpedantic -Werror $(CFLAGS_$(VARIANT))
 CFLAGS   += $(shell pkg-config --cflags $(PKG) 2>/dev/null)
 CXXFLAGS += -std=c++17 -Wall -Wextra -Werror $(CFLAGS_$(VARIANT))
-LDLIBS   += $(shell pkg-config --libs $(PKG) 2>/dev/null) -lm -lpthread
+# OpenBLAS is loaded when something is computed with it (exec/cpu/blas.h).
+LDLIBS   += $(filter-out -lopenblas,$(shell pkg-config --libs $(PKG) 2>/dev/null)) -lm -lpthread -ldl
 
 MODULES  := base traces policies sim exec exec/arch exec/cpu exec/text analysis cli
 SOURCES  := $(filter-out cli/main.c traces/extension%,$(wildcard $(MODULES:%=%/*.c)))

@@ -1,11 +1,11 @@
 /* Opening and closing the CPU device, its memory, and the table of the backend. */
 #include "exec/cpu/cpu.h"
 
-#include <cblas.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "exec/cpu/blas.h"
 #include "exec/cpu/host_experts.h"
 #include "exec/layout.h"
 
@@ -33,7 +33,7 @@ static void describe(Device *device)
     processor_name(processor, sizeof processor);
     size_t threads = thread_pool_size(device->pool);
     snprintf(device->description, sizeof device->description, "cpu: %s, %zu thread%s, %s",
-             processor, threads, threads == 1 ? "" : "s", openblas_get_config());
+             processor, threads, threads == 1 ? "" : "s", blas()->get_config());
 }
 
 static void lay_out_arena(Device *device, const DeviceOptions *options)
@@ -85,8 +85,9 @@ static void cpu_close(Device *device)
 static Status usable_threads(size_t wanted, size_t *threads)
 {
     *threads = wanted;
-    if (openblas_get_parallel() != OPENBLAS_SEQUENTIAL ||
-        strstr(openblas_get_config(), "USE_LOCKING") != NULL)
+    TRY(blas_load());
+    if (blas()->get_parallel() != OPENBLAS_SEQUENTIAL ||
+        strstr(blas()->get_config(), "USE_LOCKING") != NULL)
         return OK;
     if (wanted > 1)
         return fail(ERR_UNSUPPORTED,
@@ -149,7 +150,7 @@ static Status cpu_open(const DeviceOptions *options, Device **out)
     TRY(usable_threads(options->threads, &threads));
     TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
     device->d_model = options->config->d_model;
-    openblas_set_num_threads(1);
+    blas()->set_num_threads(1);
     Status status = thread_pool_new(threads, &device->pool);
     if (status == OK) {
         device->threads = thread_pool_size(device->pool);

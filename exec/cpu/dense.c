@@ -1,33 +1,33 @@
 /* Products with dense weights, norms and activations, split over threads. */
 #include "exec/cpu/cpu.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <string.h>
 
 #include "exec/best_token.h"
+#include "exec/cpu/blas.h"
 #include "exec/cpu/exponential.h"
 
 void cpu_multiply_transposed(uint32_t m, uint32_t n, uint32_t k, float scale, const float *a,
                              size_t a_stride, const float *b, size_t b_stride, float beta, float *c,
                              size_t c_stride)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)m, (blasint)n, (blasint)k, scale,
-                a, (blasint)a_stride, b, (blasint)b_stride, beta, c, (blasint)c_stride);
+    blas()->sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (blasint)m, (blasint)n, (blasint)k,
+                  scale, a, (blasint)a_stride, b, (blasint)b_stride, beta, c, (blasint)c_stride);
 }
 
 void cpu_multiply(uint32_t m, uint32_t n, uint32_t k, const float *a, size_t a_stride,
                   const float *b, size_t b_stride, float beta, float *c, size_t c_stride)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, 1, a,
-                (blasint)a_stride, b, (blasint)b_stride, beta, c, (blasint)c_stride);
+    blas()->sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, 1,
+                  a, (blasint)a_stride, b, (blasint)b_stride, beta, c, (blasint)c_stride);
 }
 
 void cpu_multiply_mask(uint32_t m, uint32_t n, uint32_t k, const float *a, size_t a_stride,
                        const float *b, size_t b_stride, float *c, size_t c_stride)
 {
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, 1, a,
-                (blasint)a_stride, b, (blasint)b_stride, 0, c, (blasint)c_stride);
+    blas()->sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)m, (blasint)n, (blasint)k, 1, a,
+                  (blasint)a_stride, b, (blasint)b_stride, 0, c, (blasint)c_stride);
 }
 
 /* Sums in eight lanes, so that the compiler may use vectors without reordering. */

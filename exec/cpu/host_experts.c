@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "exec/cpu/blas.h"
 #include "exec/cpu/host_experts_parts.h"
 #include "policies/link.h"
 
@@ -57,6 +58,7 @@ Status host_experts_new(const ModelConfig *config, uint32_t max_tokens, ThreadPo
 {
     HostExperts *host;
     size_t n_kernels;
+    TRY(blas_load());
     TRY(mem_new(&host, 1, sizeof *host, "experts on the host"));
     host->pool = pool;
     host->packed = packed_kernels(&n_kernels);

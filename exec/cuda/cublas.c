@@ -2,7 +2,7 @@
 
 #include <dlfcn.h>
 
-#include "exec/cuda/library.h"
+#include "base/library.h"
 
 static const char *const LIBRARIES[] = {"libcublas.so.13", "/usr/local/cuda/lib64/libcublas.so.13",
                                         "/usr/local/cuda/targets/x86_64-linux/lib/libcublas.so.13",

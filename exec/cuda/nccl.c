@@ -2,7 +2,7 @@
 
 #include <stdio.h>
 
-#include "exec/cuda/library.h"
+#include "base/library.h"
 
 static const char *const LIBRARIES[] = {"libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2",
                                         "/usr/local/cuda/lib/libnccl.so.2"};

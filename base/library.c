@@ -1,4 +1,4 @@
-#include "exec/cuda/library.h"
+#include "base/library.h"
 
 #include <dlfcn.h>
 

@@ -1,6 +1,6 @@
 /* Libraries that are loaded when they are needed rather than with the program. */
-#ifndef EXEC_CUDA_LIBRARY_H
-#define EXEC_CUDA_LIBRARY_H
+#ifndef BASE_LIBRARY_H
+#define BASE_LIBRARY_H
 
 #include <stddef.h>
 

@@ -47,7 +47,9 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
     uint64_t index = builder->out.n_steps;
     TRY(request_table_get(&builder->requests, request - request % builder->beams, &source));
     uint32_t source_length = source->source_length;
-    TRY(request_table_get(&builder->requests, request, &entry));
+    entry = source;
+    if (builder->beams > 1)
+        TRY(request_table_get(&builder->requests, request, &entry));
     if (entry->length + entry->source_length == 0)
         entry->first_step = index;
     entry->last_step = index;

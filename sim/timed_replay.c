@@ -101,10 +101,23 @@ static Status play_event(void *argument, const PackedEvent *event, const BufferA
     return timing_packed_event(player->timing, event, actions, n_actions, player->rows);
 }
 
-/* The step at which CURSOR stands, if all its events are of as many experts with a token each. */
+static bool play_sums(Timing *timing, PackedCursor *cursor)
+{
+    const PackedTrace *trace = cursor->trace;
+    if (!timing_summed_events(timing, cursor->layer_index, cursor->left,
+                              trace->n_active + cursor->event, trace->counts + cursor->count_at))
+        return false;
+    packed_skip_summed(cursor);
+    return true;
+}
+
+/* The step at which CURSOR stands, if all its events are of as many experts with a token each, or
+ * have sums. */
 static bool play_plainly(Timing *timing, PackedCursor *cursor)
 {
     const uint16_t *n_active = cursor->trace->n_active + cursor->event;
+    if (cursor->counts == COUNTS_SUMMED)
+        return play_sums(timing, cursor);
     if (cursor->counts != COUNTS_SINGLE)
         return false;
     for (uint32_t i = 1; i < cursor->left; i++)

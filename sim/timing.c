@@ -242,13 +242,16 @@ static Status play_until(Timing *timing, const uint32_t *layer, const StepOp **e
 _Static_assert((int)TALLY_LARGE <= (int)COST_LOAD_ROWS,
                "of rows that are summed up each expert's are few");
 
+static ExpertWork work_of_sums(uint32_t active, const PackedSums *sums)
+{
+    return (ExpertWork){
+        .active = active, .rows = sums->assignments, .load = active, .squares = sums->squares};
+}
+
 static ExpertWork work_of(const TimingEvent *event)
 {
     if (event->sums != NULL)
-        return (ExpertWork){.active = event->n,
-                            .rows = event->sums->assignments,
-                            .load = event->n,
-                            .squares = event->sums->squares};
+        return work_of_sums(event->n, event->sums);
     return event->rows == NULL ? expert_work_single(event->n)
                                : expert_work_of(event->rows, event->n);
 }
@@ -306,6 +309,27 @@ bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint
     plain->times++;
     timing->gpu_ns += plain->ns;
     timing->op_ns[OP_EXPERTS] += plain->ns;
+    return true;
+}
+
+bool timing_summed_events(Timing *timing, uint32_t first, uint32_t n_events,
+                          const uint16_t *n_active, const uint8_t *sums)
+{
+    uint64_t all_ns = 0;
+    if (!timing->adds || timing->costs.fixed != NULL)
+        return false;
+    for (uint32_t i = 0; i < n_events; i++) {
+        PackedSums of;
+        const LayerTime *layer = &timing->layers[first + i];
+        memcpy(&of, sums + i * sizeof of, sizeof of);
+        const ExpertWork work = work_of_sums(n_active[i], &of);
+        uint64_t ns =
+            op_costs_experts(&timing->costs, layer->price, &work, false) + timing->stamp_ns;
+        timing->layer_ns[layer->layer] += ns;
+        all_ns += ns;
+    }
+    timing->gpu_ns += all_ns;
+    timing->op_ns[OP_EXPERTS] += all_ns;
     return true;
 }
 

@@ -192,6 +192,10 @@ bool timing_takes_hits(const Timing *timing, uint32_t most);
  * their names, which count for nothing where nothing is decided and no records are wanted. False,
  * and nothing is played, where that is not so. */
 bool timing_plain_events(Timing *timing, uint32_t first, uint32_t n_events, uint32_t each);
+/* The same of N_ACTIVE[n_events] experts, of whose rows SUMS[n_events] are known (as TimingEvent
+ * has them; PackedSums, not aligned). */
+bool timing_summed_events(Timing *timing, uint32_t first, uint32_t n_events,
+                          const uint16_t *n_active, const uint8_t *sums);
 /* Rows that an expert of the step computes at the most: the plan's gating drops what is over. */
 uint32_t timing_most_rows(const Timing *timing);
 /* The step ends. */

@@ -177,6 +177,14 @@ void packed_skip_events(PackedCursor *cursor, uint32_t each)
     cursor->left = 0;
 }
 
+void packed_skip_summed(PackedCursor *cursor)
+{
+    for (uint32_t i = 0; i < cursor->left; i++)
+        cursor->lookup += cursor->trace->n_active[cursor->event++];
+    cursor->count_at += cursor->left * sizeof(PackedSums);
+    cursor->left = 0;
+}
+
 void packed_touches(const PackedEvent *event, uint16_t *touches)
 {
     const uint8_t *at = event->touches;

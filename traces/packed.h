@@ -122,6 +122,8 @@ static inline PackedSums packed_take_sums(PackedCursor *cursor)
 
 /* Passes over what is left of a step without counts, whose events have EACH experts. */
 void packed_skip_events(PackedCursor *cursor, uint32_t each);
+/* ... of a step with sums. */
+void packed_skip_summed(PackedCursor *cursor);
 
 /* Bytes of the order of touches of N experts. */
 static inline size_t packed_touch_bytes(uint32_t n)

@@ -2,7 +2,6 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <pthread.h>
 
 enum {
     EXPERTS = 128, /* bits of a set */
@@ -15,15 +14,22 @@ enum {
 
 typedef uint64_t Set __attribute__((vector_size(EXPERTS / 8)));
 
-/* The set of each id alone; of those that are no expert it is empty. */
-static Set set_of[UINT8_MAX + 1];
-static pthread_once_t set_of_once = PTHREAD_ONCE_INIT;
+#define LOW(i)                                                                                     \
+    {                                                                                              \
+        UINT64_C(1) << (i), 0                                                                      \
+    }
+#define HIGH(i)                                                                                    \
+    {                                                                                              \
+        0, UINT64_C(1) << (i)                                                                      \
+    }
+#define FOUR_OF(HALF, i) HALF(i), HALF((i) + 1), HALF((i) + 2), HALF((i) + 3)
+#define SIXTEEN_OF(HALF, i)                                                                        \
+    FOUR_OF(HALF, i), FOUR_OF(HALF, (i) + 4), FOUR_OF(HALF, (i) + 8), FOUR_OF(HALF, (i) + 12)
+#define ALL_OF(HALF)                                                                               \
+    SIXTEEN_OF(HALF, 0), SIXTEEN_OF(HALF, 16), SIXTEEN_OF(HALF, 32), SIXTEEN_OF(HALF, 48)
 
-static void build_sets(void)
-{
-    for (uint32_t expert = 0; expert < EXPERTS; expert++)
-        set_of[expert][expert / 64] = UINT64_C(1) << expert % 64;
-}
+/* The set of each id alone; of those that are no expert it is empty. */
+static const Set set_of[UINT8_MAX + 1] = {ALL_OF(LOW), ALL_OF(HIGH)};
 
 static bool is_wide(void)
 {
@@ -154,7 +160,6 @@ bool tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t
 {
     if (experts > EXPERTS || tokens >= 1 << PLANES || !is_wide())
         return false;
-    pthread_once(&set_of_once, build_sets);
     if (top_k == 8)
         sum_eights(ids, tokens, sum);
     else

@@ -13,8 +13,9 @@
 enum { TURNS_MOST = 63, TURNS_APART = 64 };
 
 typedef struct {
-    uint32_t base;   /* turn of the first lookup */
-    uint64_t missed; /* a bit a lookup */
+    uint32_t base;            /* turn of the first lookup */
+    uint64_t missed;          /* a bit a lookup */
+    const ScopeEvent *sought; /* where members of A are sought; NULL: turns are noted */
 } Turns;
 
 /* True when an event can be decided so: every load takes one victim. */
@@ -44,10 +45,34 @@ ALWAYS_INLINE Turns turns_begin(Scope *scope, const ScopeEvent *event)
                                            scope->turn + event->first_object)};
 }
 
+/* The same for policies that ask for few turns: they are not noted, which takes the memory of a
+ * number an object, but sought. */
+ALWAYS_INLINE Turns turns_begin_seeking(const Scope *scope, const ScopeEvent *event)
+{
+    const bool *resident = scope->resident + event->first_object;
+    Turns turns = {.sought = event};
+    for (uint32_t i = 0; i < event->n; i++)
+        turns.missed |= (uint64_t)!resident[event->experts[i]] << i;
+    return turns;
+}
+
+/* Under scope device nearly all are of another layer. */
+ALWAYS_INLINE uint32_t turns_seek(const ScopeEvent *event, uint32_t object)
+{
+    uint32_t expert = object - event->first_object;
+    if (__builtin_expect(expert >= event->n_experts, 1))
+        return event->n;
+    uint32_t turn = 0;
+    while (turn < event->n && event->experts[turn] != expert)
+        turn++;
+    return turn;
+}
+
 /* The turn of OBJECT in the event; event->n or more when it is no member of A. */
 ALWAYS_INLINE uint32_t turns_of(const Scope *scope, const Turns *turns, uint32_t object)
 {
-    return scope->turn[object] - turns->base;
+    return turns->sought == NULL ? scope->turn[object] - turns->base
+                                 : turns_seek(turns->sought, object);
 }
 
 /* VICTIM was evicted at turn AT: it misses if its own is still to come. */
@@ -126,8 +151,10 @@ ALWAYS_INLINE uint32_t turns_end(const ScopeEvent *event, const Turns *turns, ui
 
 /* What a policy does with turns. */
 typedef struct {
-    uint32_t (*decide)(Scope *scope, ScopeEvent *event); /* by the rules */
-    void (*miss)(Scope *scope, uint32_t object);         /* as among the rules, or NULL */
+    bool seeks;                                           /* turns are sought, not noted */
+    uint32_t (*decide)(Scope *scope, ScopeEvent *event);  /* by the rules */
+    void (*begin)(Scope *scope, const ScopeEvent *event); /* as among the rules, or NULL */
+    void (*miss)(Scope *scope, uint32_t object);          /* as among the rules, or NULL */
     /* Leaves the order, at turn AT. PENDING are the hits that have not been noted: those of whom it
      * looks at have to be, with turns_take_hit(). */
     uint32_t (*victim)(Scope *scope, const Turns *turns, uint32_t at, uint64_t *pending);
@@ -141,7 +168,9 @@ ALWAYS_INLINE uint32_t turns_event(const TurnsRules *rules, Scope *scope, ScopeE
 {
     if (!turns_can(scope, event))
         return rules->decide(scope, event);
-    Turns turns = turns_begin(scope, event);
+    if (rules->begin != NULL)
+        rules->begin(scope, event);
+    Turns turns = rules->seeks ? turns_begin_seeking(scope, event) : turns_begin(scope, event);
     uint64_t pending = rules->note != NULL ? turns_hits(event, &turns) : 0;
     uint32_t reported = 0;
     for (uint64_t left = turns.missed; left != 0;) {
@@ -153,9 +182,12 @@ ALWAYS_INLINE uint32_t turns_event(const TurnsRules *rules, Scope *scope, ScopeE
         uint64_t evicted = turns_evicted(scope, event, &turns, victim, at);
         turns_report_hits(scope, event, &turns, reported, at);
         reported = at + 1;
-        turns.missed |= evicted;
-        pending &= ~evicted;
-        left = (left & (left - 1)) | evicted;
+        left &= left - 1;
+        if (__builtin_expect(evicted != 0, 0)) { /* a branch, so that the loop awaits no victim */
+            turns.missed |= evicted;
+            pending &= ~evicted;
+            left |= evicted;
+        }
         scope_replace(scope, event, victim, object);
         scope->newest = object;
         rules->admit(scope, object);

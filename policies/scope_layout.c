@@ -35,12 +35,14 @@ static void lay_out_aged(Scope *scope, Arena *arena)
 {
     AgedQueue *aged = &scope->aged;
     size_t room = aged_room(scope->n_slots);
-    aged->last = piece(arena, true, room, sizeof *aged->last);
-    aged->rate = piece(arena, true, room, sizeof *aged->rate);
-    aged->object = piece(arena, true, room, sizeof *aged->object);
     aged->uses = piece(arena, true, scope->n_objects, sizeof *aged->uses);
-    aged->head = piece(arena, true, AGED_TURNS, sizeof *aged->head);
-    aged->none = (uint32_t)room - 1;
+    aged->last = piece(arena, true, room + 1, sizeof *aged->last);
+    aged->rate = piece(arena, true, room + 1, sizeof *aged->rate);
+    aged->index = piece(arena, true, room + 1, sizeof *aged->index);
+    aged->found = piece(arena, true, room + AGED_STRIDE, sizeof *aged->found);
+    aged->near_last = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_last);
+    aged->near_rate = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_rate);
+    aged->near_slot = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_slot);
 }
 
 static void lay_out_places(const EvictionPolicy *policy, Scope *scope, Arena *arena)
@@ -140,17 +142,6 @@ static void reset_order(const EvictionPolicy *policy, Scope *scope)
         scope->position[i] = NOBODY;
 }
 
-static void reset_aged(Scope *scope)
-{
-    AgedQueue *aged = &scope->aged;
-    for (uint32_t i = 0; i < scope->n_objects; i++)
-        aged->uses[i] = (AgedUse){.place = aged->none};
-    for (uint32_t i = 0; i < AGED_TURNS; i++)
-        aged->head[i] = NOBODY;
-    memset(aged->rate, 0, aged_room(scope->n_slots) * sizeof *aged->rate);
-    aged_reset(aged, scope->n_slots);
-}
-
 static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t seed)
 {
     size_t objects = scope->n_objects;
@@ -159,7 +150,7 @@ static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t se
     if (policy->needs_heap)
         heap_reset(&scope->heap, scope->n_slots);
     if (policy->needs_aged)
-        reset_aged(scope);
+        aged_reset(&scope->aged, scope->n_objects, scope->n_slots);
     if (policy->needs_queue)
         value_queue_reset(&scope->queue);
     scope->n_aside = 0;

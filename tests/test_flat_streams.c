@@ -197,6 +197,44 @@ static void counts_choose_what_scans_choose(void **unused)
     }
 }
 
+/* All experts but one are looked up once, that one for long, and then some at random: more than a
+ * policy has near are so old that their ages are nearly the same. */
+static PackedTrace make_aged_trace(uint32_t experts, uint32_t wait)
+{
+    PackedTrace trace;
+    const TraceLayer layer = {.experts = experts, .top_k = 1, .expert_bytes = 1};
+    const uint32_t zero = 0;
+    uint64_t state = experts;
+    assert_ok(packed_trace_new(&layer, 1, &trace));
+    for (uint32_t i = 0; i < 3 * experts + wait; i++) {
+        bool waits = i >= experts && i < experts + wait;
+        uint16_t expert = (uint16_t)(waits ? experts - 1 : i);
+        if (i >= experts + wait)
+            expert = (uint16_t)random_below(&state, experts);
+        const TraceStep step = {.step = i,
+                                .phase = PHASE_DECODE,
+                                .tokens = 1,
+                                .request = &zero,
+                                .position = &i,
+                                .experts = &expert};
+        assert_ok(packed_trace_add_step(&trace, &step));
+    }
+    return trace;
+}
+
+static void lfu_aged_tells_ages_apart_that_are_nearly_the_same(void **unused)
+{
+    (void)unused;
+    static const uint32_t SLOTS[] = {60, 100, 400, 900};
+    for (uint32_t wait = 0; wait < 1000000; wait = 10 * wait + 1000) {
+        PackedTrace trace = make_aged_trace(1000, wait);
+        for (size_t i = 0; i < sizeof SLOTS / sizeof SLOTS[0]; i++)
+            assert_int_equal(misses_of_replay(&trace, "lfu-aged", SLOTS[i]),
+                             misses_of_counts(&trace, SLOTS[i], counted_lfu_aged));
+        packed_trace_free(&trace);
+    }
+}
+
 static void drawn_streams_miss_as_published(void **unused)
 {
     (void)unused;
@@ -260,6 +298,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(counts_choose_what_scans_choose),
+        cmocka_unit_test(lfu_aged_tells_ages_apart_that_are_nearly_the_same),
         cmocka_unit_test(drawn_streams_miss_as_published),
         cmocka_unit_test(decoding_of_gpt_oss_misses_as_published),
         cmocka_unit_test(an_engines_route_trace_misses_as_published),

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/lcg.h"
 #include "base/scratch.h"
 #include "cli/bench_model.h"
 
@@ -38,8 +39,7 @@ static Status make_material(Material *material)
     for (uint32_t i = 0; i < WIDEST; i++)
         material->position[i] = i;
     for (size_t i = 0; i < ids; i++) {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        material->experts[i] = (uint16_t)((state >> 33) % EXPERTS);
+        material->experts[i] = (uint16_t)((lcg_next(&state) >> 33) % EXPERTS);
         material->weights[i] = (float)(state >> 40) / (float)(1 << 24);
     }
     return OK;

@@ -2,6 +2,8 @@
  * them takes the host longer than what it has just done, and does again. */
 #include "exec/calibrate_parts.h"
 
+#include "base/lcg.h"
+
 enum { VARIED_STEPS = 16, MOST_EVENTS = 256, LEAST_EVENTS = 5 };
 
 typedef struct {
@@ -23,8 +25,7 @@ static void draw(Calibration *c, uint32_t tokens, uint64_t *random)
         for (uint32_t t = 0; t < tokens; t++) {
             memset(c->is_coming, 0, layers[i].experts * sizeof *c->is_coming);
             for (uint32_t k = 0; k < layers[i].top_k;) {
-                *random = *random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-                uint32_t expert = (uint32_t)(*random >> 33) % layers[i].experts;
+                uint32_t expert = (uint32_t)(lcg_next(random) >> 33) % layers[i].experts;
                 if (c->is_coming[expert])
                     continue;
                 c->is_coming[expert] = true;

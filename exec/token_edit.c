@@ -1,6 +1,7 @@
 /* Changing a set of requests after it was read. */
 #include <string.h>
 
+#include "base/lcg.h"
 #include "base/memory.h"
 #include "exec/tokens.h"
 
@@ -76,9 +77,7 @@ Status tokens_random(uint32_t count, uint32_t n, uint32_t vocabulary, uint64_t s
     TRY(add_requests(count, n, set));
     set->is_batch = true;
     for (uint32_t i = 0; i < count; i++)
-        for (uint32_t j = 0; j < n; j++) {
-            seed = seed * 6364136223846793005u + 1442695040888963407u;
-            set->requests[i].tokens[j] = (uint32_t)((seed >> 33) % vocabulary);
-        }
+        for (uint32_t j = 0; j < n; j++)
+            set->requests[i].tokens[j] = (uint32_t)((lcg_next(&seed) >> 33) % vocabulary);
     return OK;
 }

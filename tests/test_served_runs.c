@@ -13,10 +13,9 @@ enum { MOST_RUNS = 7, TRIALS = 200 };
 
 static uint64_t state = 7;
 
-static uint64_t draw(uint64_t below)
+static uint64_t draw(uint32_t below)
 {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    return (state >> 33) % below;
+    return random_below(&state, below);
 }
 
 static LatencySummary draw_summary(void)

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/lcg.h"
 #include "base/memory.h"
 #include "exec/cpu/cpu.h"
 #include "exec/cpu/host_experts.h"
@@ -41,10 +42,8 @@ static void fill_piece(void *argument, size_t item, size_t worker)
     size_t all = bench->n_experts * bench->expert_bytes / sizeof(uint16_t);
     uint16_t *weights = (uint16_t *)(void *)bench->weights;
     uint64_t state = item + 1;
-    for (size_t i = item * count; i < (item + 1) * count && i < all; i++) {
-        state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-        weights[i] = (uint16_t)(0x3C00 | (state >> 40 & 0x80FF));
-    }
+    for (size_t i = item * count; i < (item + 1) * count && i < all; i++)
+        weights[i] = (uint16_t)(0x3C00 | (lcg_next(&state) >> 40 & 0x80FF));
 }
 
 static size_t pieces_of(const HostBench *bench)

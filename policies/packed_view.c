@@ -48,11 +48,7 @@ Status packed_trace_load_view(const char *const *paths, size_t count, const Batc
         return packed_trace_load_as(paths[0], loading, trace);
     TRY(trace_shards_open(paths, count, &shards));
     const TraceLayer *layers = trace_shards_layers(shards, &n_layers);
-    Status status = packed_trace_new(layers, n_layers, trace);
-    if (status == OK && loading->no_touches)
-        packed_trace_leave_touches(trace);
-    if (status == OK && loading->no_experts)
-        packed_trace_leave_experts(trace);
+    Status status = packed_trace_new_as(layers, n_layers, loading, trace);
     if (status == OK)
         status = batching->mode == BATCHING_AS_RECORDED
                      ? add_shards(shards, loading, trace)

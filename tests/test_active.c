@@ -139,14 +139,14 @@ static void touches_can_be_left_out(void **unused)
     (void)unused;
     const TraceLayer layers[] = {{.layer = 0, .experts = 300, .top_k = 2},
                                  {.layer = 1, .experts = 20, .top_k = 2}};
+    const PackedLoading no_touches = {.no_touches = true};
     uint64_t random = 3;
     PackedTrace with;
     PackedTrace without;
     PackedCursor cursor;
     PackedEvent event;
     assert_ok(packed_trace_new(layers, 2, &with));
-    assert_ok(packed_trace_new(layers, 2, &without));
-    packed_trace_leave_touches(&without);
+    assert_ok(packed_trace_new_as(layers, 2, &no_touches, &without));
     for (uint32_t i = 0; i < 200; i++) {
         uint32_t zeroes[40] = {0};
         uint16_t experts[2 * 40 * 2];

@@ -202,8 +202,7 @@ static void without_touches_a_loaded_trace_equals_one_added_by_hand(void **unuse
             trace.layers[i].experts = RANDOM_TOP_K + i;
         assert_ok(record_random(path, &trace, 40, NULL));
         assert_ok(packed_trace_load_as(path, &loading, &loaded));
-        assert_ok(packed_trace_new(trace.layers, trace.n_layers, &made));
-        packed_trace_leave_touches(&made);
+        assert_ok(packed_trace_new_as(trace.layers, trace.n_layers, &loading, &made));
         for (uint32_t i = 0; i < 40; i++) {
             random_step(&trace, i, &step);
             assert_ok(packed_trace_add_step(&made, &step.step));

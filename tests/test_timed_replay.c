@@ -31,14 +31,13 @@ static void draw_experts(uint64_t *random, uint16_t *experts)
 /* Mostly steps of one token, and some of several. */
 static void make_trace(uint64_t *random, Routed *routed)
 {
+    const PackedLoading bare = {.no_touches = true, .no_experts = true};
     TraceLayer layers[MOE_LAYERS];
     FeaturesBuilder *builder;
     uint32_t positions[MOST_TOKENS] = {0};
     make_layers(layers);
     assert_ok(packed_trace_new(layers, MOE_LAYERS, &routed->packed));
-    assert_ok(packed_trace_new(layers, MOE_LAYERS, &routed->bare));
-    packed_trace_leave_touches(&routed->bare);
-    packed_trace_leave_experts(&routed->bare);
+    assert_ok(packed_trace_new_as(layers, MOE_LAYERS, &bare, &routed->bare));
     assert_ok(features_builder_new(1, &builder));
     for (uint32_t i = 0; i < STEPS; i++) {
         static const uint32_t REQUESTS[MOST_TOKENS] = {0, 1, 2, 3};

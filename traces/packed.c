@@ -21,6 +21,13 @@ Status packed_trace_add_step(PackedTrace *trace, const TraceStep *step)
 
 Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace)
 {
+    const PackedLoading all = {0};
+    return packed_trace_new_as(layers, n_layers, &all, trace);
+}
+
+Status packed_trace_new_as(const TraceLayer *layers, uint32_t n_layers,
+                           const PackedLoading *loading, PackedTrace *trace)
+{
     *trace = (PackedTrace){0};
     TRY(layers_check("packed trace", layers, n_layers, ERR_INPUT));
     Status status = mem_new(&trace->layers, n_layers, sizeof *layers, "packed trace");
@@ -31,6 +38,8 @@ Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace
     }
     if (status == OK) {
         PackedBuilder *builder = trace->builder;
+        builder->no_touches = loading->no_touches;
+        builder->no_experts = loading->no_experts;
         builder->spans[STACK_DECODER] = layers_span(layers, n_layers, STACK_DECODER);
         builder->spans[STACK_ENCODER] = layers_span(layers, n_layers, STACK_ENCODER);
         status = active_set_new(&builder->active, layers_max_experts(layers, n_layers));
@@ -38,16 +47,6 @@ Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace
     if (status != OK)
         packed_trace_free(trace);
     return status;
-}
-
-void packed_trace_leave_touches(PackedTrace *trace)
-{
-    trace->builder->no_touches = true;
-}
-
-void packed_trace_leave_experts(PackedTrace *trace)
-{
-    trace->builder->no_experts = true;
 }
 
 static Status load_steps(const char *path, TraceReader *reader, const PackedLoading *loading,
@@ -84,11 +83,7 @@ Status packed_trace_load_as(const char *path, const PackedLoading *loading, Pack
     trace_reader_routing_bytes(reader);
     uint32_t n_layers;
     const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
-    Status status = packed_trace_new(layers, n_layers, trace);
-    if (status == OK && loading->no_touches)
-        packed_trace_leave_touches(trace);
-    if (status == OK && loading->no_experts)
-        packed_trace_leave_experts(trace);
+    Status status = packed_trace_new_as(layers, n_layers, loading, trace);
     if (status == OK)
         status = load_steps(path, reader, loading, trace);
     trace_reader_close(reader);

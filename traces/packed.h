@@ -68,9 +68,9 @@ Status packed_trace_load_as(const char *path, const PackedLoading *loading, Pack
 /* An empty trace of LAYERS, to be filled with packed_trace_add_step (tests, benchmarks, forced
  * routing). */
 Status packed_trace_new(const TraceLayer *layers, uint32_t n_layers, PackedTrace *trace);
-/* Leaves touches out of TRACE, which has no step yet; and the experts, as PackedLoading says. */
-void packed_trace_leave_touches(PackedTrace *trace);
-void packed_trace_leave_experts(PackedTrace *trace);
+/* The same without what LOADING leaves out. */
+Status packed_trace_new_as(const TraceLayer *layers, uint32_t n_layers,
+                           const PackedLoading *loading, PackedTrace *trace);
 /* Appends one step. Fails with ERR_INPUT when the trace has no layer of the step's stack, when it
  * has no token, or when an expert id is out of range; the trace is then unchanged. */
 Status packed_trace_add_step(PackedTrace *trace, const TraceStep *step);

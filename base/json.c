@@ -1,6 +1,5 @@
 #include "base/json.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -8,145 +7,13 @@
 #include <string.h>
 
 #include "base/files.h"
+#include "base/json_scan.h"
 #include "base/memory.h"
-
-/* A number of fewer digits and without an exponent is not too large. */
-enum { DIGITS_OF_FINITE = 300 };
 
 /* cJSON makes up to so many bytes of a byte of text: a list of numbers is many small nodes. */
 enum { TREE_BYTES = 24 };
 
 enum { FEW_KEYS = 12 };
-
-/* Length of the valid UTF-8 sequence at TEXT, 0 when there is none. RFC 3629: no surrogates, no
- * overlong forms. */
-static size_t utf8_length(const unsigned char *text, size_t bytes)
-{
-    unsigned char lead = text[0];
-    if (lead < 0x80)
-        return 1;
-    size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-    if (lead < 0xC2 || lead > 0xF4 || length > bytes)
-        return 0;
-    for (size_t i = 1; i < length; i++)
-        if ((text[i] & 0xC0) != 0x80)
-            return 0;
-    if ((lead == 0xE0 && text[1] < 0xA0) || (lead == 0xED && text[1] > 0x9F) ||
-        (lead == 0xF0 && text[1] < 0x90) || (lead == 0xF4 && text[1] > 0x8F))
-        return 0;
-    return length;
-}
-
-/* Checks what cJSON does not: bytes, nesting, and that numbers have the grammar of RFC 8259. */
-typedef struct {
-    const char *file;
-    size_t line; /* 0: the text is a line, which FILE names */
-    int depth;
-    bool in_string;
-} Scan;
-
-static Status scan_fail(const Scan *scan, const char *why)
-{
-    if (scan->line == 0)
-        return fail(ERR_INPUT, "%s: %s", scan->file, why);
-    return fail(ERR_INPUT, "%s: line %zu: %s", scan->file, scan->line, why);
-}
-
-/* At a backslash. cJSON takes \u with a wrong digit for a zero character, which would end the
- * string. */
-static Status scan_escape(Scan *scan, const char *text, size_t bytes, size_t *at)
-{
-    bool zero = true;
-    size_t length = 2;
-    if (*at + 1 < bytes && text[*at + 1] == 'u') {
-        for (; length < 6; length++) {
-            char digit = *at + length < bytes ? text[*at + length] : ' ';
-            if (!isxdigit((unsigned char)digit))
-                return scan_fail(scan, "\\u without four hexadecimal digits");
-            zero = zero && digit == '0';
-        }
-        if (zero)
-            return scan_fail(scan, "a string holds a zero character");
-    }
-    *at += length;
-    return OK;
-}
-
-/* Over bytes of a string that mean themselves. */
-static size_t skip_plain(const char *text, size_t bytes, size_t at)
-{
-    while (at < bytes && text[at] >= 0x20 && text[at] != '"' && text[at] != '\\')
-        at++;
-    return at;
-}
-
-static Status scan_string_byte(Scan *scan, const char *text, size_t bytes, size_t *at)
-{
-    unsigned char c = (unsigned char)text[*at];
-    if (c == '\\')
-        return scan_escape(scan, text, bytes, at);
-    if (c < 0x20)
-        return scan_fail(scan, "a string holds a raw control character");
-    size_t length = utf8_length((const unsigned char *)text + *at, bytes - *at);
-    if (length == 0)
-        return scan_fail(scan, "invalid UTF-8");
-    scan->in_string = c != '"';
-    *at += length;
-    return OK;
-}
-
-static size_t skip_digits(const char *text, size_t bytes, size_t at)
-{
-    while (at < bytes && text[at] >= '0' && text[at] <= '9')
-        at++;
-    return at;
-}
-
-static Status scan_number(Scan *scan, const char *text, size_t bytes, size_t *at)
-{
-    size_t first = *at + (text[*at] == '-');
-    size_t i = skip_digits(text, bytes, first);
-    if (i == first || (text[first] == '0' && i - first > 1))
-        return scan_fail(scan, "a number is not JSON");
-    bool is_finite = i - first < DIGITS_OF_FINITE;
-    if (i < bytes && text[i] == '.') {
-        first = ++i;
-        i = skip_digits(text, bytes, first);
-        if (i == first)
-            return scan_fail(scan, "a number is not JSON");
-    }
-    if (!is_finite || (i < bytes && (text[i] == 'e' || text[i] == 'E'))) {
-        char *end;
-        if (!isfinite(strtod(text + *at, &end)))
-            return scan_fail(scan, "a number is too large");
-        i = (size_t)(end - text);
-    }
-    *at = i;
-    return OK;
-}
-
-static Status scan_text(const char *text, size_t bytes, Scan scan)
-{
-    for (size_t at = 0; at < bytes;) {
-        at = scan.in_string ? skip_plain(text, bytes, at) : at;
-        char c = text[at]; /* a 0 at the end */
-        if (scan.in_string && at < bytes) {
-            TRY(scan_string_byte(&scan, text, bytes, &at));
-        } else if (c == '-' || (c >= '0' && c <= '9')) {
-            TRY(scan_number(&scan, text, bytes, &at));
-        } else {
-            scan.line += c == '\n' && scan.line > 0;
-            scan.in_string = c == '"';
-            scan.depth += (c == '{' || c == '[') - (c == '}' || c == ']');
-            if (scan.depth > JSON_MAX_DEPTH)
-                return scan_fail(&scan, "nested too deeply");
-            if ((unsigned char)c >= 0x80 || c == '\0')
-                return scan_fail(&scan, "not JSON");
-            at++;
-        }
-    }
-    return OK;
-}
 
 JsonAt json_root(const cJSON *node, const char *file)
 {
@@ -287,12 +154,11 @@ static size_t line_of(const char *text, const char *end)
     return line;
 }
 
-/* LINE is of TEXT's first, or 0: Scan says what that means. */
+/* LINE is of TEXT's first, or 0: json_scan() says what that means. */
 static Status parse(const char *text, size_t bytes, const char *file, size_t line, cJSON **root)
 {
-    Scan scan = {.file = file, .line = line};
     *root = NULL;
-    TRY(scan_text(text, bytes, scan));
+    TRY(json_scan(text, bytes, file, line));
     const char *end = text;
     uint64_t failures = mem_failures();
     memory_json_begin(bytes * TREE_BYTES);
@@ -302,8 +168,8 @@ static Status parse(const char *text, size_t bytes, const char *file, size_t lin
         if (mem_failures() != failures)
             return fail_memory(file, bytes);
         if (line > 0)
-            scan.line = line_of(text, end < text + bytes ? end : text + bytes);
-        return scan_fail(&scan, "not JSON");
+            line = line_of(text, end < text + bytes ? end : text + bytes);
+        return json_scan_fail(file, line, "not JSON");
     }
     Status status = check_tree(parsed, parsed, file);
     if (status != OK)

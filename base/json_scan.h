@@ -1,0 +1,16 @@
+/* What cJSON does not check of a text. Inside base/ only. */
+#ifndef BASE_JSON_SCAN_H
+#define BASE_JSON_SCAN_H
+
+#include <stddef.h>
+
+#include "base/status.h"
+
+/* Checks bytes, escapes and nesting of TEXT[bytes], behind which there is a 0, and that its numbers
+ * have the grammar of RFC 8259 and are finite. Fails with ERR_INPUT, as json_scan_fail() does. */
+Status json_scan(const char *text, size_t bytes, const char *file, size_t line);
+
+/* ERR_INPUT: FILE, the line unless 0, and WHY. 0: the text is a line, which FILE names. */
+Status json_scan_fail(const char *file, size_t line, const char *why);
+
+#endif

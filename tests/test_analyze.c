@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "tests/reference_buffer.h"
-#include "traces/recorder.h"
+#include "tests/routed_trace.h"
 
 #define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
 
@@ -243,6 +243,12 @@ static void every_failed_allocation_is_reported_and_leaks_nothing(void **unused)
     ref_trace_free(&trace);
 }
 
+static void route(uint64_t *random, uint16_t *experts)
+{
+    (void)random;
+    memcpy(experts, (const uint16_t[4]){0, 2, 2, 0}, 4 * sizeof *experts);
+}
+
 /* Layers 1 and 3 of four experts; in each step one token with experts 0 and 2. */
 static const char *make_file(void)
 {
@@ -250,21 +256,14 @@ static const char *make_file(void)
     const TraceLayer layers[2] = {{.layer = 1, .name = "one", .experts = 4, .top_k = 2},
                                   {.layer = 3, .name = "two", .experts = 4, .top_k = 2}};
     const TraceRun of = {.tool = "test", .source = "test", .model = "model"};
-    const RecorderOptions options = {.durability = DURABLE_NOT};
-    Recorder *recorder;
-    assert_ok(recorder_open(path, &of, layers, 2, &options, &recorder));
-    for (uint32_t i = 0; i < 6; i++) {
-        const uint32_t zero = 0;
-        const uint16_t experts[4] = {0, 2, 2, 0};
-        const TraceStep step = {.step = i,
-                                .phase = i == 0 ? PHASE_PREFILL : PHASE_DECODE,
-                                .tokens = 1,
-                                .request = &zero,
-                                .position = &zero,
-                                .experts = experts};
-        assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
-    }
-    assert_ok(recorder_close(recorder));
+    record_routed(path, &(RoutedTrace){.run = &of,
+                                       .layers = layers,
+                                       .n_layers = 2,
+                                       .steps = 6,
+                                       .requests = 1,
+                                       .first = PHASE_PREFILL,
+                                       .phase = PHASE_DECODE,
+                                       .route = route});
     return path;
 }
 

@@ -10,50 +10,47 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "tests/cli_run.h"
-#include "traces/recorder.h"
+#include "tests/routed_trace.h"
 
 enum { LAYERS = 3, EXPERTS = 8, TOP_K = 2, STEPS = 40, MAX_SLOTS = 32, ALL_LAYERS = 6 };
 
 static CliRun run;
 
+/* The lower an expert, the more often. */
+static void route(uint64_t *random, uint16_t *experts)
+{
+    for (size_t i = 0; i < LAYERS * 2; i++) {
+        experts[2 * i] = (uint16_t)random_below(random, 1 + random_below(random, EXPERTS));
+        experts[2 * i + 1] = (uint16_t)((experts[2 * i] + 1) % EXPERTS);
+    }
+}
+
 /* MoE layers 1, 3 and 4 of a model of ALL_LAYERS; of each step two tokens. */
 static const char *make_trace(const char *name, Stack stack)
 {
     const char *path = scratch_path(name);
+    const Phase phase = stack == STACK_ENCODER ? PHASE_ENCODE : PHASE_DECODE;
     TraceLayer layers[LAYERS] = {{.layer = 1}, {.layer = 3}, {.layer = 4}};
-    uint64_t state = 5;
-    Recorder *recorder;
     for (uint32_t i = 0; i < LAYERS; i++) {
         layers[i].experts = EXPERTS;
         layers[i].top_k = TOP_K;
         layers[i].stack = stack;
         snprintf(layers[i].name, sizeof layers[i].name, "layer %u", layers[i].layer);
     }
-    const TraceRun trace = {.tool = "test",
-                            .source = "test",
-                            .model = "model",
-                            .model_config = "{\"num_hidden_layers\": 6}",
-                            .device = "none"};
-    const RecorderOptions options = {.durability = DURABLE_NOT};
-    assert_ok(recorder_open(path, &trace, layers, LAYERS, &options, &recorder));
-    for (uint32_t i = 0; i < STEPS; i++) {
-        uint32_t request[2] = {0, 1};
-        uint32_t position[2] = {i, i};
-        uint16_t experts[LAYERS * 2 * TOP_K];
-        for (size_t j = 0; j < LAYERS * 2; j++) {
-            experts[2 * j] = (uint16_t)random_below(&state, 1 + random_below(&state, EXPERTS));
-            experts[2 * j + 1] = (uint16_t)((experts[2 * j] + 1) % EXPERTS);
-        }
-        const TraceStep step = {.step = i,
-                                .phase = stack == STACK_ENCODER ? PHASE_ENCODE : PHASE_DECODE,
-                                .stack = stack,
-                                .tokens = 2,
-                                .request = request,
-                                .position = position,
-                                .experts = experts};
-        assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
-    }
-    assert_ok(recorder_close(recorder));
+    const TraceRun of = {.tool = "test",
+                         .source = "test",
+                         .model = "model",
+                         .model_config = "{\"num_hidden_layers\": 6}",
+                         .device = "none"};
+    record_routed(path, &(RoutedTrace){.run = &of,
+                                       .layers = layers,
+                                       .n_layers = LAYERS,
+                                       .steps = STEPS,
+                                       .requests = 2,
+                                       .first = phase,
+                                       .phase = phase,
+                                       .route = route,
+                                       .random = 5});
     return path;
 }
 

@@ -8,7 +8,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "tests/cli_run.h"
-#include "traces/recorder.h"
+#include "tests/routed_trace.h"
 
 enum { EXPERTS = 4, D_MODEL = 32, EVENTS = 3 };
 
@@ -23,29 +23,27 @@ enum { STEPS = 20, STEP_NS = 3000, WAY_NS = 500 };
 
 static CliRun run;
 
+static void route(uint64_t *random, uint16_t *experts)
+{
+    (void)random;
+    memcpy(experts, (const uint16_t[EVENTS * 2]){0, 1, 2, 3, 1, 1}, EVENTS * 2 * sizeof *experts);
+}
+
 static const char *make_trace(const char *name)
 {
     const char *path = scratch_path(name);
     TraceLayer layers[EVENTS];
-    Recorder *recorder;
     make_layers(layers);
-    const TraceRun trace = {
+    const TraceRun of = {
         .tool = "test", .source = "test", .model = "model", .model_config = "{}", .device = "none"};
-    const RecorderOptions options = {.durability = DURABLE_NOT};
-    assert_ok(recorder_open(path, &trace, layers, EVENTS, &options, &recorder));
-    for (uint32_t i = 0; i < STEPS; i++) {
-        const uint32_t request[2] = {0, 1};
-        const uint32_t position[2] = {i, i};
-        const uint16_t experts[EVENTS * 2] = {0, 1, 2, 3, 1, 1};
-        const TraceStep step = {.step = i,
-                                .phase = PHASE_DECODE,
-                                .tokens = 2,
-                                .request = request,
-                                .position = position,
-                                .experts = experts};
-        assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
-    }
-    assert_ok(recorder_close(recorder));
+    record_routed(path, &(RoutedTrace){.run = &of,
+                                       .layers = layers,
+                                       .n_layers = EVENTS,
+                                       .steps = STEPS,
+                                       .requests = 2,
+                                       .first = PHASE_DECODE,
+                                       .phase = PHASE_DECODE,
+                                       .route = route});
     return path;
 }
 

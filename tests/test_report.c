@@ -1,5 +1,6 @@
 /* Reports: pages are well-formed and say the numbers that the other commands say. */
 #include "tests/cli_run.h"
+#include "tests/routed_trace.h"
 #include "tests/sweep_maker.h"
 #include "tests/xml_check.h"
 
@@ -9,7 +10,6 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
-#include "traces/recorder.h"
 
 #define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
 
@@ -27,32 +27,29 @@ static const char TIMES[] =
     "UPDATE result SET tokens_per_s = tokens_per_s - 1, total_ns = total_ns + 9 WHERE evict ="
     " 'fifo'";
 
+static void route(uint64_t *random, uint16_t *experts)
+{
+    for (int i = 0; i < 4; i += 2) {
+        experts[i] = (uint16_t)random_below(random, 1 + random_below(random, 8));
+        experts[i + 1] = (uint16_t)((experts[i] + 1 + random_below(random, 7)) % 8);
+    }
+}
+
 static void make_trace_file(void)
 {
     const TraceLayer layers[2] = {
         {.layer = 1, .name = "<one>", .experts = 8, .top_k = 2, .expert_bytes = 1000},
         {.layer = 3, .name = "two\xFF", .experts = 8, .top_k = 2, .expert_bytes = 1000}};
     const TraceRun of = {.tool = "test", .source = "a & b", .model = "</td><script>"};
-    const RecorderOptions options = {.durability = DURABLE_NOT};
-    uint64_t seed = 9;
-    Recorder *recorder;
-    assert_ok(recorder_open(trace, &of, layers, 2, &options, &recorder));
-    for (uint32_t i = 0; i < 60; i++) {
-        const uint32_t zero = 0;
-        uint16_t experts[4];
-        for (int j = 0; j < 4; j += 2) {
-            experts[j] = (uint16_t)random_below(&seed, 1 + random_below(&seed, 8));
-            experts[j + 1] = (uint16_t)((experts[j] + 1 + random_below(&seed, 7)) % 8);
-        }
-        const TraceStep step = {.step = i,
-                                .phase = i == 0 ? PHASE_PREFILL : PHASE_DECODE,
-                                .tokens = 1,
-                                .request = &zero,
-                                .position = &zero,
-                                .experts = experts};
-        assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
-    }
-    assert_ok(recorder_close(recorder));
+    record_routed(trace, &(RoutedTrace){.run = &of,
+                                        .layers = layers,
+                                        .n_layers = 2,
+                                        .steps = 60,
+                                        .requests = 1,
+                                        .first = PHASE_PREFILL,
+                                        .phase = PHASE_DECODE,
+                                        .route = route,
+                                        .random = 9});
 }
 
 static int make_files(void **unused)

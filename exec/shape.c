@@ -103,6 +103,18 @@ static Status cut_key(const char *name, cJSON *json, const char *key, uint32_t l
     return OK;
 }
 
+/* Of the layers without experts, those from LAYERS on are none any more. */
+static void cut_dense(cJSON *json, uint32_t layers)
+{
+    cJSON *list = cJSON_GetObjectItemCaseSensitive(json, "mlp_only_layers");
+    cJSON *next;
+    for (cJSON *item = cJSON_IsArray(list) ? list->child : NULL; item != NULL; item = next) {
+        next = item->next;
+        if (item->valuedouble >= layers)
+            cJSON_Delete(cJSON_DetachItemViaPointer(list, item));
+    }
+}
+
 /* Replaces *TEXT, which has been read once, so that it says the layers that are wanted. */
 static Status cut_layers(const Wanted *wanted, const Architecture *architecture, char **text)
 {
@@ -114,6 +126,7 @@ static Status cut_layers(const Wanted *wanted, const Architecture *architecture,
         status =
             cut_key(wanted->name, json, *key, decoder ? wanted->decoder_layers : wanted->layers);
     }
+    cut_dense(json, wanted->layers);
     char *printed = status == OK ? cJSON_Print(json) : NULL;
     cJSON_Delete(json);
     if (status == OK && printed == NULL)

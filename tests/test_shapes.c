@@ -97,6 +97,25 @@ static void fewer_layers_are_the_first_ones(void **unused)
     checkpoint_close(cut);
 }
 
+static void layers_that_are_cut_may_have_been_without_experts(void **unused)
+{
+    (void)unused;
+    char name[700];
+    snprintf(name, sizeof name, "%s:2",
+             shape_of("{\"model_type\":\"qwen2_moe\",\"hidden_size\":32,\"num_hidden_layers\":4,"
+                      "\"num_attention_heads\":2,\"num_key_value_heads\":2,"
+                      "\"intermediate_size\":32,\"moe_intermediate_size\":16,"
+                      "\"shared_expert_intermediate_size\":16,\"num_experts\":4,"
+                      "\"num_experts_per_tok\":2,\"decoder_sparse_step\":1,"
+                      "\"mlp_only_layers\":[1,2,3],\"vocab_size\":64,"
+                      "\"max_position_embeddings\":128,\"rms_norm_eps\":1e-6,"
+                      "\"rope_theta\":10000.0,\"hidden_act\":\"silu\"}"));
+    Checkpoint *checkpoint = open_model(name);
+    assert_int_equal(checkpoint_config(checkpoint)->n_layers, 2);
+    assert_int_equal(checkpoint_config(checkpoint)->n_moe_layers, 1);
+    checkpoint_close(checkpoint);
+}
+
 static void layers_count_for_each_stack(void **unused)
 {
     (void)unused;
@@ -356,6 +375,7 @@ int main(void)
         cmocka_unit_test(shapes_have_the_published_number_of_parameters),
         cmocka_unit_test(fewer_layers_are_the_first_ones),
         cmocka_unit_test(layers_count_for_each_stack),
+        cmocka_unit_test(layers_that_are_cut_may_have_been_without_experts),
         cmocka_unit_test(what_is_no_shape_is_refused),
         cmocka_unit_test(every_allocation_that_fails_is_an_error),
         cmocka_unit_test(values_are_bf16_and_spread_as_asked),

@@ -147,7 +147,9 @@ static Status check_times(const Study *study, const SweepOptions *options)
 {
     const bool served = study->n_plans > 0 && study->plans[0].batching.mode == BATCHING_CONTINUOUS;
     if (options->timer != NULL && options->ranks != NULL && options->ranks->count > 1)
-        return fail(ERR_UNSUPPORTED, "sweep: times are simulated on one rank only");
+        return fail(ERR_UNSUPPORTED,
+                    "--hardware: several processes of mpirun do not share simulated "
+                    "times, one has to");
     if (served && options->timer == NULL)
         return fail(ERR_INPUT, "batching.mode: \"continuous\" plays arrivals in time: it needs "
                                "--hardware");

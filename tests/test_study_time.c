@@ -217,7 +217,7 @@ static void times_are_simulated_on_one_rank(void **unused)
     SweepTotals totals;
     const char *path = scratch_path("ranks.db");
     assert_int_equal(sweep_run(&trace, "t", &study, path, &options, &totals), ERR_UNSUPPORTED);
-    assert_non_null(strstr(error_message(), "times are simulated on one rank only"));
+    assert_non_null(strstr(error_message(), "do not share simulated times"));
     study_free(&study);
     packed_trace_free(&trace);
 }

@@ -170,6 +170,7 @@ static Status open_timing(SimulatedTime *time, const TimeInput *input, const Tra
                                    .forced = time->forced,
                                    .records = input->timeline != NULL};
     time->keeps_steps = input->keeps_steps;
+    TRY(timing_check_plan(plan, options.layers, options.n_layers));
     TRY(fail_in(timing_new(&options, &time->timing), "%s", input->hardware));
     return input->timeline != NULL ? timeline_open(input->timeline, &time->timeline) : OK;
 }

@@ -106,6 +106,7 @@ static Status serve(const Validation *validation, const Plan *plan, Rebatch *reb
                                    .forced = validation->forced};
     Timing *timing;
     ServedPlan served;
+    TRY(timing_check_plan(plan, options.layers, options.n_layers));
     TRY(fail_in(timing_new(&options, &timing), "%s", validation->arguments->hardware));
     Status status = timed_serve(rebatch, plan, timing, NULL, NULL, &served);
     time->predicted = timing_totals(timing);

@@ -143,6 +143,7 @@ static Status play(const Recorded *recorded, const Plan *plan, Sink *sink, Valid
                                    .records = sink->stamped};
     Timing *timing;
     ReplayResult result;
+    TRY(timing_check_plan(plan, options.layers, options.n_layers));
     TRY(fail_in(timing_new(&options, &timing), "%s", validation->arguments->hardware));
     Status status = timed_replay(&recorded->trace, &recorded->future, timing, &recorded->features,
                                  0, plan, take_predicted, sink, &result);

@@ -158,7 +158,7 @@ uint64_t buffer_memory_bytes(const ExpertBuffer *buffer)
     uint64_t staging = buffer->bypasses ? 1 : 0;
     for (uint32_t i = 0; i < buffer->n_layers; i++) {
         const Scope *scope = buffer_scope(buffer, i);
-        uint64_t bytes = buffer->expert_bytes[i];
+        uint64_t bytes = buffer->experts[i] > 0 ? buffer->expert_bytes[i] : 0;
         largest = bytes > largest ? bytes : largest;
         total += (most_used(scope) + staging) * bytes;
     }

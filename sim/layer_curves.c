@@ -2,6 +2,7 @@
 
 #include "base/memory.h"
 #include "sim/curve.h"
+#include "sim/ranked_replay.h"
 
 static Status make_curves(const PackedTrace *trace, LayerCurves *curves)
 {
@@ -83,7 +84,7 @@ static Status replay(Training *training, const Plan *learnt, uint64_t *loads)
     const ReplayFuture *future;
     ReplayResult result;
     TRY(training_future(training, learnt, &future));
-    TRY(replay_run(trace, learnt, future, NULL, NULL, &result));
+    TRY(plan_replay_run(trace, learnt, future, &result));
     for (uint32_t i = 0; i < trace->n_layers; i++)
         loads[i] = result.layers[i].counts.misses + result.layers[i].counts.prefetches;
     replay_result_free(&result);

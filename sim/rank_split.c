@@ -39,7 +39,7 @@ static void make_layers(RankSplit *split)
         for (uint32_t i = 0; i < split->n_layers; i++) {
             size_t at = (size_t)rank * split->n_layers + i;
             split->layers[at] = split->of[i];
-            split->layers[at].experts = split->held[at] > 0 ? split->held[at] : 1;
+            split->layers[at].experts = split->held[at];
         }
 }
 
@@ -88,6 +88,14 @@ void rank_split_close(RankSplit *split)
     mem_free(split->map_at);
     plan_table_release(split->made);
     *split = (RankSplit){0};
+}
+
+uint64_t rank_split_bytes(const RankSplit *split)
+{
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < (size_t)split->ranks * split->n_layers; i++)
+        bytes += split->layers[i].experts * split->layers[i].expert_bytes;
+    return bytes;
 }
 
 static inline void give(RankPart *part, uint32_t number, uint32_t at, uint32_t rows)

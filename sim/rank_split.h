@@ -40,8 +40,7 @@ typedef struct {
     const PlanTable *map;
     const PlanTable *made; /* it, where it is not the plan's; or NULL */
     uint32_t *map_at;      /* [n_layers] where each stands in it */
-    TraceLayer *layers;    /* [ranks][n_layers] with a rank's experts; where it has none, with one,
-                              which nobody asks for */
+    TraceLayer *layers;    /* [ranks][n_layers] with a rank's experts, which may be none */
     uint32_t *held;        /* [ranks][n_layers] experts that it has */
     uint32_t *first;       /* [n_layers + 1] of a layer's experts among those of all */
     uint16_t *number;      /* [ranks][experts of all layers] that a rank gives them */
@@ -61,6 +60,9 @@ static inline const TraceLayer *rank_split_layers(const RankSplit *split, uint32
 {
     return split->layers + (size_t)rank * split->n_layers;
 }
+
+/* What the experts take that the ranks hold, copies as well, by expert_bytes. */
+uint64_t rank_split_bytes(const RankSplit *split);
 
 /* Gives the ranks N experts of layer LAYER_INDEX, with ROWS tokens each (NULL: one each). */
 void rank_split_event(RankSplit *split, uint32_t layer_index, uint32_t n, const uint16_t *experts,

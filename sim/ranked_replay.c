@@ -155,8 +155,7 @@ static Status open_all(RankedReplay *ranked, const Plan *plan, const ReplayFutur
     const PackedTrace *trace = ranked->cursor.trace;
     const uint32_t most = layers_max_experts(trace->layers, trace->n_layers);
     bool serial = plan->buffer.order == ORDER_SERIAL;
-    Plan one = *plan;
-    one.placement.ranks = 1;
+    const Plan one = plan_of_one_rank(plan);
     if (eviction_needs_future(plan->buffer.evict))
         TRY(future_reader_new(serial ? future->serial : future->batch, &ranked->future));
     TRY(mem_new(&ranked->rows, (size_t)most + 1, sizeof *ranked->rows, "replay"));
@@ -269,14 +268,27 @@ Status ranked_replay_run(const PackedTrace *trace, const Plan *plan, const Repla
     return status;
 }
 
+/* Without a buffer every lookup hits, whichever rank has the expert. */
+static Status replay_resident(const PackedTrace *trace, const Plan *plan,
+                              const ReplayFuture *future, const RankSplit *split,
+                              ReplayResult *result)
+{
+    const Plan one = plan_of_one_rank(plan);
+    TRY(replay_run(trace, &one, future, NULL, NULL, result));
+    result->memory_bytes = rank_split_bytes(split);
+    return OK;
+}
+
 static Status replay_ranks(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                            ReplayResult *result)
 {
     RankSplit split;
     *result = (ReplayResult){0};
     Status status = rank_split_open(plan, trace->layers, trace->n_layers, &split);
-    if (status == OK)
+    if (status == OK && plan->buffer.on)
         status = ranked_replay_run(trace, plan, future, &split, NULL, NULL, result);
+    else if (status == OK)
+        status = replay_resident(trace, plan, future, &split, result);
     rank_split_close(&split);
     return status;
 }
@@ -284,10 +296,6 @@ static Status replay_ranks(const PackedTrace *trace, const Plan *plan, const Rep
 Status plan_replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                        ReplayResult *result)
 {
-    Plan one = *plan;
-    if (plan->placement.ranks > 1 && plan->buffer.on)
-        return replay_ranks(trace, plan, future, result);
-    /* All is in place, wherever that is. */
-    one.placement.ranks = 1;
-    return replay_run(trace, &one, future, NULL, NULL, result);
+    return plan->placement.ranks > 1 ? replay_ranks(trace, plan, future, result)
+                                     : replay_run(trace, plan, future, NULL, NULL, result);
 }

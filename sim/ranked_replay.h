@@ -7,6 +7,14 @@
 #include "sim/rank_split.h"
 #include "sim/replay.h"
 
+/* PLAN of each rank: the same of one. Shares PLAN's tables; not freed. */
+static inline Plan plan_of_one_rank(const Plan *plan)
+{
+    Plan one = *plan;
+    one.placement.ranks = 1;
+    return one;
+}
+
 /* Called with the event, which SPLIT has by ranks, and DECIDED[ranks], in order. A failure stops
  * the replay and is returned. */
 typedef Status (*RankedObserver)(void *argument, const PackedEvent *event,

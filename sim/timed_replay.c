@@ -161,12 +161,11 @@ static Status play(Player *player, const PackedTrace *trace, const ReplayFuture 
     if (plan->buffer.on && timing_split(player->timing) != NULL)
         return ranked_replay_run(trace, plan, future, timing_split(player->timing), play_ranks,
                                  player, result);
-    const Plan one = timing_plan_of_one_rank(plan);
     if (timing_takes_hits(player->timing, trace->max_active))
-        return replay_run_hits(trace, &one, future, play_hits, player, result);
+        return replay_run_hits(trace, plan, future, play_hits, player, result);
     if (plan->buffer.on)
-        return replay_run(trace, &one, future, play_event, player, result);
-    TRY(replay_run(trace, &one, future, NULL, NULL, result));
+        return replay_run(trace, plan, future, play_event, player, result);
+    TRY(plan_replay_run(trace, plan, future, result));
     return play_resident(player, trace, result);
 }
 

@@ -72,7 +72,7 @@ static Status open_server(const Rebatch *rebatch, const Plan *plan, Server *serv
     if (plan->buffer.on && timing_split(server->timing) != NULL)
         return ranked_replay_open(server->trace, plan, &none, timing_split(server->timing),
                                   play_ranks, server, &server->ranked);
-    const Plan one = timing_plan_of_one_rank(plan);
+    const Plan one = plan_of_one_rank(plan);
     return replay_open(server->trace, &one, &none, play_event, server, &server->replay);
 }
 
@@ -124,6 +124,8 @@ static Status finish(const Rebatch *rebatch, const Plan *plan, Server *server, S
         ranked_replay_close(server->ranked, &served->result);
     else
         replay_close(server->replay, &served->result);
+    if (server->replay != NULL && timing_split(server->timing) != NULL)
+        served->result.memory_bytes = rank_split_bytes(timing_split(server->timing));
     server->ranked = NULL;
     server->replay = NULL;
     served->result.time = plan_time(server->timing, served);

@@ -159,9 +159,9 @@ typedef struct Timing Timing;
 Status timing_new(const TimingOptions *options, Timing **timing);
 void timing_free(Timing *timing);
 
-/* What of PLAN is decided by lookups: with all experts in place, as where there are several ranks,
- * every one hits, whichever rank has the expert. Shares PLAN's tables; not freed. */
-Plan timing_plan_of_one_rank(const Plan *plan);
+/* Fails as timing_new() does of PLAN and LAYERS, whatever the profile: for callers that name the
+ * file which is wrong. */
+Status timing_check_plan(const Plan *plan, const TraceLayer *layers, uint32_t n_layers);
 
 /* A step begins, at EARLIEST_NS or when the one before has ended. Fails with ERR_MEMORY. */
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns);

@@ -68,6 +68,8 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
     for (uint32_t i = 0; i < options->n_layers; i++) {
         uint32_t slots = options->plan->buffer.on ? buffer_slots(buffer, i) + staging
                                                   : options->layers[i].experts;
+        if (options->layers[i].experts == 0)
+            continue;
         timing->layers[i].slots = slots;
         *most_slots = slots > *most_slots ? slots : *most_slots;
         widest = later(widest, timing->layers[i].slot_bytes);

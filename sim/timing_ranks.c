@@ -25,22 +25,36 @@ static Status check_plan(const Plan *plan)
     return plan->buffer.on ? ranked_replay_check(plan) : OK;
 }
 
-Plan timing_plan_of_one_rank(const Plan *plan)
-{
-    Plan one = *plan;
-    one.placement.ranks = 1;
-    return one;
-}
-
 /* An imported trace may not say how much a token's activations are. */
-static Status check_widths(const TimingOptions *options)
+static Status check_widths(const Plan *plan, const TraceLayer *layers, uint32_t n_layers)
 {
-    for (uint32_t i = 0; i < options->n_layers; i++)
-        if (options->layers[i].d_model == 0)
+    for (uint32_t i = 0; i < n_layers; i++)
+        if (layers[i].d_model == 0)
             return fail(ERR_INPUT,
                         "layer %u: the trace does not say its d_model, by which times of %u ranks "
                         "are told",
-                        options->layers[i].layer, options->plan->placement.ranks);
+                        layers[i].layer, plan->placement.ranks);
+    return OK;
+}
+
+static Status check_ranks(const Plan *plan, const TraceLayer *layers, uint32_t n_layers)
+{
+    RankSplit split;
+    TRY(check_plan(plan));
+    TRY(check_widths(plan, layers, n_layers));
+    Status status = rank_split_open(plan, layers, n_layers, &split);
+    rank_split_close(&split);
+    return status;
+}
+
+Status timing_check_plan(const Plan *plan, const TraceLayer *layers, uint32_t n_layers)
+{
+    const Plan one = plan_of_one_rank(plan);
+    ExpertBuffer *buffer;
+    if (plan->placement.ranks > 1)
+        TRY(check_ranks(plan, layers, n_layers));
+    TRY(buffer_new(&one, layers, n_layers, &buffer));
+    buffer_free(buffer);
     return OK;
 }
 
@@ -64,22 +78,6 @@ static Status find_exchange(Ranks *ranks)
     return OK;
 }
 
-/* Layers in which a rank has no experts count with one, which takes no memory. */
-static void forget_room(const RankSplit *split, uint32_t rank, Timing *timing)
-{
-    const Plan *plan = timing->options.plan;
-    if (plan->buffer.on && plan->buffer.scope == SCOPE_DEVICE)
-        return;
-    for (uint32_t i = 0; i < split->n_layers; i++) {
-        const LayerTime *layer = &timing->layers[i];
-        if (split->held[(size_t)rank * split->n_layers + i] > 0)
-            continue;
-        timing->slot_bytes -= layer->slots * layer->slot_bytes;
-        timing->resident_bytes -=
-            (plan->buffer.on ? layer->residents : layer->slots) * layer->slot_bytes;
-    }
-}
-
 static Status open_rank(Timing *timing, uint32_t rank)
 {
     Ranks *ranks = timing->ranks;
@@ -88,7 +86,6 @@ static Status open_rank(Timing *timing, uint32_t rank)
     options.layers = rank_split_layers(&ranks->split, rank);
     TRY(timing_new(&options, &ranks->of[rank].timing));
     ranks->of[rank].timing->is_rank = true;
-    forget_room(&ranks->split, rank, ranks->of[rank].timing);
     return OK;
 }
 
@@ -97,10 +94,10 @@ Status timing_ranks_open(Timing *timing)
     const TimingOptions *options = &timing->options;
     Ranks *ranks;
     TRY(check_plan(options->plan));
-    TRY(check_widths(options));
+    TRY(check_widths(options->plan, options->layers, options->n_layers));
     TRY(mem_new(&timing->ranks, 1, sizeof *timing->ranks, "simulated ranks"));
     ranks = timing->ranks;
-    ranks->plan = timing_plan_of_one_rank(options->plan);
+    ranks->plan = plan_of_one_rank(options->plan);
     ranks->prefetches = plan_prefetches(options->plan);
     TRY(rank_split_open(options->plan, options->layers, options->n_layers, &ranks->split));
     uint32_t n = ranks->split.ranks;

@@ -1,56 +1,12 @@
-/* Ranks with buffers: each decides as a replay of its own experts would, and where all that is
- * asked for lies on one rank, it takes as long as a machine with those experts alone. */
-#include "tests/timing_machine.h"
+/* Ranks with buffers: each decides as a replay of its own experts would. */
+#include "tests/ranked_routing.h"
 
+#include <stdio.h>
+
+#include "base/memory.h"
+#include "policies/eviction.h"
 #include "sim/ranked_replay.h"
-#include "sim/timed_replay.h"
 #include "traces/packed_future.h"
-
-enum { STEPS = 40, MOST_TOKENS = 6, TOP_K = 2, MOST_RANKS = 4 };
-
-static void draw_experts(uint64_t *random, uint16_t *experts)
-{
-    uint32_t among = random_below(random, 2) ? EXPERTS : 4;
-    experts[0] = (uint16_t)random_below(random, among);
-    experts[1] = (uint16_t)((experts[0] + 1 + random_below(random, among - 1)) % among);
-}
-
-typedef struct {
-    uint32_t tokens[STEPS];
-    uint16_t experts[STEPS][MOE_LAYERS * MOST_TOKENS * TOP_K];
-} Routing;
-
-static void draw_routing(uint64_t *random, Routing *routing)
-{
-    for (uint32_t i = 0; i < STEPS; i++) {
-        routing->tokens[i] = random_below(random, 3) ? 1 : 1 + random_below(random, MOST_TOKENS);
-        for (uint32_t j = 0; j < MOE_LAYERS * routing->tokens[i]; j++)
-            draw_experts(random, routing->experts[i] + j * TOP_K);
-    }
-}
-
-/* NUMBER[MOE_LAYERS][EXPERTS] are other names for the experts, EXPERT_DROPPED for those that are
- * left out; NULL: the same. */
-static void pack(const Routing *routing, const TraceLayer *layers,
-                 const uint16_t (*number)[EXPERTS], PackedTrace *packed)
-{
-    static const uint32_t SAME[MOST_TOKENS] = {0};
-    assert_ok(packed_trace_new(layers, MOE_LAYERS, packed));
-    for (uint32_t i = 0; i < STEPS; i++) {
-        uint16_t experts[MOE_LAYERS * MOST_TOKENS * TOP_K];
-        uint32_t each = routing->tokens[i] * TOP_K;
-        for (uint32_t j = 0; j < MOE_LAYERS * each; j++)
-            experts[j] =
-                number != NULL ? number[j / each][routing->experts[i][j]] : routing->experts[i][j];
-        const TraceStep step = {.step = i,
-                                .phase = PHASE_DECODE,
-                                .tokens = routing->tokens[i],
-                                .request = SAME,
-                                .position = SAME,
-                                .experts = experts};
-        assert_ok(packed_trace_add_step(packed, &step));
-    }
-}
 
 /* ---- decisions ---- */
 
@@ -116,7 +72,8 @@ static Plan draw_plan(uint64_t *random)
     return plan;
 }
 
-/* The experts of RANK by its numbers, and what layers it has. */
+/* The experts of RANK by its numbers, and what layers it has: where it has none, with
+ * some that nobody asks for. */
 static void number_experts(const PlanTable *map, uint32_t rank, uint16_t (*number)[EXPERTS],
                            TraceLayer *layers)
 {
@@ -129,6 +86,7 @@ static void number_experts(const PlanTable *map, uint32_t rank, uint16_t (*numbe
             number[i][e] =
                 on.values[0] == rank ? (uint16_t)layers[i].experts++ : (uint16_t)EXPERT_DROPPED;
         }
+        layers[i].experts = layers[i].experts > 0 ? layers[i].experts : TOP_K;
     }
 }
 
@@ -228,216 +186,63 @@ static void every_rank_decides_as_a_replay_of_its_experts(void **unused)
         check_decisions(&routing, &plan);
     }
 }
+/* ---- placements of one's own ---- */
 
-/* ---- time ---- */
-
-static void set_table(Hardware *hardware, const char *name, double ns)
+static void a_rank_without_experts_of_a_layer_decides_without_that_layer(void **unused)
 {
-    CostTable *table = (CostTable *)hardware_table(hardware, name, "");
-    assert_non_null(table);
-    table->value[0] = ns;
+    (void)unused;
+    static const char *const ORDERS[] = {"serial", "batch", "staged"};
+    uint64_t random = 15;
+    Routing routing;
+    draw_routing(&random, &routing);
+    for (const char *const *name = eviction_names(); *name != NULL; name++)
+        for (int order = 0; order < 3; order++) {
+            if (eviction_needs_hot(*name) || eviction_needs_scores(*name))
+                continue;
+            char buffer[128];
+            snprintf(buffer, sizeof buffer, "{\"slots\": 3, \"evict\": \"%s\", \"order\": \"%s\"}",
+                     *name, ORDERS[order]);
+            Plan plan = lopsided_plan(buffer);
+            check_decisions(&routing, &plan);
+            plan.buffer.scope = SCOPE_DEVICE;
+            /* Random victims are drawn of the slots that there are, of which staged has more for
+             * more experts. */
+            if (strcmp(*name, "random") != 0)
+                check_decisions(&routing, &plan);
+            plan_free(&plan);
+        }
 }
 
-static void add_exchanges(Hardware *hardware, double ns)
+/* Of a plan under which nothing is looked up. */
+static uint64_t memory_of(const char *buffer)
 {
-    char shape[160];
-    CostTable *table;
-    hardware_ranks_shape(2, 2, shape);
-    assert_ok(hardware_add_table(hardware, "all-to-all", shape, UNIT_NS, NULL, 0, &table));
-    assert_ok(cost_table_put(table, (const double[1]){0}, ns, 0));
-}
-
-static Timing *open_timing(Hardware *hardware, const Plan *plan, TraceLayer *layers, bool records)
-{
-    Timing *timing;
-    for (uint32_t i = 0; i < MOE_LAYERS; i++)
-        layers[i].d_model = 64;
-    assert_ok(timing_new(&(TimingOptions){.hardware = hardware,
-                                          .model = "model",
-                                          .plan = plan,
-                                          .layers = layers,
-                                          .n_layers = MOE_LAYERS,
-                                          .logits = true,
-                                          .records = records},
-                         &timing));
-    return timing;
-}
-
-typedef struct {
-    StepTime steps[STEPS];
-    uint32_t n;
-} Steps;
-
-static Status note_step(void *argument, const StepFeatures *features, const StepTime *step)
-{
-    Steps *steps = argument;
-    (void)features;
-    steps->steps[steps->n++] = *step;
-    return OK;
-}
-
-/* One request, whose tokens come one by one or several at a time. */
-static void make_features(const Routing *routing, StepFeatures *steps)
-{
-    uint64_t context = 0;
-    for (uint32_t i = 0; i < STEPS; i++) {
-        uint32_t tokens = routing->tokens[i];
-        steps[i] = (StepFeatures){.step = i,
-                                  .phase = PHASE_DECODE,
-                                  .tokens = tokens,
-                                  .requests = 1,
-                                  .most_keys = (uint32_t)context + tokens};
-        steps[i].groups[tokens == 1 ? SPANS_ONE : SPANS_SEVERAL] =
-            (SpanGroup){.requests = 1, .tokens = tokens, .context = context};
-        context += tokens;
-    }
-}
-
-static TimingTotals play(const Routing *routing, const Plan *plan, Timing *timing,
-                         const PackedTrace *packed, Steps *steps)
-{
-    StepFeatures features[STEPS];
-    const TraceFeatures all = {.steps = features, .n_steps = STEPS};
+    TraceLayer layers[MOE_LAYERS];
+    PackedTrace packed;
     ReplayFuture future = {0};
     ReplayResult result;
-    steps->n = 0;
-    make_features(routing, features);
-    assert_ok(replay_prepare(packed, plan, &future));
-    assert_ok(timed_replay(packed, &future, timing, &all, 0, plan, note_step, steps, &result));
+    Plan plan = lopsided_plan(buffer);
+    make_layers(layers);
+    assert_ok(packed_trace_new(layers, MOE_LAYERS, &packed));
+    assert_ok(replay_prepare(&packed, &plan, &future));
+    assert_ok(plan_replay_run(&packed, &plan, &future, &result));
+    const uint64_t bytes = result.memory_bytes;
     replay_result_free(&result);
     replay_future_free(&future);
-    return timing_totals(timing);
+    packed_trace_free(&packed);
+    plan_free(&plan);
+    return bytes;
 }
 
-/* The even experts, which are those of rank 0 of two. */
-static void keep_even(Routing *routing)
-{
-    for (uint32_t i = 0; i < STEPS; i++)
-        for (uint32_t j = 0; j < MOE_LAYERS * routing->tokens[i] * TOP_K; j += 2) {
-            uint16_t *experts = routing->experts[i] + j;
-            experts[0] -= experts[0] % 2;
-            experts[1] -= experts[1] % 2;
-            if (experts[0] == experts[1])
-                experts[1] = (uint16_t)((experts[0] + 2) % EXPERTS);
-        }
-}
-
-static void check_alone(Hardware *hardware, const Routing *routing, const Plan *plan)
-{
-    static Steps together;
-    static Steps alone;
-    uint16_t number[MOE_LAYERS][EXPERTS];
-    TraceLayer layers[MOE_LAYERS];
-    TraceLayer half[MOE_LAYERS];
-    PackedTrace packed[2];
-    Plan one = *plan;
-    one.placement.ranks = 1;
-    make_layers(layers);
-    make_layers(half);
-    for (uint32_t i = 0; i < MOE_LAYERS; i++) {
-        half[i].experts = EXPERTS / 2;
-        for (uint16_t e = 0; e < EXPERTS; e++)
-            number[i][e] = e / 2;
-    }
-    pack(routing, layers, NULL, &packed[0]);
-    pack(routing, half, (const uint16_t(*)[EXPERTS])number, &packed[1]);
-    Timing *ranks = open_timing(hardware, plan, layers, false);
-    Timing *machine = open_timing(hardware, &one, half, false);
-    const TimingTotals totals = play(routing, plan, ranks, &packed[0], &together);
-    play(routing, &one, machine, &packed[1], &alone);
-    for (uint32_t i = 0; i < STEPS; i++) {
-        assert_int_equal(together.steps[i].duration_ns, alone.steps[i].duration_ns);
-        assert_int_equal(together.steps[i].exposed_load_ns, alone.steps[i].exposed_load_ns);
-        assert_int_equal(together.steps[i].loads, alone.steps[i].loads);
-        assert_int_equal(together.steps[i].bytes_loaded, alone.steps[i].bytes_loaded);
-        assert_int_equal(together.steps[i].load_ns, alone.steps[i].load_ns);
-    }
-    assert_int_equal(totals.of_ranks[1].compute_ns, 0);
-    assert_int_equal(totals.of_ranks[0].loads, totals.total.loads);
-    timing_free(ranks);
-    timing_free(machine);
-    packed_trace_free(&packed[0]);
-    packed_trace_free(&packed[1]);
-}
-
-static void a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts(void **unused)
+/* Both ranks have experts of two layers. */
+static void memory_is_that_of_the_experts_of_each_rank(void **unused)
 {
     (void)unused;
-    uint64_t random = 12;
-    for (int i = 0; i < 200; i++) {
-        Routing routing;
-        Hardware hardware;
-        Plan plan = random_plan(&random);
-        make_machine(&random, random_below(&random, 2) ? 4096 : 1 << 20, &hardware);
-        add_exchanges(&hardware, 0);
-        set_table(&hardware, "lag", 0);
-        draw_routing(&random, &routing);
-        keep_even(&routing);
-        plan.placement.ranks = 2;
-        plan.placement.method = PLACEMENT_ROUND_ROBIN;
-        check_alone(&hardware, &routing, &plan);
-        hardware_free(&hardware);
-    }
-}
-
-/* Rank 0 has the even experts, by their ids, and rank 1 the others. */
-static Status check_step(void *argument, const StepFeatures *features, const StepTime *step)
-{
-    uint64_t *loads = argument;
-    uint64_t of_step = 0;
-    (void)features;
-    assert_int_equal(step->n_ranks, 2);
-    for (uint32_t rank = 0; rank < 2; rank++) {
-        const RankStep *of = &step->ranks[rank];
-        for (size_t i = 0; i < of->n_residency; i++) {
-            assert_int_equal(of->residency[i].expert % 2, rank);
-            of_step += of->residency[i].duration_ns > 0;
-        }
-        for (size_t i = 0; i < of->n_ports; i++) {
-            assert_int_equal(of->ports[i].back, i % 2);
-            assert_true(of->ports[i].start_ns >= step->start_ns);
-            assert_true(of->ports[i].start_ns + of->ports[i].duration_ns <=
-                        step->start_ns + step->duration_ns);
-        }
-    }
-    assert_int_equal(step->ranks[0].n_ports, 2 * MOE_LAYERS);
-    assert_int_equal(of_step, step->loads);
-    *loads += of_step;
-    return OK;
-}
-
-static void records_of_ranks_name_the_experts_of_the_trace(void **unused)
-{
-    (void)unused;
-    uint64_t random = 14;
-    uint64_t loads = 0;
-    for (int i = 0; i < 40; i++) {
-        Routing routing;
-        Hardware hardware;
-        TraceLayer layers[MOE_LAYERS];
-        PackedTrace packed;
-        StepFeatures features[STEPS];
-        const TraceFeatures all = {.steps = features, .n_steps = STEPS};
-        const ReplayFuture future = {0};
-        ReplayResult result;
-        Plan plan = random_plan(&random);
-        plan.placement.ranks = 2;
-        plan.placement.method = PLACEMENT_ROUND_ROBIN;
-        make_machine(&random, 1 << 20, &hardware);
-        add_exchanges(&hardware, 700);
-        draw_routing(&random, &routing);
-        make_layers(layers);
-        pack(&routing, layers, NULL, &packed);
-        make_features(&routing, features);
-        Timing *timing = open_timing(&hardware, &plan, layers, true);
-        assert_ok(
-            timed_replay(&packed, &future, timing, &all, 0, &plan, check_step, &loads, &result));
-        replay_result_free(&result);
-        timing_free(timing);
-        packed_trace_free(&packed);
-        hardware_free(&hardware);
-    }
-    assert_true(loads > 0);
+    assert_int_equal(memory_of("null"), 30000);
+    assert_int_equal(memory_of("{\"slots\": 3}"), 2 * 2 * 3 * 1000);
+    assert_int_equal(memory_of("{\"slots\": 3, \"evict\": \"belady\"}"), 2 * 2 * 4 * 1000);
+    assert_int_equal(memory_of("{\"slots\": 10}"), 30000);
+    assert_int_equal(memory_of("{\"slots\": 3, \"scope\": \"device\"}"), 2 * 3 * 1000);
+    assert_int_equal(memory_of("{\"slots\": 40, \"scope\": \"device\"}"), 30000);
 }
 
 /* ---- what is not defined ---- */
@@ -512,8 +317,8 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_rank_decides_as_a_replay_of_its_experts),
-        cmocka_unit_test(a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts),
-        cmocka_unit_test(records_of_ranks_name_the_experts_of_the_trace),
+        cmocka_unit_test(a_rank_without_experts_of_a_layer_decides_without_that_layer),
+        cmocka_unit_test(memory_is_that_of_the_experts_of_each_rank),
         cmocka_unit_test(what_ranks_do_not_decide_is_refused),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),
     };

@@ -159,6 +159,78 @@ static void served_steps_take_what_recorded_ones_do(void **unused)
     }
 }
 
+/* Whatever else is asked for, it is the plan that is named. */
+static void a_placement_that_does_not_fit_the_layers_is_refused(void **unused)
+{
+    (void)unused;
+    static const char WHY[] = "moebius: simulate: placement.ranks: 5, layer 0 has 4 experts\n";
+    const char *trace = make_trace("few.db");
+    const char *profile = make_profile(trace);
+    for (int i = 0; i < 4; i++) {
+        cli_run((const char *[]){"simulate", "--trace", trace, "--set", "placement.ranks=5",
+                                 "--set", i % 2 ? "buffer.slots=1" : "seed=0",
+                                 i / 2 ? "--hardware" : NULL, profile, NULL},
+                &run);
+        assert_int_equal(run.code, 2);
+        assert_string_equal(run.err, WHY);
+    }
+}
+
+/* Every copy of an expert takes memory, with a buffer that has room for all as without one. */
+static void copies_of_experts_count_in_the_memory_of_all_ranks(void **unused)
+{
+    (void)unused;
+    const char *trace = make_trace("copied.db");
+    const char *profile = make_profile(trace);
+    const char *plan = scratch_path("copied.json");
+    cli_run((const char *[]){"place", "--trace", trace, "--ranks", "2", "--method", "replicate",
+                             "--replicas", "3", "--out", plan, NULL},
+            &run);
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    for (int i = 0; i < 6; i++) {
+        cli_run((const char *[]){"simulate", "--trace", trace, "--plan", plan, "--json", "--set",
+                                 i % 2 ? "buffer.slots=4" : "seed=0", "--set",
+                                 i / 2 == 2 ? "batching.mode=continuous" : "seed=0", "--set",
+                                 i / 2 == 2 ? "batching.sequences=2" : "seed=0",
+                                 i / 2 ? "--hardware" : NULL, profile, NULL},
+                &run);
+        if (run.code != 0)
+            fail_msg("%s", run.err);
+        cJSON *json = cJSON_Parse(run.out);
+        assert_true(number(json, "memory_bytes") == EVENTS * (EXPERTS + 3) * 1000);
+        cJSON_Delete(json);
+    }
+}
+
+static double misses_of(const char *trace, const char *budget, const char *order)
+{
+    char set[64];
+    char orders[64];
+    snprintf(set, sizeof set, "buffer.budget=%s", budget);
+    snprintf(orders, sizeof orders, "buffer.order=%s", order);
+    cli_run((const char *[]){"simulate", "--trace", trace, "--set", "placement.ranks=2", "--set",
+                             "placement.method=greedy", "--set", "buffer.slots=2", "--set", set,
+                             "--set", orders, "--train", "0:0.5", "--test", "0:0.5", "--json",
+                             NULL},
+            &run);
+    if (run.code != 0)
+        fail_msg("%s", run.err);
+    cJSON *json = cJSON_Parse(run.out);
+    const double misses = number(json, "misses");
+    cJSON_Delete(json);
+    return misses;
+}
+
+/* The first layer needs two experts of a rank in turn, the last only ever one. */
+static void budgets_are_learnt_for_the_buffers_of_all_ranks(void **unused)
+{
+    (void)unused;
+    const char *trace = make_trace("learnt.db");
+    assert_true(misses_of(trace, "optimal", "batch") <= misses_of(trace, "uniform", "batch"));
+    assert_true(misses_of(trace, "optimal", "serial") <= misses_of(trace, "uniform", "serial"));
+}
+
 static const char *write_text(const char *name, const char *text)
 {
     const char *path = scratch_path(name);
@@ -260,6 +332,9 @@ int main(void)
         cmocka_unit_test(simulate_tells_the_time_of_several_ranks),
         cmocka_unit_test(every_rank_is_a_process_of_the_timeline),
         cmocka_unit_test(a_sweep_by_time_learns_placements),
+        cmocka_unit_test(a_placement_that_does_not_fit_the_layers_is_refused),
+        cmocka_unit_test(copies_of_experts_count_in_the_memory_of_all_ranks),
+        cmocka_unit_test(budgets_are_learnt_for_the_buffers_of_all_ranks),
         cmocka_unit_test(counts_are_the_same_without_a_profile),
         cmocka_unit_test(served_steps_take_what_recorded_ones_do),
     };

@@ -2,7 +2,7 @@
 #ifndef TESTS_TIMING_MACHINE_H
 #define TESTS_TIMING_MACHINE_H
 
-#include "tests/support.h"
+#include "tests/small_layers.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "policies/link.h"
 #include "sim/timing.h"
 
-enum { LAYERS = 4, MOE_LAYERS = 3, EXPERTS = 10, MOST_OPS = 64 };
+enum { LAYERS = 1 + MOE_LAYERS, MOST_OPS = 64 };
 
 /* ---- the model: layer 0 is dense, the others are of experts ---- */
 
@@ -112,14 +112,6 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     assert_ok(hardware_add_table(hardware, "load/together", "", UNIT_NS, &axis, 1, &copy));
     for (uint32_t n = 1; n <= EXPERTS; n++)
         assert_ok(cost_table_put(copy, (double[]){n * slot_bytes}, random_below(random, 9000), 0));
-}
-
-static void make_layers(TraceLayer layers[MOE_LAYERS])
-{
-    memset(layers, 0, MOE_LAYERS * sizeof *layers);
-    for (uint32_t i = 0; i < MOE_LAYERS; i++)
-        layers[i] =
-            (TraceLayer){.layer = 1 + i, .experts = EXPERTS, .top_k = 2, .expert_bytes = 1000};
 }
 
 static Plan random_plan(uint64_t *random)

@@ -34,7 +34,7 @@ typedef struct {
     uint32_t steps;
 } TraceShape;
 
-static const TraceShape SHAPES[] = {{1, 1}, {1, 98304}, {16, 8192}, {64, 2048}};
+static const TraceShape SHAPES[] = {{1, 1}, {1, 13500}, {1, 98304}, {16, 16384}, {64, 8192}};
 
 static const struct {
     const char *name;
@@ -149,10 +149,11 @@ static Status add_figures(const Bench *bench, const char *what, double steps, do
     BenchFigure spent = {.bench = "simulate", .unit = "us/step", .value = best_ns / steps / 1e3};
     BenchFigure ratio = {
         .bench = "simulate", .unit = "times", .value = predicted_ns / best_ns, .wanted = WANTED};
-    snprintf(spent.name, sizeof spent.name, "batch %" PRIu32 ", %s", bench->shape.batch, what);
+    snprintf(spent.name, sizeof spent.name, "%" PRIu32 " steps of batch %" PRIu32 ", %s",
+             bench->shape.steps, bench->shape.batch, what);
     snprintf(ratio.name, sizeof ratio.name,
-             "batch %" PRIu32 ", %s, faster than its steps of %.2f ms", bench->shape.batch, what,
-             predicted_ns / steps / 1e6);
+             "%" PRIu32 " steps of batch %" PRIu32 ", %s, faster than its steps of %.2f ms",
+             bench->shape.steps, bench->shape.batch, what, predicted_ns / steps / 1e6);
     TRY(bench_report_add(bench->report, &spent));
     return bench_report_add(bench->report, &ratio);
 }

@@ -54,10 +54,11 @@ typedef struct {
     uint32_t *found; /* [n + AGED_STRIDE] */
     uint32_t n;      /* slots, rounded up to AGED_STRIDE */
 
-    uint32_t *near_last; /* [AGED_NEAR + 1] */
-    float *near_rate;    /* the same */
-    uint32_t *near_slot; /* the same */
-    uint64_t near;       /* a bit for each that is there */
+    uint32_t *near_last;   /* [AGED_NEAR + 1] */
+    float *near_rate;      /* the same */
+    uint32_t *near_slot;   /* the same */
+    uint32_t *near_object; /* the same */
+    uint64_t near;         /* a bit for each that is there */
     float threshold;
     uint32_t horizon;
 

@@ -15,12 +15,13 @@ static void clear_near(AgedQueue *queue)
         queue->index[queue->near_slot[__builtin_ctzll(queue->near)]] = AGED_NEAR;
 }
 
-static void put_near(AgedQueue *queue, uint32_t index, uint32_t slot)
+static void put_near(AgedQueue *queue, uint32_t index, uint32_t slot, uint32_t object)
 {
     queue->near |= UINT64_C(1) << index;
     queue->near_last[index] = queue->last[slot];
     queue->near_rate[index] = queue->rate[slot];
     queue->near_slot[index] = slot;
+    queue->near_object[index] = object;
     queue->index[slot] = (uint16_t)index;
 }
 
@@ -34,11 +35,12 @@ static void put(Scope *scope, uint32_t object)
 {
     AgedQueue *queue = &scope->aged;
     uint32_t slot = scope->slot[object];
-    queue->rate[slot] = 1.0F / (float)queue->uses[object].count;
-    if (!reaches(queue, slot))
+    float count = (float)queue->uses[object].count; /* to be compared before it is divided by */
+    queue->rate[slot] = 1.0F / count;
+    if ((float)(int32_t)(queue->horizon - queue->last[slot]) < queue->threshold * count)
         return;
     if (queue->near != UINT64_MAX)
-        put_near(queue, (uint32_t)__builtin_ctzll(~queue->near), slot);
+        put_near(queue, (uint32_t)__builtin_ctzll(~queue->near), slot, object);
     else
         queue->horizon = 0;
 }
@@ -202,12 +204,13 @@ static void fill_near(Scope *scope, float most)
     if (n > AGED_NEAR)
         n = queue->horizon = 0;
     for (uint32_t i = 0; i < n; i++)
-        put_near(queue, i, queue->found[i]);
+        put_near(queue, i, queue->found[i], scope->slot_object[queue->found[i]]);
 }
 
-/* A slot, and its bit if it is near. */
+/* Who goes, and his bit if he is near. */
 typedef struct {
     uint32_t slot;
+    uint32_t object;
     uint64_t near;
 } AgedPick;
 
@@ -221,7 +224,7 @@ static AgedPick search_all(Scope *scope)
         fill_near(scope, found.most);
     uint32_t slot = found.n_close == 1 ? found.at : least_of_all(scope, aged_limit(found.most));
     uint32_t index = queue->index[slot];
-    return (AgedPick){slot, index < AGED_NEAR ? UINT64_C(1) << index : 0};
+    return (AgedPick){slot, scope->slot_object[slot], index < AGED_NEAR ? UINT64_C(1) << index : 0};
 }
 
 static AgedNearest search_near(const AgedQueue *queue, uint32_t now)
@@ -243,9 +246,11 @@ static bool find_near(Scope *scope, AgedPick *pick)
         return false;
     pick->near = found.close;
     pick->slot = queue->near_slot[__builtin_ctzll(found.close)];
+    pick->object = queue->near_object[__builtin_ctzll(found.close)];
     if ((found.close & (found.close - 1)) != 0) {
         pick->slot = least_of_close(scope, found.close);
         pick->near = UINT64_C(1) << queue->index[pick->slot];
+        pick->object = scope->slot_object[pick->slot];
     }
     return true;
 }
@@ -265,7 +270,7 @@ static uint32_t take(Scope *scope, AgedPick pick)
     queue->index[pick.slot] = AGED_NEAR;
     queue->near &= ~pick.near;
     queue->taken++;
-    return scope->slot_object[pick.slot];
+    return pick.object;
 }
 
 static uint32_t take_least(Scope *scope)
@@ -305,10 +310,10 @@ ALWAYS_INLINE uint32_t victim_at(Scope *scope, const Turns *turns, uint32_t at, 
     scope->aged.ahead = at;
     for (;;) {
         AgedPick pick = find_least(scope);
-        uint32_t object = scope->slot_object[pick.slot];
-        if (!turns_take_hit(scope, turns, object, at, pending))
+        if (!turns_take_hit(scope, turns, pick.object, at, pending))
             return take(scope, pick);
-        note_at(&scope->aged, object, scope->time + turns_of(scope, turns, object) + 1, true);
+        note_at(&scope->aged, pick.object, scope->time + turns_of(scope, turns, pick.object) + 1,
+                true);
     }
 }
 

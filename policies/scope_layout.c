@@ -43,6 +43,7 @@ static void lay_out_aged(Scope *scope, Arena *arena)
     aged->near_last = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_last);
     aged->near_rate = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_rate);
     aged->near_slot = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_slot);
+    aged->near_object = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_object);
 }
 
 static void lay_out_places(const EvictionPolicy *policy, Scope *scope, Arena *arena)

@@ -13,6 +13,7 @@ enum { SHOWN_SIZES = 8 };
 typedef struct {
     char scope[16];
     char order[16];
+    int ranks;
     char evict[40];
     char predictor[64];
     double *slots; /* [n] */
@@ -22,7 +23,7 @@ typedef struct {
     size_t ratio_room;
 } Curve;
 
-/* Ordered so that curves of one scope and order of replay follow on. */
+/* Ordered so that curves of one scope, order of replay and number of ranks follow on. */
 typedef struct {
     Curve *curves; /* [n] */
     size_t n;
@@ -36,7 +37,8 @@ static bool is_bound(const Curve *curve)
 
 static bool is_of_panel(const Curve *a, const Curve *b)
 {
-    return strcmp(a->scope, b->scope) == 0 && strcmp(a->order, b->order) == 0;
+    return strcmp(a->scope, b->scope) == 0 && strcmp(a->order, b->order) == 0 &&
+           a->ranks == b->ranks;
 }
 
 static void curve_name(const Curve *curve, char name[128])
@@ -70,6 +72,7 @@ static Status add_row(Curves *curves, sqlite3_stmt *row)
     copy_text(of.order, sizeof of.order, row, 1);
     copy_text(of.evict, sizeof of.evict, row, 2);
     copy_text(of.predictor, sizeof of.predictor, row, 3);
+    of.ranks = sqlite3_column_int(row, 6);
     if (last == NULL || !is_of_panel(last, &of) || strcmp(last->evict, of.evict) != 0 ||
         strcmp(last->predictor, of.predictor) != 0) {
         TRY(mem_grow(&curves->curves, &curves->room, curves->n, sizeof of, "curves"));
@@ -83,6 +86,7 @@ static Status add_row(Curves *curves, sqlite3_stmt *row)
 static Status read_curves(const StudyReader *reader, Curves *curves)
 {
     const bool predicts = study_reader_has_column(reader, "predictor");
+    char columns[160];
     const StudyConditions conditions = {
         .misses_at_most = 1,
         .with_bounds = true,
@@ -91,11 +95,12 @@ static Status read_curves(const StudyReader *reader, Curves *curves)
                           : "slots > 0"};
     sqlite3_stmt *statement = NULL;
     int code = SQLITE_DONE;
-    TRY(study_reader_select(reader,
-                            predicts ? "scope, replay_order, evict, predictor, slots, miss_ratio"
-                                     : "scope, replay_order, evict, 'none', slots, miss_ratio",
-                            &conditions, "1 DESC, 2, evict LIKE 'belady%', 3, 4, 5, 6",
-                            &statement));
+    snprintf(columns, sizeof columns,
+             "scope, replay_order, evict, %s, slots, miss_ratio,"
+             " coalesce(json_extract(plan, '$.placement.ranks'), 1)",
+             predicts ? "predictor" : "'none'");
+    TRY(study_reader_select(reader, columns, &conditions,
+                            "1 DESC, 2, 7, evict LIKE 'belady%', 3, 4, 5, 6", &statement));
     Status status = OK;
     while (status == OK && (code = sqlite3_step(statement)) == SQLITE_ROW)
         status = add_row(curves, statement);
@@ -134,10 +139,12 @@ static void draw_panel(FILE *stream, const Curve *curves, size_t n)
         most = curve->slots[curve->n - 1] > most ? curve->slots[curve->n - 1] : most;
     }
     const bool of_layer = strcmp(curves[0].scope, "layer") == 0;
-    Plot plot =
-        plot_begin(stream, "Miss ratio against size, by policy",
-                   plot_axis(of_layer ? "slots of a layer" : "slots of the device", least, most),
-                   plot_axis("miss ratio", 0, 1));
+    const bool of_rank = curves[0].ranks > 1;
+    char sizes[48];
+    snprintf(sizes, sizeof sizes, "slots of %s%s", of_layer ? "a layer" : "the device",
+             of_rank ? " of a rank" : "");
+    Plot plot = plot_begin(stream, "Miss ratio against size, by policy",
+                           plot_axis(sizes, least, most), plot_axis("miss ratio", 0, 1));
     for (size_t i = 0; i < n; i++) {
         curve_name(&curves[i], name);
         plot_series(&plot, name, is_bound(&curves[i]) ? PLOT_BOUND : PLOT_LINE, curves[i].slots,
@@ -238,9 +245,12 @@ static Status tell_panel(FILE *stream, const Curve *curves, size_t n)
 {
     const Curve *lru = NULL;
     const Curve *belady = NULL;
-    char title[96];
-    snprintf(title, sizeof title, "Misses by policy and size: scope %s, order %s", curves->scope,
-             curves->order);
+    char title[128];
+    char ranks[24] = "";
+    if (curves->ranks > 1)
+        snprintf(ranks, sizeof ranks, ", %d ranks", curves->ranks);
+    snprintf(title, sizeof title, "Misses by policy and size: scope %s, order %s%s", curves->scope,
+             curves->order, ranks);
     html_heading(stream, title);
     draw_panel(stream, curves, n);
     TRY(print_panel(stream, curves, n));

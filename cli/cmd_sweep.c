@@ -105,7 +105,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 }
 
 /* With --sizes all: below how many slots lru gets no hit at all in order serial, by scope; 0 where
- * the study has no plan of that scope. */
+ * the study has no plan of that scope on one rank. */
 typedef struct {
     uint32_t slots[2]; /* by BufferScopeKind */
 } LruCliff;
@@ -132,7 +132,7 @@ static Status find_cliffs(const PackedTrace *trace, const Study *study, const St
     const PackedTrace test = packed_trace_part(trace, steps->first, steps->end);
     bool wanted[2] = {false};
     for (size_t i = 0; i < study->n_plans; i++)
-        if (study->plans[i].buffer.on)
+        if (study->plans[i].buffer.on && study->plans[i].placement.ranks == 1)
             wanted[study->plans[i].buffer.scope] = true;
     for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++)
         if (wanted[scope])

@@ -277,6 +277,32 @@ static void a_sweep_by_time_learns_placements(void **unused)
     cJSON_Delete(json);
 }
 
+/* The first slot that lru hits with is told of one rank, which is where all look-ups are. */
+static void the_first_hit_of_lru_is_not_that_of_several_ranks(void **unused)
+{
+    (void)unused;
+    static const char *const RANKS[] = {"[2]", "[1, 2]"};
+    const char *trace = make_trace("cliff.db");
+    for (int i = 0; i < 2; i++) {
+        char text[160];
+        snprintf(text, sizeof text,
+                 "{\"moebius_study\": 1, \"grid\": {\"buffer.evict\": [\"lru\"],"
+                 " \"placement.ranks\": %s}}",
+                 RANKS[i]);
+        const char *study = write_text("cliff.json", text);
+        cli_run((const char *[]){"sweep", "--trace", trace, "--study", study, "--sizes", "all",
+                                 "--out", scratch_path(i ? "cliff1.db" : "cliff0.db"), "--json",
+                                 NULL},
+                &run);
+        if (run.code != 0)
+            fail_msg("%s", run.err);
+        cJSON *json = cJSON_Parse(run.out);
+        const cJSON *first = cJSON_GetObjectItemCaseSensitive(json, "lru_first_hit_slots");
+        assert_int_equal(cJSON_GetObjectItemCaseSensitive(first, "layer") != NULL, i);
+        cJSON_Delete(json);
+    }
+}
+
 /* How many slices of NAME process PID has on track TID, and when the last begins. */
 static int slices(const cJSON *events, int pid, int tid, const char *name, double *last_us)
 {
@@ -332,6 +358,7 @@ int main(void)
         cmocka_unit_test(simulate_tells_the_time_of_several_ranks),
         cmocka_unit_test(every_rank_is_a_process_of_the_timeline),
         cmocka_unit_test(a_sweep_by_time_learns_placements),
+        cmocka_unit_test(the_first_hit_of_lru_is_not_that_of_several_ranks),
         cmocka_unit_test(a_placement_that_does_not_fit_the_layers_is_refused),
         cmocka_unit_test(copies_of_experts_count_in_the_memory_of_all_ranks),
         cmocka_unit_test(budgets_are_learnt_for_the_buffers_of_all_ranks),

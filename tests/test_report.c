@@ -152,6 +152,36 @@ static void misses_are_those_of_simulate_beside_belady(void **unused)
     mem_free(page);
 }
 
+/* Slots are those of a rank, so that sizes of one rank and of several are not compared. */
+static void each_number_of_ranks_has_misses_of_its_own(void **unused)
+{
+    (void)unused;
+    static const char STUDY[] =
+        "{\"moebius_study\": 1, \"grid\": {\"buffer.evict\": [\"lru\"], \"buffer.slots\": [2],"
+        " \"placement.ranks\": [1, 2, 4]}}";
+    char grid[256];
+    char of_ranks[256];
+    snprintf(grid, sizeof grid, "%s", scratch_path("grid.json"));
+    snprintf(of_ranks, sizeof of_ranks, "%s", scratch_path("ranks.db"));
+    assert_ok(file_write_all(grid, STUDY, sizeof STUDY - 1));
+    RUN("sweep", "--trace", trace, "--study", grid, "--out", of_ranks);
+    char *page = page_of(of_ranks);
+    for (int ranks = 1; ranks <= 4; ranks *= 2) {
+        char set[64];
+        char title[96];
+        snprintf(set, sizeof set, "placement.ranks=%d", ranks);
+        snprintf(title, sizeof title, ranks > 1 ? "layer, order batch, %d ranks<" : "batch<",
+                 ranks);
+        RUN("simulate", "--trace", trace, "--set", "buffer.slots=2", "--set", set, "--json");
+        cJSON *json = printed();
+        const char *part = strstr(page, title);
+        assert_non_null(part);
+        assert_cell(part, "lru", 1, "%.4f", number(json, "miss_ratio"));
+        cJSON_Delete(json);
+    }
+    mem_free(page);
+}
+
 /* A copy of the study with times; its path is valid until the next scratch_path(). */
 static const char *timed_study(void)
 {
@@ -325,6 +355,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(misses_are_those_of_simulate_beside_belady),
+        cmocka_unit_test(each_number_of_ranks_has_misses_of_its_own),
         cmocka_unit_test(the_front_leads_and_is_that_of_plan),
         cmocka_unit_test(a_plan_of_the_front_is_picked_by_its_bytes),
         cmocka_unit_test(a_trace_is_told_as_analyze_and_info_do),

@@ -21,8 +21,11 @@ static Status make_parts(RankSplit *split, uint32_t most)
 static void number_experts(RankSplit *split, uint32_t i)
 {
     size_t all = split->first[split->n_layers];
+    uint32_t copied = 0;
     for (uint32_t e = 0; e < split->of[i].experts; e++) {
         const PlanRow on = plan_table_row(split->map, split->map_at[i], e);
+        if (on.n > 1)
+            split->turn[split->first[i] + e] = (uint16_t)(copied++ % on.n);
         for (uint32_t copy = 0; copy < on.n; copy++) {
             uint32_t *held = &split->held[(size_t)on.values[copy] * split->n_layers + i];
             split->number[on.values[copy] * all + split->first[i] + e] = (uint16_t)*held;
@@ -57,6 +60,7 @@ static Status make_room(RankSplit *split)
     TRY(mem_new(&split->number, (size_t)split->ranks * split->first[n], sizeof *split->number,
                 "experts of ranks"));
     TRY(mem_new(&split->places, split->first[n], sizeof *split->places, "experts of ranks"));
+    TRY(mem_new(&split->turn, split->first[n], sizeof *split->turn, "experts of ranks"));
     return make_parts(split, layers_max_experts(split->of, split->n_layers));
 }
 
@@ -80,6 +84,7 @@ void rank_split_close(RankSplit *split)
         mem_free(split->parts[rank].at);
     }
     mem_free(split->parts);
+    mem_free(split->turn);
     mem_free(split->places);
     mem_free(split->number);
     mem_free(split->held);
@@ -106,19 +111,21 @@ static inline void give(RankPart *part, uint32_t number, uint32_t at, uint32_t r
     part->sum += rows;
 }
 
-/* Spreads ROWS of the expert over those that hold it. */
+/* Gives those that hold the expert its ROWS in turn. */
 static void spread(RankSplit *split, uint32_t layer_index, uint32_t expert, uint32_t at,
                    uint32_t rows)
 {
     const PlanRow on = plan_table_row(split->map, split->map_at[layer_index], expert);
     const uint16_t *numbers = split->number + split->first[layer_index] + expert;
+    uint16_t *turn = &split->turn[split->first[layer_index] + expert];
     for (uint32_t copy = 0; copy < on.n; copy++) {
         uint32_t rank = on.values[copy];
-        uint32_t own = rows / on.n + (copy < rows % on.n);
+        uint32_t own = rows / on.n + ((copy + on.n - *turn) % on.n < rows % on.n);
         if (own > 0)
             give(&split->parts[rank], numbers[(size_t)rank * split->first[split->n_layers]], at,
                  own);
     }
+    *turn = (uint16_t)((*turn + rows) % on.n);
 }
 
 void rank_split_event(RankSplit *split, uint32_t layer_index, uint32_t n, const uint16_t *experts,

@@ -1,9 +1,10 @@
 /* Events under a placement: what each rank computes of them.
  *
  * A rank numbers the experts of a layer that it holds from 0 on, in the order of their ids: to its
- * buffer they are all there is. The tokens of an expert that several ranks hold are spread evenly
- * over them, what is left over to those that the placement names first; so a copy may have none of
- * an event. */
+ * buffer they are all there is. The tokens of an expert that several ranks hold go to them in turn,
+ * from event to event, so that a copy may have none of one; the first token of a layer's first such
+ * expert to its first copy, that of the next to its second, and so on, so that few tokens of many
+ * experts do not all go to one rank. */
 #ifndef SIM_RANK_SPLIT_H
 #define SIM_RANK_SPLIT_H
 
@@ -45,6 +46,7 @@ typedef struct {
     uint32_t *first;       /* [n_layers + 1] of a layer's experts among those of all */
     uint16_t *number;      /* [ranks][experts of all layers] that a rank gives them */
     RankPlace *places;     /* [experts of all layers] */
+    uint16_t *turn;        /* the same: which copy has the next token */
     RankPart *parts;       /* [ranks] of the present event */
     uint64_t sum;          /* its assignments, */
     uint32_t fullest;      /* ... and those of the rank with most */

@@ -245,6 +245,36 @@ static void memory_is_that_of_the_experts_of_each_rank(void **unused)
     assert_int_equal(memory_of("{\"slots\": 40, \"scope\": \"device\"}"), 30000);
 }
 
+/* Few tokens of many experts do not all go to the rank that is named first. */
+static void copies_have_tokens_in_turn(void **unused)
+{
+    (void)unused;
+    char text[512] = "{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2, \"method\": \"given\","
+                     " \"replicas\": 10, \"map\": {\"1\": [[0, 1]";
+    const uint16_t experts[EXPERTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+    TraceLayer layers[MOE_LAYERS];
+    RankSplit split;
+    Plan plan;
+    for (int e = 1; e < EXPERTS; e++)
+        strcat(text, ", [0, 1]");
+    strcat(text, "]}}}");
+    cJSON *json = cJSON_Parse(text);
+    assert_ok(plan_from_json(json, "plan", &plan));
+    cJSON_Delete(json);
+    make_layers(layers);
+    assert_ok(rank_split_open(&plan, layers, 1, &split));
+    for (uint32_t event = 0; event < 4; event++) {
+        rank_split_event(&split, 0, EXPERTS, experts, NULL);
+        for (uint32_t rank = 0; rank < 2; rank++) {
+            assert_int_equal(split.parts[rank].n, EXPERTS / 2);
+            for (uint32_t i = 0; i < EXPERTS / 2; i++)
+                assert_int_equal(split.parts[rank].experts[i], 2 * i + (event + rank) % 2);
+        }
+    }
+    rank_split_close(&split);
+    plan_free(&plan);
+}
+
 /* ---- what is not defined ---- */
 
 static void assert_refused(const Plan *plan, const char *why)
@@ -318,6 +348,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_rank_decides_as_a_replay_of_its_experts),
         cmocka_unit_test(a_rank_without_experts_of_a_layer_decides_without_that_layer),
+        cmocka_unit_test(copies_have_tokens_in_turn),
         cmocka_unit_test(memory_is_that_of_the_experts_of_each_rank),
         cmocka_unit_test(what_ranks_do_not_decide_is_refused),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),

@@ -32,23 +32,35 @@ typedef struct {
     uint32_t most;
 } Shared;
 
+/* Which of an expert's RANKS has its token number TOKEN since the first step. */
+static uint32_t rank_of_token(const bool *on, uint32_t ranks, uint32_t token)
+{
+    for (uint32_t rank = 0;; rank = (rank + 1) % ranks)
+        if (on[rank] && token-- == 0)
+            return rank;
+}
+
+/* Tokens of an expert go to its copies in turn; that of the layer's second expert with copies
+ * begins with the second of its own, and so on. */
 static Shared share(const Case *drawn, uint32_t step, uint32_t layer)
 {
     Shared shared = {0};
+    uint32_t copied = 0;
     for (uint32_t e = 0; e < EXPERTS; e++) {
         const bool *on = drawn->on[layer][e];
+        uint32_t own[MOST_RANKS] = {0};
         uint32_t copies = 0;
-        uint32_t copy = 0;
         for (uint32_t rank = 0; rank < drawn->ranks; rank++)
             copies += on[rank];
+        uint32_t token = copies > 1 ? copied++ : 0;
+        for (uint32_t before = 0; before < step; before++)
+            token += drawn->rows[before][layer][e];
+        for (uint32_t i = 0; i < drawn->rows[step][layer][e]; i++)
+            own[rank_of_token(on, drawn->ranks, token + i)]++;
         for (uint32_t rank = 0; rank < drawn->ranks; rank++) {
-            uint32_t rows = drawn->rows[step][layer][e];
-            if (!on[rank])
-                continue;
-            rows = rows / copies + (copy++ < rows % copies);
-            shared.rows[rank] += rows;
-            shared.active[rank] += rows > 0;
-            shared.sum += rows;
+            shared.rows[rank] += own[rank];
+            shared.active[rank] += own[rank] > 0;
+            shared.sum += own[rank];
         }
     }
     for (uint32_t rank = 0; rank < drawn->ranks; rank++)

@@ -52,6 +52,8 @@ enum {
     MOST_LOOKS = 100 * LOOKS /* for an item to be taken where some have been */,
     LEAST_PATIENCE_NS = 5000 /* until an item is done again */,
     MAX_THREADS = 4096,
+    PAGE_BYTES = 4096,
+    TOUCHED_BYTES = 4 << 20 /* by one thread at a time */,
 };
 
 /* Of a helper in a loop that is run apart: the caller may take the item of one that computes over,
@@ -410,4 +412,26 @@ void thread_pool_settle(ThreadPool *pool)
     for (size_t i = 0; i < pool->helpers; i++)
         while (atomic_load(&pool->helper[i].apart) != AWAY)
             sched_yield();
+}
+
+typedef struct {
+    unsigned char *memory;
+    size_t bytes;
+} Touched;
+
+static void touch_piece(void *argument, size_t item, size_t worker)
+{
+    (void)worker;
+    const Touched *touched = argument;
+    size_t first = item * TOUCHED_BYTES;
+    size_t left = touched->bytes - first;
+    size_t end = first + (left < TOUCHED_BYTES ? left : TOUCHED_BYTES);
+    for (size_t at = first; at < end; at += PAGE_BYTES)
+        touched->memory[at] = 0;
+}
+
+void thread_pool_touch(ThreadPool *pool, void *memory, size_t bytes)
+{
+    Touched touched = {memory, bytes};
+    thread_pool_run(pool, (bytes + TOUCHED_BYTES - 1) / TOUCHED_BYTES, touch_piece, &touched);
 }

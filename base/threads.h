@@ -38,6 +38,10 @@ void thread_pool_spare_caller(ThreadPool *pool);
  */
 void thread_pool_run(ThreadPool *pool, size_t count, ThreadTask task, void *argument);
 
+/* Writes 0 into every page of BYTES of MEMORY, which is zeroed, so that the system gives all of it
+ * now: who first writes to a page waits for that. */
+void thread_pool_touch(ThreadPool *pool, void *memory, size_t bytes);
+
 /* An item in three parts, of which the long one may be done more than once, and go on when the loop
  * is over. */
 typedef struct {

@@ -142,6 +142,25 @@ static void who_is_kept_from_an_item_is_not_waited_for(void **unused)
     }
 }
 
+static void memory_that_is_touched_stays_zero(void **unused)
+{
+    (void)unused;
+    static const size_t BYTES[] = {0, 1, 4096, 5000000, 9 << 20};
+    ThreadPool *pool;
+    assert_ok(thread_pool_new(3, &pool));
+    for (size_t i = 0; i < sizeof BYTES / sizeof *BYTES; i++) {
+        unsigned char *memory;
+        assert_ok(mem_new(&memory, BYTES[i] + 1, 1, "memory"));
+        memory[BYTES[i]] = 7; /* what lies behind it is not touched */
+        thread_pool_touch(pool, memory, BYTES[i]);
+        assert_int_equal(memory[BYTES[i]], 7);
+        for (size_t at = 0; at < BYTES[i]; at++)
+            assert_true(memory[at] == 0);
+        mem_free(memory);
+    }
+    thread_pool_free(pool);
+}
+
 static void no_threads_asked_for_means_one_per_processor(void **unused)
 {
     (void)unused;
@@ -191,6 +210,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_runs_once_in_every_loop),
         cmocka_unit_test(who_is_kept_from_an_item_is_not_waited_for),
+        cmocka_unit_test(memory_that_is_touched_stays_zero),
         cmocka_unit_test(no_threads_asked_for_means_one_per_processor),
         cmocka_unit_test(a_pool_that_cannot_be_is_refused),
         cmocka_unit_test(who_seeks_a_quiet_processor_may_run_where_it_could_before),

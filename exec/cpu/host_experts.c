@@ -33,6 +33,15 @@ uint32_t host_experts_rows(const ModelConfig *config, uint32_t max_tokens)
     return rows < HOST_ROWS_AT_ONCE ? (uint32_t)rows : HOST_ROWS_AT_ONCE;
 }
 
+/* So that the first event does not wait for the system's memory. */
+static void touch_arrays(HostExperts *host, size_t in_floats, size_t inside_floats)
+{
+    size_t scratch_floats = thread_pool_size(host->pool) * host->scratch_floats;
+    thread_pool_touch(host->pool, host->in, in_floats * sizeof(float));
+    thread_pool_touch(host->pool, host->inside, inside_floats * sizeof(float));
+    thread_pool_touch(host->pool, host->scratch, scratch_floats * sizeof(float));
+}
+
 static Status take_arrays(const ModelConfig *config, HostExperts *host)
 {
     static const char WHAT[] = "experts on the host";
@@ -50,7 +59,9 @@ static Status take_arrays(const ModelConfig *config, HostExperts *host)
                 WHAT));
     TRY(mem_new(&host->tokens, rows, sizeof *host->tokens, WHAT));
     TRY(mem_new(&host->sets, rows / PAIR_ROWS + host->max_pieces, sizeof *host->sets, WHAT));
-    return mem_new(&host->pieces, host->max_pieces, sizeof *host->pieces, WHAT);
+    TRY(mem_new(&host->pieces, host->max_pieces, sizeof *host->pieces, WHAT));
+    touch_arrays(host, rows * config->d_model, rows * widest.d_ff);
+    return OK;
 }
 
 Status host_experts_new(const ModelConfig *config, uint32_t max_tokens, ThreadPool *pool,

@@ -5,24 +5,9 @@
 #include "base/memory.h"
 
 /* Less is not worth it, and a small block shares its pages with others. */
-enum { LEAST_REGISTERED = 16 << 20, PIECE_BYTES = 64 << 20, PAGE_BYTES = 4096 };
+enum { LEAST_REGISTERED = 16 << 20 };
 
 static const double GIB = 1 << 30;
-
-typedef struct {
-    unsigned char *memory;
-    size_t bytes;
-} TouchTask;
-
-static void touch_piece(void *argument, size_t item, size_t worker)
-{
-    (void)worker;
-    const TouchTask *task = argument;
-    size_t first = item * PIECE_BYTES;
-    size_t end = task->bytes - first < PIECE_BYTES ? task->bytes : first + PIECE_BYTES;
-    for (size_t at = first; at < end; at += PAGE_BYTES)
-        task->memory[at] = 0;
-}
 
 /* False when the system does not let its pages be held; then nothing is taken. */
 static bool take_registered(ThreadPool *pool, size_t bytes, Pinned *pinned)
@@ -30,8 +15,7 @@ static bool take_registered(ThreadPool *pool, size_t bytes, Pinned *pinned)
     unsigned char *memory = mem_alloc(bytes, 1);
     if (memory == NULL)
         return false;
-    TouchTask task = {memory, bytes};
-    thread_pool_run(pool, (bytes + PIECE_BYTES - 1) / PIECE_BYTES, touch_piece, &task);
+    thread_pool_touch(pool, memory, bytes);
     if (cudaHostRegister(memory, bytes, cudaHostRegisterDefault) != cudaSuccess) {
         cudaGetLastError();
         mem_free(memory);

@@ -1,6 +1,7 @@
 #include "exec/cuda/expert_rows.h"
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
+#include "exec/cuda/layer_product.h"
 
 static constexpr uint32_t THREADS = 256;
 
@@ -117,21 +118,39 @@ extern "C" Status expert_rows_fill(const ExpertRows *rows, const Grouping *group
 
 /* ---- products ---- */
 
+/* Both products of packed experts. */
+static Status make_products(const ExpertRows &rows, GroupedProduct *first, GroupedProduct *second)
+{
+    const ExpertBatch &batch = *rows.batch;
+    GroupedProductShape shape = {*batch.shape, false,         batch.slots, batch.slot_stride,
+                                 rows.in,      rows.max_rows, rows.inside};
+    TRY(grouped_product_make(&shape, first));
+    shape.down = true;
+    shape.in = rows.inside;
+    shape.out = rows.out;
+    return grouped_product_make(&shape, second);
+}
+
 extern "C" Status expert_rows_multiply(const ExpertRows *rows)
 {
-    const ExpertBatch *batch = rows->batch;
+    GroupedProduct first;
+    GroupedProduct second;
     if (!rows->packed)
         return expert_rows_multiply_plainly(rows);
-    GroupedProductShape shape = {*batch->shape, false,          batch->slots, batch->slot_stride,
-                                 rows->in,      rows->max_rows, rows->inside};
-    GroupedProduct product;
-    TRY(grouped_product_make(&shape, &product));
-    TRY(grouped_product_run(&product, &rows->table, rows->max_width, rows->stream));
-    shape.down = true;
-    shape.in = rows->inside;
-    shape.out = rows->out;
-    TRY(grouped_product_make(&shape, &product));
-    return grouped_product_run(&product, &rows->table, rows->max_width, rows->stream);
+    TRY(make_products(*rows, &first, &second));
+    TRY(grouped_product_run(&first, &rows->table, rows->max_width, rows->stream));
+    return grouped_product_run(&second, &rows->table, rows->max_width, rows->stream);
+}
+
+extern "C" Status expert_rows_multiply_filled(const ExpertRows *rows)
+{
+    const ExpertBatch &batch = *rows->batch;
+    LayerProduct layer;
+    if (!rows->packed || !layer_product_suits(batch.shape, (size_t)batch.tokens * batch.top_k,
+                                              rows->max_tiles, rows->max_width))
+        return expert_rows_multiply(rows);
+    TRY(make_products(*rows, &layer.first, &layer.second));
+    return layer_product_run(&layer, &rows->table, rows->max_width, rows->stream);
 }
 
 /* ---- from the host ---- */

@@ -30,6 +30,8 @@ Status expert_rows_fill(const ExpertRows *rows, const Grouping *grouping, const 
                         const float *tokens);
 /* in -> inside -> out by the weights in the slots. */
 Status expert_rows_multiply(const ExpertRows *rows);
+/* ... right after expert_rows_fill(), with a table made by grouping or selecting: once for each. */
+Status expert_rows_multiply_filled(const ExpertRows *rows);
 /* ... in f32, whatever the sizes: what expert_rows_multiply() does unless they are packed. */
 Status expert_rows_multiply_plainly(const ExpertRows *rows);
 /* rows->out[row of each of N ASSIGNMENTS] = FROM, in the same form. Both lie in pinned memory. */

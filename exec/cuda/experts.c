@@ -3,7 +3,7 @@
 #include "exec/cuda/router.h"
 #include "exec/layout.h"
 
-enum { PIECES = 9, PIECE_SLACK = 256 };
+enum { PIECES = 11, PIECE_SLACK = 256 };
 
 bool experts_packed(const FfnShape *shape, bool bf16)
 {
@@ -47,7 +47,8 @@ static ExpertsSize measure(const DeviceOptions *options, bool bf16)
 static size_t small_bytes(const ExpertsSize *size)
 {
     size_t of_expert = sizeof(uint8_t) + sizeof(uint32_t);
-    return size->experts * of_expert + 2 * size->tiles * sizeof(RowGroup) +
+    size_t of_tile = sizeof(RowGroup) + sizeof(uint32_t);
+    return size->experts * of_expert + 2 * size->tiles * of_tile +
            size->assignments * sizeof(uint32_t) + PIECES * PIECE_SLACK;
 }
 
@@ -69,6 +70,7 @@ static Status take_table(DeviceArena *arena, size_t tiles, GroupTable *table)
 {
     TRY(device_arena_take(arena, TAKEN + 2, sizeof *table->taken, &table->taken));
     table->n_tiles = table->taken + TAKEN;
+    TRY(device_arena_take(arena, tiles, sizeof *table->written, &table->written));
     return device_arena_take(arena, tiles, sizeof *table->tiles, &table->tiles);
 }
 
@@ -157,9 +159,10 @@ Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const Expe
         rows.table = work->some;
         TRY(select_jobs(work, batch, jobs, n_jobs, &shape, stream));
     }
-    if (in != work->in)
-        TRY(expert_rows_fill(&rows, &work->grouping, jobs != NULL ? work->selected : NULL, in));
-    return expert_rows_multiply(&rows);
+    if (in == work->in)
+        return expert_rows_multiply(&rows);
+    TRY(expert_rows_fill(&rows, &work->grouping, jobs != NULL ? work->selected : NULL, in));
+    return expert_rows_multiply_filled(&rows);
 }
 
 Status experts_put_rows(const ExpertsWork *work, const ExpertBatch *batch,

@@ -25,44 +25,14 @@
  * 2048 x 768 on an H200; power then bounds their clock, and every instruction that is saved speeds
  * them up. */
 #include "exec/cuda/grouped_product.h"
-#include "exec/cuda/launch.cuh"
-#include "exec/cuda/product_write.cuh"
+#include "exec/cuda/product_fetch.cuh"
+#include "exec/cuda/product_launch.cuh"
+#include "exec/cuda/product_multiply.cuh"
 #include "exec/cuda/tensor_map.h"
-#include "exec/cuda/wgmma.cuh"
 
 #include <math.h>
 
-static constexpr uint16_t EVERY_BLOCK = (1 << CLUSTER) - 1;
-static constexpr uint32_t THREADS = (CONSUMERS + 1) * 128;
-static constexpr uint32_t FETCH_REGISTERS = 40; /* 3 * 168 = 40 + 2 * 232 */
-static constexpr uint32_t MULTIPLY_REGISTERS = 232;
-/* Blocks of a tile that are still to fetch when the next tile is asked for. */
-static constexpr uint32_t ASK_AHEAD = 4;
-
 /* ---- the threads that fetch ---- */
-
-/* How the tiles of the table become those of clusters: each times SHARES of the weights, and cut
- * into PARTS of up to WIDEST rows. */
-struct Cut {
-    uint32_t shares;
-    uint32_t parts;
-    uint32_t widest;
-};
-
-/* Tile number NUMBER; its width is 0 when the table's tile has no such part. */
-__device__ static Tile find_tile(const GroupTable &table, const Cut &cut, uint32_t number)
-{
-    uint32_t pieces = cut.shares * cut.parts;
-    const uint4 word = *(const uint4 *)&table.tiles[number / pieces];
-    const RowGroup group = {word.x, word.y, word.z, (uint16_t)word.w, (uint16_t)(word.w >> 16)};
-    uint32_t local = number - group.first_tile * pieces;
-    uint32_t row_parts = group.n_tiles * cut.parts;
-    uint32_t part = local % row_parts;
-    uint32_t before = part % cut.parts * cut.widest;
-    uint32_t width = before < group.width ? min(group.width - before, cut.widest) : 0;
-    return Tile{width, group.first_row + part / cut.parts * group.width + before, group.weights_at,
-                local / row_parts * CLUSTER};
-}
 
 /* The tiles of a product, which every second cluster takes from the front, where experts have many
  * rows, and the others from the back, where they have few; who finds no more there helps the
@@ -113,7 +83,7 @@ template <int WIDEST>
 __device__ static void share_tiles(const GroupedProduct &product, const GroupTable &table,
                                    Ring<WIDEST> &ring)
 {
-    const Cut cut = {(product.weight_tiles + CLUSTER - 1) / CLUSTER, product.parts, WIDEST};
+    const Cut cut = {shares_of(product), product.parts, WIDEST};
     uint32_t many = table.n_tiles[1];
     uint32_t pieces = cut.shares * cut.parts;
     TileQueue queue = {&table.taken[product.kind == PRODUCT_DOWN ? 2 : 0], many * pieces,
@@ -129,49 +99,18 @@ __device__ static void share_tiles(const GroupedProduct &product, const GroupTab
         barrier_wait(ring.wanted(), parity);
         parity ^= 1;
     }
-    ring.send_tile(Tile{0, 0, 0, 0});
+    ring.send_tile(Tile{});
 }
 
 template <int WIDEST>
 __device__ static void fetch_weights(const GroupedProduct &product, Ring<WIDEST> &ring)
 {
     const uint64_t policy = evict_first();
-    uint32_t asks = product.depth_blocks - min(product.depth_blocks, ASK_AHEAD);
     for (;;) {
-        barrier_arrive_expect(ring.tile_full(), sizeof(Tile));
-        const Tile tile = ring.next_tile(false);
+        const Tile tile = next_tile_to_fetch(ring, true);
         if (tile.width == 0)
             return;
-        uint32_t first = (tile.weight_tile + cluster_rank()) * BLOCK_ROWS;
-        uint32_t rows =
-            first < product.weight_rows ? min(product.weight_rows - first, BLOCK_ROWS) : 0;
-        uint32_t bytes = rows * ROW_BYTES;
-        const unsigned char *from = product.weights + tile.weights_at * product.stride_bytes +
-                                    (size_t)first * product.depth_blocks * ROW_BYTES;
-        uint32_t blocks = ring.blocks(tile.width, product.depth_blocks);
-        for (uint32_t block = 0; block < product.depth_blocks; block += blocks) {
-            if (block <= asks && asks < block + blocks && cluster_rank() == 0)
-                barrier_arrive(ring.wanted());
-            ring.wait_empty();
-            barrier_arrive_expect(ring.full(), blocks * bytes);
-            for (uint32_t i = 0; i < blocks && bytes > 0; i++, from += bytes)
-                copy_bytes_once(ring.weights() + i * BLOCK_BYTES, from, bytes, ring.full(), policy);
-            ring.stage.advance();
-        }
-    }
-}
-
-/* This block's pieces of a tile's rows, for every block of the cluster. */
-__device__ static void fetch_pieces(const GroupedProduct &product, const Tile &tile, uint32_t to,
-                                    uint32_t barrier, uint32_t depth_block)
-{
-    uint32_t wide = tile.width / WIDE_ROWS;
-    uint32_t pieces = wide + tile.width % WIDE_ROWS / NARROW_ROWS;
-    for (uint32_t i = cluster_rank(); i < pieces; i += CLUSTER) {
-        uint32_t row = min(i, wide) * WIDE_ROWS + (i - min(i, wide)) * NARROW_ROWS;
-        copy_box_2d_to(EVERY_BLOCK, to + row * ROW_BYTES,
-                       i < wide ? &product.in.wide : &product.in.narrow, barrier,
-                       depth_block * BLOCK_COLUMNS, tile.first_row + row);
+        fetch_weights_of(product, tile, policy, ring);
     }
 }
 
@@ -179,19 +118,10 @@ template <int WIDEST>
 __device__ static void fetch_rows(const GroupedProduct &product, Ring<WIDEST> &ring)
 {
     for (;;) {
-        const Tile tile = ring.next_tile(false);
+        const Tile tile = next_tile_to_fetch(ring, false);
         if (tile.width == 0)
             return;
-        uint32_t blocks = ring.blocks(tile.width, product.depth_blocks);
-        uint32_t bytes = tile.width * ROW_BYTES;
-        for (uint32_t block = 0; block < product.depth_blocks; block += blocks) {
-            ring.wait_empty();
-            barrier_arrive_expect(ring.full(), blocks * bytes);
-            for (uint32_t i = 0; i < blocks; i++)
-                fetch_pieces(product, tile, ring.weights() + blocks * BLOCK_BYTES + i * bytes,
-                             ring.full(), block + i);
-            ring.stage.advance();
-        }
+        fetch_rows_of(product, tile, ring);
     }
 }
 
@@ -218,187 +148,42 @@ __device__ static void fetch(const GroupedProduct &product, const GroupTable &ta
 
 /* ---- the warpgroups that multiply ---- */
 
-/* Tells the blocks of the cluster that this warp is done with STAGE. */
-template <int WIDEST> __device__ static void release(const Ring<WIDEST> &ring, uint32_t stage)
-{
-    uint32_t lane = threadIdx.x % 32;
-    if (lane < CLUSTER)
-        barrier_arrive_at(ring.empty(stage), lane);
-}
-
-/* sum += 64 rows of weights at A times WIDTH rows at B, 64 columns of both. Beyond the widest
- * instruction there are two of about the same width: for a narrow one shared memory is too slow. */
-template <int WIDTH, bool FIRST_BLOCK>
-__device__ static void multiply_block(float (&sum)[WIDTH / 2], uint64_t a, uint64_t b)
-{
-    constexpr int FIRST = WIDTH <= 256 ? WIDTH : (WIDTH + 31) / 32 * 16;
-    float(&first)[FIRST / 2] = *(float(*)[FIRST / 2]) sum;
-#pragma unroll
-    for (uint32_t step = 0; step < BLOCK_COLUMNS / 16; step++) {
-        if (FIRST_BLOCK && step == 0)
-            FirstWgmma<FIRST>::set_product(first, a, b);
-        else
-            Wgmma<FIRST>::add_product(first, a + 2 * step, b + 2 * step);
-        if constexpr (WIDTH > FIRST) {
-            float(&rest)[(WIDTH - FIRST) / 2] = *(float(*)[(WIDTH - FIRST) / 2])(sum + FIRST / 2);
-            if (FIRST_BLOCK && step == 0)
-                FirstWgmma<WIDTH - FIRST>::set_product(rest, a, b + FIRST * ROW_BYTES / 16);
-            else
-                Wgmma<WIDTH - FIRST>::add_product(rest, a + 2 * step,
-                                                  b + FIRST * ROW_BYTES / 16 + 2 * step);
-        }
-    }
-}
-
-/* Begins to add the BLOCKS of the next stage. */
-template <int WIDTH, uint32_t BLOCKS, bool FIRST_STAGE, int WIDEST>
-__device__ static void start_stage(Ring<WIDEST> &ring, uint32_t warpgroup, float (&sum)[WIDTH / 2])
-{
-    /* from one lane, so that the compiler knows them to be the warp's: the matrix instruction's
-     * operands are */
-    uint32_t at = __shfl_sync(0xFFFFFFFF, ring.weights(), 0);
-    uint64_t a = swizzled_operand(at + __shfl_sync(0xFFFFFFFF, warpgroup, 0) * 64 * ROW_BYTES);
-    uint64_t b = swizzled_operand(at + BLOCKS * BLOCK_BYTES);
-    barrier_wait(ring.full(), ring.stage.parity);
-    wgmma_fence();
-    multiply_block<WIDTH, FIRST_STAGE>(sum, a, b);
-    if (BLOCKS > 1)
-        multiply_block<WIDTH, false>(sum, a + BLOCK_BYTES / 16, b + WIDTH * ROW_BYTES / 16);
-    wgmma_commit();
-}
-
-/* sum = 64 rows of weights times the tile's rows, over the whole depth. */
-template <int WIDTH, uint32_t BLOCKS, int WIDEST>
-__device__ static void multiply_tile(Ring<WIDEST> &ring, uint32_t depth_blocks, uint32_t warpgroup,
-                                     float (&sum)[WIDTH / 2])
-{
-    uint32_t previous = ring.stage.at;
-    start_stage<WIDTH, BLOCKS, true>(ring, warpgroup, sum);
-    ring.stage.advance();
-#pragma unroll 1
-    for (uint32_t block = BLOCKS; block < depth_blocks; block += BLOCKS) {
-        start_stage<WIDTH, BLOCKS, false>(ring, warpgroup, sum);
-        wgmma_wait<1>();
-        release(ring, previous);
-        previous = ring.stage.at;
-        ring.stage.advance();
-    }
-    wgmma_wait<0>();
-    wgmma_results(sum);
-    release(ring, previous);
-}
-
-/* The biases of this thread's two rows of weights; of a gated product, of the gate and of up. */
-template <ProductKind KIND>
-__device__ static float2 load_bias(const GroupedProduct &product, const Tile &tile,
-                                   uint32_t warpgroup)
-{
-    if (product.bias == NULL)
-        return make_float2(0, 0);
-    using K = Kind<KIND>;
-    const float *bias = (const float *)(product.bias + tile.weights_at * product.stride_bytes);
-    uint32_t column = ((tile.weight_tile + cluster_rank()) * CONSUMERS + warpgroup) * K::COLUMNS +
-                      threadIdx.x % 128 / 32 * (K::COLUMNS / 4) + threadIdx.x % 32 / 4;
-    uint32_t other = column + (K::GATED ? product.columns : 8);
-    return column < product.columns ? make_float2(bias[column], bias[other]) : make_float2(0, 0);
-}
-
-template <int WIDTH> __device__ static void add_bias(float2 bias, float (&sum)[WIDTH / 2])
-{
-#pragma unroll
-    for (uint32_t i = 0; i < WIDTH / 2; i++)
-        sum[i] += i % 4 < 2 ? bias.x : bias.y;
-}
-
-template <int WIDTH, ProductKind KIND, int WIDEST>
-__device__ static void do_tile(const GroupedProduct &product, Ring<WIDEST> &ring, const Tile &tile,
-                               uint32_t warpgroup, uint32_t &box)
-{
-    if constexpr (WIDTH <= WIDEST) {
-        const float2 bias = load_bias<KIND>(product, tile, warpgroup);
-        float sum[WIDTH / 2];
-        constexpr uint32_t BLOCKS = Ring<WIDEST>::most_blocks(WIDTH);
-        if (ring.blocks(WIDTH, product.depth_blocks) == BLOCKS)
-            multiply_tile<WIDTH, BLOCKS>(ring, product.depth_blocks, warpgroup, sum);
-        else
-            multiply_tile<WIDTH, 1>(ring, product.depth_blocks, warpgroup, sum);
-        if (product.bias != NULL)
-            add_bias<WIDTH>(bias, sum);
-        write_tile<WIDTH, WIDEST, KIND>(product, ring, tile, warpgroup, sum, box);
-    }
-}
-
-#define CASE(WIDTH)                                                                                \
-    case WIDTH:                                                                                    \
-        do_tile<WIDTH, KIND>(product, ring, tile, warpgroup, box);                                 \
-        break;
-
-template <ProductKind KIND, int WIDEST>
-__device__ __forceinline__ static void do_tile_of_width(const GroupedProduct &product,
-                                                        Ring<WIDEST> &ring, const Tile &tile,
-                                                        uint32_t warpgroup, uint32_t &box)
-{
-    switch (tile.width) {
-        CASE(16)
-        CASE(32)
-        CASE(48)
-        CASE(64)
-        CASE(80)
-        CASE(96)
-        CASE(112)
-        CASE(128)
-        CASE(144)
-        CASE(160)
-        CASE(176)
-        CASE(192)
-        CASE(208)
-        CASE(224)
-        CASE(240)
-        CASE(256)
-        CASE(272)
-        CASE(288)
-    }
-}
-
-#undef CASE
-
 /* The same with the next of a few widths: what is multiplied beyond the tile's is not written. */
 template <ProductKind KIND, int WIDEST>
 __device__ static void do_tile_in_steps(const GroupedProduct &product, Ring<WIDEST> &ring,
-                                        const Tile &tile, uint32_t warpgroup, uint32_t &box)
+                                        const Tile &tile, uint32_t warpgroup)
 {
     if (tile.width <= 32)
-        do_tile<32, KIND>(product, ring, tile, warpgroup, box);
+        do_tile<32, KIND>(product, ring, tile, warpgroup);
     else if (tile.width <= 64)
-        do_tile<64, KIND>(product, ring, tile, warpgroup, box);
+        do_tile<64, KIND>(product, ring, tile, warpgroup);
     else
-        do_tile<NARROW_WIDTH, KIND>(product, ring, tile, warpgroup, box);
+        do_tile<NARROW_WIDTH, KIND>(product, ring, tile, warpgroup);
 }
 
 template <ProductKind KIND, int WIDEST>
 __device__ __forceinline__ static void do_tiles(const GroupedProduct &product, Ring<WIDEST> &ring)
 {
     uint32_t warpgroup = threadIdx.x / 128;
-    uint32_t box = 0;
     for (;;) {
         const Tile tile = ring.next_tile(true);
         if (tile.width == 0)
             break;
         if constexpr (Kind<KIND>::GENERAL)
-            do_tile_in_steps<KIND>(product, ring, tile, warpgroup, box);
+            do_tile_in_steps<KIND>(product, ring, tile, warpgroup);
         else
-            do_tile_of_width<KIND>(product, ring, tile, warpgroup, box);
+            do_tile_of_width<KIND>(product, ring, tile, warpgroup);
     }
 }
 
 template <int WIDEST, ProductKind KIND>
-__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
+__global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(PRODUCT_BLOCK, 1)
     grouped_product(const __grid_constant__ GroupedProduct product, const GroupTable table)
 {
     extern __shared__ unsigned char shared[];
     Ring<WIDEST> ring(shared);
     if (threadIdx.x == 0) {
-        ring.init();
+        ring.init(TILE_READERS);
         tensor_map_prefetch(&product.in.wide);
         tensor_map_prefetch(&product.in.narrow);
     }
@@ -417,38 +202,10 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(THREADS, 1)
 
 /* ---- host ---- */
 
-/* As many clusters as the device runs at once; the device is asked once. */
-template <int WIDEST, ProductKind KIND> static Status count_clusters(uint32_t *clusters)
-{
-    static int count = 0; /* the same whoever writes it */
-    auto kernel = grouped_product<WIDEST, KIND>;
-    constexpr uint32_t bytes = Ring<WIDEST>::SHARED_BYTES;
-    if (count == 0) {
-        CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
-        cudaLaunchAttribute cluster = {};
-        cluster.id = cudaLaunchAttributeClusterDimension;
-        cluster.val.clusterDim.x = CLUSTER;
-        cluster.val.clusterDim.y = 1;
-        cluster.val.clusterDim.z = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(CLUSTER);
-        config.blockDim = dim3(THREADS);
-        config.dynamicSmemBytes = bytes;
-        config.attrs = &cluster;
-        config.numAttrs = 1;
-        CUDA_TRY(cudaOccupancyMaxActiveClusters(&count, kernel, &config));
-    }
-    *clusters = (uint32_t)count;
-    return OK;
-}
-
 template <int WIDEST, ProductKind KIND>
 static Status launch(const GroupedProduct &product, const GroupTable &table, cudaStream_t stream)
 {
-    uint32_t clusters = 0;
-    TRY((count_clusters<WIDEST, KIND>(&clusters)));
-    const LaunchShape shape = {dim3(clusters * CLUSTER), THREADS, Ring<WIDEST>::SHARED_BYTES, 0};
-    return launch_after(grouped_product<WIDEST, KIND>, shape, stream, product, table);
+    return launch_product<grouped_product<WIDEST, KIND>, WIDEST>(product, table, stream);
 }
 
 template <int WIDEST>

@@ -156,9 +156,10 @@ __device__ static uint32_t write_groups(const GroupTable &table, uint32_t max_wi
         uint32_t rows = min(count - at, (uint32_t)GROUP_ROWS);
         uint32_t width = tile_width(rows, max_width);
         uint32_t tiles = (rows + width - 1) / width;
-        for (uint32_t tile = 0; tile < tiles; tile++)
-            table.tiles[first_tile + tile] =
-                RowGroup{place, row, first_tile, (uint16_t)width, (uint16_t)tiles};
+        for (uint32_t tile = first_tile; tile < first_tile + tiles; tile++) {
+            table.tiles[tile] = RowGroup{place, row, first_tile, (uint16_t)width, (uint16_t)tiles};
+            table.written[tile] = 0;
+        }
         row += tiles * width;
         first_tile += tiles;
     }

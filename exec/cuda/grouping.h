@@ -43,7 +43,8 @@ typedef struct {
     uint32_t *n_tiles; /* device [2]: all, and of experts with many rows */
     /* device [2][2], 0: what the first and the second product have taken of either kind */
     uint32_t *taken;
-    RowGroup *tiles; /* device [n_tiles], aligned to 16: the group of each */
+    RowGroup *tiles;   /* device [n_tiles], aligned to 16: the group of each */
+    uint32_t *written; /* device [n_tiles], 0: parts of the rows that the second product reads */
 } GroupTable;
 
 /* Room for the tiles of ASSIGNMENTS. */

@@ -238,6 +238,31 @@ __device__ inline void fence_for_copies()
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+/* ---- between blocks, through device memory ---- */
+
+/* *COUNTER += VALUE, behind all that this thread wrote or knows to be written. */
+__device__ inline void add_released(uint32_t *counter, uint32_t value)
+{
+    asm volatile("fence.acq_rel.gpu;\n"
+                 "red.relaxed.gpu.global.add.u32 [%0], %1;" ::"l"(counter),
+                 "r"(value)
+                 : "memory");
+}
+
+/* What lies at FROM; what was written before it was is then there for this thread. */
+__device__ inline uint32_t load_acquired(const uint32_t *from)
+{
+    uint32_t value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+    return value;
+}
+
+/* ... and for the copies that it begins. */
+__device__ inline void fence_for_fetches()
+{
+    asm volatile("fence.proxy.async;" ::: "memory");
+}
+
 /* ---- the rest ---- */
 
 /* Four 8 x 8 matrices of 16-bit elements, transposed; lane i gives the address of row i % 8 of

@@ -1,5 +1,5 @@
-/* What the warps of the grouped product (exec/cuda/grouped_product.cu) hand to each other through
- * shared memory: tiles to do, and stages of weights and rows. */
+/* What the warps of a grouped product (exec/cuda/grouped_product.cu, exec/cuda/layer_product.cu)
+ * hand to each other through shared memory: tiles to do, and stages of weights and rows. */
 #ifndef EXEC_CUDA_PRODUCT_RING_CUH
 #define EXEC_CUDA_PRODUCT_RING_CUH
 
@@ -20,19 +20,31 @@ static constexpr uint32_t STAGING_BYTES = 2 * BOX_BYTES; /* of a warpgroup */
 static constexpr uint32_t TILE_READERS = 2 + CONSUMERS * 4;
 
 /* Some rows of one expert times the cluster's rows of weights. */
-struct __align__(16) Tile
-{
+struct Tile {
     uint32_t width; /* rows of IN; 0: there is no more to do */
     uint32_t first_row;
     uint32_t weights_at;
     uint32_t weight_tile; /* of the cluster's first block */
+    uint32_t number;      /* of the table's tile whose rows these are */
+    uint32_t down;        /* of two products, the second one */
+
+    /* In shared memory. */
+    __device__ uint4 pack() const
+    {
+        return make_uint4(width | down << 16, first_row, weights_at, weight_tile | number << 16);
+    }
+    __device__ static Tile unpack(uint4 word)
+    {
+        return Tile{word.x & 0xFFFF, word.y, word.z, word.w & 0xFFFF, word.w >> 16, word.x >> 16};
+    }
 };
 
 struct Control {
-    Tile tile[TILE_SLOTS];
+    uint4 tile[TILE_SLOTS];
     uint64_t tile_full[TILE_SLOTS];
     uint64_t tile_empty[TILE_SLOTS]; /* the first block's are for the whole cluster */
-    uint64_t tile_wanted;            /* in the first block */
+    uint64_t tile_written[TILE_SLOTS];
+    uint64_t tile_wanted; /* in the first block */
     uint64_t full[MAX_STAGES];
     uint64_t empty[MAX_STAGES];
 };
@@ -99,8 +111,8 @@ template <int WIDEST> struct Ring {
     {
         return control + offset + i * (uint32_t)sizeof(uint64_t);
     }
-    /* By one thread. */
-    __device__ void init()
+    /* By one thread. READERS of a block take each tile. */
+    __device__ void init(uint32_t readers)
     {
         for (uint32_t i = 0; i < STAGES; i++) {
             barrier_init(at(offsetof(Control, full), i), 2);
@@ -108,7 +120,8 @@ template <int WIDEST> struct Ring {
         }
         for (uint32_t i = 0; i < TILE_SLOTS; i++) {
             barrier_init(at(offsetof(Control, tile_full), i), 1);
-            barrier_init(at(offsetof(Control, tile_empty), i), TILE_READERS * CLUSTER);
+            barrier_init(at(offsetof(Control, tile_empty), i), readers * CLUSTER);
+            barrier_init(at(offsetof(Control, tile_written), i), CONSUMERS * 4);
         }
         barrier_init(wanted(), 1);
         barrier_init_fence();
@@ -135,7 +148,7 @@ template <int WIDEST> struct Ring {
     }
     __device__ uint32_t tile_at() const
     {
-        return control + (uint32_t)offsetof(Control, tile) + slot.at * (uint32_t)sizeof(Tile);
+        return control + (uint32_t)offsetof(Control, tile) + slot.at * (uint32_t)sizeof(uint4);
     }
     __device__ uint32_t wanted() const
     {
@@ -149,8 +162,7 @@ template <int WIDEST> struct Ring {
     /* Hands a tile to the blocks of the cluster. */
     __device__ void send_tile(const Tile &tile)
     {
-        const uint4 word =
-            make_uint4(tile.width, tile.first_row, tile.weights_at, tile.weight_tile);
+        const uint4 word = tile.pack();
         barrier_wait(at(offsetof(Control, tile_empty), slot.at), slot.parity ^ 1);
         for (uint32_t rank = 0; rank < CLUSTER; rank++)
             send_word_to(rank, tile_at(), word, tile_full());
@@ -159,14 +171,29 @@ template <int WIDEST> struct Ring {
     /* The next tile, for a single thread or for a WHOLE_WARP. */
     __device__ Tile next_tile(bool whole_warp)
     {
+        const Tile tile = look_at_tile(whole_warp);
+        leave_tile();
+        return tile;
+    }
+    /* The two halves of it. */
+    __device__ Tile look_at_tile(bool whole_warp) const
+    {
         barrier_wait(tile_full(), slot.parity);
         uint4 word = load_shared_word(tile_at());
         if (whole_warp)
             __syncwarp();
+        return Tile::unpack(word);
+    }
+    __device__ void leave_tile()
+    {
         if (threadIdx.x % 32 == 0)
             barrier_arrive_at(at(offsetof(Control, tile_empty), slot.at), 0);
         slot.advance();
-        return Tile{word.x, word.y, word.z, word.w};
+    }
+    /* Of the slot at hand: each multiplying warp has written its part of the tile. */
+    __device__ uint32_t tile_written(uint32_t of_slot) const
+    {
+        return at(offsetof(Control, tile_written), of_slot);
     }
 };
 

@@ -41,7 +41,7 @@ template <ProductKind KIND> struct Kind {
     static constexpr uint32_t BOX_ROWS = BOX_BYTES / PITCH;
 
     /* Where word WORD (of 16 bytes) of ROW lies in a box: each word of eight rows in banks of its
-     * own. */
+     * own. 16 rows further is 16 * PITCH further, and from an even word it is 16 to the next. */
     __device__ static uint32_t offset(uint32_t row, uint32_t word)
     {
         return row * PITCH + (GATED ? word ^ (row / 2 % 4) : word ^ (row % 8)) * 16;
@@ -59,7 +59,8 @@ template <ProductKind KIND> struct Kind {
     }
 };
 
-/* Finishes and rounds the sums of up to 32 rows from ROW on and puts them into the box at TO. */
+/* Finishes and rounds the sums of up to 32 rows from ROW on and puts them at TO, the thread's place
+ * in a box. */
 template <int WIDTH, ProductKind KIND>
 __device__ inline void stage_rows(const GroupedProduct &product, const float (&sum)[WIDTH / 2],
                                   uint32_t row, uint32_t to)
@@ -78,32 +79,47 @@ __device__ inline void stage_rows(const GroupedProduct &product, const float (&s
                 high[i] = pack_bf16(K::plain(product, s[2]), K::plain(product, s[3]));
             }
         }
-    uint32_t word = threadIdx.x % 128 / 32 * (K::GATED ? 1 : 2);
-    uint32_t in_box = row % K::BOX_ROWS + threadIdx.x % 32;
-    store_matrices_transposed(to + K::offset(in_box, word), low[0], low[1], low[2], low[3]);
+    store_matrices_transposed(to, low[0], low[1], low[2], low[3]);
     if (!K::GATED)
-        store_matrices_transposed(to + K::offset(in_box, word + 1), high[0], high[1], high[2],
-                                  high[3]);
+        store_matrices_transposed(to ^ 16, high[0], high[1], high[2], high[3]);
 }
 
-/* ROWS rows of the box at FROM -> OUT, a word of 16 bytes of every few rows to a thread. */
-template <ProductKind KIND>
-__device__ inline void store_rows(const GroupedProduct &product, uint32_t from, uint32_t column,
-                                  uint32_t row, uint32_t rows)
-{
+/* Where a thread of a warpgroup works while it writes a tile: all that does not change from rows to
+ * rows, since a tile's end is fetched as often as it is run and each instruction counts. */
+template <ProductKind KIND> struct WritePlaces {
     using K = Kind<KIND>;
-    constexpr uint32_t WORDS = K::PITCH / 16;
-    uint32_t word = threadIdx.x % WORDS;
-    unsigned char *to =
-        product.out + ((size_t)row * product.columns + column) * sizeof(uint16_t) + word * 16;
-#pragma unroll
-    for (uint32_t i = 0; i < K::BOX_ROWS; i += 128 / WORDS) {
-        uint32_t own = i + threadIdx.x % 128 / WORDS;
-        if (own < rows)
-            *(uint4 *)(to + (size_t)own * product.columns * sizeof(uint16_t)) =
-                load_shared_word(from + K::offset(own, word));
+    static constexpr uint32_t WORDS = K::PITCH / 16; /* of a row */
+    static constexpr uint32_t ROWS = 128 / WORDS;    /* that a warpgroup writes at once */
+    uint32_t put;                                    /* in the first box, its first 32 rows */
+    uint32_t get;                                    /* ... its first ROWS */
+    uint32_t row;                                    /* of these */
+    bool inside;                                     /* the columns are OUT's */
+    unsigned char *to;                               /* the next ROWS' word */
+    size_t step;                                     /* to the ROWS after them */
+
+    __device__ WritePlaces(const GroupedProduct &product, const Tile &tile, uint32_t staging,
+                           uint32_t warpgroup)
+    {
+        uint32_t column =
+            ((tile.weight_tile + cluster_rank()) * CONSUMERS + warpgroup) * K::COLUMNS;
+        uint32_t pitch = product.columns * (uint32_t)sizeof(uint16_t);
+        uint32_t word = threadIdx.x % WORDS;
+        row = threadIdx.x % 128 / WORDS;
+        put = staging + K::offset(threadIdx.x % 32, threadIdx.x % 128 / 32 * (K::GATED ? 1 : 2));
+        get = staging + K::offset(row, word);
+        inside = column < product.columns;
+        to = product.out + (size_t)(tile.first_row + row) * pitch + column * sizeof(uint16_t) +
+             word * 16;
+        step = (size_t)ROWS * pitch;
     }
-}
+    /* The next ROWS of OUT, from FROM; of them those below END are the tile's. */
+    __device__ void write(uint32_t from, uint32_t end)
+    {
+        if (inside && row < end)
+            *(uint4 *)to = load_shared_word(from);
+        to += step;
+    }
+};
 
 /* Writes a warpgroup's 64 x WIDTH sums as rows of OUT, of which the tile has no more than WIDTH.
  * They take turns in two boxes of staging memory: who writes into one has passed the barrier behind
@@ -111,23 +127,25 @@ __device__ inline void store_rows(const GroupedProduct &product, uint32_t from, 
 template <int WIDTH, int WIDEST, ProductKind KIND>
 __device__ inline void write_tile(const GroupedProduct &product, const Ring<WIDEST> &ring,
                                   const Tile &tile, uint32_t warpgroup,
-                                  const float (&sum)[WIDTH / 2], uint32_t &box)
+                                  const float (&sum)[WIDTH / 2])
 {
     using K = Kind<KIND>;
-    uint32_t column = ((tile.weight_tile + cluster_rank()) * CONSUMERS + warpgroup) * K::COLUMNS;
+    WritePlaces<KIND> places(product, tile, ring.staging(warpgroup), warpgroup);
+    const uint32_t width = K::GENERAL ? tile.width : WIDTH;
+    named_barrier(1 + warpgroup, 128); /* the tile before is read */
 #pragma unroll
     for (uint32_t chunk = 0; chunk < WIDTH; chunk += K::BOX_ROWS) {
-        uint32_t to = ring.staging(warpgroup) + box * BOX_BYTES;
-        if (K::GENERAL && chunk >= tile.width)
+        uint32_t box = chunk / K::BOX_ROWS % 2 * BOX_BYTES;
+        if (K::GENERAL && chunk >= width)
             break;
 #pragma unroll
-        for (uint32_t row = chunk; row < WIDTH && row < chunk + K::BOX_ROWS; row += 32)
-            stage_rows<WIDTH, KIND>(product, sum, row, to);
+        for (uint32_t row = 0; row < K::BOX_ROWS && chunk + row < WIDTH; row += 32)
+            stage_rows<WIDTH, KIND>(product, sum, chunk + row, places.put + box + row * K::PITCH);
         named_barrier(1 + warpgroup, 128);
-        if (column < product.columns)
-            store_rows<KIND>(product, to, column, tile.first_row + chunk,
-                             min((K::GENERAL ? tile.width : WIDTH) - chunk, K::BOX_ROWS));
-        box ^= 1;
+#pragma unroll
+        for (uint32_t row = 0; row < K::BOX_ROWS && chunk + row < WIDTH; row += places.ROWS)
+            if (chunk + row < width)
+                places.write(places.get + box + row * K::PITCH, width - chunk - row);
     }
 }
 

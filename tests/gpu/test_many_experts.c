@@ -67,6 +67,14 @@ static const Layer LAYERS[] = {
      {.tokens = 2200},
      true,
      {.kind = ROUTER_SOFTMAX}},
+    /* many to a few experts: several groups of tiles each */
+    {{192, 128, true, true, ACTIVATION_SILU, 0, 0},
+     3,
+     2,
+     4200,
+     {.tokens = 4200},
+     true,
+     {.kind = ROUTER_SOFTMAX}},
     /* many assignments, but few to an expert: their tiles take two blocks at a time ... */
     {{256, 128, true, false, ACTIVATION_SILU, 0, 0},
      200,

@@ -202,17 +202,33 @@ __device__ static void write_expert(const GroupingShape &shape, const Grouping &
 
 /* Assignments of tokens outside the block by expert, those before it apart. */
 struct Others {
+    static constexpr uint32_t WORD = 8; /* ids in 16 bytes */
+    static_assert(TOKENS_PER_BLOCK % WORD == 0, "a block's ids begin a word");
     uint32_t before[MAX_EXPERTS];
     uint32_t after[MAX_EXPERTS];
 
-    /* Ids FROM to END, by the whole block. */
+    __device__ static void add(uint32_t (&to)[MAX_EXPERTS], uint32_t id)
+    {
+        if (id != EXPERT_DROPPED)
+            atomicAdd(&to[id], 1);
+    }
+    /* Ids FROM, a multiple of WORD, to END, by the whole block, WORD of them at a time. */
     __device__ static void count(uint32_t (&to)[MAX_EXPERTS], const uint16_t *__restrict__ ids,
                                  uint32_t from, uint32_t end)
     {
-#pragma unroll 16
-        for (uint32_t i = from + threadIdx.x; i < end; i += COUNT_THREADS)
-            if (ids[i] != EXPERT_DROPPED)
-                atomicAdd(&to[ids[i]], 1);
+        bool aligned = (uintptr_t)ids % (WORD * sizeof *ids) == 0;
+        uint32_t words = aligned && end > from ? (end - from) / WORD : 0;
+        const uint4 *word = (const uint4 *)(ids + from);
+#pragma unroll 4
+        for (uint32_t i = threadIdx.x; i < words; i += COUNT_THREADS) {
+            const uint4 four = word[i];
+            const uint32_t pairs[] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+            for (uint32_t j = 0; j < WORD; j++)
+                add(to, pairs[j / 2] >> j % 2 * 16 & 0xFFFF);
+        }
+        for (uint32_t i = from + words * WORD + threadIdx.x; i < end; i += COUNT_THREADS)
+            add(to, ids[i]);
     }
     __device__ void set(const GroupingShape &shape, const uint16_t *ids, uint32_t first)
     {

@@ -8,7 +8,7 @@
  * way while it splits the last ones and puts them where the instruction reads; two warpgroups
  * multiply; then each warp chooses for some of the tokens. The two blocks of a cluster share the
  * matrix, of which each fetches half for both: of larger clusters not as many run at once as there
- * are multiprocessors.
+ * are multiprocessors. Four more warps take every second block of columns where registers suffice.
  *
  * Per block and column 4 bytes of each token and experts bytes of the matrix, from the L2 mostly,
  * whose latency bounds it. */
@@ -28,15 +28,22 @@ static constexpr uint32_t ROW_BYTES = COLUMNS * 2;
 static constexpr uint32_t FETCHERS = 4;    /* warps */
 static constexpr uint32_t MULTIPLIERS = 2; /* warpgroups */
 
-/* Of a block: those that fetch and multiply, and where registers suffice some more that choose. */
+/* Of a block: those that fetch and multiply, and where registers suffice some more that fetch every
+ * second block of columns. */
 __host__ __device__ static constexpr uint32_t threads_of(uint32_t parts)
 {
     return parts < 4 ? 4 * 128 : 3 * 128;
 }
 
+/* Warpgroups that fetch, the second one behind those that multiply. */
+__host__ __device__ static constexpr uint32_t sets_of(uint32_t parts)
+{
+    return parts < 4 ? 2 : 1;
+}
+
 static constexpr uint32_t MOST_STAGES = 6;
 static constexpr uint32_t STAGES_BYTES = 160 * 1024; /* about, of all stages */
-static constexpr uint32_t RAW_BLOCKS = 8;            /* of columns, that a warp waits for */
+static constexpr uint32_t RAW_BLOCKS = 8;            /* of columns, that warps wait for */
 static constexpr uint32_t MOST_EXPERTS = 512;
 static constexpr uint32_t MULTIPROCESSORS = 132; /* of an H200 or H100 */
 /* From where it pays, on an H200: with fewer tokens and experts the kernel of router_clusters.cu
@@ -131,29 +138,32 @@ __device__ static void copy_word(uint32_t to, const float *from, bool there)
                  : "memory");
 }
 
-/* A warp, which brings its part of each block of columns. A lane has of some of the tokens, every
- * eighth, one or more of the 16 words of 4 columns. */
-template <uint32_t TOKENS> struct TokenFetcher {
+/* A warp, which brings its part of each block of columns, or of every second one of two SETS. A
+ * lane has of some of the tokens, every eighth, one or more of the 16 words of 4 columns. */
+template <uint32_t TOKENS, uint32_t SETS> struct TokenFetcher {
     static constexpr uint32_t WORDS = words_of(TOKENS);
+    static constexpr uint32_t PLACES = RAW_BLOCKS / SETS;
     const TilesShape &shape;
     uint32_t tokens; /* of the step */
+    uint32_t warp;   /* of FETCHERS */
     uint32_t raw;    /* the lane's first word */
 
-    __device__ TokenFetcher(const TilesShape &tiles_shape, uint32_t all_tokens, uint32_t raw_at)
-        : shape(tiles_shape), tokens(all_tokens),
-          raw(raw_at + threadIdx.x / 32 * RAW_BLOCKS * raw_bytes(TOKENS) + threadIdx.x % 32 * 16)
+    __device__ TokenFetcher(const TilesShape &tiles_shape, uint32_t all_tokens, uint32_t set,
+                            uint32_t raw_at)
+        : shape(tiles_shape), tokens(all_tokens), warp(threadIdx.x / 32 % FETCHERS),
+          raw(raw_at + (set * FETCHERS + warp) * PLACES * raw_bytes(TOKENS) + threadIdx.x % 32 * 16)
     {
     }
     /* Of word I. */
     __device__ uint32_t token(uint32_t i) const
     {
-        return (threadIdx.x / 32 * WORDS + i) / 4 * 8 + threadIdx.x % 32 / 4;
+        return (warp * WORDS + i) / 4 * 8 + threadIdx.x % 32 / 4;
     }
     __device__ uint32_t column(uint32_t i) const
     {
-        return (threadIdx.x / 32 * WORDS + i) % 4 * 16 + threadIdx.x % 4 * 4;
+        return (warp * WORDS + i) % 4 * 16 + threadIdx.x % 4 * 4;
     }
-    /* Place NUMBER of RAW_BLOCKS. */
+    /* Place NUMBER of PLACES. */
     __device__ uint32_t place(uint32_t number) const
     {
         return raw + number * raw_bytes(TOKENS);
@@ -191,11 +201,11 @@ template <uint32_t TOKENS> struct TokenFetcher {
                      "r"(low[1])
                      : "memory");
     }
-    /* What was asked for before the last RAW_BLOCKS - 1 blocks, to TO. */
+    /* What was asked for before the last PLACES - 1 blocks, to TO. */
     __device__ void put(uint32_t from, uint32_t to) const
     {
         uint4 word[WORDS];
-        asm volatile("cp.async.wait_group %0;" ::"n"(RAW_BLOCKS - 1) : "memory");
+        asm volatile("cp.async.wait_group %0;" ::"n"(PLACES - 1) : "memory");
 #pragma unroll
         for (uint32_t i = 0; i < WORDS; i++)
             word[i] = load_shared_word(from + i * 32 * 16);
@@ -216,18 +226,22 @@ __device__ static void fetch_experts(const TilesShape &shape, const TilesRing<TO
                    ring.full(), block * COLUMNS, cluster_rank() * rows);
 }
 
-template <uint32_t TOKENS>
-__device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing<TOKENS> ring,
-                             uint32_t raw)
+/* Number SET of SETS warpgroups. */
+template <uint32_t TOKENS, uint32_t SETS>
+__device__ static void fetch(const TilesShape &shape, uint32_t tokens, uint32_t set,
+                             TilesRing<TOKENS> ring, uint32_t raw)
 {
-    const TokenFetcher<TOKENS> fetcher(shape, tokens, raw);
+    using Fetcher = TokenFetcher<TOKENS, SETS>;
+    const Fetcher fetcher(shape, tokens, set, raw);
     uint32_t place = 0;
     wait_for_earlier_kernels();
-    for (uint32_t i = 0; i < RAW_BLOCKS; i++)
-        fetcher.ask(i, fetcher.place(i));
-    for (uint32_t block = 0; block < shape.blocks; block++) {
+    for (uint32_t i = 0; i < Fetcher::PLACES; i++)
+        fetcher.ask(set + i * SETS, fetcher.place(i));
+    for (uint32_t block = 0; block < shape.blocks; block++, ring.advance()) {
+        if (block % SETS != set)
+            continue;
         barrier_wait(ring.empty(ring.at), ring.parity ^ 1);
-        if (threadIdx.x == 0)
+        if (threadIdx.x % 128 == 0)
             fetch_experts(shape, ring, block);
         __syncwarp();
         fetcher.put(fetcher.place(place), ring.tokens());
@@ -236,8 +250,7 @@ __device__ static void fetch(const TilesShape &shape, uint32_t tokens, TilesRing
         if (threadIdx.x % 32 == 0)
             barrier_arrive(ring.full());
         fetcher.ask(block + RAW_BLOCKS, fetcher.place(place));
-        place = (place + 1) % RAW_BLOCKS;
-        ring.advance();
+        place = (place + 1) % Fetcher::PLACES;
     }
     asm volatile("cp.async.wait_group 0;" ::: "memory");
 }
@@ -320,8 +333,10 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(threads_of(PAR
         tensor_map_prefetch(&shape.matrix);
     }
     cluster_sync();
-    if (threadIdx.x / 32 < FETCHERS) {
-        fetch(shape, task.tokens, ring, ring.base + shape.stages * shape.stage_bytes);
+    constexpr uint32_t SETS = sets_of(PARTS);
+    if (threadIdx.x / 128 == 0 || (SETS == 2 && threadIdx.x / 128 == 1 + MULTIPLIERS)) {
+        fetch<TOKENS, SETS>(shape, task.tokens, threadIdx.x / 128 == 0 ? 0 : 1, ring,
+                            ring.base + shape.stages * shape.stage_bytes);
         __syncthreads();
     } else if (warpgroup >= shape.multipliers) {
         __syncthreads();

@@ -7,7 +7,7 @@
 #include "exec/cuda/convert.h"
 #include "exec/cuda/random.h"
 
-enum { N_TOKENS = 5 };
+enum { N_TOKENS = 5, LAYER_ROUNDS = 5, STAGE_ROUNDS = 3 };
 
 static const uint32_t TOKENS[N_TOKENS] = {1, 16, 128, 1024, 4096};
 static const double MAX_ERROR = 1e-2; /* bf16 inside and outside, f32 sums */
@@ -232,7 +232,7 @@ static Status time_layer(MoeBench *bench, CeilingsRig *rig, MoeCell *cell)
 {
     LayerPart layer = {bench, MOE_COMBINE};
     TimedWork works[] = {{queue_part, &layer, 0}, {queue_device_product, &rig->product, 0}};
-    TRY(measure_in_turn(works, 2, bench->stream));
+    TRY(measure_in_turn(works, 2, LAYER_ROUNDS, bench->stream));
     cell->milliseconds = works[0].milliseconds / BENCH_INPUTS;
     cell->flops_per_s = device_product_rate(&rig->product, works[1].milliseconds);
     return measure_copy(&rig->copy, bench->stream, &cell->bytes_per_s);
@@ -248,7 +248,7 @@ static Status time_stages(MoeBench *bench, MoeCell *cell)
         parts[stage] = (LayerPart){bench, (MoeStage)stage};
         works[stage] = (TimedWork){queue_part, &parts[stage], 0};
     }
-    TRY(measure_in_turn(works, MOE_STAGES, bench->stream));
+    TRY(measure_in_turn(works, MOE_STAGES, STAGE_ROUNDS, bench->stream));
     for (int stage = 0; stage < MOE_STAGES; stage++) {
         double milliseconds = works[stage].milliseconds / BENCH_INPUTS;
         cell->stages_ms[stage] = milliseconds - before;

@@ -84,14 +84,14 @@ Status measure_graph(DeviceWork work, void *context, uint32_t repeats, cudaStrea
 
 /* ---- in turn ---- */
 
-enum { TURNS = 5, TURN_MS = 20, MIN_RUNS = 3, MAX_RUNS = 128 };
+enum { MAX_TURNS = 8, TURN_MS = 20, MIN_RUNS = 3, MAX_RUNS = 128 };
 
 /* One work's share of the turns. */
 typedef struct {
     cudaGraphExec_t graph;
     uint32_t runs; /* of a turn, and one that does not count */
     uint32_t n_times;
-    float times[TURNS * MAX_RUNS];
+    float times[MAX_TURNS * MAX_RUNS];
 } TurnWork;
 
 typedef struct {
@@ -124,7 +124,8 @@ static Status count_runs(const Turns *turns, TurnWork *work, cudaStream_t stream
     return OK;
 }
 
-static Status take_turns(Turns *turns, TimedWork *works, uint32_t n, cudaStream_t stream)
+static Status take_turns(Turns *turns, TimedWork *works, uint32_t n, uint32_t rounds,
+                         cudaStream_t stream)
 {
     for (size_t i = 0; i < sizeof turns->events / sizeof *turns->events; i++)
         CUDA_TRY(cudaEventCreate(&turns->events[i]));
@@ -132,7 +133,7 @@ static Status take_turns(Turns *turns, TimedWork *works, uint32_t n, cudaStream_
         TRY(capture(works[i].queue, works[i].context, stream, &turns->works[i].graph));
         TRY(count_runs(turns, &turns->works[i], stream));
     }
-    for (int turn = 0; turn < TURNS; turn++)
+    for (uint32_t turn = 0; turn < rounds; turn++)
         for (uint32_t i = 0; i < n; i++) {
             if (turn <= 1)
                 turns->works[i].n_times = 0;
@@ -146,11 +147,11 @@ static Status take_turns(Turns *turns, TimedWork *works, uint32_t n, cudaStream_
     return OK;
 }
 
-Status measure_in_turn(TimedWork *works, uint32_t n, cudaStream_t stream)
+Status measure_in_turn(TimedWork *works, uint32_t n, uint32_t rounds, cudaStream_t stream)
 {
     Turns turns = {0};
-    assert(n <= MAX_TIMED_WORKS);
-    Status status = take_turns(&turns, works, n, stream);
+    assert(n <= MAX_TIMED_WORKS && rounds > 1 && rounds <= MAX_TURNS);
+    Status status = take_turns(&turns, works, n, rounds, stream);
     for (uint32_t i = 0; i < n; i++)
         if (turns.works[i].graph != NULL)
             cudaGraphExecDestroy(turns.works[i].graph);

@@ -28,10 +28,10 @@ enum { MAX_TIMED_WORKS = 8 };
 
 /* Times N works on a card that is as warm, and has as much power left, for one as for the others.
  * Each is captured as a graph and replayed for 20 ms without a pause (3 times at least), one after
- * the other; that five times over. The median of a work's times, without those of the first time
- * over, after which a card no longer runs as fast as while it is cool, and without the first of
- * each turn. No copies: in a graph they take other ways. */
-Status measure_in_turn(TimedWork *works, uint32_t n, cudaStream_t stream);
+ * the other; that ROUNDS times over, up to 8. The median of a work's times, without those of the
+ * first time over, after which a card no longer runs as fast as while it is cool, and without the
+ * first of each turn. No copies: in a graph they take other ways. */
+Status measure_in_turn(TimedWork *works, uint32_t n, uint32_t rounds, cudaStream_t stream);
 
 /* A copy of BYTES on the device or from pinned memory. */
 typedef struct {

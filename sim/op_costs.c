@@ -68,15 +68,11 @@ static CostStatus noted(const CostUse *before, const CostUse *after)
     return status;
 }
 
-int64_t op_costs_by_number(const OpCosts *costs, const CostRef *ref, const CostPoint *fixed,
-                           Axis axis, uint32_t number, bool is_time, KnownCosts *known,
-                           CostUse *use)
+int64_t op_costs_by_new_number(const OpCosts *costs, const CostRef *ref, const CostPoint *fixed,
+                               Axis axis, uint32_t number, bool is_time, KnownCosts *known,
+                               CostUse *use)
 {
     uint32_t place = number % KNOWN_NUMBERS;
-    if (known->at[place].number == number + 1) {
-        use->n[known->at[place].status]++;
-        return known->at[place].ns;
-    }
     CostPoint point = *fixed;
     const CostUse before = *use;
     point.at[axis] = number;

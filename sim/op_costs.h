@@ -78,6 +78,7 @@ typedef struct {
     uint32_t rows;
     double load;
     double ns;
+    uint64_t whole_ns; /* of evenly shared rows */
     double even_ns;    /* with the load of evenly shared rows, if HAS_EVEN */
     double uneven_ns;  /* that it adds to be as uneven as was measured, ... */
     double unevenness; /* ... which is so much */
@@ -208,11 +209,22 @@ uint64_t op_costs_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *
 int64_t op_costs_signed_ns(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
                            CostUse *use);
 
-/* op_costs_signed_ns() of POINT, or for a table that IS_TIME op_costs_ns(), with NUMBER in the
- * place of what AXIS has; other places must be the same in every call with KNOWN. */
-int64_t op_costs_by_number(const OpCosts *costs, const CostRef *ref, const CostPoint *point,
-                           Axis axis, uint32_t number, bool is_time, KnownCosts *known,
-                           CostUse *use);
+/* op_costs_signed_ns() of FIXED, or for a table that IS_TIME op_costs_ns(), with NUMBER in the
+ * place of what AXIS has; other places must be the same in every call with KNOWN. The first of what
+ * is not known. */
+int64_t op_costs_by_new_number(const OpCosts *costs, const CostRef *ref, const CostPoint *fixed,
+                               Axis axis, uint32_t number, bool is_time, KnownCosts *known,
+                               CostUse *use);
+static inline int64_t op_costs_by_number(const OpCosts *costs, const CostRef *ref,
+                                         const CostPoint *fixed, Axis axis, uint32_t number,
+                                         bool is_time, KnownCosts *known, CostUse *use)
+{
+    uint32_t place = number % KNOWN_NUMBERS;
+    if (known->at[place].number != number + 1)
+        return op_costs_by_new_number(costs, ref, fixed, axis, number, is_time, known, use);
+    use->n[known->at[place].status]++;
+    return known->at[place].ns;
+}
 
 /* Prices every operation of a step but its experts; ISSUED: the host queues them one by one and
  * waits at every event, and its part is priced as well; FORCED: routing is not the router's. */
@@ -238,7 +250,26 @@ static inline int64_t op_price_last_ns(OpPrice *price, int64_t queued_ns)
     return price->last_ns;
 }
 
+/* What is known of calls like WORK, if it is. */
+static inline KnownCall *op_costs_known(OpPrice *price, const ExpertWork *work, bool queued)
+{
+    return &price->calls[queued][(work->active + (work->rows << 5)) % KNOWN_CALLS];
+}
+
+/* op_costs_experts() of what is not known, or is uneven. */
+uint64_t op_costs_any_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
+
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
-uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
+static inline uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work,
+                                        bool queued)
+{
+    if (work->active == 0)
+        return 0;
+    const KnownCall *known = op_costs_known(&costs->prices[price], work, queued);
+    bool single = work->squares == work->active; /* a row each */
+    return single && known->active == work->active && known->rows == work->active
+               ? known->whole_ns
+               : op_costs_any_experts(costs, price, work, queued);
+}
 
 #endif

@@ -109,7 +109,7 @@ static double call_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bo
 /* What is known of calls of WORK, looked up where it was not yet. */
 static KnownCall *known_call(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
 {
-    KnownCall *known = &price->calls[queued][(work->active + (work->rows << 5)) % KNOWN_CALLS];
+    KnownCall *known = op_costs_known(price, work, queued);
     if (known->active == work->active && known->rows == work->rows && known->load == work->load)
         return known;
     CostUse ignored = {0};
@@ -119,6 +119,7 @@ static KnownCall *known_call(OpCosts *costs, OpPrice *price, const ExpertWork *w
                          .rows = work->rows,
                          .load = work->load,
                          .ns = call_ns(costs, price, work, queued)};
+    known->whole_ns = op_costs_whole(known->ns);
     if (price->uneven.table == COSTS_NONE)
         return known;
     known->unevenness = op_costs_at(costs, &price->unevenness, &point, &ignored);
@@ -173,10 +174,8 @@ static double experts_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work,
     return falling_ns > known->ns ? falling_ns : known->ns;
 }
 
-uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
+uint64_t op_costs_any_experts(OpCosts *costs, uint32_t number, const ExpertWork *work, bool queued)
 {
-    if (work->active == 0)
-        return 0;
     return op_costs_whole(experts_ns(costs, &costs->prices[number], work, queued));
 }
 

@@ -27,9 +27,9 @@ static void add_step(Timing *timing)
 /* What calls of the step take longer after loads than those of few tokens do. */
 static uint64_t after_ns(Timing *timing)
 {
-    CostPoint point = {0};
     if (timing->refs.after_tokens.table == COSTS_NONE || timing->settled)
         return 0;
+    CostPoint point = {0};
     point.at[AXIS_TOKENS] = timing->step.tokens;
     return op_costs_ns(&timing->costs, &timing->refs.after_tokens, &point, &timing->costs.other);
 }
@@ -37,10 +37,10 @@ static uint64_t after_ns(Timing *timing)
 /* What an operation of the step takes longer while prefetches are copied. */
 static uint64_t beside_ns(Timing *timing)
 {
-    CostPoint point = {0};
     if (!timing->prefetches || timing->options.stamped || !timing->waits ||
         timing->refs.beside.table == COSTS_NONE)
         return 0;
+    CostPoint point = {0};
     point.at[AXIS_TOKENS] = timing->step.tokens;
     return op_costs_ns(&timing->costs, &timing->refs.beside, &point, &timing->costs.other);
 }
@@ -415,9 +415,9 @@ uint32_t timing_most_rows(const Timing *timing)
 /* What a step that waits takes longer since the host did other things, or waited, before it. */
 static uint64_t cold_ns(Timing *timing)
 {
-    CostPoint point = {0};
     if (timing->mode != STEP_QUEUED || timing->refs.cold.table == COSTS_NONE)
         return 0;
+    CostPoint point = {0};
     point.at[AXIS_ELAPSED] =
         (double)(timing->elapsed_ns < timing->cold_most_ns ? timing->elapsed_ns
                                                            : timing->cold_most_ns);
@@ -492,11 +492,11 @@ Status timing_end(Timing *timing, StepTime *step)
 
 uint64_t timing_between(Timing *timing)
 {
-    CostPoint point = {0};
     if (timing->ranks != NULL)
         return timing_ranks_between(timing);
     if (timing->refs.between.table == COSTS_NONE)
         return 0;
+    CostPoint point = {0};
     point.at[AXIS_TOKENS] = timing->step.tokens;
     uint64_t ns = op_costs_ns(&timing->costs, &timing->refs.between, &point, &timing->costs.other);
     timing->between_ns += ns;

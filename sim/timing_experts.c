@@ -24,9 +24,9 @@ static uint64_t queued_behind(const Timing *timing, uint64_t issue_ns)
 /* When what awaits the loads of LIST can begin, as if to take no longer than what awaits none. */
 static uint64_t ready_at(Timing *timing, const Pending *list)
 {
-    CostPoint point = {0};
     if (list->tickets == 0 || list->ready_ns == 0)
         return list->ready_ns;
+    CostPoint point = {0};
     point.at[AXIS_BYTES] = (double)timing->layers[0].slot_bytes;
     /* One expert at a time waits for the host, too, to queue its call. */
     uint64_t after_ns = list->work.active > 1 ? timing->after_ns : 0;
@@ -40,9 +40,9 @@ static uint64_t ready_at(Timing *timing, const Pending *list)
  * expert and its load, which the next load waits for, were measured as a whole: a turn. */
 static uint64_t sync_after(Timing *timing, const Pending *list, uint64_t ready_ns, uint64_t ns)
 {
-    CostPoint point = {0};
     if (timing->refs.turn.table == COSTS_NONE || list->work.active != 1 || list->tickets != 1)
         return timing->sync_together_ns;
+    CostPoint point = {0};
     point.at[AXIS_TOKENS] = timing->step.tokens;
     point.at[AXIS_ROWS] = list->work.rows;
     uint64_t turn_ns =
@@ -293,7 +293,7 @@ static uint64_t decide_ahead_ns(Timing *timing, uint32_t n)
 /* ... longer, where so many are loaded. */
 static uint64_t decide_loads_ns(Timing *timing, uint32_t n_loads)
 {
-    const CostPoint point = {0};
+    static const CostPoint point = {0};
     if (n_loads == 0 || timing->refs.decide_loads.table == COSTS_NONE)
         return 0;
     return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide_loads, &point,
@@ -303,7 +303,7 @@ static uint64_t decide_loads_ns(Timing *timing, uint32_t n_loads)
 
 static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_loads)
 {
-    const CostPoint point = {0};
+    static const CostPoint point = {0};
     if (layer->loads_ahead && timing->refs.decide_ahead.table != COSTS_NONE)
         return decide_ahead_ns(timing, n);
     return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide, &point, AXIS_ACTIVE,

@@ -47,9 +47,9 @@ static uint64_t experts_ns(Timing *timing, uint32_t price, const BufferAction *a
 static uint64_t rested_ns(Timing *timing, const Event *event, uint32_t active, uint64_t start_ns)
 {
     const OpPrice *price = &timing->costs.prices[event->price];
-    CostPoint point = {0};
     if (price->rested.table == COSTS_NONE)
         return 0;
+    CostPoint point = {0};
     point.at[AXIS_ACTIVE] = active;
     point.at[AXIS_ELAPSED] =
         start_ns > timing->host_done_ns ? (double)(start_ns - timing->host_done_ns) : 0;
@@ -71,9 +71,9 @@ static uint64_t beside_loads(const Event *event, uint64_t start_ns, uint64_t ns)
 void event_offer_host(const Event *event)
 {
     Timing *timing = event->timing;
-    CostPoint point = {0};
     if (timing->options.plan->compute.mode == COMPUTE_ON_GPU || timing->one_thread)
         return;
+    CostPoint point = {0};
     point.at[AXIS_TOKENS] = timing->step.tokens;
     timing->gpu_ns += op_costs_ns(&timing->costs, &timing->costs.prices[event->price].offer, &point,
                                   &timing->costs.other);

@@ -80,7 +80,7 @@ Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *r
 /* What the host needs to begin N small loads. */
 static uint64_t issue_loads_ns(Timing *timing, uint32_t n)
 {
-    const CostPoint point = {0};
+    static const CostPoint point = {0};
     if (timing->refs.issue_loads.table == COSTS_NONE)
         return timing->issue_together_ns;
     return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.issue_loads, &point,

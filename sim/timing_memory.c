@@ -5,9 +5,9 @@
 static uint64_t activations_of(Timing *timing, uint32_t tokens)
 {
     CostUse ignored = {0};
-    CostPoint point = {0};
     if (timing->activation_tokens == tokens)
         return timing->activation_bytes;
+    CostPoint point = {0};
     point.at[AXIS_TOKENS] = tokens;
     point.at[AXIS_SHARE] = (double)gating_capacity(timing->options.plan, tokens) / tokens;
     timing->activation_tokens = tokens;

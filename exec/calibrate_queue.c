@@ -195,6 +195,18 @@ static double later(double a, double b)
     return a > b ? a : b;
 }
 
+/* What OP takes beyond that among operations that are queued one by one, without a stamp. */
+static double queued_more(const Calibration *c, const StepKind *kind, Op op, const char *shape)
+{
+    const double tokens = (double)kind->requests * kind->tokens;
+    char name[48];
+    snprintf(name, sizeof name, "held/%s", op_name(op));
+    const CostTable *table = calibration_table(c, name, shape);
+    if (table == NULL)
+        return later(c->stamp_ns - c->queue_stamp_ns, 0);
+    return table->value[cost_table_nearest(table, &tokens)] - c->queue_stamp_ns;
+}
+
 /* What the model of a step makes of its costs (sim/timing.c): the host queues operation by
  * operation, and at every event waits for the device. An operation that lasts much longer than
  * queueing it has not waited for the host, and is taken for what it lasted there and then. */
@@ -219,7 +231,7 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
         double issue_ns = calibration_cost(c, c->plain_issue_ns, measured, i, &spread);
         double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->queue_stamp_ns;
         if (op_ns <= 2 * issue_ns)
-            op_ns = gpu_cost(c, kind, op, c->shape[i]) + later(c->stamp_ns - c->queue_stamp_ns, 0);
+            op_ns = gpu_cost(c, kind, op, c->shape[i]) + queued_more(c, kind, op, c->shape[i]);
         launch_ns = op == OP_EMBED ? issue_ns : launch_ns;
         double kernels = launch_ns > 0 ? later(floor(issue_ns / launch_ns + 0.5), 1) : 1;
         gpu_ns = later(gpu_ns, host_ns + c->lag_ns) + op_ns;
@@ -419,11 +431,14 @@ Status calibrate_queue(Calibration *c)
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
     c->queue_stamp_ns = c->stamp_ns;
+    if (!known)
+        TRY(calibrate_held(c));
+    if (!c->counting)
+        TRY(calibration_settle(c));
     for (c->queue_round = 0; c->queue_round < rounds; c->queue_round++)
         TRY(measure_round(c, known));
     if (known)
         return OK;
-    TRY(calibrate_held(c));
     TRY(calibrate_ahead(c));
     if (!calibration_has_next_layer(c->config))
         return OK;

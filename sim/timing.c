@@ -168,8 +168,10 @@ static uint64_t with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
 {
     if (!timing->waits)
         return ns + timing->stamp_ns;
-    if (!timing->holds || price->held.table == COSTS_NONE)
+    if (price->held.table == COSTS_NONE)
         return ns + timing->queued_more_ns + timing->queue_stamp_ns + link_slows(timing);
+    if (!timing->options.stamped)
+        return moved(ns, price->held_ns - (int64_t)timing->tell_ns) + link_slows(timing);
     return moved(ns, price->held_ns) + stamp_beside_ns(timing);
 }
 

@@ -236,7 +236,7 @@ static Status open_timing(Timing *timing)
     timing->one_thread = strcmp(options->hardware->backend, "cpu") == 0;
     timing->distance = plan_needs_signals(options->plan).distance;
     timing->costs.predicts = timing->distance > 0;
-    timing->costs.holds = options->stamped;
+    timing->costs.holds = options->stamped || options->plan->buffer.on;
     timing->prefetches = !timing->one_thread && plan_prefetches(options->plan);
     TRY(timing_find_tables(timing));
     TRY(make_layers(timing));

@@ -1,17 +1,17 @@
-/* Events of small experts of which some hit and some are loaded: deciding on them, beginning the
- * loads together, making the queue wait for them, and how long these take while the host is still
- * beginning them, by how many they are. */
+/* Events of small experts of which some hit and some are loaded: beginning the loads together,
+ * making the queue wait for them, and how long these take while the host is still beginning them,
+ * by how many they are; and where experts are drawn at random, deciding, and going through the
+ * decisions until the loads begin. */
 #include "exec/calibrate_parts.h"
 #include "policies/link.h"
 
-enum { MIXED_STEPS = 7, MIXED_WARM_UP = 2 };
+enum { MIXED_STEPS = 7, MIXED_WARM_UP = 2, DRAWN_STEPS = 8, MOST_DRAWN = 512, LEAST_DRAWN = 5 };
 
 static const char *const LOADS_AXIS[] = {"loads"};
 static const char *const BYTES_AXIS[] = {"bytes"};
 
 /* Means over the events of steps. */
 typedef struct {
-    double decide_ns[MIXED_STEPS];
     double begin_ns[MIXED_STEPS];
     double queue_ns[MIXED_STEPS]; /* the experts, but for beginning loads */
     double load_ns[MIXED_STEPS];
@@ -35,14 +35,11 @@ static void move_on(Calibration *c, uint32_t tokens, uint32_t active, uint32_t b
 static void keep_host(Calibration *c, const HostTimes *host, uint32_t at, MixedTimes *times)
 {
     double n = host->n_events > 0 ? (double)host->n_events : 1;
-    times->decide_ns[at] = times->begin_ns[at] = times->queue_ns[at] = 0;
+    times->begin_ns[at] = times->queue_ns[at] = 0;
     calibration_keep_host_times(host, c->issue_ns, c->decide_ns);
-    for (uint32_t i = 0; i < c->n_ops; i++) {
-        if (c->op[i] != OP_EXPERTS)
-            continue;
-        times->decide_ns[at] += c->decide_ns[i] / n;
-        times->queue_ns[at] += c->issue_ns[i] / n;
-    }
+    for (uint32_t i = 0; i < c->n_ops; i++)
+        if (c->op[i] == OP_EXPERTS)
+            times->queue_ns[at] += c->issue_ns[i] / n;
     for (size_t i = 0; i < host->n_loads; i++)
         times->begin_ns[at] += (double)host->loads[i].duration_ns / n;
 }
@@ -93,7 +90,7 @@ static double longer(double *mixed, double *hits)
                       calibration_median(hits, MIXED_STEPS));
 }
 
-static Status note(Calibration *c, uint32_t loads, MixedTimes *hits, MixedTimes *times)
+static Status note(Calibration *c, uint32_t loads, MixedTimes *times)
 {
     const double slot_bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     const double at = loads;
@@ -104,10 +101,8 @@ static Status note(Calibration *c, uint32_t loads, MixedTimes *hits, MixedTimes 
     TRY(calibration_note(c, "issue/loads", shape, UNIT_NS, LOADS_AXIS, 1, &at,
                          calibration_median(times->begin_ns, MIXED_STEPS), spread));
     spread = calibration_spread(times->load_ns, MIXED_STEPS);
-    TRY(calibration_note(c, "load/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(times->load_ns, MIXED_STEPS), spread));
-    return calibration_note(c, "decide/loads", shape, UNIT_NS, LOADS_AXIS, 1, &at,
-                            longer(times->decide_ns, hits->decide_ns), 0);
+    return calibration_note(c, "load/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                            calibration_median(times->load_ns, MIXED_STEPS), spread);
 }
 
 /* One call for all; of several the later ones take longer besides. */
@@ -131,7 +126,7 @@ static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, u
     TRY(time_steps(c, tokens, active, 0, &hits));
     for (uint32_t loads = least; loads <= active; loads *= 2) {
         TRY(time_steps(c, tokens, active, loads, &times));
-        TRY(note(c, loads, &hits, &times));
+        TRY(note(c, loads, &times));
         if (link_joins_hits(loads, executor_expert_slot_bytes(c->executor, 0), 0))
             TRY(note_await(c, &hits, &times));
         if (loads == least)
@@ -141,6 +136,67 @@ static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, u
     return OK;
 }
 
+/* ---- experts that are drawn ---- */
+
+typedef struct {
+    uint32_t n;    /* events that load */
+    double active; /* sum over them */
+    double decide_ns[MOST_DRAWN];
+    double carry_ns[MOST_DRAWN]; /* from the decisions to the first load */
+} Drawn;
+
+static void keep_drawn(const HostTimes *host, Drawn *drawn)
+{
+    for (size_t i = 0; i < host->n_events; i++) {
+        const HostEvent *event = &host->events[i];
+        if (event->n_loads == 0 || drawn->n == MOST_DRAWN)
+            continue;
+        drawn->active += event->active;
+        drawn->decide_ns[drawn->n] = (double)event->decide.duration_ns;
+        drawn->carry_ns[drawn->n++] = (double)host->loads[event->first_load].start_ns -
+                                      (double)(event->decide.start_ns + event->decide.duration_ns);
+    }
+}
+
+static Status note_drawn(Calibration *c, Drawn *drawn)
+{
+    static const char *const ACTIVE_AXIS[] = {"active"};
+    char shape[160];
+    if (drawn->n < LEAST_DRAWN)
+        return OK;
+    const double at = (double)(uint32_t)(drawn->active / drawn->n + 0.5);
+    calibration_experts_shape(c, shape);
+    double spread = calibration_spread(drawn->decide_ns, drawn->n);
+    TRY(calibration_note(c, "decide/load", shape, UNIT_NS, ACTIVE_AXIS, 1, &at,
+                         calibration_median(drawn->decide_ns, drawn->n), spread));
+    spread = calibration_spread(drawn->carry_ns, drawn->n);
+    return calibration_note(c, "carry", shape, UNIT_NS, ACTIVE_AXIS, 1, &at,
+                            calibration_median(drawn->carry_ns, drawn->n), spread);
+}
+
+/* With room for three quarters of the experts. */
+static Status measure_drawn(Calibration *c, uint32_t requests, uint32_t tokens)
+{
+    const StepKind kind = {.requests = requests, .tokens = tokens, .forced = true};
+    uint64_t random = requests + tokens;
+    Plan plan = c->plan;
+    Drawn drawn = {0};
+    StepOutput output;
+    double ns;
+    if (requests > c->max_requests || tokens > c->max_length || requests * tokens > c->max_tokens)
+        return OK;
+    plan.buffer.slots = c->config->max_experts * 3 / 4;
+    TRY(executor_set_plan(c->executor, &plan));
+    calibration_seek_quiet(c);
+    for (int i = -DRAWN_STEPS; i < DRAWN_STEPS; i++) {
+        calibration_draw(c, requests * tokens, &random);
+        TRY(calibration_step(c, &kind, false, &output, &ns));
+        if (i >= 0)
+            keep_drawn(&output.host, &drawn);
+    }
+    return note_drawn(c, &drawn);
+}
+
 Status calibrate_mixed(Calibration *c, double *begin_ns)
 {
     double ignored;
@@ -148,6 +204,10 @@ Status calibrate_mixed(Calibration *c, double *begin_ns)
     uint32_t half = c->config->max_experts / 2;
     uint32_t tokens = (half + top_k - 1) / top_k;
     TRY(measure_tokens(c, 1, top_k, 1, begin_ns));
+    TRY(measure_drawn(c, 1, 1));
+    TRY(measure_drawn(c, 4, 1));
+    TRY(measure_drawn(c, 16, 1));
+    TRY(measure_drawn(c, 1, 64));
     if (tokens < 2 || tokens > c->max_requests || c->options->quick)
         return OK;
     return measure_tokens(c, tokens, half, 2 * top_k, &ignored);

@@ -289,6 +289,8 @@ Plan calibration_predicting_plan(const Calibration *c, const char *predictor, ui
 void calibration_foretell(Calibration *c, uint32_t tokens);
 /* ... events that are unlike those before, */
 Status calibrate_varied(Calibration *c);
+/* Forces each of TOKENS tokens of every MoE layer of the decoder on experts drawn uniformly. */
+void calibration_draw(Calibration *c, uint32_t tokens, uint64_t *random);
 /* ... the first operations of steps after such as load much, */
 Status calibrate_evicted(Calibration *c);
 /* ... steps that come long after the one before, */

@@ -13,8 +13,7 @@ typedef struct {
     double queue_ns[MOST_EVENTS];
 } Events;
 
-/* Forces each token of every MoE layer of the decoder on experts drawn uniformly. */
-static void draw(Calibration *c, uint32_t tokens, uint64_t *random)
+void calibration_draw(Calibration *c, uint32_t tokens, uint64_t *random)
 {
     uint32_t n_layers;
     const TraceLayer *layers = executor_layers(c->executor, &n_layers);
@@ -80,12 +79,12 @@ static Status measure(Calibration *c, uint32_t requests)
     Events again = {0};
     StepOutput output;
     double ns;
-    draw(c, requests, &random);
+    calibration_draw(c, requests, &random);
     TRY(calibration_step(c, &kind, true, &output, &ns));
     calibration_list(c, STACK_DECODER, &output);
     for (int i = 0; i < VARIED_STEPS; i++) {
         calibration_seek_quiet(c);
-        draw(c, requests, &random);
+        calibration_draw(c, requests, &random);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         keep(c, &output, &varied);
         TRY(calibration_step(c, &kind, false, &output, &ns));

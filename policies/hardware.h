@@ -71,8 +71,8 @@
  *                      throttle/least: what it takes longer than its copy, at the least;
  *                      issue/throttle: what the host needs to begin it more
  *   decide             host time of the decisions on one event, by "active"
- *   decide/none        ... where they are others than those of the event before; decide/loads:
- *                      ... longer, by how many small "loads" they begin;
+ *   decide/none        ... where they are others than those of the event before; decide/load:
+ *                      ... and some small ones are loaded; carry: from there to beginning these;
  *                      issue/varied: what queueing them takes longer then, by "tokens"
  *   decide/PREDICTOR   ... that predicts a layer further on: hardware_decide_table()
  *   wake               from the end of a stamp behind the router, before which the host is told, to

@@ -17,6 +17,7 @@ typedef struct {
     uint64_t host_until;
     size_t first_host;               /* their records, which come first */
     uint32_t n_loads;                /* on demand, of all of it */
+    uint64_t carry_ns;               /* of queueing its first call, which went before its loads */
     bool queued;                     /* operations of this event are, ... */
     uint64_t sync_ns;                /* ... from whose end so much passes to small loads */
     uint32_t calls;                  /* that were queued */

@@ -64,8 +64,10 @@ static void run_jobs(Event *event, Pending *list)
     } else {
         const OpPrice *price = &timing->costs.prices[event->price];
         uint64_t issue_ns = price->again_ns;
-        if (event->calls++ == 0)
+        if (event->calls++ == 0) {
             issue_ns = price->issue_ns + timing_cold_ns(timing, event->price);
+            issue_ns -= event->carry_ns < issue_ns ? event->carry_ns : issue_ns;
+        }
         timing->host_ns += (list->tickets > 0 ? timing->issue_await_ns : 0) + issue_ns;
         uint64_t free_ns = timing->gpu_ns + queued_behind(timing, issue_ns);
         uint64_t ready_ns = ready_at(timing, list);
@@ -290,25 +292,16 @@ static uint64_t decide_ahead_ns(Timing *timing, uint32_t n)
     return op_costs_ns(&timing->costs, &timing->refs.decide_ahead, &point, &timing->costs.other);
 }
 
-/* ... longer, where so many are loaded. */
-static uint64_t decide_loads_ns(Timing *timing, uint32_t n_loads)
-{
-    static const CostPoint point = {0};
-    if (n_loads == 0 || timing->refs.decide_loads.table == COSTS_NONE)
-        return 0;
-    return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide_loads, &point,
-                                        AXIS_LOADS, n_loads, true, &timing->decide_loads,
-                                        &timing->costs.other);
-}
-
+/* Deciding on an event of N experts, of which some are loaded or none. */
 static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n, uint32_t n_loads)
 {
     static const CostPoint point = {0};
+    bool loads = n_loads > 0 && timing->refs.decide_load.table != COSTS_NONE;
     if (layer->loads_ahead && timing->refs.decide_ahead.table != COSTS_NONE)
         return decide_ahead_ns(timing, n);
-    return (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.decide, &point, AXIS_ACTIVE,
-                                        n, true, &timing->decide, &timing->costs.other) +
-           decide_loads_ns(timing, n_loads);
+    return (uint64_t)op_costs_by_number(
+        &timing->costs, loads ? &timing->refs.decide_load : &timing->refs.decide, &point,
+        AXIS_ACTIVE, n, true, loads ? &timing->decide_load : &timing->decide, &timing->costs.other);
 }
 
 /* When the host would be told by what comes behind a stamp: with or without one, it is told of the

@@ -100,12 +100,27 @@ static uint64_t start_loads_ns(Timing *timing, uint64_t bytes)
     return ns > copy_ns ? ns - copy_ns : 0;
 }
 
+/* Going through the decisions of EVENT, before it begins its first loads; else it is a part of
+ * queueing the experts. */
+static void carry(Event *event)
+{
+    Timing *timing = event->timing;
+    const CostPoint point = {0};
+    if (event->calls > 0 || event->carry_ns > 0 || timing->refs.carry.table == COSTS_NONE)
+        return;
+    event->carry_ns =
+        (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.carry, &point, AXIS_ACTIVE,
+                                     event->event->n, true, &timing->carry, &timing->costs.other);
+    timing->host_ns += event->carry_ns;
+}
+
 /* Begins N small loads, which RECORD is to have the time of: one copy. It has started when the host
  * is still beginning it, where nothing else keeps it waiting. */
 static Status begin_together(Event *event, const LayerTime *layer, uint32_t n,
                              ResidencyRecord *record)
 {
     Timing *timing = event->timing;
+    carry(event);
     uint64_t begun_ns = timing->host_ns;
     uint64_t free_ns;
     TRY(link_free(timing, &free_ns));

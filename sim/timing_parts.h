@@ -163,7 +163,8 @@ struct Timing {
         CostRef issue_throttle;
         CostRef decide;
         CostRef decide_ahead; /* and predict */
-        CostRef decide_loads;
+        CostRef decide_load;
+        CostRef carry;
         CostRef wake;
         CostRef h2d;
         CostRef together;
@@ -179,9 +180,10 @@ struct Timing {
         CostRef cold;
         CostRef activations;
     } refs;
-    KnownCosts decide;       /* by the experts of an event */
-    KnownCosts decide_loads; /* ... and by the loads, */
-    KnownCosts issue_loads;  /* ... small ones */
+    KnownCosts decide;      /* by the experts of an event */
+    KnownCosts decide_load; /* ... that loads */
+    KnownCosts carry;
+    KnownCosts issue_loads; /* ... small ones */
     KnownCosts after_load;
     uint64_t issue_load_ns;
     uint64_t issue_together_ns;

@@ -264,6 +264,8 @@ typedef struct {
     bool queued;
     uint64_t sync_ns;     /* from the end of the last call to a small load */
     uint32_t calls;       /* that were queued */
+    uint64_t carry_ns;    /* of the first of them, before the first small loads */
+    uint32_t active;      /* experts of the event */
     const uint32_t *rows; /* [EXPERTS] of each expert */
 } Pending;
 
@@ -276,7 +278,9 @@ static void queue_jobs(Played *played, Pending *pending, Jobs *jobs)
         put(played, HOST, cost(played, "issue/await", 0), &played->host, 1);
     for (uint32_t i = 0; i < jobs->n_loads; i++)
         waits[i] = hand_over(played, jobs->loads[i], "after/load");
-    uint64_t issue_ns = cost(played, pending->calls++ > 0 ? "issue/again" : "issue/experts", 0);
+    uint64_t issue_ns = cost(played, pending->calls > 0 ? "issue/again" : "issue/experts", 0);
+    if (pending->calls++ == 0)
+        issue_ns -= pending->carry_ns < issue_ns ? pending->carry_ns : issue_ns;
     uint64_t lag_ns = cost(played, "lag", 0);
     EngineTask free = after(played, played->last, issue_ns > lag_ns ? issue_ns - lag_ns : 0);
     put(played, HOST, issue_ns, &played->host, 1);
@@ -336,6 +340,10 @@ static void begin_gathered(Played *played, Pending *pending)
     pending->gathered = 0;
     if (n == 0)
         return;
+    if (pending->calls == 0 && pending->carry_ns == 0) {
+        pending->carry_ns = cost(played, "carry", pending->active);
+        put(played, HOST, pending->carry_ns, &played->host, 1);
+    }
     EngineTask load = begin_together(played, pending, n);
     if (pending->n_ahead == 0)
         pending->loaded.loads[pending->loaded.n_loads++] = load;
@@ -421,7 +429,7 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
     uint32_t rows[EXPERTS];
     bool passed = false;
     uint32_t loads = 0;
-    pending = (Pending){.rows = rows};
+    pending = (Pending){.active = event->n, .rows = rows};
     for (uint32_t i = 0; i < event->n; i++)
         rows[event->experts[i]] = event->rows[i];
     for (uint32_t i = 0; i < n; i++)
@@ -430,10 +438,9 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
     /* The host waits for the queue, wakes up, and decides. */
     EngineTask both[] = {played->host, played->last};
     put(played, HOST, cost(played, "wake", 0), both, 2);
-    put(played, HOST, cost(played, predicts ? "decide/previous-step" : "decide", event->n),
+    const char *decide = loads > 0 ? "decide/load" : "decide";
+    put(played, HOST, cost(played, predicts ? "decide/previous-step" : decide, event->n),
         &played->host, 1);
-    if (loads > 0 && !predicts)
-        put(played, HOST, cost(played, "decide/loads", loads), &played->host, 1);
     for (uint32_t i = 0; i < n; i++) {
         if (actions[i].kind == RESIDENCY_PREFETCH && !passed) {
             begin_gathered(played, &pending);

@@ -81,7 +81,8 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/together", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/loads", "shape", "loads", random_below(random, 2000), 20);
-    put_table(hardware, "decide/loads", "shape", "loads", random_below(random, 200), 10);
+    put_table(hardware, "decide/load", "shape", "active", random_below(random, 500), 40);
+    put_table(hardware, "carry", "shape", "active", random_below(random, 900), 20);
     put_table(hardware, "turn", "shape", "rows", random_below(random, 9000), 100);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
     put_table(hardware, "issue/again", "shape", NULL, random_below(random, 4000), 0);

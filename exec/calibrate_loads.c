@@ -385,11 +385,10 @@ static Status measure_small_loads(Calibration *c, LoadTimes *misses)
     if (calibration_runs_at_once(c) ||
         executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
         return OK;
-    double begin_ns;
     double awaited_ns = calibration_median(misses->after_ns, LOAD_STEPS) - c->queue_stamp_ns;
     TRY(measure_tokens(c));
-    TRY(calibrate_mixed(c, &begin_ns));
-    return calibrate_turns(c, begin_ns, awaited_ns);
+    TRY(calibrate_mixed(c));
+    return calibrate_turns(c, awaited_ns);
 }
 
 /* With room for a token's experts only, two tokens that share none take turns. */

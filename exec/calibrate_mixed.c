@@ -113,9 +113,8 @@ static Status note_await(Calibration *c, MixedTimes *hits, MixedTimes *times)
                             longer(times->queue_ns, hits->queue_ns), 0);
 }
 
-/* Of LEAST loads up to all; *BEGIN_NS is what beginning the fewest and waiting for them takes. */
-static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, uint32_t least,
-                             double *begin_ns)
+/* Of LEAST loads up to all. */
+static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, uint32_t least)
 {
     Plan plan = c->plan;
     MixedTimes times;
@@ -129,9 +128,6 @@ static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, u
         TRY(note(c, loads, &times));
         if (link_joins_hits(loads, executor_expert_slot_bytes(c->executor, 0), 0))
             TRY(note_await(c, &hits, &times));
-        if (loads == least)
-            *begin_ns = calibration_median(times.begin_ns, MIXED_STEPS) +
-                        longer(times.queue_ns, hits.queue_ns);
     }
     return OK;
 }
@@ -197,18 +193,17 @@ static Status measure_drawn(Calibration *c, uint32_t requests, uint32_t tokens)
     return note_drawn(c, &drawn);
 }
 
-Status calibrate_mixed(Calibration *c, double *begin_ns)
+Status calibrate_mixed(Calibration *c)
 {
-    double ignored;
     uint32_t top_k = c->config->max_top_k;
     uint32_t half = c->config->max_experts / 2;
     uint32_t tokens = (half + top_k - 1) / top_k;
-    TRY(measure_tokens(c, 1, top_k, 1, begin_ns));
+    TRY(measure_tokens(c, 1, top_k, 1));
     TRY(measure_drawn(c, 1, 1));
     TRY(measure_drawn(c, 4, 1));
     TRY(measure_drawn(c, 16, 1));
     TRY(measure_drawn(c, 1, 64));
     if (tokens < 2 || tokens > c->max_requests || c->options->quick)
         return OK;
-    return measure_tokens(c, tokens, half, 2 * top_k, &ignored);
+    return measure_tokens(c, tokens, half, 2 * top_k);
 }

@@ -297,12 +297,11 @@ Status calibrate_evicted(Calibration *c);
 Status calibrate_cold(Calibration *c);
 /* ... and steps that load experts, with a buffer for those of one token. */
 Status calibrate_loads(Calibration *c);
-/* ... small ones, which the host needs BEGIN_NS to begin, with making the queue wait for them; the
- * call that waits for them ends AWAITED_NS after them. The plan is another one then. */
-Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns);
-/* ... events of small experts some of which hit; *BEGIN_NS is what the host needs to begin one load
- * and to make the queue wait for it. The plan is another one then. */
-Status calibrate_mixed(Calibration *c, double *begin_ns);
+/* ... small ones: the call that waits for them ends AWAITED_NS after them. The plan is another one
+ * then. */
+Status calibrate_turns(Calibration *c, double awaited_ns);
+/* ... events of small experts some of which hit. The plan is another one then. */
+Status calibrate_mixed(Calibration *c);
 /* The shape key of the experts of the decoder's first MoE layer, by which sim/timing.h looks up
  * what is the same in all; "" and false: it has none. */
 bool calibration_experts_shape(const Calibration *c, char shape[160]);

@@ -1,12 +1,10 @@
 /* Small loads, beside which other costs of an event count: beginning them, and what passes where
  * each waits for the call before it. */
+#include <stdlib.h>
+
 #include "exec/calibrate_parts.h"
 
 enum { TURN_STEPS = 5, MANY_TOKENS = 16, QUICK_TURNS = 2, MOST_TURNS = 4096, LEAST_TURNS = 4 };
-
-/* A load that starts so much later than the host begins it, and more, was waiting for the device.
- */
-static const double LEAST_WAIT_NS = 2000;
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
@@ -60,7 +58,6 @@ static double mean_copy(const StepOutput *output)
 typedef struct {
     uint32_t rows; /* of that expert */
     double ns;
-    bool of_device; /* not for the host */
 } Turn;
 
 typedef struct {
@@ -87,26 +84,27 @@ static uint32_t rows_of(const Calibration *c, uint32_t layer, uint32_t expert, u
 static void keep_turns(const Calibration *c, const StepOutput *output, uint32_t tokens,
                        Turns *turns)
 {
-    const HostSpan *calls = output->host.loads;
     const ResidencyRecord *before = NULL;
-    size_t load = 0;
-    for (size_t i = 0; i < output->n_residency && load < output->host.n_loads; i++) {
+    for (size_t i = 0; i < output->n_residency; i++) {
         const ResidencyRecord *record = &output->residency[i];
         if (record->bytes == 0)
             continue;
-        if (before != NULL && before->layer == record->layer && turns->n < MOST_TURNS) {
-            double begun_ns = (double)calls[load].start_ns + c->lag_ns;
+        if (before != NULL && before->layer == record->layer && turns->n < MOST_TURNS)
             turns->turns[turns->n++] = (Turn){
                 .rows = rows_of(c, before->layer, before->expert, tokens),
-                .ns = (double)record->start_ns - (double)(before->start_ns + before->duration_ns),
-                .of_device = (double)record->start_ns > begun_ns + LEAST_WAIT_NS};
-        }
+                .ns = (double)record->start_ns - (double)(before->start_ns + before->duration_ns)};
         before = record;
-        load++;
     }
 }
 
-/* The turns of FROM to END rows of an expert that waited for the device. */
+static int compare_ns(const void *left, const void *right)
+{
+    double a = *(const double *)left;
+    double b = *(const double *)right;
+    return (a > b) - (a < b);
+}
+
+/* The turns of FROM to END rows of an expert: the lower quartile, since some wait for the host. */
 static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint32_t from,
                         uint32_t end, double *scratch)
 {
@@ -116,15 +114,15 @@ static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint3
     char shape[160];
     for (uint32_t i = 0; i < turns->n; i++) {
         const Turn *turn = &turns->turns[i];
-        if (turn->rows >= from && turn->rows < end && turn->of_device)
+        if (turn->rows >= from && turn->rows < end)
             scratch[n++] = turn->ns;
     }
     if (n < LEAST_TURNS)
         return OK;
-    double spread = calibration_spread(scratch, n);
+    qsort(scratch, n, sizeof *scratch, compare_ns);
     calibration_experts_shape(c, shape);
-    return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at, calibration_median(scratch, n),
-                            spread);
+    return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at, scratch[n / 4],
+                            calibration_spread(scratch, n));
 }
 
 static Status note_turns(Calibration *c, double tokens, const Turns *turns)
@@ -141,9 +139,9 @@ static Status note_turns(Calibration *c, double tokens, const Turns *turns)
 /* ---- both ---- */
 
 /* Where there is room for one expert, each load waits for the call of the expert before it. A turn
- * of the host is beginning a load and making the queue wait for it, which takes it BEGIN_NS, and a
- * call that follows another one. Rows fall from expert to expert, as where a router is forced. */
-static Status time_turns(Calibration *c, uint32_t tokens, double begin_ns, Turns *turns)
+ * of the host is beginning a load, making the queue wait for it, and a call. Rows fall from expert
+ * to expert, as where a router is forced. */
+static Status time_turns(Calibration *c, uint32_t tokens, Turns *turns)
 {
     const StepKind kind = {.requests = 1, .tokens = tokens, .forced = true};
     const double at = tokens;
@@ -171,17 +169,17 @@ static Status time_turns(Calibration *c, uint32_t tokens, double begin_ns, Turns
                          calibration_median(copy_ns, TURN_STEPS), copy_spread));
     calibration_experts_shape(c, shape);
     double spread = calibration_spread(turn_ns, TURN_STEPS);
-    return calibration_note(c, "issue/again", shape, UNIT_NS, TOKENS_AXIS, 1, &at,
-                            at_least_0(calibration_median(turn_ns, TURN_STEPS) - begin_ns), spread);
+    return calibration_note(c, "issue/turn", shape, UNIT_NS, TOKENS_AXIS, 1, &at,
+                            calibration_median(turn_ns, TURN_STEPS), spread);
 }
 
-static Status measure_turns(Calibration *c, uint32_t tokens, double begin_ns)
+static Status measure_turns(Calibration *c, uint32_t tokens)
 {
     Turns turns = {0};
     if (tokens > c->max_tokens || tokens > c->max_length)
         return OK;
     TRY(mem_new(&turns.turns, MOST_TURNS, sizeof *turns.turns, "calibration: turns"));
-    Status status = time_turns(c, tokens, begin_ns, &turns);
+    Status status = time_turns(c, tokens, &turns);
     if (status == OK)
         status = note_turns(c, tokens, &turns);
     mem_free(turns.turns);
@@ -253,7 +251,7 @@ static Status measure_halves(Calibration *c, double awaited_ns)
 }
 
 /* Other kernels compute many rows, which takes more launches. */
-Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns)
+Status calibrate_turns(Calibration *c, double awaited_ns)
 {
     static const uint32_t TOKENS[] = {1, MANY_TOKENS, 4 * MANY_TOKENS, 16 * MANY_TOKENS,
                                       64 * MANY_TOKENS};
@@ -264,6 +262,6 @@ Status calibrate_turns(Calibration *c, double begin_ns, double awaited_ns)
     plan.buffer.slots = 1;
     TRY(executor_set_plan(c->executor, &plan));
     for (size_t i = 0; i < (c->options->quick ? QUICK_TURNS : COUNT(TOKENS)); i++)
-        TRY(measure_turns(c, TOKENS[i], begin_ns));
+        TRY(measure_turns(c, TOKENS[i]));
     return OK;
 }

@@ -44,7 +44,8 @@
  *                      that an event of the step before loaded: as they go through the host's
  *                      caches these lose what queues it
  *   issue/again        ... to queue a call of experts that follows another one in its event, by
- *                      "tokens", where loads are small
+ *                      "tokens", where loads are small; or issue/turn: that and what goes before
+ *                      it, beginning one small load and waiting for it
  *   issue/load         ... to begin one load; issue/together: all small ones of an event
  *                      (policies/link.h); issue/await: to make the queue wait for those of a call;
  *                      end/load: to learn a load's time when the step is over, which small

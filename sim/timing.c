@@ -70,6 +70,19 @@ static void release(Timing *timing)
     timing->stamp_at_ns += later_ns;
 }
 
+/* What the host needs to queue a call that follows another one, of a turn without its load. */
+static uint64_t again_ns(Timing *timing)
+{
+    CostPoint point = {0};
+    if (timing->refs.issue_turn.table == COSTS_NONE || timing->settled || timing->one_thread)
+        return 0;
+    point.at[AXIS_TOKENS] = timing->step.tokens;
+    uint64_t turn_ns =
+        op_costs_ns(&timing->costs, &timing->refs.issue_turn, &point, &timing->costs.other);
+    uint64_t begin_ns = timing_issue_loads_ns(timing, 1) + timing->issue_await_ns;
+    return turn_ns > begin_ns ? turn_ns - begin_ns : 1;
+}
+
 Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_ns)
 {
     if (timing->ranks != NULL)
@@ -86,6 +99,7 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->n_events = 0;
     timing->cold_ns = 0;
     timing->after_ns = after_ns(timing);
+    timing->again_ns = again_ns(timing);
     timing->gpu_ns = timing->start_ns;
     timing->stamp_at_ns = timing->start_ns;
     timing->prefetched_ns = 0;

@@ -63,7 +63,7 @@ static void run_jobs(Event *event, Pending *list)
         timing->gpu_ns = timing->host_ns;
     } else {
         const OpPrice *price = &timing->costs.prices[event->price];
-        uint64_t issue_ns = price->again_ns;
+        uint64_t issue_ns = timing->again_ns > 0 ? timing->again_ns : price->again_ns;
         if (event->calls++ == 0) {
             issue_ns = price->issue_ns + timing_cold_ns(timing, event->price);
             issue_ns -= event->carry_ns < issue_ns ? event->carry_ns : issue_ns;

@@ -77,8 +77,7 @@ Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *r
     return note_load(timing, free_ns, start_ns, end_ns, 1);
 }
 
-/* What the host needs to begin N small loads. */
-static uint64_t issue_loads_ns(Timing *timing, uint32_t n)
+uint64_t timing_issue_loads_ns(Timing *timing, uint32_t n)
 {
     static const CostPoint point = {0};
     if (timing->refs.issue_loads.table == COSTS_NONE)
@@ -125,7 +124,7 @@ static Status begin_together(Event *event, const LayerTime *layer, uint32_t n,
     uint64_t free_ns;
     TRY(link_free(timing, &free_ns));
     uint64_t bytes = n * layer->slot_bytes;
-    timing->host_ns += issue_loads_ns(timing, n) + timing->issue_throttle_ns;
+    timing->host_ns += timing_issue_loads_ns(timing, n) + timing->issue_throttle_ns;
     uint64_t start_ns = load_start(event, begun_ns, free_ns, event->sync_ns);
     uint64_t from_ns = later(start_ns, begun_ns + timing->lag_ns + start_loads_ns(timing, bytes));
     uint64_t ns = cross(timing, &timing->refs.together, bytes);

@@ -149,6 +149,7 @@ struct Timing {
         CostRef start_together;
         CostRef load_together;
         CostRef turn;
+        CostRef issue_turn;
         CostRef sync_together;
         CostRef issue_await;
         CostRef end_load;
@@ -246,6 +247,7 @@ struct Timing {
     uint32_t n_events;    /* so far */
     uint64_t cold_bytes;  /* that an event of the step before loaded or the host read, on average */
     uint64_t after_ns;    /* that a call takes longer after loads, of so many tokens */
+    uint64_t again_ns;    /* to queue a call after another one in its event; 0: as in its price */
     uint64_t cold_ns;     /* that queueing took longer since, so far */
     uint64_t host_ns;     /* the host has come so far */
     uint64_t gpu_ns;      /* the compute stream is free */
@@ -336,6 +338,9 @@ bool timing_is_played(const Timing *timing, const StepOp *op);
 Status timing_find_tables(Timing *timing);
 /* Fails with ERR_INPUT: the profile has no table NAME of SHAPE, which may be "". */
 Status timing_lacks(const Timing *timing, const char *name, const char *shape);
+
+/* What the host needs to begin N small loads, but for what a slow link adds. */
+uint64_t timing_issue_loads_ns(Timing *timing, uint32_t n);
 
 /* The link (sim/timing_link.c). All fail with ERR_MEMORY. */
 Status link_open(Timing *timing);

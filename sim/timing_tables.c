@@ -43,6 +43,7 @@ static const struct {
     {"carry", offsetof(Timing, refs.carry), NEEDED_BY_NONE},
     {"load/together", offsetof(Timing, refs.load_together), NEEDED_BY_NONE},
     {"turn", offsetof(Timing, refs.turn), NEEDED_BY_NONE},
+    {"issue/turn", offsetof(Timing, refs.issue_turn), NEEDED_BY_NONE},
     {"start/together", offsetof(Timing, refs.start_together), NEEDED_BY_NONE},
     {"sync/together", offsetof(Timing, refs.sync_together), NEEDED_BY_NONE},
     {"stamp", offsetof(Timing, refs.stamp), NEEDED_BY_STAMPS},

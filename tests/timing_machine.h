@@ -86,6 +86,8 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     put_table(hardware, "turn", "shape", "rows", random_below(random, 9000), 100);
     put_table(hardware, "issue/await", "", NULL, random_below(random, 800), 0);
     put_table(hardware, "issue/again", "shape", NULL, random_below(random, 4000), 0);
+    if (random_below(random, 2))
+        put_table(hardware, "issue/turn", "shape", NULL, random_below(random, 8000), 0);
     put_table(hardware, "sync", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "sync/together", "", NULL, random_below(random, 3000), 0);
     put_table(hardware, "start/together", "", NULL, random_below(random, 3000), 0);

@@ -40,6 +40,7 @@ Status calibrate_cold(Calibration *c)
     static const char *const AXIS[] = {"elapsed"};
     const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
     uint32_t top_k = c->config->max_top_k;
+    double ns[COUNT(ELAPSED_NS)];
     double warm_ns;
     double spread;
     if (top_k >= c->config->max_experts || calibration_only_counts(c) ||
@@ -50,11 +51,15 @@ Status calibrate_cold(Calibration *c)
         TRY(run_after(c, &kind, 0, &warm_ns));
     TRY(measure_after(c, &kind, 0, &warm_ns, &spread));
     for (size_t i = 0; i < COUNT(ELAPSED_NS); i++) {
-        double ns = warm_ns;
+        ns[i] = warm_ns;
         if (ELAPSED_NS[i] > warm_ns)
-            TRY(measure_after(c, &kind, ELAPSED_NS[i], &ns, &spread));
-        TRY(calibration_note(c, "step/cold", c->model, UNIT_NS, AXIS, 1, &ELAPSED_NS[i],
-                             at_least_0(ns - warm_ns), spread));
+            TRY(measure_after(c, &kind, ELAPSED_NS[i], &ns[i], &spread));
     }
+    /* The sooner a step comes the less is lost: one that took longer was disturbed. */
+    for (size_t i = COUNT(ELAPSED_NS) - 1; i > 0; i--)
+        ns[i - 1] = ns[i] < ns[i - 1] ? ns[i] : ns[i - 1];
+    for (size_t i = 0; i < COUNT(ELAPSED_NS); i++)
+        TRY(calibration_note(c, "step/cold", c->model, UNIT_NS, AXIS, 1, &ELAPSED_NS[i],
+                             at_least_0(ns[i] - warm_ns), spread));
     return OK;
 }

@@ -170,22 +170,22 @@ static Status note_drawn(Calibration *c, Drawn *drawn)
                             calibration_median(drawn->carry_ns, drawn->n), spread);
 }
 
-/* With room for three quarters of the experts. */
-static Status measure_drawn(Calibration *c, uint32_t requests, uint32_t tokens)
+/* A token of each of REQUESTS, with room for three quarters of the experts. */
+static Status measure_drawn(Calibration *c, uint32_t requests)
 {
-    const StepKind kind = {.requests = requests, .tokens = tokens, .forced = true};
-    uint64_t random = requests + tokens;
+    const StepKind kind = {.requests = requests, .tokens = 1, .forced = true};
+    uint64_t random = requests;
     Plan plan = c->plan;
     Drawn drawn = {0};
     StepOutput output;
     double ns;
-    if (requests > c->max_requests || tokens > c->max_length || requests * tokens > c->max_tokens)
+    if (requests > c->max_requests)
         return OK;
     plan.buffer.slots = c->config->max_experts * 3 / 4;
     TRY(executor_set_plan(c->executor, &plan));
     calibration_seek_quiet(c);
     for (int i = -DRAWN_STEPS; i < DRAWN_STEPS; i++) {
-        calibration_draw(c, requests * tokens, &random);
+        calibration_draw(c, requests, &random);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         if (i >= 0)
             keep_drawn(&output.host, &drawn);
@@ -199,10 +199,9 @@ Status calibrate_mixed(Calibration *c)
     uint32_t half = c->config->max_experts / 2;
     uint32_t tokens = (half + top_k - 1) / top_k;
     TRY(measure_tokens(c, 1, top_k, 1));
-    TRY(measure_drawn(c, 1, 1));
-    TRY(measure_drawn(c, 4, 1));
-    TRY(measure_drawn(c, 16, 1));
-    TRY(measure_drawn(c, 1, 64));
+    TRY(measure_drawn(c, 1));
+    TRY(measure_drawn(c, 4));
+    TRY(measure_drawn(c, 8));
     if (tokens < 2 || tokens > c->max_requests || c->options->quick)
         return OK;
     return measure_tokens(c, tokens, half, 2 * top_k);

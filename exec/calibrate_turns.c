@@ -146,6 +146,7 @@ static Status time_turns(Calibration *c, uint32_t tokens, Turns *turns)
     const StepKind kind = {.requests = 1, .tokens = tokens, .forced = true};
     const double at = tokens;
     uint32_t top_k = c->config->max_top_k;
+    uint32_t half = c->config->max_experts / 2;
     const double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     double turn_ns[TURN_STEPS];
     double copy_ns[TURN_STEPS];
@@ -153,7 +154,7 @@ static Status time_turns(Calibration *c, uint32_t tokens, Turns *turns)
     StepOutput output;
     double ns;
     if (tokens >= MANY_TOKENS)
-        calibration_force_zipf(c, STACK_DECODER, tokens, c->config->max_experts - 1);
+        calibration_force_zipf(c, STACK_DECODER, tokens, half > top_k ? half : top_k);
     else
         calibration_force(c, STACK_DECODER, tokens, top_k, 0);
     calibration_seek_quiet(c);

@@ -90,14 +90,12 @@ static uint32_t *flatten(const PackedTrace *trace, uint64_t *n)
 {
     PackedCursor cursor = packed_cursor(trace);
     PackedEvent event;
-    uint32_t *items = NULL;
+    uint32_t *items = malloc(trace->n_lookups * sizeof *items);
     *n = 0;
-    while (packed_next(&cursor, &event)) {
-        items = realloc(items, (*n + event.n_active) * sizeof *items);
-        assert_non_null(items);
+    assert_non_null(items);
+    while (packed_next(&cursor, &event))
         for (uint32_t i = 0; i < event.n_active; i++)
             items[(*n)++] = event.layer_index * trace->layers[0].experts + event.experts[i];
-    }
     return items;
 }
 

@@ -242,7 +242,8 @@ Status timing_ranks_end(Timing *timing, StepTime *step)
     for (uint32_t i = 0; i < ranks->split.ranks; i++) {
         const Timing *rank = ranks->of[i].timing;
         TRY(end_rank(timing, i));
-        end_ns = later(end_ns, rank->idle ? rank->gpu_ns : rank->host_ns);
+        uint64_t own_ns = rank->idle ? later(rank->gpu_ns, rank->prefetched_ns) : rank->host_ns;
+        end_ns = later(end_ns, own_ns);
     }
     timing->rest_ns +=
         end_ns > ranks->of[0].timing->gpu_ns ? end_ns - ranks->of[0].timing->gpu_ns : 0;

@@ -166,6 +166,9 @@ static Status check_step(void *argument, const StepFeatures *features, const Ste
         for (size_t i = 0; i < of->n_residency; i++) {
             assert_int_equal(of->residency[i].expert % 2, rank);
             of_step += of->residency[i].duration_ns > 0;
+            assert_true(of->residency[i].duration_ns == 0 ||
+                        of->residency[i].start_ns + of->residency[i].duration_ns <=
+                            step->start_ns + step->duration_ns);
         }
         for (size_t i = 0; i < of->n_ports; i++) {
             assert_int_equal(of->ports[i].back, i % 2);
@@ -185,7 +188,7 @@ static void records_of_ranks_name_the_experts_of_the_trace(void **unused)
     (void)unused;
     uint64_t random = 14;
     uint64_t loads = 0;
-    for (int i = 0; i < 40; i++) {
+    for (int i = 0; i < 200; i++) {
         Routing routing;
         Hardware hardware;
         TraceLayer layers[MOE_LAYERS];

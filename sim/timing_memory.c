@@ -20,10 +20,12 @@ void timing_count_memory(Timing *timing)
 {
     const HardwareMemory *memory = &timing->costs.model->memory;
     TimingMemory *in_use = &timing->out.in_use;
+    /* With an encoder half of what a position takes is of the source's, which count as well. */
+    double of_position = timing->costs.n_ops[STACK_ENCODER] > 0 ? 0.5 : 1;
     *in_use = (TimingMemory){
         .weights = memory->weights_bytes,
         .slots = timing->resident_bytes,
-        .caches = (uint64_t)(memory->position_bytes * (double)timing->step.positions),
+        .caches = (uint64_t)(of_position * memory->position_bytes * (double)timing->step.positions),
         .activations = activations_of(timing, timing->step.tokens)};
     in_use->total = in_use->weights + in_use->slots + in_use->caches + in_use->activations;
     if (in_use->total > timing->peak_in_use.total)

@@ -297,6 +297,18 @@ TimingTotals timing_ranks_totals(const Timing *timing)
     return totals;
 }
 
+/* The most tokens of a step that a rank has: requests are not divided. */
+static uint32_t most_tokens(const TraceFeatures *features, uint32_t ranks)
+{
+    uint32_t most = part_of(features->max_tokens, 1, ranks);
+    for (uint64_t i = 0; i < features->n_steps; i++)
+        for (uint32_t rank = 0; rank < ranks; rank++) {
+            const StepFeatures share = share_step(&features->steps[i], ranks, rank);
+            most = share.tokens > most ? share.tokens : most;
+        }
+    return most;
+}
+
 TimingMemory timing_ranks_memory(const Timing *timing, const TraceFeatures *features)
 {
     const Ranks *ranks = timing->ranks;
@@ -304,7 +316,7 @@ TimingMemory timing_ranks_memory(const Timing *timing, const TraceFeatures *feat
     TraceFeatures room = *features;
     TimingMemory most = {0};
     room.max_requests = part_of(room.max_requests, 1, n);
-    room.max_tokens = part_of(room.max_tokens, 1, n);
+    room.max_tokens = most_tokens(features, n);
     for (uint32_t i = 0; i < n; i++) {
         const TimingMemory memory = timing_memory(ranks->of[i].timing, &room);
         if (memory.total > most.total)

@@ -295,6 +295,48 @@ static void memory_is_the_fullest_ranks(void **unused)
     }
 }
 
+static void memory_has_room_for_the_longest_prompt_of_a_rank(void **unused)
+{
+    (void)unused;
+    StepFeatures steps[2] = {decode_of(9), {.phase = PHASE_PREFILL, .tokens = 8, .requests = 2}};
+    steps[1].groups[SPANS_ONE] = (SpanGroup){.requests = 1, .tokens = 1};
+    steps[1].groups[SPANS_SEVERAL] = (SpanGroup){.requests = 1, .tokens = 7};
+    const TraceFeatures features = {
+        .steps = steps, .n_steps = 2, .max_tokens = 9, .max_requests = 9, .max_length = 10};
+    Timing *timing;
+    Hardware hardware = make_machine();
+    Plan plan = plan_of(TWO);
+    assert_ok(open_timing(&hardware, &plan, &timing));
+    assert_int_equal(timing_memory(timing, &features).activations, 7 * 7);
+    timing_free(timing);
+    plan_free(&plan);
+    hardware_free(&hardware);
+}
+
+/* Positions of sources and of what comes of them count each, and take half of what both take. */
+static void caches_in_use_are_those_of_both_stacks(void **unused)
+{
+    (void)unused;
+    for (uint32_t encoders = 0; encoders < 2; encoders++) {
+        StepFeatures step = decode_of(4);
+        step.positions = 30;
+        Timing *timing;
+        Hardware hardware = make_machine();
+        HardwareModel *model = &hardware.models[0];
+        model->memory.position_bytes = 100;
+        assert_ok(mem_new(&model->ops[STACK_ENCODER], 1, sizeof(HardwareOp), "ops"));
+        model->ops[STACK_ENCODER][0] = (HardwareOp){.op = OP_EMBED};
+        model->n_ops[STACK_ENCODER] = encoders;
+        Plan plan = plan_of("{\"moebius_plan\": 1}");
+        assert_ok(open_timing(&hardware, &plan, &timing));
+        step_ns(timing, &step, (const uint32_t[]){4, 0, 0, 0});
+        assert_int_equal(timing_totals(timing).peak_in_use.caches, encoders ? 1500 : 3000);
+        timing_free(timing);
+        plan_free(&plan);
+        hardware_free(&hardware);
+    }
+}
+
 static void assert_not_opened(const char *text, Status status, const char *why)
 {
     Timing *timing;
@@ -370,6 +412,8 @@ int main(void)
         cmocka_unit_test(one_rank_exchanges_nothing),
         cmocka_unit_test(random_steps_take_what_a_plain_reference_says),
         cmocka_unit_test(memory_is_the_fullest_ranks),
+        cmocka_unit_test(memory_has_room_for_the_longest_prompt_of_a_rank),
+        cmocka_unit_test(caches_in_use_are_those_of_both_stacks),
         cmocka_unit_test(what_is_not_known_of_several_ranks_is_refused),
         cmocka_unit_test(several_ranks_need_the_width_of_every_layer),
         cmocka_unit_test(every_failed_allocation_is_reported_and_leaks_nothing),

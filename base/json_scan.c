@@ -71,7 +71,7 @@ static Status scan_escape(Scan *scan, const char *text, size_t bytes, size_t *at
 /* Over bytes of a string that mean themselves. */
 static size_t skip_plain(const char *text, size_t bytes, size_t at)
 {
-    while (at < bytes && text[at] >= 0x20 && text[at] != '"' && text[at] != '\\')
+    while (at < bytes && (signed char)text[at] >= 0x20 && text[at] != '"' && text[at] != '\\')
         at++;
     return at;
 }

@@ -6,14 +6,16 @@
 
 #include "base/memory.h"
 
-enum { WINDOWS = 4, WINDOW_BYTES = 1 << 16 };
+/* In a damaged file SQLite may look a little further than a page goes: its own mappings have
+ * OVERREAD bytes behind each. */
+enum { WINDOWS = 4, WINDOW_BYTES = 1 << 16, OVERREAD = 256 };
 
 static const char NAME[] = "moebius-read-ahead";
 
 /* A part of the file that begins at a multiple of WINDOW_BYTES, in which pages are whole. Pages of
  * it that SQLite holds keep it. */
 typedef struct {
-    char *bytes; /* [WINDOW_BYTES], or NULL */
+    char *bytes; /* [WINDOW_BYTES + OVERREAD], or NULL; behind N there are OVERREAD zeroes */
     sqlite3_int64 from;
     sqlite3_int64 n;
     uint32_t held; /* pages */
@@ -77,7 +79,7 @@ static Window *read_window(ReadFile *file, sqlite3_int64 page, int bytes)
     if (window == NULL)
         return NULL;
     if (window->bytes == NULL)
-        window->bytes = mem_resize(NULL, WINDOW_BYTES, 1);
+        window->bytes = mem_resize(NULL, WINDOW_BYTES + OVERREAD, 1);
     window->n = 0;
     if (window->bytes == NULL || file->real->pMethods->xFileSize(file->real, &end) != SQLITE_OK ||
         end < page + bytes)
@@ -85,6 +87,7 @@ static Window *read_window(ReadFile *file, sqlite3_int64 page, int bytes)
     int n = end - from < WINDOW_BYTES ? (int)(end - from) : WINDOW_BYTES;
     if (file->real->pMethods->xRead(file->real, window->bytes, n, from) != SQLITE_OK)
         return NULL;
+    memset(window->bytes + n, 0, OVERREAD);
     window->from = from;
     window->n = n;
     return window;

@@ -1,0 +1,132 @@
+#define _XOPEN_SOURCE 700
+#include "tests/support.h"
+
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "traces/read_ahead.h"
+
+enum { PAGE = 4096, FEW = 20 /* pages, with a part of a window at the end */, OVERREAD = 256 };
+
+typedef struct {
+    sqlite3_vfs *vfs;
+    sqlite3_file *file;
+    const sqlite3_io_methods *methods;
+} Opened;
+
+static int byte_of(int page)
+{
+    return page + 1;
+}
+
+static void write_pages(const char *path, int n)
+{
+    char bytes[PAGE];
+    FILE *stream = fopen(path, "wb");
+    assert_non_null(stream);
+    for (int i = 0; i < n; i++) {
+        memset(bytes, byte_of(i), sizeof bytes);
+        assert_int_equal(fwrite(bytes, sizeof bytes, 1, stream), 1);
+    }
+    assert_int_equal(fclose(stream), 0);
+}
+
+static Opened open_through(const char *path)
+{
+    Opened opened = {.vfs = sqlite3_vfs_find(read_ahead_vfs())};
+    int given;
+    assert_non_null(opened.vfs);
+    opened.file = calloc(1, (size_t)opened.vfs->szOsFile);
+    assert_non_null(opened.file);
+    assert_int_equal(opened.vfs->xOpen(opened.vfs, path, opened.file,
+                                       SQLITE_OPEN_READONLY | SQLITE_OPEN_MAIN_DB, &given),
+                     SQLITE_OK);
+    opened.methods = opened.file->pMethods;
+    return opened;
+}
+
+static void close_through(Opened *opened)
+{
+    assert_int_equal(opened->methods->xClose(opened->file), SQLITE_OK);
+    free(opened->file);
+}
+
+/* Where page NUMBER lies, or NULL. */
+static const unsigned char *look_at(const Opened *opened, int number)
+{
+    void *page;
+    assert_int_equal(
+        opened->methods->xFetch(opened->file, (sqlite3_int64)number * PAGE, PAGE, &page),
+        SQLITE_OK);
+    return page;
+}
+
+static void leave(const Opened *opened, int number, const unsigned char *page)
+{
+    opened->methods->xUnfetch(opened->file, (sqlite3_int64)number * PAGE, (void *)(uintptr_t)page);
+}
+
+/* SQLite does so in a damaged file; the sanitizers see where it is not allowed to. */
+static void behind_a_page_a_little_more_may_be_looked_at(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("pages");
+    write_pages(path, FEW);
+    Opened opened = open_through(path);
+    for (int i = 0; i < FEW; i++) {
+        const unsigned char *page = look_at(&opened, i);
+        assert_non_null(page);
+        assert_int_equal(page[0], byte_of(i));
+        assert_int_equal(page[PAGE - 1], byte_of(i));
+        bool is_last = i % 16 == 15 || i == FEW - 1; /* of its window */
+        for (int j = 0; j < OVERREAD; j++)
+            assert_int_equal(page[PAGE + j], is_last ? 0 : byte_of(i + 1));
+        leave(&opened, i, page);
+    }
+    close_through(&opened);
+}
+
+/* Pages that are held stay as they were, whoever else is looked at and however the file ends. */
+static void pages_that_are_held_outlast_the_file(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("pages");
+    const unsigned char *pages[200];
+    write_pages(path, 200);
+    Opened opened = open_through(path);
+    for (int i = 0; i < 200; i++)
+        pages[i] = look_at(&opened, i);
+    assert_int_equal(truncate(path, 10 * PAGE + 1), 0);
+    int held = 0;
+    for (int i = 0; i < 200; i++) {
+        if (pages[i] == NULL)
+            continue;
+        held++;
+        assert_int_equal(pages[i][0], byte_of(i));
+        assert_int_equal(pages[i][PAGE - 1], byte_of(i));
+        leave(&opened, i, pages[i]);
+    }
+    assert_int_equal(held, 4 * 16); /* all windows */
+    assert_int_equal(opened.methods->xUnfetch(opened.file, 0, NULL), SQLITE_OK);
+    const unsigned char *whole = look_at(&opened, 9);
+    assert_null(whole); /* far from the last one */
+    whole = look_at(&opened, 8);
+    assert_non_null(whole);
+    assert_int_equal(whole[0], byte_of(8));
+    leave(&opened, 8, whole);
+    assert_null(look_at(&opened, 10)); /* cut off */
+    assert_null(look_at(&opened, 11)); /* gone */
+    close_through(&opened);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(behind_a_page_a_little_more_may_be_looked_at),
+        cmocka_unit_test(pages_that_are_held_outlast_the_file),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

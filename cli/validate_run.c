@@ -241,6 +241,20 @@ static bool any_learns(const Validation *validation)
     return false;
 }
 
+/* What PLAN of TRACE leaves open is measured and learnt; what comes of its lookups. */
+static Status predict_plan(Validation *validation, size_t i, bool learns, const PackedTrace *trace)
+{
+    const char *path = validation->arguments->trace;
+    Plan *plan = &validation->plans[i];
+    if (validation->arguments->hardware != NULL)
+        TRY(plan_measure_on(plan, &validation->hardware, validation->model, trace->layers,
+                            trace->n_layers));
+    TRY(learn(learns ? validation->arguments->train : NULL, path, trace, plan));
+    Plan as_recorded = *plan;
+    as_recorded.batching = plan_default().batching;
+    return replay(&as_recorded, path, trace, NULL, NULL, &validation->results[i].predicted);
+}
+
 /* What the simulator says before the runs: the given trace under each plan. */
 static Status predict(Validation *validation)
 {
@@ -250,18 +264,10 @@ static Status predict(Validation *validation)
     Status status = OK;
     TRY(packed_trace_load(path, &trace));
     for (size_t i = 0; i < validation->n_plans && status == OK; i++) {
-        bool asked = !learning || plan_unlearned(&validation->plans[i]) != NULL;
-        if (validation->arguments->hardware != NULL)
-            status = plan_measure_on(&validation->plans[i], &validation->hardware,
-                                     validation->model, trace.layers, trace.n_layers);
-        if (status == OK)
-            status = learn(asked ? validation->arguments->train : NULL, path, &trace,
-                           &validation->plans[i]);
-        Plan as_recorded = validation->plans[i];
-        as_recorded.batching = plan_default().batching;
-        if (status == OK)
-            status =
-                replay(&as_recorded, path, &trace, NULL, NULL, &validation->results[i].predicted);
+        bool learns = !learning || plan_unlearned(&validation->plans[i]) != NULL;
+        status = predict_plan(validation, i, learns, &trace);
+        if (validation->n_plans > 1)
+            status = fail_in(status, "%s", validation->results[i].name);
     }
     packed_trace_free(&trace);
     return status;

@@ -311,6 +311,19 @@ static void several_plans_run_in_one_executor_each_as_on_its_own(void **state)
     assert_refused("buffer.hot: must be learnt");
 }
 
+/* Of several plans the one that cannot be run is named. */
+static void plans_on_several_ranks_are_refused(void **state)
+{
+    (void)state;
+    char good[256];
+    snprintf(good, sizeof good, "%s", plan_file("good.json", "\"name\":\"good\""));
+    const char *ranks = plan_file("ranks.json", "\"name\":\"two\",\"placement\":{\"ranks\":2}");
+    RUN("validate", "--trace", trace, "--plan", good, "--plan", ranks);
+    assert_refused("moebius: validate: two: placement.ranks: 2, runs have one rank");
+    RUN("validate", "--trace", trace, "--plan", ranks);
+    assert_refused("moebius: validate: placement.ranks: 2, runs have one rank");
+}
+
 static void bad_requests_are_refused(void **state)
 {
     (void)state;
@@ -351,6 +364,7 @@ int main(void)
         cmocka_unit_test(a_trace_without_tokens_runs_with_its_own_routing),
         cmocka_unit_test(the_run_is_kept_only_when_asked_for),
         cmocka_unit_test(several_plans_run_in_one_executor_each_as_on_its_own),
+        cmocka_unit_test(plans_on_several_ranks_are_refused),
         cmocka_unit_test(bad_requests_are_refused),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);

@@ -2,6 +2,8 @@
  * routers take them by tiles, and with few to an expert. */
 #include "tests/gpu/experts_check.h"
 
+#include "exec/cuda/layer_product.h"
+
 static const Layer LAYERS[] = {
     {{26, 22, true, true, ACTIVATION_SILU, 0, 0},
      150,
@@ -107,9 +109,35 @@ static void bf16_layers_give_what_the_cpu_gives_rounded_and_repeat(void **unused
     check_bf16_layers(LAYERS, N_LAYERS);
 }
 
+/* What the briefest test computes of LAYER takes one kernel for both products. */
+static bool has_one_kernel(const Layer *layer, uint32_t *max_width)
+{
+    size_t assignments = (size_t)layer->briefly.tokens * layer->top_k;
+    *max_width = grouping_max_width(assignments, layer->experts);
+    return layer->packed && !layer->briefly.routes && !layer->briefly.once &&
+           layer_product_suits(&layer->shape, assignments,
+                               grouping_max_tiles(assignments, layer->experts), *max_width);
+}
+
+static void brief_tests_reach_the_kernel_of_both_products_in_either_width(void **unused)
+{
+    (void)unused;
+    bool middle = false;
+    bool most = false;
+    for (size_t i = 0; i < N_LAYERS; i++) {
+        uint32_t width;
+        if (!has_one_kernel(&LAYERS[i], &width))
+            continue;
+        middle = middle || width == MIDDLE_WIDTH;
+        most = most || width == MAX_WIDTH;
+    }
+    assert_true(middle && most);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(brief_tests_reach_the_kernel_of_both_products_in_either_width),
         cmocka_unit_test(f32_layers_give_what_the_cpu_gives_and_repeat),
         cmocka_unit_test(bf16_layers_give_what_the_cpu_gives_rounded_and_repeat),
     };

@@ -1,5 +1,5 @@
-/* Simulated time of ranks with buffers: where all that is asked for lies on one rank, it takes as
- * long as a machine with those experts alone. */
+/* Simulated time of ranks with buffers: where all that is asked for lies on one rank, or all do the
+ * same, it takes as long as a machine with the experts of one alone. */
 #include "tests/ranked_routing.h"
 #include "tests/timing_machine.h"
 
@@ -50,32 +50,32 @@ static Status note_step(void *argument, const StepFeatures *features, const Step
     return OK;
 }
 
-/* One request, whose tokens come one by one or several at a time. */
-static void make_features(const Routing *routing, StepFeatures *steps)
+/* REQUESTS that are alike, whose tokens come one by one or several at a time. */
+static void make_features(const Routing *routing, uint32_t requests, StepFeatures *steps)
 {
     uint64_t context = 0;
     for (uint32_t i = 0; i < STEPS; i++) {
-        uint32_t tokens = routing->tokens[i];
+        uint32_t tokens = routing->tokens[i] / requests;
         steps[i] = (StepFeatures){.step = i,
                                   .phase = PHASE_DECODE,
-                                  .tokens = tokens,
-                                  .requests = 1,
+                                  .tokens = routing->tokens[i],
+                                  .requests = requests,
                                   .most_keys = (uint32_t)context + tokens};
-        steps[i].groups[tokens == 1 ? SPANS_ONE : SPANS_SEVERAL] =
-            (SpanGroup){.requests = 1, .tokens = tokens, .context = context};
+        steps[i].groups[tokens == 1 ? SPANS_ONE : SPANS_SEVERAL] = (SpanGroup){
+            .requests = requests, .tokens = routing->tokens[i], .context = requests * context};
         context += tokens;
     }
 }
 
-static TimingTotals play(const Routing *routing, const Plan *plan, Timing *timing,
-                         const PackedTrace *packed, Steps *steps)
+static TimingTotals play(const Routing *routing, uint32_t requests, const Plan *plan,
+                         Timing *timing, const PackedTrace *packed, Steps *steps)
 {
     StepFeatures features[STEPS];
     const TraceFeatures all = {.steps = features, .n_steps = STEPS};
     ReplayFuture future = {0};
     ReplayResult result;
     steps->n = 0;
-    make_features(routing, features);
+    make_features(routing, requests, features);
     assert_ok(replay_prepare(packed, plan, &future));
     assert_ok(timed_replay(packed, &future, timing, &all, 0, plan, note_step, steps, &result));
     replay_result_free(&result);
@@ -96,7 +96,25 @@ static void keep_even(Routing *routing)
         }
 }
 
-static void check_alone(Hardware *hardware, const Routing *routing, const Plan *plan)
+/* As many tokens again, each of which needs the odd expert beside every even one. */
+static Routing mirrored(const Routing *routing)
+{
+    Routing both;
+    for (uint32_t i = 0; i < STEPS; i++) {
+        uint32_t each = routing->tokens[i] * TOP_K;
+        both.tokens[i] = 2 * routing->tokens[i];
+        for (uint32_t j = 0; j < MOE_LAYERS * each; j++) {
+            uint16_t *to = both.experts[i] + j / each * 2 * each + j % each;
+            to[0] = routing->experts[i][j];
+            to[each] = (uint16_t)(to[0] + 1);
+        }
+    }
+    return both;
+}
+
+/* ROUTING is of even experts. With WORKING ranks the second does what the first does. */
+static void check_alone(Hardware *hardware, const Routing *routing, const Plan *plan,
+                        uint32_t working)
 {
     static Steps together;
     static Steps alone;
@@ -104,6 +122,7 @@ static void check_alone(Hardware *hardware, const Routing *routing, const Plan *
     TraceLayer layers[MOE_LAYERS];
     TraceLayer half[MOE_LAYERS];
     PackedTrace packed[2];
+    const Routing of_ranks = working == 2 ? mirrored(routing) : *routing;
     Plan one = *plan;
     one.placement.ranks = 1;
     make_layers(layers);
@@ -113,32 +132,35 @@ static void check_alone(Hardware *hardware, const Routing *routing, const Plan *
         for (uint16_t e = 0; e < EXPERTS; e++)
             number[i][e] = e / 2;
     }
-    pack(routing, layers, NULL, &packed[0]);
+    pack(&of_ranks, layers, NULL, &packed[0]);
     pack(routing, half, (const uint16_t(*)[EXPERTS])number, &packed[1]);
     Timing *ranks = open_timing(hardware, plan, layers, false);
     Timing *machine = open_timing(hardware, &one, half, false);
-    const TimingTotals totals = play(routing, plan, ranks, &packed[0], &together);
-    play(routing, &one, machine, &packed[1], &alone);
+    const TimingTotals totals = play(&of_ranks, working, plan, ranks, &packed[0], &together);
+    play(routing, 1, &one, machine, &packed[1], &alone);
     for (uint32_t i = 0; i < STEPS; i++) {
         assert_int_equal(together.steps[i].duration_ns, alone.steps[i].duration_ns);
         assert_int_equal(together.steps[i].exposed_load_ns, alone.steps[i].exposed_load_ns);
-        assert_int_equal(together.steps[i].loads, alone.steps[i].loads);
-        assert_int_equal(together.steps[i].bytes_loaded, alone.steps[i].bytes_loaded);
-        assert_int_equal(together.steps[i].load_ns, alone.steps[i].load_ns);
+        assert_int_equal(together.steps[i].loads, working * alone.steps[i].loads);
+        assert_int_equal(together.steps[i].bytes_loaded, working * alone.steps[i].bytes_loaded);
+        assert_int_equal(together.steps[i].load_ns, working * alone.steps[i].load_ns);
     }
-    assert_int_equal(totals.of_ranks[1].compute_ns, 0);
-    assert_int_equal(totals.of_ranks[0].loads, totals.total.loads);
+    assert_int_equal(totals.of_ranks[1].compute_ns,
+                     working == 2 ? totals.of_ranks[0].compute_ns : 0);
+    assert_int_equal(working * totals.of_ranks[0].loads, totals.total.loads);
+    assert_int_equal(totals.imbalance_ns > 0, working == 1);
     timing_free(ranks);
     timing_free(machine);
     packed_trace_free(&packed[0]);
     packed_trace_free(&packed[1]);
 }
 
-static void a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts(void **unused)
+static void ranks_are_as_fast_as_a_machine_of_the_experts_of_one(void **unused)
 {
     (void)unused;
     uint64_t random = 12;
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 400; i++) {
+        uint32_t working = 1 + random_below(&random, 2);
         Routing routing;
         Hardware hardware;
         Plan plan = random_plan(&random);
@@ -146,10 +168,12 @@ static void a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts(void **un
         add_exchanges(&hardware, 0);
         set_table(&hardware, "lag", 0);
         draw_routing(&random, &routing);
+        for (uint32_t step = 0; step < STEPS; step++)
+            routing.tokens[step] = 1 + (routing.tokens[step] - 1) % (MOST_TOKENS / working);
         keep_even(&routing);
         plan.placement.ranks = 2;
         plan.placement.method = PLACEMENT_ROUND_ROBIN;
-        check_alone(&hardware, &routing, &plan);
+        check_alone(&hardware, &routing, &plan, working);
         hardware_free(&hardware);
     }
 }
@@ -205,7 +229,7 @@ static void records_of_ranks_name_the_experts_of_the_trace(void **unused)
         draw_routing(&random, &routing);
         make_layers(layers);
         pack(&routing, layers, NULL, &packed);
-        make_features(&routing, features);
+        make_features(&routing, 1, features);
         Timing *timing = open_timing(&hardware, &plan, layers, true);
         assert_ok(
             timed_replay(&packed, &future, timing, &all, 0, &plan, check_step, &loads, &result));
@@ -239,7 +263,7 @@ static void ranks_that_have_loaded_all_of_theirs_are_as_fast_as_without_a_buffer
     for (int i = 0; i < 3; i++) {
         Plan plan = lopsided_plan(BUFFERS[i]);
         Timing *timing = open_timing(&hardware, &plan, layers, false);
-        play(&routing, &plan, timing, &packed, &steps[i]);
+        play(&routing, 1, &plan, timing, &packed, &steps[i]);
         timing_free(timing);
         plan_free(&plan);
     }
@@ -256,7 +280,7 @@ int main(void)
 {
     memory_install();
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_rank_that_has_all_is_as_fast_as_a_machine_of_its_experts),
+        cmocka_unit_test(ranks_are_as_fast_as_a_machine_of_the_experts_of_one),
         cmocka_unit_test(ranks_that_have_loaded_all_of_theirs_are_as_fast_as_without_a_buffer),
         cmocka_unit_test(records_of_ranks_name_the_experts_of_the_trace),
     };

@@ -12,8 +12,8 @@ static double mean_between(const HostTimes *host)
     for (size_t i = 0; i + 1 < host->n_events; i++) {
         const HostSpan *decided = &host->events[i].decide;
         const HostSpan *wait = &host->events[i + 1].wait;
-        sum += (double)(wait->start_ns + wait->duration_ns) -
-               (double)(decided->start_ns + decided->duration_ns);
+        sum += ns_between(decided->start_ns + decided->duration_ns,
+                          wait->start_ns + wait->duration_ns);
     }
     return host->n_events > 1 ? sum / (double)(host->n_events - 1) : 0;
 }

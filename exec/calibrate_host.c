@@ -79,13 +79,12 @@ static void take_event(const Calibration *c, const StepOutput *output, size_t op
     const HostSpan *queued = &output->host.ops[op];
     uint64_t woken_ns = wait->start_ns + wait->duration_ns;
     uint64_t computed_ns = host->start_ns + host->duration_ns;
-    double offer_ns = at_least_0((double)woken_ns - (double)experts->start_ns);
+    double offer_ns = at_least_0(ns_between(experts->start_ns, woken_ns));
     double whole_ns = (double)experts->duration_ns - c->queue_stamp_ns;
     values->host_ns[values->n] = (double)host->duration_ns;
     values->offer_ns[values->n] = offer_ns;
-    values->fetch_ns[values->n] = whole_ns - offer_ns - (double)(computed_ns - woken_ns);
-    values->issue_ns[values->n] =
-        (double)(queued->start_ns + queued->duration_ns) - (double)computed_ns;
+    values->fetch_ns[values->n] = whole_ns - offer_ns - ns_between(woken_ns, computed_ns);
+    values->issue_ns[values->n] = ns_between(computed_ns, queued->start_ns + queued->duration_ns);
     values->n++;
 }
 

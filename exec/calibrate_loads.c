@@ -37,8 +37,8 @@ static double queueing(const StepOutput *output)
         if (output->timing[i].op != OP_EXPERTS)
             continue;
         const HostEvent *waited = &host->events[event++];
-        ns += (double)(host->ops[i].start_ns + host->ops[i].duration_ns) -
-              (double)(waited->decide.start_ns + waited->decide.duration_ns);
+        ns += ns_between(waited->decide.start_ns + waited->decide.duration_ns,
+                         host->ops[i].start_ns + host->ops[i].duration_ns);
         for (uint32_t l = 0; l < waited->n_loads; l++)
             ns -= (double)host->loads[waited->first_load + l].duration_ns;
     }
@@ -149,9 +149,9 @@ static void times_around(const StepOutput *output, double *lag_ns, double *after
         if (find_loads(output, op->layer, &loads)) {
             uint64_t end_ns = loads.start_ns + loads.duration_ns;
             from_ns = end_ns > from_ns ? end_ns : from_ns;
-            *lag_ns += (double)loads.start_ns - (double)host->loads[waited->first_load].start_ns;
+            *lag_ns += ns_between(host->loads[waited->first_load].start_ns, loads.start_ns);
         }
-        *after_ns += (double)(op->start_ns + op->duration_ns) - (double)from_ns;
+        *after_ns += ns_between(from_ns, op->start_ns + op->duration_ns);
     }
     *lag_ns /= event > 0 ? (double)event : 1;
     *after_ns /= event > 0 ? (double)event : 1;
@@ -168,8 +168,8 @@ static double to_next_router(const StepOutput *output)
         const HostSpan *wait = &events[i + 1].wait;
         HostSpan loads;
         if (find_loads(output, events[i].layer, &loads))
-            ns[n++] = (double)(wait->start_ns + wait->duration_ns) -
-                      (double)(loads.start_ns + loads.duration_ns);
+            ns[n++] =
+                ns_between(loads.start_ns + loads.duration_ns, wait->start_ns + wait->duration_ns);
     }
     return calibration_median(ns, n);
 }

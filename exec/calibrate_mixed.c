@@ -149,8 +149,8 @@ static void keep_drawn(const HostTimes *host, Drawn *drawn)
             continue;
         drawn->active += event->active;
         drawn->decide_ns[drawn->n] = (double)event->decide.duration_ns;
-        drawn->carry_ns[drawn->n++] = (double)host->loads[event->first_load].start_ns -
-                                      (double)(event->decide.start_ns + event->decide.duration_ns);
+        drawn->carry_ns[drawn->n++] = ns_between(event->decide.start_ns + event->decide.duration_ns,
+                                                 host->loads[event->first_load].start_ns);
     }
 }
 

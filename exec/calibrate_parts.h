@@ -151,6 +151,12 @@ static inline bool calibration_runs_at_once(const Calibration *c)
     return strcmp(c->options->device, "cpu") == 0;
 }
 
+/* Times of day are beyond 2^60 ns, where a double skips 256: they are subtracted first. */
+static inline double ns_between(uint64_t from_ns, uint64_t to_ns)
+{
+    return (double)(int64_t)(to_ns - from_ns);
+}
+
 static inline double at_least_0(double ns)
 {
     return ns > 0 ? ns : 0;

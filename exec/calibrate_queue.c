@@ -36,8 +36,8 @@ static double mean_stamp(const HostTimes *host)
 {
     double sum = 0;
     for (size_t i = 1; i < host->n_ops; i++)
-        sum += (double)host->ops[i].start_ns -
-               (double)(host->ops[i - 1].start_ns + host->ops[i - 1].duration_ns);
+        sum += ns_between(host->ops[i - 1].start_ns + host->ops[i - 1].duration_ns,
+                          host->ops[i].start_ns);
     return host->n_ops > 1 ? sum / (double)(host->n_ops - 1) : 0;
 }
 
@@ -56,7 +56,7 @@ static void keep_times(Calibration *c, const StepOutput *output, uint32_t repeat
             continue;
         const HostSpan *wait = &host->events[event++].wait;
         c->wake_ns[row + i] =
-            (double)(wait->start_ns + wait->duration_ns) - (double)output->timing[i].start_ns;
+            ns_between(output->timing[i].start_ns, wait->start_ns + wait->duration_ns);
     }
 }
 

@@ -90,9 +90,9 @@ static void keep_turns(const Calibration *c, const StepOutput *output, uint32_t 
         if (record->bytes == 0)
             continue;
         if (before != NULL && before->layer == record->layer && turns->n < MOST_TURNS)
-            turns->turns[turns->n++] = (Turn){
-                .rows = rows_of(c, before->layer, before->expert, tokens),
-                .ns = (double)record->start_ns - (double)(before->start_ns + before->duration_ns)};
+            turns->turns[turns->n++] =
+                (Turn){.rows = rows_of(c, before->layer, before->expert, tokens),
+                       .ns = ns_between(before->start_ns + before->duration_ns, record->start_ns)};
         before = record;
     }
 }
@@ -207,8 +207,7 @@ static Halves compare_halves(const StepOutput *output)
             continue;
         if (first != NULL && (record == NULL || record->layer != first->layer)) {
             sums.more_ns += (double)first->duration_ns - (double)last->duration_ns;
-            sums.gap_ns +=
-                (double)last->start_ns - (double)first->start_ns - (double)first->duration_ns;
+            sums.gap_ns += ns_between(first->start_ns + first->duration_ns, last->start_ns);
             n++;
             first = NULL;
         }

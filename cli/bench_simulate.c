@@ -34,7 +34,7 @@ typedef struct {
     uint32_t steps;
 } TraceShape;
 
-static const TraceShape SHAPES[] = {{1, 1}, {1, 13500}, {1, 98304}, {16, 16384}, {64, 8192}};
+static const TraceShape SHAPES[] = {{1, 1}, {1, 13500}, {1, 98304}, {16, 32768}, {64, 8192}};
 
 static const struct {
     const char *name;

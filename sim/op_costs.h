@@ -256,20 +256,39 @@ static inline KnownCall *op_costs_known(OpPrice *price, const ExpertWork *work, 
     return &price->calls[queued][(work->active + (work->rows << 5)) % KNOWN_CALLS];
 }
 
-/* op_costs_experts() of what is not known, or is uneven. */
+/* Beyond what was measured to be so uneven, as much more at the most. */
+#define OP_COSTS_MOST_UNEVEN 1.5
+
+/* What it adds that WORK's rows are shared unevenly. */
+static inline double op_costs_uneven_ns(const KnownCall *known, const OpPrice *price,
+                                        const ExpertWork *work)
+{
+    if (price->uneven.table == COSTS_NONE || work->squares == work->active) /* a row each */
+        return 0;
+    double unevenness = cost_unevenness(work->active, work->rows, work->squares);
+    if (unevenness <= 0 || known->unevenness <= 0)
+        return 0;
+    double share = unevenness / known->unevenness;
+    return known->uneven_ns * (share < OP_COSTS_MOST_UNEVEN ? share : OP_COSTS_MOST_UNEVEN);
+}
+
+/* op_costs_experts() of what is not known, or has many rows. */
 uint64_t op_costs_any_experts(OpCosts *costs, uint32_t price, const ExpertWork *work, bool queued);
 
 /* Of one call that computes WORK; QUEUED: it is given a list of experts. */
-static inline uint64_t op_costs_experts(OpCosts *costs, uint32_t price, const ExpertWork *work,
+static inline uint64_t op_costs_experts(OpCosts *costs, uint32_t number, const ExpertWork *work,
                                         bool queued)
 {
+    OpPrice *price = &costs->prices[number];
+    const KnownCall *known = op_costs_known(price, work, queued);
     if (work->active == 0)
         return 0;
-    const KnownCall *known = op_costs_known(&costs->prices[price], work, queued);
-    bool single = work->squares == work->active; /* a row each */
-    return single && known->active == work->active && known->rows == work->active
-               ? known->whole_ns
-               : op_costs_any_experts(costs, price, work, queued);
+    /* Where no expert has so many rows that they count, evenly shared ones would not either. */
+    if (known->active != work->active || known->rows != work->rows || work->load != work->active ||
+        known->load != work->load)
+        return op_costs_any_experts(costs, number, work, queued);
+    double added_ns = op_costs_uneven_ns(known, price, work);
+    return added_ns > 0 ? op_costs_whole(known->ns + added_ns) : known->whole_ns;
 }
 
 #endif

@@ -127,19 +127,6 @@ static KnownCall *known_call(OpCosts *costs, OpPrice *price, const ExpertWork *w
     return known;
 }
 
-/* Beyond what was measured to be so uneven, as much more at the most. */
-static const double MOST_UNEVEN = 1.5;
-
-/* What it adds that rows are shared unevenly. */
-static double uneven_ns(const KnownCall *known, const OpPrice *price, const ExpertWork *work)
-{
-    double unevenness = cost_unevenness(work->active, work->rows, work->squares);
-    if (price->uneven.table == COSTS_NONE || unevenness <= 0)
-        return 0;
-    double share = known->unevenness > 0 ? unevenness / known->unevenness : 0;
-    return known->uneven_ns * (share < MOST_UNEVEN ? share : MOST_UNEVEN);
-}
-
 /* The load of WORK, as if its rows were shared evenly. */
 static double even_load(const ExpertWork *work)
 {
@@ -164,7 +151,7 @@ static double even_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, do
 static double experts_ns(OpCosts *costs, OpPrice *price, const ExpertWork *work, bool queued)
 {
     KnownCall *known = known_call(costs, price, work, queued);
-    double added_ns = uneven_ns(known, price, work);
+    double added_ns = op_costs_uneven_ns(known, price, work);
     if (added_ns <= 0)
         return known->ns;
     double load = even_load(work);

@@ -127,9 +127,9 @@ static TallySum take(Tally *tally, size_t n, uint32_t experts, uint16_t *active,
 TallySum tally_sum(Tally *tally, const uint8_t *ids, size_t tokens, uint32_t top_k,
                    uint32_t experts)
 {
-    TallySum sum;
     size_t n = tokens * top_k;
-    if (tally_by_tokens(ids, tokens, top_k, experts, &sum) && sum.assignments == n)
+    const TallySum sum = tally_by_tokens(ids, tokens, top_k, experts);
+    if (sum.assignments == n)
         return sum;
     add(tally, ids, n);
     return take(tally, n, experts, NULL, NULL);

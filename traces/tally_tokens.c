@@ -114,7 +114,7 @@ static uint32_t both(Set set)
 }
 
 /* Counts are sums of powers of two, N_PLANES of them at the most, and squares of such sums. */
-WIDE_INLINE void add_up(const Counts *counts, int n_planes, TallySum *sum)
+WIDE_INLINE TallySum add_up(const Counts *counts, int n_planes)
 {
     Set any = {0};
     Set assignments = {0};
@@ -127,11 +127,11 @@ WIDE_INLINE void add_up(const Counts *counts, int n_planes, TallySum *sum)
         for (int j = 0; j < i; j++)
             squares += ones_of(counts->plane[i] & counts->plane[j]) << (i + j + 1);
     }
-    *sum = (TallySum){
+    return (TallySum){
         .active = both(ones_of(any)), .assignments = both(assignments), .squares = both(squares)};
 }
 
-WIDE_INLINE void sum_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, TallySum *sum)
+WIDE_INLINE TallySum sum_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k)
 {
     Counts counts = {0};
     size_t left = tokens;
@@ -139,42 +139,32 @@ WIDE_INLINE void sum_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, T
         add_block(&counts, &ids, top_k);
     for (; left > 0; left--)
         ripple(&counts, 0, take_token(&ids, top_k));
-    if (tokens < 32)
-        add_up(&counts, 5, sum);
-    else
-        add_up(&counts, PLANES, sum);
+    return tokens < 32 ? add_up(&counts, 5) : add_up(&counts, PLANES);
 }
 
-WIDE static void sum_eights(const uint8_t *ids, size_t tokens, TallySum *sum)
+WIDE static TallySum sum_eights(const uint8_t *ids, size_t tokens)
 {
-    sum_tokens(ids, tokens, 8, sum);
+    return sum_tokens(ids, tokens, 8);
 }
 
-WIDE static void sum_any(const uint8_t *ids, size_t tokens, uint32_t top_k, TallySum *sum)
+WIDE static TallySum sum_any(const uint8_t *ids, size_t tokens, uint32_t top_k)
 {
-    sum_tokens(ids, tokens, top_k, sum);
+    return sum_tokens(ids, tokens, top_k);
 }
 
-bool tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts,
-                     TallySum *sum)
+TallySum tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts)
 {
     if (experts > EXPERTS || tokens >= 1 << PLANES || !is_wide())
-        return false;
-    if (top_k == 8)
-        sum_eights(ids, tokens, sum);
-    else
-        sum_any(ids, tokens, top_k, sum);
-    return true;
+        return (TallySum){0};
+    return top_k == 8 ? sum_eights(ids, tokens) : sum_any(ids, tokens, top_k);
 }
 #else
-bool tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts,
-                     TallySum *sum)
+TallySum tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts)
 {
     (void)ids;
     (void)tokens;
     (void)top_k;
     (void)experts;
-    (void)sum;
-    return false;
+    return (TallySum){0};
 }
 #endif

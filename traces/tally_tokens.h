@@ -7,10 +7,9 @@
 
 #include "traces/tally.h"
 
-/* SUM of IDS[tokens][top_k]; its assignments are fewer than ids where a token asks an expert twice,
- * or one was dropped: it is then wrong. False where the processor cannot, or there are too many
- * experts or tokens. */
-bool tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts,
-                     TallySum *sum);
+/* The sum of IDS[tokens][top_k]; its assignments are fewer than ids where a token asks an expert
+ * twice, or one was dropped: it is then wrong; and 0 where the processor cannot, or there are too
+ * many experts or tokens. */
+TallySum tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts);
 
 #endif

@@ -61,8 +61,10 @@ static Status measure_host(Ceilings *ceilings)
         Copy copy = {memory, memory + COPY_BYTES};
         ceilings->bytes_per_s = 2.0 * COPY_BYTES / shortest(copy_once, &copy, pool);
         ceilings->upload_bytes_per_s = ceilings->bytes_per_s / 2;
+        blas()->set_num_threads((int)thread_pool_size(pool));
         ceilings->flops_per_s =
             2.0 * SIZE * SIZE * SIZE / shortest(multiply_once, (float *)(void *)memory, pool);
+        blas()->set_num_threads(1);
         mem_free(memory);
     }
     thread_pool_free(pool);

@@ -36,6 +36,7 @@ static Status load(void)
     Status status =
         library_find(&OPENBLAS, library, functions, sizeof functions / sizeof *functions);
     if (status == OK) {
+        found.set_num_threads(1); /* first: it begins those again that were ended */
         end_threads(library);
         loaded = found;
     }

@@ -14,7 +14,8 @@ typedef struct {
     __typeof__(&openblas_set_num_threads) set_num_threads;
 } Blas;
 
-/* Loads it, unless it is there. Fails with ERR_UNSUPPORTED. Thread-safe. */
+/* Loads it, unless it is there; a product is then computed by the thread that asks for it, alone.
+ * Fails with ERR_UNSUPPORTED. Thread-safe. */
 Status blas_load(void);
 /* Its functions, after blas_load(). */
 const Blas *blas(void);

@@ -150,7 +150,6 @@ static Status cpu_open(const DeviceOptions *options, Device **out)
     TRY(usable_threads(options->threads, &threads));
     TRY(mem_new(&device, 1, sizeof *device, "executor: device"));
     device->d_model = options->config->d_model;
-    blas()->set_num_threads(1);
     Status status = thread_pool_new(threads, &device->pool);
     if (status == OK) {
         device->threads = thread_pool_size(device->pool);

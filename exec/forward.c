@@ -5,57 +5,6 @@
 #include "exec/forward_parts.h"
 #include "exec/gating.h"
 
-HostSpan forward_span(uint64_t start_ns)
-{
-    return (HostSpan){start_ns, clock_ns() - start_ns};
-}
-
-static Status stamp(const Step *step)
-{
-    Forward *f = step->forward;
-    if (!step->input->timing)
-        return OK;
-    TRY(f->backend->stamp(f->device, step->ops->n_stamps++));
-    f->notes.stamp_ns = clock_ns();
-    return OK;
-}
-
-Status forward_stamp(const Step *step, uint32_t layer, Op op)
-{
-    Forward *f = step->forward;
-    HostNotes *notes = &f->notes;
-    TRY(expert_slots_hand_over(&f->slots));
-    if (!step->input->timing && !step->waits)
-        return OK;
-    uint64_t now_ns = clock_ns();
-    notes->ops[step->ops->n] = (HostSpan){notes->stamp_ns, now_ns - notes->stamp_ns};
-    notes->stamp_ns = now_ns;
-    step->ops->layer[step->ops->n] = layer;
-    step->ops->end[step->ops->n] = step->ops->n_stamps;
-    step->ops->op[step->ops->n++] = op;
-    return stamp(step);
-}
-
-static bool is_held(const Step *step)
-{
-    return step->input->timing && step->input->held && step->waits;
-}
-
-Status forward_hold(const Step *step)
-{
-    const Forward *f = step->forward;
-    if (!is_held(step))
-        return OK;
-    TRY(f->backend->hold(f->device));
-    return stamp(step);
-}
-
-void forward_release(const Step *step)
-{
-    if (is_held(step))
-        step->forward->backend->release(step->forward->device);
-}
-
 /* Entries of the stack's routing. */
 static size_t count_routed(const ModelConfig *config, const StepInput *input)
 {
@@ -376,10 +325,8 @@ static Status fetch_routing(const Step *step)
 
 static Status queue_step(Step *step)
 {
-    step->ops->n = step->ops->n_stamps = 0;
     TRY(send_input(step));
-    step->forward->notes.stamp_ns = clock_ns();
-    TRY(is_held(step) ? forward_hold(step) : stamp(step));
+    TRY(forward_begin_notes(step));
     TRY(embed(step));
     TRY(run_layers(step));
     if (step->input->stack == STACK_ENCODER)

@@ -42,6 +42,8 @@ size_t forward_value_width(const AttentionConfig *attention);
 
 /* From START_NS until now, in clock_ns(). */
 HostSpan forward_span(uint64_t start_ns);
+/* The input of the step is queued: notes begin, and what is held is held back from here on. */
+Status forward_begin_notes(const Step *step);
 /* What was queued since the last call was OP of LAYER: stamped when the step's times are wanted.
  * Hands over prefetches that are held back. */
 Status forward_stamp(const Step *step, uint32_t layer, Op op);

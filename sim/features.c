@@ -45,7 +45,8 @@ static Status add_span(Builder *builder, uint32_t request, uint32_t position, ui
     RequestEntry *entry;
     RequestEntry *source;
     uint64_t index = builder->out.n_steps;
-    TRY(request_table_get(&builder->requests, request - request % builder->beams, &source));
+    uint32_t first = builder->beams > 1 ? request - request % builder->beams : request;
+    TRY(request_table_get(&builder->requests, first, &source));
     uint32_t source_length = source->source_length;
     entry = source;
     if (builder->beams > 1)

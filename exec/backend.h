@@ -409,8 +409,8 @@ typedef struct {
     /* norm(), route(), limit() and group() in one. */
     Status (*enter_moe)(Device *device, const MoeEntry *entry);
     /* For the rows of each job's expert, its FFN of in[row / top_k] into OUT
-     * (BackendSizes.expert_out); JOBS NULL: of every expert, where batch->placed says. A row's
-     * numbers do not depend on which jobs share the call. JOBS may be reused on return. */
+     * (BackendSizes.expert_out); JOBS NULL: of every expert, where batch->placed says, once after
+     * group(). Which jobs share a call changes no row's numbers. JOBS may be reused on return. */
     Status (*run_experts)(Device *device, const ExpertBatch *batch, const ExpertJob *jobs,
                           uint32_t n_jobs, const float *in, void *out);
     /* Queues what run_host() reads of the batch and of IN: before the wait() that tells which

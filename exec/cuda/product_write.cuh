@@ -1,5 +1,5 @@
-/* The end of a tile of the grouped product (exec/cuda/grouped_product.cu): activation, rounding,
- * and the way out through shared memory. */
+/* The end of a tile of a grouped product (exec/cuda/grouped_product.cu, or layer_product.cu):
+ * activation, rounding, and the way out through shared memory. */
 #ifndef EXEC_CUDA_PRODUCT_WRITE_CUH
 #define EXEC_CUDA_PRODUCT_WRITE_CUH
 

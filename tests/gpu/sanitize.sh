@@ -4,7 +4,7 @@
 # and what was found: in kernels of ours, and in cuBLAS's own. Fails when anything of ours was found,
 # a test failed, or a program did not end within TEST_SECONDS (600). racecheck takes 6 ms and more for
 # every launch, and initcheck a millisecond for every row of a copy: they have the briefest form of
-# the tests, memcheck the brief one; both reach every kernel. TOOLS and TESTS choose some;
+# the tests, memcheck the brief one; both reach nearly every kernel. TOOLS and TESTS choose some;
 # PROGRAM:TEST is one test of a program. REPORT is a file for the same as JSON, COMMIT what it is of.
 #   tests/gpu/sanitize.sh build/rel
 #   TOOLS=memcheck TESTS="test_attend test_ops:norms_pick_their_rows" tests/gpu/sanitize.sh build/rel

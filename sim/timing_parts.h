@@ -389,6 +389,8 @@ Status timing_compute(Timing *timing, const TimingEvent *event, const BufferActi
                       uint32_t n_actions, const StepOp *experts);
 /* Notes that OP has run since the last stamp. */
 Status timing_stamp(Timing *timing, const StepOp *op);
+/* Counts TIMING->plain, as often as it happened, to its layers. */
+void timing_spread_plain(const Timing *timing, uint64_t *layer_ns);
 /* Counts the step that ends to its phase. */
 void timing_count_step(Timing *timing);
 /* Adds the phases up. */

@@ -121,6 +121,12 @@ static Status scan_number(Scan *scan, const char *text, size_t bytes, size_t *at
     return OK;
 }
 
+/* Outside strings; cJSON takes all control characters for spaces. */
+static bool may_stand_outside(char c)
+{
+    return (signed char)c >= ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
 Status json_scan(const char *text, size_t bytes, const char *file, size_t line)
 {
     Scan scan = {.file = file, .line = line};
@@ -137,7 +143,7 @@ Status json_scan(const char *text, size_t bytes, const char *file, size_t line)
             scan.depth += (c == '{' || c == '[') - (c == '}' || c == ']');
             if (scan.depth > JSON_MAX_DEPTH)
                 return scan_fail(&scan, "nested too deeply");
-            if ((unsigned char)c >= 0x80 || c == '\0')
+            if (!may_stand_outside(c))
                 return scan_fail(&scan, "not JSON");
             at++;
         }

@@ -20,7 +20,9 @@ static const char *verdict(const char *findings, int exit_status, bool *good)
 {
     static char line[512];
     char text[1024];
-    snprintf(text, sizeof text, "#!/bin/sh\necho '[  PASSED  ] 3 test(s).'\n%s\nexit %d\n",
+    snprintf(text, sizeof text,
+             "#!/bin/sh\necho '[  PASSED  ] 3 test(s).'\n%s\n"
+             "echo '========= ERROR SUMMARY: 0 errors'\nexit %d\n",
              findings, exit_status);
     write_script(scratch_path("bin/compute-sanitizer"), text);
     snprintf(text, sizeof text,
@@ -42,16 +44,20 @@ static void only_what_is_found_in_no_kernel_of_ours_is_clean(void **unused)
         const char *verdict;
         bool good;
     } CASES[] = {
-        {":", 0, "s  clean\n", true},
-        {"echo '========= Error: Race reported at nvjet_hsh'", 9, "s  clean; 1 in kernels", true},
-        {"echo '========= Error: Race reported at attend'", 9, "s  1 findings", false},
-        {"echo '========= Barrier error detected.'", 9, "s  1 findings", false},
-        {"echo '========= Something new'", 9, "s  exit status 9", false},
+        {":", 0, "3 tests (0 skipped)  0 findings (0 in cuBLAS)  clean\n", true},
+        {"echo '========= Error: Race reported at nvjet_hsh'", 9,
+         "0 findings (1 in cuBLAS)  clean\n", true},
+        {"echo '========= Error: Race reported at attend'", 9,
+         "1 findings (0 in cuBLAS)  findings\n", false},
+        {"echo '========= Barrier error detected.'", 9, "1 findings (0 in cuBLAS)  findings\n",
+         false},
+        {"echo '========= Something new'", 9, "  exit status 9\n", false},
         {"echo '========= Error: Race reported at nvjet_hsh'\n"
          "echo '========= ERROR SUMMARY: 7 errors were not printed.'",
-         9, "findings that are not printed", false},
-        {"echo '[  FAILED  ] a test'", 1, "s  tests fail", false},
-        {":", 3, "s  exit status 3", false},
+         9, "findings that are not printed\n", false},
+        {"echo '[  FAILED  ] a test'", 1, "  tests fail\n", false},
+        {"exit 0", 0, "  no summary\n", false},
+        {":", 3, "  exit status 3\n", false},
     };
     assert_int_equal(mkdir(scratch_path("bin"), 0700), 0);
     assert_int_equal(mkdir(scratch_path("build"), 0700), 0);

@@ -332,6 +332,29 @@ static void a_step_is_committed_in_time_although_no_other_follows(void **unused)
     assert_one_file(path);
 }
 
+static void steps_are_written_although_nobody_wakes_the_writer(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("looks.db");
+    RandomTrace trace = random_trace(4);
+    RecorderOptions options = {.transaction_steps = 4, .transaction_ns = 3600000000000u};
+    RandomStep made;
+    Recorder *recorder;
+    assert_ok(
+        recorder_open(path, &(TraceRun){0}, trace.layers, trace.n_layers, &options, &recorder));
+    for (uint32_t i = 0; i < 4; i++) { /* of 8 slots */
+        random_step(&trace, i, &made);
+        assert_ok(record_random_step(recorder, &made));
+        sleep_ms(10);
+    }
+    uint64_t start = clock_ns();
+    while (recorder_committed_steps(recorder) < 4 && clock_ns() - start < 5000000000u)
+        sleep_ms(1);
+    assert_int_equal(recorder_committed_steps(recorder), 4);
+    assert_ok(recorder_close(recorder));
+    assert_int_equal(assert_reads_back(path, &trace, 4), 4);
+}
+
 static void a_reader_sees_one_state_while_the_recorder_goes_on(void **unused)
 {
     (void)unused;
@@ -674,6 +697,7 @@ int main(int count, char **arguments)
         cmocka_unit_test(a_wrong_step_is_refused_and_the_recording_goes_on),
         cmocka_unit_test(impossible_layers_are_refused),
         cmocka_unit_test(a_step_is_committed_in_time_although_no_other_follows),
+        cmocka_unit_test(steps_are_written_although_nobody_wakes_the_writer),
         cmocka_unit_test(a_reader_sees_one_state_while_the_recorder_goes_on),
         cmocka_unit_test(a_full_ring_makes_the_producer_wait_and_loses_nothing),
         cmocka_unit_test(what_is_lent_is_read_before_it_may_change),

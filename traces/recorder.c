@@ -19,6 +19,7 @@ enum {
     DEFAULT_SLOTS = 8,
     DEFAULT_TRANSACTION_STEPS = 256,
     DEFAULT_TRANSACTION_NS = 250000000,
+    LOOK_NS = 1000000, /* how often the writer looks for steps by itself */
     MESSAGE_BYTES = 1024,
     SHARE_AT_ONCE = 8, /* of the ring */
 };
@@ -37,7 +38,7 @@ struct Recorder {
 
     pthread_t thread;
     pthread_mutex_t mutex; /* guards what follows */
-    pthread_cond_t filled; /* the ring is no longer empty, or ending was asked for */
+    pthread_cond_t filled; /* the writer has to look at the ring, or ending was asked for */
     pthread_cond_t freed;  /* at least half of the ring is free, what was lent has been read, or
                               the writer has failed */
     RecorderSlot *slots;   /* [n_slots] */
@@ -45,6 +46,7 @@ struct Recorder {
     uint32_t head;   /* the slot written out next */
     uint32_t count;  /* slots filled */
     uint32_t n_lent; /* of those, whose arrays are the producer's */
+    bool sleeps;     /* the writer, until FILLED is signalled */
     bool ending;
     bool abandoned; /* do not write what is left */
     Status status;  /* of the writer thread */
@@ -78,18 +80,29 @@ static Status commit(Recorder *recorder)
     return OK;
 }
 
+static void wait_until(Recorder *recorder, uint64_t until_ns)
+{
+    struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000u),
+                             .tv_nsec = (long)(until_ns % 1000000000u)};
+    pthread_cond_timedwait(&recorder->filled, &recorder->mutex, &until);
+}
+
 /* Waits, with the mutex held, for a slot to write. False: there is none, because the transaction's
- * time is over or the recording ends. */
+ * time is over or the recording ends. While a transaction is open the writer looks for slots by
+ * itself: to wake a thread takes time, and a producer has none between two steps. */
 static bool wait_for_slot(Recorder *recorder, uint64_t deadline_ns)
 {
-    struct timespec deadline = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-                                .tv_nsec = (long)(deadline_ns % 1000000000u)};
     while (recorder->count == 0 && !recorder->ending) {
-        if (!writer_in_transaction(recorder->writer))
+        uint64_t now = clock_ns();
+        recorder->sleeps = !writer_in_transaction(recorder->writer);
+        if (recorder->sleeps)
             pthread_cond_wait(&recorder->filled, &recorder->mutex);
-        else if (pthread_cond_timedwait(&recorder->filled, &recorder->mutex, &deadline) != 0)
+        else if (now < deadline_ns)
+            wait_until(recorder, deadline_ns - now < LOOK_NS ? deadline_ns : now + LOOK_NS);
+        else
             break;
     }
+    recorder->sleeps = false;
     return recorder->count > 0 && !recorder->abandoned;
 }
 
@@ -271,8 +284,10 @@ static bool is_lent(const Recorder *recorder, uint64_t step)
 /* Waits, with the mutex held, until nothing is. A writer that has failed reads no more. */
 static void await_lent(Recorder *recorder, uint64_t step)
 {
-    while (is_lent(recorder, step) && recorder->status == OK)
+    while (is_lent(recorder, step) && recorder->status == OK) {
+        pthread_cond_signal(&recorder->filled);
         pthread_cond_wait(&recorder->freed, &recorder->mutex);
+    }
 }
 
 void recorder_settle(Recorder *recorder)
@@ -282,12 +297,13 @@ void recorder_settle(Recorder *recorder)
     pthread_mutex_unlock(&recorder->mutex);
 }
 
-/* Gives SLOT to the writer; then the producer may change what it lent up to now. */
+/* Gives SLOT to the writer, which is woken where it sleeps or the ring fills; then the producer may
+ * change what it lent up to now. */
 static void hand_over(Recorder *recorder, const RecorderSlot *slot)
 {
     pthread_mutex_lock(&recorder->mutex);
     recorder->n_lent += slot->lent_until > 0;
-    if (recorder->count++ == 0)
+    if (++recorder->count > recorder->n_slots / 2 || recorder->sleeps)
         pthread_cond_signal(&recorder->filled);
     await_lent(recorder, recorder->n_steps);
     pthread_mutex_unlock(&recorder->mutex);

@@ -36,12 +36,13 @@ static void products_begin_no_threads(void **unused)
     for (size_t i = 0; i < SIDE * SIDE; i++)
         in[i] = 0.5F;
     setenv("OPENBLAS_NUM_THREADS", "4", 1);
+    int before = count_threads(); /* a checker may have one of its own */
     assert_ok(blas_load());
     assert_ok(blas_load());
     blas()->sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, SIDE, SIDE, SIDE, 1, in, SIDE, in, SIDE,
                   0, out, SIDE);
     assert_true(out[0] == 0.25F * SIDE && out[SIDE * SIDE - 1] == 0.25F * SIDE);
-    assert_int_equal(count_threads(), 1);
+    assert_int_equal(count_threads(), before);
 }
 
 static void write_text(const char *folder, const char *name)

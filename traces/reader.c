@@ -325,11 +325,6 @@ Status trace_reader_next_step(TraceReader *reader, TraceStep *step)
     return status;
 }
 
-void trace_reader_routing_only(TraceReader *reader)
-{
-    reader->routing_only = true;
-}
-
 void trace_reader_routing_bytes(TraceReader *reader)
 {
     reader->routing_only = true;

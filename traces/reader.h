@@ -44,10 +44,8 @@ Status trace_reader_bounds(const TraceReader *reader, uint64_t *events, uint64_t
 /* Next request in id order (label is valid until the next call), then STATUS_END. Independent of
  * steps and events. */
 Status trace_reader_next_request(TraceReader *reader, TraceRequest *request);
-/* From now on steps and events come without weights and scores, which are checked all the same. */
-void trace_reader_routing_only(TraceReader *reader);
-/* From now on steps come so, and with ids of a byte each as they are stored, where they are
- * (TraceStep.expert_bytes). Not for events. */
+/* From now on steps come without weights and scores, which are checked all the same, and with ids
+ * of a byte each as they are stored, where they are (TraceStep.expert_bytes). Not for events. */
 void trace_reader_routing_bytes(TraceReader *reader);
 /* Next whole step, then STATUS_END. Continues after the step that trace_reader_next_event() is in.
  */

@@ -5,18 +5,6 @@
 
 #include "tests/gpu/experts_side.h"
 
-/* |got - want| / |want| */
-static double distance(const float *got, const float *want, size_t n)
-{
-    double difference = 0;
-    double norm = 0;
-    for (size_t i = 0; i < n; i++) {
-        difference += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
-        norm += (double)want[i] * want[i];
-    }
-    return sqrt(difference / (norm > 0 ? norm : 1));
-}
-
 /* Choices differ where two logits are nearly the same. */
 static void check_choice(const Side *cpu, const Side *gpu)
 {
@@ -28,7 +16,7 @@ static void check_choice(const Side *cpu, const Side *gpu)
     }
     assert_true((double)equal >= 0.995 * (double)n);
     if (equal == n)
-        assert_true(distance(gpu->got.weights, cpu->got.weights, n) < 1e-4);
+        assert_true(gpu_distance(gpu->got.weights, cpu->got.weights, n) < 1e-4);
 }
 
 static bool chose_alike(const Side *cpu, const Side *gpu)
@@ -65,14 +53,14 @@ static void check_ways(Side *cpu, Side *gpu, float *once, double tolerance)
         assert_memory_equal(gpu->got.out, once, n * sizeof *once);
     }
     run_side(gpu, SOME_ON_HOST);
-    assert_true(distance(gpu->got.out, cpu->got.out, n) < tolerance);
+    assert_true(gpu_distance(gpu->got.out, cpu->got.out, n) < tolerance);
     memcpy(once, gpu->got.out, n * sizeof *once);
     if (!briefest())
         run_side(gpu, SOME_ON_HOST);
     assert_memory_equal(gpu->got.out, once, n * sizeof *once);
     memcpy(once, cpu->got.out, n * sizeof *once);
     run_side(cpu, SOME_ON_HOST);
-    assert_true(distance(cpu->got.out, once, n) < 2e-5);
+    assert_true(gpu_distance(cpu->got.out, once, n) < 2e-5);
 }
 
 /* A brief test with a capacity has no other ways; in a briefest one a router is free or forced, and
@@ -95,7 +83,7 @@ static void check_step(Side *cpu, Side *gpu, const Inputs *inputs, uint32_t toke
     check_groups(cpu, gpu);
     run_side(cpu, ALL_AT_ONCE);
     run_side(gpu, ALL_AT_ONCE);
-    assert_true(distance(gpu->got.out, cpu->got.out, n) < tolerance);
+    assert_true(gpu_distance(gpu->got.out, cpu->got.out, n) < tolerance);
     memcpy(once, gpu->got.out, n * sizeof *once);
     if (!(brief() && capacity > 0) && !(briefest() && layer->packed && layer->experts < 512))
         check_ways(cpu, gpu, once, tolerance);
@@ -134,7 +122,7 @@ static void check_entry(Side *cpu, Side *gpu, const Inputs *inputs, uint32_t tok
     check_groups(cpu, gpu);
     run_side(cpu, ALL_AT_ONCE);
     run_side(gpu, ALL_AT_ONCE);
-    assert_true(distance(gpu->got.out, cpu->got.out, n) < tolerance);
+    assert_true(gpu_distance(gpu->got.out, cpu->got.out, n) < tolerance);
 }
 
 static void check_layer(uint64_t *state, Layer of, ComputeType compute)

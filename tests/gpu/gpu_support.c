@@ -199,3 +199,14 @@ void gpu_assert_elements_near(const OpsQueue *queue, ComputeType compute, const 
     }
     assert_near(compute == COMPUTE_F32 ? got : widened, floats, tolerance);
 }
+
+double gpu_distance(const float *got, const float *want, size_t n)
+{
+    double difference = 0;
+    double norm = 0;
+    for (size_t i = 0; i < n; i++) {
+        difference += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
+        norm += (double)want[i] * want[i];
+    }
+    return sqrt(difference / (norm > 0 ? norm : 1));
+}

@@ -46,6 +46,9 @@ const float *gpu_read(const OpsQueue *queue, const float *from, size_t n);
 /* Waits; the device's N floats at A and at B are the same bits. */
 void gpu_assert_same(const OpsQueue *queue, const float *a, const float *b, size_t n);
 
+/* |got - want| / |want| of N numbers on the host, as lengths of vectors. */
+double gpu_distance(const float *got, const float *want, size_t n);
+
 /* Waits, and compares what the device has with the host: within TOLERANCE of the larger of 1 and
  * the host's number. */
 void gpu_assert_near(const OpsQueue *queue, const Floats *floats, float tolerance);

@@ -240,25 +240,13 @@ static void run_side(const Layer *layer, const Inputs *inputs, uint32_t tokens, 
         side->got[i] -= inputs->before[i];
 }
 
-/* |got - want| / |want| */
-static double distance(const float *got, const float *want, size_t n)
-{
-    double difference = 0;
-    double norm = 0;
-    for (size_t i = 0; i < n; i++) {
-        difference += ((double)got[i] - want[i]) * ((double)got[i] - want[i]);
-        norm += (double)want[i] * want[i];
-    }
-    return sqrt(difference / (norm > 0 ? norm : 1));
-}
-
 static void compare(const Layer *layer, uint32_t tokens, uint32_t capacity, double tolerance,
                     const Side *side, const Side *cpu)
 {
     size_t assignments = (size_t)tokens * layer->top_k;
     size_t d = layer->shape.d_model;
     assert_memory_equal(side->got_experts, cpu->got_experts, assignments * sizeof(uint16_t));
-    double far = distance(side->got, cpu->got, tokens * d);
+    double far = gpu_distance(side->got, cpu->got, tokens * d);
     if (!(far <= tolerance))
         fail_msg("%u tokens, capacity %u, d %zu, ff %u: off by %g", tokens, capacity, d,
                  layer->shape.d_ff, far);

@@ -95,11 +95,10 @@ static TimelineMemory memory_of(const TimingMemory *in_use)
                             .activations = in_use->activations};
 }
 
-/* One rank of a step. */
-static Status draw_rank(Timeline *timeline, const StepFeatures *features, const StepTime *step,
-                        uint32_t rank)
+/* What OF did in STEP: rank RANK of several, or all there is. */
+static Status draw(Timeline *timeline, const StepFeatures *features, const StepTime *step,
+                   const RankStep *of, uint32_t rank)
 {
-    const RankStep *of = &step->ranks[rank];
     return timeline_add(timeline, TIMELINE_SIMULATOR,
                         &(TimelineStep){.step = features->step,
                                         .phase = features->phase,
@@ -119,21 +118,18 @@ static Status draw_rank(Timeline *timeline, const StepFeatures *features, const 
 
 Status simulated_step_draw(Timeline *timeline, const StepFeatures *features, const StepTime *step)
 {
+    if (step->n_ranks == 0)
+        return draw(timeline, features, step,
+                    &(RankStep){.tokens = features->tokens,
+                                .ops = step->ops,
+                                .n_ops = step->n_ops,
+                                .residency = step->residency,
+                                .n_residency = step->n_residency,
+                                .in_use = step->in_use},
+                    0);
     for (uint32_t rank = 0; rank < step->n_ranks; rank++)
-        TRY(draw_rank(timeline, features, step, rank));
-    if (step->n_ranks > 0)
-        return OK;
-    return timeline_add(timeline, TIMELINE_SIMULATOR,
-                        &(TimelineStep){.step = features->step,
-                                        .phase = features->phase,
-                                        .tokens = features->tokens,
-                                        .start_ns = step->start_ns,
-                                        .duration_ns = step->duration_ns,
-                                        .ops = step->ops,
-                                        .n_ops = step->n_ops,
-                                        .residency = step->residency,
-                                        .n_residency = step->n_residency,
-                                        .memory = memory_of(&step->in_use)});
+        TRY(draw(timeline, features, step, &step->ranks[rank], rank));
+    return OK;
 }
 
 static Status keep_step(SimulatedTime *time, const StepFeatures *features, const StepTime *step)

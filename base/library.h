@@ -7,10 +7,9 @@
 #include "base/status.h"
 
 typedef struct {
-    const char *const *paths; /* [n_paths], tried in turn */
+    const char *name;         /* who needs it, and which: "cuda: cuBLAS"; errors begin with it */
+    const char *const *paths; /* [n_paths], tried in turn; the first is what errors ask for */
     size_t n_paths;
-    const char *absent; /* the error where none is there */
-    const char *lacks;  /* the error where a function is not, before its name: "cuda: cuBLAS" */
 } Library;
 
 typedef struct {
@@ -18,8 +17,9 @@ typedef struct {
     void *pointer; /* to the function pointer that is set */
 } LibraryFunction;
 
-/* Loads the first that is there into *LOADED, for dlclose(); its code stays with the program. Fails
- * with ERR_UNSUPPORTED and *LOADED NULL when there is none. */
+/* Loads the first of the paths that can be into *LOADED, for dlclose(); its code stays with the
+ * program. Fails with ERR_UNSUPPORTED and *LOADED NULL when there is none, and says of one that is
+ * there what the loader has against it. */
 Status library_load(const Library *library, void **loaded);
 /* Finds FUNCTIONS[n]. Fails with ERR_UNSUPPORTED when the library lacks one. */
 Status library_find(const Library *library, void *loaded, const LibraryFunction *functions,

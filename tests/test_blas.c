@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/library.h"
 #include "exec/cpu/blas.h"
 
 enum { SIDE = 256 };
@@ -55,18 +56,20 @@ static void write_text(const char *folder, const char *name)
     assert_int_equal(fclose(stream), 0);
 }
 
-/* What this program does where it finds no OpenBLAS. */
+/* What this program does where the first libopenblas.so.0 of the search path is a text. */
 static int load_in_vain(void)
 {
     Status first = blas_load();
     Status second = blas_load();
+    const char *begins = "cpu: OpenBLAS: /";
     return first == ERR_UNSUPPORTED && second == ERR_UNSUPPORTED &&
-                   strcmp(error_message(), "cpu: OpenBLAS (libopenblas.so.0) is not installed") == 0
+                   strncmp(error_message(), begins, strlen(begins)) == 0 &&
+                   strstr(error_message(), "/libopenblas.so.0: ") != NULL
                ? 0
                : 1;
 }
 
-static void who_has_no_openblas_is_told_so(void **unused)
+static void a_broken_openblas_is_told_with_the_reason_of_the_loader(void **unused)
 {
     (void)unused;
     char folder[256];
@@ -87,11 +90,32 @@ static void who_has_no_openblas_is_told_so(void **unused)
     assert_int_equal(WEXITSTATUS(code), 0);
 }
 
+/* The second path is broken, and nothing is at the first. */
+static void a_library_that_is_nowhere_is_told_as_not_installed(void **unused)
+{
+    (void)unused;
+    char broken[300];
+    void *loaded;
+    snprintf(broken, sizeof broken, "%s", scratch_path("broken"));
+    assert_int_equal(mkdir(broken, 0700), 0);
+    write_text(broken, "libbroken.so");
+    strcat(broken, "/libbroken.so");
+    const char *const paths[] = {"libnowhere.so.7", "/nowhere/libnowhere.so", broken};
+    Library library = {.name = "test: Nowhere", .paths = paths, .n_paths = 2};
+    assert_int_equal(library_load(&library, &loaded), ERR_UNSUPPORTED);
+    assert_string_equal(error_message(), "test: Nowhere (libnowhere.so.7) is not installed");
+    library.n_paths = 3;
+    assert_int_equal(library_load(&library, &loaded), ERR_UNSUPPORTED);
+    assert_null(loaded);
+    assert_non_null(strstr(error_message(), "libbroken.so: "));
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_begin_no_threads),
-        cmocka_unit_test(who_has_no_openblas_is_told_so),
+        cmocka_unit_test(a_broken_openblas_is_told_with_the_reason_of_the_loader),
+        cmocka_unit_test(a_library_that_is_nowhere_is_told_as_not_installed),
     };
     program = argv[0];
     return argc > 1 ? load_in_vain() : cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,10 +7,8 @@
 #include "base/library.h"
 
 static const char *const LIBRARIES[] = {"libopenblas.so.0", "libopenblas.so"};
-static const Library OPENBLAS = {.paths = LIBRARIES,
-                                 .n_paths = sizeof LIBRARIES / sizeof *LIBRARIES,
-                                 .absent = "cpu: OpenBLAS (libopenblas.so.0) is not installed",
-                                 .lacks = "cpu: OpenBLAS"};
+static const Library OPENBLAS = {
+    .name = "cpu: OpenBLAS", .paths = LIBRARIES, .n_paths = sizeof LIBRARIES / sizeof *LIBRARIES};
 
 static pthread_mutex_t loading = PTHREAD_MUTEX_INITIALIZER;
 static Blas loaded; /* SGEMM is NULL: not yet */

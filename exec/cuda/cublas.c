@@ -7,10 +7,8 @@
 static const char *const LIBRARIES[] = {"libcublas.so.13", "/usr/local/cuda/lib64/libcublas.so.13",
                                         "/usr/local/cuda/targets/x86_64-linux/lib/libcublas.so.13",
                                         "libcublas.so.12", "/usr/local/cuda/lib64/libcublas.so.12"};
-static const Library CUBLAS = {.paths = LIBRARIES,
-                               .n_paths = sizeof LIBRARIES / sizeof *LIBRARIES,
-                               .absent = "cuda: cuBLAS (libcublas.so.13) is not installed",
-                               .lacks = "cuda: cuBLAS"};
+static const Library CUBLAS = {
+    .name = "cuda: cuBLAS", .paths = LIBRARIES, .n_paths = sizeof LIBRARIES / sizeof *LIBRARIES};
 
 #define CUBLAS_TRY(call)                                                                           \
     do {                                                                                           \

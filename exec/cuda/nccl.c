@@ -6,10 +6,8 @@
 
 static const char *const LIBRARIES[] = {"libnccl.so.2", "/usr/local/cuda/lib64/libnccl.so.2",
                                         "/usr/local/cuda/lib/libnccl.so.2"};
-static const Library NCCL = {.paths = LIBRARIES,
-                             .n_paths = sizeof LIBRARIES / sizeof *LIBRARIES,
-                             .absent = "ranks: NCCL (libnccl.so.2) is not installed",
-                             .lacks = "ranks: this machine's NCCL"};
+static const Library NCCL = {
+    .name = "ranks: NCCL", .paths = LIBRARIES, .n_paths = sizeof LIBRARIES / sizeof *LIBRARIES};
 
 Status nccl_failed(const Nccl *nccl, ncclResult_t error, const char *call)
 {

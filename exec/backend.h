@@ -341,7 +341,8 @@ typedef struct {
     Status (*stamp_times)(Device *device, uint32_t n, uint64_t *ns);
     /* What is queued after hold() begins when release() is called, not as it is queued: nothing
      * waits for the host in between. Until then the caller must not wait for the queue. A release
-     * that was forgotten comes by itself after a second; one too many does nothing. */
+     * is of all holds before it; one that was forgotten comes by itself after a second, and one
+     * too many does nothing. */
     Status (*hold)(Device *device);
     void (*release)(Device *device);
 

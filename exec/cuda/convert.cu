@@ -66,14 +66,15 @@ __global__ void wait_for_clock(const uint64_t *start, uint64_t ns)
 
 static constexpr uint64_t HELD_AT_MOST_NS = 1000000000;
 
-/* One thread, which asks the host's memory again and again, a microsecond each time. */
+/* One thread, which asks the host's memory again and again, a microsecond each time. One release
+ * may be of several holds, so that the number seen may be a later one; it may have wrapped. */
 __global__ void wait_for_host(const uint32_t *over, uint32_t number)
 {
     uint64_t end = device_clock_ns() + HELD_AT_MOST_NS;
     uint32_t seen;
     do
         asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(seen) : "l"(over) : "memory");
-    while (seen != number && device_clock_ns() < end);
+    while ((int32_t)(seen - number) < 0 && device_clock_ns() < end);
 }
 
 extern "C" Status clock_note(uint64_t *start, cudaStream_t stream)

@@ -20,7 +20,7 @@ Status clock_note(uint64_t *start, cudaStream_t stream);
 /* Ends when the device's clock is NS after *START or more. */
 Status clock_wait(const uint64_t *start, uint64_t ns, cudaStream_t stream);
 
-/* Holds the stream until *OVER in host memory is NUMBER, or a second has passed. */
+/* Holds the stream until *OVER in host memory has come to NUMBER, or a second has passed. */
 Status hold_queue(const uint32_t *over, uint32_t number, cudaStream_t stream);
 
 #ifdef __cplusplus

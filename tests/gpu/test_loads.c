@@ -308,6 +308,13 @@ static void what_is_held_begins_when_it_is_released(void **unused)
         assert_true(ns[1] + tie_ns() >= start_ns + held_ns && ns[STAMPS - 1] <= end_ns + tie_ns());
         BACKEND_CUDA.release(link.device); /* of nothing */
     }
+    /* One release is of all that was held. */
+    uint64_t start_ns = clock_ns();
+    assert_ok(BACKEND_CUDA.hold(link.device));
+    assert_ok(BACKEND_CUDA.hold(link.device));
+    BACKEND_CUDA.release(link.device);
+    assert_ok(BACKEND_CUDA.wait(link.device));
+    assert_true(clock_ns() < start_ns + 500000000); /* held without a release: a second */
     /* Nobody needs to be told that it is over. */
     assert_ok(BACKEND_CUDA.hold(link.device));
     close_link(&link);

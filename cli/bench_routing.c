@@ -4,18 +4,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-static uint64_t draw(BenchRouter *router)
-{
-    uint64_t z = router->random += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-static double draw_unit(BenchRouter *router)
-{
-    return (double)(draw(router) >> 11) / 9007199254740992.0;
-}
+#include "base/splitmix64.h"
 
 void bench_router_start(BenchRouter *router, uint32_t layers, uint32_t experts)
 {
@@ -27,7 +16,7 @@ void bench_router_start(BenchRouter *router, uint32_t layers, uint32_t experts)
         router->cumulative[e] /= sum;
     for (uint32_t l = 0; l < layers; l++)
         for (uint32_t e = 0; e < experts; e++) {
-            uint32_t other = (uint32_t)(draw(router) % (e + 1));
+            uint32_t other = (uint32_t)(splitmix64_next(&router->random) % (e + 1));
             router->ranking[l][e] = router->ranking[l][other];
             router->ranking[l][other] = (uint16_t)e;
         }
@@ -35,7 +24,7 @@ void bench_router_start(BenchRouter *router, uint32_t layers, uint32_t experts)
 
 static uint16_t draw_expert(BenchRouter *router, uint32_t layer)
 {
-    double at = draw_unit(router);
+    double at = splitmix64_share(&router->random);
     uint32_t low = 0;
     uint32_t high = router->experts - 1;
     while (low < high) {
@@ -66,7 +55,7 @@ void bench_router_next(BenchRouter *router, uint32_t layer, uint16_t *chosen)
     uint16_t next[BENCH_TOP_K];
     uint32_t n = 0;
     for (uint32_t i = 0; i < BENCH_TOP_K; i++)
-        if (draw(router) >> 63)
+        if (splitmix64_next(&router->random) >> 63)
             next[n++] = chosen[i];
     while (n < BENCH_TOP_K) {
         uint16_t expert = draw_expert(router, layer);

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "exec/layout.h"
+#include "exec/tokens.h"
 
 static void lay_out_bench(StepBench *bench)
 {
@@ -77,16 +78,6 @@ void step_bench_close(StepBench *bench)
     *bench = (StepBench){0};
 }
 
-/* A token of its own for each place, never the padding. */
-static uint32_t token_at(const ModelConfig *config, uint32_t request, uint32_t position)
-{
-    uint64_t x = ((uint64_t)request << 32 | position) + 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    uint32_t token = (uint32_t)((x >> 32) % config->vocabulary);
-    return token == config->pad ? token - (token > 0) + (token == 0) : token;
-}
-
 Status step_bench_run(StepBench *bench, const StepBenchStep *step, StepOutput *output, double *ns)
 {
     uint32_t n = 0;
@@ -94,7 +85,8 @@ Status step_bench_run(StepBench *bench, const StepBenchStep *step, StepOutput *o
         for (uint32_t t = 0; t < step->tokens; t++, n++) {
             bench->slot[n] = step->first_request + r;
             bench->position[n] = step->position + t;
-            bench->token[n] = token_at(bench->config, bench->slot[n], bench->position[n]);
+            bench->token[n] = tokens_draw(0, bench->slot[n], bench->position[n],
+                                          bench->config->vocabulary, bench->config->pad);
         }
     if (bench->routing != NULL)
         routing_source_fill(bench->routing, step->stack, n, bench->slot, bench->position,

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "exec/calibrate_parts.h"
 #include "exec/layout.h"
+#include "exec/tokens.h"
 
 enum {
     LEAST_LENGTH = 32,
@@ -140,17 +141,6 @@ void calibration_close(Calibration *c)
 
 /* ---- steps ---- */
 
-/* A token of its own for each place, never the padding. */
-static uint32_t token_at(const Calibration *c, uint32_t request, uint32_t position)
-{
-    const ModelConfig *config = c->config;
-    uint64_t x = ((uint64_t)request << 32 | position) + (c->texts + 1) * 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    uint32_t token = (uint32_t)((x >> 32) % config->vocabulary);
-    return token != config->pad ? token : (token + 1) % config->vocabulary;
-}
-
 /* Adds N tokens of REQUEST from its length on to a step that has *TOKENS. */
 static void add_request(Calibration *c, uint32_t request, uint32_t n, uint32_t *tokens)
 {
@@ -158,7 +148,8 @@ static void add_request(Calibration *c, uint32_t request, uint32_t n, uint32_t *
         c->slot[*tokens] = request;
         c->request[*tokens] = c->first_request + request;
         c->position[*tokens] = c->length[request] + t;
-        c->token[*tokens] = token_at(c, request, c->position[*tokens]);
+        c->token[*tokens] = tokens_draw(c->texts, request, c->position[*tokens],
+                                        c->config->vocabulary, c->config->pad);
         c->source[*tokens] = c->max_requests + request;
     }
 }

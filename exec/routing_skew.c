@@ -2,23 +2,16 @@
 
 #include <math.h>
 
+#include "base/splitmix64.h"
 #include "exec/layout.h"
 
 /* After so many draws of experts that the token has already, the others are looked through. */
 enum { MOST_REJECTED = 32 };
 
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    return x ^ (x >> 31);
-}
-
 /* 0 to below 1 */
 static double next_fraction(uint64_t *state)
 {
-    *state = mix(*state);
+    *state = splitmix64_mix(*state);
     return (double)(*state >> 11) * 0x1p-53;
 }
 
@@ -56,7 +49,7 @@ Status routing_skew_open(double s, const TraceLayer *layers, uint32_t n_layers, 
     TRY(arena_commit(&skew->arena, "routing: skew"));
     lay_out_skew(skew);
     for (uint32_t i = 0; i < n_layers; i++) {
-        shuffle(mix(seed ^ mix(i)), layers[i].experts, skew->order[i]);
+        shuffle(splitmix64_mix(seed ^ splitmix64_mix(i)), layers[i].experts, skew->order[i]);
         for (uint32_t r = 0; r < layers[i].experts; r++)
             skew->below[i][r + 1] = skew->below[i][r] + pow(r + 1, -s);
     }
@@ -120,8 +113,9 @@ void routing_skew_draw(const RoutingSkew *skew, uint32_t layer_index, uint32_t r
 {
     const TraceLayer *layer = &skew->layers[layer_index];
     const double *below = skew->below[layer_index];
-    uint64_t state = mix(skew->seed + 1) ^ mix(((uint64_t)request << 32) + position);
-    state = mix(state ^ mix(~(uint64_t)layer_index));
+    uint64_t state =
+        splitmix64_mix(skew->seed + 1) ^ splitmix64_mix(((uint64_t)request << 32) + position);
+    state = splitmix64_mix(state ^ splitmix64_mix(~(uint64_t)layer_index));
     for (uint32_t n = 0; n < layer->top_k; n++) {
         uint32_t rejected = 0;
         uint16_t expert;

@@ -10,11 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#ifdef __CUDACC__
-#define SYNTHETIC_INLINE __host__ __device__ static inline
-#else
-#define SYNTHETIC_INLINE static inline
-#endif
+#include "base/splitmix64.h"
 
 /* Element I is mean + step * n, with n from -124 to 124 of deviation 26.1. STEP is a power of two,
  * MEAN 0, or 1 where STEP is 1/128. */
@@ -24,14 +20,11 @@ typedef struct Synthetic {
     float step;
 } Synthetic;
 
-/* Sum of eight five-bit numbers, less its mean: near enough to normal. The bits are splitmix64's
- * (Steele, Lea and Flood 2014), with the index as its counter. */
-SYNTHETIC_INLINE float synthetic_value(Synthetic tensor, uint64_t index)
+/* Sum of eight five-bit numbers, less its mean: near enough to normal. The bits are those
+ * of number INDEX of the tensor's. */
+SPLITMIX64_INLINE float synthetic_value(Synthetic tensor, uint64_t index)
 {
-    uint64_t bits = tensor.key + index * 0x9E3779B97F4A7C15u;
-    bits = (bits ^ (bits >> 30)) * 0xBF58476D1CE4E5B9u;
-    bits = (bits ^ (bits >> 27)) * 0x94D049BB133111EBu;
-    bits ^= bits >> 31;
+    const uint64_t bits = splitmix64_at(tensor.key, index);
     uint64_t sum = (bits & 0x1F1F1F1F1F1F1F1Fu) * 0x0101010101010101u >> 56;
     return tensor.mean + tensor.step * (float)((int)sum - 124);
 }

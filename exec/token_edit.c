@@ -3,6 +3,7 @@
 
 #include "base/lcg.h"
 #include "base/memory.h"
+#include "base/splitmix64.h"
 #include "exec/tokens.h"
 
 void tokens_keep(TokenSet *set, uint32_t n)
@@ -80,4 +81,12 @@ Status tokens_random(uint32_t count, uint32_t n, uint32_t vocabulary, uint64_t s
         for (uint32_t j = 0; j < n; j++)
             set->requests[i].tokens[j] = (uint32_t)((lcg_next(&seed) >> 33) % vocabulary);
     return OK;
+}
+
+uint32_t tokens_draw(uint64_t text, uint32_t request, uint32_t position, uint32_t vocabulary,
+                     uint32_t padding)
+{
+    uint64_t number = splitmix64_at((uint64_t)request << 32 | position, text + 1);
+    uint32_t token = (uint32_t)((number >> 32) % vocabulary);
+    return token != padding ? token : (token + 1) % vocabulary;
 }

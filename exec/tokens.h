@@ -44,6 +44,10 @@ Status tokens_repeat(const uint32_t *tokens, uint32_t n, uint32_t count, TokenSe
 /* Makes COUNT requests of N random ids below VOCABULARY, the same for the same SEED; rows of a
  * batch. */
 Status tokens_random(uint32_t count, uint32_t n, uint32_t vocabulary, uint64_t seed, TokenSet *set);
+/* A token below VOCABULARY for POSITION of REQUEST in text number TEXT: the same whenever it is
+ * asked for, and not PADDING where there is another. */
+uint32_t tokens_draw(uint64_t text, uint32_t request, uint32_t position, uint32_t vocabulary,
+                     uint32_t padding);
 void tokens_free(TokenSet *set);
 
 /* Whether PATH is a safetensors file that holds KEY. */

@@ -2,14 +2,12 @@
 
 #include <math.h>
 
-/* splitmix64 (Steele, Lea, Flood 2014); above 0, at most 1. */
+#include "base/splitmix64.h"
+
+/* Above 0, at most 1. */
 static double draw_share(uint64_t *state)
 {
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    return ((double)(z >> 11) + 1) * 0x1p-53;
+    return ((double)(splitmix64_next(state) >> 11) + 1) * 0x1p-53;
 }
 
 static void fill_trace(uint32_t n, uint64_t *arrival_ns)

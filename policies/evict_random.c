@@ -1,13 +1,10 @@
+#include "base/splitmix64.h"
 #include "policies/event_loop.h"
 
-/* splitmix64 (Steele, Lea, Flood 2014); a slot from the upper half by multiplication. */
+/* A slot from the upper half by multiplication. */
 static uint32_t draw_slot(Scope *scope)
 {
-    uint64_t z = scope->random += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    z ^= z >> 31;
-    return (uint32_t)((z >> 32) * scope->n_slots >> 32);
+    return (uint32_t)((splitmix64_next(&scope->random) >> 32) * scope->n_slots >> 32);
 }
 
 static void random_admit(Scope *scope, uint32_t object)

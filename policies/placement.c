@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/splitmix64.h"
 
 const char *const PLACEMENT_METHOD_NAMES[PLACEMENT_METHODS + 1] = {
     "contiguous",     "round-robin",           "random",    "greedy",
@@ -119,21 +120,12 @@ static void fill_blocks(const uint32_t *order, LayerPlacement *placement)
                          i * placement->ranks / placement->experts] = true;
 }
 
-/* SplitMix64 (Steele, Lea, Flood 2014). */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
 /* Fisher and Yates 1938. The bias of the remainder is below 2^-47 with so few experts. */
 static void shuffle(uint64_t seed, uint32_t layer_index, uint32_t *order, uint32_t n)
 {
     uint64_t state = seed + ((uint64_t)layer_index << 32);
     for (uint32_t i = n - 1; i > 0; i--) {
-        uint32_t j = (uint32_t)(next_random(&state) % (i + 1));
+        uint32_t j = (uint32_t)(splitmix64_next(&state) % (i + 1));
         uint32_t moved = order[i];
         order[i] = order[j];
         order[j] = moved;

@@ -1,24 +1,10 @@
+#include "base/splitmix64.h"
 #include "policies/predictor.h"
-
-/* splitmix64 (Steele, Lea, Flood 2014) */
-static uint64_t draw(Predictor *predictor)
-{
-    uint64_t z = predictor->random += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-/* 0 to 1, 1 left out */
-static double draw_share(Predictor *predictor)
-{
-    return (double)(draw(predictor) >> 11) * 0x1p-53;
-}
 
 /* A random rank: who is cut off by a limit does not depend on whether it is right. */
 static uint64_t draw_rank(Predictor *predictor)
 {
-    return draw(predictor) | 1;
+    return splitmix64_next(&predictor->random) | 1;
 }
 
 /* Adds N experts that were not scored, drawn uniformly, while there are any. */
@@ -32,7 +18,7 @@ static void add_wrong(Predictor *predictor, uint32_t n, const uint16_t *coming, 
             next++;
             continue;
         }
-        if (draw_share(predictor) * left-- < n) {
+        if (splitmix64_share(&predictor->random) * left-- < n) {
             predictor->score[e] = draw_rank(predictor);
             n--;
         }
@@ -45,7 +31,7 @@ static uint64_t synthetic_predict(Predictor *predictor, const BufferEvent *event
     uint32_t right = 0;
     (void)event;
     for (uint32_t i = 0; i < n_coming; i++) {
-        if (draw_share(predictor) >= predictor->choice.recall)
+        if (splitmix64_share(&predictor->random) >= predictor->choice.recall)
             continue;
         predictor->score[coming[i]] = draw_rank(predictor);
         right++;
@@ -53,7 +39,7 @@ static uint64_t synthetic_predict(Predictor *predictor, const BufferEvent *event
     double precision = predictor->choice.precision;
     double wrong = right * (1 - precision) / precision;
     uint32_t n_wrong = wrong < UINT32_MAX - 1 ? (uint32_t)wrong : UINT32_MAX - 1;
-    n_wrong += draw_share(predictor) < wrong - n_wrong;
+    n_wrong += splitmix64_share(&predictor->random) < wrong - n_wrong;
     add_wrong(predictor, n_wrong, coming, n_coming, predictor->layers[target].experts);
     return n_coming;
 }

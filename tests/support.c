@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "base/splitmix64.h"
 
 static char folder[160];
 static pid_t owner;
@@ -97,10 +98,7 @@ void failing_end(FailingAllocation *failing, Status status)
 
 uint64_t random_next(uint64_t *state)
 {
-    uint64_t z = (*state += 0x9E3779B97F4A7C15u);
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
+    return splitmix64_next(state);
 }
 
 uint32_t random_below(uint64_t *state, uint32_t below)

@@ -10,6 +10,7 @@
 #include "base/crc32c.c" /* both ways of it, whatever this processor has */
 #include "base/memory.h"
 #include "base/progress.h"
+#include "base/splitmix64.h"
 
 /* Bit by bit, as the polynomial says. */
 static uint32_t plain_crc(const unsigned char *data, size_t bytes)
@@ -140,6 +141,24 @@ static size_t draw(Progress *progress, uint64_t done, char *text, size_t room)
     return bytes;
 }
 
+/* The first five of seed 1234567, as its authors' program prints them. */
+static void splitmix64_gives_the_published_values_in_turn_and_by_number(void **unused)
+{
+    (void)unused;
+    static const uint64_t PUBLISHED[] = {6457827717110365317u, 3203168211198807973u,
+                                         9817491932198370423u, 4593380528125082431u,
+                                         16408922859458223821u};
+    uint64_t state = 1234567;
+    for (uint64_t i = 0; i < sizeof PUBLISHED / sizeof *PUBLISHED; i++) {
+        assert_true(splitmix64_next(&state) == PUBLISHED[i]);
+        assert_true(splitmix64_at(1234567, i + 1) == PUBLISHED[i]);
+    }
+    for (int i = 0; i < 1000; i++) {
+        double share = splitmix64_share(&state);
+        assert_true(share >= 0 && share < 1);
+    }
+}
+
 static void progress_shows_share_rate_and_time_left_of_long_work_on_a_terminal(void **unused)
 {
     (void)unused;
@@ -175,6 +194,7 @@ int main(void)
         cmocka_unit_test(places_are_put_in_front_and_long_messages_cut),
         cmocka_unit_test(exit_status_is_2_for_bad_input_and_1_for_failed_work),
         cmocka_unit_test(the_clock_goes_forward_and_the_wall_text_is_iso_8601),
+        cmocka_unit_test(splitmix64_gives_the_published_values_in_turn_and_by_number),
         cmocka_unit_test(progress_shows_share_rate_and_time_left_of_long_work_on_a_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

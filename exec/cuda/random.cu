@@ -1,3 +1,4 @@
+#include "base/splitmix64.h"
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
 #include "exec/cuda/random.h"
@@ -5,19 +6,10 @@
 static constexpr uint32_t FILL_THREADS = 256;
 static constexpr uint32_t FILL_BLOCKS = 1320;
 
-/* splitmix64's finaliser over a counter */
-__device__ static uint64_t mix(uint64_t x)
-{
-    x += 0x9E3779B97F4A7C15;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB;
-    return x ^ (x >> 31);
-}
-
 /* Two normal deviates (Box and Muller). */
 __device__ static float2 normal_pair(uint64_t seed, uint64_t index)
 {
-    uint64_t bits = mix(mix(seed) + index);
+    uint64_t bits = splitmix64_mix(splitmix64_mix(seed) + index);
     float u = ((uint32_t)bits + 1.0f) * 0x1p-32f;
     float v = (uint32_t)(bits >> 32) * 0x1p-32f;
     float radius = sqrtf(-2 * __logf(fminf(u, 1.0f)));

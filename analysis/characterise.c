@@ -81,7 +81,7 @@ static void count_event(Counts *counts, const PackedEvent *event)
         counts->first_lookups = event->n_active;
     for (uint32_t i = 0; i < event->n_active; i++) {
         uint32_t expert = event->experts[i];
-        uint32_t tokens = event->counts != NULL ? packed_count_read(&at) : 1;
+        uint32_t tokens = packed_event_count(&at);
         counts->assignments[expert] += tokens;
         counts->needed[expert]++;
         fullest = tokens > fullest ? tokens : fullest;

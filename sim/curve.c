@@ -126,7 +126,7 @@ static void pass_event(Stacks *stacks, const PackedEvent *event, const uint32_t 
             __builtin_prefetch(&hits[depths[i] != UINT32_MAX ? depths[i] : 0], 1);
         }
         for (uint32_t i = 0; i < n; i++) {
-            uint32_t tokens = counts != NULL ? packed_count_read(&counts) : 1;
+            uint32_t tokens = packed_event_count(&counts);
             curve->assignments[layer] += tokens;
             if (depths[i] == UINT32_MAX)
                 continue;

@@ -1,4 +1,3 @@
-#include "base/memory.h"
 #include "sim/curve.h"
 
 static uint64_t least(uint64_t a, uint64_t b)
@@ -29,16 +28,6 @@ static ReplayLayer layer_result(const MissCurve *curve, uint32_t layer, uint32_t
                          .assignment_hits = curve->assignment_hits[at]};
 }
 
-static void add_layer(ReplayLayer *total, const ReplayLayer *layer)
-{
-    total->counts.hits += layer->counts.hits;
-    total->counts.misses += layer->counts.misses;
-    total->counts.loads += layer->counts.loads;
-    total->counts.bytes_loaded += layer->counts.bytes_loaded;
-    total->assignments += layer->assignments;
-    total->assignment_hits += layer->assignment_hits;
-}
-
 /* Every load but those that fill the slots takes one; a policy that may bypass does not say. */
 static uint64_t count_evictions(const MissCurve *curve, const Plan *plan, uint32_t size,
                                 const ReplayLayer *total, bool bypasses)
@@ -59,11 +48,9 @@ static void fill(const MissCurve *curve, const PackedTrace *trace, const Plan *p
 {
     uint32_t size = (uint32_t)least(plan->buffer.slots, curve->n_sizes);
     bool bypasses = buffer_uses_staging(buffer);
-    result->n_layers = curve->n_layers;
-    for (uint32_t i = 0; i < curve->n_layers; i++) {
+    for (uint32_t i = 0; i < curve->n_layers; i++)
         result->layers[i] = layer_result(curve, i, size, &trace->layers[i]);
-        add_layer(&result->total, &result->layers[i]);
-    }
+    replay_result_add_up(result);
     result->total.counts.evictions = count_evictions(curve, plan, size, &result->total, bypasses);
     result->total.counts.bypasses = bypasses ? REPLAY_UNKNOWN : 0;
     result->total.counts.evicted_newest = REPLAY_UNKNOWN;
@@ -78,7 +65,7 @@ Status curve_result(const MissCurve *curve, const PackedTrace *trace, const Plan
     ExpertBuffer *buffer;
     *result = (ReplayResult){0};
     TRY(buffer_new(plan, trace->layers, trace->n_layers, &buffer));
-    Status status = mem_new(&result->layers, curve->n_layers, sizeof *result->layers, "miss curve");
+    Status status = replay_result_new(curve->n_layers, result);
     if (status == OK)
         fill(curve, trace, plan, buffer, result);
     buffer_free(buffer);

@@ -49,7 +49,7 @@ static double fullest_rank(const PackedEvent *event, const PlanTable *map, uint3
     double fullest = 0;
     *assignments = 0;
     for (uint32_t i = 0; i < event->n_active; i++) {
-        uint32_t count = counts != NULL ? packed_count_read(&counts) : 1;
+        uint32_t count = packed_event_count(&counts);
         PlanRow row = plan_table_row(map, at, event->experts[i]);
         *assignments += count;
         for (uint32_t j = 0; j < row.n; j++)

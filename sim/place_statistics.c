@@ -65,7 +65,7 @@ static void add_events(const PackedTrace *trace, Sums *sums, double *shares)
         const uint8_t *at = event.counts;
         double all = 0;
         for (uint32_t i = 0; i < event.n_active; i++) {
-            shares[i] = at != NULL ? packed_count_read(&at) : 1;
+            shares[i] = packed_event_count(&at);
             all += shares[i];
         }
         for (uint32_t i = 0; i < event.n_active; i++)

@@ -57,13 +57,6 @@ Status ranked_replay_check(const Plan *plan)
 
 /* ---- events ---- */
 
-static void read_rows(const PackedEvent *event, uint32_t *rows)
-{
-    const uint8_t *at = event->counts;
-    for (uint32_t i = 0; i < event->n_active; i++)
-        rows[i] = at != NULL ? packed_count_read(&at) : 1;
-}
-
 /* The order of PART's touches: that of the event, without the others. */
 static void part_touches(const RankedReplay *ranked, const PackedEvent *event, const RankPart *part,
                          uint16_t *touches)
@@ -120,7 +113,7 @@ static Status replay_events(RankedReplay *ranked)
 {
     PackedEvent event;
     while (packed_next(&ranked->cursor, &event)) {
-        read_rows(&event, ranked->rows);
+        packed_rows(&event, ranked->rows);
         if (ranked->touches != NULL)
             packed_touches(&event, ranked->touches);
         rank_split_event(ranked->split, event.layer_index, event.n_active, event.experts,
@@ -162,34 +155,12 @@ static Status open_all(RankedReplay *ranked, const Plan *plan, const ReplayFutur
     TRY(mem_new(&ranked->part_of, (size_t)most + 1, sizeof *ranked->part_of, "replay"));
     if (plan_needs_touches(plan))
         TRY(mem_new(&ranked->touches, (size_t)most + 1, sizeof *ranked->touches, "replay"));
-    TRY(mem_new(&ranked->result.layers, trace->n_layers, sizeof *ranked->result.layers, "replay"));
-    ranked->result.n_layers = trace->n_layers;
+    TRY(replay_result_new(trace->n_layers, &ranked->result));
     TRY(mem_new(&ranked->ranks, ranked->split->ranks, sizeof *ranked->ranks, "replay"));
     TRY(mem_new(&ranked->decided, ranked->split->ranks, sizeof *ranked->decided, "replay"));
     for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
         TRY(open_rank(ranked, &one, rank, most));
     return OK;
-}
-
-static void add_rank(const ExpertBuffer *buffer, ReplayResult *result)
-{
-    for (uint32_t i = 0; i < result->n_layers; i++) {
-        const BufferCounts counts = buffer_counts(buffer, i);
-        buffer_counts_add(&result->layers[i].counts, &counts);
-        buffer_counts_add(&result->total.counts, &counts);
-    }
-    result->memory_bytes += buffer_memory_bytes(buffer);
-}
-
-static void add_up(RankedReplay *ranked)
-{
-    ReplayResult *result = &ranked->result;
-    for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
-        add_rank(ranked->ranks[rank].buffer, result);
-    for (uint32_t i = 0; i < result->n_layers; i++) {
-        result->total.assignments += result->layers[i].assignments;
-        result->total.assignment_hits += result->layers[i].assignment_hits;
-    }
 }
 
 static void close_rank(const RankReplay *of)
@@ -247,7 +218,9 @@ void ranked_replay_close(RankedReplay *ranked, ReplayResult *result)
     if (ranked == NULL)
         return;
     if (result != NULL) {
-        add_up(ranked);
+        for (uint32_t rank = 0; rank < ranked->split->ranks; rank++)
+            replay_result_add(&ranked->result, ranked->ranks[rank].buffer);
+        replay_result_add_up(&ranked->result);
         *result = ranked->result;
         ranked->result = (ReplayResult){0};
     }

@@ -65,13 +65,6 @@ static void count_event(Replay *replay, const PackedEvent *event, uint32_t hits)
     phase->assignment_hits += hits;
 }
 
-static void read_rows(const PackedEvent *event, uint32_t *rows)
-{
-    const uint8_t *at = event->counts;
-    for (uint32_t i = 0; i < event->n_active; i++)
-        rows[i] = event->counts != NULL ? packed_count_read(&at) : 1;
-}
-
 static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent *event,
                    uint32_t *n_actions)
 {
@@ -91,7 +84,7 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
     if (replay->touches != NULL)
         packed_touches(event, replay->touches);
     if (replay->rows != NULL)
-        read_rows(event, replay->rows);
+        packed_rows(event, replay->rows);
     if (replay->signals.signals != NULL) {
         signals_next(&replay->signals, &signals);
         asked.signals = &signals;
@@ -121,18 +114,6 @@ static Status replay_events(Replay *replay)
     return OK;
 }
 
-static void add_up(const ExpertBuffer *buffer, ReplayResult *result)
-{
-    for (uint32_t i = 0; i < result->n_layers; i++) {
-        ReplayLayer *layer = &result->layers[i];
-        layer->counts = buffer_counts(buffer, i);
-        result->total.assignments += layer->assignments;
-        result->total.assignment_hits += layer->assignment_hits;
-        buffer_counts_add(&result->total.counts, &layer->counts);
-    }
-    result->memory_bytes = buffer_memory_bytes(buffer);
-}
-
 /* The signals that PLAN's decisions read, from FUTURE. */
 static Status take_signals(const Plan *plan, const ReplayFuture *future, Replay *replay)
 {
@@ -155,9 +136,7 @@ static Status take_signals(const Plan *plan, const ReplayFuture *future, Replay 
 static Status make_room(const PackedTrace *trace, Replay *replay)
 {
     const uint32_t most = layers_max_experts(trace->layers, trace->n_layers);
-    ReplayResult *result = &replay->result;
-    TRY(mem_new(&result->layers, trace->n_layers, sizeof *result->layers, "replay"));
-    result->n_layers = trace->n_layers;
+    TRY(replay_result_new(trace->n_layers, &replay->result));
     TRY(mem_new(&replay->hit, (size_t)most + 1, sizeof *replay->hit, "replay"));
     assert(!buffer_needs_touches(replay->buffer) || trace->touches_bytes > 0 ||
            trace->n_lookups == 0);
@@ -208,7 +187,8 @@ void replay_close(Replay *replay, ReplayResult *result)
     if (replay == NULL)
         return;
     if (result != NULL) {
-        add_up(replay->buffer, &replay->result);
+        replay_result_add(&replay->result, replay->buffer);
+        replay_result_add_up(&replay->result);
         *result = replay->result;
         replay->result = (ReplayResult){0};
     }
@@ -244,10 +224,4 @@ Status replay_run_hits(const PackedTrace *trace, const Plan *plan, const ReplayF
     Status status = replay_go_on(replay);
     replay_close(replay, status == OK ? result : NULL);
     return status;
-}
-
-void replay_result_free(ReplayResult *result)
-{
-    mem_free(result->layers);
-    *result = (ReplayResult){0};
 }

@@ -3,35 +3,8 @@
 #define SIM_REPLAY_H
 
 #include "policies/buffer.h"
-#include "sim/plan_time.h"
+#include "sim/replay_result.h"
 #include "traces/packed_future.h"
-
-/* In the place of a count that is not known (sim/curve.h). */
-#define REPLAY_UNKNOWN UINT64_MAX
-
-typedef struct {
-    BufferCounts counts;
-    uint64_t assignments;     /* (token, slot) pairs, dropped ones left out */
-    uint64_t assignment_hits; /* those whose expert hit */
-} ReplayLayer;
-
-/* The same by phase of the step, summed over layers. */
-typedef struct {
-    uint64_t hits;
-    uint64_t misses;
-    uint64_t assignments;
-    uint64_t assignment_hits;
-} ReplayPhase;
-
-typedef struct {
-    ReplayLayer total;
-    ReplayLayer *layers; /* [n_layers] */
-    uint32_t n_layers;
-    ReplayPhase phases[PHASE_MIXED + 1]; /* by Phase */
-    uint64_t memory_bytes;               /* buffer_memory_bytes() after the last event */
-    uint64_t replay_ns;                  /* wall time of the replay loop */
-    PlanTime time;                       /* where it was simulated as well */
-} ReplayResult;
 
 /* The futures of one trace, shared by the replays of a sweep; built on first need. Zero-initialise.
  * Not thread-safe: call replay_prepare() for every plan before sharing between threads. */
@@ -42,6 +15,7 @@ typedef struct {
     uint64_t signals_skipped;    /* events of SIGNALS before the first of the trace, a part of it */
 } ReplayFuture;
 
+/* Builds what PLAN needs of FUTURE and is not there yet. Fails with ERR_MEMORY. */
 Status replay_prepare(const PackedTrace *trace, const Plan *plan, ReplayFuture *future);
 void replay_future_free(ReplayFuture *future);
 
@@ -54,8 +28,8 @@ typedef Status (*ReplayObserver)(void *argument, const PackedEvent *event,
 typedef Status (*HitObserver)(void *argument, const PackedEvent *event, const uint8_t *hit);
 
 /* Replays TRACE under PLAN. FUTURE must have been prepared for PLAN; ERR_INPUT when it lacks
- * signals that PLAN needs. OBSERVER may be NULL, which is
- * the fast path. RESULT is freed with replay_result_free(). */
+ * signals that PLAN needs. OBSERVER may be NULL, which is the fast path. RESULT is freed with
+ * replay_result_free(). */
 Status replay_run(const PackedTrace *trace, const Plan *plan, const ReplayFuture *future,
                   ReplayObserver observer, void *argument, ReplayResult *result);
 
@@ -69,11 +43,8 @@ Status replay_open(const PackedTrace *trace, const Plan *plan, const ReplayFutur
                    ReplayObserver observer, void *argument, Replay **replay);
 /* Replays what was added since. */
 Status replay_go_on(Replay *replay);
-/* Writes the result, unless NULL, and frees REPLAY (NULL: nothing). */
+/* Writes the result, unless NULL, to be freed with replay_result_free(); frees REPLAY (NULL:
+ * nothing). */
 void replay_close(Replay *replay, ReplayResult *result);
-void replay_result_free(ReplayResult *result);
-
-/* The stable JSON of `simulate --json`. Freed with cJSON_Delete. */
-Status replay_result_json(const ReplayResult *result, const TraceLayer *layers, cJSON **json);
 
 #endif

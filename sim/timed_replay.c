@@ -35,17 +35,11 @@ static Status begin_step(Player *player, uint32_t step)
     return timing_begin(player->timing, player->step, 0);
 }
 
-/* Rows of each expert, MOST at the most. Nearly all counts take one byte. */
-static void read_rows(const uint8_t *counts, uint32_t n, uint32_t most, uint32_t *rows)
+/* Rows of each expert, MOST at the most. */
+static void read_rows(const PackedEvent *event, uint32_t most, uint32_t *rows)
 {
-    uint8_t all = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        rows[i] = counts[i];
-        all |= counts[i];
-    }
-    for (uint32_t i = 0; all >= 0x80 && i < n; i++)
-        rows[i] = packed_count_read(&counts);
-    for (uint32_t i = 0; i < n; i++)
+    packed_rows(event, rows);
+    for (uint32_t i = 0; i < event->n_active; i++)
         rows[i] = rows[i] < most ? rows[i] : most;
 }
 
@@ -53,7 +47,7 @@ Status timing_packed_event(Timing *timing, const PackedEvent *event, const Buffe
                            uint32_t n_actions, uint32_t *rows)
 {
     if (event->counts != NULL)
-        read_rows(event->counts, event->n_active, timing_most_rows(timing), rows);
+        read_rows(event, timing_most_rows(timing), rows);
     const TimingEvent timed = {.layer_index = event->layer_index,
                                .n = event->n_active,
                                .experts = event->experts,
@@ -84,7 +78,7 @@ static Status play_hits(void *argument, const PackedEvent *event, const uint8_t 
     if (player->step == NULL || player->step->step != event->step)
         TRY(begin_step(player, event->step));
     if (event->counts != NULL)
-        read_rows(event->counts, event->n_active, timing_most_rows(player->timing), player->rows);
+        read_rows(event, timing_most_rows(player->timing), player->rows);
     const TimingEvent timed = {.layer_index = event->layer_index,
                                .n = event->n_active,
                                .experts = event->experts,

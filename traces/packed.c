@@ -180,6 +180,19 @@ void packed_skip_summed(PackedCursor *cursor)
     cursor->left = 0;
 }
 
+/* Nearly all counts take one byte. */
+void packed_rows(const PackedEvent *event, uint32_t *rows)
+{
+    const uint8_t *at = event->counts;
+    uint8_t all = 0;
+    for (uint32_t i = 0; i < event->n_active; i++) {
+        rows[i] = at != NULL ? at[i] : 1;
+        all |= (uint8_t)rows[i];
+    }
+    for (uint32_t i = 0; all >= 0x80 && i < event->n_active; i++)
+        rows[i] = packed_count_read(&at);
+}
+
 void packed_touches(const PackedEvent *event, uint16_t *touches)
 {
     const uint8_t *at = event->touches;

@@ -162,6 +162,9 @@ static inline bool packed_next(PackedCursor *cursor, PackedEvent *event)
 
 /* Writes the event's order of last touches, as positions in its experts, to TOUCHES[n_active]. */
 void packed_touches(const PackedEvent *event, uint16_t *touches);
+/* Writes how many tokens each of the event's experts has to ROWS[n_active]; the event is not
+ * SUMMED. */
+void packed_rows(const PackedEvent *event, uint32_t *rows);
 
 /* Reads one LEB128 number and moves *AT behind it. */
 static inline uint32_t packed_count_read(const uint8_t **at)
@@ -170,6 +173,12 @@ static inline uint32_t packed_count_read(const uint8_t **at)
     for (unsigned shift = 7; *(*at)++ & 0x80; shift += 7)
         value |= (uint32_t)(**at & 0x7F) << shift;
     return value;
+}
+
+/* The same of an event's counts; where they are NULL they are all 1. */
+static inline uint32_t packed_event_count(const uint8_t **at)
+{
+    return *at != NULL ? packed_count_read(at) : 1;
 }
 
 #endif

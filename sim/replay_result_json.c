@@ -1,4 +1,4 @@
-#include "sim/replay.h"
+#include "sim/replay_result.h"
 
 static Status add_ratio(cJSON *json, const char *key, uint64_t part, uint64_t whole)
 {

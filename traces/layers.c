@@ -83,8 +83,9 @@ void layers_widen_ids(const uint8_t *ids, size_t count, uint16_t *experts)
         experts[i] = ids[i] == UINT8_MAX ? EXPERT_DROPPED : ids[i];
 }
 
-/* The largest id + 1; EXPERT_DROPPED counts as 0. One branch-free pass, so that it vectorises. */
-static uint32_t largest_plus_one(const uint16_t *experts, size_t count)
+/* The largest id + 1 of COUNT; EXPERT_DROPPED counts as 0. One branch-free pass, so that it
+ * vectorises. */
+static uint32_t largest_of_words(const uint16_t *experts, size_t count)
 {
     uint16_t most = 0;
     for (size_t i = 0; i < count; i++) {
@@ -113,8 +114,11 @@ __attribute__((target("avx2"))) static uint32_t largest_wide(const uint8_t *expe
 }
 #endif
 
-static uint32_t largest_byte_plus_one(const uint8_t *experts, size_t count)
+/* Of ids that have ID_BYTES, 1 or 2, each. */
+static uint32_t largest_plus_one(const void *experts, size_t id_bytes, size_t count)
 {
+    if (id_bytes == 2)
+        return largest_of_words(experts, count);
 #if defined(__x86_64__)
     if (__builtin_cpu_supports("avx2"))
         return largest_wide(experts, count);
@@ -130,40 +134,32 @@ static uint32_t least_experts(const TraceLayer *layers, StackSpan span)
     return least;
 }
 
-/* LAYER has ids below NEXT, one of them NEXT - 1. */
-static Status check_next(const char *file, const TraceLayer *layer, uint32_t step, uint32_t next,
-                         Status status)
+static Status check_ids(const char *file, const TraceLayer *layers, StackSpan span, uint32_t step,
+                        uint32_t tokens, const void *experts, size_t id_bytes, Status status)
 {
-    if (next <= layer->experts)
+    const char *ids = experts;
+    if (largest_plus_one(ids, id_bytes, (size_t)tokens * span.top_k) <= least_experts(layers, span))
         return OK;
-    return fail(status, "%s: step %u: layer %u: expert %u, the model has %u", file, step,
-                layer->layer, next - 1, layer->experts);
+    for (uint32_t i = 0; i < span.count; i++) {
+        const TraceLayer *layer = &layers[span.first + i];
+        size_t count = (size_t)tokens * layer->top_k;
+        uint32_t next = largest_plus_one(ids, id_bytes, count);
+        if (next > layer->experts)
+            return fail(status, "%s: step %u: layer %u: expert %u, the model has %u", file, step,
+                        layer->layer, next - 1, layer->experts);
+        ids += count * id_bytes;
+    }
+    return OK;
 }
 
 Status layers_check_experts(const char *file, const TraceLayer *layers, StackSpan span,
                             uint32_t step, uint32_t tokens, const uint16_t *experts, Status status)
 {
-    if (largest_plus_one(experts, (size_t)tokens * span.top_k) <= least_experts(layers, span))
-        return OK;
-    for (uint32_t i = 0; i < span.count; i++) {
-        const TraceLayer *layer = &layers[span.first + i];
-        size_t ids = (size_t)tokens * layer->top_k;
-        TRY(check_next(file, layer, step, largest_plus_one(experts, ids), status));
-        experts += ids;
-    }
-    return OK;
+    return check_ids(file, layers, span, step, tokens, experts, sizeof *experts, status);
 }
 
 Status layers_check_bytes(const char *file, const TraceLayer *layers, StackSpan span, uint32_t step,
                           uint32_t tokens, const uint8_t *experts, Status status)
 {
-    if (largest_byte_plus_one(experts, (size_t)tokens * span.top_k) <= least_experts(layers, span))
-        return OK;
-    for (uint32_t i = 0; i < span.count; i++) {
-        const TraceLayer *layer = &layers[span.first + i];
-        size_t ids = (size_t)tokens * layer->top_k;
-        TRY(check_next(file, layer, step, largest_byte_plus_one(experts, ids), status));
-        experts += ids;
-    }
-    return OK;
+    return check_ids(file, layers, span, step, tokens, experts, sizeof *experts, status);
 }

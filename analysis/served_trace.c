@@ -14,14 +14,10 @@ typedef struct {
 
 static Status note_request(const TraceShards *shards, uint32_t request, Served *served)
 {
-    if (request >= served->room) {
-        size_t room = 2 * ((size_t)request + 1);
-        ScheduledRequest *grown = mem_resize(served->requests, room, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("requests", room * sizeof *grown);
-        served->requests = grown;
-        served->room = room;
-    }
+    if (request >= served->n_requests)
+        TRY(mem_reserve(&served->requests, &served->room, served->n_requests,
+                        (size_t)request + 1 - served->n_requests, sizeof *served->requests,
+                        "requests"));
     for (; served->n_requests <= request; served->n_requests++)
         served->requests[served->n_requests] = (ScheduledRequest){
             .arrival_ns = trace_shards_arrival_ns(shards, served->n_requests),

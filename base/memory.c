@@ -218,26 +218,48 @@ void *mem_resize(void *block, size_t count, size_t size)
     return moved;
 }
 
-Status mem_grow(void *array_pointer, size_t *room, size_t n, size_t size, const char *what)
+static Status fail_array(const char *what, size_t count, size_t size)
+{
+    size_t bytes;
+    return fail_memory(what, __builtin_mul_overflow(count, size, &bytes) ? SIZE_MAX : bytes);
+}
+
+Status mem_resize_array(void *array_pointer, size_t count, size_t size, const char *what)
 {
     void *array;
-    if (n < *room)
-        return OK;
-    size_t wanted = *room > 0 ? 2 * *room : LEAST_ROOM;
     memcpy(&array, array_pointer, sizeof array);
-    array = mem_resize(array, wanted, size);
+    array = mem_resize(array, count, size);
     if (array == NULL)
-        return fail_memory(what, wanted * size);
+        return fail_array(what, count, size);
     memcpy(array_pointer, &array, sizeof array);
+    return OK;
+}
+
+Status mem_reserve(void *array_pointer, size_t *room, size_t n, size_t more, size_t size,
+                   const char *what)
+{
+    size_t wanted = *room + *room / 2;
+    if (more <= *room - n)
+        return OK;
+    if (more > SIZE_MAX - n)
+        return fail_memory(what, SIZE_MAX);
+    wanted = wanted < n + more ? n + more : wanted;
+    wanted = wanted < LEAST_ROOM ? LEAST_ROOM : wanted;
+    TRY(mem_resize_array(array_pointer, wanted, size, what));
     *room = wanted;
     return OK;
+}
+
+Status mem_grow(void *array_pointer, size_t *room, size_t n, size_t size, const char *what)
+{
+    return mem_reserve(array_pointer, room, n, 1, size, what);
 }
 
 Status mem_new(void *out_pointer, size_t count, size_t size, const char *what)
 {
     void *block = mem_alloc(count, size);
     if (block == NULL)
-        return fail_memory(what, count > SIZE_MAX / (size ? size : 1) ? SIZE_MAX : count * size);
+        return fail_array(what, count, size);
     memcpy(out_pointer, &block, sizeof block);
     return OK;
 }

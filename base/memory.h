@@ -22,9 +22,15 @@ void mem_free(void *block);
 /* Like mem_alloc, but writes the error record: WHAT names the object. */
 Status mem_new(void *out_pointer, size_t count, size_t size, const char *what);
 
-/* Room for one item more than the N of SIZE bytes in the array that ARRAY_POINTER points to, which
- * has room for *ROOM and grows to twice that. On ERR_MEMORY, whose record has WHAT, both are as
- * they were. */
+/* Resizes the array that ARRAY_POINTER points to (NULL: allocates it) to COUNT items of SIZE bytes,
+ * as mem_resize() does. On ERR_MEMORY, whose record has WHAT, it is as it was. */
+Status mem_resize_array(void *array_pointer, size_t count, size_t size, const char *what);
+/* Room for MORE items than the N of SIZE bytes in the array that ARRAY_POINTER points to, which has
+ * room for *ROOM; where that is too little it grows by half of it at least. On ERR_MEMORY, whose
+ * record has WHAT, both are as they were. */
+Status mem_reserve(void *array_pointer, size_t *room, size_t n, size_t more, size_t size,
+                   const char *what);
+/* The same for one item more. */
 Status mem_grow(void *array_pointer, size_t *room, size_t n, size_t size, const char *what);
 
 /* Makes the K-th allocation from now on (1 = the next) return NULL, once; 0 switches this off. */

@@ -35,10 +35,8 @@ typedef struct {
 
 Status bench_report_add(BenchReport *report, const BenchFigure *figure)
 {
-    BenchFigure *figures = mem_resize(report->figures, report->count + 1, sizeof *figures);
-    if (figures == NULL)
-        return fail_memory("benchmark", (report->count + 1) * sizeof *figures);
-    report->figures = figures;
+    TRY(mem_resize_array(&report->figures, report->count + 1, sizeof *report->figures,
+                         "benchmark"));
     report->figures[report->count++] = *figure;
     return OK;
 }

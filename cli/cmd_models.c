@@ -144,12 +144,12 @@ static Status is_checkpoint(const char *folder, bool *is)
 /* Adds DIRECTORY, which the list takes. */
 static Status add_model(const Arguments *arguments, char *directory, ModelList *list)
 {
-    Model *grown = mem_resize(list->models, list->count + 1, sizeof *grown);
-    if (grown == NULL) {
+    Status status =
+        mem_resize_array(&list->models, list->count + 1, sizeof *list->models, "models");
+    if (status != OK) {
         mem_free(directory);
-        return fail_memory("models", (list->count + 1) * sizeof *grown);
+        return status;
     }
-    list->models = grown;
     Model *model = &list->models[list->count++];
     *model = (Model){.directory = directory};
     TRY(checkpoint_open_model(directory, &model->checkpoint));

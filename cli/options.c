@@ -135,10 +135,7 @@ static Status parse_choice(const Parse *parse, const Option *option, const char 
 
 Status option_list_append(OptionList *list, const char *text)
 {
-    const char **items = mem_resize(list->items, list->count + 1, sizeof *items);
-    if (items == NULL)
-        return fail_memory("options", (list->count + 1) * sizeof *items);
-    list->items = items;
+    TRY(mem_resize_array(&list->items, list->count + 1, sizeof *list->items, "options"));
     list->items[list->count++] = text;
     return OK;
 }

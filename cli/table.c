@@ -38,19 +38,6 @@ void table_free(Table *table)
     mem_free(table);
 }
 
-static Status grow(Table *table)
-{
-    if (table->n_cells < table->room)
-        return OK;
-    size_t room = table->room == 0 ? 64 : 2 * table->room;
-    char **cells = mem_resize(table->cells, room, sizeof *cells);
-    if (cells == NULL)
-        return fail_memory("table", room * sizeof *cells);
-    table->cells = cells;
-    table->room = room;
-    return OK;
-}
-
 void table_cell(Table *table, const char *format, ...)
 {
     char text[CELL_BYTES];
@@ -62,7 +49,8 @@ void table_cell(Table *table, const char *format, ...)
         if ((unsigned char)*c < 0x20 || *c == 0x7F)
             *c = '?';
     if (table->status == OK)
-        table->status = grow(table);
+        table->status =
+            mem_grow(&table->cells, &table->room, table->n_cells, sizeof *table->cells, "table");
     char *cell = NULL;
     if (table->status == OK)
         table->status = mem_new(&cell, strlen(text) + 1, 1, "table");

@@ -14,15 +14,7 @@ Status token_loader_add(TokenLoader *loader, const char *place, const char *labe
         return fail(ERR_INPUT, "%s: holds no tokens", place);
     if (count > UINT32_MAX || set->n_requests == UINT32_MAX)
         return fail(ERR_INPUT, "%s: too many tokens or requests", place);
-    if (set->n_requests == loader->room) {
-        uint64_t wanted = 2 * (uint64_t)loader->room + 16;
-        uint32_t room = wanted < UINT32_MAX ? (uint32_t)wanted : UINT32_MAX;
-        TokenRequest *grown = mem_resize(set->requests, room, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory(place, room * sizeof *grown);
-        set->requests = grown;
-        loader->room = room;
-    }
+    TRY(mem_grow(&set->requests, &loader->room, set->n_requests, sizeof *set->requests, place));
     TokenRequest *request = &set->requests[set->n_requests];
     *request = (TokenRequest){.n_tokens = (uint32_t)count};
     TRY(mem_new(&request->label, strlen(label) + 1, 1, place));

@@ -10,7 +10,7 @@ typedef struct {
     uint32_t vocabulary;
     bool allow_empty; /* requests without tokens, which no model can run */
     TokenSet set;
-    uint32_t room;   /* for requests */
+    size_t room;     /* for requests */
     char known[256]; /* keys met, for the message that KEY is not among them */
     uint32_t n_known;
 } TokenLoader;

@@ -139,13 +139,8 @@ void rebatch_close(Rebatch *rebatch)
 
 static Status fit(Rebatch *rebatch, uint32_t tokens, StackSpan span)
 {
-    if (tokens > rebatch->chosen_room) {
-        uint32_t *chosen = mem_resize(rebatch->chosen, 2 * (size_t)tokens, sizeof *chosen);
-        if (chosen == NULL)
-            return fail_memory("rebatch", 2 * (size_t)tokens * sizeof *chosen);
-        rebatch->chosen = chosen;
-        rebatch->chosen_room = 2 * (size_t)tokens;
-    }
+    TRY(mem_reserve(&rebatch->chosen, &rebatch->chosen_room, 0, tokens, sizeof *rebatch->chosen,
+                    "rebatch"));
     return step_buffer_fit(&rebatch->arrays, tokens, tokens * span.top_k, 0);
 }
 

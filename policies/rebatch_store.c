@@ -4,26 +4,12 @@
 
 #include "base/memory.h"
 
-/* Makes room for COUNT elements of WIDTH bytes more than USED. */
-static Status fit(void *block_pointer, size_t *room, size_t used, size_t count, size_t width)
-{
-    void *block;
-    memcpy(&block, block_pointer, sizeof block);
-    if (count <= *room - used)
-        return OK;
-    size_t wanted = used + count + (used + count) / 2;
-    void *grown = mem_resize(block, wanted, width);
-    if (grown == NULL)
-        return fail_memory("tokens to regroup", wanted * width);
-    memcpy(block_pointer, &grown, sizeof grown);
-    *room = wanted;
-    return OK;
-}
+static const char WHAT[] = "tokens to regroup";
 
 static Status fit_requests(RebatchStore *store, uint32_t n_requests)
 {
-    TRY(fit(&store->work, &store->work_room, store->n_requests, n_requests - store->n_requests,
-            sizeof *store->work));
+    TRY(mem_reserve(&store->work, &store->work_room, store->n_requests,
+                    n_requests - store->n_requests, sizeof *store->work, WHAT));
     for (; store->n_requests < n_requests; store->n_requests++)
         for (int kind = 0; kind < WORK_KINDS; kind++)
             store->work[store->n_requests][kind] =
@@ -84,10 +70,10 @@ static Status add_step(const TraceShards *shards, RebatchStore *store, const Tra
     if (step->tokens > NO_TOKEN - store->n_tokens)
         return fail(ERR_INPUT, "more than %u tokens to regroup", NO_TOKEN);
     TRY(fit_requests(store, trace_shards_requests(shards)));
-    TRY(fit(&store->tokens, &store->token_room, store->n_tokens, step->tokens,
-            sizeof *store->tokens));
-    TRY(fit(&store->ids, &store->ids_room, store->ids_used,
-            step->tokens * store->spans[step->stack].top_k, store->id_bytes));
+    TRY(mem_reserve(&store->tokens, &store->token_room, store->n_tokens, step->tokens,
+                    sizeof *store->tokens, WHAT));
+    TRY(mem_reserve(&store->ids, &store->ids_room, store->ids_used,
+                    step->tokens * store->spans[step->stack].top_k, store->id_bytes, WHAT));
     for (uint32_t i = 0; i < step->tokens; i++) {
         uint32_t token = store->n_tokens++;
         Work *work = &store->work[step->request[i]][kind_of(shards, step, i)];

@@ -41,14 +41,11 @@ static Status find_room(MpiRanks *mpi, Sending **found)
     }
     if (*found != NULL)
         return OK;
-    size_t room = 2 * mpi->outbox_room + 8;
-    Sending *moved = mem_resize(mpi->outbox, room, sizeof *moved);
-    if (moved == NULL)
-        return fail_memory("messages between ranks", room * sizeof *moved);
-    memset(moved + mpi->outbox_room, 0, (room - mpi->outbox_room) * sizeof *moved);
-    *found = &moved[mpi->outbox_room];
-    mpi->outbox = moved;
-    mpi->outbox_room = room;
+    size_t n = mpi->outbox_room;
+    TRY(mem_grow(&mpi->outbox, &mpi->outbox_room, n, sizeof *mpi->outbox,
+                 "messages between ranks"));
+    memset(mpi->outbox + n, 0, (mpi->outbox_room - n) * sizeof *mpi->outbox);
+    *found = &mpi->outbox[n];
     return OK;
 }
 

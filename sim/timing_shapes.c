@@ -19,14 +19,10 @@ static Status grow(Timing *timing)
     uint32_t room = timing->shape_room > 0 ? 2 * timing->shape_room : 64;
     if (timing->n_shapes < timing->shape_room)
         return OK;
-    SeenShape *shapes = mem_resize(timing->shapes, room, sizeof *shapes);
-    if (shapes == NULL)
-        return fail_memory("simulated shapes of steps", room * sizeof *shapes);
-    timing->shapes = shapes;
-    StepMode *next_mode = mem_resize(timing->next_mode, room, sizeof *next_mode);
-    if (next_mode == NULL)
-        return fail_memory("simulated shapes of steps", room * sizeof *next_mode);
-    timing->next_mode = next_mode;
+    TRY(mem_resize_array(&timing->shapes, room, sizeof *timing->shapes,
+                         "simulated shapes of steps"));
+    TRY(mem_resize_array(&timing->next_mode, room, sizeof *timing->next_mode,
+                         "simulated shapes of steps"));
     timing->shape_room = room;
     return OK;
 }

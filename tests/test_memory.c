@@ -186,6 +186,28 @@ static void an_array_grows_when_it_is_full_and_keeps_what_it_holds(void **unused
     mem_free(numbers);
 }
 
+static void an_array_has_room_for_as_many_more_as_are_asked_for(void **unused)
+{
+    (void)unused;
+    uint16_t *numbers = NULL;
+    size_t room = 0;
+    uint64_t random = 1;
+    for (size_t n = 0; n < 100000;) {
+        size_t more = random_below(&random, 3000);
+        assert_ok(mem_reserve(&numbers, &room, n, more, sizeof *numbers, "numbers"));
+        assert_true(n + more <= room);
+        for (; more > 0; more--, n++)
+            numbers[n] = (uint16_t)n;
+        assert_int_equal(numbers[n / 2], (uint16_t)(n / 2));
+    }
+    const uint16_t *before = numbers;
+    assert_int_equal(mem_reserve(&numbers, &room, room, SIZE_MAX, 1, "numbers"), ERR_MEMORY);
+    assert_int_equal(mem_reserve(&numbers, &room, room, SIZE_MAX / 2, 4, "numbers"), ERR_MEMORY);
+    assert_int_equal(mem_resize_array(&numbers, SIZE_MAX, 2, "numbers"), ERR_MEMORY);
+    assert_ptr_equal(numbers, before);
+    mem_free(numbers);
+}
+
 /* Lists of numbers under some keys, and strings of which some are larger than a chunk. */
 static cJSON *made_tree(size_t n)
 {
@@ -267,6 +289,7 @@ int main(void)
         cmocka_unit_test(sqlite_and_cjson_allocate_here),
         cmocka_unit_test(pieces_of_an_arena_do_not_overlap_and_lie_in_it),
         cmocka_unit_test(an_arena_larger_than_the_address_space_is_refused),
+        cmocka_unit_test(an_array_has_room_for_as_many_more_as_are_asked_for),
         cmocka_unit_test(an_array_grows_when_it_is_full_and_keeps_what_it_holds),
         cmocka_unit_test(blocks_of_cjson_in_chunks_are_few_allocations_and_all_freed),
         cmocka_unit_test(a_chunk_that_cannot_be_had_is_a_failed_allocation),

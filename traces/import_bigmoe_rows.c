@@ -181,14 +181,7 @@ static Status read_row(const Csv *csv, const Columns *columns, const BigmoeTrace
 
 static Status append(BigmoeTrace *trace, size_t *room, const BigmoeRow *row)
 {
-    if (trace->n_rows == *room) {
-        size_t wanted = *room > 0 ? *room + *room / 2 : 1 << 16;
-        BigmoeRow *grown = mem_resize(trace->rows, wanted, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("route trace", wanted * sizeof *grown);
-        trace->rows = grown;
-        *room = wanted;
-    }
+    TRY(mem_grow(&trace->rows, room, trace->n_rows, sizeof *trace->rows, "route trace"));
     trace->rows[trace->n_rows++] = *row;
     return OK;
 }

@@ -178,14 +178,7 @@ static Status add_row(const Csv *csv, CountRows *rows, const CountRow *row)
         return csv_fail(csv, "step %u comes after step %u", row->step,
                         rows->rows[rows->n_rows - 1].step);
     TRY(add_layer(csv, rows, row->layer));
-    if (rows->n_rows == rows->room) {
-        size_t room = rows->room > 0 ? rows->room + rows->room / 2 : 4096;
-        CountRow *grown = mem_resize(rows->rows, room, sizeof *grown);
-        if (grown == NULL)
-            return fail_memory("expert counts", room * sizeof *grown);
-        rows->rows = grown;
-        rows->room = room;
-    }
+    TRY(mem_grow(&rows->rows, &rows->room, rows->n_rows, sizeof *rows->rows, "expert counts"));
     rows->rows[rows->n_rows++] = *row;
     rows->experts = row->expert >= rows->experts ? row->expert + 1 : rows->experts;
     return OK;

@@ -227,20 +227,10 @@ static Status grow(JsonlRouting *routing)
 {
     size_t room = routing->room > 0 ? routing->room + routing->room / 2 : 4096;
     size_t values = room * routing->top_k;
-    JsonlRow *rows = mem_resize(routing->rows, room, sizeof *rows);
-    if (rows == NULL)
-        return fail_memory("routing lines", room * sizeof *rows);
-    routing->rows = rows;
-    int32_t *ids = mem_resize(routing->ids, values, sizeof *ids);
-    if (ids == NULL)
-        return fail_memory("routing lines", values * sizeof *ids);
-    routing->ids = ids;
-    if (routing->has_weights) {
-        float *weights = mem_resize(routing->weights, values, sizeof *weights);
-        if (weights == NULL)
-            return fail_memory("routing lines", values * sizeof *weights);
-        routing->weights = weights;
-    }
+    TRY(mem_resize_array(&routing->rows, room, sizeof *routing->rows, "routing lines"));
+    TRY(mem_resize_array(&routing->ids, values, sizeof *routing->ids, "routing lines"));
+    if (routing->has_weights)
+        TRY(mem_resize_array(&routing->weights, values, sizeof *routing->weights, "routing lines"));
     routing->room = room;
     return OK;
 }

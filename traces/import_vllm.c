@@ -43,15 +43,8 @@ static Status line_fail(const Responses *responses, const char *place, const cha
 
 static Status fit_ids(Responses *responses, size_t count)
 {
-    if (count <= responses->ids_room - responses->n_ids)
-        return OK;
-    size_t room = 2 * responses->n_ids + count;
-    int32_t *grown = mem_resize(responses->ids, room, sizeof *grown);
-    if (grown == NULL)
-        return fail_memory("routed experts", room * sizeof *grown);
-    responses->ids = grown;
-    responses->ids_room = room;
-    return OK;
+    return mem_reserve(&responses->ids, &responses->ids_room, responses->n_ids, count,
+                       sizeof *responses->ids, "routed experts");
 }
 
 /* The first array's shape is every array's. */

@@ -1,75 +1,50 @@
 /* The memory of a packed trace, as it grows. */
-#include <string.h>
-
 #include "base/memory.h"
 #include "traces/packed_builder.h"
 
 enum { COUNT_BYTES = 5 }; /* the longest LEB128 of 32 bits */
 
-static Status resize(void *array_pointer, uint64_t count, size_t size)
+static const char WHAT[] = "packed trace";
+
+/* Resizes an array that has room for *ROOM items of SIZE bytes. */
+static Status resize(void *array_pointer, uint64_t *room, uint64_t count, size_t size)
 {
-    void *array;
-    memcpy(&array, array_pointer, sizeof array);
-    void *moved = mem_resize(array, count, size);
-    if (moved == NULL)
-        return fail_memory("packed trace",
-                           count > SIZE_MAX / size ? SIZE_MAX : (size_t)count * size);
-    memcpy(array_pointer, &moved, sizeof moved);
+    TRY(mem_resize_array(array_pointer, count, size, WHAT));
+    *room = count;
     return OK;
 }
 
 static Status resize_steps(PackedTrace *trace, uint64_t steps)
 {
-    TRY(resize(&trace->step_id, steps, sizeof *trace->step_id));
-    TRY(resize(&trace->step_events, steps, sizeof *trace->step_events));
-    TRY(resize(&trace->step_first_layer, steps, sizeof *trace->step_first_layer));
-    TRY(resize(&trace->step_counts, steps, sizeof *trace->step_counts));
-    TRY(resize(&trace->step_phase, steps, sizeof *trace->step_phase));
+    TRY(mem_resize_array(&trace->step_id, steps, sizeof *trace->step_id, WHAT));
+    TRY(mem_resize_array(&trace->step_events, steps, sizeof *trace->step_events, WHAT));
+    TRY(mem_resize_array(&trace->step_first_layer, steps, sizeof *trace->step_first_layer, WHAT));
+    TRY(mem_resize_array(&trace->step_counts, steps, sizeof *trace->step_counts, WHAT));
+    TRY(mem_resize_array(&trace->step_phase, steps, sizeof *trace->step_phase, WHAT));
     trace->builder->steps = steps;
-    return OK;
-}
-
-static Status resize_events(PackedTrace *trace, uint64_t events)
-{
-    TRY(resize(&trace->n_active, events, sizeof *trace->n_active));
-    trace->builder->events = events;
-    return OK;
-}
-
-static Status resize_lookups(PackedTrace *trace, uint64_t lookups)
-{
-    TRY(resize(&trace->experts, lookups, sizeof *trace->experts));
-    trace->builder->lookups = lookups;
-    return OK;
-}
-
-static Status resize_counts(PackedTrace *trace, uint64_t counts)
-{
-    TRY(resize(&trace->counts, counts, sizeof *trace->counts));
-    trace->builder->counts = counts;
-    return OK;
-}
-
-static Status resize_touches(PackedTrace *trace, uint64_t touches)
-{
-    TRY(resize(&trace->touches, touches, sizeof *trace->touches));
-    trace->builder->touches = touches;
     return OK;
 }
 
 /* Room for NEEDED, half as much again as before at least, and up to four times as much where all
  * steps that are expected take that if they are like those so far. */
-static uint64_t grown(const PackedTrace *trace, uint64_t capacity, uint64_t needed)
+static uint64_t grown(const PackedTrace *trace, uint64_t room, uint64_t needed)
 {
     const PackedBuilder *builder = trace->builder;
-    uint64_t larger = capacity + capacity / 2 + 64;
+    uint64_t larger = room + room / 2 + 64;
     if (trace->n_steps > 0 && builder->expected > trace->n_steps) {
         double like = (double)needed / (double)trace->n_steps * (double)builder->expected * 1.05;
-        uint64_t most = 4 * capacity;
+        uint64_t most = 4 * room;
         uint64_t wanted = like < (double)most ? (uint64_t)like : most;
         larger = wanted > larger ? wanted : larger;
     }
     return larger > needed ? larger : needed;
+}
+
+/* Room for NEEDED items of SIZE bytes in an array that has it for *ROOM. */
+static Status fit(const PackedTrace *trace, void *array_pointer, uint64_t *room, uint64_t needed,
+                  size_t size)
+{
+    return needed <= *room ? OK : resize(array_pointer, room, grown(trace, *room, needed), size);
 }
 
 Status packed_make_room(PackedTrace *trace, uint64_t events, uint64_t lookups, uint64_t touches)
@@ -81,44 +56,42 @@ Status packed_make_room(PackedTrace *trace, uint64_t events, uint64_t lookups, u
         counts += sizeof(PackedSums) * events;
     if (trace->n_steps + 1 > builder->steps)
         TRY(resize_steps(trace, grown(trace, builder->steps, trace->n_steps + 1)));
-    if (trace->n_events + events > builder->events)
-        TRY(resize_events(trace, grown(trace, builder->events, trace->n_events + events)));
-    if (named > builder->lookups)
-        TRY(resize_lookups(trace, grown(trace, builder->lookups, named)));
-    if (counts > builder->counts)
-        TRY(resize_counts(trace, grown(trace, builder->counts, counts)));
-    if (trace->touches_bytes + touches > builder->touches)
-        TRY(resize_touches(trace, grown(trace, builder->touches, trace->touches_bytes + touches)));
-    return OK;
+    TRY(fit(trace, &trace->n_active, &builder->events, trace->n_events + events,
+            sizeof *trace->n_active));
+    TRY(fit(trace, &trace->experts, &builder->lookups, named, sizeof *trace->experts));
+    TRY(fit(trace, &trace->counts, &builder->counts, counts, 1));
+    return fit(trace, &trace->touches, &builder->touches, trace->touches_bytes + touches, 1);
 }
 
 Status packed_reserve(PackedTrace *trace, TraceReader *reader)
 {
+    PackedBuilder *builder = trace->builder;
     uint64_t events;
     uint64_t lookups;
     TRY(trace_reader_bounds(reader, &events, &lookups));
-    trace->builder->expected = trace_reader_steps(reader);
+    builder->expected = trace_reader_steps(reader);
     TRY(resize_steps(trace, trace_reader_steps(reader) + 1));
-    TRY(resize_events(trace, events + 1));
-    if (!trace->builder->no_touches)
-        TRY(resize_touches(trace, lookups + 1)); /* grows for events of more than 256 experts */
-    TRY(resize_counts(trace, lookups + 1)); /* ... of 128 tokens of one; untouched where none is */
-    return trace->builder->no_experts ? OK : resize_lookups(trace, lookups + TALLY_ROOM);
+    TRY(resize(&trace->n_active, &builder->events, events + 1, sizeof *trace->n_active));
+    if (!builder->no_touches) /* grows for events of more than 256 experts */
+        TRY(resize(&trace->touches, &builder->touches, lookups + 1, 1));
+    /* Grows where one expert has 128 tokens; untouched where none has more than one. */
+    TRY(resize(&trace->counts, &builder->counts, lookups + 1, 1));
+    if (builder->no_experts)
+        return OK;
+    return resize(&trace->experts, &builder->lookups, lookups + TALLY_ROOM, sizeof *trace->experts);
 }
 
-static bool loose(uint64_t capacity, uint64_t used)
+/* Gives back what is over where that is more than a little. */
+static Status trim(void *array_pointer, uint64_t *room, uint64_t used, size_t size)
 {
-    return capacity > used + used / 16 + 64;
+    return *room <= used + used / 16 + 64 ? OK : resize(array_pointer, room, used + 1, size);
 }
 
 Status packed_trim(PackedTrace *trace)
 {
     PackedBuilder *builder = trace->builder;
-    if (!builder->no_experts && loose(builder->lookups, trace->n_lookups))
-        TRY(resize_lookups(trace, trace->n_lookups + 1));
-    if (loose(builder->touches, trace->touches_bytes))
-        TRY(resize_touches(trace, trace->touches_bytes + 1));
-    if (loose(builder->counts, trace->counts_bytes))
-        TRY(resize_counts(trace, trace->counts_bytes + 1));
-    return OK;
+    if (!builder->no_experts)
+        TRY(trim(&trace->experts, &builder->lookups, trace->n_lookups, sizeof *trace->experts));
+    TRY(trim(&trace->touches, &builder->touches, trace->touches_bytes, 1));
+    return trim(&trace->counts, &builder->counts, trace->counts_bytes, 1);
 }

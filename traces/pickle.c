@@ -33,14 +33,8 @@ static Status new_value(Pickle *pickle, PickleKind kind, PickleValue **value)
 
 static Status push_pointer(PicklePointers *pointers, PickleValue *value)
 {
-    if (pointers->count == pointers->room) {
-        size_t room = pointers->room > 0 ? 2 * pointers->room : 64;
-        PickleValue **grown = mem_resize(pointers->items, room, sizeof(PickleValue *));
-        if (grown == NULL)
-            return fail_memory("pickle", room * sizeof(PickleValue *));
-        pointers->items = grown;
-        pointers->room = room;
-    }
+    TRY(mem_grow(&pointers->items, &pointers->room, pointers->count, sizeof(PickleValue *),
+                 "pickle"));
     pointers->items[pointers->count++] = value;
     return OK;
 }
@@ -77,14 +71,8 @@ static Status find_mark(Pickle *pickle, size_t *first)
 static Status append_top(Pickle *pickle, PickleValue *list, size_t count)
 {
     PicklePointers *stack = &pickle->stack;
-    if (count > list->room - list->count) {
-        size_t room = 2 * list->count + count;
-        PickleValue **grown = mem_resize(list->items, room, sizeof(PickleValue *));
-        if (grown == NULL)
-            return fail_memory("pickle", room * sizeof(PickleValue *));
-        list->items = grown;
-        list->room = room;
-    }
+    TRY(mem_reserve(&list->items, &list->room, list->count, count, sizeof(PickleValue *),
+                    "pickle"));
     if (count > 0)
         memcpy(list->items + list->count, stack->items + stack->count - count,
                count * sizeof(PickleValue *));

@@ -41,18 +41,10 @@ struct TraceSignals {
 /* Room for COUNT more elements of SIZE bytes; *AT points to it. */
 static Status grow(Growing *array, size_t count, size_t size, void *at)
 {
-    size_t wanted = array->used + count;
-    if (wanted > array->room) {
-        size_t room = wanted + wanted / 2 + 64;
-        void *moved = mem_resize(array->data, room, size);
-        if (moved == NULL)
-            return fail_memory("signals", room > SIZE_MAX / size ? SIZE_MAX : room * size);
-        array->data = moved;
-        array->room = room;
-    }
+    TRY(mem_reserve(&array->data, &array->room, array->used, count, size, "signals"));
     void *first = (unsigned char *)array->data + array->used * size;
     memcpy(at, &first, sizeof first);
-    array->used = wanted;
+    array->used += count;
     return OK;
 }
 

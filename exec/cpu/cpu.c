@@ -127,10 +127,8 @@ static Status cpu_begin_anew(Device *device, uint32_t max_loads)
 {
     if (max_loads <= device->n_loads)
         return OK;
-    LoadTime *loads = mem_resize(device->loads, max_loads, sizeof *loads);
-    if (loads == NULL)
-        return fail_memory("executor: times of loads", max_loads * sizeof *loads);
-    device->loads = loads;
+    TRY(mem_resize_array(&device->loads, max_loads, sizeof *device->loads,
+                         "executor: times of loads"));
     device->n_loads = max_loads;
     return OK;
 }

@@ -4,38 +4,15 @@
 
 #include "base/memory.h"
 
-/* Grows BLOCK of *ROOM items to hold USED + MORE, at least doubling. */
-static Status grow(void *block_pointer, size_t used, size_t more, size_t item, size_t *room)
-{
-    void *block;
-    size_t wanted;
-    memcpy(&block, block_pointer, sizeof block);
-    if (__builtin_add_overflow(used, more, &wanted))
-        return fail_memory("text", SIZE_MAX);
-    if (wanted < 2 * *room)
-        wanted = 2 * *room;
-    if (wanted < 64)
-        wanted = 64;
-    void *grown = mem_resize(block, wanted, item);
-    if (grown == NULL)
-        return fail_memory("text", wanted * item);
-    memcpy(block_pointer, &grown, sizeof grown);
-    *room = wanted;
-    return OK;
-}
-
 Status bytes_reserve(ByteBuffer *buffer, size_t more)
 {
-    if (buffer->room - buffer->bytes >= more)
-        return OK;
-    return grow(&buffer->data, buffer->bytes, more, 1, &buffer->room);
+    return mem_reserve(&buffer->data, &buffer->room, buffer->bytes, more, 1, "text");
 }
 
 Status ids_reserve(IdBuffer *buffer, size_t more)
 {
-    if (buffer->room - buffer->count >= more)
-        return OK;
-    return grow(&buffer->ids, buffer->count, more, sizeof *buffer->ids, &buffer->room);
+    return mem_reserve(&buffer->ids, &buffer->room, buffer->count, more, sizeof *buffer->ids,
+                       "text");
 }
 
 Status bytes_append(ByteBuffer *buffer, const void *data, size_t bytes)

@@ -115,15 +115,8 @@ void unicode_scratch_free(UnicodeScratch *scratch)
 
 static Status scratch_reserve(UnicodeScratch *scratch, size_t more)
 {
-    if (scratch->room - scratch->count >= more)
-        return OK;
-    size_t room = 2 * scratch->room + more + 64;
-    int32_t *grown = mem_resize(scratch->code_points, room, sizeof *grown);
-    if (grown == NULL)
-        return fail_memory("Unicode normalization", room * sizeof *grown);
-    scratch->code_points = grown;
-    scratch->room = room;
-    return OK;
+    return mem_reserve(&scratch->code_points, &scratch->room, scratch->count, more,
+                       sizeof *scratch->code_points, "Unicode normalization");
 }
 
 static Status decompose(UnicodeScratch *scratch, Span text, utf8proc_option_t options)

@@ -154,11 +154,9 @@ static size_t line_of(const char *text, const char *end)
     return line;
 }
 
-/* LINE is of TEXT's first, or 0: json_scan() says what that means. */
-static Status parse(const char *text, size_t bytes, const char *file, size_t line, cJSON **root)
+/* TEXT has been scanned. LINE is of its first, or 0: json_scan() says what that means. */
+static Status make_tree(const char *text, size_t bytes, const char *file, size_t line, cJSON **root)
 {
-    *root = NULL;
-    TRY(json_scan(text, bytes, file, line));
     const char *end = text;
     uint64_t failures = mem_failures();
     memory_json_begin(bytes * TREE_BYTES);
@@ -176,6 +174,28 @@ static Status parse(const char *text, size_t bytes, const char *file, size_t lin
         cJSON_Delete(parsed);
     else
         *root = parsed;
+    return status;
+}
+
+static Status parse(const char *text, size_t bytes, const char *file, size_t line, cJSON **root)
+{
+    *root = NULL;
+    TRY(json_scan(text, bytes, file, line));
+    return make_tree(text, bytes, file, line, root);
+}
+
+Status json_parse_numbers(char *text, size_t bytes, const char *file, cJSON **root,
+                          JsonNumbers *numbers)
+{
+    *root = NULL;
+    *numbers = (JsonNumbers){0};
+    Status status = json_scan_numbers(text, &bytes, file, numbers);
+    if (status == OK)
+        status = make_tree(text, bytes, file, 1, root);
+    if (status == OK)
+        json_numbers_bind(numbers, *root);
+    else
+        json_numbers_free(numbers);
     return status;
 }
 

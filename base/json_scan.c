@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/json.h"
 
@@ -34,6 +35,7 @@ typedef struct {
     size_t line;
     int depth;
     bool in_string;
+    size_t arrays; /* that have begun */
 } Scan;
 
 Status json_scan_fail(const char *file, size_t line, const char *why)
@@ -127,26 +129,101 @@ static bool may_stand_outside(char c)
     return (signed char)c >= ' ' || c == '\n' || c == '\t' || c == '\r';
 }
 
+/* A text that lists are taken out of: what is kept lies at its beginning, and from KEPT_FROM on. */
+typedef struct {
+    char *text; /* NULL: nothing is taken out */
+    size_t kept;
+    size_t kept_from;
+    JsonNumbers *numbers;
+} Cut;
+
+/* Keeps what lies before AT. */
+static void keep(Cut *cut, size_t at)
+{
+    memmove(cut->text + cut->kept, cut->text + cut->kept_from, at - cut->kept_from);
+    cut->kept += at - cut->kept_from;
+    cut->kept_from = at;
+}
+
+/* Takes the list out that begins at *AT, where it is one of lists of numbers; then *AT is its end.
+ */
+static Status cut_list(Scan *scan, Cut *cut, size_t *at)
+{
+    const char *end;
+    if (scan->depth + 2 > JSON_MAX_DEPTH)
+        return OK;
+    TRY(json_numbers_take(cut->numbers, cut->text + *at, scan->arrays, &end));
+    if (end == NULL)
+        return OK;
+    keep(cut, *at + 1);
+    size_t close = (size_t)(end - cut->text) - 1;
+    for (; cut->kept_from < close; cut->kept_from++)
+        if (cut->text[cut->kept_from] == '\n') {
+            cut->text[cut->kept++] = '\n';
+            scan->line++;
+        }
+    *at = close + 1;
+    return OK;
+}
+
+static Status scan_outside(Scan *scan, char c, size_t *at)
+{
+    scan->line += c == '\n' && scan->line > 0;
+    scan->in_string = c == '"';
+    scan->depth += (c == '{' || c == '[') - (c == '}' || c == ']');
+    scan->arrays += c == '[';
+    if (scan->depth > JSON_MAX_DEPTH)
+        return scan_fail(scan, "nested too deeply");
+    if (!may_stand_outside(c))
+        return scan_fail(scan, "not JSON");
+    ++*at;
+    return OK;
+}
+
+static size_t skip_indent(const char *text, size_t bytes, size_t at)
+{
+    while (at < bytes && (text[at] == ' ' || text[at] == '\t'))
+        at++;
+    return at;
+}
+
+static Status scan_all(Scan *scan, const char *text, size_t bytes, Cut *cut)
+{
+    for (size_t at = 0; at < bytes;) {
+        at = scan->in_string ? skip_plain(text, bytes, at) : skip_indent(text, bytes, at);
+        if (at == bytes && !scan->in_string)
+            break;
+        size_t before = at;
+        char c = text[at]; /* a 0 at the end */
+        if (scan->in_string && at < bytes) {
+            TRY(scan_string_byte(scan, text, bytes, &at));
+        } else if (c == '-' || (c >= '0' && c <= '9')) {
+            TRY(scan_number(scan, text, bytes, &at));
+        } else {
+            if (c == '[' && cut != NULL)
+                TRY(cut_list(scan, cut, &at));
+            if (at == before)
+                TRY(scan_outside(scan, c, &at));
+            else
+                scan->arrays++;
+        }
+    }
+    return OK;
+}
+
 Status json_scan(const char *text, size_t bytes, const char *file, size_t line)
 {
     Scan scan = {.file = file, .line = line};
-    for (size_t at = 0; at < bytes;) {
-        at = scan.in_string ? skip_plain(text, bytes, at) : at;
-        char c = text[at]; /* a 0 at the end */
-        if (scan.in_string && at < bytes) {
-            TRY(scan_string_byte(&scan, text, bytes, &at));
-        } else if (c == '-' || (c >= '0' && c <= '9')) {
-            TRY(scan_number(&scan, text, bytes, &at));
-        } else {
-            scan.line += c == '\n' && scan.line > 0;
-            scan.in_string = c == '"';
-            scan.depth += (c == '{' || c == '[') - (c == '}' || c == ']');
-            if (scan.depth > JSON_MAX_DEPTH)
-                return scan_fail(&scan, "nested too deeply");
-            if (!may_stand_outside(c))
-                return scan_fail(&scan, "not JSON");
-            at++;
-        }
-    }
+    return scan_all(&scan, text, bytes, NULL);
+}
+
+Status json_scan_numbers(char *text, size_t *bytes, const char *file, JsonNumbers *numbers)
+{
+    Scan scan = {.file = file, .line = 1};
+    Cut cut = {.text = text, .numbers = numbers};
+    TRY(scan_all(&scan, text, *bytes, &cut));
+    keep(&cut, *bytes);
+    *bytes = cut.kept;
+    text[*bytes] = '\0';
     return OK;
 }

@@ -198,7 +198,8 @@ typedef struct {
 
 /* Fails with ERR_INPUT, naming the key's path. On failure nothing is held. */
 Status hardware_load(const char *path, Hardware *hardware);
-Status hardware_from_json(const cJSON *json, const char *file, Hardware *hardware);
+/* The same of TEXT[bytes], behind which there is a 0, and which is overwritten. */
+Status hardware_parse(char *text, size_t bytes, const char *file, Hardware *hardware);
 Status hardware_save(const Hardware *hardware, const char *path);
 /* Freed with cJSON_Delete. */
 Status hardware_to_json(const Hardware *hardware, cJSON **json);

@@ -3,11 +3,17 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/files.h"
+#include "base/json_numbers.h"
 #include "base/memory.h"
 #include "policies/hardware.h"
 
 static const char *const UNITS[] = {"ns", "bytes", "factor", NULL};
 static const double LIMIT = 1e18;
+
+enum { MOST_POINTS = 1 << 20 };
+
+#define POINT_WANTED "must be a list of %u numbers: axes, value, spread"
 
 /* ---- reading ---- */
 
@@ -69,71 +75,82 @@ static Status read_axes(const JsonAt *parent, CostTable *table)
     return OK;
 }
 
-/* A profile has tens of thousands of numbers: where one stands is written only when it is wrong. */
-static Status read_number(const JsonAt *points, const cJSON *point, const cJSON *item, double least,
-                          uint32_t number, double *field)
+/* Of POINTS, which are no lists of numbers. */
+static Status refuse_points(const JsonAt *points, uint32_t each)
 {
-    if (item->type == cJSON_Number && item->valuedouble >= least && item->valuedouble <= LIMIT) {
-        *field = item->valuedouble;
-        return OK;
+    size_t number = 0;
+    for (const cJSON *item = points->node->child; item != NULL; item = item->next, number++) {
+        const JsonAt at = json_item(points, item, number);
+        size_t i = 0;
+        if (!cJSON_IsArray(item) || cJSON_GetArraySize(item) != (int)each)
+            return json_fail(&at, POINT_WANTED, each);
+        for (const cJSON *field = item->child; field != NULL; field = field->next, i++) {
+            const JsonAt field_at = json_item(&at, field, i);
+            double unused;
+            TRY(json_f64(&field_at, -LIMIT, LIMIT, &unused));
+        }
     }
-    uint32_t index = 0;
-    for (const cJSON *before = point->child; before != item; before = before->next)
-        index++;
-    const JsonAt at = json_item(points, point, number);
-    const JsonAt number_at = json_item(&at, item, index);
+    return json_fail(points, "has 0 items, allowed are 1 to %d", MOST_POINTS);
+}
+
+/* Number I of a row of POINTS. Where it stands is written only when it is wrong. */
+static Status read_number(const JsonAt *points, size_t row, size_t i, double least, double value,
+                          double *field)
+{
+    *field = value;
+    if (value >= least && value <= LIMIT)
+        return OK;
+    const cJSON number = {.type = cJSON_Number, .valuedouble = value};
+    const JsonAt at = json_item(points, NULL, row);
+    const JsonAt number_at = json_item(&at, &number, i);
     return json_f64(&number_at, least, LIMIT, field);
 }
 
-static bool has_items(const cJSON *list, uint32_t n)
+/* [place on each axis..., value, spread]: the next point. */
+static Status read_point(const JsonAt *points, const double *from, CostTable *table)
 {
-    const cJSON *item = list->child;
-    for (; item != NULL && n > 0; n--)
-        item = item->next;
-    return item == NULL && n == 0;
-}
-
-/* [place on each axis..., value, spread] */
-static Status read_point(const JsonAt *points, const cJSON *point, uint32_t number,
-                         CostTable *table)
-{
-    double *place = table->at + (size_t)number * table->n_axes;
-    uint32_t i = 0;
-    if (!cJSON_IsArray(point) || !has_items(point, table->n_axes + 2)) {
-        const JsonAt at = json_item(points, point, number);
-        return json_fail(&at, "must be a list of %u numbers: axes, value, spread",
-                         table->n_axes + 2);
-    }
-    for (const cJSON *item = point->child; item != NULL; item = item->next, i++) {
-        bool is_value = i == table->n_axes;
-        double *field = is_value            ? &table->value[number]
-                        : i < table->n_axes ? &place[i]
-                                            : &table->spread[number];
-        TRY(read_number(points, point, item, is_value ? -LIMIT : 0, number, field));
-    }
-    if (number == 0 || cost_place_compare(table, place - table->n_axes, place) < 0)
+    uint32_t number = table->n_points;
+    uint32_t n_axes = table->n_axes;
+    double *place = table->at + (size_t)number * n_axes;
+    for (uint32_t i = 0; i < n_axes; i++)
+        TRY(read_number(points, number, i, 0, from[i], &place[i]));
+    TRY(read_number(points, number, n_axes, -LIMIT, from[n_axes], &table->value[number]));
+    TRY(read_number(points, number, n_axes + 1, 0, from[n_axes + 1], &table->spread[number]));
+    table->n_points++;
+    if (number == 0 || cost_place_compare(table, place - n_axes, place) < 0)
         return OK;
-    const JsonAt at = json_item(points, point, number);
+    const JsonAt at = json_item(points, NULL, number);
     return json_fail(&at, "points must ascend, each place once");
 }
 
-static Status read_points(const JsonAt *parent, CostTable *table)
+static Status read_points(const JsonAt *parent, const JsonNumbers *numbers, CostTable *table)
 {
     JsonAt at;
-    uint32_t n = 0;
-    TRY(need_array(parent, "points", 1, 1 << 20, &at, &n));
-    TRY(mem_new(&table->at, (size_t)n * (table->n_axes > 0 ? table->n_axes : 1), sizeof(double),
+    size_t n = 0;
+    TRY(json_need(parent, "points", &at));
+    if (!cJSON_IsArray(at.node))
+        return json_fail(&at, "must be a list");
+    const JsonRow *rows = json_rows(numbers, at.node, &n);
+    if (rows == NULL)
+        return refuse_points(&at, table->n_axes + 2);
+    if (n > MOST_POINTS)
+        return json_fail(&at, "has %zu items, allowed are 1 to %d", n, MOST_POINTS);
+    TRY(mem_new(&table->at, n * (table->n_axes > 0 ? table->n_axes : 1), sizeof(double),
                 "cost table"));
     TRY(mem_new(&table->value, n, sizeof(double), "cost table"));
     TRY(mem_new(&table->spread, n, sizeof(double), "cost table"));
-    for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
-        TRY(read_point(&at, item, table->n_points, table));
-        table->n_points++;
+    for (size_t i = 0; i < n; i++) {
+        if (rows[i].n != table->n_axes + 2) {
+            const JsonAt point = json_item(&at, NULL, i);
+            return json_fail(&point, POINT_WANTED, table->n_axes + 2);
+        }
+        TRY(read_point(&at, numbers->value + rows[i].first, table));
     }
     return OK;
 }
 
-static Status read_table(const JsonAt *at, const Hardware *hardware, CostTable *table)
+static Status read_table(const JsonAt *at, const JsonNumbers *numbers, const Hardware *hardware,
+                         CostTable *table)
 {
     static const char *const KEYS[] = {"name", "shape", "unit", "axes", "points", NULL};
     JsonAt value;
@@ -145,14 +162,14 @@ static Status read_table(const JsonAt *at, const Hardware *hardware, CostTable *
     TRY(json_choice(&value, UNITS, &unit));
     table->unit = (CostUnit)unit;
     TRY(read_axes(at, table));
-    TRY(read_points(at, table));
+    TRY(read_points(at, numbers, table));
     if (hardware_table(hardware, table->name, table->shape) != table)
         return json_fail(at, "the table \"%s\" of shape \"%s\" stands twice", table->name,
                          table->shape);
     return OK;
 }
 
-static Status read_tables(const JsonAt *root, Hardware *hardware)
+static Status read_tables(const JsonAt *root, const JsonNumbers *numbers, Hardware *hardware)
 {
     JsonAt at;
     uint32_t n = 0;
@@ -160,7 +177,7 @@ static Status read_tables(const JsonAt *root, Hardware *hardware)
     TRY(mem_new(&hardware->tables, n > 0 ? n : 1, sizeof *hardware->tables, "cost tables"));
     for (const cJSON *item = at.node->child; item != NULL; item = item->next) {
         const JsonAt table = json_item(&at, item, hardware->n_tables);
-        TRY(read_table(&table, hardware, &hardware->tables[hardware->n_tables++]));
+        TRY(read_table(&table, numbers, hardware, &hardware->tables[hardware->n_tables++]));
     }
     return OK;
 }
@@ -291,7 +308,7 @@ static Status read_origin(const JsonAt *root, Hardware *hardware)
     return read_clocks(root, hardware);
 }
 
-static Status read_all(const JsonAt *root, Hardware *hardware)
+static Status read_all(const JsonAt *root, const JsonNumbers *numbers, Hardware *hardware)
 {
     static const char *const KEYS[] = {
         "moebius_hardware", "device",       "backend",   "driver", "created", "version", "commit",
@@ -300,27 +317,33 @@ static Status read_all(const JsonAt *root, Hardware *hardware)
     TRY(json_only_keys(root, KEYS));
     TRY(read_u32(root, "moebius_hardware", HARDWARE_VERSION, HARDWARE_VERSION, &format));
     TRY(read_origin(root, hardware));
-    TRY(read_tables(root, hardware));
+    TRY(read_tables(root, numbers, hardware));
     return read_models(root, hardware);
 }
 
-Status hardware_from_json(const cJSON *json, const char *file, Hardware *hardware)
+Status hardware_parse(char *text, size_t bytes, const char *file, Hardware *hardware)
 {
-    const JsonAt root = json_root(json, file);
+    cJSON *json;
+    JsonNumbers numbers;
     *hardware = (Hardware){0};
-    Status status = read_all(&root, hardware);
+    TRY(json_parse_numbers(text, bytes, file, &json, &numbers));
+    const JsonAt root = json_root(json, file);
+    Status status = read_all(&root, &numbers, hardware);
     if (status != OK)
         hardware_free(hardware);
+    json_numbers_free(&numbers);
+    cJSON_Delete(json);
     return status;
 }
 
 Status hardware_load(const char *path, Hardware *hardware)
 {
-    cJSON *json;
+    char *text;
+    size_t bytes;
     *hardware = (Hardware){0};
-    TRY(json_load(path, HARDWARE_BYTES, &json));
-    Status status = hardware_from_json(json, path, hardware);
-    cJSON_Delete(json);
+    TRY(file_read_all(path, HARDWARE_BYTES, &text, &bytes));
+    Status status = hardware_parse(text, bytes, path, hardware);
+    mem_free(text);
     return status;
 }
 

@@ -132,11 +132,8 @@ static Status parse_with(const char *from, const char *to)
     const char *at = strstr(TEXT, from);
     assert_non_null(at);
     snprintf(text, sizeof text, "%.*s%s%s", (int)(at - TEXT), TEXT, to, at + strlen(from));
-    cJSON *json;
     Hardware hardware;
-    assert_ok(json_parse(text, strlen(text), "hw.json", &json));
-    Status status = hardware_from_json(json, "hw.json", &hardware);
-    cJSON_Delete(json);
+    Status status = hardware_parse(text, strlen(text), "hw.json", &hardware);
     if (status == OK)
         hardware_free(&hardware);
     return status;

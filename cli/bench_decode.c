@@ -45,37 +45,21 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     bool prefill = arguments->prefill;
     const Option options[] = {
         MODEL_OPTIONS(&arguments->model, true),
-        {.name = "batch",
-         .argument = "LIST",
-         .help = prefill ? "batches: REQUESTSxTOKENS (default 16x1024,8x512)"
-                         : "requests at a time (default 1,8,64)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->batches_text},
-        {.name = "context",
-         .argument = "N",
-         .help = prefill ? "tokens of a request where the list does not say (default 512)"
-                         : "tokens of each request before (default 512)",
-         .kind = OPTION_U32,
-         .value = &arguments->context,
-         .least = 1,
-         .most = 1 << 20},
-        {.name = "routing",
-         .argument = "TEXT",
-         .help = ROUTING_HELP,
-         .kind = OPTION_TEXT,
-         .value = &arguments->routing},
-        {.name = "repeats",
-         .argument = "N",
-         .help = prefill ? "steps that are measured (default 5)"
-                         : "steps that are measured (default 30)",
-         .kind = OPTION_U32,
-         .value = &arguments->repeats,
-         .least = 1,
-         .most = BENCH_MAX_REPEATS},
-        {.name = "timing",
-         .help = "the time of each operation, too, from steps of their own",
-         .kind = OPTION_FLAG,
-         .value = &arguments->timing},
+        TEXT_OPTION("batch", "LIST",
+                    prefill ? "batches: REQUESTSxTOKENS (default 16x1024,8x512)"
+                            : "requests at a time (default 1,8,64)",
+                    &arguments->batches_text),
+        U32_OPTION("context", "N",
+                   prefill ? "tokens of a request where the list does not say (default 512)"
+                           : "tokens of each request before (default 512)",
+                   1, 1 << 20, &arguments->context),
+        TEXT_OPTION("routing", "TEXT", ROUTING_HELP, &arguments->routing),
+        U32_OPTION("repeats", "N",
+                   prefill ? "steps that are measured (default 5)"
+                           : "steps that are measured (default 30)",
+                   1, BENCH_MAX_REPEATS, &arguments->repeats),
+        FLAG_OPTION("timing", "the time of each operation, too, from steps of their own",
+                    &arguments->timing),
         DEVICE_OPTIONS(&arguments->device),
         JSON_OPTION(&arguments->json),
     };

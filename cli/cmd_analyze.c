@@ -20,12 +20,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         TRACE_OPTION(&arguments->path),
-        {.name = "phase",
-         .argument = "PHASE",
-         .help = "prefill, decode, encode or mixed: only steps of this kind",
-         .kind = OPTION_CHOICE,
-         .value = &arguments->phase,
-         .choices = PHASE_CHOICES},
+        CHOICE_OPTION("phase", "PHASE", "prefill, decode, encode or mixed: only steps of this kind",
+                      PHASE_CHOICES, &arguments->phase),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

@@ -92,41 +92,25 @@ static Status check(const OptionTable *table, Arguments *arguments)
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "BENCH",
-         .help =
-             "replay, sweep, record, forward, engine or simulate (default: these six); on the GPU: "
-             "moe-layer, attention; or, with options of their own (--help): decode, prefill, "
-             "gating, "
-             "buffer, host-experts, recording",
-         .kind = OPTION_POSITIONAL,
-         .value = &arguments->which},
-        {.name = "model",
-         .argument = "DIR",
-         .help = "record, forward: checkpoint (default models/tiny-32x4)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->options.model},
-        {.name = "device",
-         .argument = "NAME",
-         .help = "record, forward: backend (default cpu)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->options.device},
-        {.name = "threads",
-         .argument = "N",
-         .help = "record, forward: of the CPU backend (default: all processors)",
-         .kind = OPTION_U32,
-         .value = &arguments->options.threads,
-         .least = 1,
-         .most = MAX_THREADS},
-        {.name = "hardware",
-         .argument = "FILE",
-         .help = "simulate: profile, which knows qwen3-30b-a3b (default hardware/h200.json)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->options.hardware},
-        {.name = "shape",
-         .argument = "NAME",
-         .help = "moe-layer, attention: the one model that is measured (default: all)",
-         .kind = OPTION_TEXT,
-         .value = &arguments->shape},
+        POSITIONAL_OPTION(
+            "BENCH",
+            "replay, sweep, record, forward, engine or simulate (default: these six); on the GPU: "
+            "moe-layer, attention; or, with options of their own (--help): decode, prefill, "
+            "gating, "
+            "buffer, host-experts, recording",
+            &arguments->which),
+        TEXT_OPTION("model", "DIR", "record, forward: checkpoint (default models/tiny-32x4)",
+                    &arguments->options.model),
+        TEXT_OPTION("device", "NAME", "record, forward: backend (default cpu)",
+                    &arguments->options.device),
+        U32_OPTION("threads", "N", "record, forward: of the CPU backend (default: all processors)",
+                   1, MAX_THREADS, &arguments->options.threads),
+        TEXT_OPTION("hardware", "FILE",
+                    "simulate: profile, which knows qwen3-30b-a3b (default hardware/h200.json)",
+                    &arguments->options.hardware),
+        TEXT_OPTION("shape", "NAME",
+                    "moe-layer, attention: the one model that is measured (default: all)",
+                    &arguments->shape),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

@@ -31,29 +31,19 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "model",
-         .argument = "DIR|shape:NAME",
-         .help = "whose operations are measured; may be repeated (default models/tiny-32x4; none "
-                 "under mpirun)",
-         .kind = OPTION_LIST,
-         .value = &arguments->models},
+        LIST_OPTION(
+            "model", "DIR|shape:NAME",
+            "whose operations are measured; may be repeated (default models/tiny-32x4; none "
+            "under mpirun)",
+            &arguments->models),
         DEVICE_OPTIONS(&arguments->device),
-        {.name = "add",
-         .argument = "FILE",
-         .help = "a profile of the same device, which grows; operations of shapes that it has are "
-                 "not measured again",
-         .kind = OPTION_TEXT,
-         .value = &arguments->add},
-        {.name = "out",
-         .argument = "FILE",
-         .help = "the hardware profile",
-         .kind = OPTION_TEXT,
-         .required = true,
-         .value = &arguments->out},
-        {.name = "quick",
-         .help = "fewer places and repeats, for a first look",
-         .kind = OPTION_FLAG,
-         .value = &arguments->quick},
+        TEXT_OPTION(
+            "add", "FILE",
+            "a profile of the same device, which grows; operations of shapes that it has are "
+            "not measured again",
+            &arguments->add),
+        TEXT_OPTION("out", "FILE", "the hardware profile", &arguments->out, .required = true),
+        FLAG_OPTION("quick", "fewer places and repeats, for a first look", &arguments->quick),
         PROGRESS_OPTION(&arguments->progress),
         JSON_OPTION(&arguments->json),
     };

@@ -16,11 +16,8 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "FILE",
-         .help = "the trace or study to check",
-         .kind = OPTION_POSITIONAL,
-         .required = true,
-         .value = &arguments->path},
+        POSITIONAL_OPTION("FILE", "the trace or study to check", &arguments->path,
+                          .required = true),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

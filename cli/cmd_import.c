@@ -50,72 +50,38 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     ImportOptions *import = &arguments->import;
     const Option options[] = {
-        {.name = "FILE",
-         .help = "what to import",
-         .kind = OPTION_POSITIONAL,
-         .required = true,
-         .value = &import->path},
-        {.name = "from",
-         .argument = "FORMAT",
-         .help = "npy: expert ids [token, layer, k]; bigmoe-csv: BigMoeOnEdge route trace v1; "
-                 "jsonl: a line per (token, layer); counts: tokens per expert, .npy or CSV; "
-                 "sglang, sglang-counts: .pt of its expert distribution recorder; vllm: .npy or "
-                 "responses with routed experts; trtllm: folder of expert statistics",
-         .kind = OPTION_CHOICE,
-         .required = true,
-         .value = &arguments->from,
-         .choices = IMPORT_FORMAT_NAMES},
-        {.name = "out",
-         .argument = "TRACE",
-         .help = "the trace to write; must not exist",
-         .kind = OPTION_TEXT,
-         .required = true,
-         .value = &import->out},
-        {.name = "sequences",
-         .argument = "CSV",
-         .help = "which tokens belong together: columns first_token, tokens, and, if there, "
-                 "sequence, first_token_pos, prompt_tokens, labels",
-         .kind = OPTION_TEXT,
-         .value = &import->sequences},
-        {.name = "label",
-         .argument = "COLUMNS",
-         .help = "columns of that CSV that make a request's label (default: label, else dataset, "
-                 "domain, category)",
-         .kind = OPTION_TEXT,
-         .value = &import->label},
-        {.name = "step",
-         .argument = "STEP",
-         .help = "token: each is a decode step (default); sequence: each is one prefill step; "
-                 "request: its prompt is one prefill step, then a decode step per token (default "
-                 "for vllm responses); N: N consecutive tokens",
-         .kind = OPTION_TEXT,
-         .value = &arguments->step},
-        {.name = "experts",
-         .argument = "E",
-         .help = "experts per layer (default: the largest id, plus one)",
-         .kind = OPTION_U32,
-         .value = &import->experts,
-         .least = 1,
-         .most = TRACE_MAX_EXPERTS},
-        {.name = "expert-bytes",
-         .argument = "B",
-         .help = "bytes of one expert's weights (default: unknown)",
-         .kind = OPTION_U64,
-         .value = &import->expert_bytes,
-         .least = 1,
-         .most = INT64_MAX},
-        {.name = "first-layer",
-         .argument = "N",
-         .help = "the model's number of the first MoE layer (default 0)",
-         .kind = OPTION_U32,
-         .value = &import->first_layer,
-         .least = 0,
-         .most = UINT32_MAX - TRACE_MAX_LAYERS},
-        {.name = "model",
-         .argument = "NAME",
-         .help = "the model's name, for run.model",
-         .kind = OPTION_TEXT,
-         .value = &import->model},
+        POSITIONAL_OPTION("FILE", "what to import", &import->path, .required = true),
+        CHOICE_OPTION(
+            "from", "FORMAT",
+            "npy: expert ids [token, layer, k]; bigmoe-csv: BigMoeOnEdge route trace v1; "
+            "jsonl: a line per (token, layer); counts: tokens per expert, .npy or CSV; "
+            "sglang, sglang-counts: .pt of its expert distribution recorder; vllm: .npy or "
+            "responses with routed experts; trtllm: folder of expert statistics",
+            IMPORT_FORMAT_NAMES, &arguments->from, .required = true),
+        TEXT_OPTION("out", "TRACE", "the trace to write; must not exist", &import->out,
+                    .required = true),
+        TEXT_OPTION("sequences", "CSV",
+                    "which tokens belong together: columns first_token, tokens, and, if there, "
+                    "sequence, first_token_pos, prompt_tokens, labels",
+                    &import->sequences),
+        TEXT_OPTION(
+            "label", "COLUMNS",
+            "columns of that CSV that make a request's label (default: label, else dataset, "
+            "domain, category)",
+            &import->label),
+        TEXT_OPTION(
+            "step", "STEP",
+            "token: each is a decode step (default); sequence: each is one prefill step; "
+            "request: its prompt is one prefill step, then a decode step per token (default "
+            "for vllm responses); N: N consecutive tokens",
+            &arguments->step),
+        U32_OPTION("experts", "E", "experts per layer (default: the largest id, plus one)", 1,
+                   TRACE_MAX_EXPERTS, &import->experts),
+        U64_OPTION("expert-bytes", "B", "bytes of one expert's weights (default: unknown)", 1,
+                   INT64_MAX, &import->expert_bytes),
+        U32_OPTION("first-layer", "N", "the model's number of the first MoE layer (default 0)", 0,
+                   UINT32_MAX - TRACE_MAX_LAYERS, &import->first_layer),
+        TEXT_OPTION("model", "NAME", "the model's name, for run.model", &import->model),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

@@ -42,17 +42,11 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "DIR",
-         .help = "a checkpoint, a folder of them, or shape:NAME (default: every shape)",
-         .kind = OPTION_POSITIONALS,
-         .value = &arguments->folders},
-        {.name = "memory",
-         .argument = "GIB",
-         .help = "of a GPU: how many experts of each layer fit beside the rest",
-         .kind = OPTION_F64,
-         .value = &arguments->memory_gib,
-         .low = 0.001,
-         .high = 1e6},
+        POSITIONALS_OPTION("DIR",
+                           "a checkpoint, a folder of them, or shape:NAME (default: every shape)",
+                           &arguments->folders),
+        F64_OPTION("memory", "GIB", "of a GPU: how many experts of each layer fit beside the rest",
+                   0.001, 1e6, &arguments->memory_gib),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

@@ -14,18 +14,9 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "FILE",
-         .help = "the study or trace",
-         .kind = OPTION_POSITIONAL,
-         .required = true,
-         .value = &arguments->path},
-        {.name = "out",
-         .letter = 'o',
-         .argument = "HTML",
-         .help = "where the page is written; -o HTML says the same",
-         .kind = OPTION_TEXT,
-         .required = true,
-         .value = &arguments->out},
+        POSITIONAL_OPTION("FILE", "the study or trace", &arguments->path, .required = true),
+        TEXT_OPTION("out", "HTML", "where the page is written; -o HTML says the same",
+                    &arguments->out, .letter = 'o', .required = true),
     };
     const OptionTable table = {
         .command = "report",

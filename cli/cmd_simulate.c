@@ -42,12 +42,8 @@ typedef struct {
 static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
-        {.name = "trace",
-         .argument = "FILE",
-         .help = "the trace to replay; repeated: shards, one after the other",
-         .kind = OPTION_LIST,
-         .required = true,
-         .value = &arguments->traces},
+        LIST_OPTION("trace", "FILE", "the trace to replay; repeated: shards, one after the other",
+                    &arguments->traces, .required = true),
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         TRAIN_OPTION(&arguments->train),
         TEST_OPTION(&arguments->test),

@@ -15,30 +15,14 @@ typedef struct {
 
 /* The options' rows, for a table's list. */
 #define DECODER_OPTIONS(input)                                                                     \
-    {.name = "prepend",                                                                            \
-     .argument = "IDS",                                                                            \
-     .help = "token ids in front of every request, as 4 or 4,7",                                   \
-     .kind = OPTION_TEXT,                                                                          \
-     .value = &(input)->prepend},                                                                  \
-        {.name = "append",                                                                         \
-         .argument = "IDS",                                                                        \
-         .help = "token ids behind every request",                                                 \
-         .kind = OPTION_TEXT,                                                                      \
-         .value = &(input)->append},                                                               \
-        {.name = "decoder-prompt",                                                                 \
-         .argument = "IDS",                                                                        \
-         .help = "encoder-decoder: what the decoder begins with",                                  \
-         .kind = OPTION_TEXT,                                                                      \
-         .value = &(input)->prompt},                                                               \
-        {.name = "decoder-tokens",                                                                 \
-         .argument = "FILE",                                                                       \
-         .help = "encoder-decoder: the decoder's tokens of each request",                          \
-         .kind = OPTION_TEXT,                                                                      \
-         .value = &(input)->file},                                                                 \
-    {                                                                                              \
-        .name = "decoder-key", .argument = "K", .help = "the stream of this name in that file",    \
-        .kind = OPTION_TEXT, .value = &(input)->key                                                \
-    }
+    TEXT_OPTION("prepend", "IDS", "token ids in front of every request, as 4 or 4,7",              \
+                &(input)->prepend),                                                                \
+        TEXT_OPTION("append", "IDS", "token ids behind every request", &(input)->append),          \
+        TEXT_OPTION("decoder-prompt", "IDS", "encoder-decoder: what the decoder begins with",      \
+                    &(input)->prompt),                                                             \
+        TEXT_OPTION("decoder-tokens", "FILE",                                                      \
+                    "encoder-decoder: the decoder's tokens of each request", &(input)->file),      \
+        TEXT_OPTION("decoder-key", "K", "the stream of this name in that file", &(input)->key)
 
 /* Fails with ERR_USAGE when the options contradict each other. */
 Status decoder_input_check(const OptionTable *table, const DecoderInput *input);

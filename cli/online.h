@@ -19,16 +19,11 @@ typedef struct {
 
 /* The options, for a command's table. */
 #define MODEL_OPTIONS(input, is_required)                                                          \
-    {.name = "model",                                                                              \
-     .argument = "DIR|shape:NAME",                                                                 \
-     .help = "a checkpoint, or random weights in a published model's shape (`moebius models`)",    \
-     .kind = OPTION_TEXT,                                                                          \
-     .required = (is_required),                                                                    \
-     .value = &(input)->name},                                                                     \
-    {                                                                                              \
-        .name = "layers", .argument = "N", .help = "of a shape: only the first N of each stack",   \
-        .kind = OPTION_U32, .value = &(input)->layers, .least = 1, .most = TRACE_MAX_LAYERS        \
-    }
+    TEXT_OPTION("model", "DIR|shape:NAME",                                                         \
+                "a checkpoint, or random weights in a published model's shape (`moebius models`)", \
+                &(input)->name, .required = (is_required)),                                        \
+        U32_OPTION("layers", "N", "of a shape: only the first N of each stack", 1,                 \
+                   TRACE_MAX_LAYERS, &(input)->layers)
 
 /* Makes INPUT->name the model's whole name, its number of layers included. */
 Status model_input_check(const OptionTable *table, ModelInput *input);
@@ -62,21 +57,13 @@ typedef struct {
 
 /* The options, for a command's table. */
 #define DEVICE_OPTIONS(input)                                                                      \
-    {.name = "device",                                                                             \
-     .argument = "NAME",                                                                           \
-     .help = "backend: cpu, or cuda where it was built in (default cpu)",                          \
-     .kind = OPTION_TEXT,                                                                          \
-     .value = &(input)->name},                                                                     \
-        {.name = "compute",                                                                        \
-         .argument = "TYPE",                                                                       \
-         .help = "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)",    \
-         .kind = OPTION_TEXT,                                                                      \
-         .value = &(input)->compute},                                                              \
-    {                                                                                              \
-        .name = "threads", .argument = "N",                                                        \
-        .help = "of the host (default: all processors; cuda: but one)", .kind = OPTION_U32,        \
-        .value = &(input)->threads, .least = 1, .most = MAX_THREADS                                \
-    }
+    TEXT_OPTION("device", "NAME", "backend: cpu, or cuda where it was built in (default cpu)",     \
+                &(input)->name),                                                                   \
+        TEXT_OPTION("compute", "TYPE",                                                             \
+                    "of matrix products: f32, or bf16 on cuda (default: the device's, cuda bf16)", \
+                    &(input)->compute),                                                            \
+        U32_OPTION("threads", "N", "of the host (default: all processors; cuda: but one)", 1,      \
+                   MAX_THREADS, &(input)->threads)
 
 /* Puts INPUT into OPTIONS. Fails with ERR_USAGE as executor_find_compute(). */
 Status device_input_apply(const DeviceInput *input, ExecutorOptions *options);

@@ -39,25 +39,40 @@ typedef struct {
     const char *const *choices; /* OPTION_CHOICE, NULL-terminated */
 } Option;
 
-/* Options that many commands have; FLAG is a bool *, PATH a const char **. */
+/* The rows of a table, by kind. The last argument is where the value goes; what else is to be set
+ * may follow it: TEXT_OPTION("out", "FILE", "the trace", &out, .required = true). */
 /* clang-format off */
-#define JSON_OPTION(flag)                                                                          \
-    {.name = "json",                                                                               \
-     .help = "print one JSON document",                                                            \
-     .kind = OPTION_FLAG,                                                                          \
-     .value = (flag)}
-#define TRACE_OPTION(path)                                                                         \
-    {.name = "TRACE",                                                                              \
-     .help = "the trace",                                                                          \
-     .kind = OPTION_POSITIONAL,                                                                    \
-     .required = true,                                                                             \
-     .value = (path)}
-#define PROGRESS_OPTION(flag)                                                                      \
-    {.name = "progress",                                                                           \
-     .help = "a line every ten seconds, also where stderr is no terminal",                         \
-     .kind = OPTION_FLAG,                                                                          \
-     .value = (flag)}
+#define FLAG_OPTION(title, says, ...)                                                              \
+    {.kind = OPTION_FLAG, .name = (title), .help = (says), .value = __VA_ARGS__}
+#define TEXT_OPTION(title, takes, says, ...)                                                       \
+    {.kind = OPTION_TEXT, .name = (title), .argument = (takes), .help = (says),                    \
+     .value = __VA_ARGS__}
+#define LIST_OPTION(title, takes, says, ...)                                                       \
+    {.kind = OPTION_LIST, .name = (title), .argument = (takes), .help = (says),                    \
+     .value = __VA_ARGS__}
+#define U32_OPTION(title, takes, says, from, to, ...)                                              \
+    {.kind = OPTION_U32, .name = (title), .argument = (takes), .help = (says), .least = (from),    \
+     .most = (to), .value = __VA_ARGS__}
+#define U64_OPTION(title, takes, says, from, to, ...)                                              \
+    {.kind = OPTION_U64, .name = (title), .argument = (takes), .help = (says), .least = (from),    \
+     .most = (to), .value = __VA_ARGS__}
+#define F64_OPTION(title, takes, says, from, to, ...)                                              \
+    {.kind = OPTION_F64, .name = (title), .argument = (takes), .help = (says), .low = (from),      \
+     .high = (to), .value = __VA_ARGS__}
+#define CHOICE_OPTION(title, takes, says, among, ...)                                              \
+    {.kind = OPTION_CHOICE, .name = (title), .argument = (takes), .help = (says),                  \
+     .choices = (among), .value = __VA_ARGS__}
+#define POSITIONAL_OPTION(title, says, ...)                                                        \
+    {.kind = OPTION_POSITIONAL, .name = (title), .help = (says), .value = __VA_ARGS__}
+#define POSITIONALS_OPTION(title, says, ...)                                                       \
+    {.kind = OPTION_POSITIONALS, .name = (title), .help = (says), .value = __VA_ARGS__}
 /* clang-format on */
+
+/* Options that many commands have; FLAG is a bool *, PATH a const char **. */
+#define JSON_OPTION(flag) FLAG_OPTION("json", "print one JSON document", flag)
+#define TRACE_OPTION(path) POSITIONAL_OPTION("TRACE", "the trace", path, .required = true)
+#define PROGRESS_OPTION(flag)                                                                      \
+    FLAG_OPTION("progress", "a line every ten seconds, also where stderr is no terminal", flag)
 
 /* The values of a repeated option, in order. Zero-initialise; free with option_list_free(). */
 typedef struct {

@@ -8,17 +8,11 @@
 
 /* The options, for a command's table: where their texts go. */
 #define TRAIN_OPTION(text)                                                                         \
-    {                                                                                              \
-        .name = "train", .argument = "FROM:TO",                                                    \
-        .help = "learn what the plan leaves to learn from these shares of the steps, as in 0:0.5", \
-        .kind = OPTION_TEXT, .value = (text)                                                       \
-    }
+    TEXT_OPTION("train", "FROM:TO",                                                                \
+                "learn what the plan leaves to learn from these shares of the steps, as in 0:0.5", \
+                text)
 #define TEST_OPTION(text)                                                                          \
-    {                                                                                              \
-        .name = "test", .argument = "FROM:TO",                                                     \
-        .help = "score these only; what --train leaves, where it is given", .kind = OPTION_TEXT,   \
-        .value = (text)                                                                            \
-    }
+    TEXT_OPTION("test", "FROM:TO", "score these only; what --train leaves, where it is given", text)
 
 /* What the options ask for; NULL: not given. */
 Status part_input(const char *train, const char *test, PartsAsked *asked);

@@ -7,15 +7,8 @@
 
 /* The options, for a command's table: where --plan's text and --set's list go. */
 #define PLAN_OPTIONS(path, sets)                                                                   \
-    {.name = "plan",                                                                               \
-     .argument = "FILE",                                                                           \
-     .help = "the plan (default: all experts resident)",                                           \
-     .kind = OPTION_TEXT,                                                                          \
-     .value = (path)},                                                                             \
-    {                                                                                              \
-        .name = "set", .argument = "PATH=VALUE", .help = "change one value of the plan",           \
-        .kind = OPTION_LIST, .value = (sets)                                                       \
-    }
+    TEXT_OPTION("plan", "FILE", "the plan (default: all experts resident)", path),                 \
+        LIST_OPTION("set", "PATH=VALUE", "change one value of the plan", sets)
 
 /* Reads PATH (NULL: the default plan), applies the assignments of SETS in order (NULL: none), and
  * checks the whole. Errors name the file, or "--set" where there is none. */

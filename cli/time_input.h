@@ -13,25 +13,16 @@ typedef struct {
     bool keeps_steps;     /* the time of each is wanted */
 } TimeInput;
 
-/* clang-format off */
 #define TIME_OPTIONS(input)                                                                        \
-    {.name = "hardware",                                                                           \
-     .argument = "FILE",                                                                           \
-     .help = "simulate time, with the costs that calibrate measured",                              \
-     .kind = OPTION_TEXT,                                                                          \
-     .value = &(input)->hardware},                                                                 \
-    {.name = "model",                                                                              \
-     .argument = "DIR|shape:NAME",                                                                 \
-     .help = "with --hardware: whose costs are looked up (default: the trace's model)",            \
-     .kind = OPTION_TEXT,                                                                          \
-     .value = &(input)->model}
+    TEXT_OPTION("hardware", "FILE", "simulate time, with the costs that calibrate measured",       \
+                &(input)->hardware),                                                               \
+        TEXT_OPTION("model", "DIR|shape:NAME",                                                     \
+                    "with --hardware: whose costs are looked up (default: the trace's model)",     \
+                    &(input)->model)
 #define TIMELINE_OPTION(input)                                                                     \
-    {.name = "timeline",                                                                           \
-     .argument = "FILE",                                                                           \
-     .help = "with --hardware: write the time line, in the Chrome trace format (Perfetto)",        \
-     .kind = OPTION_TEXT,                                                                          \
-     .value = &(input)->timeline}
-/* clang-format on */
+    TEXT_OPTION("timeline", "FILE",                                                                \
+                "with --hardware: write the time line, in the Chrome trace format (Perfetto)",     \
+                &(input)->timeline)
 
 /* A step that was played. */
 typedef struct {

@@ -74,10 +74,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "bench buffer",
-        .summary =
-            "Measures decoding with the plan's expert buffer (default: lru, each layer its own) at "
-            "every size, and\nwithout one: latency, misses, the rate of loads, and the memory that "
-            "is saved. The\nlargest holds every expert from the start.",
+        .summary = "Measures decoding with the plan's expert buffer (default: lru, each layer its "
+                   "own) at every size, and without one: latency, misses, the rate of loads, and "
+                   "the memory that is saved. The largest holds every expert from the start.",
         .example = "moebius bench buffer --model shape:nllb-moe-54b --layers 8 --device cuda "
                    "--routing zipf:1",
         .options = options,

@@ -93,12 +93,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "bench gating",
-        .summary =
-            "Measures whole steps with dynamic gating and with static gating, padded and by mask, "
-            "over batches,\nand compares each mode's largest throughput. Steps end before the "
-            "vocabulary's product. A row\nis printed when it is measured, with --json --progress "
-            "on stderr. "
-            "After ctrl-C what there is\nis told.",
+        .summary = "Measures whole steps with dynamic gating and with static gating, padded and by "
+                   "mask, over batches, and compares each mode's largest throughput. Steps end "
+                   "before the vocabulary's product. A row is printed when it is measured, with "
+                   "--json --progress on stderr. After ctrl-C what there is is told.",
         .example = "moebius bench gating --model shape:paper-lm-52b --device cuda --capacity 0.05\n"
                    "    --batch 4x512,16x512,64x512 --routing zipf:1",
         .options = options,

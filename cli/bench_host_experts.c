@@ -58,8 +58,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "bench host-experts",
-        .summary = "Times experts that the host's cores compute, with random weights that no cache "
-                   "holds.",
+        .summary =
+            "Times experts that the host's cores compute, with random weights that no cache holds.",
         .example = "moebius bench host-experts --shape qwen3-30b-a3b --rows 1,16",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

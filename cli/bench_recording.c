@@ -65,7 +65,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "bench recording",
         .summary = "Measures decode and prefill with and without recording, in alternating pairs "
-                   "of runs: what recording\ntakes from the tokens per second.",
+                   "of runs: what recording takes from the tokens per second.",
         .example = "moebius bench recording --model shape:qwen3-30b-a3b --device cuda",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

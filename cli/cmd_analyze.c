@@ -26,11 +26,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "analyze",
-        .summary =
-            "Says what the routing of a trace is like, layer by layer and before any policy: how "
-            "many experts an\nevent (one layer of one step) needs, how unevenly they share the "
-            "work, how soon they are needed\nagain, which are needed together, and what static "
-            "gating would compute for each assignment.",
+        .summary = "Says what the routing of a trace is like, layer by layer and before any "
+                   "policy: how many experts an event (one layer of one step) needs, how unevenly "
+                   "they share the work, how soon they are needed again, which are needed "
+                   "together, and what static gating would compute for each assignment.",
         .example = "moebius analyze trace.db\nmoebius analyze trace.db --phase decode",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

@@ -50,8 +50,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "calibrate",
         .summary = "Measures what the executor's operations cost on this machine, for simulations "
-                   "of time: steps of\nmany batches, lengths and contexts, experts by how many "
-                   "there are of how many rows, and copies.\nUnder mpirun, with a GPU for each "
+                   "of time: steps of many batches, lengths and contexts, experts by how many "
+                   "there are of how many rows, and copies. Under mpirun, with a GPU for each "
                    "process, also what GPUs send one another.",
         .example = "moebius calibrate --device cuda --model shape:qwen3-30b-a3b --out hw.json",
         .options = options,

@@ -23,7 +23,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "check",
         .summary = "Reads a whole trace, or a study.db of `moebius sweep`: SQLite's own check, "
-                   "every checksum,\nlength and id. Names the first bad place; exit status 2 then.",
+                   "every checksum, length and id. Names the first bad place; exit status 2 then.",
         .example = "moebius check trace.db\nmoebius check study.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

@@ -72,7 +72,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .command = "export",
         .summary =
             "Writes the routing of a trace, or the placement of a plan, for other tools. For SQL, "
-            "load the\nextension (moebius_sqlite.so).\n\n"
+            "load the extension (moebius_sqlite.so).\n"
+            "\n"
             "  csv     routing, a row per choice\n"
             "  npy     expert ids [token, layer, k], -1 where not computed: what import --from npy "
             "reads\n"

@@ -64,16 +64,15 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "forward",
-        .summary =
-            "Runs a model on tokens and writes what it computed, to be compared with any "
-            "framework:\nlogits f32 [length, vocabulary] and, per MoE layer N, layerN.expert_ids "
-            "i32 and layerN.weights\nf32 [tokens, k] in router order (-1: dropped by static "
-            "gating). A 2-D batch gives logits\n[rows, length, vocabulary], its tokens row by row. "
-            "Without --key the stream input_ids is taken where\nthe file has it. For "
-            "encoder-decoder models these are the encoder's tokens; the decoder's come from\n"
-            "--decoder-tokens, else from the same file: its stream is named like the encoder's, "
-            "with\ndecoder_input_ids for input_ids. Encoder layers come first, decoder layers go "
-            "on counting.",
+        .summary = "Runs a model on tokens and writes what it computed, to be compared with any "
+                   "framework: logits f32 [length, vocabulary] and, per MoE layer N, "
+                   "layerN.expert_ids i32 and layerN.weights f32 [tokens, k] in router order (-1: "
+                   "dropped by static gating). A 2-D batch gives logits [rows, length, "
+                   "vocabulary], its tokens row by row. Without --key the stream input_ids is "
+                   "taken where the file has it. For encoder-decoder models these are the "
+                   "encoder's tokens; the decoder's come from --decoder-tokens, else from the same "
+                   "file: its stream is named like the encoder's, with decoder_input_ids for "
+                   "input_ids. Encoder layers come first, decoder layers go on counting.",
         .example = "moebius forward --model models/tiny-32x4 --tokens "
                    "models/tiny-32x4/reference.safetensors\n    --key wikitext.input_ids --out "
                    "out.safetensors",

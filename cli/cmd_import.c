@@ -87,7 +87,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "import",
         .summary = "Writes a trace from what another tool or engine recorded. What the source does "
-                   "not say stays\nunknown; run.notes says where a number comes from.",
+                   "not say stays unknown; run.notes says where a number comes from.",
         .example = "moebius import --from npy routes.npy --sequences sequences.csv --experts 32 "
                    "--out trace.db\nmoebius import --from bigmoe-csv qwen.route.csv --out qwen.db",
         .options = options,

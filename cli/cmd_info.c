@@ -31,13 +31,12 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         TRACE_OPTION(&arguments->path),
         JSON_OPTION(&arguments->json),
     };
-    const OptionTable table = {
-        .command = "info",
-        .summary = "Says what a trace holds: where it came from, its MoE layers, steps, tokens and "
-                   "requests.",
-        .example = "moebius info trace.db",
-        .options = options,
-        .n_options = sizeof options / sizeof options[0]};
+    const OptionTable table = {.command = "info",
+                               .summary = "Says what a trace holds: where it came from, its MoE "
+                                          "layers, steps, tokens and requests.",
+                               .example = "moebius info trace.db",
+                               .options = options,
+                               .n_options = sizeof options / sizeof options[0]};
     return options_parse(&table, argc, argv);
 }
 

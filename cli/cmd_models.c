@@ -51,15 +51,12 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "models",
-        .summary =
-            "Says what checkpoints hold: architecture, layers, experts, bytes per expert and in "
-            "all, as stored;\nwithout DIR, of every model whose shape the program knows "
-            "(shape:NAME "
-            "stands for a checkpoint\nwith random weights in that shape, shape:FILE.json for one "
-            "in the shape of any config.json).\nWith --memory what fits on a GPU of that size, and "
-            "how many slots a "
-            "layer's expert buffer can have.\nThe KV cache and activations, which depend on the "
-            "requests, come on top.",
+        .summary = "Says what checkpoints hold: architecture, layers, experts, bytes per expert "
+                   "and in all, as stored; without DIR, of every model whose shape the program "
+                   "knows (shape:NAME stands for a checkpoint with random weights in that shape, "
+                   "shape:FILE.json for one in the shape of any config.json). With --memory what "
+                   "fits on a GPU of that size, and how many slots a layer's expert buffer can "
+                   "have. The KV cache and activations, which depend on the requests, come on top.",
         .example = "moebius models models/ --memory 24",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

@@ -75,9 +75,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "place",
         .summary =
-            "Places the experts of every MoE layer on ranks, learnt from one part of a trace "
-            "(the first half),\nand scores on another (the second half) how evenly they share "
-            "the work.\n\n"
+            "Places the experts of every MoE layer on ranks, learnt from one part of a trace (the "
+            "first half), and scores on another (the second half) how evenly they share the work.\n"
+            "\n"
             "  contiguous, round-robin, random   follow from the ids (and the plan's seed)\n"
             "  greedy                            hottest first, each on the least loaded rank\n"
             "  anticorrelated                    and apart from those it is active with, by the "

@@ -86,16 +86,13 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .command = "plan",
         .summary =
             "Writes the best plan of a study, by what was scored of the trace. What the plan "
-            "learnt stands in it,\nso that it runs without the trace. Columns for --where: name, "
-            "evict, slots, "
-            "budget_bytes, scope,\nreplay_order, bound, lookups, hits, misses, miss_ratio, "
-            "assignments, assignment_hits, loads,\nbytes_loaded, evictions, "
-            "evicted_newest, evicted_young, memory_bytes, replay_ns, predictor,\nprefetches, "
-            "prefetch_hits, prefetch_evicted, bytes_prefetched, compute, host_computed, "
-            "host_rows;\nof sweeps with --hardware "
-            "total_ns, "
-            "tokens_per_s, exposed_load_ns, peak_bytes, and of continuous\nbatching "
-            "ttft_median_ns, ttft_p99_ns, tbt_median_ns, tbt_p99_ns.",
+            "learnt stands in it, so that it runs without the trace. Columns for --where: name, "
+            "evict, slots, budget_bytes, scope, replay_order, bound, lookups, hits, misses, "
+            "miss_ratio, assignments, assignment_hits, loads, bytes_loaded, evictions, "
+            "evicted_newest, evicted_young, memory_bytes, replay_ns, predictor, prefetches, "
+            "prefetch_hits, prefetch_evicted, bytes_prefetched, compute, host_computed, host_rows; "
+            "of sweeps with --hardware total_ns, tokens_per_s, exposed_load_ns, peak_bytes, and of "
+            "continuous batching ttft_median_ns, ttft_p99_ns, tbt_median_ns, tbt_p99_ns.",
         .example =
             "moebius plan --from study.db --best time --memory-at-most 80GiB --out plan.json\n"
             "moebius plan --from study.db --best memory --tokens-per-second-at-least 500 "

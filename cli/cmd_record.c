@@ -125,15 +125,12 @@ static Status parse(int argc, char **argv, RecordArguments *arguments)
     };
     const OptionTable table = {
         .command = "record",
-        .summary = "Runs a model on tokens and records which experts each token is routed to. With "
-                   "--routing\n"
-                   "trace:FILE the steps of that trace run again with its routing; --tokens then "
-                   "gives token ids that\n"
-                   "the trace lacks. Ctrl-C ends after the current step; what was recorded can be "
-                   "read. Of\n"
-                   "encoder-decoder models --tokens gives the sources, and both stacks are "
-                   "recorded; each beam is a\n"
-                   "request of its own.",
+        .summary =
+            "Runs a model on tokens and records which experts each token is routed to. With "
+            "--routing trace:FILE the steps of that trace run again with its routing; --tokens "
+            "then gives token ids that the trace lacks. Ctrl-C ends after the current step; what "
+            "was recorded can be read. Of encoder-decoder models --tokens gives the sources, and "
+            "both stacks are recorded; each beam is a request of its own.",
         .example = "moebius record --model models/tiny-32x4 --tokens "
                    "models/tiny-32x4/eval_tokens.safetensors\n    --prompt-length 256 --requests 4 "
                    "--batch 4 --out trace.db",

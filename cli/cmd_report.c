@@ -20,11 +20,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "report",
-        .summary =
-            "Writes one HTML page that stands by itself, without scripts and without a network. Of "
-            "a study.db: the\nplans that none beats in throughput with as little memory, misses by "
-            "policy and size beside Belady's\nbound, and what was scored. Of a trace: what `info` "
-            "and `analyze` say, and which experts do the work.",
+        .summary = "Writes one HTML page that stands by itself, without scripts and without a "
+                   "network. Of a study.db: the plans that none beats in throughput with as little "
+                   "memory, misses by policy and size beside Belady's bound, and what was scored. "
+                   "Of a trace: what `info` and `analyze` say, and which experts do the work.",
         .example = "moebius report study.db -o report.html\nmoebius report trace.db -o trace.html",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

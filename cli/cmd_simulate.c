@@ -54,14 +54,11 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "simulate",
         .summary = "Replays the routing of a trace through the expert buffer of a plan, and counts "
-                   "hits, misses and\n"
-                   "bytes loaded. Routing is taken as recorded. A plan with something to learn (a "
-                   "hot set, as evict\n"
-                   "static has) learns it from the training part and is scored on the test part, "
-                   "from a cold start.\n"
-                   "With --hardware it plays the operations, loads and waits of every step on the "
-                   "machine that the\n"
-                   "profile describes, and says how long they take.",
+                   "hits, misses and bytes loaded. Routing is taken as recorded. A plan with "
+                   "something to learn (a hot set, as evict static has) learns it from the "
+                   "training part and is scored on the test part, from a cold start. With "
+                   "--hardware it plays the operations, loads and waits of every step on the "
+                   "machine that the profile describes, and says how long they take.",
         .example = "moebius simulate --trace trace.db --plan plan.json --set buffer.slots=8\n"
                    "moebius simulate --trace trace.db --set buffer.slots=8 --set "
                    "buffer.evict=static --train 0:0.5\n"

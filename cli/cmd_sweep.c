@@ -57,23 +57,16 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const OptionTable table = {
         .command = "sweep",
         .summary =
-            "Replays a trace under every plan of a study and writes one row for each into "
-            "an SQLite file. A\n"
-            "sweep that was stopped goes on where it was when it is run again. With --sizes "
-            "all every plan\n"
-            "gets every size; stack policies under order serial (lru, mru, lfu, belady, "
-            "belady-admit) take one\n"
-            "pass for all of them. Under mpirun the processes share the plans; only the "
-            "first writes, and\n"
-            "reads anything but the scores and predictions of the trace. Where a plan has "
-            "something to learn\n"
-            "(evict static a hot set, placements a map), all plans are scored on the steps "
-            "that none learnt\n"
-            "from: the second half, after learning from the first, unless --train and --test "
-            "say else. With\n"
-            "--hardware every plan has its time, throughput and device memory, simulated, "
-            "and the plans that\n"
-            "none beats in both are shown.",
+            "Replays a trace under every plan of a study and writes one row for each into an "
+            "SQLite file. A sweep that was stopped goes on where it was when it is run again. With "
+            "--sizes all every plan gets every size; stack policies under order serial (lru, mru, "
+            "lfu, belady, belady-admit) take one pass for all of them. Under mpirun the processes "
+            "share the plans; only the first writes, and reads anything but the scores and "
+            "predictions of the trace. Where a plan has something to learn (evict static a hot "
+            "set, placements a map), all plans are scored on the steps that none learnt from: the "
+            "second half, after learning from the first, unless --train and --test say else. With "
+            "--hardware every plan has its time, throughput and device memory, simulated, and the "
+            "plans that none beats in both are shown.",
         .example =
             "moebius sweep --trace trace.db --study study.json --out study.db\n"
             "moebius sweep --trace trace.db --study study.json --hardware hw.json --out times.db",

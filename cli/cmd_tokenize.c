@@ -63,10 +63,10 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     };
     const OptionTable table = {
         .command = "tokenize",
-        .summary = "Turns text into a model's tokens, or tokens into text. Prints ids and pieces, "
-                   "or the text.\nBytes that are no UTF-8 are read as U+FFFD; the decoded text of "
-                   "a byte-level model is written\nbyte for byte, but U+FFFD stands for what is no "
-                   "UTF-8 under --json.",
+        .summary =
+            "Turns text into a model's tokens, or tokens into text. Prints ids and pieces, or the "
+            "text. Bytes that are no UTF-8 are read as U+FFFD; the decoded text of a byte-level "
+            "model is written byte for byte, but U+FFFD stands for what is no UTF-8 under --json.",
         .example = "moebius tokenize --model models/tiny-32x4 --text README.md --json",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};

@@ -7,6 +7,22 @@
 #include "cli/plan_input.h"
 #include "cli/validate.h"
 
+static Status check(const OptionTable *table, ValidateArguments *arguments)
+{
+    TRY(model_input_check(table, &arguments->model));
+    if (arguments->tokens.file == NULL &&
+        (arguments->tokens.key != NULL || arguments->tokens.prompt_length > 0))
+        return options_fail(table, "--key and --prompt-length need --tokens");
+    if (arguments->out != NULL && arguments->plans.count > 1)
+        return options_fail(table, "--out keeps the run of one plan, there are %zu",
+                            arguments->plans.count);
+    if (arguments->hardware == NULL && (arguments->runs > 0 || arguments->timeline != NULL))
+        return options_fail(table, "--runs and --timeline need --hardware");
+    if (arguments->runs == 0)
+        arguments->runs = 5;
+    return routing_input(table, arguments->routing, "gate and trace:FILE", &arguments->forced);
+}
+
 static Status parse(int argc, char **argv, ValidateArguments *arguments)
 {
     const Option options[] = {
@@ -43,37 +59,22 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
     };
     const OptionTable table = {
         .command = "validate",
-        .summary = "Runs the steps of a trace in the executor under a plan, replays the routing of "
-                   "that very run in\n"
-                   "the simulator under the same plan, and compares what both say of every expert: "
-                   "hit, load, evict,\n"
-                   "bypass or computed on the host, and in which slot. Without --model the trace "
-                   "names the model.\n"
-                   "Exit status 1 on a difference. A trace without token ids runs with its own "
-                   "routing, as with\n"
-                   "--routing trace:FILE; policies that know the future can only be run so. With "
-                   "--hardware it also\n"
-                   "says how far simulated times and memory are from measured ones. With "
-                   "batching.mode \"continuous\"\n"
-                   "the requests of the trace arrive again, and steps are composed anew.",
+        .summary =
+            "Runs the steps of a trace in the executor under a plan, replays the routing of that "
+            "very run in the simulator under the same plan, and compares what both say of every "
+            "expert: hit, load, evict, bypass or computed on the host, and in which slot. Without "
+            "--model the trace names the model. Exit status 1 on a difference. A trace without "
+            "token ids runs with its own routing, as with --routing trace:FILE; policies that know "
+            "the future can only be run so. With --hardware it also says how far simulated times "
+            "and memory are from measured ones. With batching.mode \"continuous\" the requests of "
+            "the trace arrive again, and steps are composed anew.",
         .example = "moebius validate --trace trace.db --plan plan.json --model models/tiny-32x4\n"
                    "moebius validate --trace trace.db --plan lru.json --plan lfu.json\n"
                    "moebius validate --trace trace.db --plan lru.json --hardware hw.json --runs 5",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
-    TRY(model_input_check(&table, &arguments->model));
-    if (arguments->tokens.file == NULL &&
-        (arguments->tokens.key != NULL || arguments->tokens.prompt_length > 0))
-        return options_fail(&table, "--key and --prompt-length need --tokens");
-    if (arguments->out != NULL && arguments->plans.count > 1)
-        return options_fail(&table, "--out keeps the run of one plan, there are %zu",
-                            arguments->plans.count);
-    if (arguments->hardware == NULL && (arguments->runs > 0 || arguments->timeline != NULL))
-        return options_fail(&table, "--runs and --timeline need --hardware");
-    if (arguments->runs == 0)
-        arguments->runs = 5;
-    return routing_input(&table, arguments->routing, "gate and trace:FILE", &arguments->forced);
+    return check(&table, arguments);
 }
 
 static Status check_routing(const ValidateArguments *arguments)

@@ -11,6 +11,9 @@
 
 #include "base/memory.h"
 
+/* Of help: its lines, and where those go on that are too long. */
+enum { LINE_WIDTH = 100, USAGE_INDENT = 6, HELP_INDENT = 29 };
+
 typedef struct {
     const OptionTable *table;
     int argc;
@@ -40,21 +43,71 @@ static bool is_positional(const Option *option)
     return option->kind == OPTION_POSITIONAL || option->kind == OPTION_POSITIONALS;
 }
 
-static void print_usage_item(const Option *option)
+/* Prints TEXT, BYTES that stay together, behind what stands in the line up to *COLUMN: on a line of
+ * its own from INDENT on where it does not fit. */
+static void print_word(const char *text, size_t bytes, size_t indent, size_t *column)
 {
+    if (*column > indent && *column + 1 + bytes > LINE_WIDTH) {
+        printf("\n%*s", (int)indent, "");
+        *column = indent;
+    } else if (*column > indent) {
+        putchar(' ');
+        ++*column;
+    }
+    printf("%.*s", (int)bytes, text);
+    *column += bytes;
+}
+
+/* The words of TEXT up to the end of its line, where it returns. */
+static const char *print_words(const char *text, size_t indent, size_t *column)
+{
+    while (*text != '\0' && *text != '\n') {
+        size_t bytes = strcspn(text, " \n");
+        print_word(text, bytes, indent, column);
+        text += bytes;
+        text += strspn(text, " ");
+    }
+    return text;
+}
+
+/* Lines that begin with a space are printed as they are. */
+static void print_summary(const char *text)
+{
+    while (*text != '\0') {
+        size_t column = 0;
+        size_t bytes = *text == ' ' ? strcspn(text, "\n") : 0;
+        printf("%.*s", (int)bytes, text);
+        text = print_words(text + bytes, 0, &column);
+        putchar('\n');
+        text += *text == '\n';
+    }
+}
+
+static void print_usage_item(const Option *option, size_t *column)
+{
+    char text[128];
     const char *open = option->required ? "" : "[";
     const char *close = option->required ? "" : "]";
     bool repeats = option->kind == OPTION_LIST || option->kind == OPTION_POSITIONALS;
     const char *more = repeats ? "..." : "";
     if (is_positional(option))
-        printf(" %s%s%s%s", open, option->name, close, more);
+        snprintf(text, sizeof text, "%s%s%s%s", open, option->name, close, more);
     else if (option->kind == OPTION_FLAG)
-        printf(" %s--%s%s", open, option->name, close);
+        snprintf(text, sizeof text, "%s--%s%s", open, option->name, close);
     else
-        printf(" %s--%s %s%s%s", open, option->name, option->argument, close, more);
+        snprintf(text, sizeof text, "%s--%s %s%s%s", open, option->name, option->argument, close,
+                 more);
+    print_word(text, strlen(text), USAGE_INDENT, column);
 }
 
-static void print_help_line(const Option *option)
+static void print_help_line(const char *left, const char *help)
+{
+    size_t column = (size_t)printf("  %-*s ", HELP_INDENT - 3, left);
+    print_words(help, HELP_INDENT, &column);
+    putchar('\n');
+}
+
+static void print_option(const Option *option)
 {
     char left[64];
     if (is_positional(option))
@@ -62,7 +115,7 @@ static void print_help_line(const Option *option)
     else
         snprintf(left, sizeof left, "--%s %s", option->name,
                  option->argument != NULL ? option->argument : "");
-    printf("  %-26s %s\n", left, option->help);
+    print_help_line(left, option->help);
 }
 
 /* Lines that go on from the one before bring an indent of their own. */
@@ -78,13 +131,15 @@ static void print_example(const char *text)
 
 static void print_help(const OptionTable *table)
 {
-    printf("usage: moebius %s", table->command);
+    size_t column = (size_t)printf("usage: moebius %s", table->command);
     for (size_t i = 0; i < table->n_options; i++)
-        print_usage_item(&table->options[i]);
-    printf("\n\n%s\n\n", table->summary);
+        print_usage_item(&table->options[i], &column);
+    printf("\n\n");
+    print_summary(table->summary);
+    putchar('\n');
     for (size_t i = 0; i < table->n_options; i++)
-        print_help_line(&table->options[i]);
-    printf("  %-26s %s\n", "--help", "this text");
+        print_option(&table->options[i]);
+    print_help_line("--help", "this text");
     print_example(table->example);
 }
 

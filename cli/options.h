@@ -88,7 +88,7 @@ enum { OPTIONS_MAX = 64 };
 
 typedef struct {
     const char *command; /* "simulate" */
-    const char *summary; /* what it does; a sentence or more */
+    const char *summary; /* what it does; a sentence or more, and lines that begin with a space */
     const char *example; /* one command line, or several lines */
     const Option *options;
     size_t n_options; /* at most OPTIONS_MAX */

@@ -276,13 +276,25 @@ static void bad_command_lines_are_usage_errors_with_a_hint(void **unused)
     assert_refused(&run, 2, "moebius: no command given");
 }
 
+static void assert_lines_fit(const char *text, const char *end)
+{
+    while (text < end) {
+        size_t bytes = strcspn(text, "\n");
+        assert_in_range(bytes, 0, 100);
+        text += bytes + 1;
+    }
+}
+
 static void help_lists_every_command_and_each_has_an_example(void **unused)
 {
     (void)unused;
-    static const char *const COMMANDS[] = {"simulate", "sweep", "plan", "info", "check"};
+    static const char *const COMMANDS[] = {"record", "forward",  "import",    "export",   "info",
+                                           "check",  "analyze",  "simulate",  "sweep",    "plan",
+                                           "place",  "validate", "calibrate", "tokenize", "models",
+                                           "report", "bench"};
     Run all = RUN("--help");
     assert_done(&all);
-    for (size_t i = 0; i < 5; i++) {
+    for (size_t i = 0; i < sizeof COMMANDS / sizeof *COMMANDS; i++) {
         char usage[64];
         assert_non_null(strstr(all.out, COMMANDS[i]));
         Run one = RUN(COMMANDS[i], "--help");
@@ -293,6 +305,7 @@ static void help_lists_every_command_and_each_has_an_example(void **unused)
         assert_memory_equal(one.out, usage, strlen(usage));
         snprintf(usage, sizeof usage, "example:\n  moebius %s ", COMMANDS[i]);
         assert_non_null(strstr(one.out, usage));
+        assert_lines_fit(one.out, strstr(one.out, usage));
         assert_null(strstr(one.out, "\nmoebius ")); /* further examples are indented as well */
     }
     Run version = RUN("--version");

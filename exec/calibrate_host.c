@@ -358,11 +358,19 @@ static double since(const HostEvents *events, uint32_t i, uint64_t start_ns)
     return (double)(start_ns - events->start_ns[i]) - events->ns[i];
 }
 
-/* Two steps, the second when WAIT_NS have passed: what its first event took longer than the median
- * of the others, how long after the one before it began, and how long the others did; false where
- * there are no others. */
-static Status time_rested(Calibration *c, const HostSteps *steps, double wait_ns, double took[3],
-                          bool *known)
+/* What the first event of a step took longer than the median of the others, how long the host's
+ * cores had rested before it, and before the second. */
+typedef struct {
+    uint32_t n;
+    double longer_ns[RESTED_REPEATS];
+    double rested_ns[RESTED_REPEATS];
+    double others_ns[RESTED_REPEATS];
+} RestedTimes;
+
+/* Two steps, the second when WAIT_NS have passed: adds its times to TIMES, unless it has only one
+ * event. */
+static Status time_rested(Calibration *c, const HostSteps *steps, double wait_ns,
+                          RestedTimes *times)
 {
     HostEvents before;
     HostEvents events;
@@ -374,35 +382,29 @@ static Status time_rested(Calibration *c, const HostSteps *steps, double wait_ns
         continue;
     TRY(run_set(c, steps, &output));
     take_events(&output, &events);
-    *known = before.n > 0 && events.n > 1;
-    if (!*known)
+    if (before.n == 0 || events.n < 2)
         return OK;
-    took[1] = since(&before, before.n - 1, events.start_ns[0]);
-    took[2] = since(&events, 0, events.start_ns[1]);
-    took[0] = events.ns[0] - calibration_median(events.ns + 1, events.n - 1);
+    times->longer_ns[times->n] = events.ns[0] - calibration_median(events.ns + 1, events.n - 1);
+    times->rested_ns[times->n] = since(&before, before.n - 1, events.start_ns[0]);
+    times->others_ns[times->n++] = since(&events, 0, events.start_ns[1]);
     return OK;
 }
 
 /* Memory and cores that had nothing to do for a while are slower at first. */
 static Status measure_rested(Calibration *c, uint32_t active, double wait_ns)
 {
-    double values[3][RESTED_REPEATS];
+    RestedTimes times = {0};
     char shape[160];
     HostSteps steps;
     if (!find_steps(c, 1, active, &steps) || !calibration_experts_shape(c, shape))
         return OK;
-    for (uint32_t i = 0; i < RESTED_REPEATS; i++) {
-        double took[3];
-        bool known;
-        TRY(time_rested(c, &steps, wait_ns, took, &known));
-        if (!known)
-            return OK;
-        for (uint32_t j = 0; j < 3; j++)
-            values[j][i] = took[j];
-    }
-    const double longer_ns = calibration_median(values[0], RESTED_REPEATS);
-    const double at[2] = {active, calibration_median(values[1], RESTED_REPEATS)};
-    const double others_at[2] = {active, calibration_median(values[2], RESTED_REPEATS)};
+    for (uint32_t i = 0; i < RESTED_REPEATS && times.n == i; i++)
+        TRY(time_rested(c, &steps, wait_ns, &times));
+    if (times.n < RESTED_REPEATS)
+        return OK;
+    const double longer_ns = calibration_median(times.longer_ns, times.n);
+    const double at[2] = {active, calibration_median(times.rested_ns, times.n)};
+    const double others_at[2] = {active, calibration_median(times.others_ns, times.n)};
     if (wait_ns == 0 && others_at[1] < at[1])
         TRY(calibration_note(c, "host/rested", shape, UNIT_NS, RESTED_AXES, 2, others_at, 0, 0));
     return calibration_note(c, "host/rested", shape, UNIT_NS, RESTED_AXES, 2, at,

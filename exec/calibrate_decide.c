@@ -14,29 +14,6 @@ static const char *const PREDICTORS[] = {
     "oracle:1",  "synthetic:0.7,0.7", "activation-match:8", "activation-match:64"};
 static const char *const QUICK_PREDICTORS[] = {"previous-step", "synthetic:0.7,0.7"};
 
-void calibration_foretell(Calibration *c, uint32_t tokens)
-{
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    const uint16_t *experts = c->forced;
-    uint16_t *coming = c->coming;
-    uint16_t *n_coming = c->n_coming;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        if (layers[i].stack != STACK_DECODER)
-            continue;
-        size_t ids = (size_t)tokens * layers[i].top_k;
-        uint16_t *first = coming;
-        memset(c->is_coming, 0, layers[i].experts * sizeof *c->is_coming);
-        for (size_t id = 0; id < ids; id++)
-            c->is_coming[experts[id]] = true;
-        for (uint32_t e = 0; e < layers[i].experts; e++)
-            if (c->is_coming[e])
-                *coming++ = (uint16_t)e;
-        *n_coming++ = (uint16_t)(coming - first);
-        experts += ids;
-    }
-}
-
 /* A step of as many requests with a token each, whose layers need ACTIVE experts that are others
  * than those of the step before. */
 static Status step(Calibration *c, uint32_t requests, uint32_t active, StepOutput *output)

@@ -123,17 +123,12 @@ static double unevenness_of(Shares shares)
 static Shares force(Calibration *c, Stack stack, uint32_t tokens, uint32_t active, Sharing share,
                     double skew)
 {
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
+    ForcedLayer at = forced_layers(c, stack, tokens);
     Shares shares = {0};
-    for (uint32_t i = 0; i < n_layers; i++) {
-        uint32_t rows = tokens * layers[i].top_k;
-        if (layers[i].stack != stack)
-            continue;
-        shares = share(tokens, layers[i].top_k, active < rows ? active : rows, skew);
-        deal(&layers[i], shares, c->first_expert, experts);
-        experts += rows;
+    while (forced_next(&at)) {
+        uint32_t most = active < at.n_ids ? active : (uint32_t)at.n_ids;
+        shares = share(tokens, at.layer->top_k, most, skew);
+        deal(at.layer, shares, c->first_expert, at.experts);
     }
     return shares;
 }

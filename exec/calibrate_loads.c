@@ -7,19 +7,6 @@ enum { LOAD_STEPS = 5, MANY_TOKENS = 16, MOST_EVENTS = 64 };
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 
-void calibration_turn_over(Calibration *c, uint32_t tokens, uint32_t active, bool second)
-{
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        if (layers[i].stack != STACK_DECODER)
-            continue;
-        for (uint32_t k = 0; k < tokens * layers[i].top_k; k++)
-            *experts++ = (uint16_t)(2 * (k % active) + second);
-    }
-}
-
 /* The host's time in a step beyond queueing it and waiting for it. */
 static double outside(const StepOutput *output)
 {

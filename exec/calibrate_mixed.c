@@ -20,16 +20,11 @@ typedef struct {
 /* The experts of every event are ACTIVE neighbours, BY places further on than those before. */
 static void move_on(Calibration *c, uint32_t tokens, uint32_t active, uint32_t by)
 {
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
+    ForcedLayer at = forced_layers(c, STACK_DECODER, tokens);
     c->first_expert = (c->first_expert + by) % c->config->max_experts;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        if (layers[i].stack != STACK_DECODER)
-            continue;
-        for (uint32_t k = 0; k < tokens * layers[i].top_k; k++)
-            *experts++ = (uint16_t)((c->first_expert + k % active) % layers[i].experts);
-    }
+    while (forced_next(&at))
+        for (size_t id = 0; id < at.n_ids; id++)
+            at.experts[id] = (uint16_t)((c->first_expert + id % active) % at.layer->experts);
 }
 
 static void keep_host(Calibration *c, const HostTimes *host, uint32_t at, MixedTimes *times)

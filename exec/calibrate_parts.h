@@ -245,6 +245,24 @@ void calibration_close_clock(Calibration *c);
 /* Puts the samples into the profile's tables, the median of those of one place. */
 Status calibration_settle(Calibration *c);
 
+/* One MoE layer of STACK after the other, in a step of TOKENS whose routing is C->forced:
+ *
+ *     ForcedLayer at = forced_layers(c, STACK_DECODER, tokens);
+ *     while (forced_next(&at)) ... at.experts[at.n_ids] of at.layer ... */
+typedef struct {
+    const TraceLayer *layer;
+    uint16_t *experts; /* [n_ids], [tokens][top_k] */
+    size_t n_ids;
+    Stack stack;
+    uint32_t tokens;
+    const TraceLayer *next;
+    const TraceLayer *end;
+} ForcedLayer;
+
+ForcedLayer forced_layers(const Calibration *c, Stack stack, uint32_t tokens);
+/* False after the last. */
+bool forced_next(ForcedLayer *at);
+
 /* Forces TOKENS tokens of every MoE layer of STACK on ACTIVE experts each: evenly, or with SKEW, a
  * share of all rows that go to one of them, as far as they can. Returns the mean load of these
  * experts. */

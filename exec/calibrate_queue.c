@@ -264,30 +264,6 @@ static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured
 
 /* ---- the places ---- */
 
-static bool is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (experts[i] == expert)
-            return true;
-    return false;
-}
-
-void calibration_drop(Calibration *c, uint32_t tokens, uint32_t active)
-{
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        if (layers[i].stack != STACK_DECODER)
-            continue;
-        size_t ids = (size_t)tokens * layers[i].top_k;
-        for (size_t k = active; k < ids; k++)
-            if (!is_among(experts, active, experts[k]))
-                experts[k] = EXPERT_DROPPED;
-        experts += ids;
-    }
-}
-
 /* True when the open model has room for the step, and this round one of its length. */
 static bool is_due(const Calibration *c, uint32_t requests, uint32_t tokens)
 {

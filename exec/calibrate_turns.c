@@ -68,16 +68,11 @@ typedef struct {
 /* Rows that C->forced gives EXPERT of the model's layer number LAYER, of TOKENS. */
 static uint32_t rows_of(const Calibration *c, uint32_t layer, uint32_t expert, uint32_t tokens)
 {
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    const uint16_t *experts = c->forced;
+    ForcedLayer at = forced_layers(c, STACK_DECODER, tokens);
     uint32_t rows = 0;
-    uint32_t i = 0;
-    for (; layers[i].layer != layer; i++)
-        if (layers[i].stack == STACK_DECODER)
-            experts += (size_t)tokens * layers[i].top_k;
-    for (size_t id = 0; id < (size_t)tokens * layers[i].top_k; id++)
-        rows += experts[id] == expert;
+    while (forced_next(&at))
+        for (size_t id = 0; at.layer->layer == layer && id < at.n_ids; id++)
+            rows += at.experts[id] == expert;
     return rows;
 }
 

@@ -2,8 +2,6 @@
  * them takes the host longer than what it has just done, and does again. */
 #include "exec/calibrate_parts.h"
 
-#include "base/lcg.h"
-
 enum { VARIED_STEPS = 16, MOST_EVENTS = 256, LEAST_EVENTS = 5 };
 
 typedef struct {
@@ -12,28 +10,6 @@ typedef struct {
     double decide_ns[MOST_EVENTS];
     double queue_ns[MOST_EVENTS];
 } Events;
-
-void calibration_draw(Calibration *c, uint32_t tokens, uint64_t *random)
-{
-    uint32_t n_layers;
-    const TraceLayer *layers = executor_layers(c->executor, &n_layers);
-    uint16_t *experts = c->forced;
-    for (uint32_t i = 0; i < n_layers; i++) {
-        if (layers[i].stack != STACK_DECODER)
-            continue;
-        for (uint32_t t = 0; t < tokens; t++) {
-            memset(c->is_coming, 0, layers[i].experts * sizeof *c->is_coming);
-            for (uint32_t k = 0; k < layers[i].top_k;) {
-                uint32_t expert = (uint32_t)(lcg_next(random) >> 33) % layers[i].experts;
-                if (c->is_coming[expert])
-                    continue;
-                c->is_coming[expert] = true;
-                experts[k++] = (uint16_t)expert;
-            }
-            experts += layers[i].top_k;
-        }
-    }
-}
 
 /* Keeps the events that load nothing. */
 static void keep(Calibration *c, const StepOutput *output, Events *events)

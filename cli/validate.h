@@ -53,9 +53,10 @@ typedef struct {
 
 /* What requests experienced. */
 typedef struct {
-    ServingReport predicted;
-    ServingNoise varies; /* where requests come a little closer or farther apart */
-    ServingReport *runs; /* [arguments.runs] */
+    ServingReport predicted; /* the median where requests come a little closer or farther apart, */
+    ServingNoise varies;     /* ... by which it differs so much, */
+    ServingReport played;    /* ... and where they come as they did */
+    ServingReport *runs;     /* [arguments.runs] */
     ServingReport middle;
     ServingNoise noise;
     uint64_t between_ns; /* two steps, on average over all runs */

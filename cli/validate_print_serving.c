@@ -79,7 +79,7 @@ static void add_memory(Table *table, const ValidatedTime *time)
 
 static uint64_t predicted_between(const ValidatedPlan *result)
 {
-    return between_steps(&result->served.predicted, result->time.predicted.between_ns);
+    return between_steps(&result->served.played, result->time.predicted.between_ns);
 }
 
 static Status print_compared(const ValidatedPlan *result, uint32_t runs)
@@ -102,9 +102,9 @@ static Status print_compared(const ValidatedPlan *result, uint32_t runs)
     add_throughput(table, served);
     add_memory(table, &result->time);
     printf(
-        "Measured is of each number the median of %u runs, noise how much it differs from run to "
-        "run, and\nvaries how much the prediction does when requests come up to 0.5 %% earlier "
-        "or later (coefficients\nof variation):\n",
+        "Measured is of each number the median of %u runs, predicted that of 21 plays in which "
+        "requests come\nup to 0.5 %% earlier or later; noise and varies are how much they differ "
+        "(coefficients of variation):\n",
         runs);
     Status status = table_print(table, stdout);
     table_free(table);

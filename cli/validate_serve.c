@@ -87,8 +87,9 @@ static Status run_plan(Validation *validation, const Plan *plan, const TraceRequ
 
 /* ---- predicted ---- */
 
-/* How often the prediction is made anew, of arrivals that come up to such a share of their time
- * earlier or later. */
+/* Whether a request that comes when a step begins is in time for it is chance, and one that is not
+ * waits for the next. So the prediction is made of as many plays, in which arrivals come up to such
+ * a share of their time earlier or later: as of runs, of each number the median counts. */
 enum { PLAYS = 21 };
 static const double MOST_MOVED = 0.005;
 
@@ -136,13 +137,12 @@ static Status play_all(const Validation *validation, const Plan *plan, const Reb
                        ValidatedPlan *result)
 {
     ServingReport reports[PLAYS];
-    ServingReport middle;
-    ValidatedTime unused;
+    ServedRuns *served = &result->served;
     for (int i = 0; i < PLAYS; i++)
-        TRY(play(validation, plan, tokens, 1 + MOST_MOVED * (2.0 * i / (PLAYS - 1) - 1), &unused,
-                 &reports[i]));
-    TRY(served_runs_middle(reports, PLAYS, &middle, &result->served.varies));
-    return play(validation, plan, tokens, 0, &result->time, &result->served.predicted);
+        TRY(play(validation, plan, tokens, 1 + MOST_MOVED * (2.0 * i / (PLAYS - 1) - 1),
+                 &result->time, &reports[i]));
+    TRY(served_runs_middle(reports, PLAYS, &served->predicted, &served->varies));
+    return play(validation, plan, tokens, 0, &result->time, &served->played);
 }
 
 /* What the simulator says of the run that was recorded: its routing and its arrivals. */

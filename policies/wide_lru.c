@@ -12,6 +12,14 @@ WIDE_INLINE bool goes_before_its_turn(const WideEvent *event, __m256i own, uint3
     return (_mm256_cmpgt_epi32_mask(misses, _mm256_popcnt_epi32(older)) & event->hits) != 0;
 }
 
+/* All of A hit: nobody goes, and the old end is not looked at. */
+WIDE_INLINE void touch_all(Scope *scope, Ring *ring, ScopeEvent *counts, const WideEvent *event)
+{
+    wide_append(scope, ring, event->n, event->objects);
+    counts->lookups += event->n;
+    counts->hits += event->n;
+}
+
 /* Under order batch all is as if the hits were looked up first. */
 WIDE_INLINE bool decide(Scope *scope, ScopeEvent *counts, const BufferRun *run, BufferSpan span,
                         bool serial)
@@ -19,6 +27,11 @@ WIDE_INLINE bool decide(Scope *scope, ScopeEvent *counts, const BufferRun *run, 
     Ring *ring = &scope->rings[0];
     WideEvent event = wide_look_up(scope, run->experts + span.first, span.n, counts->first_object,
                                    scope->position);
+    if (event.n_misses == 0) {
+        touch_all(scope, ring, counts, &event);
+        wide_write_hits(&event, run->hit != NULL ? run->hit + span.first : NULL);
+        return true;
+    }
     WideEnd end = wide_end(scope, ring, false, event.n_misses);
     __m256i own = wide_own(ring, &end, &event);
     uint32_t others = end.live & ~wide_any(own);

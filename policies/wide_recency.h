@@ -106,6 +106,37 @@ WIDE_INLINE void wide_append(Scope *scope, Ring *ring, uint32_t n, __m256i objec
     ring->head += n;
 }
 
+/* Those of the 16 places from AT on, a multiple of 16, that are not stale, among LANES, go behind
+ * the N of LIST; returns how many there are then. */
+WIDE_INLINE uint32_t wide_list_live(const Scope *scope, const Ring *ring, uint32_t at,
+                                    uint32_t lanes, uint32_t *list, uint32_t n)
+{
+    const __m512i objects = _mm512_loadu_si512(ring->objects + at);
+    const __m512i positions = wide_gather_16(scope->position, objects);
+    uint32_t live = _mm512_mask_cmpeq_epi32_mask((__mmask16)lanes, positions, wide_count_16(at));
+    _mm512_storeu_si512(list + n, _mm512_maskz_compress_epi32((__mmask16)live, objects));
+    return n + wide_bits(live);
+}
+
+/* Drops the stale, as recency_clean(), in one go over all places. They are listed where a policy
+ * has room for them and as many more, and 16 fit behind them: scopes have WIDE_SLOTS at least. */
+WIDE_INLINE void wide_clean(Scope *scope, Ring *ring)
+{
+    uint32_t *list = scope->aside;
+    uint32_t first = ring->tail % WIDE_WINDOW;
+    uint32_t at = (ring->tail & ring->mask) - first;
+    uint32_t n = wide_list_live(scope, ring, at, UINT16_MAX << first & UINT16_MAX, list, 0);
+    for (uint32_t i = WIDE_WINDOW; i <= ring->mask; i += WIDE_WINDOW)
+        n = wide_list_live(scope, ring, (at + i) & ring->mask, UINT16_MAX, list, n);
+    n = wide_list_live(scope, ring, at, (1u << first) - 1, list, n);
+    for (uint32_t i = 0; i < n; i++) {
+        ring->objects[i] = list[i];
+        scope->position[list[i]] = i;
+    }
+    ring->tail = 0;
+    ring->head = n;
+}
+
 /* Decides one event, or, returning false, leaves it alone. */
 typedef bool (*WideRecencyEvent)(Scope *scope, ScopeEvent *counts, const BufferRun *run,
                                  BufferSpan span, bool serial);
@@ -118,7 +149,7 @@ WIDE_INLINE uint32_t wide_recency_run(Scope *scope, ScopeEvent *events, const Bu
     for (; from < run->n_spans && wide_can(scope, run->spans[from]); from++) {
         BufferSpan span = run->spans[from];
         if (ring_size(ring) + WIDE_LANES > ring->mask)
-            recency_clean(scope, ring);
+            wide_clean(scope, ring);
         if (!decide(scope, &events[span.layer_index], run, span, serial))
             break;
     }

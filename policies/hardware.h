@@ -203,6 +203,8 @@ Status hardware_parse(char *text, size_t bytes, const char *file, Hardware *hard
 Status hardware_save(const Hardware *hardware, const char *path);
 /* Freed with cJSON_Delete. */
 Status hardware_to_json(const Hardware *hardware, cJSON **json);
+/* A checksum over all that it says: CRC-32C. */
+uint32_t hardware_crc(const Hardware *hardware);
 /* HARDWARE may be zeroed. */
 void hardware_free(Hardware *hardware);
 

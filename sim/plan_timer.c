@@ -1,23 +1,12 @@
 #include "sim/plan_timer.h"
 
 #include <stdio.h>
-#include <string.h>
 
-#include "base/crc32c.h"
-#include "base/memory.h"
 #include "sim/ranked_replay.h"
 
-Status plan_timer_name(const Hardware *hardware, char *text, size_t bytes)
+void plan_timer_name(const Hardware *hardware, char *text, size_t bytes)
 {
-    cJSON *json;
-    char *all = NULL;
-    TRY(hardware_to_json(hardware, &json));
-    Status status = json_print(json, false, &all);
-    cJSON_Delete(json);
-    if (status == OK)
-        snprintf(text, bytes, "%.240s, crc32c=%08x", hardware->device, crc32c(0, all, strlen(all)));
-    mem_free(all);
-    return status;
+    snprintf(text, bytes, "%.240s, crc32c=%08x", hardware->device, hardware_crc(hardware));
 }
 
 static Status open_timing(const PlanTimer *timer, const Plan *plan, const TraceLayer *layers,

@@ -17,7 +17,7 @@ typedef struct {
 } PlanTimer;
 
 /* What tells HARDWARE from another profile, and for people its device: TEXT[bytes]. */
-Status plan_timer_name(const Hardware *hardware, char *text, size_t bytes);
+void plan_timer_name(const Hardware *hardware, char *text, size_t bytes);
 
 /* replay_run() of PLAN, with result->time. TIMER NULL: without. */
 Status plan_timer_run(const PlanTimer *timer, const PackedTrace *trace, const Plan *plan,

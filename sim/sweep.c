@@ -230,7 +230,7 @@ Status sweep_run(const PackedTrace *trace, const char *trace_path, const Study *
     TRY(check_times(study, options));
     TRY(trace_parts_choose(&options->parts, needs_training(study), trace->n_steps, &scored.parts));
     if (options->timer != NULL)
-        TRY(plan_timer_name(options->timer->hardware, scored.hardware, sizeof scored.hardware));
+        plan_timer_name(options->timer->hardware, scored.hardware, sizeof scored.hardware);
     TRY(complete_plans(trace, &scored.parts, study, options, &learnt));
     PackedTrace test = packed_trace_part(trace, scored.parts.test.first, scored.parts.test.end);
     PlanTimer timer = {0};

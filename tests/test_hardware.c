@@ -86,12 +86,46 @@ static void profiles_survive_the_way_to_json_and_back(void **unused)
         char *left = text_of(&first);
         char *right = text_of(&second);
         assert_string_equal(left, right);
+        assert_int_equal(hardware_crc(&first), hardware_crc(&second));
         assert_int_equal(second.n_tables, first.n_tables);
         assert_int_equal(second.models[0].memory.weights_bytes, 1);
         mem_free(left);
         mem_free(right);
         hardware_free(&first);
         hardware_free(&second);
+    }
+}
+
+/* All that a profile says, a part at a time. */
+static void the_checksum_of_a_profile_tells_it_from_any_other(void **unused)
+{
+    (void)unused;
+    for (int part = 0; part < 16; part++) {
+        Hardware hardware = random_hardware(6);
+        CostTable *table = &hardware.tables[1];
+        HardwareModel *model = &hardware.models[1];
+        assert_true(model->n_slots > 0 && model->n_ops[STACK_DECODER] > 0);
+        uint32_t before = hardware_crc(&hardware);
+        double *const numbers[] = {&table->at[0],
+                                   &table->value[table->n_points - 1],
+                                   &table->spread[0],
+                                   &model->memory.position_bytes,
+                                   &model->memory.request_bytes,
+                                   &model->memory.length_bytes};
+        uint32_t *const whole[] = {&hardware.host_threads,   &hardware.most_clock_mhz,
+                                   &table->n_points,         &model->measured_layers,
+                                   &model->slots[0].experts, &model->ops[0][0].layer};
+        char *const texts[] = {hardware.device, table->name, table->axis[0],
+                               model->ops[0][0].shape};
+        if (part < 6)
+            *numbers[part] += 1;
+        else if (part < 12)
+            --*whole[part - 6];
+        else
+            texts[part - 12][0]++;
+        if (hardware_crc(&hardware) == before)
+            fail_msg("part %d is not in it", part);
+        hardware_free(&hardware);
     }
 }
 
@@ -354,6 +388,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decisions_have_a_table_for_each_predictor),
         cmocka_unit_test(profiles_survive_the_way_to_json_and_back),
+        cmocka_unit_test(the_checksum_of_a_profile_tells_it_from_any_other),
         cmocka_unit_test(points_lie_in_order_each_place_once),
         cmocka_unit_test(refusals_name_the_path_and_what_is_allowed),
         cmocka_unit_test(the_schema_has_the_keys_of_the_writer),

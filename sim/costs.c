@@ -182,6 +182,7 @@ typedef struct {
 } Between;
 
 static const uint32_t NOWHERE = UINT32_MAX;
+static const double CLOSE_BEHIND = 1.25;
 
 static Between find_between(const Level *level, uint32_t first, uint32_t end, double x)
 {
@@ -193,14 +194,18 @@ static Between find_between(const Level *level, uint32_t first, uint32_t end, do
     return (Between){node, node + 1 < end ? node + 1 : NOWHERE};
 }
 
-/* The line under place NODE of AXIS goes as far as AT does on the next axis. */
+/* The line under place NODE of AXIS has the place of AT on the next axis between its ends, or
+ * begins close behind it, where costs at its beginning are still near. */
 static bool reaches(const Index *index, uint32_t axis, uint32_t node, const double *at)
 {
+    const double *place = index->levels[axis + 1].place;
+    uint32_t first = index->levels[axis].first[node];
     uint32_t last = index->levels[axis].first[node + 1] - 1;
-    return index->levels[axis + 1].place[last] >= at[axis + 1];
+    double x = at[axis + 1];
+    return place[last] >= x && place[first] <= CLOSE_BEHIND * x;
 }
 
-/* Lines that end before the point are passed over, where longer ones lie on both sides of it. */
+/* Lines that do not reach the point are passed over, where some that do lie on both sides of it. */
 static Between pass_over(const Index *index, uint32_t axis, uint32_t first, uint32_t end,
                          const double *at, Between between)
 {

@@ -1,12 +1,12 @@
 /* Looking costs up in a hardware profile.
  *
  * What was measured comes back exactly; between neighbours costs are linear on each axis, the inner
- * axis first, on each of the two neighbouring lines; a line that ends before the point is passed
- * over where longer ones lie on both sides of it. Beyond the largest place of an axis the
- * utilisation is held: times and bytes grow in proportion to the axis (factors stay, and so
- * does what is no work that grows: what is left of a step, and what the host needs to queue); below
- * the smallest its cost is held. (AIConfigurator, arXiv 2601.06288: interpolates latency,
- * extrapolates utilisation.) */
+ * axis first, on each of the two neighbouring lines; a line that ends before the point,
+ * or begins far behind it, is passed over where others reach it on both sides. Beyond the largest
+ * place of an axis the utilisation is held: times and bytes grow in proportion to the axis (factors
+ * stay, and so does what is no work that grows: what is left of a step, and what the host needs to
+ * queue); below the smallest its cost is held. (AIConfigurator, arXiv 2601.06288: interpolates
+ * latency, extrapolates utilisation.) */
 #ifndef SIM_COSTS_H
 #define SIM_COSTS_H
 

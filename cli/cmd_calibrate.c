@@ -42,7 +42,8 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             "a profile of the same device, which grows; operations of shapes that it has are "
             "not measured again",
             &arguments->add),
-        TEXT_OPTION("out", "FILE", "the hardware profile", &arguments->out, .required = true),
+        TEXT_OPTION("out", "FILE", "the hardware profile", &arguments->out, .required = true,
+                    .writes = true, .grows = "add"),
         FLAG_OPTION("quick", "fewer places and repeats, for a first look", &arguments->quick),
         PROGRESS_OPTION(&arguments->progress),
         JSON_OPTION(&arguments->json),

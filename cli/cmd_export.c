@@ -52,7 +52,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
             &arguments->trace),
         CHOICE_OPTION("to", "FORMAT", "see above", FORMATS, &arguments->to, .required = true),
         TEXT_OPTION("out", "FILE", "what to write; replaced when it exists", &arguments->out,
-                    .required = true),
+                    .required = true, .writes = true),
         CHOICE_OPTION("stack", "STACK", "npy: decoder (default) or encoder tokens", STACKS,
                       &arguments->stack),
         TEXT_OPTION("plan", "FILE",

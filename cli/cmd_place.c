@@ -69,7 +69,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         TRAIN_OPTION(&arguments->train),
         TEST_OPTION(&arguments->test),
         TEXT_OPTION("out", "FILE", "where the plan is written, with its placement", &arguments->out,
-                    .required = true),
+                    .required = true, .writes = true, .grows = "plan"),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

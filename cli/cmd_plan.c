@@ -79,7 +79,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                    &arguments->pick.conditions.misses_at_most),
         FLAG_OPTION("with-bounds", "also policies that know the future",
                     &arguments->pick.conditions.with_bounds),
-        TEXT_OPTION("out", "FILE", "where the plan is written", &arguments->out),
+        TEXT_OPTION("out", "FILE", "where the plan is written", &arguments->out, .writes = true),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

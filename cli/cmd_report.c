@@ -16,7 +16,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
     const Option options[] = {
         POSITIONAL_OPTION("FILE", "the study or trace", &arguments->path, .required = true),
         TEXT_OPTION("out", "HTML", "where the page is written; -o HTML says the same",
-                    &arguments->out, .letter = 'o', .required = true),
+                    &arguments->out, .letter = 'o', .required = true, .writes = true),
     };
     const OptionTable table = {
         .command = "report",

@@ -58,7 +58,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         TEXT_OPTION("key", "K", "only the stream of this name", &arguments->key),
         FLAG_OPTION("no-special", "add no special tokens, show none", &arguments->no_special),
         TEXT_OPTION("out", "FILE", "write the tokens as JSON lines, or the decoded text",
-                    &arguments->out),
+                    &arguments->out, .writes = true),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

@@ -41,7 +41,7 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
                    TRACE_MAX_TOKENS, &arguments->tokens.prompt_length),
         TEXT_OPTION("routing", "gate|trace:FILE", "the router's (default), or that of the trace",
                     &arguments->routing),
-        TEXT_OPTION("out", "FILE", "keep the trace of the run", &arguments->out),
+        TEXT_OPTION("out", "FILE", "keep the trace of the run", &arguments->out, .writes = true),
         DEVICE_OPTIONS(&arguments->device),
         TEXT_OPTION("hardware", "FILE",
                     "a profile of this machine: compare times and memory as well",
@@ -54,7 +54,7 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
         TEXT_OPTION("timeline", "FILE",
                     "with --hardware: write the first plan's time line, predicted and measured "
                     "(Chrome trace format)",
-                    &arguments->timeline),
+                    &arguments->timeline, .writes = true),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/files.h"
 #include "base/memory.h"
 
 /* Of help: its lines, and where those go on that are too long. */
@@ -322,6 +323,71 @@ static Status check_required(const Parse *parse)
     return OK;
 }
 
+static bool names_files(const Option *option)
+{
+    static const char *const WORDS[] = {"FILE", "TRACE", "CSV", "HTML"};
+    const char *argument = is_positional(option) ? option->name : option->argument;
+    for (size_t i = 0; argument != NULL && i < sizeof WORDS / sizeof WORDS[0]; i++)
+        if (strstr(argument, WORDS[i]) != NULL)
+            return true;
+    return false;
+}
+
+/* True when writing PATH destroys what TEXT names, as in "trace:FILE", or is to be as well. */
+static bool is_destroyed(const char *path, const char *text, bool is_written)
+{
+    const char *after = strchr(text, ':');
+    return (is_written && strcmp(path, text) == 0) || file_is_same(path, text) ||
+           (after != NULL && file_is_same(path, after + 1));
+}
+
+/* What OPTION has of texts; *COUNT of them. */
+static const char *const *texts_of(const Option *option, size_t *count)
+{
+    const OptionList *list = option->value;
+    const char *const *text = option->value;
+    switch (option->kind) {
+    case OPTION_LIST:
+    case OPTION_POSITIONALS:
+        *count = list->count;
+        return list->items;
+    case OPTION_TEXT:
+    case OPTION_POSITIONAL:
+        *count = *text != NULL;
+        return text;
+    default:
+        *count = 0;
+        return NULL;
+    }
+}
+
+static Status check_written(const OptionTable *table, const Option *written)
+{
+    const char *path = *(const char *const *)written->value;
+    for (size_t i = 0; path != NULL && i < table->n_options; i++) {
+        const Option *other = &table->options[i];
+        bool may_be = written->grows != NULL && strcmp(written->grows, other->name) == 0;
+        size_t count;
+        const char *const *texts = texts_of(other, &count);
+        if (other == written || may_be || !names_files(other))
+            continue;
+        for (size_t k = 0; k < count; k++)
+            if (is_destroyed(path, texts[k], other->writes))
+                return options_fail(table, "--%s: %s is the file that %s%s %s", written->name, path,
+                                    is_positional(other) ? "" : "--", other->name,
+                                    other->writes ? "writes" : "reads");
+    }
+    return OK;
+}
+
+static Status check_all_written(const OptionTable *table)
+{
+    for (size_t i = 0; i < table->n_options; i++)
+        if (table->options[i].writes)
+            TRY(check_written(table, &table->options[i]));
+    return OK;
+}
+
 static bool wants_help(int argc, char **argv)
 {
     for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++)
@@ -350,5 +416,6 @@ Status options_parse(const OptionTable *table, int argc, char **argv)
         else
             TRY(parse_positional(&parse));
     }
-    return check_required(&parse);
+    TRY(check_required(&parse));
+    return check_all_written(table);
 }

@@ -30,7 +30,9 @@ typedef struct {
     const char *help;
     OptionKind kind;
     bool required;
-    char letter; /* "-o FILE" says the same as "--out FILE"; 0: no such form */
+    bool writes;       /* OPTION_TEXT: a file that is replaced, which no other option may name */
+    const char *grows; /* but this one may: its file is written again with more in it */
+    char letter;       /* "-o FILE" says the same as "--out FILE"; 0: no such form */
     void *value;
     uint64_t least; /* OPTION_U32, OPTION_U64 */
     uint64_t most;
@@ -97,7 +99,8 @@ typedef struct {
 /* Parses ARGV[1] to ARGV[argc - 1] (ARGV[0] is the command's name). Values of options that are not
  * given are left as they are. `--` ends the options. Returns STATUS_END after printing the usage
  * for --help, so that TRY() leaves the command with exit status 0; ERR_USAGE for an option that is
- * unknown, missing, given twice or malformed; ERR_MEMORY. */
+ * unknown, missing, given twice or malformed, and for one that writes over a file that another one
+ * names; ERR_MEMORY. */
 Status options_parse(const OptionTable *table, int argc, char **argv);
 
 /* Fails with ERR_USAGE and the hint at --help. For what the table cannot express. */

@@ -22,7 +22,7 @@ typedef struct {
 #define TIMELINE_OPTION(input)                                                                     \
     TEXT_OPTION("timeline", "FILE",                                                                \
                 "with --hardware: write the time line, in the Chrome trace format (Perfetto)",     \
-                &(input)->timeline)
+                &(input)->timeline, .writes = true)
 
 /* A step that was played. */
 typedef struct {

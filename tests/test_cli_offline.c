@@ -285,6 +285,55 @@ static void assert_lines_fit(const char *text, const char *end)
     }
 }
 
+static void a_file_that_is_read_is_not_written_over(void **unused)
+{
+    (void)unused;
+    static const char *const CASES[][MAX_ARGUMENTS] = {
+        {"export", "FILE", "--to", "csv", "--out", "FILE"},
+        {"export", "FILE", "--to", "csv", "--out", "LINK"},
+        {"export", "--to", "sglang", "--plan", "FILE", "--out", "FILE"},
+        {"plan", "--from", "FILE", "--best", "misses", "--out", "FILE"},
+        {"place", "--trace", "a", "--trace", "LINK", "--ranks", "2", "--method", "greedy", "--out",
+         "FILE"},
+        {"simulate", "--trace", "a", "--plan", "FILE", "--hardware", "b", "--timeline", "FILE"},
+        {"simulate", "--trace", "a", "--hardware", "FILE", "--timeline", "FILE"},
+        {"validate", "--trace", "a", "--routing", "trace:FILE", "--timeline", "FILE"},
+        {"validate", "--trace", "a", "--out", "new", "--timeline", "new"},
+        {"forward", "--model", "a", "--tokens", "FILE", "--out", "FILE"},
+        {"record", "--model", "a", "--tokens", "FILE", "--out", "b", "--output", "FILE"},
+        {"record", "--model", "a", "--tokens", "b", "--out", "new", "--output", "new"},
+        {"tokenize", "--model", "a", "--text", "FILE", "--out", "FILE"},
+        {"report", "FILE", "-o", "LINK"},
+    };
+    char file[64];
+    char link[64];
+    char from[80];
+    snprintf(file, sizeof file, "%s", scratch_path("read.db"));
+    snprintf(link, sizeof link, "%s", scratch_path("link.db"));
+    snprintf(from, sizeof from, "trace:%s", file);
+    assert_ok(file_write_all(file, "kept", 4));
+    assert_int_equal(symlink(file, link), 0);
+    for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
+        const char *arguments[MAX_ARGUMENTS] = {NULL};
+        char *text;
+        size_t bytes;
+        for (size_t k = 0; k < MAX_ARGUMENTS && CASES[i][k] != NULL; k++) {
+            const char *word = CASES[i][k];
+            arguments[k] = strcmp(word, "FILE") == 0         ? file
+                           : strcmp(word, "LINK") == 0       ? link
+                           : strcmp(word, "trace:FILE") == 0 ? from
+                                                             : word;
+        }
+        Run run = run_list(arguments);
+        assert_refused(&run, 2, " is the file that ");
+        assert_ok(file_read_all(file, 100, &text, &bytes));
+        assert_string_equal(text, "kept");
+        mem_free(text);
+    }
+    unlink(link);
+    unlink(file);
+}
+
 static void help_lists_every_command_and_each_has_an_example(void **unused)
 {
     (void)unused;
@@ -778,6 +827,7 @@ int main(void)
         cmocka_unit_test(bad_command_lines_are_usage_errors_with_a_hint),
         cmocka_unit_test(shards_and_other_batches_are_replayed_as_one_trace),
         cmocka_unit_test(a_study_regroups_in_one_way_only),
+        cmocka_unit_test(a_file_that_is_read_is_not_written_over),
         cmocka_unit_test(help_lists_every_command_and_each_has_an_example),
         cmocka_unit_test(simulate_prints_the_same_numbers_as_json_and_as_a_table),
         cmocka_unit_test(simulate_without_a_buffer_misses_nothing),

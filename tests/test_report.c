@@ -328,7 +328,7 @@ static void a_page_that_cannot_be_written_is_refused(void **unused)
     assert_refused(study, page, "no-folder/report.html");
     RUN("report", study, "-o", study);
     assert_int_equal(run.code, 2);
-    assert_non_null(strstr(run.err, "is the file that is read"));
+    assert_non_null(strstr(run.err, "is the file that FILE reads"));
     RUN("check", study);
     assert_int_equal(run.code, 0);
 }

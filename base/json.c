@@ -9,6 +9,7 @@
 #include "base/files.h"
 #include "base/json_scan.h"
 #include "base/memory.h"
+#include "base/number_text.h"
 
 /* cJSON makes up to so many bytes of a byte of text: a list of numbers is many small nodes. */
 enum { TREE_BYTES = 24 };
@@ -280,16 +281,21 @@ Status json_only_keys(const JsonAt *at, const char *const *keys)
 Status json_u64(const JsonAt *at, uint64_t least, uint64_t most, uint64_t *value)
 {
     const double limit = 9007199254740992.0; /* 2^53: above it doubles skip whole numbers */
+    char text[NUMBER_BYTES];
+    char range[NUMBER_BYTES] = "";
     if (!cJSON_IsNumber(at->node))
         return json_fail(at, "must be a whole number");
     double number = at->node->valuedouble;
     if (number != floor(number))
-        return json_fail(at, "%.17g, must be a whole number", number);
-    if (number < 0 || number >= limit || (uint64_t)number < least || (uint64_t)number > most)
-        return json_fail(at, "%.17g, allowed is %llu to %llu", number, (unsigned long long)least,
-                         (unsigned long long)most);
-    *value = (uint64_t)number;
-    return OK;
+        return json_fail(at, "%s, must be a whole number", real_text(number, text));
+    if (number >= 0 && number < limit && (uint64_t)number >= least && (uint64_t)number <= most) {
+        *value = (uint64_t)number;
+        return OK;
+    }
+    if (least < most)
+        snprintf(range, sizeof range, " to %llu", (unsigned long long)most);
+    return json_fail(at, "%s, allowed is %llu%s", real_text(number, text),
+                     (unsigned long long)least, range);
 }
 
 Status json_u32(const JsonAt *at, uint32_t least, uint32_t most, uint32_t *value)
@@ -304,9 +310,11 @@ Status json_f64(const JsonAt *at, double least, double most, double *value)
 {
     if (!cJSON_IsNumber(at->node))
         return json_fail(at, "must be a number");
+    char text[3][NUMBER_BYTES];
     double number = at->node->valuedouble;
     if (!(number >= least && number <= most))
-        return json_fail(at, "%.17g, allowed is %.17g to %.17g", number, least, most);
+        return json_fail(at, "%s, allowed is %s to %s", real_text(number, text[0]),
+                         real_text(least, text[1]), real_text(most, text[2]));
     *value = number;
     return OK;
 }

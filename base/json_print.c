@@ -6,18 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-
-enum { NUMBER_BYTES = 32 };
-
-/* The shortest text that reads back as VALUE. cJSON is content with 15 digits. */
-static void number_text(double value, char text[NUMBER_BYTES])
-{
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, NUMBER_BYTES, "%.*g", digits, value);
-        if (strtod(text, NULL) == value)
-            return;
-    }
-}
+#include "base/number_text.h"
 
 /* Whole numbers up to here are written without an exponent. */
 static bool is_whole(double value)
@@ -32,7 +21,7 @@ static Status make_raw(cJSON *node)
     if (is_whole(node->valuedouble))
         snprintf(text, sizeof text, "%.0f", node->valuedouble);
     else
-        number_text(node->valuedouble, text);
+        real_text(node->valuedouble, text);
     size_t bytes = strlen(text) + 1;
     TRY(mem_new(&node->valuestring, bytes, 1, "JSON"));
     memcpy(node->valuestring, text, bytes);

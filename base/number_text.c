@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 const char *number_text(uint64_t value, char text[NUMBER_BYTES])
 {
@@ -29,6 +30,16 @@ const char *bytes_text(uint64_t bytes, char text[NUMBER_BYTES])
     return text;
 }
 
+const char *real_text(double value, char text[NUMBER_BYTES])
+{
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, NUMBER_BYTES, "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
+            break;
+    }
+    return text;
+}
+
 const char *ratio_text(uint64_t part, uint64_t whole, char text[NUMBER_BYTES])
 {
     if (whole == 0)
@@ -48,6 +59,6 @@ const char *duration_text(uint64_t duration_ns, char text[NUMBER_BYTES])
     else if (value < 1e9)
         snprintf(text, NUMBER_BYTES, "%.3g ms", value / 1e6);
     else
-        snprintf(text, NUMBER_BYTES, "%.1f s", value / 1e9);
+        snprintf(text, NUMBER_BYTES, value < 1e10 ? "%.2f s" : "%.1f s", value / 1e9);
     return text;
 }

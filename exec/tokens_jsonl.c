@@ -7,6 +7,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/number_text.h"
 
 static const size_t FILE_BYTES = (size_t)4 << 30;
 
@@ -36,9 +37,8 @@ static Status add_numbers(TokenLoader *loader, const char *place, const char *la
             return fail(ERR_INPUT, "%s: position %llu: a token must be a whole number", place,
                         (unsigned long long)position);
         if (!(value >= 0 && value < loader->vocabulary)) {
-            char text[32];
-            snprintf(text, sizeof text, "%.17g", value);
-            return token_loader_bad_token(loader, place, position, text);
+            char text[NUMBER_BYTES];
+            return token_loader_bad_token(loader, place, position, real_text(value, text));
         }
         tokens[position] = (uint32_t)value;
     }

@@ -772,6 +772,8 @@ static void tables_align_and_numbers_read_well(void **unused)
     assert_string_equal(bytes_text(3 << 19, number), "1.50 MiB");
     assert_string_equal(ratio_text(1, 0, number), "-");
     assert_string_equal(duration_text(2500000, number), "2.5 ms");
+    assert_string_equal(duration_text(1874000000, number), "1.87 s");
+    assert_string_equal(duration_text(18740000000, number), "18.7 s");
 }
 
 static void shards_and_other_batches_are_replayed_as_one_trace(void **unused)

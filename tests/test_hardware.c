@@ -182,7 +182,7 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         const char *message;
     } CASES[] = {
         {"\"moebius_hardware\": 1", "\"moebius_hardware\": 2",
-         "hw.json: moebius_hardware: 2, allowed is 1 to 1"},
+         "hw.json: moebius_hardware: 2, allowed is 1"},
         {"\"device\": \"d\", ", "", "hw.json: the key \"device\" is missing"},
         {"\"version\"", "\"verse\"", "hw.json: verse: unknown key"},
         {"\"unit\": \"ns\"", "\"unit\": \"ms\"",

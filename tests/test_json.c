@@ -243,6 +243,7 @@ static void whole_numbers_are_exact_or_refused(void **unused)
     assert_ok(json_u64(&at, 0, 5, &wide));
     assert_true(wide == 0);
     assert_says(json_u64(&at, 1, 5, &wide), "t.json: n.zero: 0, allowed is 1 to 5");
+    assert_says(json_u64(&at, 1, 1, &wide), "t.json: n.zero: 0, allowed is 1");
     at = member(&n, "one");
     assert_ok(json_u32(&at, 0, 1, &narrow));
     assert_int_equal(narrow, 1);
@@ -282,6 +283,7 @@ static void the_other_types_are_checked_and_named(void **unused)
     assert_ok(json_f64(&at, 1, 2, &number));
     assert_true(number == 1.5);
     assert_says(json_f64(&at, 2, 3, &number), "t.json: f: 1.5, allowed is 2 to 3");
+    assert_says(json_f64(&at, 1e-6, 1, &number), "t.json: f: 1.5, allowed is 1e-06 to 1");
     assert_says(json_bool(&at, &flag), "t.json: f: must be true or false");
     assert_says(json_text(&at, &text), "t.json: f: must be a string");
     assert_false(json_is_null(&at));

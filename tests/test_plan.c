@@ -297,7 +297,7 @@ static void what_is_no_plan_at_all_is_refused(void **unused)
         {"[]", "must be an object"},
         {"null", "must be an object"},
         {"{}", "the key \"moebius_plan\" is missing"},
-        {"{\"moebius_plan\": 2}", "moebius_plan: 2, allowed is 1 to 1"},
+        {"{\"moebius_plan\": 2}", "moebius_plan: 2, allowed is 1"},
         {"{\"moebius_plan\": \"1\"}", "moebius_plan: must be a whole number"},
         {"{\"moebius_plan\": 1} {}", "line 1"},
         {"{\"moebius_plan\": 1,}", "line 1"},

@@ -203,7 +203,7 @@ static const Damage DAMAGES[] = {
     {"UPDATE timing SET ops = x'00'", "timing: ops: 1 bytes"},
     {"UPDATE timing SET crc = 0", "timing: crc does not match"},
     {"DELETE FROM timing WHERE step = (SELECT min(step) FROM timing)", "the digest says"},
-    {"DROP TABLE timing", "6 of the 7 tables"},
+    {"DROP TABLE timing", "table timing: missing; 6 of the 7 tables"},
     {"DROP TABLE step; CREATE VIEW step AS SELECT * FROM routing", "6 of the 7 tables"},
     {"ALTER TABLE step RENAME COLUMN tokens TO n", "no such column: tokens"},
 };

@@ -1,15 +1,40 @@
 #include "traces/head.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "traces/layers.h"
 
+static Status check_tables(const Store *store)
+{
+    static const char *const TABLES[] = {"run",     "layer",     "request", "step",
+                                         "routing", "residency", "timing"};
+    const int n = sizeof TABLES / sizeof TABLES[0];
+    int n_there = 0;
+    int missing = 0;
+    for (int i = n - 1; i >= 0; i--) {
+        char sql[160];
+        int64_t there;
+        /* Views and virtual tables have no root page. */
+        snprintf(sql, sizeof sql,
+                 "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
+                 "name = '%s'",
+                 TABLES[i]);
+        TRY(store_number(store, sql, &there));
+        missing = there > 0 ? missing : i;
+        n_there += there > 0;
+    }
+    if (n_there < n)
+        return fail(ERR_CORRUPT, "%s: table %s: missing; %d of the %d tables of a trace are there",
+                    store->path, TABLES[missing], n_there, n);
+    return OK;
+}
+
 Status head_check_schema(const Store *store)
 {
     int64_t application;
     int64_t version;
-    int64_t tables;
     TRY(store_number(store, "PRAGMA application_id", &application));
     if (application != TRACE_APPLICATION_ID)
         return fail(ERR_NOT_A_TRACE, "%s: not a trace: application_id is 0x%08X, wanted is 0x%08X",
@@ -21,16 +46,7 @@ Status head_check_schema(const Store *store)
     if (version != TRACE_SCHEMA)
         return fail(ERR_NOT_A_TRACE, "%s: not a trace: schema %lld, the first is 1", store->path,
                     (long long)version);
-    /* Views and virtual tables have no root page. */
-    TRY(store_number(store,
-                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
-                     "name IN ('run', 'layer', 'request', 'step', 'routing', 'residency', "
-                     "'timing')",
-                     &tables));
-    if (tables != 7)
-        return fail(ERR_CORRUPT, "%s: %lld of the 7 tables of a trace are there", store->path,
-                    (long long)tables);
-    return OK;
+    return check_tables(store);
 }
 
 static Status copy_text(const Row *row, int column, bool optional, const char **copy)

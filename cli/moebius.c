@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -90,9 +91,18 @@ static Status flush_stdout(void)
     return fail(ERR_IO, "stdout: cannot write: %s", errno != 0 ? strerror(errno) : "output error");
 }
 
+/* A reader that goes away, or a file that may not grow, must not kill a sweep half-way: writing
+ * fails, and is reported. */
+static void survive_writing(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
+}
+
 int moebius_main(int argc, char **argv)
 {
     error_clear();
+    survive_writing();
     Status status = run(argc, argv);
     if (status == OK || status == STATUS_END)
         status = flush_stdout();

@@ -2,10 +2,12 @@
 #include "tests/support.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -332,6 +334,21 @@ static void a_file_that_is_read_is_not_written_over(void **unused)
     }
     unlink(link);
     unlink(file);
+}
+
+static void a_file_that_may_not_grow_is_an_error(void **unused)
+{
+    (void)unused;
+    const char *out = scratch_path("limited.csv");
+    struct rlimit before;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    struct rlimit limit = {.rlim_cur = 1024, .rlim_max = before.rlim_max};
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    Run run = RUN("export", trace_path, "--to", "csv", "--out", out);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_refused(&run, 1, "limited.csv: cannot write: File too large");
+    assert_false(file_exists(out));
 }
 
 static void help_lists_every_command_and_each_has_an_example(void **unused)
@@ -830,6 +847,7 @@ int main(void)
         cmocka_unit_test(shards_and_other_batches_are_replayed_as_one_trace),
         cmocka_unit_test(a_study_regroups_in_one_way_only),
         cmocka_unit_test(a_file_that_is_read_is_not_written_over),
+        cmocka_unit_test(a_file_that_may_not_grow_is_an_error),
         cmocka_unit_test(help_lists_every_command_and_each_has_an_example),
         cmocka_unit_test(simulate_prints_the_same_numbers_as_json_and_as_a_table),
         cmocka_unit_test(simulate_without_a_buffer_misses_nothing),

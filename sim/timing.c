@@ -355,9 +355,12 @@ Status timing_reach(Timing *timing, uint32_t layer_index, const StepOp **experts
     return OK;
 }
 
-/* The host has queued the experts of a step that waits, and the stamp behind them. */
+/* The host has queued the experts of a step that waits, and the stamp behind them. With one thread
+ * they end with what it loads ahead for other layers. */
 static void end_experts(Timing *timing)
 {
+    if (timing->one_thread)
+        timing->gpu_ns = later(timing->gpu_ns, timing->host_ns);
     timing->gpu_ns += timing->queue_stamp_ns + beside_ns(timing);
     timing->n_events++;
     if (!timing->one_thread)

@@ -250,6 +250,54 @@ static void of_many_rows_the_last_are_fetched_at_the_end(void **unused)
     hardware_free(&hardware);
 }
 
+/* One thread copies what it loads ahead before it goes on: that is told of the experts, as it is of
+ * those that run, and not of what comes after. */
+static void loads_ahead_of_one_thread_are_part_of_the_experts(void **unused)
+{
+    (void)unused;
+    enum { EXPERTS_NS = 100, COPY_NS = 50, COMBINE_NS = 7 };
+    static const HardwareOp OPS[] = {{0, OP_EXPERTS, ""}, {0, OP_COMBINE, ""}, {1, OP_EXPERTS, ""}};
+    static const TraceLayer LAYERS[] = {
+        {.layer = 0, .experts = EXPERTS, .top_k = 1, .expert_bytes = SLOT_BYTES},
+        {.layer = 1, .experts = EXPERTS, .top_k = 1, .expert_bytes = SLOT_BYTES}};
+    static const BufferAction AHEAD[] = {{.kind = RESIDENCY_HIT, .slot = 0},
+                                         {.layer_index = 1, .kind = RESIDENCY_PREFETCH, .slot = 1}};
+    static const BufferAction FOUND = {.layer_index = 1, .kind = RESIDENCY_HIT, .slot = 1};
+    static const StepFeatures STEP = {.phase = PHASE_DECODE, .tokens = 1, .requests = 1};
+    const uint16_t expert = 0;
+    Hardware hardware = {.backend = "cpu", .device = "cpu: made up"};
+    HardwareModel *model;
+    Plan plan = plan_default();
+    Timing *timing;
+    StepTime time;
+    assert_ok(hardware_add_model(&hardware, "model", &model));
+    assert_ok(mem_new(&model->ops[STACK_DECODER], 3, sizeof(HardwareOp), "ops"));
+    memcpy(model->ops[STACK_DECODER], OPS, sizeof OPS);
+    model->n_ops[STACK_DECODER] = 3;
+    put(&hardware, "gpu/experts", UNIT_NS, EXPERTS_NS);
+    put(&hardware, "gpu/combine", UNIT_NS, COMBINE_NS);
+    put(&hardware, "copy/h2d", UNIT_NS, COPY_NS);
+    put(&hardware, "decide", UNIT_NS, 0);
+    put(&hardware, "end/load", UNIT_NS, 0);
+    plan.buffer.on = true;
+    plan.buffer.slots = 1;
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "lru");
+    snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "frequency");
+    const TimingOptions options = {
+        .hardware = &hardware, .model = "model", .plan = &plan, .layers = LAYERS, .n_layers = 2};
+    assert_ok(timing_new(&options, &timing));
+    assert_ok(timing_begin(timing, &STEP, 0));
+    assert_ok(timing_event(timing, &(TimingEvent){.n = 1, .experts = &expert}, AHEAD, 2));
+    assert_ok(timing_event(timing, &(TimingEvent){1, 1, &expert, NULL, NULL}, &FOUND, 1));
+    assert_ok(timing_end(timing, &time));
+    const TimingTotals totals = timing_totals(timing);
+    assert_int_equal(time.duration_ns, 2 * EXPERTS_NS + COPY_NS + COMBINE_NS);
+    assert_int_equal(totals.op_ns[OP_COMBINE], COMBINE_NS);
+    assert_int_equal(totals.op_ns[OP_EXPERTS], 2 * EXPERTS_NS + COPY_NS);
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -259,6 +307,7 @@ int main(void)
         cmocka_unit_test(host_and_loads_take_longer_beside_each_other),
         cmocka_unit_test(experts_take_longer_when_the_host_had_none_for_a_while),
         cmocka_unit_test(of_many_rows_the_last_are_fetched_at_the_end),
+        cmocka_unit_test(loads_ahead_of_one_thread_are_part_of_the_experts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

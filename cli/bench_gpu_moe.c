@@ -171,7 +171,8 @@ static Status enter(MoeBench *bench, float *in)
                          batch->n_experts, &batch->groups, stream);
 }
 
-Status moe_bench_stage(MoeBench *bench, MoeStage stage, int i)
+/* Queues one operation for input I. */
+static Status queue_stage(MoeBench *bench, MoeStage stage, int i)
 {
     const ExpertBatch *batch = &bench->batch;
     cudaStream_t stream = bench->stream;
@@ -188,7 +189,7 @@ Status moe_bench_stage(MoeBench *bench, MoeStage stage, int i)
 Status moe_bench_layer(MoeBench *bench, int i)
 {
     for (int stage = 0; stage < MOE_STAGES; stage++)
-        TRY(moe_bench_stage(bench, (MoeStage)stage, i));
+        TRY(queue_stage(bench, (MoeStage)stage, i));
     return OK;
 }
 
@@ -204,7 +205,7 @@ static Status queue_part(void *context, cudaStream_t stream)
     (void)stream; /* the bench's own */
     for (int i = 0; i < BENCH_INPUTS; i++)
         for (int stage = 0; stage <= (int)part->last; stage++)
-            TRY(moe_bench_stage(part->bench, (MoeStage)stage, i));
+            TRY(queue_stage(part->bench, (MoeStage)stage, i));
     return OK;
 }
 

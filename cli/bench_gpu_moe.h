@@ -43,9 +43,7 @@ typedef struct {
     float *expected;
 } MoeBench;
 
-/* Queues one operation for input I. */
-Status moe_bench_stage(MoeBench *bench, MoeStage stage, int i);
-/* ... and all of them. */
+/* Queues all operations for input I. */
 Status moe_bench_layer(MoeBench *bench, int i);
 
 /* Runs the layer twice on poisoned memory and compares. Fails with ERR_MISMATCH when a token went

@@ -74,13 +74,14 @@ static MoeSums moe_sums(const ModelConfig *config)
     return most;
 }
 
-size_t forward_key_width(const AttentionConfig *attention)
+/* Elements of a cache row, of keys or latents and of values. */
+static size_t key_width(const AttentionConfig *attention)
 {
     return attention->kv_rank > 0 ? attention->kv_rank + attention->rotary_dims
                                   : (size_t)attention->n_kv_heads * attention->key_dim;
 }
 
-size_t forward_value_width(const AttentionConfig *attention)
+static size_t value_width(const AttentionConfig *attention)
 {
     return attention->kv_rank > 0 ? 0 : (size_t)attention->n_kv_heads * attention->value_dim;
 }
@@ -92,8 +93,8 @@ static void sum_widths(const ModelConfig *config, uint32_t first, uint32_t end, 
     *keys = 0;
     *values = 0;
     for (uint32_t i = first; i < end; i++) {
-        *keys += forward_key_width(&config->layers[i].attention);
-        *values += forward_value_width(&config->layers[i].attention);
+        *keys += key_width(&config->layers[i].attention);
+        *values += value_width(&config->layers[i].attention);
     }
 }
 
@@ -128,8 +129,8 @@ static CacheLayer cache_at(const Forward *forward, uint32_t layer, uint32_t firs
     sum_widths(forward->config, first, layer, &keys_before, &values_before);
     CacheLayer cache = {.keys = (char *)keys + row_bytes * keys_before,
                         .values = (char *)values + row_bytes * values_before,
-                        .key_stride = forward_key_width(attention),
-                        .value_stride = forward_value_width(attention),
+                        .key_stride = key_width(attention),
+                        .value_stride = value_width(attention),
                         .positions = forward->max_length};
     if (attention->kv_rank > 0) {
         cache.values = cache.keys;

@@ -36,10 +36,6 @@ uint32_t *forward_groups_of(uint32_t *row_groups, const Forward *forward, uint32
 ExpertEvent forward_event(const Step *step, const EventSignals *signals);
 void forward_next_event(Step *step, uint32_t n_active);
 
-/* Elements of a cache row. */
-size_t forward_key_width(const AttentionConfig *attention);
-size_t forward_value_width(const AttentionConfig *attention);
-
 /* From START_NS until now, in clock_ns(). */
 HostSpan forward_span(uint64_t start_ns);
 /* The input of the step is queued: notes begin, and what is held is held back from here on. */

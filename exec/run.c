@@ -149,7 +149,8 @@ uint32_t run_request_number(const Run *run, const Running *line)
     return line->number * run->beams + (uint32_t)((line - run->group) % run->beams);
 }
 
-bool run_is_past_prompt(const Running *line)
+/* True when all of the line's prompt is in the cache. */
+static bool is_past_prompt(const Running *line)
 {
     return line->fed >= line->n_prompt;
 }
@@ -245,10 +246,10 @@ static Status run_greedy(Run *run, Phase phase, uint32_t first, uint32_t end)
     StepOutput output;
     for (uint32_t i = first; i < end; i++)
         generates |=
-            run->options->generate > 0 && !run->group[i].done && run_is_past_prompt(&run->group[i]);
+            run->options->generate > 0 && !run->group[i].done && is_past_prompt(&run->group[i]);
     TRY(run_composed(run, phase, generates ? LOGITS_LAST : LOGITS_NONE, &output));
     for (uint32_t i = first; generates && i < end; i++)
-        if (!run->group[i].done && run_is_past_prompt(&run->group[i]))
+        if (!run->group[i].done && is_past_prompt(&run->group[i]))
             run_accept_token(run, &run->group[i], &output);
     return OK;
 }

@@ -50,8 +50,6 @@ uint32_t run_group_requests(const Run *run);
 uint32_t run_generate(const Run *run, uint32_t number);
 /* The number of a line in the trace. */
 uint32_t run_request_number(const Run *run, const Running *line);
-/* True when the line's prompt is in the cache but for nothing. */
-bool run_is_past_prompt(const Running *line);
 /* Adds the line's next tokens, up to END of them fed, as far as the step has room. */
 void run_add_tokens(Run *run, uint32_t place, uint32_t end);
 /* The composed step's forced routing, or NULL. */

@@ -358,13 +358,3 @@ void buffer_counts_add(BufferCounts *sum, const BufferCounts *more)
     sum->predicted_right += more->predicted_right;
     sum->prediction_reads += more->prediction_reads;
 }
-
-BufferCounts buffer_counts_total(const ExpertBuffer *buffer)
-{
-    BufferCounts total = {0};
-    for (uint32_t i = 0; i < buffer->n_layers; i++) {
-        const BufferCounts counts = buffer_counts(buffer, i);
-        buffer_counts_add(&total, &counts);
-    }
-    return total;
-}

@@ -175,8 +175,6 @@ void buffer_tally(const ExpertBuffer *buffer, uint32_t layer_index, uint64_t *lo
 /* Counts since the start, of one layer's lookups (evictions count at the layer whose load caused
  * them). */
 BufferCounts buffer_counts(const ExpertBuffer *buffer, uint32_t layer_index);
-/* The sum over layers. */
-BufferCounts buffer_counts_total(const ExpertBuffer *buffer);
 /* Adds MORE to SUM. */
 void buffer_counts_add(BufferCounts *sum, const BufferCounts *more);
 

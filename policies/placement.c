@@ -11,14 +11,15 @@ const char *const PLACEMENT_METHOD_NAMES[PLACEMENT_METHODS + 1] = {
     "anticorrelated", "anticorrelated-scaled", "replicate", "given",
 };
 
-bool placement_follows(PlacementMethod method)
+/* True when the map follows from the plan and the layers alone, so that a plan carries none. */
+static bool follows(PlacementMethod method)
 {
     return method <= PLACEMENT_RANDOM;
 }
 
 bool placement_learns(PlacementMethod method)
 {
-    return !placement_follows(method) && method != PLACEMENT_GIVEN;
+    return !follows(method) && method != PLACEMENT_GIVEN;
 }
 
 /* The ranks of one expert: at least one, each once. */
@@ -68,7 +69,7 @@ Status placement_check_plan(const JsonAt *at, Plan *plan)
 {
     const PlanTable *map = plan->placement.map.table;
     const char *method = PLACEMENT_METHOD_NAMES[plan->placement.method];
-    if (placement_follows(plan->placement.method)) {
+    if (follows(plan->placement.method)) {
         if (map != NULL || plan->placement.map.choice != PLACEMENT_MAP_AS_GIVEN)
             return json_fail(at, "map: method \"%s\" has none; \"given\" takes any", method);
         if (plan->placement.replicas > 0)
@@ -156,7 +157,7 @@ Status placement_map_view(const Plan *plan, const TraceLayer *layers, uint32_t n
 {
     *made = NULL;
     *map = plan->placement.map.table;
-    if (placement_follows(plan->placement.method)) {
+    if (follows(plan->placement.method)) {
         TRY(placement_table(layers, n_layers, plan->placement.ranks, fill_following, (void *)plan,
                             made));
         *map = *made;

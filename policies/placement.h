@@ -22,8 +22,6 @@ enum {
 /* By PlacementMethod, NULL-terminated. */
 extern const char *const PLACEMENT_METHOD_NAMES[PLACEMENT_METHODS + 1];
 
-/* True when the map follows from the plan and the layers alone, so that a plan carries none. */
-bool placement_follows(PlacementMethod method);
 /* True when the map is learnt from a trace: sim/place.h. */
 bool placement_learns(PlacementMethod method);
 

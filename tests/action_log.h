@@ -25,4 +25,15 @@ static inline Status log_append(void *argument, const PackedEvent *event,
     return OK;
 }
 
+/* What BUFFER has counted of all its layers. */
+static inline BufferCounts counts_of_all(const ExpertBuffer *buffer, uint32_t n_layers)
+{
+    BufferCounts total = {0};
+    for (uint32_t i = 0; i < n_layers; i++) {
+        const BufferCounts counts = buffer_counts(buffer, i);
+        buffer_counts_add(&total, &counts);
+    }
+    return total;
+}
+
 #endif

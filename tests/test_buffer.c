@@ -461,12 +461,12 @@ static void check_reset(const RefTrace *trace, const Plan *plan, uint64_t seed)
     assert_ok(buffer_new(plan, trace->layers, trace->n_layers, &buffer));
     assert_ok(packed_next_use(&trace->packed, plan->buffer.order == ORDER_SERIAL, &next_use));
     Log fresh = feed(buffer, &trace->packed, next_use);
-    BufferCounts counts = buffer_counts_total(buffer);
+    BufferCounts counts = counts_of_all(buffer, trace->n_layers);
     buffer_reset(buffer);
-    BufferCounts none = buffer_counts_total(buffer);
+    BufferCounts none = counts_of_all(buffer, trace->n_layers);
     assert_int_equal(none.hits + none.misses + none.loads + none.evictions, 0);
     Log again = feed(buffer, &trace->packed, next_use);
-    BufferCounts after = buffer_counts_total(buffer);
+    BufferCounts after = counts_of_all(buffer, trace->n_layers);
     assert_int_equal(fresh.n, again.n);
     assert_memory_equal(fresh.actions, again.actions, fresh.n * sizeof *fresh.actions);
     assert_memory_equal(&counts, &after, sizeof counts);

@@ -377,7 +377,7 @@ static void a_reset_buffer_decides_as_a_new_one(void **state)
                 const BufferEvent event = {.layer_index = i % 2, .n = 2, .experts = experts};
                 buffer_event(buffer, &event, NULL, NULL, NULL);
             }
-            counts[again] = buffer_counts_total(buffer);
+            counts[again] = counts_of_all(buffer, 2);
             buffer_reset(buffer);
         }
         assert_true(counts[0].prefetches > 0);

@@ -18,7 +18,7 @@ bool when_norm_bias(const ModelConfig *config, const LayerConfig *layer, const F
     return config->norm_bias;
 }
 
-bool when_head_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn)
+static bool when_head_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn)
 {
     (void)layer, (void)ffn;
     return config->head_bias;
@@ -48,7 +48,7 @@ bool when_router_bias(const ModelConfig *config, const LayerConfig *layer, const
     return layer->moe && layer->router.bias;
 }
 
-bool when_ffn_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn)
+static bool when_ffn_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn)
 {
     (void)config, (void)layer;
     return ffn->bias;

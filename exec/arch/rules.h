@@ -12,12 +12,10 @@
 bool when_moe(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
 bool when_untied(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
 bool when_norm_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
-bool when_head_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
 bool when_qkv_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
 bool when_o_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
 bool when_cross(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
 bool when_router_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
-bool when_ffn_bias(const ModelConfig *config, const LayerConfig *layer, const FfnShape *ffn);
 
 /* embed_tokens, norm and lm_head, the norm with its bias where the model's norms have one. */
 extern const TensorRule RULES_DECODER_MODEL[];

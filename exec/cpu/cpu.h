@@ -82,8 +82,6 @@ void cpu_multiply_mask(uint32_t m, uint32_t n, uint32_t k, const float *a, size_
 /* Sets each of ROWS rows of OUT to BIAS [columns], or adds it. */
 void cpu_put_bias(const float *bias, uint32_t rows, uint32_t columns, bool add, float *out,
                   size_t stride);
-/* 1 / sqrt(mean of squares + eps) of N floats. */
-float cpu_rms_scale(const float *in, uint32_t n, float eps);
 /* The norm of one row; OUT may be IN. */
 void cpu_norm_row(const Norm *norm, const float *in, uint32_t columns, float *out);
 /* HIDDEN [gated ? 2 d_ff : d_ff] -> the FFN's inside in OUT [d_ff]; OUT may be HIDDEN. */

@@ -37,7 +37,8 @@ static float sum_of_lanes(const float lane[8])
            ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-float cpu_rms_scale(const float *in, uint32_t n, float eps)
+/* 1 / sqrt(mean of squares + eps) of N floats. */
+static float rms_scale(const float *in, uint32_t n, float eps)
 {
     float lane[8] = {0};
     uint32_t i = 0;
@@ -66,7 +67,7 @@ static void layer_norm_row(const Norm *norm, const float *in, uint32_t columns, 
     float mean = mean_of(in, columns);
     for (uint32_t i = 0; i < columns; i++)
         out[i] = in[i] - mean;
-    float scale = cpu_rms_scale(out, columns, norm->eps);
+    float scale = rms_scale(out, columns, norm->eps);
     for (uint32_t i = 0; i < columns; i++)
         out[i] = out[i] * scale * norm->weight[i] + (norm->bias != NULL ? norm->bias[i] : 0);
 }
@@ -77,7 +78,7 @@ void cpu_norm_row(const Norm *norm, const float *in, uint32_t columns, float *ou
         layer_norm_row(norm, in, columns, out);
         return;
     }
-    float scale = cpu_rms_scale(in, columns, norm->eps);
+    float scale = rms_scale(in, columns, norm->eps);
     for (uint32_t i = 0; i < columns; i++)
         out[i] = in[i] * scale * norm->weight[i];
 }

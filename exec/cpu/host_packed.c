@@ -63,7 +63,7 @@ PACKED_READS static void read_word(const PackedStrip *strip, uint32_t row, uint3
         to[i] = from_bf16(halves[i]);
 }
 
-PACKED_READS void packed_strip_plain(const PackedStrip *strip)
+PACKED_READS static void multiply_plain(const PackedStrip *strip)
 {
     for (uint32_t row = 0; row < strip->strips * STRIP_ROWS; row++) {
         float *out = strip->out + (size_t)(row / STRIP_ROWS) * strip->n * STRIP_ROWS;
@@ -112,7 +112,7 @@ static bool has_avx512_bf16(void)
 
 static const PackedKernel KERNELS[] = {{"AMX bf16", packed_strip_amx, true},
                                        {"AVX-512 bf16", packed_strip_avx512_bf16, false},
-                                       {"plain C", packed_strip_plain, false}};
+                                       {"plain C", multiply_plain, false}};
 
 const PackedKernel *packed_kernels(size_t *n)
 {
@@ -121,7 +121,7 @@ const PackedKernel *packed_kernels(size_t *n)
     return KERNELS + first;
 }
 #else
-static const PackedKernel KERNELS[] = {{"plain C", packed_strip_plain, false}};
+static const PackedKernel KERNELS[] = {{"plain C", multiply_plain, false}};
 
 const PackedKernel *packed_kernels(size_t *n)
 {

@@ -62,10 +62,9 @@ typedef struct {
     bool pairs; /* the input's form */
 } PackedKernel;
 
-/* Each needs what its name says of the processor, but for the last. */
+/* Each needs what its name says of the processor. */
 void packed_strip_amx(const PackedStrip *strip);
 void packed_strip_avx512_bf16(const PackedStrip *strip);
-void packed_strip_plain(const PackedStrip *strip);
 
 /* Those that this processor has, fastest first; [*n]. */
 const PackedKernel *packed_kernels(size_t *n);

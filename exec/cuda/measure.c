@@ -48,8 +48,9 @@ static Status capture(DeviceWork work, void *context, cudaStream_t stream, cudaG
     return status;
 }
 
-Status measure_work(DeviceWork work, void *context, uint32_t repeats, cudaStream_t stream,
-                    double *milliseconds)
+/* Queues WORK REPEATS (up to 64) times after two that do not count: the median of their times. */
+static Status measure_work(DeviceWork work, void *context, uint32_t repeats, cudaStream_t stream,
+                           double *milliseconds)
 {
     cudaEvent_t events[2] = {NULL, NULL};
     Status status = OK;

@@ -9,11 +9,8 @@
 /* Queues something on STREAM. */
 typedef Status (*DeviceWork)(void *context, cudaStream_t stream);
 
-/* Queues WORK REPEATS (up to 64) times after two that do not count: the median of their times. */
-Status measure_work(DeviceWork work, void *context, uint32_t repeats, cudaStream_t stream,
-                    double *milliseconds);
-
-/* The same for WORK captured once as a graph and replayed. */
+/* Captures WORK once as a graph and replays it REPEATS (up to 64) times after two that do not
+ * count: the median of their times. */
 Status measure_graph(DeviceWork work, void *context, uint32_t repeats, cudaStream_t stream,
                      double *milliseconds);
 

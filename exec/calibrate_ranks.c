@@ -133,10 +133,7 @@ static Status queue_round(const RankRig *rig, Round *round)
 /* *LATE: the GPU did not wait for the host, but the host for the GPU or for another rank. */
 static Status run_round(const RankRig *rig, Round *round, bool *late)
 {
-    const volatile int *stop = rig->options->stop;
     round->exchange_ns = round->product_ns = 0;
-    if (stop != NULL && *stop)
-        return fail(ERR_INTERRUPTED, "all-to-all: interrupted");
     TRY(queue_round(rig, round));
     TRY(ranks_passed(rig->ranks, RANKS_EXCHANGES, 0, late));
     TRY(ranks_wait(rig->ranks));
@@ -149,17 +146,23 @@ static Status run_round(const RankRig *rig, Round *round, bool *late)
     return OK;
 }
 
-/* Again, with the GPU busy for longer, where a host was late. */
+/* Again, with the GPU busy for longer, where a host was late. One rank that is to stop tells all at
+ * the end of a round: alone it would let the others wait for the next. */
 static Status measure_round(RankRig *rig, Round *round)
 {
+    const volatile int *stop = rig->options->stop;
     for (;;) {
         bool late = false;
         TRY(processes_agree(rig->processes, run_round(rig, round, &late)));
-        double most[] = {round->exchange_ns, round->product_ns, round->issue_ns, late};
+        double most[] = {round->exchange_ns, round->product_ns, round->issue_ns, late,
+                         stop != NULL && *stop};
         TRY(processes_most(rig->processes, most, COUNT(most)));
         round->exchange_ns = most[0];
         round->product_ns = most[1];
         round->issue_ns = most[2];
+        if (most[4] > 0)
+            return processes_agree(rig->processes,
+                                   fail(ERR_INTERRUPTED, "all-to-all: interrupted"));
         if (most[3] == 0 || rig->delays >= MOST_DELAYS)
             return OK;
         rig->delays *= 2;

@@ -2,10 +2,10 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/statistics.h"
 
 /* A growing row of numbers. */
 typedef struct {
@@ -163,33 +163,6 @@ Status accuracy_measure_ops(Accuracy *accuracy, uint32_t run, const TimingRecord
 
 /* ---- statistics ---- */
 
-static int compare_numbers(const void *left, const void *right)
-{
-    double a;
-    double b;
-    memcpy(&a, left, sizeof a);
-    memcpy(&b, right, sizeof b);
-    return (a > b) - (a < b);
-}
-
-/* Sorts the values. */
-static double median_of(double *values, size_t n)
-{
-    qsort(values, n, sizeof *values, compare_numbers);
-    return n == 0 ? 0 : (values[(n - 1) / 2] + values[n / 2]) / 2;
-}
-
-static double variation_of(const double *values, size_t n)
-{
-    double mean = 0;
-    double squares = 0;
-    for (size_t i = 0; i < n; i++)
-        mean += values[i] / (double)n;
-    for (size_t i = 0; i < n; i++)
-        squares += (values[i] - mean) * (values[i] - mean);
-    return n > 1 && mean > 0 ? sqrt(squares / (double)(n - 1)) / mean : 0;
-}
-
 /* Errors that are put together to a row of statistics. */
 typedef struct {
     Numbers absolute;
@@ -207,8 +180,8 @@ static Status gather(const Accuracy *accuracy, const Units *units, size_t index,
             return fail(ERR_MISMATCH, "timing: fewer steps were measured than were predicted");
         gathering->runs[run] = units->measured[run].items[index];
     }
-    double noise = variation_of(gathering->runs, accuracy->runs);
-    double truth = median_of(gathering->runs, accuracy->runs);
+    double noise = variation_f64(gathering->runs, accuracy->runs);
+    double truth = median_f64(gathering->runs, accuracy->runs);
     if (predicted < 0 || truth <= 0)
         return OK;
     double error = (predicted - truth) / truth;
@@ -233,7 +206,7 @@ static ErrorStats settle(Gathering *gathering)
         stats.mean += absolute->items[i] / n;
     stats.bias /= n;
     stats.noise /= n;
-    stats.median = median_of(absolute->items, absolute->n);
+    stats.median = median_f64(absolute->items, absolute->n);
     size_t at = (size_t)ceil(0.95 * n);
     stats.p95 = absolute->items[at > 0 ? at - 1 : 0];
     stats.worst = absolute->items[absolute->n - 1];
@@ -299,8 +272,8 @@ static void report_sums(const Accuracy *accuracy, double *runs, AccuracyReport *
     for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED + 1; phase++) {
         EndToEnd *sum = phase <= PHASE_MIXED ? &report->phase[phase] : &report->all;
         sum_phase(accuracy, phase, runs, &sum->predicted_ns, &sum->tokens, &sum->steps);
-        sum->noise = variation_of(runs, accuracy->runs);
-        sum->measured_ns = median_of(runs, accuracy->runs);
+        sum->noise = variation_f64(runs, accuracy->runs);
+        sum->measured_ns = median_f64(runs, accuracy->runs);
     }
 }
 

@@ -5,14 +5,8 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/statistics.h"
 #include "sim/costs.h"
-
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 /* Moves point I to the end, where the table's first n_points - 1 do not have it; or back. */
 static void move_out(CostTable *table, uint32_t i)
@@ -105,7 +99,7 @@ static Status copy_table(const CostTable *table, CostTable *copy)
 static void sum_up(double *errors, uint32_t n, LeaveOneOut *out)
 {
     double sum = 0;
-    qsort(errors, n, sizeof *errors, compare_doubles);
+    qsort(errors, n, sizeof *errors, compare_f64);
     for (uint32_t i = 0; i < n; i++)
         sum += errors[i];
     out->points = n;
@@ -129,7 +123,7 @@ Status leave_one_out(const CostTable *table, LeaveOneOut *out)
     if (status == OK) {
         sum_up(errors, n, out);
         memcpy(errors, table->spread, table->n_points * sizeof *errors);
-        qsort(errors, table->n_points, sizeof *errors, compare_doubles);
+        qsort(errors, table->n_points, sizeof *errors, compare_f64);
         out->noise = errors[table->n_points / 2];
     }
     mem_free(copy.at);

@@ -6,6 +6,7 @@
 #include "analysis/plot.h"
 #include "analysis/report.h"
 #include "base/memory.h"
+#include "base/statistics.h"
 
 enum { SHOWN_SIZES = 8 };
 
@@ -153,13 +154,6 @@ static void draw_panel(FILE *stream, const Curve *curves, size_t n)
     plot_end(&plot, NULL);
 }
 
-static int ascending(const void *left, const void *right)
-{
-    double a = *(const double *)left;
-    double b = *(const double *)right;
-    return a < b ? -1 : a > b;
-}
-
 /* The sizes that a table shows: all where they are few, else some from the least to the most. */
 static Status pick_sizes(const Curve *curves, size_t n, double sizes[SHOWN_SIZES], size_t *count)
 {
@@ -173,7 +167,7 @@ static Status pick_sizes(const Curve *curves, size_t n, double sizes[SHOWN_SIZES
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < curves[i].n; j++)
             all[total++] = curves[i].slots[j];
-    qsort(all, total, sizeof *all, ascending);
+    qsort(all, total, sizeof *all, compare_f64);
     for (size_t i = 0; i < total; i++)
         if (distinct == 0 || all[distinct - 1] != all[i])
             all[distinct++] = all[i];

@@ -1,10 +1,10 @@
 #include "analysis/served_runs.h"
 
-#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "base/statistics.h"
 
 /* Where the numbers of a report are. */
 static const size_t COUNTS[] = {
@@ -35,44 +35,19 @@ static const uint64_t *count_at(const ServingReport *report, size_t at)
     return (const uint64_t *)((const char *)report + at);
 }
 
-static int compare_counts(const void *left, const void *right)
-{
-    const uint64_t *a = left;
-    const uint64_t *b = right;
-    return (*a > *b) - (*a < *b);
-}
-
-static int compare_numbers(const void *left, const void *right)
-{
-    const double *a = left;
-    const double *b = right;
-    return (*a > *b) - (*a < *b);
-}
-
 static void take_middle(const Runs *runs, size_t at, ServingReport *middle)
 {
     for (uint32_t i = 0; i < runs->n; i++)
         runs->counts[i] = *count_at(&runs->runs[i], at);
-    qsort(runs->counts, runs->n, sizeof *runs->counts, compare_counts);
+    qsort(runs->counts, runs->n, sizeof *runs->counts, compare_u64);
     *(uint64_t *)((char *)middle + at) = runs->counts[(runs->n - 1) / 2];
-}
-
-static double variation(const double *values, uint32_t n)
-{
-    double mean = 0;
-    double squares = 0;
-    for (uint32_t i = 0; i < n; i++)
-        mean += values[i] / n;
-    for (uint32_t i = 0; i < n; i++)
-        squares += (values[i] - mean) * (values[i] - mean);
-    return n > 1 && mean > 0 ? sqrt(squares / (n - 1)) / mean : 0;
 }
 
 static double variation_at(const Runs *runs, size_t at, double *values)
 {
     for (uint32_t i = 0; i < runs->n; i++)
         values[i] = (double)*count_at(&runs->runs[i], at);
-    return variation(values, runs->n);
+    return variation_f64(values, runs->n);
 }
 
 static const LatencySummary *summary_at(const ServingReport *report, size_t at)
@@ -85,13 +60,13 @@ static SummaryNoise summarise(const Runs *runs, size_t at, double *values, Servi
     for (uint32_t i = 0; i < runs->n; i++)
         values[i] = summary_at(&runs->runs[i], at)->mean;
     const SummaryNoise noise = {
-        .mean = variation(values, runs->n),
+        .mean = variation_f64(values, runs->n),
         .median = variation_at(runs, at + offsetof(LatencySummary, median), values),
         .p90 = variation_at(runs, at + offsetof(LatencySummary, p90), values),
         .p99 = variation_at(runs, at + offsetof(LatencySummary, p99), values)};
     for (uint32_t i = 0; i < runs->n; i++)
         values[i] = summary_at(&runs->runs[i], at)->mean;
-    qsort(values, runs->n, sizeof *values, compare_numbers);
+    qsort(values, runs->n, sizeof *values, compare_f64);
     ((LatencySummary *)((char *)middle + at))->mean = values[(runs->n - 1) / 2];
     for (size_t i = 0; i < sizeof SUMMARY_COUNTS / sizeof *SUMMARY_COUNTS; i++)
         take_middle(runs, at + SUMMARY_COUNTS[i], middle);
@@ -109,7 +84,7 @@ static void fill(const Runs *runs, double *values, ServingReport *middle, Servin
     noise->duration = variation_at(runs, offsetof(ServingReport, duration_ns), values);
     for (uint32_t i = 0; i < runs->n; i++)
         values[i] = serving_output_tokens_per_s(&runs->runs[i]);
-    noise->output_tokens_per_s = variation(values, runs->n);
+    noise->output_tokens_per_s = variation_f64(values, runs->n);
 }
 
 Status served_runs_middle(const ServingReport *reports, uint32_t n, ServingReport *middle,

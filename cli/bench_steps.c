@@ -1,9 +1,9 @@
 #include "cli/bench_steps.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/statistics.h"
 #include "exec/layout.h"
 #include "exec/tokens.h"
 
@@ -143,18 +143,11 @@ double step_bench_element_bytes(const StepBench *bench)
     return is_cuda && !is_f32 ? 2 : 4;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 StepTimes step_times(double *ns, uint32_t n)
 {
-    qsort(ns, n, sizeof *ns, compare_doubles);
-    double middle = n % 2 == 1 ? ns[n / 2] : (ns[n / 2 - 1] + ns[n / 2]) / 2;
-    return (StepTimes){.median_ns = middle, .least_ns = ns[0], .most_ns = ns[n - 1], .repeats = n};
+    double median_ns = median_f64(ns, n);
+    return (StepTimes){
+        .median_ns = median_ns, .least_ns = ns[0], .most_ns = ns[n - 1], .repeats = n};
 }
 
 void step_ops_add(double ops_ns[OPS], const StepOutput *output)

@@ -1,6 +1,6 @@
 /* How fast the host's cores are while plans are measured whose experts they compute. */
-#include <stdlib.h>
 
+#include "base/statistics.h"
 #include "cli/validate.h"
 
 /* What the profile has of the model's first layer with experts. */
@@ -40,18 +40,9 @@ Status validation_note_speed(Validation *validation, size_t i)
     return OK;
 }
 
-static int compare_ns(const void *left, const void *right)
-{
-    uint64_t a = *(const uint64_t *)left;
-    uint64_t b = *(const uint64_t *)right;
-    return (a > b) - (a < b);
-}
-
 void validation_settle_speed(HostSpeed *speed)
 {
     if (speed->n == 0)
         return;
-    qsort(speed->ns, speed->n, sizeof *speed->ns, compare_ns);
-    double median = (double)(speed->ns[(speed->n - 1) / 2] + speed->ns[speed->n / 2]) / 2;
-    speed->slow = median / (double)speed->known_ns;
+    speed->slow = median_u64(speed->ns, speed->n) / (double)speed->known_ns;
 }

@@ -1,10 +1,10 @@
 /* The executor that is measured, and its steps. */
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/statistics.h"
 #include "exec/calibrate_parts.h"
 #include "exec/layout.h"
 #include "exec/tokens.h"
@@ -234,33 +234,14 @@ Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context)
 
 /* ---- measuring ---- */
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a;
-    double y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 double calibration_median(double *values, uint32_t n)
 {
-    if (n == 0)
-        return 0;
-    qsort(values, n, sizeof *values, compare_doubles);
-    return n % 2 == 1 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+    return median_f64(values, n);
 }
 
 double calibration_spread(const double *values, uint32_t n)
 {
-    double sum = 0;
-    double squares = 0;
-    if (n < 2)
-        return 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += values[i];
-    double mean = sum / n;
-    for (uint32_t i = 0; i < n; i++)
-        squares += (values[i] - mean) * (values[i] - mean);
-    return mean != 0 ? sqrt(squares / (n - 1)) / fabs(mean) : 0;
+    return variation_f64(values, n);
 }
 
 /* Runs that come before those that count: a device without graphs needs no more than one. */

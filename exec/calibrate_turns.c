@@ -2,6 +2,7 @@
  * each waits for the call before it. */
 #include <stdlib.h>
 
+#include "base/statistics.h"
 #include "exec/calibrate_parts.h"
 
 enum { TURN_STEPS = 5, MANY_TOKENS = 16, QUICK_TURNS = 2, MOST_TURNS = 4096, LEAST_TURNS = 4 };
@@ -92,13 +93,6 @@ static void keep_turns(const Calibration *c, const StepOutput *output, uint32_t 
     }
 }
 
-static int compare_ns(const void *left, const void *right)
-{
-    double a = *(const double *)left;
-    double b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 /* The turns of FROM to END rows of an expert: the lower quartile, since some wait for the host. */
 static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint32_t from,
                         uint32_t end, double *scratch)
@@ -114,7 +108,7 @@ static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint3
     }
     if (n < LEAST_TURNS)
         return OK;
-    qsort(scratch, n, sizeof *scratch, compare_ns);
+    qsort(scratch, n, sizeof *scratch, compare_f64);
     calibration_experts_shape(c, shape);
     return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at, scratch[n / 4],
                             calibration_spread(scratch, n));

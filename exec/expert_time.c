@@ -1,7 +1,6 @@
 /* How long experts take the host's cores now, by some that are computed for nobody. */
+#include "base/statistics.h"
 #include "exec/expert_slots_parts.h"
-
-#include <stdlib.h>
 
 enum { MOST_REPEATS = 8, BESIDE_REPEATS = 9 };
 
@@ -50,19 +49,6 @@ static uint32_t count_timed(const ExpertSlots *slots)
     return most < 1 ? 1 : most < n ? (uint32_t)most : n;
 }
 
-static int compare_ns(const void *left, const void *right)
-{
-    uint64_t a = *(const uint64_t *)left;
-    uint64_t b = *(const uint64_t *)right;
-    return (a > b) - (a < b);
-}
-
-static double median_ns(uint64_t *ns, uint32_t n)
-{
-    qsort(ns, n, sizeof *ns, compare_ns);
-    return n == 0 ? 0 : (double)(ns[(n - 1) / 2] + ns[n / 2]) / 2;
-}
-
 /* N experts; 0 where none is kept. */
 static Status time_once(ExpertSlots *slots, uint32_t n, uint64_t *ns)
 {
@@ -87,7 +73,7 @@ Status expert_slots_time_host(ExpertSlots *slots, uint64_t *ns)
         TRY(time_once(slots, count_timed(slots), &took[n]));
         sum_ns += took[n++];
     }
-    *ns = (uint64_t)median_ns(took, n);
+    *ns = (uint64_t)median_u64(took, n);
     return OK;
 }
 
@@ -138,7 +124,7 @@ Status expert_slots_time_beside(ExpertSlots *slots, double *host, double *load)
         TRY(time_beside(slots, n, true, &beside[0][i], &beside[1][i]));
         TRY(time_beside(slots, n, false, NULL, &alone[1][i]));
     }
-    *host = median_ns(beside[0], BESIDE_REPEATS) / median_ns(alone[0], BESIDE_REPEATS);
-    *load = median_ns(beside[1], BESIDE_REPEATS) / median_ns(alone[1], BESIDE_REPEATS);
+    *host = median_u64(beside[0], BESIDE_REPEATS) / median_u64(alone[0], BESIDE_REPEATS);
+    *load = median_u64(beside[1], BESIDE_REPEATS) / median_u64(alone[1], BESIDE_REPEATS);
     return OK;
 }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
+#include "base/statistics.h"
 
 typedef struct {
     uint64_t arrival_ns;
@@ -94,13 +95,6 @@ void latency_end(Latency *latency, uint32_t request)
     latency->requests[request].ended = true;
 }
 
-static int compare_times(const void *left, const void *right)
-{
-    const uint64_t *a = left;
-    const uint64_t *b = right;
-    return (*a > *b) - (*a < *b);
-}
-
 /* The least sample that at least PERCENT of all are not above. */
 static uint64_t percentile(const uint64_t *sorted, size_t n, unsigned percent)
 {
@@ -113,7 +107,7 @@ static LatencySummary summarise(uint64_t *samples, size_t n)
     LatencySummary summary = {.n = n};
     if (n == 0)
         return summary;
-    qsort(samples, n, sizeof *samples, compare_times);
+    qsort(samples, n, sizeof *samples, compare_u64);
     for (size_t i = 0; i < n; i++)
         summary.mean += ((double)samples[i] - summary.mean) / (double)(i + 1);
     summary.median = percentile(samples, n, 50);

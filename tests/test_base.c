@@ -1,6 +1,7 @@
 #define _XOPEN_SOURCE 700
 #include "tests/support.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/splitmix64.h"
+#include "base/statistics.h"
 
 /* Bit by bit, as the polynomial says. */
 static uint32_t plain_crc(const unsigned char *data, size_t bytes)
@@ -159,6 +161,38 @@ static void splitmix64_gives_the_published_values_in_turn_and_by_number(void **u
     }
 }
 
+static void medians_and_variations_are_those_of_their_definitions(void **unused)
+{
+    (void)unused;
+    uint64_t random = 5;
+    assert_true(median_f64(NULL, 0) == 0 && median_u64(NULL, 0) == 0);
+    assert_true(variation_f64(&(double){7}, 1) == 0);
+    for (uint32_t n = 1; n < 40; n++) {
+        double values[40];
+        uint64_t counts[40];
+        double sum = 0;
+        double squares = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            counts[i] = 1 + random_below(&random, 20);
+            values[i] = (double)counts[i];
+            sum += values[i];
+            squares += values[i] * values[i];
+        }
+        double variance = n > 1 ? (squares - sum * sum / n) / (n - 1) : 0;
+        double variation = sqrt(variance > 0 ? variance : 0) / (sum / n);
+        assert_true(fabs(variation_f64(values, n) - variation) < 1e-6);
+        double median = median_f64(values, n);
+        assert_true(median == median_u64(counts, n));
+        uint32_t below = 0;
+        uint32_t above = 0;
+        for (uint32_t i = 0; i < n; i++) {
+            below += values[i] < median;
+            above += values[i] > median;
+        }
+        assert_true(2 * below <= n && 2 * above <= n);
+    }
+}
+
 static void progress_shows_share_rate_and_time_left_of_long_work_on_a_terminal(void **unused)
 {
     (void)unused;
@@ -195,6 +229,7 @@ int main(void)
         cmocka_unit_test(exit_status_is_2_for_bad_input_and_1_for_failed_work),
         cmocka_unit_test(the_clock_goes_forward_and_the_wall_text_is_iso_8601),
         cmocka_unit_test(splitmix64_gives_the_published_values_in_turn_and_by_number),
+        cmocka_unit_test(medians_and_variations_are_those_of_their_definitions),
         cmocka_unit_test(progress_shows_share_rate_and_time_left_of_long_work_on_a_terminal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/statistics.h"
 #include "traces/import_formats.h"
 #include "traces/import_sink.h"
 #include "traces/step_buffer.h"
@@ -32,13 +33,6 @@ typedef struct {
     uint64_t absent_cells;
     TraceRequest request; /* of the turn in progress */
 } Builder;
-
-static int compare_u32(const void *left, const void *right)
-{
-    uint32_t a = *(const uint32_t *)left;
-    uint32_t b = *(const uint32_t *)right;
-    return a < b ? -1 : a > b;
-}
 
 /* The distinct positions of ROWS, ascending. */
 static Status collect_positions(Builder *builder, const BigmoeRow *rows, size_t count)

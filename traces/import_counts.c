@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/statistics.h"
 #include "traces/csv.h"
 #include "traces/import_formats.h"
 #include "traces/import_tokens.h"
@@ -153,13 +154,6 @@ typedef struct {
     uint32_t n_layers;
     uint32_t experts;
 } CountRows;
-
-static int compare_u32(const void *left, const void *right)
-{
-    uint32_t a = *(const uint32_t *)left;
-    uint32_t b = *(const uint32_t *)right;
-    return a < b ? -1 : a > b;
-}
 
 static Status add_layer(const Csv *csv, CountRows *rows, uint32_t layer)
 {

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/statistics.h"
 #include "traces/import_counts.h"
 #include "traces/import_formats.h"
 #include "traces/import_sink.h"
@@ -171,13 +172,6 @@ static Status list_entries(Statistics *statistics)
         return fail(ERR_INPUT, "%s: holds no statistics", statistics->options->path);
     qsort(statistics->entries, statistics->n, sizeof *statistics->entries, compare_entries);
     return OK;
-}
-
-static int compare_u32(const void *left, const void *right)
-{
-    uint32_t a = *(const uint32_t *)left;
-    uint32_t b = *(const uint32_t *)right;
-    return a < b ? -1 : a > b;
 }
 
 static size_t layer_index(const Statistics *statistics, uint32_t layer)

@@ -1,11 +1,11 @@
 #include "exec/cpu/host_bench.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/clock.h"
 #include "base/lcg.h"
 #include "base/memory.h"
+#include "base/statistics.h"
 #include "exec/cpu/cpu.h"
 #include "exec/cpu/host_experts.h"
 
@@ -143,30 +143,16 @@ static double run_once(HostBench *bench, uint32_t active, uint32_t rows)
     return (double)(clock_ns() - start_ns);
 }
 
-static int compare(const void *left, const void *right)
-{
-    double a = *(const double *)left;
-    double b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 Status host_bench_run(HostBench *bench, uint32_t active, uint32_t rows, uint32_t repeats,
                       double *median_ns, double *spread)
 {
     double *ns;
-    double mean = 0;
-    double square = 0;
     TRY(mem_new(&ns, repeats, sizeof *ns, "benchmark of host experts"));
     run_once(bench, active, rows);
-    for (uint32_t i = 0; i < repeats; i++) {
-        ns[i] = run_once(bench, active, rows);
-        mean += ns[i] / repeats;
-    }
     for (uint32_t i = 0; i < repeats; i++)
-        square += (ns[i] - mean) * (ns[i] - mean) / repeats;
-    qsort(ns, repeats, sizeof *ns, compare);
-    *median_ns = (ns[(repeats - 1) / 2] + ns[repeats / 2]) / 2;
-    *spread = mean > 0 ? sqrt(square) / mean : 0;
+        ns[i] = run_once(bench, active, rows);
+    *median_ns = median_f64(ns, repeats);
+    *spread = variation_f64(ns, repeats);
     mem_free(ns);
     return OK;
 }

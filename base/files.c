@@ -11,6 +11,14 @@
 
 #include "base/memory.h"
 
+Status path_join(const char *folder, const char *name, char **path)
+{
+    size_t room = strlen(folder) + strlen(name) + 2;
+    TRY(mem_new(path, room, 1, "path"));
+    snprintf(*path, room, "%s/%s", folder, name);
+    return OK;
+}
+
 static Status open_regular(const char *path, int *descriptor, size_t *bytes)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait */

@@ -10,6 +10,9 @@
 
 #include "base/status.h"
 
+/* "FOLDER/NAME" in a new block (mem_free). */
+Status path_join(const char *folder, const char *name, char **path);
+
 /* Reads PATH, at most LIMIT bytes, into a new zero-terminated block (mem_free). Fails with
  * ERR_INPUT. */
 Status file_read_all(const char *path, size_t limit, char **text, size_t *bytes);

@@ -62,6 +62,11 @@ bool json_find(const JsonAt *parent, const char *key, JsonAt *member)
     return true;
 }
 
+bool json_given(const JsonAt *parent, const char *key, JsonAt *member)
+{
+    return json_find(parent, key, member) && !json_is_null(member);
+}
+
 JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index)
 {
     char digits[24];

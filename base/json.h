@@ -38,7 +38,9 @@ typedef struct {
 JsonAt json_root(const cJSON *node, const char *file);
 /* Finds the member KEY of the object PARENT; false when absent or when PARENT is no object. */
 bool json_find(const JsonAt *parent, const char *key, JsonAt *member);
-/* The same, but absent is an error. */
+/* The same; a member that is null counts as absent. */
+bool json_given(const JsonAt *parent, const char *key, JsonAt *member);
+/* The same as json_find(), but absent is an error. */
 Status json_need(const JsonAt *parent, const char *key, JsonAt *member);
 JsonAt json_item(const JsonAt *array, const cJSON *item, size_t index);
 

@@ -1,6 +1,5 @@
 /* Times of whole steps: decode and prefill. */
 #include <stdio.h>
-#include <string.h>
 
 #include "cli/bench_command.h"
 #include "cli/print.h"

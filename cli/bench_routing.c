@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/splitmix64.h"
+#include "traces/layers.h"
 
 void bench_router_start(BenchRouter *router, uint32_t layers, uint32_t experts)
 {
@@ -37,14 +38,6 @@ static uint16_t draw_expert(BenchRouter *router, uint32_t layer)
     return router->ranking[layer][low];
 }
 
-static bool is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (experts[i] == expert)
-            return true;
-    return false;
-}
-
 void bench_router_first(const BenchRouter *router, uint32_t layer, uint16_t *chosen)
 {
     memcpy(chosen, router->ranking[layer], BENCH_TOP_K * sizeof *chosen);
@@ -59,7 +52,7 @@ void bench_router_next(BenchRouter *router, uint32_t layer, uint16_t *chosen)
             next[n++] = chosen[i];
     while (n < BENCH_TOP_K) {
         uint16_t expert = draw_expert(router, layer);
-        if (!is_among(next, n, expert))
+        if (!expert_is_among(next, n, expert))
             next[n++] = expert;
     }
     memcpy(chosen, next, sizeof next);

@@ -4,7 +4,7 @@
 
 #include "base/clock.h"
 #include "base/statistics.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "exec/tokens.h"
 
 static void lay_out_bench(StepBench *bench)

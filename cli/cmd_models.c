@@ -115,18 +115,10 @@ static uint64_t memory_bytes(const Arguments *arguments)
     return (uint64_t)(arguments->memory_gib * (double)((uint64_t)1 << 30));
 }
 
-static Status join(const char *folder, const char *name, char **path)
-{
-    size_t room = strlen(folder) + strlen(name) + 2;
-    TRY(mem_new(path, room, 1, "path"));
-    snprintf(*path, room, "%s/%s", folder, name);
-    return OK;
-}
-
 static Status is_checkpoint(const char *folder, bool *is)
 {
     char *path = NULL;
-    TRY(join(folder, "config.json", &path));
+    TRY(path_join(folder, "config.json", &path));
     *is = file_exists(path);
     mem_free(path);
     return OK;
@@ -157,7 +149,7 @@ static Status add_entry(const Arguments *arguments, const char *folder, const ch
 {
     char *path = NULL;
     bool is = false;
-    TRY(join(folder, name, &path));
+    TRY(path_join(folder, name, &path));
     Status status = is_checkpoint(path, &is);
     if (is)
         return add_model(arguments, path, list);

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "exec/layout.h"
+#include "base/layout.h"
 
 void beam_lay_out(BeamSearch *search, Arena *arena)
 {

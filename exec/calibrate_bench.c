@@ -1,12 +1,11 @@
 /* The executor that is measured, and its steps. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/statistics.h"
 #include "exec/calibrate_parts.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "exec/tokens.h"
 
 enum {

@@ -1,6 +1,6 @@
 /* Experts: steps whose routing is forced, so that so many experts have so many rows each. */
-#include <string.h>
 
+#include "base/numbers.h"
 #include "exec/calibrate_parts.h"
 
 enum { EXPERT_REPEATS = 5, EXPERT_QUICK_REPEATS = 3, MOST_ROWS = 1 << 17 };
@@ -27,11 +27,6 @@ typedef struct {
     uint32_t stride; /* between the ids of one place and the next */
 } Shares;
 
-static uint32_t common_divisor(uint32_t a, uint32_t b)
-{
-    return b == 0 ? a : common_divisor(b, a % b);
-}
-
 /* Rows of the first of ACTIVE experts: its even share, or as many as SKEW asks for, and always so
  * many that none has more rows than there are tokens, and each has one. */
 static uint32_t first_rows(uint32_t tokens, uint32_t top_k, uint32_t active, double skew)
@@ -52,7 +47,7 @@ static Shares zipf_shares(uint32_t tokens, uint32_t top_k, uint32_t active, doub
     shares.left = shares.rows;
     for (uint32_t i = 0; i < active; i++)
         shares.weight += 1.0 / (i + 1);
-    for (shares.stride = active / 2 + 1; common_divisor(shares.stride, active) > 1;)
+    for (shares.stride = active / 2 + 1; greatest_common_divisor(shares.stride, active) > 1;)
         shares.stride++;
     return shares;
 }

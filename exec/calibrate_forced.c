@@ -1,6 +1,7 @@
 /* Routing that is laid on the steps that are measured. */
 #include "base/lcg.h"
 #include "exec/calibrate_parts.h"
+#include "traces/layers.h"
 
 ForcedLayer forced_layers(const Calibration *c, Stack stack, uint32_t tokens)
 {
@@ -54,20 +55,12 @@ void calibration_draw(Calibration *c, uint32_t tokens, uint64_t *random)
             draw_experts(c, at.layer, random, at.experts + (size_t)t * at.layer->top_k);
 }
 
-static bool is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (experts[i] == expert)
-            return true;
-    return false;
-}
-
 void calibration_drop(Calibration *c, uint32_t tokens, uint32_t active)
 {
     ForcedLayer at = forced_layers(c, STACK_DECODER, tokens);
     while (forced_next(&at))
         for (size_t id = active; id < at.n_ids; id++)
-            if (!is_among(at.experts, active, at.experts[id]))
+            if (!expert_is_among(at.experts, active, at.experts[id]))
                 at.experts[id] = EXPERT_DROPPED;
 }
 

@@ -2,7 +2,6 @@
  * operation. Weights come from memory where others were read in between, and else from the
  * processor's caches: both are measured, and how much is read in between until they are gone. What
  * an event takes besides is how tokens come to the host and results back. */
-#include <string.h>
 
 #include "base/clock.h"
 #include "exec/calibrate_parts.h"

@@ -1,5 +1,4 @@
 /* Device memory of an executor, as coefficients of its options. */
-#include <string.h>
 
 #include "base/memory.h"
 #include "exec/calibrate_parts.h"

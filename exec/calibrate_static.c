@@ -1,5 +1,4 @@
 /* Static gating: every expert computes its whole capacity, so that the routing plays no part. */
-#include <stdio.h>
 
 #include "exec/calibrate_parts.h"
 #include "policies/capacity.h"

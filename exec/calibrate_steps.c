@@ -1,5 +1,4 @@
 /* The grid of steps: decode, prefill, chunks of prompts, sources. */
-#include <string.h>
 
 #include "exec/calibrate_parts.h"
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "exec/executor_state.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 static Status check_options(const ModelConfig *config, const ExecutorOptions *options)
 {

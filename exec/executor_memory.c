@@ -1,6 +1,6 @@
 /* What an executor works in: sizes are added up, then taken, by one function each. */
 #include "exec/executor_state.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 /* What lies in host memory whatever the plan. */
 static void lay_out_host(Executor *executor)

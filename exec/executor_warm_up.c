@@ -3,7 +3,7 @@
  * many sizes, of which nothing is kept, run when an executor is opened for steps that count, so
  * that none of them loads any. */
 #include "exec/executor_state.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 enum {
     MOST_TOKENS = 4096,

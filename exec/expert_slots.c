@@ -1,9 +1,7 @@
 #include "exec/expert_slots_parts.h"
 
-#include <string.h>
-
 #include "base/clock.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 /* Experts of layer LAYER_INDEX that the tokens of a step can reach. */
 static size_t most_active(const ExpertSlots *slots, uint32_t layer_index)

@@ -1,4 +1,5 @@
 /* How long experts take the host's cores now, by some that are computed for nobody. */
+#include "base/numbers.h"
 #include "base/statistics.h"
 #include "exec/expert_slots_parts.h"
 
@@ -9,18 +10,13 @@ enum { MOST_REPEATS = 8, BESIDE_REPEATS = 9 };
 static const size_t TIMED_BYTES = (size_t)256 << 20;
 static const uint64_t TIMED_NS = 10000000;
 
-static uint32_t common_divisor(uint32_t a, uint32_t b)
-{
-    return b == 0 ? a : common_divisor(b, a % b);
-}
-
 /* Experts of all layers in an order in which neighbours lie far apart: what was read just now by
  * its number is not read again. */
 static uint32_t next_number(ExpertSlots *slots)
 {
     uint32_t all = slots->n_layers * slots->trace_layers[0].experts;
     uint32_t step = (uint32_t)(0.618 * all) + 1;
-    while (common_divisor(step, all) != 1)
+    while (greatest_common_divisor(step, all) != 1)
         step++;
     return (uint32_t)((uint64_t)slots->timed++ % all * step % all);
 }

@@ -7,7 +7,7 @@
  * AdapMoE (Zhong et al. 2024) and HOBBIT (Tang et al. 2024) over several layers. It reads hidden
  * and writes only what is its own, so the step computes the same numbers with it and without. */
 #include "exec/forward_parts.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 static bool is_wanted(const Ahead *ahead, uint32_t distance)
 {

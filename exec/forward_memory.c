@@ -1,7 +1,7 @@
 /* What a forward pass works in, laid out once. */
 #include "exec/forward.h"
 #include "exec/forward_parts.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 /* The widest rows over the layers. */
 typedef struct {

@@ -1,7 +1,7 @@
 /* What the plan's decisions see of an event besides its experts: the numbers that a trace of this
  * very step would give them (traces/signals.h), rounded to f16 as the recorder does. */
 #include "exec/forward_parts.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "traces/f16.h"
 
 void forward_lay_out_signals(Forward *forward, Arena *arena)

@@ -3,7 +3,8 @@
 #include <math.h>
 
 #include "base/splitmix64.h"
-#include "exec/layout.h"
+#include "base/layout.h"
+#include "traces/layers.h"
 
 /* After so many draws of experts that the token has already, the others are looked through. */
 enum { MOST_REJECTED = 32 };
@@ -77,14 +78,6 @@ static uint32_t place_of(const double *below, uint32_t experts, double wanted)
     return low;
 }
 
-static bool has(const uint16_t *experts, uint32_t n, uint16_t expert)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (experts[i] == expert)
-            return true;
-    return false;
-}
-
 /* The same draw when most of the weight is gone: from what is left, place by place. */
 static uint16_t draw_from_rest(const RoutingSkew *skew, uint32_t layer_index, double fraction,
                                const uint16_t *experts, uint32_t n)
@@ -95,10 +88,10 @@ static uint16_t draw_from_rest(const RoutingSkew *skew, uint32_t layer_index, do
     double left = 0;
     uint16_t last = 0;
     for (uint32_t r = 0; r < count; r++)
-        left += has(experts, n, order[r]) ? 0 : below[r + 1] - below[r];
+        left += expert_is_among(experts, n, order[r]) ? 0 : below[r + 1] - below[r];
     left *= fraction;
     for (uint32_t r = 0; r < count; r++) {
-        if (has(experts, n, order[r]))
+        if (expert_is_among(experts, n, order[r]))
             continue;
         last = order[r];
         left -= below[r + 1] - below[r];
@@ -122,7 +115,7 @@ void routing_skew_draw(const RoutingSkew *skew, uint32_t layer_index, uint32_t r
         do {
             double wanted = next_fraction(&state) * below[layer->experts];
             expert = skew->order[layer_index][place_of(below, layer->experts, wanted)];
-        } while (has(experts, n, expert) && ++rejected < MOST_REJECTED);
+        } while (expert_is_among(experts, n, expert) && ++rejected < MOST_REJECTED);
         if (rejected == MOST_REJECTED)
             expert = draw_from_rest(skew, layer_index, next_fraction(&state), experts, n);
         experts[n] = expert;

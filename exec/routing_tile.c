@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "traces/reader.h"
 
 static void find_layers(const TraceLayer *layers, uint32_t n, TileStack stacks[2])

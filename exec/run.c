@@ -2,7 +2,7 @@
 #include "exec/run.h"
 
 #include "exec/best_token.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "exec/run_parts.h"
 
 const uint32_t *run_prompt(const ModelConfig *config, const TokenSet *set,

@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "exec/run_step.h"
 #include "exec/trace_scan.h"
 

@@ -1,6 +1,6 @@
 #include "exec/score_rows.h"
 
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "traces/f16.h"
 
 static uint32_t kept(const ScoreRows *rows, const TraceLayer *layer)

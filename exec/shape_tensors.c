@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/text.h"
 #include "exec/rule.h"
 #include "exec/shape.h"
 #include "exec/synthetic.h"
@@ -32,18 +33,11 @@ static Status count_tensor(void *argument, const char *name, const uint64_t *sha
     return OK;
 }
 
-static bool ends_in(const char *text, const char *end)
-{
-    size_t length = strlen(text);
-    size_t tail = strlen(end);
-    return length >= tail && strcmp(text + length - tail, end) == 0;
-}
-
 /* NAME is that of the tensor which RULES put into FIELD. */
 static bool is_field(const TensorRule *rules, const char *name, size_t field)
 {
     for (const TensorRule *rule = rules; rule->name != NULL; rule++)
-        if (rule->field == field && ends_in(name, rule->name))
+        if (rule->field == field && text_ends_in(name, rule->name))
             return true;
     return false;
 }
@@ -60,7 +54,7 @@ static bool is_branch_end(const Architecture *architecture, const char *name)
             continue;
         if (is_field(rules->layer, name, offsetof(LayerTensors, attention.o)) ||
             is_field(rules->layer, name, offsetof(LayerTensors, cross.o)) ||
-            (rules->stacked.down != NULL && ends_in(name, rules->stacked.down)))
+            (rules->stacked.down != NULL && text_ends_in(name, rules->stacked.down)))
             return true;
     }
     return false;
@@ -77,10 +71,10 @@ static Synthetic values_of(const Making *making, const Tensor *tensor)
 {
     const char *name = tensor->name;
     const Architecture *architecture = making->architecture;
-    if (ends_in(name, "bias") ||
+    if (text_ends_in(name, "bias") ||
         is_field(architecture->model, name, offsetof(ModelTensors, positions)))
         return synthetic_make(name, 0, 0.02);
-    if (ends_in(name, "sinks"))
+    if (text_ends_in(name, "sinks"))
         return synthetic_make(name, 0, 1);
     if (tensor->rank == 1)
         return synthetic_make(name, 1, 0);

@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,14 +12,6 @@
 enum { INDEX_BYTES = 100 << 20, MAX_SHARDS = 10000 };
 
 static const char ENDING[] = ".safetensors";
-
-static Status join(const char *directory, const char *name, char **path)
-{
-    size_t room = strlen(directory) + strlen(name) + 2;
-    TRY(mem_new(path, room, 1, "path"));
-    snprintf(*path, room, "%s/%s", directory, name);
-    return OK;
-}
 
 /* One pair of the index. */
 typedef struct {
@@ -88,7 +79,7 @@ static Status reserve_files(Shards *shards, size_t count)
 static Status open_file(Shards *shards, const char *directory, const char *name)
 {
     size_t i = shards->n_files++;
-    TRY(join(directory, name, &shards->paths[i]));
+    TRY(path_join(directory, name, &shards->paths[i]));
     return safetensors_open(shards->paths[i], &shards->files[i]);
 }
 
@@ -174,17 +165,17 @@ static Status find_only_file(const char *directory, char *name, size_t room)
 Status shards_open(const char *directory, Shards *shards)
 {
     char name[512] = "model.safetensors";
-    TRY(join(directory, "model.safetensors.index.json", &shards->source));
+    TRY(path_join(directory, "model.safetensors.index.json", &shards->source));
     if (file_exists(shards->source))
         return open_index(shards, directory);
     mem_free(shards->source);
     shards->source = NULL;
-    TRY(join(directory, name, &shards->source));
+    TRY(path_join(directory, name, &shards->source));
     if (!file_exists(shards->source)) {
         mem_free(shards->source);
         shards->source = NULL;
         TRY(find_only_file(directory, name, sizeof name));
-        TRY(join(directory, name, &shards->source));
+        TRY(path_join(directory, name, &shards->source));
     }
     return open_single(shards, directory, name);
 }

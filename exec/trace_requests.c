@@ -1,7 +1,6 @@
 #include "exec/trace_requests.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "traces/import_counts.h"

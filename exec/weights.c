@@ -1,6 +1,6 @@
 #include "exec/weights.h"
 
-#include "exec/layout.h"
+#include "base/layout.h"
 #include "exec/tables.h"
 
 /* Where pieces are taken from, and what of. */

@@ -41,7 +41,7 @@ ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
     uint32_t misses = 0;
     if (turns.missed != 0) {
         uint32_t last = turns_object(event, 63 - (uint32_t)__builtin_clzll(turns.missed));
-        misses = turns_count(turns.missed);
+        misses = bits_count(turns.missed);
         uint32_t slot = scope->slot[newest];
         event->loads += misses;
         event->evictions += misses;

@@ -107,10 +107,10 @@ ALWAYS_INLINE uint32_t quick_serial_event(Scope *scope, ScopeEvent *event)
     if (turns.missed != 0) {
         uint32_t first = (uint32_t)__builtin_ctzll(turns.missed);
         uint32_t victim = first > 0 ? turns_object(event, first - 1) : before;
-        event->loads += turns_count(turns.missed);
+        event->loads += bits_count(turns.missed);
         event->evictions += event->loads;
         event->evicted_newest +=
-            turns_count(turns.missed & turns.missed << 1) + (victim == scope->newest);
+            bits_count(turns.missed & turns.missed << 1) + (victim == scope->newest);
         scope->newest = turns_object(event, 63 - (uint32_t)__builtin_clzll(turns.missed));
     }
     return turns_end(event, &turns, (uint32_t)event->loads);

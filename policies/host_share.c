@@ -1,7 +1,6 @@
 #include "policies/host_share.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "base/memory.h"
 

@@ -1,7 +1,6 @@
 #include "policies/placement.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "base/splitmix64.h"

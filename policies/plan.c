@@ -155,11 +155,6 @@ static Status check_gating(const JsonAt *at, const Plan *plan)
     return OK;
 }
 
-static bool is_given(const JsonAt *at, const char *key, JsonAt *value)
-{
-    return json_find(at, key, value) && !json_is_null(value);
-}
-
 /* The hot set of static is learnt where none is given. */
 static Status check_hot(const JsonAt *at, Plan *plan)
 {
@@ -169,7 +164,7 @@ static Status check_hot(const JsonAt *at, Plan *plan)
             plan->buffer.hot.choice = HOT_HOTTEST;
         return OK;
     }
-    return is_given(at, "hot", &value) ? json_fail(&value, "needs buffer.evict \"static\"") : OK;
+    return json_given(at, "hot", &value) ? json_fail(&value, "needs buffer.evict \"static\"") : OK;
 }
 
 static Status check_params(const JsonAt *at, const Plan *plan)
@@ -186,7 +181,7 @@ static Status check_params(const JsonAt *at, const Plan *plan)
 static Status check_initial(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;
-    if (!is_given(at, "initial", &value) || !eviction_needs_future(plan->buffer.evict))
+    if (!json_given(at, "initial", &value) || !eviction_needs_future(plan->buffer.evict))
         return OK;
     return json_fail(&value, "buffer.evict \"%s\" starts cold", plan->buffer.evict);
 }
@@ -209,7 +204,7 @@ static Status check_buffer(const JsonAt *at, Plan *plan)
     TRY(check_params(at, plan));
     TRY(check_budget(at, plan));
     TRY(check_initial(at, plan));
-    if (plan->buffer.slots > 0 && is_given(at, "bytes", &value))
+    if (plan->buffer.slots > 0 && json_given(at, "bytes", &value))
         return json_fail(&value, "allowed is one of \"slots\" and \"bytes\", not both");
     return check_hot(at, plan);
 }
@@ -232,9 +227,9 @@ static Status check_table(const JsonAt *at, const Plan *plan)
     JsonAt value;
     bool transition = strcmp(plan->prefetch.predictor, "transition") == 0;
     bool learns = transition || strcmp(plan->prefetch.predictor, "frequency") == 0;
-    if (is_given(at, "table", &value) && !learns)
+    if (json_given(at, "table", &value) && !learns)
         return json_fail(&value, "needs prefetch.predictor \"frequency\" or \"transition\"");
-    if (is_given(at, "successors", &value) &&
+    if (json_given(at, "successors", &value) &&
         (!transition || (plan->prefetch.table.table == NULL && plan->prefetch.table.choice == 0)))
         return json_fail(&value, "needs prefetch.predictor \"transition\" with a table");
     return OK;
@@ -284,7 +279,7 @@ static Status check_arrivals(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;
     bool rate = plan->batching.arrivals >= ARRIVALS_FIXED;
-    bool given = is_given(at, "requests_per_s", &value);
+    bool given = json_given(at, "requests_per_s", &value);
     if (given && !rate)
         return json_fail(&value, "needs batching.arrivals \"fixed\" or \"poisson\"");
     if (rate && !given)
@@ -298,7 +293,7 @@ static Status check_arrivals(const JsonAt *at, const Plan *plan)
 static Status check_batching(const JsonAt *at, const Plan *plan)
 {
     JsonAt value;
-    bool given = is_given(at, "sequences", &value);
+    bool given = json_given(at, "sequences", &value);
     TRY(check_arrivals(at, plan));
     if (plan->batching.mode == BATCHING_AS_RECORDED)
         return given ? json_fail(&value, "needs batching.mode \"apart\", \"mixed\" or "

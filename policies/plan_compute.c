@@ -40,11 +40,6 @@ static Status check_event_costs(const PlanTable *table)
     return OK;
 }
 
-static bool is_given(const JsonAt *at, const char *key, JsonAt *value)
-{
-    return json_find(at, key, value) && !json_is_null(value);
-}
-
 static Status check_mode(const JsonAt *at, const JsonAt *value, const Plan *plan)
 {
     const char *mode = plan_compute_name(plan->compute.mode);
@@ -69,7 +64,7 @@ Status plan_check_compute(const JsonAt *at, Plan *plan)
     if (plan->compute.mode != COMPUTE_ON_GPU && json_find(at, "mode", &value))
         TRY(check_mode(at, &value, plan));
     for (size_t i = 0; i < sizeof COSTS / sizeof COSTS[0]; i++)
-        if (plan->compute.mode != COMPUTE_SPLIT && is_given(at, COSTS[i], &value))
+        if (plan->compute.mode != COMPUTE_SPLIT && json_given(at, COSTS[i], &value))
             return json_fail(&value, "needs compute.mode \"split\"");
     if (plan->compute.mode != COMPUTE_SPLIT)
         return OK;
@@ -77,7 +72,7 @@ Status plan_check_compute(const JsonAt *at, Plan *plan)
         plan->compute.host_ns.choice = COMPUTE_COSTS_MEASURED;
     if (plan->compute.load_ns.table == NULL)
         plan->compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
-    if (!is_given(at, "event_ns", &value) &&
+    if (!json_given(at, "event_ns", &value) &&
         plan->compute.host_ns.choice + plan->compute.load_ns.choice > 0)
         plan->compute.event_ns.choice = COMPUTE_COSTS_MEASURED;
     if (plan->compute.event_ns.table != NULL && json_find(at, "event_ns", &value))

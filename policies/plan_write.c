@@ -1,5 +1,4 @@
 /* The canonical JSON of a plan, and changes to a plan's JSON by path. */
-#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"

@@ -1,6 +1,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/layout.h"
 #include "base/memory.h"
 #include "policies/predictor.h"
 #include "policies/shares.h"
@@ -32,27 +33,18 @@ static uint32_t n_objects(const Predictor *predictor)
     return predictor->first_object[predictor->n_layers];
 }
 
-/* One pass over the arrays: sizes first, then, with memory, the pieces. */
-static void *piece(Arena *arena, size_t count, size_t size)
-{
-    if (arena->base != NULL)
-        return arena_take(arena, count, size);
-    arena_reserve(arena, count, size);
-    return NULL;
-}
-
-static void lay_out(const Predictor *predictor, Collection *it)
+static void lay_out_collection(const Predictor *predictor, Collection *it)
 {
     size_t room = it->room;
     Arena *arena = &it->arena;
-    it->request = piece(arena, room, sizeof *it->request);
-    it->joined = piece(arena, room, sizeof *it->joined);
-    it->present = piece(arena, room, sizeof *it->present);
-    it->matches = piece(arena, room, sizeof *it->matches);
-    it->counts = piece(arena, room * n_objects(predictor), sizeof *it->counts);
-    it->length = piece(arena, room * predictor->n_layers, sizeof *it->length);
-    it->cosine = piece(arena, room * room * predictor->n_layers, sizeof *it->cosine);
-    it->similarity = piece(arena, room * room, sizeof *it->similarity);
+    it->request = lay_out(arena, room, sizeof *it->request);
+    it->joined = lay_out(arena, room, sizeof *it->joined);
+    it->present = lay_out(arena, room, sizeof *it->present);
+    it->matches = lay_out(arena, room, sizeof *it->matches);
+    it->counts = lay_out(arena, room * n_objects(predictor), sizeof *it->counts);
+    it->length = lay_out(arena, room * predictor->n_layers, sizeof *it->length);
+    it->cosine = lay_out(arena, room * room * predictor->n_layers, sizeof *it->cosine);
+    it->similarity = lay_out(arena, room * room, sizeof *it->similarity);
 }
 
 static Status match_open(Predictor *predictor)
@@ -61,9 +53,9 @@ static Status match_open(Predictor *predictor)
     TRY(mem_new(&it, 1, sizeof *it, "predictor"));
     predictor->own = it;
     it->room = predictor->choice.entries;
-    lay_out(predictor, it);
+    lay_out_collection(predictor, it);
     TRY(arena_commit(&it->arena, "predictor: activations of requests"));
-    lay_out(predictor, it);
+    lay_out_collection(predictor, it);
     return OK;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "policies/predictor.h"
+#include "traces/layers.h"
 
 /* What is remembered of an expert. */
 enum { UNUSED = 1 /* prefetched, not looked up since */, PREDICTED = 2 /* for its next event */ };
@@ -21,14 +22,6 @@ struct Prefetch {
     uint16_t *wanted;   /* [experts of the widest layer] the prediction */
 };
 
-static uint32_t widest_layer(const TraceLayer *layers, uint32_t n_layers)
-{
-    uint32_t widest = 0;
-    for (uint32_t i = 0; i < n_layers; i++)
-        widest = layers[i].experts > widest ? layers[i].experts : widest;
-    return widest;
-}
-
 static uint32_t object_of(const Prefetch *prefetch, uint32_t layer_index, uint32_t expert)
 {
     return prefetch->predictor->first_object[layer_index] + expert;
@@ -37,7 +30,7 @@ static uint32_t object_of(const Prefetch *prefetch, uint32_t layer_index, uint32
 static Status fill(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                    Prefetch *prefetch)
 {
-    uint32_t widest = widest_layer(layers, n_layers);
+    uint32_t widest = layers_max_experts(layers, n_layers);
     TRY(predictor_new(plan, layers, n_layers, &prefetch->predictor));
     uint32_t objects = prefetch->predictor->first_object[n_layers];
     uint32_t most = plan->prefetch.max_inflight;

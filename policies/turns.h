@@ -8,6 +8,7 @@
 #ifndef POLICIES_TURNS_H
 #define POLICIES_TURNS_H
 
+#include "base/numbers.h"
 #include "policies/event_loop.h"
 
 enum { TURNS_MOST = 63, TURNS_APART = 64 };
@@ -119,16 +120,6 @@ ALWAYS_INLINE bool turns_clear_visited(Scope *scope, const Turns *turns, uint32_
 ALWAYS_INLINE void turns_visit(Scope *scope, uint32_t object, bool hit)
 {
     scope->flag[object] |= (uint16_t)hit;
-}
-
-/* Bits that are set: the compiler calls a function for it where the machine may lack the
- * instruction. */
-ALWAYS_INLINE uint32_t turns_count(uint64_t bits)
-{
-    bits -= bits >> 1 & 0x5555555555555555u;
-    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
-    bits = (bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
-    return (uint32_t)(bits * 0x0101010101010101u >> 56);
 }
 
 /* Reports the hits from turn FROM to TO - 1, whose misses are known. */

@@ -1,5 +1,7 @@
 #include "sim/curve_recency.h"
 
+#include "base/numbers.h"
+
 enum { WORD_BITS = 64, GROUP_WORDS = 16 };
 
 /* Four positions an object: each move of all of them is paid for by three uses of each. */
@@ -34,19 +36,11 @@ void recency_depths_lay_out(RecencyDepths *depths, uint32_t n_objects, Arena *ar
         depths->position[i] = RECENCY_NEW;
 }
 
-static uint32_t count_bits(uint64_t word)
-{
-    word -= word >> 1 & 0x5555555555555555u;
-    word = (word & 0x3333333333333333u) + (word >> 2 & 0x3333333333333333u);
-    word = (word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
-    return (uint32_t)(word * 0x0101010101010101u >> 56);
-}
-
 /* The counts of WORD, which the head has come to. */
 static void start_word(RecencyDepths *depths, uint32_t word)
 {
     uint32_t group = word / GROUP_WORDS;
-    uint32_t before = depths->below[word - 1] + count_bits(depths->bits[word - 1]);
+    uint32_t before = depths->below[word - 1] + bits_count(depths->bits[word - 1]);
     if (word % GROUP_WORDS == 0)
         depths->groups[group] = depths->groups[group - 1] + before;
     depths->below[word] = (uint16_t)(word % GROUP_WORDS == 0 ? 0 : before);
@@ -88,7 +82,7 @@ static uint32_t clear(RecencyDepths *depths, uint32_t position)
     uint32_t *groups = depths->groups;
     uint32_t n_groups = depths->n_groups;
     uint16_t at = word % GROUP_WORDS;
-    uint32_t before = groups[group] + below[at] + count_bits(depths->bits[word] & (bit - 1));
+    uint32_t before = groups[group] + below[at] + bits_count(depths->bits[word] & (bit - 1));
     depths->bits[word] &= ~bit;
     for (uint16_t i = 0; i < GROUP_WORDS; i++)
         below[i] = (uint16_t)(below[i] - (i > at));

@@ -3,6 +3,7 @@
 #include "base/memory.h"
 #include "sim/curve.h"
 #include "sim/ranked_replay.h"
+#include "traces/layers.h"
 
 static Status make_curves(const PackedTrace *trace, LayerCurves *curves)
 {
@@ -43,14 +44,6 @@ Status layer_slots_table(const PackedTrace *trace, const uint32_t *slots, PlanTa
         parts.value[i] = slots[i];
     }
     return OK;
-}
-
-static uint32_t widest_layer(const PackedTrace *trace)
-{
-    uint32_t widest = 0;
-    for (uint32_t i = 0; i < trace->n_layers; i++)
-        widest = trace->layers[i].experts > widest ? trace->layers[i].experts : widest;
-    return widest;
 }
 
 /* PLAN with SLOTS for every layer. */
@@ -123,7 +116,7 @@ static Status replay_sizes(Training *training, const Plan *plan, uint32_t *slots
                            LayerCurves *curves)
 {
     const PackedTrace *trace = training_trace(training);
-    uint32_t most = widest_layer(trace);
+    uint32_t most = layers_max_experts(trace->layers, trace->n_layers);
     Status status = OK;
     for (uint32_t n = plan->buffer.order == ORDER_STAGED ? 0 : 1; n <= most && status == OK; n++) {
         for (uint32_t i = 0; i < trace->n_layers; i++) {

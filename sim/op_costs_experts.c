@@ -1,5 +1,4 @@
 /* Calls of experts: how much work they are, and what they cost. */
-#include <string.h>
 
 #include "sim/op_costs.h"
 

@@ -1,7 +1,5 @@
 #include "sim/rank_split.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 #include "traces/layers.h"
 

@@ -1,7 +1,6 @@
 #include "sim/replay.h"
 
 #include <assert.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "base/memory.h"

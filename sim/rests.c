@@ -1,7 +1,5 @@
 #include "sim/rests.h"
 
-#include <stdio.h>
-
 #include "base/memory.h"
 #include "sim/timing.h"
 

@@ -1,6 +1,5 @@
 #include "sim/study_db_state.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>

@@ -1,7 +1,6 @@
 #include "sim/study_pick.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "sim/study_learnt.h"
 

@@ -1,7 +1,5 @@
 #include "sim/sweep_learn.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 #include "sim/train.h"
 #include "traces/packed_part.h"

@@ -1,6 +1,5 @@
 /* What a simulation of time looks up once: what the profile says of the model's operations, the
  * slots of the plan, and the memory for it. */
-#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"

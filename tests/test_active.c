@@ -2,8 +2,6 @@
  * against plain ones. */
 #include "tests/support.h"
 
-#include <string.h>
-
 #include "traces/active.h"
 #include "traces/packed.h"
 

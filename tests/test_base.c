@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/base64.h"
 #include "base/clock.h"
 #include "base/crc32c.c" /* both ways of it, whatever this processor has */
 #include "base/memory.h"
@@ -161,6 +162,24 @@ static void splitmix64_gives_the_published_values_in_turn_and_by_number(void **u
     }
 }
 
+/* RFC 4648, section 10, and what is none of it. */
+static void base64_gives_the_published_texts_and_refuses_what_is_not_padded_whole(void **unused)
+{
+    (void)unused;
+    static const char *const CODED[] = {"Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"};
+    static const char *const REFUSED[] = {
+        "", "=", "====", "Zg", "Zg=", "Zm9", "Z===", "Zm9v\n", "Zm-v"};
+    unsigned char out[16];
+    size_t bytes;
+    for (size_t i = 0; i < sizeof CODED / sizeof *CODED; i++) {
+        assert_true(base64_decode(CODED[i], strlen(CODED[i]), out, &bytes));
+        assert_int_equal(bytes, i + 1);
+        assert_memory_equal(out, "foobar", bytes);
+    }
+    for (size_t i = 0; i < sizeof REFUSED / sizeof *REFUSED; i++)
+        assert_false(base64_decode(REFUSED[i], strlen(REFUSED[i]), out, &bytes));
+}
+
 static void medians_and_variations_are_those_of_their_definitions(void **unused)
 {
     (void)unused;
@@ -229,6 +248,7 @@ int main(void)
         cmocka_unit_test(exit_status_is_2_for_bad_input_and_1_for_failed_work),
         cmocka_unit_test(the_clock_goes_forward_and_the_wall_text_is_iso_8601),
         cmocka_unit_test(splitmix64_gives_the_published_values_in_turn_and_by_number),
+        cmocka_unit_test(base64_gives_the_published_texts_and_refuses_what_is_not_padded_whole),
         cmocka_unit_test(medians_and_variations_are_those_of_their_definitions),
         cmocka_unit_test(progress_shows_share_rate_and_time_left_of_long_work_on_a_terminal),
     };

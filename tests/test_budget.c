@@ -2,8 +2,6 @@
 #include "base/status.h"
 #include "tests/support.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 #include "sim/budget.h"
 

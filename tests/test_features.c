@@ -1,8 +1,6 @@
 /* What a step's time depends on, against sums over the requests that made the steps. */
 #include "tests/support.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 #include "sim/features.h"
 

@@ -4,7 +4,6 @@
 #include "tests/support.h"
 
 #include <stdbool.h>
-#include <string.h>
 
 #include "exec/gating.h"
 

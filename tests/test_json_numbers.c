@@ -1,7 +1,6 @@
 /* Tables of numbers beside the tree of a JSON text. */
 #include "tests/support.h"
 
-#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>

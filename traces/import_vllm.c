@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/base64.h"
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -95,36 +96,6 @@ static Status take_nested(Responses *responses, const char *place, const cJSON *
     return OK;
 }
 
-static int base64_value(char c)
-{
-    static const char DIGITS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *found = c != '\0' ? strchr(DIGITS, c) : NULL;
-    return found != NULL ? (int)(found - DIGITS) : -1;
-}
-
-/* Decodes in place of the text; false when it is no base64. */
-static bool decode_base64(char *text, size_t *bytes)
-{
-    size_t length = strlen(text);
-    unsigned char *to = (unsigned char *)text;
-    uint32_t bits = 0;
-    size_t used = length;
-    while (used > 0 && length - used < 2 && text[used - 1] == '=')
-        used--;
-    if (length % 4 != 0)
-        return false;
-    for (size_t i = 0; i < used; i++) {
-        int value = base64_value(text[i]);
-        if (value < 0)
-            return false;
-        bits = bits << 6 | (uint32_t)value;
-        if (i % 4 > 0)
-            *to++ = (unsigned char)(bits >> (6 - 2 * (i % 4)));
-    }
-    *bytes = (size_t)(to - (unsigned char *)text);
-    return true;
-}
-
 static Status take_npy(Responses *responses, const char *place, char *text, uint64_t skip,
                        uint64_t *tokens)
 {
@@ -134,7 +105,7 @@ static Status take_npy(Responses *responses, const char *place, char *text, uint
     char name[256];
     snprintf(name, sizeof name, "%.160s: line %u: %s", responses->options->path, responses->line,
              place);
-    if (!decode_base64(text, &bytes))
+    if (!base64_decode(text, strlen(text), (unsigned char *)text, &bytes))
         return line_fail(responses, place, "a nested list or base64 is wanted");
     TRY(npy_view(name, text, bytes, &array));
     TRY(import_ids_check(name, &array, 0, &largest));

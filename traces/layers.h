@@ -31,6 +31,15 @@ void layers_widen_ids(const uint8_t *ids, size_t count, uint16_t *experts);
 /* The most experts of a layer. */
 uint32_t layers_max_experts(const TraceLayer *layers, uint32_t n_layers);
 
+/* Whether EXPERT is one of EXPERTS[n]. */
+static inline bool expert_is_among(const uint16_t *experts, uint32_t n, uint16_t expert)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (experts[i] == expert)
+            return true;
+    return false;
+}
+
 /* An encode step covers the encoder's layers, every other the decoder's. */
 static inline Stack phase_stack(Phase phase)
 {

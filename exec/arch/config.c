@@ -5,16 +5,11 @@
 
 #include "base/memory.h"
 
-bool config_find(const JsonAt *root, const char *key, JsonAt *at)
-{
-    return json_find(root, key, at) && !json_is_null(at);
-}
-
 Status config_need_u32(const JsonAt *root, const char *key, const char *other, uint32_t least,
                        uint32_t most, uint32_t *value)
 {
     JsonAt at;
-    if (!config_find(root, key, &at) && (other == NULL || !config_find(root, other, &at)))
+    if (!json_given(root, key, &at) && (other == NULL || !json_given(root, other, &at)))
         TRY(json_need(root, key, &at));
     return json_u32(&at, least, most, value);
 }
@@ -23,13 +18,13 @@ Status config_u32(const JsonAt *root, const char *key, uint32_t least, uint32_t 
                   uint32_t *value)
 {
     JsonAt at;
-    return config_find(root, key, &at) ? json_u32(&at, least, most, value) : OK;
+    return json_given(root, key, &at) ? json_u32(&at, least, most, value) : OK;
 }
 
 Status config_f64(const JsonAt *root, const char *key, double least, double most, double *value)
 {
     JsonAt at;
-    return config_find(root, key, &at) ? json_f64(&at, least, most, value) : OK;
+    return json_given(root, key, &at) ? json_f64(&at, least, most, value) : OK;
 }
 
 Status config_f32(const JsonAt *root, const char *key, double least, double most, float *value)
@@ -43,7 +38,7 @@ Status config_f32(const JsonAt *root, const char *key, double least, double most
 Status config_bool(const JsonAt *root, const char *key, bool *value)
 {
     JsonAt at;
-    return config_find(root, key, &at) ? json_bool(&at, value) : OK;
+    return json_given(root, key, &at) ? json_bool(&at, value) : OK;
 }
 
 Status config_unsupported(const JsonAt *at, const char *why)
@@ -68,9 +63,9 @@ Status config_not_quantised(const JsonAt *root)
     JsonAt at;
     JsonAt method;
     const char *name = NULL;
-    if (!config_find(root, "quantization_config", &at))
+    if (!json_given(root, "quantization_config", &at))
         return OK;
-    if (!config_find(&at, "quant_method", &method) || json_text(&method, &name) != OK)
+    if (!json_given(&at, "quant_method", &method) || json_text(&method, &name) != OK)
         return config_unsupported(&at, "quantised weights are not supported");
     json_fail(&method, "quantised weights are not supported, these are \"%.32s\"", name);
     return fail(ERR_UNSUPPORTED, "%s", error_message());
@@ -79,7 +74,7 @@ Status config_not_quantised(const JsonAt *root)
 static Status read_eos(const JsonAt *root, ModelConfig *config)
 {
     JsonAt at;
-    if (!config_find(root, "eos_token_id", &at))
+    if (!json_given(root, "eos_token_id", &at))
         return OK;
     if (!cJSON_IsArray(at.node)) {
         config->n_eos = 1;
@@ -181,7 +176,7 @@ Status config_activation(const JsonAt *root, const char *key, const char *defaul
 {
     JsonAt at;
     const char *name = default_name;
-    if (config_find(root, key, &at))
+    if (json_given(root, key, &at))
         TRY(json_text(&at, &name));
     else if (default_name == NULL)
         return json_need(root, key, &at);
@@ -202,7 +197,7 @@ Status config_layer_window(const JsonAt *root, uint32_t layer, uint32_t sliding_
 {
     JsonAt at;
     *window = 0;
-    *given = config_find(root, "layer_types", &at);
+    *given = json_given(root, "layer_types", &at);
     if (!*given)
         return OK;
     const cJSON *node = cJSON_IsArray(at.node) ? cJSON_GetArrayItem(at.node, (int)layer) : NULL;

@@ -8,8 +8,6 @@
 
 enum { MAX_SIZE = 1 << 24 };
 
-/* False too when the key is there but null. */
-bool config_find(const JsonAt *root, const char *key, JsonAt *at);
 /* KEY, or OTHER (unless NULL), which means the same; absent is an error that names KEY. */
 Status config_need_u32(const JsonAt *root, const char *key, const char *other, uint32_t least,
                        uint32_t most, uint32_t *value);

@@ -111,7 +111,7 @@ static Status v2_read_router(const JsonAt *root, LayerConfig *layer)
     int method = 0;
     layer->router = config_router(ROUTER_SOFTMAX, false);
     TRY(read_scale(root, 1, &layer->router.scale));
-    if (config_find(root, "topk_method", &at))
+    if (json_given(root, "topk_method", &at))
         TRY(json_choice(&at, METHODS, &method));
     return method == 1 ? read_groups(root, layer, &layer->router) : OK;
 }

@@ -41,7 +41,7 @@ static Status read_router(const JsonAt *root, RouterConfig *router)
     float dropout = 0.2f;
     *router = config_router(ROUTER_SOFTMAX, true);
     router->capacity = 1;
-    if (config_find(root, "second_expert_policy", &at))
+    if (json_given(root, "second_expert_policy", &at))
         TRY(json_choice(&at, POLICIES, &policy));
     TRY(config_bool(root, "batch_prioritized_routing", &prioritised));
     TRY(config_bool(root, "router_bias", &router->bias));
@@ -50,7 +50,7 @@ static Status read_router(const JsonAt *root, RouterConfig *router)
     TRY(config_f64(root, "moe_eval_capacity_token_fraction", 0, 1, &router->capacity));
     router->capacity = router->capacity < 1 ? router->capacity : 0;
     /* Which tokens go first matters only where some are dropped. */
-    if (prioritised && router->capacity > 0 && config_find(root, "batch_prioritized_routing", &at))
+    if (prioritised && router->capacity > 0 && json_given(root, "batch_prioritized_routing", &at))
         return config_unsupported(&at, "with a capacity, only false is supported");
     router->normalise_kept = !before;
     router->output_scale = 1 - dropout;

@@ -41,7 +41,7 @@ static Status mark_moe_layers(const JsonAt *root, const LayerKeys *keys, ModelCo
     JsonAt at;
     for (uint32_t i = 0; i < config->n_layers; i++)
         config->layers[i].moe = keys->sparse_step != 0 && (i + 1) % keys->sparse_step == 0;
-    if (!config_find(root, "mlp_only_layers", &at))
+    if (!json_given(root, "mlp_only_layers", &at))
         return OK;
     if (!cJSON_IsArray(at.node))
         return json_fail(&at, "must be an array");

@@ -18,7 +18,7 @@ static Status read_type(const JsonAt *description, RopeType *type)
 {
     JsonAt at;
     const char *name = NULL;
-    if (!config_find(description, "rope_type", &at) && !config_find(description, "type", &at))
+    if (!json_given(description, "rope_type", &at) && !json_given(description, "type", &at))
         return OK;
     TRY(json_text(&at, &name));
     for (size_t i = 0; i < sizeof TYPES / sizeof *TYPES; i++)
@@ -113,8 +113,8 @@ Status config_rope(const JsonAt *root, double theta, uint32_t dims, ModelConfig 
                          .truncate = true,
                          .original_positions = config->max_positions,
                          .max_positions = config->max_positions};
-    bool scaled = config_find(root, "rope_parameters", &scaling) ||
-                  config_find(root, "rope_scaling", &scaling);
+    bool scaled =
+        json_given(root, "rope_parameters", &scaling) || json_given(root, "rope_scaling", &scaling);
     if (scaled) {
         TRY(check_object(&scaling));
         TRY(config_f64(&scaling, "partial_rotary_factor", 1e-6, 1, &part));

@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "exec/cpu/blas.h"
 #include "exec/cpu/host_experts.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 /* Fills NAME with the processor's name, or "unknown processor". */
 static void processor_name(char *name, size_t bytes)

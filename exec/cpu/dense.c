@@ -2,7 +2,6 @@
 #include "exec/cpu/cpu.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "exec/best_token.h"
 #include "exec/cpu/blas.h"

@@ -12,7 +12,6 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#include <string.h>
 
 #define WITH_AMX __attribute__((target("avx512f,amx-tile,amx-bf16")))
 #define INLINE static inline __attribute__((always_inline))

@@ -1,11 +1,9 @@
 /* Opening and closing the CUDA device, its memory and copies, and the table of the backend. */
-#include <stdio.h>
-#include <string.h>
 
 #include "exec/cuda/device.h"
 #include "exec/cuda/find_gpu.h"
 #include "exec/cuda/router.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 enum { PIECE_SLACK = 256, PIECES = 8 };
 

@@ -6,7 +6,7 @@
  * there are some, it runs in a stream of its own. Two buffers take turns where an event has more
  * rows than are computed at a time. */
 #include "exec/cuda/device.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 /* Longer than most layers take; whoever sleeps is roused before the counts are waited for. */
 enum { AWAKE_NS = 20000000 };

@@ -3,8 +3,6 @@
 #include "exec/cuda/device.h"
 #include "exec/cuda/synthetic.h"
 
-#include <string.h>
-
 enum { STAGING_ALIGNMENT = 256 };
 
 typedef struct {

@@ -1,7 +1,7 @@
 #include "exec/cuda/experts.h"
 
 #include "exec/cuda/router.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 enum { PIECES = 11, PIECE_SLACK = 256 };
 

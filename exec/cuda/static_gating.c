@@ -4,7 +4,7 @@
 #include "exec/cuda/expert_rows.h"
 #include "exec/cuda/static_slots.h"
 #include "exec/gating.h"
-#include "exec/layout.h"
+#include "base/layout.h"
 
 /* Slots computed at a time: enough that the device is busy with whole tiles. */
 enum { SLOTS_AT_ONCE = 65536, PIECES = 12, PIECE_SLACK = 256 };

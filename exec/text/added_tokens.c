@@ -1,7 +1,5 @@
 #include "exec/text/added_tokens.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 #include "exec/text/component.h"
 

@@ -1,10 +1,9 @@
 #include "exec/text/bpe.h"
 
-#include <stdio.h>
-
 #include "base/memory.h"
 #include "exec/text/byte_alphabet.h"
 #include "exec/text/byte_pieces.h"
+#include "exec/text/component.h"
 #include "exec/text/merge_table.h"
 #include "exec/text/utf8.h"
 #include "exec/text/word_cache.h"
@@ -54,7 +53,7 @@ static Status refuse_affix(const JsonAt *model, const char *key)
 {
     JsonAt at;
     const char *text;
-    if (!json_find(model, key, &at) || json_is_null(&at))
+    if (!json_given(model, key, &at))
         return OK;
     TRY(json_text(&at, &text));
     if (text[0] != '\0')
@@ -62,17 +61,11 @@ static Status refuse_affix(const JsonAt *model, const char *key)
     return OK;
 }
 
-static Status read_flag(const JsonAt *model, const char *key, bool *value)
-{
-    JsonAt at;
-    return json_find(model, key, &at) ? json_bool(&at, value) : OK;
-}
-
 static Status read_unknown(const JsonAt *model, Bpe *bpe)
 {
     JsonAt at;
     const char *text;
-    if (!json_find(model, "unk_token", &at) || json_is_null(&at))
+    if (!json_given(model, "unk_token", &at))
         return OK;
     TRY(json_text(&at, &text));
     if (!string_table_get(&bpe->vocabulary.ids, span_of(text), &bpe->unknown))
@@ -87,10 +80,10 @@ static Status read_options(const JsonAt *model, Bpe *bpe)
     double dropout = 0;
     TRY(refuse_affix(model, "continuing_subword_prefix"));
     TRY(refuse_affix(model, "end_of_word_suffix"));
-    TRY(read_flag(model, "fuse_unk", &bpe->fuse_unknown));
-    TRY(read_flag(model, "byte_fallback", &bpe->byte_fallback));
-    TRY(read_flag(model, "ignore_merges", &bpe->ignore_merges));
-    if (json_find(model, "dropout", &at) && !json_is_null(&at)) {
+    TRY(component_flag(model, "fuse_unk", &bpe->fuse_unknown));
+    TRY(component_flag(model, "byte_fallback", &bpe->byte_fallback));
+    TRY(component_flag(model, "ignore_merges", &bpe->ignore_merges));
+    if (json_given(model, "dropout", &at)) {
         TRY(json_f64(&at, 0, 1, &dropout));
         if (dropout != 0)
             return json_fail(&at, "%g: encoding at random is not supported, only null and 0 are",

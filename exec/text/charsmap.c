@@ -2,34 +2,16 @@
 
 #include <string.h>
 
+#include "base/base64.h"
 #include "base/memory.h"
 #include "exec/text/unicode.h"
 #include "exec/text/utf8.h"
 
-static int base64_value(char c)
-{
-    static const char DIGITS[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    const char *found = c != '\0' ? strchr(DIGITS, c) : NULL;
-    return found != NULL ? (int)(found - DIGITS) : -1;
-}
-
 static Status decode_base64(const JsonAt *at, Span text, ByteBuffer *out)
 {
-    uint32_t bits = 0;
-    size_t length = text.bytes;
-    while (length > 0 && text.bytes - length < 2 && text.data[length - 1] == '=')
-        length--;
-    if (text.bytes % 4 != 0 || length == 0)
-        return json_fail(at, "not base64");
     TRY(bytes_reserve(out, text.bytes));
-    for (size_t i = 0; i < length; i++) {
-        int value = base64_value((char)text.data[i]);
-        if (value < 0)
-            return json_fail(at, "not base64");
-        bits = bits << 6 | (uint32_t)value;
-        if (i % 4 != 0)
-            out->data[out->bytes++] = (unsigned char)(bits >> (6 - 2 * (i % 4)));
-    }
+    if (!base64_decode((const char *)text.data, text.bytes, out->data, &out->bytes))
+        return json_fail(at, "not base64");
     return OK;
 }
 

@@ -1,7 +1,5 @@
 #include "exec/text/normalizer.h"
 
-#include <string.h>
-
 #include "base/memory.h"
 #include "exec/text/charsmap.h"
 #include "exec/text/component.h"

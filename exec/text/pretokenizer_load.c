@@ -1,4 +1,3 @@
-#include <string.h>
 
 #include "base/memory.h"
 #include "exec/text/component.h"

@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "exec/text/sentencepiece.h"
 #include "exec/text/tokenizer_json.h"
 #include "exec/text/utf8.h"
@@ -21,13 +22,6 @@ static const char *const FILE_NAMES[] = {"tokenizer.json", "tokenizer.model", "s
                                          "sentencepiece.bpe.model"};
 
 enum { N_FILE_NAMES = sizeof FILE_NAMES / sizeof FILE_NAMES[0] };
-
-static bool ends_with(const char *text, const char *ending)
-{
-    size_t bytes = strlen(text);
-    size_t tail = strlen(ending);
-    return bytes >= tail && strcmp(text + bytes - tail, ending) == 0;
-}
 
 /* Writes the tokenizer's file in the folder PATH to FOUND [ROOM]. */
 static Status find_file(const char *path, char *found, size_t room)
@@ -51,7 +45,7 @@ static Status choose_file(const char *path, Tokenizer *tokenizer)
     if (stat(path, &info) == 0 && S_ISDIR(info.st_mode))
         return find_file(path, tokenizer->path, room);
     memcpy(tokenizer->path, path, strlen(path) + 1);
-    if (ends_with(path, ".json") || ends_with(path, ".model"))
+    if (text_ends_in(path, ".json") || text_ends_in(path, ".model"))
         return OK;
     return fail(ERR_INPUT, "%s: no tokenizer: wanted a folder, a .json or a .model file", path);
 }
@@ -59,7 +53,7 @@ static Status choose_file(const char *path, Tokenizer *tokenizer)
 static Status load(const char *path, Tokenizer *tokenizer)
 {
     TRY(choose_file(path, tokenizer));
-    if (ends_with(tokenizer->path, ".model"))
+    if (text_ends_in(tokenizer->path, ".model"))
         return sentencepiece_open(tokenizer->path, &tokenizer->sentencepiece);
     return json_tokenizer_load(tokenizer->path, &tokenizer->json);
 }

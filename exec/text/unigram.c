@@ -73,7 +73,7 @@ static Status read_unknown(const JsonAt *model, Unigram *unigram)
 {
     JsonAt at;
     unigram->unknown = NO_PIECE;
-    if (!json_find(model, "unk_id", &at) || json_is_null(&at))
+    if (!json_given(model, "unk_id", &at))
         return OK;
     return json_u32(&at, 0, unigram->vocabulary.n_ids - 1, &unigram->unknown);
 }

@@ -1,7 +1,6 @@
 #include "tests/gpu/gpu_support.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
 #include "tests/support.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "exec/backend.h"

@@ -4,7 +4,6 @@
 #include "tests/gpu/gpu_support.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "exec/cuda/convert.h"
 #include "exec/cuda/random.h"

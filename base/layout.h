@@ -1,7 +1,7 @@
 /* Laying pieces out in an arena by one function that runs twice: first, while the arena has no
  * memory, to add up the sizes, then to take the pieces. */
-#ifndef EXEC_LAYOUT_H
-#define EXEC_LAYOUT_H
+#ifndef BASE_LAYOUT_H
+#define BASE_LAYOUT_H
 
 #include "base/memory.h"
 

@@ -70,7 +70,7 @@ static uint32_t count_host(const StepOutput *output, uint32_t layer, const Resid
 
 /* The device's clock is told to the host's with the time that waking up takes, so that the parts of
  * an event may seem shorter or longer than they are, but not the event. */
-static void take_event(const Calibration *c, const StepOutput *output, size_t op, size_t event,
+static void take_event(double stamp_ns, const StepOutput *output, size_t op, size_t event,
                        const ResidencyRecord *host, HostValues *values)
 {
     const TimingRecord *experts = &output->timing[op];
@@ -79,7 +79,7 @@ static void take_event(const Calibration *c, const StepOutput *output, size_t op
     uint64_t woken_ns = wait->start_ns + wait->duration_ns;
     uint64_t computed_ns = host->start_ns + host->duration_ns;
     double offer_ns = at_least_0(ns_between(experts->start_ns, woken_ns));
-    double whole_ns = (double)experts->duration_ns - c->queue_stamp_ns;
+    double whole_ns = (double)experts->duration_ns - stamp_ns;
     values->host_ns[values->n] = (double)host->duration_ns;
     values->offer_ns[values->n] = offer_ns;
     values->fetch_ns[values->n] = whole_ns - offer_ns - ns_between(woken_ns, computed_ns);
@@ -87,17 +87,19 @@ static void take_event(const Calibration *c, const StepOutput *output, size_t op
     values->n++;
 }
 
-/* Events of which the host computed all ACTIVE experts: none was resident. */
-static void take_step(const Calibration *c, const StepOutput *output, uint32_t active,
+/* Events of which the host computed all experts: none was resident. */
+static void take_step(const Calibration *c, const HostSteps *steps, const StepOutput *output,
                       HostValues *values)
 {
+    const double tokens = (double)steps->kind.requests * steps->kind.tokens;
     size_t event = 0;
     for (size_t i = 0; i < output->n_timing; i++) {
         const ResidencyRecord *host = NULL;
         if (output->timing[i].op != OP_EXPERTS)
             continue;
-        if (count_host(output, output->timing[i].layer, &host) == active && values->n < MOST_VALUES)
-            take_event(c, output, i, event, host, values);
+        if (count_host(output, output->timing[i].layer, &host) == steps->active &&
+            values->n < MOST_VALUES)
+            take_event(calibration_stamp_ns(c, tokens), output, i, event, host, values);
         event++;
     }
 }
@@ -136,7 +138,7 @@ static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_u
     for (uint32_t i = 0; i < repeats && values->n < repeats; i++) {
         uint32_t before = values->n;
         TRY(run_set(c, steps, &output));
-        take_step(c, &output, steps->active, values);
+        take_step(c, steps, &output, values);
         for (uint32_t at = before; at < values->n; at++)
             sum_ns += values->host_ns[at];
         if ((sum_ns > HOST_SHORT_NS && values->n >= HOST_FEW_REPEATS) ||

@@ -44,7 +44,7 @@ typedef struct {
         after_ns[LOAD_STEPS]; /* ... from its last load, or from the end of queueing, to its end */
     double plain_outside_ns[LOAD_STEPS]; /* outside_ns without stamps */
     double plain_next_ns[LOAD_STEPS];    /* to_next_router() without stamps, ... */
-    double stamped_next_ns[LOAD_STEPS];  /* ... and with them, ... */
+    double held_next_ns[LOAD_STEPS];     /* ... held_to_next_router() with them, ... */
     double stamps;                       /* ... of which so many are waited for */
     double loads;
     double events; /* that have them */
@@ -161,8 +161,36 @@ static double to_next_router(const StepOutput *output)
     return calibration_median(ns, n);
 }
 
-/* Stamps of such a time: one behind each operation, but the router's, before which the host is
- * told. */
+/* The same of a held step, by what its operations take from the end of the loads on: it is told
+ * of the router before the stamp behind it, which its time has, and from whose end on it wakes up.
+ */
+static double held_to_next_router(const StepOutput *output)
+{
+    const HostEvent *events = output->host.events;
+    double ns[MOST_EVENTS];
+    double sum_ns = 0;
+    bool loads_before = false;
+    size_t event = 0;
+    uint32_t n = 0;
+    for (size_t i = 0; i < output->n_timing && n < MOST_EVENTS; i++) {
+        const TimingRecord *op = &output->timing[i];
+        uint64_t end_ns = op->start_ns + op->duration_ns;
+        HostSpan loads;
+        sum_ns += (double)op->duration_ns;
+        if (op->op == OP_EXPERTS) {
+            loads_before = find_loads(output, op->layer, &loads);
+            sum_ns = loads_before ? ns_between(loads.start_ns + loads.duration_ns, end_ns) : 0;
+        } else if (op->op == OP_ROUTE) {
+            const HostSpan *wait = &events[event++].wait;
+            if (loads_before)
+                ns[n++] = sum_ns + ns_between(end_ns, wait->start_ns + wait->duration_ns);
+        }
+    }
+    return calibration_median(ns, n);
+}
+
+/* Stamps that are in such a time and not in one without: one behind each operation, but the
+ * router's. */
 static double count_stamps(const StepOutput *output)
 {
     size_t first = SIZE_MAX;
@@ -184,7 +212,6 @@ static Status time_step(Calibration *c, const StepKind *kind, uint32_t at, LoadT
     times->loads = (double)output.host.n_loads;
     times->events = (double)output.host.n_events;
     times->stamps = count_stamps(&output);
-    times->stamped_next_ns[at] = to_next_router(&output);
     times->issue_ns[at] = 0;
     for (size_t l = 0; l < output.host.n_loads; l++)
         times->issue_ns[at] += (double)output.host.loads[l].duration_ns / times->loads;
@@ -197,27 +224,35 @@ static Status time_step(Calibration *c, const StepKind *kind, uint32_t at, LoadT
     return OK;
 }
 
-/* Steps of TOKENS requests whose ACTIVE experts are all loaded, without stamps and with them, each
- * followed by one that hits them, so that the host is as fast in all. There is room for so many. */
+/* Steps of TOKENS requests whose ACTIVE experts are all loaded: without stamps, with them, and
+ * held, each followed by one that hits them, so that the host is as fast in all. There is room for
+ * so many. */
 static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, LoadTimes *misses,
                          LoadTimes *hits)
 {
     uint32_t requests = tokens < c->max_requests ? tokens : c->max_requests;
     const StepKind kind = {.requests = requests, .tokens = tokens / requests, .forced = true};
+    StepKind held = kind;
+    bool second = false;
     StepOutput output;
     double ns;
-    for (int i = -2; i < LOAD_STEPS; i++) {
+    held.held = true;
+    for (int i = -2; i < LOAD_STEPS; i++, second = !second) {
         uint32_t at = i > 0 ? (uint32_t)i : 0;
         calibration_seek_quiet(c);
-        calibration_turn_over(c, tokens, active, false);
+        calibration_turn_over(c, tokens, active, second);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         misses->plain_next_ns[at] = to_next_router(&output);
         misses->plain_outside_ns[at] = outside(&output);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         hits->plain_outside_ns[at] = outside(&output);
-        calibration_turn_over(c, tokens, active, true);
+        calibration_turn_over(c, tokens, active, !second);
         TRY(time_step(c, &kind, at, misses));
         TRY(time_step(c, &kind, at, hits));
+        calibration_turn_over(c, tokens, active, second);
+        TRY(calibration_step(c, &held, true, &output, &ns));
+        misses->held_next_ns[at] = held_to_next_router(&output);
+        TRY(calibration_step(c, &kind, false, &output, &ns));
     }
     return OK;
 }
@@ -274,17 +309,18 @@ static Status note_after(Calibration *c, uint32_t active, LoadTimes *hits, LoadT
 }
 
 /* What a stamp adds where the device bounds, as it does after loads. */
-static Status note_stamp(Calibration *c, LoadTimes *misses)
+static Status note_stamp(Calibration *c, double tokens, LoadTimes *misses)
 {
+    static const char *const AXIS[] = {"tokens"};
     char shape[160];
     if (misses->stamps <= 0)
         return OK;
-    double ns = (calibration_median(misses->stamped_next_ns, LOAD_STEPS) -
+    double ns = (calibration_median(misses->held_next_ns, LOAD_STEPS) -
                  calibration_median(misses->plain_next_ns, LOAD_STEPS)) /
                 misses->stamps;
-    c->queue_stamp_ns = at_least_0(ns);
+    calibration_keep_stamp(c, tokens, at_least_0(ns));
     calibration_experts_shape(c, shape);
-    return calibration_note(c, "stamp/queued", shape, UNIT_NS, NULL, 0, NULL, c->queue_stamp_ns,
+    return calibration_note(c, "stamp/queued", shape, UNIT_NS, AXIS, 1, &tokens, at_least_0(ns),
                             calibration_spread(misses->plain_next_ns, LOAD_STEPS));
 }
 
@@ -317,7 +353,7 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
     TRY(calibration_note(c, "lag", "", UNIT_NS, BYTES_AXIS, 1, &bytes, c->lag_ns,
                          calibration_spread(misses->lag_ns, LOAD_STEPS)));
     TRY(note_after(c, c->config->max_top_k, hits, misses));
-    TRY(note_stamp(c, misses));
+    TRY(note_stamp(c, 1, misses));
     return together
                ? OK
                : calibration_note(c, "issue/await", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
@@ -353,6 +389,7 @@ static Status measure_tokens(Calibration *c)
         return OK;
     TRY(measure_many(c, MANY_TOKENS, active, &misses, &hits));
     TRY(note_after(c, active, &hits, &misses));
+    TRY(note_stamp(c, at, &misses));
     double few_ns = after_loads(&hits, &misses);
     TRY(calibration_note(c, "after/tokens", shape, UNIT_NS, AXIS, 1, &at, 0, 0));
     for (size_t i = 0; i < COUNT(TOKENS) && !c->options->quick; i++) {
@@ -361,6 +398,7 @@ static Status measure_tokens(Calibration *c)
             TOKENS[i] % c->max_requests != 0)
             continue;
         TRY(measure_many(c, TOKENS[i], active, &misses, &hits));
+        TRY(note_stamp(c, at, &misses));
         TRY(calibration_note(c, "after/tokens", shape, UNIT_NS, AXIS, 1, &at,
                              at_least_0(after_loads(&hits, &misses) - few_ns), 0));
     }
@@ -372,7 +410,8 @@ static Status measure_small_loads(Calibration *c, LoadTimes *misses)
     if (calibration_runs_at_once(c) ||
         executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
         return OK;
-    double awaited_ns = calibration_median(misses->after_ns, LOAD_STEPS) - c->queue_stamp_ns;
+    double awaited_ns =
+        calibration_median(misses->after_ns, LOAD_STEPS) - calibration_stamp_ns(c, 1);
     TRY(measure_tokens(c));
     TRY(calibrate_mixed(c));
     return calibrate_turns(c, awaited_ns);

@@ -33,6 +33,13 @@ typedef struct {
     size_t room;
 } Samples;
 
+/* What a stamp adds to an operation of steps of so many tokens, ascending. */
+typedef struct {
+    double tokens[8];
+    double ns[8];
+    uint32_t n;
+} QueueStamps;
+
 /* How the device's clock is read; READ is NULL where it is not. */
 typedef struct {
     bool asked;
@@ -85,14 +92,14 @@ typedef struct {
     Op *op;             /* [n_ops] */
     Arena arena;
     Samples samples;
-    WholeSteps *whole;      /* that are measured */
-    RoutingSource *routing; /* of those whose routing is forced */
-    uint32_t first_expert;  /* that forced routing begins with */
-    uint32_t host_turn;     /* of sets of experts on the host: a number of no order */
-    double cache_bytes;     /* of experts that the host's cache holds */
-    double stamp_ns;        /* what a stamp adds to a step that is replayed, */
-    double queue_stamp_ns;  /* ... and to one that is queued */
-    double lag_ns;          /* see the table "lag" */
+    WholeSteps *whole;        /* that are measured */
+    RoutingSource *routing;   /* of those whose routing is forced */
+    uint32_t first_expert;    /* that forced routing begins with */
+    uint32_t host_turn;       /* of sets of experts on the host: a number of no order */
+    double cache_bytes;       /* of experts that the host's cache holds */
+    double stamp_ns;          /* what a stamp adds to a step that is replayed, */
+    QueueStamps queue_stamps; /* ... and to one that is queued */
+    double lag_ns;            /* see the table "lag" */
     DeviceClock clock;
     QuietProcessor quiet;
     uint32_t source_length;
@@ -329,6 +336,10 @@ Status calibrate_mixed(Calibration *c);
 /* The shape key of the experts of the decoder's first MoE layer, by which sim/timing.h looks up
  * what is the same in all; "" and false: it has none. */
 bool calibration_experts_shape(const Calibration *c, char shape[160]);
+/* Remembers what a stamp adds to an operation that is queued, in steps of TOKENS, more than those
+ * that it was told of before, or as many as some; and what it adds by that, linear in between. */
+void calibration_keep_stamp(Calibration *c, double tokens, double ns);
+double calibration_stamp_ns(const Calibration *c, double tokens);
 /* Forces TOKENS on ACTIVE experts, half of all at the most: of even numbers, or the SECOND half. */
 void calibration_turn_over(Calibration *c, uint32_t tokens, uint32_t active, bool second);
 /* Experts on the host's cores: C's plan computes all that it misses there. */

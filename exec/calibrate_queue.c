@@ -106,8 +106,8 @@ typedef struct {
     double call_ns;  /* from the end of queueing to the end of the experts' call */
 } EventCost;
 
-static EventCost event_cost(const Calibration *c, const StepMeasured *measured, uint32_t i,
-                            double *spread)
+static EventCost event_cost(const Calibration *c, double tokens, const StepMeasured *measured,
+                            uint32_t i, double *spread)
 {
     double ignored;
     double whole = calibration_cost(c, c->op_ns, measured, i, spread);
@@ -116,11 +116,11 @@ static EventCost event_cost(const Calibration *c, const StepMeasured *measured, 
         return (EventCost){.decide_ns = decide_ns, .call_ns = at_least_0(whole - decide_ns)};
     double issue_ns = calibration_cost(c, c->issue_ns, measured, i, &ignored);
     double wake_ns = at_least_0(calibration_cost(c, c->wake_ns, measured, i, &ignored));
+    double call_ns = whole - calibration_stamp_ns(c, tokens) - wake_ns - decide_ns - issue_ns;
     return (EventCost){.wake_ns = wake_ns,
                        .decide_ns = calibration_cost(c, c->plain_decide_ns, measured, i, &ignored),
                        .issue_ns = calibration_cost(c, c->plain_issue_ns, measured, i, &ignored),
-                       .call_ns =
-                           at_least_0(whole - c->queue_stamp_ns - wake_ns - decide_ns - issue_ns)};
+                       .call_ns = at_least_0(call_ns)};
 }
 
 static Status note_event(Calibration *c, const char *shape, const EventCost *cost, double tokens,
@@ -167,7 +167,7 @@ static Status note_costs(Calibration *c, const StepKind *kind, const StepMeasure
         if ((op != OP_EXPERTS && calibration_runs_at_once(c)) || !calibration_is_first(c, i))
             continue;
         if (op == OP_EXPERTS) {
-            const EventCost cost = event_cost(c, measured, i, &spread);
+            const EventCost cost = event_cost(c, tokens, measured, i, &spread);
             TRY(note_event(c, c->shape[i], &cost, tokens, at, spread));
             continue;
         }
@@ -203,8 +203,8 @@ static double queued_more(const Calibration *c, const StepKind *kind, Op op, con
     snprintf(name, sizeof name, "held/%s", op_name(op));
     const CostTable *table = calibration_table(c, name, shape);
     if (table == NULL)
-        return later(c->stamp_ns - c->queue_stamp_ns, 0);
-    return table->value[cost_table_nearest(table, &tokens)] - c->queue_stamp_ns;
+        return later(c->stamp_ns - calibration_stamp_ns(c, tokens), 0);
+    return table->value[cost_table_nearest(table, &tokens)] - calibration_stamp_ns(c, tokens);
 }
 
 /* What the model of a step makes of its costs (sim/timing.c): the host queues operation by
@@ -212,6 +212,8 @@ static double queued_more(const Calibration *c, const StepKind *kind, Op op, con
  * queueing it has not waited for the host, and is taken for what it lasted there and then. */
 static double play(const Calibration *c, const StepKind *kind, const StepMeasured *measured)
 {
+    const double tokens = (double)kind->requests * kind->tokens;
+    const double stamp_ns = calibration_stamp_ns(c, tokens);
     double host_ns = 0;
     double gpu_ns = c->lag_ns;
     double wake_ns = 0;
@@ -220,16 +222,16 @@ static double play(const Calibration *c, const StepKind *kind, const StepMeasure
         Op op = measured->ops[i].op;
         double spread;
         if (op == OP_EXPERTS) {
-            const EventCost cost = event_cost(c, measured, i, &spread);
+            const EventCost cost = event_cost(c, tokens, measured, i, &spread);
             /* Waking up is told from the end of a stamp, which is not there. */
-            host_ns = later(host_ns, gpu_ns) + c->queue_stamp_ns + cost.wake_ns + cost.decide_ns +
-                      cost.issue_ns;
+            host_ns =
+                later(host_ns, gpu_ns) + stamp_ns + cost.wake_ns + cost.decide_ns + cost.issue_ns;
             gpu_ns = later(gpu_ns + later(cost.issue_ns - c->lag_ns, 0), host_ns) + cost.call_ns;
             wake_ns = cost.wake_ns;
             continue;
         }
         double issue_ns = calibration_cost(c, c->plain_issue_ns, measured, i, &spread);
-        double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - c->queue_stamp_ns;
+        double op_ns = calibration_cost(c, c->op_ns, measured, i, &spread) - stamp_ns;
         if (op_ns <= 2 * issue_ns)
             op_ns = gpu_cost(c, kind, op, c->shape[i]) + queued_more(c, kind, op, c->shape[i]);
         launch_ns = op == OP_EMBED ? issue_ns : launch_ns;
@@ -406,7 +408,6 @@ Status calibrate_queue(Calibration *c)
     bool known = c->knows_queue && !c->options->quick;
     if (c->config->n_moe_layers == 0 || c->config->max_experts < 2)
         return OK;
-    c->queue_stamp_ns = c->stamp_ns;
     if (!known)
         TRY(calibrate_held(c));
     if (!c->counting)

@@ -111,6 +111,7 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
         timing->settled = true;
     timing->waits = !timing->settled;
     timing->mode = STEP_QUEUED;
+    timing_price_stamps(timing);
     if (timing->waits && !timing->one_thread)
         timing->gpu_ns = timing->stamp_at_ns =
             timing->start_ns + timing->lag_ns + timing->queue_stamp_ns;

@@ -186,6 +186,9 @@ struct Timing {
     KnownCosts carry;
     KnownCosts issue_loads; /* ... small ones */
     KnownCosts after_load;
+    KnownCosts queue_stamp; /* by the tokens of a step, but for more than most_stamped */
+    uint64_t most_stamped;
+    uint64_t graph_stamp_ns; /* of a step that is replayed */
     uint64_t issue_load_ns;
     uint64_t issue_together_ns;
     uint64_t start_together_ns;
@@ -341,6 +344,8 @@ Status timing_lacks(const Timing *timing, const char *name, const char *shape);
 
 /* What the host needs to begin N small loads, but for what a slow link adds. */
 uint64_t timing_issue_loads_ns(Timing *timing, uint32_t n);
+/* What stamps take in the step that begins, where it waits. */
+void timing_price_stamps(Timing *timing);
 
 /* The link (sim/timing_link.c). All fail with ERR_MEMORY. */
 Status link_open(Timing *timing);

@@ -92,8 +92,9 @@
  *                      laid on it
  *   stamp              what one stamp adds to a step that is replayed; issue/stamp: what it takes
  *                      the host in one that is queued (of the experts' shape)
- *   stamp/queued       what it adds to one that is queued and waits for loads (of the experts'
- *                      shape): operations last as long with their stamps, and so longer without;
+ *   stamp/queued       what it adds to an operation of one that is queued and waits for loads, by
+ *                      "tokens" (of the experts' shape): from the end of loads to the next router
+ *                      what held/OP make of it beyond what passes without stamps;
  *                      stamp/beside: what it adds beside copies besides
  *   copy/h2d, copy/d2h, host/copy      by "bytes"
  *   copy/h2d-busy      the same beside computation

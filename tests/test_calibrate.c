@@ -457,6 +457,21 @@ static void of_no_values_median_and_spread_are_0(void **unused)
     assert_true(calibration_spread(&value, 1) == 0);
 }
 
+static void stamps_are_linear_between_the_tokens_they_were_measured_at(void **unused)
+{
+    (void)unused;
+    Calibration c = {.stamp_ns = 7};
+    assert_true(calibration_stamp_ns(&c, 3) == 7);
+    calibration_keep_stamp(&c, 2, 900);
+    calibration_keep_stamp(&c, 2, 100);
+    assert_true(calibration_stamp_ns(&c, 1) == 100 && calibration_stamp_ns(&c, 50) == 100);
+    calibration_keep_stamp(&c, 6, 300);
+    calibration_keep_stamp(&c, 7, 0);
+    assert_true(calibration_stamp_ns(&c, 1) == 100 && calibration_stamp_ns(&c, 2) == 100);
+    assert_true(calibration_stamp_ns(&c, 3) == 150 && calibration_stamp_ns(&c, 6) == 300);
+    assert_true(calibration_stamp_ns(&c, 6.5) == 150 && calibration_stamp_ns(&c, 1000) == 0);
+}
+
 /* Simulated time looks costs of all experts up by those of the first layer. */
 static void experts_shape_is_that_of_the_decoders_first_moe_layer(void **unused)
 {
@@ -495,6 +510,7 @@ int main(void)
         cmocka_unit_test(as_many_kinds_of_steps_run_as_were_counted),
         cmocka_unit_test(as_many_kinds_of_steps_run_where_some_are_known),
         cmocka_unit_test(of_no_values_median_and_spread_are_0),
+        cmocka_unit_test(stamps_are_linear_between_the_tokens_they_were_measured_at),
         cmocka_unit_test(experts_shape_is_that_of_the_decoders_first_moe_layer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

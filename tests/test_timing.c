@@ -129,8 +129,9 @@ static void steps_end_as_their_tasks_do_on_the_engine(void **unused)
 enum { SPACED = 6 };
 
 /* Steps whose experts are all in place but for one, which begin at EARLIEST [SPACED] or later. */
-static void run_plan(const Hardware *hardware, const Plan *plan, const uint64_t *earliest,
-                     StepTime *steps)
+/* SPACED steps of TOKENS requests. */
+static void run_steps(const Hardware *hardware, const Plan *plan, uint32_t tokens,
+                      const uint64_t *earliest, StepTime *steps)
 {
     TraceLayer layers[MOE_LAYERS];
     ExpertBuffer *buffer;
@@ -146,8 +147,9 @@ static void run_plan(const Hardware *hardware, const Plan *plan, const uint64_t 
                                    .n_layers = MOE_LAYERS};
     assert_ok(timing_new(&options, &timing));
     for (int i = 0; i < SPACED; i++) {
-        const StepFeatures step = {
-            .tokens = 1, .requests = 1, .groups[SPANS_ONE] = {.requests = 1, .tokens = 1}};
+        const StepFeatures step = {.tokens = tokens,
+                                   .requests = tokens,
+                                   .groups[SPANS_ONE] = {.requests = tokens, .tokens = tokens}};
         assert_ok(timing_begin(timing, &step, earliest[i]));
         for (uint32_t layer = 0; layer < MOE_LAYERS; layer++) {
             random_event(&random, buffer, layer, &event);
@@ -157,6 +159,12 @@ static void run_plan(const Hardware *hardware, const Plan *plan, const uint64_t 
     }
     timing_free(timing);
     buffer_free(buffer);
+}
+
+static void run_plan(const Hardware *hardware, const Plan *plan, const uint64_t *earliest,
+                     StepTime *steps)
+{
+    run_steps(hardware, plan, 1, earliest, steps);
 }
 
 static Plan buffered(uint32_t slots)
@@ -259,6 +267,50 @@ static void the_host_wakes_up_as_if_there_were_a_stamp(void **unused)
         assert_true(after[i].duration_ns <= before[i].duration_ns + 5000 * MOE_LAYERS);
     }
     hardware_free(&hardware);
+}
+
+/* Steps of TOKENS, where a stamp takes so much by the N points of TOKENS and nanoseconds; 0: by
+ * NS alone. */
+static void run_stamped_as(uint32_t tokens, const double points[][2], uint32_t n, double ns,
+                           StepTime *steps)
+{
+    static const char *const AXIS[] = {"tokens"};
+    static const uint64_t AT_ONCE[SPACED] = {0};
+    const Plan plan = buffered(EXPERTS - 1);
+    uint64_t random = 17;
+    Hardware hardware;
+    CostTable *table;
+    make_machine(&random, 1000, &hardware);
+    assert_ok(
+        hardware_add_table(&hardware, "stamp/queued", "", UNIT_NS, AXIS, n > 0 ? 1 : 0, &table));
+    for (uint32_t i = 0; i < n; i++)
+        assert_ok(cost_table_put(table, &points[i][0], points[i][1], 0));
+    if (n == 0)
+        assert_ok(cost_table_put(table, NULL, ns, 0));
+    run_steps(&hardware, &plan, tokens, AT_ONCE, steps);
+    hardware_free(&hardware);
+}
+
+static void a_stamp_is_that_of_as_many_tokens_and_no_more_beyond_those_measured(void **unused)
+{
+    (void)unused;
+    static const double POINTS[][2] = {{2, 5000}, {6, 1000}};
+    static const struct {
+        uint32_t tokens;
+        double ns;
+    } WANTED[] = {{1, 5000}, {2, 5000}, {3, 4000}, {5, 2000}, {6, 1000}, {40, 1000}};
+    StepTime by_tokens[SPACED];
+    StepTime wanted[SPACED];
+    StepTime none[SPACED];
+    for (size_t i = 0; i < sizeof WANTED / sizeof *WANTED; i++) {
+        run_stamped_as(WANTED[i].tokens, POINTS, 2, 0, by_tokens);
+        run_stamped_as(WANTED[i].tokens, NULL, 0, WANTED[i].ns, wanted);
+        run_stamped_as(WANTED[i].tokens, NULL, 0, 0, none);
+        for (int step = 0; step < SPACED; step++) {
+            assert_int_equal(by_tokens[step].duration_ns, wanted[step].duration_ns);
+            assert_true(by_tokens[step].duration_ns > none[step].duration_ns);
+        }
+    }
 }
 
 static void set_table(Hardware *hardware, const char *name, double value)
@@ -716,6 +768,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
         cmocka_unit_test(the_host_wakes_up_as_if_there_were_a_stamp),
+        cmocka_unit_test(a_stamp_is_that_of_as_many_tokens_and_no_more_beyond_those_measured),
         cmocka_unit_test(while_prefetches_wait_operations_are_queued_in_more_time),
         cmocka_unit_test(while_prefetches_are_copied_operations_take_longer),
         cmocka_unit_test(after_loads_the_first_of_its_sort_is_queued_in_more_time),

@@ -1,26 +1,15 @@
 #include "policies/event_loop.h"
 
-/* Farthest next use first, then the lower object: the heap has its smallest key on top. */
-static uint64_t key_of(uint32_t next_use, uint32_t object)
-{
-    return (uint64_t)(UINT32_MAX - next_use) << 32 | object;
-}
-
-static uint32_t next_use_of(uint64_t key)
-{
-    return UINT32_MAX - (uint32_t)(key >> 32);
-}
-
-/* True when no resident on the heap is needed later than NEXT_USE. */
+/* True when no resident is needed later than NEXT_USE. */
 static bool is_worth_less(const Scope *scope, uint32_t next_use)
 {
-    return next_use_of(scope->heap.entries[0].key) <= next_use;
+    return farthest_use(&scope->farthest) <= next_use;
 }
 
-static void evict_top(Scope *scope, ScopeEvent *event)
+static void evict_last(Scope *scope, ScopeEvent *event)
 {
-    uint32_t victim = scope->heap.entries[0].object;
-    heap_pop(&scope->heap);
+    uint32_t victim = farthest_object(&scope->farthest);
+    farthest_remove(&scope->farthest, victim);
     scope_evict(scope, event, victim);
 }
 
@@ -32,11 +21,11 @@ ALWAYS_INLINE void serial_miss(Scope *scope, ScopeEvent *event, uint32_t object,
             scope_pass_by(scope, event, object);
             return;
         }
-        evict_top(scope, event);
+        evict_last(scope, event);
     }
     scope_load(scope, event, object);
     scope->newest = object;
-    heap_push(&scope->heap, object, key_of(next_use, object));
+    farthest_put(&scope->farthest, object, next_use);
 }
 
 ALWAYS_INLINE uint32_t serial(Scope *scope, ScopeEvent *event, bool may_bypass)
@@ -52,25 +41,24 @@ ALWAYS_INLINE uint32_t serial(Scope *scope, ScopeEvent *event, bool may_bypass)
             serial_miss(scope, event, object, event->next_use[i], may_bypass);
             continue;
         }
-        heap_lessen(&scope->heap, object, key_of(event->next_use[i], object));
+        farthest_put(&scope->farthest, object, event->next_use[i]);
         if (event->actions != NULL)
             scope_report(scope, event, RESIDENCY_HIT, object, scope->slot[object]);
     }
     return hits;
 }
 
-/* Brings the heap up to date for the members of A: those that hit, and those of the first N_DONE
- * misses that were kept. Then every resident is a candidate. */
+/* Brings what is known of the members of A up to date: those that hit, and those of the first
+ * N_DONE misses that were kept. Then every resident is a candidate. */
 static void release(Scope *scope, const ScopeEvent *event, uint32_t n_misses, uint32_t n_done)
 {
     uint32_t miss = 0;
     for (uint32_t i = 0; i < event->n; i++) {
         uint32_t object = event->first_object + event->experts[i];
-        uint64_t key = key_of(event->next_use[i], object);
-        if (miss == n_misses || scope->misses[miss] != i)
-            heap_lessen(&scope->heap, object, key);
-        else if (miss++ < n_done && scope_holds(scope, object))
-            heap_push(&scope->heap, object, key);
+        bool missed = miss < n_misses && scope->misses[miss] == i;
+        if (!missed || (miss < n_done && scope_holds(scope, object)))
+            farthest_put(&scope->farthest, object, event->next_use[i]);
+        miss += missed;
     }
 }
 
@@ -82,9 +70,9 @@ typedef struct {
 } Contest;
 
 /* Makes room for the miss number I. Returns false when it is better passed by. While an event runs,
- * members of A do not compete: those that hit keep their old key, which is now, the nearest of all,
- * and those loaded are not yet on the heap. So the top is the best victim outside A, until nobody
- * is outside; then A is released. */
+ * members of A do not compete: those that hit keep their old time, which is now, the nearest of
+ * all, and those loaded have none yet. So who is needed last is the best victim outside A, until
+ * nobody is outside; then A is released. */
 ALWAYS_INLINE bool make_room(Scope *scope, ScopeEvent *event, Contest *contest, uint32_t i,
                              bool may_bypass)
 {
@@ -95,7 +83,7 @@ ALWAYS_INLINE bool make_room(Scope *scope, ScopeEvent *event, Contest *contest, 
         }
         if (may_bypass && is_worth_less(scope, event->next_use[scope->misses[i]]))
             return false;
-        evict_top(scope, event);
+        evict_last(scope, event);
         contest->outside -= !contest->released;
     }
     return true;
@@ -114,7 +102,7 @@ ALWAYS_INLINE void batch_misses(Scope *scope, ScopeEvent *event, uint32_t n_miss
         scope_load(scope, event, object);
         scope->newest = object;
         if (contest.released)
-            heap_push(&scope->heap, object, key_of(event->next_use[at], object));
+            farthest_put(&scope->farthest, object, event->next_use[at]);
     }
     if (!contest.released)
         release(scope, event, n_misses, n_misses);
@@ -135,7 +123,7 @@ ALWAYS_INLINE uint32_t staged_events(Scope *scope, ScopeEvent *event)
     uint32_t n_misses = stage(scope, event);
     uint32_t outside = scope->n_residents - event->n;
     for (; scope->used > scope->budget && outside > 0; outside--)
-        evict_top(scope, event);
+        evict_last(scope, event);
     release(scope, event, n_misses, n_misses);
     scope->newest = newest_of(scope, event);
     return event->n - n_misses;
@@ -177,13 +165,11 @@ const EvictionPolicy EVICT_BELADY = {
     .run = {[ORDER_SERIAL] = belady_serial, [ORDER_BATCH] = belady_batch, [ORDER_STAGED] = staged},
     .needs_future = true,
     .may_bypass = true,
-    .needs_heap = true,
-    .needs_where = true};
+    .needs_farthest = true};
 
 /* The same for a cache that must keep what it loads. */
 const EvictionPolicy EVICT_BELADY_ADMIT = {
     .name = "belady-admit",
     .run = {[ORDER_SERIAL] = admit_serial, [ORDER_BATCH] = admit_batch, [ORDER_STAGED] = staged},
     .needs_future = true,
-    .needs_heap = true,
-    .needs_where = true};
+    .needs_farthest = true};

@@ -25,7 +25,7 @@ typedef struct {
     bool needs_hot;       /* flag is 1 for the plan's hot set, and stays; it is never evicted */
     bool may_bypass;      /* an expert may pass through the staging slot */
     bool needs_heap;      /* heap */
-    bool needs_where;     /* heap.where */
+    bool needs_farthest;  /* farthest */
     bool needs_queue;     /* queue */
     bool needs_aged;      /* aged */
     bool needs_counts;    /* count, last */

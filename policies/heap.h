@@ -1,8 +1,5 @@
-/* A heap of objects under 64-bit keys, smallest first, four children a node: a cache line. Inside
- * policies/ only.
- *
- * With WHERE the place of every object is known and its key may be changed; without it the heap is
- * a little faster and only its top can be. */
+/* A heap of objects under 64-bit keys, smallest first, four children a node: a cache line. Only the
+ * key of its top may be changed. Inside policies/ only. */
 #ifndef POLICIES_HEAP_H
 #define POLICIES_HEAP_H
 
@@ -22,7 +19,6 @@ typedef struct {
 
 typedef struct {
     HeapEntry *entries; /* behind those in use three more, whose keys are HEAP_END */
-    uint32_t *where;    /* [objects] index of its entry, or NULL */
     uint32_t size;
     bool has_hole; /* the top has left, and its place waits for the next entry */
 } Heap;
@@ -36,21 +32,14 @@ static inline void heap_reset(Heap *heap, size_t n)
     heap->has_hole = false;
 }
 
-static inline void heap_place(Heap *heap, uint32_t at, HeapEntry entry)
-{
-    heap->entries[at] = entry;
-    if (heap->where != NULL)
-        heap->where[entry.object] = at;
-}
-
 /* Moves ENTRY, which belongs at AT or nearer to the top, to its place. */
 static inline void heap_rise(Heap *heap, uint32_t at, HeapEntry entry)
 {
     while (at > 0 && heap->entries[(at - 1) / HEAP_CHILDREN].key > entry.key) {
-        heap_place(heap, at, heap->entries[(at - 1) / HEAP_CHILDREN]);
+        heap->entries[at] = heap->entries[(at - 1) / HEAP_CHILDREN];
         at = (at - 1) / HEAP_CHILDREN;
     }
-    heap_place(heap, at, entry);
+    heap->entries[at] = entry;
 }
 
 /* The least of the four children from FIRST on, without a branch. */
@@ -68,9 +57,9 @@ static inline void heap_sink(Heap *heap, uint32_t at, HeapEntry entry)
         child = heap_least_child(heap->entries, child);
         if (heap->entries[child].key >= entry.key)
             break;
-        heap_place(heap, at, heap->entries[child]);
+        heap->entries[at] = heap->entries[child];
     }
-    heap_place(heap, at, entry);
+    heap->entries[at] = entry;
 }
 
 static inline void heap_push(Heap *heap, uint32_t object, uint64_t key)
@@ -114,12 +103,6 @@ static inline void heap_fill(Heap *heap, uint32_t object, uint64_t key)
 static inline void heap_enlarge_top(Heap *heap, uint64_t key)
 {
     heap_sink(heap, 0, (HeapEntry){.key = key, .object = heap->entries[0].object});
-}
-
-/* Gives OBJECT a smaller key; needs WHERE. */
-static inline void heap_lessen(Heap *heap, uint32_t object, uint64_t key)
-{
-    heap_rise(heap, heap->where[object], (HeapEntry){.key = key, .object = object});
 }
 
 #endif

@@ -14,6 +14,7 @@
 
 #include "policies/aged_queue.h"
 #include "policies/buffer.h"
+#include "policies/farthest.h"
 #include "policies/heap.h"
 #include "policies/places.h"
 #include "policies/ring.h"
@@ -66,6 +67,7 @@ typedef struct {
     ScopeNode *nodes;       /* [n_objects + lists of the policy]; the last are their sentinels */
     uint64_t random;        /* state of its random numbers */
     Heap heap;              /* residents, where the policy asks for it */
+    Farthest farthest;      /* the same */
     AgedQueue aged;         /* residents, where the policy asks for it */
     ValueQueue queue;       /* residents of the smallest values, where it asks for that */
     uint32_t *count;        /* [n_objects] lookups of each */

@@ -46,6 +46,15 @@ static void lay_out_aged(Scope *scope, Arena *arena)
     aged->near_object = piece(arena, true, AGED_NEAR + 1, sizeof *aged->near_object);
 }
 
+static void lay_out_farthest(const EvictionPolicy *policy, Scope *scope, Arena *arena)
+{
+    Farthest *farthest = &scope->farthest;
+    farthest->n_levels = farthest_levels(scope->n_objects);
+    for (uint32_t i = 0; i < farthest->n_levels; i++)
+        farthest->levels[i] = piece(arena, policy->needs_farthest,
+                                    farthest_room(scope->n_objects, i), sizeof(uint32_t));
+}
+
 static void lay_out_places(const EvictionPolicy *policy, Scope *scope, Arena *arena)
 {
     Places *places = &scope->places;
@@ -75,7 +84,7 @@ static void lay_out_scope(const EvictionPolicy *policy, Scope *scope, uint32_t w
     HeapEntry *entries =
         piece(arena, policy->needs_heap, HEAP_ROOM(slots), sizeof *scope->heap.entries);
     scope->heap.entries = entries != NULL ? entries + HEAP_OFFSET : NULL;
-    scope->heap.where = piece(arena, policy->needs_where, objects, sizeof *scope->heap.where);
+    lay_out_farthest(policy, scope, arena);
     if (policy->needs_aged)
         lay_out_aged(scope, arena);
     scope->queue.n_words = value_queue_words(scope->n_objects);
@@ -150,6 +159,8 @@ static void reset_policy(const EvictionPolicy *policy, Scope *scope, uint64_t se
     scope->random = seed;
     if (policy->needs_heap)
         heap_reset(&scope->heap, scope->n_slots);
+    if (policy->needs_farthest)
+        farthest_reset(&scope->farthest, scope->n_objects);
     if (policy->needs_aged)
         aged_reset(&scope->aged, scope->n_objects, scope->n_slots);
     if (policy->needs_queue)

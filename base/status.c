@@ -74,6 +74,7 @@ int status_exit_code(Status status)
         return 0;
     case ERR_USAGE:
     case ERR_INPUT:
+    case ERR_PLAN:
     case ERR_NOT_A_TRACE:
     case ERR_SCHEMA:
     case ERR_CORRUPT:

@@ -10,9 +10,10 @@
 
 typedef enum {
     OK = 0,
-    STATUS_END,      /* a stream has no more items; not an error */
-    ERR_USAGE,       /* the command line is wrong */
-    ERR_INPUT,       /* a file or value given by the user is wrong */
+    STATUS_END, /* a stream has no more items; not an error */
+    ERR_USAGE,  /* the command line is wrong */
+    ERR_INPUT,  /* a file or value given by the user is wrong */
+    ERR_PLAN,   /* a plan does not go with the trace or the model; the record begins with its key */
     ERR_NOT_A_TRACE, /* the file is no Moebius trace */
     ERR_SCHEMA,      /* a trace of a newer schema than this program knows */
     ERR_CORRUPT,     /* a checksum, length or value in a trace does not hold */

@@ -323,7 +323,7 @@ Status command_forward(int argc, char **argv)
         status = plan_input(arguments.plan, &arguments.sets, &pass.plan);
     option_list_free(&arguments.sets);
     if (status == OK)
-        status = forward(&pass);
+        status = plan_input_blame(forward(&pass), arguments.plan);
     if (status == OK && arguments.json)
         status = print_pass_json(&pass);
     else if (status == OK)

@@ -287,7 +287,7 @@ Status command_place(int argc, char **argv)
     if (status == OK)
         status = trace_input(&arguments.traces, &plan, &trace);
     if (status == OK) {
-        status = run(&arguments, &trace, &plan);
+        status = plan_input_blame(run(&arguments, &trace, &plan), arguments.plan);
         packed_trace_free(&trace);
     }
     plan_free(&plan);

@@ -165,7 +165,7 @@ Status command_record(int argc, char **argv)
     if (status == OK)
         record_what_decides(&recording.plan, &arguments);
     if (status == OK)
-        status = recording_run(&recording);
+        status = plan_input_blame(recording_run(&recording), arguments.plan);
     if (status == OK)
         status = recording_report(&recording);
     routing_source_close(recording.routing);

@@ -432,7 +432,7 @@ Status command_simulate(int argc, char **argv)
     if (status == OK)
         status = time_input_measure(&arguments.time, arguments.traces.items[0], &plan);
     if (status == OK)
-        status = load_and_simulate(&arguments, &plan);
+        status = plan_input_blame(load_and_simulate(&arguments, &plan), arguments.plan);
     plan_free(&plan);
     option_list_free(&arguments.sets);
     option_list_free(&arguments.traces);

@@ -8,6 +8,7 @@
 #include "cli/interrupt.h"
 #include "cli/options.h"
 #include "cli/part_input.h"
+#include "cli/plan_input.h"
 #include "cli/print.h"
 #include "cli/table.h"
 #include "cli/time_input.h"
@@ -220,7 +221,8 @@ static Status sweep(const Arguments *arguments, const PackedTrace *trace, const 
                                   .signals = signals,
                                   .timer = timer,
                                   .ranks = ranks};
-    Status status = sweep_run(trace, name, study, arguments->out, &options, totals);
+    Status status = plan_input_blame(
+        sweep_run(trace, name, study, arguments->out, &options, totals), arguments->study);
     interrupt_unwatch();
     progress_end(&progress);
     mem_free(name);

@@ -193,6 +193,9 @@ Status command_validate(int argc, char **argv)
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
         status = validate(&validation);
+    if (arguments.plans.count <= 1)
+        status =
+            plan_input_blame(status, arguments.plans.count > 0 ? arguments.plans.items[0] : NULL);
     if (status == OK)
         status = validation_print(&validation);
     if (status == OK)

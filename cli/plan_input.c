@@ -19,5 +19,10 @@ Status plan_input(const char *path, const OptionList *sets, Plan *plan)
     if (status == OK)
         status = plan_from_json(json, path != NULL ? path : "--set", plan);
     cJSON_Delete(json);
-    return status;
+    return status == ERR_PLAN ? ERR_INPUT : status; /* it has the file's name */
+}
+
+Status plan_input_blame(Status status, const char *path)
+{
+    return status == ERR_PLAN ? fail_in(status, "%s", path != NULL ? path : "--set") : status;
 }

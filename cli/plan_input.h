@@ -14,4 +14,8 @@
  * checks the whole. Errors name the file, or "--set" where there is none. */
 Status plan_input(const char *path, const OptionList *sets, Plan *plan);
 
+/* Puts the plan's file (NULL: there is none, but --set) in front of the record of ERR_PLAN, which
+ * tells what of the plan does not go with the trace or the model. Returns STATUS. */
+Status plan_input_blame(Status status, const char *path);
+
 #endif

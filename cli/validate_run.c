@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "cli/interrupt.h"
 #include "cli/part_input.h"
+#include "cli/plan_input.h"
 #include "policies/signals_load.h"
 #include "sim/sweep_learn.h"
 
@@ -255,6 +256,15 @@ static Status predict_plan(Validation *validation, size_t i, bool learns, const 
     return replay(&as_recorded, path, trace, NULL, NULL, &validation->results[i].predicted);
 }
 
+/* Of several plans says which one STATUS is of. */
+static Status name_plan(const Validation *validation, size_t i, Status status)
+{
+    if (validation->n_plans == 1)
+        return status;
+    return status == ERR_PLAN ? plan_input_blame(status, validation->arguments->plans.items[i])
+                              : fail_in(status, "%s", validation->results[i].name);
+}
+
 /* What the simulator says before the runs: the given trace under each plan. */
 static Status predict(Validation *validation)
 {
@@ -265,9 +275,7 @@ static Status predict(Validation *validation)
     TRY(packed_trace_load(path, &trace));
     for (size_t i = 0; i < validation->n_plans && status == OK; i++) {
         bool learns = !learning || plan_unlearned(&validation->plans[i]) != NULL;
-        status = predict_plan(validation, i, learns, &trace);
-        if (validation->n_plans > 1)
-            status = fail_in(status, "%s", validation->results[i].name);
+        status = name_plan(validation, i, predict_plan(validation, i, learns, &trace));
     }
     packed_trace_free(&trace);
     return status;
@@ -298,8 +306,6 @@ Status validation_run(Validation *validation)
     TRY(open_executor(validation));
     TRY(validation_check_device(validation));
     for (size_t i = 0; i < validation->n_plans; i++)
-        TRY(validation->n_plans == 1
-                ? validate_plan(validation, i)
-                : fail_in(validate_plan(validation, i), "%s", validation->results[i].name));
+        TRY(name_plan(validation, i, validate_plan(validation, i)));
     return validation->arguments->hardware != NULL ? validation_measure(validation) : OK;
 }

@@ -146,7 +146,7 @@ static Status check_forced_token(const TraceLayer *layer, uint32_t token, const 
 
 static Status lacks_future(const char *key, const char *name)
 {
-    return fail(ERR_UNSUPPORTED,
+    return fail(ERR_PLAN,
                 "%s: %s needs the future: run it with forced routing (--routing trace:FILE)", key,
                 name);
 }

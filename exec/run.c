@@ -92,7 +92,7 @@ static Status check_run(const Run *run)
     TRY(check_seq2seq(run));
     TRY(check_beams(run));
     if (executor_needs_future(run->context.executor))
-        return fail(ERR_UNSUPPORTED,
+        return fail(ERR_PLAN,
                     "buffer.evict: %s needs the future: run it with forced "
                     "routing (--routing trace:FILE)",
                     executor_plan(run->context.executor)->buffer.evict);

@@ -20,15 +20,14 @@ typedef struct {
 static Status check_continuous(const Run *run)
 {
     if (model_is_encoder_decoder(run->config))
-        return fail(ERR_UNSUPPORTED,
-                    "batching.mode: \"continuous\" runs models without an encoder, "
-                    "this one has one");
+        return fail(ERR_PLAN, "batching.mode: \"continuous\" runs models without an encoder, "
+                              "this one has one");
     if (run->beams > 1)
-        return fail(ERR_UNSUPPORTED, "batching.mode: \"continuous\" does not go with beams");
+        return fail(ERR_PLAN, "batching.mode: \"continuous\" does not go with beams");
     if (run->options->generate == 0)
-        return fail(ERR_INPUT, "batching.mode: \"continuous\" needs tokens to generate");
+        return fail(ERR_PLAN, "batching.mode: \"continuous\" needs tokens to generate");
     if (run->options->arrivals->kind == ARRIVALS_TRACE && run->options->arrival_ns == NULL)
-        return fail(ERR_UNSUPPORTED,
+        return fail(ERR_PLAN,
                     "batching.arrivals: \"trace\": the requests of a token file have no arrivals");
     return OK;
 }

@@ -30,7 +30,7 @@ static Status fill_rate(const Arrivals *arrivals, uint32_t n, uint64_t *arrival_
         else if (i > 0)
             at_ns -= log(draw_share(&state)) * gap_ns;
         if (at_ns > 0x1p62)
-            return fail(ERR_INPUT,
+            return fail(ERR_PLAN,
                         "batching.requests_per_s: %g: request %u would come in %.0f "
                         "years",
                         arrivals->requests_per_s, i, at_ns / 3.156e16);

@@ -21,7 +21,7 @@ typedef struct {
 } Arrivals;
 
 /* Fills ARRIVAL_NS[n], by the number of the request; TRACE reads there when each was recorded, and
- * moves the first to 0. Fails with ERR_INPUT where a rate is so low that the last arrival is past
+ * moves the first to 0. Fails with ERR_PLAN where a rate is so low that the last arrival is past
  * the clock's range. */
 Status arrivals_fill(const Arrivals *arrivals, uint32_t n, uint64_t *arrival_ns);
 

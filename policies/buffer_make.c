@@ -136,7 +136,7 @@ static Status choose_policy(const Plan *plan, ExpertBuffer *buffer)
     TRY(plan_check_learned(plan));
     buffer->policy = eviction_find(plan->buffer.evict);
     if (buffer->policy == NULL)
-        return fail(ERR_INPUT, "buffer.evict: \"%s\" is no eviction policy", plan->buffer.evict);
+        return fail(ERR_PLAN, "buffer.evict: \"%s\" is no eviction policy", plan->buffer.evict);
     buffer->order = plan->buffer.order;
     buffer->run = buffer->policy->run[plan->buffer.order];
     buffer->bypasses = buffer->policy->may_bypass && plan->buffer.order != ORDER_STAGED;
@@ -158,10 +158,10 @@ static Status take_lists(const ExpertBuffer *buffer, const char *key, const Plan
                 used += lists[layer].n * buffer->weight[layer];
         const char *unit = buffer->weighs ? "bytes" : "slots";
         if (used > scope->budget && buffer_has_one_scope(buffer))
-            return fail(ERR_INPUT, "%s: takes %" PRIu64 " %s, the device has %" PRIu64, key, used,
+            return fail(ERR_PLAN, "%s: takes %" PRIu64 " %s, the device has %" PRIu64, key, used,
                         unit, scope->budget);
         if (used > scope->budget)
-            return fail(ERR_INPUT, "%s: layer %" PRIu32 ": takes %" PRIu64 " %s, it has %" PRIu64,
+            return fail(ERR_PLAN, "%s: layer %" PRIu32 ": takes %" PRIu64 " %s, it has %" PRIu64,
                         key, layers[i].layer, used, unit, scope->budget);
     }
     return OK;
@@ -178,11 +178,11 @@ static bool lists(PlanRow row, uint32_t expert)
 static Status check_initial(const ExpertBuffer *buffer, const Plan *plan, const TraceLayer *layers)
 {
     if (plan->buffer.initial.table != NULL && buffer->policy->prefetch == NULL)
-        return fail(ERR_INPUT, "buffer.initial: evict \"%s\" starts cold", plan->buffer.evict);
+        return fail(ERR_PLAN, "buffer.initial: evict \"%s\" starts cold", plan->buffer.evict);
     for (uint32_t i = 0; i < buffer->n_layers && buffer->policy->needs_hot; i++)
         for (uint32_t at = 0; at < buffer->initial[i].n; at++)
             if (!lists(buffer->hot[i], buffer->initial[i].values[at]))
-                return fail(ERR_INPUT,
+                return fail(ERR_PLAN,
                             "buffer.initial: layer %" PRIu32 ": expert %" PRIu32
                             " is not of the hot set",
                             layers[i].layer, buffer->initial[i].values[at]);
@@ -194,7 +194,7 @@ static Status make_prefetch(const Plan *plan, const TraceLayer *layers, ExpertBu
     if (strcmp(plan->prefetch.predictor, "none") == 0)
         return OK;
     if (buffer->policy == NULL || buffer->policy->prefetch == NULL)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "prefetch.predictor: \"%s\" needs a buffer whose eviction can admit "
                     "ahead of a lookup",
                     plan->prefetch.predictor);

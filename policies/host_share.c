@@ -135,7 +135,7 @@ static Status find_costs(const Plan *plan, const TraceLayer *layers, HostShare *
         PlanRow event = plan_table_list(plan->compute.event_ns.table, layers[i].layer);
         layer->at = plan_table_find(share->host_ns, layers[i].layer);
         if (layer->at == plan_table_layers(share->host_ns) || load.n == 0)
-            return fail(ERR_INPUT, "compute.%s: layer %" PRIu32 " is missing",
+            return fail(ERR_PLAN, "compute.%s: layer %" PRIu32 " is missing",
                         load.n == 0 ? "load_ns" : "host_ns", layers[i].layer);
         layer->costs.load_ns = load.values[0];
         if (event.n == 2) {

@@ -37,7 +37,7 @@ uint64_t host_share_ns(const PlanTable *table, uint32_t at, uint32_t rows);
 
 typedef struct HostShare HostShare;
 
-/* NULL in *SHARE where PLAN computes everything on the GPU. Fails with ERR_INPUT where a table of
+/* NULL in *SHARE where PLAN computes everything on the GPU. Fails with ERR_PLAN where a table of
  * PLAN lacks a layer. PLAN's tables must outlive it. */
 Status host_share_new(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                       HostShare **share);

@@ -42,8 +42,8 @@ Status packed_trace_load_view(const char *const *paths, size_t count, const Batc
     *trace = (PackedTrace){0};
     loading = loading != NULL ? loading : &as_it_is;
     if (batching->mode == BATCHING_CONTINUOUS)
-        return fail(ERR_INPUT, "batching.mode: \"continuous\" plays arrivals in time: it needs "
-                               "--hardware (\"mixed\" regroups without time)");
+        return fail(ERR_PLAN, "batching.mode: \"continuous\" plays arrivals in time: it needs "
+                              "--hardware (\"mixed\" regroups without time)");
     if (count == 1 && batching->mode == BATCHING_AS_RECORDED)
         return packed_trace_load_as(paths[0], loading, trace);
     TRY(trace_shards_open(paths, count, &shards));

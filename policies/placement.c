@@ -90,7 +90,7 @@ Status placement_check_one_rank(const Plan *plan)
 {
     if (plan->placement.ranks == 1)
         return OK;
-    return fail(ERR_UNSUPPORTED, "placement.ranks: %" PRIu32 ", runs have one rank",
+    return fail(ERR_PLAN, "placement.ranks: %" PRIu32 ", runs have one rank",
                 plan->placement.ranks);
 }
 
@@ -99,14 +99,14 @@ static Status check_map(const PlanTable *map, const TraceLayer *layers, uint32_t
     for (uint32_t i = 0; i < n_layers; i++) {
         uint32_t at = plan_table_find(map, layers[i].layer);
         if (at == plan_table_layers(map))
-            return fail(ERR_INPUT, "placement.map: layer %" PRIu32 " is missing", layers[i].layer);
+            return fail(ERR_PLAN, "placement.map: layer %" PRIu32 " is missing", layers[i].layer);
         if (plan_table_rows(map, at) != layers[i].experts)
-            return fail(ERR_INPUT,
+            return fail(ERR_PLAN,
                         "placement.map: layer %" PRIu32 ": %" PRIu32 " experts, it has %" PRIu32,
                         layers[i].layer, plan_table_rows(map, at), layers[i].experts);
     }
     if (plan_table_layers(map) != n_layers)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "placement.map: %" PRIu32 " layers, the model has %" PRIu32 " MoE layers",
                     plan_table_layers(map), n_layers);
     return OK;
@@ -163,7 +163,7 @@ Status placement_map_view(const Plan *plan, const TraceLayer *layers, uint32_t n
         return OK;
     }
     if (*map == NULL)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "placement.map: method \"%s\" has to learn it from a trace: moebius place",
                     PLACEMENT_METHOD_NAMES[plan->placement.method]);
     return check_map(*map, layers, n_layers);
@@ -185,7 +185,7 @@ static Status count_experts(const TraceLayer *layers, uint32_t n_layers, uint32_
 {
     for (uint32_t i = 0; i < n_layers; i++) {
         if (layers[i].experts < ranks)
-            return fail(ERR_INPUT,
+            return fail(ERR_PLAN,
                         "placement.ranks: %" PRIu32 ", layer %" PRIu32 " has %" PRIu32 " experts",
                         ranks, layers[i].layer, layers[i].experts);
         first[i + 1] = first[i] + layers[i].experts;

@@ -26,15 +26,15 @@ extern const char *const PLACEMENT_METHOD_NAMES[PLACEMENT_METHODS + 1];
 bool placement_learns(PlacementMethod method);
 
 /* AT is the plan's "placement". A map that is not there, of a method that learns, is to be learnt.
- * Fails with ERR_INPUT when the method does not go with the map, or
+ * Fails with ERR_PLAN when the method does not go with the map, or
  * when the map leaves an expert out, names a rank that is not there or one twice, or has other
  * replicas than the plan says. */
 Status placement_check_plan(const JsonAt *at, Plan *plan);
-/* For what runs one rank: fails with ERR_UNSUPPORTED where PLAN has more. */
+/* For what runs one rank: fails with ERR_PLAN where PLAN has more. */
 Status placement_check_one_rank(const Plan *plan);
 
 /* The ranks of every expert of LAYERS under PLAN, by layer: its map, or the one that follows from
- * its method. Fails with ERR_INPUT when the map is to be learnt, or is of other layers or numbers
+ * its method. Fails with ERR_PLAN when the map is to be learnt, or is of other layers or numbers
  * of experts, or a layer has fewer experts than there are ranks. *MAP is released with
  * plan_table_release(). */
 Status placement_map(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
@@ -52,7 +52,7 @@ typedef struct {
     bool *is_on; /* [experts][ranks] */
 } LayerPlacement;
 
-/* Makes a map out of what FILL says of each of LAYERS (all false before). Fails with ERR_INPUT when
+/* Makes a map out of what FILL says of each of LAYERS (all false before). Fails with ERR_PLAN when
  * a layer has fewer experts than RANKS, and as FILL does. */
 Status placement_table(const TraceLayer *layers, uint32_t n_layers, uint32_t ranks,
                        Status (*fill)(void *argument, uint32_t layer_index,

@@ -16,14 +16,14 @@ static Status check_copies(const PlanTable *map, uint32_t ranks, uint32_t n_slot
 {
     for (uint32_t at = 1; at < plan_table_layers(map); at++)
         if (copies_of(map, at) != n_slots)
-            return fail(ERR_INPUT,
+            return fail(ERR_PLAN,
                         "placement: layer %" PRIu32 " has %" PRIu32 " experts on ranks, layer "
                         "%" PRIu32 " has %" PRIu32 ": the format has as many in each layer",
                         plan_table_layer(map, at), copies_of(map, at), plan_table_layer(map, 0),
                         n_slots);
     if (n_slots % ranks == 0)
         return OK;
-    return fail(ERR_INPUT,
+    return fail(ERR_PLAN,
                 "placement: %" PRIu32 " experts with their copies on %" PRIu32
                 " ranks: the format has as many on each rank",
                 n_slots, ranks);
@@ -39,7 +39,7 @@ static Status fill_layer(const PlanTable *map, uint32_t at, uint32_t ranks, uint
         for (uint32_t i = 0; i < row.n; i++) {
             uint32_t rank = row.values[i];
             if (used[rank] == on_each)
-                return fail(ERR_INPUT,
+                return fail(ERR_PLAN,
                             "placement: layer %" PRIu32 ": rank %" PRIu32 " has more than %" PRIu32
                             " experts: the format has as many on each rank",
                             plan_table_layer(map, at), rank, on_each);
@@ -65,7 +65,7 @@ Status placement_slots(const PlanTable *map, uint32_t ranks, PlacementSlots *out
     uint32_t *block;
     uint32_t n_layers = plan_table_layers(map);
     if (n_layers == 0)
-        return fail(ERR_INPUT, "placement: no layer");
+        return fail(ERR_PLAN, "placement: no layer");
     uint32_t n_slots = copies_of(map, 0);
     TRY(check_copies(map, ranks, n_slots));
     TRY(mem_new(&block, n_layers + (size_t)n_layers * n_slots, sizeof *block, "placement"));

@@ -5,7 +5,7 @@
 #include "policies/placement.h"
 #include "traces/export_placement.h"
 
-/* Rank by rank, on each the experts ascending. Fails with ERR_INPUT when ranks or layers have
+/* Rank by rank, on each the experts ascending. Fails with ERR_PLAN when ranks or layers have
  * different numbers of slots. *SLOTS holds one block, freed with placement_slots_free(). */
 Status placement_slots(const PlanTable *map, uint32_t ranks, PlacementSlots *slots);
 void placement_slots_free(PlacementSlots *slots);

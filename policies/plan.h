@@ -124,7 +124,7 @@ const char *plan_compute_name(ComputeMode mode);
 const char *plan_unlearned(const Plan *plan);
 /* The same of what must come from a hardware profile ("compute.host_ns"). */
 const char *plan_unmeasured(const Plan *plan);
-/* Fails with ERR_INPUT where plan_unlearned() or plan_unmeasured(). */
+/* Fails with ERR_PLAN where plan_unlearned() or plan_unmeasured(). */
 Status plan_check_learned(const Plan *plan);
 /* Puts measured costs of the experts of LAYERS in the place of what PLAN leaves to be measured.
  * Fails with ERR_INPUT where they are no costs that a plan may have (policies/plan.schema.json). */
@@ -172,7 +172,7 @@ Status plan_json_set(cJSON *json, const char *assignment);
 /* Puts a copy of VALUE at PATH ("buffer.slots"). */
 Status plan_json_put(cJSON *json, const char *path, const cJSON *value);
 
-/* TABLE, of KEY, lists experts of LAYERS: fails with ERR_INPUT where it has another layer, an
+/* TABLE, of KEY, lists experts of LAYERS: fails with ERR_PLAN where it has another layer, an
  * expert that its layer has not, or one twice. NULL: an empty one. */
 Status plan_lists_check(const char *key, const PlanTable *table, const TraceLayer *layers,
                         uint32_t n_layers);

@@ -41,13 +41,13 @@ Status plan_check_learned(const Plan *plan)
 {
     const char *path = plan_unlearned(plan);
     if (path != NULL)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "%s: must be learnt from a part of a trace before the plan can run (simulate, "
                     "sweep and validate do that with --train, and plan writes it into a plan)",
                     path);
     path = plan_unmeasured(plan);
     if (path != NULL)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "%s: must be measured before the plan can run (simulate, sweep and validate "
                     "take it from --hardware, and plan writes it into a plan)",
                     path);

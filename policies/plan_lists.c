@@ -18,10 +18,10 @@ static Status check_list(const char *key, PlanRow list, const TraceLayer *layer,
     for (uint32_t i = 0; i < list.n; i++) {
         uint32_t expert = list.values[i];
         if (expert >= layer->experts)
-            return fail(ERR_INPUT, "%s: layer %" PRIu32 ": expert %" PRIu32 ", it has %" PRIu32,
-                        key, layer->layer, expert, layer->experts);
+            return fail(ERR_PLAN, "%s: layer %" PRIu32 ": expert %" PRIu32 ", it has %" PRIu32, key,
+                        layer->layer, expert, layer->experts);
         if (seen[expert])
-            return fail(ERR_INPUT, "%s: layer %" PRIu32 ": expert %" PRIu32 " twice", key,
+            return fail(ERR_PLAN, "%s: layer %" PRIu32 ": expert %" PRIu32 " twice", key,
                         layer->layer, expert);
         seen[expert] = true;
     }
@@ -35,7 +35,7 @@ Status plan_lists_check(const char *key, const PlanTable *table, const TraceLaye
         const TraceLayer *layer = find_layer(layers, n_layers, plan_table_layer(table, at));
         bool *seen;
         if (layer == NULL)
-            return fail(ERR_INPUT, "%s: layer %" PRIu32 " is no MoE layer of the model", key,
+            return fail(ERR_PLAN, "%s: layer %" PRIu32 " is no MoE layer of the model", key,
                         plan_table_layer(table, at));
         TRY(mem_new(&seen, layer->experts, sizeof *seen, key));
         Status status = check_list(key, plan_table_row(table, at, 0), layer, seen);

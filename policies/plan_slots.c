@@ -5,12 +5,12 @@
 static Status check_size(const Plan *plan, const TraceLayer *layer)
 {
     if (layer->expert_bytes == 0)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "buffer.bytes: the size of an expert of layer %" PRIu32
                     " is not known, so a budget in bytes cannot be used",
                     layer->layer);
     if (plan->buffer.bytes < layer->expert_bytes && plan->buffer.order != ORDER_STAGED)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "buffer.bytes: %" PRIu64 ", one expert of layer %" PRIu32 " takes %" PRIu64,
                     plan->buffer.bytes, layer->layer, layer->expert_bytes);
     return OK;
@@ -53,19 +53,19 @@ static Status slots_of_table(const Plan *plan, const TraceLayer *layers, uint32_
     for (uint32_t i = 0; i < n_layers; i++) {
         PlanRow row = plan_table_list(table, layers[i].layer);
         if (row.n == 0)
-            return fail(ERR_INPUT, "buffer.budget: layer %" PRIu32 " is missing", layers[i].layer);
+            return fail(ERR_PLAN, "buffer.budget: layer %" PRIu32 " is missing", layers[i].layer);
         slots[i] = row.values[0];
         if (slots[i] == 0 && plan->buffer.order != ORDER_STAGED)
-            return fail(ERR_INPUT, "buffer.budget: layer %" PRIu32 ": 0, allowed with order staged",
+            return fail(ERR_PLAN, "buffer.budget: layer %" PRIu32 ": 0, allowed with order staged",
                         layers[i].layer);
         used += slots[i] * (plan->buffer.bytes > 0 ? layers[i].expert_bytes : 1);
     }
     if (plan_table_layers(table) != n_layers)
-        return fail(ERR_INPUT, "buffer.budget: %" PRIu32 " layers, the model has %" PRIu32,
+        return fail(ERR_PLAN, "buffer.budget: %" PRIu32 " layers, the model has %" PRIu32,
                     plan_table_layers(table), n_layers);
     uint64_t given = plan->buffer.bytes > 0 ? plan->buffer.bytes : plan->buffer.slots;
     if (given > 0 && used > given * n_layers)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "buffer.budget: takes %" PRIu64 ", %" PRIu64 " for each of %" PRIu32
                     " layers is %" PRIu64,
                     used, given, n_layers, given * n_layers);

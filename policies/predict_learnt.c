@@ -43,10 +43,10 @@ static Status check_layer(const Predictor *predictor, uint32_t layer, uint32_t r
     uint32_t number = predictor->layers[layer].layer;
     *at = plan_table_find(predictor->table, number);
     if (*at == plan_table_layers(predictor->table))
-        return fail(ERR_INPUT, "prefetch.table: layer %" PRIu32 " is missing", number);
+        return fail(ERR_PLAN, "prefetch.table: layer %" PRIu32 " is missing", number);
     if (plan_table_rows(predictor->table, *at) == rows)
         return OK;
-    return fail(ERR_INPUT,
+    return fail(ERR_PLAN,
                 "prefetch.table: layer %" PRIu32 ": %" PRIu32 " lists, wanted are %" PRIu32, number,
                 plan_table_rows(predictor->table, *at), rows);
 }
@@ -59,7 +59,7 @@ Status predict_learnt_check_frequency(const Predictor *predictor)
             continue;
         TRY(check_layer(predictor, i, 1, &at));
         if (plan_table_row(predictor->table, at, 0).n != predictor->layers[i].experts)
-            return fail(ERR_INPUT,
+            return fail(ERR_PLAN,
                         "prefetch.table: layer %" PRIu32 ": %" PRIu32 " numbers, it has %" PRIu32
                         " experts",
                         predictor->layers[i].layer, plan_table_row(predictor->table, at, 0).n,
@@ -82,7 +82,7 @@ Status predict_learnt_check_transition(const Predictor *predictor)
             for (uint32_t v = 0; v < row.n; v += 2)
                 good = good && row.values[v] < predictor->layers[target].experts;
             if (!good)
-                return fail(ERR_INPUT,
+                return fail(ERR_PLAN,
                             "prefetch.table: layer %" PRIu32 ": expert %" PRIu32
                             ": must be pairs of an expert of layer %" PRIu32 " and its share",
                             predictor->layers[i].layer, e, predictor->layers[target].layer);

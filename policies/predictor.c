@@ -150,7 +150,7 @@ Status predictor_new(const Plan *plan, const TraceLayer *layers, uint32_t n_laye
     PredictorChoice choice;
     Predictor *predictor;
     if (!predictor_choose(plan->prefetch.predictor, &choice) || choice.row == NULL)
-        return fail(ERR_INPUT, "prefetch.predictor: \"%s\" predicts nothing",
+        return fail(ERR_PLAN, "prefetch.predictor: \"%s\" predicts nothing",
                     plan->prefetch.predictor);
     TRY(mem_new(&predictor, 1, sizeof *predictor, "predictor"));
     predictor->choice = choice;

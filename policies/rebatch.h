@@ -25,7 +25,7 @@ void rebatch_tokens_free(RebatchTokens *tokens);
 typedef struct Rebatch Rebatch;
 
 /* Regroups TOKENS, which must outlive *REBATCH. ARRIVALS (NULL: all at once) says when requests
- * come. Fails as arrivals_fill(), and with ERR_INPUT for a BATCHING out of range. */
+ * come. Fails as arrivals_fill(), and with ERR_PLAN for a BATCHING out of range. */
 Status rebatch_open_tokens(const RebatchTokens *tokens, const Batching *batching,
                            const Arrivals *arrivals, Rebatch **rebatch);
 /* The same of what SHARDS hold. */

@@ -32,10 +32,10 @@ struct Scheduler {
 Status batching_check(const Batching *batching)
 {
     if (batching->sequences < 1 || batching->sequences > TRACE_MAX_TOKENS)
-        return fail(ERR_INPUT, "batching.sequences: %u, allowed is 1 to %d", batching->sequences,
+        return fail(ERR_PLAN, "batching.sequences: %u, allowed is 1 to %d", batching->sequences,
                     TRACE_MAX_TOKENS);
     if (batching->max_tokens < batching->sequences || batching->max_tokens > TRACE_MAX_TOKENS)
-        return fail(ERR_INPUT, "batching.max_tokens: %u, allowed is %u (batching.sequences) to %d",
+        return fail(ERR_PLAN, "batching.max_tokens: %u, allowed is %u (batching.sequences) to %d",
                     batching->max_tokens, batching->sequences, TRACE_MAX_TOKENS);
     return OK;
 }

@@ -66,7 +66,7 @@ typedef struct {
 
 typedef struct Scheduler Scheduler;
 
-/* Fails with ERR_INPUT, naming the plan's key, for numbers out of range. */
+/* Fails with ERR_PLAN, naming the plan's key, for numbers out of range. */
 Status batching_check(const Batching *batching);
 
 /* Copies REQUESTS[n_requests], each of which has work; a BATCHING that batching_check() takes, of a

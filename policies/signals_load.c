@@ -80,8 +80,8 @@ Status trace_signals_load(const char *const *paths, size_t count, const Batching
     bool as_recorded = batching->mode == BATCHING_AS_RECORDED;
     for (size_t i = 0; i < n_needs && !as_recorded; i++)
         if (needs[i].scores || needs[i].distance > 0)
-            return fail(ERR_INPUT, "batching.mode: regrouped tokens have no router scores and no "
-                                   "predictions, which the plan asks for");
+            return fail(ERR_PLAN, "batching.mode: regrouped tokens have no router scores and no "
+                                  "predictions, which the plan asks for");
     TRY(trace_shards_open(paths, count, &shards));
     const TraceLayer *layers = trace_shards_layers(shards, &n_layers);
     Status status = trace_signals_new(layers, n_layers, needs, n_needs, &signals);

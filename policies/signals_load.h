@@ -6,7 +6,7 @@
 #include "traces/signals.h"
 
 /* What packed_trace_load_view() loads, read for its signals. Tokens that are regrouped have no
- * scores and no predictions: ERR_INPUT. */
+ * scores and no predictions: ERR_PLAN. */
 Status trace_signals_load(const char *const *paths, size_t count, const Batching *batching,
                           const SignalNeeds *needs, size_t n_needs, TraceSignals **signals);
 

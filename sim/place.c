@@ -15,7 +15,7 @@ static Status fill_balanced(void *argument, uint32_t layer_index, LayerPlacement
     const Lesson *lesson = argument;
     const Plan *plan = lesson->plan;
     if (plan->placement.replicas > (uint64_t)placement->experts * (placement->ranks - 1))
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "placement.replicas: %" PRIu32 ", %" PRIu32 " experts on %" PRIu32
                     " ranks have at most %" PRIu64,
                     plan->placement.replicas, placement->experts, placement->ranks,

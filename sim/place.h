@@ -10,7 +10,7 @@
 #include "traces/packed.h"
 
 /* Learns PLAN's map from TRACE, the training part, by its method, ranks and replicas, and puts it
- * into the plan; a method that learns nothing has none. Fails with ERR_INPUT where the ranks are
+ * into the plan; a method that learns nothing has none. Fails with ERR_PLAN where the ranks are
  * more than the experts of a layer, or the replicas more than the ranks have room for. */
 Status place_learn(const PackedTrace *trace, Plan *plan);
 

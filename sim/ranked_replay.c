@@ -50,8 +50,7 @@ Status ranked_replay_check(const Plan *plan)
         reason = "that have no copies of experts, or do not know the future";
     if (reason == NULL)
         return OK;
-    return fail(ERR_UNSUPPORTED,
-                "placement.ranks: %u, buffers of more than one rank are of plans %s",
+    return fail(ERR_PLAN, "placement.ranks: %u, buffers of more than one rank are of plans %s",
                 plan->placement.ranks, reason);
 }
 

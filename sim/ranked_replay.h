@@ -20,7 +20,7 @@ static inline Plan plan_of_one_rank(const Plan *plan)
 typedef Status (*RankedObserver)(void *argument, const PackedEvent *event,
                                  const RankDecision *decided);
 
-/* Fails with ERR_UNSUPPORTED for a plan whose decisions on several ranks are not defined: that
+/* Fails with ERR_PLAN for a plan whose decisions on several ranks are not defined: that
  * names experts, computes on the host, or decides by scores; that knows the future with copies of
  * experts, which may have no token of an event; or whose predictor knows it, or was trained. */
 Status ranked_replay_check(const Plan *plan);

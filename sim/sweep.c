@@ -151,8 +151,8 @@ static Status check_times(const Study *study, const SweepOptions *options)
                     "--hardware: several processes of mpirun do not share simulated "
                     "times, one has to");
     if (served && options->timer == NULL)
-        return fail(ERR_INPUT, "batching.mode: \"continuous\" plays arrivals in time: it needs "
-                               "--hardware");
+        return fail(ERR_PLAN, "batching.mode: \"continuous\" plays arrivals in time: it needs "
+                              "--hardware");
     if (served && (options->parts.train.given || options->parts.test.given))
         return fail(ERR_INPUT, "sweep: batching.mode \"continuous\" has steps of its own, of which "
                                "no part can be chosen");

@@ -48,12 +48,12 @@ static Status check_plan(const Plan *plan)
 {
     const SignalNeeds needs = plan_needs_signals(plan);
     if (plan->buffer.on && eviction_needs_future(plan->buffer.evict))
-        return fail(ERR_UNSUPPORTED,
+        return fail(ERR_PLAN,
                     "buffer.evict: \"%s\" knows the future, which with batching.mode "
                     "\"continuous\" depends on time",
                     plan->buffer.evict);
     if (signals_needed(&needs))
-        return fail(ERR_UNSUPPORTED,
+        return fail(ERR_PLAN,
                     "batching.mode: \"continuous\": the plan decides by scores, predictions or "
                     "requests of the trace, which other steps do not have");
     return OK;

@@ -154,7 +154,7 @@ typedef struct Timing Timing;
 
 /* Fails with ERR_INPUT when the profile does not know the model, or its MoE layers are not those of
  * the trace, or lacks a table, and for several ranks when the trace does not say how wide a layer
- * is; with ERR_UNSUPPORTED for a plan of several ranks that has static gating, or a buffer as
+ * is; with ERR_PLAN for a plan of several ranks that has static gating, or a buffer as
  * ranked_replay_check() does. */
 Status timing_new(const TimingOptions *options, Timing **timing);
 void timing_free(Timing *timing);

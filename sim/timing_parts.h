@@ -374,7 +374,7 @@ bool link_is_awaited(Timing *timing);
 /* All that is left of prefetches is loaded, and counted. */
 Status link_end_step(Timing *timing);
 
-/* Opens the ranks of a plan that has several. Fails with ERR_UNSUPPORTED for a plan whose time on
+/* Opens the ranks of a plan that has several. Fails with ERR_PLAN for a plan whose time on
  * several ranks is not known, with ERR_INPUT when the trace does not say a layer's width or the
  * profile has no table for as many, or as placement_map() and timing_new() do. */
 Status timing_ranks_open(Timing *timing);

@@ -19,7 +19,7 @@
 static Status check_plan(const Plan *plan)
 {
     if (plan->gating.mode != GATING_DYNAMIC)
-        return fail(ERR_UNSUPPORTED,
+        return fail(ERR_PLAN,
                     "placement.ranks: %u, times of more than one rank are with dynamic gating",
                     plan->placement.ranks);
     return plan->buffer.on ? ranked_replay_check(plan) : OK;

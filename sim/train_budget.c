@@ -236,7 +236,7 @@ static Status share_out(Training *training, CurveCache *cache, const Plan *plan,
         needed += layers->least[i] * layers->weight[i];
     }
     if (needed > shares.budget)
-        return fail(ERR_INPUT,
+        return fail(ERR_PLAN,
                     "buffer.budget: what the layers keep and begin with takes %" PRIu64
                     ", all have %" PRIu64,
                     needed, shares.budget);

@@ -546,9 +546,9 @@ static void plans_that_do_not_fit_the_layers_are_refused(void **unused)
     ExpertBuffer *buffer;
     Plan plan = make_plan("lru", ORDER_BATCH, SCOPE_LAYER, 0);
     plan.buffer.bytes = 299;
-    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_INPUT);
+    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_PLAN);
     assert_string_equal(error_message(), "buffer.bytes: 299, one expert of layer 7 takes 300");
-    assert_int_equal(buffer_new(&plan, &unknown, 1, &buffer), ERR_INPUT);
+    assert_int_equal(buffer_new(&plan, &unknown, 1, &buffer), ERR_PLAN);
     assert_non_null(strstr(error_message(), "layer 3 is not known"));
     plan.buffer.bytes = 650;
     assert_ok(buffer_new(&plan, layers, 2, &buffer));
@@ -556,7 +556,7 @@ static void plans_that_do_not_fit_the_layers_are_refused(void **unused)
     assert_int_equal(buffer_slots(buffer, 1), 2);
     buffer_free(buffer);
     plan = make_plan("best", ORDER_BATCH, SCOPE_LAYER, 3);
-    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_INPUT);
+    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_PLAN);
     assert_non_null(strstr(error_message(), "buffer.evict"));
 }
 
@@ -584,7 +584,7 @@ static void expect_refused(Plan *plan, const TraceLayer *layers, PlanTable *tabl
 {
     ExpertBuffer *buffer;
     plan->buffer.hot.table = table;
-    assert_int_equal(buffer_new(plan, layers, 2, &buffer), ERR_INPUT);
+    assert_int_equal(buffer_new(plan, layers, 2, &buffer), ERR_PLAN);
     if (strstr(error_message(), reason) == NULL)
         fail_msg("\"%s\" does not say \"%s\"", error_message(), reason);
     plan_free(plan);
@@ -613,7 +613,7 @@ static void hot_sets_that_do_not_fit_the_layers_are_refused(void **unused)
                    lists((uint32_t[]){3, 4}, 2, (uint32_t[]){0, 1, 2, 3}, (uint32_t[]){2, 2}),
                    "buffer.hot: takes 800 bytes, the device has 700");
     plan.buffer.hot = (PlanLearned){.choice = HOT_HOTTEST};
-    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_INPUT);
+    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_PLAN);
     assert_non_null(strstr(error_message(), "buffer.hot: must be learnt"));
 }
 

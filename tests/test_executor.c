@@ -214,7 +214,7 @@ static void options_that_cannot_be_met_are_refused(void **state)
     plan.buffer.bytes = 10;
     plan.buffer.slots = 0;
     ExecutorOptions options = usual_options(&plan);
-    assert_int_equal(executor_open(checkpoint, &options, &executor), ERR_INPUT);
+    assert_int_equal(executor_open(checkpoint, &options, &executor), ERR_PLAN);
 }
 
 /* A model of the log: which expert each slot holds. */

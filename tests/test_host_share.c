@@ -340,7 +340,7 @@ static void costs_that_lack_a_layer_are_refused(void **unused)
     plan.buffer.slots = 2;
     plan.compute.mode = COMPUTE_SPLIT;
     plan.compute.host_ns.choice = plan.compute.load_ns.choice = COMPUTE_COSTS_MEASURED;
-    assert_int_equal(buffer_new(&plan, layers, 1, &buffer), ERR_INPUT);
+    assert_int_equal(buffer_new(&plan, layers, 1, &buffer), ERR_PLAN);
     assert_non_null(strstr(error_message(), "compute.host_ns: must be measured before"));
     assert_ok(plan_table_new(TABLE_NUMBERS, 1, 1, 1, &load_ns));
     PlanTableParts parts = plan_table_parts(load_ns);
@@ -350,7 +350,7 @@ static void costs_that_lack_a_layer_are_refused(void **unused)
     plan_learn(&plan.compute.load_ns, load_ns);
     plan_table_release(host_ns);
     plan_table_release(load_ns);
-    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_INPUT);
+    assert_int_equal(buffer_new(&plan, layers, 2, &buffer), ERR_PLAN);
     assert_non_null(strstr(error_message(), "layer 9 is missing"));
     assert_ok(buffer_new(&plan, layers, 1, &buffer));
     buffer_free(buffer);

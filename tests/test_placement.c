@@ -363,20 +363,20 @@ static void maps_of_other_models_are_refused(void **unused)
     Plan plan = plan_on(2, PLACEMENT_GREEDY, 0);
     assert_ok(place_learn(&trace, &plan));
     memcpy(layers, trace.layers, sizeof layers);
-    assert_int_equal(placement_map(&plan, layers, LAYERS - 1, &map), ERR_INPUT);
+    assert_int_equal(placement_map(&plan, layers, LAYERS - 1, &map), ERR_PLAN);
     assert_string_equal(error_message(), "placement.map: 3 layers, the model has 2 MoE layers");
     layers[1].experts++;
-    assert_int_equal(placement_map(&plan, layers, LAYERS, &map), ERR_INPUT);
+    assert_int_equal(placement_map(&plan, layers, LAYERS, &map), ERR_PLAN);
     assert_string_equal(error_message(), "placement.map: layer 3: 12 experts, it has 13");
     layers[1].layer = 2;
-    assert_int_equal(placement_map(&plan, layers, LAYERS, &map), ERR_INPUT);
+    assert_int_equal(placement_map(&plan, layers, LAYERS, &map), ERR_PLAN);
     assert_string_equal(error_message(), "placement.map: layer 2 is missing");
     plan_free(&plan);
     plan = plan_on(EXPERTS + 1, PLACEMENT_CONTIGUOUS, 0);
-    assert_int_equal(placement_map(&plan, trace.layers, LAYERS, &map), ERR_INPUT);
+    assert_int_equal(placement_map(&plan, trace.layers, LAYERS, &map), ERR_PLAN);
     assert_string_equal(error_message(), "placement.ranks: 13, layer 1 has 12 experts");
     plan = plan_on(3, PLACEMENT_REPLICATE, 2 * EXPERTS + 1);
-    assert_int_equal(place_learn(&trace, &plan), ERR_INPUT);
+    assert_int_equal(place_learn(&trace, &plan), ERR_PLAN);
     assert_string_equal(error_message(),
                         "placement.replicas: 25, 12 experts on 3 ranks have at most 24");
     packed_trace_free(&trace);
@@ -388,7 +388,7 @@ static void several_ranks_are_neither_replayed_nor_run(void **unused)
     PackedTrace trace = make_trace(1, 5);
     Plan plan = plan_on(2, PLACEMENT_CONTIGUOUS, 0);
     ExpertBuffer *buffer;
-    assert_int_equal(buffer_new(&plan, trace.layers, LAYERS, &buffer), ERR_UNSUPPORTED);
+    assert_int_equal(buffer_new(&plan, trace.layers, LAYERS, &buffer), ERR_PLAN);
     assert_string_equal(error_message(), "placement.ranks: 2, runs have one rank");
     packed_trace_free(&trace);
 }

@@ -279,7 +279,7 @@ static void copies_have_tokens_in_turn(void **unused)
 
 static void assert_refused(const Plan *plan, const char *why)
 {
-    assert_int_equal(ranked_replay_check(plan), ERR_UNSUPPORTED);
+    assert_int_equal(ranked_replay_check(plan), ERR_PLAN);
     assert_non_null(strstr(error_message(), why));
 }
 

@@ -163,7 +163,8 @@ static void served_steps_take_what_recorded_ones_do(void **unused)
 static void a_placement_that_does_not_fit_the_layers_is_refused(void **unused)
 {
     (void)unused;
-    static const char WHY[] = "moebius: simulate: placement.ranks: 5, layer 0 has 4 experts\n";
+    static const char WHY[] =
+        "moebius: simulate: --set: placement.ranks: 5, layer 0 has 4 experts\n";
     const char *trace = make_trace("few.db");
     const char *profile = make_profile(trace);
     for (int i = 0; i < 4; i++) {

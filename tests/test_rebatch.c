@@ -354,7 +354,7 @@ static void counts_and_batches_out_of_range_are_refused(void **unused)
     make_shapes(0);
     const char *path = record_whole("good.db", BATCHING_APART, 1);
     for (int i = 0; i < 3; i++)
-        assert_int_equal(packed_trace_load_view(&path, 1, &BAD[i], NULL, &packed), ERR_INPUT);
+        assert_int_equal(packed_trace_load_view(&path, 1, &BAD[i], NULL, &packed), ERR_PLAN);
     const char *counts = scratch_name("counts.db");
     import_to((ImportOptions){.from = IMPORT_COUNTS,
                               .path = text_file("c.csv", "layer,expert,count\n0,1,3\n")},

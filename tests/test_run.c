@@ -559,13 +559,13 @@ static void a_policy_that_needs_the_future_runs_only_under_forced_routing(void *
     strcpy(plan.buffer.evict, "belady");
     assert_int_equal(
         run_again(&plan, &(RunTraceOptions){.trace = from}, scratch_path("future-to.db")),
-        ERR_UNSUPPORTED);
+        ERR_PLAN);
     assert_ok(run_again(&plan, &(RunTraceOptions){.trace = from, .forced = true},
                         scratch_path("future-to.db")));
     Executor *executor = open_executor(&plan, 64);
     assert_int_equal(run_requests(executor, checkpoint_config(checkpoint), &set, &USUAL, NULL, NULL,
                                   NULL, NULL, NULL, &seen->totals),
-                     ERR_UNSUPPORTED);
+                     ERR_PLAN);
     executor_close(executor);
     mem_free(seen);
 }

@@ -232,10 +232,10 @@ static void a_step_allocates_nothing(void **unused)
 static void batches_out_of_range_are_refused(void **unused)
 {
     (void)unused;
-    assert_int_equal(batching_check(&(Batching){BATCHING_MIXED, 0, 8}), ERR_INPUT);
-    assert_int_equal(batching_check(&(Batching){BATCHING_MIXED, 9, 8}), ERR_INPUT);
+    assert_int_equal(batching_check(&(Batching){BATCHING_MIXED, 0, 8}), ERR_PLAN);
+    assert_int_equal(batching_check(&(Batching){BATCHING_MIXED, 9, 8}), ERR_PLAN);
     assert_int_equal(batching_check(&(Batching){BATCHING_MIXED, 9, TRACE_MAX_TOKENS + 1}),
-                     ERR_INPUT);
+                     ERR_PLAN);
     assert_ok(batching_check(&(Batching){BATCHING_MIXED, 8, 8}));
 }
 
@@ -248,7 +248,7 @@ static void fixed_arrivals_are_at_equal_distances(void **unused)
     for (uint64_t i = 0; i < 100; i++)
         assert_int_equal(at[i], i * 125000000);
     const Arrivals slow = {.kind = ARRIVALS_FIXED, .requests_per_s = 1e-9};
-    assert_int_equal(arrivals_fill(&slow, 100, at), ERR_INPUT);
+    assert_int_equal(arrivals_fill(&slow, 100, at), ERR_PLAN);
     assert_non_null(strstr(error_message(), "batching.requests_per_s"));
 }
 

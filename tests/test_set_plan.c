@@ -265,7 +265,7 @@ static void a_plan_that_does_not_fit_is_refused_and_changes_nothing(void **state
         {"{\"moebius_plan\":1,\"batching\":{\"mode\":\"apart\",\"sequences\":2}}", ERR_UNSUPPORTED,
          "batching.mode"},
         {"{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lru\",\"initial\":{\"0\":[9]}}}",
-         ERR_INPUT, "buffer.initial"},
+         ERR_PLAN, "buffer.initial"},
     };
     const Plan plan = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"arc\"}}");
     const ExecutorOptions options = usual_options(&plan);

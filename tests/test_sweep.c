@@ -293,7 +293,7 @@ static void plans_of_the_host_count_what_it_computes_and_get_no_bound(void **unu
     assert_int_equal(query_number(out, "SELECT host_computed = misses AND loads = 0 AND"
                                        " host_rows = assignments AND compute = 'host' FROM result"),
                      1);
-    assert_int_equal(sweep_run(&trace, "t", &split, out, &options, &totals), ERR_INPUT);
+    assert_int_equal(sweep_run(&trace, "t", &split, out, &options, &totals), ERR_PLAN);
     assert_non_null(strstr(error_message(), "plan \"s\": compute.host_ns: must be measured"));
     study_free(&study);
     study_free(&split);
@@ -701,7 +701,7 @@ static void a_sweep_that_writes_nothing_leaves_no_file(void **unused)
     volatile int stop = 1;
     SweepOptions options = {.jobs = 1};
     SweepTotals totals;
-    assert_int_equal(sweep_run(&trace, "t", &bad, out, &options, &totals), ERR_INPUT);
+    assert_int_equal(sweep_run(&trace, "t", &bad, out, &options, &totals), ERR_PLAN);
     assert_non_null(strstr(error_message(), "plan \""));
     assert_false(file_exists(out));
     const char *missing = scratch_path("no-such-folder/study.db");

@@ -357,12 +357,12 @@ static void what_is_not_known_of_several_ranks_is_refused(void **unused)
     assert_not_opened(
         "{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2}, \"buffer\":"
         " {\"slots\": 2}, \"prefetch\": {\"predictor\": \"oracle:1\"}}",
-        ERR_UNSUPPORTED,
+        ERR_PLAN,
         "placement.ranks: 2, buffers of more than one rank are of plans whose predictor does not "
         "know the future");
     assert_not_opened("{\"moebius_plan\": 1, \"placement\": {\"ranks\": 2},"
                       " \"gating\": {\"mode\": \"static\"}}",
-                      ERR_UNSUPPORTED, "with dynamic gating");
+                      ERR_PLAN, "with dynamic gating");
 }
 
 static void several_ranks_need_the_width_of_every_layer(void **unused)

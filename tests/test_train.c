@@ -503,7 +503,7 @@ static void every_layer_keeps_room_for_the_lists_of_the_plan(void **unused)
     plan.buffer.budget.choice = BUDGET_OPTIMAL;
     plan.buffer.initial.table = table_of_first(REF_EXPERTS, trace.n_layers);
     const TraceParts parts = {.trains = true, .train = {0, 1}, .test = {0, 1}};
-    assert_int_equal(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt), ERR_INPUT);
+    assert_int_equal(learn_plan(&trace.packed, NULL, &parts, &plan, &learnt), ERR_PLAN);
     assert_non_null(strstr(error_message(), "buffer.budget: what the layers keep and begin with"));
     plan_free(&plan);
     ref_trace_free(&trace);
@@ -675,7 +675,7 @@ static void tables_of_predictors_that_do_not_fit_are_refused(void **unused)
                  cases[i].predictor, cases[i].table);
         assert_ok(json_parse(text, strlen(text), "plan", &json));
         assert_ok(plan_from_json(json, "plan", &plan));
-        assert_int_equal(buffer_new(&plan, LAYERS, 2, &buffer), ERR_INPUT);
+        assert_int_equal(buffer_new(&plan, LAYERS, 2, &buffer), ERR_PLAN);
         if (strstr(error_message(), cases[i].reason) == NULL)
             fail_msg("\"%s\" does not say \"%s\"", error_message(), cases[i].reason);
         plan_free(&plan);

@@ -311,7 +311,7 @@ static void several_plans_run_in_one_executor_each_as_on_its_own(void **state)
     assert_refused("buffer.hot: must be learnt");
 }
 
-/* Of several plans the one that cannot be run is named. */
+/* The file of the plan that cannot be run is named. */
 static void plans_on_several_ranks_are_refused(void **state)
 {
     (void)state;
@@ -319,9 +319,14 @@ static void plans_on_several_ranks_are_refused(void **state)
     snprintf(good, sizeof good, "%s", plan_file("good.json", "\"name\":\"good\""));
     const char *ranks = plan_file("ranks.json", "\"name\":\"two\",\"placement\":{\"ranks\":2}");
     RUN("validate", "--trace", trace, "--plan", good, "--plan", ranks);
-    assert_refused("moebius: validate: two: placement.ranks: 2, runs have one rank");
+    assert_refused("/ranks.json: placement.ranks: 2, runs have one rank");
     RUN("validate", "--trace", trace, "--plan", ranks);
-    assert_refused("moebius: validate: placement.ranks: 2, runs have one rank");
+    assert_refused("/ranks.json: placement.ranks: 2, runs have one rank");
+    RUN("record", "--model", "models/tiny-32x4", "--tokens", "random:1x4", "--out",
+        scratch_path("never.db"), "--plan", ranks);
+    assert_refused("/ranks.json: placement.ranks: 2, runs have one rank");
+    RUN("validate", "--trace", trace, "--set", "placement.ranks=2");
+    assert_refused("moebius: validate: --set: placement.ranks: 2, runs have one rank");
 }
 
 static void bad_requests_are_refused(void **state)

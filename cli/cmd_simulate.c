@@ -258,11 +258,23 @@ static bool starts_cold(const Plan *plan)
     return plan->buffer.initial.table == NULL && plan->buffer.initial.choice == HOT_NONE;
 }
 
+/* By the bytes of the trace; with a profile stands above what the device takes for them. */
+static void print_experts_memory(const Simulation *simulation)
+{
+    char memory[NUMBER_BYTES];
+    if (simulation->arguments->time.hardware != NULL)
+        return;
+    if (simulation->result.memory_bytes > 0)
+        printf("Experts take %s of device memory. ",
+               bytes_text(simulation->result.memory_bytes, memory));
+    else
+        printf("The trace does not say how large experts are. ");
+}
+
 static Status print_people(const Simulation *simulation)
 {
     char lookups[NUMBER_BYTES];
     char assignments[NUMBER_BYTES];
-    char memory[NUMBER_BYTES];
     char duration[NUMBER_BYTES];
     const ReplayResult *result = &simulation->result;
     const BufferCounts *counts = &result->total.counts;
@@ -278,10 +290,7 @@ static Status print_people(const Simulation *simulation)
            "loaded last;\nyoung: one of the newest eighth. ",
            number_text(counts->hits + counts->misses, lookups),
            number_text(result->total.assignments, assignments));
-    if (result->memory_bytes > 0)
-        printf("Experts take %s of device memory. ", bytes_text(result->memory_bytes, memory));
-    else
-        printf("The trace does not say how large experts are. ");
+    print_experts_memory(simulation);
     printf("Replayed in %s.\n", duration_text(result->replay_ns, duration));
     print_host_share(simulation->plan, counts);
     return OK;

@@ -234,18 +234,18 @@ static uint64_t last_place(const OpCosts *costs, const CostRef *ref)
 static Status find_of_model(Timing *timing)
 {
     const OpCosts *costs = &timing->costs;
-    char name[48];
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (StepMode mode = STEP_FIRST; mode < STEP_MODES; mode++)
             TRY(find_rest(timing, stack, mode));
     TRY(find_between(timing));
     TRY(op_costs_find(costs, "step/cold", costs->model->name, &timing->refs.cold));
     timing->cold_most_ns = last_place(costs, &timing->refs.cold);
-    const char *memory = costs->fixed == NULL                             ? "activations"
-                         : costs->fixed->gating.dispatch == DISPATCH_MASK ? "mask"
-                                                                          : "padded";
-    snprintf(name, sizeof name, "memory/%s", memory);
-    return op_costs_find(costs, name, costs->model->name, &timing->refs.activations);
+    const char *memory = costs->fixed == NULL                             ? "memory/activations"
+                         : costs->fixed->gating.dispatch == DISPATCH_MASK ? "memory/mask"
+                                                                          : "memory/padded";
+    TRY(op_costs_find(costs, memory, costs->model->name, &timing->refs.activations));
+    note_if_missing(timing, &timing->refs.activations, memory);
+    return OK;
 }
 
 /* What is the same in every step, by the bytes of an expert at the most. */

@@ -199,4 +199,31 @@ static inline void stop_after(void *argument, uint64_t done, uint64_t total)
         stopper->stop = 1;
 }
 
+/* The row of PLAN in OUT has the counts of a replay; what a curve does not know is NULL there. */
+static inline void assert_row(const char *out, const PackedTrace *trace, const Plan *plan)
+{
+    ReplayFuture future = {0};
+    ReplayResult result;
+    char sql[700];
+    assert_ok(replay_prepare(trace, plan, &future));
+    assert_ok(replay_run(trace, plan, &future, NULL, NULL, &result));
+    const BufferCounts *counts = &result.total.counts;
+    snprintf(sql, sizeof sql,
+             "SELECT count(*) FROM result WHERE name = '%s' AND hits = %llu AND misses = %llu"
+             " AND bytes_loaded = %llu AND ifnull(evictions, %llu) = %llu AND memory_bytes = %llu"
+             " AND assignment_hits = %llu AND assignments = %llu AND done = 1"
+             " AND (SELECT hits FROM layer_result WHERE layer = 3 AND"
+             " layer_result.plan_id = result.plan_id) = %llu",
+             plan->name, (unsigned long long)counts->hits, (unsigned long long)counts->misses,
+             (unsigned long long)counts->bytes_loaded, (unsigned long long)counts->evictions,
+             (unsigned long long)counts->evictions, (unsigned long long)result.memory_bytes,
+             (unsigned long long)result.total.assignment_hits,
+             (unsigned long long)result.total.assignments,
+             (unsigned long long)result.layers[1].counts.hits);
+    if (query_number(out, sql) != 1)
+        fail_msg("%s: not what a replay gives", plan->name);
+    replay_result_free(&result);
+    replay_future_free(&future);
+}
+
 #endif

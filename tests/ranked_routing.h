@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "policies/plan.h"
+#include "tests/plan_maker.h"
 #include "traces/packed.h"
 
 enum { STEPS = 40, MOST_TOKENS = 6, TOP_K = 2, MOST_RANKS = 4 };
@@ -63,16 +64,11 @@ static Plan lopsided_plan(const char *buffer)
                               " \"2\": [[1], [1], [1], [1], [1], [1], [1], [1], [1], [1]],"
                               " \"3\": [[0], [0], [0], [0], [0], [0], [0], [0], [0], [0]]}";
     char text[1024];
-    Plan plan;
     snprintf(text, sizeof text,
              "{\"moebius_plan\": 1, \"buffer\": %s,"
              " \"placement\": {\"ranks\": 2, \"method\": \"given\", \"map\": %s}}",
              buffer, MAP);
-    cJSON *json = cJSON_Parse(text);
-    assert_non_null(json);
-    assert_ok(plan_from_json(json, "plan", &plan));
-    cJSON_Delete(json);
-    return plan;
+    return good_plan(text);
 }
 
 #endif

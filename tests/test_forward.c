@@ -6,6 +6,7 @@
 #include "exec/executor.h"
 #include "policies/buffer.h"
 #include "tests/checkpoint_maker.h"
+#include "tests/plan_maker.h"
 
 enum { TOKENS = 42, REQUESTS = 3, MAX_ROUTED = 8 * TOKENS * 4 };
 
@@ -207,16 +208,12 @@ static void a_warm_buffer_changes_no_number_either(void **state)
     for (int kind = 0; kind < 12; kind++) {
         bool hot = kind >= 6;
         char text[400];
-        cJSON *json;
-        Plan plan;
         snprintf(text, sizeof text, TEXT, kind % 2 ? "device" : "layer", ORDERS[kind / 2 % 3],
                  hot ? "static" : "lru", hot ? "\"hot\": {\"0\": [1, 5], \"1\": [2, 3, 7]}," : "");
-        assert_ok(json_parse(text, strlen(text), "plan", &json));
-        assert_ok(plan_from_json(json, "plan", &plan));
+        Plan plan = good_plan(text);
         run_plan(checkpoint, &plan, 2, &got);
         assert_same(&wanted, &got);
         plan_free(&plan);
-        cJSON_Delete(json);
     }
     checkpoint_close(checkpoint);
 }

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "policies/eviction.h"
 #include "sim/ranked_replay.h"
+#include "tests/plan_maker.h"
 #include "traces/packed_future.h"
 
 /* ---- decisions ---- */
@@ -254,13 +255,10 @@ static void copies_have_tokens_in_turn(void **unused)
     const uint16_t experts[EXPERTS] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
     TraceLayer layers[MOE_LAYERS];
     RankSplit split;
-    Plan plan;
     for (int e = 1; e < EXPERTS; e++)
         strcat(text, ", [0, 1]");
     strcat(text, "]}}}");
-    cJSON *json = cJSON_Parse(text);
-    assert_ok(plan_from_json(json, "plan", &plan));
-    cJSON_Delete(json);
+    Plan plan = good_plan(text);
     make_layers(layers);
     assert_ok(rank_split_open(&plan, layers, 1, &split));
     for (uint32_t event = 0; event < 4; event++) {

@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "policies/buffer.h"
+#include "tests/plan_maker.h"
 #include "tests/small_executor.h"
 
 enum { MAX_TOKENS = 16, STEPS = 12, MOST_PLANS = 256 };
@@ -22,17 +23,6 @@ static const uint64_t STAMP_NS = 1000;
 static ExecutorOptions usual_options(const Plan *plan)
 {
     return small_options(plan, TEST_DEVICE, MAX_TOKENS);
-}
-
-/* A plan with a buffer, as JSON has it. */
-static Plan make_plan(const char *text)
-{
-    Plan plan;
-    cJSON *json;
-    assert_ok(json_parse(text, strlen(text), "plan", &json));
-    assert_ok(plan_from_json(json, "plan", &plan));
-    cJSON_Delete(json);
-    return plan;
 }
 
 /* Every eviction that knows no future, order and scope, with predictors in turn; sizes grow and
@@ -56,15 +46,15 @@ static size_t make_plans(Plan *plans)
                 n, *evict, ORDERS[kind / 2], kind % 2 ? "device" : "layer",
                 SLOTS[n % 4] * (kind % 2 ? 2 : 1), PREDICTORS[n % 6], 1 + n % 3);
             if (suits)
-                plans[n++] = make_plan(text);
+                plans[n++] = good_plan(text);
         }
-    plans[n++] = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"lru\","
+    plans[n++] = good_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"lru\","
                            "\"initial\":{\"0\":[1,2],\"2\":[7]}}}");
-    plans[n++] = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"static\","
+    plans[n++] = good_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":4,\"evict\":\"static\","
                            "\"hot\":{\"0\":[1,2],\"1\":[0,3,4],\"2\":[7]}}}");
-    plans[n++] = make_plan("{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
+    plans[n++] = good_plan("{\"moebius_plan\":1,\"compute\":{\"mode\":\"host\"},"
                            "\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
-    plans[n++] = make_plan("{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\","
+    plans[n++] = good_plan("{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\","
                            "\"capacity_factor\":0.5},\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
     for (int mask = 1; mask >= 0; mask--) {
         char text[256];
@@ -72,7 +62,7 @@ static size_t make_plans(Plan *plans)
                  "{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\",\"capacity_factor\":0.5,"
                  "\"dispatch\":\"%s\"},\"buffer\":null}",
                  mask ? "mask" : "padded");
-        plans[n++] = make_plan(text);
+        plans[n++] = good_plan(text);
     }
     plans[n++] = plan_default();
     assert_true(n <= MOST_PLANS);
@@ -186,7 +176,7 @@ static void a_held_step_does_what_any_other_does(void **state)
         "\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}",
         "{\"moebius_plan\":1}"};
     for (size_t i = 0; i < (briefest() ? 1 : sizeof PLANS / sizeof PLANS[0]); i++) {
-        const Plan plan = make_plan(PLANS[i]);
+        const Plan plan = good_plan(PLANS[i]);
         const ExecutorOptions options = usual_options(&plan);
         Executor *executors[2];
         uint64_t random[2] = {7, 7};
@@ -212,7 +202,7 @@ static void what_fits_in_the_slots_needs_not_to_be_foretold(void **state)
     if (briefest())
         skip(); /* no kernels of its own */
     const Plan whole = plan_default();
-    const Plan shared = make_plan("{\"moebius_plan\":1,\"buffer\":{\"scope\":\"device\","
+    const Plan shared = good_plan("{\"moebius_plan\":1,\"buffer\":{\"scope\":\"device\","
                                   "\"slots\":24,\"evict\":\"fifo\"},"
                                   "\"prefetch\":{\"predictor\":\"frequency\",\"max_inflight\":8}}");
     const ExecutorOptions options = usual_options(&whole);
@@ -267,7 +257,7 @@ static void a_plan_that_does_not_fit_is_refused_and_changes_nothing(void **state
         {"{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lru\",\"initial\":{\"0\":[9]}}}",
          ERR_PLAN, "buffer.initial"},
     };
-    const Plan plan = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"arc\"}}");
+    const Plan plan = good_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"arc\"}}");
     const ExecutorOptions options = usual_options(&plan);
     Executor *executors[2];
     uint64_t random[2] = {7, 7};
@@ -278,7 +268,7 @@ static void a_plan_that_does_not_fit_is_refused_and_changes_nothing(void **state
         for (int i = 0; i < 2; i++)
             run_random(executors[i], step, &random[i], &outputs[i]);
         assert_same_step(&outputs[0], &outputs[1]);
-        Plan refused = make_plan(cases[step / 4].plan);
+        Plan refused = good_plan(cases[step / 4].plan);
         assert_int_equal(executor_set_plan(executors[0], &refused), cases[step / 4].status);
         if (strstr(error_message(), cases[step / 4].wanted) == NULL)
             fail_msg("wanted \"%s\", got \"%s\"", cases[step / 4].wanted, error_message());
@@ -318,7 +308,7 @@ static void static_gating_gives_the_same_numbers_with_a_buffer(void **state)
                  "{\"moebius_plan\":1,\"gating\":{\"mode\":\"static\",\"capacity_factor\":0.3},"
                  "\"buffer\":%s}",
                  BUFFERS[i]);
-        const Plan plan = make_plan(text);
+        const Plan plan = good_plan(text);
         options.plan = &plan;
         assert_ok(executor_open(checkpoint, &options, &executors[i]));
     }
@@ -341,8 +331,8 @@ static void every_failing_allocation_of_set_plan_leaves_all_as_it_was(void **sta
     (void)state;
     if (briefest())
         skip(); /* no kernels of its own */
-    const Plan plan = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
-    const Plan other = make_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lfu\"},"
+    const Plan plan = good_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":3,\"evict\":\"lru\"}}");
+    const Plan other = good_plan("{\"moebius_plan\":1,\"buffer\":{\"slots\":2,\"evict\":\"lfu\"},"
                                  "\"prefetch\":{\"predictor\":\"transition\"}}");
     const ExecutorOptions options = usual_options(&plan);
     int64_t before = mem_live_blocks();

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "tests/plan_maker.h"
 #include "tests/sweep_maker.h"
 
 static void the_grid_is_the_product_in_key_order_with_the_last_key_fastest(void **unused)
@@ -105,14 +106,10 @@ static void a_bound_is_a_plan_that_is_read_as_it_is_written(void **unused)
     assert_int_equal(study.n_bounds, 3);
     for (size_t i = 3; i < study.n_plans; i++) {
         char *text;
-        cJSON *json;
-        Plan plan;
         assert_ok(plan_to_text(&study.plans[i], &text));
-        assert_ok(json_parse(text, strlen(text), "bound", &json));
-        assert_ok(plan_from_json(json, "bound", &plan));
+        Plan plan = good_plan(text);
         assert_string_equal(plan.buffer.evict, "belady");
         plan_free(&plan);
-        cJSON_Delete(json);
         mem_free(text);
     }
     study_free(&study);

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "sim/timing.h"
+#include "tests/plan_maker.h"
 
 enum { EXPERTS = 4, D_MODEL = 32, ROW_BYTES = 2 * D_MODEL, MOST_EVENTS = 3 };
 
@@ -96,12 +97,7 @@ static Status open_timing(Hardware *hardware, const Plan *plan, Timing **timing)
 
 static Plan plan_of(const char *text)
 {
-    Plan plan;
-    cJSON *json = cJSON_Parse(text);
-    assert_non_null(json);
-    assert_ok(plan_from_json(json, "plan", &plan));
-    cJSON_Delete(json);
-    return plan;
+    return good_plan(text);
 }
 
 static StepFeatures decode_of(uint32_t requests)

@@ -6,10 +6,9 @@
 #include "analysis/characterise.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "tests/json_at.h"
 #include "tests/reference_buffer.h"
 #include "tests/routed_trace.h"
-
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
 
 static CliRun run;
 static RefTrace trace;
@@ -267,14 +266,6 @@ static const char *make_file(void)
     return path;
 }
 
-static double number(const cJSON *json, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    if (!cJSON_IsNumber(item))
-        fail_msg("no number %s", key);
-    return item->valuedouble;
-}
-
 static void the_command_says_it_of_every_layer_and_in_all(void **unused)
 {
     (void)unused;
@@ -287,13 +278,13 @@ static void the_command_says_it_of_every_layer_and_in_all(void **unused)
     const cJSON *layers = cJSON_GetObjectItemCaseSensitive(json, "per_layer");
     assert_int_equal(cJSON_GetArraySize(layers), 2);
     const cJSON *layer = cJSON_GetArrayItem(layers, 1);
-    assert_true(number(layer, "layer") == 3);
-    assert_true(number(layer, "events") == 5);
-    assert_true(number(layer, "experts_used") == 2);
-    assert_true(number(layer, "active_share") == 0.5);
-    assert_true(number(layer, "again_share") == 1);
-    assert_true(number(layer, "waste_factor") == 2);
-    assert_true(number(cJSON_GetObjectItemCaseSensitive(json, "total"), "events") == 10);
+    assert_true(number_at(layer, "layer") == 3);
+    assert_true(number_at(layer, "events") == 5);
+    assert_true(number_at(layer, "experts_used") == 2);
+    assert_true(number_at(layer, "active_share") == 0.5);
+    assert_true(number_at(layer, "again_share") == 1);
+    assert_true(number_at(layer, "waste_factor") == 2);
+    assert_true(number_at(cJSON_GetObjectItemCaseSensitive(json, "total"), "events") == 10);
     cJSON_Delete(json);
     RUN("analyze", path);
     assert_int_equal(run.code, 0);

@@ -10,10 +10,9 @@
 #include "base/memory.h"
 #include "cli/bench_command.h"
 #include "cli/bench_cost.h"
+#include "tests/json_at.h"
 
 static CliRun run;
-
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
 
 /* ---- cost ---- */
 
@@ -172,14 +171,6 @@ static cJSON *document(void)
     return json;
 }
 
-static double number(const cJSON *object, const char *key)
-{
-    const cJSON *node = cJSON_GetObjectItemCaseSensitive(object, key);
-    if (!cJSON_IsNumber(node))
-        fail_msg("%s is no number", key);
-    return node->valuedouble;
-}
-
 static void assert_cells(const char *bench, const char *config, const char *batch, int cells)
 {
     RUN("bench", bench, "--model", shape_of(config), "--batch", batch, "--context", "12",
@@ -190,14 +181,15 @@ static void assert_cells(const char *bench, const char *config, const char *batc
     assert_string_equal(cJSON_GetObjectItemCaseSensitive(json, "bench")->valuestring, bench);
     assert_non_null(cJSON_GetObjectItemCaseSensitive(json, "commit"));
     assert_non_null(cJSON_GetObjectItemCaseSensitive(json, "command"));
-    assert_true(number(cJSON_GetObjectItemCaseSensitive(json, "ceilings"), "copy_bytes_per_s") > 0);
+    assert_true(number_at(cJSON_GetObjectItemCaseSensitive(json, "ceilings"), "copy_bytes_per_s") >
+                0);
     for (const cJSON *cell = list->child; cell != NULL; cell = cell->next) {
         double ops = 0;
         const cJSON *op = cJSON_GetObjectItemCaseSensitive(cell, "ops_ns")->child;
-        assert_true(number(cell, "min_ns") <= number(cell, "median_ns"));
-        assert_true(number(cell, "median_ns") <= number(cell, "max_ns"));
-        assert_true(number(cell, "floor_ns") > 0);
-        assert_true(number(cell, "active_experts") >= 1);
+        assert_true(number_at(cell, "min_ns") <= number_at(cell, "median_ns"));
+        assert_true(number_at(cell, "median_ns") <= number_at(cell, "max_ns"));
+        assert_true(number_at(cell, "floor_ns") > 0);
+        assert_true(number_at(cell, "active_experts") >= 1);
         for (; op != NULL; op = op->next)
             ops += op->valuedouble;
         assert_true(ops > 0);
@@ -235,10 +227,10 @@ static void assert_gains(const cJSON *json, const char *gating, int batches)
     const cJSON *gains = cJSON_GetObjectItemCaseSensitive(json, "dynamic_over");
     double best[2] = {0, 0};
     for (int i = 0; i < batches; i++) {
-        best[0] = fmax(best[0], number(cell_of(json, "dynamic", i), "tokens_per_s"));
-        best[1] = fmax(best[1], number(cell_of(json, gating, i), "tokens_per_s"));
+        best[0] = fmax(best[0], number_at(cell_of(json, "dynamic", i), "tokens_per_s"));
+        best[1] = fmax(best[1], number_at(cell_of(json, gating, i), "tokens_per_s"));
     }
-    assert_true(fabs(number(gains, gating) / (best[0] / best[1]) - 1) < 1e-9);
+    assert_true(fabs(number_at(gains, gating) / (best[0] / best[1]) - 1) < 1e-9);
 }
 
 static void gatings_are_compared_at_their_best_batches(void **unused)
@@ -248,18 +240,18 @@ static void gatings_are_compared_at_their_best_batches(void **unused)
     RUN("bench", "gating", "--model", shape_of(CONFIG), "--batch", "1x4,6x10", "--repeats", "3",
         "--routing", "zipf:2", "--capacity", "0.25", "--json");
     cJSON *json = document();
-    assert_true(number(json, "waste_factor") == 8 * 0.25 / 2);
+    assert_true(number_at(json, "waste_factor") == 8 * 0.25 / 2);
     const cJSON *dynamic = cell_of(json, "dynamic", 1);
-    assert_true(number(dynamic, "dropped_share") == 0);
+    assert_true(number_at(dynamic, "dropped_share") == 0);
     for (int i = 0; i < 2; i++) {
         const cJSON *cell = cell_of(json, STATIC[i], 1);
         assert_gains(json, STATIC[i], 2);
-        assert_true(number(cell, "dropped_share") > 0.2);
-        assert_true(number(cell, "device_bytes") > 0);
+        assert_true(number_at(cell, "dropped_share") > 0.2);
+        assert_true(number_at(cell, "device_bytes") > 0);
     }
     /* The masks are work of their own. */
-    assert_true(number(cell_of(json, "mask", 1), "floor_ns") >
-                number(cell_of(json, "padded", 1), "floor_ns"));
+    assert_true(number_at(cell_of(json, "mask", 1), "floor_ns") >
+                number_at(cell_of(json, "padded", 1), "floor_ns"));
     cJSON_Delete(json);
 }
 
@@ -280,16 +272,16 @@ static void modes_have_batches_of_their_own_and_are_told_as_they_are_measured(vo
     run.err[0] = '\0';
     cJSON *json = document();
     assert_int_equal(count_cells(json), 4);
-    assert_true(number(cell_of(json, "dynamic", 2), "requests") == 3);
-    assert_true(number(cell_of(json, "mask", 0), "tokens_each") == 3);
+    assert_true(number_at(cell_of(json, "dynamic", 2), "requests") == 3);
+    assert_true(number_at(cell_of(json, "mask", 0), "tokens_each") == 3);
     assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "complete")));
     /* Memory is that of the batch alone, whatever the executor had room for. */
-    double bytes = number(cell_of(json, "dynamic", 0), "device_bytes");
+    double bytes = number_at(cell_of(json, "dynamic", 0), "device_bytes");
     cJSON_Delete(json);
     RUN("bench", "gating", "--model", shape_of(CONFIG), "--batch", "1x4", "--modes", "dynamic",
         "--repeats", "2", "--json");
     json = document();
-    assert_true(number(cell_of(json, "dynamic", 0), "device_bytes") == bytes);
+    assert_true(number_at(cell_of(json, "dynamic", 0), "device_bytes") == bytes);
     cJSON_Delete(json);
     static const char *const WRONG[][2] = {
         {"--modes", "dynamic,masked"}, {"--modes", "mask,,"}, {"--modes", ""}, {"--padded", "4y"}};
@@ -312,8 +304,8 @@ static void both_stacks_can_be_compared(void **unused)
             "--length", "6", "--repeats", "2", "--json");
         cJSON *json = document();
         const cJSON *cell = cell_of(json, "mask", 1);
-        assert_true(number(cell, "dropped_share") == 0); /* capacity 1 drops nothing */
-        assert_true(number(cell, "tokens_each") == (i == 0 ? 6 : 1));
+        assert_true(number_at(cell, "dropped_share") == 0); /* capacity 1 drops nothing */
+        assert_true(number_at(cell, "tokens_each") == (i == 0 ? 6 : 1));
         assert_string_equal(cJSON_GetObjectItemCaseSensitive(json, "routing")->valuestring, "gate");
         cJSON_Delete(json);
     }
@@ -385,17 +377,17 @@ static void buffers_of_all_sizes_have_a_row(void **unused)
     const cJSON *rows = cJSON_GetObjectItemCaseSensitive(json, "rows");
     assert_int_equal(cJSON_GetArraySize(rows), 4);
     assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(rows->child, "slots")));
-    double whole = number(rows->child, "slot_bytes");
+    double whole = number_at(rows->child, "slot_bytes");
     static const double SLOTS[] = {8, 4, 1};
     int i = 0;
     for (const cJSON *row = rows->child->next; row != NULL; row = row->next, i++) {
-        double ratio = number(row, "misses") / number(row, "lookups");
-        assert_true(number(row, "slots") == SLOTS[i]);
-        assert_true(number(row, "slot_bytes") == whole * SLOTS[i] / 8);
-        assert_true(number(row, "saved_bytes") == whole * (8 - SLOTS[i]) / 8);
+        double ratio = number_at(row, "misses") / number_at(row, "lookups");
+        assert_true(number_at(row, "slots") == SLOTS[i]);
+        assert_true(number_at(row, "slot_bytes") == whole * SLOTS[i] / 8);
+        assert_true(number_at(row, "saved_bytes") == whole * (8 - SLOTS[i]) / 8);
         assert_true(ratio > last);
         assert_true((ratio > 0) == (SLOTS[i] < 8)); /* one slot for each is full from the start */
-        assert_true((number(row, "load_bytes_per_s") > 0) == (ratio > 0));
+        assert_true((number_at(row, "load_bytes_per_s") > 0) == (ratio > 0));
         last = ratio;
     }
     cJSON_Delete(json);
@@ -418,9 +410,9 @@ static void recording_compares_both_phases_and_leaves_no_file(void **unused)
     const cJSON *loads = cJSON_GetObjectItemCaseSensitive(json, "loads");
     assert_int_equal(cJSON_GetArraySize(loads), 2);
     for (const cJSON *load = loads->child; load != NULL; load = load->next) {
-        assert_true(number(load, "tokens_per_s") > 0);
-        assert_true(number(load, "cost_min") <= number(load, "cost"));
-        assert_true(number(load, "cost") <= number(load, "cost_max"));
+        assert_true(number_at(load, "tokens_per_s") > 0);
+        assert_true(number_at(load, "cost_min") <= number_at(load, "cost"));
+        assert_true(number_at(load, "cost") <= number_at(load, "cost_max"));
     }
     cJSON_Delete(json);
     assert_int_equal(rmdir(folder), 0); /* it is empty */

@@ -12,8 +12,6 @@ static const char MODEL[] = "models/tiny-32x4";
 static char out[256];
 static CliRun run;
 
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
-
 static CalibrateOptions options_of_cpu(void)
 {
     return (CalibrateOptions){.device = "cpu", .threads = 2, .quick = true};

@@ -11,10 +11,10 @@
 #include <unistd.h>
 
 #include "base/files.h"
-#include "base/json.h"
 #include "base/memory.h"
 #include "traces/safetensors.h"
 #include "tests/checkpoint_maker.h"
+#include "tests/json_at.h"
 #include "traces/reader.h"
 
 enum { VOCABULARY = 96, ROWS = 3, LENGTH = 11 };
@@ -25,19 +25,9 @@ static char batch[256]; /* ROWS x LENGTH, the first row is the stream */
 static char out[256];
 static CliRun run;
 
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
-
-static void assert_done(void)
-{
-    if (run.code != 0 || run.err[0] != '\0')
-        fail_msg("exit %d: %s", run.code, run.err);
-}
-
 static void assert_refused(const char *wanted)
 {
-    if (run.code != 2 || !cli_said_one_line(&run) || strstr(run.err, wanted) == NULL ||
-        run.out[0] != '\0')
-        fail_msg("wanted exit 2 and \"%s\", got exit %d, \"%s\"", wanted, run.code, run.err);
+    assert_run_refused(&run, 2, wanted);
     if (file_exists(out))
         fail_msg("%s was left", out);
 }
@@ -101,7 +91,7 @@ static void forward_writes_logits_and_routing_by_layer_number(void **state)
     (void)state;
     SafeTensors *file;
     RUN("forward", "--model", model, "--tokens", one, "--key", "ids", "--out", out);
-    assert_done();
+    assert_run_done(&run);
     assert_ok(safetensors_open(out, &file));
     /* Layer 1 is dense. */
     assert_int_equal(safetensors_count(file), 5);
@@ -159,7 +149,7 @@ static void forward_of_a_batch_has_rows_and_is_the_same_however_it_runs(void **s
     SafeTensors *file;
     snprintf(other, sizeof other, "%s", scratch_path("other"));
     RUN("forward", "--model", model, "--tokens", batch, "--out", out);
-    assert_done();
+    assert_run_done(&run);
     assert_ok(safetensors_open(out, &file));
     tensor(file, "logits", DTYPE_F32, 3, ROWS, LENGTH, VOCABULARY);
     tensor(file, "layer2.expert_ids", DTYPE_I32, 2, ROWS * LENGTH, 2, 0);
@@ -170,7 +160,7 @@ static void forward_of_a_batch_has_rows_and_is_the_same_however_it_runs(void **s
         for (size_t j = 0; j < 6; j++)
             arguments[7 + j] = VARIANTS[i][j];
         cli_run(arguments, &run);
-        assert_done();
+        assert_run_done(&run);
         assert_same_file(out, other, 1e-4);
     }
 }
@@ -182,7 +172,7 @@ static void forward_marks_what_static_gating_drops(void **state)
     uint32_t dropped = 0;
     RUN("forward", "--model", model, "--tokens", one, "--out", out, "--set", "gating.mode=static",
         "--set", "gating.capacity_factor=0.01");
-    assert_done();
+    assert_run_done(&run);
     assert_ok(safetensors_open(out, &file));
     const Tensor *ids = tensor(file, "layer0.expert_ids", DTYPE_I32, 2, LENGTH, 2, 0);
     const Tensor *weights = tensor(file, "layer0.weights", DTYPE_F32, 2, LENGTH, 2, 0);
@@ -219,29 +209,13 @@ static void forward_refuses_what_it_cannot_run(void **state)
     assert_refused("--out is missing");
 }
 
-static cJSON *parse_output(void)
-{
-    cJSON *json = NULL;
-    assert_done();
-    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
-    return json;
-}
-
-static double number_at(const cJSON *json, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    if (!cJSON_IsNumber(item))
-        fail_msg("no number %s", key);
-    return item->valuedouble;
-}
-
 static void record_says_what_it_did_and_where_it_came_from(void **state)
 {
     (void)state;
     RUN("record", "--model", model, "--tokens", batch, "--key", "ids", "--out", out, "--batch", "2",
         "--generate", "5", "--ignore-eos", "--scores", "3", "--set", "buffer.slots=4", "--set",
         "buffer.evict=lru", "--json");
-    cJSON *json = parse_output();
+    cJSON *json = run_json(&run);
     assert_true(number_at(json, "tokens") == ROWS * (LENGTH + 4));
     assert_true(number_at(json, "generated") == ROWS * 5);
     assert_true(number_at(json, "prefill_tokens") == ROWS * LENGTH);
@@ -260,7 +234,7 @@ static void record_says_what_it_did_and_where_it_came_from(void **state)
     assert_non_null(strstr(origin->notes, "descending"));
     trace_reader_close(reader);
     RUN("check", out);
-    assert_done();
+    assert_run_done(&run);
 }
 
 static void record_cuts_streams_into_requests(void **state)
@@ -268,7 +242,7 @@ static void record_cuts_streams_into_requests(void **state)
     (void)state;
     RUN("record", "--model", model, "--tokens", batch, "--out", out, "--prompt-length", "4",
         "--requests", "1", "--json");
-    cJSON *json = parse_output();
+    cJSON *json = run_json(&run);
     assert_true(number_at(json, "tokens") == ROWS * 4);
     assert_true(number_at(json, "tokens_left_out") == ROWS * (LENGTH - 4));
     cJSON_Delete(json);
@@ -282,16 +256,16 @@ static void a_recorded_trace_runs_again_with_its_routing(void **state)
     snprintf(first, sizeof first, "%s", scratch_path("first.db"));
     snprintf(forced, sizeof forced, "trace:%s", first);
     RUN("record", "--model", model, "--tokens", batch, "--out", first, "--batch", "3");
-    assert_done();
+    assert_run_done(&run);
     RUN("record", "--model", model, "--routing", forced, "--out", out, "--set", "buffer.slots=2",
         "--set", "buffer.evict=belady");
-    assert_done();
+    assert_run_done(&run);
     unlink(out);
     RUN("record", "--model", model, "--tokens", batch, "--routing", forced, "--out", out);
-    assert_done();
+    assert_run_done(&run);
     unlink(out);
     RUN("record", "--model", model, "--tokens", one, "--routing", forced, "--out", out);
-    assert_done();
+    assert_run_done(&run);
     unlink(out);
     /* The same key with other tokens: the trace and the file must not disagree. */
     char other[256];
@@ -381,7 +355,7 @@ static void record_refuses_bad_tokens(void **state)
     RUN("record", "--model", model, "--tokens", batch, "--generate", "30", "--out", out);
     assert_refused("11 tokens and 30 to generate, the model allows 40");
     RUN("record", "--model", model, "--tokens", batch, "--generate", "29", "--out", out);
-    assert_done();
+    assert_run_done(&run);
 }
 
 static bool poison(void *argument, Tensor *edited, float *values, size_t count)
@@ -511,7 +485,7 @@ static void an_interrupt_ends_after_the_step_with_a_readable_trace(void **state)
     assert_in_range(trace_reader_steps(reader), 1, 20000 * 25 - 1);
     trace_reader_close(reader);
     RUN("check", out);
-    assert_done();
+    assert_run_done(&run);
     unlink(out);
 }
 
@@ -574,12 +548,12 @@ static void what_a_killed_command_was_writing_goes_with_the_next_one(void **stat
     pid_t child = start(validate); /* removes the first's, and is killed itself */
     kill_while_it_writes(child, folder);
     cli_run(validate, &run);
-    assert_done();
+    assert_run_done(&run);
     assert_null(first_entry(folder));
     unsetenv("TMPDIR");
     kill_while_it_writes(start(import), folder);
     cli_run(import, &run);
-    assert_done();
+    assert_run_done(&run);
     assert_string_equal(first_entry(folder), "trace.db");
     unlink(imported);
     assert_null(first_entry(folder));

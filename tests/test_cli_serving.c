@@ -6,13 +6,13 @@
 #include "base/memory.h"
 #include "tests/checkpoint_maker.h"
 #include "tests/hardware_maker.h"
+#include "tests/json_at.h"
 
 static char model[256];
 static char tokens[256];
 static char out[256];
 static CliRun run;
 
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
 #define RECORD(...)                                                                                \
     RUN("record", "--model", model, "--tokens", tokens, "--out", out, "--set",                     \
         "batching.mode=continuous", __VA_ARGS__)
@@ -47,18 +47,8 @@ static const char *named(const char *name, char path[256])
 
 static void assert_refused(const char *wanted)
 {
-    if (run.code != 2 || !cli_said_one_line(&run) || strstr(run.err, wanted) == NULL)
-        fail_msg("wanted exit 2 and \"%s\", got exit %d, \"%s\"", wanted, run.code, run.err);
+    assert_run_refused(&run, 2, wanted);
     assert_false(file_exists(out));
-}
-
-static double number_at(const cJSON *json, const char *object, const char *key)
-{
-    const cJSON *value = cJSON_GetObjectItemCaseSensitive(json, object);
-    value = key != NULL ? cJSON_GetObjectItemCaseSensitive(value, key) : value;
-    if (!cJSON_IsNumber(value))
-        fail_msg("no number %s.%s", object, key != NULL ? key : "");
-    return value->valuedouble;
 }
 
 static void record_tells_latencies_and_throughput(void **unused)
@@ -69,14 +59,14 @@ static void record_tells_latencies_and_throughput(void **unused)
     assert_int_equal(run.code, 0);
     cJSON *json = cJSON_Parse(run.out);
     const cJSON *serving = cJSON_GetObjectItemCaseSensitive(json, "serving");
-    assert_true(number_at(serving, "requests", NULL) == 4);
-    assert_true(number_at(serving, "output_tokens", NULL) == number_at(json, "generated", NULL));
-    assert_true(number_at(serving, "ttft_ns", "n") == 4);
-    assert_true(number_at(serving, "tbt_ns", "n") == number_at(json, "generated", NULL) - 4);
-    assert_true(number_at(serving, "duration_ns", NULL) >= 15e6);
-    assert_true(number_at(serving, "ttft_ns", "median") > 0);
-    assert_true(number_at(serving, "ttft_ns", "p90") <= number_at(serving, "ttft_ns", "p99"));
-    assert_true(number_at(serving, "busy_ns", NULL) <= number_at(serving, "duration_ns", NULL));
+    assert_true(number_at(serving, "requests") == 4);
+    assert_true(number_at(serving, "output_tokens") == number_at(json, "generated"));
+    assert_true(number_in(serving, "ttft_ns", "n") == 4);
+    assert_true(number_in(serving, "tbt_ns", "n") == number_at(json, "generated") - 4);
+    assert_true(number_at(serving, "duration_ns") >= 15e6);
+    assert_true(number_in(serving, "ttft_ns", "median") > 0);
+    assert_true(number_in(serving, "ttft_ns", "p90") <= number_in(serving, "ttft_ns", "p99"));
+    assert_true(number_at(serving, "busy_ns") <= number_at(serving, "duration_ns"));
     cJSON_Delete(json);
 }
 
@@ -133,11 +123,11 @@ static void a_recorded_run_can_be_judged_from_its_trace(void **unused)
     static const char *const EQUAL[] = {"requests", "steps", "tokens", "output_tokens"};
     static const char *const NEAR[] = {"ttft_ns", "tbt_ns", "latency_ns"};
     for (int i = 0; i < 4; i++)
-        assert_true(number_at(run_said, EQUAL[i], NULL) == number_at(trace_told, EQUAL[i], NULL));
+        assert_true(number_at(run_said, EQUAL[i]) == number_at(trace_told, EQUAL[i]));
     for (int i = 0; i < 3; i++) {
-        double from_run = number_at(run_said, NEAR[i], "mean");
-        double from_trace = number_at(trace_told, NEAR[i], "mean");
-        assert_true(number_at(run_said, NEAR[i], "n") == number_at(trace_told, NEAR[i], "n"));
+        double from_run = number_in(run_said, NEAR[i], "mean");
+        double from_trace = number_in(trace_told, NEAR[i], "mean");
+        assert_true(number_in(run_said, NEAR[i], "n") == number_in(trace_told, NEAR[i], "n"));
         assert_true(from_trace <= from_run + 1e5 && from_trace > 0.2 * from_run);
     }
     cJSON_Delete(told);
@@ -160,16 +150,16 @@ static void a_queue_that_can_be_computed_by_hand_comes_out_exact(void **unused)
     assert_int_equal(run.code, 0);
     cJSON *json = cJSON_Parse(run.out);
     const cJSON *serving = cJSON_GetObjectItemCaseSensitive(json, "serving");
-    assert_true(number_at(serving, "requests", NULL) == 4);
-    assert_true(number_at(serving, "output_tokens", NULL) == 20);
-    assert_true(number_at(serving, "steps", NULL) == 20);
-    assert_true(number_at(serving, "duration_ns", NULL) == 4 * SERVICE_NS);
-    assert_true(number_at(serving, "ttft_ns", "median") == STEP_NS + 2000000);
-    assert_true(number_at(serving, "ttft_ns", "max") == STEP_NS + 3 * 2000000);
-    assert_true(number_at(serving, "tbt_ns", "p99") == STEP_NS);
-    assert_true(number_at(serving, "output_tokens_per_s", NULL) == 1e9 / STEP_NS);
-    assert_true(number_at(json, "time", "total_ns") == 20.0 * STEP_NS);
-    assert_true(number_at(json, "time", "peak_bytes") > 1000000);
+    assert_true(number_at(serving, "requests") == 4);
+    assert_true(number_at(serving, "output_tokens") == 20);
+    assert_true(number_at(serving, "steps") == 20);
+    assert_true(number_at(serving, "duration_ns") == 4 * SERVICE_NS);
+    assert_true(number_in(serving, "ttft_ns", "median") == STEP_NS + 2000000);
+    assert_true(number_in(serving, "ttft_ns", "max") == STEP_NS + 3 * 2000000);
+    assert_true(number_in(serving, "tbt_ns", "p99") == STEP_NS);
+    assert_true(number_at(serving, "output_tokens_per_s") == 1e9 / STEP_NS);
+    assert_true(number_in(json, "time", "total_ns") == 20.0 * STEP_NS);
+    assert_true(number_in(json, "time", "peak_bytes") > 1000000);
     cJSON_Delete(json);
 }
 
@@ -217,37 +207,37 @@ static void validate_lets_the_requests_of_a_trace_arrive_again(void **unused)
         assert_int_equal(run.code, 0);
         cJSON *json = cJSON_Parse(run.out);
         assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
-        assert_true(number_at(json, "tokens", NULL) == 8 + 2 + 5 + 1 + 4 * 4);
+        assert_true(number_at(json, "tokens") == 8 + 2 + 5 + 1 + 4 * 4);
         const cJSON *sides = cJSON_GetObjectItemCaseSensitive(json, "served");
         static const char *const SIDES[] = {"predicted", "measured"};
         for (int side = 0; side < 2; side++) {
             const cJSON *of = cJSON_GetObjectItemCaseSensitive(sides, SIDES[side]);
-            assert_true(number_at(of, "device_bytes", NULL) > 0);
-            assert_true(number_at(of, "between_ns", NULL) >= (side == 1));
+            assert_true(number_at(of, "device_bytes") > 0);
+            assert_true(number_at(of, "between_ns") >= (side == 1));
             of = cJSON_GetObjectItemCaseSensitive(of, "serving");
-            assert_true(number_at(of, "requests", NULL) == 4);
-            assert_true(number_at(of, "output_tokens", NULL) == 20);
-            assert_true(number_at(of, "tbt_ns", "n") == 16);
+            assert_true(number_at(of, "requests") == 4);
+            assert_true(number_at(of, "output_tokens") == 20);
+            assert_true(number_in(of, "tbt_ns", "n") == 16);
         }
         const cJSON *runs = cJSON_GetObjectItemCaseSensitive(sides, "runs");
         assert_int_equal(cJSON_GetArraySize(runs), i > 0 ? 3 : 1);
         const cJSON *noise = cJSON_GetObjectItemCaseSensitive(sides, "noise");
-        assert_true((number_at(noise, "ttft_ns", "p90") > 0) == (i > 0));
+        assert_true((number_in(noise, "ttft_ns", "p90") > 0) == (i > 0));
         noise = cJSON_GetObjectItemCaseSensitive(sides, "predicted_varies");
-        assert_true((number_at(noise, "duration_ns", NULL) > 0) == (i > 0));
+        assert_true((number_at(noise, "duration_ns") > 0) == (i > 0));
         double steps_that_ran = 0;
         const cJSON *one;
         cJSON_ArrayForEach(one, runs)
         {
-            steps_that_ran += number_at(one, "serving", "steps");
-            assert_true(number_at(one, "serving", "output_tokens") == 20);
+            steps_that_ran += number_in(one, "serving", "steps");
+            assert_true(number_in(one, "serving", "output_tokens") == 20);
         }
         const cJSON *plan = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(json, "plans"), 0);
         const cJSON *time = cJSON_GetObjectItemCaseSensitive(plan != NULL ? plan : json, "time");
         const cJSON *steps = cJSON_GetObjectItemCaseSensitive(time, "steps");
-        assert_true(number_at(steps, "all", "predicted_ns") > 0);
-        assert_true(number_at(steps, "all", "measured_ns") > 0);
-        assert_true(number_at(steps, "all", "n") == steps_that_ran);
+        assert_true(number_in(steps, "all", "predicted_ns") > 0);
+        assert_true(number_in(steps, "all", "measured_ns") > 0);
+        assert_true(number_in(steps, "all", "n") == steps_that_ran);
         cJSON_Delete(json);
     }
 }
@@ -286,7 +276,7 @@ static void assert_swept_as_simulated(const char *served, const char *hardware, 
         plan, "--json");
     assert_int_equal(run.code, 0);
     cJSON *picked = cJSON_Parse(run.out);
-    assert_true(number_at(picked, "plan_id", NULL) == number_at(point, "plan_id", NULL));
+    assert_true(number_at(picked, "plan_id") == number_at(point, "plan_id"));
     RUN("simulate", "--trace", served, "--hardware", hardware, "--plan", plan, "--json");
     assert_int_equal(run.code, 0);
     cJSON *simulated = cJSON_Parse(run.out);
@@ -297,14 +287,14 @@ static void assert_swept_as_simulated(const char *served, const char *hardware, 
                 (cJSON_GetObjectItemCaseSensitive(simulated, "serving") == NULL));
     static const char *const KEYS[] = {"exposed_load_ns", "peak_bytes"};
     for (int i = 0; i < 2; i++) {
-        double value = number_at(simulated, "time", KEYS[i]);
+        double value = number_in(simulated, "time", KEYS[i]);
         assert_true(value > 0);
-        assert_true(number_at(point, KEYS[i], NULL) == value);
-        assert_true(number_at(picked, "time", KEYS[i]) == value);
+        assert_true(number_at(point, KEYS[i]) == value);
+        assert_true(number_in(picked, "time", KEYS[i]) == value);
     }
-    double total_ns = sequences != NULL ? number_at(simulated, "serving", "duration_ns")
-                                        : number_at(simulated, "time", "total_ns");
-    assert_true(number_at(picked, "time", "total_ns") == total_ns);
+    double total_ns = sequences != NULL ? number_in(simulated, "serving", "duration_ns")
+                                        : number_in(simulated, "time", "total_ns");
+    assert_true(number_in(picked, "time", "total_ns") == total_ns);
     cJSON_Delete(simulated);
     cJSON_Delete(picked);
     cJSON_Delete(swept);

@@ -11,14 +11,6 @@ static const char TEXT[] =
 
 static CliRun run;
 
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
-
-static void assert_done(void)
-{
-    if (run.code != 0)
-        fail_msg("exit %d: %s", run.code, run.err);
-}
-
 static void write_text(const char *path)
 {
     assert_ok(file_write_all(path, TEXT, sizeof TEXT - 1));
@@ -34,9 +26,9 @@ static void text_through_tokens_and_back_is_the_same_text(void **state)
     (void)state;
     write_text(text);
     RUN("tokenize", "--model", TINY, "--text", text, "--out", tokens);
-    assert_done();
+    assert_run_done(&run);
     RUN("tokenize", "--model", TINY, "--tokens", tokens, "--out", back, "--json");
-    assert_done();
+    assert_run_done(&run);
     assert_non_null(strstr(run.out, "\"kind\":\t\"byte-level BPE\""));
     assert_non_null(strstr(run.out, "jagen Viktor."));
     assert_ok(file_read_all(back, 4096, &read, &bytes));
@@ -56,11 +48,11 @@ static void text_and_its_tokens_run_alike(void **state)
     (void)state;
     write_text(text);
     RUN("tokenize", "--model", TINY, "--text", text, "--out", tokens);
-    assert_done();
+    assert_run_done(&run);
     for (int i = 0; i < 2; i++) {
         RUN("forward", "--model", TINY, i == 0 ? "--text" : "--tokens", i == 0 ? text : tokens,
             "--threads", "1", "--out", out);
-        assert_done();
+        assert_run_done(&run);
         assert_ok(file_read_all(out, 1 << 26, &outputs[i], &bytes[i]));
     }
     assert_int_equal(bytes[0], bytes[1]);
@@ -77,17 +69,11 @@ static void record_runs_each_line_and_prints_what_it_generated(void **state)
     write_text(text);
     RUN("record", "--model", TINY, "--text", text, "--lines", "--generate", "3", "--ignore-eos",
         "--print-text", "--json", "--out", trace);
-    assert_done();
+    assert_run_done(&run);
     assert_non_null(strstr(run.out, "\"generated\":\t6"));
     assert_non_null(strstr(run.out, "\"label\":\t\"lines.txt:1\""));
     assert_non_null(strstr(run.out, "\"label\":\t\"lines.txt:3\""));
     assert_non_null(strstr(run.out, "\"text\":"));
-}
-
-static void assert_refused(const char *wanted)
-{
-    if (run.code != 2 || !cli_said_one_line(&run) || strstr(run.err, wanted) == NULL)
-        fail_msg("wanted exit 2 and \"%s\", got exit %d, \"%s\"", wanted, run.code, run.err);
 }
 
 static void options_that_do_not_go_together_are_refused(void **state)
@@ -96,23 +82,23 @@ static void options_that_do_not_go_together_are_refused(void **state)
     (void)state;
     snprintf(out, sizeof out, "%s", scratch_path("never"));
     RUN("record", "--model", TINY, "--text", "a", "--tokens", "b", "--out", out);
-    assert_refused("--text and --tokens");
+    assert_run_refused(&run, 2, "--text and --tokens");
     RUN("record", "--model", TINY, "--tokens", "b", "--lines", "--out", out);
-    assert_refused("--lines needs --text");
+    assert_run_refused(&run, 2, "--lines needs --text");
     RUN("record", "--model", TINY, "--text", "a", "--key", "k", "--out", out);
-    assert_refused("--key needs --tokens");
+    assert_run_refused(&run, 2, "--key needs --tokens");
     RUN("record", "--model", TINY, "--text", "a", "--print-text", "--out", out);
-    assert_refused("--print-text needs --generate");
+    assert_run_refused(&run, 2, "--print-text needs --generate");
     RUN("forward", "--model", TINY, "--text", "a", "--tokens", "b", "--out", out);
-    assert_refused("--text and --tokens");
+    assert_run_refused(&run, 2, "--text and --tokens");
     RUN("tokenize", "--model", TINY);
-    assert_refused("one of --text and --tokens");
+    assert_run_refused(&run, 2, "one of --text and --tokens");
     RUN("tokenize", "--model", TINY, "--tokens", "b", "--lines");
-    assert_refused("--lines needs --text");
+    assert_run_refused(&run, 2, "--lines needs --text");
     RUN("tokenize", "--model", "tests", "--text", "Makefile");
-    assert_refused("holds no tokenizer");
+    assert_run_refused(&run, 2, "holds no tokenizer");
     RUN("tokenize", "--model", "Makefile", "--text", "Makefile");
-    assert_refused("no tokenizer");
+    assert_run_refused(&run, 2, "no tokenizer");
     assert_false(file_exists(out));
 }
 

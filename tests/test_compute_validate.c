@@ -38,16 +38,16 @@ static double validate_one(const char *mode, const char *evict, const char *orde
         sets[3], "--set", sets[4], "--set", sets[5], "--set", INITIAL, "--set",
         split ? HOST_NS : "seed=1", "--set", split ? LOAD_NS : "seed=1", "--threads", "2",
         "--json");
-    assert_done();
+    assert_run_done(&run);
     assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
     assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
-    double computed = number_at(json, "measured", "host_computed");
-    assert_true(number_at(json, "predicted", "host_computed") == computed);
-    assert_true(number_at(json, "predicted", "misses") == number_at(json, "measured", "misses"));
-    assert_true(number_at(json, "measured", "loads") + computed ==
-                number_at(json, "measured", "misses"));
+    double computed = number_in(json, "measured", "host_computed");
+    assert_true(number_in(json, "predicted", "host_computed") == computed);
+    assert_true(number_in(json, "predicted", "misses") == number_in(json, "measured", "misses"));
+    assert_true(number_in(json, "measured", "loads") + computed ==
+                number_in(json, "measured", "misses"));
     if (split)
-        assert_true(number_at(json, "measured", "loads") > 0);
+        assert_true(number_in(json, "measured", "loads") > 0);
     cJSON_Delete(json);
     return computed;
 }
@@ -81,11 +81,11 @@ static void simulate_says_what_the_host_computes(void **state)
 {
     (void)state;
     RUN("simulate", "--trace", trace, "--set", "buffer.slots=4", "--set", "compute.mode=host");
-    assert_done();
+    assert_run_done(&run);
     assert_non_null(strstr(run.out, "Compute host: the host computes "));
     RUN("simulate", "--trace", trace, "--set", "buffer.slots=4", "--set", "compute.mode=split",
         "--set", HOST_NS, "--set", LOAD_NS, "--json");
-    assert_done();
+    assert_run_done(&run);
     cJSON *json = NULL;
     assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
     const cJSON *computed = cJSON_GetObjectItemCaseSensitive(json, "host_computed");
@@ -93,7 +93,7 @@ static void simulate_says_what_the_host_computes(void **state)
     assert_true(computed->valuedouble > 0 && rows->valuedouble >= computed->valuedouble);
     cJSON_Delete(json);
     RUN("simulate", "--trace", trace, "--set", "buffer.slots=4");
-    assert_done();
+    assert_run_done(&run);
     assert_null(strstr(run.out, "Compute "));
 }
 

@@ -5,10 +5,9 @@
 #include <math.h>
 
 #include "base/memory.h"
+#include "tests/json_at.h"
 
 static CliRun run;
-
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
 
 /* The first model that the last run printed; the caller deletes *JSON. */
 static const cJSON *first_model(cJSON **json)
@@ -19,13 +18,6 @@ static const cJSON *first_model(cJSON **json)
     const cJSON *model = cJSON_GetArrayItem(cJSON_GetObjectItem(*json, "models"), 0);
     assert_non_null(model);
     return model;
-}
-
-static double number(const cJSON *object, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItem(object, key);
-    assert_true(cJSON_IsNumber(item));
-    return item->valuedouble;
 }
 
 static void a_folder_of_checkpoints_is_listed_like_the_checkpoint(void **state)
@@ -52,11 +44,11 @@ static void sizes_are_those_of_the_tensors(void **state)
     double experts = 0;
     for (int i = 0; i < 6; i++) {
         const cJSON *layer = cJSON_GetArrayItem(layers, i);
-        assert_true(number(layer, "expert_bytes") == 3.0 * 32 * 128 * 2);
-        experts += number(layer, "expert_bytes") * number(layer, "experts");
+        assert_true(number_at(layer, "expert_bytes") == 3.0 * 32 * 128 * 2);
+        experts += number_at(layer, "expert_bytes") * number_at(layer, "experts");
     }
-    assert_true(number(model, "expert_bytes") == experts);
-    assert_true(number(model, "bytes") > experts);
+    assert_true(number_at(model, "expert_bytes") == experts);
+    assert_true(number_at(model, "bytes") > experts);
     cJSON_Delete(json);
 }
 
@@ -71,12 +63,12 @@ static void slots_are_as_many_as_memory_has_room_for(void **state)
         RUN("models", "models/tiny-32x4", "--memory", memory, "--json");
         const cJSON *model = first_model(&json);
         double slot = 6.0 * 3 * 32 * 128 * 2;
-        double rest = number(model, "bytes") - number(model, "expert_bytes");
-        double room = number(model, "memory_bytes");
+        double rest = number_at(model, "bytes") - number_at(model, "expert_bytes");
+        double room = number_at(model, "memory_bytes");
         double slots = floor((room - rest) / slot);
         slots = slots < 0 ? 0 : slots > 32 ? 32 : slots;
-        assert_true(number(model, "slots_per_layer") == slots);
-        assert_true(number(model, "resident_bytes") == rest + slots * slot);
+        assert_true(number_at(model, "slots_per_layer") == slots);
+        assert_true(number_at(model, "resident_bytes") == rest + slots * slot);
         assert_int_equal(cJSON_IsTrue(cJSON_GetObjectItem(model, "rest_fits")), rest <= room);
         cJSON_Delete(json);
     }

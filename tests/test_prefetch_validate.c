@@ -30,18 +30,18 @@ static double validate_one(const char *predictor, const char *evict, const char 
     RUN("validate", "--trace", trace, "--set", sets[0], "--set", sets[1], "--set", sets[2], "--set",
         sets[3], "--set", sets[4], "--set", "prefetch.max_inflight=3", "--routing",
         from_trace ? forced : "gate", "--threads", "1", "--json");
-    assert_done();
+    assert_run_done(&run);
     assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
     assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
-    double prefetches = number_at(json, "measured", "prefetches");
-    assert_true(number_at(json, "predicted", "prefetches") == prefetches);
-    assert_true(number_at(json, "predicted", "bytes_prefetched") ==
-                number_at(json, "measured", "bytes_prefetched"));
+    double prefetches = number_in(json, "measured", "prefetches");
+    assert_true(number_in(json, "predicted", "prefetches") == prefetches);
+    assert_true(number_in(json, "predicted", "bytes_prefetched") ==
+                number_in(json, "measured", "bytes_prefetched"));
     /* With the router's own routing too: an expert that had been overwritten before it ran would
      * have changed it. */
-    assert_true(number_at(json, "predicted", "misses") == number_at(json, "measured", "misses"));
-    assert_true(number_at(json, "events", "compared") ==
-                number_at(json, "measured", "lookups") + number_at(json, "measured", "evictions") +
+    assert_true(number_in(json, "predicted", "misses") == number_in(json, "measured", "misses"));
+    assert_true(number_in(json, "events", "compared") ==
+                number_in(json, "measured", "lookups") + number_in(json, "measured", "evictions") +
                     prefetches);
     cJSON_Delete(json);
     return prefetches;
@@ -97,17 +97,17 @@ static bool validate_slowly(const char *predictor, const char *order, const char
     RUN("validate", "--trace", trace, "--set", "buffer.slots=6", "--set", "buffer.evict=lru",
         "--set", predictor, "--set", "prefetch.max_inflight=4", "--set", order, "--set", speed,
         "--routing", routing, "--threads", "1", "--json");
-    assert_done();
+    assert_run_done(&run);
     assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
     assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
-    double cancelled = number_at(json, "measured", "prefetches_cancelled");
-    double late = number_at(json, "measured", "late_loads");
-    assert_true(late <= cancelled && cancelled < number_at(json, "measured", "prefetches"));
-    assert_true(number_at(json, "predicted", "misses") == number_at(json, "measured", "misses"));
-    assert_true(number_at(json, "predicted", "prefetches") ==
-                number_at(json, "measured", "prefetches"));
-    bool fewer = number_at(json, "measured", "bytes_prefetched") <
-                 number_at(json, "predicted", "bytes_prefetched");
+    double cancelled = number_in(json, "measured", "prefetches_cancelled");
+    double late = number_in(json, "measured", "late_loads");
+    assert_true(late <= cancelled && cancelled < number_in(json, "measured", "prefetches"));
+    assert_true(number_in(json, "predicted", "misses") == number_in(json, "measured", "misses"));
+    assert_true(number_in(json, "predicted", "prefetches") ==
+                number_in(json, "measured", "prefetches"));
+    bool fewer = number_in(json, "measured", "bytes_prefetched") <
+                 number_in(json, "predicted", "bytes_prefetched");
     assert_true(fewer == (cancelled > 0));
     cJSON_Delete(json);
     return cancelled > 10 && late > 0;
@@ -150,7 +150,7 @@ static void sweep_and_repeat(const char *text_of_study, bool learns)
     assert_ok(file_write_all(study, text_of_study, strlen(text_of_study)));
     unlink(out);
     RUN("sweep", "--trace", trace, "--study", study, "--out", out, "--jobs", "2");
-    assert_done();
+    assert_run_done(&run);
     assert_int_equal(sqlite3_open(out, &db), SQLITE_OK);
     assert_int_equal(sqlite3_prepare_v2(db,
                                         "SELECT plan, misses, prefetches FROM result WHERE done",
@@ -162,13 +162,13 @@ static void sweep_and_repeat(const char *text_of_study, bool learns)
         assert_ok(file_write_all(plan, text, strlen(text)));
         RUN("validate", "--trace", trace, "--plan", plan, option, value, "--routing", forced,
             "--threads", "1");
-        assert_done();
+        assert_run_done(&run);
         RUN("simulate", "--trace", trace, "--plan", plan, option, value, "--json");
-        assert_done();
+        assert_run_done(&run);
         assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
         assert_true(cJSON_GetObjectItemCaseSensitive(json, "misses")->valuedouble ==
                     sqlite3_column_double(rows, 1));
-        assert_true(number_at(json, "prefetch", "loads") == sqlite3_column_double(rows, 2));
+        assert_true(number_in(json, "prefetch", "loads") == sqlite3_column_double(rows, 2));
         cJSON_Delete(json);
         plans++;
     }

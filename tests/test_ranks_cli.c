@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "base/files.h"
-#include "base/json.h"
 #include "tests/cli_run.h"
+#include "tests/json_at.h"
 #include "tests/routed_trace.h"
 
 enum { EXPERTS = 4, D_MODEL = 32, EVENTS = 3 };
@@ -47,13 +47,6 @@ static const char *make_trace(const char *name)
     return path;
 }
 
-static double number(const cJSON *object, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(object, key);
-    assert_true(cJSON_IsNumber(item));
-    return item->valuedouble;
-}
-
 /* Experts take nothing, and all exchanges are as long. */
 static const char *make_profile(const char *trace)
 {
@@ -73,13 +66,13 @@ static void check_rank(const cJSON *time, int rank)
 {
     const cJSON *item =
         cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(time, "per_rank"), rank);
-    const double total_ns = number(time, "total_ns");
-    assert_true(number(item, "rank") == rank);
-    assert_true(number(item, "compute_ns") == STEPS * STEP_NS);
-    assert_true(number(item, "all_to_all_ns") == number(time, "all_to_all_ns"));
-    assert_true(number(item, "idle_ns") == 0);
-    assert_true(fabs(number(item, "utilisation") - STEPS * STEP_NS / total_ns) < 1e-12);
-    assert_true(number(item, "assignments") == STEPS * (rank == 0 ? 4 : 2));
+    const double total_ns = number_at(time, "total_ns");
+    assert_true(number_at(item, "rank") == rank);
+    assert_true(number_at(item, "compute_ns") == STEPS * STEP_NS);
+    assert_true(number_at(item, "all_to_all_ns") == number_at(time, "all_to_all_ns"));
+    assert_true(number_at(item, "idle_ns") == 0);
+    assert_true(fabs(number_at(item, "utilisation") - STEPS * STEP_NS / total_ns) < 1e-12);
+    assert_true(number_at(item, "assignments") == STEPS * (rank == 0 ? 4 : 2));
 }
 
 static void simulate_tells_the_time_of_several_ranks(void **unused)
@@ -94,13 +87,13 @@ static void simulate_tells_the_time_of_several_ranks(void **unused)
         fail_msg("%s", run.err);
     cJSON *json = cJSON_Parse(run.out);
     const cJSON *time = cJSON_GetObjectItemCaseSensitive(json, "time");
-    assert_true(number(time, "ranks") == 2);
-    assert_true(number(time, "all_to_all_ns") == STEPS * EVENTS * 2 * WAY_NS);
-    assert_true(number(time, "total_ns") == STEPS * (STEP_NS + EVENTS * 2 * WAY_NS));
-    assert_true(number(time, "imbalance_ns") == 0);
+    assert_true(number_at(time, "ranks") == 2);
+    assert_true(number_at(time, "all_to_all_ns") == STEPS * EVENTS * 2 * WAY_NS);
+    assert_true(number_at(time, "total_ns") == STEPS * (STEP_NS + EVENTS * 2 * WAY_NS));
+    assert_true(number_at(time, "imbalance_ns") == 0);
     check_rank(time, 0);
     check_rank(time, 1);
-    assert_true(number(json, "misses") == 0);
+    assert_true(number_at(json, "misses") == 0);
     cJSON_Delete(json);
 }
 
@@ -121,7 +114,7 @@ static void counts_are_the_same_without_a_profile(void **unused)
             fail_msg("%s", run.err);
         cJSON *json = cJSON_Parse(run.out);
         for (int i = 0; i < 5; i++)
-            counts[timed][i] = number(json, KEYS[i]);
+            counts[timed][i] = number_at(json, KEYS[i]);
         cJSON_Delete(json);
     }
     assert_true(counts[0][2] > 0 && counts[0][4] == 2 * EVENTS * 1000);
@@ -150,8 +143,8 @@ static void served_steps_take_what_recorded_ones_do(void **unused)
             if (run.code != 0)
                 fail_msg("%s", run.err);
             cJSON *json = cJSON_Parse(run.out);
-            total_ns[mode] = number(cJSON_GetObjectItemCaseSensitive(json, "time"), "total_ns");
-            misses[mode] = number(json, "misses");
+            total_ns[mode] = number_at(cJSON_GetObjectItemCaseSensitive(json, "time"), "total_ns");
+            misses[mode] = number_at(json, "misses");
             cJSON_Delete(json);
         }
         assert_true(total_ns[0] > 0 && total_ns[0] == total_ns[1]);
@@ -199,7 +192,7 @@ static void copies_of_experts_count_in_the_memory_of_all_ranks(void **unused)
         if (run.code != 0)
             fail_msg("%s", run.err);
         cJSON *json = cJSON_Parse(run.out);
-        assert_true(number(json, "memory_bytes") == EVENTS * (EXPERTS + 3) * 1000);
+        assert_true(number_at(json, "memory_bytes") == EVENTS * (EXPERTS + 3) * 1000);
         cJSON_Delete(json);
     }
 }
@@ -218,7 +211,7 @@ static double misses_of(const char *trace, const char *budget, const char *order
     if (run.code != 0)
         fail_msg("%s", run.err);
     cJSON *json = cJSON_Parse(run.out);
-    const double misses = number(json, "misses");
+    const double misses = number_at(json, "misses");
     cJSON_Delete(json);
     return misses;
 }
@@ -272,8 +265,8 @@ static void a_sweep_by_time_learns_placements(void **unused)
     const cJSON *time = cJSON_GetObjectItemCaseSensitive(json, "time");
     const cJSON *placement = cJSON_GetObjectItemCaseSensitive(
         cJSON_GetObjectItemCaseSensitive(json, "plan"), "placement");
-    assert_true(number(time, "ranks") == 2);
-    assert_true(number(time, "total_ns") == STEPS * (STEP_NS + EVENTS * 2 * WAY_NS));
+    assert_true(number_at(time, "ranks") == 2);
+    assert_true(number_at(time, "total_ns") == STEPS * (STEP_NS + EVENTS * 2 * WAY_NS));
     assert_true(cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(placement, "map")));
     cJSON_Delete(json);
 }
@@ -313,9 +306,10 @@ static int slices(const cJSON *events, int pid, int tid, const char *name, doubl
     {
         const char *called = cJSON_GetObjectItemCaseSensitive(event, "name")->valuestring;
         if (strcmp(cJSON_GetObjectItemCaseSensitive(event, "ph")->valuestring, "X") != 0 ||
-            number(event, "pid") != pid || number(event, "tid") != tid || strcmp(called, name) != 0)
+            number_at(event, "pid") != pid || number_at(event, "tid") != tid ||
+            strcmp(called, name) != 0)
             continue;
-        *last_us = number(event, "ts");
+        *last_us = number_at(event, "ts");
         n++;
     }
     return n;

@@ -3,9 +3,9 @@
 #include <pthread.h>
 #include <stdio.h>
 
-#include "base/json.h"
 #include "base/memory.h"
 #include "sim/replay.h"
+#include "tests/json_at.h"
 
 static RefTrace trace;
 
@@ -83,14 +83,6 @@ static void a_future_is_built_once_and_only_for_policies_that_need_it(void **unu
     assert_non_null(future.batch);
     replay_future_free(&future);
     ref_trace_free(&trace);
-}
-
-static double number_at(const cJSON *json, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    if (!cJSON_IsNumber(item))
-        fail_msg("no number %s", key);
-    return item->valuedouble;
 }
 
 static void assert_json_of(const cJSON *json, const ReplayLayer *layer)

@@ -11,8 +11,6 @@
 #include "base/json.h"
 #include "base/memory.h"
 
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
-
 static CliRun run;
 static char trace[256];
 static char study[256];

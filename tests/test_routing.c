@@ -14,14 +14,6 @@
 
 static CliRun run;
 
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
-
-static void assert_done(void)
-{
-    if (run.code != 0 || run.err[0] != '\0')
-        fail_msg("exit %d: %s", run.code, run.err);
-}
-
 static RoutingSource *open_source(const char *text, const TraceLayer *layers, uint32_t n,
                                   uint64_t seed)
 {
@@ -409,12 +401,12 @@ static void a_recorded_run_went_where_the_source_says_and_validates(void **unuse
         remove(trace);
         RUN("record", "--model", shape(), "--tokens", "random:5x7", "--batch", "5", "--generate",
             "4", "--ignore-eos", "--routing", texts[t], "--out", trace);
-        assert_done();
+        assert_run_done(&run);
         assert_recorded(trace, texts[t]);
         snprintf(forced, sizeof forced, "trace:%s", trace);
         RUN("validate", "--trace", trace, "--routing", forced, "--set", "buffer.slots=4", "--set",
             "buffer.evict=belady");
-        assert_done();
+        assert_run_done(&run);
         assert_non_null(strstr(run.out, "agree"));
     }
 }

@@ -321,52 +321,48 @@ static void sixty_layers_keep_the_size_of_activations_and_spread_tokens(void **u
     assert_runs(shape_of(STACKED));
 }
 
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, run)
-
 static void a_recorded_shape_validates_by_its_own_name(void **unused)
 {
     (void)unused;
-    static CliRun runs;
-    CliRun *run = &runs;
+    static CliRun run;
     char name[600];
     char trace[256];
     snprintf(name, sizeof name, "%s", shape_of(DEEP));
     snprintf(trace, sizeof trace, "%s", scratch_path("shape.db"));
     RUN("record", "--model", name, "--layers", "3", "--tokens", "random:4x8", "--batch", "4",
         "--generate", "3", "--ignore-eos", "--timing", "--out", trace);
-    assert_int_equal(run->code, 0);
+    assert_int_equal(run.code, 0);
     RUN("info", trace, "--json");
-    assert_int_equal(run->code, 0);
-    assert_non_null(strstr(run->out, "\"op\":\t\"experts\",\n\t\t\t\"prefill_ns\":"));
+    assert_int_equal(run.code, 0);
+    assert_non_null(strstr(run.out, "\"op\":\t\"experts\",\n\t\t\t\"prefill_ns\":"));
     RUN("info", trace);
-    assert_non_null(strstr(run->out, "ms in a step "));
+    assert_non_null(strstr(run.out, "ms in a step "));
     RUN("validate", "--trace", trace, "--set", "buffer.slots=6");
-    if (run->code != 0)
-        fail_msg("exit %d: %s", run->code, run->err);
-    assert_non_null(strstr(run->out, "agree"));
+    if (run.code != 0)
+        fail_msg("exit %d: %s", run.code, run.err);
+    assert_non_null(strstr(run.out, "agree"));
     RUN("record", "--model", "models/tiny-32x4", "--layers", "3", "--tokens", "random:4x8", "--out",
         trace);
-    assert_int_equal(run->code, 2);
-    assert_non_null(strstr(run->err, "--layers goes with --model shape:NAME"));
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "--layers goes with --model shape:NAME"));
     RUN("record", "--model", name, "--text", "config.json", "--out", scratch_path("no.db"));
-    assert_int_equal(run->code, 2);
-    assert_non_null(strstr(run->err, "has no tokenizer"));
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "has no tokenizer"));
 }
 
 static void models_lists_the_shapes(void **unused)
 {
     (void)unused;
-    static CliRun runs;
-    CliRun *run = &runs;
+    static CliRun run;
     size_t count;
     const Shape *shapes = shape_list(&count);
     RUN("models");
-    assert_int_equal(run->code, 0);
+    assert_int_equal(run.code, 0);
     for (size_t i = 0; i < count; i++)
-        assert_non_null(strstr(run->out, shapes[i].name));
+        assert_non_null(strstr(run.out, shapes[i].name));
     RUN("models", "shape:olmoe-1b-7b:2", "--json");
-    assert_int_equal(run->code, 0);
-    assert_non_null(strstr(run->out, "\"experts\":\t128,"));
+    assert_int_equal(run.code, 0);
+    assert_non_null(strstr(run.out, "\"experts\":\t128,"));
 }
 
 int main(void)

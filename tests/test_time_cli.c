@@ -11,8 +11,6 @@
 #include "policies/hardware.h"
 
 #define MODEL "models/tiny-32x4"
-#define RUN(run, ...) cli_run((const char *const[]){__VA_ARGS__, NULL}, run)
-
 static CliRun run;
 static char profile[512];
 static char trace[512];
@@ -51,11 +49,10 @@ static int make_inputs(void **unused)
     keep(profile, "hardware.json");
     keep(trace, "time.db");
     /* Of the shipped model, which is the default. */
-    RUN(&run, "calibrate", "--quick", "--threads", "1", "--out", profile);
+    RUN("calibrate", "--quick", "--threads", "1", "--out", profile);
     assert_int_equal(run.code, 0);
-    RUN(&run, "record", "--model", MODEL, "--tokens", MODEL "/eval_tokens.safetensors",
-        "--prompt-length", "24", "--requests", "1", "--batch", "2", "--generate", "5",
-        "--ignore-eos", "--out", trace);
+    RUN("record", "--model", MODEL, "--tokens", MODEL "/eval_tokens.safetensors", "--prompt-length",
+        "24", "--requests", "1", "--batch", "2", "--generate", "5", "--ignore-eos", "--out", trace);
     assert_int_equal(run.code, 0);
     return 0;
 }
@@ -82,7 +79,7 @@ static void assert_steps_make(const cJSON *time)
 static void simulated_time_is_the_sum_of_its_parts(void **unused)
 {
     (void)unused;
-    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--json");
+    RUN("simulate", "--trace", trace, "--hardware", profile, "--json");
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
     double phases = 0;
@@ -108,8 +105,8 @@ static void simulated_time_is_the_sum_of_its_parts(void **unused)
 
 static double total_with(const char *slots, double *exposed)
 {
-    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--json", "--set", slots,
-        "--set", "buffer.evict=lru", "--set", "link.h2d_gb_per_s=0.05");
+    RUN("simulate", "--trace", trace, "--hardware", profile, "--json", "--set", slots, "--set",
+        "buffer.evict=lru", "--set", "link.h2d_gb_per_s=0.05");
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
     double total = number(time, "total_ns");
@@ -172,15 +169,15 @@ static void time_lines_have_every_step_and_operation(void **unused)
     (void)unused;
     char path[512];
     keep(path, "line.json");
-    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--json", "--timeline", path);
+    RUN("simulate", "--trace", trace, "--hardware", profile, "--json", "--timeline", path);
     cJSON *json = parse_out();
     cJSON_Delete(json);
-    RUN(&run, "info", trace, "--json");
+    RUN("info", trace, "--json");
     json = parse_out();
     int steps = (int)number(json, "steps");
     cJSON_Delete(json);
     count_slices(path, 2, steps);
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
         "--timeline", path, "--json");
     json = parse_out();
     cJSON_Delete(json);
@@ -218,7 +215,7 @@ static void check_stats(const cJSON *stats)
 static void validate_tells_errors_of_times_by_operation_layer_and_step(void **unused)
 {
     (void)unused;
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "2",
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "2",
         "--set", "buffer.slots=8", "--set", "buffer.evict=lru", "--json");
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
@@ -253,9 +250,8 @@ static double validate_mode(const char *path, const char *mode, double *profile_
 {
     char line[512];
     keep(line, "host-time.json");
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", path, "--runs", "2",
-        "--set", "buffer.slots=8", "--set", "buffer.evict=lru", "--set", mode, "--timeline", line,
-        "--json");
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", path, "--runs", "2", "--set",
+        "buffer.slots=8", "--set", "buffer.evict=lru", "--set", mode, "--timeline", line, "--json");
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
     double predicted = number(at(at(time, "end_to_end"), "all"), "predicted_ns");
@@ -300,8 +296,7 @@ static void a_sweep_learns_with_the_costs_that_were_measured(void **unused)
     keep(study, "split.json");
     keep(out, "split.db");
     assert_ok(file_write_all(study, STUDY, strlen(STUDY)));
-    RUN(&run, "sweep", "--trace", trace, "--study", study, "--hardware", profile, "--out", out,
-        "--json");
+    RUN("sweep", "--trace", trace, "--study", study, "--hardware", profile, "--out", out, "--json");
     cJSON *json = parse_out();
     assert_true(number(json, "done") == 2);
     cJSON_Delete(json);
@@ -329,7 +324,7 @@ static void absurd_costs_stay_times(void **unused)
     (void)unused;
     char wrong[512];
     keep_wrong_profile(wrong, 0, 9e17);
-    RUN(&run, "simulate", "--trace", trace, "--hardware", wrong, "--json");
+    RUN("simulate", "--trace", trace, "--hardware", wrong, "--json");
     cJSON *json = parse_out();
     double ns = number(at(at(json, "time"), "ops_ns"), "attention");
     double steps = number(at(json, "time"), "steps");
@@ -344,7 +339,7 @@ static void an_operation_with_wrong_costs_is_blamed(void **unused)
     (void)unused;
     char wrong[512];
     keep_wrong_profile(wrong, 100, 0);
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", wrong, "--runs", "1",
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", wrong, "--runs", "1",
         "--json");
     cJSON *json = parse_out();
     const cJSON *blamed = at(at(json, "time"), "blamed");
@@ -362,7 +357,7 @@ static void a_profile_of_another_device_is_refused_and_of_another_driver_told(vo
     assert_ok(hardware_load(profile, &hardware));
     snprintf(hardware.driver, sizeof hardware.driver, "1.2.3");
     assert_ok(hardware_save(&hardware, other));
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1",
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1",
         "--json");
     cJSON *json = parse_out();
     assert_true(cJSON_IsTrue(at(json, "driver_differs")));
@@ -371,7 +366,7 @@ static void a_profile_of_another_device_is_refused_and_of_another_driver_told(vo
     snprintf(hardware.device, sizeof hardware.device, "cpu: Abacus 7, 1 thread");
     assert_ok(hardware_save(&hardware, other));
     hardware_free(&hardware);
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1");
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1");
     assert_int_equal(run.code, 2);
     assert_non_null(strstr(run.err, "elsewhere.json: the profile is of \"Abacus 7\", the plans "));
 }
@@ -388,13 +383,13 @@ static void several_plans_are_ranked(void **unused)
         keep(paths[i], i == 0 ? "all.json" : "slow.json");
         assert_ok(file_write_all(paths[i], TEXTS[i], strlen(TEXTS[i])));
     }
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
         "--plan", paths[0], "--plan", paths[1], "--json");
     cJSON *json = parse_out();
     assert_true(number(at(json, "ranking"), "kendall_tau") == 1);
     assert_true(number(at(json, "ranking"), "regret") == 0);
     cJSON_Delete(json);
-    RUN(&run, "validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
+    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
         "--plan", paths[0], "--plan", paths[1]);
     assert_int_equal(run.code, 0);
     assert_non_null(strstr(run.out, "Kendall's tau"));
@@ -440,8 +435,8 @@ static double total_of_static(const char *dispatch, const char *factor)
     char capacity[64];
     snprintf(mode, sizeof mode, "gating.dispatch=%s", dispatch);
     snprintf(capacity, sizeof capacity, "gating.capacity_factor=%s", factor);
-    RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--set", "gating.mode=static",
-        "--set", mode, "--set", capacity, "--json");
+    RUN("simulate", "--trace", trace, "--hardware", profile, "--set", "gating.mode=static", "--set",
+        mode, "--set", capacity, "--json");
     assert_int_equal(run.code, 0);
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
@@ -470,10 +465,10 @@ static double experts_with_slots(const char *mode, const char *dispatch, const c
     snprintf(sets[2], sizeof sets[2], "gating.capacity_factor=%s", factor);
     snprintf(sets[3], sizeof sets[3], "buffer.slots=%s", slots);
     if (strcmp(mode, "static") == 0)
-        RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--set", sets[0], "--set",
-            sets[1], "--set", sets[2], "--set", sets[3], "--json");
+        RUN("simulate", "--trace", trace, "--hardware", profile, "--set", sets[0], "--set", sets[1],
+            "--set", sets[2], "--set", sets[3], "--json");
     else
-        RUN(&run, "simulate", "--trace", trace, "--hardware", profile, "--set", sets[3], "--json");
+        RUN("simulate", "--trace", trace, "--hardware", profile, "--set", sets[3], "--json");
     assert_int_equal(run.code, 0);
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
@@ -508,9 +503,9 @@ static void static_gating_with_a_buffer_only_limits_the_rows(void **unused)
 static void static_gating_with_a_buffer_is_compared_with_the_run(void **unused)
 {
     (void)unused;
-    RUN(&run, "validate", "--trace", trace, "--hardware", profile, "--set", "gating.mode=static",
-        "--set", "gating.capacity_factor=0.5", "--set", "buffer.slots=3", "--runs", "2",
-        "--threads", "1", "--json");
+    RUN("validate", "--trace", trace, "--hardware", profile, "--set", "gating.mode=static", "--set",
+        "gating.capacity_factor=0.5", "--set", "buffer.slots=3", "--runs", "2", "--threads", "1",
+        "--json");
     if (run.code != 0)
         fail_msg("exit %d: %s", run.code, run.err);
     cJSON *json = parse_out();

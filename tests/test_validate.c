@@ -27,7 +27,7 @@ static int make_files(void **state)
 static cJSON *parse_output(void)
 {
     cJSON *json = NULL;
-    assert_done();
+    assert_run_done(&run);
     assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
     assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "agreed")));
     return json;
@@ -44,21 +44,21 @@ static void validate_one(const char *evict, const char *order, const char *scope
     RUN("validate", "--trace", trace, "--set", sets[0], "--set", sets[1], "--set", sets[2], "--set",
         sets[3], "--routing", from_trace ? forced : "gate", "--threads", "1", "--json");
     cJSON *json = parse_output();
-    double lookups = number_at(json, "measured", "lookups");
+    double lookups = number_in(json, "measured", "lookups");
     assert_true(lookups > 500);
-    assert_true(number_at(json, "events", "compared") ==
-                lookups + number_at(json, "measured", "evictions"));
+    assert_true(number_in(json, "events", "compared") ==
+                lookups + number_in(json, "measured", "evictions"));
     /* The routing did not change either, so the prediction from the trace held; but forced weights
      * are the trace's, rounded, so that scores of later layers may differ a little. */
     if (from_trace && eviction_needs_scores(evict)) {
         cJSON_Delete(json);
         return;
     }
-    assert_true(number_at(json, "predicted", "misses") == number_at(json, "measured", "misses"));
-    assert_true(number_at(json, "predicted", "bytes_loaded") ==
-                number_at(json, "measured", "bytes_loaded"));
-    assert_true(number_at(json, "predicted", "evictions") ==
-                number_at(json, "measured", "evictions"));
+    assert_true(number_in(json, "predicted", "misses") == number_in(json, "measured", "misses"));
+    assert_true(number_in(json, "predicted", "bytes_loaded") ==
+                number_in(json, "measured", "bytes_loaded"));
+    assert_true(number_in(json, "predicted", "evictions") ==
+                number_in(json, "measured", "evictions"));
     cJSON_Delete(json);
 }
 
@@ -104,9 +104,9 @@ static void a_learnt_hot_set_agrees_in_every_order_scope_and_size(void **state)
             const cJSON *plan = cJSON_GetObjectItemCaseSensitive(json, "plan");
             const cJSON *buffer = cJSON_GetObjectItemCaseSensitive(plan, "buffer");
             assert_true(cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(buffer, "hot")));
-            assert_true(number_at(json, "predicted", "misses") ==
-                        number_at(json, "measured", "misses"));
-            assert_true(kind / 2 == 2 || number_at(json, "measured", "evictions") == 0);
+            assert_true(number_in(json, "predicted", "misses") ==
+                        number_in(json, "measured", "misses"));
+            assert_true(kind / 2 == 2 || number_in(json, "measured", "evictions") == 0);
             cJSON_Delete(json);
         }
 }
@@ -135,8 +135,8 @@ static void learnt_budgets_and_warm_starts_agree(void **state)
                 "--set", CASES[i][1], "--set", CASES[i][2], "--set", ORDERS[order], "--train",
                 "0:0.5", "--routing", forced, "--threads", "1", "--json");
             cJSON *json = parse_output();
-            assert_true(number_at(json, "predicted", "misses") ==
-                        number_at(json, "measured", "misses"));
+            assert_true(number_in(json, "predicted", "misses") ==
+                        number_in(json, "measured", "misses"));
             cJSON_Delete(json);
         }
 }
@@ -162,8 +162,8 @@ static void without_a_buffer_everything_hits(void **state)
     (void)state;
     RUN("validate", "--trace", trace, "--json");
     cJSON *json = parse_output();
-    assert_true(number_at(json, "measured", "misses") == 0);
-    assert_true(number_at(json, "events", "compared") == number_at(json, "measured", "lookups"));
+    assert_true(number_in(json, "measured", "misses") == 0);
+    assert_true(number_in(json, "events", "compared") == number_in(json, "measured", "lookups"));
     cJSON_Delete(json);
 }
 
@@ -177,10 +177,10 @@ static void static_gating_agrees_too(void **state)
             "buffer.evict=belady", "--routing", forced, "--json");
         cJSON *json = parse_output();
         /* Every expert keeps a row, so that what is needed is what it was. */
-        assert_true(number_at(json, "measured", "lookups") ==
-                    number_at(json, "predicted", "lookups"));
-        assert_true(number_at(json, "measured", "misses") ==
-                    number_at(json, "predicted", "misses"));
+        assert_true(number_in(json, "measured", "lookups") ==
+                    number_in(json, "predicted", "lookups"));
+        assert_true(number_in(json, "measured", "misses") ==
+                    number_in(json, "predicted", "misses"));
         cJSON_Delete(json);
     }
 }
@@ -234,10 +234,10 @@ static void the_run_is_kept_only_when_asked_for(void **state)
     char out[256];
     snprintf(out, sizeof out, "%s", scratch_path("kept.db"));
     RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--out", out);
-    assert_done();
+    assert_run_done(&run);
     assert_non_null(strstr(run.out, "simulator and executor agree on all"));
     RUN("check", out);
-    assert_done();
+    assert_run_done(&run);
     RUN("validate", "--trace", trace, "--set", "buffer.slots=3", "--out", out);
     assert_refused("kept.db");
     /* A scratch folder for the run that cannot be written: nothing is left anywhere. */
@@ -302,7 +302,7 @@ static void several_plans_run_in_one_executor_each_as_on_its_own(void **state)
     }
     cJSON_Delete(json);
     RUN("validate", "--trace", trace, "--plan", files[0], "--plan", files[2]);
-    assert_done();
+    assert_run_done(&run);
     assert_non_null(strstr(run.out, "agree on all events of all 2 plans"));
     RUN("validate", "--trace", trace, "--plan", files[0], "--plan", files[2], "--out",
         scratch_path("never.db"));

@@ -5,19 +5,12 @@
 #include "base/json.h"
 #include "tests/checkpoint_maker.h"
 #include "tests/cli_run.h"
+#include "tests/json_at.h"
 
 static char model[256];
 static char trace[256];
 static char forced[300]; /* "trace:FILE" of the trace */
 static CliRun run;
-
-#define RUN(...) cli_run((const char *const[]){__VA_ARGS__, NULL}, &run)
-
-static void assert_done(void)
-{
-    if (run.code != 0 || run.err[0] != '\0')
-        fail_msg("exit %d: %s", run.code, run.err);
-}
 
 /* Records REQUESTS requests of 1 to LONGEST tokens, with GENERATE more for each. */
 static void make_files_of(uint32_t requests, uint32_t longest, const char *generate)
@@ -42,16 +35,7 @@ static void make_files_of(uint32_t requests, uint32_t longest, const char *gener
     RUN("record", "--model", model, "--tokens", tokens, "--out", trace, "--batch", "3",
         "--generate", generate, "--ignore-eos", "--predictions", "2", "--scores", "all", "--set",
         "batching.max_tokens=16");
-    assert_done();
-}
-
-static double number_at(const cJSON *json, const char *object, const char *key)
-{
-    const cJSON *parent = cJSON_GetObjectItemCaseSensitive(json, object);
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(parent, key);
-    if (!cJSON_IsNumber(item))
-        fail_msg("no number %s.%s in %s", object, key, run.out);
-    return item->valuedouble;
+    assert_run_done(&run);
 }
 
 #endif

@@ -94,10 +94,8 @@ static void decide(Replay *replay, const PackedCursor *cursor, const PackedEvent
 
 static Status replay_events(Replay *replay)
 {
-    if (replay->observer == NULL && !replay->decides) {
-        replay_resident(&replay->cursor, replay->buffer, &replay->result);
-        return OK;
-    }
+    if (replay->observer == NULL && !replay->decides)
+        return replay_resident(&replay->cursor, replay->buffer, &replay->result);
     if (replay->observer == NULL && buffer_takes_runs(replay->buffer))
         return replay_blocks(&replay->cursor, replay->buffer, replay->future, replay->hit_observer,
                              replay->argument, &replay->result);

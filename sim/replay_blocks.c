@@ -310,27 +310,81 @@ static uint64_t count_event(PackedCursor *cursor, uint32_t n)
     return assignments;
 }
 
-void replay_resident(PackedCursor *cursor, ExpertBuffer *buffer, ReplayResult *result)
+/* Sums over the events of each layer. */
+typedef struct {
+    uint64_t lookups;
+    uint64_t assignments;
+} LayerSums;
+
+/* Adds N_ACTIVE[n] to SUMS[n], and returns what they come to. */
+static uint64_t add_active(const uint16_t *restrict n_active, uint32_t n, uint64_t *restrict sums)
 {
-    while (packed_next_step(cursor)) {
-        const PackedTrace *trace = cursor->trace;
-        ReplayPhase *phase = &result->phases[trace->step_phase[cursor->step]];
-        uint64_t lookups = 0;
-        uint64_t assignments = 0;
-        for (; cursor->left > 0; cursor->left--, cursor->layer_index++) {
-            uint32_t n = trace->n_active[cursor->event++];
-            uint64_t more = count_event(cursor, n);
-            ReplayLayer *layer = &result->layers[cursor->layer_index];
-            buffer_count_hits(buffer, cursor->layer_index, n);
-            layer->assignments += more;
-            layer->assignment_hits += more;
-            assignments += more;
-            lookups += n;
-            cursor->touch_at += packed_touch_bytes(n);
-        }
-        cursor->lookup += lookups;
-        phase->hits += lookups;
+    uint64_t all = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        sums[i] += n_active[i];
+        all += n_active[i];
+    }
+    return all;
+}
+
+/* The step at CURSOR, whose counts are not all 1. */
+static void count_step(PackedCursor *cursor, LayerSums *sums, ReplayPhase *phase)
+{
+    const uint16_t *n_active = cursor->trace->n_active + cursor->event;
+    for (uint32_t i = 0; i < cursor->left; i++) {
+        uint64_t assignments = count_event(cursor, n_active[i]);
+        sums[i].lookups += n_active[i];
+        sums[i].assignments += assignments;
+        phase->hits += n_active[i];
         phase->assignments += assignments;
         phase->assignment_hits += assignments;
     }
+}
+
+/* SINGLE[n_layers] are lookups of steps whose counts are all 1, SUMS[n_layers] of the others. */
+static void add_sums(uint32_t n_layers, const uint64_t *single, const LayerSums *sums,
+                     ExpertBuffer *buffer, ReplayResult *result)
+{
+    for (uint32_t i = 0; i < n_layers; i++) {
+        ReplayLayer *layer = &result->layers[i];
+        buffer_count_hits(buffer, i, single[i] + sums[i].lookups);
+        layer->assignments += single[i] + sums[i].assignments;
+        layer->assignment_hits += single[i] + sums[i].assignments;
+    }
+}
+
+static void count_resident(PackedCursor *cursor, uint64_t *single, LayerSums *sums,
+                           ReplayResult *result)
+{
+    const PackedTrace *trace = cursor->trace;
+    for (; packed_next_step(cursor); cursor->event += cursor->left, cursor->left = 0) {
+        ReplayPhase *phase = &result->phases[trace->step_phase[cursor->step]];
+        if (cursor->counts != COUNTS_SINGLE) {
+            count_step(cursor, sums + cursor->layer_index, phase);
+            continue;
+        }
+        uint64_t lookups =
+            add_active(trace->n_active + cursor->event, cursor->left, single + cursor->layer_index);
+        phase->hits += lookups;
+        phase->assignments += lookups;
+        phase->assignment_hits += lookups;
+    }
+    cursor->lookup = trace->n_lookups;
+    cursor->touch_at = trace->touches_bytes;
+}
+
+Status replay_resident(PackedCursor *cursor, ExpertBuffer *buffer, ReplayResult *result)
+{
+    uint32_t n_layers = cursor->trace->n_layers;
+    uint64_t *single;
+    LayerSums *sums;
+    TRY(mem_new(&single, n_layers, sizeof *single, "replay"));
+    Status status = mem_new(&sums, n_layers, sizeof *sums, "replay");
+    if (status == OK) {
+        count_resident(cursor, single, sums, result);
+        add_sums(n_layers, single, sums, buffer, result);
+        mem_free(sums);
+    }
+    mem_free(single);
+    return status;
 }

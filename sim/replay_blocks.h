@@ -13,7 +13,7 @@ Status replay_blocks(PackedCursor *cursor, ExpertBuffer *buffer, FutureReader *f
                      HitObserver observer, void *argument, ReplayResult *result);
 
 /* The same with the buffer off: nothing is decided. */
-void replay_resident(PackedCursor *cursor, ExpertBuffer *buffer, ReplayResult *result);
+Status replay_resident(PackedCursor *cursor, ExpertBuffer *buffer, ReplayResult *result);
 
 /* The tokens of an event's lookups, of which COUNTS has as many as EVENT has, and of those lookups
  * that HIT; returns the end of its counts. */

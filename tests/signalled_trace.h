@@ -3,6 +3,7 @@
 #define TESTS_SIGNALLED_TRACE_H
 
 #include "tests/reference_prefetch.h"
+#include "traces/f16.h"
 
 enum { SIGNALLED_DISTANCES = 3 };
 
@@ -110,6 +111,15 @@ static inline TraceSignals *signals_of(const Signalled *it, const SignalNeeds *n
                                                     laid.predicted_weights));
     }
     return signals;
+}
+
+/* In multiples of 2^-24; no number and less than 0 are 0, infinity is the largest. */
+static inline double plain_value(uint16_t half)
+{
+    double value = ldexp((double)f32_from_f16(half), 24);
+    if (isnan(value) || value < 0)
+        return 0;
+    return isinf(value) ? ldexp(65504, 24) : value;
 }
 
 #endif

@@ -116,7 +116,7 @@ static void look_for_known(Calibration *c)
 {
     const HardwareModel *model = hardware_model(c->hardware, c->model);
     c->knows_ops = calibration_knows(c, "host/copy", "");
-    c->knows_host = c->knows_static = c->knows_queue = true;
+    c->knows_static = c->knows_queue = true;
     for (int stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (uint32_t i = 0; i < model->n_ops[stack]; i++) {
             const HardwareOp *op = &model->ops[stack][i];
@@ -125,7 +125,6 @@ static void look_for_known(Calibration *c)
             c->knows_ops = c->knows_ops && calibration_knows(c, name, op->shape);
             if (op->op != OP_EXPERTS)
                 continue;
-            c->knows_host = c->knows_host && calibration_knows(c, "host/experts", op->shape);
             c->knows_static = c->knows_static && calibration_knows(c, "mask/experts", op->shape);
             c->knows_queue = c->knows_queue && calibration_knows(c, "issue/experts", op->shape);
         }
@@ -217,14 +216,12 @@ static Status open_buffered(Calibration *c, const char *few)
     return open_model(c, few, &plan);
 }
 
-/* Of few layers, since the host is slow; a model that cannot be cut is taken whole. */
+/* Of few layers, since the host is slow; a model that cannot be cut is taken whole. What the
+ * profile has of such experts is measured again: others use the host's memory as well, and how fast
+ * it is differs from minute to minute. */
 static Status measure_host(Calibration *c, const char *few)
 {
     Plan plan = plan_default();
-    if (c->knows_host) {
-        c->done += c->host_total;
-        return OK;
-    }
     plan.buffer.on = true;
     plan.buffer.slots = 1;
     plan.compute.mode = COMPUTE_ON_HOST;
@@ -292,10 +289,8 @@ static Status count(Calibration *c)
     if (status == OK)
         status = calibrate_queue(c);
     c->queue_total = c->total - c->queue_total;
-    c->host_total = c->total;
     if (status == OK)
         status = calibrate_host(c);
-    c->host_total = c->total - c->host_total;
     c->static_total = c->total;
     const Room fixed = static_room(c);
     c->max_tokens = fixed.tokens;

@@ -3,17 +3,15 @@
  * processor's caches: both are measured, and how much is read in between until they are gone. What
  * an event takes besides is how tokens come to the host and results back. */
 
-#include "base/clock.h"
-#include "exec/calibrate_parts.h"
+#include "exec/calibrate_host.h"
 #include "policies/link.h"
 
 enum {
-    HOST_ROUNDS = 3, /* over all places: memory and clocks differ from second to second */
+    HOST_ROUNDS = 7, /* over all places: memory and clocks differ from second to second */
     HOST_REPEATS = 12,
     HOST_FEW_REPEATS = 4,
     HOST_LEAST_REPEATS = 2,
     REUSE_REPEATS = 15,
-    RESTED_REPEATS = 7,
     MOST_VALUES = REUSE_REPEATS,
     HOST_ROWS = 256 /* times experts per token: what one call has at the most */
 };
@@ -31,19 +29,9 @@ static const double HOST_EVENT_BYTES = 1e9;
 static const double CACHE_SHOWS = 1.15;
 
 static const char *const HOST_AXES[] = {"rows", "active"};
-static const char *const RESTED_AXES[] = {"active", "elapsed"};
 static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
 static const char *const ROWS_AXIS[] = {"rows"};
-
-/* Steps of one kind, for which so many sets of experts take turns: one after the other, or in no
- * order, so that steps of several kinds in turn do not read the same ones again and again. */
-typedef struct {
-    StepKind kind;
-    uint32_t active;
-    uint32_t sets;
-    bool in_order;
-} HostSteps;
 
 /* What its events took: the experts, from the end of the router to the host's going on, from its
  * having computed to the end of the event, and to its having queued that. */
@@ -55,8 +43,8 @@ typedef struct {
     double issue_ns[MOST_VALUES];
 } HostValues;
 
-/* Experts of LAYER that the host computed; their records, which have one time, begin at *FIRST. */
-static uint32_t count_host(const StepOutput *output, uint32_t layer, const ResidencyRecord **first)
+uint32_t calibration_count_host(const StepOutput *output, uint32_t layer,
+                                const ResidencyRecord **first)
 {
     uint32_t n = 0;
     for (size_t i = 0; i < output->n_residency; i++) {
@@ -97,7 +85,7 @@ static void take_step(const Calibration *c, const HostSteps *steps, const StepOu
         const ResidencyRecord *host = NULL;
         if (output->timing[i].op != OP_EXPERTS)
             continue;
-        if (count_host(output, output->timing[i].layer, &host) == steps->active &&
+        if (calibration_count_host(output, output->timing[i].layer, &host) == steps->active &&
             values->n < MOST_VALUES)
             take_event(calibration_stamp_ns(c, tokens), output, i, event, host, values);
         event++;
@@ -112,7 +100,7 @@ static uint32_t all_sets(const Calibration *c, uint32_t active)
     return sets > 0 ? sets : 1;
 }
 
-static Status run_set(Calibration *c, const HostSteps *steps, StepOutput *output)
+Status calibration_host_step(Calibration *c, const HostSteps *steps, StepOutput *output)
 {
     uint32_t tokens = steps->kind.requests * steps->kind.tokens;
     uint32_t top_k = c->config->max_top_k;
@@ -134,10 +122,10 @@ static Status time_steps(Calibration *c, const HostSteps *steps, uint32_t warm_u
     double sum_ns = 0;
     values->n = 0;
     for (uint32_t i = 0; i < warm_up; i++)
-        TRY(run_set(c, steps, &output));
+        TRY(calibration_host_step(c, steps, &output));
     for (uint32_t i = 0; i < repeats && values->n < repeats; i++) {
         uint32_t before = values->n;
-        TRY(run_set(c, steps, &output));
+        TRY(calibration_host_step(c, steps, &output));
         take_step(c, steps, &output, values);
         for (uint32_t at = before; at < values->n; at++)
             sum_ns += values->host_ns[at];
@@ -191,6 +179,11 @@ static Status note_fetch(Calibration *c, double rows, HostValues *values)
                             0);
 }
 
+bool calibration_small_experts(const Calibration *c)
+{
+    return executor_expert_slot_bytes(c->executor, 0) <= LOADED_TOGETHER_BYTES;
+}
+
 /* Of an expert in every layer. */
 static double expert_bytes(const Calibration *c)
 {
@@ -203,9 +196,8 @@ static double expert_bytes(const Calibration *c)
     return bytes;
 }
 
-/* Steps of TOKENS tokens, each with as many experts as it wants, or ACTIVE if these are fewer;
- * false where there is no room. */
-static bool find_steps(const Calibration *c, uint32_t tokens, uint32_t active, HostSteps *steps)
+bool calibration_host_steps(const Calibration *c, uint32_t tokens, uint32_t active,
+                            HostSteps *steps)
 {
     uint32_t requests = tokens < c->max_requests ? tokens : c->max_requests;
     if (requests == 0 || tokens > c->max_tokens)
@@ -229,7 +221,7 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool
     HostSteps steps;
     HostValues values;
     if (all > HOST_ROWS * top_k || (active > top_k && all % top_k != 0) ||
-        !find_steps(c, tokens, active, &steps) || calibration_only_counts(c))
+        !calibration_host_steps(c, tokens, active, &steps) || calibration_only_counts(c))
         return OK;
     if (active > c->config->max_top_k &&
         active * (double)executor_expert_slot_bytes(c->executor, 0) > HOST_EVENT_BYTES)
@@ -241,7 +233,8 @@ static Status measure_place(Calibration *c, uint32_t rows, uint32_t active, bool
             TRY(note_offer(c, tokens, &values));
         return note_fetch(c, all, &values);
     }
-    if (active * expert_bytes(c) > c->cache_bytes / 2)
+    if (active * expert_bytes(c) > c->cache_bytes / 2 ||
+        (calibration_small_experts(c) && !c->options->quick))
         return OK;
     steps.sets = 1;
     TRY(time_steps(c, &steps, 1, HOST_REPEATS, &values));
@@ -253,7 +246,7 @@ static Status measure_offer(Calibration *c, uint32_t tokens)
 {
     HostSteps steps;
     HostValues values;
-    if (!find_steps(c, tokens, 1, &steps) || calibration_only_counts(c))
+    if (!calibration_host_steps(c, tokens, 1, &steps) || calibration_only_counts(c))
         return OK;
     TRY(time_steps(c, &steps, 0, HOST_LEAST_REPEATS, &values));
     return note_offer(c, tokens, &values);
@@ -264,7 +257,7 @@ static Status time_turns(Calibration *c, uint32_t sets, double *ns)
 {
     HostSteps steps;
     HostValues values = {0};
-    if (find_steps(c, 1, 1, &steps)) {
+    if (calibration_host_steps(c, 1, 1, &steps)) {
         steps.sets = sets;
         steps.in_order = true;
         TRY(time_steps(c, &steps, sets, REUSE_REPEATS, &values));
@@ -308,7 +301,7 @@ static Status measure_reuse(Calibration *c)
     if (calibration_only_counts(c))
         return OK;
     c->cache_bytes = c->config->max_experts * expert_bytes(c) * 2;
-    if (c->options->quick || know_reuse(c))
+    if (c->options->quick || calibration_small_experts(c) || know_reuse(c))
         return OK;
     for (; n < COUNT(SETS) && SETS[n] < c->config->max_experts; n++)
         TRY(time_turns(c, SETS[n], &ns[n]));
@@ -333,97 +326,6 @@ static Status measure_places(Calibration *c, bool warm)
     return OK;
 }
 
-/* The host's experts of a step, event by event. */
-typedef struct {
-    uint32_t n;
-    uint64_t start_ns[MOST_VALUES];
-    double ns[MOST_VALUES];
-} HostEvents;
-
-static void take_events(const StepOutput *output, HostEvents *events)
-{
-    events->n = 0;
-    for (size_t i = 0; i < output->n_timing && events->n < MOST_VALUES; i++) {
-        const ResidencyRecord *host = NULL;
-        if (output->timing[i].op != OP_EXPERTS ||
-            count_host(output, output->timing[i].layer, &host) == 0)
-            continue;
-        events->start_ns[events->n] = host->start_ns;
-        events->ns[events->n++] = (double)host->duration_ns;
-    }
-}
-
-/* From the end of event I of EVENTS to START_NS. */
-static double since(const HostEvents *events, uint32_t i, uint64_t start_ns)
-{
-    return (double)(start_ns - events->start_ns[i]) - events->ns[i];
-}
-
-/* What the first event of a step took longer than the median of the others, how long the host's
- * cores had rested before it, and before the second. */
-typedef struct {
-    uint32_t n;
-    double longer_ns[RESTED_REPEATS];
-    double rested_ns[RESTED_REPEATS];
-    double others_ns[RESTED_REPEATS];
-} RestedTimes;
-
-/* Two steps, the second when WAIT_NS have passed: adds its times to TIMES, unless it has only one
- * event. */
-static Status time_rested(Calibration *c, const HostSteps *steps, double wait_ns,
-                          RestedTimes *times)
-{
-    HostEvents before;
-    HostEvents events;
-    StepOutput output;
-    TRY(run_set(c, steps, &output));
-    take_events(&output, &before);
-    uint64_t start_ns = clock_ns();
-    while ((double)(clock_ns() - start_ns) < wait_ns)
-        continue;
-    TRY(run_set(c, steps, &output));
-    take_events(&output, &events);
-    if (before.n == 0 || events.n < 2)
-        return OK;
-    times->longer_ns[times->n] = events.ns[0] - calibration_median(events.ns + 1, events.n - 1);
-    times->rested_ns[times->n] = since(&before, before.n - 1, events.start_ns[0]);
-    times->others_ns[times->n++] = since(&events, 0, events.start_ns[1]);
-    return OK;
-}
-
-/* Memory and cores that had nothing to do for a while are slower at first. */
-static Status measure_rested(Calibration *c, uint32_t active, double wait_ns)
-{
-    RestedTimes times = {0};
-    char shape[160];
-    HostSteps steps;
-    if (!find_steps(c, 1, active, &steps) || !calibration_experts_shape(c, shape))
-        return OK;
-    for (uint32_t i = 0; i < RESTED_REPEATS && times.n == i; i++)
-        TRY(time_rested(c, &steps, wait_ns, &times));
-    if (times.n < RESTED_REPEATS)
-        return OK;
-    const double longer_ns = calibration_median(times.longer_ns, times.n);
-    const double at[2] = {active, calibration_median(times.rested_ns, times.n)};
-    const double others_at[2] = {active, calibration_median(times.others_ns, times.n)};
-    if (wait_ns == 0 && others_at[1] < at[1])
-        TRY(calibration_note(c, "host/rested", shape, UNIT_NS, RESTED_AXES, 2, others_at, 0, 0));
-    return calibration_note(c, "host/rested", shape, UNIT_NS, RESTED_AXES, 2, at,
-                            at_least_0(longer_ns), 0);
-}
-
-static Status note_rested(Calibration *c)
-{
-    static const double WAIT_NS[] = {0, 1e6, 3e6, 1e7};
-    uint32_t few = c->config->max_top_k < 4 ? c->config->max_top_k : 4;
-    if (c->options->quick || calibration_runs_at_once(c) || calibration_only_counts(c))
-        return OK;
-    for (uint32_t i = 0; i < COUNT(WAIT_NS); i++)
-        for (uint32_t active = 1; active <= few; active += few > 1 ? few - 1 : 1)
-            TRY(measure_rested(c, active, WAIT_NS[i]));
-    return OK;
-}
-
 /* How fast memory and cores are, which others use as well, while places are measured. */
 static Status note_probe(Calibration *c)
 {
@@ -443,8 +345,7 @@ static Status note_beside(Calibration *c)
     char shape[160];
     double host;
     double load;
-    if (calibration_runs_at_once(c) || calibration_only_counts(c) ||
-        executor_expert_slot_bytes(c->executor, 0) <= LOADED_TOGETHER_BYTES ||
+    if (calibration_runs_at_once(c) || calibration_only_counts(c) || calibration_small_experts(c) ||
         !calibration_experts_shape(c, shape))
         return OK;
     TRY(executor_time_beside(c->executor, &host, &load));
@@ -467,6 +368,7 @@ Status calibrate_host(Calibration *c)
         if (i < rounds)
             TRY(note_probe(c));
     }
-    TRY(note_rested(c));
+    TRY(calibrate_host_rested(c));
+    TRY(calibrate_host_aged(c));
     return note_beside(c);
 }

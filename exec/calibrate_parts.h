@@ -110,10 +110,8 @@ typedef struct {
     uint64_t total;
     uint64_t few_total;    /* of these, of the model with few layers, */
     uint64_t queue_total;  /* ... and of those that wait for every event, */
-    uint64_t host_total;   /* ... and with experts on the host, */
     uint64_t static_total; /* ... and of static gating */
     bool knows_ops;        /* the profile that is added to has the model's operations, by shape, */
-    bool knows_host;       /* ... and its experts on the host, */
     bool knows_static;     /* ... those of static gating, */
     bool knows_queue;      /* ... and steps that wait for every event */
 } Calibration;

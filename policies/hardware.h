@@ -28,6 +28,9 @@
  *                      loads beside them
  *   host/rested        what they take longer, by how many are "active" and the time "elapsed" since
  *                      the host last computed any
+ *   host/aged          what small experts take longer than host/experts has, by how many are
+ *                      "active" and the time "elapsed" since each was computed last, for other
+ *                      things take its place in the caches; may be negative
  *   host/reuse         from 0, as host/warm, to 1, as host/experts, by the bytes of experts that
  *                      were read since an expert was, its own included; without that table, 0
  *   host/offer         from the end of the router to the host's going on, beyond wake, where the

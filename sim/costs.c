@@ -71,9 +71,9 @@ static void fill_level(const CostTable *table, uint32_t axis, Level *level)
 /* What does no work that grows with its axes. */
 static bool holds(const CostTable *table)
 {
-    static const char *const NAMES[] = {"step/rest",  "step/cold",    "lag",
-                                        "after/load", "after/tokens", "end/load",
-                                        "turn",       "beside",       "host/rested"};
+    static const char *const NAMES[] = {"step/rest",    "step/cold", "lag",  "after/load",
+                                        "after/tokens", "end/load",  "turn", "beside",
+                                        "host/rested",  "host/aged"};
     for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
         if (strcmp(table->name, NAMES[i]) == 0)
             return true;

@@ -136,7 +136,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
                        .issue_fetch = {.table = COSTS_NONE},
                        .host_beside = {.table = COSTS_NONE},
                        .copy_beside = {.table = COSTS_NONE},
-                       .rested = {.table = COSTS_NONE}};
+                       .rested = {.table = COSTS_NONE},
+                       .aged = {.table = COSTS_NONE}};
     TRY(find_op_table(costs, "gpu", op, &price->gpu));
     TRY(find_op_table(costs, "issue", op, &price->issue));
     TRY(find_cold(costs, op, price));
@@ -167,6 +168,7 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(op_costs_find(costs, "host/beside", op->shape, &price->host_beside));
     TRY(op_costs_find(costs, "copy/beside", op->shape, &price->copy_beside));
     TRY(op_costs_find(costs, "host/rested", op->shape, &price->rested));
+    TRY(op_costs_find(costs, "host/aged", op->shape, &price->aged));
     TRY(op_costs_find(costs, "host/warm", op->shape, &price->warm));
     TRY(op_costs_find(costs, "host/offer", op->shape, &price->offer));
     TRY(op_costs_find(costs, "host/fetch", op->shape, &price->fetch));

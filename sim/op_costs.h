@@ -124,7 +124,8 @@ typedef struct {
     CostRef issue_fetch; /* ... with the host's part of that */
     CostRef host_beside; /* ... beside loads, a factor, */
     CostRef copy_beside; /* ... and of loads beside them, */
-    CostRef rested;      /* ... and what they take longer when the host had none for a while */
+    CostRef rested;      /* ... what they take longer when the host had none for a while, */
+    CostRef aged;        /* ... and when it had not these */
     CostRef issue;
     CostRef varied; /* experts: what queueing others than before takes longer */
     CostRef again;  /* experts: a call that follows another one in its event */

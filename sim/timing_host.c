@@ -1,6 +1,9 @@
 /* Experts of an event on the host's cores. */
 #include "sim/timing_event.h"
 
+/* Longer than any cache keeps what nobody reads. */
+static const double NEVER_NS = 1e12;
+
 static uint32_t count_host(const BufferAction *actions, uint32_t n)
 {
     uint32_t active = 0;
@@ -25,6 +28,21 @@ static double read_expert(Timing *timing, const BufferAction *action)
     return op_costs_at(&timing->costs, &timing->refs.reuse, &point, &timing->costs.other);
 }
 
+/* What the expert of ACTION, one of ACTIVE, takes longer than its share of host/experts by the time
+ * since the host was at it last. */
+static double aged_ns(Timing *timing, const CostRef *aged, uint32_t active,
+                      const BufferAction *action)
+{
+    uint64_t *read_ns = &timing->layers[action->layer_index].host_read_ns[action->expert];
+    CostPoint point = {0};
+    point.at[AXIS_ACTIVE] = active;
+    point.at[AXIS_ELAPSED] = *read_ns == 0 ? NEVER_NS : (double)(timing->host_ns - *read_ns);
+    *read_ns = timing->host_ns > 0 ? timing->host_ns : 1;
+    if (aged->table == COSTS_NONE)
+        return 0;
+    return op_costs_at(&timing->costs, aged, &point, &timing->costs.other) / active;
+}
+
 /* How long the host's cores compute the experts that ACTIONS leave to them, at least one: each
  * takes its share of the time of as many that have as many rows. */
 static uint64_t experts_ns(Timing *timing, uint32_t price, const BufferAction *actions,
@@ -39,8 +57,9 @@ static uint64_t experts_ns(Timing *timing, uint32_t price, const BufferAction *a
         ns += op_costs_host_expert(&timing->costs, price, active,
                                    timing->rows_of[actions[i].expert], cold) /
               active;
+        ns += aged_ns(timing, &timing->costs.prices[price].aged, active, &actions[i]);
     }
-    return (uint64_t)ns;
+    return ns > 0 ? (uint64_t)ns : 0;
 }
 
 /* What ACTIVE experts take the host longer when it begins with them at START. */

@@ -48,6 +48,9 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
     }
     if (plan->compute.mode != COMPUTE_ON_GPU)
         TRY(mem_new(&layer->host_read, of->experts, sizeof *layer->host_read, "simulated experts"));
+    if (plan->compute.mode != COMPUTE_ON_GPU)
+        TRY(mem_new(&layer->host_read_ns, of->experts, sizeof *layer->host_read_ns,
+                    "simulated experts"));
     layer->together = !timing->one_thread && layer->slot_bytes <= LOADED_TOGETHER_BYTES;
     if (plan_prefetches(plan))
         price_parts(timing, layer);
@@ -269,6 +272,7 @@ Status timing_new(const TimingOptions *options, Timing **out)
 static void free_layer(const LayerTime *layer)
 {
     mem_free(layer->prefetch);
+    mem_free(layer->host_read_ns);
     mem_free(layer->host_read);
 }
 

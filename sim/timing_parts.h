@@ -119,8 +119,10 @@ typedef struct {
     uint32_t residents;     /* ... and so many of them are filled; kept by timing_event_hits() */
     uint64_t part_ns;       /* each as long as this */
     PrefetchTime *prefetch; /* [experts] */
-    uint64_t *host_read; /* [experts] what the host had read when it had read the expert; 0: never;
-                            NULL unless the host computes */
+    /* [experts] what the host had read when it had read the expert, and when that was; 0: never;
+     * NULL unless the host computes */
+    uint64_t *host_read;
+    uint64_t *host_read_ns;
 } LayerTime;
 
 /* Events of timing_plain_events(), as those of the step before. */

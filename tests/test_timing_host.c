@@ -225,6 +225,39 @@ static void experts_take_longer_when_the_host_had_none_for_a_while(void **unused
     hardware_free(&hardware);
 }
 
+/* By the time from its beginning to its beginning; what was never computed is as old as can be. */
+static void experts_take_longer_the_longer_ago_they_were_computed(void **unused)
+{
+    (void)unused;
+    static const char *const AXES[] = {"active", "elapsed"};
+    enum { AGED_NS = 60, LONG_NS = 1000000 };
+    const StepFeatures step = {.phase = PHASE_DECODE, .tokens = 1, .requests = 1};
+    static const uint16_t EXPERTS_RUN[] = {0, 0, 1, 0, 1};
+    static const uint64_t STARTS_NS[] = {1, 1 + LONG_NS / 2, 3 * LONG_NS, 4 * LONG_NS, 5 * LONG_NS};
+    static const int WANTED_NS[] = {AGED_NS, 0, AGED_NS, AGED_NS, AGED_NS};
+    Hardware hardware;
+    Plan plan;
+    CostTable *table;
+    make_machine(&hardware);
+    assert_ok(hardware_add_table(&hardware, "host/aged", "", UNIT_NS, AXES, 2, &table));
+    assert_ok(cost_table_put(table, (double[]){1, 0}, -AGED_NS, 0));
+    assert_ok(cost_table_put(table, (double[]){1, LONG_NS}, AGED_NS, 0));
+    Timing *timing = open_timing(&hardware, &plan);
+    for (size_t i = 0; i < sizeof STARTS_NS / sizeof *STARTS_NS; i++) {
+        const TimingEvent event = {.n = 1, .experts = &EXPERTS_RUN[i]};
+        const BufferAction action = {
+            .expert = EXPERTS_RUN[i], .kind = RESIDENCY_HOST, .slot = BUFFER_NO_SLOT};
+        StepTime time;
+        assert_ok(timing_begin(timing, &step, STARTS_NS[i]));
+        assert_ok(timing_event(timing, &event, &action, 1));
+        assert_ok(timing_end(timing, &time));
+        bool first = i == 0 || i == 2;
+        assert_int_equal(time.duration_ns, (first ? COLD_NS : WARM_NS) + WANTED_NS[i]);
+    }
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
 /* What was computed before is fetched meanwhile. */
 static void of_many_rows_the_last_are_fetched_at_the_end(void **unused)
 {
@@ -308,6 +341,7 @@ int main(void)
         cmocka_unit_test(an_event_takes_what_crosses_the_link_besides),
         cmocka_unit_test(host_and_loads_take_longer_beside_each_other),
         cmocka_unit_test(experts_take_longer_when_the_host_had_none_for_a_while),
+        cmocka_unit_test(experts_take_longer_the_longer_ago_they_were_computed),
         cmocka_unit_test(of_many_rows_the_last_are_fetched_at_the_end),
         cmocka_unit_test(loads_ahead_of_one_thread_are_part_of_the_experts),
     };

@@ -304,12 +304,10 @@ static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n, ui
         AXIS_ACTIVE, n, true, loads ? &timing->decide_load : &timing->decide, &timing->costs.other);
 }
 
-/* When the host would be told by what comes behind a stamp: with or without one, it is told of the
- * router before; but what it computes with comes to it after. */
+/* When the host would be told by what comes behind a stamp: it is told as late without one, for what
+ * tells it begins behind the router no sooner than behind its stamp. */
 static uint64_t told_ns(const Timing *timing)
 {
-    if (timing->options.plan->compute.mode != COMPUTE_ON_GPU)
-        return timing->gpu_ns;
     return timing->gpu_ns - timing->queue_stamp_ns + timing->tell_ns;
 }
 

@@ -131,15 +131,19 @@ static void each_expert_takes_its_share_of_as_many_of_its_rows(void **unused)
     hardware_free(&hardware);
 }
 
-/* Tokens come to the host, which wakes up, computes and has the results fetched, and at the end of
- * the step waits for the device. */
+/* Tokens come to the host, which is told of the router no sooner than if that had a stamp, wakes
+ * up, computes and has the results fetched, and at the end of the step waits for the device. */
 static void an_event_takes_what_crosses_the_link_besides(void **unused)
 {
     (void)unused;
-    enum { OFFER_NS = 40, WAKE_NS = 100, FETCH_NS = 70, ISSUE_NS = 30 };
+    enum { OFFER_NS = 40, STAMP_NS = 20, WAKE_NS = 100, FETCH_NS = 70, ISSUE_NS = 30 };
+    static const char *const TOKENS[] = {"tokens"};
     Hardware hardware;
     Plan plan;
+    CostTable *table;
     make_machine(&hardware);
+    assert_ok(hardware_add_table(&hardware, "stamp/queued", "", UNIT_NS, TOKENS, 1, &table));
+    assert_ok(cost_table_put(table, (double[]){1}, STAMP_NS, 0));
     snprintf(hardware.backend, sizeof hardware.backend, "gpu");
     put(&hardware, "issue/together", UNIT_NS, 0);
     put(&hardware, "copy/together", UNIT_NS, 0);
@@ -148,7 +152,8 @@ static void an_event_takes_what_crosses_the_link_besides(void **unused)
     put(&hardware, "host/fetch", UNIT_NS, FETCH_NS);
     put(&hardware, "issue/fetch", UNIT_NS, ISSUE_NS);
     Timing *timing = open_timing(&hardware, &plan);
-    assert_int_equal(one_ns(timing, 0), OFFER_NS + WAKE_NS + COLD_NS + FETCH_NS + WAKE_NS);
+    assert_int_equal(one_ns(timing, 0),
+                     OFFER_NS + STAMP_NS + WAKE_NS + COLD_NS + FETCH_NS + WAKE_NS);
     timing_free(timing);
     hardware_free(&hardware);
 }

@@ -8,6 +8,7 @@
 
 enum {
     HOST_ROUNDS = 7, /* over all places: memory and clocks differ from second to second */
+    SLOW_ROUNDS = 3, /* ... where it computes everything */
     HOST_REPEATS = 12,
     HOST_FEW_REPEATS = 4,
     HOST_LEAST_REPEATS = 2,
@@ -357,7 +358,8 @@ static Status note_beside(Calibration *c)
  * between is read again and again. */
 Status calibrate_host(Calibration *c)
 {
-    uint32_t rounds = c->options->quick ? 1 : HOST_ROUNDS;
+    uint32_t all = calibration_runs_at_once(c) ? SLOW_ROUNDS : HOST_ROUNDS;
+    uint32_t rounds = c->options->quick ? 1 : all;
     if (c->config->n_moe_layers == 0)
         return OK;
     TRY(measure_reuse(c));

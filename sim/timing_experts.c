@@ -304,8 +304,8 @@ static uint64_t decide_ns(Timing *timing, const LayerTime *layer, uint32_t n, ui
         AXIS_ACTIVE, n, true, loads ? &timing->decide_load : &timing->decide, &timing->costs.other);
 }
 
-/* When the host would be told by what comes behind a stamp: it is told as late without one, for what
- * tells it begins behind the router no sooner than behind its stamp. */
+/* When the host would be told by what comes behind a stamp: it is told as late without one, for
+ * what tells it begins behind the router no sooner than behind its stamp. */
 static uint64_t told_ns(const Timing *timing)
 {
     return timing->gpu_ns - timing->queue_stamp_ns + timing->tell_ns;

@@ -34,7 +34,9 @@ static Status begin_parts(ExpertSlots *slots, AheadLoad *ahead, uint32_t end)
     return OK;
 }
 
-/* All of AHEAD is to be begun with others that are as small. */
+/* All of AHEAD is to be begun with others that are as small: beginning them takes the host as long
+ * as queueing some operations, which the device would wait for, and slows the experts that then
+ * begin. */
 static void gather(ExpertSlots *slots, AheadLoad *ahead)
 {
     ResidencyRecord *record = &slots->residency[ahead->record];
@@ -43,7 +45,17 @@ static void gather(ExpertSlots *slots, AheadLoad *ahead)
     ahead->begun = ahead->parts;
     record->bytes = slots->trace_layers[ahead->layer_index].expert_bytes;
     slots->last_ahead = ahead->load.ticket;
-    slots->gathered[slots->n_gathered++] = ahead->load;
+    if (ahead->after_queue)
+        slots->gathered[slots->n_gathered++] = ahead->load;
+    else
+        slots->put_off[slots->n_put_off++] = ahead->load;
+}
+
+static Status begin_put_off(ExpertSlots *slots)
+{
+    if (slots->n_put_off > 0)
+        slots->last_ahead = slots->put_off[slots->n_put_off - 1].ticket;
+    return expert_slots_begin(slots, slots->put_off, &slots->n_put_off);
 }
 
 Status ahead_add(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
@@ -123,6 +135,7 @@ void ahead_note_wait(ExpertSlots *slots)
 Status expert_slots_wait(ExpertSlots *slots)
 {
     bool done = false;
+    TRY(begin_put_off(slots));
     while (!done && slots->first_ahead < slots->n_ahead) {
         TRY(slots->backend->poll(slots->device, &done));
         if (!done)
@@ -133,6 +146,7 @@ Status expert_slots_wait(ExpertSlots *slots)
 
 Status expert_slots_await_prefetches(ExpertSlots *slots)
 {
+    TRY(begin_put_off(slots));
     for (uint32_t i = slots->first_ahead; i < slots->n_ahead; i++) {
         AheadLoad *ahead = &slots->ahead[i];
         if (ahead->begun < ahead->parts && !ahead->cancelled)
@@ -149,6 +163,7 @@ void expert_slots_forget_prefetches(ExpertSlots *slots)
 {
     for (uint32_t i = 0; i < slots->n_ahead; i++)
         layer_of(slots, &slots->ahead[i])->prefetched[slots->ahead[i].expert] = 0;
+    slots->n_put_off = 0;
     slots->n_ahead = 0;
     slots->first_ahead = 0;
 }

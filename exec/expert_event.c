@@ -4,9 +4,10 @@
  * loads; and only then its own threads compute the host's experts, all of them together, beside the
  * loads and the GPU. What they give is fetched in a stream of its own, and the weighted sum waits
  * for that as for everything else. Small experts are begun together, and computed with the hits in
- * one call where all of them are there soon (policies/link.h). So an event takes the longest of
- * three: hits and loaded experts on the GPU, the loads, and deciding, queueing and the host's
- * experts one after the other. */
+ * one call where all of them are there soon (policies/link.h); prefetches of small ones are begun
+ * when the host has queued all up to the next counts, which it waits for. So an event takes the
+ * longest of three: hits and loaded experts on the GPU, the loads, and deciding, queueing and the
+ * host's experts one after the other. */
 #include <assert.h>
 
 #include "base/clock.h"
@@ -38,20 +39,24 @@ static Status run_jobs(const ExpertSlots *slots, const ExpertEvent *event, JobLi
                                        event->out);
 }
 
-/* Begins the loads that were gathered. */
-static Status begin_gathered(ExpertSlots *slots)
+Status expert_slots_begin(ExpertSlots *slots, const Load *loads, uint32_t *n)
 {
-    uint32_t n = slots->n_gathered;
-    slots->n_gathered = 0;
-    if (n == 0)
+    const uint32_t some = *n;
+    *n = 0;
+    if (some == 0)
         return OK;
     uint64_t start_ns = clock_ns();
-    TRY(slots->backend->load(slots->device, slots->gathered, n));
+    TRY(slots->backend->load(slots->device, loads, some));
     uint64_t end_ns = clock_ns();
-    slots->load_calls[slots->gathered->ticket] = (HostSpan){start_ns, end_ns - start_ns};
-    for (uint32_t i = 1; i < n; i++)
-        slots->load_calls[slots->gathered[i].ticket] = (HostSpan){end_ns, 0};
+    slots->load_calls[loads->ticket] = (HostSpan){start_ns, end_ns - start_ns};
+    for (uint32_t i = 1; i < some; i++)
+        slots->load_calls[loads[i].ticket] = (HostSpan){end_ns, 0};
     return OK;
+}
+
+static Status begin_gathered(ExpertSlots *slots)
+{
+    return expert_slots_begin(slots, slots->gathered, &slots->n_gathered);
 }
 
 /* Computes the hits with what short loads bring. */

@@ -153,6 +153,8 @@ void expert_slots_lay_out_deciding(ExpertSlots *slots, Arena *arena)
     slots->rows = lay_out(arena, widest, sizeof *slots->rows);
     slots->gathered =
         lay_out(arena, widest + buffer_max_prefetches(slots->decisions), sizeof *slots->gathered);
+    slots->put_off =
+        lay_out(arena, buffer_max_prefetches(slots->decisions), sizeof *slots->put_off);
     slots->ahead = lay_out(arena, max_ahead(slots), sizeof *slots->ahead);
     slots->host_jobs = lay_out(arena, widest, sizeof *slots->host_jobs);
     lay_out_jobs(&slots->hits, widest, false, arena);

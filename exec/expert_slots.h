@@ -70,6 +70,8 @@ typedef struct {
     uint32_t *rows;        /* of one event, likewise: of each of the active */
     Load *gathered;        /* of one event: those to be begun, on demand or ahead */
     uint32_t n_gathered;
+    Load *put_off; /* of one event: small ones ahead, to be begun while the host waits */
+    uint32_t n_put_off;
     bool queued;      /* operations of this event are, whose slots loads may overwrite */
     AheadLoad *ahead; /* [n_ahead] in the order of the decisions */
     uint32_t n_ahead;
@@ -148,7 +150,7 @@ Status expert_slots_time_host(ExpertSlots *slots, uint64_t *ns);
 Status expert_slots_time_beside(ExpertSlots *slots, double *host, double *load);
 /* Begins what may begin of the prefetches that are held back. */
 Status expert_slots_hand_over(ExpertSlots *slots);
-/* Waits for everything queued, and hands over prefetches meanwhile. */
+/* Waits for everything queued, and begins small prefetches and hands over others meanwhile. */
 Status expert_slots_wait(ExpertSlots *slots);
 /* Begins all that is left of prefetches; what is queued from now on comes after them, those
  * included that nobody has computed with: a step ends when its loads have ended. */

@@ -13,6 +13,9 @@ void *expert_slots_address(const ExpertSlots *slots, uint32_t layer_index, uint3
 Load expert_slots_load(ExpertSlots *slots, uint32_t layer_index, uint32_t expert, uint32_t slot,
                        ResidencyRecord *record);
 
+/* Begins LOADS[*n] together, of which none is left. */
+Status expert_slots_begin(ExpertSlots *slots, const Load *loads, uint32_t *n);
+
 /* Whether a slot of one layer may be one of the other, too: its own, or where all have one pool. */
 static inline bool expert_slots_share(const ExpertSlots *slots, uint32_t layer_index,
                                       uint32_t other_index)
@@ -21,7 +24,8 @@ static inline bool expert_slots_share(const ExpertSlots *slots, uint32_t layer_i
 }
 
 /* Prefetches of the step (exec/expert_ahead.c). Adds that of ACTION, which RECORD is of, and begins
- * it where nothing is in its way; or gathers it, where it is not held back. EVENT decided it. */
+ * it where nothing is in its way; or, where it is not held back, puts it off until the host waits,
+ * or gathers it where it goes into a slot that is still read. EVENT decided it. */
 Status ahead_add(ExpertSlots *slots, const ExpertEvent *event, const BufferAction *action,
                  const ResidencyRecord *record);
 /* The slot of EXPERT still waits for a prefetch of this step: begins what is left of it. *TICKET is

@@ -45,31 +45,6 @@ static uint64_t beside_ns(Timing *timing)
     return op_costs_ns(&timing->costs, &timing->refs.beside, &point, &timing->costs.other);
 }
 
-/* What comes from here on up to the next event begins when all of it is queued. */
-static void hold(Timing *timing)
-{
-    timing->holds = timing->options.stamped && timing->waits && !timing->one_thread;
-    if (!timing->holds)
-        return;
-    timing->first_held = timing->out.n_ops;
-    timing->held_ns = timing->gpu_ns;
-    timing->host_ns += timing->issue_stamp_ns;
-}
-
-/* It is: where the compute stream was free, all of it comes as much later. */
-static void release(Timing *timing)
-{
-    uint64_t from_ns = timing->host_ns + timing->lag_ns;
-    uint64_t later_ns = from_ns > timing->held_ns ? from_ns - timing->held_ns : 0;
-    if (!timing->holds)
-        return;
-    timing->holds = false;
-    for (size_t i = timing->first_held; i < timing->out.n_ops; i++)
-        timing->ops[i].start_ns += later_ns;
-    timing->gpu_ns += later_ns;
-    timing->stamp_at_ns += later_ns;
-}
-
 /* What the host needs to queue a call that follows another one, of a turn without its load. */
 static uint64_t again_ns(Timing *timing)
 {
@@ -123,22 +98,7 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     if (timing->adds)
         add_step(timing);
     timing->beside_ns = beside_ns(timing);
-    hold(timing);
-    return OK;
-}
-
-Status timing_stamp(Timing *timing, const StepOp *op)
-{
-    uint64_t ns = timing->gpu_ns - timing->stamp_at_ns;
-    timing->op_ns[op->op] += ns;
-    timing->layer_ns[op->layer] += ns;
-    if (timing->options.records) {
-        TRY(mem_grow(&timing->ops, &timing->op_room, timing->out.n_ops, sizeof *timing->ops,
-                     "simulated operations"));
-        timing->ops[timing->out.n_ops++] = (TimingRecord){
-            .layer = op->layer, .op = op->op, .start_ns = timing->stamp_at_ns, .duration_ns = ns};
-    }
-    timing->stamp_at_ns = timing->gpu_ns;
+    timing_hold(timing);
     return OK;
 }
 
@@ -172,29 +132,11 @@ static void queue_op(Timing *timing, OpPrice *price, uint64_t issue_ns, uint64_t
     end_queueing(timing);
 }
 
-/* What a stamp takes longer beside copies. */
-static uint64_t stamp_beside_ns(Timing *timing)
-{
-    return timing->stamp_beside_ns > 0 && link_is_busy(timing) ? timing->stamp_beside_ns : 0;
-}
-
-/* What an operation of NS takes, with its stamp where it has one. */
-static uint64_t with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
-{
-    if (!timing->waits)
-        return ns + timing->stamp_ns;
-    if (price->held.table == COSTS_NONE)
-        return ns + timing->queued_more_ns + timing->queue_stamp_ns + link_slows(timing);
-    if (!timing->options.stamped)
-        return moved(ns, price->held_ns - (int64_t)timing->tell_ns) + link_slows(timing);
-    return moved(ns, price->held_ns) + stamp_beside_ns(timing);
-}
-
 /* Runs NS on the compute stream, queued by the host where no graph does it, in COLD_NS more than
  * else. */
 static void run_op(Timing *timing, OpPrice *price, uint64_t cold_ns, uint64_t ns)
 {
-    ns = with_stamp(timing, price, ns);
+    ns = timing_with_stamp(timing, price, ns);
     if (timing->one_thread) {
         timing->host_ns += ns;
         timing->gpu_ns = timing->host_ns;
@@ -352,7 +294,7 @@ Status timing_reach(Timing *timing, uint32_t layer_index, const StepOp **experts
     else
         TRY(play_until(timing, &timing->options.layers[layer_index].layer, experts));
     timing->at++;
-    release(timing);
+    timing_release(timing);
     return OK;
 }
 
@@ -394,7 +336,7 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
     TRY(timing_reach(timing, event->layer_index, &experts));
     TRY(timing_compute(timing, event, actions, n_actions, experts));
     TRY(timing_stamp(timing, experts));
-    hold(timing);
+    timing_hold(timing);
     return OK;
 }
 
@@ -478,9 +420,10 @@ Status timing_end(Timing *timing, StepTime *step)
         return timing_ranks_end(timing, step);
     if (!timing->adds)
         TRY(play_until(timing, NULL, &last));
-    release(timing);
+    timing_release(timing);
+    TRY(timing_begin_put_off(timing));
     if (timing->one_thread)
-        timing->host_ns = timing->gpu_ns;
+        timing->host_ns = timing->gpu_ns = later(timing->gpu_ns, timing->host_ns);
     if (timing->link != NULL)
         TRY(link_end_step(timing));
     uint64_t end_ns = later(timing->gpu_ns, timing->prefetched_ns);

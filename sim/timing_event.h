@@ -36,6 +36,9 @@ Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *r
 void event_gather(Event *event, const LayerTime *layer, ResidencyRecord *record);
 /* Begins what was gathered, whose time all of them have. Fails with ERR_MEMORY. */
 Status event_begin_gathered(Event *event);
+/* The load of PREFETCH, of LAYER's, is to be begun while the host waits; RECORD is the next. */
+void event_put_off(Event *event, const LayerTime *layer, PrefetchTime *prefetch,
+                   ResidencyRecord *record);
 /* Queues what is pending. Fails with ERR_MEMORY. */
 Status event_run_pending(Event *event);
 /* Counts how much later it ended. */

@@ -179,6 +179,10 @@ static Status carry_out_prefetch(Event *event, const BufferAction *action, Resid
     timing->out.bytes_loaded += record->bytes;
     PrefetchTime *prefetch = &layer->prefetch[action->expert];
     *prefetch = (PrefetchTime){.step = timing->number};
+    if (layer->puts_off && !event->queued) {
+        event_put_off(event, layer, prefetch, record);
+        return OK;
+    }
     if (layer->together) {
         event_gather(event, layer, record);
         prefetch->next = event->ahead;
@@ -342,6 +346,7 @@ Status timing_experts(Timing *timing, const TimingEvent *asked, const BufferActi
     }
     for (uint32_t i = 0; i < n_actions; i++)
         event.n_loads += is_on_demand(&actions[i]);
+    TRY(timing_begin_put_off(timing));
     event_decide(&event, &all, &hits_end_ns);
     event_expect_host(&event, actions, n_actions);
     TRY(carry_out_all(&event, actions, n_actions));

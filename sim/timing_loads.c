@@ -3,6 +3,7 @@
 
 /* The duration of a record whose load is still to be begun. */
 #define GATHERED UINT64_MAX
+#define PUT_OFF (UINT64_MAX - 1)
 
 /* What a load of NS from START on takes beside experts that the host computes. */
 static uint64_t beside_host(const Event *event, uint64_t start_ns, uint64_t ns)
@@ -167,4 +168,49 @@ void event_gather(Event *event, const LayerTime *layer, ResidencyRecord *record)
         event->first_gathered = event->timing->out.n_residency;
     event->gathered_layer = layer;
     record->duration_ns = GATHERED;
+}
+
+void event_put_off(Event *event, const LayerTime *layer, PrefetchTime *prefetch,
+                   ResidencyRecord *record)
+{
+    Timing *timing = event->timing;
+    if (timing->n_put_off++ == 0)
+        timing->put_off = prefetch;
+    else
+        timing->last_put_off->next = prefetch;
+    timing->last_put_off = prefetch;
+    timing->put_off_layer = layer;
+    prefetch->record = timing->out.n_residency;
+    record->duration_ns = PUT_OFF;
+}
+
+/* PREFETCH has the time of LOAD. */
+static void take_time(Timing *timing, PrefetchTime *prefetch, const ResidencyRecord *load)
+{
+    prefetch->end_ns = load->start_ns + load->duration_ns;
+    timing->prefetched_ns = later(timing->prefetched_ns, prefetch->end_ns);
+    if (!timing->options.records)
+        return;
+    timing->residency[prefetch->record].start_ns = load->start_ns;
+    timing->residency[prefetch->record].duration_ns = load->duration_ns;
+}
+
+Status timing_begin_put_off(Timing *timing)
+{
+    const LayerTime *layer = timing->put_off_layer;
+    uint32_t n = timing->n_put_off;
+    ResidencyRecord load = {0};
+    timing->n_put_off = 0;
+    if (n == 0)
+        return OK;
+    /* What goes before an event's first loads is over. */
+    Event event = {.timing = timing, .price = layer->price, .calls = 1};
+    if (layer->together)
+        TRY(begin_together(&event, layer, n, &load));
+    for (PrefetchTime *prefetch = timing->put_off; n > 0; n--, prefetch = prefetch->next) {
+        if (!layer->together)
+            TRY(event_begin_load(&event, layer, &load));
+        take_time(timing, prefetch, &load);
+    }
+    return OK;
 }

@@ -52,6 +52,7 @@ static Status price_loads(Timing *timing, LayerTime *layer, const TraceLayer *of
         TRY(mem_new(&layer->host_read_ns, of->experts, sizeof *layer->host_read_ns,
                     "simulated experts"));
     layer->together = !timing->one_thread && layer->slot_bytes <= LOADED_TOGETHER_BYTES;
+    layer->puts_off = !link_holds_back(layer->slot_bytes, plan->link.h2d_gb_per_s);
     if (plan_prefetches(plan))
         price_parts(timing, layer);
     return mem_new(&layer->prefetch, of->experts, sizeof *layer->prefetch, "simulated loads");

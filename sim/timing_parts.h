@@ -20,6 +20,7 @@ typedef struct {
 typedef struct PrefetchTime {
     uint64_t end_ns;           /* of its prefetch, unless that is held back */
     struct PrefetchTime *next; /* that is begun together with it */
+    size_t record;             /* ... where it is put off: of the residency */
     uint64_t step;             /* 1 + the step in which it was decided; 0: none */
     uint32_t number;           /* of Timing.ahead, where it is */
     bool held;
@@ -113,6 +114,7 @@ typedef struct {
     uint64_t copy_ns;       /* of a load beside nothing */
     uint64_t copy_busy_ns;  /* ... beside computation */
     bool together;          /* loads of an event are copied together */
+    bool puts_off;          /* its prefetches are put off until the host waits */
     bool holds_back;        /* its prefetches are held back ... */
     uint32_t parts;         /* ... and loaded in so many parts */
     uint32_t slots;         /* where they are its own, ... */
@@ -265,6 +267,12 @@ struct Timing {
     uint64_t timed_loads;   /* of the step: those that are copied together have one time */
     StepTime out;
 
+    /* Small prefetches of the last event, which are begun while the host waits for the next. */
+    PrefetchTime *put_off; /* in the order of the decisions */
+    PrefetchTime *last_put_off;
+    const LayerTime *put_off_layer;
+    uint32_t n_put_off;
+
     /* Only where prefetches are held back. */
     Engine *link;
     AheadTime *ahead; /* [n_ahead] in the order of the decisions */
@@ -346,8 +354,10 @@ Status timing_lacks(const Timing *timing, const char *name, const char *shape);
 
 /* What the host needs to begin N small loads, but for what a slow link adds. */
 uint64_t timing_issue_loads_ns(Timing *timing, uint32_t n);
-/* What stamps take in the step that begins, where it waits. */
-void timing_price_stamps(Timing *timing);
+
+/* The host is about to wait, for an event's counts or the end of the step: it begins what was put
+ * off. Fails with ERR_MEMORY. */
+Status timing_begin_put_off(Timing *timing);
 
 /* The link (sim/timing_link.c). All fail with ERR_MEMORY. */
 Status link_open(Timing *timing);
@@ -394,6 +404,15 @@ Status timing_reach(Timing *timing, uint32_t layer_index, const StepOp **experts
 /* Plays the experts of EVENT, which timing_stamp() notes. */
 Status timing_compute(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                       uint32_t n_actions, const StepOp *experts);
+/* What stamps take in the step that begins, where it waits (sim/timing_stamps.c). */
+void timing_price_stamps(Timing *timing);
+/* In a stamped step that waits, what comes from here on up to the next event begins when all of it
+ * is queued; ... */
+void timing_hold(Timing *timing);
+/* ... it is: where the compute stream was free, all of it comes as much later. */
+void timing_release(Timing *timing);
+/* What an operation of NS takes, with its stamp where it has one. */
+uint64_t timing_with_stamp(Timing *timing, const OpPrice *price, uint64_t ns);
 /* Notes that OP has run since the last stamp. */
 Status timing_stamp(Timing *timing, const StepOp *op);
 /* Counts TIMING->plain, as often as it happened, to its layers. */

@@ -308,25 +308,6 @@ static void price_stamps(Timing *timing)
         timing->stamp_beside_ns = constant_if_any(timing, &timing->refs.stamp_beside, 0);
 }
 
-void timing_price_stamps(Timing *timing)
-{
-    static const CostPoint point = {0};
-    uint64_t tokens = timing->step.tokens;
-    uint64_t ns = timing->graph_stamp_ns;
-    if (!timing->waits)
-        return;
-    tokens = tokens < timing->most_stamped ? tokens : timing->most_stamped;
-    if (timing->refs.queue_stamp.table != COSTS_NONE)
-        ns = (uint64_t)op_costs_by_number(&timing->costs, &timing->refs.queue_stamp, &point,
-                                          AXIS_TOKENS, (uint32_t)tokens, true, &timing->queue_stamp,
-                                          &timing->costs.other);
-    timing->tell_ns = ns;
-    timing->queue_stamp_ns = timing->options.stamped ? ns : 0;
-    timing->queued_more_ns = 0;
-    if (is_needed(timing, NEEDED_BY_QUEUES) && timing->graph_stamp_ns > ns)
-        timing->queued_more_ns = timing->graph_stamp_ns - ns;
-}
-
 static void price_ends(Timing *timing)
 {
     timing->end_load_ns = constant(timing, &timing->refs.end_load);

@@ -30,6 +30,11 @@ typedef struct {
     EngineTask prefetched[MOE_LAYERS][EXPERTS]; /* in this step, not held back; 0: none */
     EngineTask prefetches[MOE_LAYERS * EXPERTS * 4];
     uint32_t n_prefetches;
+    struct {
+        uint32_t layer;
+        uint32_t expert;
+    } put_off[MOE_LAYERS * EXPERTS]; /* small ones, until the host waits */
+    uint32_t n_put_off;
     Held held[MOE_LAYERS * EXPERTS * 2]; /* of this step */
     uint32_t n_held;
     uint32_t held_of[MOE_LAYERS][EXPERTS]; /* 1 + its number; 0: none */
@@ -364,6 +369,19 @@ static void begin_gathered(Played *played, Pending *pending)
     pending->n_ahead = 0;
 }
 
+static void begin_put_off(Played *played)
+{
+    static const Pending NOTHING;
+    uint32_t n = played->n_put_off;
+    played->n_put_off = 0;
+    if (n == 0)
+        return;
+    EngineTask load = begin_together(played, &NOTHING, n);
+    played->prefetches[played->n_prefetches++] = load;
+    for (uint32_t i = 0; i < n; i++)
+        played->prefetched[played->put_off[i].layer][played->put_off[i].expert] = load;
+}
+
 static void queue_pending(Played *played, Pending *pending)
 {
     Jobs *loaded = &pending->loaded;
@@ -402,6 +420,9 @@ static void queue_load(Played *played, const BufferAction *action, Pending *pend
         load_on_demand(played, action, pending);
     } else if (played->load_ns > 0 || played->slot_bytes > LOADED_TOGETHER_BYTES) {
         hold(played, action);
+    } else if (!pending->queued) {
+        played->put_off[played->n_put_off].layer = action->layer_index;
+        played->put_off[played->n_put_off++].expert = action->expert;
     } else {
         pending->ahead[pending->n_ahead].layer = action->layer_index;
         pending->ahead[pending->n_ahead++].expert = action->expert;
@@ -446,6 +467,7 @@ static void queue_experts(Played *played, const TimingEvent *event, const Buffer
         loads += actions[i].kind == RESIDENCY_LOAD || actions[i].kind == RESIDENCY_BYPASS;
     bool predicts = played->predicts && event->layer_index + 1 < MOE_LAYERS;
     /* The host waits for the queue, wakes up, and decides. */
+    begin_put_off(played);
     EngineTask both[] = {played->host, played->last};
     put(played, HOST, cost(played, "wake", 0), both, 2);
     const char *decide = loads > 0 ? "decide/load" : "decide";
@@ -479,6 +501,7 @@ static uint64_t end_step(Played *played)
 {
     EngineTask all[MOE_LAYERS * EXPERTS * 4 + 2];
     uint64_t end_ns = 0;
+    begin_put_off(played);
     for (uint32_t i = 0; i < played->n_held; i++) {
         take_over(played, &played->held[i]);
         if (played->held[i].begun > 0)

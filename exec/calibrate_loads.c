@@ -372,6 +372,13 @@ static Status measure_many(Calibration *c, uint32_t tokens, uint32_t active, Loa
     return time_steps(c, tokens, active, misses, hits);
 }
 
+/* The open model has room for steps of TOKENS, in as many requests as there are at the most. */
+static bool has_room(const Calibration *c, uint32_t tokens)
+{
+    uint32_t requests = tokens < c->max_requests ? tokens : c->max_requests;
+    return tokens <= c->max_tokens && tokens % requests == 0 && tokens / requests <= c->max_length;
+}
+
 /* More tokens are computed by more kernels, all of which come after the loads. */
 static Status measure_tokens(Calibration *c)
 {
@@ -394,8 +401,7 @@ static Status measure_tokens(Calibration *c)
     TRY(calibration_note(c, "after/tokens", shape, UNIT_NS, AXIS, 1, &at, 0, 0));
     for (size_t i = 0; i < COUNT(TOKENS) && !c->options->quick; i++) {
         at = TOKENS[i];
-        if (TOKENS[i] > c->max_tokens || TOKENS[i] / c->max_requests > c->max_length ||
-            TOKENS[i] % c->max_requests != 0)
+        if (!has_room(c, TOKENS[i]))
             continue;
         TRY(measure_many(c, TOKENS[i], active, &misses, &hits));
         TRY(note_stamp(c, at, &misses));
@@ -405,16 +411,43 @@ static Status measure_tokens(Calibration *c)
     return OK;
 }
 
+/* From the end of loads to that of the call which waits for them, of steps of TOKENS. */
+static double awaited(Calibration *c, uint32_t tokens, LoadTimes *misses)
+{
+    return calibration_median(misses->after_ns, LOAD_STEPS) - calibration_stamp_ns(c, tokens);
+}
+
+/* Where there is room for half of an event's experts. */
+static Status measure_halves(Calibration *c, double few_awaited_ns)
+{
+    static const uint32_t TOKENS[] = {MANY_TOKENS, 4 * MANY_TOKENS, 64 * MANY_TOKENS};
+    uint32_t top_k = c->config->max_top_k;
+    uint32_t active = c->config->max_experts / 2;
+    LoadTimes hits = {.loads = 0};
+    LoadTimes misses = {.loads = 0};
+    if (has_room(c, 2) && 2 * top_k <= active)
+        TRY(calibrate_halves(c, 2, 2 * top_k, few_awaited_ns));
+    for (size_t i = 0; i < (c->options->quick ? 1 : COUNT(TOKENS)); i++) {
+        if (!has_room(c, TOKENS[i]) || active / 2 < top_k || active > TOKENS[i] * top_k)
+            continue;
+        TRY(measure_many(c, TOKENS[i], active / 2, &misses, &hits));
+        TRY(calibrate_halves(c, TOKENS[i], active, awaited(c, TOKENS[i], &misses)));
+    }
+    return OK;
+}
+
 static Status measure_small_loads(Calibration *c, LoadTimes *misses)
 {
     if (calibration_runs_at_once(c) ||
         executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
         return OK;
-    double awaited_ns =
-        calibration_median(misses->after_ns, LOAD_STEPS) - calibration_stamp_ns(c, 1);
+    double few_awaited_ns = awaited(c, 1, misses);
     TRY(measure_tokens(c));
     TRY(calibrate_mixed(c));
-    return calibrate_turns(c, awaited_ns);
+    if (c->config->max_top_k < 3)
+        return OK;
+    TRY(measure_halves(c, few_awaited_ns));
+    return calibrate_turns(c);
 }
 
 /* With room for a token's experts only, two tokens that share none take turns. */

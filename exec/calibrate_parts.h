@@ -326,9 +326,11 @@ Status calibrate_evicted(Calibration *c);
 Status calibrate_cold(Calibration *c);
 /* ... and steps that load experts, with a buffer for those of one token. */
 Status calibrate_loads(Calibration *c);
-/* ... small ones: the call that waits for them ends AWAITED_NS after them. The plan is another one
- * then. */
-Status calibrate_turns(Calibration *c, double awaited_ns);
+/* ... small ones, one at a time. The plan is another one then. */
+Status calibrate_turns(Calibration *c);
+/* ... small ones of ACTIVE experts of steps of TOKENS, half of them at a time: the call that waits
+ * for half as many ends AWAITED_NS after them. The plan is another one then. */
+Status calibrate_halves(Calibration *c, uint32_t tokens, uint32_t active, double awaited_ns);
 /* ... events of small experts some of which hit. The plan is another one then. */
 Status calibrate_mixed(Calibration *c);
 /* The shape key of the experts of the decoder's first MoE layer, by which sim/timing.h looks up

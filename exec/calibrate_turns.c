@@ -5,7 +5,14 @@
 #include "base/statistics.h"
 #include "exec/calibrate_parts.h"
 
-enum { TURN_STEPS = 5, MANY_TOKENS = 16, QUICK_TURNS = 2, MOST_TURNS = 4096, LEAST_TURNS = 4 };
+enum {
+    TURN_STEPS = 5,
+    FEW_TOKENS = 2,
+    MANY_TOKENS = 16,
+    QUICK_TURNS = 2,
+    MOST_TURNS = 4096,
+    LEAST_TURNS = 4
+};
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
@@ -181,7 +188,8 @@ static Status measure_turns(Calibration *c, uint32_t tokens)
 /* An event's loads in two groups, means over a step. */
 typedef struct {
     double more_ns; /* that the first takes than the second, which is as large */
-    double gap_ns;  /* from its end to the second's start */
+    double copy_ns; /* that the second takes */
+    double gap_ns;  /* from the first's end to the second's start */
 } Halves;
 
 static Halves compare_halves(const StepOutput *output)
@@ -196,6 +204,7 @@ static Halves compare_halves(const StepOutput *output)
             continue;
         if (first != NULL && (record == NULL || record->layer != first->layer)) {
             sums.more_ns += (double)first->duration_ns - (double)last->duration_ns;
+            sums.copy_ns += (double)last->duration_ns;
             sums.gap_ns += ns_between(first->start_ns + first->duration_ns, last->start_ns);
             n++;
             first = NULL;
@@ -203,51 +212,55 @@ static Halves compare_halves(const StepOutput *output)
         first = first == NULL ? record : first;
         last = record;
     }
-    return (Halves){sums.more_ns / (n > 0 ? n : 1), sums.gap_ns / (n > 0 ? n : 1)};
+    n = n > 0 ? n : 1;
+    return (Halves){sums.more_ns / n, sums.copy_ns / n, sums.gap_ns / n};
 }
 
-/* Two tokens have twice as many experts as there is room for: one half is loaded where nothing is
- * under way, while the host is still beginning it, and the other when the first has been computed,
- * which ends AWAITED_NS after its load. */
-static Status measure_halves(Calibration *c, double awaited_ns)
+/* Steps of TOKENS have twice as many experts as there is room for, ACTIVE: one half is loaded where
+ * nothing is under way, while the host is still beginning it, and the other when the first has been
+ * computed, which ends AWAITED_NS after its load. */
+Status calibrate_halves(Calibration *c, uint32_t tokens, uint32_t active, double awaited_ns)
 {
-    const StepKind kind = {.requests = 2, .tokens = 1, .forced = true};
-    uint32_t active = 2 * c->config->max_top_k;
+    const uint32_t requests = tokens < c->max_requests ? tokens : c->max_requests;
+    const StepKind kind = {.requests = requests, .tokens = tokens / requests, .forced = true};
+    const double bytes = active / 2 * (double)executor_expert_slot_bytes(c->executor, 0);
+    const double at = tokens;
     double more_ns[TURN_STEPS];
     double gap_ns[TURN_STEPS];
+    double copy_ns[TURN_STEPS];
     Plan plan = c->plan;
     StepOutput output;
     double ns;
-    if (2 * active > c->config->max_experts || c->max_requests < 2)
-        return OK;
-    plan.buffer.slots = c->config->max_top_k;
+    plan.buffer.slots = active / 2;
     TRY(executor_set_plan(c->executor, &plan));
     for (int i = -2; i < TURN_STEPS; i++) {
         calibration_seek_quiet(c);
-        calibration_turn_over(c, 2, active, i % 2 != 0);
+        calibration_turn_over(c, tokens, active, i % 2 != 0);
         TRY(calibration_step(c, &kind, true, &output, &ns));
         const Halves halves = compare_halves(&output);
         more_ns[i > 0 ? i : 0] = halves.more_ns;
         gap_ns[i > 0 ? i : 0] = halves.gap_ns;
+        copy_ns[i > 0 ? i : 0] = halves.copy_ns;
     }
     double spread = calibration_spread(more_ns, TURN_STEPS);
-    TRY(calibration_note(c, "start/together", "", UNIT_NS, NULL, 0, NULL,
-                         at_least_0(calibration_median(more_ns, TURN_STEPS)), spread));
+    if (tokens == FEW_TOKENS)
+        TRY(calibration_note(c, "start/together", "", UNIT_NS, NULL, 0, NULL,
+                             at_least_0(calibration_median(more_ns, TURN_STEPS)), spread));
+    spread = calibration_spread(copy_ns, TURN_STEPS);
+    TRY(calibration_note(c, "copy/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                         calibration_median(copy_ns, TURN_STEPS), spread));
     spread = calibration_spread(gap_ns, TURN_STEPS);
-    return calibration_note(c, "sync/together", "", UNIT_NS, NULL, 0, NULL,
+    return calibration_note(c, "sync/together", "", UNIT_NS, TOKENS_AXIS, 1, &at,
                             at_least_0(calibration_median(gap_ns, TURN_STEPS) - awaited_ns),
                             spread);
 }
 
 /* Other kernels compute many rows, which takes more launches. */
-Status calibrate_turns(Calibration *c, double awaited_ns)
+Status calibrate_turns(Calibration *c)
 {
     static const uint32_t TOKENS[] = {1, MANY_TOKENS, 4 * MANY_TOKENS, 16 * MANY_TOKENS,
                                       64 * MANY_TOKENS};
     Plan plan = c->plan;
-    if (c->config->max_top_k < 3)
-        return OK;
-    TRY(measure_halves(c, awaited_ns));
     plan.buffer.slots = 1;
     TRY(executor_set_plan(c->executor, &plan));
     for (size_t i = 0; i < (c->options->quick ? QUICK_TURNS : COUNT(TOKENS)); i++)

@@ -70,7 +70,8 @@
  *                      beyond what such a call takes from the end of queueing it; may be negative
  *   after/tokens       ... beyond which steps of more "tokens" take longer from it on
  *   sync               from the end of a load to what awaits it, and from the end of what is queued
- *                      to a load that comes after it; sync/together: ... to small ones
+ *                      to a load that comes after it; sync/together: ... to small ones, by the
+ *                      "tokens" of the step
  *   throttle           what a load over a slow link takes longer than the link is said to;
  *                      throttle/least: what it takes longer than its copy, at the least;
  *                      issue/throttle: what the host needs to begin it more

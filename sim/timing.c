@@ -34,6 +34,18 @@ static uint64_t after_ns(Timing *timing)
     return op_costs_ns(&timing->costs, &timing->refs.after_tokens, &point, &timing->costs.other);
 }
 
+/* What passes from the end of a call to small loads that await it. */
+static uint64_t sync_together_ns(Timing *timing)
+{
+    const CostRef *ref = &timing->refs.sync_together;
+    CostPoint point = {0};
+    uint64_t tokens = timing->step.tokens;
+    if (ref->table == COSTS_NONE || timing->settled)
+        return timing->sync_ns;
+    point.at[AXIS_TOKENS] = (double)(tokens < timing->most_synced ? tokens : timing->most_synced);
+    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
+}
+
 /* What an operation of the step takes longer while prefetches are copied. */
 static uint64_t beside_ns(Timing *timing)
 {
@@ -75,6 +87,7 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->cold_ns = 0;
     timing->after_ns = after_ns(timing);
     timing->again_ns = again_ns(timing);
+    timing->sync_together_ns = sync_together_ns(timing);
     timing->gpu_ns = timing->start_ns;
     timing->stamp_at_ns = timing->start_ns;
     timing->prefetched_ns = 0;

@@ -198,7 +198,7 @@ struct Timing {
     uint64_t start_together_ns;
     uint64_t issue_throttle_ns; /* ... of small ones over a slow link */
     uint64_t most_together;     /* bytes of those whose start was measured */
-    uint64_t sync_together_ns;
+    uint64_t most_synced;       /* tokens of steps whose small loads that await a call were */
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
     uint64_t end_loads_ns; /* of a step that has any */
@@ -250,19 +250,20 @@ struct Timing {
     StepMode mode;
     uint32_t at; /* next operation of the stack's list */
     uint64_t start_ns;
-    uint64_t elapsed_ns;  /* since the step before began */
-    uint32_t n_events;    /* so far */
-    uint64_t cold_bytes;  /* that an event of the step before loaded or the host read, on average */
-    uint64_t after_ns;    /* that a call takes longer after loads, of so many tokens */
-    uint64_t again_ns;    /* to queue a call after another one in its event; 0: as in its price */
-    uint64_t cold_ns;     /* that queueing took longer since, so far */
-    uint64_t host_ns;     /* the host has come so far */
-    uint64_t gpu_ns;      /* the compute stream is free */
-    uint64_t copy_ns;     /* the copy stream is free */
-    uint64_t stamp_at_ns; /* the last stamp */
-    bool holds;           /* operations until all that come before the next event are queued: */
-    size_t first_held;    /* ... from this one of the step on */
-    uint64_t held_ns;     /* when it would have begun */
+    uint64_t elapsed_ns; /* since the step before began */
+    uint32_t n_events;   /* so far */
+    uint64_t cold_bytes; /* that an event of the step before loaded or the host read, on average */
+    uint64_t after_ns;   /* that a call takes longer after loads, of so many tokens */
+    uint64_t sync_together_ns; /* from a call's end to small loads that await it */
+    uint64_t again_ns;      /* to queue a call after another one in its event; 0: as in its price */
+    uint64_t cold_ns;       /* that queueing took longer since, so far */
+    uint64_t host_ns;       /* the host has come so far */
+    uint64_t gpu_ns;        /* the compute stream is free */
+    uint64_t copy_ns;       /* the copy stream is free */
+    uint64_t stamp_at_ns;   /* the last stamp */
+    bool holds;             /* operations until all that come before the next event are queued: */
+    size_t first_held;      /* ... from this one of the step on */
+    uint64_t held_ns;       /* when it would have begun */
     uint64_t prefetched_ns; /* the last prefetch of the step ends */
     uint64_t timed_loads;   /* of the step: those that are copied together have one time */
     StepTime out;

@@ -267,8 +267,8 @@ static void price_small_loads(Timing *timing)
 {
     timing->issue_together_ns = constant(timing, &timing->refs.issue_together);
     timing->start_together_ns = constant_if_any(timing, &timing->refs.start_together, 0);
-    timing->sync_together_ns =
-        constant_if_any(timing, &timing->refs.sync_together, timing->sync_ns);
+    if (timing->refs.sync_together.table != COSTS_NONE)
+        timing->most_synced = last_place(&timing->costs, &timing->refs.sync_together);
     if (timing->refs.load_together.table != COSTS_NONE)
         timing->most_together = last_place(&timing->costs, &timing->refs.load_together);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))

@@ -7,6 +7,9 @@
 
 enum { MIXED_STEPS = 7, MIXED_WARM_UP = 2, DRAWN_STEPS = 8, MOST_DRAWN = 512, LEAST_DRAWN = 5 };
 
+/* Of a load that is as fast as it comes, which is asked to be slow. */
+static const double LEAST_ASKED_NS = 2;
+
 static const char *const LOADS_AXIS[] = {"loads"};
 static const char *const BYTES_AXIS[] = {"bytes"};
 
@@ -127,6 +130,28 @@ static Status measure_tokens(Calibration *c, uint32_t tokens, uint32_t active, u
     return OK;
 }
 
+/* One load over a link that is to be slow, but no slower than it is: what that takes the host and
+ * the load more than the same without. */
+static Status measure_throttle(Calibration *c)
+{
+    uint32_t active = c->config->max_top_k;
+    Plan plan = c->plan;
+    MixedTimes plain;
+    MixedTimes slow;
+    plan.buffer.slots = active;
+    TRY(executor_set_plan(c->executor, &plan));
+    TRY(time_steps(c, 1, active, 1, &plain));
+    plan.link.h2d_gb_per_s = (double)executor_expert_slot_bytes(c->executor, 0) / LEAST_ASKED_NS;
+    TRY(executor_set_plan(c->executor, &plan));
+    TRY(time_steps(c, 1, active, 1, &slow));
+    double spread = calibration_spread(slow.load_ns, MIXED_STEPS);
+    TRY(calibration_note(c, "throttle/least", "", UNIT_NS, NULL, 0, NULL,
+                         longer(slow.load_ns, plain.load_ns), spread));
+    spread = calibration_spread(slow.begin_ns, MIXED_STEPS);
+    return calibration_note(c, "issue/throttle", "", UNIT_NS, NULL, 0, NULL,
+                            longer(slow.begin_ns, plain.begin_ns), spread);
+}
+
 /* ---- experts that are drawn ---- */
 
 typedef struct {
@@ -194,6 +219,7 @@ Status calibrate_mixed(Calibration *c)
     uint32_t half = c->config->max_experts / 2;
     uint32_t tokens = (half + top_k - 1) / top_k;
     TRY(measure_tokens(c, 1, top_k, 1));
+    TRY(measure_throttle(c));
     TRY(measure_drawn(c, 1));
     TRY(measure_drawn(c, 4));
     TRY(measure_drawn(c, 8));

@@ -350,7 +350,7 @@ static void print_extrapolated(const TimingTotals *totals)
 static void print_missing(const TimingTotals *totals)
 {
     for (uint32_t i = 0; i < totals->n_missing; i++)
-        printf("%s%s%s", i == 0 ? "MISSING in the profile, and counted as no time: " : ", ",
+        printf("%s%s%s", i == 0 ? "MISSING in the profile, and counted as nothing: " : ", ",
                totals->missing[i], i + 1 == totals->n_missing ? ".\n" : "");
 }
 

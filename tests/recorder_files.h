@@ -6,7 +6,7 @@
 #include "tests/random_trace.h"
 
 /* PATH with SUFFIX */
-static const char *suffixed(const char *path, const char *suffix)
+static inline const char *suffixed(const char *path, const char *suffix)
 {
     static char text[512];
     snprintf(text, sizeof text, "%s%s", path, suffix);

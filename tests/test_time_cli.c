@@ -9,53 +9,8 @@
 #include "base/json.h"
 #include "base/memory.h"
 #include "policies/hardware.h"
-
-#define MODEL "models/tiny-32x4"
-static CliRun run;
-static char profile[512];
-static char trace[512];
-
-static void keep(char path[512], const char *name)
-{
-    snprintf(path, 512, "%s", scratch_path(name));
-}
-
-static cJSON *parse_out(void)
-{
-    cJSON *json;
-    if (run.code != 0)
-        fail_msg("exit %d: %s", run.code, run.err);
-    assert_ok(json_parse(run.out, strlen(run.out), "stdout", &json));
-    return json;
-}
-
-static const cJSON *at(const cJSON *json, const char *key)
-{
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);
-    if (item == NULL)
-        fail_msg("no key %s", key);
-    return item;
-}
-
-static double number(const cJSON *json, const char *key)
-{
-    assert_true(cJSON_IsNumber(at(json, key)));
-    return at(json, key)->valuedouble;
-}
-
-static int make_inputs(void **unused)
-{
-    (void)unused;
-    keep(profile, "hardware.json");
-    keep(trace, "time.db");
-    /* Of the shipped model, which is the default. */
-    RUN("calibrate", "--quick", "--threads", "1", "--out", profile);
-    assert_int_equal(run.code, 0);
-    RUN("record", "--model", MODEL, "--tokens", MODEL "/eval_tokens.safetensors", "--prompt-length",
-        "24", "--requests", "1", "--batch", "2", "--generate", "5", "--ignore-eos", "--out", trace);
-    assert_int_equal(run.code, 0);
-    return 0;
-}
+#include "tests/json_at.h"
+#include "tests/time_maker.h"
 
 /* Steps follow one another, and what is said of all of them is their sum. */
 static void assert_steps_make(const cJSON *time)
@@ -66,14 +21,14 @@ static void assert_steps_make(const cJSON *time)
     const cJSON *step;
     cJSON_ArrayForEach(step, at(time, "per_step"))
     {
-        assert_true(number(step, "start_ns") >= end_ns);
-        end_ns = number(step, "start_ns") + number(step, "total_ns");
+        assert_true(number_at(step, "start_ns") >= end_ns);
+        end_ns = number_at(step, "start_ns") + number_at(step, "total_ns");
         for (int i = 0; i < 4; i++)
-            sums[i] += number(step, SUMS[i]);
+            sums[i] += number_at(step, SUMS[i]);
     }
-    assert_true(cJSON_GetArraySize(at(time, "per_step")) == number(time, "steps"));
+    assert_true(cJSON_GetArraySize(at(time, "per_step")) == number_at(time, "steps"));
     for (int i = 0; i < 4; i++)
-        assert_true(sums[i] == number(time, SUMS[i]));
+        assert_true(sums[i] == number_at(time, SUMS[i]));
 }
 
 static void simulated_time_is_the_sum_of_its_parts(void **unused)
@@ -86,18 +41,19 @@ static void simulated_time_is_the_sum_of_its_parts(void **unused)
     double ops = 0;
     double layers = 0;
     const cJSON *item;
-    cJSON_ArrayForEach(item, at(time, "phases")) phases += number(item, "total_ns");
+    cJSON_ArrayForEach(item, at(time, "phases")) phases += number_at(item, "total_ns");
     cJSON_ArrayForEach(item, at(time, "ops_ns")) ops += item->valuedouble;
     cJSON_ArrayForEach(item, at(time, "layers_ns")) layers += item->valuedouble;
-    double total = number(time, "total_ns");
+    double total = number_at(time, "total_ns");
     assert_true(total > 0);
     assert_true(phases == total);
     assert_true(layers == ops);
-    assert_true(fabs(ops + number(time, "rest_ns") - total) <= 0.2 * total);
-    assert_true(fabs(number(time, "tokens_per_s") - 1e9 * number(time, "tokens") / total) < 1);
-    assert_true(number(time, "exposed_load_ns") == 0);
-    assert_true(number(time, "peak_bytes") >= number(time, "peak_in_use_bytes"));
-    assert_true(number(time, "peak_in_use_bytes") > 0);
+    assert_true(fabs(ops + number_at(time, "rest_ns") - total) <= 0.2 * total);
+    assert_true(fabs(number_at(time, "tokens_per_s") - 1e9 * number_at(time, "tokens") / total) <
+                1);
+    assert_true(number_at(time, "exposed_load_ns") == 0);
+    assert_true(number_at(time, "peak_bytes") >= number_at(time, "peak_in_use_bytes"));
+    assert_true(number_at(time, "peak_in_use_bytes") > 0);
     assert_int_equal(cJSON_GetArraySize(at(at(time, "costs"), "ops_missing")), 0);
     assert_steps_make(time);
     cJSON_Delete(json);
@@ -109,9 +65,9 @@ static double total_with(const char *slots, double *exposed)
         "buffer.evict=lru", "--set", "link.h2d_gb_per_s=0.05");
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
-    double total = number(time, "total_ns");
-    *exposed = number(time, "exposed_load_ns");
-    assert_true(number(time, "bytes_loaded") == number(json, "bytes_loaded"));
+    double total = number_at(time, "total_ns");
+    *exposed = number_at(time, "exposed_load_ns");
+    assert_true(number_at(time, "bytes_loaded") == number_at(json, "bytes_loaded"));
     assert_steps_make(time);
     cJSON_Delete(json);
     return total;
@@ -145,15 +101,15 @@ static void count_slices(const char *path, int processes, int steps)
     cJSON_ArrayForEach(item, at(json, "traceEvents"))
     {
         if (strcmp(at(item, "ph")->valuestring, "C") == 0) {
-            assert_true(number(at(item, "args"), "slots") > 0);
+            assert_true(number_at(at(item, "args"), "slots") > 0);
             counters++;
         }
         if (strcmp(at(item, "ph")->valuestring, "X") != 0)
             continue;
-        assert_true(number(item, "ts") >= 0);
-        assert_true(number(item, "dur") >= 0);
-        pids |= (int)number(item, "pid");
-        n_steps += number(item, "tid") == 1;
+        assert_true(number_at(item, "ts") >= 0);
+        assert_true(number_at(item, "dur") >= 0);
+        pids |= (int)number_at(item, "pid");
+        n_steps += number_at(item, "tid") == 1;
         n_ops += strcmp(at(item, "name")->valuestring, "experts") == 0;
     }
     assert_int_equal(pids, processes);
@@ -174,7 +130,7 @@ static void time_lines_have_every_step_and_operation(void **unused)
     cJSON_Delete(json);
     RUN("info", trace, "--json");
     json = parse_out();
-    int steps = (int)number(json, "steps");
+    int steps = (int)number_at(json, "steps");
     cJSON_Delete(json);
     count_slices(path, 2, steps);
     RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
@@ -182,106 +138,6 @@ static void time_lines_have_every_step_and_operation(void **unused)
     json = parse_out();
     cJSON_Delete(json);
     count_slices(path, 3, 2 * steps);
-}
-
-/* Operations called NAME. */
-static int count_named(const char *path, const char *name)
-{
-    char *text;
-    size_t bytes;
-    cJSON *json;
-    const cJSON *item;
-    int n = 0;
-    assert_ok(file_read_all(path, 1 << 26, &text, &bytes));
-    assert_ok(json_parse(text, bytes, path, &json));
-    cJSON_ArrayForEach(item, at(json, "traceEvents")) n +=
-        strcmp(at(item, "name")->valuestring, name) == 0;
-    cJSON_Delete(json);
-    mem_free(text);
-    return n;
-}
-
-static void check_stats(const cJSON *stats)
-{
-    assert_true(number(stats, "n") > 0);
-    assert_true(number(stats, "predicted_ns") > 0);
-    assert_true(number(stats, "measured_ns") > 0);
-    assert_true(number(stats, "median") <= number(stats, "p95"));
-    assert_true(number(stats, "p95") <= number(stats, "worst"));
-    assert_true(fabs(number(stats, "bias")) <= number(stats, "mean") + 1e-12);
-    assert_true(number(stats, "noise") >= 0);
-}
-
-static void validate_tells_errors_of_times_by_operation_layer_and_step(void **unused)
-{
-    (void)unused;
-    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "2",
-        "--set", "buffer.slots=8", "--set", "buffer.evict=lru", "--json");
-    cJSON *json = parse_out();
-    const cJSON *time = at(json, "time");
-    check_stats(at(at(time, "steps"), "all"));
-    check_stats(at(at(time, "steps"), "prefill"));
-    check_stats(at(at(time, "ops"), "experts"));
-    check_stats(at(at(time, "ops"), "loads"));
-    check_stats(at(at(time, "layers"), "5"));
-    assert_true(number(at(at(time, "end_to_end"), "decode"), "measured_ns") > 0);
-    assert_true(number(at(time, "memory"), "measured_bytes") > 0);
-    assert_true(cJSON_IsTrue(at(json, "agreed")));
-    cJSON_Delete(json);
-}
-
-/* The profile of a machine whose cores took FACTOR times as long for the experts that nobody asked
- * for; all that it predicts from is the same. */
-static void keep_slow_profile(char path[512], double factor)
-{
-    Hardware hardware;
-    keep(path, "slow.json");
-    assert_ok(hardware_load(profile, &hardware));
-    for (uint32_t t = 0; t < hardware.n_tables; t++)
-        if (strcmp(hardware.tables[t].name, "host/probe") == 0)
-            hardware.tables[t].value[0] *= factor;
-    assert_ok(hardware_save(&hardware, path));
-    hardware_free(&hardware);
-}
-
-/* What the profile in PATH predicts of the trace under MODE, and in *PROFILE_NS what it has of the
- * host's speed; 0: that is not told. A timeline has predicted and measured steps once. */
-static double validate_mode(const char *path, const char *mode, double *profile_ns)
-{
-    char line[512];
-    keep(line, "host-time.json");
-    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", path, "--runs", "2", "--set",
-        "buffer.slots=8", "--set", "buffer.evict=lru", "--set", mode, "--timeline", line, "--json");
-    cJSON *json = parse_out();
-    const cJSON *time = at(json, "time");
-    double predicted = number(at(at(time, "end_to_end"), "all"), "predicted_ns");
-    assert_int_equal(count_named(line, "head"), 2 * (int)number(at(at(time, "steps"), "all"), "n"));
-    const cJSON *host = cJSON_GetObjectItemCaseSensitive(time, "host");
-    *profile_ns = host != NULL ? number(host, "profile_ns") : 0;
-    if (host != NULL) {
-        assert_int_equal(cJSON_GetArraySize(host), 3);
-        assert_true(number(host, "slow") > 0);
-        assert_true(number(host, "samples") == 8);
-    }
-    cJSON_Delete(json);
-    return predicted;
-}
-
-/* Beside experts on the host it is told how fast its cores were, and nothing is predicted from it.
- */
-static void validate_tells_how_fast_the_host_is_that_computes_experts(void **unused)
-{
-    (void)unused;
-    char slow[512];
-    double profile_ns;
-    double slow_ns;
-    keep_slow_profile(slow, 10);
-    validate_mode(profile, "compute.mode=gpu", &profile_ns);
-    assert_true(profile_ns == 0);
-    double predicted = validate_mode(profile, "compute.mode=host", &profile_ns);
-    assert_true(predicted > 0 && profile_ns > 0);
-    assert_true(validate_mode(slow, "compute.mode=host", &slow_ns) == predicted);
-    assert_true(fabs(slow_ns - 10 * profile_ns) <= 10);
 }
 
 /* Budgets are learnt by replays, which divide misses by what was measured. */
@@ -298,23 +154,8 @@ static void a_sweep_learns_with_the_costs_that_were_measured(void **unused)
     assert_ok(file_write_all(study, STUDY, strlen(STUDY)));
     RUN("sweep", "--trace", trace, "--study", study, "--hardware", profile, "--out", out, "--json");
     cJSON *json = parse_out();
-    assert_true(number(json, "done") == 2);
+    assert_true(number_at(json, "done") == 2);
     cJSON_Delete(json);
-}
-
-/* The profile with costs of attention that are FACTOR times what they were, and MORE. */
-static void keep_wrong_profile(char path[512], double factor, double more)
-{
-    Hardware hardware;
-    keep(path, "wrong.json");
-    assert_ok(hardware_load(profile, &hardware));
-    for (uint32_t t = 0; t < hardware.n_tables; t++)
-        for (uint32_t i = 0; strcmp(hardware.tables[t].name, "gpu/attention") == 0 &&
-                             i < hardware.tables[t].n_points;
-             i++)
-            hardware.tables[t].value[i] = factor * hardware.tables[t].value[i] + more;
-    assert_ok(hardware_save(&hardware, path));
-    hardware_free(&hardware);
 }
 
 /* Where a profile says that attention takes years it is held at eleven days: times do not run over.
@@ -326,74 +167,11 @@ static void absurd_costs_stay_times(void **unused)
     keep_wrong_profile(wrong, 0, 9e17);
     RUN("simulate", "--trace", trace, "--hardware", wrong, "--json");
     cJSON *json = parse_out();
-    double ns = number(at(at(json, "time"), "ops_ns"), "attention");
-    double steps = number(at(json, "time"), "steps");
+    double ns = number_at(at(at(json, "time"), "ops_ns"), "attention");
+    double steps = number_at(at(json, "time"), "steps");
     double layers = cJSON_GetArraySize(at(json, "per_layer"));
     assert_true(ns == steps * layers * 1e15);
     cJSON_Delete(json);
-}
-
-/* Attention is said to take a hundred times as long. */
-static void an_operation_with_wrong_costs_is_blamed(void **unused)
-{
-    (void)unused;
-    char wrong[512];
-    keep_wrong_profile(wrong, 100, 0);
-    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", wrong, "--runs", "1",
-        "--json");
-    cJSON *json = parse_out();
-    const cJSON *blamed = at(at(json, "time"), "blamed");
-    assert_string_equal(at(blamed, "op")->valuestring, "attention");
-    assert_true(number(blamed, "error_ns") > 0);
-    cJSON_Delete(json);
-}
-
-static void a_profile_of_another_device_is_refused_and_of_another_driver_told(void **unused)
-{
-    (void)unused;
-    char other[512];
-    Hardware hardware;
-    keep(other, "elsewhere.json");
-    assert_ok(hardware_load(profile, &hardware));
-    snprintf(hardware.driver, sizeof hardware.driver, "1.2.3");
-    assert_ok(hardware_save(&hardware, other));
-    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1",
-        "--json");
-    cJSON *json = parse_out();
-    assert_true(cJSON_IsTrue(at(json, "driver_differs")));
-    assert_string_equal(at(json, "profile_driver")->valuestring, "1.2.3");
-    cJSON_Delete(json);
-    snprintf(hardware.device, sizeof hardware.device, "cpu: Abacus 7, 1 thread");
-    assert_ok(hardware_save(&hardware, other));
-    hardware_free(&hardware);
-    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", other, "--runs", "1");
-    assert_int_equal(run.code, 2);
-    assert_non_null(strstr(run.err, "elsewhere.json: the profile is of \"Abacus 7\", the plans "));
-}
-
-static void several_plans_are_ranked(void **unused)
-{
-    (void)unused;
-    static const char *const TEXTS[] = {
-        "{\"moebius_plan\":1,\"name\":\"all\"}",
-        "{\"moebius_plan\":1,\"name\":\"slow\",\"buffer\":{\"slots\":4,\"evict\":\"lru\"},"
-        "\"link\":{\"h2d_gb_per_s\":0.02}}"};
-    char paths[2][512];
-    for (size_t i = 0; i < 2; i++) {
-        keep(paths[i], i == 0 ? "all.json" : "slow.json");
-        assert_ok(file_write_all(paths[i], TEXTS[i], strlen(TEXTS[i])));
-    }
-    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
-        "--plan", paths[0], "--plan", paths[1], "--json");
-    cJSON *json = parse_out();
-    assert_true(number(at(json, "ranking"), "kendall_tau") == 1);
-    assert_true(number(at(json, "ranking"), "regret") == 0);
-    cJSON_Delete(json);
-    RUN("validate", "--trace", trace, "--threads", "1", "--hardware", profile, "--runs", "1",
-        "--plan", paths[0], "--plan", paths[1]);
-    assert_int_equal(run.code, 0);
-    assert_non_null(strstr(run.out, "Kendall's tau"));
-    assert_non_null(strstr(run.out, "To blame most"));
 }
 
 static void refuses(const char *what, const char *const *arguments)
@@ -440,9 +218,9 @@ static double total_of_static(const char *dispatch, const char *factor)
     assert_int_equal(run.code, 0);
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
-    assert_true(number(at(time, "ops_ns"), "experts") > 0);
+    assert_true(number_at(at(time, "ops_ns"), "experts") > 0);
     assert_null(cJSON_GetObjectItem(at(time, "ops_ns"), "combine"));
-    double total = number(time, "total_ns");
+    double total = number_at(time, "total_ns");
     cJSON_Delete(json);
     return total;
 }
@@ -472,9 +250,9 @@ static double experts_with_slots(const char *mode, const char *dispatch, const c
     assert_int_equal(run.code, 0);
     cJSON *json = parse_out();
     const cJSON *time = at(json, "time");
-    assert_true(number(at(time, "ops_ns"), "combine") > 0); /* an operation of its own */
-    double ns = number(at(time, "ops_ns"), "experts");
-    *misses = number(json, "misses");
+    assert_true(number_at(at(time, "ops_ns"), "combine") > 0); /* an operation of its own */
+    double ns = number_at(at(time, "ops_ns"), "experts");
+    *misses = number_at(json, "misses");
     cJSON_Delete(json);
     return ns;
 }
@@ -510,7 +288,7 @@ static void static_gating_with_a_buffer_is_compared_with_the_run(void **unused)
         fail_msg("exit %d: %s", run.code, run.err);
     cJSON *json = parse_out();
     assert_true(cJSON_IsTrue(at(json, "agreed")));
-    assert_true(number(at(json, "measured"), "misses") > 0);
+    assert_true(number_at(at(json, "measured"), "misses") > 0);
     cJSON_Delete(json);
 }
 
@@ -570,13 +348,8 @@ int main(void)
         cmocka_unit_test(simulated_time_is_the_sum_of_its_parts),
         cmocka_unit_test(fewer_slots_take_longer_and_wait_for_loads),
         cmocka_unit_test(time_lines_have_every_step_and_operation),
-        cmocka_unit_test(validate_tells_errors_of_times_by_operation_layer_and_step),
-        cmocka_unit_test(validate_tells_how_fast_the_host_is_that_computes_experts),
         cmocka_unit_test(a_sweep_learns_with_the_costs_that_were_measured),
         cmocka_unit_test(absurd_costs_stay_times),
-        cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),
-        cmocka_unit_test(a_profile_of_another_device_is_refused_and_of_another_driver_told),
-        cmocka_unit_test(several_plans_are_ranked),
         cmocka_unit_test(static_gating_takes_as_long_as_its_capacity),
         cmocka_unit_test(static_gating_with_a_buffer_only_limits_the_rows),
         cmocka_unit_test(static_gating_with_a_buffer_is_compared_with_the_run),

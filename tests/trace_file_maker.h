@@ -71,7 +71,7 @@ static inline void execute(const char *path, const char *sql)
 }
 
 /* A small good trace under NAME: one layer of 128 experts, number 3, top-2; steps 0, 2, 4 ... */
-static const char *make_trace(const char *name, uint32_t steps)
+static inline const char *make_trace(const char *name, uint32_t steps)
 {
     const char *path = scratch_path(name);
     RandomTrace trace = {.seed = 6, .n_layers = 1, .max_tokens = 4, .weights = true};
@@ -82,7 +82,7 @@ static const char *make_trace(const char *name, uint32_t steps)
 }
 
 /* The same with three layers, 3, 5 and 6, and predictions one and two of them ahead. */
-static const char *make_predicted_trace(const char *name, uint32_t steps)
+static inline const char *make_predicted_trace(const char *name, uint32_t steps)
 {
     const char *path = scratch_path(name);
     RandomTrace trace = {.seed = 6, .n_layers = 3, .max_tokens = 4, .distances = 2};

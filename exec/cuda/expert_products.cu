@@ -50,10 +50,12 @@ __device__ static bool find_corner(const TileTask &task, Corner *corner)
     if (tile >= *task.table.n_tiles)
         return false;
     const RowGroup group = task.table.tiles[tile];
-    if (part * SIDE >= group.width)
+    uint32_t first = (tile - group.first_tile) * group.width;
+    uint32_t rows = min((uint32_t)group.width, group.rows - first);
+    if (part * SIDE >= rows)
         return false;
-    corner->first_row = group.first_row + (tile - group.first_tile) * group.width + part * SIDE;
-    corner->rows = min(group.width - part * SIDE, SIDE);
+    corner->first_row = group.first_row + first + part * SIDE;
+    corner->rows = min(rows - part * SIDE, SIDE);
     corner->first_column = blockIdx.x * (task.gated ? SIDE / 2 : SIDE);
     corner->weights_at = group.weights_at;
     return true;

@@ -123,11 +123,17 @@ __device__ static Totals block_scan(const Totals &own, Totals *all)
     return before;
 }
 
+/* ROWS with their padding. */
+__device__ static uint32_t whole_rows(uint32_t rows)
+{
+    return (rows + 15) / 16 * 16;
+}
+
 /* The width that cuts ROWS into the fewest tiles, as equal as possible. */
 __device__ static uint32_t tile_width(uint32_t rows, uint32_t max_width)
 {
     uint32_t tiles = (rows + max_width - 1) / max_width;
-    return ((rows + tiles - 1) / tiles + 15) / 16 * 16;
+    return whole_rows((rows + tiles - 1) / tiles);
 }
 
 /* What an expert with COUNT assignments adds. */
@@ -138,9 +144,8 @@ __device__ static Totals expert_totals(uint32_t max_width, uint32_t count)
     for (uint32_t at = 0; at < count; at += GROUP_ROWS) {
         uint32_t rows = min(count - at, (uint32_t)GROUP_ROWS);
         uint32_t width = tile_width(rows, max_width);
-        uint32_t tiles = (rows + width - 1) / width;
-        all_rows += tiles * width;
-        all_tiles += tiles;
+        all_rows += whole_rows(rows);
+        all_tiles += (rows + width - 1) / width;
     }
     bool many = count >= MANY_ROWS;
     return Totals{count, all_rows, many ? all_tiles : 0, many ? 0 : all_tiles};
@@ -157,10 +162,11 @@ __device__ static uint32_t write_groups(const GroupTable &table, uint32_t max_wi
         uint32_t width = tile_width(rows, max_width);
         uint32_t tiles = (rows + width - 1) / width;
         for (uint32_t tile = first_tile; tile < first_tile + tiles; tile++) {
-            table.tiles[tile] = RowGroup{place, row, first_tile, (uint16_t)width, (uint16_t)tiles};
+            table.tiles[tile] =
+                RowGroup{place, row, first_tile, (uint16_t)width, (uint16_t)whole_rows(rows)};
             table.written[tile] = 0;
         }
-        row += tiles * width;
+        row += whole_rows(rows);
         first_tile += tiles;
     }
     return row - first_row;

@@ -77,7 +77,8 @@ __device__ inline void write_few(uint32_t e, uint32_t count, const FewTotals &be
     groups.first[e] = marks.first[e] = before.assignments();
     grouping.first_row[e] = marks.first_row[e] = row;
     if (count > 0)
-        grouping.table.tiles[before.tiles()] = RowGroup{e, row, before.tiles(), (uint16_t)width, 1};
+        grouping.table.tiles[before.tiles()] =
+            RowGroup{e, row, before.tiles(), (uint16_t)width, (uint16_t)width};
 }
 
 /* What grouping_run() writes, by the whole block: IDS, of up to GROUP_FEW tokens and MOST_FEW

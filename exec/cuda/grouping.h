@@ -1,10 +1,10 @@
 /* Which rows belong to which expert, on the device.
  *
  * An assignment is one (token, slot), number token * top_k + slot. The rows of a grouped product
- * are the assignments sorted by expert, in token order, an expert's padded so that it has whole
- * tiles. The table tells a product its tiles: rows of one group share an expert and are cut into
- * tiles of the same width. Everything is computed from the experts' ids without the host, the same
- * on every run. */
+ * are the assignments sorted by expert, in token order, an expert's padded to a multiple of 16. The
+ * table tells a product its tiles: rows of one group share an expert and are cut into tiles of the
+ * same width, but for the last. Everything is computed from the experts' ids without the host, the
+ * same on every run. */
 #ifndef EXEC_CUDA_GROUPING_H
 #define EXEC_CUDA_GROUPING_H
 
@@ -29,13 +29,13 @@ enum {
 
 #define NO_ROW UINT32_MAX
 
-/* Rows of one expert, cut into tiles. */
+/* Rows of one expert, cut into tiles of the same width, the last of what is left. */
 typedef struct {
     uint32_t weights_at; /* number of the expert's place in the weights */
     uint32_t first_row;
     uint32_t first_tile; /* number of its first tile in the table */
     uint16_t width;      /* rows of a tile, a multiple of 16 */
-    uint16_t n_tiles;
+    uint16_t rows;       /* of all tiles, a multiple of 16 */
 } RowGroup;
 
 /* The tiles of a product, by number; those of experts with many rows come first. */

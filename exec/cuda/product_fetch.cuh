@@ -36,12 +36,14 @@ __device__ inline Tile find_tile(const GroupTable &table, const Cut &cut, uint32
     uint32_t pieces = cut.shares * cut.parts;
     const RowGroup group = group_at(table, number / pieces);
     uint32_t local = number - group.first_tile * pieces;
-    uint32_t row_parts = group.n_tiles * cut.parts;
+    uint32_t row_parts = (group.rows + group.width - 1) / group.width * cut.parts;
     uint32_t part = local % row_parts;
+    uint32_t first = part / cut.parts * group.width;
+    uint32_t of_tile = min((uint32_t)group.width, group.rows - first);
     uint32_t before = part % cut.parts * cut.widest;
-    uint32_t width = before < group.width ? min(group.width - before, cut.widest) : 0;
+    uint32_t width = before < of_tile ? min(of_tile - before, cut.widest) : 0;
     return Tile{width,
-                group.first_row + part / cut.parts * group.width + before,
+                group.first_row + first + before,
                 group.weights_at,
                 local / row_parts * CLUSTER,
                 group.first_tile + part / cut.parts,

@@ -25,9 +25,10 @@ __global__ void __launch_bounds__(THREADS)
     if (i < n * tiles.tiles) {
         uint32_t in_expert = i % tiles.tiles;
         uint32_t in_group = in_expert % per_group;
-        table.tiles[i] = RowGroup{first + i / tiles.tiles, (i - in_group) * tiles.width,
-                                  i - in_group, (uint16_t)tiles.width,
-                                  (uint16_t)min(per_group, tiles.tiles - (in_expert - in_group))};
+        uint32_t of_group = min(per_group, tiles.tiles - (in_expert - in_group));
+        table.tiles[i] =
+            RowGroup{first + i / tiles.tiles, (i - in_group) * tiles.width, i - in_group,
+                     (uint16_t)tiles.width, (uint16_t)(of_group * tiles.width)};
     }
     if (i == 0)
         start_table(table, n * tiles.tiles, n * tiles.tiles);

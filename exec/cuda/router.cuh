@@ -29,9 +29,9 @@ __host__ __device__ inline uint32_t router_words(const RouteTask &task)
 
 /* One token's, in the hands of one warp: a lane has experts lane, lane + 32, ..., PER_LANE at the
  * most. For few tokens there is little to do, and most of its time would go into fetching
- * instructions: hence loops, but where ranks are kept in registers. Who has many tokens takes more
- * of a lane's experts AT_ONCE. */
-template <uint32_t PER_LANE, uint32_t AT_ONCE = 4> struct TokenRouter {
+ * instructions: hence loops, but where ranks are kept in registers. MANY tokens are bound by
+ * latency: no lane then branches on whether an expert is there. */
+template <uint32_t PER_LANE, bool MANY = false> struct TokenRouter {
     const RouteTask &task;
     uint32_t lane;
     float *scores;    /* shared [experts]: logits, then scores */
@@ -53,25 +53,68 @@ template <uint32_t PER_LANE, uint32_t AT_ONCE = 4> struct TokenRouter {
         return isnan(sum) ? -CUDART_INF_F : sum;
     }
 
+    /* The lane's expert number I, or where it has no such one the last of all. */
+    __device__ __forceinline__ uint32_t own(uint32_t i) const
+    {
+        return min(lane + 32 * i, task.experts - 1);
+    }
+    __device__ __forceinline__ bool has(uint32_t i) const
+    {
+        return lane + 32 * i < task.experts;
+    }
+
     __device__ __forceinline__ void softmax()
+    {
+        if constexpr (MANY)
+            softmax_in_registers();
+        else
+            softmax_in_loops();
+        __syncwarp();
+    }
+
+    __device__ __forceinline__ void softmax_in_registers()
+    {
+        float share[PER_LANE];
+        float most = -CUDART_INF_F;
+        float sum = 0;
+#pragma unroll
+        for (uint32_t i = 0; i < PER_LANE; i++)
+            share[i] = scores[own(i)];
+#pragma unroll
+        for (uint32_t i = 0; i < PER_LANE; i++)
+            most = fmaxf(most, share[i]); /* the last one twice does no harm */
+        most = most_of_lanes(most);
+#pragma unroll
+        for (uint32_t i = 0; i < PER_LANE; i++) {
+            share[i] = expf(share[i] - most);
+            sum += has(i) ? share[i] : 0;
+        }
+        sum = 1 / sum_lanes(sum);
+        __syncwarp(); /* the last expert's logit is read by others, too */
+#pragma unroll
+        for (uint32_t i = 0; i < PER_LANE; i++)
+            if (has(i))
+                scores[own(i)] = share[i] * sum;
+    }
+
+    __device__ __forceinline__ void softmax_in_loops()
     {
         float most = -CUDART_INF_F;
         float sum = 0;
-#pragma unroll AT_ONCE
+#pragma unroll 4
         for (uint32_t e = lane; e < task.experts; e += 32)
             most = fmaxf(most, scores[e]);
         most = most_of_lanes(most);
-#pragma unroll AT_ONCE / 2
+#pragma unroll 2
         for (uint32_t e = lane; e < task.experts; e += 32) {
             float share = expf(scores[e] - most);
             scores[e] = share;
             sum += share;
         }
         sum = 1 / sum_lanes(sum);
-#pragma unroll AT_ONCE
+#pragma unroll 4
         for (uint32_t e = lane; e < task.experts; e += 32)
             scores[e] *= sum;
-        __syncwarp();
     }
 
     /* Logits -> what the choice is made by. */
@@ -134,11 +177,28 @@ template <uint32_t PER_LANE, uint32_t AT_ONCE = 4> struct TokenRouter {
         return __reduce_min_sync(0xFFFFFFFF, first);
     }
 
-    /* Orders experts as their choice scores do; 0 comes before all of them. */
-    __device__ __forceinline__ uint32_t rank_of(uint32_t expert) const
+    /* Orders experts as their choice SCORES do; 0 comes before all of them. */
+    __device__ __forceinline__ static uint32_t rank_of(float score)
     {
-        uint32_t bits = __float_as_uint(choice_score(expert) + 0.0f); /* -0 is 0 */
+        float number = isnan(score) ? -CUDART_INF_F : score;
+        uint32_t bits = __float_as_uint(number + 0.0f); /* -0 is 0 */
         return bits >> 31 != 0 ? ~bits : bits | 0x80000000;
+    }
+
+    /* Of the lane's experts; 0: it is not open, or not there. */
+    __device__ __forceinline__ void set_ranks(uint32_t open, uint32_t (&rank)[PER_LANE]) const
+    {
+        float score[PER_LANE];
+#pragma unroll
+        for (uint32_t i = 0; i < PER_LANE; i++)
+            score[i] = scores[own(i)];
+        if (task.correction != nullptr)
+#pragma unroll
+            for (uint32_t i = 0; i < PER_LANE; i++)
+                score[i] += task.correction[own(i)];
+#pragma unroll
+        for (uint32_t i = 0; i < PER_LANE; i++)
+            rank[i] = has(i) && (open >> i & 1) != 0 ? rank_of(score[i]) : 0;
     }
 
     /* The best open ones in descending order, of equals the lowest id first; when no open one is
@@ -146,11 +206,7 @@ template <uint32_t PER_LANE, uint32_t AT_ONCE = 4> struct TokenRouter {
     __device__ __forceinline__ void choose()
     {
         uint32_t rank[PER_LANE];
-        uint32_t open = task.config.groups > 1 ? find_open() : ~0u;
-#pragma unroll
-        for (uint32_t i = 0; i < PER_LANE; i++)
-            rank[i] =
-                lane + 32 * i < task.experts && (open >> i & 1) != 0 ? rank_of(lane + 32 * i) : 0;
+        set_ranks(task.config.groups > 1 ? find_open() : ~0u, rank);
 #pragma unroll 1
         for (uint32_t slot = 0; slot < task.top_k; slot++) {
             uint32_t best = 0;
@@ -278,9 +334,25 @@ template <uint32_t PER_LANE, uint32_t AT_ONCE = 4> struct TokenRouter {
             __syncwarp();
             softmax();
         }
-#pragma unroll AT_ONCE
-        for (uint32_t e = lane; e < task.experts; e += 32)
-            task.routing.scores[token * task.experts + e] = scores[e];
+        put_scores(task.routing.scores + token * task.experts);
+    }
+
+    __device__ __forceinline__ void put_scores(float *to) const
+    {
+        if constexpr (MANY) {
+            float score[PER_LANE];
+#pragma unroll
+            for (uint32_t i = 0; i < PER_LANE; i++)
+                score[i] = scores[own(i)];
+#pragma unroll
+            for (uint32_t i = 0; i < PER_LANE; i++)
+                if (has(i))
+                    to[own(i)] = score[i];
+        } else {
+#pragma unroll 4
+            for (uint32_t e = lane; e < task.experts; e += 32)
+                to[e] = scores[e];
+        }
     }
 };
 

@@ -1,14 +1,15 @@
 /* Scores, choice and weights of many tokens.
  *
  * A block takes 8, 16 or 32 tokens, so that there is about one for each multiprocessor, and all
- * experts. The logits are computed transposed, with the experts as the rows of the matrix
- * instruction; a token is the sum of two bf16 numbers, which keeps 16 bits of it, and both are
- * columns of one instruction, whose sums are added in the end. Four warps bring the tokens, each
- * its part of every block of columns by way of its own shared memory, where the next are on their
- * way while it splits the last ones and puts them where the instruction reads; two warpgroups
- * multiply; then each warp chooses for some of the tokens. The two blocks of a cluster share the
- * matrix, of which each fetches half for both: of larger clusters not as many run at once as there
- * are multiprocessors. Four more warps take every second block of columns where registers suffice.
+ * experts. A token is the sum of two bf16 numbers, which keeps 16 bits of it; both are rows of one
+ * matrix instruction, in the same threads, which add the sums up in the end. Its columns are half
+ * of the experts: shared memory, which bounds it otherwise, then gives each of them once. Four
+ * warps bring the tokens, each its part of every block of columns by way of its own shared memory,
+ * where the next are on their way while it splits the last ones and puts them where the instruction
+ * reads; two warpgroups multiply; then each warp chooses for some of the tokens. The two blocks of
+ * a cluster share the matrix, of which each fetches half for both: of larger clusters not as many
+ * run at once as there are multiprocessors. Where registers suffice more warps take turns in
+ * bringing blocks of columns.
  *
  * Per block and column 4 bytes of each token and experts bytes of the matrix, from the L2 mostly,
  * whose latency bounds it. */
@@ -28,17 +29,16 @@ static constexpr uint32_t ROW_BYTES = COLUMNS * 2;
 static constexpr uint32_t FETCHERS = 4;    /* warps */
 static constexpr uint32_t MULTIPLIERS = 2; /* warpgroups */
 
-/* Of a block: those that fetch and multiply, and where registers suffice some more that fetch every
- * second block of columns. */
-__host__ __device__ static constexpr uint32_t threads_of(uint32_t parts)
-{
-    return parts < 4 ? 4 * 128 : 3 * 128;
-}
-
-/* Warpgroups that fetch, the second one behind those that multiply. */
+/* Warpgroups that fetch, each every SETS-th block of columns, as registers suffice; all but the
+ * first come after those that multiply. */
 __host__ __device__ static constexpr uint32_t sets_of(uint32_t parts)
 {
-    return parts < 4 ? 2 : 1;
+    return parts == 1 ? 4 : parts == 2 ? 2 : 1;
+}
+
+__host__ __device__ static constexpr uint32_t threads_of(uint32_t parts)
+{
+    return (MULTIPLIERS + sets_of(parts)) * 128;
 }
 
 static constexpr uint32_t MOST_STAGES = 6;
@@ -51,7 +51,7 @@ static constexpr uint32_t MULTIPROCESSORS = 132; /* of an H200 or H100 */
 static constexpr uint32_t MANY_TOKENS = 513;
 static constexpr uint32_t MANY_LOGITS = 1 << 18;
 
-/* Of a stage: both parts of each token. */
+/* Of a stage: both parts of each token, of eight tokens the first and then the second ones. */
 __host__ __device__ static constexpr uint32_t token_bytes(uint32_t tokens)
 {
     return 2 * tokens * ROW_BYTES;
@@ -138,47 +138,49 @@ __device__ static void copy_word(uint32_t to, const float *from, bool there)
                  : "memory");
 }
 
-/* A warp, which brings its part of each block of columns, or of every second one of two SETS. A
- * lane has of some of the tokens, every eighth, one or more of the 16 words of 4 columns. */
+/* A warp, which brings its part of every SETS-th block of columns. A lane has of one token every
+ * fourth of the 16 words of 4 columns, or fewer. Each instruction counts: the warps that multiply
+ * wait for this one. */
 template <uint32_t TOKENS, uint32_t SETS> struct TokenFetcher {
     static constexpr uint32_t WORDS = words_of(TOKENS);
     static constexpr uint32_t PLACES = RAW_BLOCKS / SETS;
     const TilesShape &shape;
-    uint32_t tokens; /* of the step */
-    uint32_t warp;   /* of FETCHERS */
-    uint32_t raw;    /* the lane's first word */
+    uint32_t raw;     /* the lane's first word */
+    uint32_t put_at;  /* of the lane's token in a stage */
+    uint32_t word_at; /* of the lane's first word, in words of 8 columns */
+    uint32_t column;  /* of the next first word to ask for; none are there without a token */
+    const float *from;
 
-    __device__ TokenFetcher(const TilesShape &tiles_shape, uint32_t all_tokens, uint32_t set,
+    __device__ TokenFetcher(const TilesShape &tiles_shape, uint32_t tokens, uint32_t set,
                             uint32_t raw_at)
-        : shape(tiles_shape), tokens(all_tokens), warp(threadIdx.x / 32 % FETCHERS),
-          raw(raw_at + (set * FETCHERS + warp) * PLACES * raw_bytes(TOKENS) + threadIdx.x % 32 * 16)
+        : shape(tiles_shape)
     {
-    }
-    /* Of word I. */
-    __device__ uint32_t token(uint32_t i) const
-    {
-        return (warp * WORDS + i) / 4 * 8 + threadIdx.x % 32 / 4;
-    }
-    __device__ uint32_t column(uint32_t i) const
-    {
-        return (warp * WORDS + i) % 4 * 16 + threadIdx.x % 4 * 4;
+        uint32_t warp = threadIdx.x / 32 % FETCHERS;
+        uint32_t lane = threadIdx.x % 32;
+        uint32_t first = warp * WORDS % 4 * 16 + lane % 4 * 4;
+        size_t token = (size_t)blockIdx.x * TOKENS + warp * WORDS / 4 * 8 + lane / 4;
+        raw = raw_at + (set * FETCHERS + warp) * PLACES * raw_bytes(TOKENS) + lane * 16;
+        put_at = (warp * WORDS / 4 * 16 + lane / 4) * ROW_BYTES + first % 8 * 2;
+        word_at = first / 8;
+        column = set * COLUMNS + first;
+        from = shape.in + (token < tokens ? token : 0) * shape.columns + column;
+        if (token >= tokens)
+            column = shape.columns;
     }
     /* Place NUMBER of PLACES. */
     __device__ uint32_t place(uint32_t number) const
     {
         return raw + number * raw_bytes(TOKENS);
     }
-    __device__ void ask(uint32_t block, uint32_t to) const
+    /* The next block of this set's. */
+    __device__ void ask(uint32_t to)
     {
 #pragma unroll
-        for (uint32_t i = 0; i < WORDS; i++) {
-            size_t number = (size_t)blockIdx.x * TOKENS + token(i);
-            const float *from = shape.in + (number < tokens ? number : 0) * shape.columns;
-            uint32_t at = block * COLUMNS + column(i);
-            bool there = number < tokens && at < shape.columns;
-            copy_word(to + i * 32 * 16, there ? from + at : from, there);
-        }
+        for (uint32_t i = 0; i < WORDS; i++)
+            copy_word(to + i * 32 * 16, from + i * 16, column + i * 16 < shape.columns);
         asm volatile("cp.async.commit_group;" ::: "memory");
+        from += SETS * COLUMNS;
+        column += SETS * COLUMNS;
     }
     /* Puts the two parts of four columns where the matrix instruction reads. */
     __device__ void put_word(uint32_t i, const uint4 &word, uint32_t to) const
@@ -193,11 +195,10 @@ template <uint32_t TOKENS, uint32_t SETS> struct TokenFetcher {
             float2 rounded = __bfloat1622float2(*(__nv_bfloat162 *)&high[j]);
             low[j] = pack_bf16(x[2 * j] - rounded.x, x[2 * j + 1] - rounded.y);
         }
-        uint32_t at =
-            to + token(i) * ROW_BYTES + (column(i) / 8 ^ token(i) % 8) * 16 + column(i) % 8 * 2;
+        uint32_t at = to + put_at + ((word_at + 2 * i) ^ threadIdx.x % 32 / 4) * 16;
         asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at), "r"(high[0]), "r"(high[1])
                      : "memory");
-        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at + TOKENS * ROW_BYTES), "r"(low[0]),
+        asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(at + 8 * ROW_BYTES), "r"(low[0]),
                      "r"(low[1])
                      : "memory");
     }
@@ -232,11 +233,11 @@ __device__ static void fetch(const TilesShape &shape, uint32_t tokens, uint32_t 
                              TilesRing<TOKENS> ring, uint32_t raw)
 {
     using Fetcher = TokenFetcher<TOKENS, SETS>;
-    const Fetcher fetcher(shape, tokens, set, raw);
+    Fetcher fetcher(shape, tokens, set, raw);
     uint32_t place = 0;
     wait_for_earlier_kernels();
     for (uint32_t i = 0; i < Fetcher::PLACES; i++)
-        fetcher.ask(set + i * SETS, fetcher.place(i));
+        fetcher.ask(fetcher.place(i));
     for (uint32_t block = 0; block < shape.blocks; block++, ring.advance()) {
         if (block % SETS != set)
             continue;
@@ -249,7 +250,7 @@ __device__ static void fetch(const TilesShape &shape, uint32_t tokens, uint32_t 
         __syncwarp();
         if (threadIdx.x % 32 == 0)
             barrier_arrive(ring.full());
-        fetcher.ask(block + RAW_BLOCKS, fetcher.place(place));
+        fetcher.ask(fetcher.place(place));
         place = (place + 1) % Fetcher::PLACES;
     }
     asm volatile("cp.async.wait_group 0;" ::: "memory");
@@ -264,29 +265,24 @@ template <uint32_t TOKENS> __device__ static void release(const TilesRing<TOKENS
         barrier_arrive_at(ring.empty(ring.at), lane);
 }
 
-/* sum[i] = experts 64 (PARTS * warpgroup + i) on times the tokens, both parts. */
+/* SUM = both parts of the tokens times experts 64 * PARTS * warpgroup on. Rows beyond the tokens
+ * are what lies there. */
 template <uint32_t PARTS, uint32_t TOKENS>
 __device__ static void multiply(const TilesShape &shape, TilesRing<TOKENS> ring, uint32_t warpgroup,
-                                float (&sum)[PARTS][TOKENS])
+                                float (&sum)[PARTS * 32])
 {
 #pragma unroll 1
     for (uint32_t block = 0; block < shape.blocks; block++) {
         barrier_wait(ring.full(), ring.parity);
-        uint64_t b = swizzled_operand(ring.tokens());
+        uint64_t a = swizzled_operand(ring.tokens());
+        uint64_t b = swizzled_operand(ring.experts() + warpgroup * PARTS * 64 * ROW_BYTES);
         wgmma_fence();
 #pragma unroll
-        for (uint32_t part = 0; part < PARTS; part++) {
-            uint64_t a =
-                swizzled_operand(ring.experts() + (warpgroup * PARTS + part) * 64 * ROW_BYTES);
-#pragma unroll
-            for (uint32_t step = 0; step < COLUMNS / 16; step++)
-                Wgmma<2 * TOKENS>::add_product(sum[part], a + 2 * step, b + 2 * step);
-        }
+        for (uint32_t step = 0; step < COLUMNS / 16; step++)
+            Wgmma<PARTS * 64>::add_product(sum, a + 2 * step, b + 2 * step);
         wgmma_commit();
         wgmma_wait<0>();
-#pragma unroll
-        for (uint32_t part = 0; part < PARTS; part++)
-            wgmma_results(sum[part]);
+        wgmma_results(sum);
         release(ring);
         ring.advance();
     }
@@ -295,23 +291,25 @@ __device__ static void multiply(const TilesShape &shape, TilesRing<TOKENS> ring,
 /* The logits, to where a warp chooses by them: LOGITS [TOKENS][words]. */
 template <uint32_t PARTS, uint32_t TOKENS>
 __device__ static void put_logits(const TilesShape &shape, uint32_t experts, uint32_t warpgroup,
-                                  const float (&sum)[PARTS][TOKENS], uint32_t words, float *logits)
+                                  const float (&sum)[PARTS * 32], uint32_t words, float *logits)
 {
-    uint32_t row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-    uint32_t token = threadIdx.x % 4 * 2;
+    uint32_t token = threadIdx.x % 128 / 32 * 8 + threadIdx.x % 32 / 4;
+    uint32_t first = warpgroup * PARTS * 64 + threadIdx.x % 4 * 2;
+    float *to = logits + token * words + first;
+    float logit[PARTS * 16];
+    if (token >= TOKENS)
+        return;
 #pragma unroll
-    for (uint32_t i = 0; i < 2 * PARTS; i++) {
-        uint32_t expert = (warpgroup * PARTS + i / 2) * 64 + row + i % 2 * 8;
-        if (expert >= experts)
-            continue;
-        float bias = shape.bias != nullptr ? shape.bias[expert] : 0;
-        float *to = logits + token * words + expert;
+    for (uint32_t i = 0; i < PARTS * 16; i++)
+        logit[i] = sum[i / 2 * 4 + i % 2 + 2] + sum[i / 2 * 4 + i % 2];
+    if (shape.bias != nullptr)
 #pragma unroll
-        for (uint32_t j = 0; j < TOKENS / 4; j++) {
-            const float *own = &sum[i / 2][j / 2 * 4 + i % 2 * 2 + j % 2];
-            to[(j / 2 * 8 + j % 2) * words] = own[TOKENS / 2] + own[0] + bias;
-        }
-    }
+        for (uint32_t i = 0; i < PARTS * 16; i++)
+            logit[i] += shape.bias[min(first + i / 2 * 8 + i % 2, experts - 1)];
+#pragma unroll
+    for (uint32_t i = 0; i < PARTS * 16; i++)
+        if (first + i / 2 * 8 + i % 2 < experts)
+            to[i / 2 * 8 + i % 2] = logit[i];
 }
 
 template <uint32_t PARTS, uint32_t TOKENS>
@@ -334,17 +332,18 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(threads_of(PAR
     }
     cluster_sync();
     constexpr uint32_t SETS = sets_of(PARTS);
-    if (threadIdx.x / 128 == 0 || (SETS == 2 && threadIdx.x / 128 == 1 + MULTIPLIERS)) {
-        fetch<TOKENS, SETS>(shape, task.tokens, threadIdx.x / 128 == 0 ? 0 : 1, ring,
+    if (threadIdx.x / 128 == 0 || threadIdx.x / 128 > MULTIPLIERS) {
+        uint32_t set = threadIdx.x / 128 == 0 ? 0 : threadIdx.x / 128 - MULTIPLIERS;
+        fetch<TOKENS, SETS>(shape, task.tokens, set, ring,
                             ring.base + shape.stages * shape.stage_bytes);
         __syncthreads();
     } else if (warpgroup >= shape.multipliers) {
         __syncthreads();
     } else {
-        float sum[PARTS][TOKENS];
+        float sum[PARTS * 32];
 #pragma unroll
-        for (uint32_t i = 0; i < PARTS * TOKENS; i++)
-            sum[i / TOKENS][i % TOKENS] = 0;
+        for (uint32_t i = 0; i < PARTS * 32; i++)
+            sum[i] = 0;
         multiply<PARTS, TOKENS>(shape, ring, warpgroup, sum);
         __syncthreads();
         put_logits<PARTS, TOKENS>(shape, task.experts, warpgroup, sum, words, logits);
@@ -355,7 +354,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(threads_of(PAR
         size_t token = (size_t)blockIdx.x * TOKENS + i;
         if (token >= task.tokens)
             break;
-        TokenRouter<4 * PARTS, 4 * PARTS> router(task, logits + i * words);
+        TokenRouter<4 * PARTS, true> router(task, logits + i * words);
         router.route(token);
     }
     /* no block may end while another signals to it */

@@ -5,6 +5,13 @@
 
 static constexpr uint32_t THREADS = 256;
 
+/* Threads of a block, for rows of COLUMNS of which each takes COUNT. */
+static uint32_t row_threads(uint32_t columns, uint32_t count)
+{
+    uint32_t needed = divide_up(divide_up(columns, count), 32) * 32;
+    return needed < THREADS ? needed : THREADS;
+}
+
 /* ---- elements ---- */
 
 /* COUNT of a row's elements, side by side. */
@@ -99,7 +106,7 @@ static Status fill(const ExpertRows &rows, const FillTask &task, const uint16_t 
 {
     const LaunchShape launch = {
         dim3(task.tokens + rows.batch->n_experts, divide_up(task.columns, THREADS * COUNT)),
-        THREADS, 0, 0};
+        row_threads(task.columns, COUNT), 0, 0};
     return launch_after(fill_rows<Element, COUNT>, launch, rows.stream, task, experts, tokens,
                         (Element *)rows.in);
 }
@@ -263,7 +270,7 @@ static Status combine(const ExpertRows &rows, const uint32_t *row, const float *
 {
     uint32_t columns = rows.batch->shape->d_model;
     const LaunchShape launch = {dim3(rows.batch->tokens, divide_up(columns, THREADS * COUNT)),
-                                THREADS, 0, 0};
+                                row_threads(columns, COUNT), 0, 0};
     return launch_after(combine_rows<Element, COUNT>, launch, rows.stream, row, weights,
                         (const Element *)in, rows.batch->top_k, columns, scale, out);
 }

@@ -160,6 +160,33 @@ static size_t line_of(const char *text, const char *end)
     return line;
 }
 
+static bool continues_a_character(char c)
+{
+    return (c & 0xC0) == 0x80;
+}
+
+/* TEXT, which ends with END, is not JSON at AT or close before it; what lists hold is not shown,
+ * which json_scan_numbers() may have taken out. LINE as make_tree()'s. */
+static Status fail_near(const char *text, const char *at, const char *end, const char *file,
+                        size_t line)
+{
+    enum { BEFORE = 12, AFTER = 8 };
+    char why[64] = "not JSON";
+    const char *first = at;
+    const char *last = at;
+    while (first > text && at - first < BEFORE && first[-1] != '\n' && first[-1] != ']')
+        first--;
+    while (last < end && last - at < AFTER && *last != '\n' && (last == text || last[-1] != '['))
+        last++;
+    while (first < last && continues_a_character(*first))
+        first++;
+    while (last > first && last < end && continues_a_character(*last))
+        last--;
+    if (last > first)
+        snprintf(why, sizeof why, "not JSON near: %.*s", (int)(last - first), first);
+    return json_scan_fail(file, line > 0 ? line_of(text, at) : 0, why);
+}
+
 /* TEXT has been scanned. LINE is of its first, or 0: json_scan() says what that means. */
 static Status make_tree(const char *text, size_t bytes, const char *file, size_t line, cJSON **root)
 {
@@ -171,9 +198,7 @@ static Status make_tree(const char *text, size_t bytes, const char *file, size_t
     if (parsed == NULL) {
         if (mem_failures() != failures)
             return fail_memory(file, bytes);
-        if (line > 0)
-            line = line_of(text, end < text + bytes ? end : text + bytes);
-        return json_scan_fail(file, line, "not JSON");
+        return fail_near(text, end < text + bytes ? end : text + bytes, text + bytes, file, line);
     }
     Status status = check_tree(parsed, parsed, file);
     if (status != OK)

@@ -40,6 +40,9 @@ static const Case CASES[] = {
     {" \n ", "not JSON"},
     {"{\"n\":1} rm -rf", "line 1: a number is not JSON"},
     {"{} {}", "not JSON"},
+    {"{\n\"one\": 1,\n\"two\": 2,}\n", "line 3: not JSON near: \"two\": 2,}"},
+    {"[\n\"\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\" 1]",
+     "line 2: not JSON near: \xC3\xA9"},
     {"{}\n\n,", "line 3: not JSON"},
     {"{\"a\":1,\"a\":2}", "a: the key stands twice in one object"},
     {"{\"a\":1,\"\\u0061\":2}", "a: the key stands twice in one object"},
@@ -132,8 +135,8 @@ static void a_line_of_a_file_is_named_by_its_place_alone(void **unused)
         const char *line;
         const char *wanted;
     } CASES[] = {
-        {"{", "t.jsonl: line 7: not JSON"},
-        {"{} {}", "t.jsonl: line 7: not JSON"},
+        {"{", "t.jsonl: line 7: not JSON near: {"},
+        {"{} {}", "t.jsonl: line 7: not JSON near: {} {}"},
         {"[007]", "t.jsonl: line 7: a number is not JSON"},
         {"{\"a\": {\"b\": 1, \"b\": 2}}",
          "t.jsonl: line 7: a.b: the key stands twice in one object"},

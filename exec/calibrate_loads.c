@@ -436,11 +436,13 @@ static Status measure_halves(Calibration *c, double few_awaited_ns)
     return OK;
 }
 
-static Status measure_small_loads(Calibration *c, LoadTimes *misses)
+/* What else counts of loads, by their size. */
+static Status measure_more(Calibration *c, LoadTimes *misses)
 {
-    if (calibration_runs_at_once(c) ||
-        executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
+    if (calibration_runs_at_once(c))
         return OK;
+    if (executor_expert_slot_bytes(c->executor, 0) > LOADED_TOGETHER_BYTES)
+        return calibrate_large_turns(c);
     double few_awaited_ns = awaited(c, 1, misses);
     TRY(measure_tokens(c));
     TRY(calibrate_mixed(c));
@@ -463,7 +465,7 @@ Status calibrate_loads(Calibration *c)
     TRY(time_steps(c, 1, c->config->max_top_k, &misses, &hits));
     if (misses.loads > 0) {
         TRY(note_loads(c, &hits, &misses));
-        TRY(measure_small_loads(c, &misses));
+        TRY(measure_more(c, &misses));
     }
     return executor_set_plan(c->executor, &c->plan);
 }

@@ -331,6 +331,8 @@ Status calibrate_turns(Calibration *c);
 /* ... small ones of ACTIVE experts of steps of TOKENS, half of them at a time: the call that waits
  * for half as many ends AWAITED_NS after them. The plan is another one then. */
 Status calibrate_halves(Calibration *c, uint32_t tokens, uint32_t active, double awaited_ns);
+/* ... and large ones of which each waits for the call before it. The plan is another one then. */
+Status calibrate_large_turns(Calibration *c);
 /* ... events of small experts some of which hit. The plan is another one then. */
 Status calibrate_mixed(Calibration *c);
 /* The shape key of the experts of the decoder's first MoE layer, by which sim/timing.h looks up

@@ -1,5 +1,5 @@
-/* Small loads, beside which other costs of an event count: beginning them, and what passes where
- * each waits for the call before it. */
+/* Loads of which each waits for the call before it; and, of small ones, beside which other costs of
+ * an event count, beginning them. */
 #include <stdlib.h>
 
 #include "base/statistics.h"
@@ -8,11 +8,17 @@
 enum {
     TURN_STEPS = 5,
     FEW_TOKENS = 2,
+    LARGE_TURN_STEPS = 2,
+    MOST_LARGE_LOADS = 256, /* of a step, but for what a token needs */
     MANY_TOKENS = 16,
     QUICK_TURNS = 2,
     MOST_TURNS = 4096,
     LEAST_TURNS = 4
 };
+
+/* Other kernels compute many rows, which takes more launches. */
+static const uint32_t TOKENS[] = {1, MANY_TOKENS, 4 * MANY_TOKENS, 16 * MANY_TOKENS,
+                                  64 * MANY_TOKENS};
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
@@ -71,6 +77,7 @@ typedef struct {
 typedef struct {
     Turn *turns; /* [n], MOST_TURNS at the most */
     uint32_t n;
+    bool large; /* loads are */
 } Turns;
 
 /* Rows that C->forced gives EXPERT of the model's layer number LAYER, of TOKENS. */
@@ -100,7 +107,8 @@ static void keep_turns(const Calibration *c, const StepOutput *output, uint32_t 
     }
 }
 
-/* The turns of FROM to END rows of an expert: the lower quartile, since some wait for the host. */
+/* The turns of FROM to END rows of an expert: the median, or of small ones the lower quartile,
+ * since some wait for the host. */
 static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint32_t from,
                         uint32_t end, double *scratch)
 {
@@ -117,8 +125,8 @@ static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint3
         return OK;
     qsort(scratch, n, sizeof *scratch, compare_f64);
     calibration_experts_shape(c, shape);
-    return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at, scratch[n / 4],
-                            calibration_spread(scratch, n));
+    return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at,
+                            scratch[turns->large ? n / 2 : n / 4], calibration_spread(scratch, n));
 }
 
 static Status note_turns(Calibration *c, double tokens, const Turns *turns)
@@ -134,26 +142,40 @@ static Status note_turns(Calibration *c, double tokens, const Turns *turns)
 
 /* ---- both ---- */
 
+/* Experts of a layer that take turns. */
+static uint32_t turning(const Calibration *c, bool large)
+{
+    uint32_t active = c->config->max_experts / 2;
+    uint32_t most = MOST_LARGE_LOADS / c->config->n_moe_layers;
+    if (large && active > most)
+        active = most;
+    return active > c->config->max_top_k ? active : c->config->max_top_k;
+}
+
+/* Rows fall from expert to expert, as where a router is forced. */
+static void force_turns(Calibration *c, uint32_t tokens, bool large)
+{
+    uint32_t top_k = c->config->max_top_k;
+    if (tokens >= MANY_TOKENS)
+        calibration_force_zipf(c, STACK_DECODER, tokens, turning(c, large));
+    else
+        calibration_force(c, STACK_DECODER, tokens, top_k, 0);
+    calibration_seek_quiet(c);
+}
+
 /* Where there is room for one expert, each load waits for the call of the expert before it. A turn
- * of the host is beginning a load, making the queue wait for it, and a call. Rows fall from expert
- * to expert, as where a router is forced. */
+ * of the host is beginning a load, making the queue wait for it, and a call. */
 static Status time_turns(Calibration *c, uint32_t tokens, Turns *turns)
 {
     const StepKind kind = {.requests = 1, .tokens = tokens, .forced = true};
     const double at = tokens;
-    uint32_t top_k = c->config->max_top_k;
-    uint32_t half = c->config->max_experts / 2;
     const double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
     double turn_ns[TURN_STEPS];
     double copy_ns[TURN_STEPS];
     char shape[160];
     StepOutput output;
     double ns;
-    if (tokens >= MANY_TOKENS)
-        calibration_force_zipf(c, STACK_DECODER, tokens, half > top_k ? half : top_k);
-    else
-        calibration_force(c, STACK_DECODER, tokens, top_k, 0);
-    calibration_seek_quiet(c);
+    force_turns(c, tokens, false);
     for (int i = -2; i < TURN_STEPS; i++) {
         TRY(calibration_step(c, &kind, false, &output, &ns));
         turn_ns[i > 0 ? i : 0] = mean_turn(&output);
@@ -170,13 +192,37 @@ static Status time_turns(Calibration *c, uint32_t tokens, Turns *turns)
                             calibration_median(turn_ns, TURN_STEPS), spread);
 }
 
-static Status measure_turns(Calibration *c, uint32_t tokens)
+/* ... which the host is ahead of where loads are large. These are of as many experts as steps load,
+ * at different times: what others leave of the link is in what they take. */
+static Status time_large_turns(Calibration *c, uint32_t tokens, Turns *turns)
 {
-    Turns turns = {0};
+    const StepKind kind = {.requests = 1, .tokens = tokens, .forced = true};
+    const double bytes = (double)executor_expert_slot_bytes(c->executor, 0);
+    double copy_ns[LARGE_TURN_STEPS];
+    StepOutput output;
+    double ns;
+    force_turns(c, tokens, true);
+    for (int i = -1; i < LARGE_TURN_STEPS; i++) {
+        TRY(calibration_step(c, &kind, false, &output, &ns));
+        if (i < 0)
+            continue;
+        keep_turns(c, &output, tokens, turns);
+        copy_ns[i] = mean_copy(&output);
+    }
+    double spread = calibration_spread(copy_ns, LARGE_TURN_STEPS);
+    if (copy_ns[0] == 0) /* of two experts one was still there */
+        return OK;
+    return calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
+                            calibration_median(copy_ns, LARGE_TURN_STEPS), spread);
+}
+
+static Status measure_turns(Calibration *c, uint32_t tokens, bool large)
+{
+    Turns turns = {.large = large};
     if (tokens > c->max_tokens || tokens > c->max_length)
         return OK;
     TRY(mem_new(&turns.turns, MOST_TURNS, sizeof *turns.turns, "calibration: turns"));
-    Status status = time_turns(c, tokens, &turns);
+    Status status = large ? time_large_turns(c, tokens, &turns) : time_turns(c, tokens, &turns);
     if (status == OK)
         status = note_turns(c, tokens, &turns);
     mem_free(turns.turns);
@@ -255,15 +301,22 @@ Status calibrate_halves(Calibration *c, uint32_t tokens, uint32_t active, double
                             spread);
 }
 
-/* Other kernels compute many rows, which takes more launches. */
-Status calibrate_turns(Calibration *c)
+static Status measure_all_turns(Calibration *c, bool large)
 {
-    static const uint32_t TOKENS[] = {1, MANY_TOKENS, 4 * MANY_TOKENS, 16 * MANY_TOKENS,
-                                      64 * MANY_TOKENS};
     Plan plan = c->plan;
     plan.buffer.slots = 1;
     TRY(executor_set_plan(c->executor, &plan));
     for (size_t i = 0; i < (c->options->quick ? QUICK_TURNS : COUNT(TOKENS)); i++)
-        TRY(measure_turns(c, TOKENS[i]));
+        TRY(measure_turns(c, TOKENS[i], large));
     return OK;
+}
+
+Status calibrate_turns(Calibration *c)
+{
+    return measure_all_turns(c, false);
+}
+
+Status calibrate_large_turns(Calibration *c)
+{
+    return c->knows_queue && !c->options->quick ? OK : measure_all_turns(c, true);
 }

@@ -19,7 +19,7 @@ typedef struct {
     uint32_t n_loads;                /* on demand, of all of it */
     uint64_t carry_ns;               /* of queueing its first call, which went before its loads */
     bool queued;                     /* operations of this event are, ... */
-    uint64_t sync_ns;                /* ... from whose end so much passes to small loads */
+    uint64_t sync_ns;                /* ... from whose end so much passes to the next load */
     uint32_t calls;                  /* that were queued */
     uint32_t gathered;               /* loads that are copied together */
     size_t first_gathered;           /* their records are from here on */

@@ -36,12 +36,14 @@ static uint64_t ready_at(Timing *timing, const Pending *list)
                                     &timing->costs.other));
 }
 
-/* What passes from the end of a call of LIST that takes NS to a small load into its slot. A single
- * expert and its load, which the next load waits for, were measured as a whole: a turn. */
-static uint64_t sync_after(Timing *timing, const Pending *list, uint64_t ready_ns, uint64_t ns)
+/* What passes from the end of a call of LIST that takes NS to a load into its slot. A single expert
+ * and its load, which the next load waits for, were measured as a whole: a turn. */
+static uint64_t sync_after(const Event *event, const Pending *list, uint64_t ready_ns, uint64_t ns)
 {
+    Timing *timing = event->timing;
     if (timing->refs.turn.table == COSTS_NONE || list->work.active != 1 || list->tickets != 1)
-        return timing->sync_together_ns;
+        return timing->layers[event->event->layer_index].together ? timing->sync_together_ns
+                                                                  : timing->sync_ns;
     CostPoint point = {0};
     point.at[AXIS_TOKENS] = timing->step.tokens;
     point.at[AXIS_ROWS] = list->work.rows;
@@ -74,7 +76,7 @@ static void run_jobs(Event *event, Pending *list)
         uint64_t start_ns = later(later(free_ns, timing->host_ns), ready_ns);
         timing->gpu_ns = start_ns;
         timing->gpu_ns += link_slows(timing) + beside_copies(timing, event->price, start_ns, ns);
-        event->sync_ns = sync_after(timing, list, ready_ns, ns);
+        event->sync_ns = sync_after(event, list, ready_ns, ns);
     }
     *list = (Pending){0};
 }

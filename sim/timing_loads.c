@@ -38,12 +38,11 @@ static uint64_t cross(Timing *timing, const CostRef *ref, uint64_t bytes)
 
 /* When a load that the host began to begin at BEGUN_NS starts, where the link is free from FREE_NS
  * on. */
-static uint64_t load_start(const Event *event, uint64_t begun_ns, uint64_t free_ns,
-                           uint64_t sync_ns)
+static uint64_t load_start(const Event *event, uint64_t begun_ns, uint64_t free_ns)
 {
     const Timing *timing = event->timing;
     uint64_t start_ns = later(free_ns + timing->gap_ns, begun_ns + timing->lag_ns);
-    return event->queued ? later(start_ns, timing->gpu_ns + sync_ns) : start_ns;
+    return event->queued ? later(start_ns, timing->gpu_ns + event->sync_ns) : start_ns;
 }
 
 /* LOADS that take the link from START_NS to END_NS. */
@@ -70,7 +69,7 @@ Status event_begin_load(Event *event, const LayerTime *layer, ResidencyRecord *r
         end_ns = later(start_ns + layer->load_ns, timing->host_ns);
     } else {
         timing->host_ns += timing->issue_load_ns;
-        start_ns = load_start(event, begun_ns, free_ns, timing->sync_ns);
+        start_ns = load_start(event, begun_ns, free_ns);
         end_ns = start_ns + copy_ns(event, layer, start_ns);
     }
     record->start_ns = start_ns;
@@ -126,7 +125,7 @@ static Status begin_together(Event *event, const LayerTime *layer, uint32_t n,
     TRY(link_free(timing, &free_ns));
     uint64_t bytes = n * layer->slot_bytes;
     timing->host_ns += timing_issue_loads_ns(timing, n) + timing->issue_throttle_ns;
-    uint64_t start_ns = load_start(event, begun_ns, free_ns, event->sync_ns);
+    uint64_t start_ns = load_start(event, begun_ns, free_ns);
     uint64_t from_ns = later(start_ns, begun_ns + timing->lag_ns + start_loads_ns(timing, bytes));
     uint64_t ns = cross(timing, &timing->refs.together, bytes);
     if (layer->asked_ns > 0)

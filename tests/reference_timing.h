@@ -267,7 +267,7 @@ typedef struct {
         uint32_t expert;
     } ahead[MOE_LAYERS * EXPERTS];
     bool queued;
-    uint64_t sync_ns;     /* from the end of the last call to a small load */
+    uint64_t sync_ns;     /* from the end of the last call to a load that waits for it */
     uint32_t calls;       /* that were queued */
     uint64_t carry_ns;    /* of the first of them, before the first small loads */
     uint32_t active;      /* experts of the event */
@@ -303,7 +303,8 @@ static void queue_jobs(Played *played, Pending *pending, Jobs *jobs)
     waits[jobs->n_loads + 1] = free;
     uint64_t ns = cost(played, "queued/experts", jobs->active);
     put(played, COMPUTE, ns, waits, jobs->n_loads + 2);
-    pending->sync_ns = cost(played, "sync/together", 0);
+    bool together = played->slot_bytes <= LOADED_TOGETHER_BYTES;
+    pending->sync_ns = cost(played, together ? "sync/together" : "sync", 0);
     if (jobs->active == 1 && jobs->n_loads == 1) {
         uint64_t turn_ns = cost(played, "turn", jobs->rows);
         ns += cost(played, "after/load", 0);
@@ -324,8 +325,7 @@ static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns
         uint64_t copy_ns = cost(played, "copy/together", bytes);
         waits[0] = after(played, waits[0], load_ns > copy_ns ? load_ns - copy_ns : 0);
     }
-    uint64_t sync_ns = together > 0 ? pending->sync_ns : cost(played, "sync", 0);
-    waits[1] = pending->queued ? after(played, played->last, sync_ns) : 0;
+    waits[1] = pending->queued ? after(played, played->last, pending->sync_ns) : 0;
     waits[2] = leave_gap(played);
     EngineTask load = put(played, COPIES, ns, waits, 3);
     uint64_t issue_ns = issue_load(played, "issue/load");

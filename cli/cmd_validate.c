@@ -81,6 +81,8 @@ static Status check_routing(const ValidateArguments *arguments)
 {
     if (arguments->forced == NULL || file_is_same(arguments->forced, arguments->trace))
         return OK;
+    TRY(file_check_readable(arguments->trace));
+    TRY(file_check_readable(arguments->forced));
     return fail(ERR_INPUT, "--routing trace:%s: the steps of %s can only run with its own routing",
                 arguments->forced, arguments->trace);
 }

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/files.h"
 #include "exec/text/text_requests.h"
 
 static Status check_room(const TokenInput *input, const ModelConfig *config, uint32_t generate,
@@ -88,6 +89,9 @@ Status token_input_load(const TokenInput *input, const char *model, const ModelC
         TRY(input->key == NULL ? tokens_random(rows, length, config->vocabulary, 1, set)
                                : fail(ERR_USAGE, "%s: key \"%s\": random tokens have no keys",
                                       input->file, input->key));
+    else if (strncmp(input->file, "random:", 7) == 0 && !file_exists(input->file))
+        return fail(ERR_USAGE, "--tokens: '%s' is no random:REQUESTSxLENGTH, both 1 or more",
+                    input->file);
     else
         TRY(tokens_load(input->file, input->key, config->vocabulary, set));
     Status status = OK;

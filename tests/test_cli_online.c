@@ -121,6 +121,8 @@ static void record_refuses_bad_command_lines(void **state)
     assert_refused("--tokens is missing");
     RUN("record", "--model", model, "--tokens", "random:1x4", "--key", "ids", "--out", out);
     assert_refused("random:1x4: key \"ids\": random tokens have no keys");
+    RUN("record", "--model", model, "--tokens", "random:0x4", "--out", out);
+    assert_refused("'random:0x4' is no random:REQUESTSxLENGTH");
     RUN("record", "--model", model, "--tokens", batch, "--out", "/nonexistent/trace.db");
     assert_refused("/nonexistent/trace.db");
     write_text(out, "mine");

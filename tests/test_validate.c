@@ -339,6 +339,8 @@ static void bad_requests_are_refused(void **state)
     make_checkpoint(wrong, &(CheckpointSpec){.experts = 9});
     RUN("validate", "--trace", trace, "--routing", other);
     assert_refused("can only run with its own routing");
+    RUN("validate", "--trace", trace, "--routing", "trace:/no/such.db");
+    assert_refused("moebius: validate: /no/such.db: cannot open");
     RUN("validate", "--trace", trace, "--routing", "guess");
     assert_refused("allowed are gate and trace:FILE");
     RUN("validate", "--trace", trace, "--model", wrong);

@@ -85,8 +85,8 @@ static Status plot_front(const StudyReader *reader, FILE *stream, const StudyFro
 
 static void print_front(FILE *stream, const StudyFront *front)
 {
-    static const char *const TITLES[] = {"plan", "device memory",    "in bytes", "tokens/s",
-                                         "time", "waited for loads", "of time",  "miss ratio"};
+    static const char *const TITLES[] = {"plan", "device memory",     "in bytes", "tokens/s",
+                                         "time", "waited for misses", "of time",  "miss ratio"};
     char text[NUMBER_BYTES];
     HtmlTable table = html_table_begin(stream, TITLES, "lrrrrrrr");
     for (size_t i = 0; i < front->n_points; i++) {
@@ -126,7 +126,7 @@ static Status tell_front(const StudyReader *reader, FILE *stream, const StudyFro
     html_paragraph(stream, "note",
                    "To have one of them as a plan: moebius plan --from STUDY --best time "
                    "--memory-at-most BYTES --out plan.json, with its bytes from the table. Device "
-                   "memory is all of it at the peak; time waited for loads is what MoE layers "
+                   "memory is all of it at the peak; time waited for misses is what MoE layers "
                    "waited, not what loads took.");
     return OK;
 }

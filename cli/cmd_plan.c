@@ -169,7 +169,7 @@ static void print_time(const PlanTime *time)
     char memory[NUMBER_BYTES];
     if (!time->known)
         return;
-    printf("%.1f tokens/s, %s of device memory; %s in all, of which %s waiting for loads\n",
+    printf("%.1f tokens/s, %s of device memory; %s in all, of which %s waiting for misses\n",
            time->tokens_per_s, bytes_text(time->peak_bytes, memory),
            duration_text(time->total_ns, total), duration_text(time->exposed_load_ns, exposed));
 }

@@ -6,8 +6,8 @@
 
 static Status print_table(const StudyFront *front)
 {
-    static const char *const TITLES[] = {"plan", "memory",        "tokens/s",
-                                         "time", "waiting loads", "miss ratio"};
+    static const char *const TITLES[] = {
+        "plan", "memory", "tokens/s", "time", "waited for misses", "miss ratio"};
     char text[NUMBER_BYTES];
     Table *table;
     TRY(table_new(TITLES, "lrrrrr", &table));

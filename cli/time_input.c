@@ -255,9 +255,9 @@ static void add_phase(Table *table, const char *name, const PhaseTime *phase, ui
 
 static Status print_phases(const TimingTotals *totals)
 {
-    static const char *const TITLES[] = {"time",     "steps",    "tokens",           "simulated",
-                                         "a step",   "tokens/s", "waited for loads", "of time",
-                                         "link busy"};
+    static const char *const TITLES[] = {
+        "time",    "steps",    "tokens", "simulated", "a step", "tokens/s", "waited for misses",
+        "of time", "link busy"};
     Table *table;
     TRY(table_new(TITLES, "lrrrrrrrr", &table));
     for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED; phase++)

@@ -174,7 +174,7 @@ static void time_is_said_before_hits_and_misses(void **unused)
         "--set", "batching.sequences=2", "--set", "buffer.slots=3");
     assert_int_equal(run.code, 0);
     const char *first = strstr(run.out, "time to first token");
-    const char *steps = strstr(run.out, "waited for loads");
+    const char *steps = strstr(run.out, "waited for misses");
     const char *misses = strstr(run.out, "miss ratio");
     assert_true(first != NULL && steps != NULL && misses != NULL);
     assert_true(first < steps && steps < misses);

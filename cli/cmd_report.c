@@ -4,11 +4,13 @@
 #include "base/files.h"
 #include "cli/command.h"
 #include "cli/options.h"
+#include "cli/print.h"
 #include "cli/table.h"
 
 typedef struct {
     const char *path;
     const char *out;
+    bool json;
 } Arguments;
 
 static Status parse(int argc, char **argv, Arguments *arguments)
@@ -17,6 +19,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         POSITIONAL_OPTION("FILE", "the study or trace", &arguments->path, .required = true),
         TEXT_OPTION("out", "HTML", "where the page is written; -o HTML says the same",
                     &arguments->out, .letter = 'o', .required = true, .writes = true),
+        JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
         .command = "report",
@@ -27,17 +30,33 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .example = "moebius report study.db -o report.html\nmoebius report trace.db -o trace.html",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
-    TRY(options_parse(&table, argc, argv));
-    if (file_is_same(arguments->path, arguments->out))
-        return options_fail(&table, "--out: %s is the file that is read", arguments->out);
-    return OK;
+    return options_parse(&table, argc, argv);
+}
+
+static Status fill_json(cJSON *json, const Arguments *arguments, bool is_study, uint64_t count)
+{
+    TRY(json_add_text(json, is_study ? "study" : "trace", arguments->path));
+    TRY(json_add_text(json, "out", arguments->out));
+    return json_add_u64(json, is_study ? "results" : "steps", count);
+}
+
+static Status say(const Arguments *arguments, bool is_study, uint64_t count)
+{
+    cJSON *json;
+    char text[NUMBER_BYTES];
+    if (!arguments->json) {
+        printf("%s: a %s of %s %s\n", arguments->out, is_study ? "study" : "trace",
+               number_text(count, text), is_study ? "results" : "steps");
+        return OK;
+    }
+    TRY(print_json_begin(&json));
+    return print_json_end(json, fill_json(json, arguments, is_study, count));
 }
 
 Status command_report(int argc, char **argv)
 {
     Arguments arguments = {0};
     OutputFile output;
-    char text[NUMBER_BYTES];
     uint64_t count = 0;
     TRY(parse(argc, argv, &arguments));
     TRY(output_open(arguments.out, &output));
@@ -47,8 +66,5 @@ Status command_report(int argc, char **argv)
     if (status == OK)
         status = output_commit(&output);
     output_discard(&output);
-    if (status == OK)
-        printf("%s: a %s of %s %s\n", arguments.out, is_study ? "study" : "trace",
-               number_text(count, text), is_study ? "results" : "steps");
-    return status;
+    return status == OK ? say(&arguments, is_study, count) : status;
 }

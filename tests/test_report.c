@@ -346,6 +346,10 @@ static void the_name_of_the_page_is_asked_for_either_way(void **unused)
     assert_non_null(strstr(run.err, "given twice"));
     RUN("report", trace, "--out", out);
     assert_int_equal(run.code, 0);
+    RUN("report", trace, "--out", out, "--json");
+    assert_int_equal(run.code, 0);
+    assert_non_null(strstr(run.out, "\"trace\":"));
+    assert_non_null(strstr(run.out, "\"steps\":"));
 }
 
 int main(void)

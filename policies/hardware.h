@@ -60,9 +60,9 @@
  *   copy/together      of small loads that are copied together, by the bytes of all, where the
  *                      host has begun them long before; load/together: ... where it is still
  *                      beginning them, or start/together: what passes before, from their start on
- *   turn               from the end of a small load to the start of the next, which waits for the
- *                      call of the one expert that the first brings, by the "tokens" of the step
- *                      and the "rows" of that expert (of the experts' shape)
+ *   turn               from the end of a load to the start of the next, which waits for the call of
+ *                      the one expert that the first brings, by the "tokens" of the step and the
+ *                      "rows" of that expert (of the experts' shape)
  *   lag                from the host's beginning to queue something to its start, where the stream
  *                      is free, as the host's clock is told of the device's
  *   after/load         from the end of an event's last load, or of queueing where that is later, to
@@ -100,7 +100,8 @@
  *                      "tokens" (of the experts' shape): from the end of loads to the next router
  *                      what held/OP make of it beyond what passes without stamps;
  *                      stamp/beside: what it adds beside copies besides
- *   copy/h2d, copy/d2h, host/copy      by "bytes"
+ *   copy/h2d, copy/d2h, host/copy      by "bytes"; of large experts as steps load them, with what
+ *                      others leave of the link
  *   copy/h2d-busy      the same beside computation
  *   slowdown           factor of computation's time beside copies
  *   all-to-all         what ranks send one another before or after the experts of an event, back to

@@ -3,9 +3,9 @@
 #include "base/clock.h"
 #include "exec/calibrate_parts.h"
 
-enum { COLD_REPEATS = 3, COLD_WARM_UP = 3 };
+enum { COLD_REPEATS = 5, COLD_WARM_UP = 3 };
 
-static const double ELAPSED_NS[] = {2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7};
+static const double ELAPSED_NS[] = {2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7, 6.4e7};
 
 /* Runs KIND, and again when ELAPSED_NS have passed since that began; *NS is of the second. */
 static Status run_after(Calibration *c, const StepKind *kind, double elapsed_ns, double *ns)
@@ -19,8 +19,8 @@ static Status run_after(Calibration *c, const StepKind *kind, double elapsed_ns,
     return calibration_step(c, kind, false, &output, ns);
 }
 
-/* The least of steps that begin ELAPSED_NS after those before, or at once where these last as long:
- * others at work on the same processor make some of them longer still. */
+/* The median of steps that begin ELAPSED_NS after those before, or at once where these last as
+ * long: what others do meanwhile to caches that they share is a part of it. */
 static Status measure_after(Calibration *c, const StepKind *kind, double elapsed_ns, double *ns,
                             double *spread)
 {
@@ -29,9 +29,7 @@ static Status measure_after(Calibration *c, const StepKind *kind, double elapsed
     for (int r = 0; r < COLD_REPEATS; r++)
         TRY(run_after(c, kind, elapsed_ns, &values[r]));
     *spread = calibration_spread(values, COLD_REPEATS);
-    *ns = values[0];
-    for (int r = 1; r < COLD_REPEATS; r++)
-        *ns = values[r] < *ns ? values[r] : *ns;
+    *ns = calibration_median(values, COLD_REPEATS);
     return OK;
 }
 

@@ -33,7 +33,7 @@ static constexpr uint32_t MULTIPLIERS = 2; /* warpgroups */
  * first come after those that multiply. */
 __host__ __device__ static constexpr uint32_t sets_of(uint32_t parts)
 {
-    return parts == 1 ? 4 : parts == 2 ? 2 : 1;
+    return parts < 4 ? 2 : 1;
 }
 
 __host__ __device__ static constexpr uint32_t threads_of(uint32_t parts)

@@ -19,7 +19,7 @@
 #include "exec/cuda/product_multiply.cuh"
 
 static constexpr uint32_t READERS = TILE_READERS + 1;
-static constexpr uint32_t LAST_TILES = 2; /* of a cluster, of few rows each */
+static constexpr uint32_t LAST_TILES = 3; /* of two clusters, of few rows each */
 
 /* ---- the order of tiles ---- */
 
@@ -53,7 +53,7 @@ struct TileOrder {
         bool down = i >= tiles * first;
         uint32_t local = down ? i - tiles * first : i;
         uint32_t shares = down ? second : first;
-        uint32_t last = down ? LAST_TILES * (gridDim.x / CLUSTER) / shares : 0;
+        uint32_t last = down ? LAST_TILES * (gridDim.x / CLUSTER) / (2 * shares) : 0;
         uint32_t span = max(max(many, 1u), tiles - min(tiles, last));
         const Cut cut = {shares, 1, MAX_WIDTH};
         Tile tile = find_tile(table, cut, tile_at(local / shares, span) * shares + local % shares);

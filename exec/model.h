@@ -127,9 +127,8 @@ typedef struct {
     double high_frequency_factor;
     uint32_t original_positions;
     uint32_t max_positions;
-    /* longrope: divisors of the frequencies of short and of long requests, and the factor of cosine
-     * and sine of each (0: by the rule) */
-    uint32_t n_factors;
+    /* longrope: divisors of each rotary pair's frequency in short and in long requests, and the
+     * factor of cosine and sine of each (0: by the rule) */
     float short_factor[MAX_ROPE_PAIRS];
     float long_factor[MAX_ROPE_PAIRS];
     double short_mscale;

@@ -6,11 +6,10 @@
 
 /* Sums over events, of one layer after the other. */
 typedef struct {
-    uint64_t *events; /* [n_layers] */
-    double *sum;      /* [experts of all layers] of shares */
-    double *product;  /* of each layer [experts][experts]: of shares of two; half is used */
-    double **sums;    /* [n_layers] into SUM */
-    double **products;
+    uint64_t *events;  /* [n_layers] */
+    double **sums;     /* [n_layers][experts] of shares; where the loads will be */
+    double **products; /* [n_layers][experts][experts] of shares of two, of which half is used;
+                          where the correlations will be. NULL where these are not wanted */
 } Sums;
 
 static Status make_sums(const PackedTrace *trace, bool correlated, Sums *sums,

@@ -105,6 +105,7 @@ static Status run_missing(StudyDb *db, SweepWork *work, StudyEntry *entries, Swe
         status = answer_curves(db, work, entries, totals);
     if (status == OK && work->n_entries > 0)
         status = sweep_lead(work, db, totals);
+    work->future = NULL;
     replay_future_free(&future);
     return status;
 }

@@ -24,7 +24,6 @@ static const size_t MAX_FILE_BYTES = (size_t)16 << 30;
 
 typedef struct {
     const ImportOptions *options;
-    const char *text;
     uint32_t line;
     uint64_t layers; /* of the first array */
     uint64_t top_k;

@@ -115,22 +115,13 @@ static const TensorRule MODEL[] = {
     {0},
 };
 
-#define PROJECTION(name, into, shape, depth)                                                       \
-    {"self_attn." name "_proj.weight", NULL, IN_LAYER(attention.into), NULL, {shape, depth}},      \
-    {                                                                                              \
-        "self_attn." name "_proj.bias", NULL, IN_LAYER(attention.into##_bias), NULL,               \
-        {                                                                                          \
-            shape                                                                                  \
-        }                                                                                          \
-    }
-
 static const TensorRule LAYER[] = {
     {"self_attn_layer_norm.weight", NULL, IN_LAYER(input_norm.weight), NULL, {SIZE_MODEL}},
     {"self_attn_layer_norm.bias", NULL, IN_LAYER(input_norm.bias), NULL, {SIZE_MODEL}},
-    PROJECTION("q", q, SIZE_QUERIES, SIZE_MODEL),
-    PROJECTION("k", k, SIZE_KEYS, SIZE_MODEL),
-    PROJECTION("v", v, SIZE_VALUES, SIZE_MODEL),
-    PROJECTION("out", o, SIZE_MODEL, SIZE_MIXED),
+    RULES_LINEAR("self_attn.q_proj", attention.q, NULL, SIZE_QUERIES, SIZE_MODEL),
+    RULES_LINEAR("self_attn.k_proj", attention.k, NULL, SIZE_KEYS, SIZE_MODEL),
+    RULES_LINEAR("self_attn.v_proj", attention.v, NULL, SIZE_VALUES, SIZE_MODEL),
+    RULES_LINEAR("self_attn.out_proj", attention.o, NULL, SIZE_MODEL, SIZE_MIXED),
     {"final_layer_norm.weight", NULL, IN_LAYER(ffn_norm.weight), NULL, {SIZE_MODEL}},
     {"final_layer_norm.bias", NULL, IN_LAYER(ffn_norm.bias), NULL, {SIZE_MODEL}},
     {"moe_layer.gate.wg.weight", NULL, IN_LAYER(router), when_moe, {SIZE_EXPERTS, SIZE_MODEL}},

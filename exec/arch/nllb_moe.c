@@ -133,44 +133,23 @@ static const TensorRule MODEL[] = {
     {0},
 };
 
-#define PROJECTION(module, letter, into, shape, depth)                                             \
-    {module "." letter "_proj.weight", NULL, IN_LAYER(into), NULL, {shape, depth}},                \
-    {                                                                                              \
-        module "." letter "_proj.bias", NULL, IN_LAYER(into##_bias), NULL,                         \
-        {                                                                                          \
-            shape                                                                                  \
-        }                                                                                          \
-    }
-#define CROSS_PROJECTION(letter, into, shape, depth)                                               \
-    {"cross_attention." letter "_proj.weight",                                                     \
-     NULL,                                                                                         \
-     IN_LAYER(cross.into),                                                                         \
-     when_cross,                                                                                   \
-     {shape, depth}},                                                                              \
-    {                                                                                              \
-        "cross_attention." letter "_proj.bias", NULL, IN_LAYER(cross.into##_bias), when_cross,     \
-        {                                                                                          \
-            shape                                                                                  \
-        }                                                                                          \
-    }
-
 static const TensorRule LAYER[] = {
     {"self_attn_layer_norm.weight", NULL, IN_LAYER(input_norm.weight), NULL, {SIZE_MODEL}},
     {"self_attn_layer_norm.bias", NULL, IN_LAYER(input_norm.bias), NULL, {SIZE_MODEL}},
-    PROJECTION("self_attn", "q", attention.q, SIZE_QUERIES, SIZE_MODEL),
-    PROJECTION("self_attn", "k", attention.k, SIZE_KEYS, SIZE_MODEL),
-    PROJECTION("self_attn", "v", attention.v, SIZE_VALUES, SIZE_MODEL),
-    PROJECTION("self_attn", "out", attention.o, SIZE_MODEL, SIZE_MIXED),
+    RULES_LINEAR("self_attn.q_proj", attention.q, NULL, SIZE_QUERIES, SIZE_MODEL),
+    RULES_LINEAR("self_attn.k_proj", attention.k, NULL, SIZE_KEYS, SIZE_MODEL),
+    RULES_LINEAR("self_attn.v_proj", attention.v, NULL, SIZE_VALUES, SIZE_MODEL),
+    RULES_LINEAR("self_attn.out_proj", attention.o, NULL, SIZE_MODEL, SIZE_MIXED),
     {"cross_attention_layer_norm.weight",
      NULL,
      IN_LAYER(cross_norm.weight),
      when_cross,
      {SIZE_MODEL}},
     {"cross_attention_layer_norm.bias", NULL, IN_LAYER(cross_norm.bias), when_cross, {SIZE_MODEL}},
-    CROSS_PROJECTION("q", q, SIZE_QUERIES, SIZE_MODEL),
-    CROSS_PROJECTION("k", k, SIZE_KEYS, SIZE_MODEL),
-    CROSS_PROJECTION("v", v, SIZE_VALUES, SIZE_MODEL),
-    CROSS_PROJECTION("out", o, SIZE_MODEL, SIZE_MIXED),
+    RULES_LINEAR("cross_attention.q_proj", cross.q, when_cross, SIZE_QUERIES, SIZE_MODEL),
+    RULES_LINEAR("cross_attention.k_proj", cross.k, when_cross, SIZE_KEYS, SIZE_MODEL),
+    RULES_LINEAR("cross_attention.v_proj", cross.v, when_cross, SIZE_VALUES, SIZE_MODEL),
+    RULES_LINEAR("cross_attention.out_proj", cross.o, when_cross, SIZE_MODEL, SIZE_MIXED),
     {"ff_layer_norm.weight", NULL, IN_LAYER(ffn_norm.weight), NULL, {SIZE_MODEL}},
     {"ff_layer_norm.bias", NULL, IN_LAYER(ffn_norm.bias), NULL, {SIZE_MODEL}},
     {"ffn.router.classifier.weight", NULL, IN_LAYER(router), when_moe, {SIZE_EXPERTS, SIZE_MODEL}},

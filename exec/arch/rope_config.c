@@ -56,7 +56,6 @@ static Status read_longrope(const JsonAt *description, uint32_t pairs, RopeConfi
     if (pairs > MAX_ROPE_PAIRS)
         return json_fail(description, "%u rotary pairs, at most %d are supported", pairs,
                          MAX_ROPE_PAIRS);
-    rope->n_factors = pairs;
     TRY(read_factors(description, "short_factor", pairs, rope->short_factor));
     TRY(read_factors(description, "long_factor", pairs, rope->long_factor));
     TRY(config_f64(description, "short_mscale", 0, 1e3, &rope->short_mscale));

@@ -28,6 +28,13 @@ extern const TensorRule RULES_PLAIN_FFN[];
 /* Buffers that old files hold, and a head that is tied. */
 extern const char *const IGNORED_BUFFERS[];
 
+/* The rows of a matrix [ROWS][COLUMNS] of a layer and its bias, NAME.weight and NAME.bias. */
+/* clang-format off */
+#define RULES_LINEAR(name, into, when, rows, columns)                                              \
+    {name ".weight", NULL, IN_LAYER(into), when, {rows, columns}},                                 \
+    {name ".bias", NULL, IN_LAYER(into##_bias), when, {rows}}
+/* clang-format on */
+
 /* The rows of a layer's q, k, v and o projections under "self_attn.", with biases by
  * AttentionConfig. */
 #define RULES_SELF_ATTENTION                                                                       \

@@ -223,9 +223,14 @@ void json_numbers_bind(const JsonNumbers *numbers, cJSON *root)
     bind(numbers, root, &arrays, &next);
 }
 
+bool json_is_table(const cJSON *node)
+{
+    return cJSON_IsArray(node) && node->valueint != 0;
+}
+
 const JsonRow *json_rows(const JsonNumbers *numbers, const cJSON *node, size_t *n)
 {
-    if (!cJSON_IsArray(node) || node->valueint == 0)
+    if (!json_is_table(node))
         return NULL;
     const JsonTable *table = &numbers->tables[node->valueint - 1];
     *n = table->n_rows;

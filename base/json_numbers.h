@@ -6,6 +6,8 @@
 #ifndef BASE_JSON_NUMBERS_H
 #define BASE_JSON_NUMBERS_H
 
+#include <stdbool.h>
+
 #include "base/json.h"
 
 /* One of the inner lists: N numbers from FIRST on. */
@@ -39,6 +41,8 @@ Status json_parse_numbers(char *text, size_t bytes, const char *file, cJSON **ro
                           JsonNumbers *numbers);
 void json_numbers_free(JsonNumbers *numbers);
 
+/* Whether NODE is a list that rows were taken out of: what it has as children says nothing. */
+bool json_is_table(const cJSON *node);
 /* The rows that were taken out of NODE, *N of them; NULL: none were. */
 const JsonRow *json_rows(const JsonNumbers *numbers, const cJSON *node, size_t *n);
 

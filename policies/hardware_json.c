@@ -45,12 +45,15 @@ static Status read_f64(const JsonAt *parent, const char *key, double *value)
     return json_f64(&at, 0, LIMIT, value);
 }
 
+/* Of anything but lists of numbers, which only points are. */
 static Status need_array(const JsonAt *parent, const char *key, uint32_t least, uint32_t most,
                          JsonAt *at, uint32_t *n)
 {
     TRY(json_need(parent, key, at));
     if (!cJSON_IsArray(at->node))
         return json_fail(at, "must be a list");
+    if (json_is_table(at->node))
+        return json_fail(at, "must not be a list of lists of numbers");
     *n = 0;
     for (const cJSON *item = at->node->child; item != NULL; item = item->next)
         ++*n;

@@ -254,6 +254,7 @@ typedef struct {
     /* SLOT is read by operations that are queued already: the copy comes after them. Else it may
      * begin at once, beside them. */
     bool after_queue;
+    bool ahead;           /* nobody waits for it soon, while others compute: it may take longer */
     uint64_t at_least_ns; /* how long it occupies the link at the least; 0: as it comes */
     uint32_t ticket;      /* below max_loads, once per step */
     /* Only parts [first_part, end_part) of PARTS equal ones, which come in their order, by calls of

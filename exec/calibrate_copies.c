@@ -3,8 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "exec/backend.h"
-#include "exec/calibrate_parts.h"
+#include "exec/calibrate_rig.h"
 
 enum {
     LEAST_BYTES = 4 << 10,
@@ -28,21 +27,6 @@ enum {
 
 static const char *const BYTES_AXIS[] = {"bytes"};
 static const char *const TOKENS_AXIS[] = {"tokens"};
-
-/* A device of its own. */
-typedef struct {
-    Calibration *calibration;
-    const Backend *backend;
-    Device *device;
-    size_t weight_bytes; /* of an element */
-    uint32_t side;
-    size_t most_bytes;   /* of a copy */
-    unsigned char *host; /* [2 * most_bytes] */
-    unsigned char *at;   /* device [most_bytes] */
-    Matrix matrix;       /* [side][side] */
-    float *in;           /* [MANY_ROWS][side] */
-    float *out;
-} Rig;
 
 static Status open_rig(Calibration *c, Rig *rig)
 {
@@ -80,7 +64,7 @@ static size_t busy_bytes(const Rig *rig)
 }
 
 /* An FFN of so many bytes in a slot: a load copies whole ones. */
-static FfnShape shape_of(const Rig *rig, size_t bytes)
+FfnShape rig_shape(const Rig *rig, size_t bytes)
 {
     enum { WIDTH = 32 };
     return (FfnShape){.d_model = WIDTH,
@@ -111,7 +95,7 @@ static Status read_loads(const Rig *rig, uint32_t n, double *ns)
     return OK;
 }
 
-static Status multiply(const Rig *rig, uint32_t rows, uint32_t times)
+Status rig_multiply(const Rig *rig, uint32_t rows, uint32_t times)
 {
     for (uint32_t i = 0; i < times; i++)
         TRY(rig->backend->linear(rig->device, rig->in, &rig->matrix, rows, false, rig->out));
@@ -125,7 +109,7 @@ static Status time_products(const Rig *rig, uint32_t rows, uint32_t products, co
     uint64_t stamps[2];
     TRY(begin_loads(rig, shape, n));
     TRY(rig->backend->stamp(rig->device, 0));
-    TRY(multiply(rig, rows, products));
+    TRY(rig_multiply(rig, rows, products));
     TRY(rig->backend->stamp(rig->device, 1));
     for (uint32_t i = 0; i < n; i++)
         TRY(rig->backend->await_loads(rig->device, &i, 1));
@@ -148,7 +132,7 @@ static Status note(const Rig *rig, const char *name, const char *const *axis, do
 static Status measure_loads(const Rig *rig, size_t bytes)
 {
     const double at = (double)bytes;
-    const FfnShape shape = shape_of(rig, bytes);
+    const FfnShape shape = rig_shape(rig, bytes);
     double ns[ROUNDS * BURST];
     uint32_t burst = bytes >= BUSY_BYTES ? 2 : BURST;
     for (int round = -1; round < ROUNDS; round++) {
@@ -175,7 +159,7 @@ static Status sweep_loads(const Rig *rig)
  * on its way. */
 static Status measure_together(const Rig *rig, uint32_t n)
 {
-    const FfnShape shape = shape_of(rig, TOGETHER_BYTES);
+    const FfnShape shape = rig_shape(rig, TOGETHER_BYTES);
     Load loads[MOST_LOADS];
     double ns[ROUNDS];
     for (uint32_t i = 0; i < n; i++)
@@ -187,7 +171,7 @@ static Status measure_together(const Rig *rig, uint32_t n)
     for (int round = -1; round < ROUNDS; round++) {
         uint64_t start_ns;
         uint64_t duration_ns;
-        TRY(multiply(rig, MANY_ROWS, 1));
+        TRY(rig_multiply(rig, MANY_ROWS, 1));
         TRY(rig->backend->load(rig->device, loads, n));
         TRY(rig->backend->await_loads(rig->device, &loads->ticket, 1));
         TRY(rig->backend->wait(rig->device));
@@ -226,7 +210,7 @@ static Status measure_host_copies(const Rig *rig, size_t bytes)
 /* Loads beside products that last longer than all of them. */
 static Status measure_busy_loads(const Rig *rig, size_t bytes, double product_ns)
 {
-    const FfnShape shape = shape_of(rig, bytes);
+    const FfnShape shape = rig_shape(rig, bytes);
     double ns[ROUNDS * BURST];
     double ignored;
     double loads_ns = 0;
@@ -245,7 +229,7 @@ static Status measure_busy_loads(const Rig *rig, size_t bytes, double product_ns
 /* Products of ROWS rows beside loads that last longer than they do, against alone. */
 static Status measure_slowdown(const Rig *rig, uint32_t rows, double loads_ns, double *alone_ns)
 {
-    const FfnShape shape = shape_of(rig, busy_bytes(rig));
+    const FfnShape shape = rig_shape(rig, busy_bytes(rig));
     double alone[ROUNDS];
     double factors[ROUNDS];
     double beside;
@@ -263,7 +247,7 @@ static Status measure_slowdown(const Rig *rig, uint32_t rows, double loads_ns, d
 
 static Status measure_beside(const Rig *rig)
 {
-    const FfnShape shape = shape_of(rig, busy_bytes(rig));
+    const FfnShape shape = rig_shape(rig, busy_bytes(rig));
     double ns[BURST];
     double loads_ns = 0;
     double product_ns = 0;
@@ -283,7 +267,7 @@ static Status measure_beside(const Rig *rig)
  * load. What they take longer than one after the other is spent on handing over, twice a turn. */
 static Status measure_turns(const Rig *rig)
 {
-    const FfnShape shape = shape_of(rig, TURN_BYTES);
+    const FfnShape shape = rig_shape(rig, TURN_BYTES);
     double ns[ROUNDS];
     double product_ns;
     TRY(time_products(rig, 1, BURST, &shape, 0, &product_ns));
@@ -300,7 +284,7 @@ static Status measure_turns(const Rig *rig)
                                .ticket = i};
             TRY(rig->backend->load(rig->device, &load, 1));
             TRY(rig->backend->await_loads(rig->device, &i, 1));
-            TRY(multiply(rig, 1, 1));
+            TRY(rig_multiply(rig, 1, 1));
         }
         TRY(rig->backend->stamp(rig->device, 1));
         TRY(rig->backend->wait(rig->device));
@@ -319,7 +303,7 @@ static Status measure_turns(const Rig *rig)
 static Status time_loads(const Rig *rig, size_t bytes, uint64_t at_least_ns, double *ns,
                          double *issue_ns)
 {
-    const FfnShape shape = shape_of(rig, bytes);
+    const FfnShape shape = rig_shape(rig, bytes);
     for (int round = 0; round < 2; round++) {
         for (uint32_t i = 0; i < BURST; i++) {
             const Load load = {.shape = &shape,
@@ -369,9 +353,9 @@ static Status measure_throttle(const Rig *rig)
 static Status time_stamps(const Rig *rig, double *issue_ns)
 {
     *issue_ns = 0;
-    TRY(multiply(rig, MANY_ROWS, AHEAD));
+    TRY(rig_multiply(rig, MANY_ROWS, AHEAD));
     for (uint32_t i = 0; i < STAMPS; i++) {
-        TRY(multiply(rig, 1, 1));
+        TRY(rig_multiply(rig, 1, 1));
         uint64_t start_ns = clock_ns();
         TRY(rig->backend->stamp(rig->device, i));
         *issue_ns += (double)(clock_ns() - start_ns) / STAMPS;
@@ -392,7 +376,7 @@ static Status measure_stamps(const Rig *rig)
  * prefetch's part. */
 static Status time_held_stamps(const Rig *rig, uint32_t n, double *ns)
 {
-    const FfnShape shape = shape_of(rig, TURN_BYTES);
+    const FfnShape shape = rig_shape(rig, TURN_BYTES);
     Matrix few = rig->matrix;
     uint64_t stamps[STAMPS];
     few.rows = FEW_ROWS;
@@ -434,6 +418,7 @@ static Status measure_streams(const Rig *rig)
     TRY(measure_stamps_beside(rig));
     for (uint32_t n = 1; n <= MOST_LOADS && n * TOGETHER_BYTES <= rig->most_bytes; n *= 2)
         TRY(measure_together(rig, n));
+    TRY(calibrate_copies_ahead(rig));
     TRY(time_loads(rig, TURN_BYTES, 0, ns, issue_ns));
     TRY(note(rig, "issue/load", BYTES_AXIS, TURN_BYTES, UNIT_NS, issue_ns, BURST));
     return measure_throttle(rig);

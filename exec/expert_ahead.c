@@ -42,6 +42,7 @@ static void gather(ExpertSlots *slots, AheadLoad *ahead)
     ResidencyRecord *record = &slots->residency[ahead->record];
     ahead->load = expert_slots_load(slots, ahead->layer_index, ahead->expert, ahead->slot, record);
     ahead->load.after_queue = ahead->after_queue;
+    ahead->load.ahead = true;
     ahead->begun = ahead->parts;
     record->bytes = slots->trace_layers[ahead->layer_index].expert_bytes;
     slots->last_ahead = ahead->load.ticket;

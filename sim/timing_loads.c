@@ -194,6 +194,24 @@ static void take_time(Timing *timing, PrefetchTime *prefetch, const ResidencyRec
     timing->residency[prefetch->record].duration_ns = load->duration_ns;
 }
 
+/* N small loads of LAYER ahead, which RECORD is to have the time of: one after the other. */
+static Status begin_ahead(Event *event, const LayerTime *layer, uint32_t n, ResidencyRecord *record)
+{
+    Timing *timing = event->timing;
+    CostPoint point = {0};
+    uint64_t begun_ns = timing->host_ns;
+    uint64_t free_ns;
+    point.at[AXIS_BYTES] = (double)layer->slot_bytes;
+    point.at[AXIS_LOADS] = n;
+    TRY(link_free(timing, &free_ns));
+    timing->host_ns +=
+        op_costs_ns(&timing->costs, &timing->refs.issue_ahead, &point, &timing->costs.other);
+    record->start_ns = load_start(event, begun_ns, free_ns);
+    record->duration_ns =
+        op_costs_ns(&timing->costs, &timing->refs.ahead, &point, &timing->costs.other);
+    return note_load(timing, free_ns, record->start_ns, record->start_ns + record->duration_ns, n);
+}
+
 Status timing_begin_put_off(Timing *timing)
 {
     const LayerTime *layer = timing->put_off_layer;
@@ -202,12 +220,12 @@ Status timing_begin_put_off(Timing *timing)
     timing->n_put_off = 0;
     if (n == 0)
         return OK;
-    /* What goes before an event's first loads is over. */
-    Event event = {.timing = timing, .price = layer->price, .calls = 1};
-    if (layer->together)
-        TRY(begin_together(&event, layer, n, &load));
+    Event event = {.timing = timing, .price = layer->price};
+    bool measured = layer->together && timing->refs.ahead.table != COSTS_NONE;
+    if (measured)
+        TRY(begin_ahead(&event, layer, n, &load));
     for (PrefetchTime *prefetch = timing->put_off; n > 0; n--, prefetch = prefetch->next) {
-        if (!layer->together)
+        if (!measured)
             TRY(event_begin_load(&event, layer, &load));
         take_time(timing, prefetch, &load);
     }

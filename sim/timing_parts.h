@@ -173,6 +173,8 @@ struct Timing {
         CostRef wake;
         CostRef h2d;
         CostRef together;
+        CostRef ahead; /* ... and small ones ahead, and beginning them */
+        CostRef issue_ahead;
         CostRef reuse;
         CostRef stamp;
         CostRef queue_stamp;

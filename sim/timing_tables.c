@@ -36,6 +36,8 @@ static const struct {
     {"throttle/least", offsetof(Timing, refs.throttle_least), NEEDED_BY_SLOW_LINKS},
     {"issue/throttle", offsetof(Timing, refs.issue_throttle), NEEDED_BY_SLOW_LINKS},
     {"host/reuse", offsetof(Timing, refs.reuse), NEEDED_BY_NONE},
+    {"copy/ahead", offsetof(Timing, refs.ahead), NEEDED_BY_NONE},
+    {"issue/ahead", offsetof(Timing, refs.issue_ahead), NEEDED_BY_NONE},
     {"copy/gap", offsetof(Timing, refs.gap), NEEDED_BY_NONE},
     {"end/loads", offsetof(Timing, refs.end_loads), NEEDED_BY_NONE},
     {"issue/loads", offsetof(Timing, refs.issue_loads), NEEDED_BY_NONE},
@@ -303,9 +305,7 @@ static void price_stamps(Timing *timing)
         return;
     timing->stamp_ns = timing->graph_stamp_ns;
     timing->issue_stamp_ns = constant_if_any(timing, &timing->refs.issue_stamp, 0);
-    /* Small ones are copied by a kernel. */
-    if (!has_small_experts(timing))
-        timing->stamp_beside_ns = constant_if_any(timing, &timing->refs.stamp_beside, 0);
+    timing->stamp_beside_ns = constant_if_any(timing, &timing->refs.stamp_beside, 0);
 }
 
 static void price_ends(Timing *timing)

@@ -313,8 +313,10 @@ static void queue_jobs(Played *played, Pending *pending, Jobs *jobs)
     *jobs = (Jobs){0};
 }
 
-/* A load that takes NS in the stream of copies; of small ones so many are begun TOGETHER. */
-static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, uint32_t together)
+/* A load that takes NS in the stream of copies; of small ones so many are begun TOGETHER, or AHEAD.
+ */
+static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns, uint32_t together,
+                             uint32_t ahead)
 {
     EngineTask waits[3];
     run_to_host(played);
@@ -333,6 +335,8 @@ static EngineTask begin_load(Played *played, const Pending *pending, uint64_t ns
         issue_ns = cost(played, "issue/loads", together);
         issue_ns += played->load_ns > 0 ? cost(played, "issue/throttle", 0) : 0;
     }
+    if (ahead > 0)
+        issue_ns = cost(played, "issue/ahead", ahead);
     put(played, HOST, issue_ns, &played->host, 1);
     return load;
 }
@@ -346,7 +350,7 @@ static EngineTask begin_together(Played *played, const Pending *pending, uint32_
         ns += cost(played, "throttle/least", 0);
         ns = asked_ns > ns ? asked_ns : ns;
     }
-    return begin_load(played, pending, ns, n);
+    return begin_load(played, pending, ns, n, 0);
 }
 
 static void begin_gathered(Played *played, Pending *pending)
@@ -376,7 +380,7 @@ static void begin_put_off(Played *played)
     played->n_put_off = 0;
     if (n == 0)
         return;
-    EngineTask load = begin_together(played, &NOTHING, n);
+    EngineTask load = begin_load(played, &NOTHING, cost(played, "copy/ahead", n), 0, n);
     played->prefetches[played->n_prefetches++] = load;
     for (uint32_t i = 0; i < n; i++)
         played->prefetched[played->put_off[i].layer][played->put_off[i].expert] = load;
@@ -407,7 +411,7 @@ static void load_on_demand(Played *played, const BufferAction *action, Pending *
         return;
     }
     uint64_t ns = copy_cost(played, (double)played->slot_bytes, played->load_ns);
-    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, 0);
+    loaded->loads[loaded->n_loads++] = begin_load(played, pending, ns, 0, 0);
 }
 
 static void queue_load(Played *played, const BufferAction *action, Pending *pending)

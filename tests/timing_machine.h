@@ -81,6 +81,8 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
     put_table(hardware, "issue/load", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/together", "", NULL, random_below(random, 2000), 0);
     put_table(hardware, "issue/loads", "shape", "loads", random_below(random, 2000), 20);
+    put_table(hardware, "copy/ahead", "", "loads", random_below(random, 9000), 2000);
+    put_table(hardware, "issue/ahead", "", "loads", random_below(random, 2000), 500);
     put_table(hardware, "decide/load", "shape", "active", random_below(random, 500), 40);
     put_table(hardware, "carry", "shape", "active", random_below(random, 900), 20);
     put_table(hardware, "turn", "shape", "rows", random_below(random, 9000), 100);

@@ -80,7 +80,7 @@ static uint32_t count_together(const Device *device, const Load *loads, uint32_t
     uint32_t some = 1;
     while (bytes <= LOADED_TOGETHER_BYTES && some < n && some < MOST_TOGETHER &&
            bytes_of(device, &loads[some]) == bytes &&
-           loads[some].after_queue == loads[0].after_queue)
+           loads[some].after_queue == loads[0].after_queue && loads[some].ahead == loads[0].ahead)
         some++;
     return some;
 }
@@ -102,12 +102,16 @@ static Status copy_parts(const Device *device, const Load *load, size_t bytes)
     return OK;
 }
 
-/* Queues the copies of N loads of BYTES each. */
+/* Queues the copies of N loads of BYTES each. Small ones that nobody waits for take the copy engine
+ * as well: that takes longer for each, but beside a kernel that copies what is computed does. */
 static Status copy_loads(const Device *device, const Load *loads, uint32_t n, size_t bytes)
 {
     SmallLoad together[MOST_TOGETHER];
-    if (bytes > LOADED_TOGETHER_BYTES)
-        return copy_parts(device, loads, bytes);
+    if (bytes > LOADED_TOGETHER_BYTES || loads->ahead) {
+        for (uint32_t i = 0; i < n; i++)
+            TRY(copy_parts(device, &loads[i], bytes));
+        return OK;
+    }
     for (uint32_t i = 0; i < n; i++)
         together[i] = (SmallLoad){loads[i].kept, loads[i].slot};
     return copy_together(together, n, bytes, device->copies);

@@ -1,11 +1,10 @@
 /* Timelines of steps in the Chrome trace format, which Perfetto and chrome://tracing open.
  *
- * A process is who ran the steps, "executor" or "simulator"; its tracks are "host" (steps,
- * and the experts that it computes), "compute" (operations) and "copies H2D" (loads), and
- * a counter of device memory. Slices have
- * the same names from both, so that they can be laid side by side. Of several ranks each is a
- * process, "simulator, rank 0", with two tracks more, "port out" and "port in", of what it sends to
- * others and receives: "dispatch" before experts, "combine" after. */
+ * A process is who ran the steps, "executor" or "simulator"; its tracks are "host" (steps, and the
+ * experts that it computes), "compute" (operations) and "copies H2D" (loads), and a counter of
+ * device memory. Slices have the same names from both, so that they can be laid side by side. Of
+ * several ranks each is a process, "simulator, rank 0", with two tracks more, "port out" and "port
+ * in", of what it sends to others and receives: "dispatch" before experts, "combine" after. */
 #ifndef ANALYSIS_TIMELINE_H
 #define ANALYSIS_TIMELINE_H
 

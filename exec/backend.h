@@ -98,8 +98,7 @@ typedef struct {
 /* A layer's part of a cache, of elements of BackendSizes.cache bytes. Position P of slot S has its
  * keys at element (S * positions + P) * key_stride of KEYS, its values likewise. Latent attention
  * keeps [latent, rotated key] as the one key head, whose first kv_rank elements are its value too:
- * values
- * == keys. */
+ * values == keys. */
 typedef struct {
     void *keys;
     void *values;

@@ -1,5 +1,5 @@
-/* From routing to work: what a capacity drops, and the rows of each expert. Plain
- * host code over plain arrays, and what a backend's limit() and group() must equal. */
+/* From routing to work: what a capacity drops, and the rows of each expert. Plain host code over
+ * plain arrays, and what a backend's limit() and group() must equal. */
 #ifndef EXEC_GATING_H
 #define EXEC_GATING_H
 

@@ -56,18 +56,17 @@ const uint32_t *run_prompt(const ModelConfig *config, const TokenSet *set,
 /* Runs SET in groups of options.batch requests: the prompts in prefill steps of at most max_tokens
  * (a longer prompt is cut over steps; requests of different lengths share a step), then one decode
  * step per output token for the requests that are not done. Records each step (and the requests)
- * when RECORDER is not NULL (residency only when the plan's buffer is on, unless asked for:
- * without one every lookup hits). In an encoder-decoder model SET is the sources, which go through
- * the encoder first, each whole in one step, and the prompts are the targets. With beams each is a
+ * when RECORDER is not NULL (residency only when the plan's buffer is on, unless asked for: without
+ * one every lookup hits). In an encoder-decoder model SET is the sources, which go through the
+ * encoder first, each whole in one step, and the prompts are the targets. With beams each is a
  * request of its own in the trace, number request * beams + beam, and all feed the prompt; the
  * source belongs to the first. Every request must fit the executor's max_length with its output.
  *
  * With options.arrivals the requests arrive in real time instead, batch is how many run at once,
  * and policies/scheduler.h composes each step (BATCHING_CONTINUOUS): decoder-only models, greedy,
- * with tokens to generate. The trace tells when requests
- * arrived, on the clock of the steps' start_ns. When
- * OUTPUT is not NULL, OUTPUT[i] ([generate], caller's) receives the tokens of request i and
- * N_OUTPUT[i] their number. */
+ * with tokens to generate. The trace tells when requests arrived, on the clock of the steps'
+ * start_ns. When OUTPUT is not NULL, OUTPUT[i] ([generate], caller's) receives the tokens of
+ * request i and N_OUTPUT[i] their number. */
 Status run_requests(Executor *executor, const ModelConfig *config, const TokenSet *set,
                     const RunOptions *options, Recorder *recorder, RunObserver observer,
                     void *argument, uint32_t **output, uint32_t *n_output, RunTotals *totals);

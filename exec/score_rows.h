@@ -1,7 +1,6 @@
 /* Router scores as a trace keeps them: f16, per MoE layer one after the other, for each token
  * either all of the layer's experts in id order ([tokens][experts]) or the largest M in descending
- * order
- * ([tokens][min(M, experts)]). */
+ * order ([tokens][min(M, experts)]). */
 #ifndef EXEC_SCORE_ROWS_H
 #define EXEC_SCORE_ROWS_H
 

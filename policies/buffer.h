@@ -71,8 +71,7 @@ typedef struct ExpertBuffer ExpertBuffer;
 
 /* LAYERS[n_layers] are the trace's or model's MoE layers, in order. The tables of PLAN must outlive
  * the buffer. Fails with ERR_PLAN when the plan's buffer does not fit the layers, or has something
- * to learn. With the buffer off, everything is resident from the start:
- * every lookup hits. */
+ * to learn. With the buffer off, everything is resident from the start: every lookup hits. */
 Status buffer_new(const Plan *plan, const TraceLayer *layers, uint32_t n_layers,
                   ExpertBuffer **buffer);
 void buffer_free(ExpertBuffer *buffer);

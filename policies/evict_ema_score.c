@@ -56,8 +56,8 @@ static const EvictionRules RULES = {.begin = ema_begin,
 DEFINE_EVENTS(ema, RULES)
 
 /* The least moving average of the router's scores, S = alpha s + (1 - alpha) S, ties to the lower
- * object: the MRS cache of HybriMoE (Zhong et al. 2025), which evicts by it with
- * alpha 0.5. There only the 2 k largest scores of a token count; here all do, and those of a step
- * of several tokens are their mean. An event's scores are in before its lookups. */
+ * object: the MRS cache of HybriMoE (Zhong et al. 2025), which evicts by it with alpha 0.5. There
+ * only the 2 k largest scores of a token count; here all do, and those of a step of several tokens
+ * are their mean. An event's scores are in before its lookups. */
 const EvictionPolicy EVICT_EMA_SCORE = {
     .name = "ema-score", EVENTS(ema), .needs_scores = true, .needs_values = true};

@@ -3,12 +3,12 @@
  *
  * Loads on demand go over the link one after the other as they come. Prefetches are held back where
  * they would stand in their way (small ones do not: those of an event are begun together, after its
- * loads on demand): a part of one is begun, in the order of the decisions, when
- * nothing else is under way. At the event of its layer a prefetch that is hit becomes a load on
- * demand, with what is left of it. One that has not begun then, and is not hit, is cancelled, and
- * so is what is left of one whose expert is evicted; but not where all experts have room, since it
- * is wanted sooner or later. A cancelled prefetch leaves the decisions as they are: the expert has
- * its slot, but is loaded, on demand, when it is next hit. */
+ * loads on demand): a part of one is begun, in the order of the decisions, when nothing else is
+ * under way. At the event of its layer a prefetch that is hit becomes a load on demand, with what
+ * is left of it. One that has not begun then, and is not hit, is cancelled, and so is what is left
+ * of one whose expert is evicted; but not where all experts have room, since it is wanted sooner or
+ * later. A cancelled prefetch leaves the decisions as they are: the expert has its slot, but is
+ * loaded, on demand, when it is next hit. */
 #ifndef POLICIES_LINK_H
 #define POLICIES_LINK_H
 

@@ -26,9 +26,8 @@ extern const char *const PLACEMENT_METHOD_NAMES[PLACEMENT_METHODS + 1];
 bool placement_learns(PlacementMethod method);
 
 /* AT is the plan's "placement". A map that is not there, of a method that learns, is to be learnt.
- * Fails with ERR_PLAN when the method does not go with the map, or
- * when the map leaves an expert out, names a rank that is not there or one twice, or has other
- * replicas than the plan says. */
+ * Fails with ERR_PLAN when the method does not go with the map, or when the map leaves an expert
+ * out, names a rank that is not there or one twice, or has other replicas than the plan says. */
 Status placement_check_plan(const JsonAt *at, Plan *plan);
 /* For what runs one rank: fails with ERR_PLAN where PLAN has more. */
 Status placement_check_one_rank(const Plan *plan);

@@ -2,8 +2,8 @@
  *
  * The load of an expert is its mean share of an event's assignments. Experts are placed in
  * descending load (ties: lower id), each on the rank with the least score that has room (ties:
- * lower rank); a rank has room for floor((E + replicas) / ranks) experts, the first
- * (E + replicas) mod ranks to fill up for one more.
+ * lower rank); a rank has room for floor((E + replicas) / ranks) experts, the first (E + replicas)
+ * mod ranks to fill up for one more.
  *
  *   greedy          score of a rank: the loads of its experts. Huang et al. 2023, section VI
  *                   (longest processing time first, with equal counts).

@@ -14,8 +14,7 @@ static uint64_t frequency_predict(Predictor *predictor, const BufferEvent *event
 }
 
 /* The experts that most events of the layer have needed so far: popularity, as static placements
- * rank it, kept up to date; or, where
- * the plan brings a table, as the training part left it. */
+ * rank it, kept up to date; or, where the plan brings a table, as the training part left it. */
 const PredictorRow PREDICT_FREQUENCY = {.name = "frequency",
                                         .needs_events = true,
                                         .predict = frequency_predict,

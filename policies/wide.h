@@ -63,8 +63,7 @@ ALWAYS_INLINE bool wide_can(const Scope *scope, BufferSpan span)
     return scope->n_free == 0 && span.n <= WIDE_LANES;
 }
 
-/* Who is resident, as scope->position says: wide runs leave it to
- * their end. */
+/* Who is resident, as scope->position says: wide runs leave it to their end. */
 void wide_settle(Scope *scope);
 
 /* OBJECT takes VICTIM's slot, in the middle of a wide run. */

@@ -64,8 +64,8 @@ typedef struct {
 
 /* Enters STUDY and those of its plans that have no row yet, in one transaction. LEARNT[n_plans] are
  * its plans with nothing left to learn. TRACE gives the layers, TRACE_PATH is kept for people.
- * ENTRIES (room for study->n_plans) receives the *N_ENTRIES
- * different plans of STUDY, ascending by key; plans of equal text count once. */
+ * ENTRIES (room for study->n_plans) receives the *N_ENTRIES different plans of STUDY, ascending by
+ * key; plans of equal text count once. */
 Status study_db_add(StudyDb *db, const Study *study, const Plan *learnt, const PackedTrace *trace,
                     const char *trace_path, StudyEntry *entries, size_t *n_entries);
 

@@ -2,9 +2,8 @@
  *
  * Per event the ascending ids of its active experts (u16 each), the order of their last touches,
  * and, only for steps of more than one token, how many assignments each has (LEB128). Where nothing
- * is decided there are sums in their place. A million
- * one-token steps of 26 layers x top-6 take about 540 MB. Read-only after packed_trace_load(), so
- * threads may share it. */
+ * is decided there are sums in their place. A million one-token steps of 26 layers x top-6 take
+ * about 540 MB. Read-only after packed_trace_load(), so threads may share it. */
 #ifndef TRACES_PACKED_H
 #define TRACES_PACKED_H
 

@@ -46,8 +46,7 @@ typedef struct {
 
 /* Computes the next rows of WORK, host_experts_rows() at the most, and returns how many they are; 0
  * when all are done. ROWS[n] are their numbers, as in GROUPS. Where SCATTER is set row r goes to
- * OUT
- * + r * d_model, else they lie in OUT one after the other; f32, or bf16 in form HOST_PACKED. */
+ * OUT + r * d_model, else they lie in OUT one after the other; f32, or bf16 in form HOST_PACKED. */
 uint32_t host_experts_next(HostExperts *host, HostWork *work, bool scatter, void *out,
                            uint32_t *rows);
 

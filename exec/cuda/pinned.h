@@ -16,8 +16,8 @@ typedef struct {
 /* BYTES, zeroed. The threads of POOL touch the pages, huge ones where the system has them, before
  * CUDA is told of them: 17 to 26 GB/s on 16 processors beside an H200, and 5.5 GB/s of memory that
  * its virtual machine had never used, where cudaHostAlloc(), which does it all on one, gave 1.4
- * GB/s. Copies are as fast from either (54 GB/s). Memory that cannot be
- * registered is taken by cudaHostAlloc(). Fails with ERR_MEMORY, which names WHAT. */
+ * GB/s. Copies are as fast from either (54 GB/s). Memory that cannot be registered is taken by
+ * cudaHostAlloc(). Fails with ERR_MEMORY, which names WHAT. */
 Status pinned_take(ThreadPool *pool, size_t bytes, const char *what, Pinned *pinned);
 /* Accepts one that was never taken. */
 void pinned_free(Pinned *pinned);

@@ -1,6 +1,7 @@
 /* Queries, keys and values into the form attention wants: norm, clip, rotary embedding, cache. */
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
+#include "exec/cuda/put.cuh"
 #include "exec/cuda/reduce.cuh"
 #include "exec/cuda/spans.cuh"
 
@@ -11,16 +12,6 @@ static constexpr uint32_t MANY_TOKENS = 512;
 __device__ static float clip(float limit, float value)
 {
     return limit > 0 ? fminf(fmaxf(value, -limit), limit) : value;
-}
-
-__device__ static void put(float *to, float value)
-{
-    *to = value;
-}
-
-__device__ static void put(__nv_bfloat16 *to, float value)
-{
-    *to = __float2bfloat16_rn(value);
 }
 
 /* Element I of VALUES after the rotation of the first DIMS of them by a position's angles. */
@@ -126,16 +117,6 @@ __global__ void __launch_bounds__(THREADS)
 
 /* ---- heads of 64 or 128 dimensions ---- */
 
-__device__ static void put_four(float *to, float4 value)
-{
-    *(float4 *)to = value;
-}
-
-__device__ static void put_four(__nv_bfloat16 *to, float4 value)
-{
-    *(uint2 *)to = make_uint2(pack_bf16(value.x, value.y), pack_bf16(value.z, value.w));
-}
-
 __device__ static float4 clip_four(float limit, float4 value)
 {
     return make_float4(clip(limit, value.x), clip(limit, value.y), clip(limit, value.z),
@@ -239,13 +220,12 @@ __global__ void __launch_bounds__(THREADS)
         float4 x = norm_four<LANES>(layer.norm_eps, norms, weight, *(const float4 *)from);
         x = rotate_four<LANES>(layer.rotary, rotation, clip_four(layer.clip, x));
         if (query)
-            put_four(from, x);
+            put(from, x);
         else if (there)
-            put_four(keys + (size_t)(h - layer.n_heads) * DIM + element, x);
+            put(keys + (size_t)(h - layer.n_heads) * DIM + element, x);
     }
     for (uint32_t i = (blockIdx.y * THREADS + threadIdx.x) * 4; i < v; i += gridDim.y * THREADS * 4)
-        put_four(values + i,
-                 clip_four(layer.clip, *(const float4 *)(row + (size_t)heads * DIM + i)));
+        put(values + i, clip_four(layer.clip, *(const float4 *)(row + (size_t)heads * DIM + i)));
 }
 
 static bool fits_heads(const AppendLayer *layer, const float *qkv)

@@ -2,6 +2,7 @@
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
 #include "exec/cuda/ops.h"
+#include "exec/cuda/put.cuh"
 #include "exec/cuda/reduce.cuh"
 
 static constexpr uint32_t THREADS = 256;
@@ -53,26 +54,6 @@ extern "C" Status ops_embed(const OpsQueue *queue, const Matrix *table, const ui
 }
 
 /* ---- norms ---- */
-
-__device__ static void put(float *to, float4 value)
-{
-    *(float4 *)to = value;
-}
-
-__device__ static void put(__nv_bfloat16 *to, float4 value)
-{
-    *(uint2 *)to = make_uint2(pack_bf16(value.x, value.y), pack_bf16(value.z, value.w));
-}
-
-__device__ static void put(float *to, float value)
-{
-    *to = value;
-}
-
-__device__ static void put(__nv_bfloat16 *to, float value)
-{
-    *to = __float2bfloat16_rn(value);
-}
 
 /* A block: one row of any width. Reads it from device memory once and from the L1 once or twice
  * more, writes it once. */

@@ -1,6 +1,7 @@
 #include "exec/cuda/grouping.cuh"
 #include "exec/cuda/launch.cuh"
 #include "exec/cuda/product.cuh"
+#include "exec/cuda/put.cuh"
 #include "exec/cuda/static_slots.h"
 
 static constexpr uint32_t THREADS = 256;
@@ -63,16 +64,6 @@ static SlotsTask make_task(const StaticSlots &slots, float scale)
                      batch.top_k,  slots.tiles.slots,     batch.shape->d_model,  scale};
 }
 
-__device__ static void put(float *to, float value)
-{
-    *to = value;
-}
-
-__device__ static void put(__nv_bfloat16 *to, float value)
-{
-    *to = __float2bfloat16_rn(value);
-}
-
 /* A block: one expert's slots. */
 template <typename Element>
 __global__ void __launch_bounds__(THREADS)
@@ -111,17 +102,6 @@ extern "C" Status static_slots_mark(const StaticSlots *slots, float scale, void 
 /* ---- copies ---- */
 
 /* Four elements of a row. */
-__device__ static void put4(float *to, float4 value)
-{
-    *(float4 *)to = value;
-}
-
-__device__ static void put4(__nv_bfloat16 *to, float4 value)
-{
-    ((__nv_bfloat162 *)to)[0] = __floats2bfloat162_rn(value.x, value.y);
-    ((__nv_bfloat162 *)to)[1] = __floats2bfloat162_rn(value.z, value.w);
-}
-
 __device__ static float4 get4(const float *from)
 {
     return *(const float4 *)from;
@@ -147,7 +127,7 @@ __global__ void __launch_bounds__(THREADS)
     const float *from = in + (size_t)(assignment / task.top_k) * task.columns;
     to += (size_t)blockIdx.x * task.columns;
     for (uint32_t i = threadIdx.x * 4; i < task.columns; i += THREADS * 4)
-        put4(to + i, taken ? get4(from + i) : make_float4(0, 0, 0, 0));
+        put(to + i, taken ? get4(from + i) : make_float4(0, 0, 0, 0));
     if (taken && threadIdx.x == 0)
         slot_of[assignment] = blockIdx.x;
 }

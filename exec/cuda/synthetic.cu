@@ -2,18 +2,10 @@
 
 #include <cuda_bf16.h>
 
+#include "exec/cuda/put.cuh"
+
 static constexpr uint32_t THREADS = 256;
 static constexpr uint32_t MAX_BLOCKS = 1056;
-
-__device__ static void put(float *to, float value)
-{
-    *to = value;
-}
-
-__device__ static void put(__nv_bfloat16 *to, float value)
-{
-    *to = __float2bfloat16_rn(value);
-}
 
 /* A block takes rows in turn, its threads the elements of one. Some 25 integer instructions, five
  * of them products of 64 bits, for each element of 2 or 4 bytes: bound by these. */

@@ -1,4 +1,6 @@
 /* A file of results holds those of one trace, one part of it and one machine. */
+#include <string.h>
+
 #include "sim/study_db_state.h"
 #include "sim/study_schema.h"
 
@@ -17,13 +19,25 @@ static Status other_trace(const StudyDb *db, sqlite3_stmt *statement)
                 (const char *)sqlite3_column_text(statement, 1), db->scored.digest.text);
 }
 
+/* Of profiles of one device only the checksums differ, which earlier versions took over the text of
+ * a profile: then the same one has another. */
+static bool is_of_one_device(const char *theirs, const char *ours)
+{
+    const char *end = strrchr(ours, ',');
+    return theirs != NULL && end != NULL && strncmp(theirs, ours, (size_t)(end - ours) + 1) == 0;
+}
+
 static Status other_hardware(const StudyDb *db, sqlite3_stmt *statement)
 {
     const char *theirs = (const char *)sqlite3_column_text(statement, 3);
-    return fail(ERR_INPUT, "%s: holds results %s%s, this sweep has %s%s: give it a file of its own",
+    const char *ours = db->scored.hardware;
+    return fail(ERR_INPUT,
+                "%s: holds results %s%s, this sweep has %s%s%s: give it a file of its own",
                 db->path, theirs != NULL ? "with the times of " : "without times",
-                theirs != NULL ? theirs : "", db->scored.hardware[0] != '\0' ? "those of " : "none",
-                db->scored.hardware);
+                theirs != NULL ? theirs : "", ours[0] != '\0' ? "those of " : "none", ours,
+                is_of_one_device(theirs, ours)
+                    ? " (another profile, or an earlier version took the checksum)"
+                    : "");
 }
 
 static Status other_parts(const StudyDb *db)

@@ -202,6 +202,17 @@ static void results_with_the_times_of_a_profile_take_no_others(void **unused)
     assert_int_equal(sweep_run(&trace, "t", &study, path, &options, &totals), ERR_INPUT);
     assert_non_null(strstr(error_message(), "holds results with the times of box, this sweep has "
                                             "none: give it a file of its own"));
+    const Hardware hardware = {.device = "box"};
+    const PlanTimer timer = {.hardware = &hardware};
+    const SweepOptions timed = {.jobs = 1, .timer = &timer};
+    assert_int_equal(sweep_run(&trace, "t", &study, path, &timed, &totals), ERR_INPUT);
+    assert_null(strstr(error_message(), "another profile"));
+    char sql[2048];
+    snprintf(sql, sizeof sql, "%s; UPDATE study SET hardware = 'box, crc32c=00000001'", TIMES);
+    path = make_study_db("old.db", sql);
+    assert_int_equal(sweep_run(&trace, "t", &study, path, &timed, &totals), ERR_INPUT);
+    assert_non_null(strstr(error_message(), "(another profile, or an earlier version took the "
+                                            "checksum): give it a file of its own"));
     study_free(&study);
     packed_trace_free(&trace);
 }

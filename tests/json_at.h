@@ -5,6 +5,14 @@
 #include "base/json.h"
 #include "tests/support.h"
 
+/* KEY of PARENT, which has it. */
+static inline JsonAt member(const JsonAt *parent, const char *key)
+{
+    JsonAt at;
+    assert_ok(json_need(parent, key, &at));
+    return at;
+}
+
 static inline double number_at(const cJSON *json, const char *key)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, key);

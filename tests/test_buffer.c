@@ -1,3 +1,4 @@
+/* The buffer's decisions: those of a plain reference, and what holds of all of them. */
 #include "tests/reference_buffer.h"
 
 #include <stdio.h>

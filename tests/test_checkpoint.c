@@ -1,3 +1,4 @@
+/* What a config and a checkpoint are read as. */
 #include "base/status.h"
 
 #include "tests/checkpoint_maker.h"

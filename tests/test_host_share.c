@@ -1,3 +1,4 @@
+/* Which misses the host computes. */
 #include "tests/reference_buffer.h"
 
 #include <stdio.h>

@@ -1,3 +1,4 @@
+/* What is no trace is refused; what is one reads as it was written. */
 #define _XOPEN_SOURCE 700
 #include "base/status.h"
 

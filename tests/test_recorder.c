@@ -1,3 +1,4 @@
+/* What is recorded reads back as it was. */
 #define _XOPEN_SOURCE 700
 #include <math.h>
 #include <sqlite3.h>

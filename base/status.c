@@ -51,6 +51,15 @@ Status fail_in(Status status, const char *format, ...)
     return status;
 }
 
+Status fail_as(Status status, const char *prefix, const char *name)
+{
+    size_t length = strlen(prefix);
+    const char *end = strncmp(message, prefix, length) == 0 ? strstr(message + length, ": ") : NULL;
+    if (status == OK || status == STATUS_END || end == NULL)
+        return status;
+    return fail(status, "%s%s", name, end);
+}
+
 Status fail_memory(const char *what, size_t bytes)
 {
     return fail(ERR_MEMORY, "%s: out of memory: %zu bytes wanted", what, bytes);

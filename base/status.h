@@ -40,6 +40,10 @@ Status fail(Status status, const char *format, ...) __attribute__((format(printf
 /* Puts "PLACE: " in front of the record, unless STATUS is OK or STATUS_END. Returns STATUS. */
 Status fail_in(Status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/* Of a file that gets its name NAME only when it is complete: where the record begins with a path
+ * that begins with PREFIX, NAME takes that path's place. Returns STATUS. */
+Status fail_as(Status status, const char *prefix, const char *name);
+
 /* The standard record for a failed allocation. WHAT names the object, e.g. "packed trace". Returns
  * ERR_MEMORY. */
 Status fail_memory(const char *what, size_t bytes);

@@ -64,6 +64,17 @@ static void crc32c_is_the_same_both_ways_at_any_length_alignment_and_cut(void **
     }
 }
 
+static void a_temporary_file_is_called_by_the_name_that_it_will_have(void **unused)
+{
+    (void)unused;
+    (fail)(ERR_IO, "out.db.tmp-a1b2c3/trace.db: the disk is full: sorry");
+    assert_int_equal(fail_as(ERR_IO, "out.db.tmp-", "out.db"), ERR_IO);
+    assert_string_equal(error_message(), "out.db: the disk is full: sorry");
+    assert_int_equal(fail_as(ERR_IO, "out.db.tmp-", "out.db"), ERR_IO);
+    assert_string_equal(error_message(), "out.db: the disk is full: sorry");
+    assert_int_equal(fail_as(OK, "out.db", "no"), OK);
+}
+
 static void places_are_put_in_front_and_long_messages_cut(void **unused)
 {
     (void)unused;
@@ -244,6 +255,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crc32c_gives_the_published_values),
         cmocka_unit_test(crc32c_is_the_same_both_ways_at_any_length_alignment_and_cut),
+        cmocka_unit_test(a_temporary_file_is_called_by_the_name_that_it_will_have),
         cmocka_unit_test(places_are_put_in_front_and_long_messages_cut),
         cmocka_unit_test(exit_status_is_2_for_bad_input_and_1_for_failed_work),
         cmocka_unit_test(the_clock_goes_forward_and_the_wall_text_is_iso_8601),

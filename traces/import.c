@@ -1,6 +1,11 @@
 #include "traces/import.h"
 
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
 #include "traces/import_formats.h"
+#include "traces/import_sink.h"
 
 /* What a format has a use for. */
 typedef struct {
@@ -56,6 +61,12 @@ static Status check_options(const ImportOptions *options, const Format *format)
 Status trace_import(const ImportOptions *options, ImportReport *report)
 {
     const Format *format = &FORMATS[options->from];
+    size_t room = strlen(options->out) + sizeof IMPORT_TEMPORARY;
+    char *temporary;
     TRY(check_options(options, format));
-    return format->import(options, report);
+    TRY(mem_new(&temporary, room, 1, "import"));
+    snprintf(temporary, room, "%s" IMPORT_TEMPORARY, options->out);
+    Status status = fail_as(format->import(options, report), temporary, options->out);
+    mem_free(temporary);
+    return status;
 }

@@ -117,7 +117,7 @@ static Status name_files(ImportSink *sink)
     if (file_exists(out))
         return fail(ERR_OUTPUT, "%s: exists already; remove it or choose another name", out);
     TRY(mem_new(&sink->temporary, room, 1, "import"));
-    snprintf(sink->temporary, room, "%s.tmp-", out);
+    snprintf(sink->temporary, room, "%s" IMPORT_TEMPORARY, out);
     TRY(scratch_open(sink->temporary, &sink->folder));
     return scratch_name(&sink->folder, "trace.db", sink->temporary, room);
 }

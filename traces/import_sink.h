@@ -5,6 +5,9 @@
 #include "base/json.h"
 #include "traces/import.h"
 
+/* Stands behind the trace's name in the temporary one, before its folder's six characters. */
+#define IMPORT_TEMPORARY ".tmp-"
+
 typedef struct ImportSink ImportSink;
 
 /* What is known of the steps that will come. */

@@ -97,9 +97,9 @@ static Status note_predictions(Calibration *c, const char *name, const StepKind 
             continue;
         for (uint32_t r = 0; r < repeats; r++)
             values[r] = mean_prediction(c, ops, n, rows + (size_t)r * c->max_ops, shape) - stamp_ns;
-        double spread = calibration_spread(values, repeats);
+        double spread = variation_f64(values, repeats);
         TRY(calibration_note(c, name, shape, UNIT_NS, TOKENS_AXIS, 1, &at,
-                             at_least_0(calibration_median(values, repeats)), spread));
+                             at_least_0(median_f64(values, repeats)), spread));
     }
     return OK;
 }

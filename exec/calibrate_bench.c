@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "base/statistics.h"
 #include "exec/calibrate_parts.h"
 #include "base/layout.h"
 #include "exec/tokens.h"
@@ -233,16 +232,6 @@ Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context)
 
 /* ---- measuring ---- */
 
-double calibration_median(double *values, uint32_t n)
-{
-    return median_f64(values, n);
-}
-
-double calibration_spread(const double *values, uint32_t n)
-{
-    return variation_f64(values, n);
-}
-
 /* Runs that come before those that count: a device without graphs needs no more than one. */
 static uint32_t warm_up_steps(const Calibration *c)
 {
@@ -320,9 +309,8 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
     calibration_note_clock(c);
     uint32_t n = measured->repeats;
     memcpy(plain, c->whole_ns, sizeof plain);
-    measured->whole_spread = calibration_spread(plain, n);
-    measured->whole_ns = calibration_median(plain, n);
-    measured->stamp_ns =
-        (calibration_median(stamped, n) - measured->whole_ns) / (measured->n_ops + 1);
+    measured->whole_spread = variation_f64(plain, n);
+    measured->whole_ns = median_f64(plain, n);
+    measured->stamp_ns = (median_f64(stamped, n) - measured->whole_ns) / (measured->n_ops + 1);
     return OK;
 }

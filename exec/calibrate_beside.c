@@ -53,7 +53,7 @@ static Status time_steps(Calibration *c, const StepKind *kind, uint32_t active,
         TRY(calibration_step(c, kind, false, &output, &whole_ns));
         values[r] = mean_between(&output.host);
     }
-    *ns = calibration_median(values, BESIDE_STEPS);
+    *ns = median_f64(values, BESIDE_STEPS);
     return OK;
 }
 

@@ -90,10 +90,10 @@ static Status note(Calibration *c, const char *ending, Gaps *gaps)
     char shape[160];
     if (gaps->n == 0)
         return OK;
-    double spread = calibration_spread(gaps->ns, gaps->n);
+    double spread = variation_f64(gaps->ns, gaps->n);
     snprintf(shape, sizeof shape, "%s%s", c->model, ending);
     return calibration_note(c, "between", shape, UNIT_NS, AXIS, 1, &at,
-                            calibration_median(gaps->ns, gaps->n), spread);
+                            median_f64(gaps->ns, gaps->n), spread);
 }
 
 /* Between steps of TOKENS: of a token each of as many requests, or of one prompt after the other.

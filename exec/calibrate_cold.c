@@ -28,8 +28,8 @@ static Status measure_after(Calibration *c, const StepKind *kind, double elapsed
     calibration_seek_quiet(c);
     for (int r = 0; r < COLD_REPEATS; r++)
         TRY(run_after(c, kind, elapsed_ns, &values[r]));
-    *spread = calibration_spread(values, COLD_REPEATS);
-    *ns = calibration_median(values, COLD_REPEATS);
+    *spread = variation_f64(values, COLD_REPEATS);
+    *ns = median_f64(values, COLD_REPEATS);
     return OK;
 }
 

@@ -122,9 +122,9 @@ static Status time_products(const Rig *rig, uint32_t rows, uint32_t products, co
 static Status note(const Rig *rig, const char *name, const char *const *axis, double place,
                    CostUnit unit, double *values, uint32_t n)
 {
-    double spread = calibration_spread(values, n);
+    double spread = variation_f64(values, n);
     return calibration_note(rig->calibration, name, "", unit, axis, axis != NULL, &place,
-                            calibration_median(values, n), spread);
+                            median_f64(values, n), spread);
 }
 
 /* Loads of BYTES: one after the other, each at the heels of the one before. For seconds at a time
@@ -143,9 +143,9 @@ static Status measure_loads(const Rig *rig, size_t bytes)
         TRY(rig->backend->wait(rig->device));
         TRY(read_loads(rig, burst, row));
     }
-    double spread = calibration_spread(ns, ROUNDS * burst);
+    double spread = variation_f64(ns, ROUNDS * burst);
     return calibration_note_least(rig->calibration, "copy/h2d", BYTES_AXIS, 1, &at,
-                                  calibration_median(ns, ROUNDS * burst), spread);
+                                  median_f64(ns, ROUNDS * burst), spread);
 }
 
 static Status sweep_loads(const Rig *rig)
@@ -241,7 +241,7 @@ static Status measure_slowdown(const Rig *rig, uint32_t rows, double loads_ns, d
         TRY(time_products(rig, rows, products, &shape, BURST, &beside));
         factors[round] = beside / alone[round];
     }
-    *alone_ns = calibration_median(alone, ROUNDS);
+    *alone_ns = median_f64(alone, ROUNDS);
     return note(rig, "slowdown", TOKENS_AXIS, rows, UNIT_FACTOR, factors, ROUNDS);
 }
 
@@ -342,8 +342,8 @@ static Status measure_throttle(const Rig *rig)
     TRY(note(rig, "throttle", NULL, 0, UNIT_NS, ns, BURST));
     TRY(time_loads(rig, SHORT_BYTES, 0, plain_ns, plain_issue_ns));
     TRY(time_loads(rig, SHORT_BYTES, 1, ns, issue_ns));
-    take_away(ns, calibration_median(plain_ns, BURST));
-    take_away(issue_ns, calibration_median(plain_issue_ns, BURST));
+    take_away(ns, median_f64(plain_ns, BURST));
+    take_away(issue_ns, median_f64(plain_issue_ns, BURST));
     TRY(note(rig, "throttle/least", NULL, 0, UNIT_NS, ns, BURST));
     return note(rig, "issue/throttle", NULL, 0, UNIT_NS, issue_ns, BURST);
 }

@@ -35,12 +35,12 @@ static Status measure_ahead(const Rig *rig, size_t bytes, uint32_t n)
         TRY(rig->backend->load_time(rig->device, 0, &load_start_ns, &duration_ns));
         ns[row] = (double)duration_ns;
     }
-    double spread = calibration_spread(issue_ns, ROUNDS);
+    double spread = variation_f64(issue_ns, ROUNDS);
     TRY(calibration_note(rig->calibration, "issue/ahead", "", UNIT_NS, AXES, 2, at,
-                         calibration_median(issue_ns, ROUNDS), spread));
-    spread = calibration_spread(ns, ROUNDS);
+                         median_f64(issue_ns, ROUNDS), spread));
+    spread = variation_f64(ns, ROUNDS);
     return calibration_note(rig->calibration, "copy/ahead", "", UNIT_NS, AXES, 2, at,
-                            calibration_median(ns, ROUNDS), spread);
+                            median_f64(ns, ROUNDS), spread);
 }
 
 Status calibrate_copies_ahead(const Rig *rig)

@@ -57,9 +57,9 @@ static Status measure_place(Calibration *c, const char *predictor, uint32_t requ
         TRY(step(c, requests, active, &output));
         values[i] = mean_decision(&output.host);
     }
-    double spread = calibration_spread(values, DECIDE_REPEATS);
+    double spread = variation_f64(values, DECIDE_REPEATS);
     return calibration_note(c, name, shape, UNIT_NS, axis, n_axes, at,
-                            calibration_median(values, DECIDE_REPEATS), spread);
+                            median_f64(values, DECIDE_REPEATS), spread);
 }
 
 /* Requests that nobody goes on with fill what the predictor remembers. */

@@ -58,7 +58,7 @@ static double median_of(const Calibration *c, const double *rows, uint32_t i)
     double values[COLD_REPEATS];
     for (uint32_t r = 0; r < COLD_REPEATS; r++)
         values[r] = rows[(size_t)r * c->max_ops + i];
-    return calibration_median(values, COLD_REPEATS);
+    return median_f64(values, COLD_REPEATS);
 }
 
 static Status note_all(Calibration *c, const ColdSteps *steps)

@@ -142,8 +142,8 @@ static Status note_host(Calibration *c, const char *name, const double at[2], Ho
     char shape[160];
     if (values->n == 0 || !calibration_experts_shape(c, shape))
         return OK;
-    double spread = calibration_spread(values->host_ns, values->n);
-    double median = calibration_median(values->host_ns, values->n);
+    double spread = variation_f64(values->host_ns, values->n);
+    double median = median_f64(values->host_ns, values->n);
     return calibration_note(c, name, shape, UNIT_NS, HOST_AXES, 2, at, median, spread);
 }
 
@@ -161,7 +161,7 @@ static Status note_offer(Calibration *c, double tokens, HostValues *values)
     char shape[160];
     if (values->n == 0 || calibration_runs_at_once(c) || !calibration_experts_shape(c, shape))
         return OK;
-    double ns = calibration_median(values->offer_ns, values->n) - wake_ns_of(c, shape);
+    double ns = median_f64(values->offer_ns, values->n) - wake_ns_of(c, shape);
     return calibration_note(c, "host/offer", shape, UNIT_NS, TOKENS_AXIS, 1, &tokens,
                             at_least_0(ns), 0);
 }
@@ -172,8 +172,8 @@ static Status note_fetch(Calibration *c, double rows, HostValues *values)
     char shape[160];
     if (values->n == 0 || calibration_runs_at_once(c) || !calibration_experts_shape(c, shape))
         return OK;
-    double fetch_ns = calibration_median(values->fetch_ns, values->n);
-    double issue_ns = calibration_median(values->issue_ns, values->n);
+    double fetch_ns = median_f64(values->fetch_ns, values->n);
+    double issue_ns = median_f64(values->issue_ns, values->n);
     TRY(calibration_note(c, "host/fetch", shape, UNIT_NS, ROWS_AXIS, 1, &rows, at_least_0(fetch_ns),
                          0));
     return calibration_note(c, "issue/fetch", shape, UNIT_NS, NULL, 0, NULL, at_least_0(issue_ns),
@@ -263,7 +263,7 @@ static Status time_turns(Calibration *c, uint32_t sets, double *ns)
         steps.in_order = true;
         TRY(time_steps(c, &steps, sets, REUSE_REPEATS, &values));
     }
-    *ns = calibration_median(values.host_ns, values.n);
+    *ns = median_f64(values.host_ns, values.n);
     return OK;
 }
 

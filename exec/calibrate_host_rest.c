@@ -69,7 +69,7 @@ static Status time_rested(Calibration *c, const HostSteps *steps, double wait_ns
     take_events(&output, &events);
     if (before.n == 0 || events.n < 2)
         return OK;
-    times->longer_ns[times->n] = events.ns[0] - calibration_median(events.ns + 1, events.n - 1);
+    times->longer_ns[times->n] = events.ns[0] - median_f64(events.ns + 1, events.n - 1);
     times->rested_ns[times->n] = since(&before, before.n - 1, events.start_ns[0]);
     times->others_ns[times->n++] = since(&events, 0, events.start_ns[1]);
     return OK;
@@ -87,9 +87,9 @@ static Status measure_rested(Calibration *c, uint32_t active, double wait_ns)
         TRY(time_rested(c, &steps, wait_ns, &times));
     if (times.n < RESTED_REPEATS)
         return OK;
-    const double longer_ns = calibration_median(times.longer_ns, times.n);
-    const double at[2] = {active, calibration_median(times.rested_ns, times.n)};
-    const double others_at[2] = {active, calibration_median(times.others_ns, times.n)};
+    const double longer_ns = median_f64(times.longer_ns, times.n);
+    const double at[2] = {active, median_f64(times.rested_ns, times.n)};
+    const double others_at[2] = {active, median_f64(times.others_ns, times.n)};
     if (wait_ns == 0 && others_at[1] < at[1])
         TRY(calibration_note(c, "host/rested", shape, UNIT_NS, ELAPSED_AXES, 2, others_at, 0, 0));
     return calibration_note(c, "host/rested", shape, UNIT_NS, ELAPSED_AXES, 2, at,
@@ -135,8 +135,8 @@ static Status time_aged(Calibration *c, const HostSteps *steps, double wait_ns, 
     for (uint32_t i = 0; i < events.n; i++)
         elapsed[i] = (double)(events.start_ns[i] - before.start_ns[i]);
     uint32_t n = events.n > 1 ? events.n - 1 : 0;
-    *took_ns = calibration_median(events.ns + 1, n);
-    *elapsed_ns = calibration_median(elapsed + 1, n);
+    *took_ns = median_f64(events.ns + 1, n);
+    *elapsed_ns = median_f64(elapsed + 1, n);
     return OK;
 }
 
@@ -154,10 +154,10 @@ static Status measure_aged(Calibration *c, uint32_t active, double wait_ns)
     steps.sets = 1;
     for (uint32_t i = 0; i < AGED_REPEATS; i++)
         TRY(time_aged(c, &steps, wait_ns, &took_ns[i], &elapsed_ns[i]));
-    const double at[2] = {active, calibration_median(elapsed_ns, AGED_REPEATS)};
-    double longer_ns = calibration_median(took_ns, AGED_REPEATS) - known_ns(c, shape, active);
+    const double at[2] = {active, median_f64(elapsed_ns, AGED_REPEATS)};
+    double longer_ns = median_f64(took_ns, AGED_REPEATS) - known_ns(c, shape, active);
     return calibration_note(c, "host/aged", shape, UNIT_NS, ELAPSED_AXES, 2, at, longer_ns,
-                            calibration_spread(took_ns, AGED_REPEATS));
+                            variation_f64(took_ns, AGED_REPEATS));
 }
 
 Status calibrate_host_aged(Calibration *c)

@@ -158,7 +158,7 @@ static double to_next_router(const StepOutput *output)
             ns[n++] =
                 ns_between(loads.start_ns + loads.duration_ns, wait->start_ns + wait->duration_ns);
     }
-    return calibration_median(ns, n);
+    return median_f64(ns, n);
 }
 
 /* The same of a held step, by what its operations take from the end of the loads on: it is told
@@ -186,7 +186,7 @@ static double held_to_next_router(const StepOutput *output)
                 ns[n++] = sum_ns + ns_between(end_ns, wait->start_ns + wait->duration_ns);
         }
     }
-    return calibration_median(ns, n);
+    return median_f64(ns, n);
 }
 
 /* Stamps that are in such a time and not in one without: one behind each operation, but the
@@ -260,14 +260,13 @@ static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, LoadT
 /* What MISSES take more than HITS, for each of N. */
 static double for_each(double *misses, double *hits, double n)
 {
-    double more = calibration_median(misses, LOAD_STEPS) - calibration_median(hits, LOAD_STEPS);
+    double more = median_f64(misses, LOAD_STEPS) - median_f64(hits, LOAD_STEPS);
     return more > 0 ? more / n : 0;
 }
 
 static double after_loads(LoadTimes *hits, LoadTimes *misses)
 {
-    return calibration_median(misses->after_ns, LOAD_STEPS) -
-           calibration_median(hits->after_ns, LOAD_STEPS);
+    return median_f64(misses->after_ns, LOAD_STEPS) - median_f64(hits->after_ns, LOAD_STEPS);
 }
 
 /* Loads of which each is copied by itself, on a device as long as any copy takes. */
@@ -275,15 +274,15 @@ static Status note_copies(Calibration *c, LoadTimes *misses, double bytes)
 {
     if (calibration_runs_at_once(c))
         return calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                                calibration_median(misses->copy_ns, LOAD_STEPS),
-                                calibration_spread(misses->copy_ns, LOAD_STEPS));
+                                median_f64(misses->copy_ns, LOAD_STEPS),
+                                variation_f64(misses->copy_ns, LOAD_STEPS));
     if (misses->gaps > 0)
         TRY(calibration_note(c, "copy/gap", "", UNIT_NS, NULL, 0, NULL,
-                             calibration_median(misses->gap_ns, LOAD_STEPS),
-                             calibration_spread(misses->gap_ns, LOAD_STEPS)));
+                             median_f64(misses->gap_ns, LOAD_STEPS),
+                             variation_f64(misses->gap_ns, LOAD_STEPS)));
     return calibration_note(c, "issue/load", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                            calibration_median(misses->issue_ns, LOAD_STEPS),
-                            calibration_spread(misses->issue_ns, LOAD_STEPS));
+                            median_f64(misses->issue_ns, LOAD_STEPS),
+                            variation_f64(misses->issue_ns, LOAD_STEPS));
 }
 
 /* ... and where those of an event are begun together: how long they take was measured for
@@ -291,9 +290,9 @@ static Status note_copies(Calibration *c, LoadTimes *misses, double bytes)
 static Status note_together(Calibration *c, LoadTimes *misses)
 {
     return calibration_note(c, "issue/together", "", UNIT_NS, NULL, 0, NULL,
-                            calibration_median(misses->issue_ns, LOAD_STEPS) * misses->loads /
+                            median_f64(misses->issue_ns, LOAD_STEPS) * misses->loads /
                                 misses->events,
-                            calibration_spread(misses->issue_ns, LOAD_STEPS));
+                            variation_f64(misses->issue_ns, LOAD_STEPS));
 }
 
 /* A call of ACTIVE experts that waits for loads. */
@@ -304,8 +303,7 @@ static Status note_after(Calibration *c, uint32_t active, LoadTimes *hits, LoadT
     char shape[160];
     calibration_experts_shape(c, shape);
     return calibration_note(c, "after/load", shape, UNIT_NS, AXIS, 1, &at,
-                            after_loads(hits, misses),
-                            calibration_spread(misses->after_ns, LOAD_STEPS));
+                            after_loads(hits, misses), variation_f64(misses->after_ns, LOAD_STEPS));
 }
 
 /* What a stamp adds where the device bounds, as it does after loads. */
@@ -315,13 +313,13 @@ static Status note_stamp(Calibration *c, double tokens, LoadTimes *misses)
     char shape[160];
     if (misses->stamps <= 0)
         return OK;
-    double ns = (calibration_median(misses->held_next_ns, LOAD_STEPS) -
-                 calibration_median(misses->plain_next_ns, LOAD_STEPS)) /
+    double ns = (median_f64(misses->held_next_ns, LOAD_STEPS) -
+                 median_f64(misses->plain_next_ns, LOAD_STEPS)) /
                 misses->stamps;
     calibration_keep_stamp(c, tokens, at_least_0(ns));
     calibration_experts_shape(c, shape);
     return calibration_note(c, "stamp/queued", shape, UNIT_NS, AXIS, 1, &tokens, at_least_0(ns),
-                            calibration_spread(misses->plain_next_ns, LOAD_STEPS));
+                            variation_f64(misses->plain_next_ns, LOAD_STEPS));
 }
 
 /* The first time that a step learns ties the device's clock to the host's. Where operations are
@@ -334,7 +332,7 @@ static Status note_end(Calibration *c, LoadTimes *hits, LoadTimes *misses)
     calibration_experts_shape(c, shape);
     return calibration_note(c, "end/loads", shape, UNIT_NS, NULL, 0, NULL,
                             at_least_0(plain_ns - stamped_ns),
-                            calibration_spread(misses->plain_outside_ns, LOAD_STEPS));
+                            variation_f64(misses->plain_outside_ns, LOAD_STEPS));
 }
 
 static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
@@ -349,9 +347,9 @@ static Status note_loads(Calibration *c, LoadTimes *hits, LoadTimes *misses)
     if (calibration_runs_at_once(c))
         return OK;
     TRY(note_end(c, hits, misses));
-    c->lag_ns = at_least_0(calibration_median(misses->lag_ns, LOAD_STEPS));
+    c->lag_ns = at_least_0(median_f64(misses->lag_ns, LOAD_STEPS));
     TRY(calibration_note(c, "lag", "", UNIT_NS, BYTES_AXIS, 1, &bytes, c->lag_ns,
-                         calibration_spread(misses->lag_ns, LOAD_STEPS)));
+                         variation_f64(misses->lag_ns, LOAD_STEPS)));
     TRY(note_after(c, c->config->max_top_k, hits, misses));
     TRY(note_stamp(c, 1, misses));
     return together
@@ -414,7 +412,7 @@ static Status measure_tokens(Calibration *c)
 /* From the end of loads to that of the call which waits for them, of steps of TOKENS. */
 static double awaited(Calibration *c, uint32_t tokens, LoadTimes *misses)
 {
-    return calibration_median(misses->after_ns, LOAD_STEPS) - calibration_stamp_ns(c, tokens);
+    return median_f64(misses->after_ns, LOAD_STEPS) - calibration_stamp_ns(c, tokens);
 }
 
 /* Where there is room for half of an event's experts. */

@@ -84,8 +84,7 @@ static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, uint3
 /* What MIXED takes longer than HITS. */
 static double longer(double *mixed, double *hits)
 {
-    return at_least_0(calibration_median(mixed, MIXED_STEPS) -
-                      calibration_median(hits, MIXED_STEPS));
+    return at_least_0(median_f64(mixed, MIXED_STEPS) - median_f64(hits, MIXED_STEPS));
 }
 
 static Status note(Calibration *c, uint32_t loads, MixedTimes *times)
@@ -95,12 +94,12 @@ static Status note(Calibration *c, uint32_t loads, MixedTimes *times)
     const double bytes = loads * slot_bytes;
     char shape[160];
     calibration_experts_shape(c, shape);
-    double spread = calibration_spread(times->begin_ns, MIXED_STEPS);
+    double spread = variation_f64(times->begin_ns, MIXED_STEPS);
     TRY(calibration_note(c, "issue/loads", shape, UNIT_NS, LOADS_AXIS, 1, &at,
-                         calibration_median(times->begin_ns, MIXED_STEPS), spread));
-    spread = calibration_spread(times->load_ns, MIXED_STEPS);
+                         median_f64(times->begin_ns, MIXED_STEPS), spread));
+    spread = variation_f64(times->load_ns, MIXED_STEPS);
     return calibration_note(c, "load/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                            calibration_median(times->load_ns, MIXED_STEPS), spread);
+                            median_f64(times->load_ns, MIXED_STEPS), spread);
 }
 
 /* One call for all; of several the later ones take longer besides. */
@@ -144,10 +143,10 @@ static Status measure_throttle(Calibration *c)
     plan.link.h2d_gb_per_s = (double)executor_expert_slot_bytes(c->executor, 0) / LEAST_ASKED_NS;
     TRY(executor_set_plan(c->executor, &plan));
     TRY(time_steps(c, 1, active, 1, &slow));
-    double spread = calibration_spread(slow.load_ns, MIXED_STEPS);
+    double spread = variation_f64(slow.load_ns, MIXED_STEPS);
     TRY(calibration_note(c, "throttle/least", "", UNIT_NS, NULL, 0, NULL,
                          longer(slow.load_ns, plain.load_ns), spread));
-    spread = calibration_spread(slow.begin_ns, MIXED_STEPS);
+    spread = variation_f64(slow.begin_ns, MIXED_STEPS);
     return calibration_note(c, "issue/throttle", "", UNIT_NS, NULL, 0, NULL,
                             longer(slow.begin_ns, plain.begin_ns), spread);
 }
@@ -182,12 +181,12 @@ static Status note_drawn(Calibration *c, Drawn *drawn)
         return OK;
     const double at = (double)(uint32_t)(drawn->active / drawn->n + 0.5);
     calibration_experts_shape(c, shape);
-    double spread = calibration_spread(drawn->decide_ns, drawn->n);
+    double spread = variation_f64(drawn->decide_ns, drawn->n);
     TRY(calibration_note(c, "decide/load", shape, UNIT_NS, ACTIVE_AXIS, 1, &at,
-                         calibration_median(drawn->decide_ns, drawn->n), spread));
-    spread = calibration_spread(drawn->carry_ns, drawn->n);
+                         median_f64(drawn->decide_ns, drawn->n), spread));
+    spread = variation_f64(drawn->carry_ns, drawn->n);
     return calibration_note(c, "carry", shape, UNIT_NS, ACTIVE_AXIS, 1, &at,
-                            calibration_median(drawn->carry_ns, drawn->n), spread);
+                            median_f64(drawn->carry_ns, drawn->n), spread);
 }
 
 /* A token of each of REQUESTS, with room for three quarters of the experts. */

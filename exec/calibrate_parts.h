@@ -4,12 +4,14 @@
 
 #include <string.h>
 
-#define COUNT(array) (sizeof(array) / sizeof *(array))
-
 #include "base/memory.h"
 #include "base/quiet_processor.h"
+#include "base/statistics.h"
 #include "exec/calibrate.h"
 #include "exec/routing_source.h"
+
+/* Elements of an array. */
+#define COUNT(array) (sizeof(array) / sizeof *(array))
 
 enum {
     CALIBRATE_REPEATS = 15,        /* of one kind of step at the most */
@@ -361,9 +363,5 @@ uint64_t calibrate_bytes_between(uint32_t ranks, uint32_t from, uint32_t to, dou
 size_t calibrate_bytes_room(uint32_t ranks, uint64_t bytes);
 /* One kind of step comes now; true: it is only counted. */
 bool calibration_only_counts(Calibration *c);
-
-/* Median of N values, which are sorted; their coefficient of variation. Both 0 of none. */
-double calibration_median(double *values, uint32_t n);
-double calibration_spread(const double *values, uint32_t n);
 
 #endif

@@ -43,7 +43,7 @@ static Status measure(Calibration *c, const char *predictor, double *ns)
         TRY(calibration_step(c, &kind, false, &output, &whole_ns));
         values[i > 0 ? i : 0] = mean_between(c, &output.host);
     }
-    *ns = calibration_median(values, POLL_STEPS);
+    *ns = median_f64(values, POLL_STEPS);
     return OK;
 }
 

@@ -151,7 +151,7 @@ static Status note_stamp(Calibration *c, const StepMeasured *measured)
     for (uint32_t i = 0; i < measured->n_ops; i++)
         longer_ns += calibration_cost(c, c->issue_ns, measured, i, &ignored) -
                      calibration_cost(c, c->plain_issue_ns, measured, i, &ignored);
-    double ns = calibration_median(stamping, measured->repeats) + longer_ns / measured->n_ops;
+    double ns = median_f64(stamping, measured->repeats) + longer_ns / measured->n_ops;
     return calibration_note(c, "issue/stamp", shape, UNIT_NS, NULL, 0, NULL, at_least_0(ns), 0);
 }
 
@@ -250,7 +250,7 @@ static double add_up(const Calibration *c, const StepMeasured *measured)
     for (uint32_t r = 0; r < measured->repeats; r++)
         for (uint32_t i = 0; i < measured->n_ops; i++)
             sums[r] += c->op_ns[(size_t)r * c->max_ops + i];
-    return calibration_median(sums, measured->repeats);
+    return median_f64(sums, measured->repeats);
 }
 
 static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured *measured)
@@ -258,10 +258,9 @@ static Status note_rest(Calibration *c, const StepKind *kind, const StepMeasured
     const double at[COST_AXES] = {kind->requests, kind->tokens, kind->context};
     double whole[CALIBRATE_REPEATS];
     memcpy(whole, c->whole_ns, sizeof whole);
-    double spread = calibration_spread(whole, measured->repeats);
+    double spread = variation_f64(whole, measured->repeats);
     double played = calibration_runs_at_once(c) ? add_up(c, measured) : play(c, kind, measured);
-    return calibration_note_rest(c, at, calibration_median(whole, measured->repeats) - played,
-                                 spread);
+    return calibration_note_rest(c, at, median_f64(whole, measured->repeats) - played, spread);
 }
 
 /* ---- the places ---- */

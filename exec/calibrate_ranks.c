@@ -203,10 +203,10 @@ static Status measure_place(RankRig *rig, double skew, uint64_t bytes)
         if (i > 0 && bytes <= ISSUE_BYTES && rig->n_issues < MOST_ISSUES)
             rig->issue_ns[rig->n_issues++] = round.issue_ns;
     }
-    double spread = calibration_spread(ns, rounds);
+    double spread = variation_f64(ns, rounds);
     return processes_agree(rig->processes,
                            put(rig, "all-to-all", UNIT_NS, AXES_OF_ALL, COUNT(AXES_OF_ALL), at,
-                               calibration_median(ns, rounds), spread));
+                               median_f64(ns, rounds), spread));
 }
 
 /* From evenly shared to all on one rank; 0-terminated. */
@@ -250,8 +250,8 @@ static Status measure_places(RankRig *rig)
 static Status note_issue(RankRig *rig)
 {
     const double nowhere = 0;
-    double spread = calibration_spread(rig->issue_ns, rig->n_issues);
-    double median = calibration_median(rig->issue_ns, rig->n_issues);
+    double spread = variation_f64(rig->issue_ns, rig->n_issues);
+    double median = median_f64(rig->issue_ns, rig->n_issues);
     return processes_agree(
         rig->processes, put(rig, "issue/all-to-all", UNIT_NS, NULL, 0, &nowhere, median, spread));
 }
@@ -275,10 +275,10 @@ static Status measure_medians(RankRig *rig, Round *round, double *exchange_sprea
         exchange_ns[i > 0 ? i - 1 : 0] = round->exchange_ns;
         product_ns[i > 0 ? i - 1 : 0] = round->product_ns;
     }
-    *exchange_spread = calibration_spread(exchange_ns, rounds);
-    *product_spread = calibration_spread(product_ns, rounds);
-    round->exchange_ns = calibration_median(exchange_ns, rounds);
-    round->product_ns = calibration_median(product_ns, rounds);
+    *exchange_spread = variation_f64(exchange_ns, rounds);
+    *product_spread = variation_f64(product_ns, rounds);
+    round->exchange_ns = median_f64(exchange_ns, rounds);
+    round->product_ns = median_f64(product_ns, rounds);
     return OK;
 }
 

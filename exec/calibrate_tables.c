@@ -82,8 +82,8 @@ double calibration_cost(const Calibration *c, const double *rows, const StepMeas
     }
     for (uint32_t r = 0; r < measured->repeats; r++)
         means[r] /= n;
-    *spread = calibration_spread(means, measured->repeats);
-    return calibration_median(means, measured->repeats);
+    *spread = variation_f64(means, measured->repeats);
+    return median_f64(means, measured->repeats);
 }
 
 /* ... of its time without its stamp. */

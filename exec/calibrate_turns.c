@@ -2,7 +2,6 @@
  * an event count, beginning them. */
 #include <stdlib.h>
 
-#include "base/statistics.h"
 #include "exec/calibrate_parts.h"
 
 enum {
@@ -126,7 +125,7 @@ static Status note_rows(Calibration *c, double tokens, const Turns *turns, uint3
     qsort(scratch, n, sizeof *scratch, compare_f64);
     calibration_experts_shape(c, shape);
     return calibration_note(c, "turn", shape, UNIT_NS, AXES, 2, at,
-                            scratch[turns->large ? n / 2 : n / 4], calibration_spread(scratch, n));
+                            scratch[turns->large ? n / 2 : n / 4], variation_f64(scratch, n));
 }
 
 static Status note_turns(Calibration *c, double tokens, const Turns *turns)
@@ -183,13 +182,13 @@ static Status time_turns(Calibration *c, uint32_t tokens, Turns *turns)
         if (i >= 0)
             keep_turns(c, &output, tokens, turns);
     }
-    double copy_spread = calibration_spread(copy_ns, TURN_STEPS);
+    double copy_spread = variation_f64(copy_ns, TURN_STEPS);
     TRY(calibration_note(c, "copy/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(copy_ns, TURN_STEPS), copy_spread));
+                         median_f64(copy_ns, TURN_STEPS), copy_spread));
     calibration_experts_shape(c, shape);
-    double spread = calibration_spread(turn_ns, TURN_STEPS);
+    double spread = variation_f64(turn_ns, TURN_STEPS);
     return calibration_note(c, "issue/turn", shape, UNIT_NS, TOKENS_AXIS, 1, &at,
-                            calibration_median(turn_ns, TURN_STEPS), spread);
+                            median_f64(turn_ns, TURN_STEPS), spread);
 }
 
 /* ... which the host is ahead of where loads are large. These are of as many experts as steps load,
@@ -209,11 +208,11 @@ static Status time_large_turns(Calibration *c, uint32_t tokens, Turns *turns)
         keep_turns(c, &output, tokens, turns);
         copy_ns[i] = mean_copy(&output);
     }
-    double spread = calibration_spread(copy_ns, LARGE_TURN_STEPS);
+    double spread = variation_f64(copy_ns, LARGE_TURN_STEPS);
     if (copy_ns[0] == 0) /* of two experts one was still there */
         return OK;
     return calibration_note(c, "copy/h2d", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                            calibration_median(copy_ns, LARGE_TURN_STEPS), spread);
+                            median_f64(copy_ns, LARGE_TURN_STEPS), spread);
 }
 
 static Status measure_turns(Calibration *c, uint32_t tokens, bool large)
@@ -288,17 +287,16 @@ Status calibrate_halves(Calibration *c, uint32_t tokens, uint32_t active, double
         gap_ns[i > 0 ? i : 0] = halves.gap_ns;
         copy_ns[i > 0 ? i : 0] = halves.copy_ns;
     }
-    double spread = calibration_spread(more_ns, TURN_STEPS);
+    double spread = variation_f64(more_ns, TURN_STEPS);
     if (tokens == FEW_TOKENS)
         TRY(calibration_note(c, "start/together", "", UNIT_NS, NULL, 0, NULL,
-                             at_least_0(calibration_median(more_ns, TURN_STEPS)), spread));
-    spread = calibration_spread(copy_ns, TURN_STEPS);
+                             at_least_0(median_f64(more_ns, TURN_STEPS)), spread));
+    spread = variation_f64(copy_ns, TURN_STEPS);
     TRY(calibration_note(c, "copy/together", "", UNIT_NS, BYTES_AXIS, 1, &bytes,
-                         calibration_median(copy_ns, TURN_STEPS), spread));
-    spread = calibration_spread(gap_ns, TURN_STEPS);
+                         median_f64(copy_ns, TURN_STEPS), spread));
+    spread = variation_f64(gap_ns, TURN_STEPS);
     return calibration_note(c, "sync/together", "", UNIT_NS, TOKENS_AXIS, 1, &at,
-                            at_least_0(calibration_median(gap_ns, TURN_STEPS) - awaited_ns),
-                            spread);
+                            at_least_0(median_f64(gap_ns, TURN_STEPS) - awaited_ns), spread);
 }
 
 static Status measure_all_turns(Calibration *c, bool large)

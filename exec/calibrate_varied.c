@@ -38,13 +38,13 @@ static Status note(Calibration *c, uint32_t tokens, Events *varied, Events *agai
     char shape[160];
     if (!calibration_experts_shape(c, shape))
         return OK;
-    double spread = calibration_spread(varied->decide_ns, varied->n);
+    double spread = variation_f64(varied->decide_ns, varied->n);
     TRY(calibration_note(c, "decide/none", shape, UNIT_NS, ACTIVE_AXIS, 1, &active,
-                         calibration_median(varied->decide_ns, varied->n), spread));
-    return calibration_note(c, "issue/varied", shape, UNIT_NS, TOKENS_AXIS, 1, &at,
-                            at_least_0(calibration_median(varied->queue_ns, varied->n) -
-                                       calibration_median(again->queue_ns, again->n)),
-                            0);
+                         median_f64(varied->decide_ns, varied->n), spread));
+    return calibration_note(
+        c, "issue/varied", shape, UNIT_NS, TOKENS_AXIS, 1, &at,
+        at_least_0(median_f64(varied->queue_ns, varied->n) - median_f64(again->queue_ns, again->n)),
+        0);
 }
 
 static Status measure(Calibration *c, uint32_t requests)

@@ -58,9 +58,9 @@ static Status first_steps(Calibration *c, const StepKind *kind, WholeStep *whole
         TRY(step(c, kind, &output, &second[n]));
         TRY(step(c, kind, &output, &third[n++]));
     }
-    whole->first_ns = calibration_median(first, n);
-    whole->second_ns = calibration_median(second, n);
-    whole->third_ns = calibration_median(third, n);
+    whole->first_ns = median_f64(first, n);
+    whole->second_ns = median_f64(second, n);
+    whole->third_ns = median_f64(third, n);
     return OK;
 }
 
@@ -73,8 +73,8 @@ static Status repeated_steps(Calibration *c, const StepKind *kind, WholeStep *wh
     uint32_t n = 0;
     while (n < repeats && (n < 3 || ns[n - 1] <= CALIBRATE_LONG_NS))
         TRY(step(c, kind, output, &ns[n++]));
-    whole->spread = calibration_spread(ns, n);
-    whole->ns = calibration_median(ns, n);
+    whole->spread = variation_f64(ns, n);
+    whole->ns = median_f64(ns, n);
     calibration_note_clock(c);
     return OK;
 }

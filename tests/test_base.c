@@ -196,7 +196,7 @@ static void medians_and_variations_are_those_of_their_definitions(void **unused)
     (void)unused;
     uint64_t random = 5;
     assert_true(median_f64(NULL, 0) == 0 && median_u64(NULL, 0) == 0);
-    assert_true(variation_f64(&(double){7}, 1) == 0);
+    assert_true(variation_f64(NULL, 0) == 0 && variation_f64(&(double){7}, 1) == 0);
     for (uint32_t n = 1; n < 40; n++) {
         double values[40];
         uint64_t counts[40];

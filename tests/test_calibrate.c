@@ -452,16 +452,6 @@ static void as_many_kinds_of_steps_run_where_some_are_known(void **unused)
     hardware_free(&known);
 }
 
-static void of_no_values_median_and_spread_are_0(void **unused)
-{
-    (void)unused;
-    double value = 3;
-    assert_true(calibration_median(&value, 0) == 0);
-    assert_true(calibration_spread(&value, 0) == 0);
-    assert_true(calibration_median(&value, 1) == 3);
-    assert_true(calibration_spread(&value, 1) == 0);
-}
-
 static void stamps_are_linear_between_the_tokens_they_were_measured_at(void **unused)
 {
     (void)unused;
@@ -514,7 +504,6 @@ int main(void)
         cmocka_unit_test(a_stop_ends_calibration),
         cmocka_unit_test(as_many_kinds_of_steps_run_as_were_counted),
         cmocka_unit_test(as_many_kinds_of_steps_run_where_some_are_known),
-        cmocka_unit_test(of_no_values_median_and_spread_are_0),
         cmocka_unit_test(stamps_are_linear_between_the_tokens_they_were_measured_at),
         cmocka_unit_test(experts_shape_is_that_of_the_decoders_first_moe_layer),
     };

@@ -111,7 +111,7 @@ static Status parse(int argc, char **argv, RecordArguments *arguments)
         FLAG_OPTION("print-text", "print the text that was generated", &arguments->print_text),
         PLAN_OPTIONS(&arguments->plan, &arguments->sets),
         TEXT_OPTION(
-            "routing", "TEXT",
+            "routing", "TEXT|trace:FILE",
             "gate: the router's (default); trace:FILE: a trace's steps with their routing, or "
             "for a shape its routing over --tokens; uniform or zipf:S: drawn at random",
             &arguments->routing),

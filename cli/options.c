@@ -325,7 +325,8 @@ static Status check_required(const Parse *parse)
 
 static bool names_files(const Option *option)
 {
-    static const char *const WORDS[] = {"FILE", "TRACE", "CSV", "HTML"};
+    /* A folder's option may name one as well: "shape:FILE.json", a tokenizer. */
+    static const char *const WORDS[] = {"FILE", "TRACE", "CSV", "HTML", "DIR"};
     const char *argument = is_positional(option) ? option->name : option->argument;
     for (size_t i = 0; argument != NULL && i < sizeof WORDS / sizeof WORDS[0]; i++)
         if (strstr(argument, WORDS[i]) != NULL)

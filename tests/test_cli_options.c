@@ -137,15 +137,21 @@ static void a_file_that_is_read_is_not_written_over(void **unused)
         {"forward", "--model", "a", "--tokens", "FILE", "--out", "FILE"},
         {"record", "--model", "a", "--tokens", "FILE", "--out", "b", "--output", "FILE"},
         {"record", "--model", "a", "--tokens", "b", "--out", "new", "--output", "new"},
+        {"record", "--model", "a", "--tokens", "b", "--routing", "trace:FILE", "--out", "c",
+         "--output", "FILE"},
+        {"record", "--model", "shape:FILE", "--tokens", "b", "--out", "c", "--output", "FILE"},
         {"tokenize", "--model", "a", "--text", "FILE", "--out", "FILE"},
+        {"tokenize", "--model", "FILE", "--text", "a", "--out", "FILE"},
         {"report", "FILE", "-o", "LINK"},
     };
     char file[64];
     char link[64];
     char from[80];
+    char shape[80];
     snprintf(file, sizeof file, "%s", scratch_path("read.db"));
     snprintf(link, sizeof link, "%s", scratch_path("link.db"));
     snprintf(from, sizeof from, "trace:%s", file);
+    snprintf(shape, sizeof shape, "shape:%s", file);
     assert_ok(file_write_all(file, "kept", 4));
     assert_int_equal(symlink(file, link), 0);
     for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
@@ -157,6 +163,7 @@ static void a_file_that_is_read_is_not_written_over(void **unused)
             arguments[k] = strcmp(word, "FILE") == 0         ? file
                            : strcmp(word, "LINK") == 0       ? link
                            : strcmp(word, "trace:FILE") == 0 ? from
+                           : strcmp(word, "shape:FILE") == 0 ? shape
                                                              : word;
         }
         CliRun run = run_list(arguments);

@@ -119,7 +119,7 @@ static void make_machine(uint64_t *random, uint64_t slot_bytes, Hardware *hardwa
         assert_ok(cost_table_put(copy, (double[]){n * slot_bytes}, random_below(random, 9000), 0));
 }
 
-static Plan random_plan(uint64_t *random)
+static inline Plan random_plan(uint64_t *random)
 {
     static const char *const EVICT[] = {"lru", "lifo", "belady-admit", "random", "fifo"};
     Plan plan = plan_default();

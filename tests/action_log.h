@@ -25,6 +25,32 @@ static inline Status log_append(void *argument, const PackedEvent *event,
     return OK;
 }
 
+/* Replays TRACE; the test frees what it did. */
+static inline Log run_logged(const PackedTrace *trace, const Plan *plan, ReplayResult *result)
+{
+    Log log = {0};
+    ReplayFuture future = {0};
+    assert_ok(replay_prepare(trace, plan, &future));
+    assert_ok(replay_run(trace, plan, &future, log_append, &log, result));
+    replay_future_free(&future);
+    return log;
+}
+
+/* It did WANTED[n]. */
+static inline void assert_same_actions(const Log *log, const BufferAction *wanted, size_t n)
+{
+    for (size_t i = 0; i < log->n && i < n; i++) {
+        const BufferAction *is = &log->actions[i];
+        const BufferAction *must = &wanted[i];
+        if (is->kind != must->kind || is->layer_index != must->layer_index ||
+            is->expert != must->expert || is->slot != must->slot)
+            fail_msg("action %zu: %s of %u/%u in %u, wanted %s of %u/%u in %u", i,
+                     residency_kind_name(is->kind), is->layer_index, is->expert, is->slot,
+                     residency_kind_name(must->kind), must->layer_index, must->expert, must->slot);
+    }
+    assert_int_equal(log->n, n);
+}
+
 /* What BUFFER has counted of all its layers. */
 static inline BufferCounts counts_of_all(const ExpertBuffer *buffer, uint32_t n_layers)
 {

@@ -11,16 +11,6 @@
 
 enum { MANY = 3000 };
 
-static Log replay(const PackedTrace *trace, const Plan *plan, ReplayResult *result)
-{
-    Log log = {0};
-    ReplayFuture future = {0};
-    assert_ok(replay_prepare(trace, plan, &future));
-    assert_ok(replay_run(trace, plan, &future, log_append, &log, result));
-    replay_future_free(&future);
-    return log;
-}
-
 /* PREDICTOR receives its name, RECALL and PRECISION its parameters. */
 static void choose_predictor(uint64_t *seed, Plan *plan, RefPrefetch *wanted)
 {
@@ -81,20 +71,6 @@ static void give_lists(const RefTrace *trace, uint64_t *seed, Plan *plan)
     ref_random_learned(trace, seed, plan);
 }
 
-static void assert_same_actions(const Log *log, const RefBuffer *wanted)
-{
-    for (size_t i = 0; i < log->n && i < wanted->n_actions; i++) {
-        const BufferAction *is = &log->actions[i];
-        const BufferAction *must = &wanted->actions[i];
-        if (is->kind != must->kind || is->layer_index != must->layer_index ||
-            is->expert != must->expert || is->slot != must->slot)
-            fail_msg("action %zu: %s of %u/%u in %u, wanted %s of %u/%u in %u", i,
-                     residency_kind_name(is->kind), is->layer_index, is->expert, is->slot,
-                     residency_kind_name(must->kind), must->layer_index, must->expert, must->slot);
-    }
-    assert_int_equal(log->n, wanted->n_actions);
-}
-
 static void assert_same_counts(const BufferCounts *is, const RefPrefetch *wanted)
 {
     const BufferCounts *must = &wanted->counts;
@@ -125,8 +101,8 @@ static void every_decision_and_count_is_that_of_the_plain_reference(void **state
         Plan plan = random_plan(&seed, &wanted);
         give_lists(&trace, &seed, &plan);
         ref_run_prefetch(&wanted, &trace, &plan);
-        Log log = replay(&trace.packed, &plan, &result);
-        assert_same_actions(&log, &wanted.buffer);
+        Log log = run_logged(&trace.packed, &plan, &result);
+        assert_same_actions(&log, wanted.buffer.actions, wanted.buffer.n_actions);
         assert_same_counts(&result.total.counts, &wanted);
         prefetches += result.total.counts.prefetches;
         evicted += result.total.counts.prefetch_evicted;
@@ -242,7 +218,7 @@ static void counts_are_the_same_without_an_observer(void **state)
         ReplayResult result;
         ref_trace_make(&trace, random_next(&seed), 40);
         Plan plan = random_plan(&seed, &unused);
-        Log log = replay(&trace.packed, &plan, &seen);
+        Log log = run_logged(&trace.packed, &plan, &seen);
         assert_ok(replay_run(&trace.packed, &plan, &future, NULL, NULL, &result));
         assert_memory_equal(&seen.total, &result.total, sizeof result.total);
         replay_result_free(&seen);
@@ -269,7 +245,7 @@ static void the_oracle_with_room_leaves_only_the_misses_of_the_first_layers(void
         plan.prefetch.max_inflight = 2 * REF_EXPERTS;
         snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "oracle:%" PRIu32,
                  plan.prefetch.distance);
-        Log log = replay(&trace.packed, &plan, &result);
+        Log log = run_logged(&trace.packed, &plan, &result);
         for (uint32_t l = 0; l < trace.n_layers; l++) {
             const BufferCounts *counts = &result.layers[l].counts;
             assert_true(l < plan.prefetch.distance ? counts->prefetches == 0 : counts->misses == 0);
@@ -317,7 +293,7 @@ static void synthetic_predictions_have_the_recall_and_precision_asked_for(void *
         plan.buffer.on = true;
         plan.buffer.slots = 32;
         snprintf(plan.prefetch.predictor, sizeof plan.prefetch.predictor, "%s", CASES[i].text);
-        Log log = replay(&trace, &plan, &result);
+        Log log = run_logged(&trace, &plan, &result);
         const BufferCounts *counts = &result.total.counts;
         double recall = (double)counts->predicted_right / (double)counts->predictable;
         double precision = (double)counts->predicted_right / (double)counts->predicted;

@@ -15,7 +15,8 @@ typedef struct {
     uint32_t layer;      /* the model's number */
     uint32_t active;     /* experts that took part */
     uint32_t first_load; /* of HostTimes.loads ... */
-    uint32_t n_loads;    /* ... this event began so many, prefetches included */
+    uint32_t n_loads;    /* ... this event began so many, prefetches included; of these small ones
+                            may be begun while the host waits for the next event */
     HostSpan wait;       /* from the call of Backend.wait() to its return */
     HostSpan decide;     /* from there until the decisions were made */
 } HostEvent;

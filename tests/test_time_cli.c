@@ -203,10 +203,7 @@ static void absurd_costs_stay_times(void **unused)
 static void refuses(const char *what, const char *const *arguments)
 {
     cli_run(arguments, &run);
-    assert_int_equal(run.code, 2);
-    assert_true(cli_said_one_line(&run));
-    if (strstr(run.err, what) == NULL)
-        fail_msg("\"%s\" is not in: %s", what, run.err);
+    assert_run_refused(&run, 2, what);
 }
 
 static void swap_first_and_last_experts(HardwareModel *model)

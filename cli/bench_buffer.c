@@ -433,7 +433,7 @@ Status command_bench_buffer(int argc, char **argv)
     Measurement measurement = {.arguments = &arguments};
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
-        status = measure(&measurement, argc, argv);
+        status = plan_input_blame(measure(&measurement, argc, argv), arguments.plan);
     step_bench_close(&measurement.bench);
     plan_free(&measurement.plan);
     plan_free(&measurement.resident);

@@ -285,9 +285,9 @@ Status command_place(int argc, char **argv)
     if (status == OK)
         status = plan_input(arguments.plan, &arguments.sets, &plan);
     if (status == OK)
-        status = trace_input(&arguments.traces, &plan, &trace);
+        status = plan_input_blame(trace_input(&arguments.traces, &plan, &trace), arguments.plan);
     if (status == OK) {
-        status = plan_input_blame(run(&arguments, &trace, &plan), arguments.plan);
+        status = run(&arguments, &trace, &plan); /* by a placement that is not the file's */
         packed_trace_free(&trace);
     }
     plan_free(&plan);

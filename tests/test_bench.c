@@ -394,6 +394,9 @@ static void buffers_of_all_sizes_have_a_row(void **unused)
     RUN("bench", "buffer", "--model", shape_of(CONFIG), "--slots", "9");
     assert_int_equal(run.code, 2);
     assert_non_null(strstr(run.err, "--slots: '9', allowed are 1 to 8 and all"));
+    RUN("bench", "buffer", "--model", shape_of(CONFIG), "--slots", "4", "--set",
+        "placement.ranks=2");
+    assert_run_refused(&run, 2, "--set: placement.ranks: 2, runs have one rank");
 }
 
 static void recording_compares_both_phases_and_leaves_no_file(void **unused)

@@ -331,7 +331,11 @@ static void command_lines_that_do_not_go_together(void **unused)
                    "--method replicate needs --replicas");
     assert_refused((const char *[]){"place", "--trace", trace, "--ranks", "9", "--method",
                                     "contiguous", "--out", out, NULL},
-                   "placement.ranks: 9, layer 1 has 8 experts");
+                   "moebius: place: placement.ranks: 9, layer 1 has 8 experts");
+    assert_refused((const char *[]){"place", "--trace", trace, "--ranks", "2", "--method",
+                                    "contiguous", "--set", "batching.mode=continuous", "--set",
+                                    "batching.sequences=2", "--out", out, NULL},
+                   "moebius: place: --set: batching.mode: \"continuous\" plays arrivals in time");
     assert_false(file_exists(out));
 }
 

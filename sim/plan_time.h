@@ -9,7 +9,7 @@ typedef struct {
     bool known;               /* false: nothing below is */
     uint64_t total_ns;        /* from the first arrival to the end of the last step */
     double tokens_per_s;      /* that go through the model */
-    uint64_t exposed_load_ns; /* that MoE layers waited for loads */
+    uint64_t exposed_load_ns; /* that MoE layers waited for misses */
     uint64_t peak_bytes;      /* of device memory, all of it */
     bool served;              /* continuous batching: else the times below are 0 */
     uint64_t ttft_median_ns;  /* to the first token */

@@ -39,7 +39,7 @@ static void for_all(uint64_t n_traces, uint32_t max_steps, Check check)
         ref_trace_make(&trace, seed, max_steps);
         for (const char *const *name = eviction_names(); *name != NULL; name++)
             for (int kind = 0; kind < 4 * REPLAY_ORDERS; kind++) {
-                if (eviction_needs_scores(*name)) /* tests/test_signals.c */
+                if (eviction_needs_scores(*name)) /* tests/test_signal_policies.c */
                     continue;
                 ReplayOrder order = (ReplayOrder)(kind / 4);
                 Plan plan = make_plan(*name, order, kind & 1 ? SCOPE_DEVICE : SCOPE_LAYER,

@@ -3,8 +3,8 @@
  * A command that reads a damaged trace refuses it in one line or prints what it printed of the
  * whole one, to the byte: nothing that a result depends on changes unnoticed. What it may not
  * notice is what no result depends on: free pages, unused bytes of pages, counters of SQLite's, and
- * columns that the command does not read; tests/test_reader.c holds `check` to every column of
- * every table. The same holds of study.db, which a sweep that refuses it leaves as it is. */
+ * columns that the command does not read; tests/test_reader_damage.c holds `check` to every column
+ * of every table. The same holds of study.db, which a sweep that refuses it leaves as it is. */
 #define _POSIX_C_SOURCE 200809L
 #include "base/status.h"
 

@@ -178,7 +178,7 @@ static void no_policy_evicts_for_a_prefetch_what_the_event_needs_or_what_is_in_f
     uint64_t seed = 5;
     for (const char *const *evict = eviction_names(); *evict != NULL; evict++) {
         uint64_t prefetches = 0;
-        if (eviction_needs_scores(*evict)) /* tests/test_signals.c */
+        if (eviction_needs_scores(*evict)) /* tests/test_signal_policies.c */
             continue;
         for (int i = 0; i < 150 && !eviction_needs_future(*evict); i++) {
             static RefTrace trace;

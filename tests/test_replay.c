@@ -141,7 +141,7 @@ static void a_trace_without_steps_has_no_lookups(void **unused)
     cJSON *json;
     assert_ok(packed_trace_new(&layer, 1, &empty));
     for (const char *const *name = eviction_names(); *name != NULL; name++) {
-        if (eviction_needs_scores(*name)) /* tests/test_signals.c */
+        if (eviction_needs_scores(*name)) /* tests/test_signal_policies.c */
             continue;
         Plan plan = make_plan(*name, ORDER_SERIAL, 2);
         ReplayFuture future = {0};

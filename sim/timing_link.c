@@ -202,6 +202,39 @@ bool link_is_busy(Timing *timing)
     return end_ns > timing->gpu_ns;
 }
 
+/* Whether one of N parts is copied at AT_NS, the first of which the host begins at FROM_NS, each
+ * other one when the one before is over. */
+static bool is_copied(const Timing *timing, uint64_t from_ns, uint64_t n, uint64_t part_ns,
+                      uint64_t at_ns)
+{
+    uint64_t ns = timing->lag_ns + part_ns;
+    return at_ns >= from_ns && at_ns < from_ns + n * ns && (at_ns - from_ns) % ns >= timing->lag_ns;
+}
+
+bool link_copies(Timing *timing, uint64_t at_ns)
+{
+    uint64_t free_ns = timing->copy_ns;
+    bool copies = at_ns < free_ns;
+    for (uint32_t i = timing->first_ahead; i < timing->n_ahead && !copies; i++) {
+        const AheadTime *ahead = &timing->ahead[i];
+        uint64_t part_ns = timing->layers[ahead->layer_index].part_ns;
+        uint64_t ns = timing->lag_ns + part_ns;
+        uint32_t n = ahead->begun_at_most - ahead->ended;
+        uint64_t end_ns;
+        if (is_over(ahead))
+            continue;
+        if (is_running(timing, ahead, &end_ns)) {
+            copies = is_copied(timing, end_ns - ns, 1, part_ns, at_ns);
+            free_ns = later(free_ns, end_ns);
+            n--;
+        }
+        uint64_t from_ns = later(free_ns, engine_now(timing->link));
+        copies = copies || is_copied(timing, from_ns, n, part_ns, at_ns);
+        free_ns = from_ns + n * ns;
+    }
+    return copies;
+}
+
 bool link_is_awaited(Timing *timing)
 {
     uint64_t end_ns;

@@ -384,6 +384,9 @@ static inline uint64_t link_slows(Timing *timing)
 {
     return timing->beside_ns > 0 && link_is_busy(timing) ? timing->beside_ns : 0;
 }
+/* Whether it copies anything at AT_NS, by what is known of it: between the parts of prefetches it
+ * does not, while the host begins the next. */
+bool link_copies(Timing *timing, uint64_t at_ns);
 /* Whether prefetches wait for it, by what is known of it. */
 bool link_is_awaited(Timing *timing);
 /* All that is left of prefetches is loaded, and counted. */

@@ -62,10 +62,11 @@ Status timing_stamp(Timing *timing, const StepOp *op)
     return OK;
 }
 
-/* What a stamp takes longer beside copies. */
-static uint64_t stamp_beside_ns(Timing *timing)
+/* What the stamp behind an operation of NS takes longer where something is copied then. */
+static uint64_t stamp_beside_ns(Timing *timing, uint64_t ns)
 {
-    return timing->stamp_beside_ns > 0 && link_is_busy(timing) ? timing->stamp_beside_ns : 0;
+    bool copies = timing->stamp_beside_ns > 0 && link_copies(timing, timing->gpu_ns + ns);
+    return copies ? timing->stamp_beside_ns : 0;
 }
 
 /* What an operation of NS takes, with its stamp where it has one. */
@@ -77,5 +78,6 @@ uint64_t timing_with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
         return ns + timing->queued_more_ns + timing->queue_stamp_ns + link_slows(timing);
     if (!timing->options.stamped)
         return moved(ns, price->held_ns - (int64_t)timing->tell_ns) + link_slows(timing);
-    return moved(ns, price->held_ns) + stamp_beside_ns(timing);
+    ns = moved(ns, price->held_ns);
+    return ns + stamp_beside_ns(timing, ns);
 }

@@ -1,4 +1,5 @@
 /* Simulated operations that are stamped and held: their times are the device's alone. */
+#include "sim/timing_parts.h"
 #include "tests/timing_machine.h"
 
 enum { STEPS = 6, TOKENS = 3, BESIDE_NS = 700 };
@@ -175,12 +176,59 @@ static void beside_copies_a_held_operation_takes_longer(void **unused)
     hardware_free(&hardware);
 }
 
+/* N parts from START_NS on, one after the other, each begun when the one before is over. */
+static bool is_copied(const Timing *timing, uint64_t start_ns, uint32_t n, uint64_t at_ns)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t from_ns = start_ns + timing->lag_ns;
+        start_ns = from_ns + timing->layers[1].part_ns;
+        if (at_ns >= from_ns && at_ns < start_ns)
+            return true;
+    }
+    return false;
+}
+
+static void between_the_parts_of_prefetches_nothing_is_copied(void **unused)
+{
+    (void)unused;
+    const Plan plan = lru_plan("previous-step");
+    const StepFeatures step = {.phase = PHASE_DECODE, .tokens = TOKENS, .requests = TOKENS};
+    TraceLayer layers[MOE_LAYERS];
+    make_layers(layers);
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        Hardware hardware;
+        Timing *timing;
+        make_held_machine(seed, 1, &hardware);
+        const TimingOptions options = {.hardware = &hardware,
+                                       .model = "model",
+                                       .plan = &plan,
+                                       .layers = layers,
+                                       .n_layers = MOE_LAYERS,
+                                       .stamped = true};
+        assert_ok(timing_new(&options, &timing));
+        assert_ok(timing_begin(timing, &step, 0));
+        uint64_t start_ns = timing->host_ns;
+        uint32_t parts = 2 * timing->layers[1].parts;
+        uint64_t end_ns = start_ns + (parts + 1) * (timing->lag_ns + timing->layers[1].part_ns);
+        assert_true(parts > 2);
+        for (uint16_t expert = 0; expert < 2; expert++) {
+            const BufferAction action = {.layer_index = 1, .expert = expert, .slot = expert};
+            assert_ok(link_prefetch(timing, &action));
+        }
+        for (uint64_t at_ns = start_ns; at_ns < end_ns; at_ns += 13)
+            assert_int_equal(link_copies(timing, at_ns), is_copied(timing, start_ns, parts, at_ns));
+        timing_free(timing);
+        hardware_free(&hardware);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_held_operation_takes_what_its_tables_say_however_slow_the_host),
         cmocka_unit_test(held_operations_follow_each_other_without_a_gap),
         cmocka_unit_test(beside_copies_a_held_operation_takes_longer),
+        cmocka_unit_test(between_the_parts_of_prefetches_nothing_is_copied),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,11 +31,12 @@ typedef struct {
     uint32_t older;
 } ScopeNode;
 
+/* On cache lines of its own: where its members lie on them would otherwise depend on the layer. */
 typedef struct {
-    bool *resident;        /* [n_objects] in a slot */
-    uint32_t *slot;        /* [n_objects] of those that are resident */
-    uint32_t *slot_object; /* [n_slots] who is there, or NOBODY */
-    uint16_t *mark;        /* [n_objects] the last event that marked it as a member of A */
+    _Alignas(64) bool *resident; /* [n_objects] in a slot */
+    uint32_t *slot;              /* [n_objects] of those that are resident */
+    uint32_t *slot_object;       /* [n_slots] who is there, or NOBODY */
+    uint16_t *mark;              /* [n_objects] the last event that marked it as a member of A */
     uint32_t n_objects;
     uint32_t n_slots;
     uint32_t *free_slots; /* [n_free] a stack: from 0 up at first, then the slot freed last */

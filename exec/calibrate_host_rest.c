@@ -118,10 +118,16 @@ static double known_ns(const Calibration *c, const char *shape, double active)
     return 0;
 }
 
-/* Two steps of the same experts, the second when WAIT_NS have passed: the medians over its layers,
- * but for the first, which is rested, of what they took and of how long ago they were begun. */
-static Status time_aged(Calibration *c, const HostSteps *steps, double wait_ns, double *took_ns,
-                        double *elapsed_ns)
+/* What steps took, and how long ago their experts were begun before. */
+typedef struct {
+    uint32_t n;
+    double took_ns[AGED_REPEATS];
+    double elapsed_ns[AGED_REPEATS];
+} AgedTimes;
+
+/* Two steps of the same experts, the second when WAIT_NS have passed: adds the medians over its
+ * layers to TIMES, but for the first, which is rested, unless it has only that. */
+static Status time_aged(Calibration *c, const HostSteps *steps, double wait_ns, AgedTimes *times)
 {
     HostEvents before;
     HostEvents events;
@@ -132,19 +138,19 @@ static Status time_aged(Calibration *c, const HostSteps *steps, double wait_ns, 
     wait_for(wait_ns);
     TRY(calibration_host_step(c, steps, &output));
     take_events(&output, &events);
+    if (events.n < 2 || before.n != events.n)
+        return OK;
     for (uint32_t i = 0; i < events.n; i++)
         elapsed[i] = (double)(events.start_ns[i] - before.start_ns[i]);
-    uint32_t n = events.n > 1 ? events.n - 1 : 0;
-    *took_ns = median_f64(events.ns + 1, n);
-    *elapsed_ns = median_f64(elapsed + 1, n);
+    times->took_ns[times->n] = median_f64(events.ns + 1, events.n - 1);
+    times->elapsed_ns[times->n++] = median_f64(elapsed + 1, events.n - 1);
     return OK;
 }
 
 /* What small experts take longer than others of as many rows, which are those of many steps ago. */
 static Status measure_aged(Calibration *c, uint32_t active, double wait_ns)
 {
-    double took_ns[AGED_REPEATS];
-    double elapsed_ns[AGED_REPEATS];
+    AgedTimes times = {0};
     char shape[160];
     HostSteps steps;
     uint32_t top_k = c->config->max_top_k;
@@ -152,12 +158,14 @@ static Status measure_aged(Calibration *c, uint32_t active, double wait_ns)
         !calibration_host_steps(c, active < top_k ? 1 : active / top_k, active, &steps))
         return OK;
     steps.sets = 1;
-    for (uint32_t i = 0; i < AGED_REPEATS; i++)
-        TRY(time_aged(c, &steps, wait_ns, &took_ns[i], &elapsed_ns[i]));
-    const double at[2] = {active, median_f64(elapsed_ns, AGED_REPEATS)};
-    double longer_ns = median_f64(took_ns, AGED_REPEATS) - known_ns(c, shape, active);
+    for (uint32_t i = 0; i < AGED_REPEATS && times.n == i; i++)
+        TRY(time_aged(c, &steps, wait_ns, &times));
+    if (times.n < AGED_REPEATS)
+        return OK;
+    const double at[2] = {active, median_f64(times.elapsed_ns, times.n)};
+    double longer_ns = median_f64(times.took_ns, times.n) - known_ns(c, shape, active);
     return calibration_note(c, "host/aged", shape, UNIT_NS, ELAPSED_AXES, 2, at, longer_ns,
-                            variation_f64(took_ns, AGED_REPEATS));
+                            variation_f64(times.took_ns, times.n));
 }
 
 Status calibrate_host_aged(Calibration *c)

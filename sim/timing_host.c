@@ -36,7 +36,9 @@ static double aged_ns(Timing *timing, const CostRef *aged, uint32_t active,
     uint64_t *read_ns = &timing->layers[action->layer_index].host_read_ns[action->expert];
     CostPoint point = {0};
     point.at[AXIS_ACTIVE] = active;
-    point.at[AXIS_ELAPSED] = *read_ns == 0 ? NEVER_NS : (double)(timing->host_ns - *read_ns);
+    point.at[AXIS_ELAPSED] = *read_ns == 0                ? NEVER_NS
+                             : timing->host_ns > *read_ns ? (double)(timing->host_ns - *read_ns)
+                                                          : 0;
     *read_ns = timing->host_ns > 0 ? timing->host_ns : 1;
     if (aged->table == COSTS_NONE)
         return 0;

@@ -263,6 +263,37 @@ static void experts_take_longer_the_longer_ago_they_were_computed(void **unused)
     hardware_free(&hardware);
 }
 
+/* What is left of a step may be so far below 0 that the next one begins before the host was at its
+ * experts. */
+static void experts_that_were_computed_later_than_now_have_not_aged(void **unused)
+{
+    (void)unused;
+    static const char *const AGED_AXES[] = {"active", "elapsed"};
+    static const char *const ACTIVE[] = {"active"};
+    enum { AGED_NS = 60, LONG_NS = 1000000, DECIDE_NS = 500 };
+    static const uint16_t BOTH[] = {0, 1};
+    static const uint32_t ROWS[] = {1, 1};
+    Hardware hardware;
+    Plan plan;
+    CostTable *table;
+    make_machine(&hardware);
+    put(&hardware, "step/rest", UNIT_NS, 0);
+    assert_ok(hardware_add_table(&hardware, "host/aged", "", UNIT_NS, AGED_AXES, 2, &table));
+    assert_ok(cost_table_put(table, (double[]){1, 0}, 0, 0));
+    assert_ok(cost_table_put(table, (double[]){1, LONG_NS}, AGED_NS, 0));
+    assert_ok(hardware_add_table(&hardware, "decide/none", "", UNIT_NS, ACTIVE, 1, &table));
+    assert_ok(cost_table_put(table, (double[]){1}, 0, 0));
+    assert_ok(cost_table_put(table, (double[]){2}, DECIDE_NS, 0));
+    assert_ok(hardware_add_table(&hardware, "step/rest", "", UNIT_NS, NULL, 0, &table));
+    Timing *timing = open_timing(&hardware, &plan);
+    table->value[0] = -LONG_NS;
+    assert_int_equal(step_ns(timing, BOTH, ROWS, 2), 0);
+    table->value[0] = 0;
+    assert_int_equal(one_ns(timing, 0), WARM_NS);
+    timing_free(timing);
+    hardware_free(&hardware);
+}
+
 /* What was computed before is fetched meanwhile. */
 static void of_many_rows_the_last_are_fetched_at_the_end(void **unused)
 {
@@ -347,6 +378,7 @@ int main(void)
         cmocka_unit_test(host_and_loads_take_longer_beside_each_other),
         cmocka_unit_test(experts_take_longer_when_the_host_had_none_for_a_while),
         cmocka_unit_test(experts_take_longer_the_longer_ago_they_were_computed),
+        cmocka_unit_test(experts_that_were_computed_later_than_now_have_not_aged),
         cmocka_unit_test(of_many_rows_the_last_are_fetched_at_the_end),
         cmocka_unit_test(loads_ahead_of_one_thread_are_part_of_the_experts),
     };

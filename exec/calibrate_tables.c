@@ -6,6 +6,14 @@
 #include "base/memory.h"
 #include "exec/calibrate_parts.h"
 
+/* Before minutes of measuring what the profile that is added to has no place for. */
+static Status check_known(const CalibrateOptions *options, const CostTable *table)
+{
+    if (options->known == NULL)
+        return OK;
+    return fail_in(hardware_check_table(options->known, table), "%s", options->known_path);
+}
+
 Status calibration_note(Calibration *c, const char *name, const char *shape, CostUnit unit,
                         const char *const *axis, uint32_t n_axes, const double *at, double value,
                         double spread)
@@ -13,6 +21,7 @@ Status calibration_note(Calibration *c, const char *name, const char *shape, Cos
     Samples *samples = &c->samples;
     CostTable *table;
     TRY(hardware_add_table(c->hardware, name, shape, unit, axis, n_axes, &table));
+    TRY(check_known(c->options, table));
     TRY(mem_grow(&samples->samples, &samples->room, samples->n, sizeof *samples->samples,
                  "calibration"));
     Sample *sample = &samples->samples[samples->n++];

@@ -242,16 +242,23 @@ static bool has_axes_of(const CostTable *table, const CostTable *from)
     return same;
 }
 
+Status hardware_check_table(const Hardware *hardware, const CostTable *from)
+{
+    const CostTable *table = hardware_table(hardware, from->name, from->shape);
+    if (table == NULL || has_axes_of(table, from))
+        return OK;
+    return fail(ERR_INPUT,
+                "the table \"%s\" of shape \"%s\" has not the unit and axes of what is put in",
+                from->name, from->shape);
+}
+
 static Status merge_table(Hardware *hardware, const CostTable *from)
 {
     const char *axis[COST_AXES] = {from->axis[0], from->axis[1], from->axis[2]};
     CostTable *table;
+    TRY(hardware_check_table(hardware, from));
     TRY(hardware_add_table(hardware, from->name, from->shape, from->unit, axis, from->n_axes,
                            &table));
-    if (!has_axes_of(table, from))
-        return fail(ERR_INPUT,
-                    "the table \"%s\" of shape \"%s\" has not the unit and axes of what is put in",
-                    from->name, from->shape);
     for (uint32_t i = 0; i < from->n_points; i++)
         TRY(cost_table_put(table, from->at + i * from->n_axes, from->value[i], from->spread[i]));
     return OK;

@@ -60,6 +60,9 @@
  *   copy/together      of small loads that are copied together, by the bytes of all, where the
  *                      host has begun them long before; load/together: ... where it is still
  *                      beginning them, or start/together: what passes before, from their start on
+ *   copy/ahead         of an event's small prefetches, by the "bytes" of an expert and how many
+ *                      "loads" they are; issue/ahead: what the host needs to begin them. Without
+ *                      copy/ahead each takes what a load by itself of as many bytes does
  *   turn               from the end of a load to the start of the next, which waits for the call of
  *                      the one expert that the first brings, by the "tokens" of the step and the
  *                      "rows" of that expert (of the experts' shape)
@@ -281,6 +284,9 @@ Status cost_table_put(CostTable *table, const double *at, double value, double s
 uint32_t cost_table_nearest(const CostTable *table, const double *at);
 /* Lexicographic: below 0, 0, above 0. */
 int cost_place_compare(const CostTable *table, const double *left, const double *right);
+/* OK when HARDWARE has no table of FROM's name and shape, or one of the same unit and axes. Else
+ * ERR_INPUT. */
+Status hardware_check_table(const Hardware *hardware, const CostTable *from);
 /* Adds a zeroed model, or empties the one of that name. */
 Status hardware_add_model(Hardware *hardware, const char *name, HardwareModel **model);
 /* OK when hardware_merge() can be: device and backend are the same, and so is the compute type of

@@ -305,6 +305,10 @@ static void what_does_not_go_together_is_not_merged(void **unused)
     assert_ok(cost_table_put(table, (double[]){3, 4}, 33, 0));
     assert_int_equal(hardware_merge(&all, &more), ERR_INPUT);
     assert_non_null(strstr(error_message(), "\"new\""));
+    assert_int_equal(hardware_check_table(&all, table), ERR_INPUT);
+    assert_ok(hardware_check_table(&more, table));
+    snprintf(table->name, sizeof table->name, "newer");
+    assert_ok(hardware_check_table(&all, table));
     hardware_free(&more);
     more = random_hardware(2);
     snprintf(more.models[1].compute, sizeof more.models[1].compute, "f16");

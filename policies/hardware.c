@@ -141,6 +141,14 @@ static Status grow(void *block, uint32_t n, size_t size, const char *what)
     return OK;
 }
 
+static void set_axes(CostTable *table, CostUnit unit, const char *const *axis, uint32_t n_axes)
+{
+    table->unit = unit;
+    table->n_axes = n_axes;
+    for (uint32_t i = 0; i < n_axes; i++)
+        snprintf(table->axis[i], sizeof table->axis[i], "%s", axis[i]);
+}
+
 Status hardware_add_table(Hardware *hardware, const char *name, const char *shape, CostUnit unit,
                           const char *const *axis, uint32_t n_axes, CostTable **table)
 {
@@ -151,10 +159,17 @@ Status hardware_add_table(Hardware *hardware, const char *name, const char *shap
     *table = &hardware->tables[hardware->n_tables++];
     snprintf((*table)->name, sizeof(*table)->name, "%s", name);
     snprintf((*table)->shape, sizeof(*table)->shape, "%s", shape);
-    (*table)->unit = unit;
-    (*table)->n_axes = n_axes;
-    for (uint32_t i = 0; i < n_axes; i++)
-        snprintf((*table)->axis[i], sizeof(*table)->axis[i], "%s", axis[i]);
+    set_axes(*table, unit, axis, n_axes);
+    return OK;
+}
+
+Status hardware_empty_table(Hardware *hardware, const char *name, const char *shape, CostUnit unit,
+                            const char *const *axis, uint32_t n_axes)
+{
+    CostTable *table;
+    TRY(hardware_add_table(hardware, name, shape, unit, axis, n_axes, &table));
+    table->n_points = 0;
+    set_axes(table, unit, axis, n_axes);
     return OK;
 }
 

@@ -277,6 +277,9 @@ uint32_t hardware_decide_table(const char *predictor, char name[48], const char 
 /* Finds the table or adds an empty one; the pointer is valid until the next call. AXIS [n_axes]. */
 Status hardware_add_table(Hardware *hardware, const char *name, const char *shape, CostUnit unit,
                           const char *const *axis, uint32_t n_axes, CostTable **table);
+/* Adds an empty table, or empties the one that is there, whatever its axes were. */
+Status hardware_empty_table(Hardware *hardware, const char *name, const char *shape, CostUnit unit,
+                            const char *const *axis, uint32_t n_axes);
 /* Puts a point in its place, or takes the place of that which is there. */
 Status cost_table_put(CostTable *table, const double *at, double value, double spread);
 /* The number of the point that is nearest to AT [n_axes] by ratios, the first of several; TABLE has

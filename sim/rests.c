@@ -76,23 +76,15 @@ static Status play_all(const WholeSteps *whole, const Hardware *hardware, bool f
     return status;
 }
 
-/* The table of STEP's rests in MODE, added where there is none. */
-static Status find_table(const char *model, const WholeStep *step, StepMode mode,
-                         Hardware *hardware, CostTable **table)
-{
-    static const char *const AXES[] = {"requests", "tokens", "context"};
-    char shape[160];
-    hardware_rest_shape(model, step->stack, mode, step->forced, shape);
-    return hardware_add_table(hardware, "step/rest", shape, UNIT_NS, AXES, 3, table);
-}
+static const char *const REST_AXES[] = {"requests", "tokens", "context"};
 
 /* What the profile had of an earlier calibration goes. */
 static Status empty(const char *model, const WholeStep *step, Hardware *hardware)
 {
-    CostTable *table;
+    char shape[160];
     for (StepMode mode = STEP_FIRST; mode <= STEP_REPEATED; mode++) {
-        TRY(find_table(model, step, mode, hardware, &table));
-        table->n_points = 0;
+        hardware_rest_shape(model, step->stack, mode, step->forced, shape);
+        TRY(hardware_empty_table(hardware, "step/rest", shape, UNIT_NS, REST_AXES, 3));
     }
     return OK;
 }
@@ -106,8 +98,10 @@ static Status put(const char *model, const WholeStep *step, double played, Hardw
                          [STEP_REPEATED] = step->ns};
     const double at[] = {step->requests, step->tokens, step->context};
     CostTable *table;
+    char shape[160];
     for (StepMode mode = STEP_FIRST; mode <= STEP_REPEATED; mode++) {
-        TRY(find_table(model, step, mode, hardware, &table));
+        hardware_rest_shape(model, step->stack, mode, step->forced, shape);
+        TRY(hardware_add_table(hardware, "step/rest", shape, UNIT_NS, REST_AXES, 3, &table));
         TRY(cost_table_put(table, at, ns[mode] - played, mode == STEP_REPEATED ? step->spread : 0));
     }
     return OK;

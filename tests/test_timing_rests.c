@@ -76,6 +76,7 @@ static void assert_steps_take_what_they_took(const WholeSteps *whole, const Hard
     timing_free(timing);
 }
 
+/* The machine's rests are by another axis. */
 static void whole_steps_take_what_they_were_measured_to(void **unused)
 {
     (void)unused;
@@ -85,8 +86,6 @@ static void whole_steps_take_what_they_were_measured_to(void **unused)
         WholeSteps whole = {0};
         make_machine(&random, 1000, &hardware);
         put_table(&hardware, "forced/route", "shape", "tokens", random_below(&random, 3000), 9);
-        const CostTable *made_up = hardware_table(&hardware, "step/rest", "model graph");
-        snprintf(hardware.tables[made_up - hardware.tables].name, 48, "not asked for");
         make_whole_steps(&random, &whole);
         assert_ok(rests_note(&whole, &hardware));
         assert_steps_take_what_they_took(&whole, &hardware, false);

@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 #include <sqlite3.h>
+#include <stdbool.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -112,17 +114,24 @@ static int fetch(sqlite3_file *base, sqlite3_int64 from, int bytes, void **page)
     return SQLITE_OK;
 }
 
+/* By its address alone: where two windows are as far apart in memory as in the file, its place in
+ * the file would be right for both. */
+static bool lies_in(const Window *window, const void *page)
+{
+    uintptr_t first = (uintptr_t)window->bytes;
+    return window->bytes != NULL && (uintptr_t)page - first < WINDOW_BYTES;
+}
+
 /* PAGE is not looked at any more; NULL: all may have changed. */
 static int unfetch(sqlite3_file *base, sqlite3_int64 from, void *page)
 {
     ReadFile *file = (ReadFile *)base;
+    (void)from;
     if (page == NULL)
         forget(file);
-    for (int i = 0; page != NULL && i < WINDOWS; i++) {
-        Window *window = &file->windows[i];
-        if (window->held > 0 && page == window->bytes + (from - window->from))
-            window->held--;
-    }
+    for (int i = 0; page != NULL && i < WINDOWS; i++)
+        if (lies_in(&file->windows[i], page))
+            file->windows[i].held--;
     return SQLITE_OK;
 }
 

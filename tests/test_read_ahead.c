@@ -122,11 +122,62 @@ static void pages_that_are_held_outlast_the_file(void **unused)
     close_through(&opened);
 }
 
+enum { MANY = 250, HELD = 6, FILES = 4000, LOOKS = 60 };
+
+typedef struct {
+    const unsigned char *bytes; /* NULL: none */
+    int number;
+} HeldPage;
+
+static void give_back(const Opened *opened, HeldPage *held)
+{
+    if (held->bytes == NULL)
+        return;
+    for (int i = 0; i < PAGE; i += 256)
+        assert_int_equal(held->bytes[i], byte_of(held->number));
+    leave(opened, held->number, held->bytes);
+    held->bytes = NULL;
+}
+
+/* Some pages are held at a time, each near the one before. */
+static void look_around(const Opened *opened, uint64_t *seed)
+{
+    HeldPage held[HELD] = {0};
+    void *between[LOOKS];
+    int at = (int)random_below(seed, MANY);
+    for (int i = 0; i < LOOKS; i++) {
+        HeldPage *own = &held[random_below(seed, HELD)];
+        between[i] = malloc(64 * (1 + random_below(seed, 1024)));
+        give_back(opened, own);
+        at = (at + MANY + (int)random_below(seed, 31) - 15) % MANY;
+        *own = (HeldPage){.bytes = look_at(opened, at), .number = at};
+    }
+    for (int i = 0; i < HELD; i++)
+        give_back(opened, &held[i]);
+    for (int i = 0; i < LOOKS; i++)
+        free(between[i]);
+}
+
+/* Blocks of any size lie between windows: two of them may be as far apart as in the file. */
+static void pages_that_are_held_stay_wherever_windows_lie(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("pages");
+    uint64_t seed = 1;
+    write_pages(path, MANY);
+    for (int i = 0; i < FILES; i++) {
+        Opened opened = open_through(path);
+        look_around(&opened, &seed);
+        close_through(&opened);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(behind_a_page_a_little_more_may_be_looked_at),
         cmocka_unit_test(pages_that_are_held_outlast_the_file),
+        cmocka_unit_test(pages_that_are_held_stay_wherever_windows_lie),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,4 @@
-#include "tests/reference_buffer.h"
-
-#include <stdio.h>
+#include "tests/buffer_maker.h"
 
 #include "base/memory.h"
 #include "sim/curve.h"
@@ -10,15 +8,9 @@ enum { N_STACK = sizeof STACK / sizeof STACK[0] };
 
 static RefTrace trace;
 
-static Plan make_plan(const char *evict, BufferScopeKind scope, uint32_t slots)
+static Plan serial_plan(const char *evict, BufferScopeKind scope, uint32_t slots)
 {
-    Plan plan = plan_default();
-    plan.buffer.on = true;
-    plan.buffer.order = ORDER_SERIAL;
-    plan.buffer.scope = scope;
-    plan.buffer.slots = slots;
-    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", evict);
-    return plan;
+    return make_plan(evict, ORDER_SERIAL, scope, slots);
 }
 
 /* The curve at SIZE is what a replay with SIZE slots says, layer by layer. */
@@ -50,7 +42,7 @@ static void one_pass_gives_what_a_replay_of_every_size_gives(void **unused)
             for (int scope = SCOPE_LAYER; scope <= SCOPE_DEVICE; scope++) {
                 MissCurve curve;
                 ReplayFuture future = {0};
-                Plan plan = make_plan(STACK[p], (BufferScopeKind)scope, 1);
+                Plan plan = serial_plan(STACK[p], (BufferScopeKind)scope, 1);
                 assert_ok(replay_prepare(&trace.packed, &plan, &future));
                 assert_ok(curve_run(&trace.packed, &plan, &future, &curve));
                 for (uint32_t size = 1; size <= curve.n_sizes; size++) {
@@ -87,13 +79,13 @@ static void the_first_hit_of_lru_on_a_cyclic_scan_is_at_the_whole_cycle(void **u
                           .experts = &expert};
         assert_ok(packed_trace_add_step(&scan, &step));
     }
-    Plan plan = make_plan("lru", SCOPE_LAYER, 1);
+    Plan plan = serial_plan("lru", SCOPE_LAYER, 1);
     assert_ok(curve_run(&scan, &plan, &none, &curve));
     assert_int_equal(curve_first_hit(&curve), 7);
     assert_int_equal(curve_misses(&curve, 6), 70);
     assert_int_equal(curve_misses(&curve, 7), 7);
     curve_free(&curve);
-    plan = make_plan("mru", SCOPE_LAYER, 1);
+    plan = serial_plan("mru", SCOPE_LAYER, 1);
     assert_ok(curve_run(&scan, &plan, &none, &curve));
     assert_int_equal(curve_first_hit(&curve), 2);
     curve_free(&curve);
@@ -106,11 +98,11 @@ static void policies_and_orders_without_a_stack_are_refused(void **unused)
     ref_trace_make(&trace, 3, 10);
     const ReplayFuture none = {0};
     MissCurve curve;
-    Plan plan = make_plan("fifo", SCOPE_LAYER, 1);
+    Plan plan = serial_plan("fifo", SCOPE_LAYER, 1);
     assert_false(curve_is_exact(&plan));
     assert_int_equal(curve_run(&trace.packed, &plan, &none, &curve), ERR_UNSUPPORTED);
     assert_non_null(strstr(error_message(), "fifo in order serial"));
-    plan = make_plan("lru", SCOPE_LAYER, 1);
+    plan = serial_plan("lru", SCOPE_LAYER, 1);
     plan.buffer.order = ORDER_BATCH;
     assert_false(curve_is_exact(&plan));
     assert_int_equal(curve_run(&trace.packed, &plan, &none, &curve), ERR_UNSUPPORTED);
@@ -122,7 +114,7 @@ static void every_failed_allocation_of_a_curve_is_reported_and_leaks_nothing(voi
     (void)unused;
     ref_trace_make(&trace, 3, 10);
     const ReplayFuture none = {0};
-    const Plan plan = make_plan("lru", SCOPE_DEVICE, 1);
+    const Plan plan = serial_plan("lru", SCOPE_DEVICE, 1);
     for (FailingAllocation failing = {0}; failing_next(&failing);) {
         MissCurve curve;
         Status status = curve_run(&trace.packed, &plan, &none, &curve);

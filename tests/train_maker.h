@@ -2,23 +2,10 @@
 #ifndef TESTS_TRAIN_MAKER_H
 #define TESTS_TRAIN_MAKER_H
 
+#include "tests/buffer_maker.h"
 #include "tests/reference_prefetch.h"
 
-#include <stdio.h>
-
 static RefTrace trace; /* that a test has made */
-
-static inline Plan make_plan(const char *evict, ReplayOrder order, BufferScopeKind scope,
-                             uint32_t slots)
-{
-    Plan plan = plan_default();
-    plan.buffer.on = true;
-    plan.buffer.order = order;
-    plan.buffer.scope = scope;
-    plan.buffer.slots = slots;
-    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", evict);
-    return plan;
-}
 
 static inline uint32_t n_steps(const RefTrace *of)
 {

@@ -29,21 +29,17 @@ static uint64_t after_ns(Timing *timing)
 {
     if (timing->refs.after_tokens.table == COSTS_NONE || timing->settled)
         return 0;
-    CostPoint point = {0};
-    point.at[AXIS_TOKENS] = timing->step.tokens;
-    return op_costs_ns(&timing->costs, &timing->refs.after_tokens, &point, &timing->costs.other);
+    return timing_tokens_ns(timing, &timing->refs.after_tokens, timing->step.tokens);
 }
 
 /* What passes from the end of a call to small loads that await it. */
 static uint64_t sync_together_ns(Timing *timing)
 {
-    const CostRef *ref = &timing->refs.sync_together;
-    CostPoint point = {0};
     uint64_t tokens = timing->step.tokens;
-    if (ref->table == COSTS_NONE || timing->settled)
+    if (timing->refs.sync_together.table == COSTS_NONE || timing->settled)
         return timing->sync_ns;
-    point.at[AXIS_TOKENS] = (double)(tokens < timing->most_synced ? tokens : timing->most_synced);
-    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
+    tokens = tokens < timing->most_synced ? tokens : timing->most_synced;
+    return timing_tokens_ns(timing, &timing->refs.sync_together, tokens);
 }
 
 /* What an operation of the step takes longer while prefetches are copied. */
@@ -52,20 +48,15 @@ static uint64_t beside_ns(Timing *timing)
     if (!timing->prefetches || timing->options.stamped || !timing->waits ||
         timing->refs.beside.table == COSTS_NONE)
         return 0;
-    CostPoint point = {0};
-    point.at[AXIS_TOKENS] = timing->step.tokens;
-    return op_costs_ns(&timing->costs, &timing->refs.beside, &point, &timing->costs.other);
+    return timing_tokens_ns(timing, &timing->refs.beside, timing->step.tokens);
 }
 
 /* What the host needs to queue a call that follows another one, of a turn without its load. */
 static uint64_t again_ns(Timing *timing)
 {
-    CostPoint point = {0};
     if (timing->refs.issue_turn.table == COSTS_NONE || timing->settled || timing->one_thread)
         return 0;
-    point.at[AXIS_TOKENS] = timing->step.tokens;
-    uint64_t turn_ns =
-        op_costs_ns(&timing->costs, &timing->refs.issue_turn, &point, &timing->costs.other);
+    uint64_t turn_ns = timing_tokens_ns(timing, &timing->refs.issue_turn, timing->step.tokens);
     uint64_t begin_ns = timing_issue_loads_ns(timing, 1) + timing->issue_await_ns;
     return turn_ns > begin_ns ? turn_ns - begin_ns : 1;
 }

@@ -94,10 +94,8 @@ void event_offer_host(const Event *event)
     Timing *timing = event->timing;
     if (timing->options.plan->compute.mode == COMPUTE_ON_GPU || timing->one_thread)
         return;
-    CostPoint point = {0};
-    point.at[AXIS_TOKENS] = timing->step.tokens;
-    timing->gpu_ns += op_costs_ns(&timing->costs, &timing->costs.prices[event->price].offer, &point,
-                                  &timing->costs.other);
+    timing->gpu_ns +=
+        timing_tokens_ns(timing, &timing->costs.prices[event->price].offer, timing->step.tokens);
 }
 
 void event_expect_host(Event *event, const BufferAction *actions, uint32_t n_actions)

@@ -329,6 +329,14 @@ static inline uint64_t moved(uint64_t at_ns, int64_t ns)
     return ns < 0 && (uint64_t)-ns > at_ns ? 0 : at_ns + (uint64_t)ns;
 }
 
+/* What a table that is there costs by tokens alone. */
+static inline uint64_t timing_tokens_ns(Timing *timing, const CostRef *ref, uint64_t tokens)
+{
+    CostPoint point = {0};
+    point.at[AXIS_TOKENS] = (double)tokens;
+    return op_costs_ns(&timing->costs, ref, &point, &timing->costs.other);
+}
+
 static inline uint64_t later(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;

@@ -16,9 +16,7 @@ uint64_t timing_between(Timing *timing)
         return timing_ranks_between(timing);
     if (timing->refs.between.table == COSTS_NONE)
         return 0;
-    CostPoint point = {0};
-    point.at[AXIS_TOKENS] = timing->step.tokens;
-    uint64_t ns = op_costs_ns(&timing->costs, &timing->refs.between, &point, &timing->costs.other);
+    uint64_t ns = timing_tokens_ns(timing, &timing->refs.between, timing->step.tokens);
     timing->between_ns += ns;
     timing->host_ns += ns;
     return ns;

@@ -24,26 +24,40 @@ static const char *const TOKENS_AXIS[] = {"tokens"};
 
 /* ---- the host ---- */
 
+/* The loads of a step that follow another one of their event, one by one. */
+typedef struct {
+    const StepOutput *output;
+    size_t next;                   /* record */
+    size_t load;                   /* number of RECORD among all loads, from 1 */
+    const ResidencyRecord *before; /* NULL at first */
+    const ResidencyRecord *record;
+} FollowingLoad;
+
+static bool following_next(FollowingLoad *at)
+{
+    while (at->next < at->output->n_residency) {
+        const ResidencyRecord *record = &at->output->residency[at->next++];
+        if (record->bytes == 0)
+            continue;
+        at->before = at->record;
+        at->record = record;
+        at->load++;
+        if (at->before != NULL && at->before->layer == record->layer)
+            return true;
+    }
+    return false;
+}
+
 /* The host's time from beginning one load of an event to beginning the next, the mean over a step.
  */
 static double mean_turn(const StepOutput *output)
 {
     const HostSpan *calls = output->host.loads;
-    const ResidencyRecord *before = NULL;
-    size_t load = 0;
+    FollowingLoad at = {.output = output};
     double ns = 0;
     double n = 0;
-    for (size_t i = 0; i < output->n_residency && load < output->host.n_loads; i++) {
-        const ResidencyRecord *record = &output->residency[i];
-        if (record->bytes == 0)
-            continue;
-        if (before != NULL && before->layer == record->layer) {
-            ns += (double)(calls[load].start_ns - calls[load - 1].start_ns);
-            n++;
-        }
-        before = record;
-        load++;
-    }
+    for (; following_next(&at) && at.load <= output->host.n_loads; n++)
+        ns += (double)(calls[at.load - 1].start_ns - calls[at.load - 2].start_ns);
     return n > 0 ? ns / n : 0;
 }
 
@@ -51,19 +65,11 @@ static double mean_turn(const StepOutput *output)
  */
 static double mean_copy(const StepOutput *output)
 {
-    const ResidencyRecord *before = NULL;
+    FollowingLoad at = {.output = output};
     double ns = 0;
     double n = 0;
-    for (size_t i = 0; i < output->n_residency; i++) {
-        const ResidencyRecord *record = &output->residency[i];
-        if (record->bytes == 0)
-            continue;
-        if (before != NULL && before->layer == record->layer) {
-            ns += (double)record->duration_ns;
-            n++;
-        }
-        before = record;
-    }
+    for (; following_next(&at); n++)
+        ns += (double)at.record->duration_ns;
     return n > 0 ? ns / n : 0;
 }
 
@@ -93,17 +99,11 @@ static uint32_t rows_of(const Calibration *c, uint32_t layer, uint32_t expert, u
 static void keep_turns(const Calibration *c, const StepOutput *output, uint32_t tokens,
                        Turns *turns)
 {
-    const ResidencyRecord *before = NULL;
-    for (size_t i = 0; i < output->n_residency; i++) {
-        const ResidencyRecord *record = &output->residency[i];
-        if (record->bytes == 0)
-            continue;
-        if (before != NULL && before->layer == record->layer && turns->n < MOST_TURNS)
-            turns->turns[turns->n++] =
-                (Turn){.rows = rows_of(c, before->layer, before->expert, tokens),
-                       .ns = ns_between(before->start_ns + before->duration_ns, record->start_ns)};
-        before = record;
-    }
+    FollowingLoad at = {.output = output};
+    while (turns->n < MOST_TURNS && following_next(&at))
+        turns->turns[turns->n++] = (Turn){
+            .rows = rows_of(c, at.before->layer, at.before->expert, tokens),
+            .ns = ns_between(at.before->start_ns + at.before->duration_ns, at.record->start_ns)};
 }
 
 /* The turns of FROM to END rows of an expert: the median, or of small ones the lower quartile,

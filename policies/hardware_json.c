@@ -7,11 +7,16 @@
 #include "base/json_numbers.h"
 #include "base/memory.h"
 #include "policies/hardware.h"
+#include "policies/hardware_check.h"
 
 static const char *const UNITS[] = {"ns", "bytes", "factor", NULL};
+static const char *const BACKENDS[] = {"cpu", "cuda", NULL};
 static const double LIMIT = 1e18;
+static const double MEMORY_LIMIT = (double)(UINT64_C(1) << 40);
 
 enum { MOST_POINTS = 1 << 20 };
+#define MOST_SLOT_BYTES (UINT64_C(1) << 40)
+#define MOST_WEIGHT_BYTES (UINT64_C(1) << 50)
 
 #define POINT_WANTED "must be a list of %u numbers: axes, value, spread"
 
@@ -42,7 +47,7 @@ static Status read_f64(const JsonAt *parent, const char *key, double *value)
 {
     JsonAt at;
     TRY(json_need(parent, key, &at));
-    return json_f64(&at, 0, LIMIT, value);
+    return json_f64(&at, 0, MEMORY_LIMIT, value);
 }
 
 /* Of anything but lists of numbers, which only points are. */
@@ -166,6 +171,7 @@ static Status read_table(const JsonAt *at, const JsonNumbers *numbers, const Har
     table->unit = (CostUnit)unit;
     TRY(read_axes(at, table));
     TRY(read_points(at, numbers, table));
+    TRY(hardware_check_costs(at, table));
     if (hardware_table(hardware, table->name, table->shape) != table)
         return json_fail(at, "the table \"%s\" of shape \"%s\" stands twice", table->name,
                          table->shape);
@@ -230,7 +236,7 @@ static Status read_slots(const JsonAt *parent, HardwareModel *model)
         TRY(read_u32(&layer, "layer", 0, UINT16_MAX, &slots->layer));
         TRY(read_u32(&layer, "experts", 1, TRACE_MAX_EXPERTS, &slots->experts));
         TRY(json_need(&layer, "bytes", &bytes));
-        TRY(json_u64(&bytes, 0, UINT64_MAX, &slots->slot_bytes));
+        TRY(json_u64(&bytes, 0, MOST_SLOT_BYTES, &slots->slot_bytes));
     }
     return OK;
 }
@@ -243,7 +249,7 @@ static Status read_memory(const JsonAt *parent, HardwareMemory *memory)
     TRY(json_need(parent, "memory", &at));
     TRY(json_only_keys(&at, KEYS));
     TRY(json_need(&at, "weights", &weights));
-    TRY(json_u64(&weights, 0, UINT64_MAX, &memory->weights_bytes));
+    TRY(json_u64(&weights, 0, MOST_WEIGHT_BYTES, &memory->weights_bytes));
     TRY(read_f64(&at, "position", &memory->position_bytes));
     TRY(read_f64(&at, "request", &memory->request_bytes));
     return read_f64(&at, "length", &memory->length_bytes);
@@ -265,6 +271,7 @@ static Status read_model(const JsonAt *at, const Hardware *hardware, HardwareMod
         TRY(read_ops(&ops, stack, model));
     TRY(read_slots(at, model));
     TRY(read_memory(at, &model->memory));
+    TRY(hardware_check_model(at, model));
     return hardware_model(hardware, model->name) == model
                ? OK
                : json_fail(at, "the model \"%s\" stands twice", model->name);
@@ -298,8 +305,12 @@ static Status read_clocks(const JsonAt *root, Hardware *hardware)
 static Status read_origin(const JsonAt *root, Hardware *hardware)
 {
     JsonAt driver;
+    JsonAt backend;
+    int number;
     TRY(read_text(root, "device", hardware->device, sizeof hardware->device));
-    TRY(read_text(root, "backend", hardware->backend, sizeof hardware->backend));
+    TRY(json_need(root, "backend", &backend));
+    TRY(json_choice(&backend, BACKENDS, &number));
+    snprintf(hardware->backend, sizeof hardware->backend, "%s", BACKENDS[number]);
     TRY(json_need(root, "driver", &driver));
     if (!json_is_null(&driver))
         TRY(read_text(root, "driver", hardware->driver, sizeof hardware->driver));

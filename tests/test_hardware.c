@@ -10,6 +10,17 @@
 
 static const char *const AXES[] = {"a", "b", "c"};
 
+/* Of the layers with experts, which ascend over both stacks. */
+static void put_slots(HardwareModel *model)
+{
+    assert_ok(mem_new(&model->slots, 16, sizeof *model->slots, "slots"));
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        for (uint32_t i = 0; i < model->n_ops[stack]; i++)
+            if (model->ops[stack][i].op == OP_EXPERTS)
+                model->slots[model->n_slots++] = (HardwareSlots){
+                    .layer = model->ops[stack][i].layer, .experts = 3, .slot_bytes = 9};
+}
+
 static void fill_model(HardwareModel *model, uint64_t *state)
 {
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
@@ -18,14 +29,11 @@ static void fill_model(HardwareModel *model, uint64_t *state)
         model->n_ops[stack] = n;
         for (uint32_t i = 0; i < n; i++) {
             HardwareOp *op = &model->ops[stack][i];
-            *op = (HardwareOp){.layer = i, .op = random_below(state, OPS)};
+            *op = (HardwareOp){.layer = 8 * stack + i, .op = random_below(state, OPS)};
             snprintf(op->shape, sizeof op->shape, "d%u", random_below(state, 9));
         }
     }
-    model->n_slots = random_below(state, 4);
-    assert_ok(mem_new(&model->slots, 4, sizeof *model->slots, "slots"));
-    for (uint32_t i = 0; i < model->n_slots; i++)
-        model->slots[i] = (HardwareSlots){.layer = i, .experts = 3, .slot_bytes = 1 << 30};
+    put_slots(model);
     model->memory = (HardwareMemory){1, 2.5, 3, 4};
     model->measured_layers = 2;
     snprintf(model->compute, sizeof model->compute, "bf16");
@@ -46,7 +54,7 @@ static Hardware random_hardware(uint64_t seed)
     for (uint32_t t = 0; t < 6; t++) {
         CostTable *table;
         char name[48];
-        snprintf(name, sizeof name, "gpu/%u", t);
+        snprintf(name, sizeof name, "made up/%u", t);
         assert_ok(hardware_add_table(&hardware, name, t % 2 ? "d8" : "", (CostUnit)(t % 3), AXES,
                                      t % 4, &table));
         for (int i = 0; i < 20; i++) {
@@ -160,7 +168,8 @@ static Status parse_with(const char *from, const char *to)
         " \"points\": [[5, 0]]}],"
         " \"models\": [{\"name\": \"m\", \"compute\": \"f32\", \"measured_layers\": 1,"
         " \"ops\": {\"decoder\": [{\"layer\": 0, \"op\": \"embed\", \"shape\": \"\"}],"
-        " \"encoder\": []}, \"slots\": [{\"layer\": 0, \"experts\": 2, \"bytes\": 5}],"
+        " \"encoder\": [{\"layer\": 0, \"op\": \"experts\", \"shape\": \"\"}]}, \"slots\": "
+        "[{\"layer\": 0, \"experts\": 2, \"bytes\": 5}],"
         " \"memory\": {\"weights\": 1, \"position\": 2, \"request\": 0, \"length\": 0}}]}";
     char text[2 * sizeof TEXT];
     const char *at = strstr(TEXT, from);
@@ -209,6 +218,9 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
          "hw.json: models[0].ops.decoder[0].op: \"sing\" is no operation"},
         {"\"experts\": 2", "\"experts\": 0", "hw.json: models[0].slots[0].experts: 0, allowed"},
         {"\"position\": 2", "\"position\": null", "hw.json: models[0].memory.position: must be"},
+        {"\"position\": 2", "\"position\": 1e18", "hw.json: models[0].memory.position: 1e+18"},
+        {"\"bytes\": 5", "\"bytes\": 1e15", "hw.json: models[0].slots[0].bytes: "},
+        {"\"cpu\"", "\"tpu\"", "hw.json: backend: \"tpu\", allowed are cpu, cuda"},
         {"\"clock_mhz\": null", "\"clock_mhz\": {\"least\": 5, \"most\": 4}",
          "hw.json: clock_mhz.most: 4, allowed is 5 to"},
     };
@@ -217,6 +229,53 @@ static void refusals_name_the_path_and_what_is_allowed(void **unused)
         assert_int_equal(parse_with(CASES[i].from, CASES[i].to), ERR_INPUT);
         assert_memory_equal(error_message(), CASES[i].message, strlen(CASES[i].message));
     }
+}
+
+/* Costs and lists that fit the schema, and no machine or model. */
+static void what_no_machine_can_take_is_refused(void **unused)
+{
+    (void)unused;
+    static const char OPS_OF_1[] =
+        "\"decoder\": [{\"layer\": 0, \"op\": \"experts\", \"shape\": \"\"}"
+        ", {\"layer\": 1, \"op\": \"experts\", \"shape\": \"\"}";
+    static const char EMBED[] = "\"decoder\": [{\"layer\": 0, \"op\": \"embed\", \"shape\": \"\"}";
+    static const struct {
+        const char *from;
+        const char *to;
+        const char *message;
+    } CASES[] = {
+        {"[1, 5, 0]", "[1, -5, 0]",
+         "hw.json: tables[0]: the table \"gpu/embed\" has the value -5,"},
+        {"\"ns\"", "\"bytes\"",
+         "hw.json: tables[0]: the table \"gpu/embed\" is in bytes, allowed is ns"},
+        {"\"wake\"", "\"slowdown\"",
+         "hw.json: tables[1]: the table \"slowdown\" is in ns, allowed is factor"},
+        {"\"wake\"", "\"memory/mask\"",
+         "hw.json: tables[1]: the table \"memory/mask\" is in ns, allowed is bytes"},
+        {"\"tokens\"", "\"rows\"",
+         "hw.json: tables[0]: the table \"gpu/embed\" has the axis \"rows\","},
+        {"gpu/embed", "gpu/embeds",
+         "hw.json: tables[0]: the table \"gpu/embeds\" is of no operation"},
+        {"gpu/embed", "gpu/attention",
+         "hw.json: tables[0]: the table \"gpu/attention\" has 1 axes, allowed are 0 and 3"},
+        {"\"experts\", \"shape\"", "\"route\", \"shape\"",
+         "hw.json: models[0]: there are slots of layer 0, which has"},
+        {EMBED, OPS_OF_1, "hw.json: models[0]: there are slots of 1 layers, experts have 3"},
+        {EMBED,
+         "\"decoder\": [{\"layer\": 1, \"op\": \"embed\", \"shape\": \"\"}, {\"layer\": 0, "
+         "\"op\": \"head\", \"shape\": \"\"}",
+         "hw.json: models[0]: layer 0 stands behind layer 1"},
+        {EMBED,
+         "\"decoder\": [{\"layer\": 1, \"op\": \"route\", \"shape\": \"\"}, {\"layer\": 1, "
+         "\"op\": \"route\", \"shape\": \"b\"}",
+         "hw.json: models[0]: layer 1 has \"route\" twice"},
+    };
+    for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
+        assert_int_equal(parse_with(CASES[i].from, CASES[i].to), ERR_INPUT);
+        assert_memory_equal(error_message(), CASES[i].message, strlen(CASES[i].message));
+    }
+    assert_ok(parse_with("\"wake\"", "\"held/route\""));
+    assert_ok(parse_with("[[5, 0]]", "[[-5, 0]]"));
 }
 
 /* Every object that a profile has lists the same keys in the schema, all required. */
@@ -400,6 +459,7 @@ int main(void)
         cmocka_unit_test(the_checksum_of_a_profile_tells_it_from_any_other),
         cmocka_unit_test(points_lie_in_order_each_place_once),
         cmocka_unit_test(refusals_name_the_path_and_what_is_allowed),
+        cmocka_unit_test(what_no_machine_can_take_is_refused),
         cmocka_unit_test(the_schema_has_the_keys_of_the_writer),
         cmocka_unit_test(merging_keeps_what_is_there_and_takes_what_is_new),
         cmocka_unit_test(what_does_not_go_together_is_not_merged),

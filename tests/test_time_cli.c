@@ -349,8 +349,7 @@ static void profiles_that_do_not_fit_are_refused(void **unused)
     model->slots[0].experts = experts;
     swap_first_and_last_experts(model);
     assert_ok(hardware_save(&hardware, other));
-    refuses("other.json: hardware profile: model models/tiny-32x4: layer 1 has no experts there, "
-            "or not in the order of the trace",
+    refuses("other.json: models[0]: layer 0 stands behind layer 5",
             (const char *const[]){"simulate", "--trace", trace, "--hardware", other, "--set",
                                   "buffer.slots=8", NULL});
     swap_first_and_last_experts(model);

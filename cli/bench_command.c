@@ -83,7 +83,7 @@ Status bench_add_ceilings(cJSON *json, const Ceilings *ceilings)
 
 void bench_print_ceilings(const Ceilings *ceilings)
 {
-    printf("measured here: copy %.0f GB/s, product %.1f TFLOP/s, upload %.1f GB/s\n",
+    printf("measured here: copy %.0f GB/s, product %.3g TFLOP/s, upload %.1f GB/s\n",
            ceilings->bytes_per_s / 1e9, ceilings->flops_per_s / 1e12,
            ceilings->upload_bytes_per_s / 1e9);
 }

@@ -225,6 +225,8 @@ static Status show_front(const Arguments *arguments)
 {
     StudyFront front;
     TRY(study_front(arguments->from, &arguments->pick.conditions, &front));
+    if (front.n_points == 0)
+        return fail(ERR_INPUT, "%s: no result meets the conditions", arguments->from);
     Status status = arguments->json ? print_front_json(arguments, &front) : front_print(&front);
     study_front_free(&front);
     return status;

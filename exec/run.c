@@ -91,11 +91,7 @@ static Status check_run(const Run *run)
                     options->batch, executor->max_requests / run->beams);
     TRY(check_seq2seq(run));
     TRY(check_beams(run));
-    if (executor_needs_future(run->context.executor))
-        return fail(ERR_PLAN,
-                    "buffer.evict: %s needs the future: run it with forced "
-                    "routing (--routing trace:FILE)",
-                    executor_plan(run->context.executor)->buffer.evict);
+    TRY(executor_check_future(run->context.executor, NULL));
     for (uint32_t i = 0; i < run->set->n_requests; i++)
         TRY(check_request(run, i));
     return OK;

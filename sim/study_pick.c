@@ -79,6 +79,14 @@ static Status read_row(sqlite3_stmt *statement, const StudyReader *reader, Pick 
     return read_plan(statement, reader->path, pick, json);
 }
 
+static Status fail_no_row(const StudyReader *reader, uint64_t missing)
+{
+    if (missing == 0)
+        return fail(ERR_INPUT, "%s: no result meets the conditions", reader->path);
+    return fail(ERR_INPUT, "%s: no result meets the conditions (%llu plans have none yet)",
+                reader->path, (unsigned long long)missing);
+}
+
 static Status pick_row(StudyReader *reader, const PickOptions *options, Pick *pick)
 {
     sqlite3_stmt *statement = NULL;
@@ -91,8 +99,7 @@ static Status pick_row(StudyReader *reader, const PickOptions *options, Pick *pi
     if (status == OK && code == SQLITE_ROW)
         status = read_row(statement, reader, pick, &json);
     else if (status == OK && code == SQLITE_DONE)
-        status = fail(ERR_INPUT, "%s: no result meets the conditions (%llu plans have none yet)",
-                      reader->path, (unsigned long long)pick->missing);
+        status = fail_no_row(reader, pick->missing);
     else if (status == OK)
         status = study_reader_fail(reader, code);
     sqlite3_finalize(statement);

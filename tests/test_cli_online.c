@@ -107,6 +107,8 @@ static void record_refuses_bad_command_lines(void **state)
         {{"--device", "cuda9"}, "cuda9"},
         {{"--set", "buffer.slots=0"}, "buffer.slots"},
         {{"--set", "buffer.slots=2", "--set", "buffer.evict=belady"}, "belady needs the future"},
+        {{"--set", "buffer.slots=2", "--set", "prefetch.predictor=oracle:1"},
+         "prefetch.predictor: oracle:1 needs the future"},
         {{"--set", "nonsense=1"}, "nonsense"},
         {{"--plan", "/nonexistent.json"}, "/nonexistent.json"},
     };

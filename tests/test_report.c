@@ -217,6 +217,9 @@ static void the_front_leads_and_is_that_of_plan(void **unused)
     }
     cJSON_Delete(json);
     mem_free(page);
+    RUN("plan", "--from", path, "--pareto", "--tokens-per-second-at-least", "1e9");
+    assert_int_equal(run.code, 2);
+    assert_non_null(strstr(run.err, "times.db: no result meets the conditions\n"));
 }
 
 static void a_plan_of_the_front_is_picked_by_its_bytes(void **unused)

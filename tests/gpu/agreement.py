@@ -11,6 +11,7 @@ references and the CPU's choices; bf16 choices equal for 98 % of (token, layer, 
 cross-entropy within 0.01 of f32. Needs numpy.
 """
 import argparse
+import concurrent.futures
 import itertools
 import json
 import os
@@ -45,11 +46,13 @@ def read_safetensors(path):
 
 
 class Runs:
-    """`moebius forward` on one model and one token file, by device and compute type."""
+    """`moebius forward` on one model and one token file, by device and compute type; JOBS at a time."""
 
-    def __init__(self, moebius, device):
+    def __init__(self, moebius, device, jobs):
         self.moebius = moebius
         self.device = device
+        self.processes = concurrent.futures.ThreadPoolExecutor(jobs)
+        self.comparisons = concurrent.futures.ThreadPoolExecutor(jobs)
 
     def forward(self, device, compute, arguments):
         with tempfile.TemporaryDirectory() as folder:
@@ -63,9 +66,15 @@ class Runs:
             return read_safetensors(out)
 
     def all(self, arguments):
-        return (self.forward("cpu", "f32", arguments),
-                self.forward(self.device, "f32", arguments),
-                self.forward(self.device, "bf16" if self.device != "cpu" else "f32", arguments))
+        """On the CPU, on the device in f32, on the device in bf16."""
+        kinds = [("cpu", "f32"), (self.device, "f32"),
+                 (self.device, "bf16" if self.device != "cpu" else "f32")]
+        started = [self.processes.submit(self.forward, *kind, arguments) for kind in kinds]
+        return [run.result() for run in started]
+
+    def map(self, compare, *what):
+        """A list of what COMPARE, which calls all(), says of each."""
+        return list(self.comparisons.map(compare, *what))
 
 
 def ids_of(tensors):
@@ -140,9 +149,12 @@ def decoder_model(runs, folder):
     path = os.path.join(folder, "reference.safetensors")
     reference = read_safetensors(path)
     prefixes = sorted(key[:-len(".input_ids")] for key in reference if key.endswith(".input_ids"))
-    rows = [stream(runs, ["--model", folder, "--tokens", path, "--key", prefix + ".input_ids"],
-                   reference, prefix) for prefix in prefixes]
-    return summed(rows, os.path.basename(folder))
+
+    def compare(prefix):
+        return stream(runs, ["--model", folder, "--tokens", path, "--key", prefix + ".input_ids"],
+                      reference, prefix)
+
+    return summed(runs.map(compare, prefixes), os.path.basename(folder))
 
 
 def translation_model(runs, folder, most):
@@ -151,12 +163,13 @@ def translation_model(runs, folder, most):
     reference = read_safetensors(path)
     prefixes = sorted(key[:-len(".input_ids")] for key in reference
                       if key.endswith(".input_ids") and "decoder" not in key)[:most]
-    rows = []
-    for prefix in prefixes:
+
+    def compare(prefix):
         arguments = ["--model", folder, "--tokens", path, "--key", prefix + ".input_ids",
                      "--decoder-tokens", path, "--decoder-key", prefix + ".decoder_input_ids"]
-        rows.append(stream(runs, arguments, reference, prefix))
-    return summed(rows, os.path.basename(folder))
+        return stream(runs, arguments, reference, prefix)
+
+    return summed(runs.map(compare, prefixes), os.path.basename(folder))
 
 
 def lines_of(tensors, name):
@@ -182,8 +195,9 @@ def pairs_by_length(folder, source, target):
 
 def translation_evaluation(runs, folder, groups):
     """Cross-entropy and choices on GROUPS groups of evaluation pairs, English to German."""
-    rows = []
-    for sources, targets in itertools.islice(pairs_by_length(folder, "en", "de"), groups):
+
+    def compare(pairs):
+        sources, targets = pairs
         with tempfile.TemporaryDirectory() as scratch:
             paths = [os.path.join(scratch, name) for name in ("sources.npy", "targets.npy")]
             np.save(paths[0], sources)
@@ -191,11 +205,13 @@ def translation_evaluation(runs, folder, groups):
             cpu, f32, bf16 = runs.all(["--model", folder, "--tokens", paths[0], "--decoder-tokens",
                                        paths[1], "--batch", "32"])
         same, total = equal_ids(cpu, f32)
-        rows.append({"difference": float(np.abs(cpu["logits"] - f32["logits"]).max()),
-                     "same": same, "same_bf16": equal_ids(f32, bf16)[0], "ids": total,
-                     "entropies": np.stack([entropies(run["logits"], targets).ravel()
-                                            for run in (cpu, f32, bf16)])})
-    return {**summed(rows, os.path.basename(folder)), "against": "cpu"}
+        return {"difference": float(np.abs(cpu["logits"] - f32["logits"]).max()),
+                "same": same, "same_bf16": equal_ids(f32, bf16)[0], "ids": total,
+                "entropies": np.stack([entropies(run["logits"], targets).ravel()
+                                       for run in (cpu, f32, bf16)])}
+
+    some = itertools.islice(pairs_by_length(folder, "en", "de"), groups)
+    return {**summed(runs.map(compare, some), os.path.basename(folder)), "against": "cpu"}
 
 
 def evaluation(runs, folder, rows, length):
@@ -232,9 +248,9 @@ def holds(entry, near_ties):
 
 
 def entries(runs, options):
-    for name in FIXTURES:
-        if os.path.isdir(os.path.join(options.shared, "conformance", name)):
-            yield fixture(runs, options.shared, name)
+    fixtures = [name for name in FIXTURES
+                if os.path.isdir(os.path.join(options.shared, "conformance", name))]
+    yield from runs.map(lambda name: fixture(runs, options.shared, name), fixtures)
     for name in options.models:
         folder = name if os.path.isdir(name) else os.path.join(options.shared, "models", name)
         config = json.load(open(os.path.join(folder, "config.json")))
@@ -255,9 +271,10 @@ def main():
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--sentences", type=int, default=40)
     parser.add_argument("--groups", type=int, default=12)
+    parser.add_argument("--jobs", type=int, default=6, help="forward passes at a time")
     options = parser.parse_args()
     found = []
-    for entry in entries(Runs(options.moebius, options.device), options):
+    for entry in entries(Runs(options.moebius, options.device, options.jobs), options):
         entry["holds"] = holds(entry, near_ties=1e-4)
         found.append(entry)
         print(" ".join(f"{key}={value:.5g}" if isinstance(value, float) else f"{key}={value}"

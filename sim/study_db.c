@@ -11,6 +11,7 @@
 #include "sim/study_learnt.h"
 #include "sim/study_schema.h"
 #include "sim/study_seal.h"
+#include "traces/sqlite_path.h"
 
 #define COMMIT_NS 250000000u
 
@@ -159,6 +160,7 @@ Status study_db_open(const char *path, const StudyScored *scored, StudyDb **out)
     StudyDb *db;
     if (path[0] == ':')
         return fail(ERR_OUTPUT, "%s: not a file name", path); /* SQLite's ":memory:" */
+    TRY(sqlite_path_check(path, ERR_OUTPUT));
     TRY(mem_new(&db, 1, sizeof *db, "study"));
     size_t bytes = strlen(path) + 1;
     Status status = mem_new(&db->path, bytes, 1, "study");

@@ -6,6 +6,7 @@
 #include "base/files.h"
 #include "sim/study_schema.h"
 #include "sim/study_seal.h"
+#include "traces/sqlite_path.h"
 
 /* Lets a statement read the table result and compute, and nothing else: no other table, no write,
  * no pragma, no attached file, no recursion. */
@@ -99,6 +100,7 @@ Status study_reader_open(const char *path, StudyReader *reader)
     if (path[0] == ':')
         return fail(ERR_INPUT, "%s: not a file name", path); /* SQLite's ":memory:" */
     TRY(file_check_readable(path));
+    TRY(sqlite_path_check(path, ERR_INPUT));
     roll_back_journal(path);
     int code = sqlite3_open_v2(path, &reader->sqlite, flags, NULL);
     if ((code & 0xFF) == SQLITE_NOMEM)

@@ -1,10 +1,14 @@
 /* simulate, info and check of a small trace. */
+#define _XOPEN_SOURCE 700 /* realpath */
 #include "base/status.h"
 #include "tests/support.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <sqlite3.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/files.h"
 #include "base/memory.h"
@@ -193,6 +197,76 @@ static void shards_and_other_batches_are_replayed_as_one_trace(void **unused)
     assert_run_refused(&run, 2, "batching: mode \"mixed\" needs \"sequences\"");
 }
 
+/* A path of BYTES bytes from the root that ends in NAME. */
+static void deep_path(const char *name, size_t bytes, char *path)
+{
+    char folder[101];
+    memset(folder, 'd', sizeof folder - 1);
+    folder[sizeof folder - 1] = '\0';
+    assert_non_null(realpath(scratch_path(""), path));
+    size_t used = strlen(path);
+    for (; used + 200 < bytes; used += sizeof folder) {
+        snprintf(path + used, PATH_MAX - used, "/%s", folder);
+        assert_true(mkdir(path, 0700) == 0 || errno == EEXIST);
+    }
+    memset(path + used, 'f', bytes - used);
+    path[used] = '/';
+    strcpy(path + bytes - strlen(name), name);
+}
+
+static void copy(const char *from, const char *to)
+{
+    char *text;
+    size_t bytes;
+    assert_ok(file_read_all(from, 1 << 20, &text, &bytes));
+    assert_ok(file_write_all(to, text, bytes));
+    mem_free(text);
+}
+
+static void a_path_that_is_too_long_for_sqlite_is_told_to_be(void **unused)
+{
+    (void)unused;
+    static const char WHY[] = " bytes from the root on, and SQLite takes ";
+    const size_t most = (size_t)sqlite3_vfs_find(NULL)->mxPathname - strlen("-journal");
+    char fits[PATH_MAX];
+    char over[PATH_MAX];
+    deep_path(".db", most, fits);
+    deep_path(".db", most + 1, over);
+    copy(trace_path, fits);
+    copy(trace_path, over);
+    CliRun run = RUN_OF("info", fits);
+    assert_run_done(&run);
+    run = RUN_OF("info", over);
+    assert_run_refused(&run, 2, WHY);
+    unlink(fits);
+    unlink(over);
+    run = RUN_OF("sweep", "--trace", trace_path, "--study", study_path, "--out", over);
+    assert_run_refused(&run, 2, WHY);
+    assert_false(file_exists(over));
+    run = RUN_OF("sweep", "--trace", trace_path, "--study", study_path, "--out", fits);
+    assert_run_done(&run);
+    assert_int_equal(rename(fits, over), 0);
+    run = RUN_OF("plan", "--from", over, "--best", "misses", "--out", fits);
+    assert_run_refused(&run, 2, WHY);
+}
+
+/* A path that is short itself. */
+static void the_folder_that_the_program_runs_in_counts_as_well(void **unused)
+{
+    (void)unused;
+    char path[PATH_MAX];
+    char here[PATH_MAX];
+    assert_non_null(getcwd(here, sizeof here));
+    deep_path(".db", 600, path);
+    char *name = strrchr(path, '/') + 1;
+    copy(trace_path, path);
+    name[-1] = '\0';
+    assert_int_equal(chdir(path), 0);
+    CliRun run = RUN_OF("info", name);
+    assert_int_equal(chdir(here), 0);
+    assert_run_refused(&run, 2, ": this path has 600 bytes from the root on");
+}
+
 int main(void)
 {
     memory_install();
@@ -204,6 +278,8 @@ int main(void)
         cmocka_unit_test(set_changes_the_plan_of_a_file_and_errors_name_it),
         cmocka_unit_test(info_says_what_the_trace_holds),
         cmocka_unit_test(check_says_ok_or_names_the_bad_step),
+        cmocka_unit_test(a_path_that_is_too_long_for_sqlite_is_told_to_be),
+        cmocka_unit_test(the_folder_that_the_program_runs_in_counts_as_well),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);
 }

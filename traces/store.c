@@ -10,6 +10,7 @@
 #include "base/files.h"
 #include "base/memory.h"
 #include "traces/read_ahead.h"
+#include "traces/sqlite_path.h"
 
 enum {
     BUSY_MS = 5000,
@@ -236,6 +237,7 @@ Status store_open(const char *path, Store *store)
 {
     *store = (Store){0};
     TRY(file_check_readable(path));
+    TRY(sqlite_path_check(path, ERR_INPUT));
     TRY(take_path(path, store));
     int code = begin_reading(store, store->name, SQLITE_OPEN_READONLY);
     if (needs_recovery(code)) {
@@ -321,6 +323,8 @@ static Status configure_writing(const Store *store, Durability durability, uint3
 
 Status store_create(const char *path, Durability durability, uint32_t page_bytes, Store *store)
 {
+    *store = (Store){0};
+    TRY(sqlite_path_check(path, ERR_OUTPUT));
     TRY(take_path(path, store));
     Status status = create_empty(store);
     if (status != OK) {

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -334,12 +335,26 @@ static bool names_files(const Option *option)
     return false;
 }
 
-/* True when writing PATH destroys what TEXT names, as in "trace:FILE", or is to be as well. */
+/* PATH is the file that TEXT names before its last colon, as in "FILE.json:2". */
+static bool is_before_colon(const char *path, const char *text)
+{
+    char file[PATH_MAX];
+    const char *colon = strrchr(text, ':');
+    size_t length = colon != NULL ? (size_t)(colon - text) : 0;
+    if (colon == NULL || length >= sizeof file)
+        return false;
+    memcpy(file, text, length);
+    file[length] = '\0';
+    return file_is_same(path, file);
+}
+
+/* True when writing PATH destroys what TEXT names, as in "trace:FILE" and "shape:FILE.json:2", or
+ * is to be as well. */
 static bool is_destroyed(const char *path, const char *text, bool is_written)
 {
     const char *after = strchr(text, ':');
     return (is_written && strcmp(path, text) == 0) || file_is_same(path, text) ||
-           (after != NULL && file_is_same(path, after + 1));
+           (after != NULL && (file_is_same(path, after + 1) || is_before_colon(path, after + 1)));
 }
 
 /* What OPTION has of texts; *COUNT of them. */

@@ -140,6 +140,7 @@ static void a_file_that_is_read_is_not_written_over(void **unused)
         {"record", "--model", "a", "--tokens", "b", "--routing", "trace:FILE", "--out", "c",
          "--output", "FILE"},
         {"record", "--model", "shape:FILE", "--tokens", "b", "--out", "c", "--output", "FILE"},
+        {"record", "--model", "shape:FILE:2+1", "--tokens", "b", "--out", "c", "--output", "FILE"},
         {"tokenize", "--model", "a", "--text", "FILE", "--out", "FILE"},
         {"tokenize", "--model", "FILE", "--text", "a", "--out", "FILE"},
         {"report", "FILE", "-o", "LINK"},
@@ -148,10 +149,12 @@ static void a_file_that_is_read_is_not_written_over(void **unused)
     char link[64];
     char from[80];
     char shape[80];
+    char layers[80];
     snprintf(file, sizeof file, "%s", scratch_path("read.db"));
     snprintf(link, sizeof link, "%s", scratch_path("link.db"));
     snprintf(from, sizeof from, "trace:%s", file);
     snprintf(shape, sizeof shape, "shape:%s", file);
+    snprintf(layers, sizeof layers, "shape:%s:2+1", file);
     assert_ok(file_write_all(file, "kept", 4));
     assert_int_equal(symlink(file, link), 0);
     for (size_t i = 0; i < sizeof CASES / sizeof CASES[0]; i++) {
@@ -160,11 +163,12 @@ static void a_file_that_is_read_is_not_written_over(void **unused)
         size_t bytes;
         for (size_t k = 0; k < MAX_ARGUMENTS && CASES[i][k] != NULL; k++) {
             const char *word = CASES[i][k];
-            arguments[k] = strcmp(word, "FILE") == 0         ? file
-                           : strcmp(word, "LINK") == 0       ? link
-                           : strcmp(word, "trace:FILE") == 0 ? from
-                           : strcmp(word, "shape:FILE") == 0 ? shape
-                                                             : word;
+            arguments[k] = strcmp(word, "FILE") == 0             ? file
+                           : strcmp(word, "LINK") == 0           ? link
+                           : strcmp(word, "trace:FILE") == 0     ? from
+                           : strcmp(word, "shape:FILE") == 0     ? shape
+                           : strcmp(word, "shape:FILE:2+1") == 0 ? layers
+                                                                 : word;
         }
         CliRun run = run_list(arguments);
         assert_run_refused(&run, 2, " is the file that ");

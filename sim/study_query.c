@@ -8,6 +8,8 @@
 #include "sim/study_seal.h"
 #include "traces/sqlite_path.h"
 
+enum { BUSY_MS = 5000 };
+
 /* Lets a statement read the table result and compute, and nothing else: no other table, no write,
  * no pragma, no attached file, no recursion. */
 static int authorize(void *argument, int action, const char *first, const char *second,
@@ -36,15 +38,18 @@ Status study_reader_fail(const StudyReader *reader, int code)
     return fail(status, "%s: %s", reader->path, sqlite3_errmsg(reader->sqlite));
 }
 
-/* A sweep that was killed leaves a journal that only a writer may roll back. Whatever goes wrong
+/* A sweep that was killed leaves a journal that only a writer may roll back, and its locks until
+ * its memory has been given back, which takes the longer the more it had. Whatever goes wrong
  * here is found again when the file is read. */
 static void roll_back_journal(const char *path)
 {
     sqlite3 *sqlite = NULL;
     char *journal = sqlite3_mprintf("%s-journal", path);
     if (journal != NULL && file_exists(journal) && file_exists(path) &&
-        sqlite3_open_v2(path, &sqlite, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK)
+        sqlite3_open_v2(path, &sqlite, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK) {
+        sqlite3_busy_timeout(sqlite, BUSY_MS);
         sqlite3_exec(sqlite, "PRAGMA schema_version", NULL, NULL, NULL);
+    }
     sqlite3_close(sqlite);
     sqlite3_free(journal);
 }
@@ -107,7 +112,7 @@ Status study_reader_open(const char *path, StudyReader *reader)
         return fail_memory(path, 0);
     if (code != SQLITE_OK)
         return fail(ERR_INPUT, "%s: cannot open: %s", path, sqlite3_errmsg(reader->sqlite));
-    sqlite3_busy_timeout(reader->sqlite, 5000);
+    sqlite3_busy_timeout(reader->sqlite, BUSY_MS);
     TRY(study_schema_check(reader->sqlite, path));
     code = sqlite3_exec(reader->sqlite,
                         "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON;"

@@ -27,7 +27,10 @@ for program in "$build"/tests/test_*; do
     skipped=$((skipped + ${left:-0}))
     printf '%-28s %4d passed %3d failed %4d s\n' "$(basename "$program")" "${good:-0}" "${bad:-0}" "$seconds"
     [ "${left:-0}" -eq 0 ] || grep '^skipped: ' "$log"
-    [ "${bad:-0}" -eq 0 ] || { grep -vE '^\[ +(RUN|OK) ' "$log" | tail -n 60; }
+    [ "${bad:-0}" -eq 0 ] || { # what a checker says of the ending is long, and told after what failed
+        grep -aE '^\[ +(ERROR|LINE) ' "$log" | head -n 20
+        grep -avE '^\[ +(RUN|OK) ' "$log" | tail -n 60
+    }
 done
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]

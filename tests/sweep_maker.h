@@ -90,15 +90,23 @@ static inline int append_row(void *argument, int columns, char **values, char **
     return 0;
 }
 
-/* Rows of SQL as text, freed by the caller with free(). */
+/* Rows of SQL as text, freed by the caller with free(). A process that was killed may hold its
+ * locks for a moment longer than it has a parent that waits for it. */
 static inline char *query(const char *path, const char *sql)
 {
     sqlite3 *sqlite;
+    char error[200] = "";
     char *text = calloc(1, DUMP_BYTES);
     assert_int_equal(sqlite3_open_v2(path, &sqlite, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    sqlite3_busy_timeout(sqlite, 5000);
     if (sqlite3_exec(sqlite, sql, append_row, text, NULL) != SQLITE_OK)
-        fail_msg("%s: %s", sql, sqlite3_errmsg(sqlite));
+        snprintf(error, sizeof error, "%s", sqlite3_errmsg(sqlite));
     sqlite3_close(sqlite);
+    if (error[0] != '\0') {
+        free(text);
+        text = NULL;
+        fail_msg("%s: %s", sql, error);
+    }
     return text;
 }
 

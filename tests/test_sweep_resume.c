@@ -151,6 +151,59 @@ static void a_killed_sweep_can_be_read_and_continues_to_the_same_rows(void **unu
     packed_trace_free(&trace);
 }
 
+/* A child has half written a change to PATH, and takes its locks away with it some time later. */
+static pid_t start_dying(const char *path)
+{
+    int ready[2];
+    char byte = 0;
+    assert_int_equal(pipe(ready), 0);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        const struct timespec pause = {.tv_nsec = 200000000};
+        sqlite3 *sqlite;
+        bool written =
+            sqlite3_open_v2(path, &sqlite, SQLITE_OPEN_READWRITE, NULL) == SQLITE_OK &&
+            sqlite3_exec(sqlite, "BEGIN EXCLUSIVE; UPDATE result SET hits = 7, misses = 0", NULL,
+                         NULL, NULL) == SQLITE_OK &&
+            sqlite3_db_cacheflush(sqlite) == SQLITE_OK;
+        if (!written || write(ready[1], &byte, 1) != 1)
+            _exit(1);
+        nanosleep(&pause, NULL);
+        _exit(0);
+    }
+    close(ready[1]);
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    close(ready[0]);
+    return child;
+}
+
+static void a_study_whose_writer_is_dying_is_read_when_it_is_dead(void **unused)
+{
+    (void)unused;
+    const PickOptions options = {.best = PICK_MISSES, .conditions.misses_at_most = 1};
+    PackedTrace trace = make_trace(28, 50);
+    Study study = make_study(SMALL_STUDY);
+    const char *out = scratch_path("dying.db");
+    SweepTotals totals;
+    Pick before;
+    Pick after;
+    sweep_once(&trace, &study, out, 1, &totals);
+    char *rows = dump(out);
+    assert_ok(study_pick(out, &options, &before));
+    pid_t child = start_dying(out);
+    assert_ok(study_pick(out, &options, &after));
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_int_equal(after.plan_id, before.plan_id);
+    assert_int_equal(after.misses, before.misses);
+    char *left = dump(out);
+    assert_string_equal(left, rows);
+    free(left);
+    free(rows);
+    study_free(&study);
+    packed_trace_free(&trace);
+}
+
 static void a_finished_sweep_replays_nothing_again(void **unused)
 {
     (void)unused;
@@ -257,6 +310,7 @@ int main(void)
         cmocka_unit_test(a_stopped_sweep_continues_to_the_same_rows),
         cmocka_unit_test(a_stopped_sweep_of_every_size_replays_none_that_a_curve_answered),
         cmocka_unit_test(a_killed_sweep_can_be_read_and_continues_to_the_same_rows),
+        cmocka_unit_test(a_study_whose_writer_is_dying_is_read_when_it_is_dead),
         cmocka_unit_test(a_finished_sweep_replays_nothing_again),
         cmocka_unit_test(a_larger_study_of_the_same_trace_adds_its_plans),
         cmocka_unit_test(results_of_another_trace_are_refused_and_left_alone),

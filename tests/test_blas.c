@@ -3,11 +3,13 @@
 #include "tests/support.h"
 
 #include <dirent.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/library.h"
@@ -28,7 +30,24 @@ static int count_threads(void)
     return n;
 }
 
-/* Pools of threads ask for products of tiles, each for its own. */
+/* Threads that were waited for may be there for a moment yet. */
+static bool becomes(int threads)
+{
+    const struct timespec pause = {.tv_nsec = 1000000};
+    for (int i = 0; i < 2000 && count_threads() > threads; i++)
+        nanosleep(&pause, NULL);
+    return count_threads() == threads;
+}
+
+static void *wait_for_end(void *lock)
+{
+    pthread_mutex_lock(lock);
+    pthread_mutex_unlock(lock);
+    return NULL;
+}
+
+/* Pools of threads ask for products of tiles, each for its own. A checker begins a thread of its
+ * own beside the first of a program, which is therefore one of the test here. */
 static void products_begin_no_threads(void **unused)
 {
     (void)unused;
@@ -37,13 +56,19 @@ static void products_begin_no_threads(void **unused)
     for (size_t i = 0; i < SIDE * SIDE; i++)
         in[i] = 0.5F;
     setenv("OPENBLAS_NUM_THREADS", "4", 1);
-    int before = count_threads(); /* a checker may have one of its own */
+    pthread_mutex_t end = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t first;
+    pthread_mutex_lock(&end);
+    assert_int_equal(pthread_create(&first, NULL, wait_for_end, &end), 0);
+    int before = count_threads();
     assert_ok(blas_load());
     assert_ok(blas_load());
     blas()->sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, SIDE, SIDE, SIDE, 1, in, SIDE, in, SIDE,
                   0, out, SIDE);
     assert_true(out[0] == 0.25F * SIDE && out[SIDE * SIDE - 1] == 0.25F * SIDE);
-    assert_int_equal(count_threads(), before);
+    assert_true(becomes(before));
+    pthread_mutex_unlock(&end);
+    assert_int_equal(pthread_join(first, NULL), 0);
 }
 
 static void write_text(const char *folder, const char *name)

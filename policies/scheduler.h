@@ -8,11 +8,13 @@
  * SEQUENCES run at once, and one that has ended makes room for the next before each step
  * (iteration-level scheduling, Orca: Yu et al. 2022).
  *
- *   BATCHING_APART       while a running request has prompt left, a prefill step takes prompt
- *                        tokens, in the order of arrival, up to MAX_TOKENS; else a decode step
- * takes one token of every running request BATCHING_MIXED,      every step takes one output token
- * of each running request that has no BATCHING_CONTINUOUS  prompt left, and fills up with prompt
- * tokens, in the order of arrival, to MAX_TOKENS (chunked prefill, SARATHI: Agrawal et al. 2023)
+ * BATCHING_APART: while a running request has prompt left, a prefill step takes prompt tokens, in
+ * the order of arrival, up to MAX_TOKENS; else a decode step takes one token of every running
+ * request.
+ *
+ * BATCHING_MIXED, BATCHING_CONTINUOUS: every step takes one output token of each running request
+ * that has no prompt left, and fills up with prompt tokens, in the order of arrival, to MAX_TOKENS
+ * (chunked prefill, SARATHI: Agrawal et al. 2023).
  *
  * An encoder's tokens of a request are never split: encode steps take whole requests up to
  * MAX_TOKENS, at least one, and come before anything else. */

@@ -86,7 +86,8 @@
  *   wake               from the end of a stamp behind the router, before which the host is told, to
  *                      its going on; from the end of a step to its having learnt that (of the
  *                      experts' shape, as is decide)
- *   graph/launch       from the call to the first operation of a step, by "tokens"
+ *   graph/launch       from the call to the first operation of a step, by "tokens"; part of
+ *                      step/rest, so that nothing is predicted from it
  *   step/rest          what an unstamped step takes beyond what sim/timing.h makes of the other
  *                      tables, launch and wake included, by the axes of attention; the shape is
  *                      hardware_rest_shape()

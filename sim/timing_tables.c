@@ -224,6 +224,17 @@ static Status find_rest(Timing *timing, Stack stack, StepMode mode)
     return OK;
 }
 
+/* Steps take what they do besides their operations: of all that a profile may lack it is the most.
+ */
+static void note_if_restless(Timing *timing, Stack stack)
+{
+    const CostRef *rests = timing->refs.rest[stack];
+    StepMode mode = timing->options.plan->buffer.on ? STEP_QUEUED : STEP_REPEATED;
+    if (timing->costs.n_ops[stack] > 0 && !timing->options.bare &&
+        rests[mode].table == COSTS_NONE && rests[STEP_REPEATED].table == COSTS_NONE)
+        note_missing(timing, "step/rest");
+}
+
 /* On the one axis of REF's table. */
 static uint64_t last_place(const OpCosts *costs, const CostRef *ref)
 {
@@ -239,6 +250,8 @@ static Status find_of_model(Timing *timing)
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
         for (StepMode mode = STEP_FIRST; mode < STEP_MODES; mode++)
             TRY(find_rest(timing, stack, mode));
+    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
+        note_if_restless(timing, stack);
     TRY(find_between(timing));
     TRY(op_costs_find(costs, "step/cold", costs->model->name, &timing->refs.cold));
     timing->cold_most_ns = last_place(costs, &timing->refs.cold);

@@ -97,6 +97,50 @@ static void whole_steps_take_what_they_were_measured_to(void **unused)
     }
 }
 
+static bool says_that_rests_are_missing(const Hardware *hardware, bool buffer, bool bare)
+{
+    TraceLayer layers[MOE_LAYERS];
+    Plan plan = plan_default();
+    Timing *timing;
+    bool says = false;
+    plan.buffer.on = buffer;
+    plan.buffer.slots = 1;
+    make_layers(layers);
+    const TimingOptions options = {.hardware = hardware,
+                                   .model = "model",
+                                   .plan = &plan,
+                                   .layers = layers,
+                                   .n_layers = MOE_LAYERS,
+                                   .bare = bare};
+    assert_ok(timing_new(&options, &timing));
+    const TimingTotals totals = timing_totals(timing);
+    for (uint32_t i = 0; i < totals.n_missing; i++)
+        says = says || strcmp(totals.missing[i], "step/rest") == 0;
+    timing_free(timing);
+    return says;
+}
+
+/* Steps without a buffer take it from the profile as graphs, those with one as they are queued, or
+ * else as graphs. */
+static void a_profile_that_lacks_rests_is_not_taken_for_one_without(void **unused)
+{
+    (void)unused;
+    for (int with = 0; with < 3; with++) {
+        static const char *const SHAPES[] = {"other graph", "model queued", "model graph"};
+        uint64_t random = 3;
+        Hardware hardware;
+        make_machine(&random, 1000, &hardware);
+        CostTable *rest = &hardware.tables[0];
+        while (strcmp(rest->name, "step/rest") != 0)
+            rest++;
+        snprintf(rest->shape, sizeof rest->shape, "%s", SHAPES[with]);
+        assert_true(says_that_rests_are_missing(&hardware, false, false) == (with < 2));
+        assert_true(says_that_rests_are_missing(&hardware, true, false) == (with < 1));
+        assert_false(says_that_rests_are_missing(&hardware, true, true));
+        hardware_free(&hardware);
+    }
+}
+
 static void rests_that_memory_ends_lose_nothing(void **unused)
 {
     (void)unused;
@@ -117,6 +161,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whole_steps_take_what_they_were_measured_to),
+        cmocka_unit_test(a_profile_that_lacks_rests_is_not_taken_for_one_without),
         cmocka_unit_test(rests_that_memory_ends_lose_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

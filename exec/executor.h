@@ -121,6 +121,8 @@ typedef struct {
     /* Forced routing, or NULL to ask the router: per MoE layer of the stack [tokens][top_k], one
      * after the other. */
     const uint16_t *forced_experts;
+    bool forced_known;           /* they are of the layer and differ, or are dropped: nobody looks
+                                    at them while the device waits for the step */
     const float *forced_weights; /* NULL: the router's own probabilities of the forced experts */
     /* Future for policies that need it: per MoE layer, one after the other, of its active experts
      * ascending. */

@@ -165,7 +165,8 @@ Status executor_check_future(const Executor *executor, const StepInput *input)
 static Status check_forced(Executor *executor, const StepInput *input)
 {
     const uint16_t *experts = input->forced_experts;
-    for (uint32_t i = 0; experts != NULL && i < executor->config->n_moe_layers; i++) {
+    bool known = experts == NULL || input->forced_known;
+    for (uint32_t i = 0; !known && i < executor->config->n_moe_layers; i++) {
         const TraceLayer *layer = &executor->trace_layers[i];
         if (layer->stack != input->stack)
             continue;

@@ -9,7 +9,8 @@
 /* Bytes of draws that are made ahead at the most. */
 enum { MOST_AHEAD = 64 << 20 };
 
-/* What was drawn ahead for a request: per layer [length][top_k]. */
+/* What was drawn ahead for a request: per token what it has in each layer, [top_k], so that who
+ * takes one token reads one place. */
 typedef struct {
     const uint16_t *experts;
     uint32_t length;
@@ -24,6 +25,7 @@ struct RoutingSource {
     DrawnAhead *ahead; /* [n_ahead] by request */
     uint32_t n_ahead;
     uint16_t *drawn; /* all of them */
+    size_t of_token; /* entries */
 };
 
 static const char ZIPF[] = "zipf:";
@@ -81,6 +83,8 @@ Status routing_source_open(const char *text, const TraceLayer *layers, uint32_t 
         return OK;
     TRY(mem_new(&made, 1, sizeof *made, "routing"));
     *made = (RoutingSource){.layers = layers, .n_layers = n_layers};
+    for (uint32_t l = 0; l < n_layers; l++)
+        made->of_token += layers[l].top_k;
     Status status = open_kind(text, seed, made);
     if (status == OK)
         *source = made;
@@ -113,18 +117,16 @@ static void take(const RoutingSource *source, uint32_t l, uint32_t request, uint
 static void draw_request(const RoutingSource *source, uint32_t request, uint32_t length,
                          uint16_t *experts)
 {
-    for (uint32_t l = 0; l < source->n_layers; l++)
-        for (uint32_t p = 0; p < length; p++, experts += source->layers[l].top_k)
+    for (uint32_t p = 0; p < length; p++)
+        for (uint32_t l = 0; l < source->n_layers; experts += source->layers[l++].top_k)
             take(source, l, request, p, experts);
 }
 
 Status routing_source_draw_ahead(RoutingSource *source, const uint32_t *length, uint32_t n)
 {
-    size_t of_token = 0;
+    const size_t of_token = source->of_token;
     size_t tokens = 0;
     uint32_t fit = 0;
-    for (uint32_t l = 0; l < source->n_layers; l++)
-        of_token += source->layers[l].top_k;
     for (; fit < n && (tokens + length[fit]) * of_token * sizeof(uint16_t) <= MOST_AHEAD; fit++)
         tokens += length[fit];
     TRY(mem_new(&source->ahead, (size_t)fit + 1, sizeof *source->ahead, "routing"));
@@ -139,44 +141,41 @@ Status routing_source_draw_ahead(RoutingSource *source, const uint32_t *length, 
     return OK;
 }
 
-/* How many tokens from the first on follow one another and were drawn ahead. */
-static uint32_t count_run(const DrawnAhead *ahead, uint32_t tokens, const uint32_t *request,
-                          const uint32_t *position)
+/* As memcpy() of K entries; the usual number without a call, as there are as many as a step has
+ * tokens and layers. */
+static inline void copy_choices(uint16_t *to, const uint16_t *from, size_t k)
 {
-    uint32_t n = 0;
-    while (n < tokens && request[n] == request[0] && position[n] == position[0] + n &&
-           position[n] < ahead->length)
-        n++;
-    return n;
+    if (k == 8)
+        memcpy(to, from, 8 * sizeof *to);
+    else
+        memcpy(to, from, k * sizeof *to);
 }
 
-/* Takes tokens from the first on in layer number L, which comes behind BEFORE draws of a token;
- * returns how many. */
-static uint32_t take_run(const RoutingSource *source, uint32_t l, size_t before, uint32_t tokens,
-                         const uint32_t *request, const uint32_t *position, uint16_t *experts)
+/* What a token was drawn ahead, or NULL. */
+static const uint16_t *find_drawn(const RoutingSource *source, uint32_t request, uint32_t position)
 {
-    size_t top_k = source->layers[l].top_k;
-    if (request[0] < source->n_ahead) {
-        const DrawnAhead *ahead = &source->ahead[request[0]];
-        uint32_t n = count_run(ahead, tokens, request, position);
-        if (n > 0) {
-            memcpy(experts, ahead->experts + before * ahead->length + position[0] * top_k,
-                   n * top_k * sizeof *experts);
-            return n;
-        }
-    }
-    take(source, l, request[0], position[0], experts);
-    return 1;
+    if (request >= source->n_ahead || position >= source->ahead[request].length)
+        return NULL;
+    return source->ahead[request].experts + position * source->of_token;
 }
 
+/* Token by token, whose draws lie together, into the places that the layers have for it. */
 void routing_source_fill(const RoutingSource *source, Stack stack, uint32_t tokens,
                          const uint32_t *request, const uint32_t *position, uint16_t *experts)
 {
-    size_t before = 0;
-    for (uint32_t l = 0; l < source->n_layers; before += source->layers[l++].top_k) {
-        if (source->layers[l].stack != stack)
-            continue;
-        for (uint32_t i = 0, n; i < tokens; i += n, experts += (size_t)n * source->layers[l].top_k)
-            n = take_run(source, l, before, tokens - i, request + i, position + i, experts);
+    for (uint32_t i = 0; i < tokens; i++) {
+        const uint16_t *drawn = find_drawn(source, request[i], position[i]);
+        uint16_t *to = experts;
+        for (uint32_t l = 0; l < source->n_layers; l++) {
+            size_t k = source->layers[l].top_k;
+            if (source->layers[l].stack == stack) {
+                if (drawn != NULL)
+                    copy_choices(to + i * k, drawn, k);
+                else
+                    take(source, l, request[i], position[i], to + i * k);
+                to += tokens * k;
+            }
+            drawn = drawn != NULL ? drawn + k : NULL;
+        }
     }
 }

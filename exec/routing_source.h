@@ -27,7 +27,7 @@ void routing_source_close(RoutingSource *source);
  * far as there is room: routing_source_fill() then has only to copy it. Called once at the most. */
 Status routing_source_draw_ahead(RoutingSource *source, const uint32_t *length, uint32_t n);
 /* Fills EXPERTS, per MoE layer of STACK [tokens][top_k], one after the other, for the tokens at
- * POSITION[i] of REQUEST[i]. */
+ * POSITION[i] of REQUEST[i]. Those of a token are the layer's and differ, or are EXPERT_DROPPED. */
 void routing_source_fill(const RoutingSource *source, Stack stack, uint32_t tokens,
                          const uint32_t *request, const uint32_t *position, uint16_t *experts);
 

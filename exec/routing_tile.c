@@ -76,19 +76,35 @@ static void number_layers(RoutingTile *tile)
         tile->number[i] = n[tile->layers[i].stack]++;
 }
 
+/* The first of EXPERTS [top_k] that stands there before; top_k: they differ, or are dropped. */
+static uint32_t find_again(const uint16_t *experts, uint32_t top_k)
+{
+    for (uint32_t slot = 1; slot < top_k; slot++)
+        for (uint32_t other = 0; other < slot; other++)
+            if (experts[slot] == experts[other] && experts[slot] != EXPERT_DROPPED)
+                return slot;
+    return top_k;
+}
+
 /* From layer after layer to token after token. */
-static void keep_step(const TraceLayer *traced, const TraceStep *step, uint64_t row,
-                      TileStack *stack)
+static Status keep_step(const char *file, const TraceLayer *traced, const TraceStep *step,
+                        uint64_t row, TileStack *stack)
 {
     const uint16_t *from = step->experts;
     for (uint32_t l = 0; l < stack->n_layers; l++) {
         uint32_t top_k = traced[stack->layer[l]].top_k;
-        for (uint32_t i = 0; i < step->tokens; i++, from += top_k)
+        for (uint32_t i = 0; i < step->tokens; i++, from += top_k) {
+            uint32_t again = find_again(from, top_k);
+            if (again < top_k)
+                return fail(ERR_INPUT, "%s: step %u: layer %u: token %u: expert %u twice", file,
+                            step->step, traced[stack->layer[l]].layer, i, from[again]);
             memcpy(stack->ids + (row + i) * stack->row_ids + stack->first_id[l], from,
                    top_k * sizeof *from);
+        }
     }
     for (uint32_t i = 0; i < step->tokens; i++)
         stack->tokens[row + i] = (TileToken){step->request[i], step->position[i], row + i};
+    return OK;
 }
 
 static int compare_tokens(const void *left, const void *right)
@@ -126,7 +142,7 @@ static Status load(TraceReader *reader, const char *file, RoutingTile *tile)
     number_layers(tile);
     TRY(check_fit(file, traced, tile));
     while ((status = trace_reader_next_step(reader, &step)) == OK) {
-        keep_step(traced, &step, rows[step.stack], &tile->stacks[step.stack]);
+        TRY(keep_step(file, traced, &step, rows[step.stack], &tile->stacks[step.stack]));
         rows[step.stack] += step.tokens;
     }
     for (int s = 0; status == STATUS_END && s < 2; s++)

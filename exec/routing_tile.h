@@ -42,7 +42,8 @@ typedef struct {
 } RoutingTile;
 
 /* Loads FILE. TILE must be zeroed, and routing_tile_close() is due in any case. Fails with
- * ERR_INPUT when it does not fit the layers or holds no tokens, and as the trace's reader does. */
+ * ERR_INPUT when it does not fit the layers, holds no tokens or gives a token one expert twice, and
+ * as the trace's reader does. */
 Status routing_tile_open(const char *file, const TraceLayer *layers, uint32_t n_layers,
                          RoutingTile *tile);
 void routing_tile_close(RoutingTile *tile);

@@ -224,6 +224,7 @@ Status run_composed(Run *run, Phase phase, LogitsWanted needed, StepOutput *outp
                              .position = run->position,
                              .source_slot = run->source_slot,
                              .forced_experts = run_forced(run, STACK_DECODER),
+                             .forced_known = true,
                              .timing = run->options->timing,
                              .scores = run->options->scores != SCORES_NONE,
                              .logits = wanted > needed ? wanted : needed,

@@ -37,6 +37,7 @@ Status run_encode(Run *run)
                                  .kv_slot = run->kv_slot,
                                  .position = run->position,
                                  .forced_experts = run_forced(run, STACK_ENCODER),
+                                 .forced_known = true,
                                  .timing = run->options->timing,
                                  .scores = run->options->scores != SCORES_NONE};
         StepOutput output;

@@ -224,15 +224,12 @@ static uint16_t small_expert(uint32_t layer, uint32_t request, uint32_t position
     return (uint16_t)((3 * layer + 5 * request + position + slot) % SMALL_EXPERTS);
 }
 
-/* Records it: one step a position, of the requests that are as long, in descending order. */
-static const char *small_trace(void)
+/* Records it: one step a position, of the requests that are as long, in descending order. AGAIN: in
+ * the last layer of step 4 a token has its first expert twice. */
+static void record_small(const char *path, bool again)
 {
-    static char path[256];
     TraceLayer layers[SMALL_LAYERS] = {{0}};
     uint32_t n_steps = 0;
-    snprintf(path, sizeof path, "%s", scratch_path("small.db"));
-    if (file_exists(path))
-        return path;
     for (uint32_t l = 0; l < SMALL_LAYERS; l++) {
         layers[l] = (TraceLayer){.layer = l,
                                  .experts = SMALL_EXPERTS,
@@ -269,6 +266,8 @@ static const char *small_trace(void)
             for (uint32_t i = 0; i < n; i++)
                 for (uint32_t s = 0; s < SMALL_TOP_K; s++)
                     experts[at++] = small_expert(l, request[i] / 10, p, s);
+        if (again && p == 4)
+            experts[at - 1] = experts[at - SMALL_TOP_K];
         const TraceStep step = {.step = n_steps++,
                                 .phase = PHASE_DECODE,
                                 .tokens = n,
@@ -278,6 +277,14 @@ static const char *small_trace(void)
         assert_ok(recorder_step(recorder, &step, NULL, 0, NULL, 0));
     }
     assert_ok(recorder_close(recorder));
+}
+
+static const char *small_trace(void)
+{
+    static char path[256];
+    snprintf(path, sizeof path, "%s", scratch_path("small.db"));
+    if (!file_exists(path))
+        record_small(path, false);
     return path;
 }
 
@@ -330,6 +337,23 @@ static void a_trace_that_does_not_fit_is_refused(void **unused)
     assert_int_equal(routing_source_open(text, &MORE, 1, 0, &source), ERR_INPUT);
     assert_non_null(strstr(error_message(), "layer 0 has top_k 3, layer 4 of the model wants 4"));
     assert_int_not_equal(routing_source_open("trace:/nowhere.db", &FEWER, 1, 0, &source), OK);
+}
+
+static void a_trace_that_gives_a_token_one_expert_twice_is_refused(void **unused)
+{
+    (void)unused;
+    static const TraceLayer LAYER = {.layer = 4, .experts = 8, .top_k = 1};
+    char path[256];
+    char text[300];
+    char wanted[64];
+    RoutingSource *source;
+    snprintf(path, sizeof path, "%s", scratch_path("again.db"));
+    record_small(path, true);
+    snprintf(text, sizeof text, "trace:%s", path);
+    snprintf(wanted, sizeof wanted, "step 4: layer 1: token 1: expert %u twice",
+             small_expert(1, 0, 4, 0));
+    assert_int_equal(routing_source_open(text, &LAYER, 1, 0, &source), ERR_INPUT);
+    assert_non_null(strstr(error_message(), wanted));
 }
 
 static void every_failing_allocation_is_an_error_without_a_leak(void **unused)
@@ -423,6 +447,7 @@ int main(void)
         cmocka_unit_test(what_is_no_routing_is_refused),
         cmocka_unit_test(a_tiled_trace_repeats_over_requests_positions_and_layers),
         cmocka_unit_test(a_trace_that_does_not_fit_is_refused),
+        cmocka_unit_test(a_trace_that_gives_a_token_one_expert_twice_is_refused),
         cmocka_unit_test(every_failing_allocation_is_an_error_without_a_leak),
         cmocka_unit_test(a_recorded_run_went_where_the_source_says_and_validates),
     };

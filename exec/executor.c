@@ -236,6 +236,13 @@ uint64_t executor_slot_bytes(const Executor *executor)
     return executor->forward.slots.slot_bytes;
 }
 
+uint32_t executor_copied_tokens(const Executor *executor)
+{
+    size_t routed = model_stack_routed(executor->config, STACK_DECODER);
+    size_t most = routed > 0 ? (LARGE_ROUTING - 1) / routed : executor->options.max_tokens;
+    return most < executor->options.max_tokens ? (uint32_t)most : executor->options.max_tokens;
+}
+
 uint64_t executor_device_bytes(const Executor *executor)
 {
     return executor->forward.backend->memory_bytes(executor->forward.device);

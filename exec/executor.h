@@ -160,6 +160,8 @@ typedef struct {
     HostTimes host;
 } StepOutput;
 
+/* Tokens of the largest step whose experts and weights are kept for one step only. */
+uint32_t executor_copied_tokens(const Executor *executor);
 /* ERR_UNSUPPORTED when the plan needs a future that INPUT (NULL: no step) does not bring. */
 Status executor_check_future(const Executor *executor, const StepInput *input);
 /* Fails with ERR_INPUT for a token or position out of range (checked first), ERR_INPUT when NaN

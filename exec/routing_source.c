@@ -16,6 +16,12 @@ typedef struct {
     uint32_t length;
 } DrawnAhead;
 
+/* What there is of a layer for each token, side by side: the layers themselves lie far apart. */
+typedef struct {
+    Stack stack;
+    uint32_t top_k;
+} LayerChoices;
+
 struct RoutingSource {
     const TraceLayer *layers;
     uint32_t n_layers;
@@ -24,8 +30,9 @@ struct RoutingSource {
     RoutingTile tile;
     DrawnAhead *ahead; /* [n_ahead] by request */
     uint32_t n_ahead;
-    uint16_t *drawn; /* all of them */
-    size_t of_token; /* entries */
+    uint16_t *drawn;       /* all of them */
+    LayerChoices *choices; /* [n_layers] */
+    size_t of_token;       /* entries of all layers */
 };
 
 static const char ZIPF[] = "zipf:";
@@ -74,6 +81,16 @@ static Status open_kind(const char *text, uint64_t seed, RoutingSource *source)
                 text, MOST_S);
 }
 
+static Status note_choices(RoutingSource *source)
+{
+    TRY(mem_new(&source->choices, source->n_layers, sizeof *source->choices, "routing"));
+    for (uint32_t l = 0; l < source->n_layers; l++) {
+        source->choices[l] = (LayerChoices){source->layers[l].stack, source->layers[l].top_k};
+        source->of_token += source->layers[l].top_k;
+    }
+    return OK;
+}
+
 Status routing_source_open(const char *text, const TraceLayer *layers, uint32_t n_layers,
                            uint64_t seed, RoutingSource **source)
 {
@@ -83,9 +100,9 @@ Status routing_source_open(const char *text, const TraceLayer *layers, uint32_t 
         return OK;
     TRY(mem_new(&made, 1, sizeof *made, "routing"));
     *made = (RoutingSource){.layers = layers, .n_layers = n_layers};
-    for (uint32_t l = 0; l < n_layers; l++)
-        made->of_token += layers[l].top_k;
-    Status status = open_kind(text, seed, made);
+    Status status = note_choices(made);
+    if (status == OK)
+        status = open_kind(text, seed, made);
     if (status == OK)
         *source = made;
     else
@@ -101,6 +118,7 @@ void routing_source_close(RoutingSource *source)
     routing_tile_close(&source->tile);
     mem_free(source->ahead);
     mem_free(source->drawn);
+    mem_free(source->choices);
     mem_free(source);
 }
 
@@ -167,8 +185,8 @@ void routing_source_fill(const RoutingSource *source, Stack stack, uint32_t toke
         const uint16_t *drawn = find_drawn(source, request[i], position[i]);
         uint16_t *to = experts;
         for (uint32_t l = 0; l < source->n_layers; l++) {
-            size_t k = source->layers[l].top_k;
-            if (source->layers[l].stack == stack) {
+            size_t k = source->choices[l].top_k;
+            if (source->choices[l].stack == stack) {
                 if (drawn != NULL)
                     copy_choices(to + i * k, drawn, k);
                 else

@@ -66,6 +66,14 @@ static Status draw_routing_ahead(const Serving *serving)
     return status;
 }
 
+/* What is recorded of a step is copied, between two of them, where it is not lent. */
+static Status reserve_copies(const Run *run)
+{
+    if (run->context.recorder == NULL)
+        return OK;
+    return recorder_reserve(run->context.recorder, executor_copied_tokens(run->context.executor));
+}
+
 static Status open_serving(Serving *serving)
 {
     const Run *run = serving->run;
@@ -76,6 +84,7 @@ static Status open_serving(Serving *serving)
     TRY(mem_new(&serving->requests, serving->n_requests, sizeof *serving->requests, "requests"));
     TRY(fill_requests(serving));
     TRY(draw_routing_ahead(serving));
+    TRY(reserve_copies(run));
     TRY(scheduler_new(&batching, serving->requests, serving->n_requests, &serving->scheduler));
     return latency_new(serving->requests, serving->n_requests, &serving->latency);
 }

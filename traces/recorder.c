@@ -256,6 +256,17 @@ Status recorder_open(const char *path, const TraceRun *run, const TraceLayer *la
     return OK;
 }
 
+Status recorder_reserve(Recorder *recorder, uint32_t tokens)
+{
+    const StackSpan *spans = recorder->spans;
+    size_t top_k = spans[STACK_DECODER].top_k > spans[STACK_ENCODER].top_k
+                       ? spans[STACK_DECODER].top_k
+                       : spans[STACK_ENCODER].top_k;
+    for (uint32_t i = 0; i < recorder->n_slots; i++)
+        TRY(recorder_slot_reserve(&recorder->slots[i], tokens, tokens * top_k));
+    return OK;
+}
+
 /* Waits for a free slot, the next one to fill. */
 static Status take_slot(Recorder *recorder, RecorderSlot **slot)
 {

@@ -25,6 +25,10 @@ typedef struct {
 Status recorder_open(const char *path, const TraceRun *run, const TraceLayer *layers,
                      uint32_t n_layers, const RecorderOptions *options, Recorder **recorder);
 
+/* Before the first step: makes room for steps of up to TOKENS in every slot, so that none of them
+ * waits for memory. Fails with ERR_MEMORY. */
+Status recorder_reserve(Recorder *recorder, uint32_t tokens);
+
 /* Adds or replaces a request row (replacing is how output_tokens gets its final value). Copies the
  * label. */
 Status recorder_request(Recorder *recorder, const TraceRequest *request);

@@ -61,6 +61,13 @@ static Status copy_records(RecorderSlot *slot, const StepRows *rows)
     return OK;
 }
 
+Status recorder_slot_reserve(RecorderSlot *slot, uint32_t tokens, size_t ids)
+{
+    TRY(step_buffer_fit(&slot->arrays, tokens, ids, 0));
+    memset(slot->arrays.block, 0, slot->arrays.capacity);
+    return OK;
+}
+
 Status recorder_slot_put_step(RecorderSlot *slot, const StepRows *rows, size_t ids,
                               uint64_t lent_until)
 {

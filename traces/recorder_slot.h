@@ -24,6 +24,9 @@ typedef struct {
     size_t label_bytes;
 } RecorderSlot;
 
+/* Makes room for the arrays of a step of TOKENS with IDS entries, in pages that are touched: the
+ * first touch of a page takes as long as copying it does some times over. */
+Status recorder_slot_reserve(RecorderSlot *slot, uint32_t tokens, size_t ids);
 /* Copies ROWS into SLOT; the experts and weights of its step have IDS entries each, and stay where
  * they are where LENT_UNTIL is not 0. Allocates only while SLOT has not yet seen a step this large;
  * fails with ERR_MEMORY. */

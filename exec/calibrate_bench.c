@@ -195,9 +195,15 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
             forget_request(c, r);
         add_request(c, r, kind->tokens, &input.tokens);
     }
+    if (kind->prompt > 0) {
+        forget_request(c, kind->requests);
+        add_request(c, kind->requests, kind->prompt, &input.tokens);
+    }
     TRY(run(c, &input, output, ns));
     for (uint32_t r = 0; !encoder && r < kind->requests; r++)
         c->length[r] += kind->tokens;
+    if (kind->prompt > 0)
+        c->length[kind->requests] = kind->prompt;
     return OK;
 }
 

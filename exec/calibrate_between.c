@@ -118,7 +118,7 @@ static Status measure_tokens(Calibration *c, uint32_t tokens, bool prompts, cons
 static Status measure_routing(Calibration *c, const char *routing, const char *ending)
 {
     static const uint32_t REQUESTS[] = {1, 4, 16, 64, 0};
-    static const uint32_t PROMPT[] = {128, 512, 2048, 0};
+    static const uint32_t PROMPT[] = {128, 256, 512, 2048, 0};
     for (const uint32_t *tokens = REQUESTS; *tokens > 0; tokens++)
         TRY(measure_tokens(c, *tokens, false, routing, ending));
     for (const uint32_t *tokens = PROMPT; *tokens > 0; tokens++)

@@ -124,6 +124,7 @@ typedef struct {
     uint32_t requests;
     uint32_t tokens;
     uint32_t context;  /* positions of each before */
+    uint32_t prompt;   /* tokens that one more request has, which begins with them; 0: none has */
     bool forced;       /* routing is calibration->forced */
     bool stamped_only; /* whole steps are of no interest */
     bool held;         /* stamped steps are (exec/executor.h) */
@@ -297,6 +298,8 @@ Plan calibration_static_plan(void);
 Status calibrate_static_memory(Calibration *c);
 /* Device memory of C's model and plan, for steps of up to TOKENS of one request. */
 Status calibration_memory_for(const Calibration *c, uint32_t tokens, ExecutorMemory *memory);
+/* Attention of those that a prompt joins. */
+Status calibrate_prompt(Calibration *c);
 /* More places of operations by tokens, where their costs jump. */
 Status calibrate_refine(Calibration *c);
 /* What passes between two steps while requests are served. */

@@ -148,6 +148,7 @@ Status calibrate_ops(Calibration *c)
         return calibration_grids(c, CALIBRATE_QUICK_GRIDS, COUNT(CALIBRATE_QUICK_GRIDS),
                                  measure_ops);
     TRY(calibration_grids(c, OPS_GRIDS, COUNT(OPS_GRIDS), measure_ops));
+    TRY(calibrate_prompt(c));
     TRY(measure_sources(c));
     return calibrate_refine(c);
 }

@@ -9,6 +9,8 @@
  *
  *   gpu/OP             on the compute stream, back to back, without the cost of stamps. OP is an
  *                      op_name(). Axes by operation: see hardware_op_axes().
+ *   mixed/attention    of a step that takes a prompt from its beginning, of so many "tokens",
+ *                      beside a token of each of "requests" that have a "context"
  *   forced/route       of routing that is laid on the model in place of its router's choice;
  *   forced/embed       embedding, with which that comes to the device
  *   queued/experts     of a call that is given a list of experts, as where a buffer is: from the

@@ -119,6 +119,7 @@ static Status find_cold(const OpCosts *costs, const HardwareOp *op, OpPrice *pri
 static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *price)
 {
     *price = (OpPrice){.op = op->op,
+                       .mixed = {.table = COSTS_NONE},
                        .forced = {.table = COSTS_NONE},
                        .queued = {.table = COSTS_NONE},
                        .varied = {.table = COSTS_NONE},
@@ -143,6 +144,8 @@ static Status fill_price(const OpCosts *costs, const HardwareOp *op, OpPrice *pr
     TRY(find_cold(costs, op, price));
     TRY(op_costs_find(costs, "slowdown", "", &price->slowdown));
     TRY(find_op_table(costs, "held", op, &price->held));
+    if (op->op == OP_ATTENTION)
+        TRY(find_op_table(costs, "mixed", op, &price->mixed));
     if (op->op == OP_ROUTE || op->op == OP_EMBED)
         TRY(find_op_table(costs, "forced", op, &price->forced));
     if (op->op == OP_ROUTE) {
@@ -281,8 +284,29 @@ static double attend(OpCosts *costs, const OpPrice *price, const SpanGroup *grou
     return use.n[COST_EXTRAPOLATED] > 0 ? attend_beyond(costs, &price->gpu, &point, cross) : ns;
 }
 
-/* Over all requests of a step, which run beside each other: one that generates is done before the
- * prompts are, and more of them add what they add to one. */
+/* What requests that generate add to the SEVERAL tokens of others: as much as to one prompt of as
+ * many from its beginning on. False: that was not measured. */
+static bool find_added(OpCosts *costs, const OpPrice *price, const SpanGroup *ones,
+                       const SpanGroup *several, double *added_ns)
+{
+    const SpanGroup prompt = {.requests = 1, .tokens = several->tokens};
+    CostPoint point = {0};
+    CostUse use = {0};
+    if (price->mixed.table == COSTS_NONE)
+        return false;
+    point.at[AXIS_REQUESTS] = ones->requests;
+    point.at[AXIS_TOKENS] = several->tokens;
+    point.at[AXIS_CONTEXT] = (double)ones->context / ones->requests;
+    double ns = op_costs_at(costs, &price->mixed, &point, &use);
+    if (use.n[COST_EXTRAPOLATED] > 0)
+        return false;
+    cost_use_add(&costs->use[price->op], &use);
+    *added_ns = ns - attend(costs, price, &prompt);
+    return true;
+}
+
+/* Over all requests of a step, which run beside each other: where nothing else is known, one that
+ * generates is done before the prompts are, and more of them add what they add to one. */
 static double attend_all(OpCosts *costs, const OpPrice *price, const SpanGroup *groups)
 {
     const SpanGroup *ones = &groups[SPANS_ONE];
@@ -294,7 +318,10 @@ static double attend_all(OpCosts *costs, const OpPrice *price, const SpanGroup *
                               .tokens = 1,
                               .context = ones->context / ones->requests,
                               .source = ones->source / ones->requests};
-    double both = several + one - attend(costs, price, &single);
+    double added;
+    if (!find_added(costs, price, ones, &groups[SPANS_SEVERAL], &added))
+        added = one - attend(costs, price, &single);
+    double both = several + added;
     double longer = one > several ? one : several;
     return both > longer ? both : longer;
 }

@@ -113,6 +113,7 @@ typedef struct {
 typedef struct {
     Op op;
     CostRef gpu;
+    CostRef mixed;       /* attention: of a prompt beside requests that generate */
     CostRef forced;      /* route, embed: of routing that is forced */
     CostRef queued;      /* experts: of a call that is given a list */
     CostRef uneven;      /* experts: what unevenly shared rows add, ... */

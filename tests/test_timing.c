@@ -194,23 +194,43 @@ static uint64_t attention_ns(const Hardware *hardware, uint32_t one, uint32_t se
     return ns;
 }
 
+static const char *const ATTENTION_AXES[] = {"requests", "tokens", "context"};
+
+static double known_attention_ns(uint32_t requests, uint32_t tokens, uint32_t context)
+{
+    return 4000 + 100 * requests * tokens * (1 + context);
+}
+
+/* A machine whose attention is known by requests, tokens and context. Returns how many operations
+ * of it a step has. */
+static uint32_t make_attending_machine(Hardware *hardware)
+{
+    uint64_t random = 3;
+    uint32_t n = 0;
+    CostTable *table;
+    make_machine(&random, 1000, hardware);
+    assert_ok(
+        hardware_add_table(hardware, "gpu/attention", "other", UNIT_NS, ATTENTION_AXES, 3, &table));
+    for (uint32_t i = 0; i < MOST_OPS && i < hardware->models[0].n_ops[STACK_DECODER]; i++)
+        if (hardware->models[0].ops[STACK_DECODER][i].op == OP_ATTENTION) {
+            snprintf(hardware->models[0].ops[STACK_DECODER][i].shape, 160, "other");
+            n++;
+        }
+    for (uint32_t requests = 1; requests <= 4; requests++)
+        for (uint32_t tokens = 0; tokens <= 20; tokens += 5)
+            for (uint32_t context = 0; context <= 9; context += 9) {
+                uint32_t at_least_1 = tokens > 0 ? tokens : 1;
+                assert_ok(cost_table_put(table, (double[]){requests, at_least_1, context},
+                                         known_attention_ns(requests, at_least_1, context), 0));
+            }
+    return n;
+}
+
 static void one_request_that_generates_adds_nothing_to_the_attention_of_prompts(void **unused)
 {
     (void)unused;
-    static const char *const AXES[] = {"requests", "tokens", "context"};
-    uint64_t random = 3;
     Hardware hardware;
-    CostTable *table;
-    make_machine(&random, 1000, &hardware);
-    assert_ok(hardware_add_table(&hardware, "gpu/attention", "other", UNIT_NS, AXES, 3, &table));
-    for (uint32_t i = 0; i < MOST_OPS && i < hardware.models[0].n_ops[STACK_DECODER]; i++)
-        if (hardware.models[0].ops[STACK_DECODER][i].op == OP_ATTENTION)
-            snprintf(hardware.models[0].ops[STACK_DECODER][i].shape, 160, "other");
-    for (uint32_t requests = 1; requests <= 4; requests++)
-        for (uint32_t tokens = 1; tokens <= 5; tokens += 4)
-            for (uint32_t context = 0; context <= 9; context += 9)
-                assert_ok(cost_table_put(table, (double[]){requests, tokens, context},
-                                         4000 + 100 * requests * tokens * (1 + context), 0));
+    make_attending_machine(&hardware);
     uint64_t single_ns = attention_ns(&hardware, 1, 0);
     for (uint32_t one = 1; one <= 4; one++)
         for (uint32_t several = 1; several <= 4; several++) {
@@ -220,6 +240,31 @@ static void one_request_that_generates_adds_nothing_to_the_attention_of_prompts(
             assert_int_equal(attention_ns(&hardware, one, several),
                              both_ns > one_ns ? both_ns : one_ns);
         }
+    hardware_free(&hardware);
+}
+
+/* Of a prompt of 5 or 10 tokens, and requests with 9 before. */
+static void what_a_prompt_beside_requests_was_measured_to_take_is_what_they_add(void **unused)
+{
+    (void)unused;
+    Hardware hardware;
+    CostTable *table;
+    uint32_t n_ops = make_attending_machine(&hardware);
+    uint64_t unknown_ns = attention_ns(&hardware, 2, 3);
+    assert_ok(hardware_add_table(&hardware, "mixed/attention", "other", UNIT_NS, ATTENTION_AXES, 3,
+                                 &table));
+    for (uint32_t one = 1; one <= 4; one++)
+        for (uint32_t tokens = 5; tokens <= 10; tokens += 5)
+            assert_ok(cost_table_put(table, (double[]){one, tokens, 9},
+                                     9000 + 700 * one + 30 * tokens, 0));
+    for (uint32_t one = 1; one <= 4; one++) {
+        assert_int_equal(attention_ns(&hardware, one, 1), n_ops * (9000 + 700 * one + 30 * 5));
+        double added_ns = 9000 + 700 * one + 30 * 10 - known_attention_ns(1, 10, 0);
+        assert_int_equal(attention_ns(&hardware, one, 2),
+                         n_ops * (known_attention_ns(2, 5, 0) + added_ns));
+    }
+    /* 15 tokens were not measured. */
+    assert_int_equal(attention_ns(&hardware, 2, 3), unknown_ns);
     hardware_free(&hardware);
 }
 
@@ -338,6 +383,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(steps_end_as_their_tasks_do_on_the_engine),
         cmocka_unit_test(one_request_that_generates_adds_nothing_to_the_attention_of_prompts),
+        cmocka_unit_test(what_a_prompt_beside_requests_was_measured_to_take_is_what_they_add),
         cmocka_unit_test(steps_that_are_added_up_last_as_long_as_those_that_are_played),
         cmocka_unit_test(the_second_step_of_a_shape_becomes_a_graph),
         cmocka_unit_test(memory_that_ends_is_told_and_nothing_is_lost),

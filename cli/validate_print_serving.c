@@ -48,16 +48,30 @@ static void add_time(Table *table, const char *name, uint64_t predicted, double 
             duration_text(measured, measured_text), (double)measured, noise);
 }
 
-static void add_times(Table *table, const char *const names[3], const LatencySummary *predicted,
+static uint64_t whole_ns(double ns)
+{
+    return (uint64_t)(ns + 0.5);
+}
+
+static void add_times(Table *table, const char *name, const LatencySummary *predicted,
                       const SummaryNoise *varies, const LatencySummary *measured,
                       const SummaryNoise *noise)
 {
-    add_time(table, names[0], predicted->median, varies->median, measured->median, noise->median);
-    add_time(table, names[1], predicted->p90, varies->p90, measured->p90, noise->p90);
-    add_time(table, names[2], predicted->p99, varies->p99, measured->p99, noise->p99);
+    add_time(table, name, whole_ns(predicted->mean), varies->mean, whole_ns(measured->mean),
+             noise->mean);
+    add_time(table, "median", predicted->median, varies->median, measured->median, noise->median);
+    add_time(table, "p90", predicted->p90, varies->p90, measured->p90, noise->p90);
+    add_time(table, "p99", predicted->p99, varies->p99, measured->p99, noise->p99);
 }
 
-static void add_throughput(Table *table, const ServedRuns *served)
+/* One run does not tell how much runs differ. */
+static ServingNoise known_noise(const ServedRuns *served, uint32_t runs)
+{
+    const SummaryNoise none = {-1, -1, -1, -1};
+    return runs > 1 ? served->noise : (ServingNoise){none, none, none, -1, -1};
+}
+
+static void add_throughput(Table *table, const ServedRuns *served, double noise)
 {
     const double predicted = serving_output_tokens_per_s(&served->predicted);
     const double measured = serving_output_tokens_per_s(&served->middle);
@@ -66,7 +80,7 @@ static void add_throughput(Table *table, const ServedRuns *served)
     snprintf(texts[1], sizeof texts[1], "%.1f", measured);
     table_cell(table, "output tokens/s");
     add_row(table, texts[0], predicted, served->varies.output_tokens_per_s, texts[1], measured,
-            served->noise.output_tokens_per_s);
+            noise);
 }
 
 static void add_memory(Table *table, const ValidatedTime *time)
@@ -85,27 +99,27 @@ static uint64_t predicted_between(const ValidatedPlan *result)
 static Status print_compared(const ValidatedPlan *result, uint32_t runs)
 {
     static const char *const TITLES[] = {"", "predicted", "varies", "measured", "noise", "error"};
-    static const char *const TTFT[] = {"time to first token, median", "p90", "p99"};
-    static const char *const TBT[] = {"time between tokens, median", "p90", "p99"};
     const ServedRuns *served = &result->served;
     const ServingReport *predicted = &served->predicted;
     const ServingReport *measured = &served->middle;
     const ServingNoise *varies = &served->varies;
-    const ServingNoise *noise = &served->noise;
+    const ServingNoise noise = known_noise(served, runs);
     Table *table;
     TRY(table_new(TITLES, "lrrrrr", &table));
-    add_times(table, TTFT, &predicted->ttft, &varies->ttft, &measured->ttft, &noise->ttft);
-    add_times(table, TBT, &predicted->tbt, &varies->tbt, &measured->tbt, &noise->tbt);
+    add_times(table, "time to first token, mean", &predicted->ttft, &varies->ttft, &measured->ttft,
+              &noise.ttft);
+    add_times(table, "time between tokens, mean", &predicted->tbt, &varies->tbt, &measured->tbt,
+              &noise.tbt);
     add_time(table, "between two steps", predicted_between(result), -1, served->between_ns, -1);
     add_time(table, "whole run", predicted->duration_ns, varies->duration, measured->duration_ns,
-             noise->duration);
-    add_throughput(table, served);
+             noise.duration);
+    add_throughput(table, served, noise.output_tokens_per_s);
     add_memory(table, &result->time);
     printf(
-        "Measured is of each number the median of %u runs, predicted that of 21 plays in which "
+        "Measured is of each number the median of %u run%s, predicted that of 21 plays in which "
         "requests come\nup to 0.5 %% earlier or later; noise and varies are how much they differ "
-        "(coefficients of variation):\n",
-        runs);
+        "(coefficients of variation%s):\n",
+        runs, runs == 1 ? "" : "s", runs == 1 ? "; of one run it is not known" : "");
     Status status = table_print(table, stdout);
     table_free(table);
     return status;
@@ -167,6 +181,7 @@ Status validation_add_serving(cJSON *json, const Validation *validation,
     TRY(add_side(object, "predicted", &served->predicted, time->memory.total,
                  predicted_between(result)));
     TRY(serving_noise_json(&served->varies, "predicted_varies", object));
-    TRY(serving_noise_json(&served->noise, "noise", object));
+    TRY(validation->arguments->runs > 1 ? serving_noise_json(&served->noise, "noise", object)
+                                        : json_add_null(object, "noise"));
     return add_runs(object, served, validation->arguments->runs);
 }

@@ -109,7 +109,7 @@ static void pages_that_are_held_outlast_the_file(void **unused)
         assert_int_equal(pages[i][PAGE - 1], byte_of(i));
         leave(&opened, i, pages[i]);
     }
-    assert_int_equal(held, 4 * 16); /* all windows */
+    assert_int_equal(held, 8 * 16); /* all windows */
     assert_int_equal(opened.methods->xUnfetch(opened.file, 0, NULL), SQLITE_OK);
     const unsigned char *whole = look_at(&opened, 9);
     assert_null(whole); /* far from the last one */
@@ -172,12 +172,63 @@ static void pages_that_are_held_stay_wherever_windows_lie(void **unused)
     }
 }
 
+/* Of a row that is wanted in part the pages come that hold it, wherever it begins, and no others.
+ */
+static void as_many_pages_are_read_as_hold_what_is_wanted(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("pages");
+    sqlite3 *db;
+    write_pages(path, 200);
+    assert_int_equal(truncate(path, 0), 0);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "CREATE TABLE t(a)", NULL, NULL, NULL), SQLITE_OK);
+    assert_null(read_ahead_of(db)); /* of the default VFS */
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    assert_int_equal(sqlite3_open_v2(path, &db, SQLITE_OPEN_READONLY, read_ahead_vfs()), SQLITE_OK);
+    assert_non_null(read_ahead_of(db));
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    write_pages(path, 200);
+    Opened opened = open_through(path);
+    ReadAhead *file = (ReadAhead *)opened.file;
+    const int first[] = {5, 77, 190, 30, 3, 121};
+    for (size_t i = 0; i < sizeof first / sizeof *first; i++) {
+        read_ahead_row(file, 3 * (PAGE - 4)); /* behind a link each */
+        const unsigned char *page = look_at(&opened, first[i]);
+        assert_non_null(page);
+        for (int j = 0; j < 3 * PAGE; j++)
+            assert_int_equal(page[j], byte_of(first[i] + j / PAGE));
+        assert_int_equal(page[3 * PAGE], 0);
+        for (int j = 1; j < 3; j++) {
+            const unsigned char *next = look_at(&opened, first[i] + j);
+            assert_ptr_equal(next, page + j * PAGE);
+            leave(&opened, first[i] + j, next);
+        }
+        const unsigned char *after = look_at(&opened, first[i] + 3);
+        assert_int_equal(after[0], byte_of(first[i] + 3));
+        assert_int_equal(after[PAGE], 0); /* alone */
+        leave(&opened, first[i] + 3, after);
+        leave(&opened, first[i], page);
+    }
+    read_ahead_row(file, 1 << 30);
+    const unsigned char *page = look_at(&opened, 195);
+    assert_int_equal(page[4 * PAGE], byte_of(199)); /* to the end of the file */
+    assert_int_equal(page[5 * PAGE], 0);
+    leave(&opened, 195, page);
+    read_ahead_all(file);
+    page = look_at(&opened, 182);
+    assert_int_equal(page[-6 * PAGE], byte_of(176)); /* from a multiple of a window on */
+    leave(&opened, 182, page);
+    close_through(&opened);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(behind_a_page_a_little_more_may_be_looked_at),
         cmocka_unit_test(pages_that_are_held_outlast_the_file),
         cmocka_unit_test(pages_that_are_held_stay_wherever_windows_lie),
+        cmocka_unit_test(as_many_pages_are_read_as_hold_what_is_wanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -215,9 +215,36 @@ Status trace_reader_count_records(TraceReader *reader, uint64_t *residency, uint
     return check_predictions(reader, &predictions);
 }
 
+/* The checksums of ids alone, each of a step that is there. */
+static Status check_experts_crc(const Store *store)
+{
+    bool there;
+    Row row = {.store = store, .subject = "step", .table = "experts_crc"};
+    TRY(store_has_table(store, row.table, &there));
+    if (!there)
+        return OK;
+    TRY(store_prepare(store,
+                      "SELECT c.step, r.experts, c.crc FROM experts_crc c LEFT JOIN routing r "
+                      "ON r.step = c.step ORDER BY c.step",
+                      &row.statement));
+    Status status;
+    while ((status = store_step(store, row.statement)) == OK) {
+        row.number = sqlite3_column_int64(row.statement, 0);
+        if (sqlite3_column_type(row.statement, 1) != SQLITE_BLOB)
+            status = row_fail(&row, -1, "there is no such step");
+        else
+            status = row_check_crc(&row, 2);
+        if (status != OK)
+            break;
+    }
+    sqlite3_finalize(row.statement);
+    return status == STATUS_END ? OK : status;
+}
+
 static Status check_all(TraceReader *reader, const CheckProgress *progress, TraceCheck *found)
 {
     TRY(check_steps(reader, progress, found));
+    TRY(check_experts_crc(&reader->store));
     TRY(check_requests(reader, found));
     RecordCount events;
     RecordCount ops;

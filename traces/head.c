@@ -1,6 +1,5 @@
 #include "traces/head.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -14,16 +13,10 @@ static Status check_tables(const Store *store)
     int n_there = 0;
     int missing = 0;
     for (int i = n - 1; i >= 0; i--) {
-        char sql[160];
-        int64_t there;
-        /* Views and virtual tables have no root page. */
-        snprintf(sql, sizeof sql,
-                 "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
-                 "name = '%s'",
-                 TABLES[i]);
-        TRY(store_number(store, sql, &there));
-        missing = there > 0 ? missing : i;
-        n_there += there > 0;
+        bool there;
+        TRY(store_has_table(store, TABLES[i], &there));
+        missing = there ? missing : i;
+        n_there += there;
     }
     if (n_there < n)
         return fail(ERR_CORRUPT, "%s: table %s: missing; %d of the %d tables of a trace are there",

@@ -80,10 +80,11 @@ Status packed_trace_load_as(const char *path, const PackedLoading *loading, Pack
     TraceReader *reader;
     *trace = (PackedTrace){0};
     TRY(trace_reader_open(path, &reader));
-    trace_reader_routing_bytes(reader);
     uint32_t n_layers;
     const TraceLayer *layers = trace_reader_layers(reader, &n_layers);
-    Status status = packed_trace_new_as(layers, n_layers, loading, trace);
+    Status status = trace_reader_routing_bytes(reader);
+    if (status == OK)
+        status = packed_trace_new_as(layers, n_layers, loading, trace);
     if (status == OK)
         status = load_steps(path, reader, loading, trace);
     trace_reader_close(reader);

@@ -10,12 +10,12 @@
 
 /* In a damaged file SQLite may look a little further than a page goes: its own mappings have
  * OVERREAD bytes behind each. */
-enum { WINDOWS = 4, WINDOW_BYTES = 1 << 16, OVERREAD = 256 };
+enum { WINDOWS = 8, WINDOW_BYTES = 1 << 16, OVERREAD = 256, PAGE_LINK = 4 };
 
+static const sqlite3_int64 WHOLE_FILE = -1;
 static const char NAME[] = "moebius-read-ahead";
 
-/* A part of the file that begins at a multiple of WINDOW_BYTES, in which pages are whole. Pages of
- * it that SQLite holds keep it. */
+/* A part of the file, in which pages are whole. Pages of it that SQLite holds keep it. */
 typedef struct {
     char *bytes; /* [WINDOW_BYTES + OVERREAD], or NULL; behind N there are OVERREAD zeroes */
     sqlite3_int64 from;
@@ -24,11 +24,12 @@ typedef struct {
     uint64_t used; /* when last */
 } Window;
 
-typedef struct {
+typedef struct ReadAhead {
     sqlite3_file base;
     sqlite3_file *real; /* of the default VFS, behind this */
     Window windows[WINDOWS];
-    sqlite3_int64 last; /* what SQLite asked for */
+    sqlite3_int64 last;   /* what SQLite asked for */
+    sqlite3_int64 wanted; /* bytes of a row that are still to be read; WHOLE_FILE: of all rows */
     uint64_t now;
 } ReadFile;
 
@@ -72,26 +73,59 @@ static Window *oldest_window(ReadFile *file)
     return oldest;
 }
 
-/* Reads what is around PAGE, of BYTES; NULL where that fails, which reading the page will tell. */
-static Window *read_window(ReadFile *file, sqlite3_int64 page, int bytes)
+/* Where a window with PAGE, of BYTES, begins and how long it is: of a row that is read in part as
+ * many pages as hold what is wanted of it, each after a link to the next; else what is around. */
+static sqlite3_int64 place_window(const ReadFile *file, sqlite3_int64 page, int bytes, int *n)
+{
+    if (file->wanted == WHOLE_FILE) {
+        *n = WINDOW_BYTES;
+        return page - page % WINDOW_BYTES;
+    }
+    sqlite3_int64 most = WINDOW_BYTES / bytes;
+    sqlite3_int64 pages = (file->wanted + bytes - PAGE_LINK - 1) / (bytes - PAGE_LINK);
+    pages = pages < 1 ? 1 : pages > most ? most : pages;
+    *n = (int)pages * bytes;
+    return page;
+}
+
+/* Fills WINDOW with N bytes from FROM on, or with those that there are. */
+static int fill_window(const ReadFile *file, Window *window, sqlite3_int64 from, int n)
 {
     sqlite3_int64 end;
-    sqlite3_int64 from = page - page % WINDOW_BYTES;
+    const sqlite3_io_methods *methods = file->real->pMethods;
+    int code = methods->xRead(file->real, window->bytes, n, from);
+    if (code == SQLITE_IOERR_SHORT_READ)
+        code = methods->xFileSize(file->real, &end);
+    else
+        end = from + n;
+    if (code == SQLITE_OK && end < from + n) {
+        n = end > from ? (int)(end - from) : 0;
+        code = methods->xRead(file->real, window->bytes, n, from);
+    }
+    if (code != SQLITE_OK)
+        return code;
+    memset(window->bytes + n, 0, OVERREAD);
+    window->from = from;
+    window->n = n;
+    return SQLITE_OK;
+}
+
+/* Reads what is around PAGE, of BYTES, or follows it; NULL where that fails, which reading the page
+ * will tell. */
+static Window *read_window(ReadFile *file, sqlite3_int64 page, int bytes)
+{
+    int n;
     Window *window = oldest_window(file);
     if (window == NULL)
         return NULL;
     if (window->bytes == NULL)
         window->bytes = mem_resize(NULL, WINDOW_BYTES + OVERREAD, 1);
     window->n = 0;
-    if (window->bytes == NULL || file->real->pMethods->xFileSize(file->real, &end) != SQLITE_OK ||
-        end < page + bytes)
+    if (window->bytes == NULL)
         return NULL;
-    int n = end - from < WINDOW_BYTES ? (int)(end - from) : WINDOW_BYTES;
-    if (file->real->pMethods->xRead(file->real, window->bytes, n, from) != SQLITE_OK)
+    sqlite3_int64 from = place_window(file, page, bytes, &n);
+    if (fill_window(file, window, from, n) != SQLITE_OK || page + bytes > from + window->n)
         return NULL;
-    memset(window->bytes + n, 0, OVERREAD);
-    window->from = from;
-    window->n = n;
     return window;
 }
 
@@ -100,11 +134,13 @@ static int fetch(sqlite3_file *base, sqlite3_int64 from, int bytes, void **page)
 {
     ReadFile *file = (ReadFile *)base;
     sqlite3_int64 distance = from - file->last;
-    bool is_near = distance > -WINDOW_BYTES && distance < WINDOW_BYTES;
+    bool is_near = (distance > -WINDOW_BYTES && distance < WINDOW_BYTES) || file->wanted > 0;
     Window *window = find_window(file, from, bytes);
     if (window == NULL && is_near && bytes <= WINDOW_BYTES)
         window = read_window(file, from, bytes);
     file->last = from;
+    if (file->wanted > 0)
+        file->wanted -= file->wanted < bytes ? file->wanted : bytes;
     *page = NULL;
     if (window == NULL)
         return SQLITE_OK;
@@ -254,7 +290,7 @@ static int open_file(sqlite3_vfs *vfs, const char *name, sqlite3_file *base, int
     ReadFile *file = (ReadFile *)base;
     if ((flags & SQLITE_OPEN_MAIN_DB) == 0)
         return real->xOpen(real, name, base, flags, given);
-    *file = (ReadFile){.real = (sqlite3_file *)(void *)(file + 1)};
+    *file = (ReadFile){.real = (sqlite3_file *)(void *)(file + 1), .wanted = WHOLE_FILE};
     int code = real->xOpen(real, name, file->real, flags, given);
     if (code == SQLITE_OK)
         file->base.pMethods = &METHODS;
@@ -280,4 +316,25 @@ const char *read_ahead_vfs(void)
 {
     pthread_once(&read_vfs_once, register_vfs);
     return read_vfs.zName;
+}
+
+ReadAhead *read_ahead_of(sqlite3 *db)
+{
+    sqlite3_file *file = NULL;
+    if (sqlite3_file_control(db, "main", SQLITE_FCNTL_FILE_POINTER, &file) != SQLITE_OK ||
+        file == NULL || file->pMethods != &METHODS)
+        return NULL;
+    return (ReadFile *)file;
+}
+
+void read_ahead_row(ReadAhead *file, uint64_t bytes)
+{
+    if (file != NULL)
+        file->wanted = bytes < INT32_MAX ? (sqlite3_int64)bytes : INT32_MAX;
+}
+
+void read_ahead_all(ReadAhead *file)
+{
+    if (file != NULL)
+        file->wanted = WHOLE_FILE;
 }

@@ -5,9 +5,22 @@
 #ifndef TRACES_READ_AHEAD_H
 #define TRACES_READ_AHEAD_H
 
+#include <sqlite3.h>
+#include <stdint.h>
+
 /* The name of the SQLite VFS that does so with files that are opened to be read, which is otherwise
  * the default one; NULL: out of memory. "PRAGMA mmap_size" must be positive, which maps nothing.
  * Thread-safe. */
 const char *read_ahead_vfs(void);
+
+typedef struct ReadAhead ReadAhead;
+
+/* How the file of DB is read; NULL where it was opened through another VFS. Belongs to DB. */
+ReadAhead *read_ahead_of(sqlite3 *db);
+/* From now on a row is read, of which the first BYTES are wanted and the others may stay where they
+ * are: as many pages are read at a time as hold those. NULL: nothing happens. */
+void read_ahead_row(ReadAhead *file, uint64_t bytes);
+/* From now on all is wanted, as at the beginning. */
+void read_ahead_all(ReadAhead *file);
 
 #endif

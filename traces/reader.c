@@ -10,6 +10,8 @@ static const char STEP_SQL[] = "SELECT step, phase, start_ns, duration_ns, token
                                "position, token, rank, crc FROM step ORDER BY step";
 static const char ROUTING_SQL[] =
     "SELECT step, experts, weights, scores, crc FROM routing ORDER BY step";
+static const char ROUTING_ROW_SQL[] =
+    "SELECT step, experts, weights, scores, crc FROM routing WHERE step = ?";
 static const char REQUEST_SQL[] = "SELECT request, label, arrival_ns, prompt_tokens, "
                                   "output_tokens FROM request ORDER BY request";
 static const char RESIDENCY_SQL[] =
@@ -31,15 +33,12 @@ static Status count_rows(const Store *store, const char *sql, uint64_t *count)
 static Status open_predictions(TraceReader *reader)
 {
     const Store *store = &reader->store;
-    int64_t tables;
+    bool there;
     int64_t most;
-    TRY(store_number(store,
-                     "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
-                     "name = 'prediction'",
-                     &tables));
-    if (tables == 0 && reader->head.digest.has_predictions)
+    TRY(store_has_table(store, "prediction", &there));
+    if (!there && reader->head.digest.has_predictions)
         return fail(ERR_CORRUPT, "%s: prediction: the table is missing", store->path);
-    if (tables == 0)
+    if (!there)
         return OK;
     TRY(store_number(store, "SELECT coalesce(max(distance), 0) FROM prediction", &most));
     if (most < 0 || most >= TRACE_MAX_LAYERS)
@@ -67,6 +66,7 @@ static Status open_tables(TraceReader *reader)
                     (unsigned long long)head->digest.request_rows);
     TRY(store_prepare(store, STEP_SQL, &reader->step_rows));
     TRY(store_prepare(store, ROUTING_SQL, &reader->routing_rows));
+    TRY(store_prepare(store, ROUTING_ROW_SQL, &reader->routing_row));
     TRY(store_prepare(store, REQUEST_SQL, &reader->request_rows));
     TRY(store_prepare(store, RESIDENCY_SQL, &reader->residency_row));
     TRY(store_prepare(store, TIMING_SQL, &reader->timing_row));
@@ -94,6 +94,8 @@ void trace_reader_close(TraceReader *reader)
         return;
     sqlite3_finalize(reader->step_rows);
     sqlite3_finalize(reader->routing_rows);
+    sqlite3_finalize(reader->routing_row);
+    sqlite3_finalize(reader->ids_rows);
     sqlite3_finalize(reader->request_rows);
     sqlite3_finalize(reader->residency_row);
     sqlite3_finalize(reader->timing_row);
@@ -258,14 +260,49 @@ static Status take_routing_row(TraceReader *reader, const Row *row, const Row *s
     return OK;
 }
 
+/* The whole row of the step on which ids_rows stands. */
+static Status take_whole_row(TraceReader *reader, const Row *row, const Row *step_row)
+{
+    sqlite3_value *values[ROW_COLUMNS] = {NULL};
+    Row whole = *row;
+    whole.statement = reader->routing_row;
+    whole.values = values;
+    sqlite3_reset(whole.statement);
+    SQL_TRY(&reader->store, sqlite3_bind_int64(whole.statement, 1, row->number));
+    Status status = store_step(&reader->store, whole.statement);
+    if (status == STATUS_END)
+        return row_fail(row, -1, "missing");
+    TRY(status);
+    return take_routing_row(reader, &whole, step_row);
+}
+
+/* The same as take_routing_row(), without reading weights and scores where that suffices. */
+static Status take_ids_row(TraceReader *reader, const Row *row, const Row *step_row)
+{
+    const TraceStep *step = &reader->step;
+    uint64_t ids = reader->spans[step->stack].top_k * step->tokens;
+    const void *experts;
+    if (!reader_take_ids(reader, ids, &experts))
+        return take_whole_row(reader, row, step_row);
+    TRY(step_buffer_fit(&reader->arrays, step->tokens, ids, 0));
+    TRY(take_token_columns(reader, step_row));
+    return take_experts(reader, experts, ids);
+}
+
+static sqlite3_stmt *routing_statement(const TraceReader *reader)
+{
+    return reader->ids_rows != NULL ? reader->ids_rows : reader->routing_rows;
+}
+
 /* Both tables have ended, or one has more than the other. */
 static Status end_of_steps(TraceReader *reader)
 {
     const Digest *digest = &reader->head.digest;
-    Status status = store_step(&reader->store, reader->routing_rows);
+    sqlite3_stmt *statement = routing_statement(reader);
+    Status status = store_step(&reader->store, statement);
     if (status == OK)
         return fail(ERR_CORRUPT, "%s: step %lld: routing: there is no such step",
-                    reader->store.path, (long long)sqlite3_column_int64(reader->routing_rows, 0));
+                    reader->store.path, (long long)sqlite3_column_int64(statement, 0));
     if (status != STATUS_END)
         return status;
     if (digest->present && digest->steps != reader->steps_read)
@@ -275,40 +312,73 @@ static Status end_of_steps(TraceReader *reader)
     return STATUS_END;
 }
 
-static Status load_step(TraceReader *reader)
+/* The next row of step, of which reader->step becomes what its plain columns say. */
+static Status next_step_row(TraceReader *reader, Row *row)
 {
-    reader->next_event = UINT32_MAX; /* until the whole step is there */
-    if (reader->steps_ended)
-        return STATUS_END;
     Status status = store_step(&reader->store, reader->step_rows);
     if (status == STATUS_END)
         return end_of_steps(reader);
     TRY(status);
-    sqlite3_value *step_values[ROW_COLUMNS] = {NULL};
-    sqlite3_value *values[ROW_COLUMNS] = {NULL};
-    Row step_row = {.store = &reader->store,
-                    .statement = reader->step_rows,
-                    .subject = "step",
-                    .values = step_values};
-    step_row.number = sqlite3_column_int64(reader->step_rows, 0);
+    row->number = sqlite3_column_int64(reader->step_rows, 0);
     uint32_t before = reader->step.step;
-    TRY(take_step_row(reader, &step_row));
+    TRY(take_step_row(reader, row));
     if (reader->steps_read > 0 && reader->step.step <= before)
-        return row_fail(&step_row, -1, "comes after step %u", before);
-    status = store_step(&reader->store, reader->routing_rows);
-    if (status == STATUS_END)
-        return row_fail(&step_row, -1, "routing: missing");
-    TRY(status);
+        return row_fail(row, -1, "comes after step %u", before);
+    return OK;
+}
+
+/* The row of routing that belongs to STEP_ROW. */
+static Status next_routing_row(TraceReader *reader, const Row *step_row)
+{
+    sqlite3_value *values[ROW_COLUMNS] = {NULL};
     Row row = {.store = &reader->store,
-               .statement = reader->routing_rows,
+               .statement = routing_statement(reader),
                .subject = "step",
                .table = "routing",
-               .number = step_row.number,
+               .number = step_row->number,
                .values = values};
-    int64_t number = sqlite3_column_int64(reader->routing_rows, 0);
-    if (number != step_row.number)
+    Status status = store_step(&reader->store, row.statement);
+    if (status == STATUS_END)
+        return row_fail(step_row, -1, "routing: missing");
+    TRY(status);
+    int64_t number = sqlite3_column_int64(row.statement, 0);
+    if (number != step_row->number)
         return row_fail(&row, -1, "missing; the next row is of step %lld", (long long)number);
-    TRY(take_routing_row(reader, &row, &step_row));
+    return reader->ids_rows != NULL ? take_ids_row(reader, &row, step_row)
+                                    : take_routing_row(reader, &row, step_row);
+}
+
+/* Both rows of a step, of which but the ids are wanted. */
+static Status load_ids(TraceReader *reader, Row *step_row)
+{
+    read_ahead_row(reader->ahead, 0);
+    Status status = next_step_row(reader, step_row);
+    const TraceStep *step = &reader->step;
+    if (status == OK) {
+        uint64_t ids = reader->spans[step->stack].top_k * step->tokens;
+        read_ahead_row(reader->ahead, ids * reader->id_bytes);
+        status = next_routing_row(reader, step_row);
+    }
+    read_ahead_all(reader->ahead);
+    return status;
+}
+
+static Status load_step(TraceReader *reader)
+{
+    sqlite3_value *values[ROW_COLUMNS] = {NULL};
+    Row row = {.store = &reader->store,
+               .statement = reader->step_rows,
+               .subject = "step",
+               .values = values};
+    reader->next_event = UINT32_MAX; /* until the whole step is there */
+    if (reader->steps_ended)
+        return STATUS_END;
+    if (reader->ids_rows != NULL) {
+        TRY(load_ids(reader, &row));
+    } else {
+        TRY(next_step_row(reader, &row));
+        TRY(next_routing_row(reader, &row));
+    }
     reader->steps_read++;
     reader->next_event = 0;
     reader->next_id = 0;
@@ -325,10 +395,11 @@ Status trace_reader_next_step(TraceReader *reader, TraceStep *step)
     return status;
 }
 
-void trace_reader_routing_bytes(TraceReader *reader)
+Status trace_reader_routing_bytes(TraceReader *reader)
 {
     reader->routing_only = true;
     reader->routing_bytes = true;
+    return reader_open_ids(reader);
 }
 
 static uint64_t least_of(uint64_t a, uint64_t b)
@@ -382,6 +453,7 @@ Status trace_reader_rewind(TraceReader *reader)
 {
     sqlite3_reset(reader->step_rows);
     sqlite3_reset(reader->routing_rows);
+    sqlite3_reset(reader->ids_rows);
     sqlite3_reset(reader->request_rows);
     reader->steps_read = 0;
     reader->steps_ended = false;

@@ -44,9 +44,11 @@ Status trace_reader_bounds(const TraceReader *reader, uint64_t *events, uint64_t
 /* Next request in id order (label is valid until the next call), then STATUS_END. Independent of
  * steps and events. */
 Status trace_reader_next_request(TraceReader *reader, TraceRequest *request);
-/* From now on steps come without weights and scores, which are checked all the same, and with ids
- * of a byte each as they are stored, where they are (TraceStep.expert_bytes). Not for events. */
-void trace_reader_routing_bytes(TraceReader *reader);
+/* From now on, before the first step, steps come without weights and scores, and with ids of a byte
+ * each as they are stored, where they are (TraceStep.expert_bytes). Weights and scores are checked
+ * all the same, but where most steps have a checksum of their ids alone (experts_crc): they are not
+ * read then, and only their types and lengths are checked. Not for events. */
+Status trace_reader_routing_bytes(TraceReader *reader);
 /* Next whole step, then STATUS_END. Continues after the step that trace_reader_next_event() is in.
  */
 Status trace_reader_next_step(TraceReader *reader, TraceStep *step);

@@ -1,10 +1,11 @@
-/* The inside of a TraceReader, for traces/reader.c, traces/reader_records.c and traces/check.c. */
+/* The inside of a TraceReader, for traces/reader*.c and traces/check.c. */
 #ifndef TRACES_READER_STATE_H
 #define TRACES_READER_STATE_H
 
 #include "traces/active.h"
 #include "traces/head.h"
 #include "traces/layers.h"
+#include "traces/read_ahead.h"
 #include "traces/reader.h"
 #include "traces/step_buffer.h"
 
@@ -17,10 +18,13 @@ struct TraceReader {
     uint64_t requests;
     sqlite3_stmt *step_rows;     /* all, ascending */
     sqlite3_stmt *routing_rows;  /* all, ascending; moves along with step_rows */
+    sqlite3_stmt *ids_rows;      /* the same without weights and scores; NULL: read whole rows */
+    sqlite3_stmt *routing_row;   /* of one step that ids_rows does not tell enough of */
     sqlite3_stmt *request_rows;  /* all, ascending */
     sqlite3_stmt *residency_row; /* of one (step, rank) */
     sqlite3_stmt *timing_row;
     sqlite3_stmt *prediction_row; /* of one (step, distance); NULL: the trace has no such table */
+    ReadAhead *ahead;
     uint32_t distances;
     uint64_t steps_read;
     bool steps_ended;
@@ -49,5 +53,12 @@ Status reader_take_timing(TraceReader *reader, Row *row, const TimingRecord **re
  * stack is STACK. */
 Status reader_take_prediction(TraceReader *reader, Row *row, uint32_t tokens, Stack stack,
                               const uint16_t **experts, const uint16_t **scores);
+
+/* Prepares ids_rows where most steps have a checksum of their ids alone. */
+Status reader_open_ids(TraceReader *reader);
+/* Whether ids_rows stands on a row whose types and lengths are right for a step of IDS, and
+ * *EXPERTS, which are valid until it moves, are what their own checksum says. Where not, the whole
+ * row tells why, or that it is right nevertheless. */
+bool reader_take_ids(const TraceReader *reader, uint64_t ids, const void **experts);
 
 #endif

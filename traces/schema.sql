@@ -65,3 +65,8 @@ CREATE TABLE prediction(
     scores BLOB NOT NULL,      -- f16, same shape: the predicted weights
     crc INTEGER NOT NULL,
     PRIMARY KEY(step, distance)) WITHOUT ROWID;
+-- Of steps whose weights and scores are many: the checksum of step and experts of its row in routing, so that these
+-- can be read and checked without the others. A step may have none.
+CREATE TABLE experts_crc(
+    step INTEGER PRIMARY KEY,
+    crc INTEGER NOT NULL);

@@ -156,6 +156,20 @@ Status store_number(const Store *store, const char *sql, int64_t *value)
     return status == STATUS_END ? OK : status;
 }
 
+Status store_has_table(const Store *store, const char *name, bool *there)
+{
+    char sql[160];
+    int64_t tables;
+    /* Views and virtual tables have no root page. */
+    snprintf(sql, sizeof sql,
+             "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND rootpage > 0 AND "
+             "name = '%s'",
+             name);
+    TRY(store_number(store, sql, &tables));
+    *there = tables > 0;
+    return OK;
+}
+
 /* Opens and begins the read transaction; recovery happens, or fails, here. */
 static int begin_reading(Store *store, const char *name, int flags)
 {

@@ -54,6 +54,9 @@ Status store_step(const Store *store, sqlite3_stmt *statement);
 /* The one integer that SQL returns. */
 Status store_number(const Store *store, const char *sql, int64_t *value);
 
+/* Whether there is a table NAME: views and virtual tables are none. */
+Status store_has_table(const Store *store, const char *name, bool *there);
+
 /* A row being read. A message about it says "PATH: SUBJECT NUMBER: TABLE: COLUMN: WHY". */
 typedef struct {
     const Store *store;

@@ -15,6 +15,9 @@ static const char SCHEMA[] = {
 #include "schema_sql.h"
 };
 
+/* Weights and scores of a step that are worth a checksum of its ids alone, in bytes. */
+enum { MANY_BYTES = 8192 };
+
 /* The end of the run table's definition; DIGEST_MARK goes behind it. */
 static const char NOTES_COLUMN[] = "notes TEXT";
 
@@ -23,6 +26,7 @@ typedef enum {
     SQL_COMMIT,
     SQL_STEP,
     SQL_ROUTING,
+    SQL_EXPERTS_CRC,
     SQL_RESIDENCY,
     SQL_TIMING,
     SQL_PREDICTION,
@@ -39,6 +43,7 @@ static const char *const SQL_TEXTS[SQL_COUNT] = {
                  "token, rank, crc) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     [SQL_ROUTING] = "INSERT INTO routing(step, experts, weights, scores, crc) "
                     "VALUES(?, ?, ?, ?, ?)",
+    [SQL_EXPERTS_CRC] = "INSERT INTO experts_crc(step, crc) VALUES(?, ?)",
     [SQL_RESIDENCY] = "INSERT INTO residency(step, rank, events, crc) VALUES(?, ?, ?, ?)",
     [SQL_TIMING] = "INSERT INTO timing(step, rank, ops, crc) VALUES(?, ?, ?, ?)",
     [SQL_PREDICTION] = "INSERT INTO prediction(step, distance, experts, scores, crc) "
@@ -168,6 +173,14 @@ static Status store_weights(Writer *writer, const float *weights, size_t ids)
     return OK;
 }
 
+static Status put_experts_crc(Writer *writer, uint32_t step, uint32_t crc)
+{
+    NewRow row = new_row(writer, SQL_EXPERTS_CRC);
+    put_integer(&row, step);
+    put_integer(&row, crc);
+    return put_done(&row);
+}
+
 static Status put_routing_row(Writer *writer, const TraceStep *step)
 {
     size_t ids = (size_t)step->tokens * writer->spans[step->stack].top_k;
@@ -178,9 +191,12 @@ static Status put_routing_row(Writer *writer, const TraceStep *step)
     NewRow row = new_row(writer, SQL_ROUTING);
     put_integer(&row, step->step);
     put_blob(&row, experts, ids * writer->id_bytes);
+    uint32_t experts_crc = row.crc;
     put_blob(&row, step->weights != NULL ? writer->weights : NULL, 2 * ids);
     put_blob(&row, step->scores, 2 * step->score_count);
-    return put_done_crc(&row);
+    TRY(put_done_crc(&row));
+    size_t others = 2 * ((step->weights != NULL ? ids : 0) + step->score_count);
+    return others >= MANY_BYTES ? put_experts_crc(writer, step->step, experts_crc) : OK;
 }
 
 static Status put_records(Writer *writer, Sql sql, uint32_t step, const void *records, size_t bytes)

@@ -10,11 +10,12 @@
 static const size_t COUNTS[] = {
     offsetof(ServingReport, steps),         offsetof(ServingReport, tokens),
     offsetof(ServingReport, output_tokens), offsetof(ServingReport, duration_ns),
-    offsetof(ServingReport, busy_ns),
+    offsetof(ServingReport, busy_ns),       offsetof(ServingReport, kept),
 };
 static const size_t SUMMARIES[] = {
     offsetof(ServingReport, ttft),
     offsetof(ServingReport, tbt),
+    offsetof(ServingReport, tpot),
     offsetof(ServingReport, latency),
 };
 static const size_t SUMMARY_COUNTS[] = {
@@ -78,13 +79,17 @@ static void fill(const Runs *runs, double *values, ServingReport *middle, Servin
     *middle = runs->runs[0];
     for (size_t i = 0; i < N_COUNTS; i++)
         take_middle(runs, COUNTS[i], middle);
-    SummaryNoise *const of[N_SUMMARIES] = {&noise->ttft, &noise->tbt, &noise->latency};
+    SummaryNoise *const of[N_SUMMARIES] = {&noise->ttft, &noise->tbt, &noise->tpot,
+                                           &noise->latency};
     for (size_t i = 0; i < N_SUMMARIES; i++)
         *of[i] = summarise(runs, SUMMARIES[i], values, middle);
     noise->duration = variation_at(runs, offsetof(ServingReport, duration_ns), values);
     for (uint32_t i = 0; i < runs->n; i++)
         values[i] = serving_output_tokens_per_s(&runs->runs[i]);
     noise->output_tokens_per_s = variation_f64(values, runs->n);
+    for (uint32_t i = 0; i < runs->n; i++)
+        values[i] = serving_goodput_per_s(&runs->runs[i]);
+    noise->goodput_per_s = variation_f64(values, runs->n);
 }
 
 Status served_runs_middle(const ServingReport *reports, uint32_t n, ServingReport *middle,
@@ -119,6 +124,8 @@ Status serving_noise_json(const ServingNoise *noise, const char *key, cJSON *jso
     TRY(json_add_f64(object, "duration_ns", noise->duration));
     TRY(json_add_f64(object, "output_tokens_per_s", noise->output_tokens_per_s));
     TRY(add_summary(object, "ttft_ns", &noise->ttft));
+    TRY(json_add_f64(object, "goodput_per_s", noise->goodput_per_s));
     TRY(add_summary(object, "tbt_ns", &noise->tbt));
+    TRY(add_summary(object, "tpot_ns", &noise->tpot));
     return add_summary(object, "latency_ns", &noise->latency);
 }

@@ -17,9 +17,11 @@ typedef struct {
 typedef struct {
     SummaryNoise ttft;
     SummaryNoise tbt;
+    SummaryNoise tpot;
     SummaryNoise latency;
     double duration;
     double output_tokens_per_s;
+    double goodput_per_s;
 } ServingNoise;
 
 /* Of each number of RUNS[n] its median, of two in the middle the lower; and how much it differs

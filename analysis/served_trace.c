@@ -87,7 +87,8 @@ static Status read_all(const char *path, Served *served, uint64_t *first_ns)
     return status == STATUS_END ? OK : status;
 }
 
-static Status play_all(const char *path, uint64_t first_ns, Served *served, ServingReport *report)
+static Status play_all(const char *path, uint64_t first_ns, const ServiceGoals *goals,
+                       Served *served, ServingReport *report)
 {
     TraceShards *shards;
     TraceStep step;
@@ -102,11 +103,12 @@ static Status play_all(const char *path, uint64_t first_ns, Served *served, Serv
     trace_shards_close(shards);
     if (status != STATUS_END)
         return status;
-    *report = latency_report(served->latency);
+    *report = latency_report(served->latency, goals);
     return OK;
 }
 
-Status served_trace_report(const char *path, bool *is_served, ServingReport *report)
+Status served_trace_report(const char *path, const ServiceGoals *goals, bool *is_served,
+                           ServingReport *report)
 {
     Served served = {0};
     uint64_t first_ns;
@@ -116,7 +118,7 @@ Status served_trace_report(const char *path, bool *is_served, ServingReport *rep
         return OK;
     Status status = read_all(path, &served, &first_ns);
     if (status == OK)
-        status = play_all(path, first_ns, &served, report);
+        status = play_all(path, first_ns, goals, &served, report);
     latency_free(served.latency);
     mem_free(served.parts);
     mem_free(served.requests);

@@ -5,9 +5,10 @@
 
 #include "policies/latency.h"
 
-/* Reads PATH twice. *SERVED is false, and REPORT empty, where no request says when it arrived. A
- * token counts as there when its step has ended; the run itself gives it a little later, when it
- * was chosen. Fails as the trace's reader. */
-Status served_trace_report(const char *path, bool *served, ServingReport *report);
+/* Reads PATH twice; GOALS may be NULL. *SERVED is false, and REPORT empty, where no request says
+ * when it arrived. A token counts as there when its step has ended; the run itself gives it a
+ * little later, when it was chosen. Fails as the trace's reader. */
+Status served_trace_report(const char *path, const ServiceGoals *goals, bool *served,
+                           ServingReport *report);
 
 #endif

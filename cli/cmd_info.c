@@ -8,12 +8,14 @@
 #include "cli/info_timing.h"
 #include "cli/options.h"
 #include "cli/print.h"
+#include "cli/service_goals.h"
 #include "cli/serving_print.h"
 #include "cli/table.h"
 #include "traces/reader.h"
 
 typedef struct {
     const char *path;
+    ServiceGoals goals;
     bool json;
 } Arguments;
 
@@ -29,12 +31,16 @@ static Status parse(int argc, char **argv, Arguments *arguments)
 {
     const Option options[] = {
         TRACE_OPTION(&arguments->path),
+        GOAL_OPTIONS(&arguments->goals),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {.command = "info",
                                .summary = "Says what a trace holds: where it came from, its MoE "
-                                          "layers, steps, tokens and requests.",
-                               .example = "moebius info trace.db",
+                                          "layers, steps, tokens and requests, and what requests "
+                                          "experienced that arrived while it was recorded.",
+                               .example = "moebius info trace.db\n"
+                                          "moebius info served.db --ttft-at-most 200 "
+                                          "--tpot-at-most 20",
                                .options = options,
                                .n_options = sizeof options / sizeof options[0]};
     return options_parse(&table, argc, argv);
@@ -251,7 +257,11 @@ Status command_info(int argc, char **argv)
     TRY(trace_reader_open(arguments.path, &reader));
     Status status = summarize(reader, arguments.path, &summary);
     if (status == OK)
-        status = served_trace_report(arguments.path, &summary.served, &summary.serving);
+        status = served_trace_report(arguments.path, &arguments.goals, &summary.served,
+                                     &summary.serving);
+    if (status == OK)
+        status =
+            fail_in(service_goals_check(&arguments.goals, summary.served), "%s", arguments.path);
     if (status == OK && arguments.json)
         status = print_summary_json(arguments.path, reader, &summary);
     else if (status == OK)

@@ -121,6 +121,7 @@ static Status parse(int argc, char **argv, RecordArguments *arguments)
                    "record what the routers of the next D MoE layers say ahead, too", 1,
                    TRACE_MAX_LAYERS - 1, &arguments->predictions),
         FLAG_OPTION("timing", "record the time of each operation, too", &arguments->timing),
+        GOAL_OPTIONS(&arguments->goals),
         DEVICE_OPTIONS(&arguments->device),
         JSON_OPTION(&arguments->json),
     };
@@ -131,10 +132,18 @@ static Status parse(int argc, char **argv, RecordArguments *arguments)
             "--routing trace:FILE the steps of that trace run again with its routing; --tokens "
             "then gives token ids that the trace lacks. Ctrl-C ends after the current step; what "
             "was recorded can be read. Of encoder-decoder models --tokens gives the sources, and "
-            "both stacks are recorded; each beam is a request of its own.",
-        .example = "moebius record --model models/tiny-32x4 --tokens "
-                   "models/tiny-32x4/eval_tokens.safetensors\n    --prompt-length 256 --requests 4 "
-                   "--batch 4 --out trace.db",
+            "both stacks are recorded; each beam is a request of its own. With batching.mode "
+            "\"continuous\" in the plan requests arrive in real time and share steps, and "
+            "latencies "
+            "and throughput are told.",
+        .example =
+            "moebius record --model models/tiny-32x4 --tokens "
+            "models/tiny-32x4/eval_tokens.safetensors\n    --prompt-length 256 --requests 4 "
+            "--batch 4 --out trace.db\n"
+            "moebius record --model shape:olmoe-1b-7b --device cuda --tokens random:100x512 "
+            "--generate 64\n    --ignore-eos --routing zipf:1 --set batching.mode=continuous "
+            "--set batching.sequences=32\n    --set batching.arrivals=poisson --set "
+            "batching.requests_per_s=20 --ttft-at-most 200 --out served.db",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
     TRY(options_parse(&table, argc, argv));
@@ -162,6 +171,9 @@ Status command_record(int argc, char **argv)
     option_list_free(&arguments.sets);
     if (status == OK)
         status = choose_batch(&recording.plan, &arguments);
+    if (status == OK)
+        status = service_goals_check(&arguments.goals,
+                                     recording.plan.batching.mode == BATCHING_CONTINUOUS);
     if (status == OK)
         record_what_decides(&recording.plan, &arguments);
     if (status == OK)

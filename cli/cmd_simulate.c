@@ -6,6 +6,7 @@
 #include "cli/part_input.h"
 #include "cli/plan_input.h"
 #include "cli/print.h"
+#include "cli/service_goals.h"
 #include "cli/serving_print.h"
 #include "cli/table.h"
 #include "cli/time_input.h"
@@ -22,6 +23,7 @@ typedef struct {
     const char *train;
     const char *test;
     TimeInput time;
+    ServiceGoals goals;
     bool json;
 } Arguments;
 
@@ -49,6 +51,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         TEST_OPTION(&arguments->test),
         TIME_OPTIONS(&arguments->time),
         TIMELINE_OPTION(&arguments->time),
+        GOAL_OPTIONS(&arguments->goals),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
@@ -58,7 +61,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
                    "something to learn (a hot set, as evict static has) learns it from the "
                    "training part and is scored on the test part, from a cold start. With "
                    "--hardware it plays the operations, loads and waits of every step on the "
-                   "machine that the profile describes, and says how long they take.",
+                   "machine that the profile describes, and says how long they take; with "
+                   "batching.mode \"continuous\" requests arrive there and share steps, and "
+                   "latencies and throughput are told.",
         .example = "moebius simulate --trace trace.db --plan plan.json --set buffer.slots=8\n"
                    "moebius simulate --trace trace.db --set buffer.slots=8 --set "
                    "buffer.evict=static --train 0:0.5\n"
@@ -71,6 +76,7 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         (arguments->time.timeline != NULL || arguments->time.model != NULL))
         return options_fail(&table, "--timeline and --model need --hardware");
     arguments->time.keeps_steps = arguments->json;
+    arguments->time.goals = &arguments->goals;
     return OK;
 }
 
@@ -438,6 +444,8 @@ Status command_simulate(int argc, char **argv)
     Status status = parse(argc, argv, &arguments);
     if (status == OK)
         status = plan_input(arguments.plan, &arguments.sets, &plan);
+    if (status == OK)
+        status = service_goals_check(&arguments.goals, plan.batching.mode == BATCHING_CONTINUOUS);
     if (status == OK)
         status = time_input_measure(&arguments.time, arguments.traces.items[0], &plan);
     if (status == OK)

@@ -55,6 +55,7 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
                     "with --hardware: write the first plan's time line, predicted and measured "
                     "(Chrome trace format)",
                     &arguments->timeline, .writes = true),
+        GOAL_OPTIONS(&arguments->goals),
         JSON_OPTION(&arguments->json),
     };
     const OptionTable table = {
@@ -132,6 +133,7 @@ static Status check_batching(Validation *validation)
         if ((validation->plans[i].batching.mode == BATCHING_CONTINUOUS) != validation->serves)
             return fail(ERR_INPUT, "%s: batching.mode: all plans are \"continuous\", or none",
                         arguments->plans.items[i]);
+    TRY(service_goals_check(&arguments->goals, validation->serves));
     if (validation->serves && (arguments->timeline != NULL || arguments->tokens.file != NULL))
         return fail(ERR_USAGE, "--timeline and --tokens do not go with batching.mode "
                                "\"continuous\"");

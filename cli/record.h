@@ -6,6 +6,7 @@
 #include "cli/decoder_input.h"
 #include "cli/generated.h"
 #include "cli/online.h"
+#include "cli/service_goals.h"
 
 typedef struct {
     ModelInput model;
@@ -29,6 +30,7 @@ typedef struct {
     const char *scores_text;
     uint32_t scores;
     uint32_t predictions; /* 0: not given */
+    ServiceGoals goals;
     bool json;
 } RecordArguments;
 

@@ -149,6 +149,7 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
     const Arrivals arrivals = plan_arrivals(&recording->plan);
     if (recording->plan.batching.mode == BATCHING_CONTINUOUS)
         run.arrivals = &arrivals;
+    run.goals = &arguments->goals;
     TRY(executor_for_requests(recording->checkpoint, &recording->set, &run, options,
                               &recording->executor));
     TRY(open_routing(recording));

@@ -199,7 +199,7 @@ static Status serve(SimulatedTime *time, const TimeInput *input, const Plan *pla
     uint32_t n_layers;
     const TraceLayer *layers = rebatch_layers(rebatch, &n_layers);
     TRY(open_timing(time, input, layers, n_layers, plan));
-    TRY(timed_serve(rebatch, plan, time->timing, note_step, time, served));
+    TRY(timed_serve(rebatch, plan, time->timing, input->goals, note_step, time, served));
     time->memory = served->memory;
     Status status = close_timeline(time);
     if (status != OK)

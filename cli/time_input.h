@@ -7,10 +7,11 @@
 #include "sim/plan_timer.h"
 
 typedef struct {
-    const char *hardware; /* NULL: no time is simulated */
-    const char *model;    /* NULL: the trace's */
-    const char *timeline; /* NULL: none is written */
-    bool keeps_steps;     /* the time of each is wanted */
+    const char *hardware;      /* NULL: no time is simulated */
+    const char *model;         /* NULL: the trace's */
+    const char *timeline;      /* NULL: none is written */
+    bool keeps_steps;          /* the time of each is wanted */
+    const ServiceGoals *goals; /* of requests that arrive; NULL: none */
 } TimeInput;
 
 #define TIME_OPTIONS(input)                                                                        \

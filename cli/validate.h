@@ -10,6 +10,7 @@
 #include "base/quiet_processor.h"
 #include "base/scratch.h"
 #include "cli/online.h"
+#include "cli/service_goals.h"
 #include "sim/timed_replay.h"
 #include "traces/reader.h"
 
@@ -27,6 +28,7 @@ typedef struct {
     const char *hardware; /* a profile: times are predicted and measured as well; NULL: not */
     uint32_t runs;        /* that are measured, with stamps and as many without; of requests that
                              arrive, without */
+    ServiceGoals goals;   /* of requests that arrive */
     const char *timeline; /* of the first plan, predicted and measured; NULL: none */
     bool json;
 } ValidateArguments;

@@ -68,19 +68,30 @@ static void add_times(Table *table, const char *name, const LatencySummary *pred
 static ServingNoise known_noise(const ServedRuns *served, uint32_t runs)
 {
     const SummaryNoise none = {-1, -1, -1, -1};
-    return runs > 1 ? served->noise : (ServingNoise){none, none, none, -1, -1};
+    return runs > 1 ? served->noise : (ServingNoise){none, none, none, none, -1, -1, -1};
 }
 
-static void add_throughput(Table *table, const ServedRuns *served, double noise)
+static void add_rate(Table *table, const char *name, double predicted, double varies,
+                     double measured, double noise)
 {
-    const double predicted = serving_output_tokens_per_s(&served->predicted);
-    const double measured = serving_output_tokens_per_s(&served->middle);
     char texts[2][NUMBER_BYTES];
-    snprintf(texts[0], sizeof texts[0], "%.1f", predicted);
-    snprintf(texts[1], sizeof texts[1], "%.1f", measured);
-    table_cell(table, "output tokens/s");
-    add_row(table, texts[0], predicted, served->varies.output_tokens_per_s, texts[1], measured,
-            noise);
+    snprintf(texts[0], sizeof texts[0], "%.2f", predicted);
+    snprintf(texts[1], sizeof texts[1], "%.2f", measured);
+    table_cell(table, "%s", name);
+    add_row(table, texts[0], predicted, varies, texts[1], measured, noise);
+}
+
+static void add_throughput(Table *table, const ServedRuns *served, const ServingNoise *noise)
+{
+    const ServingReport *predicted = &served->predicted;
+    const ServingReport *measured = &served->middle;
+    const ServingNoise *varies = &served->varies;
+    add_rate(table, "output tokens/s", serving_output_tokens_per_s(predicted),
+             varies->output_tokens_per_s, serving_output_tokens_per_s(measured),
+             noise->output_tokens_per_s);
+    if (service_goals_are_any(&measured->goals))
+        add_rate(table, "goodput, requests/s", serving_goodput_per_s(predicted),
+                 varies->goodput_per_s, serving_goodput_per_s(measured), noise->goodput_per_s);
 }
 
 static void add_memory(Table *table, const ValidatedTime *time)
@@ -110,10 +121,12 @@ static Status print_compared(const ValidatedPlan *result, uint32_t runs)
               &noise.ttft);
     add_times(table, "time between tokens, mean", &predicted->tbt, &varies->tbt, &measured->tbt,
               &noise.tbt);
+    add_times(table, "time per output token, mean", &predicted->tpot, &varies->tpot,
+              &measured->tpot, &noise.tpot);
     add_time(table, "between two steps", predicted_between(result), -1, served->between_ns, -1);
     add_time(table, "whole run", predicted->duration_ns, varies->duration, measured->duration_ns,
              noise.duration);
-    add_throughput(table, served, noise.output_tokens_per_s);
+    add_throughput(table, served, &noise);
     add_memory(table, &result->time);
     printf(
         "Measured is of each number the median of %u run%s, predicted that of 21 plays in which "

@@ -49,11 +49,12 @@ static Status record(Validation *validation, const Plan *plan, const TraceReques
     return validation_end_run(validation, totals, recorder, status);
 }
 
-static RunOptions run_options(const Plan *plan, const Arrivals *arrivals,
+static RunOptions run_options(const Plan *plan, const Arrivals *arrivals, const ServiceGoals *goals,
                               const TraceRequests *requests)
 {
     return (RunOptions){.batch = plan->batching.sequences,
                         .arrivals = arrivals,
+                        .goals = goals,
                         .arrival_ns = requests->arrival_ns,
                         .generate = requests->most_generate,
                         .generate_each = requests->generate,
@@ -141,7 +142,8 @@ static Status serve(const Validation *validation, const Plan *plan, Rebatch *reb
     ServedPlan served;
     TRY(timing_check_plan(plan, options.layers, options.n_layers));
     TRY(fail_in(timing_new(&options, &timing), "%s", validation->arguments->hardware));
-    Status status = timed_serve(rebatch, plan, timing, NULL, NULL, &served);
+    Status status =
+        timed_serve(rebatch, plan, timing, &validation->arguments->goals, NULL, NULL, &served);
     time->predicted = timing_totals(timing);
     time->predicted.layer_ns = NULL;
     timing_free(timing);
@@ -258,7 +260,7 @@ static Status validate_plan(Validation *validation, size_t i, const TraceRequest
     const Plan *plan = &validation->plans[i];
     ValidatedPlan *result = &validation->results[i];
     const Arrivals arrivals = plan_arrivals(plan);
-    RunOptions run = run_options(plan, &arrivals, requests);
+    RunOptions run = run_options(plan, &arrivals, &validation->arguments->goals, requests);
     const Plan as_run = as_it_ran(plan);
     TRY(run_plan(validation, plan, requests, &run, result));
     TRY(validation_compare_run(validation, &as_run, &result->report));

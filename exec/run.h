@@ -12,6 +12,7 @@
 typedef struct {
     uint32_t batch;                /* requests at a time, 1 or more */
     const Arrivals *arrivals;      /* continuous batching: when requests come; NULL: in groups */
+    const ServiceGoals *goals;     /* of these, which the report counts; NULL: none */
     const uint64_t *arrival_ns;    /* [requests] as recorded, for arrivals of a trace; else NULL */
     uint32_t generate;             /* tokens per request */
     const uint32_t *generate_each; /* [requests] of each, 1 to GENERATE; NULL: GENERATE. With

@@ -209,7 +209,7 @@ Status run_continuous(Run *run)
     if (status == OK)
         status = end_stopped(&serving);
     if (status == OK)
-        run->context.totals->serving = latency_report(serving.latency);
+        run->context.totals->serving = latency_report(serving.latency, run->options->goals);
     close_serving(&serving);
     return status;
 }

@@ -7,7 +7,8 @@
 
 typedef struct {
     uint64_t arrival_ns;
-    uint64_t last_ns; /* of its newest token */
+    uint64_t first_ns; /* of its first token, */
+    uint64_t last_ns;  /* ... and of its newest */
     uint32_t outputs;
     uint32_t expected; /* when nothing ends it early */
     bool ended;
@@ -68,10 +69,12 @@ void latency_free(Latency *latency)
 
 static void add_token(Latency *latency, Served *served, uint64_t end_ns)
 {
-    if (served->outputs == 0)
+    if (served->outputs == 0) {
         latency->ttft[latency->n_ttft++] = end_ns - served->arrival_ns;
-    else
+        served->first_ns = end_ns;
+    } else {
         latency->tbt[latency->n_tbt++] = end_ns - served->last_ns;
+    }
     served->last_ns = end_ns;
     served->ended = ++served->outputs == served->expected;
     latency->report.output_tokens++;
@@ -117,19 +120,59 @@ static LatencySummary summarise(uint64_t *samples, size_t n)
     return summary;
 }
 
-ServingReport latency_report(Latency *latency)
+static uint64_t ns_a_token(const Served *served)
 {
-    ServingReport report = latency->report;
+    uint32_t later = served->outputs - 1;
+    return later > 0 ? (served->last_ns - served->first_ns + later / 2) / later : 0;
+}
+
+static bool is_within(uint64_t ns, double most_ms)
+{
+    return most_ms <= 0 || (double)ns <= most_ms * 1e6;
+}
+
+static bool keeps(const Served *served, const ServiceGoals *goals)
+{
+    return is_within(served->first_ns - served->arrival_ns, goals->ttft_ms) &&
+           is_within(ns_a_token(served), goals->tpot_ms) &&
+           is_within(served->last_ns - served->arrival_ns, goals->latency_ms);
+}
+
+bool service_goals_are_any(const ServiceGoals *goals)
+{
+    return goals->ttft_ms > 0 || goals->tpot_ms > 0 || goals->latency_ms > 0;
+}
+
+/* Of requests that have ended; their samples are scratch, one kind after the other. */
+static void summarise_requests(Latency *latency, ServingReport *report)
+{
+    size_t n = 0;
     for (uint32_t i = 0; i < latency->n_requests; i++) {
         const Served *served = &latency->requests[i];
-        if (served->ended && served->outputs > 0)
-            latency->whole[report.requests++] = served->last_ns - served->arrival_ns;
+        if (served->ended && served->outputs > 1)
+            latency->whole[n++] = ns_a_token(served);
     }
+    report->tpot = summarise(latency->whole, n);
+    for (uint32_t i = 0; i < latency->n_requests; i++) {
+        const Served *served = &latency->requests[i];
+        if (!served->ended || served->outputs == 0)
+            continue;
+        latency->whole[report->requests++] = served->last_ns - served->arrival_ns;
+        report->kept += keeps(served, &report->goals);
+    }
+    report->latency = summarise(latency->whole, report->requests);
+}
+
+ServingReport latency_report(Latency *latency, const ServiceGoals *goals)
+{
+    ServingReport report = latency->report;
+    if (goals != NULL)
+        report.goals = *goals;
+    summarise_requests(latency, &report);
     if (report.steps > 0)
         report.duration_ns = latency->end_ns - latency->first_arrival_ns;
     report.ttft = summarise(latency->ttft, latency->n_ttft);
     report.tbt = summarise(latency->tbt, latency->n_tbt);
-    report.latency = summarise(latency->whole, report.requests);
     return report;
 }
 
@@ -146,6 +189,29 @@ double serving_output_tokens_per_s(const ServingReport *report)
 double serving_requests_per_s(const ServingReport *report)
 {
     return rate(report->requests, report->duration_ns);
+}
+
+double serving_goodput_per_s(const ServingReport *report)
+{
+    return rate(report->kept, report->duration_ns);
+}
+
+static Status add_goal(cJSON *json, const char *key, double most_ms)
+{
+    return most_ms > 0 ? json_add_f64(json, key, most_ms) : json_add_null(json, key);
+}
+
+static Status add_goodput(cJSON *json, const ServingReport *report)
+{
+    cJSON *object;
+    if (!service_goals_are_any(&report->goals))
+        return json_add_null(json, "goodput");
+    TRY(json_add_object(json, "goodput", &object));
+    TRY(add_goal(object, "ttft_ms", report->goals.ttft_ms));
+    TRY(add_goal(object, "tpot_ms", report->goals.tpot_ms));
+    TRY(add_goal(object, "latency_ms", report->goals.latency_ms));
+    TRY(json_add_u64(object, "requests", report->kept));
+    return json_add_f64(object, "requests_per_s", serving_goodput_per_s(report));
 }
 
 static Status add_summary(cJSON *json, const char *key, const LatencySummary *summary)
@@ -174,5 +240,7 @@ Status serving_report_json(const ServingReport *report, cJSON *json)
     TRY(json_add_f64(object, "output_tokens_per_s", serving_output_tokens_per_s(report)));
     TRY(add_summary(object, "ttft_ns", &report->ttft));
     TRY(add_summary(object, "tbt_ns", &report->tbt));
-    return add_summary(object, "latency_ns", &report->latency);
+    TRY(add_summary(object, "tpot_ns", &report->tpot));
+    TRY(add_summary(object, "latency_ns", &report->latency));
+    return add_goodput(object, report);
 }

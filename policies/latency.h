@@ -1,4 +1,5 @@
-/* What requests experience under a schedule: time to first token, time between tokens, throughput.
+/* What requests experience under a schedule: time to first token, time between tokens, throughput,
+ * and goodput: how many requests a second keep what was asked (DistServe: Zhong et al. 2024).
  * Fed with the steps of policies/scheduler.h, measured by the executor or predicted by the
  * simulator, so that both tell the same numbers in the same words.
  *
@@ -20,6 +21,13 @@ typedef struct {
     uint64_t most;
 } LatencySummary;
 
+/* What each request is to keep, in milliseconds at the most; 0: nothing is asked. */
+typedef struct {
+    double ttft_ms;
+    double tpot_ms;
+    double latency_ms;
+} ServiceGoals;
+
 typedef struct {
     uint32_t requests; /* that have ended */
     uint64_t steps;
@@ -29,7 +37,11 @@ typedef struct {
     uint64_t busy_ns;     /* in steps */
     LatencySummary ttft;  /* ns from the arrival to the first token, of each request that has one */
     LatencySummary tbt;   /* ns between two tokens of a request, of each token but the first */
+    LatencySummary tpot;  /* ns a token from the first to the last, the first not counted, of each
+                             request that has ended with more than one */
     LatencySummary latency; /* ns from the arrival to the last token, of each that has ended */
+    ServiceGoals goals;
+    uint64_t kept; /* requests that have ended and kept all GOALS */
 } ServingReport;
 
 typedef struct Latency Latency;
@@ -41,13 +53,16 @@ void latency_free(Latency *latency);
 void latency_step(Latency *latency, const ScheduledStep *step, uint64_t start_ns, uint64_t end_ns);
 /* REQUEST ended with the tokens that it has. */
 void latency_end(Latency *latency, uint32_t request);
-/* May reorder samples: the last call. */
-ServingReport latency_report(Latency *latency);
+/* GOALS may be NULL. May reorder samples: the last call. */
+ServingReport latency_report(Latency *latency, const ServiceGoals *goals);
 
 /* Output tokens a second, and requests; 0 when there was no time. */
 double serving_output_tokens_per_s(const ServingReport *report);
 double serving_requests_per_s(const ServingReport *report);
-/* Adds "serving", with stable keys. */
+/* ... requests that kept the goals. */
+double serving_goodput_per_s(const ServingReport *report);
+bool service_goals_are_any(const ServiceGoals *goals);
+/* Adds "serving", with stable keys; "goodput" is null where nothing was asked. */
 Status serving_report_json(const ServingReport *report, cJSON *json);
 
 #endif

@@ -41,7 +41,7 @@ static Status serve(const PlanTimer *timer, const Plan *plan, Timing *timing, Re
     Rebatch *rebatch;
     ServedPlan served;
     TRY(rebatch_open_tokens(timer->tokens, &batching, &arrivals, &rebatch));
-    Status status = timed_serve(rebatch, plan, timing, NULL, NULL, &served);
+    Status status = timed_serve(rebatch, plan, timing, NULL, NULL, NULL, &served);
     rebatch_close(rebatch);
     if (status != OK)
         return status;

@@ -22,7 +22,8 @@ static Status serve(Rebatch *rebatch, ServeStep cost, void *argument, Latency *l
     }
 }
 
-Status serve_run(Rebatch *rebatch, ServeStep cost, void *argument, ServingReport *report)
+Status serve_run(Rebatch *rebatch, ServeStep cost, void *argument, const ServiceGoals *goals,
+                 ServingReport *report)
 {
     Latency *latency;
     uint32_t n;
@@ -30,7 +31,7 @@ Status serve_run(Rebatch *rebatch, ServeStep cost, void *argument, ServingReport
     TRY(latency_new(requests, n, &latency));
     Status status = serve(rebatch, cost, argument, latency);
     if (status == OK)
-        *report = latency_report(latency);
+        *report = latency_report(latency, goals);
     latency_free(latency);
     return status;
 }

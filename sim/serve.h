@@ -11,8 +11,10 @@
 typedef Status (*ServeStep)(void *argument, const TraceStep *step, uint64_t start_ns,
                             uint64_t *duration_ns);
 
-/* Serves all requests of REBATCH, which was opened for their arrivals. Fails as COST and
+/* Serves all requests of REBATCH, which was opened for their arrivals; GOALS, or NULL, are what the
+ * report counts. Fails as COST and
  * rebatch_step_at(), and with ERR_INPUT when the clock runs over. */
-Status serve_run(Rebatch *rebatch, ServeStep cost, void *argument, ServingReport *report);
+Status serve_run(Rebatch *rebatch, ServeStep cost, void *argument, const ServiceGoals *goals,
+                 ServingReport *report);
 
 #endif

@@ -132,15 +132,15 @@ static Status finish(const Rebatch *rebatch, const Plan *plan, Server *server, S
     return OK;
 }
 
-Status timed_serve(Rebatch *rebatch, const Plan *plan, Timing *timing, StepObserver observer,
-                   void *argument, ServedPlan *served)
+Status timed_serve(Rebatch *rebatch, const Plan *plan, Timing *timing, const ServiceGoals *goals,
+                   StepObserver observer, void *argument, ServedPlan *served)
 {
     *served = (ServedPlan){0};
     Server server = {
         .timing = timing, .trace = &served->trace, .observer = observer, .argument = argument};
     Status status = open_server(rebatch, plan, &server);
     if (status == OK)
-        status = serve_run(rebatch, play_step, &server, &served->serving);
+        status = serve_run(rebatch, play_step, &server, goals, &served->serving);
     if (status == OK)
         status = finish(rebatch, plan, &server, served);
     replay_close(server.replay, NULL);

@@ -15,10 +15,10 @@ typedef struct {
 } ServedPlan;
 
 /* Serves the requests of REBATCH, which was opened for their arrivals, under PLAN, which TIMING was
- * made for. OBSERVER may be NULL. Fails with ERR_PLAN for plans whose decisions need the
+ * made for. GOALS and OBSERVER may be NULL. Fails with ERR_PLAN for plans whose decisions need the
  * future, or scores or predictions of the trace. On failure nothing is held. */
-Status timed_serve(Rebatch *rebatch, const Plan *plan, Timing *timing, StepObserver observer,
-                   void *argument, ServedPlan *served);
+Status timed_serve(Rebatch *rebatch, const Plan *plan, Timing *timing, const ServiceGoals *goals,
+                   StepObserver observer, void *argument, ServedPlan *served);
 void served_plan_free(ServedPlan *served);
 
 #endif

@@ -55,7 +55,7 @@ static void record_tells_latencies_and_throughput(void **unused)
 {
     (void)unused;
     RECORD("--set", "batching.sequences=2", "--set", "batching.arrivals=fixed", "--set",
-           "batching.requests_per_s=200", "--generate", "5", "--json");
+           "batching.requests_per_s=200", "--generate", "5", "--ttft-at-most", "100000", "--json");
     assert_int_equal(run.code, 0);
     cJSON *json = cJSON_Parse(run.out);
     const cJSON *serving = cJSON_GetObjectItemCaseSensitive(json, "serving");
@@ -67,7 +67,27 @@ static void record_tells_latencies_and_throughput(void **unused)
     assert_true(number_in(serving, "ttft_ns", "median") > 0);
     assert_true(number_in(serving, "ttft_ns", "p90") <= number_in(serving, "ttft_ns", "p99"));
     assert_true(number_at(serving, "busy_ns") <= number_at(serving, "duration_ns"));
+    assert_true(number_in(serving, "tpot_ns", "n") == 4);
+    assert_true(number_in(serving, "goodput", "requests") == 4);
+    assert_true(number_in(serving, "goodput", "ttft_ms") == 100000);
     cJSON_Delete(json);
+    RUN("info", out, "--latency-at-most", "0.001", "--json");
+    assert_int_equal(run.code, 0);
+    json = cJSON_Parse(run.out);
+    serving = cJSON_GetObjectItemCaseSensitive(json, "serving");
+    assert_true(number_in(serving, "goodput", "requests") == 0);
+    cJSON_Delete(json);
+}
+
+static void goals_are_of_requests_that_arrive(void **unused)
+{
+    (void)unused;
+    RUN("record", "--model", model, "--tokens", tokens, "--out", out, "--tpot-at-most", "5");
+    assert_refused("--tpot-at-most and --latency-at-most are of requests that arrive");
+    RUN("record", "--model", model, "--tokens", tokens, "--out", out);
+    assert_int_equal(run.code, 0);
+    RUN("info", out, "--ttft-at-most", "5");
+    assert_run_refused(&run, 2, "are of requests that arrive");
 }
 
 static void record_prints_a_table_of_them(void **unused)
@@ -391,6 +411,7 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(record_tells_latencies_and_throughput, remove_out),
+        cmocka_unit_test_setup(goals_are_of_requests_that_arrive, remove_out),
         cmocka_unit_test_setup(record_prints_a_table_of_them, remove_out),
         cmocka_unit_test_setup(a_recorded_run_can_be_judged_from_its_trace, remove_out),
         cmocka_unit_test_setup(what_cannot_be_served_is_refused, remove_out),

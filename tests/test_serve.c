@@ -4,6 +4,7 @@
 
 #include "tests/support.h"
 
+#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -61,7 +62,8 @@ static Status constant_cost(void *argument, const TraceStep *step, uint64_t star
     return OK;
 }
 
-static ServingReport serve_line(const Batching *batching, const Arrivals *arrivals)
+static ServingReport serve_for(const Batching *batching, const Arrivals *arrivals,
+                               const ServiceGoals *goals)
 {
     const char *path = record_line("line.db");
     uint64_t cost = STEP_NS;
@@ -70,10 +72,15 @@ static ServingReport serve_line(const Batching *batching, const Arrivals *arriva
     ServingReport report;
     assert_ok(trace_shards_open(&path, 1, &shards));
     assert_ok(rebatch_open(shards, batching, arrivals, &rebatch));
-    assert_ok(serve_run(rebatch, constant_cost, &cost, &report));
+    assert_ok(serve_run(rebatch, constant_cost, &cost, goals, &report));
     rebatch_close(rebatch);
     trace_shards_close(shards);
     return report;
+}
+
+static ServingReport serve_line(const Batching *batching, const Arrivals *arrivals)
+{
+    return serve_for(batching, arrivals, NULL);
 }
 
 /* One server, a request takes (1 + OUTPUT) steps. */
@@ -101,6 +108,7 @@ static void a_slow_d_d_1_queue_never_waits(void **unused)
     assert_int_equal(report.busy_ns, REQUESTS * SERVICE_NS);
     assert_all(&report.ttft, REQUESTS, STEP_NS);
     assert_all(&report.tbt, REQUESTS * OUTPUT, STEP_NS);
+    assert_all(&report.tpot, REQUESTS, STEP_NS);
     assert_all(&report.latency, REQUESTS, SERVICE_NS);
 }
 
@@ -119,6 +127,33 @@ static void a_fast_d_d_1_queue_grows_in_a_line(void **unused)
     assert_int_equal(report.ttft.p90, (REQUESTS * 9 / 10 - 1) * grows + STEP_NS);
     assert_int_equal(report.latency.p99, (REQUESTS - 1) * grows + SERVICE_NS);
     assert_true(serving_output_tokens_per_s(&report) == 1e9 / STEP_NS);
+}
+
+/* As above: the first token of request i comes after i * grows and a step, all after a service. */
+static void goodput_counts_the_requests_that_keep_every_goal(void **unused)
+{
+    (void)unused;
+    const double grows = SERVICE_NS - 2500;
+    const Arrivals fast = {.kind = ARRIVALS_FIXED, .requests_per_s = 1e9 / 2500};
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        const double within = (i * grows + 1) * 1e-6;
+        const double step = STEP_NS * 1e-6;
+        const double service = SERVICE_NS * 1e-6;
+        const struct {
+            ServiceGoals goals;
+            uint64_t kept;
+        } cases[] = {{{.ttft_ms = within + step}, i + 1},
+                     {{.latency_ms = within + service}, i + 1},
+                     {{.ttft_ms = within + step, .latency_ms = service * 1.001}, 1},
+                     {{.ttft_ms = within + step, .tpot_ms = step * 1.001}, i + 1},
+                     {{.ttft_ms = within + step, .tpot_ms = step * 0.999}, 0}};
+        for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+            ServingReport report = serve_for(&ONE, &fast, &cases[c].goals);
+            assert_int_equal(report.kept, cases[c].kept);
+            double per_s = (double)cases[c].kept * 1e9 / (double)report.duration_ns;
+            assert_true(fabs(serving_goodput_per_s(&report) - per_s) <= 1e-9 * per_s);
+        }
+    }
 }
 
 static void all_at_once_with_room_for_all_share_every_step(void **unused)
@@ -153,7 +188,7 @@ static void a_clock_that_runs_over_is_refused(void **unused)
     ServingReport report;
     assert_ok(trace_shards_open(&path, 1, &shards));
     assert_ok(rebatch_open(shards, &ONE, &at_once, &rebatch));
-    assert_int_equal(serve_run(rebatch, constant_cost, &cost, &report), ERR_INPUT);
+    assert_int_equal(serve_run(rebatch, constant_cost, &cost, NULL, &report), ERR_INPUT);
     assert_non_null(strstr(error_message(), "step 2: the simulated time is out of range"));
     rebatch_close(rebatch);
     trace_shards_close(shards);
@@ -330,7 +365,7 @@ static void every_failed_allocation_is_reported_and_frees_all(void **unused)
         if (status == OK)
             status = rebatch_open(shards, &ONE, &trace, &rebatch);
         if (status == OK)
-            status = serve_run(rebatch, constant_cost, &cost, &report);
+            status = serve_run(rebatch, constant_cost, &cost, NULL, &report);
         failing_end(&failing, status);
         rebatch_close(rebatch);
         trace_shards_close(shards);
@@ -343,6 +378,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_slow_d_d_1_queue_never_waits),
         cmocka_unit_test(a_fast_d_d_1_queue_grows_in_a_line),
+        cmocka_unit_test(goodput_counts_the_requests_that_keep_every_goal),
         cmocka_unit_test(all_at_once_with_room_for_all_share_every_step),
         cmocka_unit_test(arrivals_of_the_trace_are_kept),
         cmocka_unit_test(a_clock_that_runs_over_is_refused),

@@ -39,6 +39,8 @@ static void draw_reports(ServingReport *runs, uint32_t n)
                                   .busy_ns = draw(1000),
                                   .ttft = draw_summary(),
                                   .tbt = draw_summary(),
+                                  .tpot = draw_summary(),
+                                  .kept = 1 + draw(9),
                                   .latency = draw_summary()};
 }
 
@@ -112,10 +114,15 @@ static void each_number_is_the_middle_one_and_its_noise_the_variation(void **unu
         CHECK(duration_ns, duration);
         CHECK_SUMMARY(ttft);
         CHECK_SUMMARY(tbt);
+        CHECK_SUMMARY(tpot);
+        CHECK_MIDDLE(kept);
         CHECK_SUMMARY(latency);
         for (uint32_t i = 0; i < n; i++)
             values[i] = serving_output_tokens_per_s(&runs[i]);
         assert_true(fabs(noise.output_tokens_per_s - plain_variation(values, n)) < 1e-9);
+        for (uint32_t i = 0; i < n; i++)
+            values[i] = serving_goodput_per_s(&runs[i]);
+        assert_true(fabs(noise.goodput_per_s - plain_variation(values, n)) < 1e-9);
     }
 }
 

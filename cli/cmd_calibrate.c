@@ -8,7 +8,6 @@
 #include "base/files.h"
 #include "base/memory.h"
 #include "base/processes.h"
-#include "base/threads.h"
 #include "cli/command.h"
 #include "cli/interrupt.h"
 #include "cli/online.h"
@@ -132,8 +131,7 @@ static void note_origin(const Arguments *arguments, int argc, char **argv,
     snprintf(hardware->driver, sizeof hardware->driver, "%s", origin.driver);
     snprintf(hardware->version, sizeof hardware->version, "%s", MOEBIUS_VERSION);
     clock_wall_text(hardware->created);
-    hardware->host_threads = arguments->device.threads > 0 ? arguments->device.threads
-                                                           : (uint32_t)thread_count_default();
+    hardware->host_threads = device_input_threads(&arguments->device);
 }
 
 static Status measure(const Arguments *arguments, const Hardware *known, Hardware *hardware,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/files.h"
+#include "base/threads.h"
 #include "exec/text/text_requests.h"
 
 static Status check_room(const TokenInput *input, const ModelConfig *config, uint32_t generate,
@@ -111,6 +112,11 @@ Status device_input_apply(const DeviceInput *input, ExecutorOptions *options)
     options->device = input->name;
     options->threads = input->threads;
     return executor_find_compute(input->compute, &options->compute);
+}
+
+uint32_t device_input_threads(const DeviceInput *input)
+{
+    return input->threads > 0 ? input->threads : (uint32_t)thread_count_default();
 }
 
 Status routing_input(const OptionTable *table, const char *text, const char *allowed,

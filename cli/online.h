@@ -68,6 +68,9 @@ typedef struct {
 /* Puts INPUT into OPTIONS. Fails with ERR_USAGE as executor_find_compute(). */
 Status device_input_apply(const DeviceInput *input, ExecutorOptions *options);
 
+/* Threads of the host that INPUT asks for; without a number all there are. */
+uint32_t device_input_threads(const DeviceInput *input);
+
 /* TEXT is "gate" or NULL (*TRACE becomes NULL), or "trace:FILE" (*TRACE points to FILE); for
  * any other, the error says that what the command takes is ALLOWED. */
 Status routing_input(const OptionTable *table, const char *text, const char *allowed,

@@ -172,6 +172,7 @@ static void print_origin(const Validation *validation)
     const RunTotals *totals = &validation->results[0].totals;
     char tokens[NUMBER_BYTES];
     char driver[64];
+    uint32_t threads = device_input_threads(&validation->arguments->device);
     printf("\n%s: %" PRIu64 " steps, %s tokens, routing %s, on %s\n\n",
            validation->arguments->trace, totals->steps, number_text(totals->tokens, tokens),
            validation->forced ? "forced" : "by the router", executor_device(validation->executor));
@@ -179,6 +180,10 @@ static void print_origin(const Validation *validation)
         printf("The profile was made with driver %s, this is %s: times may differ.\n\n",
                validation->hardware.driver[0] != '\0' ? validation->hardware.driver : "none",
                driver[0] != '\0' ? driver : "none");
+    if (validation->arguments->hardware != NULL && validation->hardware.host_threads != threads)
+        printf("The profile was made with %u host thread%s, this is %u: times may differ.\n\n",
+               validation->hardware.host_threads, validation->hardware.host_threads == 1 ? "" : "s",
+               threads);
 }
 
 static Status print_report(const Validation *validation, const ValidatedPlan *result)

@@ -172,6 +172,9 @@ static void several_plans_are_ranked(void **unused)
     assert_int_equal(run.code, 0);
     assert_non_null(strstr(run.out, "Kendall's tau"));
     assert_non_null(strstr(run.out, "To blame most"));
+    assert_null(strstr(run.out, "times may differ"));
+    RUN("validate", "--trace", trace, "--threads", "2", "--hardware", profile, "--runs", "1");
+    assert_non_null(strstr(run.out, "made with 1 host thread, this is 2: times may differ"));
 }
 
 int main(void)

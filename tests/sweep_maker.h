@@ -152,6 +152,15 @@ static inline char *dump(const char *path)
               " 0, 0, 0, 0, 0, 0, 0, 0, 0, 1 FROM layer_result ORDER BY 23, 1, 2");
 }
 
+static inline void assert_same_rows(const char *path, const char *wanted)
+{
+    char *rows = dump(path);
+    char *wanted_rows = dump(wanted);
+    assert_string_equal(rows, wanted_rows);
+    free(rows);
+    free(wanted_rows);
+}
+
 /* Makes a study of schema 6 out of one of schema 7, ... */
 #define WITHOUT_SEALS                                                                              \
     "ALTER TABLE study DROP COLUMN crc; ALTER TABLE result DROP COLUMN crc;"                       \

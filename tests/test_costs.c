@@ -203,22 +203,31 @@ static void what_is_left_of_a_step_stays_outside_the_grid(void **unused)
     hardware_free(&hardware);
 }
 
+/* 8 and 16 experts were measured with 1 row, 10 ns for each expert, and with 100, 100 ns; and
+ * BETWEEN experts with LOW and HIGH rows. */
+static Costs *costs_of_experts(double between, double low, double low_ns, double high,
+                               double high_ns, Hardware *hardware)
+{
+    CostTable *table;
+    Costs *costs;
+    assert_ok(hardware_add_table(hardware, "time", "", UNIT_NS, AXIS_NAMES, 2, &table));
+    for (double experts = 8; experts <= 16; experts += 8)
+        for (double rows = 1; rows <= 100; rows += 99)
+            assert_ok(cost_table_put(table, (const double[]){experts, rows},
+                                     rows == 1 ? 10 * experts : 100 * experts, 0));
+    assert_ok(cost_table_put(table, (const double[]){between, low}, low_ns, 0));
+    assert_ok(cost_table_put(table, (const double[]){between, high}, high_ns, 0));
+    assert_ok(costs_new(hardware, &costs));
+    return costs;
+}
+
 /* Of 13 experts few rows were measured, which does not tell what many take: 8 and 16 do. */
 static void lines_that_are_too_short_are_passed_over(void **unused)
 {
     (void)unused;
     Hardware hardware = {0};
-    CostTable *table;
-    Costs *costs;
     CostUse use = {0};
-    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXIS_NAMES, 2, &table));
-    assert_ok(cost_table_put(table, (const double[]){8, 1}, 80, 0));
-    assert_ok(cost_table_put(table, (const double[]){8, 100}, 800, 0));
-    assert_ok(cost_table_put(table, (const double[]){13, 1}, 200, 0));
-    assert_ok(cost_table_put(table, (const double[]){13, 2}, 210, 0));
-    assert_ok(cost_table_put(table, (const double[]){16, 1}, 160, 0));
-    assert_ok(cost_table_put(table, (const double[]){16, 100}, 1600, 0));
-    assert_ok(costs_new(&hardware, &costs));
+    Costs *costs = costs_of_experts(13, 1, 200, 2, 210, &hardware);
     assert_true(costs_at(costs, 0, (const double[]){13, 2}, &use) == 210);
     assert_true(costs_at(costs, 0, (const double[]){13, 100}, &use) == 1300);
     assert_true(costs_at(costs, 0, (const double[]){12, 100}, &use) == 1200);
@@ -232,17 +241,8 @@ static void lines_that_begin_far_behind_are_passed_over(void **unused)
 {
     (void)unused;
     Hardware hardware = {0};
-    CostTable *table;
-    Costs *costs;
     CostUse use = {0};
-    assert_ok(hardware_add_table(&hardware, "time", "", UNIT_NS, AXIS_NAMES, 2, &table));
-    assert_ok(cost_table_put(table, (const double[]){8, 1}, 80, 0));
-    assert_ok(cost_table_put(table, (const double[]){8, 100}, 800, 0));
-    assert_ok(cost_table_put(table, (const double[]){15, 10}, 1000, 0));
-    assert_ok(cost_table_put(table, (const double[]){15, 100}, 1500, 0));
-    assert_ok(cost_table_put(table, (const double[]){16, 1}, 160, 0));
-    assert_ok(cost_table_put(table, (const double[]){16, 100}, 1600, 0));
-    assert_ok(costs_new(&hardware, &costs));
+    Costs *costs = costs_of_experts(15, 10, 1000, 100, 1500, &hardware);
     assert_true(costs_at(costs, 0, (const double[]){12, 1}, &use) == 120);
     assert_true(costs_at(costs, 0, (const double[]){15, 1}, &use) == 150);
     assert_int_equal(use.n[COST_INTERPOLATED], 2);

@@ -175,10 +175,8 @@ static void every_number_of_ranks_and_threads_gives_the_same_rows(void **unused)
     Study study = make_study(SMALL_STUDY);
     const char *alone = scratch_path("alone.db");
     const char *out = scratch_path("ranks.db");
-    const SweepOptions options = {.jobs = 1};
     SweepTotals totals;
-    assert_ok(sweep_run(&trace, "trace.db", &study, alone, &options, &totals));
-    char *expected = dump(alone);
+    sweep_once(&trace, &study, alone, 1, &totals);
     for (uint32_t count = 1; count <= MAX_RANKS; count++) {
         for (uint32_t jobs = 0; jobs <= 3; jobs++) {
             const Setup setup = {.count = count, .options.jobs = jobs};
@@ -186,12 +184,9 @@ static void every_number_of_ranks_and_threads_gives_the_same_rows(void **unused)
             assert_ok(sweep_with(setup, &trace, &study, out, &totals));
             assert_int_equal(totals.done, study.n_plans);
             assert_int_equal(totals.lookups, study.n_plans * trace.n_lookups);
-            char *rows = dump(out);
-            assert_string_equal(rows, expected);
-            free(rows);
+            assert_same_rows(out, alone);
         }
     }
-    free(expected);
     study_free(&study);
     packed_trace_free(&trace);
 }
@@ -203,20 +198,15 @@ static void what_plans_learnt_travels_with_them(void **unused)
     Study study = make_study(TRAINED_STUDY);
     const char *alone = scratch_path("trained-alone.db");
     const char *out = scratch_path("trained-ranks.db");
-    const SweepOptions options = {.jobs = 1};
     SweepTotals totals;
-    assert_ok(sweep_run(&trace, "trace.db", &study, alone, &options, &totals));
-    char *expected = dump(alone);
+    sweep_once(&trace, &study, alone, 1, &totals);
     for (uint32_t count = 2; count <= MAX_RANKS; count++) {
         const Setup setup = {.count = count, .options.jobs = 1};
         unlink(out);
         assert_ok(sweep_with(setup, &trace, &study, out, &totals));
         assert_int_equal(totals.done, study.n_plans);
-        char *rows = dump(out);
-        assert_string_equal(rows, expected);
-        free(rows);
+        assert_same_rows(out, alone);
     }
-    free(expected);
     study_free(&study);
     packed_trace_free(&trace);
 }
@@ -228,13 +218,12 @@ static void sweep_in_parts(bool follower_stops)
     Study study = make_study(SMALL_STUDY);
     const char *whole = scratch_path("whole.db");
     const char *parts = scratch_path("parts.db");
-    const SweepOptions alone = {.jobs = 1};
     SweepTotals totals;
     uint64_t kept = 0;
     int stops = 0;
     unlink(whole);
     unlink(parts);
-    assert_ok(sweep_run(&trace, "trace.db", &study, whole, &alone, &totals));
+    sweep_once(&trace, &study, whole, 1, &totals);
     for (int part = 0; kept < study.n_plans; part++) {
         Stopper stopper = {.after = 10};
         Setup setup = {.count = 3,
@@ -252,11 +241,7 @@ static void sweep_in_parts(bool follower_stops)
         stops += totals.stopped;
     }
     assert_true(stops > 0);
-    char *left = dump(whole);
-    char *right = dump(parts);
-    assert_string_equal(left, right);
-    free(left);
-    free(right);
+    assert_same_rows(parts, whole);
     study_free(&study);
     packed_trace_free(&trace);
 }

@@ -27,7 +27,8 @@ static const Layer LAYERS[] = {
     {{256, 128, false, false, ACTIVATION_RELU, 0, 0}, 64, 4, 130, 130, true},
     {{128, 128, false, true, ACTIVATION_RELU, 0, 0}, 6, 2, 300, 100, false},
     {{256, 192, false, true, ACTIVATION_GELU, 0, 0}, 16, 2, 200, 70, true},
-    {{128, 64, true, true, ACTIVATION_SILU, 0, 0}, 4, 2, 70, 70, false},
+    /* tiles of middle width, which dynamic gating has where it needs a kernel for each product */
+    {{128, 64, true, true, ACTIVATION_SILU, 0, 0}, 4, 2, 130, 130, false},
     {{40, 24, true, true, ACTIVATION_GELU, 0, 0}, 5, 3, 90, 40, true}, /* not packed */
 };
 

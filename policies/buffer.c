@@ -13,7 +13,8 @@ bool buffer_needs_touches(const ExpertBuffer *buffer)
 
 bool plan_needs_experts(const Plan *plan)
 {
-    return plan->buffer.on || plan->placement.ranks > 1;
+    return plan->buffer.on || plan->placement.ranks > 1 ||
+           plan->placement.map.choice == PLACEMENT_MAP_TRAINED;
 }
 
 bool plan_needs_touches(const Plan *plan)

@@ -92,7 +92,7 @@ bool buffer_needs_touches(const ExpertBuffer *buffer);
 /* The same of the buffer that PLAN asks for. */
 bool plan_needs_touches(const Plan *plan);
 /* True when it counts which experts an event needs, and not only how many: there is a buffer, or
- * there are ranks. */
+ * there are ranks, or a placement is to be learnt. */
 bool plan_needs_experts(const Plan *plan);
 /* True when events must bring rows: the plan's compute is not "gpu". */
 bool buffer_needs_rows(const ExpertBuffer *buffer);

@@ -248,6 +248,17 @@ static double total_of_static(const char *dispatch, const char *factor)
     return total;
 }
 
+/* Nothing else counts who is needed, without a buffer and on one rank. */
+static void a_placement_on_one_rank_is_learnt_as_on_several(void **unused)
+{
+    (void)unused;
+    RUN("simulate", "--trace", trace, "--hardware", even, "--train", "0:0.5", "--set",
+        "placement.method=greedy", "--json");
+    cJSON *json = parse_out();
+    assert_true(number_at(at(json, "time"), "total_ns") > 0);
+    cJSON_Delete(json);
+}
+
 static void static_gating_takes_as_long_as_its_capacity(void **unused)
 {
     (void)unused;
@@ -372,6 +383,7 @@ int main(void)
         cmocka_unit_test(time_lines_have_every_step_and_operation),
         cmocka_unit_test(a_sweep_learns_with_the_costs_that_were_measured),
         cmocka_unit_test(absurd_costs_stay_times),
+        cmocka_unit_test(a_placement_on_one_rank_is_learnt_as_on_several),
         cmocka_unit_test(static_gating_takes_as_long_as_its_capacity),
         cmocka_unit_test(static_gating_with_a_buffer_only_limits_the_rows),
         cmocka_unit_test(static_gating_with_a_buffer_is_compared_with_the_run),

@@ -2,14 +2,18 @@
 #include "base/quiet_processor.h"
 
 #include <sched.h>
-#include <stdbool.h>
 
 #include "base/clock.h"
 
-enum { ROUNDS = 15000, TRIES = 2 };
+enum { ROUNDS = 15000, LOOPS = 2 };
 
 /* Beside another thread on its core a loop takes at least so much longer. */
 static const double DISTURBED = 1.25;
+
+static const uint64_t MOST_WAIT_NS = 250000000;  /* at a time */
+static const uint64_t LOOK_AGAIN_NS = 100000000; /* where the quietest is not quiet */
+
+/* ---- the machine ---- */
 
 /* As much at a time as a core can do, so that it shows who shares it. */
 static uint64_t work(uint64_t a)
@@ -28,69 +32,142 @@ static uint64_t work(uint64_t a)
     return a + b + c + d + e + f;
 }
 
-/* The loop's time where the thread is. */
-static uint64_t time_here(void)
+static uint64_t time_loop(void)
 {
     volatile uint64_t kept = 1; /* so that the loop is run, and between the two times */
-    uint64_t best_ns = UINT64_MAX;
-    for (int i = 0; i < TRIES; i++) {
-        uint64_t start_ns = clock_ns();
-        kept = work(kept);
-        uint64_t ns = clock_ns() - start_ns;
-        best_ns = ns < best_ns ? ns : best_ns;
-    }
-    return best_ns;
+    uint64_t start_ns = clock_ns();
+    kept = work(kept);
+    return clock_ns() - start_ns;
 }
 
-static bool is_quiet(const QuietProcessor *seen, uint64_t ns)
+static uint64_t now_ns(const QuietProcessor *seen)
 {
-    return (double)ns <= DISTURBED * (double)seen->best_ns;
+    return seen->machine != NULL ? seen->machine->now_ns(seen->machine->argument) : clock_ns();
 }
 
-static bool go_to(int processor)
+/* The loop's time where the thread is. */
+static uint64_t time_here(QuietProcessor *seen)
+{
+    const QuietMachine *machine = seen->machine;
+    uint64_t least_ns = UINT64_MAX;
+    for (int i = 0; i < LOOPS; i++) {
+        uint64_t ns =
+            machine != NULL ? machine->loop_ns(machine->argument, seen->processor) : time_loop();
+        least_ns = ns < least_ns ? ns : least_ns;
+    }
+    if (seen->best_ns == 0 || least_ns < seen->best_ns)
+        seen->best_ns = least_ns;
+    if (least_ns < seen->quiet_ns)
+        seen->quiet_ns = least_ns;
+    return least_ns;
+}
+
+static bool go_to(QuietProcessor *seen, const cpu_set_t *allowed, int processor)
 {
     cpu_set_t one;
+    if (seen->machine != NULL) {
+        seen->processor = processor < seen->machine->n ? processor : seen->processor;
+        return processor < seen->machine->n;
+    }
     CPU_ZERO(&one);
     CPU_SET(processor, &one);
-    return sched_setaffinity(0, sizeof one, &one) == 0;
+    return CPU_ISSET(processor, allowed) && sched_setaffinity(0, sizeof one, &one) == 0;
 }
 
-/* Goes from one of ALLOWED to the next until one is quiet, or else back to the fastest, which then
- * is what is to be had: clocks change as well. */
-static void look_around(QuietProcessor *seen, const cpu_set_t *allowed, bool all)
+/* ---- who is disturbed ---- */
+
+static bool is_disturbed(const QuietProcessor *seen, uint64_t ns)
+{
+    return (double)ns > DISTURBED * (double)seen->best_ns;
+}
+
+/* ... more than is to be had. */
+static bool may_be_better(const QuietProcessor *seen, uint64_t ns)
+{
+    return is_disturbed(seen, ns) && (double)ns > DISTURBED * (double)seen->quiet_ns;
+}
+
+/* Goes from one of ALLOWED to the next until one is quiet, or ALL of them are known; or else back
+ * to the fastest. Returns the loop's time there. */
+static uint64_t look_around(QuietProcessor *seen, const cpu_set_t *allowed, bool all)
 {
     uint64_t least_ns = UINT64_MAX;
     int fastest = -1;
     int last = -1;
     for (int i = 0; i < CPU_SETSIZE; i++) {
-        if (!CPU_ISSET(i, allowed) || !go_to(i))
+        if (!go_to(seen, allowed, i))
             continue;
-        uint64_t ns = time_here();
+        uint64_t ns = time_here(seen);
         last = i;
         if (ns < least_ns) {
             least_ns = ns;
             fastest = i;
         }
-        if (!all && is_quiet(seen, ns))
-            return;
+        if (!all && !is_disturbed(seen, ns))
+            return ns;
     }
     if (fastest != last)
-        go_to(fastest);
-    if (fastest >= 0)
-        seen->best_ns = least_ns;
+        go_to(seen, allowed, fastest);
+    return least_ns;
+}
+
+/* ... and waits until one is quiet, where it may and WAITs. */
+static uint64_t look_for(QuietProcessor *seen, const cpu_set_t *allowed, bool all, bool wait)
+{
+    uint64_t ns = look_around(seen, allowed, all);
+    uint64_t start_ns = now_ns(seen);
+    uint64_t waited_ns = 0;
+    uint64_t most_ns = seen->may_wait_ns - seen->waited_ns;
+    most_ns = most_ns < MOST_WAIT_NS ? most_ns : MOST_WAIT_NS;
+    while (wait && is_disturbed(seen, ns) && waited_ns < most_ns) {
+        ns = look_around(seen, allowed, false);
+        waited_ns = now_ns(seen) - start_ns;
+    }
+    seen->waited_ns += waited_ns < most_ns ? waited_ns : most_ns;
+    seen->quiet_ns = is_disturbed(seen, ns) ? ns : 0;
+    seen->looked_ns = now_ns(seen);
+    return ns;
+}
+
+/* Moves, where the loop takes NS here. */
+static void move(QuietProcessor *seen, bool first, uint64_t ns)
+{
+    cpu_set_t allowed;
+    seen->began_ns = ns;
+    if (!first && !is_disturbed(seen, ns))
+        return;
+    bool may = may_be_better(seen, ns);
+    if (!first && !may && now_ns(seen) - seen->looked_ns < LOOK_AGAIN_NS)
+        return;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
+        return;
+    seen->began_ns = look_for(seen, &allowed, first, may);
+    if (seen->machine == NULL)
+        sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
 void quiet_processor_seek(QuietProcessor *seen)
 {
-    cpu_set_t allowed;
     bool first = seen->best_ns == 0;
-    uint64_t ns = time_here();
-    if (first || ns < seen->best_ns)
-        seen->best_ns = ns;
-    if (!first && is_quiet(seen, ns))
-        return;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
-        return;
-    look_around(seen, &allowed, first);
-    sched_setaffinity(0, sizeof allowed, &allowed);
+    move(seen, first, time_here(seen));
+}
+
+bool quiet_processor_counts(QuietProcessor *seen)
+{
+    uint64_t began_ns = seen->began_ns;
+    uint64_t ns = time_here(seen);
+    bool again = may_be_better(seen, ns) && !may_be_better(seen, began_ns) &&
+                 seen->tries + 1 < QUIET_TRIES && seen->again < QUIET_FREE_AGAIN + seen->rounds / 2;
+    bool disturbed = is_disturbed(seen, ns) || is_disturbed(seen, began_ns);
+    move(seen, false, ns);
+    if (again) {
+        seen->again++;
+        seen->tries++;
+        return false;
+    }
+    seen->rounds++;
+    seen->disturbed += disturbed;
+    seen->loop_ns += ((double)began_ns + (double)ns) / 2;
+    seen->tries = 0;
+    return true;
 }

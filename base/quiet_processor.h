@@ -3,20 +3,61 @@
  * Two processors of a machine may be the same core's, and the other one another machine's: while it
  * is busy, what this one does takes up to 1.8 times as long, for milliseconds or for minutes, and
  * nothing but the time tells (on the H200's host 30 us for a loop that then takes 50 to 60). Who
- * measures moves away from it first. */
+ * measures moves away from it first, and measures again what was disturbed:
+ *
+ *     quiet_processor_seek(&quiet);
+ *     for (int round = 0; round < ROUNDS; round += quiet_processor_counts(&quiet))
+ *         ... measure round ROUND ...
+ *
+ * Whether a round counts follows from the loop alone, never from what was measured. */
 #ifndef BASE_QUIET_PROCESSOR_H
 #define BASE_QUIET_PROCESSOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/* What was seen of the processors that the thread may run on; zeroed before the first call. */
+enum {
+    QUIET_TRIES = 3,      /* a round is measured so often at the most, */
+    QUIET_FREE_AGAIN = 4, /* ... and beyond so many in all no more than one for two that count */
+};
+
+/* Processors 0 to N - 1 of a machine that is not there, for tests. */
 typedef struct {
-    uint64_t best_ns; /* of the loop, on any of them */
+    int n;
+    uint64_t (*loop_ns)(void *argument, int processor); /* how long the loop takes there now */
+    uint64_t (*now_ns)(void *argument);
+    void *argument;
+} QuietMachine;
+
+/* What was seen of the processors that the thread may run on; zeroed before the first call, but for
+ * BEST_NS where it is known from before, MAY_WAIT_NS and MACHINE. */
+typedef struct {
+    uint64_t best_ns;            /* of the loop, on any of them */
+    uint64_t may_wait_ns;        /* in all, where all are disturbed */
+    const QuietMachine *machine; /* NULL: the real one */
+    uint64_t waited_ns;
+    uint64_t rounds;    /* that count, */
+    uint64_t disturbed; /* ... and of these, on a processor that was disturbed all the same, */
+    double loop_ns;     /* ... and the sum over them of the loop's mean time before and after */
+    uint64_t again;     /* rounds that do not count */
+    /* Its own: */
+    uint64_t quiet_ns;  /* the least that was to be had when none was as fast as the best; or 0 */
+    uint64_t looked_ns; /* when that was so */
+    uint64_t began_ns;  /* the loop's time before the round */
+    uint32_t tries;     /* of the round, that do not count */
+    int processor;      /* of MACHINE */
 } QuietProcessor;
 
-/* Moves the calling thread to a processor that is as fast as the best that was seen, or else to the
- * fastest of all, unless the one that it is on is so. It may run on the same ones as before: a
- * thread that keeps busy stays where it is. Takes some 60 us where it stays. */
+/* Moves the calling thread to a processor that is as fast as the best that was seen, or else, when
+ * it has waited for one, to the fastest of all, unless the one that it is on is so. It may run on
+ * the same ones as before: a thread that keeps busy stays where it is. Takes some 60 us where it
+ * stays. */
 void quiet_processor_seek(QuietProcessor *seen);
+
+/* After a round of measuring: true when it counts. One that began on a quiet processor which is
+ * disturbed now does not, unless that has happened too often; one that began where no quiet one was
+ * to be had counts as disturbed. The next round may begin at once: where it is necessary the thread
+ * has moved, as by quiet_processor_seek(). */
+bool quiet_processor_counts(QuietProcessor *seen);
 
 #endif

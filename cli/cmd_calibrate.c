@@ -1,4 +1,5 @@
 /* moebius calibrate: measures the executor's operations and writes a hardware profile. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,8 +52,9 @@ static Status parse(int argc, char **argv, Arguments *arguments)
         .command = "calibrate",
         .summary = "Measures what the executor's operations cost on this machine, for simulations "
                    "of time: steps of many batches, lengths and contexts, experts by how many "
-                   "there are of how many rows, and copies. Under mpirun, with a GPU for each "
-                   "process, also what GPUs send one another.",
+                   "there are of how many rows, and copies. Beside a device, what others disturb "
+                   "on the host's processor is measured again, within bounds. Under mpirun, with a "
+                   "GPU for each process, also what GPUs send one another.",
         .example = "moebius calibrate --device cuda --model shape:qwen3-30b-a3b --out hw.json",
         .options = options,
         .n_options = sizeof options / sizeof options[0]};
@@ -186,6 +188,23 @@ static Status add_table_json(cJSON *list, const CostTable *table)
     return json_add_f64(item, "noise", judged.noise);
 }
 
+/* How far the host was disturbed while models were measured, of those that tell. */
+static Status add_hosts(cJSON *json, const Hardware *hardware)
+{
+    cJSON *list;
+    TRY(json_add_array(json, "host", &list));
+    for (uint32_t i = 0; i < hardware->n_models; i++) {
+        const HardwareModel *model = &hardware->models[i];
+        cJSON *item;
+        if (model->host.rounds == 0)
+            continue;
+        TRY(json_push(list, item = cJSON_CreateObject()));
+        TRY(json_add_text(item, "model", model->name));
+        TRY(hardware_add_host(item, &model->host));
+    }
+    return OK;
+}
+
 static Status fill_json(cJSON *json, const Arguments *arguments, const Hardware *hardware,
                         uint64_t duration_ns)
 {
@@ -195,6 +214,7 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const Hardware 
     TRY(json_add_u64(json, "models", hardware->n_models));
     TRY(json_add_u64(json, "tables", hardware->n_tables));
     TRY(json_add_u64(json, "duration_ns", duration_ns));
+    TRY(add_hosts(json, hardware));
     TRY(json_add_array(json, "leave_one_out", &list));
     for (uint32_t i = 0; i < hardware->n_tables; i++)
         if (is_judged(&hardware->tables[i]))
@@ -236,6 +256,23 @@ static Status print_tables(const Hardware *hardware)
     return status;
 }
 
+static void print_hosts(const Hardware *hardware)
+{
+    char waited[NUMBER_BYTES];
+    for (uint32_t i = 0; i < hardware->n_models; i++) {
+        const HardwareModel *model = &hardware->models[i];
+        const HardwareHost *host = &model->host;
+        if (host->rounds == 0)
+            continue;
+        printf("\n%s: of %" PRIu64 " rounds of measuring %" PRIu64
+               " were measured again since others disturbed the\nhost's processor, and %" PRIu64
+               " count that were disturbed all the same; %s passed waiting. On average the\n"
+               "processor took %.2f times as long as at its best.\n",
+               model->name, host->rounds, host->again, host->disturbed,
+               duration_text(host->waited_ns, waited), host->mean_ns / (double)host->best_ns);
+    }
+}
+
 static Status print(const Arguments *arguments, const Hardware *hardware, uint64_t duration_ns)
 {
     char duration[NUMBER_BYTES];
@@ -245,6 +282,7 @@ static Status print(const Arguments *arguments, const Hardware *hardware, uint64
         return print_json_end(json, fill_json(json, arguments, hardware, duration_ns));
     }
     TRY(print_tables(hardware));
+    print_hosts(hardware);
     printf(
         "\nNoise is the coefficient of variation of repeated measurements of a point; errors are "
         "of points\nthat are left out and predicted from the others, which lie twice as far "

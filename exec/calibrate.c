@@ -316,6 +316,7 @@ Status calibrate_model(const CalibrateOptions *options, const char *model, Hardw
     char one[512];
     if (strlen(model) > CALIBRATE_NAME_BYTES)
         return fail(ERR_INPUT, "%s: the name is longer than %d bytes", model, CALIBRATE_NAME_BYTES);
+    calibration_open_quiet(&c);
     Status status = count(&c);
     if (status == OK)
         status = find_few(&c, FEW_LAYERS, few);
@@ -333,6 +334,8 @@ Status calibrate_model(const CalibrateOptions *options, const char *model, Hardw
         status = measure_static(&c, one);
     if (status == OK)
         status = calibration_settle(&c);
+    if (status == OK)
+        calibration_note_host(&c);
     calibration_free(&c);
     return status;
 }

@@ -118,7 +118,7 @@ static Status measure_issue(Calibration *c, const StepKind *kind)
 {
     StepOutput output;
     calibration_seek_quiet(c);
-    for (int i = -2; i < AHEAD_REPEATS; i++) {
+    for (int i = -2; i < AHEAD_REPEATS; i += calibration_counts(c)) {
         double *row = c->issue_ns + (size_t)(i > 0 ? i : 0) * c->max_ops;
         double ns;
         TRY(calibration_step(c, kind, true, &output, &ns));

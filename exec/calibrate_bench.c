@@ -288,12 +288,6 @@ static Status plain_step(Calibration *c, const StepKind *kind, double *ns)
     return calibration_step(c, kind, false, &output, ns);
 }
 
-void calibration_seek_quiet(Calibration *c)
-{
-    if (!calibration_runs_at_once(c))
-        quiet_processor_seek(&c->quiet);
-}
-
 Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeats,
                            StepMeasured *measured)
 {
@@ -302,14 +296,15 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
     *measured = (StepMeasured){0};
     calibration_seek_quiet(c);
     TRY(warm_up(c, kind));
-    for (uint32_t i = 0; i < repeats; i++) {
+    while (measured->repeats < repeats) {
+        uint32_t i = measured->repeats;
         c->texts += kind->stamped_only;
         TRY(plain_step(c, kind, &c->whole_ns[i]));
         TRY(stamped_step(c, kind, i, measured, &stamped[i]));
         if (c->whole_ns[i] == 0)
             c->whole_ns[i] = stamped[i];
-        measured->repeats = i + 1;
-        if (stamped[i] > CALIBRATE_LONG_NS && i >= 2)
+        measured->repeats += calibration_counts(c);
+        if (stamped[i] > CALIBRATE_LONG_NS && measured->repeats > 2)
             break;
     }
     calibration_note_clock(c);

@@ -49,7 +49,7 @@ static Status time_steps(Calibration *c, const StepKind *kind, uint32_t active,
         TRY(calibration_step(c, kind, true, &output, &whole_ns));
     calibration_list(c, STACK_DECODER, &output);
     calibration_seek_quiet(c);
-    for (uint32_t r = 0; r < BESIDE_STEPS; r++) {
+    for (uint32_t r = 0; r < BESIDE_STEPS; r += calibration_counts(c)) {
         TRY(calibration_step(c, kind, false, &output, &whole_ns));
         values[r] = mean_between(&output.host);
     }

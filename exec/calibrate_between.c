@@ -101,7 +101,7 @@ static Status note(Calibration *c, const char *ending, Gaps *gaps)
 static Status measure_tokens(Calibration *c, uint32_t tokens, bool prompts, const char *routing,
                              const char *ending)
 {
-    Gaps gaps = {.tokens = tokens};
+    Gaps gaps;
     RoutingSource *source;
     uint32_t n_layers;
     if (tokens > c->max_tokens || (prompts ? tokens >= c->max_length : tokens > c->max_requests) ||
@@ -109,8 +109,13 @@ static Status measure_tokens(Calibration *c, uint32_t tokens, bool prompts, cons
         return OK;
     const TraceLayer *layers = executor_layers(c->executor, &n_layers);
     TRY(routing_source_open(routing, layers, n_layers, 0, &source));
-    Status status = prompts ? measure(c, PROMPTS, 1, tokens, 1, source, &gaps)
-                            : measure(c, tokens, tokens, 1, GAPS + 2, source, &gaps);
+    Status status;
+    calibration_seek_quiet(c);
+    do {
+        gaps = (Gaps){.tokens = tokens};
+        status = prompts ? measure(c, PROMPTS, 1, tokens, 1, source, &gaps)
+                         : measure(c, tokens, tokens, 1, GAPS + 2, source, &gaps);
+    } while (status == OK && !calibration_counts(c));
     routing_source_close(source);
     return status == OK ? note(c, ending, &gaps) : status;
 }

@@ -26,7 +26,7 @@ static Status measure_after(Calibration *c, const StepKind *kind, double elapsed
 {
     double values[COLD_REPEATS];
     calibration_seek_quiet(c);
-    for (int r = 0; r < COLD_REPEATS; r++)
+    for (int r = 0; r < COLD_REPEATS; r += calibration_counts(c))
         TRY(run_after(c, kind, elapsed_ns, &values[r]));
     *spread = variation_f64(values, COLD_REPEATS);
     *ns = median_f64(values, COLD_REPEATS);

@@ -199,7 +199,8 @@ static Status measure_fetches(const Rig *rig, size_t bytes)
 static Status measure_host_copies(const Rig *rig, size_t bytes)
 {
     double ns[ROUNDS];
-    for (int round = -1; round < ROUNDS; round++) {
+    calibration_seek_quiet(rig->calibration);
+    for (int round = -1; round < ROUNDS; round += calibration_counts(rig->calibration)) {
         uint64_t start_ns = clock_ns();
         memcpy(rig->host + rig->most_bytes, rig->host, bytes);
         ns[round > 0 ? round : 0] = (double)(clock_ns() - start_ns);
@@ -304,7 +305,8 @@ static Status time_loads(const Rig *rig, size_t bytes, uint64_t at_least_ns, dou
                          double *issue_ns)
 {
     const FfnShape shape = rig_shape(rig, bytes);
-    for (int round = 0; round < 2; round++) {
+    calibration_seek_quiet(rig->calibration);
+    for (int round = 0; round < 2; round += calibration_counts(rig->calibration)) {
         for (uint32_t i = 0; i < BURST; i++) {
             const Load load = {.shape = &shape,
                                .kept = rig->host,
@@ -367,7 +369,8 @@ static Status time_stamps(const Rig *rig, double *issue_ns)
 static Status measure_stamps(const Rig *rig)
 {
     double ns[ROUNDS];
-    for (int round = -1; round < ROUNDS; round++)
+    calibration_seek_quiet(rig->calibration);
+    for (int round = -1; round < ROUNDS; round += calibration_counts(rig->calibration))
         TRY(time_stamps(rig, &ns[round > 0 ? round : 0]));
     return note(rig, "issue/stamp", NULL, 0, UNIT_NS, ns, ROUNDS);
 }

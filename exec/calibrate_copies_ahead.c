@@ -22,7 +22,8 @@ static Status measure_ahead(const Rig *rig, size_t bytes, uint32_t n)
                           .slot = rig->at + i * bytes,
                           .ahead = true,
                           .ticket = i};
-    for (int round = -1; round < ROUNDS; round++) {
+    calibration_seek_quiet(rig->calibration);
+    for (int round = -1; round < ROUNDS; round += calibration_counts(rig->calibration)) {
         uint32_t row = round > 0 ? (uint32_t)round : 0;
         uint64_t load_start_ns;
         uint64_t duration_ns;

@@ -52,8 +52,8 @@ static Status measure_place(Calibration *c, const char *predictor, uint32_t requ
         at[0] = requests;
     for (int i = 0; i < DECIDE_WARM_UP; i++)
         TRY(step(c, requests, active, &output));
-    for (int i = 0; i < DECIDE_REPEATS; i++) {
-        calibration_seek_quiet(c);
+    calibration_seek_quiet(c);
+    for (int i = 0; i < DECIDE_REPEATS; i += calibration_counts(c)) {
         TRY(step(c, requests, active, &output));
         values[i] = mean_decision(&output.host);
     }

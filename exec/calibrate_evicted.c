@@ -41,8 +41,8 @@ static void keep(const Calibration *c, const StepOutput *output, uint32_t repeat
 static Status time_steps(Calibration *c, const ColdSteps *steps)
 {
     StepOutput output;
-    for (uint32_t r = 0; r < COLD_REPEATS; r++) {
-        calibration_seek_quiet(c);
+    calibration_seek_quiet(c);
+    for (uint32_t r = 0; r < COLD_REPEATS; r += calibration_counts(c)) {
         TRY(run(c, steps, false, &output));
         TRY(run(c, steps, true, &output));
         keep(c, &output, r, c->issue_ns);

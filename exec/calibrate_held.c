@@ -19,7 +19,8 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
     *measured = (StepMeasured){.repeats = HELD_STEPS};
     for (int i = 0; i < HELD_WARM_UP; i++)
         TRY(calibration_step(c, kind, true, &output, &ns));
-    for (uint32_t r = 0; r < HELD_STEPS; r++) {
+    calibration_seek_quiet(c);
+    for (uint32_t r = 0; r < HELD_STEPS; r += calibration_counts(c)) {
         TRY(calibration_step(c, &held, true, &output, &ns));
         calibration_list(c, kind->stack, &output);
         for (size_t i = 0; i < output.n_timing; i++)

@@ -237,9 +237,9 @@ static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, LoadT
     StepOutput output;
     double ns;
     held.held = true;
-    for (int i = -2; i < LOAD_STEPS; i++, second = !second) {
+    calibration_seek_quiet(c);
+    for (int i = -2; i < LOAD_STEPS; i += calibration_counts(c), second = !second) {
         uint32_t at = i > 0 ? (uint32_t)i : 0;
-        calibration_seek_quiet(c);
         calibration_turn_over(c, tokens, active, second);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         misses->plain_next_ns[at] = to_next_router(&output);

@@ -71,7 +71,7 @@ static Status time_steps(Calibration *c, uint32_t tokens, uint32_t active, uint3
     TRY(calibration_step(c, &kind, true, &output, &ns));
     calibration_list(c, STACK_DECODER, &output);
     calibration_seek_quiet(c);
-    for (int i = -MIXED_WARM_UP; i < MIXED_STEPS; i++) {
+    for (int i = -MIXED_WARM_UP; i < MIXED_STEPS; i += calibration_counts(c)) {
         uint32_t at = i > 0 ? (uint32_t)i : 0;
         move_on(c, tokens, active, loads);
         TRY(calibration_step(c, &kind, false, &output, &ns));
@@ -203,10 +203,10 @@ static Status measure_drawn(Calibration *c, uint32_t requests)
     plan.buffer.slots = c->config->max_experts * 3 / 4;
     TRY(executor_set_plan(c->executor, &plan));
     calibration_seek_quiet(c);
-    for (int i = -DRAWN_STEPS; i < DRAWN_STEPS; i++) {
+    for (int i = -DRAWN_STEPS; i < DRAWN_STEPS;) {
         calibration_draw(c, requests, &random);
         TRY(calibration_step(c, &kind, false, &output, &ns));
-        if (i >= 0)
+        if (calibration_counts(c) && i++ >= 0)
             keep_drawn(&output.host, &drawn);
     }
     return note_drawn(c, &drawn);

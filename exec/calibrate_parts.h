@@ -196,8 +196,14 @@ void calibration_close(Calibration *c);
 void calibration_free(Calibration *c);
 
 /* Moves on to a processor that nobody else disturbs, where steps are queued: calibrate's and
- * validate's host is the same then. */
+ * validate's host is the same then. Rounds of measuring follow, and after each whether it counts or
+ * is to be measured again, for its processor was disturbed (base/quiet_processor.h). */
 void calibration_seek_quiet(Calibration *c);
+bool calibration_counts(Calibration *c);
+/* Before the first: how fast the host is where nobody disturbs it may be known from before. */
+void calibration_open_quiet(Calibration *c);
+/* After the last: the model of the profile tells how it was. */
+void calibration_note_host(Calibration *c);
 /* Runs KIND once, its requests brought to their context. */
 Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepOutput *output,
                         double *ns);

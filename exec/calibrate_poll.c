@@ -35,8 +35,8 @@ static Status measure(Calibration *c, const char *predictor, double *ns)
     double whole_ns;
     Plan plan = calibration_predicting_plan(c, predictor, PREFETCHES);
     TRY(executor_set_plan(c->executor, &plan));
-    for (int i = -POLL_WARM_UP; i < POLL_STEPS; i++) {
-        calibration_seek_quiet(c);
+    calibration_seek_quiet(c);
+    for (int i = -POLL_WARM_UP; i < POLL_STEPS; i += calibration_counts(c)) {
         c->first_expert = (c->first_expert + 1) % c->config->max_experts;
         calibration_force(c, STACK_DECODER, 1, c->config->max_top_k, 0);
         calibration_foretell(c, 1);

@@ -67,7 +67,7 @@ static Status measure_plain(Calibration *c, const StepKind *kind)
     StepOutput output;
     double ns;
     TRY(calibration_step(c, kind, false, &output, &ns));
-    for (uint32_t r = 0; r < QUEUE_REPEATS; r++) {
+    for (uint32_t r = 0; r < QUEUE_REPEATS; r += calibration_counts(c)) {
         size_t row = (size_t)r * c->max_ops;
         TRY(calibration_step(c, kind, false, &output, &c->whole_ns[r]));
         calibration_keep_host_times(&output.host, c->plain_issue_ns + row,
@@ -86,7 +86,7 @@ static Status measure(Calibration *c, const StepKind *kind, StepMeasured *measur
     calibration_seek_quiet(c);
     if (!one_thread)
         TRY(measure_plain(c, kind));
-    for (uint32_t r = 0; r < QUEUE_REPEATS; r++) {
+    for (uint32_t r = 0; r < QUEUE_REPEATS; r += calibration_counts(c)) {
         TRY(calibration_step(c, kind, true, &output, one_thread ? &c->whole_ns[r] : &ns));
         calibration_list(c, kind->stack, &output);
         keep_times(c, &output, r);

@@ -175,11 +175,13 @@ static Status time_turns(Calibration *c, uint32_t tokens, Turns *turns)
     StepOutput output;
     double ns;
     force_turns(c, tokens, false);
-    for (int i = -2; i < TURN_STEPS; i++) {
+    for (int i = -2; i < TURN_STEPS;) {
         TRY(calibration_step(c, &kind, false, &output, &ns));
+        if (!calibration_counts(c))
+            continue;
         turn_ns[i > 0 ? i : 0] = mean_turn(&output);
         copy_ns[i > 0 ? i : 0] = mean_copy(&output);
-        if (i >= 0)
+        if (i++ >= 0)
             keep_turns(c, &output, tokens, turns);
     }
     double copy_spread = variation_f64(copy_ns, TURN_STEPS);
@@ -201,12 +203,12 @@ static Status time_large_turns(Calibration *c, uint32_t tokens, Turns *turns)
     StepOutput output;
     double ns;
     force_turns(c, tokens, true);
-    for (int i = -1; i < LARGE_TURN_STEPS; i++) {
+    for (int i = -1; i < LARGE_TURN_STEPS;) {
         TRY(calibration_step(c, &kind, false, &output, &ns));
-        if (i < 0)
+        if (!calibration_counts(c) || i++ < 0)
             continue;
         keep_turns(c, &output, tokens, turns);
-        copy_ns[i] = mean_copy(&output);
+        copy_ns[i - 1] = mean_copy(&output);
     }
     double spread = variation_f64(copy_ns, LARGE_TURN_STEPS);
     if (copy_ns[0] == 0) /* of two experts one was still there */
@@ -273,14 +275,15 @@ Status calibrate_halves(Calibration *c, uint32_t tokens, uint32_t active, double
     double more_ns[TURN_STEPS];
     double gap_ns[TURN_STEPS];
     double copy_ns[TURN_STEPS];
+    bool second = false;
     Plan plan = c->plan;
     StepOutput output;
     double ns;
     plan.buffer.slots = active / 2;
     TRY(executor_set_plan(c->executor, &plan));
-    for (int i = -2; i < TURN_STEPS; i++) {
-        calibration_seek_quiet(c);
-        calibration_turn_over(c, tokens, active, i % 2 != 0);
+    calibration_seek_quiet(c);
+    for (int i = -2; i < TURN_STEPS; i += calibration_counts(c), second = !second) {
+        calibration_turn_over(c, tokens, active, second);
         TRY(calibration_step(c, &kind, true, &output, &ns));
         const Halves halves = compare_halves(&output);
         more_ns[i > 0 ? i : 0] = halves.more_ns;

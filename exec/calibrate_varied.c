@@ -58,13 +58,21 @@ static Status measure(Calibration *c, uint32_t requests)
     calibration_draw(c, requests, &random);
     TRY(calibration_step(c, &kind, true, &output, &ns));
     calibration_list(c, STACK_DECODER, &output);
-    for (int i = 0; i < VARIED_STEPS; i++) {
-        calibration_seek_quiet(c);
+    calibration_seek_quiet(c);
+    for (int i = 0; i < VARIED_STEPS;) {
+        const Events varied_before = varied;
+        const Events again_before = again;
         calibration_draw(c, requests, &random);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         keep(c, &output, &varied);
         TRY(calibration_step(c, &kind, false, &output, &ns));
         keep(c, &output, &again);
+        if (calibration_counts(c)) {
+            i++;
+            continue;
+        }
+        varied = varied_before;
+        again = again_before;
     }
     return varied.n >= LEAST_EVENTS && again.n >= LEAST_EVENTS ? note(c, requests, &varied, &again)
                                                                : OK;

@@ -56,7 +56,8 @@ static Status first_steps(Calibration *c, const StepKind *kind, WholeStep *whole
         TRY(executor_forget_steps(c->executor));
         TRY(step(c, kind, &output, &first[n]));
         TRY(step(c, kind, &output, &second[n]));
-        TRY(step(c, kind, &output, &third[n++]));
+        TRY(step(c, kind, &output, &third[n]));
+        n += calibration_counts(c);
     }
     whole->first_ns = median_f64(first, n);
     whole->second_ns = median_f64(second, n);
@@ -71,8 +72,10 @@ static Status repeated_steps(Calibration *c, const StepKind *kind, WholeStep *wh
     double ns[WHOLE_REPEATS];
     uint32_t repeats = c->options->quick ? WHOLE_QUICK_REPEATS : WHOLE_REPEATS;
     uint32_t n = 0;
-    while (n < repeats && (n < 3 || ns[n - 1] <= CALIBRATE_LONG_NS))
-        TRY(step(c, kind, output, &ns[n++]));
+    while (n < repeats && (n < 3 || ns[n - 1] <= CALIBRATE_LONG_NS)) {
+        TRY(step(c, kind, output, &ns[n]));
+        n += calibration_counts(c);
+    }
     whole->spread = variation_f64(ns, n);
     whole->ns = median_f64(ns, n);
     calibration_note_clock(c);
@@ -86,8 +89,10 @@ static Status note_launch(Calibration *c, const StepKind *kind)
     const double tokens = (double)kind->requests * kind->tokens;
     StepOutput output;
     double ns;
-    for (uint32_t i = 0; i < CALIBRATE_WARM_UP; i++)
-        TRY(calibration_step(c, kind, true, &output, &ns));
+    do {
+        for (uint32_t i = 0; i < CALIBRATE_WARM_UP; i++)
+            TRY(calibration_step(c, kind, true, &output, &ns));
+    } while (!calibration_counts(c));
     uint64_t start_ns = output.timing[0].start_ns;
     double launch_ns = start_ns > output.start_ns ? (double)(start_ns - output.start_ns) : 0;
     return calibration_note(c, "graph/launch", "", UNIT_NS, AXES, 1, &tokens, launch_ns, 0);

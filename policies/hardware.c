@@ -109,6 +109,17 @@ const HardwareModel *hardware_model(const Hardware *hardware, const char *name)
     return NULL;
 }
 
+uint64_t hardware_best_loop(const Hardware *hardware)
+{
+    uint64_t best_ns = 0;
+    for (uint32_t i = 0; i < hardware->n_models; i++) {
+        const HardwareHost *host = &hardware->models[i].host;
+        if (host->rounds > 0 && (best_ns == 0 || host->best_ns < best_ns))
+            best_ns = host->best_ns;
+    }
+    return best_ns;
+}
+
 uint32_t hardware_op_axes(Op op, const char *axis[COST_AXES])
 {
     if (op == OP_ATTENTION || op == OP_CROSS_ATTENTION) {
@@ -303,6 +314,7 @@ static Status merge_model(Hardware *hardware, const HardwareModel *from)
     memcpy(model->compute, from->compute, sizeof model->compute);
     model->measured_layers = from->measured_layers;
     model->memory = from->memory;
+    model->host = from->host;
     return OK;
 }
 

@@ -139,6 +139,7 @@ enum {
 };
 
 typedef enum { UNIT_NS, UNIT_BYTES, UNIT_FACTOR, COST_UNITS } CostUnit;
+extern const char *const COST_UNIT_NAMES[COST_UNITS + 1]; /* as in files, then NULL */
 
 /* Points in lexicographic order of their places, each place once: nested lines, where each value of
  * axis 0 may have values of axis 1 of its own. */
@@ -179,6 +180,17 @@ typedef struct {
     double length_bytes;
 } HardwareMemory;
 
+/* How far others disturbed the thread of the host while a model was measured, by the loop of
+ * base/quiet_processor.h, in rounds of measuring. */
+typedef struct {
+    uint64_t best_ns;   /* of the loop where nobody did */
+    double mean_ns;     /* ... in the rounds that count */
+    uint64_t rounds;    /* that count; 0: nothing is known of all this */
+    uint64_t disturbed; /* of these, on a processor that was disturbed all the same */
+    uint64_t again;     /* rounds that were measured again for that */
+    uint64_t waited_ns; /* for a processor to become quiet */
+} HardwareHost;
+
 typedef struct {
     char name[256];           /* as in the trace's run.model */
     char compute[16];         /* "bf16" */
@@ -188,6 +200,7 @@ typedef struct {
     HardwareSlots *slots; /* [n_slots] MoE layers ascending */
     uint32_t n_slots;
     HardwareMemory memory;
+    HardwareHost host;
 } HardwareModel;
 
 typedef struct {
@@ -215,6 +228,8 @@ Status hardware_parse(char *text, size_t bytes, const char *file, Hardware *hard
 Status hardware_save(const Hardware *hardware, const char *path);
 /* Freed with cJSON_Delete. */
 Status hardware_to_json(const Hardware *hardware, cJSON **json);
+/* Adds what it says of the host to OBJECT. */
+Status hardware_add_host(cJSON *object, const HardwareHost *host);
 /* A checksum over all that it says: CRC-32C. */
 uint32_t hardware_crc(const Hardware *hardware);
 /* HARDWARE may be zeroed. */
@@ -225,6 +240,8 @@ const CostTable *hardware_table(const Hardware *hardware, const char *name, cons
 /* The model that a trace or the command line calls NAME, or NULL: directories are the same when
  * their last components are. */
 const HardwareModel *hardware_model(const Hardware *hardware, const char *name);
+/* The best time of the loop by all its models, or 0. */
+uint64_t hardware_best_loop(const Hardware *hardware);
 
 /* The axes of gpu/OP: writes their names, returns how many.
  *   attention        "requests" (spans of the step), "tokens" (mean of a request), "context" (mean

@@ -25,6 +25,16 @@ static uint32_t crc_table(uint32_t crc, const CostTable *table)
     return crc32c(crc32c(crc, table->value, bytes), table->spread, bytes);
 }
 
+/* A profile that has nothing of it has the checksum that it had. */
+static uint32_t crc_host(uint32_t crc, const HardwareHost *host)
+{
+    if (host->rounds == 0)
+        return crc;
+    crc = crc_u64(crc_u64(crc, host->best_ns), host->rounds);
+    crc = crc_u64(crc_u64(crc_u64(crc, host->disturbed), host->again), host->waited_ns);
+    return crc32c(crc, &host->mean_ns, sizeof host->mean_ns);
+}
+
 static uint32_t crc_model(uint32_t crc, const HardwareModel *model)
 {
     const HardwareMemory *memory = &model->memory;
@@ -45,7 +55,8 @@ static uint32_t crc_model(uint32_t crc, const HardwareModel *model)
     crc = crc_u64(crc, memory->weights_bytes);
     crc = crc32c(crc, &memory->position_bytes, sizeof memory->position_bytes);
     crc = crc32c(crc, &memory->request_bytes, sizeof memory->request_bytes);
-    return crc32c(crc, &memory->length_bytes, sizeof memory->length_bytes);
+    crc = crc32c(crc, &memory->length_bytes, sizeof memory->length_bytes);
+    return crc_host(crc, &model->host);
 }
 
 uint32_t hardware_crc(const Hardware *hardware)

@@ -1,4 +1,4 @@
-/* A profile as JSON. policies/hardware.schema.json says the same for editors. */
+/* A profile is read from JSON. policies/hardware.schema.json says the same for editors. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +9,7 @@
 #include "policies/hardware.h"
 #include "policies/hardware_check.h"
 
-static const char *const UNITS[] = {"ns", "bytes", "factor", NULL};
+const char *const COST_UNIT_NAMES[COST_UNITS + 1] = {"ns", "bytes", "factor", NULL};
 static const char *const BACKENDS[] = {"cpu", "cuda", NULL};
 static const double LIMIT = 1e18;
 static const double MEMORY_LIMIT = (double)(UINT64_C(1) << 40);
@@ -19,8 +19,6 @@ enum { MOST_POINTS = 1 << 20 };
 #define MOST_WEIGHT_BYTES (UINT64_C(1) << 50)
 
 #define POINT_WANTED "must be a list of %u numbers: axes, value, spread"
-
-/* ---- reading ---- */
 
 static Status read_text(const JsonAt *parent, const char *key, char *field, size_t room)
 {
@@ -167,7 +165,7 @@ static Status read_table(const JsonAt *at, const JsonNumbers *numbers, const Har
     TRY(read_text(at, "name", table->name, sizeof table->name));
     TRY(read_text(at, "shape", table->shape, sizeof table->shape));
     TRY(json_need(at, "unit", &value));
-    TRY(json_choice(&value, UNITS, &unit));
+    TRY(json_choice(&value, COST_UNIT_NAMES, &unit));
     table->unit = (CostUnit)unit;
     TRY(read_axes(at, table));
     TRY(read_points(at, numbers, table));
@@ -255,10 +253,34 @@ static Status read_memory(const JsonAt *parent, HardwareMemory *memory)
     return read_f64(&at, "length", &memory->length_bytes);
 }
 
+static Status need_u64(const JsonAt *parent, const char *key, uint64_t least, uint64_t *value)
+{
+    JsonAt at;
+    TRY(json_need(parent, key, &at));
+    return json_u64(&at, least, (uint64_t)LIMIT, value);
+}
+
+/* Not there where nothing is known of it. */
+static Status read_host(const JsonAt *parent, HardwareHost *host)
+{
+    static const char *const KEYS[] = {"best_ns", "mean_ns",   "rounds", "disturbed",
+                                       "again",   "waited_ns", NULL};
+    JsonAt at;
+    if (!json_find(parent, "host", &at))
+        return OK;
+    TRY(json_only_keys(&at, KEYS));
+    TRY(need_u64(&at, "best_ns", 1, &host->best_ns));
+    TRY(read_f64(&at, "mean_ns", &host->mean_ns));
+    TRY(need_u64(&at, "rounds", 1, &host->rounds));
+    TRY(need_u64(&at, "disturbed", 0, &host->disturbed));
+    TRY(need_u64(&at, "again", 0, &host->again));
+    return need_u64(&at, "waited_ns", 0, &host->waited_ns);
+}
+
 static Status read_model(const JsonAt *at, const Hardware *hardware, HardwareModel *model)
 {
-    static const char *const KEYS[] = {"name",   "compute", "measured_layers", "ops", "slots",
-                                       "memory", NULL};
+    static const char *const KEYS[] = {
+        "name", "compute", "measured_layers", "ops", "slots", "memory", "host", NULL};
     static const char *const STACKS[] = {"decoder", "encoder", NULL};
     JsonAt ops;
     TRY(json_only_keys(at, KEYS));
@@ -271,6 +293,7 @@ static Status read_model(const JsonAt *at, const Hardware *hardware, HardwareMod
         TRY(read_ops(&ops, stack, model));
     TRY(read_slots(at, model));
     TRY(read_memory(at, &model->memory));
+    TRY(read_host(at, &model->host));
     TRY(hardware_check_model(at, model));
     return hardware_model(hardware, model->name) == model
                ? OK
@@ -358,140 +381,5 @@ Status hardware_load(const char *path, Hardware *hardware)
     TRY(file_read_all(path, HARDWARE_BYTES, &text, &bytes));
     Status status = hardware_parse(text, bytes, path, hardware);
     mem_free(text);
-    return status;
-}
-
-/* ---- writing ---- */
-
-static Status write_point(cJSON *list, const CostTable *table, uint32_t number)
-{
-    cJSON *point = cJSON_CreateArray();
-    TRY(json_push(list, point));
-    for (uint32_t i = 0; i < table->n_axes; i++)
-        TRY(json_push(point, cJSON_CreateNumber(table->at[number * table->n_axes + i])));
-    TRY(json_push(point, cJSON_CreateNumber(table->value[number])));
-    return json_push(point, cJSON_CreateNumber(table->spread[number]));
-}
-
-static Status write_table(cJSON *list, const CostTable *table)
-{
-    cJSON *object = cJSON_CreateObject();
-    cJSON *array;
-    TRY(json_push(list, object));
-    TRY(json_add_text(object, "name", table->name));
-    TRY(json_add_text(object, "shape", table->shape));
-    TRY(json_add_text(object, "unit", UNITS[table->unit]));
-    TRY(json_add_array(object, "axes", &array));
-    for (uint32_t i = 0; i < table->n_axes; i++)
-        TRY(json_push(array, cJSON_CreateString(table->axis[i])));
-    TRY(json_add_array(object, "points", &array));
-    for (uint32_t i = 0; i < table->n_points; i++)
-        TRY(write_point(array, table, i));
-    return OK;
-}
-
-static Status write_ops(cJSON *object, const HardwareModel *model, Stack stack)
-{
-    cJSON *list;
-    TRY(json_add_array(object, stack_name(stack), &list));
-    for (uint32_t i = 0; i < model->n_ops[stack]; i++) {
-        const HardwareOp *op = &model->ops[stack][i];
-        cJSON *item = cJSON_CreateObject();
-        TRY(json_push(list, item));
-        TRY(json_add_u64(item, "layer", op->layer));
-        TRY(json_add_text(item, "op", op_name(op->op)));
-        TRY(json_add_text(item, "shape", op->shape));
-    }
-    return OK;
-}
-
-static Status write_slots(cJSON *object, const HardwareModel *model)
-{
-    cJSON *list;
-    TRY(json_add_array(object, "slots", &list));
-    for (uint32_t i = 0; i < model->n_slots; i++) {
-        cJSON *item = cJSON_CreateObject();
-        TRY(json_push(list, item));
-        TRY(json_add_u64(item, "layer", model->slots[i].layer));
-        TRY(json_add_u64(item, "experts", model->slots[i].experts));
-        TRY(json_add_u64(item, "bytes", model->slots[i].slot_bytes));
-    }
-    return OK;
-}
-
-static Status write_model(cJSON *list, const HardwareModel *model)
-{
-    cJSON *object = cJSON_CreateObject();
-    cJSON *part;
-    TRY(json_push(list, object));
-    TRY(json_add_text(object, "name", model->name));
-    TRY(json_add_text(object, "compute", model->compute));
-    TRY(json_add_u64(object, "measured_layers", model->measured_layers));
-    TRY(json_add_object(object, "ops", &part));
-    for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++)
-        TRY(write_ops(part, model, stack));
-    TRY(write_slots(object, model));
-    TRY(json_add_object(object, "memory", &part));
-    TRY(json_add_u64(part, "weights", model->memory.weights_bytes));
-    TRY(json_add_f64(part, "position", model->memory.position_bytes));
-    TRY(json_add_f64(part, "request", model->memory.request_bytes));
-    return json_add_f64(part, "length", model->memory.length_bytes);
-}
-
-static Status write_clocks(cJSON *root, const Hardware *hardware)
-{
-    cJSON *clocks;
-    if (hardware->least_clock_mhz == 0)
-        return json_add_null(root, "clock_mhz");
-    TRY(json_add_object(root, "clock_mhz", &clocks));
-    TRY(json_add_u64(clocks, "least", hardware->least_clock_mhz));
-    return json_add_u64(clocks, "most", hardware->most_clock_mhz);
-}
-
-static Status write_origin(cJSON *root, const Hardware *hardware)
-{
-    TRY(json_add_u64(root, "moebius_hardware", HARDWARE_VERSION));
-    TRY(json_add_text(root, "device", hardware->device));
-    TRY(json_add_text(root, "backend", hardware->backend));
-    TRY(hardware->driver[0] != '\0' ? json_add_text(root, "driver", hardware->driver)
-                                    : json_add_null(root, "driver"));
-    TRY(json_add_text(root, "created", hardware->created));
-    TRY(json_add_text(root, "version", hardware->version));
-    TRY(json_add_text(root, "commit", hardware->commit));
-    TRY(json_add_text(root, "command", hardware->command));
-    TRY(json_add_u64(root, "host_threads", hardware->host_threads));
-    return write_clocks(root, hardware);
-}
-
-static Status write_all(cJSON *root, const Hardware *hardware)
-{
-    cJSON *list;
-    TRY(write_origin(root, hardware));
-    TRY(json_add_array(root, "tables", &list));
-    for (uint32_t i = 0; i < hardware->n_tables; i++)
-        TRY(write_table(list, &hardware->tables[i]));
-    TRY(json_add_array(root, "models", &list));
-    for (uint32_t i = 0; i < hardware->n_models; i++)
-        TRY(write_model(list, &hardware->models[i]));
-    return OK;
-}
-
-Status hardware_to_json(const Hardware *hardware, cJSON **json)
-{
-    *json = cJSON_CreateObject();
-    Status status = *json != NULL ? write_all(*json, hardware) : fail_memory("hardware profile", 0);
-    if (status != OK) {
-        cJSON_Delete(*json);
-        *json = NULL;
-    }
-    return status;
-}
-
-Status hardware_save(const Hardware *hardware, const char *path)
-{
-    cJSON *json;
-    TRY(hardware_to_json(hardware, &json));
-    Status status = json_save(json, path);
-    cJSON_Delete(json);
     return status;
 }

@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "exec/calibrate_parts.h"
 #include "sim/costs.h"
+#include "tests/disturbed_machine.h"
 
 static const char MODEL[] = "models/tiny-32x4";
 static char out[256];
@@ -100,6 +101,59 @@ static void rows_that_fall_by_rank_are_as_uneven_as_it_says(void **unused)
             if (tokens >= 64 && active >= 16)
                 assert_true(unevenness > 0.5);
         }
+    close_model(&c);
+}
+
+/* Beside a device, or where a machine is played: of every kind of measuring as many rounds count as
+ * where nobody disturbs. */
+static void what_is_disturbed_is_measured_again(void **unused)
+{
+    (void)unused;
+    const StepKind kind = {.requests = 1, .tokens = 1};
+    Calibration c = open_model(2, 64, 64);
+    DisturbedMachine all = {0};
+    StepMeasured measured;
+    disturbed_machine_begin(&all, &c.quiet);
+    assert_ok(calibration_measure(&c, &kind, 5, &measured));
+    uint64_t steps = c.texts;
+    assert_int_equal(measured.repeats, 5);
+    assert_int_equal(c.quiet.rounds, 5);
+    assert_int_equal(c.quiet.again, 0);
+    /* Two loops are timed before the rounds, and two after each. */
+    all.spells[0] =
+        (Spell){.processor = c.quiet.processor, .first = all.loops + 6, .end = UINT64_MAX};
+    StepKind stamped = kind;
+    stamped.stamped_only = true;
+    assert_ok(calibration_measure(&c, &stamped, 5, &measured));
+    assert_int_equal(measured.repeats, 5);
+    assert_int_equal(c.texts - steps, 6);
+    assert_int_equal(c.quiet.rounds, 10);
+    assert_int_equal(c.quiet.again, 1);
+    assert_int_equal(c.quiet.disturbed, 0);
+    close_model(&c);
+}
+
+/* ... and a profile tells. */
+static void a_profile_tells_how_far_the_host_was_disturbed(void **unused)
+{
+    (void)unused;
+    Calibration c = open_model(2, 64, 64);
+    HardwareModel *model;
+    assert_ok(hardware_add_model(c.hardware, MODEL, &model));
+    calibration_note_host(&c);
+    assert_int_equal(model->host.rounds, 0);
+    c.quiet = (QuietProcessor){
+        .best_ns = 30, .waited_ns = 7, .rounds = 10, .disturbed = 3, .loop_ns = 400, .again = 2};
+    calibration_note_host(&c);
+    assert_int_equal(model->host.best_ns, 30);
+    assert_true(model->host.mean_ns == 40);
+    assert_int_equal(model->host.rounds, 10);
+    assert_int_equal(model->host.disturbed, 3);
+    assert_int_equal(model->host.again, 2);
+    assert_int_equal(model->host.waited_ns, 7);
+    Calibration next = {.options = c.options, .hardware = c.hardware};
+    calibration_open_quiet(&next);
+    assert_int_equal(next.quiet.best_ns, 30);
     close_model(&c);
 }
 
@@ -493,6 +547,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forced_routing_is_of_as_many_experts_and_of_the_load_it_says),
         cmocka_unit_test(rows_that_fall_by_rank_are_as_uneven_as_it_says),
+        cmocka_unit_test(what_is_disturbed_is_measured_again),
+        cmocka_unit_test(a_profile_tells_how_far_the_host_was_disturbed),
         cmocka_unit_test(requests_are_brought_to_their_contexts),
         cmocka_unit_test(samples_of_one_place_become_their_median),
         cmocka_unit_test(the_least_sample_of_a_place_counts_where_others_are_in_the_way),

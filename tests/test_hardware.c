@@ -35,6 +35,7 @@ static void fill_model(HardwareModel *model, uint64_t *state)
     }
     put_slots(model);
     model->memory = (HardwareMemory){1, 2.5, 3, 4};
+    model->host = (HardwareHost){30000, 31000.5, 400 + random_below(state, 9), 3, 2, 1};
     model->measured_layers = 2;
     snprintf(model->compute, sizeof model->compute, "bf16");
 }
@@ -108,7 +109,7 @@ static void profiles_survive_the_way_to_json_and_back(void **unused)
 static void the_checksum_of_a_profile_tells_it_from_any_other(void **unused)
 {
     (void)unused;
-    for (int part = 0; part < 16; part++) {
+    for (int part = 0; part < 22; part++) {
         Hardware hardware = random_hardware(6);
         CostTable *table = &hardware.tables[1];
         HardwareModel *model = &hardware.models[1];
@@ -125,12 +126,19 @@ static void the_checksum_of_a_profile_tells_it_from_any_other(void **unused)
                                    &model->slots[0].experts, &model->ops[0][0].layer};
         char *const texts[] = {hardware.device, table->name, table->axis[0],
                                model->ops[0][0].shape};
+        uint64_t *const counts[] = {&model->host.best_ns, &model->host.rounds,
+                                    &model->host.disturbed, &model->host.again,
+                                    &model->host.waited_ns};
         if (part < 6)
             *numbers[part] += 1;
         else if (part < 12)
             --*whole[part - 6];
-        else
+        else if (part < 16)
             texts[part - 12][0]++;
+        else if (part < 21)
+            ++*counts[part - 16];
+        else
+            model->host.mean_ns++;
         if (hardware_crc(&hardware) == before)
             fail_msg("part %d is not in it", part);
         hardware_free(&hardware);
@@ -278,7 +286,8 @@ static void what_no_machine_can_take_is_refused(void **unused)
     assert_ok(parse_with("[[5, 0]]", "[[-5, 0]]"));
 }
 
-/* Every object that a profile has lists the same keys in the schema, all required. */
+/* Every object that a profile has lists the same keys in the schema, all required but for what
+ * profiles did not always have. */
 static void assert_schema_has(const cJSON *schema, const cJSON *node)
 {
     const cJSON *properties = cJSON_GetObjectItemCaseSensitive(schema, "properties");
@@ -298,8 +307,30 @@ static void assert_schema_has(const cJSON *schema, const cJSON *node)
     }
     if (cJSON_IsObject(node)) {
         assert_int_equal(cJSON_GetArraySize(properties), n);
-        assert_int_equal(cJSON_GetArraySize(required), n);
+        assert_int_equal(cJSON_GetArraySize(required), n - cJSON_HasObjectItem(node, "host"));
     }
+}
+
+/* As that which ships. */
+static void a_profile_that_says_nothing_of_the_host_stays_as_it_was(void **unused)
+{
+    (void)unused;
+    Hardware hardware = random_hardware(9);
+    Hardware again;
+    const char *path = scratch_path("old.json");
+    assert_int_equal(hardware_best_loop(&hardware), 30000);
+    hardware.models[1].host.best_ns = 29000;
+    assert_int_equal(hardware_best_loop(&hardware), 29000);
+    for (uint32_t i = 0; i < hardware.n_models; i++)
+        hardware.models[i].host = (HardwareHost){.best_ns = 1};
+    assert_int_equal(hardware_best_loop(&hardware), 0);
+    assert_ok(hardware_save(&hardware, path));
+    assert_ok(hardware_load(path, &again));
+    assert_int_equal(again.models[0].host.rounds, 0);
+    assert_int_equal(again.models[0].host.best_ns, 0);
+    assert_int_equal(hardware_crc(&again), hardware_crc(&hardware));
+    hardware_free(&again);
+    hardware_free(&hardware);
 }
 
 static void the_schema_has_the_keys_of_the_writer(void **unused)
@@ -341,6 +372,7 @@ static void merging_keeps_what_is_there_and_takes_what_is_new(void **unused)
     assert_int_equal(all.least_clock_mhz, 1400);
     assert_int_equal(all.most_clock_mhz, 1980);
     assert_int_equal(all.n_models, 3);
+    assert_memory_equal(&all.models[0].host, &more.models[0].host, sizeof(HardwareHost));
     for (uint32_t t = 0; t < more.n_tables; t++) {
         const CostTable *from = &more.tables[t];
         const CostTable *to = hardware_table(&all, from->name, from->shape);
@@ -460,6 +492,7 @@ int main(void)
         cmocka_unit_test(points_lie_in_order_each_place_once),
         cmocka_unit_test(refusals_name_the_path_and_what_is_allowed),
         cmocka_unit_test(what_no_machine_can_take_is_refused),
+        cmocka_unit_test(a_profile_that_says_nothing_of_the_host_stays_as_it_was),
         cmocka_unit_test(the_schema_has_the_keys_of_the_writer),
         cmocka_unit_test(merging_keeps_what_is_there_and_takes_what_is_new),
         cmocka_unit_test(what_does_not_go_together_is_not_merged),

@@ -161,6 +161,17 @@ Status accuracy_measure_ops(Accuracy *accuracy, uint32_t run, const TimingRecord
     return push_row(&accuracy->cells.measured[run], ops, n_ops, residency, n_residency, layers);
 }
 
+void accuracy_forget_steps(Accuracy *accuracy, uint32_t run)
+{
+    accuracy->steps.measured[run].n = 0;
+}
+
+void accuracy_forget_ops(Accuracy *accuracy, uint32_t run)
+{
+    accuracy->cells.measured[run].n = 0;
+    accuracy->next_row[run] = 0;
+}
+
 /* ---- statistics ---- */
 
 /* Errors that are put together to a row of statistics. */

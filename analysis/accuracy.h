@@ -72,6 +72,10 @@ Status accuracy_predict_ops(Accuracy *accuracy, const TimingRecord *ops, size_t 
 Status accuracy_measure_ops(Accuracy *accuracy, uint32_t run, const TimingRecord *ops, size_t n_ops,
                             const ResidencyRecord *residency, size_t n_residency);
 
+/* RUN is measured again, without stamps or with them. */
+void accuracy_forget_steps(Accuracy *accuracy, uint32_t run);
+void accuracy_forget_ops(Accuracy *accuracy, uint32_t run);
+
 /* Freed with accuracy_report_free(). */
 Status accuracy_report(const Accuracy *accuracy, AccuracyReport *report);
 void accuracy_report_free(AccuracyReport *report);

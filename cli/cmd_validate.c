@@ -68,7 +68,8 @@ static Status parse(int argc, char **argv, ValidateArguments *arguments)
             "token ids runs with its own routing, as with --routing trace:FILE; policies that know "
             "the future can only be run so. With --hardware it also says how far simulated times "
             "and memory are from measured ones. With batching.mode \"continuous\" the requests of "
-            "the trace arrive again, and steps are composed anew.",
+            "the trace arrive again, and steps are composed anew. Beside a device, runs during "
+            "which others disturb the host's processor are measured again, within bounds.",
         .example = "moebius validate --trace trace.db --plan plan.json --model models/tiny-32x4\n"
                    "moebius validate --trace trace.db --plan lru.json --plan lfu.json\n"
                    "moebius validate --trace trace.db --plan lru.json --hardware hw.json --runs 5",

@@ -43,8 +43,18 @@ typedef struct {
     double slow; /* the median as a multiple of KNOWN_NS; 0: not known */
 } HostSpeed;
 
+/* How far others disturbed the host's thread during the runs of a plan beside a device, by the loop
+ * of base/quiet_processor.h. */
+typedef struct {
+    uint64_t runs;      /* that count; 0: it was not asked */
+    uint64_t disturbed; /* of these, on a processor that was disturbed all the same */
+    uint64_t again;     /* runs that were measured again for that */
+    double loop_ns;     /* sum over the runs that count */
+} QuietRuns;
+
 /* Predicted and measured times and memory of one plan. */
 typedef struct {
+    QuietRuns quiet;
     HostSpeed host;
     Accuracy *accuracy; /* until the report is made */
     AccuracyReport report;
@@ -130,10 +140,18 @@ bool validation_driver_differs(const Validation *validation, char this[64]);
 /* Whether the runs of plan I, which is to be measured so often, show how fast the host's cores are.
  */
 Status validation_open_speed(Validation *validation, size_t i, uint32_t runs);
-/* Before and after a run of it. */
+/* Before and after a run of it; one that does not count is forgotten. */
 Status validation_note_speed(Validation *validation, size_t i);
 /* After the last one. */
 void validation_settle_speed(HostSpeed *speed);
+/* A run that is measured begins on a processor that nobody else disturbs, beside a device. */
+void validation_seek_quiet(Validation *validation);
+/* It was of RUNS' plan: false when it does not count, for its processor became disturbed, and is to
+ * be measured again. */
+bool validation_run_counts(Validation *validation, QuietRuns *runs);
+/* Tells of it, and how fast the host was beside what it was when the model was calibrated. */
+void validation_print_quiet(const Validation *validation, const QuietRuns *runs);
+Status validation_add_quiet(cJSON *json, const Validation *validation, const QuietRuns *runs);
 /* Predicts the times of the run that was recorded, which was under plan I. */
 Status validation_predict(Validation *validation, size_t i);
 /* Measures them, of all plans: in every round each plan has its turn, so that what changes as time
@@ -149,7 +167,7 @@ Status validation_print_report(const AccuracyReport *report);
 void validation_free_time(ValidatedTime *time);
 /* Tables of times. */
 Status validation_print_time(const Validation *validation);
-Status validation_add_time(cJSON *json, const ValidatedTime *time);
+Status validation_add_time(cJSON *json, const Validation *validation, const ValidatedTime *time);
 /* What several plans say together. */
 Status validation_add_ranking(cJSON *json, const Validation *validation);
 

@@ -65,7 +65,7 @@ static Status add_result(cJSON *json, const Validation *validation, size_t i)
     TRY(compare_json(&result->report, &item));
     TRY(json_attach(json, "events", item));
     if (result->time.report.all.steps > 0)
-        TRY(validation_add_time(json, &result->time));
+        TRY(validation_add_time(json, validation, &result->time));
     if (validation->serves)
         TRY(validation_add_serving(json, validation, result));
     TRY(plan_to_json(plan, &item));

@@ -152,6 +152,7 @@ Status validation_print_serving(const Validation *validation)
             continue;
         puts("");
         TRY(print_compared(result, arguments->runs));
+        validation_print_quiet(validation, &result->time.quiet);
         puts("\nThe steps of all runs, as they ran:");
         TRY(validation_print_report(&result->time.report));
     }
@@ -196,5 +197,6 @@ Status validation_add_serving(cJSON *json, const Validation *validation,
     TRY(serving_noise_json(&served->varies, "predicted_varies", object));
     TRY(validation->arguments->runs > 1 ? serving_noise_json(&served->noise, "noise", object)
                                         : json_add_null(object, "noise"));
+    TRY(validation_add_quiet(object, validation, &time->quiet));
     return add_runs(object, served, validation->arguments->runs);
 }

@@ -147,6 +147,7 @@ Status validation_print_time(const Validation *validation)
                validation->results[i].name[0] != '\0' ? ":" : "");
         TRY(validation_print_report(&validation->results[i].time.report));
         print_blame(&validation->results[i]);
+        validation_print_quiet(validation, &validation->results[i].time.quiet);
         print_speed(&validation->results[i].time.host);
     }
     puts("");
@@ -186,13 +187,14 @@ static Status add_memory(cJSON *json, const ValidatedTime *time)
     return json_add_f64(object, "error", ((double)time->memory.total - measured) / measured);
 }
 
-Status validation_add_time(cJSON *json, const ValidatedTime *time)
+Status validation_add_time(cJSON *json, const Validation *validation, const ValidatedTime *time)
 {
     cJSON *object;
     TRY(accuracy_json(&time->report, &object));
     TRY(json_attach(json, "time", object));
     TRY(json_add_u64(object, "exposed_load_ns", time->predicted.total.exposed_load_ns));
     TRY(timing_costs_json(object, &time->predicted));
+    TRY(validation_add_quiet(object, validation, &time->quiet));
     TRY(add_speed(object, &time->host));
     return add_memory(object, time);
 }

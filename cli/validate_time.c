@@ -11,6 +11,9 @@
  * measured, for predictions are of steps that come again. */
 enum { WARM_UPS = 3 };
 
+/* For processors to become quiet, in all. */
+static const uint64_t MOST_WAIT_NS = 5000000000;
+
 /* Where a step's times go. */
 typedef struct {
     Validation *validation;
@@ -43,6 +46,8 @@ Status validation_open_time(Validation *validation)
     if (arguments->hardware == NULL)
         return OK;
     TRY(hardware_load(arguments->hardware, &validation->hardware));
+    validation->quiet.best_ns = hardware_best_loop(&validation->hardware);
+    validation->quiet.may_wait_ns = MOST_WAIT_NS;
     if (strcmp(validation->hardware.backend, arguments->device.name) != 0)
         return fail(ERR_INPUT, "%s: it is of device %s, the plans run on %s", arguments->hardware,
                     validation->hardware.backend, arguments->device.name);
@@ -245,8 +250,7 @@ static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
     run.scores = SCORES_NONE;
     if (plan->buffer.on)
         TRY(executor_set_plan(validation->executor, plan));
-    if (strcmp(validation->arguments->device.name, "cpu") != 0)
-        quiet_processor_seek(&validation->quiet);
+    validation_seek_quiet(validation);
     if (sink->kept)
         TRY(validation_note_speed(validation, sink->plan));
     run.stop = interrupt_watch();
@@ -256,7 +260,25 @@ static Status run_again(Validation *validation, const Plan *plan, Sink *sink)
     if (status == OK && totals.stopped)
         status = fail(ERR_INTERRUPTED, "%s: stopped before the runs were complete",
                       validation->arguments->trace);
-    return status == OK && sink->kept ? validation_note_speed(validation, sink->plan) : status;
+    return status;
+}
+
+/* A run that is measured, and again where it does not count. The time line shows the first. */
+static Status measure_run(Validation *validation, const Plan *plan, Sink *sink)
+{
+    ValidatedTime *time = &validation->results[sink->plan].time;
+    const uint32_t speeds = time->host.n;
+    TRY(run_again(validation, plan, sink));
+    while (!validation_run_counts(validation, &time->quiet)) {
+        if (sink->stamped)
+            accuracy_forget_ops(time->accuracy, sink->run);
+        else
+            accuracy_forget_steps(time->accuracy, sink->run);
+        time->host.n = speeds;
+        sink->drawn = false;
+        TRY(run_again(validation, plan, sink));
+    }
+    return validation_note_speed(validation, sink->plan);
 }
 
 /* How many runs count for nothing before one of ROUND. Graphs are gone when the plan is new in the
@@ -279,7 +301,7 @@ static Status run_once(Validation *validation, const Plan *plan, int round, Sink
         return OK;
     sink->kept = true;
     sink->run = (uint32_t)round;
-    return run_again(validation, plan, sink);
+    return measure_run(validation, plan, sink);
 }
 
 /* Plan I without stamps and with them. */

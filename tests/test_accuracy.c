@@ -127,6 +127,32 @@ static void errors_are_those_of_the_median_run(void **unused)
 }
 
 /* All runs alike, and the prediction of one operation off. */
+static void a_run_that_is_measured_again_is_forgotten(void **unused)
+{
+    (void)unused;
+    const TimingRecord op = {.op = OP_EXPERTS, .duration_ns = 9};
+    AccuracyReport report;
+    Accuracy *accuracy;
+    assert_ok(accuracy_new(2, &accuracy));
+    assert_ok(accuracy_predict(accuracy, PHASE_DECODE, 1, 100));
+    assert_ok(accuracy_predict_ops(accuracy, &op, 1, NULL, 0));
+    for (uint32_t run = 0; run < 2; run++) {
+        assert_ok(accuracy_measure(accuracy, run, 100000));
+        accuracy_forget_steps(accuracy, run);
+        assert_ok(accuracy_measure(accuracy, run, 100));
+        const TimingRecord late = {.op = OP_EXPERTS, .duration_ns = 900000};
+        assert_ok(accuracy_measure_ops(accuracy, run, &late, 1, NULL, 0));
+        accuracy_forget_ops(accuracy, run);
+        assert_ok(accuracy_measure_ops(accuracy, run, &op, 1, NULL, 0));
+    }
+    assert_ok(accuracy_report(accuracy, &report));
+    assert_near(report.all.measured_ns, 100);
+    assert_near(report.all.noise, 0);
+    assert_near(report.kinds[OP_EXPERTS].measured_ns, 9);
+    accuracy_report_free(&report);
+    accuracy_free(accuracy);
+}
+
 static void the_operation_that_is_off_is_blamed(void **unused)
 {
     (void)unused;
@@ -232,6 +258,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors_are_those_of_the_median_run),
+        cmocka_unit_test(a_run_that_is_measured_again_is_forgotten),
         cmocka_unit_test(the_operation_that_is_off_is_blamed),
         cmocka_unit_test(steps_that_were_not_predicted_are_refused),
         cmocka_unit_test(tau_counts_pairs_and_regret_looks_at_the_pick),

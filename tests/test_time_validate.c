@@ -6,7 +6,9 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "cli/validate.h"
 #include "policies/hardware.h"
+#include "tests/disturbed_machine.h"
 #include "tests/json_at.h"
 #include "tests/time_maker.h"
 
@@ -111,6 +113,88 @@ static void validate_tells_how_fast_the_host_is_that_computes_experts(void **unu
     assert_true(fabs(slow_ns - 10 * profile_ns) <= 10);
 }
 
+/* Two runs without stamps and two with, on a machine that is played. The thread begins on processor
+ * 0, where the loop is timed ten times before the first of four runs that do not count, and twice
+ * before each of the others and after each that is measured. */
+static void validate_on(DisturbedMachine *all, const char *path, Validation *validation)
+{
+    static ValidatedPlan result;
+    static Plan plan;
+    static ValidateArguments arguments;
+    static char name[] = MODEL;
+    plan = plan_default();
+    plan.buffer.on = true;
+    plan.buffer.slots = 8;
+    result = (ValidatedPlan){.name = "lru"};
+    arguments = (ValidateArguments){
+        .trace = trace, .device = {.name = "cpu", .threads = 1}, .hardware = path, .runs = 2};
+    *validation = (Validation){
+        .arguments = &arguments, .plans = &plan, .results = &result, .n_plans = 1, .model = name};
+    disturbed_machine_begin(all, &validation->quiet);
+    assert_ok(checkpoint_open_model(name, &validation->checkpoint));
+    assert_ok(validation_run(validation));
+    assert_true(result.report.agreed);
+    assert_true(result.time.report.steps.n > 0);
+    assert_true(result.time.report.kinds[OP_EXPERTS].n == result.time.report.steps.n);
+}
+
+static void close_validation(Validation *validation)
+{
+    executor_close(validation->executor);
+    hardware_free(&validation->hardware);
+    replay_result_free(&validation->results->predicted);
+    validation_free_time(&validation->results->time);
+    checkpoint_close(validation->checkpoint);
+    scratch_close(&validation->folder);
+}
+
+static void runs_whose_processor_became_disturbed_are_run_again(void **unused)
+{
+    (void)unused;
+    for (uint64_t first = 14; first <= 18; first += 4) {
+        DisturbedMachine all = {.spells = {{.processor = 0, .first = first, .end = UINT64_MAX}}};
+        Validation validation;
+        validate_on(&all, profile, &validation);
+        const QuietRuns *runs = &validation.results->time.quiet;
+        assert_int_equal(runs->runs, 4);
+        assert_int_equal(runs->again, 1);
+        assert_int_equal(runs->disturbed, 0);
+        assert_true(runs->loop_ns == 4.0 * LOOP_NS);
+        close_validation(&validation);
+    }
+}
+
+/* The profile of a machine that was faster, or slower, while it was made. */
+static void the_host_is_compared_to_what_it_was_when_it_was_calibrated(void **unused)
+{
+    (void)unused;
+    char path[512];
+    for (int i = 0; i < 2; i++) {
+        DisturbedMachine all = {0};
+        Hardware hardware;
+        Validation validation;
+        const double mean_ns = LOOP_NS * (i == 0 ? 0.5 : 2.0);
+        keep(path, "before.json");
+        assert_ok(hardware_load(profile, &hardware));
+        hardware.models[0].host =
+            (HardwareHost){.best_ns = (uint64_t)mean_ns, .mean_ns = mean_ns, .rounds = 1};
+        assert_ok(hardware_save(&hardware, path));
+        hardware_free(&hardware);
+        validate_on(&all, path, &validation);
+        cJSON *json = cJSON_CreateObject();
+        const QuietRuns *runs = &validation.results->time.quiet;
+        assert_ok(validation_add_quiet(json, &validation, runs));
+        const cJSON *processor = at(json, "processor");
+        assert_true(number_at(processor, "slow") == (i == 0 ? 2 : 0.5));
+        assert_true(number_at(processor, "runs") == 4);
+        assert_true(number_at(processor, "again") == 0);
+        assert_true(number_at(processor, "disturbed") == (i == 0 ? 4 : 0));
+        assert_true((validation.quiet.waited_ns > 0) == (i == 0));
+        cJSON_Delete(json);
+        close_validation(&validation);
+    }
+}
+
 /* Attention is said to take a second longer, which no machine is late by. */
 static void an_operation_with_wrong_costs_is_blamed(void **unused)
 {
@@ -182,6 +266,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(validate_tells_errors_of_times_by_operation_layer_and_step),
         cmocka_unit_test(validate_tells_how_fast_the_host_is_that_computes_experts),
+        cmocka_unit_test(runs_whose_processor_became_disturbed_are_run_again),
+        cmocka_unit_test(the_host_is_compared_to_what_it_was_when_it_was_calibrated),
         cmocka_unit_test(an_operation_with_wrong_costs_is_blamed),
         cmocka_unit_test(a_profile_of_another_device_is_refused_and_of_another_driver_told),
         cmocka_unit_test(several_plans_are_ranked),

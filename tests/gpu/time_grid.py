@@ -174,6 +174,21 @@ def summarise(documents):
         "regret": max(document["ranking"]["regret"] for document in documents)}
 
 
+def disturbances(documents):
+    """How far others disturbed the host's processor: runs of all cells, and how long its thread took
+    beside what it took when each model was calibrated. Nothing of it chooses what is counted above."""
+    told = [cell["processor"] for document in documents for _, cell, _ in cells_of(document)
+            if "processor" in cell]
+    if not told:
+        return {}
+    slow = [processor["slow"] for processor in told if processor["slow"] is not None]
+    return {
+        "runs": sum(processor["runs"] for processor in told),
+        "runs, measured again": sum(processor["again"] for processor in told),
+        "runs, disturbed all the same": sum(processor["disturbed"] for processor in told),
+        "host, as when calibrated": f"{min(slow):.2f} to {max(slow):.2f} times" if slow else "unknown"}
+
+
 def without_layers(document):
     """Layers are many and alike: what is kept of a run is the rest."""
     rows = [{**row, "time": {k: v for k, v in row["time"].items() if k != "layers"}}
@@ -190,7 +205,7 @@ def summary(options):
                     documents.append(json.load(file))
     documents = [document for document in documents if "ranking" in document]
     print_cells(documents)
-    figures = summarise(documents)
+    figures = {**summarise(documents), **disturbances(documents)}
     print()
     for key, value in figures.items():
         bound = BOUNDS.get(key)

@@ -303,8 +303,9 @@ Status calibration_measure(Calibration *c, const StepKind *kind, uint32_t repeat
         TRY(stamped_step(c, kind, i, measured, &stamped[i]));
         if (c->whole_ns[i] == 0)
             c->whole_ns[i] = stamped[i];
-        measured->repeats += calibration_counts(c);
-        if (stamped[i] > CALIBRATE_LONG_NS && measured->repeats > 2)
+        bool is_long = stamped[i] > CALIBRATE_LONG_NS;
+        measured->repeats += is_long || calibration_counts(c);
+        if (is_long && measured->repeats > 2)
             break;
     }
     calibration_note_clock(c);

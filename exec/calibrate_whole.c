@@ -74,7 +74,7 @@ static Status repeated_steps(Calibration *c, const StepKind *kind, WholeStep *wh
     uint32_t n = 0;
     while (n < repeats && (n < 3 || ns[n - 1] <= CALIBRATE_LONG_NS)) {
         TRY(step(c, kind, output, &ns[n]));
-        n += calibration_counts(c);
+        n += ns[n] > CALIBRATE_LONG_NS || calibration_counts(c);
     }
     whole->spread = variation_f64(ns, n);
     whole->ns = median_f64(ns, n);

@@ -45,18 +45,21 @@ static uint64_t now_ns(const QuietProcessor *seen)
     return seen->machine != NULL ? seen->machine->now_ns(seen->machine->argument) : clock_ns();
 }
 
-/* The loop's time where the thread is. */
+/* The loop's time where the thread is: the least, for interrupts make it longer. The best is one
+ * that comes twice. */
 static uint64_t time_here(QuietProcessor *seen)
 {
     const QuietMachine *machine = seen->machine;
     uint64_t least_ns = UINT64_MAX;
+    uint64_t most_ns = 0;
     for (int i = 0; i < LOOPS; i++) {
         uint64_t ns =
             machine != NULL ? machine->loop_ns(machine->argument, seen->processor) : time_loop();
         least_ns = ns < least_ns ? ns : least_ns;
+        most_ns = ns > most_ns ? ns : most_ns;
     }
-    if (seen->best_ns == 0 || least_ns < seen->best_ns)
-        seen->best_ns = least_ns;
+    if (seen->best_ns == 0 || most_ns < seen->best_ns)
+        seen->best_ns = most_ns;
     if (least_ns < seen->quiet_ns)
         seen->quiet_ns = least_ns;
     return least_ns;

@@ -160,6 +160,22 @@ static void what_is_quiet_is_told_from_the_quietest_that_there_is(void **unused)
     assert_int_equal(quiet.best_ns, LOOP_NS / 2);
 }
 
+/* Clocks jump. */
+static void a_loop_that_was_fast_once_is_not_the_best(void **unused)
+{
+    (void)unused;
+    DisturbedMachine all = {0};
+    QuietProcessor quiet;
+    disturbed_machine_begin(&all, &quiet);
+    all.spells[0] = (Spell){.processor = -1, .first = 5, .end = 6, .loop_ns = LOOP_NS / 3};
+    all.spells[1] = (Spell){.processor = -1, .first = 20, .end = 21, .loop_ns = LOOP_NS / 3};
+    quiet_processor_seek(&quiet);
+    for (int i = 0; i < 10; i++)
+        assert_true(quiet_processor_counts(&quiet));
+    assert_int_equal(quiet.best_ns, LOOP_NS);
+    assert_int_equal(quiet.disturbed, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -171,6 +187,7 @@ int main(void)
         cmocka_unit_test(where_it_lasts_a_processor_that_becomes_quiet_is_found),
         cmocka_unit_test(
             rounds_that_are_always_disturbed_are_measured_again_a_bounded_number_of_times),
+        cmocka_unit_test(a_loop_that_was_fast_once_is_not_the_best),
         cmocka_unit_test(what_is_quiet_is_told_from_the_quietest_that_there_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

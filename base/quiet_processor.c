@@ -5,7 +5,7 @@
 
 #include "base/clock.h"
 
-enum { ROUNDS = 15000, LOOPS = 2 };
+enum { ROUNDS = 15000 };
 
 /* Beside another thread on its core a loop takes at least so much longer. */
 static const double DISTURBED = 1.25;
@@ -45,19 +45,20 @@ static uint64_t now_ns(const QuietProcessor *seen)
     return seen->machine != NULL ? seen->machine->now_ns(seen->machine->argument) : clock_ns();
 }
 
+static uint64_t time_once(const QuietProcessor *seen)
+{
+    const QuietMachine *machine = seen->machine;
+    return machine != NULL ? machine->loop_ns(machine->argument, seen->processor) : time_loop();
+}
+
 /* The loop's time where the thread is: the least, for interrupts make it longer. The best is one
  * that comes twice. */
 static uint64_t time_here(QuietProcessor *seen)
 {
-    const QuietMachine *machine = seen->machine;
-    uint64_t least_ns = UINT64_MAX;
-    uint64_t most_ns = 0;
-    for (int i = 0; i < LOOPS; i++) {
-        uint64_t ns =
-            machine != NULL ? machine->loop_ns(machine->argument, seen->processor) : time_loop();
-        least_ns = ns < least_ns ? ns : least_ns;
-        most_ns = ns > most_ns ? ns : most_ns;
-    }
+    uint64_t first_ns = time_once(seen);
+    uint64_t second_ns = time_once(seen);
+    uint64_t least_ns = first_ns < second_ns ? first_ns : second_ns;
+    uint64_t most_ns = first_ns > second_ns ? first_ns : second_ns;
     if (seen->best_ns == 0 || most_ns < seen->best_ns)
         seen->best_ns = most_ns;
     if (least_ns < seen->quiet_ns)
@@ -65,16 +66,20 @@ static uint64_t time_here(QuietProcessor *seen)
     return least_ns;
 }
 
-static bool go_to(QuietProcessor *seen, const cpu_set_t *allowed, int processor)
+static bool pin_to(const cpu_set_t *allowed, int processor)
 {
     cpu_set_t one;
-    if (seen->machine != NULL) {
-        seen->processor = processor < seen->machine->n ? processor : seen->processor;
-        return processor < seen->machine->n;
-    }
     CPU_ZERO(&one);
     CPU_SET(processor, &one);
     return CPU_ISSET(processor, allowed) && sched_setaffinity(0, sizeof one, &one) == 0;
+}
+
+static bool go_to(QuietProcessor *seen, const cpu_set_t *allowed, int processor)
+{
+    bool there = seen->machine != NULL ? processor < seen->machine->n : pin_to(allowed, processor);
+    if (there)
+        seen->processor = processor;
+    return there;
 }
 
 /* ---- who is disturbed ---- */
@@ -94,23 +99,22 @@ static bool may_be_better(const QuietProcessor *seen, uint64_t ns)
  * to the fastest. Returns the loop's time there. */
 static uint64_t look_around(QuietProcessor *seen, const cpu_set_t *allowed, bool all)
 {
+    const int here = seen->processor;
     uint64_t least_ns = UINT64_MAX;
-    int fastest = -1;
-    int last = -1;
-    for (int i = 0; i < CPU_SETSIZE; i++) {
-        if (!go_to(seen, allowed, i))
+    int fastest = here;
+    for (int i = 1; i <= CPU_SETSIZE; i++) {
+        int processor = (here + i) % CPU_SETSIZE;
+        if (!go_to(seen, allowed, processor))
             continue;
         uint64_t ns = time_here(seen);
-        last = i;
         if (ns < least_ns) {
             least_ns = ns;
-            fastest = i;
+            fastest = processor;
         }
         if (!all && !is_disturbed(seen, ns))
             return ns;
     }
-    if (fastest != last)
-        go_to(seen, allowed, fastest);
+    go_to(seen, allowed, fastest);
     return least_ns;
 }
 
@@ -149,20 +153,52 @@ static void move(QuietProcessor *seen, bool first, uint64_t ns)
         sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
+/* A round begins. */
+static void begin(QuietProcessor *seen)
+{
+    seen->watched = seen->came = seen->slow = 0;
+    seen->watched_ns = 0;
+}
+
 void quiet_processor_seek(QuietProcessor *seen)
 {
     bool first = seen->best_ns == 0;
     move(seen, first, time_here(seen));
+    begin(seen);
+}
+
+void quiet_processor_watch(QuietProcessor *seen)
+{
+    uint64_t ns = time_once(seen);
+    seen->watched++;
+    seen->watched_ns += (double)ns;
+    seen->came += may_be_better(seen, ns);
+    seen->slow += is_disturbed(seen, ns);
+}
+
+/* Whether others were there in a round after which the loop takes NS, and the thread could have
+ * been elsewhere. */
+static bool came(const QuietProcessor *seen, uint64_t ns)
+{
+    return (may_be_better(seen, ns) || QUIET_COME * seen->came > seen->watched) &&
+           !may_be_better(seen, seen->began_ns);
+}
+
+static bool was_disturbed(const QuietProcessor *seen, uint64_t ns)
+{
+    return is_disturbed(seen, ns) || is_disturbed(seen, seen->began_ns) ||
+           QUIET_COME * seen->slow > seen->watched;
 }
 
 bool quiet_processor_counts(QuietProcessor *seen)
 {
-    uint64_t began_ns = seen->began_ns;
     uint64_t ns = time_here(seen);
-    bool again = may_be_better(seen, ns) && !may_be_better(seen, began_ns) &&
-                 seen->tries + 1 < QUIET_TRIES && seen->again < QUIET_FREE_AGAIN + seen->rounds / 2;
-    bool disturbed = is_disturbed(seen, ns) || is_disturbed(seen, began_ns);
+    double loop_ns = ((double)seen->began_ns + (double)ns + seen->watched_ns) / (seen->watched + 2);
+    bool again = came(seen, ns) && seen->tries + 1 < QUIET_TRIES &&
+                 seen->again < QUIET_FREE_AGAIN + seen->rounds / 2;
+    bool disturbed = was_disturbed(seen, ns);
     move(seen, false, ns);
+    begin(seen);
     if (again) {
         seen->again++;
         seen->tries++;
@@ -170,7 +206,7 @@ bool quiet_processor_counts(QuietProcessor *seen)
     }
     seen->rounds++;
     seen->disturbed += disturbed;
-    seen->loop_ns += ((double)began_ns + (double)ns) / 2;
+    seen->loop_ns += loop_ns;
     seen->tries = 0;
     return true;
 }

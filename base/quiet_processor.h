@@ -2,7 +2,7 @@
  *
  * Two processors of a machine may be the same core's, and the other one another machine's: while it
  * is busy, what this one does takes up to 1.8 times as long, for milliseconds or for minutes, and
- * nothing but the time tells (on the H200's host 30 us for a loop that then takes 50 to 60). Who
+ * nothing but the time tells (on the H200's host 14 us for a loop that then takes 20 to 30). Who
  * measures moves away from it first, and measures again what was disturbed:
  *
  *     quiet_processor_seek(&quiet);
@@ -19,6 +19,7 @@
 enum {
     QUIET_TRIES = 3,      /* a round is measured so often at the most, */
     QUIET_FREE_AGAIN = 4, /* ... and beyond so many in all no more than one for two that count */
+    QUIET_COME = 8,       /* others were there when they were in one of so many loops */
 };
 
 /* Processors 0 to N - 1 of a machine that is not there, for tests. */
@@ -38,14 +39,18 @@ typedef struct {
     uint64_t waited_ns;
     uint64_t rounds;    /* that count, */
     uint64_t disturbed; /* ... and of these, on a processor that was disturbed all the same, */
-    double loop_ns;     /* ... and the sum over them of the loop's mean time before and after */
+    double loop_ns;     /* ... and the sum over them of the loop's mean time */
     uint64_t again;     /* rounds that do not count */
     /* Its own: */
     uint64_t quiet_ns;  /* the least that was to be had when none was as fast as the best; or 0 */
     uint64_t looked_ns; /* when that was so */
-    uint64_t began_ns;  /* the loop's time before the round */
+    uint64_t began_ns;  /* the loop's time before the round, */
+    double watched_ns;  /* ... and the sum of those in it, */
+    uint32_t watched;   /* ... which are so many, */
+    uint32_t came;      /* ... of which so many are of a disturbed processor, */
+    uint32_t slow;      /* ... or of one that is not as fast as the best */
     uint32_t tries;     /* of the round, that do not count */
-    int processor;      /* of MACHINE */
+    int processor;      /* that it was moved to last */
 } QuietProcessor;
 
 /* Moves the calling thread to a processor that is as fast as the best that was seen, or else, when
@@ -54,10 +59,13 @@ typedef struct {
  * stays. */
 void quiet_processor_seek(QuietProcessor *seen);
 
+/* During a round that lasts for long, between two things that are measured: takes a loop's time. */
+void quiet_processor_watch(QuietProcessor *seen);
+
 /* After a round of measuring: true when it counts. One that began on a quiet processor which is
- * disturbed now does not, unless that has happened too often; one that began where no quiet one was
- * to be had counts as disturbed. The next round may begin at once: where it is necessary the thread
- * has moved, as by quiet_processor_seek(). */
+ * disturbed now, or was while it was watched, does not, unless that has happened too often; one
+ * that began where no quiet one was to be had counts as disturbed. The next round may begin at
+ * once: where it is necessary the thread has moved, as by quiet_processor_seek(). */
 bool quiet_processor_counts(QuietProcessor *seen);
 
 #endif

@@ -146,6 +146,8 @@ Status validation_note_speed(Validation *validation, size_t i);
 void validation_settle_speed(HostSpeed *speed);
 /* A run that is measured begins on a processor that nobody else disturbs, beside a device. */
 void validation_seek_quiet(Validation *validation);
+/* ... and is watched between its steps. */
+void validation_watch_quiet(Validation *validation);
 /* It was of RUNS' plan: false when it does not count, for its processor became disturbed, and is to
  * be measured again. */
 bool validation_run_counts(Validation *validation, QuietRuns *runs);

@@ -24,6 +24,12 @@ void validation_seek_quiet(Validation *validation)
         quiet_processor_seek(&validation->quiet);
 }
 
+void validation_watch_quiet(Validation *validation)
+{
+    if (is_beside_device(validation))
+        quiet_processor_watch(&validation->quiet);
+}
+
 bool validation_run_counts(Validation *validation, QuietRuns *runs)
 {
     const QuietProcessor before = validation->quiet;

@@ -220,6 +220,7 @@ static Status take_measured(void *argument, const TraceStep *step, const StepInp
     (void)input;
     if (!sink->kept)
         return OK;
+    validation_watch_quiet(sink->validation);
     if (!sink->stamped)
         return accuracy_measure(sink->accuracy, sink->run, output->duration_ns);
     TRY(accuracy_measure_ops(sink->accuracy, sink->run, output->timing, output->n_timing,

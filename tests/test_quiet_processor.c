@@ -2,6 +2,8 @@
  * rounds are measured again. */
 #include "tests/support.h"
 
+#include <math.h>
+
 #include "tests/disturbed_machine.h"
 
 static const uint64_t SECOND = 1000000000;
@@ -160,6 +162,32 @@ static void what_is_quiet_is_told_from_the_quietest_that_there_is(void **unused)
     assert_int_equal(quiet.best_ns, LOOP_NS / 2);
 }
 
+/* Others come and go in between. */
+static void a_round_is_watched_while_it_lasts(void **unused)
+{
+    (void)unused;
+    for (uint32_t beside = 0; beside <= 16; beside++) {
+        DisturbedMachine all = {0};
+        QuietProcessor quiet;
+        disturbed_machine_begin(&all, &quiet);
+        quiet_processor_seek(&quiet);
+        assert_true(quiet_processor_counts(&quiet));
+        all.spells[0] =
+            (Spell){.processor = -1, .first = all.loops + 3, .end = all.loops + 3 + beside};
+        for (int i = 0; i < 24; i++)
+            quiet_processor_watch(&quiet);
+        assert_true(quiet_processor_counts(&quiet) == (beside <= 3));
+        assert_int_equal(quiet.again, beside > 3);
+        for (int i = 0; i < 24; i++)
+            quiet_processor_watch(&quiet);
+        assert_true(quiet_processor_counts(&quiet));
+        assert_int_equal(quiet.disturbed, 0);
+        if (beside == 2)
+            assert_true(
+                fabs(quiet.loop_ns - 3 * LOOP_NS - 2.0 / 26 * (DISTURBED_LOOP_NS - LOOP_NS)) < 1);
+    }
+}
+
 /* Clocks jump. */
 static void a_loop_that_was_fast_once_is_not_the_best(void **unused)
 {
@@ -187,6 +215,7 @@ int main(void)
         cmocka_unit_test(where_it_lasts_a_processor_that_becomes_quiet_is_found),
         cmocka_unit_test(
             rounds_that_are_always_disturbed_are_measured_again_a_bounded_number_of_times),
+        cmocka_unit_test(a_round_is_watched_while_it_lasts),
         cmocka_unit_test(a_loop_that_was_fast_once_is_not_the_best),
         cmocka_unit_test(what_is_quiet_is_told_from_the_quietest_that_there_is),
     };

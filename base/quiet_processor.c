@@ -158,6 +158,7 @@ static void begin(QuietProcessor *seen)
 {
     seen->watched = seen->came = seen->slow = 0;
     seen->watched_ns = 0;
+    seen->start_ns = now_ns(seen);
 }
 
 void quiet_processor_seek(QuietProcessor *seen)
@@ -190,21 +191,30 @@ static bool was_disturbed(const QuietProcessor *seen, uint64_t ns)
            QUIET_COME * seen->slow > seen->watched;
 }
 
+/* Whether a round of ROUND_NS may be measured again. */
+static bool may_again(const QuietProcessor *seen, uint64_t round_ns)
+{
+    return seen->tries + 1 < QUIET_TRIES &&
+           seen->again_ns + round_ns <= QUIET_AGAIN_NS + seen->rounds_ns / QUIET_SHARE;
+}
+
 bool quiet_processor_counts(QuietProcessor *seen)
 {
+    uint64_t round_ns = now_ns(seen) - seen->start_ns;
     uint64_t ns = time_here(seen);
     double loop_ns = ((double)seen->began_ns + (double)ns + seen->watched_ns) / (seen->watched + 2);
-    bool again = came(seen, ns) && seen->tries + 1 < QUIET_TRIES &&
-                 seen->again < QUIET_FREE_AGAIN + seen->rounds / 2;
+    bool again = came(seen, ns) && may_again(seen, round_ns);
     bool disturbed = was_disturbed(seen, ns);
     move(seen, false, ns);
     begin(seen);
     if (again) {
         seen->again++;
+        seen->again_ns += round_ns;
         seen->tries++;
         return false;
     }
     seen->rounds++;
+    seen->rounds_ns += round_ns;
     seen->disturbed += disturbed;
     seen->loop_ns += loop_ns;
     seen->tries = 0;

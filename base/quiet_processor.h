@@ -17,10 +17,11 @@
 #include <stdint.h>
 
 enum {
-    QUIET_TRIES = 3,      /* a round is measured so often at the most, */
-    QUIET_FREE_AGAIN = 4, /* ... and beyond so many in all no more than one for two that count */
-    QUIET_COME = 8,       /* others were there when they were in one of so many loops */
+    QUIET_TRIES = 3, /* a round is measured so often at the most; */
+    QUIET_SHARE = 8, /* ... all that do not count take no more of the time of those that do, */
+    QUIET_COME = 8,  /* others were there when they were in one of so many loops */
 };
+#define QUIET_AGAIN_NS UINT64_C(2000000000) /* ... and this besides */
 
 /* Processors 0 to N - 1 of a machine that is not there, for tests. */
 typedef struct {
@@ -41,9 +42,12 @@ typedef struct {
     uint64_t disturbed; /* ... and of these, on a processor that was disturbed all the same, */
     double loop_ns;     /* ... and the sum over them of the loop's mean time */
     uint64_t again;     /* rounds that do not count */
+    uint64_t rounds_ns; /* what those took that count, */
+    uint64_t again_ns;  /* ... and those that do not */
     /* Its own: */
     uint64_t quiet_ns;  /* the least that was to be had when none was as fast as the best; or 0 */
     uint64_t looked_ns; /* when that was so */
+    uint64_t start_ns;  /* of the round */
     uint64_t began_ns;  /* the loop's time before the round, */
     double watched_ns;  /* ... and the sum of those in it, */
     uint32_t watched;   /* ... which are so many, */

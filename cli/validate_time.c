@@ -12,7 +12,7 @@
 enum { WARM_UPS = 3 };
 
 /* For processors to become quiet, in all. */
-static const uint64_t MOST_WAIT_NS = 5000000000;
+static const uint64_t MOST_WAIT_NS = 3000000000;
 
 /* Where a step's times go. */
 typedef struct {

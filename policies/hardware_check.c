@@ -30,7 +30,6 @@ static Status check_unit(const JsonAt *at, const CostTable *table)
         "gpu/",  "queued/",   "forced/",      "held/", "issue/",    "copy/",  "padded/",
         "mask/", "host/copy", "host/experts", "step/", "host/warm", "decide", NULL};
     static const char *const MEMORY[] = {"memory/", NULL};
-    static const char *const NAMES[COST_UNITS] = {"ns", "bytes", "factor"};
     CostUnit unit = table->unit;
     if (is_factor(table->name))
         unit = UNIT_FACTOR;
@@ -38,9 +37,10 @@ static Status check_unit(const JsonAt *at, const CostTable *table)
         unit = UNIT_BYTES;
     else if (begins_with(table->name, TIMES))
         unit = UNIT_NS;
-    return unit == table->unit ? OK
-                               : json_fail(at, "the table \"%s\" is in %s, allowed is %s",
-                                           table->name, NAMES[table->unit], NAMES[unit]);
+    return unit == table->unit
+               ? OK
+               : json_fail(at, "the table \"%s\" is in %s, allowed is %s", table->name,
+                           COST_UNIT_NAMES[table->unit], COST_UNIT_NAMES[unit]);
 }
 
 static Status check_axes(const JsonAt *at, const CostTable *table)

@@ -35,7 +35,7 @@ static void fill_model(HardwareModel *model, uint64_t *state)
     }
     put_slots(model);
     model->memory = (HardwareMemory){1, 2.5, 3, 4};
-    model->host = (HardwareHost){30000, 31000.5, 400 + random_below(state, 9), 3, 2, 1};
+    model->host = (HardwareHost){30000, 31000.5, 400 + model->n_slots, 3, 2, 1};
     model->measured_layers = 2;
     snprintf(model->compute, sizeof model->compute, "bf16");
 }

@@ -129,19 +129,36 @@ rounds_that_are_always_disturbed_are_measured_again_a_bounded_number_of_times(vo
     QuietProcessor quiet;
     disturbed_machine_begin(&all, &quiet);
     quiet_processor_seek(&quiet);
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 2000; i++) {
         int tries = 0;
-        bool counts = false;
-        for (; !counts; tries++) {
+        for (bool counts = false; !counts; tries++) {
             quiet_processor_seek(&quiet);
+            all.now_ns += SECOND / 100;
             all.spells[0] = (Spell){.processor = quiet.processor, .end = UINT64_MAX};
             counts = quiet_processor_counts(&quiet);
         }
         assert_true(tries <= QUIET_TRIES);
+        assert_true(quiet.again_ns <= QUIET_AGAIN_NS + quiet.rounds_ns / QUIET_SHARE);
     }
-    assert_int_equal(quiet.rounds, 200);
-    assert_true(quiet.again >= 90 && quiet.again <= 100 + QUIET_FREE_AGAIN);
-    assert_int_equal(quiet.disturbed, 200);
+    assert_int_equal(quiet.rounds, 2000);
+    assert_int_equal(quiet.rounds_ns, 20 * SECOND);
+    assert_true(quiet.again >= 440 && quiet.again <= 450);
+    assert_int_equal(quiet.disturbed, 2000);
+}
+
+/* Of a round of seconds others take a part, whatever they do. */
+static void long_rounds_are_not_measured_again(void **unused)
+{
+    (void)unused;
+    DisturbedMachine all = {0};
+    QuietProcessor quiet;
+    disturbed_machine_begin(&all, &quiet);
+    quiet_processor_seek(&quiet);
+    all.now_ns += 2 * QUIET_AGAIN_NS;
+    all.spells[0] = (Spell){.processor = quiet.processor, .end = UINT64_MAX};
+    assert_true(quiet_processor_counts(&quiet));
+    assert_int_equal(quiet.disturbed, 1);
+    assert_int_equal(quiet.again, 0);
 }
 
 /* A slower machine than the profile's, or one whose clock went down, is as good as it gets; what
@@ -217,6 +234,7 @@ int main(void)
             rounds_that_are_always_disturbed_are_measured_again_a_bounded_number_of_times),
         cmocka_unit_test(a_round_is_watched_while_it_lasts),
         cmocka_unit_test(a_loop_that_was_fast_once_is_not_the_best),
+        cmocka_unit_test(long_rounds_are_not_measured_again),
         cmocka_unit_test(what_is_quiet_is_told_from_the_quietest_that_there_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

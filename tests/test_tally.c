@@ -61,37 +61,71 @@ static void a_tally_is_what_counting_one_by_one_gives(void **unused)
         uint32_t experts = 1 + random_below(&random, EXPERTS);
         size_t n = random_below(&random, round % 2 ? 100 : TALLY_IDS + 1);
         draw_ids(&random, n, experts, ids, at);
-        const TallySum sum = tally_sum(&tally, ids, n, 1, experts);
+        TallySum sum;
+        tally_sums(&tally, ids, n, 1, experts, 1, &sum);
         assert_sum(&sum, at, NULL, NULL);
         const TallySum listed = tally_list(&tally, ids, n, experts, active, counts);
         assert_sum(&listed, at, active, counts);
     }
 }
 
-/* Tokens that ask different experts, mostly. */
-static void a_tally_of_tokens_is_what_counting_one_by_one_gives(void **unused)
+/* Of tokens that ask different experts, mostly; with at[0] to at[255] how many of each. */
+static void draw_tokens(uint64_t *random, size_t tokens, uint32_t top_k, uint32_t experts,
+                        uint8_t *ids, uint32_t *at)
+{
+    memset(at, 0, 256 * sizeof *at);
+    for (size_t i = 0; i < tokens * top_k; i++) {
+        const uint8_t *token = ids + i / top_k * top_k;
+        bool again = random_below(random, 3000) == 0;
+        ids[i] = (uint8_t)random_below(random, experts);
+        while (!again && memchr(token, ids[i], (size_t)(ids + i - token)) != NULL)
+            ids[i] = (uint8_t)random_below(random, experts);
+        if (random_below(random, 9000) == 0)
+            ids[i] = UINT8_MAX;
+        at[ids[i]]++;
+    }
+}
+
+static void tallies_of_tokens_are_what_counting_one_by_one_gives(void **unused)
 {
     (void)unused;
-    static uint8_t ids[TALLY_IDS];
+    static uint8_t ids[TALLY_EVENTS * TALLY_IDS];
+    static uint32_t at[TALLY_EVENTS][256];
     Tally tally = {0};
     uint64_t random = 7;
-    for (int round = 0; round < 4000; round++) {
+    for (int round = 0; round < 3000; round++) {
         uint32_t top_k = round % 3 ? 8 : 1 + random_below(&random, 10);
         uint32_t experts = top_k + random_below(&random, round % 5 ? 129 - top_k : 255 - top_k);
         size_t tokens = random_below(&random, TALLY_IDS / top_k + 1);
+        uint32_t n = 1 + random_below(&random, TALLY_EVENTS);
+        TallySum sums[TALLY_EVENTS];
+        for (uint32_t i = 0; i < n; i++)
+            draw_tokens(&random, tokens, top_k, experts, ids + i * tokens * top_k, at[i]);
+        tally_sums(&tally, ids, tokens, top_k, experts, n, sums);
+        for (uint32_t i = 0; i < n; i++)
+            assert_sum(&sums[i], at[i], NULL, NULL);
+    }
+}
+
+/* Whatever else the token asks: twice the same, a half of the experts or a whole apart, or nobody.
+ */
+static void a_token_that_asks_twice_is_counted_right(void **unused)
+{
+    (void)unused;
+    Tally tally = {0};
+    uint64_t random = 9;
+    for (int round = 0; round < 100000; round++) {
+        uint8_t ids[8];
         uint32_t at[256] = {0};
-        for (size_t i = 0; i < tokens * top_k; i++) {
-            const uint8_t *token = ids + i / top_k * top_k;
-            bool again = random_below(&random, 3000) == 0;
-            ids[i] = (uint8_t)random_below(&random, experts);
-            while (!again && memchr(token, ids[i], (size_t)(ids + i - token)) != NULL)
-                ids[i] = (uint8_t)random_below(&random, experts);
-            if (random_below(&random, 9000) == 0)
-                ids[i] = UINT8_MAX;
+        uint32_t top_k = round % 2 ? 8 : 1 + random_below(&random, 8);
+        uint32_t few = 1 + random_below(&random, 4);
+        TallySum sum;
+        for (uint32_t k = 0; k < top_k; k++) {
+            ids[k] = (uint8_t)(61 + random_below(&random, few) + 64 * random_below(&random, 2));
+            ids[k] = random_below(&random, 20) ? ids[k] % 128 : UINT8_MAX;
+            at[ids[k]]++;
         }
-        for (size_t i = 0; i < tokens * top_k; i++)
-            at[ids[i]]++;
-        const TallySum sum = tally_sum(&tally, ids, tokens, top_k, experts);
+        tally_sums(&tally, ids, 1, top_k, 128, 1, &sum);
         assert_sum(&sum, at, NULL, NULL);
     }
 }
@@ -104,12 +138,14 @@ static void the_fullest_tally_is_large(void **unused)
     Tally tally = {0};
     memset(ids, 200, sizeof ids);
     for (size_t n = TALLY_LARGE - 1; n <= TALLY_IDS; n += n < TALLY_LARGE ? 1 : TALLY_LARGE) {
-        const TallySum sum = tally_sum(&tally, ids, n, 1, 201);
+        TallySum sum;
+        tally_sums(&tally, ids, n, 1, 201, 1, &sum);
         assert_int_equal(sum.active, 1);
         assert_int_equal(sum.assignments, n);
         assert_int_equal(sum.is_large, n >= TALLY_LARGE);
     }
-    const TallySum nothing = tally_sum(&tally, ids, 0, 1, 201);
+    TallySum nothing;
+    tally_sums(&tally, ids, 0, 1, 201, 1, &nothing);
     assert_int_equal(nothing.active + nothing.assignments + nothing.squares, 0);
 }
 
@@ -224,7 +260,8 @@ int main(void)
     memory_install();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_tally_is_what_counting_one_by_one_gives),
-        cmocka_unit_test(a_tally_of_tokens_is_what_counting_one_by_one_gives),
+        cmocka_unit_test(tallies_of_tokens_are_what_counting_one_by_one_gives),
+        cmocka_unit_test(a_token_that_asks_twice_is_counted_right),
         cmocka_unit_test(the_fullest_tally_is_large),
         cmocka_unit_test(ids_of_a_token_are_distinct_unless_one_stands_twice_or_none),
         cmocka_unit_test(without_experts_events_have_what_their_counts_come_to),

@@ -122,8 +122,6 @@ static TallySum sum_of(PackedBuilder *builder, const TraceLayer *layer, const Ev
 {
     TallySum sum = {0};
     ActiveSet *active = &builder->active;
-    if (can_tally(ids))
-        return tally_sum(&builder->tally, ids->bytes, ids->tokens, layer->top_k, layer->experts);
     sum.active = active_set_count(active, widened(builder, ids), ids->n, layer->experts);
     for (uint32_t i = 0; i < sum.active; i++) {
         sum.is_large |= active->tokens[i] >= TALLY_LARGE;
@@ -133,16 +131,59 @@ static TallySum sum_of(PackedBuilder *builder, const TraceLayer *layer, const Ev
     return sum;
 }
 
-/* Appends the sums of one event; false when one of its counts is too large. */
-static bool append_sum(PackedTrace *trace, const TraceLayer *layer, const EventIds *ids)
+/* The same of N events, whose layers are alike; IDS are of the first. */
+static void sum_alike(PackedBuilder *builder, const TraceLayer *layer, EventIds ids, uint32_t n,
+                      TallySum *sums)
 {
-    const TallySum sum = sum_of(trace->builder, layer, ids);
-    const PackedSums sums = {.assignments = sum.assignments, .squares = sum.squares};
-    if (sum.is_large)
+    if (can_tally(&ids)) {
+        tally_sums(&builder->tally, ids.bytes, ids.tokens, layer->top_k, layer->experts, n, sums);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        sums[i] = sum_of(builder, layer, &ids);
+        ids.bytes += ids.bytes != NULL ? ids.n : 0;
+        ids.wide += ids.wide != NULL ? ids.n : 0;
+    }
+}
+
+/* Appends SUM of one event; false when one of its counts is too large. */
+static bool put_sum(PackedTrace *trace, const TallySum *sum)
+{
+    const PackedSums sums = {.assignments = sum->assignments, .squares = sum->squares};
+    if (sum->is_large)
         return false;
     memcpy(trace->counts + trace->counts_bytes, &sums, sizeof sums);
     trace->counts_bytes += sizeof sums;
-    count_event(trace, sum.active, sum.assignments);
+    count_event(trace, sum->active, sum->assignments);
+    return true;
+}
+
+/* Of N layers, how many are like the first; TALLY_EVENTS at the most. */
+static uint32_t count_alike(const TraceLayer *layers, uint32_t n)
+{
+    uint32_t alike = 1;
+    while (alike < n && alike < TALLY_EVENTS && layers[alike].top_k == layers[0].top_k &&
+           layers[alike].experts == layers[0].experts)
+        alike++;
+    return alike;
+}
+
+/* Appends the sums of the events of STEP; false when a count is too large, and not all are there.
+ */
+static bool append_sums(PackedTrace *trace, StackSpan span, const TraceStep *step)
+{
+    size_t first = 0;
+    for (uint32_t i = 0, n; i < span.count; i += n) {
+        TallySum sums[TALLY_EVENTS];
+        const TraceLayer *layers = &trace->layers[span.first + i];
+        const EventIds ids = event_ids(step, first, (size_t)step->tokens * layers->top_k);
+        n = count_alike(layers, span.count - i);
+        sum_alike(trace->builder, layers, ids, n, sums);
+        for (uint32_t j = 0; j < n; j++)
+            if (!put_sum(trace, &sums[j]))
+                return false;
+        first += n * ids.n;
+    }
     return true;
 }
 
@@ -182,15 +223,14 @@ static bool append_token(PackedTrace *trace, StackSpan span, const TraceStep *st
     return true;
 }
 
-/* Appends the events of STEP by APPEND; true when it was true of all. */
-static bool append_each(PackedTrace *trace, StackSpan span, const TraceStep *step, bool until_false,
-                        bool (*append)(PackedTrace *, const TraceLayer *, const EventIds *))
+/* Appends the events of STEP; true when every count is 1. */
+static bool append_each(PackedTrace *trace, StackSpan span, const TraceStep *step)
 {
     size_t first = 0;
     bool all = true;
-    for (uint32_t i = span.first; i < span.first + span.count && (all || !until_false); i++) {
+    for (uint32_t i = span.first; i < span.first + span.count; i++) {
         const EventIds ids = event_ids(step, first, (size_t)step->tokens * trace->layers[i].top_k);
-        all = append(trace, &trace->layers[i], &ids) && all;
+        all = append_event(trace, &trace->layers[i], &ids) && all;
         first += ids.n;
     }
     return all;
@@ -202,11 +242,10 @@ static PackedCounts append_events(PackedTrace *trace, StackSpan span, const Trac
     const PackedTrace before = *trace;
     if (step->tokens == 1 && append_token(trace, span, step))
         return COUNTS_SINGLE;
-    if (trace->builder->no_experts && trace->builder->no_touches &&
-        append_each(trace, span, step, true, append_sum))
+    if (trace->builder->no_experts && trace->builder->no_touches && append_sums(trace, span, step))
         return COUNTS_SUMMED;
     *trace = before;
-    if (!append_each(trace, span, step, false, append_event) || step->tokens > 1)
+    if (!append_each(trace, span, step) || step->tokens > 1)
         return COUNTS_STORED;
     trace->counts_bytes = before.counts_bytes;
     return COUNTS_SINGLE;

@@ -124,15 +124,17 @@ static TallySum take(Tally *tally, size_t n, uint32_t experts, uint16_t *active,
     return sum;
 }
 
-TallySum tally_sum(Tally *tally, const uint8_t *ids, size_t tokens, uint32_t top_k,
-                   uint32_t experts)
+void tally_sums(Tally *tally, const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts,
+                uint32_t n, TallySum *sums)
 {
-    size_t n = tokens * top_k;
-    const TallySum sum = tally_by_tokens(ids, tokens, top_k, experts);
-    if (sum.assignments == n)
-        return sum;
-    add(tally, ids, n);
-    return take(tally, n, experts, NULL, NULL);
+    size_t each = tokens * top_k;
+    bool summed = tally_by_tokens(ids, tokens, top_k, experts, n, sums);
+    for (uint32_t i = 0; i < n; i++, ids += each) {
+        if (summed && sums[i].assignments == each)
+            continue;
+        add(tally, ids, each);
+        sums[i] = take(tally, each, experts, NULL, NULL);
+    }
 }
 
 TallySum tally_list(Tally *tally, const uint8_t *ids, size_t n, uint32_t experts, uint16_t *active,

@@ -10,6 +10,7 @@
 enum {
     TALLY_PARTS = 4,
     TALLY_IDS = TALLY_PARTS * UINT8_MAX, /* that are counted at once, at the most */
+    TALLY_EVENTS = 4,                    /* that are summed up at once, at the most */
     TALLY_LARGE = 128,
     TALLY_ROOM = 64 /* that arrays need besides what is written to them */
 };
@@ -26,12 +27,12 @@ typedef struct {
     bool is_large;        /* one of them has TALLY_LARGE or more */
 } TallySum;
 
-/* Counts IDS[tokens][top_k], TALLY_IDS at the most, each below EXPERTS, at most UINT8_MAX, or
- * UINT8_MAX. */
-TallySum tally_sum(Tally *tally, const uint8_t *ids, size_t tokens, uint32_t top_k,
-                   uint32_t experts);
-/* The same of IDS[n], with the ascending experts in ACTIVE[active + TALLY_ROOM] and, unless
- * IS_LARGE, how many each has in COUNTS, of the same size. */
+/* Counts the IDS[n][tokens][top_k] of N events, TALLY_EVENTS at the most: TALLY_IDS at the most of
+ * each, all below EXPERTS, at most UINT8_MAX, or UINT8_MAX. */
+void tally_sums(Tally *tally, const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts,
+                uint32_t n, TallySum *sums);
+/* The same of the IDS[n] of one, with the ascending experts in ACTIVE[active + TALLY_ROOM] and,
+ * unless IS_LARGE, how many each has in COUNTS, of the same size. */
 TallySum tally_list(Tally *tally, const uint8_t *ids, size_t n, uint32_t experts, uint16_t *active,
                     uint8_t *counts);
 

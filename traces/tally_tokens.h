@@ -7,9 +7,11 @@
 
 #include "traces/tally.h"
 
-/* The sum of IDS[tokens][top_k]; its assignments are fewer than ids where a token asks an expert
- * twice, or one was dropped: it is then wrong; and 0 where the processor cannot, or there are too
- * many experts or tokens. */
-TallySum tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts);
+/* The sums of N events, TALLY_EVENTS at the most, of IDS[n][tokens][top_k]; the assignments of one
+ * are fewer than its ids where a token asks an expert twice, or one was dropped: it is then wrong.
+ * False, and nothing is done, where the processor cannot, or there are too many experts or tokens.
+ */
+bool tally_by_tokens(const uint8_t *ids, size_t tokens, uint32_t top_k, uint32_t experts,
+                     uint32_t n, TallySum *sums);
 
 #endif

@@ -193,7 +193,7 @@ static void as_many_pages_are_read_as_hold_what_is_wanted(void **unused)
     ReadAhead *file = (ReadAhead *)opened.file;
     const int first[] = {5, 77, 190, 30, 3, 121};
     for (size_t i = 0; i < sizeof first / sizeof *first; i++) {
-        read_ahead_row(file, 3 * (PAGE - 4)); /* behind a link each */
+        read_ahead_row(file, 3 * (PAGE - 4) + 400); /* behind links, but what lies with others */
         const unsigned char *page = look_at(&opened, first[i]);
         assert_non_null(page);
         for (int j = 0; j < 3 * PAGE; j++)
@@ -204,6 +204,7 @@ static void as_many_pages_are_read_as_hold_what_is_wanted(void **unused)
             assert_ptr_equal(next, page + j * PAGE);
             leave(&opened, first[i] + j, next);
         }
+        read_ahead_row(file, 0);
         const unsigned char *after = look_at(&opened, first[i] + 3);
         assert_int_equal(after[0], byte_of(first[i] + 3));
         assert_int_equal(after[PAGE], 0); /* alone */

@@ -10,7 +10,7 @@
 
 /* In a damaged file SQLite may look a little further than a page goes: its own mappings have
  * OVERREAD bytes behind each. */
-enum { WINDOWS = 8, WINDOW_BYTES = 1 << 16, OVERREAD = 256, PAGE_LINK = 4 };
+enum { WINDOWS = 8, WINDOW_BYTES = 1 << 16, OVERREAD = 256, PAGE_LINK = 4, LOCAL_SPARE = 64 };
 
 static const sqlite3_int64 WHOLE_FILE = -1;
 static const char NAME[] = "moebius-read-ahead";
@@ -74,7 +74,9 @@ static Window *oldest_window(ReadFile *file)
 }
 
 /* Where a window with PAGE, of BYTES, begins and how long it is: of a row that is read in part as
- * many pages as hold what is wanted of it, each after a link to the next; else what is around. */
+ * many pages as hold what is wanted of it, each after a link to the next; else what is around.
+ * Where a row takes several pages, the first of it is in a page with others, at the least an eighth
+ * of one (page_size.c): that one is mostly there already. */
 static sqlite3_int64 place_window(const ReadFile *file, sqlite3_int64 page, int bytes, int *n)
 {
     if (file->wanted == WHOLE_FILE) {
@@ -82,7 +84,8 @@ static sqlite3_int64 place_window(const ReadFile *file, sqlite3_int64 page, int 
         return page - page % WINDOW_BYTES;
     }
     sqlite3_int64 most = WINDOW_BYTES / bytes;
-    sqlite3_int64 pages = (file->wanted + bytes - PAGE_LINK - 1) / (bytes - PAGE_LINK);
+    sqlite3_int64 rest = file->wanted - (bytes / 8 - LOCAL_SPARE);
+    sqlite3_int64 pages = (rest + bytes - PAGE_LINK - 1) / (bytes - PAGE_LINK);
     pages = pages < 1 ? 1 : pages > most ? most : pages;
     *n = (int)pages * bytes;
     return page;

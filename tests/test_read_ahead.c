@@ -1,10 +1,12 @@
 #define _XOPEN_SOURCE 700
 #include "tests/support.h"
 
+#include <signal.h>
 #include <sqlite3.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "traces/read_ahead.h"
@@ -223,12 +225,100 @@ static void as_many_pages_are_read_as_hold_what_is_wanted(void **unused)
     close_through(&opened);
 }
 
+enum { PLACES = 60 };
+
+/* Reads, lengths and truncations see all that was written before, whatever is gathered. */
+static void gathered_writes_are_what_plain_ones_are(void **unused)
+{
+    (void)unused;
+    static char wanted[PLACES * PAGE];
+    char bytes[PAGE];
+    int length = 0;
+    int given;
+    uint64_t seed = 3;
+    const char *path = scratch_path("gathered");
+    sqlite3_vfs *vfs = sqlite3_vfs_find(read_ahead_vfs());
+    sqlite3_file *file = calloc(1, (size_t)vfs->szOsFile);
+    assert_non_null(file);
+    unlink(path);
+    assert_int_equal(vfs->xOpen(vfs, path, file,
+                                SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MAIN_DB,
+                                &given),
+                     SQLITE_OK);
+    assert_true(read_ahead_gather_writes((ReadAhead *)file));
+    for (int i = 0, at = 0; i < 20000; i++) {
+        at = random_below(&seed, 4) && at < PLACES - 1 ? at + 1 : (int)random_below(&seed, PLACES);
+        sqlite3_int64 size;
+        if (random_below(&seed, 8) > 0) {
+            memset(bytes, (int)random_below(&seed, 256), sizeof bytes);
+            memcpy(wanted + at * PAGE, bytes, PAGE);
+            length = length > (at + 1) * PAGE ? length : (at + 1) * PAGE;
+            assert_int_equal(file->pMethods->xWrite(file, bytes, PAGE, at * PAGE), SQLITE_OK);
+        } else if ((at + 1) * PAGE <= length && random_below(&seed, 2)) {
+            assert_int_equal(file->pMethods->xRead(file, bytes, PAGE, at * PAGE), SQLITE_OK);
+            assert_memory_equal(bytes, wanted + at * PAGE, PAGE);
+        } else if (random_below(&seed, 4) > 0) {
+            assert_int_equal(file->pMethods->xFileSize(file, &size), SQLITE_OK);
+            assert_int_equal(size, length);
+        } else if (at * PAGE < length) {
+            assert_int_equal(file->pMethods->xTruncate(file, at * PAGE), SQLITE_OK);
+            memset(wanted + at * PAGE, 0, sizeof wanted - (size_t)at * PAGE);
+            length = at * PAGE;
+        }
+    }
+    assert_int_equal(file->pMethods->xClose(file), SQLITE_OK);
+    free(file);
+    FILE *stream = fopen(path, "rb");
+    assert_non_null(stream);
+    for (int i = 0; i < length; i += PAGE) {
+        assert_int_equal(fread(bytes, PAGE, 1, stream), 1);
+        assert_memory_equal(bytes, wanted + i, PAGE);
+    }
+    assert_int_equal(fread(bytes, 1, 1, stream), 0);
+    fclose(stream);
+}
+
+static const char INSERT[] = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+                             "WHERE i < 20) INSERT INTO t SELECT randomblob(1000) FROM n";
+
+/* Nothing is synced, and yet a commit tells that what it gathered could not be written. */
+static void a_commit_fails_where_gathered_writes_do(void **unused)
+{
+    (void)unused;
+    const char *path = scratch_path("full.db");
+    struct rlimit before;
+    struct rlimit small = {0};
+    sqlite3 *db;
+    unlink(path);
+    assert_int_equal(
+        sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, read_ahead_vfs()),
+        SQLITE_OK);
+    assert_true(read_ahead_gather_writes(read_ahead_of(db)));
+    assert_int_equal(sqlite3_exec(db,
+                                  "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+                                  "CREATE TABLE t(a)",
+                                  NULL, NULL, NULL),
+                     SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, INSERT, NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small.rlim_cur = 6 * PAGE;
+    small.rlim_max = before.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int code = sqlite3_exec(db, INSERT, NULL, NULL, NULL);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+    assert_true(code == SQLITE_FULL || code == SQLITE_IOERR);
+    sqlite3_close(db);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(behind_a_page_a_little_more_may_be_looked_at),
         cmocka_unit_test(pages_that_are_held_outlast_the_file),
         cmocka_unit_test(pages_that_are_held_stay_wherever_windows_lie),
+        cmocka_unit_test(gathered_writes_are_what_plain_ones_are),
+        cmocka_unit_test(a_commit_fails_where_gathered_writes_do),
         cmocka_unit_test(as_many_pages_are_read_as_hold_what_is_wanted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

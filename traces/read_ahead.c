@@ -31,6 +31,10 @@ typedef struct ReadAhead {
     sqlite3_int64 last;   /* what SQLite asked for */
     sqlite3_int64 wanted; /* bytes of a row that are still to be read; WHOLE_FILE: of all rows */
     uint64_t now;
+    char
+        *gathered; /* [WINDOW_BYTES], N_GATHERED of which are to be written from GATHERED_FROM on */
+    sqlite3_int64 gathered_from;
+    int n_gathered;
 } ReadFile;
 
 static sqlite3_vfs read_vfs;
@@ -132,10 +136,55 @@ static Window *read_window(ReadFile *file, sqlite3_int64 page, int bytes)
     return window;
 }
 
+/* ---- writes that are gathered ---- */
+
+/* What fails stays gathered: nobody reads the file as if it had been written. */
+static int write_gathered(ReadFile *file)
+{
+    if (file->n_gathered == 0)
+        return SQLITE_OK;
+    int code = file->real->pMethods->xWrite(file->real, file->gathered, file->n_gathered,
+                                            file->gathered_from);
+    if (code == SQLITE_OK)
+        file->n_gathered = 0;
+    return code;
+}
+
+/* Pieces end where windows do, so that the system keeps them in large pages. */
+static int gather(ReadFile *file, const void *data, int bytes, sqlite3_int64 from)
+{
+    sqlite3_int64 end = file->gathered_from + file->n_gathered;
+    if (from != end || from % WINDOW_BYTES == 0 || file->n_gathered + bytes > WINDOW_BYTES) {
+        int code = write_gathered(file);
+        if (code != SQLITE_OK)
+            return code;
+    }
+    if (bytes > WINDOW_BYTES)
+        return file->real->pMethods->xWrite(file->real, data, bytes, from);
+    if (file->n_gathered == 0)
+        file->gathered_from = from;
+    memcpy(file->gathered + file->n_gathered, data, (size_t)bytes);
+    file->n_gathered += bytes;
+    return SQLITE_OK;
+}
+
+/* The file behind BASE, as all that was written to it. */
+static sqlite3_file *whole(sqlite3_file *base, int *code)
+{
+    ReadFile *file = (ReadFile *)base;
+    *code = write_gathered(file);
+    return file->real;
+}
+
+/* ---- pages ---- */
+
 /* *PAGE is where BYTES from FROM on are; NULL: SQLite reads them itself. */
 static int fetch(sqlite3_file *base, sqlite3_int64 from, int bytes, void **page)
 {
     ReadFile *file = (ReadFile *)base;
+    int code = write_gathered(file);
+    if (code != SQLITE_OK)
+        return code;
     sqlite3_int64 distance = from - file->last;
     bool is_near = (distance > -WINDOW_BYTES && distance < WINDOW_BYTES) || file->wanted > 0;
     Window *window = find_window(file, from, bytes);
@@ -179,36 +228,50 @@ static int unfetch(sqlite3_file *base, sqlite3_int64 from, void *page)
 static int file_close(sqlite3_file *base)
 {
     ReadFile *file = (ReadFile *)base;
+    int written = write_gathered(file);
+    mem_free(file->gathered);
     for (int i = 0; i < WINDOWS; i++)
         mem_free(file->windows[i].bytes);
-    return file->real->pMethods->xClose(file->real);
+    int code = file->real->pMethods->xClose(file->real);
+    return written != SQLITE_OK ? written : code;
 }
 
-static int file_read(sqlite3_file *file, void *to, int bytes, sqlite3_int64 from)
+static int file_read(sqlite3_file *base, void *to, int bytes, sqlite3_int64 from)
 {
-    return real_of(file)->pMethods->xRead(real_of(file), to, bytes, from);
+    int code;
+    sqlite3_file *file = whole(base, &code);
+    return code != SQLITE_OK ? code : file->pMethods->xRead(file, to, bytes, from);
 }
 
-static int file_write(sqlite3_file *file, const void *data, int bytes, sqlite3_int64 from)
+static int file_write(sqlite3_file *base, const void *data, int bytes, sqlite3_int64 from)
 {
-    forget((ReadFile *)file);
-    return real_of(file)->pMethods->xWrite(real_of(file), data, bytes, from);
+    ReadFile *file = (ReadFile *)base;
+    forget(file);
+    if (file->gathered != NULL)
+        return gather(file, data, bytes, from);
+    return file->real->pMethods->xWrite(file->real, data, bytes, from);
 }
 
-static int file_truncate(sqlite3_file *file, sqlite3_int64 bytes)
+static int file_truncate(sqlite3_file *base, sqlite3_int64 bytes)
 {
-    forget((ReadFile *)file);
-    return real_of(file)->pMethods->xTruncate(real_of(file), bytes);
+    int code;
+    sqlite3_file *file = whole(base, &code);
+    forget((ReadFile *)base);
+    return code != SQLITE_OK ? code : file->pMethods->xTruncate(file, bytes);
 }
 
-static int file_sync(sqlite3_file *file, int flags)
+static int file_sync(sqlite3_file *base, int flags)
 {
-    return real_of(file)->pMethods->xSync(real_of(file), flags);
+    int code;
+    sqlite3_file *file = whole(base, &code);
+    return code != SQLITE_OK ? code : file->pMethods->xSync(file, flags);
 }
 
-static int file_size(sqlite3_file *file, sqlite3_int64 *bytes)
+static int file_size(sqlite3_file *base, sqlite3_int64 *bytes)
 {
-    return real_of(file)->pMethods->xFileSize(real_of(file), bytes);
+    int code;
+    sqlite3_file *file = whole(base, &code);
+    return code != SQLITE_OK ? code : file->pMethods->xFileSize(file, bytes);
 }
 
 /* A lock is where a transaction begins, before which others may have written. */
@@ -218,9 +281,12 @@ static int file_lock(sqlite3_file *file, int level)
     return real_of(file)->pMethods->xLock(real_of(file), level);
 }
 
-static int file_unlock(sqlite3_file *file, int level)
+static int file_unlock(sqlite3_file *base, int level)
 {
-    return real_of(file)->pMethods->xUnlock(real_of(file), level);
+    int code;
+    sqlite3_file *file = whole(base, &code);
+    int unlocked = file->pMethods->xUnlock(file, level);
+    return code != SQLITE_OK ? code : unlocked;
 }
 
 static int file_check_lock(sqlite3_file *file, int *is_reserved)
@@ -228,11 +294,14 @@ static int file_check_lock(sqlite3_file *file, int *is_reserved)
     return real_of(file)->pMethods->xCheckReservedLock(real_of(file), is_reserved);
 }
 
-static int file_control(sqlite3_file *file, int what, void *argument)
+/* A commit asks for SQLITE_FCNTL_SYNC, also where nothing is synced, and fails with it. */
+static int file_control(sqlite3_file *base, int what, void *argument)
 {
-    if (what == SQLITE_FCNTL_MMAP_SIZE)
-        return SQLITE_OK;
-    return real_of(file)->pMethods->xFileControl(real_of(file), what, argument);
+    int code;
+    sqlite3_file *file = whole(base, &code);
+    if (code != SQLITE_OK || what == SQLITE_FCNTL_MMAP_SIZE)
+        return code;
+    return file->pMethods->xFileControl(file, what, argument);
 }
 
 static int file_sector(sqlite3_file *file)
@@ -340,4 +409,11 @@ void read_ahead_all(ReadAhead *file)
 {
     if (file != NULL)
         file->wanted = WHOLE_FILE;
+}
+
+bool read_ahead_gather_writes(ReadAhead *file)
+{
+    if (file != NULL && file->gathered == NULL)
+        file->gathered = mem_resize(NULL, WINDOW_BYTES, 1);
+    return file != NULL && file->gathered != NULL;
 }

@@ -296,6 +296,8 @@ static Status create_empty(const Store *store)
 static Status configure_scratch(const Store *store, uint32_t page_bytes)
 {
     char pragmas[160];
+    if (!read_ahead_gather_writes(read_ahead_of(store->db)))
+        return fail_memory(store->path, page_bytes);
     snprintf(pragmas, sizeof pragmas,
              "PRAGMA trusted_schema = OFF; PRAGMA page_size = %u; PRAGMA journal_mode = OFF;"
              "PRAGMA synchronous = OFF;",
@@ -345,8 +347,9 @@ Status store_create(const char *path, Durability durability, uint32_t page_bytes
         store_close(store);
         return status;
     }
+    const char *vfs = durability == DURABLE_NOT ? read_ahead_vfs() : NULL;
     int code =
-        sqlite3_open_v2(store->name, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+        sqlite3_open_v2(store->name, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, vfs);
     status = code == SQLITE_OK ? configure_writing(store, durability, page_bytes)
                                : store_fail(store, code);
     if (status != OK)

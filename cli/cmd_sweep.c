@@ -143,6 +143,38 @@ static Status add_front(cJSON *json, const Arguments *arguments)
     return status;
 }
 
+/* ... and where that profile did not say what plans asked of it. */
+static Status add_guesses(cJSON *json, const CostGuesses *guesses)
+{
+    cJSON *costs;
+    cJSON *list;
+    TRY(json_add_object(json, "costs", &costs));
+    TRY(json_add_array(costs, "tables_missing", &list));
+    for (uint32_t i = 0; i < guesses->n_missing; i++)
+        TRY(json_push(list, cJSON_CreateString(guesses->missing[i])));
+    TRY(json_add_array(costs, "ops_extrapolated", &list));
+    for (Op op = 0; op < OPS; op++)
+        if ((guesses->ops & UINT32_C(1) << op) != 0)
+            TRY(json_push(list, cJSON_CreateString(op_name(op))));
+    return OK;
+}
+
+static void print_guesses(const CostGuesses *guesses)
+{
+    const char *before = "EXTRAPOLATED, at the utilisation of the nearest measured place: ";
+    for (Op op = 0; op < OPS; op++) {
+        if ((guesses->ops & UINT32_C(1) << op) == 0)
+            continue;
+        printf("%s%s", before, op_name(op));
+        before = ", ";
+    }
+    if (guesses->ops != 0)
+        puts(".");
+    for (uint32_t i = 0; i < guesses->n_missing; i++)
+        printf("%s%s%s", i == 0 ? "MISSING in the profile, and counted as nothing: " : ", ",
+               guesses->missing[i], i + 1 == guesses->n_missing ? ".\n" : "");
+}
+
 static Status print_front(const Arguments *arguments)
 {
     StudyFront front;
@@ -169,6 +201,8 @@ static Status fill_json(cJSON *json, const Arguments *arguments, const SweepTota
         TRY(add_cliff(json, cliff));
     if (arguments->time.hardware != NULL && totals->done + totals->kept > 0)
         TRY(add_front(json, arguments));
+    if (arguments->time.hardware != NULL)
+        TRY(add_guesses(json, &totals->guesses));
     TRY(json_add_u64(json, "ranks", totals->ranks));
     return json_add_bool(json, "complete", !totals->stopped);
 }
@@ -237,6 +271,8 @@ static Status report(const Arguments *arguments, const SweepTotals *totals, cons
         print_totals(arguments, totals, cliff);
     if (!arguments->json && arguments->time.hardware != NULL && totals->done + totals->kept > 0)
         TRY(print_front(arguments));
+    if (!arguments->json)
+        print_guesses(&totals->guesses);
     if (!totals->stopped)
         return OK;
     uint64_t finished = totals->kept + totals->done;

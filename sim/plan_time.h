@@ -5,6 +5,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+enum { GUESSED_TABLES = 16 };
+
+/* Where a profile did not say what was asked of it. */
+typedef struct {
+    uint32_t ops; /* a bit for each Op that costs were asked of beyond the places measured */
+    uint32_t n_missing;
+    const char
+        *missing[GUESSED_TABLES]; /* tables that count as no time or memory: constant texts */
+} CostGuesses;
+
+/* Adds MORE to SUM, each table once. */
+void cost_guesses_add(CostGuesses *sum, const CostGuesses *more);
+
 typedef struct {
     bool known;               /* false: nothing below is */
     uint64_t total_ns;        /* from the first arrival to the end of the last step */
@@ -16,6 +29,7 @@ typedef struct {
     uint64_t ttft_p99_ns;
     uint64_t tbt_median_ns; /* between tokens */
     uint64_t tbt_p99_ns;
+    CostGuesses guesses; /* not known of what was read from a study */
 } PlanTime;
 
 #endif

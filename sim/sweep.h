@@ -32,9 +32,10 @@ typedef struct {
     uint64_t lookups; /* replayed now */
     uint64_t elapsed_ns;
     TraceParts parts;
-    uint64_t steps; /* of the whole trace */
-    uint32_t ranks; /* that shared the work */
-    bool stopped;   /* by options.stop, with plans missing */
+    uint64_t steps;      /* of the whole trace */
+    uint32_t ranks;      /* that shared the work */
+    CostGuesses guesses; /* of the profile, by what was replayed now */
+    bool stopped;        /* by options.stop, with plans missing */
 } SweepTotals;
 
 /* Loads nothing but OUT: TRACE and STUDY are the caller's, TRACE_PATH is noted in OUT. OUT is made,

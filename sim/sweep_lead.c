@@ -129,6 +129,7 @@ static void write_finished(Leader *leader, SweepFinished *finished)
     if (status == OK) {
         leader->totals->done++;
         leader->totals->lookups += work->trace->n_lookups;
+        cost_guesses_add(&leader->totals->guesses, &finished->result.time.guesses);
     }
     replay_result_free(&finished->result);
 }

@@ -182,6 +182,29 @@ Status timed_replay(const PackedTrace *trace, const ReplayFuture *future, Timing
     return status;
 }
 
+static CostGuesses guesses_of(const TimingTotals *totals)
+{
+    CostGuesses guesses = {0};
+    for (Op op = 0; op < OPS; op++)
+        if (totals->op_use[op].n[COST_EXTRAPOLATED] > 0)
+            guesses.ops |= UINT32_C(1) << op;
+    for (uint32_t i = 0; i < totals->n_missing && i < GUESSED_TABLES; i++)
+        guesses.missing[guesses.n_missing++] = totals->missing[i];
+    return guesses;
+}
+
+void cost_guesses_add(CostGuesses *sum, const CostGuesses *more)
+{
+    sum->ops |= more->ops;
+    for (uint32_t i = 0; i < more->n_missing; i++) {
+        uint32_t known = 0;
+        while (known < sum->n_missing && strcmp(sum->missing[known], more->missing[i]) != 0)
+            known++;
+        if (known == sum->n_missing && known < GUESSED_TABLES)
+            sum->missing[sum->n_missing++] = more->missing[i];
+    }
+}
+
 PlanTime timing_plan_time(const Timing *timing, const TimingMemory *memory)
 {
     const TimingTotals totals = timing_totals(timing);
@@ -190,5 +213,6 @@ PlanTime timing_plan_time(const Timing *timing, const TimingMemory *memory)
                       .total_ns = ns,
                       .tokens_per_s = ns > 0 ? 1e9 * (double)totals.total.tokens / (double)ns : 0,
                       .exposed_load_ns = totals.total.exposed_load_ns,
-                      .peak_bytes = memory->total};
+                      .peak_bytes = memory->total,
+                      .guesses = guesses_of(&totals)};
 }

@@ -184,6 +184,45 @@ static void a_sweep_learns_with_the_costs_that_were_measured(void **unused)
     cJSON_Delete(json);
 }
 
+/* As simulate says it of one plan: of the tables that are renamed one is said to lack, and
+ * attention is asked of beyond the one place that is left. */
+static void a_sweep_says_what_its_profile_lacks(void **unused)
+{
+    (void)unused;
+    static const char STUDY[] =
+        "{\"moebius_study\": 1, \"base\": {}, \"grid\": {\"buffer.slots\": [6, 7]}}";
+    char study[512];
+    char lacking[512];
+    Hardware hardware;
+    keep(study, "two.json");
+    keep(lacking, "lacking.json");
+    assert_ok(file_write_all(study, STUDY, strlen(STUDY)));
+    assert_ok(hardware_load(profile, &hardware));
+    for (uint32_t t = 0; t < hardware.n_tables; t++) {
+        CostTable *table = &hardware.tables[t];
+        if (strcmp(table->name, "step/rest") == 0)
+            table->name[0] = 'x';
+        if (strcmp(table->name, "gpu/attention") == 0)
+            table->n_points = 1;
+    }
+    assert_ok(hardware_save(&hardware, lacking));
+    hardware_free(&hardware);
+    RUN("sweep", "--trace", trace, "--study", study, "--hardware", lacking, "--out",
+        scratch_path("one.db"), "--json");
+    cJSON *json = parse_out();
+    const cJSON *missing = at(at(json, "costs"), "tables_missing");
+    const cJSON *beyond = at(at(json, "costs"), "ops_extrapolated");
+    assert_int_equal(cJSON_GetArraySize(missing), 1);
+    assert_string_equal(missing->child->valuestring, "step/rest");
+    assert_string_equal(beyond->child->valuestring, "attention");
+    cJSON_Delete(json);
+    RUN("sweep", "--trace", trace, "--study", study, "--hardware", lacking, "--out",
+        scratch_path("other.db"));
+    assert_non_null(strstr(run.out, "MISSING in the profile, and counted as nothing: step/rest."));
+    assert_non_null(strstr(run.out, "EXTRAPOLATED, at the utilisation of the nearest measured "
+                                    "place: attention"));
+}
+
 /* Where a profile says that attention takes years it is held at eleven days: times do not run over.
  */
 static void absurd_costs_stay_times(void **unused)
@@ -382,6 +421,7 @@ int main(void)
         cmocka_unit_test(fewer_slots_take_longer_and_wait_for_loads),
         cmocka_unit_test(time_lines_have_every_step_and_operation),
         cmocka_unit_test(a_sweep_learns_with_the_costs_that_were_measured),
+        cmocka_unit_test(a_sweep_says_what_its_profile_lacks),
         cmocka_unit_test(absurd_costs_stay_times),
         cmocka_unit_test(a_placement_on_one_rank_is_learnt_as_on_several),
         cmocka_unit_test(static_gating_takes_as_long_as_its_capacity),

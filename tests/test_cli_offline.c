@@ -240,6 +240,11 @@ static void a_path_that_is_too_long_for_sqlite_is_told_to_be(void **unused)
     assert_run_refused(&run, 2, WHY);
     unlink(fits);
     unlink(over);
+    const char *counts = scratch_path("counts.csv");
+    static const char LINES[] = "layer,expert,count\n0,0,1\n";
+    assert_ok(file_write_all(counts, LINES, strlen(LINES)));
+    run = RUN_OF("import", "--from", "counts", counts, "--out", over);
+    assert_run_refused(&run, 2, WHY);
     run = RUN_OF("sweep", "--trace", trace_path, "--study", study_path, "--out", over);
     assert_run_refused(&run, 2, WHY);
     assert_false(file_exists(over));

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "traces/import_formats.h"
 #include "traces/import_sink.h"
+#include "traces/sqlite_path.h"
 
 /* What a format has a use for. */
 typedef struct {
@@ -64,6 +65,7 @@ Status trace_import(const ImportOptions *options, ImportReport *report)
     size_t room = strlen(options->out) + sizeof IMPORT_TEMPORARY;
     char *temporary;
     TRY(check_options(options, format));
+    TRY(sqlite_path_check(options->out, ERR_OUTPUT));
     TRY(mem_new(&temporary, room, 1, "import"));
     snprintf(temporary, room, "%s" IMPORT_TEMPORARY, options->out);
     Status status = fail_as(format->import(options, report), temporary, options->out);

@@ -19,7 +19,8 @@ enum {
     DEFAULT_SLOTS = 8,
     DEFAULT_TRANSACTION_STEPS = 256,
     DEFAULT_TRANSACTION_NS = 250000000,
-    LOOK_NS = 1000000, /* how often the writer looks for steps by itself */
+    LOOK_NS = 1000000,    /* how often the writer looks for steps by itself, ... */
+    AWAKE_NS = 500000000, /* ... for so long after the last */
     MESSAGE_BYTES = 1024,
     SHARE_AT_ONCE = 8, /* of the ring */
 };
@@ -88,19 +89,22 @@ static void wait_until(Recorder *recorder, uint64_t until_ns)
 }
 
 /* Waits, with the mutex held, for a slot to write. False: there is none, because the transaction's
- * time is over or the recording ends. While a transaction is open the writer looks for slots by
- * itself: to wake a thread takes time, and a producer has none between two steps. */
+ * time is over or the recording ends. While steps come the writer looks for them by itself: to wake
+ * a thread takes time, of which a producer has none between two steps, and on a busy processor the
+ * one that is woken may run in the producer's place. */
 static bool wait_for_slot(Recorder *recorder, uint64_t deadline_ns)
 {
+    bool open = writer_in_transaction(recorder->writer);
+    uint64_t sleep_ns = clock_ns() + AWAKE_NS;
     while (recorder->count == 0 && !recorder->ending) {
         uint64_t now = clock_ns();
-        recorder->sleeps = !writer_in_transaction(recorder->writer);
+        if (open && now >= deadline_ns)
+            break;
+        recorder->sleeps = !open && now >= sleep_ns;
         if (recorder->sleeps)
             pthread_cond_wait(&recorder->filled, &recorder->mutex);
-        else if (now < deadline_ns)
-            wait_until(recorder, deadline_ns - now < LOOK_NS ? deadline_ns : now + LOOK_NS);
         else
-            break;
+            wait_until(recorder, open && deadline_ns - now < LOOK_NS ? deadline_ns : now + LOOK_NS);
     }
     recorder->sleeps = false;
     return recorder->count > 0 && !recorder->abandoned;

@@ -130,7 +130,7 @@ typedef struct {
     bool held;         /* stamped steps are (exec/executor.h) */
 } StepKind;
 
-/* Kinds of steps: all combinations of places on three axes. */
+/* Kinds of steps: all combinations of places on the axes. */
 typedef struct {
     uint32_t requests[24]; /* zero-terminated, as the others */
     uint32_t tokens[24];
@@ -211,6 +211,10 @@ Status calibration_step(Calibration *c, const StepKind *kind, bool timing, StepO
  * without context. */
 Status calibration_grids(Calibration *c, const StepGrid *grids, size_t n, StepMeasurer measure);
 extern const StepGrid CALIBRATE_QUICK_GRIDS[3];
+/* ... on the kinds of GRID with one of PROMPTS, zero-terminated, beside; of models that have no
+ * encoder. */
+Status calibration_prompts(Calibration *c, const StepGrid *grid, const uint32_t *prompts,
+                           StepMeasurer measure);
 /* Gives the first REQUESTS requests CONTEXT positions; those that have more forget the rest. */
 Status calibration_fill(Calibration *c, uint32_t requests, uint32_t context);
 /* Those who run steps do other things in between: the host comes back to a step with caches that

@@ -4,13 +4,8 @@
 
 enum { PROMPT_REPEATS = 5 };
 
-static const StepGrid GRID = {{1, 4, 16, 48}, {16, 64, 256, 512, 1024}, {64, 256, 1024, 4096}};
-
-static bool has_room(const Calibration *c, const StepKind *kind)
-{
-    return kind->requests < c->max_requests && kind->requests + kind->prompt <= c->max_tokens &&
-           kind->context + kind->tokens <= c->max_length && kind->prompt <= c->max_length;
-}
+static const StepGrid GRID = {{1, 4, 16, 48}, {1}, {64, 256, 1024, 4096}};
+static const uint32_t PROMPTS[] = {16, 64, 256, 512, 1024, 0};
 
 static Status note(Calibration *c, const StepKind *kind, const StepMeasured *measured)
 {
@@ -29,26 +24,14 @@ static Status note(Calibration *c, const StepKind *kind, const StepMeasured *mea
 
 static Status measure(Calibration *c, const StepKind *kind)
 {
+    StepKind stamped = *kind;
     StepMeasured measured;
-    if (calibration_only_counts(c) || !has_room(c, kind))
-        return OK;
-    TRY(calibration_measure(c, kind, PROMPT_REPEATS, &measured));
-    return note(c, kind, &measured);
+    stamped.stamped_only = true;
+    TRY(calibration_measure(c, &stamped, PROMPT_REPEATS, &measured));
+    return note(c, &stamped, &measured);
 }
 
 Status calibrate_prompt(Calibration *c)
 {
-    if (model_is_encoder_decoder(c->config))
-        return OK;
-    for (const uint32_t *context = GRID.contexts; *context > 0; context++)
-        for (const uint32_t *requests = GRID.requests; *requests > 0; requests++)
-            for (const uint32_t *prompt = GRID.tokens; *prompt > 0; prompt++) {
-                const StepKind kind = {.requests = *requests,
-                                       .tokens = 1,
-                                       .context = *context,
-                                       .prompt = *prompt,
-                                       .stamped_only = true};
-                TRY(measure(c, &kind));
-            }
-    return OK;
+    return calibration_prompts(c, &GRID, PROMPTS, measure);
 }

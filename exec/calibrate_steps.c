@@ -89,18 +89,25 @@ Status calibrate_stamp(Calibration *c)
 /* True when the model and its device have room for KIND. */
 static bool has_room(const Calibration *c, const StepKind *kind)
 {
-    return kind->requests <= c->max_requests && kind->requests * kind->tokens <= c->max_tokens &&
-           kind->context + kind->tokens <= c->max_length;
+    uint32_t requests = kind->requests + (kind->prompt > 0);
+    return requests <= c->max_requests &&
+           kind->requests * kind->tokens + kind->prompt <= c->max_tokens &&
+           kind->context + kind->tokens <= c->max_length && kind->prompt <= c->max_length;
 }
 
-static Status measure_grid(Calibration *c, Stack stack, const StepGrid *grid, StepMeasurer measure)
+/* All kinds of GRID, each with a prompt of PROMPT tokens beside it, or with 0 without. */
+static Status measure_grid(Calibration *c, Stack stack, const StepGrid *grid, uint32_t prompt,
+                           StepMeasurer measure)
 {
     for (const uint32_t *context = grid->contexts; context == grid->contexts || *context > 0;
          context++)
         for (const uint32_t *requests = grid->requests; *requests > 0; requests++)
             for (const uint32_t *tokens = grid->tokens; *tokens > 0; tokens++) {
-                const StepKind kind = {
-                    .stack = stack, .requests = *requests, .tokens = *tokens, .context = *context};
+                const StepKind kind = {.stack = stack,
+                                       .requests = *requests,
+                                       .tokens = *tokens,
+                                       .context = *context,
+                                       .prompt = prompt};
                 bool is_there = stack == STACK_DECODER || *context == 0;
                 if (is_there && has_room(c, &kind) && !calibration_only_counts(c))
                     TRY(measure(c, &kind));
@@ -108,12 +115,22 @@ static Status measure_grid(Calibration *c, Stack stack, const StepGrid *grid, St
     return OK;
 }
 
+Status calibration_prompts(Calibration *c, const StepGrid *grid, const uint32_t *prompts,
+                           StepMeasurer measure)
+{
+    if (model_is_encoder_decoder(c->config))
+        return OK;
+    for (; *prompts > 0; prompts++)
+        TRY(measure_grid(c, STACK_DECODER, grid, *prompts, measure));
+    return OK;
+}
+
 Status calibration_grids(Calibration *c, const StepGrid *grids, size_t n, StepMeasurer measure)
 {
     for (size_t i = 0; i < n; i++) {
-        TRY(measure_grid(c, STACK_DECODER, &grids[i], measure));
+        TRY(measure_grid(c, STACK_DECODER, &grids[i], 0, measure));
         if (model_is_encoder_decoder(c->config))
-            TRY(measure_grid(c, STACK_ENCODER, &grids[i], measure));
+            TRY(measure_grid(c, STACK_ENCODER, &grids[i], 0, measure));
     }
     return OK;
 }
@@ -137,7 +154,7 @@ static Status measure_sources(Calibration *c)
         if (!c->counting)
             TRY(calibration_encode(c, SOURCES[i]));
         for (size_t g = 0; g < COUNT(SOURCE_GRIDS); g++)
-            TRY(measure_grid(c, STACK_DECODER, &SOURCE_GRIDS[g], measure_ops));
+            TRY(measure_grid(c, STACK_DECODER, &SOURCE_GRIDS[g], 0, measure_ops));
     }
     return c->counting ? OK : calibration_encode(c, CALIBRATE_SOURCE_TOKENS);
 }

@@ -26,6 +26,9 @@ static const StepGrid FORCED_GRIDS[] = {
     {{1}, {512}, {0}},
     {{1}, {128, 512}, {512}},
 };
+/* What a prompt joins while requests are served. */
+static const StepGrid JOINED = {{1, 3, 7, 15, 31}, {1}, {256}};
+static const uint32_t PROMPTS[] = {64, 256, 0};
 
 /* Kernels that never ran are loaded at their first launch, which is no step's cost: a run of the
  * same operations that counts for nothing goes before. */
@@ -107,6 +110,10 @@ static void draw_routing(Calibration *c, const StepKind *kind)
             c->slot[n] = r;
             c->position[n] = kind->context + t;
         }
+    for (uint32_t t = 0; t < kind->prompt; t++, n++) {
+        c->slot[n] = kind->requests;
+        c->position[n] = t;
+    }
     routing_source_fill(c->routing, kind->stack, n, c->slot, c->position, c->forced);
 }
 
@@ -117,6 +124,7 @@ static Status measure(Calibration *c, const StepKind *kind)
                        .requests = kind->requests,
                        .tokens = kind->tokens,
                        .context = kind->context,
+                       .prompt = kind->prompt,
                        .source = kind->stack == STACK_DECODER ? c->source_length : 0,
                        .forced = kind->forced};
     calibration_seek_quiet(c);
@@ -125,7 +133,7 @@ static Status measure(Calibration *c, const StepKind *kind)
     TRY(repeated_steps(c, kind, &whole, &output));
     TRY(whole_steps_add(c->whole, &whole, output.experts));
     bool tells = !kind->forced && kind->stack == STACK_DECODER && kind->requests == 1 &&
-                 whole.ns <= CALIBRATE_LONG_NS;
+                 kind->prompt == 0 && whole.ns <= CALIBRATE_LONG_NS;
     return tells ? note_launch(c, kind) : OK;
 }
 
@@ -143,10 +151,13 @@ static Status measure_grids(Calibration *c)
     const StepGrid *grids = quick ? CALIBRATE_QUICK_GRIDS : GRIDS;
     const StepGrid *forced = quick ? CALIBRATE_QUICK_GRIDS : FORCED_GRIDS;
     TRY(calibration_grids(c, grids, quick ? COUNT(CALIBRATE_QUICK_GRIDS) : COUNT(GRIDS), measure));
+    if (!quick)
+        TRY(calibration_prompts(c, &JOINED, PROMPTS, measure));
     if (c->config->n_moe_layers == 0)
         return OK;
-    return calibration_grids(c, forced, quick ? COUNT(CALIBRATE_QUICK_GRIDS) : COUNT(FORCED_GRIDS),
-                             measure_forced);
+    TRY(calibration_grids(c, forced, quick ? COUNT(CALIBRATE_QUICK_GRIDS) : COUNT(FORCED_GRIDS),
+                          measure_forced));
+    return quick ? OK : calibration_prompts(c, &JOINED, PROMPTS, measure_forced);
 }
 
 Status calibrate_whole(Calibration *c)

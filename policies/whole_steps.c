@@ -40,7 +40,7 @@ Status whole_steps_add(WholeSteps *whole, const WholeStep *step, const uint16_t 
     added->first_row = whole->n_rows;
     for (uint32_t i = 0; i < whole->n_layers; i++) {
         const TraceLayer *layer = &whole->layers[i];
-        size_t n = (size_t)step->requests * step->tokens * layer->top_k;
+        size_t n = (size_t)whole_step_tokens(step) * layer->top_k;
         if (layer->stack != step->stack)
             continue;
         TRY(add_rows(whole, layer, experts, n));

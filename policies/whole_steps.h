@@ -9,12 +9,13 @@
 
 #include "traces/trace.h"
 
-/* REQUESTS requests took TOKENS each. */
+/* REQUESTS requests took TOKENS each, and one more its PROMPT. */
 typedef struct {
     Stack stack;
     uint32_t requests;
     uint32_t tokens;
     uint32_t context; /* positions of each before */
+    uint32_t prompt;  /* 0: there is no such request */
     uint32_t source;  /* tokens of each one's source; 0: it has none */
     bool forced;      /* its routing was laid on it */
     double first_ns;  /* the first step of its shape */
@@ -38,11 +39,16 @@ typedef struct {
     size_t row_room;
 } WholeSteps;
 
+static inline uint32_t whole_step_tokens(const WholeStep *step)
+{
+    return step->requests * step->tokens + step->prompt;
+}
+
 /* WHOLE must be zeroed. */
 Status whole_steps_begin(WholeSteps *whole, const char *model, const TraceLayer *layers,
                          uint32_t n_layers);
 /* Adds STEP but for its rows, which are counted: EXPERTS is per MoE layer of its stack
- * [requests * tokens][top_k]. */
+ * [whole_step_tokens()][top_k]. */
 Status whole_steps_add(WholeSteps *whole, const WholeStep *step, const uint16_t *experts);
 void whole_steps_free(WholeSteps *whole);
 

@@ -6,14 +6,17 @@
 static StepFeatures features_of(const WholeStep *step)
 {
     uint64_t requests = step->requests;
+    uint32_t keys = step->context + step->tokens;
     StepFeatures features = {.stack = step->stack,
-                             .tokens = step->requests * step->tokens,
-                             .requests = step->requests,
-                             .most_keys = step->context + step->tokens,
+                             .tokens = whole_step_tokens(step),
+                             .requests = step->requests + (step->prompt > 0),
+                             .most_keys = keys > step->prompt ? keys : step->prompt,
                              .most_source = step->source};
+    if (step->prompt > 0)
+        features.groups[SPANS_SEVERAL] = (SpanGroup){.requests = 1, .tokens = step->prompt};
     features.groups[step->tokens == 1 ? SPANS_ONE : SPANS_SEVERAL] =
         (SpanGroup){.requests = step->requests,
-                    .tokens = features.tokens,
+                    .tokens = step->requests * step->tokens,
                     .context = requests * step->context,
                     .source = requests * step->source};
     return features;
@@ -96,7 +99,10 @@ static Status put(const char *model, const WholeStep *step, double played, Hardw
                          [STEP_CAPTURED] = step->second_ns,
                          [STEP_LAUNCHED] = step->third_ns,
                          [STEP_REPEATED] = step->ns};
-    const double at[] = {step->requests, step->tokens, step->context};
+    /* As of steps that are played: means of their requests. */
+    const double requests = step->requests + (step->prompt > 0);
+    const double at[] = {requests, whole_step_tokens(step) / requests,
+                         step->requests * (double)step->context / requests};
     CostTable *table;
     char shape[160];
     for (StepMode mode = STEP_FIRST; mode <= STEP_REPEATED; mode++) {

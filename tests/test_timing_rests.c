@@ -3,21 +3,24 @@
 
 #include "sim/rests.h"
 
-enum { WHOLE = 12 };
+enum { WHOLE = 18, PROMPT = 4 };
 
-/* Steps of WHOLE kinds, each measured to take what chance has it, of chance's routing. */
+/* Steps of WHOLE kinds, each measured to take what chance has it, of chance's routing: of a token
+ * each, the last third with a prompt beside. */
 static void make_whole_steps(uint64_t *random, WholeSteps *whole)
 {
     TraceLayer layers[MOE_LAYERS];
     make_layers(layers);
     assert_ok(whole_steps_begin(whole, "model", layers, MOE_LAYERS));
     for (uint32_t i = 0; i < WHOLE; i++) {
-        uint16_t experts[MOE_LAYERS * 6 * 2];
+        uint16_t experts[MOE_LAYERS * (6 + PROMPT) * 2];
         for (size_t k = 0; k < sizeof experts / sizeof *experts; k++)
             experts[k] = (uint16_t)random_below(random, EXPERTS);
         const WholeStep step = {.requests = 1 + i % 6,
                                 .tokens = 1,
-                                .forced = i >= WHOLE / 2,
+                                .context = i >= 2 * WHOLE / 3 ? 30 : 0,
+                                .prompt = i >= 2 * WHOLE / 3 ? PROMPT : 0,
+                                .forced = i >= WHOLE / 3,
                                 .first_ns = 100000 + random_below(random, 900000),
                                 .second_ns = 100000 + random_below(random, 900000),
                                 .third_ns = 100000 + random_below(random, 900000),
@@ -30,10 +33,13 @@ static uint64_t play_whole(Timing *timing, const WholeSteps *whole, const WholeS
 {
     const uint32_t *rows = whole->rows + step->first_row;
     const StepFeatures features = {
-        .phase = PHASE_DECODE,
-        .tokens = step->requests,
-        .requests = step->requests,
-        .groups[SPANS_ONE] = {.requests = step->requests, .tokens = step->requests}};
+        .phase = step->prompt > 0 ? PHASE_MIXED : PHASE_DECODE,
+        .tokens = step->requests + step->prompt,
+        .requests = step->requests + (step->prompt > 0),
+        .groups[SPANS_ONE] = {.requests = step->requests,
+                              .tokens = step->requests,
+                              .context = (uint64_t)step->requests * step->context},
+        .groups[SPANS_SEVERAL] = {.requests = step->prompt > 0, .tokens = step->prompt}};
     StepTime time;
     assert_ok(timing_begin(timing, &features, 0));
     for (uint32_t layer = 0; layer < MOE_LAYERS; layer++, rows += EXPERTS) {

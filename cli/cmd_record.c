@@ -84,7 +84,8 @@ static Status parse(int argc, char **argv, RecordArguments *arguments)
     const Option options[] = {
         MODEL_OPTIONS(&arguments->model, true),
         TEXT_OPTION("tokens", "FILE",
-                    "requests: .npy, .safetensors or .jsonl; or random:REQUESTSxLENGTH",
+                    "requests: .npy, .safetensors or .jsonl ({\"tokens\": [...]} per line); or "
+                    "random:REQUESTSxLENGTH",
                     &arguments->tokens.file),
         TEXT_OPTION("text", "FILE", "or a text (.jsonl: {\"text\": ...} per line)",
                     &arguments->tokens.text),
@@ -99,8 +100,9 @@ static Status parse(int argc, char **argv, RecordArguments *arguments)
         DECODER_OPTIONS(&arguments->decoder),
         U32_OPTION("batch", "N", "requests that run together (default 1)", 1, MAX_BATCH,
                    &arguments->batch),
-        U32_OPTION("generate", "N", "then N tokens for each request, greedy", 1, TRACE_MAX_TOKENS,
-                   &arguments->generate),
+        U32_OPTION("generate", "N",
+                   "then N tokens for each request, greedy (or \"output_tokens\" of its line)", 1,
+                   TRACE_MAX_TOKENS, &arguments->generate),
         U32_OPTION("beam", "N", "... or the best of a search with N beams", 1, 1024,
                    &arguments->beams),
         F64_OPTION("length-penalty", "X", "of beams: log probability / length^X (default 1)", -10,
@@ -183,6 +185,8 @@ Status command_record(int argc, char **argv)
     routing_source_close(recording.routing);
     executor_close(recording.executor);
     generated_close(&recording.generated);
+    mem_free(recording.generate_each);
+    mem_free(recording.arrival_ns);
     output_discard(&recording.output);
     tokens_free(&recording.set);
     tokens_free(&recording.targets);

@@ -43,6 +43,8 @@ typedef struct {
     TokenSet targets;
     bool has_targets;
     uint64_t left_out;
+    uint32_t *generate_each; /* [requests], or NULL: the file of tokens does not say */
+    uint64_t *arrival_ns;    /* the same */
     Executor *executor;
     Recorder *recorder;
     RunWatch watch;

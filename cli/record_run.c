@@ -107,13 +107,41 @@ static Status close_recorder(Recording *recording, Status status)
 /* Tokens that go through the model when nothing ends early: the last output token does not. */
 static uint64_t expected_tokens(const Recording *recording)
 {
-    uint32_t fed_output =
-        recording->arguments->generate > 0 ? recording->arguments->generate - 1 : 0;
+    uint32_t generate = recording->arguments->generate;
     uint64_t lines = recording->arguments->beams > 1 ? recording->arguments->beams : 1;
     uint64_t total = 0;
-    for (uint32_t i = 0; i < recording->set.n_requests; i++)
-        total += recording->set.requests[i].n_tokens + fed_output * lines;
+    for (uint32_t i = 0; i < recording->set.n_requests; i++) {
+        uint32_t own = recording->generate_each != NULL ? recording->generate_each[i] : generate;
+        total += recording->set.requests[i].n_tokens + (own > 0 ? own - 1 : 0) * lines;
+    }
     return total;
+}
+
+/* What the file of tokens says of single requests: when each comes, and how much it gets. */
+static Status read_service(Recording *recording)
+{
+    const TokenSet *set = &recording->set;
+    uint32_t most = recording->arguments->generate;
+    bool any = false;
+    for (uint32_t i = 0; i < set->n_requests; i++)
+        any = any || set->requests[i].output_tokens > 0;
+    if (any && recording->arguments->beams > 1)
+        return fail(ERR_USAGE, "%s: output_tokens of a request do not go with --beam",
+                    token_input_path(&recording->arguments->tokens));
+    if (set->has_arrivals)
+        TRY(mem_new(&recording->arrival_ns, set->n_requests, sizeof *recording->arrival_ns,
+                    "arrivals"));
+    if (any && most > 0)
+        TRY(mem_new(&recording->generate_each, set->n_requests, sizeof *recording->generate_each,
+                    "output tokens"));
+    for (uint32_t i = 0; i < set->n_requests; i++) {
+        uint32_t own = set->requests[i].output_tokens;
+        if (recording->arrival_ns != NULL)
+            recording->arrival_ns[i] = set->requests[i].arrival_ns;
+        if (recording->generate_each != NULL)
+            recording->generate_each[i] = own > 0 && own < most ? own : most;
+    }
+    return OK;
 }
 
 static Status open_routing(Recording *recording)
@@ -150,6 +178,9 @@ static Status record_requests(Recording *recording, ExecutorOptions *options)
     if (recording->plan.batching.mode == BATCHING_CONTINUOUS)
         run.arrivals = &arrivals;
     run.goals = &arguments->goals;
+    TRY(read_service(recording));
+    run.generate_each = recording->generate_each;
+    run.arrival_ns = recording->arrival_ns;
     TRY(executor_for_requests(recording->checkpoint, &recording->set, &run, options,
                               &recording->executor));
     TRY(open_routing(recording));

@@ -13,10 +13,11 @@ typedef struct {
     uint32_t batch;                /* requests at a time, 1 or more */
     const Arrivals *arrivals;      /* continuous batching: when requests come; NULL: in groups */
     const ServiceGoals *goals;     /* of these, which the report counts; NULL: none */
-    const uint64_t *arrival_ns;    /* [requests] as recorded, for arrivals of a trace; else NULL */
+    const uint64_t *arrival_ns;    /* [requests] as recorded, for arrivals of a trace or a file;
+                                      else NULL */
     uint32_t generate;             /* tokens per request */
-    const uint32_t *generate_each; /* [requests] of each, 1 to GENERATE; NULL: GENERATE. With
-                                      ARRIVALS only */
+    const uint32_t *generate_each; /* [requests] of each, 1 to GENERATE; NULL: GENERATE. Without
+                                      beams */
     uint32_t beams;                /* of the search for them; 0 or 1: greedy */
     double length_penalty;         /* of beams: log probability / length^this */
     bool ignore_eos;

@@ -28,7 +28,8 @@ static Status check_continuous(const Run *run)
         return fail(ERR_PLAN, "batching.mode: \"continuous\" needs tokens to generate");
     if (run->options->arrivals->kind == ARRIVALS_TRACE && run->options->arrival_ns == NULL)
         return fail(ERR_PLAN,
-                    "batching.arrivals: \"trace\": the requests of a token file have no arrivals");
+                    "batching.arrivals: \"trace\": the requests of the token file have no "
+                    "arrivals (arrival_ms of each line of a .jsonl)");
     return OK;
 }
 

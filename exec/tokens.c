@@ -236,6 +236,8 @@ static Status append_pieces(TokenSet *cut, const TokenRequest *source, uint32_t 
         size_t label_bytes = strlen(source->label) + 1;
         TRY(mem_new(&request->label, label_bytes, 1, "request label"));
         TRY(mem_new(&request->tokens, each, sizeof *request->tokens, "request tokens"));
+        request->arrival_ns = source->arrival_ns;
+        request->output_tokens = source->output_tokens;
         memcpy(request->label, source->label, label_bytes);
         memcpy(request->tokens, source->tokens + (size_t)i * length, each * sizeof(uint32_t));
         request->n_tokens = each;
@@ -253,7 +255,7 @@ Status tokens_cut(TokenSet *set, uint32_t length, uint32_t limit, uint64_t *left
     if (total > UINT32_MAX)
         return fail(ERR_INPUT, "tokens: %" PRIu64 " requests of %u tokens are too many", total,
                     length);
-    TokenSet cut = {.is_batch = set->is_batch};
+    TokenSet cut = {.is_batch = set->is_batch, .has_arrivals = set->has_arrivals};
     TRY(mem_new(&cut.requests, total, sizeof *cut.requests, "requests"));
     Status status = OK;
     for (uint32_t i = 0; i < set->n_requests && status == OK; i++) {

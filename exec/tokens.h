@@ -2,7 +2,7 @@
  *
  * .npy (1-D: one stream, 2-D: one request per row; integer dtypes), .safetensors (one stream per
  * key, the key is the label; a 2-D tensor is one request per row), .jsonl ({"label": ..., "tokens":
- * [...]} per line, label optional). */
+ * [...], "arrival_ms": ..., "output_tokens": ...} per line, all but the tokens optional). */
 #ifndef EXEC_TOKENS_H
 #define EXEC_TOKENS_H
 
@@ -17,22 +17,27 @@ typedef struct {
     char *label; /* "" when the file has none */
     uint32_t *tokens;
     uint32_t n_tokens;
+    uint64_t arrival_ns;    /* where the set has arrivals; the first need not be 0 */
+    uint32_t output_tokens; /* to generate, at the most; 0: the file does not say */
 } TokenRequest;
 
 typedef struct {
     TokenRequest *requests; /* [n_requests] */
     uint32_t n_requests;
+    bool has_arrivals;
     bool is_batch; /* the one tensor read was 2-D: rows of equal length */
 } TokenSet;
 
 /* Loads PATH; KEY (or NULL) takes one stream of a safetensors file or the requests of that label of
  * a JSONL file. Where a safetensors file has KEY.ids and KEY.offsets instead, the requests are the
  * lines: line i is ids[offsets[i]] to ids[offsets[i + 1] - 1]. Token ids are checked against
- * VOCABULARY. Fails with ERR_INPUT: unknown ending, empty, ids out of range. */
+ * VOCABULARY. Fails with ERR_INPUT: unknown ending, empty, ids out of range, arrivals of some
+ * requests only. */
 Status tokens_load(const char *path, const char *key, uint32_t vocabulary, TokenSet *set);
 /* Cuts every request longer than LENGTH into requests of LENGTH (a remainder shorter than LENGTH is
- * left out). Keeps labels. At most LIMIT requests per original stream, 0: all. *LEFT_OUT counts the
- * tokens that are in no request any more, for either reason. On failure SET is as it was. */
+ * left out). Keeps labels, arrivals and output tokens. At most LIMIT requests per original stream,
+ * 0: all. *LEFT_OUT counts the tokens that are in no request any more, for either reason. On
+ * failure SET is as it was. */
 Status tokens_cut(TokenSet *set, uint32_t length, uint32_t limit, uint64_t *left_out);
 /* Leaves the first N requests. */
 void tokens_keep(TokenSet *set, uint32_t n);

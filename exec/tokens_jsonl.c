@@ -11,7 +11,9 @@
 
 static const size_t FILE_BYTES = (size_t)4 << 30;
 
-enum { PLACE_BYTES = 512 };
+enum { PLACE_BYTES = 512, MOST_OUTPUT = 1 << 20 };
+
+static const double MOST_MS = 1e12; /* thirty years */
 
 static bool is_blank(const char *line, size_t bytes)
 {
@@ -45,10 +47,32 @@ static Status add_numbers(TokenLoader *loader, const char *place, const char *la
     return OK;
 }
 
-/* {"label": "...", "tokens": [...]}, label optional. */
+/* What the newest request has besides tokens. Arrivals are of all requests, or of none. */
+static Status note_service(TokenLoader *loader, const char *place, const JsonAt *root)
+{
+    TokenSet *set = &loader->set;
+    TokenRequest *request = &set->requests[set->n_requests - 1];
+    uint64_t output = 0;
+    double ms = 0;
+    JsonAt at;
+    bool arrives = json_find(root, "arrival_ms", &at);
+    if (arrives)
+        TRY(json_f64(&at, 0, MOST_MS, &ms));
+    if (json_find(root, "output_tokens", &at))
+        TRY(json_u64(&at, 1, MOST_OUTPUT, &output));
+    if (set->n_requests > 1 && arrives != set->has_arrivals)
+        return fail(ERR_INPUT, "%s: arrival_ms: all requests have one, or none", place);
+    set->has_arrivals = arrives;
+    request->arrival_ns = (uint64_t)(ms * 1e6 + 0.5);
+    request->output_tokens = (uint32_t)output;
+    return OK;
+}
+
+/* {"label": "...", "tokens": [...], "arrival_ms": ..., "output_tokens": ...}, all but the tokens
+ * optional. */
 static Status add_object(TokenLoader *loader, const char *place, const cJSON *object)
 {
-    static const char *const KEYS[] = {"label", "tokens", NULL};
+    static const char *const KEYS[] = {"label", "tokens", "arrival_ms", "output_tokens", NULL};
     JsonAt root = json_root(object, place);
     JsonAt at;
     const char *label = "";
@@ -62,7 +86,8 @@ static Status add_object(TokenLoader *loader, const char *place, const cJSON *ob
         token_loader_note_key(loader, label);
     if (loader->key != NULL && strcmp(loader->key, label) != 0)
         return OK;
-    return add_numbers(loader, place, label, at.node);
+    TRY(add_numbers(loader, place, label, at.node));
+    return note_service(loader, place, &root);
 }
 
 /* LINE [BYTES] is followed by a zero. */

@@ -112,7 +112,7 @@ static void what_cannot_be_served_is_refused(void **unused)
     RECORD("--set", "batching.sequences=4", "--generate", "3", "--beam", "2");
     assert_refused("batching.mode: \"continuous\" does not go with beams");
     RECORD("--set", "batching.sequences=4", "--generate", "3", "--set", "batching.arrivals=trace");
-    assert_refused("batching.arrivals: \"trace\": the requests of a token file have no arrivals");
+    assert_refused("batching.arrivals: \"trace\": the requests of the token file have no arrivals");
 }
 
 /* Records all requests at once, as OUT moved to NAME. */
@@ -204,6 +204,43 @@ static void time_is_said_before_hits_and_misses(void **unused)
 static void write_file(const char *path, const char *text)
 {
     assert_ok(file_write_all(path, text, strlen(text)));
+}
+
+/* Of 2, 5 (of 9) and 5 tokens; the second comes first. */
+static void requests_of_a_file_come_and_end_as_their_lines_say(void **unused)
+{
+    (void)unused;
+    const char *lines = named("lines.jsonl", (char[256]){0});
+    write_file(lines, "{\"tokens\": [1, 2, 3], \"arrival_ms\": 40.5, \"output_tokens\": 2}\n"
+                      "{\"tokens\": [9, 8], \"arrival_ms\": 10, \"output_tokens\": 9}\n"
+                      "{\"tokens\": [5], \"arrival_ms\": 20.25}\n");
+    RUN("record", "--model", model, "--tokens", lines, "--out", out, "--generate", "5",
+        "--ignore-eos", "--set", "batching.mode=continuous", "--set", "batching.sequences=2",
+        "--set", "batching.arrivals=trace", "--json");
+    assert_int_equal(run.code, 0);
+    cJSON *json = cJSON_Parse(run.out);
+    const cJSON *serving = cJSON_GetObjectItemCaseSensitive(json, "serving");
+    assert_true(number_at(serving, "requests") == 3);
+    assert_true(number_at(serving, "output_tokens") == 2 + 5 + 5);
+    assert_true(number_at(serving, "duration_ns") >= 30.5e6);
+    cJSON_Delete(json);
+    remove_out(NULL);
+    RUN("record", "--model", model, "--tokens", lines, "--out", out, "--generate", "5",
+        "--ignore-eos", "--batch", "3", "--json");
+    assert_int_equal(run.code, 0);
+    json = cJSON_Parse(run.out);
+    assert_true(number_at(json, "generated") == 2 + 5 + 5);
+    cJSON_Delete(json);
+    remove_out(NULL);
+    RUN("record", "--model", model, "--tokens", lines, "--out", out, "--generate", "5", "--beam",
+        "2");
+    assert_refused("output_tokens of a request do not go with --beam");
+    write_file(lines, "{\"tokens\": [1], \"arrival_ms\": 4}\n{\"tokens\": [9]}\n");
+    RUN("record", "--model", model, "--tokens", lines, "--out", out);
+    assert_refused("line 2: arrival_ms: all requests have one, or none");
+    write_file(lines, "{\"tokens\": [1], \"output_tokens\": 0}\n");
+    RUN("record", "--model", model, "--tokens", lines, "--out", out);
+    assert_refused("line 1: output_tokens: 0, allowed is 1 to 1048576");
 }
 
 /* The same requests with as many tokens each, whatever the model says now; all events agree. Those
@@ -412,6 +449,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(record_tells_latencies_and_throughput, remove_out),
         cmocka_unit_test_setup(goals_are_of_requests_that_arrive, remove_out),
+        cmocka_unit_test_setup(requests_of_a_file_come_and_end_as_their_lines_say, remove_out),
         cmocka_unit_test_setup(record_prints_a_table_of_them, remove_out),
         cmocka_unit_test_setup(a_recorded_run_can_be_judged_from_its_trace, remove_out),
         cmocka_unit_test_setup(what_cannot_be_served_is_refused, remove_out),

@@ -154,8 +154,9 @@ static Status note_step(void *argument, const StepFeatures *features, const Step
     return time->timeline != NULL ? simulated_step_draw(time->timeline, features, step) : OK;
 }
 
+/* WARM: other steps ran before. */
 static Status open_timing(SimulatedTime *time, const TimeInput *input, const TraceLayer *layers,
-                          uint32_t n_layers, const Plan *plan)
+                          uint32_t n_layers, const Plan *plan, bool warm)
 {
     const TimingOptions options = {.hardware = &time->hardware,
                                    .model = input->model != NULL ? input->model : time->model,
@@ -164,6 +165,7 @@ static Status open_timing(SimulatedTime *time, const TimeInput *input, const Tra
                                    .n_layers = n_layers,
                                    .logits = true,
                                    .forced = time->forced,
+                                   .warm = warm,
                                    .records = input->timeline != NULL};
     time->keeps_steps = input->keeps_steps;
     TRY(timing_check_plan(plan, options.layers, options.n_layers));
@@ -183,7 +185,7 @@ Status simulated_time_run(SimulatedTime *time, const TimeInput *input, const Pac
                           uint64_t first, const Plan *plan, const ReplayFuture *future,
                           ReplayResult *result)
 {
-    TRY(open_timing(time, input, trace->layers, trace->n_layers, plan));
+    TRY(open_timing(time, input, trace->layers, trace->n_layers, plan, first > 0));
     time->memory = timing_memory(time->timing, &time->features);
     TRY(timed_replay(trace, future, time->timing, &time->features, first, plan, note_step, time,
                      result));
@@ -198,7 +200,7 @@ static Status serve(SimulatedTime *time, const TimeInput *input, const Plan *pla
 {
     uint32_t n_layers;
     const TraceLayer *layers = rebatch_layers(rebatch, &n_layers);
-    TRY(open_timing(time, input, layers, n_layers, plan));
+    TRY(open_timing(time, input, layers, n_layers, plan, false));
     TRY(timed_serve(rebatch, plan, time->timing, input->goals, note_step, time, served));
     time->memory = served->memory;
     Status status = close_timeline(time);

@@ -98,7 +98,8 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
         TRY(timing_step_mode(timing, &timing->step, &timing->mode));
     op_costs_price(&timing->costs, &timing->step, timing->waits && !timing->one_thread,
                    timing->options.forced);
-    timing->adds = !timing->waits && !timing->options.records && !timing->is_rank;
+    timing->adds = !timing->waits && !timing->options.records && !timing->is_rank &&
+                   timing->distance == 0; /* predictions are no operations of the profile's list */
     if (timing->adds)
         add_step(timing);
     timing->beside_ns = beside_ns(timing);

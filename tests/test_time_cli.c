@@ -184,6 +184,68 @@ static void a_sweep_learns_with_the_costs_that_were_measured(void **unused)
     cJSON_Delete(json);
 }
 
+static double total_of(const char *const *arguments)
+{
+    cli_run(arguments, &run);
+    cJSON *json = parse_out();
+    const cJSON *best = cJSON_GetObjectItem(json, "pareto");
+    double ns = number_at(best != NULL ? best->child : at(json, "time"), "total_ns");
+    cJSON_Delete(json);
+    return ns;
+}
+
+/* On a device that makes graphs: steps from which was learnt ran before. */
+static void a_part_of_a_trace_takes_what_it_does_in_a_sweep(void **unused)
+{
+    (void)unused;
+    static const char STUDY[] = "{\"moebius_study\": 1, \"base\": {}, \"grid\": "
+                                "{\"placement.method\": [\"greedy\"]}}";
+    char study[512];
+    char device[512];
+    char out[512];
+    Hardware hardware;
+    keep(study, "greedy.json");
+    keep(device, "device.json");
+    keep(out, "greedy.db");
+    assert_ok(file_write_all(study, STUDY, strlen(STUDY)));
+    assert_ok(hardware_load(profile, &hardware));
+    snprintf(hardware.backend, sizeof hardware.backend, "cuda");
+    for (uint32_t t = 0; t < hardware.n_tables; t++)
+        if (strcmp(hardware.tables[t].name, "step/rest") == 0)
+            hardware.tables[t].value[0] = strstr(hardware.tables[t].shape, "first") ? 7e6 : 1e6;
+    assert_ok(hardware_save(&hardware, device));
+    hardware_free(&hardware);
+    double one = total_of((const char *const[]){"simulate", "--trace", trace, "--hardware", device,
+                                                "--train", "0:0.5", "--set",
+                                                "placement.method=greedy", "--json", NULL});
+    double all =
+        total_of((const char *const[]){"sweep", "--trace", trace, "--hardware", device, "--train",
+                                       "0:0.5", "--study", study, "--out", out, "--json", NULL});
+    assert_true(one == all);
+}
+
+/* Whether steps are told one by one changes no time: where all experts are in place, predictions
+ * take theirs, too. */
+static void predictions_take_time_where_nothing_is_missing(void **unused)
+{
+    (void)unused;
+    char ahead[512];
+    char line[512];
+    keep(ahead, "ahead.db");
+    keep(line, "ahead.json");
+    RUN("record", "--model", MODEL, "--tokens", MODEL "/eval_tokens.safetensors", "--prompt-length",
+        "24", "--requests", "1", "--batch", "2", "--generate", "5", "--ignore-eos", "--predictions",
+        "1", "--out", ahead);
+    assert_int_equal(run.code, 0);
+#define AHEAD                                                                                      \
+    "simulate", "--trace", ahead, "--hardware", even, "--train", "0:0.5", "--set",                 \
+        "buffer.slots=32", "--set", "buffer.initial=hottest", "--set",                             \
+        "prefetch.predictor=next-gate", "--json"
+    double told = total_of((const char *const[]){AHEAD, "--timeline", line, NULL});
+    assert_true(told == total_of((const char *const[]){AHEAD, NULL}));
+#undef AHEAD
+}
+
 /* As simulate says it of one plan: of the tables that are renamed one is said to lack, and
  * attention is asked of beyond the one place that is left. */
 static void a_sweep_says_what_its_profile_lacks(void **unused)
@@ -422,6 +484,8 @@ int main(void)
         cmocka_unit_test(time_lines_have_every_step_and_operation),
         cmocka_unit_test(a_sweep_learns_with_the_costs_that_were_measured),
         cmocka_unit_test(a_sweep_says_what_its_profile_lacks),
+        cmocka_unit_test(a_part_of_a_trace_takes_what_it_does_in_a_sweep),
+        cmocka_unit_test(predictions_take_time_where_nothing_is_missing),
         cmocka_unit_test(absurd_costs_stay_times),
         cmocka_unit_test(a_placement_on_one_rank_is_learnt_as_on_several),
         cmocka_unit_test(static_gating_takes_as_long_as_its_capacity),

@@ -17,7 +17,7 @@
 
 #include "exec/cuda/hopper.cuh"
 #include "exec/cuda/launch.cuh"
-#include "exec/cuda/router.cuh"
+#include "exec/cuda/router_shares.cuh"
 #include "exec/cuda/tensor_map.h"
 #include "exec/cuda/wgmma.cuh"
 
@@ -79,6 +79,7 @@ struct TilesShape {
     uint32_t stages;
     uint32_t stage_bytes; /* experts' rows, then the tokens' */
     uint32_t multipliers; /* warpgroups that have experts */
+    bool by_shares;       /* a ShareRouter chooses experts */
 };
 
 struct TilesControl {
@@ -126,6 +127,12 @@ __device__ static void init_ring(const TilesRing<TOKENS> &ring, uint32_t multipl
         barrier_init(ring.empty(i), multipliers * 4 * CLUSTER);
     }
     barrier_init_fence();
+}
+
+/* Of shared memory, that a token takes in the end: a multiple of 4. */
+__host__ __device__ static uint32_t logits_words(const RouteTask &task)
+{
+    return (router_words(task) + 3) / 4 * 4;
 }
 
 /* ---- the warpgroup that fetches ---- */
@@ -322,7 +329,7 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(threads_of(PAR
     const TilesRing<TOKENS> ring = {
         shared_address(stages), shape.stage_bytes, shape.stages, &control, 0, 0};
     float *logits = (float *)stages; /* in the end */
-    uint32_t words = router_words(task);
+    uint32_t words = logits_words(task);
     /* the multipliers come after the fetchers */
     uint32_t warpgroup = threadIdx.x / 128 - 1;
     let_next_kernel_start();
@@ -354,8 +361,10 @@ __global__ void __cluster_dims__(CLUSTER, 1, 1) __launch_bounds__(threads_of(PAR
         size_t token = (size_t)blockIdx.x * TOKENS + i;
         if (token >= task.tokens)
             break;
-        TokenRouter<4 * PARTS, true> router(task, logits + i * words);
-        router.route(token);
+        if (PARTS * 128 >= MOST_SHARES && shape.by_shares)
+            ShareRouter(task).route(logits + i * words, token);
+        else
+            TokenRouter<4 * PARTS, true>(task, logits + i * words).route(token);
     }
     /* no block may end while another signals to it */
     __syncwarp();
@@ -380,7 +389,7 @@ bool route_tiles_fit(const Matrix &matrix, const float *in, const RouteTask &tas
     return (task.tokens >= MANY_TOKENS || (uint64_t)task.tokens * task.experts >= MANY_LOGITS) &&
            task.experts <= MOST_EXPERTS && matrix.columns % 8 == 0 &&
            ((uintptr_t)matrix.data | (uintptr_t)in) % 16 == 0 &&
-           MOST_TOKENS * router_words(task) * sizeof(float) <= stages_of(stage_bytes) * stage_bytes;
+           MOST_TOKENS * logits_words(task) * sizeof(float) <= stages_of(stage_bytes) * stage_bytes;
 }
 
 template <uint32_t PARTS, uint32_t TOKENS>
@@ -415,6 +424,7 @@ Status route_tiles_run(const Matrix &matrix, const float *in, const RouteTask &t
     shape.in = in;
     shape.bias = matrix.bias;
     shape.columns = matrix.columns;
+    shape.by_shares = chosen_by_shares(task);
     shape.blocks = divide_up(matrix.columns, COLUMNS);
     shape.experts = rounded_experts(task);
     shape.multipliers = shape.experts <= 64 ? 1 : MULTIPLIERS;

@@ -149,12 +149,17 @@ extern "C" Status expert_rows_multiply(const ExpertRows *rows)
     return grouped_product_run(&second, &rows->table, rows->max_width, rows->stream);
 }
 
-extern "C" Status expert_rows_multiply_filled(const ExpertRows *rows)
+extern "C" bool expert_rows_counts(const ExpertRows *rows)
 {
     const ExpertBatch &batch = *rows->batch;
+    return rows->packed && layer_product_suits(batch.shape, (size_t)batch.tokens * batch.top_k,
+                                               rows->max_tiles, rows->max_width);
+}
+
+extern "C" Status expert_rows_multiply_filled(const ExpertRows *rows)
+{
     LayerProduct layer;
-    if (!rows->packed || !layer_product_suits(batch.shape, (size_t)batch.tokens * batch.top_k,
-                                              rows->max_tiles, rows->max_width))
+    if (!expert_rows_counts(rows))
         return expert_rows_multiply(rows);
     TRY(make_products(*rows, &layer.first, &layer.second));
     return layer_product_run(&layer, &rows->table, rows->max_width, rows->stream);
@@ -226,13 +231,26 @@ struct CombineSlots {
     }
 };
 
+/* Waits until DONE says that all of these TOP_K rows, of COLUMNS, are there. The whole block. */
+__device__ static void await_rows(const uint32_t *done, const uint32_t *rows, uint32_t top_k,
+                                  uint32_t columns)
+{
+    uint32_t wanted = layer_product_counts(columns);
+    for (uint32_t slot = threadIdx.x; slot < top_k; slot += blockDim.x)
+        while (rows[slot] != NO_ROW && load_acquired(&done[rows[slot] / DONE_ROWS]) < wanted)
+            __nanosleep(100);
+    __syncthreads();
+}
+
 /* Block (t, c): part of a token. Reads top_k rows and OUT, writes OUT; bound by memory. Only the
- * rows come from the kernel ahead, which starts when all before it have ended. */
+ * rows come from the kernel ahead, which starts when all before it have ended. Where DONE counts
+ * them (else it is NULL) a token need not wait until that ends: multiprocessors that have no more
+ * to do there begin; one block waits for it, for the kernels that come next. */
 template <typename Element, uint32_t COUNT>
 __global__ void __launch_bounds__(THREADS)
     combine_rows(const uint32_t *__restrict__ row, const float *__restrict__ weights,
-                 const Element *__restrict__ in, uint32_t top_k, uint32_t columns, float scale,
-                 float *__restrict__ out)
+                 const Element *in, const uint32_t *done, uint32_t top_k, uint32_t columns,
+                 float scale, float *__restrict__ out)
 {
     uint32_t column = (blockIdx.y * THREADS + threadIdx.x) * COUNT;
     const uint32_t *rows = row + blockIdx.x * top_k;
@@ -248,7 +266,10 @@ __global__ void __launch_bounds__(THREADS)
     slots.load(rows, weight, 0, top_k);
     if (column < columns)
         total.load(to);
-    wait_for_earlier_kernels();
+    if (done != nullptr)
+        await_rows(done, rows, top_k, columns);
+    if (done == nullptr || (blockIdx.x == gridDim.x - 1 && blockIdx.y == 0))
+        wait_for_earlier_kernels();
     if (!EARLY)
         let_next_kernel_start();
     if (column >= columns)
@@ -272,7 +293,8 @@ static Status combine(const ExpertRows &rows, const uint32_t *row, const float *
     const LaunchShape launch = {dim3(rows.batch->tokens, divide_up(columns, THREADS * COUNT)),
                                 row_threads(columns, COUNT), 0, 0};
     return launch_after(combine_rows<Element, COUNT>, launch, rows.stream, row, weights,
-                        (const Element *)in, rows.batch->top_k, columns, scale, out);
+                        (const Element *)in, rows.table.done, rows.batch->top_k, columns, scale,
+                        out);
 }
 
 extern "C" Status expert_rows_combine(const ExpertRows *rows, const Grouping *grouping,

@@ -32,13 +32,15 @@ Status expert_rows_fill(const ExpertRows *rows, const Grouping *grouping, const 
 Status expert_rows_multiply(const ExpertRows *rows);
 /* ... right after expert_rows_fill(), with a table made by grouping or selecting: once for each. */
 Status expert_rows_multiply_filled(const ExpertRows *rows);
+/* True where that counts the rows that it has written, if the table has room for it. */
+bool expert_rows_counts(const ExpertRows *rows);
 /* ... in f32, whatever the sizes: what expert_rows_multiply() does unless they are packed. */
 Status expert_rows_multiply_plainly(const ExpertRows *rows);
 /* rows->out[row of each of N ASSIGNMENTS] = FROM, in the same form. Both lie in pinned memory. */
 Status expert_rows_put(const ExpertRows *rows, const Grouping *grouping,
                        const uint32_t *assignments, uint32_t n, const void *from);
 /* out[token] += scale * sum over slots, in order, of weight * in[row of (token, slot)]; IN is what
- * rows->out was. */
+ * rows->out was. Where the table counts rows, as soon as a token's are there. */
 Status expert_rows_combine(const ExpertRows *rows, const Grouping *grouping, const float *weights,
                            float scale, const void *in, float *out);
 

@@ -3,7 +3,7 @@
 #include "exec/cuda/router.h"
 #include "base/layout.h"
 
-enum { PIECES = 11, PIECE_SLACK = 256 };
+enum { PIECES = 12, PIECE_SLACK = 256 };
 
 bool experts_packed(const FfnShape *shape, bool bf16)
 {
@@ -48,8 +48,9 @@ static size_t small_bytes(const ExpertsSize *size)
 {
     size_t of_expert = sizeof(uint8_t) + sizeof(uint32_t);
     size_t of_tile = sizeof(RowGroup) + sizeof(uint32_t);
-    return size->experts * of_expert + 2 * size->tiles * of_tile +
-           size->assignments * sizeof(uint32_t) + PIECES * PIECE_SLACK;
+    size_t words = size->assignments + size->rows / DONE_ROWS;
+    return size->experts * of_expert + 2 * size->tiles * of_tile + words * sizeof(uint32_t) +
+           PIECES * PIECE_SLACK;
 }
 
 size_t experts_bytes(const DeviceOptions *options, bool bf16)
@@ -78,6 +79,7 @@ static Status take_grouping(DeviceArena *arena, const ExpertsSize *size, Groupin
 {
     TRY(device_arena_take(arena, size->experts + 1, sizeof(uint32_t), &grouping->first_row));
     TRY(device_arena_take(arena, size->assignments, sizeof(uint32_t), &grouping->row));
+    TRY(device_arena_take(arena, size->rows / DONE_ROWS, sizeof(uint32_t), &grouping->table.done));
     return take_table(arena, size->tiles, &grouping->table);
 }
 
@@ -115,6 +117,7 @@ Status experts_enter(ExpertsWork *work, const MoeEntry *entry, cudaStream_t stre
     TRY(router_enter(entry, &work->grouping, shape.max_width, gathers ? work->gathered : NULL,
                      stream));
     work->in = gathers ? entry->normed : NULL;
+    work->counted = false;
     return OK;
 }
 
@@ -123,6 +126,7 @@ Status experts_group(ExpertsWork *work, const uint16_t *experts, uint32_t tokens
 {
     const GroupingShape shape = grouping_shape(tokens, top_k, n_experts);
     work->in = NULL;
+    work->counted = false;
     return grouping_run(&shape, experts, groups, &work->grouping, stream);
 }
 
@@ -137,7 +141,7 @@ static Status select_jobs(const ExpertsWork *work, const ExpertBatch *batch, con
                                         batch->n_experts, &work->some, work->selected, stream);
 }
 
-Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
+Status experts_run(ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
                    uint32_t n_jobs, const float *in, void *out, cudaStream_t stream)
 {
     const GroupingShape shape = grouping_shape(batch->tokens, batch->top_k, batch->n_experts);
@@ -153,6 +157,7 @@ Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const Expe
                        .inside = work->inside,
                        .out = out,
                        .stream = stream};
+    work->counted = false;
     if (jobs != NULL && n_jobs == 0)
         return OK;
     if (jobs != NULL || batch->placed != NULL) {
@@ -162,6 +167,7 @@ Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const Expe
     if (in == work->in)
         return expert_rows_multiply(&rows);
     TRY(expert_rows_fill(&rows, &work->grouping, jobs != NULL ? work->selected : NULL, in));
+    work->counted = rows.table.done != NULL && expert_rows_counts(&rows);
     return expert_rows_multiply_filled(&rows);
 }
 
@@ -179,7 +185,9 @@ Status experts_put_rows(const ExpertsWork *work, const ExpertBatch *batch,
 Status experts_combine(const ExpertsWork *work, const ExpertBatch *batch, float scale,
                        const void *in, float *out, cudaStream_t stream)
 {
-    const ExpertRows rows = {
+    ExpertRows rows = {
         .batch = batch, .packed = experts_packed(batch->shape, work->bf16), .stream = stream};
+    if (work->counted)
+        rows.table.done = work->grouping.table.done;
     return expert_rows_combine(&rows, &work->grouping, batch->routing.weights, scale, in, out);
 }

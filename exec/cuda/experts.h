@@ -26,6 +26,7 @@ typedef struct {
     void *gathered;    /* [max_rows][d_model] */
     const void *in;    /* whose rows lie there since the last grouping; NULL: none */
     void *inside;      /* [max_rows][d_ff] */
+    bool counted;      /* the grouping's table says which rows run() has written since */
 } ExpertsWork;
 
 /* True where experts of SHAPE lie packed in their slots. */
@@ -44,7 +45,7 @@ Status experts_enter(ExpertsWork *work, const MoeEntry *entry, cudaStream_t stre
 Status experts_group(ExpertsWork *work, const uint16_t *experts, uint32_t tokens, uint32_t top_k,
                      uint32_t n_experts, const RowGroups *groups, cudaStream_t stream);
 /* Backend.run_experts */
-Status experts_run(const ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
+Status experts_run(ExpertsWork *work, const ExpertBatch *batch, const ExpertJob *jobs,
                    uint32_t n_jobs, const float *in, void *out, cudaStream_t stream);
 /* Puts N ROWS, in pinned memory and OUT's form, where OUT has the assignments of the same numbers.
  */

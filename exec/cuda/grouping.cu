@@ -248,6 +248,14 @@ struct Others {
     }
 };
 
+/* This block's share of what counts ROWS. */
+__device__ static void forget_done(const GroupTable &table, uint32_t rows)
+{
+    uint32_t first = blockIdx.x * COUNT_THREADS + threadIdx.x;
+    for (uint32_t i = first; i < rows / DONE_ROWS; i += gridDim.x * COUNT_THREADS)
+        table.done[i] = 0;
+}
+
 /* Numbers the rows of the block's tokens; of expert e, BEFORE[e] assignments of earlier blocks come
  * first. */
 __device__ static void number_rows(const GroupingShape &shape, const uint16_t *ids, uint32_t first,
@@ -290,6 +298,7 @@ __global__ void __launch_bounds__(COUNT_THREADS)
         if (blockIdx.x == 0)
             write_expert(shape, grouping, groups, count, before, all);
     }
+    forget_done(grouping.table, all.rows);
     __syncthreads();
     number_rows(shape, ids, first, marks, starts, others.before, groups, grouping);
 }

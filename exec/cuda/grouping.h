@@ -24,7 +24,8 @@ enum {
     MANY_ASSIGNMENTS = 8192, /* from which some experts may have many, whatever the average */
     GROUP_ROWS = 2304, /* most rows of a group: what a product reads again comes from the L2 */
     TOKENS_PER_BLOCK = 128,
-    TAKEN = 4 /* words of a table */
+    TAKEN = 4,     /* words of a table */
+    DONE_ROWS = 16 /* that a word of it counts */
 };
 
 #define NO_ROW UINT32_MAX
@@ -45,6 +46,8 @@ typedef struct {
     uint32_t *taken;
     RowGroup *tiles;   /* device [n_tiles], aligned to 16: the group of each */
     uint32_t *written; /* device [n_tiles], 0: parts of the rows that the second product reads */
+    uint32_t *done;    /* device [rows / 16], 0: columns / 64 that the second product has written of
+                        * 16 rows; NULL: nobody asks for them */
 } GroupTable;
 
 /* Room for the tiles of ASSIGNMENTS. */

@@ -114,6 +114,15 @@ __device__ static void fetch_rows(const LayerProduct &layer, const GroupTable &t
     }
 }
 
+/* Counts the rows of TILE, of which this block's part of the results is written. */
+__device__ static void count_done(const GroupTable &table, const Tile &tile)
+{
+    uint32_t *done = &table.done[tile.first_row / DONE_ROWS];
+    add_released(done, BLOCK_ROWS / 64);
+    for (uint32_t i = 1; i < tile.width / DONE_ROWS; i++)
+        atomicAdd(&done[i], BLOCK_ROWS / 64); /* behind what the first one is behind */
+}
+
 /* Counts what this block has written. */
 template <int WIDEST>
 __device__ static void count_tiles(const GroupTable &table, Ring<WIDEST> &ring)
@@ -125,6 +134,8 @@ __device__ static void count_tiles(const GroupTable &table, Ring<WIDEST> &ring)
         barrier_wait(ring.tile_written(ring.slot.at), ring.slot.parity);
         if (!tile.down)
             add_released(&table.written[tile.number], 1);
+        else if (table.done != NULL)
+            count_done(table, tile);
         ring.leave_tile();
     }
 }

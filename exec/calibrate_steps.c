@@ -95,22 +95,32 @@ static bool has_room(const Calibration *c, const StepKind *kind)
            kind->context + kind->tokens <= c->max_length && kind->prompt <= c->max_length;
 }
 
-/* All kinds of GRID, each with a prompt of PROMPT tokens beside it, or with 0 without. */
-static Status measure_grid(Calibration *c, Stack stack, const StepGrid *grid, uint32_t prompt,
-                           StepMeasurer measure)
+static const uint32_t NO_PROMPTS[] = {0, 0};
+
+/* KIND with each of PROMPTS beside it, of which the first may be 0: none. */
+static Status measure_prompts(Calibration *c, StepKind kind, const uint32_t *prompts,
+                              StepMeasurer measure)
+{
+    for (const uint32_t *prompt = prompts; prompt == prompts || *prompt > 0; prompt++) {
+        kind.prompt = *prompt;
+        if (has_room(c, &kind) && !calibration_only_counts(c))
+            TRY(measure(c, &kind));
+    }
+    return OK;
+}
+
+/* The contexts, which take long to fill, each but once. */
+static Status measure_grid(Calibration *c, Stack stack, const StepGrid *grid,
+                           const uint32_t *prompts, StepMeasurer measure)
 {
     for (const uint32_t *context = grid->contexts; context == grid->contexts || *context > 0;
          context++)
         for (const uint32_t *requests = grid->requests; *requests > 0; requests++)
             for (const uint32_t *tokens = grid->tokens; *tokens > 0; tokens++) {
-                const StepKind kind = {.stack = stack,
-                                       .requests = *requests,
-                                       .tokens = *tokens,
-                                       .context = *context,
-                                       .prompt = prompt};
-                bool is_there = stack == STACK_DECODER || *context == 0;
-                if (is_there && has_room(c, &kind) && !calibration_only_counts(c))
-                    TRY(measure(c, &kind));
+                const StepKind kind = {
+                    .stack = stack, .requests = *requests, .tokens = *tokens, .context = *context};
+                if (stack == STACK_DECODER || *context == 0)
+                    TRY(measure_prompts(c, kind, prompts, measure));
             }
     return OK;
 }
@@ -120,17 +130,15 @@ Status calibration_prompts(Calibration *c, const StepGrid *grid, const uint32_t 
 {
     if (model_is_encoder_decoder(c->config))
         return OK;
-    for (; *prompts > 0; prompts++)
-        TRY(measure_grid(c, STACK_DECODER, grid, *prompts, measure));
-    return OK;
+    return measure_grid(c, STACK_DECODER, grid, prompts, measure);
 }
 
 Status calibration_grids(Calibration *c, const StepGrid *grids, size_t n, StepMeasurer measure)
 {
     for (size_t i = 0; i < n; i++) {
-        TRY(measure_grid(c, STACK_DECODER, &grids[i], 0, measure));
+        TRY(measure_grid(c, STACK_DECODER, &grids[i], NO_PROMPTS, measure));
         if (model_is_encoder_decoder(c->config))
-            TRY(measure_grid(c, STACK_ENCODER, &grids[i], 0, measure));
+            TRY(measure_grid(c, STACK_ENCODER, &grids[i], NO_PROMPTS, measure));
     }
     return OK;
 }
@@ -154,7 +162,7 @@ static Status measure_sources(Calibration *c)
         if (!c->counting)
             TRY(calibration_encode(c, SOURCES[i]));
         for (size_t g = 0; g < COUNT(SOURCE_GRIDS); g++)
-            TRY(measure_grid(c, STACK_DECODER, &SOURCE_GRIDS[g], 0, measure_ops));
+            TRY(measure_grid(c, STACK_DECODER, &SOURCE_GRIDS[g], NO_PROMPTS, measure_ops));
     }
     return c->counting ? OK : calibration_encode(c, CALIBRATE_SOURCE_TOKENS);
 }

@@ -309,7 +309,7 @@ static void end_experts(Timing *timing)
 {
     if (timing->one_thread)
         timing->gpu_ns = later(timing->gpu_ns, timing->host_ns);
-    timing->gpu_ns += timing->queue_stamp_ns + beside_ns(timing);
+    timing->gpu_ns += timing->queue_stamp_ns + timing_stamp_beside_ns(timing, 0);
     timing->n_events++;
     if (!timing->one_thread)
         end_queueing(timing);

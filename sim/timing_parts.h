@@ -427,6 +427,8 @@ void timing_hold(Timing *timing);
 void timing_release(Timing *timing);
 /* What an operation of NS takes, with its stamp where it has one. */
 uint64_t timing_with_stamp(Timing *timing, const OpPrice *price, uint64_t ns);
+/* What the stamp behind an operation of NS takes longer where something is copied then. */
+uint64_t timing_stamp_beside_ns(Timing *timing, uint64_t ns);
 /* Notes that OP has run since the last stamp. */
 Status timing_stamp(Timing *timing, const StepOp *op);
 /* Counts TIMING->plain, as often as it happened, to its layers. */

@@ -62,8 +62,7 @@ Status timing_stamp(Timing *timing, const StepOp *op)
     return OK;
 }
 
-/* What the stamp behind an operation of NS takes longer where something is copied then. */
-static uint64_t stamp_beside_ns(Timing *timing, uint64_t ns)
+uint64_t timing_stamp_beside_ns(Timing *timing, uint64_t ns)
 {
     bool copies = timing->stamp_beside_ns > 0 && link_copies(timing, timing->gpu_ns + ns);
     return copies ? timing->stamp_beside_ns : 0;
@@ -79,5 +78,5 @@ uint64_t timing_with_stamp(Timing *timing, const OpPrice *price, uint64_t ns)
     if (!timing->options.stamped)
         return moved(ns, price->held_ns - (int64_t)timing->tell_ns) + link_slows(timing);
     ns = moved(ns, price->held_ns);
-    return ns + stamp_beside_ns(timing, ns);
+    return ns + timing_stamp_beside_ns(timing, ns);
 }

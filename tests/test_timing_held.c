@@ -147,6 +147,14 @@ static void held_operations_follow_each_other_without_a_gap(void **unused)
     }
 }
 
+static void multiply(Hardware *hardware, const char *name, double by)
+{
+    for (uint32_t i = 0; i < hardware->n_tables; i++)
+        for (uint32_t j = 0;
+             strcmp(hardware->tables[i].name, name) == 0 && j < hardware->tables[i].n_points; j++)
+            hardware->tables[i].value[j] *= by;
+}
+
 /* Prefetches go on behind the experts, longer than a layer takes. */
 static void beside_copies_a_held_operation_takes_longer(void **unused)
 {
@@ -157,10 +165,7 @@ static void beside_copies_a_held_operation_takes_longer(void **unused)
     Hardware hardware;
     uint32_t longer = 0;
     make_held_machine(5, 1, &hardware);
-    for (uint32_t i = 0; i < hardware.n_tables; i++)
-        if (strcmp(hardware.tables[i].name, "copy/h2d") == 0)
-            for (uint32_t j = 0; j < hardware.tables[i].n_points; j++)
-                hardware.tables[i].value[j] *= 20;
+    multiply(&hardware, "copy/h2d", 20);
     run(&hardware, &plans[0], &alone);
     run(&hardware, &plans[1], &beside);
     for (uint32_t i = 0; i < STEPS; i++)
@@ -172,6 +177,28 @@ static void beside_copies_a_held_operation_takes_longer(void **unused)
             assert_true(beside_ns == ns || beside_ns == ns + BESIDE_NS);
             longer += beside_ns != ns;
         }
+    assert_true(longer > 0);
+    hardware_free(&hardware);
+}
+
+/* So does the experts' stamp: while prefetches are copied that take longer than a layer. */
+static void beside_copies_the_experts_stamp_takes_longer(void **unused)
+{
+    (void)unused;
+    static Records early;
+    static Records late;
+    const Plan plan = lru_plan("previous-step");
+    Hardware hardware;
+    uint32_t longer = 0;
+    make_held_machine(5, 1, &hardware);
+    multiply(&hardware, "copy/h2d", 20);
+    run(&hardware, &plan, &late);
+    multiply(&hardware, "stamp/beside", 0);
+    run(&hardware, &plan, &early);
+    for (uint32_t i = 0; i < STEPS; i++)
+        for (size_t j = 0; j < late.n_ops; j++)
+            longer += late.ops[i][j].op == OP_EXPERTS &&
+                      late.ops[i][j].duration_ns == early.ops[i][j].duration_ns + BESIDE_NS;
     assert_true(longer > 0);
     hardware_free(&hardware);
 }
@@ -228,6 +255,7 @@ int main(void)
         cmocka_unit_test(a_held_operation_takes_what_its_tables_say_however_slow_the_host),
         cmocka_unit_test(held_operations_follow_each_other_without_a_gap),
         cmocka_unit_test(beside_copies_a_held_operation_takes_longer),
+        cmocka_unit_test(beside_copies_the_experts_stamp_takes_longer),
         cmocka_unit_test(between_the_parts_of_prefetches_nothing_is_copied),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

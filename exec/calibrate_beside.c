@@ -1,21 +1,37 @@
-/* How much longer an operation takes that has no stamp while prefetches are copied one by one: what
- * the device is to run it reads over the link, too, behind what is under way there. */
+/* What small or large prefetches cost a step without stamps. While large ones are copied, one by
+ * one, any operation takes longer: what the device is to run it reads over the link, too, behind
+ * what is under way there. Small ones begin to be copied when the host has queued all up to the
+ * next event, and it is not told of that before some time has passed. */
 #include "exec/calibrate_parts.h"
 #include "policies/link.h"
 
-enum { BESIDE_STEPS = 9, BESIDE_WARM_UP = 3, PREFETCHES = 4 };
+enum { BESIDE_STEPS = 9, BESIDE_WARM_UP = 3, PREFETCHES = 4, MOST_SMALL = 8, SMALL_ROUNDS = 3 };
 
-/* From the decisions on an event to the counts of the next one: the mean of a step. */
-static double mean_between(const HostTimes *host)
+/* What is told so much later than else is late for the copies. */
+static const double LATE_NS = 1000;
+
+/* Names all experts that are needed, which are in place, and as many others. */
+static const char PREDICTOR[] = "synthetic:1,0.5";
+
+/* To the counts of an event, means over those of a step but the first. */
+typedef struct {
+    double between_ns; /* from the decisions on the event before */
+    double waited_ns;  /* from where the host has queued all */
+} Told;
+
+static Told mean_told(const HostTimes *host)
 {
-    double sum = 0;
+    Told sum = {0};
+    double n = host->n_events > 1 ? (double)host->n_events - 1 : 1;
     for (size_t i = 0; i + 1 < host->n_events; i++) {
         const HostSpan *decided = &host->events[i].decide;
         const HostSpan *wait = &host->events[i + 1].wait;
-        sum += ns_between(decided->start_ns + decided->duration_ns,
-                          wait->start_ns + wait->duration_ns);
+        sum.between_ns += ns_between(decided->start_ns + decided->duration_ns,
+                                     wait->start_ns + wait->duration_ns) /
+                          n;
+        sum.waited_ns += (double)wait->duration_ns / n;
     }
-    return host->n_events > 1 ? sum / (double)(host->n_events - 1) : 0;
+    return sum;
 }
 
 /* Operations between two events, one's experts included, of the mean. */
@@ -34,16 +50,17 @@ static double count_between(const Calibration *c)
     return n > 1 ? (last - first) / (n - 1) : 0;
 }
 
-/* Steps that hit the ACTIVE experts they need, while others are prefetched, unless PREDICTOR is
- * none: *NS passes between two events. */
+/* Steps that hit the ACTIVE experts they need, while PREFETCHES others are loaded ahead, unless
+ * PREDICTOR is none. */
 static Status time_steps(Calibration *c, const StepKind *kind, uint32_t active,
-                         const char *predictor, double *ns)
+                         const char *predictor, uint32_t prefetches, Told *median)
 {
-    Plan plan = calibration_predicting_plan(c, predictor, PREFETCHES);
-    double values[BESIDE_STEPS];
+    Plan plan = calibration_predicting_plan(c, predictor, prefetches);
+    double between[BESIDE_STEPS];
+    double waited[BESIDE_STEPS];
     StepOutput output;
     double whole_ns;
-    plan.buffer.slots = active + 2 * PREFETCHES;
+    plan.buffer.slots = active + 2 * prefetches;
     TRY(executor_set_plan(c->executor, &plan));
     for (int i = 0; i < BESIDE_WARM_UP; i++)
         TRY(calibration_step(c, kind, true, &output, &whole_ns));
@@ -51,10 +68,26 @@ static Status time_steps(Calibration *c, const StepKind *kind, uint32_t active,
     calibration_seek_quiet(c);
     for (uint32_t r = 0; r < BESIDE_STEPS; r += calibration_counts(c)) {
         TRY(calibration_step(c, kind, false, &output, &whole_ns));
-        values[r] = mean_between(&output.host);
+        const Told told = mean_told(&output.host);
+        between[r] = told.between_ns;
+        waited[r] = told.waited_ns;
     }
-    *ns = median_f64(values, BESIDE_STEPS);
+    *median = (Told){median_f64(between, BESIDE_STEPS), median_f64(waited, BESIDE_STEPS)};
     return OK;
+}
+
+/* Forces REQUESTS on a quarter of the experts, ACTIVE; false: so few need more, or there are fewer
+ * requests. */
+static bool force(Calibration *c, uint32_t requests, uint32_t *active)
+{
+    *active = c->config->max_experts / 4;
+    if (*active > requests * c->config->max_top_k)
+        *active = requests * c->config->max_top_k;
+    if (*active < c->config->max_top_k || requests > c->max_requests)
+        return false;
+    calibration_force(c, STACK_DECODER, requests, *active, 0);
+    calibration_foretell(c, requests);
+    return true;
 }
 
 static Status measure(Calibration *c, uint32_t requests)
@@ -62,31 +95,51 @@ static Status measure(Calibration *c, uint32_t requests)
     static const char *const AXIS[] = {"tokens"};
     const StepKind kind = {.requests = requests, .tokens = 1, .forced = true};
     const double at = requests;
-    uint32_t active = c->config->max_experts / 4;
-    double idle_ns;
-    double busy_ns;
+    uint32_t active;
+    Told idle;
+    Told busy;
     char shape[160];
-    if (active > requests * c->config->max_top_k)
-        active = requests * c->config->max_top_k;
-    if (active < c->config->max_top_k || requests > c->max_requests)
+    if (!force(c, requests, &active))
         return OK;
-    calibration_force(c, STACK_DECODER, requests, active, 0);
-    calibration_foretell(c, requests);
-    TRY(time_steps(c, &kind, active, "none", &idle_ns));
-    TRY(time_steps(c, &kind, active, "synthetic:1,0.5", &busy_ns));
+    TRY(time_steps(c, &kind, active, "none", PREFETCHES, &idle));
+    TRY(time_steps(c, &kind, active, PREDICTOR, PREFETCHES, &busy));
     if (count_between(c) == 0)
         return OK;
     calibration_experts_shape(c, shape);
     return calibration_note(c, "beside", shape, UNIT_NS, AXIS, 1, &at,
-                            at_least_0(busy_ns - idle_ns) / count_between(c), 0);
+                            at_least_0(busy.between_ns - idle.between_ns) / count_between(c), 0);
+}
+
+/* Of a step whose device is ahead of the host. */
+static Status measure_small(Calibration *c, uint32_t prefetches)
+{
+    static const char *const AXIS[] = {"loads"};
+    const StepKind kind = {.requests = 1, .tokens = 1, .forced = true};
+    const double at = prefetches;
+    uint32_t active;
+    Told idle;
+    Told busy;
+    char shape[160];
+    if (!force(c, 1, &active) || active + 2 * prefetches > c->config->max_experts)
+        return OK;
+    TRY(time_steps(c, &kind, active, "none", prefetches, &idle));
+    TRY(time_steps(c, &kind, active, PREDICTOR, prefetches, &busy));
+    double ns = busy.waited_ns > idle.waited_ns + LATE_NS ? busy.waited_ns : 0;
+    calibration_experts_shape(c, shape);
+    return calibration_note(c, "wait/ahead", shape, UNIT_NS, AXIS, 1, &at, ns, 0);
 }
 
 Status calibrate_beside(Calibration *c)
 {
-    if (calibration_runs_at_once(c) || calibration_only_counts(c) ||
-        !link_holds_back(executor_expert_slot_bytes(c->executor, 0), 0))
+    if (calibration_runs_at_once(c) || calibration_only_counts(c))
         return OK;
-    TRY(measure(c, 1));
-    TRY(measure(c, 16));
+    if (link_holds_back(executor_expert_slot_bytes(c->executor, 0), 0)) {
+        TRY(measure(c, 1));
+        TRY(measure(c, 16));
+    } else {
+        for (int round = 0; round < SMALL_ROUNDS; round++)
+            for (uint32_t n = 1; n <= MOST_SMALL; n++)
+                TRY(measure_small(c, n));
+    }
     return executor_set_plan(c->executor, &c->plan);
 }

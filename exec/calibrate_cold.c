@@ -1,5 +1,6 @@
-/* Steps that come long after the one before: by then the host's caches have lost much of what
- * queues them, for it waits in between, or does other things, and others use the same processor. */
+/* Steps that come long after the host queued the one before: by then its caches have lost much of
+ * what queues them, for it waits in between, or does other things, and others use the same
+ * processor. */
 #include "base/clock.h"
 #include "exec/calibrate_parts.h"
 
@@ -7,20 +8,39 @@ enum { COLD_REPEATS = 5, COLD_WARM_UP = 3 };
 
 static const double ELAPSED_NS[] = {2.5e5, 5e5, 1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7, 6.4e7};
 
-/* Runs KIND, and again when ELAPSED_NS have passed since that began; *NS is of the second. */
+/* From the call of a step to where all of it is queued. */
+static uint64_t queued_after_ns(const StepOutput *output)
+{
+    const HostSpan *queue = &output->host.queue;
+    return queue->start_ns + queue->duration_ns - output->start_ns;
+}
+
+uint64_t calibration_elapsed(uint64_t start_ns, const StepOutput *output)
+{
+    uint64_t ns = clock_ns() - start_ns;
+    uint64_t queued_ns = queued_after_ns(output);
+    return ns > queued_ns ? ns - queued_ns : 0;
+}
+
+void calibration_elapse(uint64_t start_ns, const StepOutput *output, uint64_t elapsed_ns)
+{
+    while (calibration_elapsed(start_ns, output) < elapsed_ns)
+        continue;
+}
+
+/* Runs KIND, and again when ELAPSED_NS have passed since that was queued; *NS is of the second. */
 static Status run_after(Calibration *c, const StepKind *kind, double elapsed_ns, double *ns)
 {
     StepOutput output;
     uint64_t start_ns = clock_ns();
     TRY(calibration_step(c, kind, false, &output, ns));
-    while ((double)(clock_ns() - start_ns) < elapsed_ns)
-        continue;
+    calibration_elapse(start_ns, &output, (uint64_t)elapsed_ns);
     calibration_do_other_things(c);
     return calibration_step(c, kind, false, &output, ns);
 }
 
-/* The median of steps that begin ELAPSED_NS after those before, or at once where these last as
- * long: what others do meanwhile to caches that they share is a part of it. */
+/* The median of steps that begin ELAPSED_NS after those before were queued, or at once where these
+ * go on for as long: what others do meanwhile to caches that they share is a part of it. */
 static Status measure_after(Calibration *c, const StepKind *kind, double elapsed_ns, double *ns,
                             double *spread)
 {

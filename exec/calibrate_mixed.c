@@ -137,17 +137,19 @@ static Status measure_throttle(Calibration *c)
     Plan plan = c->plan;
     MixedTimes plain;
     MixedTimes slow;
+    char shape[160];
     plan.buffer.slots = active;
     TRY(executor_set_plan(c->executor, &plan));
     TRY(time_steps(c, 1, active, 1, &plain));
     plan.link.h2d_gb_per_s = (double)executor_expert_slot_bytes(c->executor, 0) / LEAST_ASKED_NS;
     TRY(executor_set_plan(c->executor, &plan));
     TRY(time_steps(c, 1, active, 1, &slow));
+    calibration_experts_shape(c, shape);
     double spread = variation_f64(slow.load_ns, MIXED_STEPS);
-    TRY(calibration_note(c, "throttle/least", "", UNIT_NS, NULL, 0, NULL,
+    TRY(calibration_note(c, "throttle/least", shape, UNIT_NS, NULL, 0, NULL,
                          longer(slow.load_ns, plain.load_ns), spread));
     spread = variation_f64(slow.begin_ns, MIXED_STEPS);
-    return calibration_note(c, "issue/throttle", "", UNIT_NS, NULL, 0, NULL,
+    return calibration_note(c, "issue/throttle", shape, UNIT_NS, NULL, 0, NULL,
                             longer(slow.begin_ns, plain.begin_ns), spread);
 }
 

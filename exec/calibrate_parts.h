@@ -339,6 +339,10 @@ void calibration_draw(Calibration *c, uint32_t tokens, uint64_t *random);
 Status calibrate_evicted(Calibration *c);
 /* ... steps that come long after the one before, */
 Status calibrate_cold(Calibration *c);
+/* How long ago a step was queued that was called at START_NS and gave OUTPUT; and waits until that
+ * is ELAPSED_NS ago. */
+uint64_t calibration_elapsed(uint64_t start_ns, const StepOutput *output);
+void calibration_elapse(uint64_t start_ns, const StepOutput *output, uint64_t elapsed_ns);
 /* ... and steps that load experts, with a buffer for those of one token. */
 Status calibrate_loads(Calibration *c);
 /* ... small ones, one at a time. The plan is another one then. */

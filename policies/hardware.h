@@ -63,7 +63,9 @@
  *                      host has begun them long before; load/together: ... where it is still
  *                      beginning them, or start/together: what passes before, from their start on
  *   copy/ahead         of an event's small prefetches, by the "bytes" of an expert and how many
- *                      "loads" they are; issue/ahead: what the host needs to begin them. Without
+ *                      "loads" they are; issue/ahead: what the host needs to begin them;
+ *                      wait/ahead: from there on the time before which it does not learn of the
+ *                      next event, by how many "loads" they are (of the experts' shape). Without
  *                      copy/ahead each takes what a load by itself of as many bytes does
  *   turn               from the end of a load to the start of the next, which waits for the call of
  *                      the one expert that the first brings, by the "tokens" of the step and the
@@ -79,7 +81,8 @@
  *                      "tokens" of the step
  *   throttle           what a load over a slow link takes longer than the link is said to;
  *                      throttle/least: what it takes longer than its copy, at the least;
- *                      issue/throttle: what the host needs to begin it more
+ *                      issue/throttle: what the host needs to begin it more; of small experts as
+ *                      steps load them, of their shape, which else are as on a bare device
  *   decide             host time of the decisions on one event, by "active"
  *   decide/none        ... where they are others than those of the event before; decide/load:
  *                      ... and some small ones are loaded; carry: from there to beginning these;
@@ -93,12 +96,11 @@
  *   step/rest          what an unstamped step takes beyond what sim/timing.h makes of the other
  *                      tables, launch and wake included, by the axes of attention; the shape is
  *                      hardware_rest_shape()
- *   step/cold          what a queued step takes longer where the one before began long ago, by the
- *                      time since then ("elapsed"): meanwhile the host's caches lose what queues
- *                      steps; the shape is the model's name
- *   between            what passes between two steps while requests are served: from the end of
- *                      one to the start of the next where all is at hand, by "tokens" of both, with
- *                      recording; the shape is the model's name, and " forced" where routing is
+ *   step/cold          what a queued step takes longer where the one before was queued long ago, by
+ *                      the time since then ("elapsed"): meanwhile the host's caches lose what
+ * queues steps; the shape is the model's name between            what passes between two steps
+ * while requests are served: from the end of one to the start of the next where all is at hand, by
+ * "tokens" of both, with recording; the shape is the model's name, and " forced" where routing is
  *                      laid on it
  *   stamp              what one stamp adds to a step that is replayed; issue/stamp: what it takes
  *                      the host in one that is queued (of the experts' shape)

@@ -69,7 +69,9 @@ Status timing_begin(Timing *timing, const StepFeatures *step, uint64_t earliest_
     timing->number++;
     timing->at = 0;
     uint64_t start_ns = later(timing->host_ns, earliest_ns);
-    timing->elapsed_ns = timing->number == 1 ? UINT64_MAX : start_ns - timing->start_ns;
+    timing->elapsed_ns = timing->number == 1            ? UINT64_MAX
+                         : start_ns > timing->queued_ns ? start_ns - timing->queued_ns
+                                                        : 0;
     timing->start_ns = timing->host_ns = start_ns;
     uint64_t bytes = timing->out.bytes_loaded + timing->host_read - timing->host_read_before;
     timing->cold_bytes = timing->n_events > 0 ? bytes / timing->n_events : 0;
@@ -371,7 +373,8 @@ uint32_t timing_most_rows(const Timing *timing)
     return capacity > 0 ? capacity : UINT32_MAX;
 }
 
-/* What a step that waits takes longer since the host did other things, or waited, before it. */
+/* What a step that waits takes longer since the host did other things, or waited, when it had
+ * queued the one before. */
 static uint64_t cold_ns(Timing *timing)
 {
     if (timing->mode != STEP_QUEUED || timing->refs.cold.table == COSTS_NONE)
@@ -383,7 +386,8 @@ static uint64_t cold_ns(Timing *timing)
     return op_costs_ns(&timing->costs, &timing->refs.cold, &point, &timing->costs.other);
 }
 
-/* What a step takes besides its operations; may be negative. */
+/* What a step takes besides its operations; may be negative. It is queued as much later as it lost
+ * since the one before was. */
 static int64_t rest_of(Timing *timing)
 {
     CostPoint point = {0};
@@ -399,8 +403,9 @@ static int64_t rest_of(Timing *timing)
     point.at[AXIS_CONTEXT] = (double)(one->context + several->context) / requests;
     if (ref->table == COSTS_NONE)
         ref = &rests[STEP_REPEATED];
-    return op_costs_signed_ns(&timing->costs, ref, &point, &timing->costs.other) +
-           (int64_t)cold_ns(timing);
+    uint64_t lost_ns = cold_ns(timing);
+    timing->queued_ns += lost_ns;
+    return op_costs_signed_ns(&timing->costs, ref, &point, &timing->costs.other) + (int64_t)lost_ns;
 }
 
 void timing_count_step(Timing *timing)
@@ -427,6 +432,7 @@ Status timing_end(Timing *timing, StepTime *step)
         TRY(play_until(timing, NULL, &last));
     timing_release(timing);
     TRY(timing_begin_put_off(timing));
+    timing->queued_ns = timing->host_ns;
     if (timing->one_thread)
         timing->host_ns = timing->gpu_ns = later(timing->gpu_ns, timing->host_ns);
     if (timing->link != NULL)

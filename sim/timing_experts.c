@@ -324,7 +324,8 @@ void event_decide(Event *event, const ExpertWork *all, uint64_t *hits_end_ns)
     event->first_host = timing->out.n_residency;
     event_offer_host(event);
     if (!timing->one_thread)
-        timing->host_ns = later(timing->host_ns, told_ns(timing)) + timing->wake_ns;
+        timing->host_ns =
+            later(later(timing->host_ns, told_ns(timing)) + timing->wake_ns, timing->told_least_ns);
     timing->host_ns += decide_ns(timing, &timing->layers[event->event->layer_index],
                                  event->event->n, event->n_loads);
     *hits_end_ns = end_of_hits(event, all);

@@ -212,10 +212,24 @@ static Status begin_ahead(Event *event, const LayerTime *layer, uint32_t n, Resi
     return note_load(timing, free_ns, record->start_ns, record->start_ns + record->duration_ns, n);
 }
 
+/* The host began to begin N small loads ahead at BEGUN_NS: it is not told of the next event before
+ * some time has passed. */
+static void put_off_told(Timing *timing, uint64_t begun_ns, uint32_t n)
+{
+    CostPoint point = {0};
+    if (timing->refs.wait_ahead.table == COSTS_NONE)
+        return;
+    point.at[AXIS_LOADS] = n < timing->most_awaited ? n : (double)timing->most_awaited;
+    timing->told_least_ns = begun_ns + op_costs_ns(&timing->costs, &timing->refs.wait_ahead, &point,
+                                                   &timing->costs.other);
+}
+
 Status timing_begin_put_off(Timing *timing)
 {
     const LayerTime *layer = timing->put_off_layer;
-    uint32_t n = timing->n_put_off;
+    const uint32_t loads = timing->n_put_off;
+    const uint64_t begun_ns = timing->host_ns;
+    uint32_t n = loads;
     ResidencyRecord load = {0};
     timing->n_put_off = 0;
     if (n == 0)
@@ -229,5 +243,7 @@ Status timing_begin_put_off(Timing *timing)
             TRY(event_begin_load(&event, layer, &load));
         take_time(timing, prefetch, &load);
     }
+    if (measured)
+        put_off_told(timing, begun_ns, loads);
     return OK;
 }

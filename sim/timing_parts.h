@@ -182,6 +182,7 @@ struct Timing {
         CostRef issue_stamp;
         CostRef issue_poll;
         CostRef beside;
+        CostRef wait_ahead;
         CostRef rest[2][STEP_MODES]; /* by Stack and StepMode */
         CostRef between;
         CostRef cold;
@@ -201,6 +202,7 @@ struct Timing {
     uint64_t issue_throttle_ns; /* ... of small ones over a slow link */
     uint64_t most_together;     /* bytes of those whose start was measured */
     uint64_t most_synced;       /* tokens of steps whose small loads that await a call were */
+    uint64_t most_awaited;      /* small loads ahead, after which being told was */
     uint64_t issue_await_ns;
     uint64_t end_load_ns;
     uint64_t end_loads_ns; /* of a step that has any */
@@ -210,7 +212,7 @@ struct Timing {
     uint64_t throttle_ns;
     uint64_t throttle_least_ns;
     uint64_t wake_ns;
-    uint64_t cold_most_ns;   /* after the step before, at which step/cold was measured */
+    uint64_t cold_most_ns;   /* after the step before was queued, at which step/cold was measured */
     uint64_t queued_more_ns; /* that an operation of a step that waits takes beyond its table, which
                                 is without a stamp that costs less there */
     uint64_t stamp_ns;       /* 0 unless stamped, as are the next two: */
@@ -252,7 +254,8 @@ struct Timing {
     StepMode mode;
     uint32_t at; /* next operation of the stack's list */
     uint64_t start_ns;
-    uint64_t elapsed_ns; /* since the step before began */
+    uint64_t elapsed_ns; /* since the step before was queued */
+    uint64_t queued_ns;  /* when the present one was */
     uint32_t n_events;   /* so far */
     uint64_t cold_bytes; /* that an event of the step before loaded or the host read, on average */
     uint64_t after_ns;   /* that a call takes longer after loads, of so many tokens */
@@ -275,6 +278,8 @@ struct Timing {
     PrefetchTime *last_put_off;
     const LayerTime *put_off_layer;
     uint32_t n_put_off;
+    uint64_t
+        told_least_ns; /* the host is not told of the next event before, for those that began */
 
     /* Only where prefetches are held back. */
     Engine *link;

@@ -55,6 +55,7 @@ static const struct {
     {"after/tokens", offsetof(Timing, refs.after_tokens), NEEDED_BY_NONE},
     {"issue/poll", offsetof(Timing, refs.issue_poll), NEEDED_BY_NONE},
     {"beside", offsetof(Timing, refs.beside), NEEDED_BY_NONE},
+    {"wait/ahead", offsetof(Timing, refs.wait_ahead), NEEDED_BY_NONE},
 };
 
 static bool has_small_experts(const Timing *timing)
@@ -286,6 +287,7 @@ static void price_small_loads(Timing *timing)
         timing->most_synced = last_place(&timing->costs, &timing->refs.sync_together);
     if (timing->refs.load_together.table != COSTS_NONE)
         timing->most_together = last_place(&timing->costs, &timing->refs.load_together);
+    timing->most_awaited = last_place(&timing->costs, &timing->refs.wait_ahead);
     if (is_needed(timing, NEEDED_BY_SLOW_LINKS))
         timing->issue_throttle_ns = constant(timing, &timing->refs.issue_throttle);
 }

@@ -540,6 +540,32 @@ static void experts_shape_is_that_of_the_decoders_first_moe_layer(void **unused)
     assert_string_equal(shape, wanted);
 }
 
+/* MODEL's experts are small. As if the CPU had a queue: the places are those of steps that run. */
+static void small_prefetches_are_measured_by_how_many_they_are(void **unused)
+{
+    (void)unused;
+    CalibrateOptions queued = options_of_cpu();
+    Hardware hardware = {0};
+    Calibration c = {.options = &queued, .hardware = &hardware, .model = MODEL};
+    Plan plan = plan_default();
+    char shape[160];
+    plan.buffer.on = true;
+    plan.buffer.slots = 31;
+    assert_ok(calibration_open(&c, MODEL, &plan, 16, 64, 64));
+    queued.device = "queued";
+    assert_ok(calibrate_beside(&c));
+    assert_ok(calibration_settle(&c));
+    assert_true(calibration_experts_shape(&c, shape));
+    const CostTable *table = hardware_table(&hardware, "wait/ahead", shape);
+    assert_non_null(table);
+    assert_int_equal(table->n_points, 8);
+    for (uint32_t i = 0; i < table->n_points; i++)
+        assert_true(table->at[i] == 1 + i && table->value[i] >= 0);
+    assert_null(hardware_table(&hardware, "beside", shape));
+    calibration_free(&c);
+    hardware_free(&hardware);
+}
+
 int main(void)
 {
     memory_install();
@@ -562,6 +588,7 @@ int main(void)
         cmocka_unit_test(as_many_kinds_of_steps_run_where_some_are_known),
         cmocka_unit_test(stamps_are_linear_between_the_tokens_they_were_measured_at),
         cmocka_unit_test(experts_shape_is_that_of_the_decoders_first_moe_layer),
+        cmocka_unit_test(small_prefetches_are_measured_by_how_many_they_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -132,7 +132,7 @@ static Status open_sqlite(StudyDb *db)
 {
     const int flags =
         SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
-    int code = sqlite3_open_v2(db->path, &db->sqlite, flags, NULL);
+    int code = sqlite3_open_v2(db->name, &db->sqlite, flags, NULL);
     if ((code & 0xFF) == SQLITE_CANTOPEN)
         return fail(ERR_OUTPUT, "%s: cannot open for writing: %s", db->path,
                     sqlite3_errmsg(db->sqlite));
@@ -158,14 +158,10 @@ static Status open_sqlite(StudyDb *db)
 Status study_db_open(const char *path, const StudyScored *scored, StudyDb **out)
 {
     StudyDb *db;
-    if (path[0] == ':')
-        return fail(ERR_OUTPUT, "%s: not a file name", path); /* SQLite's ":memory:" */
-    TRY(sqlite_path_check(path, ERR_OUTPUT));
     TRY(mem_new(&db, 1, sizeof *db, "study"));
-    size_t bytes = strlen(path) + 1;
-    Status status = mem_new(&db->path, bytes, 1, "study");
+    Status status = sqlite_path_name(path, ERR_OUTPUT, &db->name);
     if (status == OK) {
-        memcpy(db->path, path, bytes);
+        db->path = db->name + strlen(db->name) - strlen(path);
         db->scored = *scored;
         db->created = !file_exists(path);
         if (!db->created)
@@ -192,7 +188,7 @@ void study_db_close(StudyDb *db)
     sqlite3_close(db->sqlite); /* rolls back */
     if (db->created && !db->has_result)
         unlink(db->path);
-    mem_free(db->path);
+    mem_free(db->name);
     mem_free(db);
 }
 

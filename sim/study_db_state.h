@@ -6,7 +6,8 @@
 
 struct StudyDb {
     sqlite3 *sqlite;
-    char *path;
+    char *name;       /* SQLite's, */
+    const char *path; /* and the user's */
     StudyScored scored;
     bool created;    /* by study_db_open() */
     bool has_result; /* a result was committed since */

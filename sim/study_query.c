@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/files.h"
+#include "base/memory.h"
 #include "sim/study_schema.h"
 #include "sim/study_seal.h"
 #include "traces/sqlite_path.h"
@@ -102,12 +103,12 @@ Status study_reader_open(const char *path, StudyReader *reader)
 {
     int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
     *reader = (StudyReader){.path = path};
-    if (path[0] == ':')
-        return fail(ERR_INPUT, "%s: not a file name", path); /* SQLite's ":memory:" */
+    char *name;
     TRY(file_check_readable(path));
-    TRY(sqlite_path_check(path, ERR_INPUT));
-    roll_back_journal(path);
-    int code = sqlite3_open_v2(path, &reader->sqlite, flags, NULL);
+    TRY(sqlite_path_name(path, ERR_INPUT, &name));
+    roll_back_journal(name);
+    int code = sqlite3_open_v2(name, &reader->sqlite, flags, NULL);
+    mem_free(name);
     if ((code & 0xFF) == SQLITE_NOMEM)
         return fail_memory(path, 0);
     if (code != SQLITE_OK)

@@ -205,6 +205,35 @@ static void what_is_no_regular_file_is_no_study(void **unused)
     unlink(fifo);
 }
 
+/* SQLite would take these names for databases in memory. */
+static void a_study_is_a_file_whatever_it_is_called(void **unused)
+{
+    (void)unused;
+    static const char *const NAMES[] = {":memory:", "file:study.db?mode=memory", "file::memory:"};
+    char here[1024];
+    assert_non_null(getcwd(here, sizeof here));
+    assert_int_equal(chdir(scratch_path("")), 0);
+    for (size_t i = 0; i < 3; i++) {
+        CliRun sweep =
+            RUN_OF("sweep", "--trace", trace_path, "--study", study_path, "--out", NAMES[i]);
+        CliRun check = RUN_OF("check", NAMES[i]);
+        CliRun plan =
+            RUN_OF("plan", "--from", NAMES[i], "--best", "misses", "--out", "of-file.json");
+        CliRun again =
+            RUN_OF("sweep", "--trace", trace_path, "--study", study_path, "--out", NAMES[i]);
+        const bool is_there = file_exists(NAMES[i]);
+        unlink(NAMES[i]);
+        unlink("of-file.json");
+        assert_run_done(&sweep);
+        assert_run_done(&check);
+        assert_run_done(&plan);
+        assert_run_done(&again);
+        assert_non_null(strstr(again.out, " 0 replayed now"));
+        assert_true(is_there);
+    }
+    assert_int_equal(chdir(here), 0);
+}
+
 static void sweep_refuses_bad_studies_and_outputs(void **unused)
 {
     (void)unused;
@@ -261,6 +290,7 @@ int main(void)
         cmocka_unit_test(a_study_of_all_sizes_need_not_give_any),
         cmocka_unit_test(plan_refusals_leave_no_file),
         cmocka_unit_test(what_is_no_regular_file_is_no_study),
+        cmocka_unit_test(a_study_is_a_file_whatever_it_is_called),
         cmocka_unit_test(sweep_refuses_bad_studies_and_outputs),
     };
     return cmocka_run_group_tests(tests, make_files, NULL);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
+
 enum { JOURNAL_BYTES = sizeof "-journal" - 1, SHOWN_BYTES = 600 /* of 1 KiB of a record */ };
 
 /* Bytes of PATH from the root; 0 where that cannot be told. */
@@ -38,4 +40,15 @@ Status sqlite_path_check(const char *path, Status kind)
                 "%.*s%s: this path has %zu bytes from the root on, and SQLite takes %d at most",
                 SHOWN_BYTES, path, strlen(path) > SHOWN_BYTES ? "..." : "", bytes,
                 vfs->mxPathname - JOURNAL_BYTES);
+}
+
+Status sqlite_path_name(const char *path, Status kind, char **name)
+{
+    size_t length = strlen(path);
+    size_t skip = path[0] == '/' ? 0 : 2;
+    TRY(sqlite_path_check(path, kind));
+    TRY(mem_new(name, length + 3, 1, "path"));
+    memcpy(*name, "./", skip);
+    memcpy(*name + skip, path, length + 1);
+    return OK;
 }

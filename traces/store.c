@@ -64,16 +64,11 @@ Status store_fail(const Store *store, int code)
     }
 }
 
-/* A path that SQLite takes for a file, whatever it is called. */
-static Status take_path(const char *path, Store *store)
+static Status take_path(const char *path, Status kind, Store *store)
 {
     *store = (Store){0};
-    size_t length = strlen(path);
-    TRY(mem_new(&store->name, length + 3, 1, "path"));
-    size_t skip = path[0] == '/' ? 0 : 2;
-    memcpy(store->name, "./", skip);
-    memcpy(store->name + skip, path, length + 1);
-    store->path = store->name + skip;
+    TRY(sqlite_path_name(path, kind, &store->name));
+    store->path = store->name + strlen(store->name) - strlen(path);
     return OK;
 }
 
@@ -251,8 +246,7 @@ Status store_open(const char *path, Store *store)
 {
     *store = (Store){0};
     TRY(file_check_readable(path));
-    TRY(sqlite_path_check(path, ERR_INPUT));
-    TRY(take_path(path, store));
+    TRY(take_path(path, ERR_INPUT, store));
     int code = begin_reading(store, store->name, SQLITE_OPEN_READONLY);
     if (needs_recovery(code)) {
         recover(store);
@@ -339,9 +333,7 @@ static Status configure_writing(const Store *store, Durability durability, uint3
 
 Status store_create(const char *path, Durability durability, uint32_t page_bytes, Store *store)
 {
-    *store = (Store){0};
-    TRY(sqlite_path_check(path, ERR_OUTPUT));
-    TRY(take_path(path, store));
+    TRY(take_path(path, ERR_OUTPUT, store));
     Status status = create_empty(store);
     if (status != OK) {
         store_close(store);

@@ -11,8 +11,8 @@ enum { N_ROWS = sizeof ROWS / sizeof ROWS[0] };
 
 const char *predictor_forms(void)
 {
-    return "none, frequency, previous-step, transition, next-gate, activation-match:ENTRIES, "
-           "pre-gate, oracle:DISTANCE, "
+    return "none, frequency, previous-step, transition, next-gate, activation-match:ENTRIES (2 to "
+           "512), pre-gate, oracle:DISTANCE, "
            "synthetic:RECALL,PRECISION";
 }
 

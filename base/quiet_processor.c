@@ -7,8 +7,10 @@
 
 enum { ROUNDS = 15000 };
 
-/* Beside another thread on its core a loop takes at least so much longer. */
-static const double DISTURBED = 1.25;
+/* Beside another thread on its core the loop takes 1.3 to 2.5 times as long, nearly always more
+ * than this; that clocks go up and down makes up to 1.25 of it within a minute, on all processors.
+ */
+static const double DISTURBED = 1.35;
 
 static const uint64_t MOST_WAIT_NS = 250000000;  /* at a time */
 static const uint64_t LOOK_AGAIN_NS = 100000000; /* where the quietest is not quiet */

@@ -284,10 +284,11 @@ static double attend(OpCosts *costs, const OpPrice *price, const SpanGroup *grou
     return use.n[COST_EXTRAPOLATED] > 0 ? attend_beyond(costs, &price->gpu, &point, cross) : ns;
 }
 
-/* What requests that generate add to the SEVERAL tokens of others: as much as to one prompt of as
- * many from its beginning on. False: that was not measured. */
+/* What requests that generate add to the SEVERAL tokens of others, which take SEVERAL_NS: as much
+ * as to one prompt of as many from its beginning on, or less, where they are of shorter ones and
+ * done sooner. False: that was not measured. */
 static bool find_added(OpCosts *costs, const OpPrice *price, const SpanGroup *ones,
-                       const SpanGroup *several, double *added_ns)
+                       const SpanGroup *several, double several_ns, double *added_ns)
 {
     const SpanGroup prompt = {.requests = 1, .tokens = several->tokens};
     CostPoint point = {0};
@@ -301,7 +302,8 @@ static bool find_added(OpCosts *costs, const OpPrice *price, const SpanGroup *on
     if (use.n[COST_EXTRAPOLATED] > 0)
         return false;
     cost_use_add(&costs->use[price->op], &use);
-    *added_ns = ns - attend(costs, price, &prompt);
+    double prompt_ns = attend(costs, price, &prompt);
+    *added_ns = (ns - prompt_ns) * (several_ns < prompt_ns ? several_ns / prompt_ns : 1);
     return true;
 }
 
@@ -319,7 +321,7 @@ static double attend_all(OpCosts *costs, const OpPrice *price, const SpanGroup *
                               .context = ones->context / ones->requests,
                               .source = ones->source / ones->requests};
     double added;
-    if (!find_added(costs, price, ones, &groups[SPANS_SEVERAL], &added))
+    if (!find_added(costs, price, ones, &groups[SPANS_SEVERAL], several, &added))
         added = one - attend(costs, price, &single);
     double both = several + added;
     double longer = one > several ? one : several;

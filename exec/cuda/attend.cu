@@ -19,6 +19,7 @@ struct KindShape {
     uint32_t waves;     /* of these at the most, when keys are split */
     uint32_t turn_keys; /* that a block takes at a time */
     uint32_t clusters;  /* splits that may be a cluster, which merges them itself, at the most */
+    uint32_t clustered[CLUSTER_SPLITS + 1]; /* blocks at a time, in clusters of so many */
 };
 
 /* Clusters of other sizes leave more multiprocessors without any. */
@@ -33,7 +34,7 @@ static uint32_t merge_turns(const KindShape &kind, uint32_t splits)
 }
 
 /* The number of splits of TILES of up to KEYS that are done soonest, counted in turns of a block,
- * with RESIDENT blocks at a time. */
+ * with RESIDENT blocks at a time where they are no clusters, of which fewer may find room. */
 static uint32_t choose_splits(const KindShape &kind, uint64_t tiles, uint64_t keys,
                               uint64_t resident)
 {
@@ -43,7 +44,8 @@ static uint32_t choose_splits(const KindShape &kind, uint64_t tiles, uint64_t ke
         if (splits > 1 &&
             (tiles * splits > kind.waves * resident || (splits - 1) * SPLIT_KEYS >= keys))
             break;
-        uint64_t waves = (tiles * splits + resident - 1) / resident;
+        uint64_t room = may_cluster(kind, splits) ? kind.clustered[splits] : resident;
+        uint64_t waves = (tiles * splits + room - 1) / room;
         uint64_t turns = (keys + splits * kind.turn_keys - 1) / (splits * kind.turn_keys);
         uint64_t time = waves * (turns + START_TURNS) + merge_turns(kind, splits);
         if (time < least) {
@@ -176,13 +178,13 @@ static KindShape kind_shape(AttendKind kind, const AttendLayer &layer)
     bool narrow = layer.key_dim <= 64 && layer.value_dim <= 64;
     switch (kind) {
     case ATTEND_STREAM:
-        return {STREAM_ROWS, narrow ? 3u : 2u, 8, 64, CLUSTER_SPLITS};
+        return {STREAM_ROWS, narrow ? 3u : 2u, 8, 64, CLUSTER_SPLITS, {}};
     case ATTEND_TILES:
-        return {TILE_ROWS, 1, 3, 128, 0};
+        return {TILE_ROWS, 1, 3, 128, 0, {}};
     case ATTEND_LATENTS:
-        return {LATENT_ROWS, 1, 3, 64, 0};
+        return {LATENT_ROWS, 1, 3, 64, 0, {}};
     default:
-        return {PLAIN_ROWS, 2, 6, 32, 0};
+        return {PLAIN_ROWS, 2, 6, 32, 0, {}};
     }
 }
 
@@ -256,7 +258,10 @@ static AttendTask make_task(const OpsQueue *queue, const AttendLayer *layer, con
 
 static Status attend(const OpsQueue *queue, AttendKind kind, const Spans *spans, AttendTask *task)
 {
-    dim3 grid = attend_grid(spans, kind_shape(kind, task->layer), queue->multiprocessors, task);
+    KindShape shape = kind_shape(kind, task->layer);
+    for (uint32_t splits = 2; splits <= shape.clusters; splits *= 2)
+        TRY(attend_stream_clustered(task->layer, splits, &shape.clustered[splits]));
+    dim3 grid = attend_grid(spans, shape, queue->multiprocessors, task);
     TRY(check_attend(queue, *task, grid));
     TRY(launch(kind, *task, spans, grid, queue));
     return task->splits > 1 && !task->clustered ? merge(*task, queue->stream) : OK;

@@ -218,6 +218,9 @@ static constexpr uint32_t LATENT_VALUE_DIM = 512;
 Status attend_plain(const AttendTask &task, bool rounded, dim3 grid, cudaStream_t stream);
 /* Dimensions up to 128 that are multiples of 8; bf16. For few rows per key. */
 Status attend_stream(const AttendTask &task, dim3 grid, cudaStream_t stream);
+/* How many of its blocks run at once where every SPLITS of them, up to CLUSTER_SPLITS, are a
+ * cluster: fewer than without, as each needs its multiprocessors close together. */
+Status attend_stream_clustered(const AttendLayer &layer, uint32_t splits, uint32_t *blocks);
 /* The same dimensions, for many rows; BLOCKS are those that fit the device. TOKENS are the step's.
  */
 Status attend_tiles(const AttendTask &task, uint32_t tokens, uint32_t blocks, cudaStream_t stream);

@@ -357,6 +357,34 @@ __global__ void __launch_bounds__(WARPS * 32, DIM == 64 ? 3 : 2) attend_rows_str
     }
 }
 
+/* What the device is asked about KERNEL once. */
+template <auto KERNEL> static Status count_clustered(uint32_t splits, uint32_t *blocks)
+{
+    static int clusters[CLUSTER_SPLITS + 1]; /* the same whoever writes it; 0: not asked yet */
+    if (clusters[splits] == 0) {
+        cudaLaunchAttribute attribute = {};
+        attribute.id = cudaLaunchAttributeClusterDimension;
+        attribute.val.clusterDim.x = splits;
+        attribute.val.clusterDim.y = 1;
+        attribute.val.clusterDim.z = 1;
+        cudaLaunchConfig_t config = {};
+        config.gridDim = dim3(splits);
+        config.blockDim = dim3(WARPS * 32);
+        config.attrs = &attribute;
+        config.numAttrs = 1;
+        CUDA_TRY(cudaOccupancyMaxActiveClusters(&clusters[splits], KERNEL, &config));
+    }
+    *blocks = max(clusters[splits], 1) * splits;
+    return OK;
+}
+
+Status attend_stream_clustered(const AttendLayer &layer, uint32_t splits, uint32_t *blocks)
+{
+    uint32_t dim = max(layer.key_dim, layer.value_dim);
+    return dim <= 64 ? count_clustered<attend_rows_stream<64>>(splits, blocks)
+                     : count_clustered<attend_rows_stream<128>>(splits, blocks);
+}
+
 Status attend_stream(const AttendTask &task, dim3 grid, cudaStream_t stream)
 {
     const LaunchShape launch = {task.clustered ? dim3(grid.z, grid.x, grid.y) : grid, WARPS * 32, 0,

@@ -211,6 +211,19 @@ static Status fill(OpCosts *costs)
     return OK;
 }
 
+static Status fail_unknown(const Hardware *hardware, const char *model)
+{
+    char known[600] = "";
+    size_t used = 0;
+    for (uint32_t i = 0; i < hardware->n_models && used < sizeof known; i++)
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", i > 0 ? ", " : "",
+                                 hardware->models[i].name);
+    return fail(ERR_INPUT,
+                "hardware profile: it does not know the model \"%s\", but %s: name one with "
+                "--model, or calibrate it",
+                model, known[0] != '\0' ? known : "none");
+}
+
 Status op_costs_new(const Hardware *hardware, const char *model, const Plan *plan, OpCosts *costs)
 {
     *costs = (OpCosts){.hardware = hardware,
@@ -218,10 +231,7 @@ Status op_costs_new(const Hardware *hardware, const char *model, const Plan *pla
                        .limits = plan->gating.mode == GATING_STATIC ? plan : NULL};
     costs->fixed = plan->buffer.on ? NULL : costs->limits;
     if (costs->model == NULL)
-        return fail(ERR_INPUT,
-                    "hardware profile: it does not know the model \"%s\": calibrate it with "
-                    "--model",
-                    model);
+        return fail_unknown(hardware, model);
     Status status = costs_new(hardware, &costs->costs);
     if (status == OK)
         status = fill(costs);

@@ -440,7 +440,7 @@ static void profiles_that_do_not_fit_are_refused(void **unused)
                                   "/no/such/hw.json", NULL});
     refuses("need --hardware",
             (const char *const[]){"validate", "--trace", trace, "--runs", "3", NULL});
-    refuses("does not know the model",
+    refuses("\", but models/tiny-32x4: name one with --model, or calibrate it",
             (const char *const[]){"simulate", "--trace", trace, "--hardware", profile, "--model",
                                   "models/other", NULL});
     assert_ok(hardware_load(profile, &hardware));

@@ -8,7 +8,7 @@
 
 #include "base/memory.h"
 #include "exec/cpu/host_bench.h"
-#include "exec/cpu/host_experts.h"
+#include "exec/cpu/host_experts_parts.h"
 #include "exec/cpu/host_packed.h"
 #include "tests/packed_maker.h"
 
@@ -235,15 +235,19 @@ static void reference(const Case *c, const Dense *dense, const float *in, double
     free(inside);
 }
 
-/* Runs JOBS through a host of THREADS; results by row into OUT [tokens * top_k][d_model] f32. */
-static void run(const Case *c, const HostJob *jobs, uint32_t n_jobs, size_t threads, bool scatter,
-                float *out)
+/* Runs JOBS through a host of THREADS, which may use wide vectors or is NARROW; results by row into
+ * OUT [tokens * top_k][d_model] f32. */
+static void run(const Case *c, const HostJob *jobs, uint32_t n_jobs, size_t threads, bool narrow,
+                bool scatter, float *out)
 {
     uint32_t d = c->shape.d_model;
     ThreadPool *pool;
     HostExperts *host;
     assert_ok(thread_pool_new(threads, &pool));
     assert_ok(host_experts_new(&c->config, c->tokens, pool, &host));
+    PackedKernel kernel = *host->packed;
+    kernel.wide = kernel.wide && !narrow;
+    host->packed = &kernel;
     uint32_t most = host_experts_rows(&c->config, c->tokens);
     uint32_t *rows = malloc(most * sizeof *rows);
     size_t all = (size_t)c->tokens * c->top_k * d;
@@ -295,9 +299,10 @@ static void check(const FfnShape *shape, HostForm form, uint32_t tokens, uint64_
     double tolerance = form == HOST_PACKED ? 0.03 : 1e-5;
     for (uint32_t e = 0; e < EXPERTS; e++)
         jobs[e] = (HostJob){e, c.kept[e]};
-    run(&c, jobs, EXPERTS, 1, true, out);
-    for (uint32_t e = 0; e < EXPERTS; e++) /* one at a time, with threads: to the bit the same */
-        run(&c, jobs + e, 1, 3, false, again);
+    run(&c, jobs, EXPERTS, 1, false, true, out);
+    for (uint32_t e = 0; e < EXPERTS;
+         e++) /* one at a time, with threads and narrow: the same bits */
+        run(&c, jobs + e, 1, 3, true, false, again);
     assert_memory_equal(out, again, all * sizeof *out);
     for (uint32_t e = 0; e < EXPERTS; e++)
         for (uint32_t i = c.first[e]; i < c.first[e + 1] && i < c.first[e] + 20; i++) {
@@ -379,7 +384,7 @@ static void results_are_the_same_whoever_is_late(void **unused)
     uint16_t *out = calloc(MOST_ROWS, row_bytes);
     for (uint32_t e = 0; e < EXPERTS; e++)
         jobs[e] = (HostJob){e, c.kept[e]};
-    run(&c, jobs, EXPERTS, 1, true, wanted);
+    run(&c, jobs, EXPERTS, 1, false, true, wanted);
     assert_ok(thread_pool_new(THREADS, &pool));
     thread_pool_spare_caller(pool);
     assert_ok(host_experts_new(&c.config, c.tokens, pool, &host));

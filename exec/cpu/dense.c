@@ -4,8 +4,8 @@
 #include <math.h>
 
 #include "exec/best_token.h"
+#include "exec/cpu/activation.h"
 #include "exec/cpu/blas.h"
-#include "exec/cpu/exponential.h"
 
 void cpu_multiply_transposed(uint32_t m, uint32_t n, uint32_t k, float scale, const float *a,
                              size_t a_stride, const float *b, size_t b_stride, float beta, float *c,
@@ -298,13 +298,6 @@ static void activate_plain(const FfnShape *shape, const float *in, const float *
     }
 }
 
-/* The common case, in a loop that vectorises. */
-static void activate_silu(const FfnShape *shape, const float *gate, const float *up, float *out)
-{
-    for (uint32_t i = 0; i < shape->d_ff; i++)
-        out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
-}
-
 static void activate_clamped(const FfnShape *shape, const float *gate, const float *up, float *out)
 {
     float limit = shape->limit;
@@ -321,7 +314,7 @@ void cpu_activate_row(const FfnShape *shape, const float *hidden, float *out)
     if (shape->activation == ACTIVATION_CLAMPED_SWIGLU)
         activate_clamped(shape, hidden, up, out);
     else if (shape->activation == ACTIVATION_SILU && shape->gated)
-        activate_silu(shape, hidden, up, out);
+        multiply_silu(hidden, up, shape->d_ff, out);
     else
         activate_plain(shape, hidden, up, out);
 }

@@ -3,10 +3,24 @@
  * Sums come from a kernel by rows of weights, [STRIP_ROWS][n] for each set of up to 16 rows. Gate
  * and up lie by eights, so that eight rows of gate, all their columns, are followed by the same
  * eight of up: activations run over whole blocks of numbers, and the next product's input, whose
- * columns go by pairs, is written in lines that no other thread writes. */
+ * columns go by pairs, is written in lines that no other thread writes. With tens of rows that is
+ * a sixth of the work, so that it is compiled twice, and runs with wide vectors where there are
+ * some: the same operations on each number, and so the same bits. */
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF /* as gcc does for standard C: wide or not, products are rounded */
+#endif
+
 #include <string.h>
 
+#include "exec/cpu/activation.h"
 #include "exec/cpu/host_experts_parts.h"
+
+#if defined(__x86_64__)
+#define WIDE __attribute__((target("avx512f,avx512bw,avx512vl")))
+#else
+#define WIDE
+#endif
+#define INLINE static inline __attribute__((always_inline))
 
 enum {
     GATHER_COLUMNS = 256, /* of one item */
@@ -20,7 +34,7 @@ enum {
 };
 
 /* The nearest bf16, as the upper half of a word; NaN stays NaN. */
-static inline uint32_t rounded(float value)
+INLINE uint32_t rounded(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
@@ -30,7 +44,7 @@ static inline uint32_t rounded(float value)
 
 /* VALUES [columns][n] of a set's rows into ARRAY, which has WIDTH columns, from COLUMN on, as the
  * kernel reads its input. COLUMN and COLUMNS are even. */
-static void put_columns(const HostTask *task, const RowSet *set, void *array, uint32_t width,
+INLINE void put_columns(const HostTask *task, const RowSet *set, void *array, uint32_t width,
                         uint32_t column, uint32_t columns, const float *values)
 {
     const HostExperts *host = task->host;
@@ -52,8 +66,8 @@ static void put_columns(const HostTask *task, const RowSet *set, void *array, ui
 }
 
 /* GATHERED columns of a row at FROM to bf16: by pairs, the words of one row lie STRIDE apart. */
-PACKED_READS static inline void gather_columns(const float *restrict from, bool pairs,
-                                               uint32_t stride, void *to)
+PACKED_READS INLINE void gather_columns(const float *restrict from, bool pairs, uint32_t stride,
+                                        void *to)
 {
     uint32_t words[GATHERED / 2];
     for (uint32_t i = 0; i < GATHERED / 2; i++)
@@ -89,7 +103,7 @@ static void take_rows(void *argument, size_t item, size_t worker)
                        .out = host->scratch + worker * host->scratch_floats};
 }
 
-PACKED_READS static void gather_rows(void *owner, size_t worker)
+PACKED_READS INLINE void gather_any_rows(void *owner, size_t worker)
 {
     const HostExperts *host = owner;
     const GatheredRows *rows = &host->own[worker].rows;
@@ -103,6 +117,16 @@ PACKED_READS static void gather_rows(void *owner, size_t worker)
             gather_columns(from + column, pairs, rows->n,
                            to + (pairs ? (size_t)column * rows->n : column));
     }
+}
+
+PACKED_READS static void gather_rows(void *owner, size_t worker)
+{
+    gather_any_rows(owner, worker);
+}
+
+PACKED_READS WIDE static void gather_rows_wide(void *owner, size_t worker)
+{
+    gather_any_rows(owner, worker);
 }
 
 static void put_rows(void *argument, size_t item, size_t worker)
@@ -124,8 +148,6 @@ static void put_rows(void *argument, size_t item, size_t worker)
                rows->columns * sizeof *from);
 }
 
-static const ThreadParts GATHER = {take_rows, gather_rows, put_rows};
-
 static void add_bias(const float *bias, uint32_t rows, uint32_t n, float *values)
 {
     for (uint32_t row = 0; row < rows; row++)
@@ -134,7 +156,7 @@ static void add_bias(const float *bias, uint32_t rows, uint32_t n, float *values
 }
 
 /* SUMS [rows][n] of the first matrix -> the inside's COLUMNS of a set from FIRST on. */
-static void activate(const HostTask *task, const RowSet *set, uint32_t first, uint32_t columns,
+INLINE void activate(const HostTask *task, const RowSet *set, uint32_t first, uint32_t columns,
                      float *sums)
 {
     FfnShape shape = *task->work->shape;
@@ -151,7 +173,10 @@ static void activate(const HostTask *task, const RowSet *set, uint32_t first, ui
     }
     uint32_t d_ff = shape.d_ff;
     shape.d_ff = columns * set->n;
-    cpu_activate_row(&shape, sums, sums);
+    if (shape.activation == ACTIVATION_SILU && shape.gated)
+        multiply_silu(sums, up, shape.d_ff, sums);
+    else
+        cpu_activate_row(&shape, sums, sums);
     put_columns(task, set, task->host->inside, d_ff, first, columns, sums);
 }
 
@@ -178,7 +203,7 @@ static void multiply_strips(void *owner, size_t worker)
 }
 
 /* One strip's SUMS of all rows of PIECE, number PIECE_AT. */
-static void activate_strip(const HostTask *task, uint32_t piece_at, uint32_t strip, float *sums)
+INLINE void activate_strip(const HostTask *task, uint32_t piece_at, uint32_t strip, float *sums)
 {
     const Piece *piece = &task->host->pieces[piece_at];
     for (uint32_t first = 0; first < piece->n; first += PAIR_ROWS) {
@@ -201,7 +226,7 @@ static void take_inside(void *argument, size_t item, size_t worker)
                 task->host->in);
 }
 
-static void finish_inside(void *argument, size_t item, size_t worker)
+INLINE void finish_any_inside(void *argument, size_t item, size_t worker)
 {
     const HostTask *task = argument;
     const PackedStrip *strips = &task->host->own[worker].strips;
@@ -211,23 +236,32 @@ static void finish_inside(void *argument, size_t item, size_t worker)
                        strips->out + (size_t)i * strips->n * STRIP_ROWS);
 }
 
-static const ThreadParts INSIDE = {take_inside, multiply_strips, finish_inside};
+static void finish_inside(void *argument, size_t item, size_t worker)
+{
+    finish_any_inside(argument, item, worker);
+}
+
+WIDE static void finish_inside_wide(void *argument, size_t item, size_t worker)
+{
+    finish_any_inside(argument, item, worker);
+}
 
 /* SUMS [STRIP_ROWS][n] of rows [first, first + n) of PIECE -> columns from COLUMN on of their
  * results. */
-static void put_results(const HostTask *task, const Piece *piece, uint32_t first, uint32_t n,
+INLINE void put_results(const HostTask *task, const Piece *piece, uint32_t first, uint32_t n,
                         uint32_t column, const float *sums)
 {
-    uint16_t halves[STRIP_ROWS * PAIR_ROWS];
+    uint32_t halves[STRIP_ROWS * PAIR_ROWS];
     for (uint32_t i = 0; i < STRIP_ROWS * n; i++)
-        halves[i] = (uint16_t)(rounded(sums[i]) >> 16);
+        halves[i] = rounded(sums[i]);
     for (uint32_t i = 0; i < n; i++) {
         size_t row = piece->first + first + i;
         uint16_t *to = (uint16_t *)task->out +
                        (task->scatter ? task->rows[row] : row) * task->work->shape->d_model +
                        column;
-        for (uint32_t c = 0; c < STRIP_ROWS; c++)
-            to[c] = halves[c * n + i];
+        uint32_t *words = (uint32_t *)(void *)to;
+        for (uint32_t c = 0; c < STRIP_ROWS / 2; c++)
+            words[c] = halves[2 * c * n + i] >> 16 | halves[(2 * c + 1) * n + i];
     }
 }
 
@@ -239,7 +273,7 @@ static void take_out(void *argument, size_t item, size_t worker)
                 task->host->inside);
 }
 
-static void finish_out(void *argument, size_t item, size_t worker)
+INLINE void finish_any_out(void *argument, size_t item, size_t worker)
 {
     const HostTask *task = argument;
     const FfnShape *shape = task->work->shape;
@@ -260,7 +294,29 @@ static void finish_out(void *argument, size_t item, size_t worker)
     }
 }
 
-static const ThreadParts OUT = {take_out, multiply_strips, finish_out};
+static void finish_out(void *argument, size_t item, size_t worker)
+{
+    finish_any_out(argument, item, worker);
+}
+
+WIDE static void finish_out_wide(void *argument, size_t item, size_t worker)
+{
+    finish_any_out(argument, item, worker);
+}
+
+/* The three loops of a call. */
+typedef struct {
+    ThreadParts gather;
+    ThreadParts inside;
+    ThreadParts out;
+} Loops;
+
+static const Loops LOOPS[] = {{{take_rows, gather_rows, put_rows},
+                               {take_inside, multiply_strips, finish_inside},
+                               {take_out, multiply_strips, finish_out}},
+                              {{take_rows, gather_rows_wide, put_rows},
+                               {take_inside, multiply_strips, finish_inside_wide},
+                               {take_out, multiply_strips, finish_out_wide}}};
 
 /* Cuts the STRIPS of a matrix into items: several strips to one, so that the input is read less
  * often, where there are rows that it matters for and items for all threads all the same. */
@@ -292,12 +348,13 @@ static void run_items(HostTask *task, bool alone, size_t n, const ThreadParts *p
 void host_run_packed(HostTask *task)
 {
     const FfnShape *shape = task->work->shape;
+    const Loops *loops = &LOOPS[task->host->packed->wide];
     bool alone = task->n_pieces * task->layout.bytes <= ALONE_BYTES && task->n_rows <= ALONE_ROWS;
     task->items = divide_up(shape->d_model, GATHER_COLUMNS);
     run_items(task, (size_t)task->n_rows * shape->d_model <= ALONE_NUMBERS,
-              (size_t)task->n_sets * task->items, &GATHER);
+              (size_t)task->n_sets * task->items, &loops->gather);
     cut_items(task, ffn_first_rows(shape) / STRIP_ROWS);
-    run_items(task, alone, (size_t)task->n_pieces * task->items, &INSIDE);
+    run_items(task, alone, (size_t)task->n_pieces * task->items, &loops->inside);
     cut_items(task, shape->d_model / STRIP_ROWS);
-    run_items(task, alone, (size_t)task->n_pieces * task->items, &OUT);
+    run_items(task, alone, (size_t)task->n_pieces * task->items, &loops->out);
 }

@@ -107,12 +107,13 @@ static bool has_amx(void)
 static bool has_avx512_bf16(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bf16");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
 }
 
-static const PackedKernel KERNELS[] = {{"AMX bf16", packed_strip_amx, true},
-                                       {"AVX-512 bf16", packed_strip_avx512_bf16, false},
-                                       {"plain C", multiply_plain, false}};
+static const PackedKernel KERNELS[] = {{"AMX bf16", packed_strip_amx, true, true},
+                                       {"AVX-512 bf16", packed_strip_avx512_bf16, false, true},
+                                       {"plain C", multiply_plain, false, false}};
 
 const PackedKernel *packed_kernels(size_t *n)
 {
@@ -121,7 +122,7 @@ const PackedKernel *packed_kernels(size_t *n)
     return KERNELS + first;
 }
 #else
-static const PackedKernel KERNELS[] = {{"plain C", multiply_plain, false}};
+static const PackedKernel KERNELS[] = {{"plain C", multiply_plain, false, false}};
 
 const PackedKernel *packed_kernels(size_t *n)
 {

@@ -60,6 +60,7 @@ typedef struct {
     const char *name;
     void (*multiply)(const PackedStrip *strip);
     bool pairs; /* the input's form */
+    bool wide;  /* the processor has vectors of 512 bits, of bytes and words as well */
 } PackedKernel;
 
 /* Each needs what its name says of the processor. */

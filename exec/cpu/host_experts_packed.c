@@ -4,8 +4,10 @@
  * and up lie by eights, so that eight rows of gate, all their columns, are followed by the same
  * eight of up: activations run over whole blocks of numbers, and the next product's input, whose
  * columns go by pairs, is written in lines that no other thread writes. With tens of rows that is
- * a sixth of the work, so that it is compiled twice, and runs with wide vectors where there are
- * some: the same operations on each number, and so the same bits. */
+ * a third of the time, so that it is compiled twice, and runs with wide vectors where there are
+ * some: the same operations on each number, and so the same bits (32 experts of 2048 x 768 with 10
+ * to 45 rows each, 14 cores of a Xeon of 2.1 GHz: 1.10 ms without products, so 0.72; 3.23 ms with
+ * them, so 3.07). */
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF /* as gcc does for standard C: wide or not, products are rounded */
 #endif
@@ -318,14 +320,17 @@ static const Loops LOOPS[] = {{{take_rows, gather_rows, put_rows},
                                {take_inside, multiply_strips, finish_inside_wide},
                                {take_out, multiply_strips, finish_out_wide}}};
 
-/* Cuts the STRIPS of a matrix into items: several strips to one, so that the input is read less
- * often, where there are rows that it matters for and items for all threads all the same. */
+/* Cuts the STRIPS of a matrix into items: several strips to one, whose weights and results then lie
+ * beside each other, so that the input is read less often, and what comes first of a strip is
+ * fetched while the one before it is multiplied; where there are items for all threads all the
+ * same, and so many that these end together. */
 static void cut_items(HostTask *task, uint32_t strips)
 {
     size_t threads = thread_pool_size(task->host->pool);
+    size_t least_items = (task->n_rows > task->n_pieces * 2 * PAIR_ROWS ? 2 : 6) * threads;
     task->strips = 1;
-    while (task->strips < MOST_STRIPS && task->n_rows > task->n_pieces * 2 * PAIR_ROWS &&
-           (size_t)task->n_pieces * strips / (2 * task->strips) >= 2 * threads)
+    while (task->strips < MOST_STRIPS &&
+           (size_t)task->n_pieces * strips / (2 * task->strips) >= least_items)
         task->strips *= 2;
     task->items = divide_up(strips, task->strips);
 }

@@ -167,7 +167,8 @@ static Status add_figures(const Bench *bench, const char *what, double steps, do
     snprintf(ratio.name, sizeof ratio.name,
              "%" PRIu32 " steps of batch %" PRIu32 ", %s, faster than its steps of %.2f ms",
              bench->shape.steps, bench->shape.batch, what, predicted_ns / steps / 1e6);
-    snprintf(middle.name, sizeof middle.name, "%s, median", ratio.name);
+    snprintf(middle.name, sizeof middle.name, "%.*s, median",
+             (int)(sizeof middle.name - sizeof ", median"), ratio.name);
     TRY(bench_report_add(bench->report, &spent));
     TRY(bench_report_add(bench->report, &ratio));
     return bench_report_add(bench->report, &middle);

@@ -104,32 +104,33 @@ static void rows_that_fall_by_rank_are_as_uneven_as_it_says(void **unused)
     close_model(&c);
 }
 
-/* Beside a device, or where a machine is played: of every kind of measuring as many rounds count as
- * where nobody disturbs. */
+/* Beside a device, or where a machine is played. The thread goes to processor 1, and the loop is
+ * timed ten times before the rounds and twice after each; others come in the third. A step that
+ * takes long, as any may where the machine at hand is busy, is not asked for, and all is done
+ * again.
+ */
 static void what_is_disturbed_is_measured_again(void **unused)
 {
     (void)unused;
-    const StepKind kind = {.requests = 1, .tokens = 1};
+    const StepKind kind = {.requests = 1, .tokens = 1, .stamped_only = true};
     Calibration c = open_model(2, 64, 64);
-    DisturbedMachine all = {0};
     StepMeasured measured;
-    disturbed_machine_begin(&all, &c.quiet);
-    assert_ok(calibration_measure(&c, &kind, 5, &measured));
-    uint64_t steps = c.texts;
+    uint64_t steps;
+    int tries = 0;
+    do {
+        DisturbedMachine all = {.spells = {{.processor = 1, .first = 14, .end = UINT64_MAX}}};
+        assert_true(tries++ < 100);
+        disturbed_machine_begin(&all, &c.quiet);
+        steps = c.texts;
+        assert_ok(calibration_measure(&c, &kind, 5, &measured));
+        steps = c.texts - steps;
+    } while (c.quiet.rounds + c.quiet.again != steps);
     assert_int_equal(measured.repeats, 5);
+    assert_int_equal(steps, 6);
     assert_int_equal(c.quiet.rounds, 5);
-    assert_int_equal(c.quiet.again, 0);
-    /* Two loops are timed before the rounds, and two after each. */
-    all.spells[0] =
-        (Spell){.processor = c.quiet.processor, .first = all.loops + 6, .end = UINT64_MAX};
-    StepKind stamped = kind;
-    stamped.stamped_only = true;
-    assert_ok(calibration_measure(&c, &stamped, 5, &measured));
-    assert_int_equal(measured.repeats, 5);
-    assert_int_equal(c.texts - steps, 6);
-    assert_int_equal(c.quiet.rounds, 10);
     assert_int_equal(c.quiet.again, 1);
     assert_int_equal(c.quiet.disturbed, 0);
+    c.quiet.machine = NULL;
     close_model(&c);
 }
 

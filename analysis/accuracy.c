@@ -182,6 +182,11 @@ typedef struct {
 } Gathering;
 
 /* Takes unit INDEX; one that was predicted or measured to be no time is left out. */
+static double noise_of(const double *ns, uint32_t runs)
+{
+    return runs > 1 ? variation_f64(ns, runs) : -1;
+}
+
 static Status gather(const Accuracy *accuracy, const Units *units, size_t index,
                      Gathering *gathering)
 {
@@ -191,7 +196,7 @@ static Status gather(const Accuracy *accuracy, const Units *units, size_t index,
             return fail(ERR_MISMATCH, "timing: fewer steps were measured than were predicted");
         gathering->runs[run] = units->measured[run].items[index];
     }
-    double noise = variation_f64(gathering->runs, accuracy->runs);
+    double noise = noise_of(gathering->runs, accuracy->runs);
     double truth = median_f64(gathering->runs, accuracy->runs);
     if (predicted < 0 || truth <= 0)
         return OK;
@@ -283,7 +288,7 @@ static void report_sums(const Accuracy *accuracy, double *runs, AccuracyReport *
     for (Phase phase = PHASE_PREFILL; phase <= PHASE_MIXED + 1; phase++) {
         EndToEnd *sum = phase <= PHASE_MIXED ? &report->phase[phase] : &report->all;
         sum_phase(accuracy, phase, runs, &sum->predicted_ns, &sum->tokens, &sum->steps);
-        sum->noise = variation_f64(runs, accuracy->runs);
+        sum->noise = noise_of(runs, accuracy->runs);
         sum->measured_ns = median_f64(runs, accuracy->runs);
     }
 }

@@ -20,7 +20,7 @@ typedef struct {
     double p95;
     double worst;
     double bias;         /* mean of signed errors */
-    double noise;        /* mean coefficient of variation of the runs */
+    double noise;        /* mean coefficient of variation of the runs; below 0: of one, not known */
     double predicted_ns; /* sum over units */
     double measured_ns;
 } ErrorStats;
@@ -32,7 +32,7 @@ typedef struct {
     uint64_t tokens;
     double predicted_ns;
     double measured_ns; /* median over runs */
-    double noise;
+    double noise;       /* as above */
 } EndToEnd;
 
 static inline double end_to_end_error(const EndToEnd *sum)

@@ -3,6 +3,11 @@
 
 #include "analysis/accuracy.h"
 
+static Status add_noise(cJSON *object, double noise)
+{
+    return noise < 0 ? json_add_null(object, "noise") : json_add_f64(object, "noise", noise);
+}
+
 static Status fill_stats(cJSON *object, const ErrorStats *stats)
 {
     TRY(json_add_u64(object, "n", stats->n));
@@ -13,7 +18,7 @@ static Status fill_stats(cJSON *object, const ErrorStats *stats)
     TRY(json_add_f64(object, "p95", stats->p95));
     TRY(json_add_f64(object, "worst", stats->worst));
     TRY(json_add_f64(object, "bias", stats->bias));
-    return json_add_f64(object, "noise", stats->noise);
+    return add_noise(object, stats->noise);
 }
 
 static Status add_stats(cJSON *json, const char *key, const ErrorStats *stats)
@@ -36,7 +41,7 @@ static Status add_sum(cJSON *json, const char *key, const EndToEnd *sum)
     TRY(json_add_f64(object, "predicted_ns", sum->predicted_ns));
     TRY(json_add_f64(object, "measured_ns", sum->measured_ns));
     TRY(json_add_f64(object, "error", end_to_end_error(sum)));
-    return json_add_f64(object, "noise", sum->noise);
+    return add_noise(object, sum->noise);
 }
 
 static Status add_phases(cJSON *json, const AccuracyReport *report)

@@ -7,7 +7,10 @@
 
 static void add_share(Table *table, double share)
 {
-    table_cell(table, "%.2f %%", 100 * share);
+    if (share < 0)
+        table_cell(table, "-");
+    else
+        table_cell(table, "%.2f %%", 100 * share);
 }
 
 static void add_stats(Table *table, const char *name, const ErrorStats *stats)
@@ -122,7 +125,7 @@ static Status rank(const Validation *validation, Ranking *ranking)
         const EndToEnd *all = &validation->results[i].time.report.all;
         predicted[i] = all->predicted_ns;
         measured[i] = all->measured_ns;
-        deviation[i] = all->noise * all->measured_ns;
+        deviation[i] = all->noise > 0 ? all->noise * all->measured_ns : 0;
     }
     *ranking =
         (Ranking){accuracy_kendall(predicted, measured, n), accuracy_regret(predicted, measured, n),

@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "analysis/accuracy.h"
 #include "base/memory.h"
@@ -124,6 +125,28 @@ static void errors_are_those_of_the_median_run(void **unused)
         accuracy_report_free(&report);
         accuracy_free(accuracy);
     }
+}
+
+static void of_one_run_the_noise_is_not_known(void **unused)
+{
+    (void)unused;
+    AccuracyReport report;
+    Accuracy *accuracy;
+    cJSON *json;
+    assert_ok(accuracy_new(1, &accuracy));
+    assert_ok(accuracy_predict(accuracy, PHASE_DECODE, 1, 100));
+    assert_ok(accuracy_measure(accuracy, 0, 100));
+    assert_ok(accuracy_report(accuracy, &report));
+    assert_true(report.all.noise < 0 && report.steps.noise < 0);
+    assert_ok(accuracy_json(&report, &json));
+    char *text;
+    assert_ok(json_print(json, false, &text));
+    assert_non_null(strstr(text, "\"noise\":null"));
+    assert_null(strstr(text, "\"noise\":-"));
+    mem_free(text);
+    cJSON_Delete(json);
+    accuracy_report_free(&report);
+    accuracy_free(accuracy);
 }
 
 /* All runs alike, and the prediction of one operation off. */
@@ -258,6 +281,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors_are_those_of_the_median_run),
+        cmocka_unit_test(of_one_run_the_noise_is_not_known),
         cmocka_unit_test(a_run_that_is_measured_again_is_forgotten),
         cmocka_unit_test(the_operation_that_is_off_is_blamed),
         cmocka_unit_test(steps_that_were_not_predicted_are_refused),

@@ -282,7 +282,7 @@ uint32_t buffer_plain_to(const ExpertBuffer *buffer)
 {
     uint32_t least = UINT32_MAX;
     if (buffer->policy == NULL || !buffer_takes_runs(buffer) || buffer->order != ORDER_BATCH ||
-        buffer->n_scopes < buffer->n_layers || buffer->policy->may_bypass || buffer->weighs)
+        buffer->n_scopes < buffer->n_layers || buffer->weighs)
         return 0;
     for (uint32_t i = 0; i < buffer->n_layers; i++)
         least = buffer_slots(buffer, i) < least ? buffer_slots(buffer, i) : least;

@@ -154,8 +154,9 @@ typedef struct {
  * that a run does not bring. */
 bool buffer_takes_runs(const ExpertBuffer *buffer);
 /* What an event of at most so many experts does to its layer's slots follows from which of them
- * hit: every miss is loaded into a slot, a free one while there is one, else that of one expert
- * outside the event. 0 unless the order is batch and each layer has slots of its own. */
+ * hit: every miss that is not passed by (buffer_uses_staging()) is loaded into a slot, a free one
+ * while there is one, else that of one expert outside the event. 0 unless the order is batch and
+ * each layer has slots of its own. */
 uint32_t buffer_plain_to(const ExpertBuffer *buffer);
 /* True when all layers share one scope, so that a run has them in the order of the trace; else it
  * has one layer. */

@@ -321,7 +321,10 @@ Status timing_compute(Timing *timing, const TimingEvent *event, const BufferActi
                       uint32_t n_actions, const StepOp *experts)
 {
     if (timing->waits) {
-        TRY(timing_experts(timing, event, actions, n_actions, experts->price));
+        bool is_plain;
+        TRY(timing_experts_plain(timing, event, actions, n_actions, experts->price, &is_plain));
+        if (!is_plain)
+            TRY(timing_experts(timing, event, actions, n_actions, experts->price));
         end_experts(timing);
         return OK;
     }
@@ -349,8 +352,7 @@ Status timing_event(Timing *timing, const TimingEvent *event, const BufferAction
 
 bool timing_takes_hits(const Timing *timing, uint32_t most)
 {
-    return timing->plain_to > 0 && most <= timing->plain_to && !timing->options.records &&
-           !timing->one_thread && timing->link == NULL && !timing->options.stamped;
+    return !timing->bypasses && timing_is_plain(timing, most);
 }
 
 Status timing_event_hits(Timing *timing, const TimingEvent *event, const uint8_t *hit,

@@ -64,15 +64,49 @@ static Status play_hits(Timing *timing, const TimingEvent *asked, const uint8_t 
     return OK;
 }
 
-Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
-                           uint32_t n_misses, uint32_t price)
+bool timing_is_plain(const Timing *timing, uint32_t n)
 {
-    LayerTime *layer = &timing->layers[asked->layer_index];
-    fill_slots(timing, layer, n_misses);
+    return timing->plain_to > 0 && n <= timing->plain_to && !timing->options.records &&
+           !timing->one_thread && timing->link == NULL && !timing->options.stamped;
+}
+
+/* Loads, by what was paid for the last event of as many and as many misses if nothing differs. */
+static Status play_or_repeat(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
+                             uint32_t n_misses, uint32_t price)
+{
+    const LayerTime *layer = &timing->layers[asked->layer_index];
     timing->out.bytes_loaded += n_misses * timing->options.layers[asked->layer_index].expert_bytes;
     const OpPrice *of = &timing->costs.prices[price];
     bool is_cold = timing->cold_bytes > of->cold_from && of->step != timing->number;
     if (asked->rows == NULL && !is_cold && event_repeats(timing, layer, asked->n, n_misses))
         return OK;
     return play_hits(timing, asked, hit, n_misses, price);
+}
+
+Status timing_experts_plain(Timing *timing, const TimingEvent *asked, const BufferAction *actions,
+                            uint32_t n_actions, uint32_t price, bool *is_plain)
+{
+    uint32_t n[RESIDENCY_KINDS] = {0};
+    const LayerTime *layer = &timing->layers[asked->layer_index];
+    *is_plain = false;
+    if (!timing->bypasses || asked->rows != NULL || !timing_is_plain(timing, asked->n))
+        return OK;
+    for (uint32_t i = 0; i < n_actions; i++)
+        n[actions[i].kind]++;
+    const uint32_t loads = n[RESIDENCY_LOAD];
+    *is_plain = n[RESIDENCY_HIT] + loads + n[RESIDENCY_EVICT] == n_actions;
+    if (!*is_plain)
+        return OK;
+    timing->n_resident += loads - n[RESIDENCY_EVICT];
+    timing->resident_bytes += loads * layer->slot_bytes;
+    timing->resident_bytes -= n[RESIDENCY_EVICT] * layer->slot_bytes;
+    return play_or_repeat(timing, asked, NULL, loads, price);
+}
+
+Status timing_experts_hits(Timing *timing, const TimingEvent *asked, const uint8_t *hit,
+                           uint32_t n_misses, uint32_t price)
+{
+    LayerTime *layer = &timing->layers[asked->layer_index];
+    fill_slots(timing, layer, n_misses);
+    return play_or_repeat(timing, asked, hit, n_misses, price);
 }

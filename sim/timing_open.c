@@ -89,6 +89,7 @@ static Status count_slots(Timing *timing, uint32_t *most_slots)
     if (!options->plan->buffer.on)
         timing->initial_bytes = timing->slot_bytes;
     timing->plain_to = buffer_plain_to(buffer);
+    timing->bypasses = buffer_uses_staging(buffer);
     buffer_free(buffer);
     return OK;
 }

@@ -238,7 +238,8 @@ struct Timing {
     uint32_t distance; /* of that router; 0: none is asked */
     double entries;    /* of the memory that the plan's predictor has */
     bool holds_all;
-    uint32_t plain_to; /* events of at most so many experts need no actions */
+    uint32_t plain_to; /* events of at most so many experts that pass nobody by are plain */
+    bool bypasses;     /* some are passed by, which actions tell */
     bool settled;
     uint64_t slot_bytes;     /* of all slots */
     uint64_t initial_bytes;  /* of those that a fresh buffer fills */
@@ -480,6 +481,12 @@ void runs_spread(const Timing *timing, uint64_t op_ns[OPS]);
  * end of the last call. */
 Status timing_experts(Timing *timing, const TimingEvent *event, const BufferAction *actions,
                       uint32_t n_actions, uint32_t price);
+/* Whether of events of N experts that pass nobody by nothing counts but how many hit. */
+bool timing_is_plain(const Timing *timing, uint32_t n);
+/* The same where of EVENT, of a row each, nobody is passed by; *IS_PLAIN tells whether it was so,
+ * else nothing is done. */
+Status timing_experts_plain(Timing *timing, const TimingEvent *event, const BufferAction *actions,
+                            uint32_t n_actions, uint32_t price, bool *is_plain);
 /* The same where HIT says all. */
 Status timing_experts_hits(Timing *timing, const TimingEvent *event, const uint8_t *hit,
                            uint32_t n_misses, uint32_t price);

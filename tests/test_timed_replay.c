@@ -84,7 +84,7 @@ static Status note_step(void *argument, const StepFeatures *features, const Step
 static void replay_packed(const PackedTrace *packed, const Routed *routed, const Hardware *hardware,
                           const Plan *plan, bool records, Summary *summary)
 {
-    const ReplayFuture none = {0};
+    ReplayFuture future = {0};
     ReplayResult result;
     Timing *timing;
     memset(summary, 0, sizeof *summary);
@@ -96,13 +96,15 @@ static void replay_packed(const PackedTrace *packed, const Routed *routed, const
                                           .logits = true,
                                           .records = records},
                          &timing));
-    assert_ok(timed_replay(packed, &none, timing, &routed->features, 0, plan, note_step, summary,
+    assert_ok(replay_prepare(packed, plan, &future));
+    assert_ok(timed_replay(packed, &future, timing, &routed->features, 0, plan, note_step, summary,
                            &result));
     summary->totals = timing_totals(timing);
     memcpy(summary->layer_ns, summary->totals.layer_ns, sizeof summary->layer_ns);
     summary->totals.layer_ns = NULL;
     summary->counts = result.total.counts;
     replay_result_free(&result);
+    replay_future_free(&future);
     timing_free(timing);
 }
 
@@ -131,11 +133,13 @@ static void assert_same(const Summary *fast, const Summary *whole)
 static Plan draw_plan(uint64_t *random)
 {
     static const char *const EVICT[] = {
-        "lru", "fifo", "lifo-inactive-first", "sieve", "random", "lfu-aged", "s3-fifo", "mru"};
+        "lru", "fifo",   "lifo-inactive-first", "sieve", "random", "lfu-aged", "s3-fifo",
+        "mru", "belady", "belady-admit",        "belady"};
     Plan plan = random_plan(random);
-    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", EVICT[random_below(random, 8)]);
+    snprintf(plan.buffer.evict, sizeof plan.buffer.evict, "%s", EVICT[random_below(random, 11)]);
     plan.buffer.on = random_below(random, 8) > 0;
-    if (random_below(random, 3) || !plan.buffer.on)
+    bool is_offline = strncmp(plan.buffer.evict, "belady", 6) == 0; /* and admits nothing ahead */
+    if (random_below(random, 3) || !plan.buffer.on || is_offline)
         plan.prefetch = plan_default().prefetch;
     return plan;
 }

@@ -4,7 +4,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "analysis/accuracy.h"
 #include "base/memory.h"
@@ -139,11 +138,8 @@ static void of_one_run_the_noise_is_not_known(void **unused)
     assert_ok(accuracy_report(accuracy, &report));
     assert_true(report.all.noise < 0 && report.steps.noise < 0);
     assert_ok(accuracy_json(&report, &json));
-    char *text;
-    assert_ok(json_print(json, false, &text));
-    assert_non_null(strstr(text, "\"noise\":null"));
-    assert_null(strstr(text, "\"noise\":-"));
-    mem_free(text);
+    const cJSON *end = cJSON_GetObjectItem(cJSON_GetObjectItem(json, "end_to_end"), "all");
+    assert_true(cJSON_IsNull(cJSON_GetObjectItem(end, "noise")));
     cJSON_Delete(json);
     accuracy_report_free(&report);
     accuracy_free(accuracy);

@@ -122,10 +122,11 @@ def print_cells(documents):
             steps = cell["steps"]["all"]
             def error(phase):
                 return share(ends[phase]["error"]) if phase in ends else ""
-            print("| {} | {} | {} | {:.2f} | {:.2f} | {:.1f} % | {:.1f} % | {:.1f} % | {} | {} | {} "
+            noise = "-" if whole["noise"] is None else f"{100 * whole['noise']:.1f} %"
+            print("| {} | {} | {} | {:.2f} | {:.2f} | {} | {:.1f} % | {:.1f} % | {} | {} | {} "
                   "| {} | {} |".format(
                       document["model"], document["batch"], name, whole["predicted_ns"] / 1e6,
-                      whole["measured_ns"] / 1e6, 100 * whole["noise"], 100 * steps["mean"],
+                      whole["measured_ns"] / 1e6, noise, 100 * steps["mean"],
                       100 * steps["p95"], error("prefill"), error("decode"),
                       share(1 / (1 + whole["error"]) - 1), share(cell["memory"]["error"]),
                       cell["blamed"]["op"] if cell["blamed"] else ""))
@@ -134,6 +135,12 @@ def print_cells(documents):
 def mean(values):
     values = list(values)
     return statistics.fmean(values) if values else 0.0
+
+
+def noise_of(stats):
+    """The mean of what is known: of one run it is not."""
+    values = [one["noise"] for one in stats if one["noise"] is not None]
+    return mean(values) if values else "unknown"
 
 
 def load_bytes(row):
@@ -156,7 +163,7 @@ def summarise(documents):
         "operator, mean by time": sum(s["mean"] * s["measured_ns"] for s in ops) / weight,
         "operator, of whole runs": mean(abs(s["predicted_ns"] / s["measured_ns"] - 1)
                                         for s in ops),
-        "operator, noise": mean(stats["noise"] for stats in ops),
+        "operator, noise": noise_of(ops),
         "loads of 1 MiB or more, mean": mean(stats["mean"] for stats in loads),
         "step, mean": mean(cell["steps"]["all"]["mean"] for cell in cells),
         "step, p95": mean(cell["steps"]["all"]["p95"] for cell in cells),
@@ -166,7 +173,7 @@ def summarise(documents):
                                     if "prefill" in end),
         "output token": mean(abs(end["decode"]["error"]) for end in ends if "decode" in end),
         "bias": abs(mean(end["all"]["error"] for end in ends)),
-        "noise": mean(end["all"]["noise"] for end in ends),
+        "noise": noise_of(end["all"] for end in ends),
         "memory": max(abs(cell["memory"]["error"]) for cell in cells),
         "tau, least": min(document["ranking"]["kendall_tau"] for document in documents),
         "pairs of plans": sum(document["ranking"]["pairs"] for document in documents),

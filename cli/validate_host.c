@@ -14,8 +14,7 @@ static const double TOLERANCE = 0.1;
 
 static bool is_beside_device(const Validation *validation)
 {
-    return strcmp(validation->arguments->device.name, "cpu") != 0 ||
-           validation->quiet.machine != NULL;
+    return strcmp(validation->arguments->device.name, "cpu") != 0;
 }
 
 void validation_seek_quiet(Validation *validation)

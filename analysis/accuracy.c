@@ -181,12 +181,13 @@ typedef struct {
     double *runs; /* [runs] scratch */
 } Gathering;
 
-/* Takes unit INDEX; one that was predicted or measured to be no time is left out. */
+/* How much RUNS differ; of one it is not known. */
 static double noise_of(const double *ns, uint32_t runs)
 {
     return runs > 1 ? variation_f64(ns, runs) : -1;
 }
 
+/* Takes unit INDEX; one that was predicted or measured to be no time is left out. */
 static Status gather(const Accuracy *accuracy, const Units *units, size_t index,
                      Gathering *gathering)
 {

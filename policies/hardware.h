@@ -98,10 +98,11 @@
  *                      hardware_rest_shape()
  *   step/cold          what a queued step takes longer where the one before was queued long ago, by
  *                      the time since then ("elapsed"): meanwhile the host's caches lose what
- * queues steps; the shape is the model's name between            what passes between two steps
- * while requests are served: from the end of one to the start of the next where all is at hand, by
- * "tokens" of both, with recording; the shape is the model's name, and " forced" where routing is
- *                      laid on it
+ *                      queues steps; the shape is the model's name
+ *   between            what passes between two steps while requests are served: from the end of
+ *                      one to the start of the next where all is at hand, by "tokens" of both,
+ *                      with recording; the shape is the model's name, and " forced" where routing
+ *                      is laid on it
  *   stamp              what one stamp adds to a step that is replayed; issue/stamp: what it takes
  *                      the host in one that is queued (of the experts' shape)
  *   stamp/queued       what it adds to an operation of one that is queued and waits for loads, by

@@ -279,8 +279,8 @@ struct Timing {
     PrefetchTime *last_put_off;
     const LayerTime *put_off_layer;
     uint32_t n_put_off;
-    uint64_t
-        told_least_ns; /* the host is not told of the next event before, for those that began */
+    /* For those that began the host is not told of the next event before. */
+    uint64_t told_least_ns;
 
     /* Only where prefetches are held back. */
     Engine *link;

@@ -7,7 +7,8 @@
 
 enum { PROCESSORS = 4, LOOP_NS = 30000, DISTURBED_LOOP_NS = 55000, MOST_SPELLS = 8 };
 
-/* From loop FIRST on, or where TIMED from that time on, PROCESSOR takes LOOP_NS; -1: each does. */
+/* From loop FIRST to before END, or where TIMED between these times, PROCESSOR takes LOOP_NS; -1:
+ * each does. */
 typedef struct {
     int processor;
     uint64_t first;

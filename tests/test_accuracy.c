@@ -145,7 +145,6 @@ static void of_one_run_the_noise_is_not_known(void **unused)
     accuracy_free(accuracy);
 }
 
-/* All runs alike, and the prediction of one operation off. */
 static void a_run_that_is_measured_again_is_forgotten(void **unused)
 {
     (void)unused;
@@ -172,6 +171,7 @@ static void a_run_that_is_measured_again_is_forgotten(void **unused)
     accuracy_free(accuracy);
 }
 
+/* All runs alike, and the prediction of one operation off. */
 static void the_operation_that_is_off_is_blamed(void **unused)
 {
     (void)unused;

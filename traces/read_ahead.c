@@ -31,9 +31,8 @@ typedef struct ReadAhead {
     sqlite3_int64 last;   /* what SQLite asked for */
     sqlite3_int64 wanted; /* bytes of a row that are still to be read; WHOLE_FILE: of all rows */
     uint64_t now;
-    char
-        *gathered; /* [WINDOW_BYTES], N_GATHERED of which are to be written from GATHERED_FROM on */
-    sqlite3_int64 gathered_from;
+    char *gathered;              /* [WINDOW_BYTES], or NULL: nothing is gathered */
+    sqlite3_int64 gathered_from; /* where these are to be written: */
     int n_gathered;
 } ReadFile;
 

@@ -110,14 +110,22 @@ Status routing_source_open(const char *text, const TraceLayer *layers, uint32_t 
     return status;
 }
 
+static void forget_drawn(RoutingSource *source)
+{
+    mem_free(source->ahead);
+    mem_free(source->drawn);
+    source->ahead = NULL;
+    source->drawn = NULL;
+    source->n_ahead = 0;
+}
+
 void routing_source_close(RoutingSource *source)
 {
     if (source == NULL)
         return;
     routing_skew_close(&source->skew);
     routing_tile_close(&source->tile);
-    mem_free(source->ahead);
-    mem_free(source->drawn);
+    forget_drawn(source);
     mem_free(source->choices);
     mem_free(source);
 }
@@ -145,6 +153,7 @@ Status routing_source_draw_ahead(RoutingSource *source, const uint32_t *length, 
     const size_t of_token = source->of_token;
     size_t tokens = 0;
     uint32_t fit = 0;
+    forget_drawn(source);
     for (; fit < n && (tokens + length[fit]) * of_token * sizeof(uint16_t) <= MOST_AHEAD; fit++)
         tokens += length[fit];
     TRY(mem_new(&source->ahead, (size_t)fit + 1, sizeof *source->ahead, "routing"));

@@ -24,7 +24,8 @@ Status routing_source_open(const char *text, const TraceLayer *layers, uint32_t 
                            uint64_t seed, RoutingSource **source);
 void routing_source_close(RoutingSource *source);
 /* Draws ahead what the first LENGTH[i] tokens of requests 0 to N - 1 will get, in their order, as
- * far as there is room: routing_source_fill() then has only to copy it. Called once at the most. */
+ * far as there is room: routing_source_fill() then has only to copy it. What was drawn ahead before
+ * is forgotten. Fails with ERR_MEMORY; nothing is drawn ahead then. */
 Status routing_source_draw_ahead(RoutingSource *source, const uint32_t *length, uint32_t n);
 /* Fills EXPERTS, per MoE layer of STACK [tokens][top_k], one after the other, for the tokens at
  * POSITION[i] of REQUEST[i]. Those of a token are the layer's and differ, or are EXPERT_DROPPED. */

@@ -66,12 +66,18 @@ static void draws_made_ahead_are_those_made_when_they_are_needed(void **unused)
         {.layer = 1, .experts = 8, .top_k = 3},
         {.layer = 2, .experts = 300, .top_k = 5}};
     static const uint32_t LENGTH[] = {3, 5, 11, 0};
+    static const uint32_t SHORTER[] = {1, 7};
     for (Stack stack = STACK_DECODER; stack <= STACK_ENCODER; stack++) {
         uint16_t wanted[9 * 8];
         uint16_t experts[9 * 8];
         RoutingSource *source = open_source("zipf:1", LAYERS, 3, 5);
         fill_mixed_step(source, stack, wanted);
         assert_ok(routing_source_draw_ahead(source, LENGTH, 4));
+        fill_mixed_step(source, stack, experts);
+        assert_memory_equal(experts, wanted, sizeof wanted);
+        int64_t blocks = mem_live_blocks();
+        assert_ok(routing_source_draw_ahead(source, SHORTER, 2));
+        assert_int_equal(mem_live_blocks(), blocks);
         fill_mixed_step(source, stack, experts);
         assert_memory_equal(experts, wanted, sizeof wanted);
         routing_source_close(source);

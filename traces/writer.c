@@ -147,12 +147,6 @@ static Status put_step_row(Writer *writer, const TraceStep *step)
     return put_done_crc(&row);
 }
 
-static void narrow(const uint16_t *experts, size_t count, uint8_t *ids)
-{
-    for (size_t i = 0; i < count; i++)
-        ids[i] = (uint8_t)experts[i]; /* EXPERT_DROPPED becomes 0xFF */
-}
-
 /* EXPERTS[ids] as the trace has them. */
 static Status store_ids(Writer *writer, const uint16_t *experts, size_t ids, const void **stored)
 {
@@ -160,8 +154,10 @@ static Status store_ids(Writer *writer, const uint16_t *experts, size_t ids, con
     if (writer->id_bytes == 2)
         return OK;
     TRY(block_fit(&writer->ids, &writer->ids_bytes, ids, "step"));
-    narrow(experts, ids, writer->ids);
-    *stored = writer->ids;
+    uint8_t *narrow = writer->ids;
+    for (size_t i = 0; i < ids; i++)
+        narrow[i] = (uint8_t)experts[i]; /* EXPERT_DROPPED becomes 0xFF */
+    *stored = narrow;
     return OK;
 }
 

@@ -59,8 +59,8 @@ typedef struct {
 
 /* Moves the calling thread to a processor that is as fast as the best that was seen, or else, when
  * it has waited for one, to the fastest of all, unless the one that it is on is so. It may run on
- * the same ones as before: a thread that keeps busy stays where it is. Takes some 60 us where it
- * stays. */
+ * the same ones as before: a thread that keeps busy stays where it is. Where it stays this takes
+ * two of the loop's times. */
 void quiet_processor_seek(QuietProcessor *seen);
 
 /* During a round that lasts for long, between two things that are measured: takes a loop's time. */

@@ -11,8 +11,7 @@ enum { GUESSED_TABLES = 16 };
 typedef struct {
     uint32_t ops; /* a bit for each Op that costs were asked of beyond the places measured */
     uint32_t n_missing;
-    const char
-        *missing[GUESSED_TABLES]; /* tables that count as no time or memory: constant texts */
+    const char *missing[GUESSED_TABLES]; /* tables that count as nothing: constant texts */
 } CostGuesses;
 
 /* Adds MORE to SUM, each table once. */

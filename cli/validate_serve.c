@@ -26,6 +26,15 @@ static Status open_routing(const Validation *validation, RoutingSource **routing
     return routing_source_open(text, layers, n_layers, 0, routing);
 }
 
+/* That go through the model: the last output token of a request does not. */
+static uint64_t count_tokens(const TraceRequests *requests)
+{
+    uint64_t tokens = 0;
+    for (uint32_t i = 0; i < requests->set.n_requests; i++)
+        tokens += requests->set.requests[i].n_tokens + requests->generate[i] - 1;
+    return tokens;
+}
+
 static Status record(Validation *validation, const Plan *plan, const TraceRequests *requests,
                      RunOptions *run, RunWatch *watch, RunTotals *totals)
 {
@@ -39,7 +48,7 @@ static Status record(Validation *validation, const Plan *plan, const TraceReques
         routing_source_close(routing);
         return status;
     }
-    progress_start(&watch->progress, "run", "tokens", 0);
+    progress_start(&watch->progress, "run", "tokens", count_tokens(requests));
     run->stop = interrupt_watch();
     status = run_requests(validation->executor, checkpoint_config(validation->checkpoint),
                           &requests->set, run, recorder, run_watch, watch, NULL, NULL, totals);

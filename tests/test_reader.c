@@ -100,29 +100,6 @@ static void a_trace_without_the_table_of_predictions_reads(void **unused)
     assert_ok(read_everything(path));
 }
 
-/* Gives the row of routing the checksum that its columns now have. */
-static void mend_routing_crc(const char *path, int step)
-{
-    sqlite3 *db;
-    sqlite3_stmt *row;
-    char sql[128];
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    snprintf(sql, sizeof sql, "SELECT experts, weights FROM routing WHERE step = %d", step);
-    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &row, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
-    uint32_t crc = rowcrc_integer(0, step);
-    for (int i = 0; i < 2; i++)
-        crc = sqlite3_column_type(row, i) == SQLITE_NULL
-                  ? rowcrc_null(crc)
-                  : rowcrc_blob(crc, sqlite3_column_blob(row, i),
-                                (size_t)sqlite3_column_bytes(row, i));
-    crc = rowcrc_null(crc);
-    sqlite3_finalize(row);
-    sqlite3_close(db);
-    snprintf(sql, sizeof sql, "UPDATE routing SET crc = %u WHERE step = %d", crc, step);
-    execute(path, sql);
-}
-
 static void an_expert_out_of_range_is_refused_though_its_checksum_holds(void **unused)
 {
     (void)unused;

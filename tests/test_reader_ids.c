@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "tests/trace_file_maker.h"
-#include "traces/rowcrc.h"
 
 enum {
     LAYERS = 5,
@@ -122,28 +121,6 @@ static void assert_ids_refused(const char *path, const char *message)
         fail_msg("status %d, \"%s\", wanted \"%s\"", status, error_message(), message);
 }
 
-/* Gives the row of routing the checksum that its columns now have. */
-static void mend_crc(const char *path, int step)
-{
-    sqlite3 *db;
-    sqlite3_stmt *row;
-    char sql[160];
-    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-    snprintf(sql, sizeof sql, "SELECT experts, weights, scores FROM routing WHERE step = %d", step);
-    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &row, NULL), SQLITE_OK);
-    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
-    uint32_t crc = rowcrc_integer(0, step);
-    for (int i = 0; i < 3; i++)
-        crc = sqlite3_column_type(row, i) == SQLITE_NULL
-                  ? rowcrc_null(crc)
-                  : rowcrc_blob(crc, sqlite3_column_blob(row, i),
-                                (size_t)sqlite3_column_bytes(row, i));
-    sqlite3_finalize(row);
-    sqlite3_close(db);
-    snprintf(sql, sizeof sql, "UPDATE routing SET crc = %u WHERE step = %d", crc, step);
-    execute(path, sql);
-}
-
 static void ids_come_as_from_whole_rows(void **unused)
 {
     (void)unused;
@@ -225,7 +202,7 @@ static void an_expert_out_of_range_is_refused_though_its_checksums_hold(void **u
     const char *path = make_large("range.db", STEPS, false);
     execute(path, "UPDATE routing SET experts = CAST(x'80' || substr(experts, 2) AS BLOB) "
                   "WHERE step = 30");
-    mend_crc(path, 30);
+    mend_routing_crc(path, 30);
     assert_ids_refused(path, "step 30: layer 0: expert 128, the model has 128");
 }
 

@@ -6,11 +6,13 @@
 
 #include <fcntl.h>
 #include <sqlite3.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "tests/random_trace.h"
 #include "traces/packed.h"
+#include "traces/rowcrc.h"
 
 /* From the start. */
 static inline Status read_predictions(TraceReader *reader)
@@ -68,6 +70,28 @@ static inline void execute(const char *path, const char *sql)
     if (sqlite3_exec(db, sql, NULL, NULL, NULL) != SQLITE_OK)
         fail_msg("%s: %s", sql, sqlite3_errmsg(db));
     sqlite3_close(db);
+}
+
+/* Gives the row of routing the checksum that its columns now have. */
+static inline void mend_routing_crc(const char *path, int step)
+{
+    sqlite3 *db;
+    sqlite3_stmt *row;
+    char sql[160];
+    assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+    snprintf(sql, sizeof sql, "SELECT experts, weights, scores FROM routing WHERE step = %d", step);
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &row, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_step(row), SQLITE_ROW);
+    uint32_t crc = rowcrc_integer(0, step);
+    for (int i = 0; i < 3; i++)
+        crc = sqlite3_column_type(row, i) == SQLITE_NULL
+                  ? rowcrc_null(crc)
+                  : rowcrc_blob(crc, sqlite3_column_blob(row, i),
+                                (size_t)sqlite3_column_bytes(row, i));
+    sqlite3_finalize(row);
+    sqlite3_close(db);
+    snprintf(sql, sizeof sql, "UPDATE routing SET crc = %u WHERE step = %d", crc, step);
+    execute(path, sql);
 }
 
 /* A small good trace under NAME: one layer of 128 experts, number 3, top-2; steps 0, 2, 4 ... */
